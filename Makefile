@@ -1,0 +1,39 @@
+# `make train` and `make test` set up everything they need: Python >= 3.11 and a package index suffice.
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+# The embedded digits need no network; naming any data or experiment replaces them.
+DEFAULT_DATA := $(if $(filter data=% experiment=%,$(ARGS)),,data=digits)
+
+.PHONY: train test test-all check format setup clean
+.DEFAULT_GOAL := train
+
+train: $(INSTALLED)
+	@$(VENV)/bin/python -m vae_exp.train $(DEFAULT_DATA) $(ARGS)
+
+test: $(INSTALLED)
+	@$(VENV)/bin/python -m pytest -m "not slow" $(ARGS)
+
+test-all: $(INSTALLED)
+	@$(VENV)/bin/python -m pytest $(ARGS)
+
+check: $(INSTALLED)
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+
+format: $(INSTALLED)
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vae_exp needs Python >= 3.11, and $(PYTHON) is " + sys.version.split()[0] + ": say make PYTHON=python3.12, for instance")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) dist build

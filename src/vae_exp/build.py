@@ -1,0 +1,157 @@
+"""The one room that calls `instantiate`: from a config to the objects of an experiment."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from vae_exp.data.splits import Splits
+from vae_exp.distributions.sampling import sample
+from vae_exp.engine.protocols import Evaluator
+from vae_exp.errors import UserError
+from vae_exp.model.vae import VAE
+from vae_exp.objective.loss_terms import Loss
+from vae_exp.settings import DataSettings
+
+Node = Mapping[str, Any]
+T = TypeVar("T")
+
+
+def build_splits(data: DataSettings) -> Splits:
+    """The splits that `data` describes; nothing is opened yet."""
+    source = _create(data.source, "data.source", needs=("train", "test"))
+    return Splits(source, data.image_shape, data.validation_size, data.split_seed)
+
+
+def build_vae(model: Node, image_shape: Sequence[int]) -> VAE:
+    """The model, checked with two blank images before anything is trained.
+
+    Args:
+        model: The group `model`, all interpolations resolved.
+        image_shape: `[channels, height, width]` of the data.
+
+    Raises:
+        UserError: if a part cannot be built, or if the parts do not fit one another or the images.
+    """
+    parts = {name: _create_module(model[name], f"model.{name}") for name in ("encoder", "decoder", "prior")}
+    vae = _create({"_target_": model["_target_"]}, "model", arguments=parts)
+    if not isinstance(vae, VAE):
+        raise UserError(f"model._target_={model['_target_']} is not a vae_exp.model.vae.VAE.")
+    _check_fit(vae, model, list(image_shape))
+    return vae
+
+
+def build_loss(loss: Node) -> Loss:
+    """The loss; `reduction` is the training step's and not passed on."""
+    built: Loss = _create({key: value for key, value in loss.items() if key != "reduction"}, "loss")
+    if not callable(built):
+        raise UserError(f"loss._target_={loss['_target_']} makes no callable; expected (vae, images, generator).")
+    return built
+
+
+def build_optimizer(optimizer: Node, parameters: Iterable[nn.Parameter]) -> Optimizer:
+    """The optimiser over these parameters."""
+    built = _create({**optimizer, "_partial_": True}, "optimizer")
+    return _finish(built, "optimizer", Optimizer, list(parameters))
+
+
+def build_scheduler(scheduler: Node, optimizer: Optimizer) -> LRScheduler | None:
+    """The learning rate scheduler of this optimiser; None where the config names none."""
+    if not scheduler.get("_target_"):
+        return None
+    built = _create({**scheduler, "_partial_": True}, "scheduler")
+    return _finish(built, "scheduler", LRScheduler, optimizer)
+
+
+def build_evaluators(evaluators: Node) -> dict[str, Evaluator]:
+    """The evaluators by name."""
+    return {name: _create(node, f"evaluator.{name}", needs=("run", "every")) for name, node in evaluators.items()}
+
+
+def _create(node: Node, key: str, needs: Sequence[str] = (), arguments: Mapping[str, Any] | None = None) -> Any:
+    """Instantiate a node; whatever goes wrong names the key and the target."""
+    target = node.get("_target_")
+    try:
+        built = instantiate(dict(node), _convert_="all", **(arguments or {}))
+    except InstantiationException as error:
+        raise _explained(error, key, target) from error
+    for name in needs:
+        if not hasattr(built, name):
+            raise UserError(f"{key}._target_={target} makes an object without '{name}'.")
+    return built
+
+
+def _create_module(node: Node, key: str) -> nn.Module:
+    built = _create(node, key)
+    if not isinstance(built, nn.Module):
+        raise UserError(f"{key}._target_={node.get('_target_')} is not a torch.nn.Module.")
+    return built
+
+
+def _finish(factory: Any, key: str, kind: type[T], argument: Any) -> T:
+    try:
+        built = factory(argument)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{key}: {error}.") from error
+    if not isinstance(built, kind):
+        raise UserError(f"{key} makes a {type(built).__name__}; expected a {kind.__module__}.{kind.__name__}.")
+    return built
+
+
+def _explained(error: InstantiationException, key: str, target: object) -> UserError:
+    """The root of an instantiation error, told in one line."""
+    root: BaseException = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    if isinstance(root, UserError):
+        return root
+    reason = str(error).splitlines()[0] if root is error else f"{type(root).__name__}: {root}"
+    return UserError(f"{key}._target_={target} cannot be instantiated: {reason}")
+
+
+def _check_fit(vae: VAE, model: Node, image_shape: list[int]) -> None:
+    was_training = vae.training
+    vae.eval()
+    images = torch.zeros(2, *image_shape)
+    wanted = [2, int(model["latent_dim"])]
+    encoder, decoder = model["encoder"]["_target_"], model["decoder"]["_target_"]
+    with torch.no_grad():
+        posterior = _tried(vae.encode, images, f"model.encoder ({encoder}) on images of {image_shape}")
+        found = _shape(posterior)
+        if found != wanted:
+            raise UserError(
+                f"model.encoder ({encoder}) returns a posterior over {found}; "
+                f"expected {wanted} for two images, as model.latent_dim={wanted[1]} says."
+            )
+        latents = sample(posterior, torch.Generator().manual_seed(0), (1,))
+        likelihood = _tried(vae.decode, latents, f"model.decoder ({decoder}) on latents of [1, 2, {wanted[1]}]")
+        found = _shape(likelihood)
+        if found != [1, 2, *image_shape]:
+            raise UserError(
+                f"model.decoder ({decoder}) returns a likelihood over {found}; "
+                f"expected {[1, 2, *image_shape]} for latents of [1, 2, {wanted[1]}]."
+            )
+        prior = vae.prior()
+        if list(prior.event_shape) != wanted[1:]:
+            raise UserError(f"model.prior is over {list(prior.event_shape)}; expected {wanted[1:]}.")
+    vae.train(was_training)
+
+
+def _tried(part: Any, argument: Tensor, what: str) -> Distribution:
+    try:
+        result = part(argument)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise UserError(f"{what} fails: {error}.") from error
+    if not isinstance(result, Distribution):
+        raise UserError(f"{what} returns a {type(result).__name__}; expected a torch.distributions object.")
+    return result
+
+
+def _shape(distribution: Distribution) -> list[int]:
+    return [*distribution.batch_shape, *distribution.event_shape]

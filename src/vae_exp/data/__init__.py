@@ -1,0 +1,1 @@
+"""Datasets and their splits; images stay uint8 in memory and are scaled batch by batch on the device."""

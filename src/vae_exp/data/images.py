@@ -1,0 +1,66 @@
+"""A set of images in memory, scaled to [0, 1] only when a batch is taken."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images and, where there are any, their labels.
+
+    Args:
+        pixels: `[N, channels, height, width]`; integers from 0 to `pixel_max` as uint8, or float32 in [0, 1].
+        labels: `[N]`, int64; None where the data have none.
+        pixel_max: The integer that stands for white; 1 for float pixels.
+    """
+
+    pixels: Tensor
+    labels: Tensor | None
+    pixel_max: int
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def image_shape(self) -> list[int]:
+        """`[channels, height, width]`."""
+        return list(self.pixels.shape[1:])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pixels lie."""
+        return self.pixels.device
+
+    def to(self, device: torch.device) -> "ImageSet":
+        """The same set on another device, still unscaled."""
+        labels = None if self.labels is None else self.labels.to(device)
+        return replace(self, pixels=self.pixels.to(device), labels=labels)
+
+    def subset(self, indices: Tensor) -> "ImageSet":
+        """The images at these positions, in this order."""
+        labels = None if self.labels is None else self.labels[indices]
+        return replace(self, pixels=self.pixels[indices], labels=labels)
+
+    def first(self, count: int | None) -> "ImageSet":
+        """The first `count` images, or all of them."""
+        if count is None or count >= len(self):
+            return self
+        return self.subset(torch.arange(count, device=self.device))
+
+    def scaled(self, positions: Tensor | slice = slice(None)) -> Tensor:
+        """Images at these positions as float32 in [0, 1], `[len, channels, height, width]`."""
+        return self.pixels[positions].to(torch.float32).div_(self.pixel_max)
+
+    def batches(self, batch_size: int) -> Iterator[Tensor]:
+        """All images in order, scaled, in batches of at most `batch_size`."""
+        for start in range(0, len(self), batch_size):
+            yield self.scaled(slice(start, start + batch_size))
+
+    def shuffled_batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+        """All images once, in an order drawn from `generator`, scaled; the last batch may be short."""
+        order = torch.randperm(len(self), generator=generator, device=self.device)
+        for positions in order.split(batch_size):
+            yield self.scaled(positions)

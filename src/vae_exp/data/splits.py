@@ -1,0 +1,102 @@
+"""Train, validation and test: official splits, validation carved from train, test opened only when asked for."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Protocol
+
+import torch
+
+from vae_exp.data.images import ImageSet
+from vae_exp.errors import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+class Source(Protocol):
+    """Where images come from; the official training and test images, each opened when called for."""
+
+    def train(self) -> ImageSet:
+        """All official training images."""
+        ...
+
+    def test(self) -> ImageSet:
+        """All official test images."""
+        ...
+
+
+class Splits:
+    """The three splits of a source.
+
+    Args:
+        source: The images.
+        image_shape: `[channels, height, width]` that the images must have; None takes what the source has.
+        validation_size: How many training images are held out for validation; may be zero.
+        split_seed: Which ones: the same seed always holds out the same images.
+
+    Raises:
+        UserError: when the images are opened, if they are not of `image_shape` or too few.
+    """
+
+    def __init__(
+        self, source: Source, image_shape: Sequence[int] | None, validation_size: int, split_seed: int
+    ) -> None:
+        self._source = source
+        self._image_shape = None if image_shape is None else list(image_shape)
+        self._validation_size = validation_size
+        self._split_seed = split_seed
+
+    @property
+    def image_shape(self) -> list[int]:
+        """`[channels, height, width]`; opens the training images where the config does not say."""
+        return self._image_shape or self.train.image_shape
+
+    @property
+    def train(self) -> ImageSet:
+        """The training images that are not held out."""
+        return self._train_and_validation[0]
+
+    @property
+    def val(self) -> ImageSet:
+        """The held-out training images; may be empty."""
+        return self._train_and_validation[1]
+
+    @cached_property
+    def test(self) -> ImageSet:
+        """The official test images; training never asks for them."""
+        return self._checked(self._source.test(), "test")
+
+    def split(self, name: str) -> ImageSet:
+        """The split of that name.
+
+        Raises:
+            UserError: if there is no such split, or if it is empty.
+        """
+        if name not in SPLITS:
+            raise UserError(f"split={name} is not known; use one of {', '.join(SPLITS)}.")
+        images: ImageSet = getattr(self, name)
+        if not len(images):
+            raise UserError(f"split={name} is empty: data.validation_size=0 holds out no images.")
+        return images
+
+    @cached_property
+    def _train_and_validation(self) -> tuple[ImageSet, ImageSet]:
+        images = self._checked(self._source.train(), "training")
+        if self._validation_size >= len(images):
+            raise UserError(
+                f"data.validation_size={self._validation_size} leaves no image to train on: "
+                f"there are {len(images)} training images; hold out fewer."
+            )
+        if self._validation_size == 0:
+            return images, images.first(0)
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self._split_seed))
+        held_out = order[: self._validation_size].sort().values
+        kept = order[self._validation_size :].sort().values
+        return images.subset(kept), images.subset(held_out)
+
+    def _checked(self, images: ImageSet, split: str) -> ImageSet:
+        if self._image_shape is not None and images.image_shape != self._image_shape:
+            raise UserError(
+                f"data.image_shape={self._image_shape} does not fit the {split} images, "
+                f"which are {images.image_shape} ([channels, height, width])."
+            )
+        return images

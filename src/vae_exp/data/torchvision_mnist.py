@@ -1,0 +1,169 @@
+"""The MNIST family through torchvision: download, checksums and unpacking are torchvision's own."""
+
+import hashlib
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import datasets
+
+from vae_exp.data.images import ImageSet
+from vae_exp.errors import UserError
+
+DATASETS: dict[str, type[datasets.MNIST]] = {
+    "MNIST": datasets.MNIST,
+    "FashionMNIST": datasets.FashionMNIST,
+    "KMNIST": datasets.KMNIST,
+    "EMNIST": datasets.EMNIST,
+}
+EMNIST_SPLITS = ("byclass", "bymerge", "balanced", "letters", "digits", "mnist")
+PROBE_SECONDS = 5.0
+
+
+class MNISTSource:
+    """28×28 greyscale images: MNIST, Fashion-MNIST, KMNIST or EMNIST, with their official splits.
+
+    EMNIST's files hold transposed images; they are turned upright here.
+
+    Args:
+        dataset: One of `DATASETS`.
+        root: The folder that holds, or will hold, `<dataset>/raw`.
+        split: Which of EMNIST's subsets; None for the others.
+
+    Raises:
+        UserError: when opened, if files are damaged, or absent while no mirror answers; names the ways out.
+    """
+
+    def __init__(self, dataset: str, root: str, split: str | None = None) -> None:
+        if dataset not in DATASETS:
+            raise UserError(f"data.source.dataset={dataset} is not known; use one of {', '.join(DATASETS)}.")
+        if (dataset == "EMNIST") != (split in EMNIST_SPLITS):
+            allowed = f"one of {', '.join(EMNIST_SPLITS)}" if dataset == "EMNIST" else "null"
+            raise UserError(f"data.source.split={split} does not fit {dataset}; expected {allowed}.")
+        self._dataset = DATASETS[dataset]
+        self._root = Path(root).expanduser().absolute()
+        self._options: dict[str, Any] = {} if split is None else {"split": split}
+
+    def train(self) -> ImageSet:
+        """The official training images, `[N, 1, 28, 28]`."""
+        return self._open(train=True)
+
+    def test(self) -> ImageSet:
+        """The official test images, `[N, 1, 28, 28]`."""
+        return self._open(train=False)
+
+    @property
+    def _folder(self) -> Path:
+        return self._root / self._dataset.__name__ / "raw"
+
+    def _open(self, train: bool) -> ImageSet:
+        images = self._unpacked(train)
+        if images is None:
+            self._refuse_damaged_archives()
+            self._fetch_or_unpack(train)
+            images = self._unpacked(train)
+        if images is None:
+            raise UserError(f"{self._folder} still lacks files of {self._dataset.__name__} after unpacking.")
+        return images
+
+    def _unpacked(self, train: bool) -> ImageSet | None:
+        """The images, where their unpacked files lie in the folder already."""
+        try:
+            dataset = self._dataset(self._root, train=train, download=False, **self._options)
+        except RuntimeError as error:
+            if "not found" in str(error):
+                return None
+            raise self._unreadable(error) from error
+        except Exception as error:  # torchvision asserts and indexes into whatever the file holds
+            raise self._unreadable(error) from error
+        return self._image_set(dataset)
+
+    def _unreadable(self, error: Exception) -> UserError:
+        return UserError(
+            f"the unpacked files in {self._folder} cannot be read ({type(error).__name__}: {error}); "
+            f"delete the files without '.gz' there, and they are unpacked again."
+        )
+
+    def _image_set(self, dataset: datasets.MNIST) -> ImageSet:
+        pixels: Tensor = dataset.data
+        if self._dataset is datasets.EMNIST:
+            pixels = pixels.transpose(1, 2).contiguous()
+        return ImageSet(pixels.unsqueeze(1), dataset.targets.to(torch.int64), pixel_max=255)
+
+    def _archives(self) -> list[tuple[str, str, str]]:
+        """File name, address on the first mirror, and MD5 of each archive."""
+        if self._dataset is datasets.EMNIST:
+            url = datasets.EMNIST.url
+            return [(url.rsplit("/", 1)[1], url, datasets.EMNIST.md5)]
+        return [(name, self._dataset.mirrors[0] + name, md5) for name, md5 in self._dataset.resources]
+
+    def _refuse_damaged_archives(self) -> None:
+        for name, _, expected in self._archives():
+            archive = self._folder / name
+            if archive.exists():
+                found = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
+                if found != expected:
+                    raise UserError(
+                        f"{archive} is damaged: its MD5 is {found}, expected {expected}; "
+                        f"delete it to download it again, or put the right file there."
+                    )
+
+    def _fetch_or_unpack(self, train: bool) -> None:
+        missing = [name for name, _, _ in self._archives() if not (self._folder / name).exists()]
+        if missing and not any_answers(self._addresses(missing[0])):
+            raise self._no_network(missing)
+        try:
+            with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+                self._dataset(self._root, train=train, download=True, **self._options)
+        except (OSError, RuntimeError) as error:
+            if missing:
+                raise self._no_network(missing, str(error)) from error
+            raise UserError(f"{self._folder} cannot be unpacked: {error}.") from error
+
+    def _addresses(self, name: str) -> list[str]:
+        if self._dataset is datasets.EMNIST:
+            return [datasets.EMNIST.url]
+        return [mirror + name for mirror in self._dataset.mirrors]
+
+    def _no_network(self, missing: Sequence[str], reason: str = "no mirror answers") -> UserError:
+        return UserError(
+            f"{self._dataset.__name__} is not in data.root={self._root} and cannot be downloaded ({reason}). "
+            f"Either train on the embedded digits, data=digits, or put {', '.join(missing)} into "
+            f"{self._folder} (another root: data.root=DIR, or the environment variable VAE_EXP_DATA)."
+        )
+
+
+def any_answers(addresses: Sequence[str], seconds: float = PROBE_SECONDS) -> bool:
+    """Whether any of these addresses answers at all, within `seconds` for all of them together.
+
+    Name look-ups know no time-out, so each probe runs in a thread of its own that is left behind.
+    """
+    answered = threading.Event()
+    finished = threading.Semaphore(0)
+
+    def probe(address: str) -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=seconds)  # noqa: S310
+            answered.set()
+        except urllib.error.HTTPError:
+            answered.set()
+        except (OSError, ValueError):
+            pass
+        finally:
+            finished.release()
+
+    for address in addresses:
+        threading.Thread(target=probe, args=(address,), daemon=True).start()
+    deadline = time.monotonic() + seconds
+    for _ in addresses:
+        if answered.is_set() or not finished.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            break
+    return answered.is_set()

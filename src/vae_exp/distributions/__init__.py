@@ -1,0 +1,1 @@
+"""Densities and draws: what `torch.distributions` lacks."""

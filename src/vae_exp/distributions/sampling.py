@@ -1,0 +1,79 @@
+"""Draws from `torch.distributions` objects with an explicit generator.
+
+`torch.distributions` draws from the global generator of the process. Here every draw names its own, so that
+a run's noise depends on its seed alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import singledispatch
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Distribution, Independent, Normal
+
+
+@singledispatch
+def rsample(distribution: Distribution, generator: torch.Generator, shape: Sequence[int] = ()) -> Tensor:
+    """Draw from a distribution, reparameterised so that gradients reach its parameters.
+
+    Args:
+        distribution: What to draw from.
+        generator: The source of the noise, on the device of the distribution's parameters.
+        shape: Leading shape of independent draws.
+
+    Returns:
+        Tensor of shape `[*shape, *batch_shape, *event_shape]`.
+
+    Raises:
+        NotImplementedError: if the distribution has no reparameterised draw.
+    """
+    with _seeded_from(generator):
+        return distribution.rsample(torch.Size(shape))
+
+
+@rsample.register(Independent)
+def _(distribution: Any, generator: torch.Generator, shape: Sequence[int] = ()) -> Tensor:
+    return rsample(distribution.base_dist, generator, shape)
+
+
+@rsample.register
+def _(distribution: Normal, generator: torch.Generator, shape: Sequence[int] = ()) -> Tensor:
+    loc, scale = distribution.loc, distribution.scale
+    noise = torch.randn((*shape, *loc.shape), generator=generator, device=loc.device, dtype=loc.dtype)
+    return torch.addcmul(loc, scale, noise)
+
+
+@singledispatch
+def sample(distribution: Distribution, generator: torch.Generator, shape: Sequence[int] = ()) -> Tensor:
+    """Draw from a distribution without gradients; arguments and shape as for `rsample`."""
+    with torch.no_grad(), _seeded_from(generator):
+        return distribution.sample(torch.Size(shape))
+
+
+@sample.register(Independent)
+def _(distribution: Any, generator: torch.Generator, shape: Sequence[int] = ()) -> Tensor:
+    return sample(distribution.base_dist, generator, shape)
+
+
+@sample.register
+def _(distribution: Normal, generator: torch.Generator, shape: Sequence[int] = ()) -> Tensor:
+    with torch.no_grad():
+        return rsample(distribution, generator, shape)
+
+
+@sample.register
+def _(distribution: Bernoulli, generator: torch.Generator, shape: Sequence[int] = ()) -> Tensor:
+    with torch.no_grad():
+        probs = distribution.probs.expand((*shape, *distribution.probs.shape))
+        return torch.bernoulli(probs, generator=generator)
+
+
+@contextmanager
+def _seeded_from(generator: torch.Generator) -> Iterator[None]:
+    """Seed the process-wide generators from ours for the length of a block, and put them back after it."""
+    device = generator.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator, device=device).item()))
+        yield

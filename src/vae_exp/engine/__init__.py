@@ -1,0 +1,1 @@
+"""Training: devices, seeds, the loop, checkpoints, orderly ends."""

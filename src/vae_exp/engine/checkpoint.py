@@ -1,0 +1,37 @@
+"""Checkpoints: written whole or not at all, read without executing anything."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vae_exp.errors import UserError
+from vae_exp.run_directory import write_atomically
+
+FORMAT = 1
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors and plain values to `path`, atomically."""
+    write_atomically(path, lambda file: torch.save({"format": FORMAT, **state}, file))
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read a checkpoint with `weights_only=True`: tensors and plain values, never code.
+
+    Raises:
+        UserError: if it is missing, truncated, holds anything but tensors and plain values, or is of a
+            format that this version does not know.
+    """
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist.") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} is not a whole checkpoint of plain tensors: {reason}") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        found = state.get("format") if isinstance(state, dict) else type(state).__name__
+        raise UserError(f"{path} has format {found}; this version of vae_exp reads format {FORMAT}.")
+    return state

@@ -1,0 +1,45 @@
+"""Which device a run uses."""
+
+import torch
+
+from vae_exp.errors import UserError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; `auto` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        UserError: if the name is not one, or if this machine has no such device.
+    """
+    if name == "auto":
+        return torch.device(_best_kind())
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cuda", "mps", "cpu"):
+        raise UserError(f"trainer.device={name} is not a device; use auto, cpu, mps, cuda or cuda:N.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"trainer.device={name}: there is no MPS device here; use {_best_kind()} or auto.")
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if count == 0:
+            raise UserError(f"trainer.device={name}: there is no CUDA device here; use {_best_kind()} or auto.")
+        if device.index is not None and device.index >= count:
+            raise UserError(f"trainer.device={name}: there are {count} CUDA devices, cuda:0 to cuda:{count - 1}.")
+    if device.type == "cpu" and device.index:
+        raise UserError(f"trainer.device={name}: there is one CPU device; use cpu.")
+    return device
+
+
+def describe(device: torch.device) -> str:
+    """The device as a person would call it, such as `cuda:0 (NVIDIA H200)`."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return str(device)
+
+
+def _best_kind() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -1,0 +1,124 @@
+"""What a person sees while a run trains: a bar on a terminal, plain lines elsewhere."""
+
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_log = logging.getLogger(__name__)
+_REDRAW_SECONDS = 0.2
+
+
+class ProgressDisplay(Protocol):
+    """Told of every step and every epoch."""
+
+    def wants_values(self) -> bool:
+        """Whether the next step's values will be shown: reading them makes the host wait for the device."""
+        ...
+
+    def step(self, values: Mapping[str, float] | None) -> None:
+        """A step has ended; its terms in nats per image where `wants_values` asked for them."""
+        ...
+
+    def epoch(self, epoch: int, batch_sum: float, metrics: Mapping[str, float]) -> None:
+        """An epoch has ended."""
+        ...
+
+    def close(self) -> None:
+        """Training has ended, however."""
+        ...
+
+
+class PlainProgress:
+    """A line an epoch, in the words of the minimalist VAE: the loss summed over a batch, averaged over batches.
+
+    Args:
+        epochs: How many epochs there will be.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+
+    def wants_values(self) -> bool:
+        """Never: only epochs are shown."""
+        return False
+
+    def step(self, values: Mapping[str, float] | None) -> None:
+        """Nothing is shown."""
+
+    def epoch(self, epoch: int, batch_sum: float, metrics: Mapping[str, float]) -> None:
+        """Print and log the epoch."""
+        _log.info(epoch_line(epoch, self._epochs, batch_sum, metrics))
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+
+class BarProgress:
+    """A bar for the whole run, with the current terms; each epoch leaves a line in the log file.
+
+    Args:
+        epochs: How many epochs there will be.
+        steps_per_epoch: How many steps each has.
+        console: The terminal.
+    """
+
+    def __init__(self, epochs: int, steps_per_epoch: int, console: Console | None = None) -> None:
+        self._epochs = epochs
+        self._next_redraw = 0.0
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("[cyan]{task.fields[values]}"),
+            TimeRemainingColumn(),
+            console=console,
+            auto_refresh=False,
+        )
+        self._task = self._progress.add_task("steps", total=epochs * steps_per_epoch, values="")
+        self._pending = 0
+        self._progress.start()
+
+    def wants_values(self) -> bool:
+        """A few times a second."""
+        return time.monotonic() >= self._next_redraw
+
+    def step(self, values: Mapping[str, float] | None) -> None:
+        """Advance the bar; redrawn only when there are values."""
+        self._pending += 1
+        if values is None:
+            return
+        text = "  ".join(f"{name} {value:.2f}" for name, value in values.items())
+        self._progress.update(self._task, advance=self._pending, values=text, refresh=True)
+        self._pending = 0
+        self._next_redraw = time.monotonic() + _REDRAW_SECONDS
+
+    def epoch(self, epoch: int, batch_sum: float, metrics: Mapping[str, float]) -> None:
+        """Leave the epoch's line above the bar."""
+        self._progress.console.print(
+            epoch_line(epoch, self._epochs, batch_sum, metrics), highlight=False, soft_wrap=True
+        )
+
+    def close(self) -> None:
+        """Draw the bar for the last time."""
+        self._progress.update(self._task, advance=self._pending, refresh=True)
+        self._progress.stop()
+
+
+def progress_display(epochs: int, steps_per_epoch: int) -> ProgressDisplay:
+    """A bar when standard output is a terminal, plain lines otherwise."""
+    if sys.stdout.isatty():
+        return BarProgress(epochs, steps_per_epoch)
+    return PlainProgress(epochs)
+
+
+def epoch_line(epoch: int, epochs: int, batch_sum: float, metrics: Mapping[str, float]) -> str:
+    """The line of an epoch: the seed's words, then nats per image."""
+    line = f"Epoch [{epoch} / {epochs}] average reconstruction error: {batch_sum:f}"
+    shown = {name: metrics[name] for name in ("train/loss", "val/loss") if name in metrics}
+    terms = ", ".join(f"{name} {value:.2f}" for name, value in shown.items())
+    return f"{line} ({terms} nats per image)"

@@ -1,0 +1,35 @@
+"""What the engine asks of evaluators and trackers, without knowing any of them."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from vae_exp.data.images import ImageSet
+from vae_exp.model.vae import VAE
+
+
+class Evaluator(Protocol):
+    """Scores or draws a model; the same object serves training and the `evaluate` command.
+
+    `every` is its cadence in epochs during training; 0 means once, after the last epoch.
+    """
+
+    every: int
+
+    def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, object]]:
+        """Yield names without the split, and values: numbers or matplotlib figures."""
+        ...
+
+
+class Tracker(Protocol):
+    """Keeps what a run reports; losing it must never lose the run."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Keep the metrics of an epoch, under keys such as `val/elbo`."""
+        ...
+
+    def log_figures(self, figures: Mapping[str, Path], step: int) -> None:
+        """Keep figures, given as PNG files by name."""
+        ...

@@ -1,0 +1,84 @@
+"""What every command shares: where the config lies, what Hydra needs to know, how errors are told."""
+
+import os
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from vae_exp.errors import UserError
+from vae_exp.settings import register_schemas
+from vae_exp.sweep import identity, recorder
+
+_FULL_ERROR = "HYDRA_FULL_ERROR"
+_INTERNALS = ("reference_type=", "object_type=")  # of OmegaConf's messages, of no use to a user
+
+
+def config_directory() -> Path:
+    """The folder `conf`: inside the installed package, or beside `src` in a checkout.
+
+    Raises:
+        UserError: if it is in neither place.
+    """
+    installed = Path(str(files("vae_exp"))) / "conf"
+    checkout = Path(__file__).resolve().parents[2] / "conf"
+    for folder in (installed, checkout):
+        if (folder / "train.yaml").is_file():
+            return folder
+    raise UserError(f"the folder conf is neither at {installed} nor at {checkout}; install vae-exp again.")
+
+
+def run_command(task: Callable[[DictConfig], None], config_name: str) -> None:
+    """Compose the config of a command from the command line and run its task; one message per error.
+
+    Hydra prints long traces for errors of the user's; here it is told to raise, and the message alone is shown
+    unless `HYDRA_FULL_ERROR=1` is set.
+    """
+    register_schemas()
+    identity.register_resolvers()
+    main = hydra.main(version_base="1.3", config_path=str(config_directory()), config_name=config_name)(task)
+    traced = os.environ.get(_FULL_ERROR)
+    os.environ[_FULL_ERROR] = "1"
+    try:
+        main()
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        if traced == "1":
+            raise
+        print(f"Error: {message_of(error)}", file=sys.stderr)
+        sys.exit(1)
+    finally:
+        if traced is None:
+            os.environ.pop(_FULL_ERROR, None)
+        else:
+            os.environ[_FULL_ERROR] = traced
+        recorder.report()
+
+
+def message_of(error: BaseException) -> str:
+    """An error in one message, with the nearest known key where one was misspelt."""
+    if isinstance(error, UserError):
+        return str(error)
+    cause = error.__cause__
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.parent_node is not None:
+        return _unknown_key(cause)
+    told = str(error).strip()
+    if isinstance(cause, OmegaConfBaseException) and str(cause) not in told:
+        told += f"\n{cause}"
+    return "\n".join(line for line in told.splitlines() if not line.strip().startswith(_INTERNALS))
+
+
+def _unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
+    key = error.full_key or str(error.key)
+    prefix, _, last = key.rpartition(".")
+    known = [str(name) for name in error.parent_node] if OmegaConf.is_dict(error.parent_node) else []
+    close = get_close_matches(last, known, n=1)
+    place = f"{prefix}." if prefix else ""
+    if close:
+        return f"{key} is not a key of the config; did you mean {place}{close[0]}?"
+    return f"{key} is not a key of the config; known here: {', '.join(known)}."

@@ -1,0 +1,22 @@
+"""The errors that a user can mend: each names the key, the value and what would be right."""
+
+
+class UserError(Exception):
+    """Something that the user gave cannot be used; shown as one message, without a traceback."""
+
+
+class Interrupted(Exception):  # noqa: N818 - a request, not an error
+    """Ctrl-C or SIGTERM asked the run to end; `signal_number` says which."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"interrupted by signal {signal_number}")
+        self.signal_number = signal_number
+
+    @property
+    def exit_code(self) -> int:
+        """The shell's convention: 128 + signal, so 130 for Ctrl-C and 143 for SIGTERM."""
+        return 128 + self.signal_number
+
+
+class DivergedError(UserError):
+    """The loss became infinite or not a number."""

@@ -1,0 +1,91 @@
+"""Arrays → matplotlib figures, drawn without a window or a global state."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+Array = npt.NDArray[Any]
+_INCHES_PER_IMAGE = 0.6
+_DPI = 150
+
+
+def image_grid(
+    images: Array, title: str, row_labels: Sequence[str] = (), gap: int = 1, footer: str = ""
+) -> Figure:
+    """Images laid out in rows, pixels crisp.
+
+    Args:
+        images: `[rows, columns, channels, height, width]` in [0, 1].
+        title: Stands above the grid.
+        row_labels: Stand left of the rows; none, or one for each row.
+        gap: Pixels of background between images; 0 for a seamless manifold.
+        footer: Stands below the grid.
+    """
+    rows, columns = images.shape[:2]
+    canvas = _tiled(images, gap)
+    label_width = 0.11 * max((len(label) for label in row_labels), default=0)
+    width = max(3.2, columns * _INCHES_PER_IMAGE) + label_width
+    height = max(1.0, rows * _INCHES_PER_IMAGE)
+    figure = Figure(figsize=(width + 0.3, height + 0.75), dpi=_DPI, layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(footer, fontsize=8)
+    axes.set_xticks([])
+    pitch = images.shape[3] + gap
+    if row_labels:
+        axes.set_yticks([pitch * row + images.shape[3] / 2 for row in range(rows)], row_labels, fontsize=8)
+        axes.tick_params(length=0)
+    else:
+        axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure
+
+
+def latent_scatter(means: Array, labels: Array | None, axis_names: tuple[str, str]) -> Figure:
+    """Posterior means of images in two latent units, coloured by label.
+
+    Args:
+        means: `[N, 2]`, or `[N, 1]`, which is drawn against nothing.
+        labels: `[N]` integers, or None.
+        axis_names: What the axes show.
+    """
+    figure = Figure(figsize=(5.6, 4.8), dpi=_DPI, layout="constrained")
+    axes = figure.add_subplot()
+    first = means[:, 0]
+    second = means[:, 1] if means.shape[1] > 1 else np.zeros_like(first)
+    size = float(np.clip(6000 / len(means), 2, 14))
+    if labels is None:
+        axes.scatter(first, second, s=size, linewidths=0)
+    else:
+        classes = np.unique(labels)
+        palette = colormaps["tab10" if len(classes) <= 10 else "nipy_spectral"]
+        for index, label in enumerate(classes):
+            colour = palette(index if len(classes) <= 10 else index / (len(classes) - 1))
+            chosen = labels == label
+            axes.scatter(
+                first[chosen], second[chosen], s=size, color=colour, label=str(label), linewidths=0, alpha=0.8
+            )
+        columns = 1 + (len(classes) - 1) // 16
+        axes.legend(title="label", loc="center left", bbox_to_anchor=(1.01, 0.5), markerscale=2, ncols=columns)
+    axes.set_title("Posterior means E[z|x]", fontsize=10)
+    axes.set_xlabel(axis_names[0])
+    axes.set_ylabel(axis_names[1])
+    axes.set_aspect("equal", adjustable="datalim")
+    return figure
+
+
+def _tiled(images: Array, gap: int) -> Array:
+    """`[rows, columns, channels, height, width]` → one image `[H, W]` or `[H, W, 3]`."""
+    rows, columns, channels, height, width = images.shape
+    canvas = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, channels))
+    for row in range(rows):
+        for column in range(columns):
+            top, left = row * (height + gap), column * (width + gap)
+            canvas[top : top + height, left : left + width] = images[row, column].transpose(1, 2, 0)
+    return canvas[:, :, 0] if channels == 1 else canvas

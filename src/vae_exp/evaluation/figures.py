@@ -1,0 +1,30 @@
+"""An evaluator that draws."""
+
+from collections.abc import Iterator
+
+import torch
+from matplotlib.figure import Figure
+
+from vae_exp.data.images import ImageSet
+from vae_exp.evaluation.pictures import all_pictures
+from vae_exp.model.vae import VAE
+
+
+class FiguresEvaluator:
+    """Reconstructions, samples, the manifold or traversals, interpolations and the latent scatter.
+
+    Args:
+        columns: Images per row.
+        manifold_side: Points along an axis of the manifold of a two-dimensional latent space.
+        every: Cadence in epochs during training; 0 runs it once, at the end.
+    """
+
+    def __init__(self, columns: int, manifold_side: int, every: int) -> None:
+        self.every = every
+        self._columns = columns
+        self._manifold_side = manifold_side
+
+    def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, Figure]]:
+        """Yield names and figures."""
+        for picture in all_pictures(vae, images, generator, self._columns, self._manifold_side):
+            yield picture.name, picture.figure

@@ -1,0 +1,84 @@
+"""What a trained VAE generates: arrays in [0, 1], ready to be drawn or kept."""
+
+import torch
+from torch import Tensor
+from torch.distributions import Normal
+
+from vae_exp.model.vae import VAE
+
+_TAIL = 0.025
+
+
+@torch.no_grad()
+def manifold(vae: VAE, side: int) -> tuple[Tensor, Tensor]:
+    """Mean images over a grid of a two-dimensional latent space (Kingma & Welling 2014, figure 4).
+
+    The grid is uniform on the unit square, put through the inverse normal CDF, so that equal areas carry equal
+    prior mass.
+
+    Args:
+        vae: A model with two latent units.
+        side: Points along each axis.
+
+    Returns:
+        Images `[side, side, *image_shape]`, z₂ falling along the first axis and z₁ rising along the second; and
+        the grid values of an axis, `[side]`, ascending.
+    """
+    device = next(vae.parameters()).device
+    quantiles = torch.linspace(_TAIL, 1 - _TAIL, side, device=device)
+    axis = Normal(torch.zeros((), device=device), 1.0).icdf(quantiles)
+    second, first = torch.meshgrid(axis.flip(0), axis, indexing="ij")
+    return vae.decode(torch.stack([first, second], dim=-1)).mean, axis
+
+
+@torch.no_grad()
+def traversals(vae: VAE, image: Tensor, units: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Mean images as one latent unit at a time runs through the prior's quantiles, the others held at E[z|x].
+
+    Args:
+        vae: The model.
+        image: Where the traversal starts, `[*image_shape]`.
+        units: Which units, `[rows]`.
+        steps: Values per unit.
+
+    Returns:
+        Images `[rows, steps, *image_shape]` and the values that a unit takes, `[steps]`.
+    """
+    device = image.device
+    quantiles = torch.linspace(_TAIL, 1 - _TAIL, steps, device=device)
+    values = Normal(torch.zeros((), device=device), 1.0).icdf(quantiles)
+    start = vae.encode(image.unsqueeze(0)).mean[0]
+    latents = start.repeat(len(units), steps, 1)
+    for row, unit in enumerate(units.tolist()):
+        latents[row, :, unit] = values
+    return vae.decode(latents).mean, values
+
+
+@torch.no_grad()
+def interpolations(vae: VAE, first: Tensor, second: Tensor, steps: int) -> Tensor:
+    """Mean images along the straight line between the posterior means of two images.
+
+    Args:
+        vae: The model.
+        first: Where the lines begin, `[rows, *image_shape]`.
+        second: Where they end, `[rows, *image_shape]`.
+        steps: Points on each line, ends included.
+
+    Returns:
+        Images `[rows, steps, *image_shape]`.
+    """
+    start, end = vae.encode(first).mean, vae.encode(second).mean
+    weights = torch.linspace(0, 1, steps, device=first.device)[None, :, None]
+    return vae.decode(torch.lerp(start[:, None], end[:, None], weights)).mean
+
+
+@torch.no_grad()
+def latent_means(vae: VAE, batches: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Posterior means and standard deviations of images, `[N, latent_dim]` each."""
+    posteriors = [vae.encode(batch) for batch in batches]
+    return torch.cat([each.mean for each in posteriors]), torch.cat([each.stddev for each in posteriors])
+
+
+def most_active_units(means: Tensor, count: int) -> Tensor:
+    """The units whose posterior mean varies most over images, most active first, `[at most count]`."""
+    return means.var(dim=0).argsort(descending=True)[:count]

@@ -1,0 +1,32 @@
+"""`python -m vae_exp.generate run=DIR`: pictures of a trained run, as PNG and as `.npz`."""
+
+from omegaconf import DictConfig
+
+from vae_exp.entry_point import run_command
+
+
+def main() -> None:
+    """The command line."""
+    run_command(_task, "generate")
+
+
+def _task(config: DictConfig) -> None:
+    from vae_exp.engine.determinism import generator
+    from vae_exp.evaluation.pictures import all_pictures
+    from vae_exp.run_directory import write_atomically
+    from vae_exp.settings import GenerateSettings, checked
+    from vae_exp.stored_run import open_for
+
+    settings = checked(config, GenerateSettings)
+    run = open_for(settings)
+    images = run.data.split(settings.split).to(run.device)
+    noise = generator(settings.seed, "evaluation", run.device)
+    for picture in all_pictures(run.vae, images, noise, settings.columns, settings.manifold_side):
+        png = run.directory.generated / f"{picture.name}.png"
+        write_atomically(png, picture.write_png)
+        write_atomically(png.with_suffix(".npz"), picture.write_npz)
+        print(f"{png} and {picture.name}.npz")
+
+
+if __name__ == "__main__":
+    main()

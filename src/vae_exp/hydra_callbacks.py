@@ -1,0 +1,40 @@
+"""Where Hydra calls us: before a run has a directory, and when a sweep starts."""
+
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from vae_exp.errors import UserError
+from vae_exp.run_directory import RunDirectory
+from vae_exp.settings import TrainSettings, checked
+from vae_exp.sweep import recorder
+
+
+class TrainCallback(Callback):
+    """Refuses a bad config before anything is written, and remembers where a sweep goes.
+
+    Hydra turns exceptions of callbacks into warnings; leaving through SystemExit is what stops it.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check a single run."""
+        try:
+            checked(task_config(config), TrainSettings)
+            directory = RunDirectory(Path(str(config.hydra.run.dir)))
+            if directory.holds_a_run():
+                raise UserError(f"hydra.run.dir={directory.path} already holds a run; choose another directory.")
+        except UserError as error:
+            raise SystemExit(f"Error: {error}") from error
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Remember the directory of a sweep; its jobs are checked one by one."""
+        recorder.remember(Path(str(config.hydra.sweep.dir)))
+
+
+def task_config(config: DictConfig) -> DictConfig:
+    """The config without Hydra's own section."""
+    task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    with open_dict(task):
+        return task

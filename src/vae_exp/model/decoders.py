@@ -1,0 +1,86 @@
+"""Decoders: latents `[..., latent_dim]` → likelihood over `[..., *image_shape]`."""
+
+from collections.abc import Sequence
+from math import prod
+
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from vae_exp.model.likelihoods import BernoulliLikelihood, Likelihood
+from vae_exp.model.networks import activation_module, halved_sizes, mlp, transposed_conv_stack
+
+
+class MLPDecoder(nn.Module):
+    """Fully connected decoder (Kingma & Welling 2014, appendix C.1).
+
+    Args:
+        image_shape: `[channels, height, width]`.
+        latent_dim: Number of latent units.
+        hidden_dims: Widths of the hidden layers as the encoder lists them, from the image inwards: the
+            decoder passes through them in reverse.
+        activation: A name from `vae_exp.model.networks.ACTIVATIONS`.
+        likelihood: What the outputs parameterise; Bernoulli by default.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        latent_dim: int,
+        hidden_dims: Sequence[int],
+        activation: str,
+        likelihood: Likelihood | None = None,
+    ) -> None:
+        super().__init__()
+        self.likelihood = likelihood or BernoulliLikelihood()
+        self._output_shape = (self.likelihood.parameters_per_value, *image_shape)
+        sizes = [latent_dim, *reversed(hidden_dims)]
+        self.hidden = mlp(sizes, activation)
+        self.output = nn.Linear(sizes[-1], prod(self._output_shape))
+
+    def forward(self, latents: Tensor) -> Distribution:
+        """Latents `[..., latent_dim]` → p(x|z) over `[..., *image_shape]`."""
+        outputs = self.output(self.hidden(latents)).unflatten(-1, self._output_shape)
+        likelihood: Distribution = self.likelihood(outputs)
+        return likelihood
+
+
+class ConvDecoder(nn.Module):
+    """Convolutional decoder, the mirror of `ConvEncoder`: each layer doubles height and width.
+
+    Args:
+        image_shape: `[channels, height, width]`.
+        latent_dim: Number of latent units.
+        hidden_dims: Channels of the convolutions as the encoder lists them, from the image inwards.
+        activation: A name from `vae_exp.model.networks.ACTIVATIONS`.
+        likelihood: What the outputs parameterise; Bernoulli by default.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        latent_dim: int,
+        hidden_dims: Sequence[int],
+        activation: str,
+        likelihood: Likelihood | None = None,
+    ) -> None:
+        super().__init__()
+        self.likelihood = likelihood or BernoulliLikelihood()
+        channels, height, width = image_shape
+        self._output_shape = (self.likelihood.parameters_per_value, channels, height, width)
+        outputs = self.likelihood.parameters_per_value * channels
+        stack = [*reversed(hidden_dims), outputs]
+        heights = halved_sizes(height, len(hidden_dims))[::-1]
+        widths = halved_sizes(width, len(hidden_dims))[::-1]
+        self._first_shape = (stack[0], heights[0], widths[0])
+        self.input = nn.Sequential(nn.Linear(latent_dim, prod(self._first_shape)))
+        if hidden_dims:
+            self.input.append(activation_module(activation))
+        self.hidden = transposed_conv_stack(stack, heights, widths, activation)
+
+    def forward(self, latents: Tensor) -> Distribution:
+        """Latents `[..., latent_dim]` → p(x|z) over `[..., *image_shape]`."""
+        leading = latents.shape[:-1]
+        features = self.input(latents.flatten(0, -2)).unflatten(-1, self._first_shape)
+        outputs = self.hidden(features).reshape(*leading, *self._output_shape)
+        likelihood: Distribution = self.likelihood(outputs)
+        return likelihood

@@ -1,0 +1,60 @@
+"""Encoders: images `[batch, *image_shape]` in [0, 1] → posterior over `[batch, latent_dim]`."""
+
+from collections.abc import Sequence
+from math import prod
+
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from vae_exp.model.networks import conv_stack, halved_sizes, mlp
+from vae_exp.model.posteriors import DiagonalGaussianHead
+
+
+class MLPEncoder(nn.Module):
+    """Fully connected encoder with a diagonal Gaussian posterior (Kingma & Welling 2014).
+
+    Args:
+        image_shape: `[channels, height, width]`.
+        latent_dim: Number of latent units.
+        hidden_dims: Widths of the hidden layers, from the image inwards; empty for a linear encoder.
+        activation: A name from `vae_exp.model.networks.ACTIVATIONS`.
+    """
+
+    def __init__(
+        self, image_shape: Sequence[int], latent_dim: int, hidden_dims: Sequence[int], activation: str
+    ) -> None:
+        super().__init__()
+        sizes = [prod(image_shape), *hidden_dims]
+        self.hidden = mlp(sizes, activation)
+        self.posterior = DiagonalGaussianHead(sizes[-1], latent_dim)
+
+    def forward(self, images: Tensor) -> Distribution:
+        """Images `[batch, *image_shape]` → q(z|x) over `[batch, latent_dim]`."""
+        posterior: Distribution = self.posterior(self.hidden(images.flatten(1)))
+        return posterior
+
+
+class ConvEncoder(nn.Module):
+    """Convolutional encoder: each hidden layer halves height and width; any image size is accepted.
+
+    Args:
+        image_shape: `[channels, height, width]`.
+        latent_dim: Number of latent units.
+        hidden_dims: Channels of the convolutions, from the image inwards; empty for a linear encoder.
+        activation: A name from `vae_exp.model.networks.ACTIVATIONS`.
+    """
+
+    def __init__(
+        self, image_shape: Sequence[int], latent_dim: int, hidden_dims: Sequence[int], activation: str
+    ) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        depth = len(hidden_dims)
+        features = [channels, *hidden_dims][-1] * halved_sizes(height, depth)[-1] * halved_sizes(width, depth)[-1]
+        self.hidden = conv_stack([channels, *hidden_dims], activation)
+        self.posterior = DiagonalGaussianHead(features, latent_dim)
+
+    def forward(self, images: Tensor) -> Distribution:
+        """Images `[batch, *image_shape]` → q(z|x) over `[batch, latent_dim]`."""
+        posterior: Distribution = self.posterior(self.hidden(images).flatten(1))
+        return posterior

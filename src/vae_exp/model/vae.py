@@ -1,0 +1,43 @@
+"""The variational autoencoder: an encoder, a decoder and a prior."""
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from vae_exp.distributions.sampling import sample
+
+
+class VAE(nn.Module):
+    """p(x, z) = p(z) p(x|z) with the approximate posterior q(z|x) (Kingma & Welling 2014).
+
+    Args:
+        encoder: Images `[batch, *image_shape]` in [0, 1] → posterior over `[batch, latent_dim]`.
+        decoder: Latents `[..., latent_dim]` → likelihood over `[..., *image_shape]`.
+        prior: Called without arguments → distribution over `[latent_dim]`.
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, prior: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.prior = prior
+
+    def encode(self, images: Tensor) -> Distribution:
+        """q(z|x): images `[batch, *image_shape]` → a distribution over `[batch, latent_dim]`."""
+        posterior: Distribution = self.encoder(images)
+        return posterior
+
+    def decode(self, latents: Tensor) -> Distribution:
+        """p(x|z): latents `[..., latent_dim]` → a distribution over `[..., *image_shape]`."""
+        likelihood: Distribution = self.decoder(latents)
+        return likelihood
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """The mean image E[x|z] at the posterior mean z = E[z|x]; shape as `images`, values in [0, 1]."""
+        return self.decode(self.encode(images).mean).mean
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """The mean images E[x|z] of `n` draws from the prior: `[n, *image_shape]`, values in [0, 1]."""
+        return self.decode(sample(self.prior(), generator, (n,))).mean

@@ -1,0 +1,68 @@
+"""Tables that the commands print at their end."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from vae_exp.run_directory import RunDirectory
+
+UNITS = {
+    "loss": "nats/image",
+    "elbo": "nats/image",
+    "negative_elbo": "nats/image",
+    "distortion": "nats/image",
+    "rate": "nats/image",
+    "reconstruction_from_mean": "nats/image",
+    "nll": "nats/image",
+    "nll_se": "nats/image",
+    "nll_monte_carlo_se": "nats/image",
+    "nll_images": "images",
+    "learning_rate": "",
+    "epoch_seconds": "s",
+    "images_per_second": "images/s",
+}
+
+
+def print_metrics(metrics: Mapping[str, float], title: str) -> None:
+    """A table of metrics with their units."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    table.add_column("unit")
+    for name, value in metrics.items():
+        digits = f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 10 else f"{value:.4g}"
+        shown = f"{value:.3f}" if 1 <= abs(value) < 10_000 and not float(value).is_integer() else digits
+        table.add_row(name, shown, UNITS.get(name.rpartition("/")[2], ""))
+    _console().print(table)
+
+
+def print_result(result: Mapping[str, Any], directory: RunDirectory) -> None:
+    """What came of a run, where it lies, and what to do with it next."""
+    print_metrics(result["metrics"], f"After {result['epochs']} epochs")
+    best = result["best"]
+    figures = sorted(path.name for path in directory.figures.glob("*.png"))
+    lines = [
+        f"Best {result['monitor']}: {best['value']:.3f} in epoch {best['epoch']}",
+        f"Training took {result['seconds']['training']:.1f} s, the whole run {result['seconds']['total']:.1f} s.",
+        f"Run directory: {directory.path}",
+    ]
+    if figures:
+        lines.append(f"Figures: {directory.figures} ({', '.join(figures)})")
+    wandb = result["wandb"]
+    if wandb and wandb["error"]:
+        lines.append(f"Weights & Biases was lost: {wandb['error']}")
+    elif wandb and wandb["mode"] == "offline":
+        lines.append(f"Weights & Biases, offline: wandb sync {wandb['directory']}")
+    lines += [
+        f"Next: python -m vae_exp.evaluate run={directory.path}",
+        f"      python -m vae_exp.generate run={directory.path}",
+    ]
+    for line in lines:
+        _console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _console() -> Console:
+    return Console() if sys.stdout.isatty() else Console(width=120)

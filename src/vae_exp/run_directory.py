@@ -1,0 +1,133 @@
+"""The names of the files that a run writes, and how they are written: whole or not at all."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import IO, Any
+
+from vae_exp.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A directory that holds all of a run.
+
+    Args:
+        path: The directory; relative paths are anchored at the working directory of the moment.
+    """
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path).expanduser().absolute())
+
+    @property
+    def config(self) -> Path:
+        """The composed config, as Hydra writes it."""
+        return self.path / ".hydra" / "config.yaml"
+
+    @property
+    def hydra_config(self) -> Path:
+        """Hydra's own settings of the run; kept for the record, never applied again."""
+        return self.path / ".hydra" / "hydra.yaml"
+
+    @property
+    def overrides(self) -> Path:
+        """The overrides that the run was started with."""
+        return self.path / ".hydra" / "overrides.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def result(self) -> Path:
+        """Written last; its presence means that the run has ended."""
+        return self.path / "result.json"
+
+    @property
+    def log(self) -> Path:
+        """What the run said, with tracebacks."""
+        return self.path / "train.log"
+
+    @property
+    def figures(self) -> Path:
+        """Figures of the training run, one PNG per name."""
+        return self.path / "figures"
+
+    @property
+    def generated(self) -> Path:
+        """What `generate` made, as PNG and `.npz`."""
+        return self.path / "generated"
+
+    def evaluation(self, split: str) -> Path:
+        """What `evaluate` found on a split."""
+        return self.path / "evaluation" / f"{split}.json"
+
+    def checkpoint(self, name: str) -> Path:
+        """The checkpoint `last` or `best`."""
+        return self.path / "checkpoints" / f"{name}.pt"
+
+    def holds_a_run(self) -> bool:
+        """Whether a run has begun to write here."""
+        return self.metrics.exists() or self.result.exists()
+
+    def read_result(self) -> dict[str, Any] | None:
+        """The contents of `result.json`; None while there is none.
+
+        Raises:
+            UserError: if the file is there and is not a JSON object.
+        """
+        try:
+            text = self.result.read_text()
+        except FileNotFoundError:
+            return None
+        try:
+            result = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{self.result} is not valid JSON ({error}).") from error
+        if not isinstance(result, dict):
+            raise UserError(f"{self.result} holds {type(result).__name__}; expected a JSON object.")
+        return result
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Let `write` fill a temporary file, flush it to the disk, then give it its name.
+
+    A reader sees the old file or the new one, never a part; after a failure the old one stands.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object atomically; numbers that JSON does not know (NaN, infinities) become null."""
+    text = json.dumps(_strict(content), indent=2, allow_nan=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def to_json_line(content: Mapping[str, Any]) -> str:
+    """One line of strict JSON."""
+    return json.dumps(_strict(content), allow_nan=False) + "\n"
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _strict(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(entry) for entry in value]
+    if isinstance(value, float) and not isfinite(value):
+        return None
+    return value

@@ -1,0 +1,260 @@
+"""The typed schema of the configuration, and the checks that a schema cannot express.
+
+Values stand in `conf/`; here is what kind each of them is and what range it may have.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from math import isfinite
+from typing import Any, TypeVar, get_type_hints
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vae_exp.errors import UserError
+
+T = TypeVar("T")
+TRACKER_MODES = ("offline", "online", "none")
+REDUCTIONS = ("sum", "mean")
+SPLITS = ("train", "val", "test")
+CHECKPOINTS = ("best", "last")
+
+
+@dataclass
+class ModelSettings:
+    """`model`: the sizes that encoder and decoder share, and the parts by `_target_`."""
+
+    _target_: str = MISSING
+    latent_dim: int = MISSING
+    hidden_dims: list[int] = MISSING
+    activation: str = MISSING
+    encoder: dict[str, Any] = field(default_factory=dict)
+    decoder: dict[str, Any] = field(default_factory=dict)
+    likelihood: dict[str, Any] = field(default_factory=dict)
+    prior: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _at_least("model.latent_dim", self.latent_dim, 1)
+        if any(width < 1 for width in self.hidden_dims):
+            raise UserError(
+                f"model.hidden_dims={self.hidden_dims} must list widths of at least 1; [] is a linear model."
+            )
+        for part in ("encoder", "decoder", "prior"):
+            _require_target(f"model.{part}", getattr(self, part))
+
+
+@dataclass
+class DataSettings:
+    """`data`: where images come from and how they are split."""
+
+    image_shape: list[int] | None = MISSING
+    validation_size: int = MISSING
+    split_seed: int = MISSING
+    root: str | None = None
+    path: str | None = None
+    layout: str = "auto"
+    source: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _at_least("data.validation_size", self.validation_size, 0)
+        _require_target("data.source", self.source)
+        shape = self.image_shape
+        if shape is not None and (len(shape) != 3 or min(shape) < 1):
+            raise UserError(f"data.image_shape={shape} must be [channels, height, width], each at least 1.")
+
+
+@dataclass
+class EarlyStoppingSettings:
+    """`trainer.early_stopping`."""
+
+    patience: int | None = MISSING
+    min_delta: float = MISSING
+
+    def __post_init__(self) -> None:
+        if self.patience is not None:
+            _at_least("trainer.early_stopping.patience", self.patience, 1)
+        _at_least("trainer.early_stopping.min_delta", self.min_delta, 0)
+
+
+@dataclass
+class TrainerSettings:
+    """`trainer`: where, how long and in which portions to train."""
+
+    device: str = MISSING
+    epochs: int = MISSING
+    batch_size: int = MISSING
+    monitor: str | None = MISSING
+    early_stopping: EarlyStoppingSettings = MISSING
+
+    def __post_init__(self) -> None:
+        _at_least("trainer.epochs", self.epochs, 1)
+        _at_least("trainer.batch_size", self.batch_size, 1)
+
+
+@dataclass
+class TrackerSettings:
+    """`tracker`: Weights & Biases."""
+
+    mode: str = MISSING
+    project: str = MISSING
+    group: str | None = MISSING
+    name: str | None = MISSING
+    tags: list[str] = MISSING
+    root: str = MISSING
+
+    def __post_init__(self) -> None:
+        _one_of("tracker.mode", self.mode, TRACKER_MODES)
+
+
+@dataclass
+class SweepSettings:
+    """`sweep`: what a sweep is called."""
+
+    name: str | None = MISSING
+
+
+@dataclass
+class TrainSettings:
+    """The whole configuration of a training run."""
+
+    seed: int = MISSING
+    model: ModelSettings = MISSING
+    data: DataSettings = MISSING
+    loss: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scheduler: dict[str, Any] = field(default_factory=dict)
+    trainer: TrainerSettings = MISSING
+    evaluator: dict[str, Any] = field(default_factory=dict)
+    tracker: TrackerSettings = MISSING
+    sweep: SweepSettings = MISSING
+
+    def __post_init__(self) -> None:
+        _at_least("seed", self.seed, 0)
+        _require_target("loss", self.loss)
+        _require_target("optimizer", self.optimizer)
+        _one_of("loss.reduction", self.loss.get("reduction"), REDUCTIONS)
+        _check_numbers("optimizer", self.optimizer, {"lr": _positive, "weight_decay": _not_negative})
+
+
+@dataclass
+class DataPlaceSettings:
+    """Where the data of a run lie now; null leaves what the run was trained with."""
+
+    root: str | None = None
+    path: str | None = None
+
+
+@dataclass
+class StoredRunSettings:
+    """What `evaluate` and `generate` both ask: which run, which weights, which images."""
+
+    run: str = MISSING
+    split: str = MISSING
+    checkpoint: str = MISSING
+    device: str = MISSING
+    seed: int = MISSING
+    trust: list[str] = MISSING
+    data: DataPlaceSettings = MISSING
+
+    def __post_init__(self) -> None:
+        _one_of("split", self.split, SPLITS)
+        _one_of("checkpoint", self.checkpoint, CHECKPOINTS)
+        _at_least("seed", self.seed, 0)
+
+
+@dataclass
+class EvaluateSettings(StoredRunSettings):
+    """The whole configuration of `evaluate`."""
+
+    evaluator: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class GenerateSettings(StoredRunSettings):
+    """The whole configuration of `generate`."""
+
+    columns: int = MISSING
+    manifold_side: int = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least("columns", self.columns, 2)
+        _at_least("manifold_side", self.manifold_side, 2)
+
+
+def register_schemas() -> None:
+    """Make the schemas known to Hydra, under the names that the primary configs start their defaults with."""
+    store = ConfigStore.instance()
+    for name, schema in (
+        ("train_schema", TrainSettings),
+        ("evaluate_schema", EvaluateSettings),
+        ("generate_schema", GenerateSettings),
+    ):
+        store.store(name=name, node=schema, provider="vae_exp")
+
+
+def checked(config: DictConfig, schema: type[T]) -> T:
+    """The configuration as typed objects, every value within its range.
+
+    Raises:
+        UserError: names the key, its value and what would be right.
+    """
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        if not isinstance(plain, dict):
+            raise UserError(f"the config is a {type(plain).__name__}; expected a mapping.")
+        _refuse_unknown_keys({str(key): value for key, value in plain.items()}, schema, "")
+        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))
+    except OmegaConfBaseException as error:
+        raise UserError(str(error).strip()) from error
+    if not isinstance(settings, schema):
+        raise UserError(f"the config does not follow {schema.__name__}.")
+    return settings
+
+
+def _refuse_unknown_keys(plain: Mapping[str, Any], schema: type, prefix: str) -> None:
+    types = get_type_hints(schema)
+    known = [each.name for each in fields(schema)]
+    for key, value in plain.items():
+        if key not in known:
+            close = get_close_matches(key, known, n=1)
+            hint = f"did you mean {prefix}{close[0]}?" if close else f"known here: {', '.join(known)}."
+            raise UserError(f"{prefix}{key}={value} is not a key of the config; {hint}")
+        if is_dataclass(types[key]) and isinstance(value, Mapping):
+            _refuse_unknown_keys(value, types[key], f"{prefix}{key}.")
+
+
+def _at_least(key: str, value: float, least: float) -> None:
+    if value < least:
+        raise UserError(f"{key}={value} must be at least {least}.")
+
+
+def _one_of(key: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UserError(f"{key}={value} must be one of {', '.join(allowed)}.")
+
+
+def _require_target(key: str, node: Mapping[str, Any]) -> None:
+    if not isinstance(node.get("_target_"), str):
+        raise UserError(f"{key}._target_ is missing; it names the class that is instantiated.")
+
+
+def _check_numbers(key: str, node: Mapping[str, Any], rules: Mapping[str, Any]) -> None:
+    for name, rule in rules.items():
+        if name not in node:
+            continue
+        value = node[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+            raise UserError(f"{key}.{name}={value} must be a finite number.")
+        rule(f"{key}.{name}", value)
+
+
+def _positive(key: str, value: float) -> None:
+    if value <= 0:
+        raise UserError(f"{key}={value} must be greater than 0.")
+
+
+def _not_negative(key: str, value: float) -> None:
+    _at_least(key, value, 0)

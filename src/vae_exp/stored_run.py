@@ -1,0 +1,166 @@
+"""A run that has been trained: opened from its directory alone."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from vae_exp.build import build_splits, build_vae
+from vae_exp.data.splits import Splits
+from vae_exp.engine.checkpoint import load_checkpoint
+from vae_exp.engine.device import choose_device
+from vae_exp.errors import UserError
+from vae_exp.model.vae import VAE
+from vae_exp.run_directory import RunDirectory
+from vae_exp.settings import StoredRunSettings, TrainSettings, checked
+from vae_exp.trust import require_no_callables, require_trusted
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """What a run directory holds, ready for use.
+
+    Args:
+        directory: Where it lies now.
+        settings: The config, typed.
+        config: The config as a tree of plain values, all interpolations resolved.
+        vae: The model with its weights, in evaluation mode.
+        checkpoint: Which checkpoint the weights are from: `best` or `last`.
+        epoch: The epoch of that checkpoint.
+    """
+
+    directory: RunDirectory
+    settings: TrainSettings
+    config: dict[str, Any]
+    vae: VAE
+    checkpoint: str
+    epoch: int
+
+    @cached_property
+    def data(self) -> Splits:
+        """The splits the run was trained with; opened when first used."""
+        return build_splits(self.settings.data)
+
+    @cached_property
+    def result(self) -> dict[str, Any] | None:
+        """What `result.json` says; None if the run has not ended."""
+        return self.directory.read_result()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.vae.parameters()).device
+
+
+def load_run(
+    directory: str | PathLike[str],
+    *,
+    trust: Sequence[str] = (),
+    device: str = "cpu",
+    checkpoint: str | None = None,
+    data: Mapping[str, str | None] | None = None,
+) -> StoredRun:
+    """Open a run directory, wherever it lies now.
+
+    Args:
+        directory: The run directory.
+        trust: Packages of yours, or of the run's author, whose classes may be instantiated.
+        device: Where the model goes: `cpu`, `cuda`, `auto`, ….
+        checkpoint: `best` or `last`; by default the best, or the last where there is no best yet.
+        data: Where the data lie now, for instance `{"root": "/data"}` or `{"path": "images.npz"}`.
+
+    Raises:
+        UserError: if the directory holds no run, if the stored config names code that is not trusted,
+            or if the checkpoint does not fit the model.
+    """
+    place = RunDirectory(Path(directory))
+    stored = _read_config(place)
+    require_no_callables(place.hydra_config)
+    plain = _plain(_with_places(stored, data or {}), place)
+    require_trusted(plain, trust)
+    settings = checked(OmegaConf.create(plain), TrainSettings)
+    where = choose_device(device)
+    chosen = _choose_checkpoint(place, checkpoint)
+    state = load_checkpoint(place.checkpoint(chosen), where)
+    _set_image_shape(plain, state)
+    vae = build_vae(plain["model"], plain["data"]["image_shape"])
+    try:
+        vae.load_state_dict(state["vae"])
+    except (RuntimeError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{place.checkpoint(chosen)} does not fit the model of {place.config}: {reason}"
+        ) from error
+    vae.to(where).eval()
+    return StoredRun(place, settings, plain, vae, chosen, int(state["epoch"]))
+
+
+def open_for(settings: StoredRunSettings) -> StoredRun:
+    """Open the run that a command was asked to work on."""
+    return load_run(
+        settings.run,
+        trust=settings.trust,
+        device=settings.device,
+        checkpoint=settings.checkpoint,
+        data={"root": settings.data.root, "path": settings.data.path},
+    )
+
+
+def _read_config(place: RunDirectory) -> DictConfig:
+    if not place.path.is_dir():
+        raise UserError(f"run={place.path} is not a directory.")
+    try:
+        stored = OmegaConf.load(place.config)
+    except FileNotFoundError:
+        raise UserError(f"run={place.path} holds no run: {place.config} is missing.") from None
+    except (YAMLError, UnicodeDecodeError, OSError, OmegaConfBaseException) as error:
+        raise UserError(f"{place.config} is not a readable config: {error}") from error
+    if not isinstance(stored, DictConfig):
+        raise UserError(f"{place.config} holds a {type(stored).__name__}; expected a mapping.")
+    return stored
+
+
+def _choose_checkpoint(place: RunDirectory, wanted: str | None) -> str:
+    there = [name for name in ("best", "last") if place.checkpoint(name).exists()]
+    if not there:
+        raise UserError(f"run={place.path} has no checkpoint; expected {place.checkpoint('last')}.")
+    if wanted is None:
+        return there[0]
+    if wanted not in there:
+        raise UserError(f"checkpoint={wanted}: run={place.path} has only {', '.join(there)}.")
+    return wanted
+
+
+def _with_places(stored: DictConfig, data: Mapping[str, str | None]) -> DictConfig:
+    moved = copy.deepcopy(stored)
+    for name, value in data.items():
+        if value is not None:
+            OmegaConf.update(moved, f"data.{name}", value)
+    return moved
+
+
+def _plain(stored: DictConfig, place: RunDirectory) -> dict[str, Any]:
+    try:
+        plain = OmegaConf.to_container(stored, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{place.config} cannot be resolved: {str(error).splitlines()[0]}") from error
+    if not isinstance(plain, dict):
+        raise UserError(f"{place.config} holds a {type(plain).__name__}; expected a mapping.")
+    return {str(key): value for key, value in plain.items()}
+
+
+def _set_image_shape(plain: dict[str, Any], state: Mapping[str, Any]) -> None:
+    """Where the config left the image shape to the data, the checkpoint remembers it."""
+    if plain["data"]["image_shape"] is None:
+        shape = list(state["image_shape"])
+        for node in (plain["data"], plain["model"]["encoder"], plain["model"]["decoder"]):
+            if node.get("image_shape", shape) is None:
+                node["image_shape"] = shape

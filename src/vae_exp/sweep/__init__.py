@@ -1,0 +1,1 @@
+"""What a sweep adds to its runs: names, a table of the results."""

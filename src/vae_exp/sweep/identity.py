@@ -1,0 +1,71 @@
+"""The identity of a job: a hash of its config, and names that a person can read."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+NOT_PART_OF_IDENTITY = ("hydra", "tracker", "sweep")
+_MOST_CHARACTERS = 120
+
+
+def register_resolvers() -> None:
+    """Make `${vae_exp.config_hash:}`, `${vae_exp.job_name:}` and `${vae_exp.sweep_name:}` known."""
+    for name, resolver in (
+        ("config_hash", _config_hash),
+        ("job_name", _job_name),
+        ("sweep_name", _sweep_name),
+    ):
+        OmegaConf.register_new_resolver(f"vae_exp.{name}", resolver, replace=True)
+
+
+def config_hash(config: DictConfig) -> str:
+    """Eight hexadecimal digits that follow from the resolved config, less what does not change the result."""
+    parts = {
+        str(key): OmegaConf.to_container(config[key], resolve=True)
+        if OmegaConf.is_config(config[key])
+        else config[key]
+        for key in config
+        if key not in NOT_PART_OF_IDENTITY
+    }
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def readable_name(overrides: Sequence[str]) -> str:
+    """Overrides as part of a directory name: `latent_dim-2_hidden_dims-400-200_seed-0`.
+
+    Only letters, digits and `.-_` occur, so that the name can be pasted into an override or a shell; names
+    longer than a file system likes are cut, the hash beside them keeps them apart.
+    """
+    parts = []
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        last = re.split(r"[./@]", key)[-1]
+        parts.append(f"{last}-{value}" if value else last)
+    name = re.sub(r"[^A-Za-z0-9._]+", "-", "_".join(parts)).replace("-_", "_")
+    return name[:_MOST_CHARACTERS].strip("-_.") or "default"
+
+
+def _config_hash(*, _root_: DictConfig) -> str:
+    return config_hash(_root_)
+
+
+def _job_name(*, _root_: DictConfig) -> str:
+    overrides: Any = _root_.hydra.overrides.task
+    return f"{readable_name(list(overrides))}_{config_hash(_root_)}"
+
+
+def _sweep_name(*, _root_: DictConfig) -> str:
+    return _root_.sweep.name or _started()
+
+
+def _started() -> str:
+    return _START.strftime("%Y-%m-%d_%H-%M-%S")
+
+
+_START = datetime.now()

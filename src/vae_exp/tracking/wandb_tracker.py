@@ -1,0 +1,148 @@
+"""Weights & Biases, offline unless told otherwise: it must never cost the run."""
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vae_exp.errors import UserError
+
+MODES = ("offline", "online", "none")
+_log = logging.getLogger(__name__)
+_FLUSH_SECONDS = 1.0
+_ONLINE_START_SECONDS = 20.0
+_GO_OFFLINE = "say tracker=offline (and upload later with `wandb sync`) or tracker=none"
+
+
+class WandbTracker:
+    """One W&B run for one run of ours.
+
+    Whatever fails after the start is logged once, loudly, and kept in `error`; training goes on.
+
+    Args:
+        mode: `offline` or `online`.
+        root: Folder under which `wandb/` lies; shared by all runs of a project.
+        project: W&B project.
+        group: Runs of one sweep share it; None outside a sweep.
+        name: The name that W&B shows.
+        tags: W&B tags.
+        config: The resolved config, as plain containers.
+
+    Raises:
+        UserError: if `online` has no API key or no network; says how to go on offline.
+    """
+
+    def __init__(
+        self,
+        mode: str,
+        root: Path,
+        project: str,
+        group: str | None,
+        name: str,
+        tags: Sequence[str],
+        config: Mapping[str, Any],
+    ) -> None:
+        self.error: str | None = None
+        self._mode = mode
+        self._run: Any = None
+        arguments: dict[str, Any] = {
+            "project": project,
+            "group": group,
+            "name": name,
+            "tags": list(tags),
+            "config": dict(config),
+            "job_type": "train",
+            "mode": mode,
+        }
+        if mode == "online":
+            self._run = _start_online(root, arguments)
+        else:
+            self._attempt("start", lambda: self._start_offline(root, arguments))
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What `result.json` records: mode, run id, directory, and the error that ended tracking if any."""
+        run = self._run
+        directory = None if run is None else str(Path(run.settings.sync_dir))
+        return {
+            "mode": self._mode,
+            "run_id": None if run is None else run.id,
+            "directory": directory,
+            "error": self.error,
+        }
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Keep the metrics of an epoch at an explicit step."""
+        self._attempt("log", lambda: self._run.log(dict(metrics), step=step))
+
+    def log_figures(self, figures: Mapping[str, Path], step: int) -> None:
+        """Keep PNG files as images under `figures/<name>`."""
+
+        def send() -> None:
+            import wandb
+
+            images = {f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items()}
+            self._run.log(images, step=step)
+
+        self._attempt("log figures", send)
+
+    def finish(self, exit_code: int) -> None:
+        """End the W&B run with the exit code of ours."""
+        self._attempt("finish", lambda: self._run.finish(exit_code=exit_code))
+
+    def _start_offline(self, root: Path, arguments: dict[str, Any]) -> None:
+        _require_writable(root)
+        self._run = _start(root, arguments)
+
+    def _attempt(self, what: str, action: Callable[[], Any]) -> None:
+        if self.error is not None:
+            return
+        try:
+            action()
+        except Exception as error:  # whatever W&B raises, the run goes on
+            self.error = f"could not {what}: {type(error).__name__}: {error}"
+            _log.error(
+                "Weights & Biases %s. Training goes on without it; metrics.jsonl has every epoch.", self.error
+            )
+
+
+def _start(root: Path, arguments: dict[str, Any], **settings: Any) -> Any:
+    import wandb
+
+    return wandb.init(
+        **arguments,
+        dir=str(root),
+        reinit="finish_previous",
+        settings=wandb.Settings(
+            silent=True, x_transaction_log_flush_interval=_FLUSH_SECONDS, root_dir=str(root), **settings
+        ),
+    )
+
+
+def _start_online(root: Path, arguments: dict[str, Any]) -> Any:
+    import wandb
+
+    try:
+        _require_writable(root)
+        known = wandb.login(prompt=False)
+    except (OSError, wandb.Error) as error:
+        raise UserError(f"tracker=online cannot start: {error}; {_GO_OFFLINE}.") from error
+    if not known:
+        raise UserError(
+            f"tracker=online needs an API key: run `wandb login` or set WANDB_API_KEY; or {_GO_OFFLINE}."
+        )
+    try:
+        return _start(root, arguments, init_timeout=_ONLINE_START_SECONDS)
+    except wandb.Error as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"tracker=online cannot reach its server: {reason}; {_GO_OFFLINE}.") from error
+
+
+def _require_writable(root: Path) -> None:
+    """W&B falls back to a temporary folder in silence; we do not."""
+    folder = root / "wandb"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(os.urandom(4096))

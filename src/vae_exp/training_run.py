@@ -1,0 +1,258 @@
+"""A training run from a composed config to `result.json`."""
+
+import logging
+import platform
+import shutil
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+import vae_exp
+from vae_exp.build import (
+    build_evaluators,
+    build_loss,
+    build_optimizer,
+    build_scheduler,
+    build_splits,
+    build_vae,
+)
+from vae_exp.data.images import ImageSet
+from vae_exp.engine.determinism import seed_process
+from vae_exp.engine.device import choose_device, describe
+from vae_exp.engine.interruption import InterruptGuard
+from vae_exp.engine.progress import progress_display
+from vae_exp.engine.protocols import Tracker
+from vae_exp.engine.trainer import Recipe, Trainer
+from vae_exp.errors import DivergedError, Interrupted, UserError
+from vae_exp.run_directory import RunDirectory, write_json
+from vae_exp.settings import TrainSettings, checked
+from vae_exp.sweep.identity import config_hash
+from vae_exp.tracking.metrics_file import MetricsFile
+from vae_exp.tracking.wandb_tracker import WandbTracker
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Prepared:
+    """Everything that a run needs before its first step."""
+
+    trainer: Trainer
+    metrics_file: MetricsFile
+    wandb: WandbTracker | None
+    device: torch.device
+    recipe: Recipe
+    steps_per_epoch: int
+    hash: str
+
+
+def train(config: DictConfig, directory: RunDirectory, sweep: str | None) -> dict[str, Any]:
+    """Train as the config says, and leave everything in the run directory.
+
+    Args:
+        config: The composed config, without Hydra's section.
+        directory: The run directory; made by the caller.
+        sweep: The name of the sweep that the run is a job of; None for a run of its own.
+
+    Returns:
+        What `result.json` holds.
+
+    Raises:
+        UserError: if the run cannot start; outside a sweep nothing of the directory is left then.
+        DivergedError: if the loss is no longer finite.
+        Interrupted: on Ctrl-C or SIGTERM, after checkpoint, tracker and result have been written.
+    """
+    began = time.time()
+    if directory.holds_a_run():
+        raise UserError(f"{directory.path} already holds a run; choose another directory.")
+    with InterruptGuard() as guard:
+        try:
+            prepared = _prepare(config, directory, sweep)
+            guard.check()
+        except Exception as error:
+            _end_unstarted(error, directory, sweep, began)
+            raise
+        return _fit(prepared, directory, guard, began)
+
+
+def _prepare(config: DictConfig, directory: RunDirectory, sweep: str | None) -> Prepared:
+    settings = checked(config, TrainSettings)
+    device = choose_device(settings.trainer.device)
+    seed_process(settings.seed)
+    splits = build_splits(settings.data)
+    train, val = splits.train.to(device), splits.val.to(device)
+    plain = _plain(config, splits.image_shape)
+    recipe = _recipe(settings, train, val)
+    vae = build_vae(plain["model"], splits.image_shape).to(device)
+    optimizer = build_optimizer(plain["optimizer"], vae.parameters())
+    scheduler = build_scheduler(plain["scheduler"], optimizer)
+    loss, evaluators = build_loss(plain["loss"]), build_evaluators(plain["evaluator"])
+    wandb = _start_wandb(settings, plain, directory, sweep)
+    metrics_file = MetricsFile(directory.metrics)
+    trackers: list[Tracker] = [metrics_file, *([wandb] if wandb else [])]
+    identity = {"config_hash": config_hash(config), "image_shape": splits.image_shape}
+    trainer = Trainer(
+        vae=vae,
+        loss=loss,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        train=train,
+        val=val,
+        evaluators=evaluators,
+        trackers=trackers,
+        directory=directory,
+        recipe=recipe,
+        identity=identity,
+    )
+    parameters = sum(parameter.numel() for parameter in vae.parameters())
+    _log.info(
+        "Training %s parameters on %s: %d training and %d validation images of %s.",
+        f"{parameters:,}",
+        describe(device),
+        len(train),
+        len(val),
+        splits.image_shape,
+    )
+    steps = -(-len(train) // recipe.batch_size)
+    return Prepared(trainer, metrics_file, wandb, device, recipe, steps, config_hash(config))
+
+
+def _fit(prepared: Prepared, directory: RunDirectory, guard: InterruptGuard, began: float) -> dict[str, Any]:
+    trainer = prepared.trainer
+    status, error = "failed", None
+    exit_code = 1
+    try:
+        trainer.fit(guard, progress_display(prepared.recipe.epochs, prepared.steps_per_epoch))
+        trainer.finish()
+        status, exit_code = "completed", 0
+    except Interrupted as interruption:
+        status, error, exit_code = "interrupted", str(interruption), interruption.exit_code
+        raise
+    except DivergedError as divergence:
+        status, error = "diverged", str(divergence)
+        raise
+    except BaseException as failure:
+        error = f"{type(failure).__name__}: {failure}"
+        _log_traceback(directory)
+        raise
+    finally:
+        if prepared.wandb:
+            prepared.wandb.finish(exit_code)
+        prepared.metrics_file.close()
+        result = _result(prepared, status, error, began)
+        write_json(directory.result, result)
+    return result
+
+
+def _result(prepared: Prepared, status: str, error: str | None, began: float) -> dict[str, Any]:
+    trainer = prepared.trainer
+    position, best = trainer.position, trainer.best
+    return {
+        "status": status,
+        "error": error,
+        "epochs": position.epoch,
+        "steps": position.step,
+        "stopped_early": position.stopped_early,
+        "monitor": prepared.recipe.monitor,
+        "best": {"epoch": best.epoch, "value": best.value},
+        "metrics": position.metrics,
+        "seconds": {"training": round(position.seconds, 3), "total": round(time.time() - began, 3)},
+        "device": describe(prepared.device),
+        "versions": _versions(),
+        "config_hash": prepared.hash,
+        "wandb": prepared.wandb.description if prepared.wandb else None,
+    }
+
+
+def _end_unstarted(error: Exception, directory: RunDirectory, sweep: str | None, began: float) -> None:
+    """Of a run that never started a sweep keeps the reason; a single run leaves nothing but its message."""
+    if isinstance(error, UserError) and sweep is None:
+        _discard(directory)
+        return
+    if not isinstance(error, UserError | Interrupted):
+        _log_traceback(directory)
+    status = "interrupted" if isinstance(error, Interrupted) else "failed"
+    told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    write_json(
+        directory.result,
+        {"status": status, "error": told, "epochs": 0, "metrics": {}}
+        | {"seconds": {"total": round(time.time() - began, 3)}, "versions": _versions()},
+    )
+
+
+def _discard(directory: RunDirectory) -> None:
+    """Remove the directory of a run that never started, and the folder of its day if that is empty."""
+    expected = {directory.config.parent.name, directory.log.name, directory.metrics.name}
+    if directory.path.is_dir() and {entry.name for entry in directory.path.iterdir()} <= expected:
+        shutil.rmtree(directory.path)
+        if not any(directory.path.parent.iterdir()):
+            directory.path.parent.rmdir()
+
+
+def _plain(config: DictConfig, image_shape: list[int]) -> dict[str, Any]:
+    """The resolved config as plain containers, the image shape filled in where it was left to the data."""
+    filled = OmegaConf.merge(config, {"data": {"image_shape": image_shape}})
+    plain = OmegaConf.to_container(filled, resolve=True, throw_on_missing=True)
+    return {str(key): value for key, value in plain.items()} if isinstance(plain, dict) else {}
+
+
+def _recipe(settings: TrainSettings, train: ImageSet, val: ImageSet) -> Recipe:
+    trainer = settings.trainer
+    if trainer.batch_size > len(train):
+        raise UserError(
+            f"trainer.batch_size={trainer.batch_size} is larger than the {len(train)} training images."
+        )
+    monitor = trainer.monitor or ("val/loss" if len(val) else "train/loss")
+    known = [
+        f"{split}/{name}"
+        for split in ("train", *(["val"] if len(val) else []))
+        for name in ("loss", "distortion", "rate")
+    ]
+    if monitor not in known:
+        raise UserError(
+            f"trainer.monitor={monitor} is not minimised here; use one of {', '.join(known)}, or null."
+        )
+    return Recipe(
+        epochs=trainer.epochs,
+        batch_size=trainer.batch_size,
+        reduction=settings.loss["reduction"],
+        seed=settings.seed,
+        monitor=monitor,
+        patience=trainer.early_stopping.patience,
+        min_delta=trainer.early_stopping.min_delta,
+    )
+
+
+def _start_wandb(
+    settings: TrainSettings, plain: dict[str, Any], directory: RunDirectory, sweep: str | None
+) -> WandbTracker | None:
+    tracker = settings.tracker
+    if tracker.mode == "none":
+        return None
+    return WandbTracker(
+        mode=tracker.mode,
+        root=Path(tracker.root).expanduser().absolute(),
+        project=tracker.project,
+        group=tracker.group or sweep,
+        name=tracker.name or directory.path.name,
+        tags=tracker.tags,
+        config={**plain, "run_directory": str(directory.path)},
+    )
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "vae_exp": vae_exp.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _log_traceback(directory: RunDirectory) -> None:
+    with directory.log.open("a") as log:
+        log.write(traceback.format_exc())

@@ -1,0 +1,179 @@
+"""What a stored config may instantiate: a run directory from somebody else is data, not code.
+
+The check has two halves. By name, before anything is imported: the target of each slot must lie in the
+packages that hold classes of that slot's kind, or in a package that the caller trusts. Then by type: what the
+name leads to must be a class of that kind. Anything else in the config that could name code is refused.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from vae_exp.errors import UserError
+
+_SPECIAL_KEYS = {"_partial_", "_args_", "_convert_", "_recursive_", "()"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What belongs into a slot.
+
+    Args:
+        name: How messages call it.
+        packages: Where its classes lie without the caller's trust.
+        base: The class that it must extend; None where a protocol is enough.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    base: type | None = None
+
+
+MODULE = Kind(
+    "a torch.nn.Module",
+    ("vae_exp.model", "torch.nn", "torchvision.models", "torchvision.ops"),
+    nn.Module,
+)
+LOSS = Kind("a loss", ("vae_exp.objective",))
+SOURCE = Kind("a data source", ("vae_exp.data",))
+OPTIMIZER = Kind("a torch.optim.Optimizer", ("torch.optim",), Optimizer)
+SCHEDULER = Kind("a learning rate scheduler", ("torch.optim.lr_scheduler",), LRScheduler)
+EVALUATOR = Kind("an evaluator", ("vae_exp.evaluation",))
+
+_SLOTS: dict[tuple[str, ...], Kind] = {
+    ("loss",): LOSS,
+    ("data", "source"): SOURCE,
+    ("optimizer",): OPTIMIZER,
+    ("scheduler",): SCHEDULER,
+    ("evaluator", "*"): EVALUATOR,
+}
+
+
+def require_trusted(config: Mapping[str, Any], trust: Sequence[str]) -> None:
+    """Refuse a stored config that names code it has no business to name.
+
+    Args:
+        config: The stored config as plain containers, all interpolations resolved.
+        trust: Packages whose classes the caller is willing to instantiate.
+
+    Raises:
+        UserError: names the key, the target, and the way to trust it. Until then nothing of any target
+            has been imported.
+    """
+    targets = list(_targets(config, ()))
+    for key, target in targets:
+        _require_named_well(key, target, trust)
+    for key, target in targets:
+        _require_class_of_kind(key, target, trust)
+
+
+def require_no_callables(path: Path) -> None:
+    """Refuse a stored Hydra section whose logging would construct objects; it is never applied anyway.
+
+    Raises:
+        UserError: if the file is not YAML, or names a callable.
+    """
+    if not path.exists():
+        return
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not plain YAML: {error}") from error
+    for key, _ in _entries(content, ()):
+        if key[-1:] == ("()",):
+            raise UserError(f"{path} names a callable at {'.'.join(key)}; refused.")
+
+
+def _targets(node: Any, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for path, value in _entries(node, key):
+        if path[-1] == "_target_":
+            yield path[:-1], value
+        elif path[-1] in _SPECIAL_KEYS:
+            raise UserError(f"the stored config has {'.'.join(path)}={value}; refused: only _target_ is used.")
+        elif isinstance(value, str) and "${" in value:
+            raise UserError(
+                f"the stored config has {'.'.join(path)}={value}, an interpolation in disguise; refused."
+            )
+
+
+def _entries(node: Any, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every key of a tree of mappings and lists, with its value."""
+    items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
+    for name, value in items:
+        path = (*key, str(name))
+        yield path, value
+        yield from _entries(value, path)
+
+
+def _kind(key: tuple[str, ...]) -> Kind:
+    if key[:1] == ("model",):
+        return MODULE
+    for slot, kind in _SLOTS.items():
+        if len(slot) == len(key) and all(a in ("*", b) for a, b in zip(slot, key, strict=True)):
+            return kind
+    raise UserError(
+        f"the stored config has a _target_ at {'.'.join(key) or 'its root'}, where none belongs; refused."
+    )
+
+
+def _require_named_well(key: tuple[str, ...], target: Any, trust: Sequence[str]) -> None:
+    kind = _kind(key)
+    if target is None:
+        return
+    name = ".".join((*key, "_target_"))
+    if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")):
+        raise UserError(f"the stored config has {name}={target}, which is not a dotted name; refused.")
+    if _lies_in(target, kind.packages) or _lies_in(target, trust):
+        return
+    package = target.split(".")[0]
+    remedy = (
+        "no such name belongs there"
+        if package in {"torch", "torchvision", "vae_exp", *sys.stdlib_module_names}
+        else f"if you trust the package, say trust=[{package}]"
+    )
+    raise UserError(
+        f"the stored config has {name}={target}, which is not {kind.name} "
+        f"from {' or '.join(kind.packages)}; refused: {remedy}."
+    )
+
+
+def _require_class_of_kind(key: tuple[str, ...], target: Any, trust: Sequence[str]) -> None:
+    if target is None:
+        return
+    kind = _kind(key)
+    found = _located(target)
+    lies_well = isinstance(found, type) and _lies_in(
+        f"{found.__module__}.{found.__qualname__}", (*kind.packages, *trust)
+    )
+    if not lies_well or (kind.base is not None and not issubclass(found, kind.base)):
+        raise UserError(
+            f"the stored config has {'.'.join(key)}._target_={target}, which is not {kind.name}; refused."
+        )
+
+
+def _located(target: str) -> Any:
+    """What a dotted name leads to: the longest importable prefix, then attributes."""
+    parts = target.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        try:
+            found: Any = import_module(".".join(parts[:length]))
+        except ModuleNotFoundError as error:
+            if error.name is not None and target.startswith(error.name):
+                continue
+            raise UserError(f"{target} cannot be imported: {error}.") from error
+        for part in parts[length:]:
+            found = getattr(found, part, None)
+        return found
+    return None
+
+
+def _lies_in(name: str, packages: Sequence[str]) -> bool:
+    return any(name.startswith(f"{package}.") for package in packages)
