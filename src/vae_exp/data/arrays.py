@@ -67,7 +67,7 @@ class ArraysSource:
 
     def _load(self, *keys: str) -> dict[str, npt.NDArray[np.generic]]:
         try:
-            with np.load(self._path, allow_pickle=False) as archive:
+            with self._path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 if not isinstance(archive, np.lib.npyio.NpzFile):
                     raise UserError(
                         f"data.path={self._path} holds a single array; expected an .npz file with "

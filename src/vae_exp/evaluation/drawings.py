@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 Array = npt.NDArray[Any]
 _INCHES_PER_IMAGE = 0.6
+_INCHES_PER_TILE = 0.3  # of a seamless grid
 _DPI = 150
 
 
@@ -28,8 +29,9 @@ def image_grid(
     rows, columns = images.shape[:2]
     canvas = _tiled(images, gap)
     label_width = 0.11 * max((len(label) for label in row_labels), default=0)
-    width = max(3.2, columns * _INCHES_PER_IMAGE) + label_width
-    height = max(1.0, rows * _INCHES_PER_IMAGE)
+    inches = _INCHES_PER_IMAGE if gap else _INCHES_PER_TILE
+    width = max(3.2, columns * inches) + label_width
+    height = max(1.0, rows * inches)
     figure = Figure(figsize=(width + 0.3, height + 0.75), dpi=_DPI, layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
@@ -72,7 +74,9 @@ def latent_scatter(means: Array, labels: Array | None, axis_names: tuple[str, st
                 first[chosen], second[chosen], s=size, color=colour, label=str(label), linewidths=0, alpha=0.8
             )
         columns = 1 + (len(classes) - 1) // 16
-        axes.legend(title="label", loc="center left", bbox_to_anchor=(1.01, 0.5), markerscale=2, ncols=columns)
+        legend = axes.legend(title="label", loc="center left", bbox_to_anchor=(1.01, 0.5), ncols=columns)
+        for handle in legend.legend_handles:
+            handle.set(sizes=[30], alpha=1)
     axes.set_title("Posterior means E[z|x]", fontsize=10)
     axes.set_xlabel(axis_names[0])
     axes.set_ylabel(axis_names[1])

@@ -81,4 +81,4 @@ def latent_means(vae: VAE, batches: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 def most_active_units(means: Tensor, count: int) -> Tensor:
     """The units whose posterior mean varies most over images, most active first, `[at most count]`."""
-    return means.var(dim=0).argsort(descending=True)[:count]
+    return means.var(dim=0, correction=0).argsort(descending=True)[:count]

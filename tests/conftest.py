@@ -1,0 +1,117 @@
+"""What many tests share: real data where there are some, the commands, a trained run."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+SHARED_MNIST = CHECKOUT.parent / "shared" / "data" / "MNIST"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the developer's credentials, data or threads."""
+    for name in [name for name in os.environ if name.startswith(("WANDB_", "HYDRA_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("VAE_EXP_DATA", raising=False)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("PYTHONWARNINGS", "default")
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(1)
+
+
+@pytest.fixture(scope="session")
+def mnist_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the archives of MNIST, writable."""
+    users = Path(os.environ.get("VAE_EXP_DATA", CHECKOUT / "data")).expanduser() / "MNIST"
+    for found in (SHARED_MNIST, users):
+        if (found / "raw" / "train-images-idx3-ubyte.gz").exists():
+            root = tmp_path_factory.mktemp("mnist")
+            shutil.copytree(found, root / "MNIST")
+            return root
+    pytest.skip(f"MNIST is neither in {SHARED_MNIST} nor in {users}")
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path):
+    """Run a command of ours inside this process, in an empty folder: `command("train", "data=digits")`."""
+
+    def run(name: str, *arguments: str) -> Finished:
+        from importlib import import_module
+
+        capfd.readouterr()
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [f"vae_exp.{name}", *arguments])
+        code: object = 0
+        try:
+            import_module(f"vae_exp.{name}").main()
+        except SystemExit as end:
+            code = end.code
+            if isinstance(code, str):
+                print(code, file=sys.stderr)
+                code = 1
+        captured = capfd.readouterr()
+        return Finished(int(code or 0), captured.out, captured.err)
+
+    return run
+
+
+def start(name: str, *arguments: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """Start a command of ours as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", f"vae_exp.{name}", *arguments],
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Callable[..., Finished]:
+    """Run a command of ours as a process, to its end: `process("train", "data=digits")`."""
+
+    def run(name: str, *arguments: str, env: dict[str, str] | None = None, timeout: float = 120) -> Finished:
+        started = start(name, *arguments, cwd=tmp_path, env=env)
+        out, err = started.communicate(timeout=timeout)
+        return Finished(started.returncode, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a short run on the digits; copy it before changing it."""
+    cwd = tmp_path_factory.mktemp("digits_run")
+    arguments = ("data=digits", "trainer.epochs=3", "tracker=none", "hydra.run.dir=run")
+    started = start("train", *arguments, cwd=cwd)
+    out, err = started.communicate(timeout=120)
+    assert started.returncode == 0, out + err
+    return cwd / "run"
+
+
+@pytest.fixture
+def copied_run(digits_run: Path, tmp_path: Path) -> Path:
+    """A copy of that run, elsewhere."""
+    return Path(shutil.copytree(digits_run, tmp_path / "moved" / "run"))

@@ -1,0 +1,37 @@
+import pytest
+import torch
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+
+from vae_exp.distributions.divergence import rate
+from vae_exp.distributions.sampling import rsample
+
+
+def gaussian(mean: torch.Tensor, scale: torch.Tensor) -> Independent:
+    return Independent(Normal(mean, scale), 1)
+
+
+@pytest.fixture
+def posterior(generator):
+    return gaussian(torch.randn(4, 3, generator=generator), torch.rand(4, 3, generator=generator) + 0.2)
+
+
+def test_a_distribution_is_no_distance_from_itself(posterior, generator):
+    kl = rate(posterior, posterior, rsample(posterior, generator, (1,)))
+    torch.testing.assert_close(kl, torch.zeros(4), rtol=0, atol=1e-6)
+
+
+def test_the_closed_form_agrees_with_monte_carlo(posterior, generator):
+    prior = gaussian(torch.zeros(3), torch.ones(3))
+    draws = rsample(posterior, generator, (200_000,))
+    ratios = posterior.log_prob(draws) - prior.log_prob(draws)
+    error = ratios.std(dim=0) / len(draws) ** 0.5
+    assert ((rate(posterior, prior, draws) - ratios.mean(dim=0)).abs() < 4 * error).all()
+
+
+def test_without_a_closed_form_the_draws_are_used(posterior, generator):
+    mixture = MixtureSameFamily(
+        Categorical(torch.tensor([0.3, 0.7])), gaussian(torch.tensor([[-1.0] * 3, [1.0] * 3]), torch.ones(2, 3))
+    )
+    draws = rsample(posterior, generator, (5,))
+    expected = (posterior.log_prob(draws) - mixture.log_prob(draws)).mean(dim=0)
+    torch.testing.assert_close(rate(posterior, mixture, draws), expected)

@@ -1,0 +1,120 @@
+"""One message that names the key, the value and what would be right; nothing half-written."""
+
+import numpy as np
+import pytest
+
+REFUSED = {
+    ("model.latent_dim=0",): ["model.latent_dim=0", "at least 1"],
+    ("model.latent_dim=two",): ["model.latent_dim=two", "Integer"],
+    ("model.latnt_dim=2",): ["model.latnt_dim", "did you mean model.latent_dim?"],
+    ("+model.latnt_dim=2",): ["model.latnt_dim=2", "did you mean model.latent_dim?"],
+    ("model.hidden_dims=[0]",): ["model.hidden_dims=[0]", "at least 1"],
+    ("model.hidden_dims=500",): ["model.hidden_dims"],
+    ("trainer.batch_size=0",): ["trainer.batch_size=0", "at least 1"],
+    ("trainer.batch_size=1201",): ["trainer.batch_size=1201", "1200 training images"],
+    ("optimizer.lr=-1",): ["optimizer.lr=-1", "greater than 0"],
+    ("optimizer.lrr=1",): ["optimizer.lrr", "did you mean optimizer.lr?"],
+    ("+optimizer.foo=1",): ["optimizer", "foo"],
+    ("model=nope",): ["model/nope", "conv", "mlp"],
+    ("model.encoder._target_=no_such_package.Encoder",): ["model.encoder._target_=no_such_package.Encoder"],
+    ("model.encoder.latent_dim=3",): ["model.encoder", "[2, 3]", "expected [2, 2]"],
+    ("model.activation=swish",): ["model.activation=swish", "relu"],
+    ("loss.reduction=max",): ["loss.reduction=max", "sum, mean"],
+    ("trainer.device=cuda:99",): ["trainer.device=cuda:99", "CUDA"],
+    ("trainer.device=gpu",): ["trainer.device=gpu", "cuda:N"],
+    ("trainer.monitor=val/elbo",): ["trainer.monitor=val/elbo", "val/loss"],
+    ("data.validation_size=1437",): ["data.validation_size=1437", "1437 training images"],
+    ("data.image_shape=[1,28,28]",): ["data.image_shape=[1, 28, 28]", "[1, 8, 8]"],
+    ("tracker=online",): ["tracker=online", "API key", "tracker=offline"],
+    ("data=arrays",): ["data.path is missing", "data.path=my_images.npz"],
+    ("data=arrays", "data.path=none.npz"): ["data.path=", "none.npz does not exist"],
+    ("data=arrays", "data.path=pickled.npz"): ["data.path=", "pickled", "never loaded"],
+    ("data=arrays", "data.path=nan.npz"): ["'images' in data.path=", "NaN"],
+    ("data=arrays", "data.path=empty.npz"): ["'images' in data.path=", "no pixels"],
+    ("data=arrays", "data.path=large.npz"): ["'images' in data.path=", "[0, 1]"],
+    ("data=arrays", "data.path=flat.npz"): ["'images' in data.path=", "[N, H, W]"],
+    ("data=arrays", "data.path=truncated.npz"): ["data.path=", "cannot be read"],
+}
+
+
+@pytest.fixture
+def files(tmp_path):
+    images = np.full((4, 3, 3), 0.5)
+    arrays = {"nan": images * np.nan, "empty": images[:0], "large": images * 255, "flat": images[0, 0]}
+    for name, array in arrays.items():
+        np.savez(tmp_path / f"{name}.npz", images=array)
+    np.savez(tmp_path / "pickled.npz", images=np.array([{"a": 1}], dtype=object))
+    whole = (tmp_path / "nan.npz").read_bytes()
+    (tmp_path / "truncated.npz").write_bytes(whole[: len(whole) // 2])
+
+
+@pytest.mark.parametrize("overrides", REFUSED, ids=" ".join)
+def test_it_is_refused_in_one_message(overrides, command, files, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    before = set(tmp_path.iterdir())
+    finished = command("train", "data=digits", *overrides)
+    assert finished.code == 1
+    for part in REFUSED[overrides]:
+        assert part in finished.err, finished.err
+    assert "Traceback" not in finished.err + finished.out
+    left = [path for path in set(tmp_path.iterdir()) - before if path.name not in ("outputs", "wandb")]
+    assert not left
+    assert not [path for path in tmp_path.glob("outputs/**/*") if path.is_file() or path.parent.name != "outputs"]
+    assert not list(tmp_path.glob("wandb/*run*"))
+
+
+def test_the_traceback_is_there_for_those_who_ask(process):
+    finished = process("train", "data=digits", "trainer.batch_size=5000", env={"HYDRA_FULL_ERROR": "1"})
+    assert finished.code == 1
+    assert "Traceback" in finished.err
+    assert "trainer.batch_size=5000" in finished.err
+
+
+def test_mnist_without_a_network_names_both_ways_out_within_ten_seconds(command, tmp_path, monkeypatch):
+    from time import monotonic
+
+    from torchvision import datasets
+
+    monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/", "http://127.0.0.1:9/mirror/"])
+    began = monotonic()
+    finished = command("train", "data=mnist", f"data.root={tmp_path / 'nowhere'}")
+    assert monotonic() - began < 10
+    assert finished.code == 1
+    for part in ("data=digits", "train-images-idx3-ubyte.gz", str(tmp_path / "nowhere" / "MNIST" / "raw")):
+        assert part in finished.err
+    assert "Traceback" not in finished.err
+
+
+def test_a_file_that_another_program_truncates_is_refused(command, mnist_root, tmp_path):
+    import shutil
+
+    shutil.copytree(mnist_root / "MNIST", tmp_path / "data" / "MNIST")
+    archive = tmp_path / "data" / "MNIST" / "raw" / "train-images-idx3-ubyte.gz"
+    for unpacked in archive.parent.glob("*-ubyte"):
+        unpacked.unlink()
+    archive.write_bytes(archive.read_bytes()[:-10])
+    finished = command("train", "data=mnist")
+    assert finished.code == 1
+    assert f"{archive} is damaged" in finished.err
+
+
+@pytest.mark.parametrize("name", ["evaluate", "generate"])
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        ([], ["run"]),
+        (["run=nowhere"], ["run=", "nowhere is not a directory"]),
+        (["run=."], ["holds no run", "config.yaml is missing"]),
+        (["run=RUN", "split=tset"], ["split=tset", "train, val, test"]),
+        (["run=RUN", "splitt=test"], ["splitt", "did you mean split?"]),
+        (["run=RUN", "device=cuda:99"], ["cuda:99"]),
+        (["run=RUN", "checkpoint=first"], ["checkpoint=first", "best, last"]),
+    ],
+)
+def test_commands_on_runs_refuse_too(name, overrides, parts, command, digits_run, tmp_path):
+    finished = command(name, *(each.replace("RUN", str(digits_run)) for each in overrides))
+    assert finished.code == 1
+    for part in parts:
+        assert part in finished.err
+    assert "Traceback" not in finished.err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,67 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+
+import vae_exp
+
+
+def test_evaluate_writes_what_it_prints(command, copied_run):
+    finished = command("evaluate", f"run={copied_run}", "evaluator.nll.num_importance_samples=50")
+    assert finished.code == 0, finished.err
+    stored = json.loads((copied_run / "evaluation" / "test.json").read_text())
+    metrics = stored["metrics"]
+    assert set(metrics) >= {
+        "test/elbo", "test/negative_elbo", "test/rate", "test/distortion", "test/reconstruction_from_mean",
+        "test/nll", "test/nll_se", "test/nll_monte_carlo_se",
+    }  # fmt: skip
+    assert metrics["test/nll"] < metrics["test/negative_elbo"]
+    assert (stored["images"], stored["checkpoint"]) == (360, "best")
+    assert f"{metrics['test/nll']:.3f}" in finished.out
+
+
+def test_evaluate_scores_the_images_of_the_split(command, copied_run):
+    command("evaluate", f"run={copied_run}", "split=val", "evaluator=[elbo]", "checkpoint=last")
+    metrics = json.loads((copied_run / "evaluation" / "val.json").read_text())["metrics"]
+    run = vae_exp.load_run(copied_run, checkpoint="last")
+    images = run.data.val.scaled()
+    at_mean = run.vae.decode(run.vae.encode(images).mean).log_prob(images).mean().item()
+    assert metrics["val/reconstruction_from_mean"] == pytest.approx(-at_mean, rel=1e-5)
+    trained = json.loads((copied_run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert metrics["val/rate"] == pytest.approx(trained["val/rate"], rel=1e-4)
+
+
+def test_evaluate_gives_the_same_numbers_twice(command, copied_run):
+    path = copied_run / "evaluation" / "test.json"
+    command("evaluate", f"run={copied_run}", "evaluator.nll.num_importance_samples=20")
+    first = path.read_text()
+    command("evaluate", f"run={copied_run}", "evaluator.nll.num_importance_samples=20")
+    assert path.read_text() == first
+
+
+def test_generate_draws_test_images_and_keeps_the_arrays(command, copied_run):
+    finished = command("generate", f"run={copied_run}", "columns=5", "manifold_side=4")
+    assert finished.code == 0, finished.err
+    names = {"reconstructions", "samples", "manifold", "interpolations", "latent_scatter"}
+    assert {path.stem for path in (copied_run / "generated").glob("*.png")} == names
+    run = vae_exp.load_run(copied_run)
+    with np.load(copied_run / "generated" / "reconstructions.npz") as arrays:
+        originals = torch.from_numpy(arrays["originals"])
+        torch.testing.assert_close(originals, run.data.test.first(20).scaled())
+        torch.testing.assert_close(torch.from_numpy(arrays["reconstructions"]), run.vae.reconstruct(originals))
+    with np.load(copied_run / "generated" / "manifold.npz") as arrays:
+        assert arrays["manifold"].shape == (4, 4, 1, 8, 8)
+    with np.load(copied_run / "generated" / "latent_scatter.npz") as arrays:
+        assert arrays["means"].shape == (360, 2)
+        assert (arrays["labels"] == run.data.test.labels.numpy()).all()
+    for path in (copied_run / "generated").glob("*.png"):
+        assert imread(path).std() > 0.01
+
+
+def test_neither_command_touches_the_folder_it_is_started_in(command, copied_run, tmp_path):
+    before = set(tmp_path.iterdir())
+    command("evaluate", f"run={copied_run}", "evaluator=[elbo]")
+    command("generate", f"run={copied_run}", "manifold_side=2")
+    assert set(tmp_path.iterdir()) == before

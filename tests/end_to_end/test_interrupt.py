@@ -1,0 +1,64 @@
+"""Real processes, really interrupted."""
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import start
+from tests.end_to_end.wandb_records import runs
+from vae_exp import load_run
+
+LONG = ("data=digits", "trainer.epochs=100000", "model.hidden_dims=[8]")
+
+
+def wait_for(process: subprocess.Popen[str], text: str) -> None:
+    for line in process.stdout:
+        if text in line:
+            return
+    pytest.fail(f"ended without saying {text!r}: {process.stderr.read()}")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_in_order(number, code, tmp_path):
+    process = start("train", *LONG, "hydra.run.dir=run", cwd=tmp_path)
+    wait_for(process, "Epoch [3 /")
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["status"] == "interrupted"
+    assert result["epochs"] >= 3
+    run = load_run(tmp_path / "run", checkpoint="last")
+    assert run.epoch == result["epochs"]
+    written = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert len(written) == result["epochs"]
+    [records] = runs(tmp_path)
+    [end] = [record.exit for record in records if record.WhichOneof("record_type") == "exit"]
+    assert end.exit_code == code
+    assert not list(Path(tmp_path / "run").rglob("*.tmp"))
+
+
+def test_a_sweep_ends_with_its_table(tmp_path):
+    process = start("train", "--multirun", *LONG, "tracker=none", "seed=0,1,2", "sweep.name=mine", cwd=tmp_path)
+    wait_for(process, "Epoch [2 /")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted" in out
+    assert len([path for path in (tmp_path / "multirun" / "mine").iterdir() if path.is_dir()]) == 1
+    assert (tmp_path / "multirun" / "mine" / "summary.csv").exists()
+
+
+def test_a_killed_run_leaves_whole_files(tmp_path):
+    process = start("train", *LONG, "hydra.run.dir=run", cwd=tmp_path)
+    wait_for(process, "Epoch [5 /")
+    process.kill()
+    process.communicate(timeout=60)
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert load_run(tmp_path / "run", checkpoint="last").epoch >= 4
+    for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
+        assert json.loads(line)["epoch"] >= 1

@@ -1,0 +1,97 @@
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.end_to_end.wandb_records import runs
+
+SHORT = ("data=digits", "trainer.epochs=1", "evaluator.figures.manifold_side=3")
+
+
+def table(sweep: Path) -> list[dict[str, str]]:
+    with (sweep / "summary.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def metrics(run: Path) -> dict[str, float]:
+    found = json.loads((run / "result.json").read_text())["metrics"]
+    return {key: value for key, value in found.items() if not key.startswith("time/")}
+
+
+def test_every_job_has_a_directory_a_wandb_run_and_a_row(command, tmp_path):
+    finished = command(
+        "train", "--multirun", *SHORT, "model.latent_dim=2,3", "model.hidden_dims=[20],[30,10]", "sweep.name=mine"
+    )
+    assert finished.code == 0, finished.err
+    sweep = tmp_path / "multirun" / "mine"
+    jobs = [path for path in sweep.iterdir() if path.is_dir()]
+    assert len(jobs) == 4
+    sizes = {
+        (config["model"]["latent_dim"], tuple(config["model"]["hidden_dims"]))
+        for config in (yaml.safe_load((job / ".hydra" / "config.yaml").read_text()) for job in jobs)
+    }
+    assert sizes == {(2, (20,)), (2, (30, 10)), (3, (20,)), (3, (30, 10))}
+    starts = [r.run for records in runs(tmp_path) for r in records if r.WhichOneof("record_type") == "run"]
+    assert len({start.run_id for start in starts}) == 4
+    assert {start.run_group for start in starts} == {"mine"}
+    rows = table(sweep)
+    losses = [float(row["val/loss"]) for row in rows]
+    assert losses == sorted(losses)
+    assert {row["model.latent_dim"] for row in rows} == {"2", "3"}
+    assert "model.hidden_dims" in finished.out
+    assert "latent_dim-3_hidden_dims-30-10" in " ".join(job.name for job in jobs)
+
+
+def test_no_state_is_carried_from_job_to_job(command, tmp_path):
+    command("train", "--multirun", *SHORT, "tracker=none", "model.latent_dim=5,2", "sweep.name=both")
+    command("train", *SHORT, "tracker=none", "model.latent_dim=2", "hydra.run.dir=alone")
+    [job] = (tmp_path / "multirun" / "both").glob("*latent_dim-2*")
+    assert metrics(job) == metrics(tmp_path / "alone")
+
+
+def test_a_failing_job_costs_no_other_and_is_named(command, tmp_path):
+    finished = command(
+        "train", "--multirun", *SHORT, "tracker=none", "trainer.batch_size=100,5000,60", "sweep.name=mine"
+    )
+    assert finished.code != 0
+    rows = {row["trainer.batch_size"]: row for row in table(tmp_path / "multirun" / "mine")}
+    assert [rows[size]["status"] for size in ("100", "60", "5000")] == ["completed", "completed", "failed"]
+    assert "trainer.batch_size=5000 is larger than" in rows["5000"]["error"]
+    assert "trainer.batch_size=5000 is larger than" in finished.out
+    assert "Traceback" not in finished.err
+
+
+def test_a_crash_in_a_job_leaves_its_traceback_in_the_jobs_log(command, tmp_path, monkeypatch):
+    from vae_exp.data.digits import DigitsSource
+
+    def train(self):
+        raise ZeroDivisionError("of the data source")
+
+    monkeypatch.setattr(DigitsSource, "train", train)
+    with pytest.raises(ZeroDivisionError):
+        command("train", "--multirun", *SHORT, "tracker=none", "seed=0,1", "sweep.name=mine")
+    logs = list((tmp_path / "multirun" / "mine").glob("*/train.log"))
+    assert len(logs) == 2
+    assert all("ZeroDivisionError: of the data source" in log.read_text() for log in logs)
+    assert {row["status"] for row in table(tmp_path / "multirun" / "mine")} == {"failed"}
+
+
+def test_an_unknown_key_is_refused_before_any_job(command, tmp_path):
+    finished = command("train", "--multirun", *SHORT, "model.latnt_dim=2,3", "sweep.name=mine")
+    assert finished.code == 1
+    assert "did you mean model.latent_dim?" in finished.err
+    assert not list(tmp_path.glob("multirun/mine/*/"))
+
+
+def test_the_worked_example_sweeps_latent_size_and_width(command, tmp_path):
+    finished = command(
+        "train", "experiment=latent_sweep", "data=digits", "trainer.epochs=1", "tracker=none",
+        "sweep.name=example", "evaluator.figures.every=5",
+    )  # fmt: skip
+    assert finished.code == 0, finished.err
+    rows = table(tmp_path / "multirun" / "example")
+    assert len(rows) == 6
+    assert {row["model.latent_dim"] for row in rows} == {"2", "8", "32"}
+    assert {row["model.hidden_dims"] for row in rows} == {"[500]", "[400,200]"}

@@ -1,0 +1,178 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.end_to_end.wandb_records import runs
+from vae_exp.data.digits import DigitsSource
+
+SHORT = ("data=digits", "trainer.epochs=2", "evaluator.figures.manifold_side=3")
+
+
+def only_run(folder: Path) -> Path:
+    [run] = folder.glob("outputs/*/*")
+    return run
+
+
+def lines(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_all_that_the_readme_promises(process, tmp_path):
+    finished = process("train", *SHORT)
+    assert finished.code == 0, finished.err
+    run = only_run(tmp_path)
+    left = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    figures = {"interpolations", "latent_scatter", "manifold", "reconstructions", "samples"}
+    assert left == {
+        ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "checkpoints/best.pt",
+        "checkpoints/last.pt", "metrics.jsonl", "result.json", "train.log",
+        *(f"figures/{name}.png" for name in figures),
+    }  # fmt: skip
+    result = json.loads((run / "result.json").read_text())
+    assert result["status"] == "completed"
+    assert (result["epochs"], result["steps"]) == (2, 24)
+    assert result["metrics"]["val/loss"] == lines(run)[-1]["val/loss"]
+    assert result["best"]["value"] == min(line["val/loss"] for line in lines(run))
+    assert "Epoch [2 / 2] average reconstruction error: " in finished.out
+    assert str(run) in finished.out
+    assert "Epoch [2 / 2]" in (run / "train.log").read_text()
+
+
+def test_wandb_has_config_metrics_by_step_figures_and_an_end(command, tmp_path):
+    assert command("train", *SHORT, "tracker.tags=[a,b]").code == 0
+    [records] = runs(tmp_path)
+    [start] = [record.run for record in records if record.WhichOneof("record_type") == "run"]
+    assert (start.project, start.run_group, list(start.tags)) == ("vae_exp", "", ["a", "b"])
+    config = {item.key: json.loads(item.value_json) for item in start.config.update}
+    assert config["model"]["latent_dim"] == 2
+    assert config["model"]["encoder"]["hidden_dims"] == [500]
+    history = [record.history for record in records if record.WhichOneof("record_type") == "history"]
+    by_step = {
+        each.step.num: {item.key or ".".join(item.nested_key): item.value_json for item in each.item}
+        for each in history
+    }
+    written = lines(only_run(tmp_path))
+    assert sorted(by_step) == [12, 24]
+    for line in written:
+        assert float(by_step[line["step"]]["val/elbo"]) == pytest.approx(line["val/elbo"])
+    assert any(key.startswith("figures/reconstructions") for key in by_step[24])
+    [end] = [record.exit for record in records if record.WhichOneof("record_type") == "exit"]
+    assert end.exit_code == 0
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(command, tmp_path):
+    def metrics(name: str, seed: int) -> list[dict]:
+        arguments = (*SHORT, "tracker=none", f"seed={seed}", f"hydra.run.dir={name}")
+        assert command("train", *arguments).code == 0
+        return [
+            {key: value for key, value in line.items() if not key.startswith("time/")}
+            for line in lines(tmp_path / name)
+        ]
+
+    first = metrics("first", 3)
+    assert metrics("again", 3) == first
+    assert metrics("other", 4) != first
+
+
+def test_the_printed_sum_is_that_of_a_batch(command, tmp_path):
+    finished = command("train", *SHORT, "tracker=none")
+    [run] = tmp_path.glob("outputs/*/*")
+    printed = float(finished.out.split("Epoch [1 / 2] average reconstruction error: ")[1].split()[0])
+    assert printed == pytest.approx(100 * lines(run)[0]["train/loss"], rel=1e-6)
+
+
+def test_training_never_opens_the_test_images(command, monkeypatch):
+    monkeypatch.setattr(DigitsSource, "test", lambda self: pytest.fail("test images were opened"))
+    assert command("train", *SHORT, "tracker=none").code == 0
+
+
+def test_a_lost_tracker_does_not_cost_the_run(command, tmp_path):
+    (tmp_path / "blocked").write_text("a file where a folder should be")
+    finished = command("train", *SHORT, "tracker.root=blocked")
+    assert finished.code == 0
+    result = json.loads((only_run(tmp_path) / "result.json").read_text())
+    assert result["status"] == "completed"
+    assert "could not start" in result["wandb"]["error"]
+    assert "Training goes on without it" in finished.out
+    assert "Weights & Biases was lost" in finished.out
+
+
+def test_a_directory_that_holds_a_run_is_left_as_it_is(command, tmp_path):
+    assert command("train", *SHORT, "tracker=none", "hydra.run.dir=run").code == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    again = command("train", *SHORT, "tracker=none", "hydra.run.dir=run", "seed=5")
+    assert again.code == 1
+    assert "already holds a run" in again.err
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_divergence_is_a_status_of_its_own(command, tmp_path):
+    finished = command("train", *SHORT, "tracker=none", "optimizer=sgd", "optimizer.lr=1e9", "hydra.run.dir=run")
+    assert finished.code == 1
+    assert "training diverged" in finished.err
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["status"] == "diverged"
+
+
+def test_early_stopping_and_schedules_are_options(command, tmp_path):
+    options = ("trainer.epochs=30", "trainer.early_stopping.patience=2", "trainer.early_stopping.min_delta=5")
+    finished = command("train", "data=digits", *options, "scheduler=cosine", "tracker=none", "hydra.run.dir=run")
+    assert finished.code == 0, finished.err
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["stopped_early"]
+    assert result["epochs"] < 30
+    rates = [line["train/learning_rate"] for line in lines(tmp_path / "run")]
+    assert rates[0] == 1e-3
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < rates[0]
+
+
+def test_the_convolutional_net_trains(command, tmp_path):
+    finished = command("train", *SHORT, "model=conv", "model.latent_dim=3", "tracker=none", "hydra.run.dir=run")
+    assert finished.code == 0, finished.err
+    assert (tmp_path / "run" / "figures" / "traversals.png").exists()
+
+
+@pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"], ["--cfg", "job", "--resolve"], ["--hydra-help"]])
+def test_help_and_config_answer_without_torch(flags, tmp_path):
+    script = (
+        "import sys; sys.argv[1:] = sys.argv[1:]; from vae_exp.train import main\n"
+        "try:\n    main()\nfinally:\n    sys.stderr.write('torch' if 'torch' in sys.modules else 'light')"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", script, *flags], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stderr.strip() == "light"
+    assert len(finished.stdout) > 200
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_first_epoch_on_mnist_is_the_seeds(command, mnist_root, tmp_path):
+    """The blog post prints 18439.41 after one epoch."""
+    finished = command(
+        "train", "experiment=seed_post", "trainer.epochs=1", f"data.root={mnist_root}", "tracker=none",
+        "evaluator.figures.every=5", "hydra.run.dir=run",
+    )  # fmt: skip
+    assert finished.code == 0, finished.err
+    [line] = lines(tmp_path / "run")
+    assert 100 * line["train/loss"] == pytest.approx(18439.41, rel=0.02)
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
+    assert state["step"] == 600
+
+
+@pytest.mark.slow
+def test_ten_epochs_on_mnist_are_the_seeds(command, mnist_root, tmp_path):
+    seed = [18439.41, 16523.08, 16100.59, 15850.99, 15673.10, 15539.62, 15431.90, 15348.05, 15278.52, 15210.92]
+    finished = command(
+        "train", "experiment=seed_post", "trainer.epochs=10", f"data.root={mnist_root}", "tracker=none",
+        "hydra.run.dir=run",
+    )  # fmt: skip
+    assert finished.code == 0, finished.err
+    ours = [100 * line["train/loss"] for line in lines(tmp_path / "run")]
+    assert ours == pytest.approx(seed, rel=0.02)
+    assert ours[-1] == pytest.approx(seed[-1], rel=0.015)

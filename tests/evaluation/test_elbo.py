@@ -1,0 +1,41 @@
+import pytest
+import torch
+
+from tests.objective.models import SHAPE, bernoulli_vae
+from vae_exp.data.images import ImageSet
+from vae_exp.evaluation.elbo import ELBOEvaluator
+
+
+@pytest.fixture
+def images(generator):
+    return ImageSet(torch.randint(0, 256, (23, *SHAPE), generator=generator, dtype=torch.uint8), None, 255)
+
+
+def evaluate(vae, images, **options):
+    options = {"num_samples": 5, "batch_size": 10, "every": 0} | options
+    return dict(ELBOEvaluator(**options).run(vae, images, torch.Generator().manual_seed(0)))
+
+
+def test_a_short_last_batch_counts_by_its_images(images):
+    vae = bernoulli_vae(2)
+    metrics = evaluate(vae, images, num_samples=1)
+    posterior = vae.encode(images.scaled())
+    prior = torch.distributions.Normal(0.0, 1.0)
+    kl = torch.distributions.kl_divergence(posterior.base_dist, prior).sum(1).mean().item()
+    assert metrics["rate"] == pytest.approx(kl, rel=1e-5)
+    from_mean = -vae.decode(posterior.mean).log_prob(images.scaled()).mean().item()
+    assert metrics["reconstruction_from_mean"] == pytest.approx(from_mean, rel=1e-5)
+
+
+def test_signs_and_sums(images):
+    metrics = evaluate(bernoulli_vae(2), images)
+    assert metrics["elbo"] == -metrics["negative_elbo"]
+    assert metrics["negative_elbo"] == pytest.approx(metrics["rate"] + metrics["distortion"])
+    assert metrics["distortion"] > metrics["reconstruction_from_mean"]
+
+
+def test_the_batch_size_changes_nothing_but_the_draws(images):
+    vae = bernoulli_vae(2)
+    small, large = evaluate(vae, images, batch_size=4), evaluate(vae, images, batch_size=23)
+    assert small["rate"] == pytest.approx(large["rate"], rel=1e-6)
+    assert small["distortion"] == pytest.approx(large["distortion"], rel=0.05)

@@ -1,0 +1,51 @@
+import pytest
+import torch
+
+from tests.objective.models import SHAPE, linear_gaussian_vae
+from vae_exp.data.images import ImageSet
+from vae_exp.evaluation.nll import NLLEvaluator
+
+
+def evaluator(**options) -> NLLEvaluator:
+    return NLLEvaluator(
+        **{"num_importance_samples": 2000, "num_images": None, "chunk_size": 10_000, "every": 0} | options
+    )
+
+
+@pytest.fixture
+def images(generator):
+    return ImageSet(torch.rand(40, *SHAPE, generator=generator), None, 1)
+
+
+def test_it_is_minus_the_mean_log_evidence(images, generator):
+    vae = linear_gaussian_vae(2, generator)
+    metrics = dict(evaluator().run(vae, images, generator))
+    truth = -vae.decoder.log_evidence(images.scaled())
+    assert metrics["nll"] == pytest.approx(truth.mean().item(), abs=4 * metrics["nll_monte_carlo_se"])
+    assert metrics["nll_se"] == pytest.approx(truth.std().item() / 40**0.5, rel=0.05)
+    assert metrics["nll_monte_carlo_se"] < 0.02
+    assert metrics["nll_images"] == 40
+
+
+def test_a_part_of_the_split_is_its_first_images(images, generator):
+    vae = linear_gaussian_vae(2, generator)
+    part = dict(evaluator(num_images=7).run(vae, images, generator))
+    truth = -vae.decoder.log_evidence(images.first(7).scaled()).mean().item()
+    assert part["nll_images"] == 7
+    assert part["nll"] == pytest.approx(truth, abs=4 * part["nll_monte_carlo_se"])
+
+
+def test_memory_is_bounded_by_the_chunk(images, generator):
+    vae = linear_gaussian_vae(2, generator)
+    sizes = []
+    decode = vae.decode
+    vae.decode = lambda latents: (sizes.append(latents.shape[:-1].numel()), decode(latents))[1]
+    dict(evaluator(num_importance_samples=130, chunk_size=50).run(vae, images, generator))
+    assert max(sizes) <= 50
+    assert sum(sizes) == 40 * 130
+
+
+@pytest.mark.parametrize("name", ["num_importance_samples", "num_images", "chunk_size"])
+def test_counts_below_one_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name}=0"):
+        evaluator(**{name: 0})

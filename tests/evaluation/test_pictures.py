@@ -1,0 +1,68 @@
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+
+from vae_exp.data.images import ImageSet
+from vae_exp.evaluation import drawings
+from vae_exp.evaluation.figures import FiguresEvaluator
+from vae_exp.evaluation.pictures import all_pictures
+from vae_exp.model.decoders import MLPDecoder
+from vae_exp.model.encoders import MLPEncoder
+from vae_exp.model.priors import StandardNormalPrior
+from vae_exp.model.vae import VAE
+
+
+def vae(latent_dim: int, shape: tuple[int, int, int]) -> VAE:
+    torch.manual_seed(0)
+    return VAE(
+        MLPEncoder(shape, latent_dim, [8], "relu"),
+        MLPDecoder(shape, latent_dim, [8], "relu"),
+        StandardNormalPrior(latent_dim),
+    ).eval()
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2, 5, 40])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 6, 9)])
+@pytest.mark.parametrize("count", [1, 3, 50])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_every_model_and_any_number_of_images_is_drawn(latent_dim, shape, count, labelled, generator):
+    pixels = torch.randint(0, 256, (count, *shape), generator=generator, dtype=torch.uint8)
+    images = ImageSet(pixels, torch.arange(count) % 12 if labelled else None, 255)
+    pictures = {each.name: each for each in all_pictures(vae(latent_dim, shape), images, generator, 4, 3)}
+    space = "manifold" if latent_dim == 2 else "traversals"
+    assert set(pictures) == {"reconstructions", "samples", space, "interpolations", "latent_scatter"}
+    for picture in pictures.values():
+        arrays = BytesIO()
+        picture.write_npz(arrays)
+        arrays.seek(0)
+        with np.load(arrays, allow_pickle=False) as stored:
+            assert set(stored) == set(picture.arrays)
+            assert all(np.isfinite(stored[name]).all() for name in stored)
+
+
+def test_a_picture_is_a_png_with_both_original_and_reconstruction(generator):
+    images = ImageSet(torch.rand(8, 1, 8, 8, generator=generator), None, 1)
+    picture = next(all_pictures(vae(2, (1, 8, 8)), images, generator, 4, 3))
+    file = BytesIO()
+    picture.write_png(file)
+    file.seek(0)
+    assert imread(file, format="png").ndim == 3
+    torch.testing.assert_close(picture.arrays["originals"], images.scaled())
+
+
+def test_a_grid_places_images_by_row_and_column():
+    images = np.zeros((2, 3, 1, 4, 5))
+    images[1, 2] = 0.5
+    canvas = drawings._tiled(images, gap=1)
+    assert canvas.shape == (2 * 5 - 1, 3 * 6 - 1)
+    assert (canvas[5:9, 12:17] == 0.5).all()
+    assert (canvas == 0.5).sum() == 20
+
+
+def test_the_evaluator_yields_the_same_pictures(generator):
+    images = ImageSet(torch.rand(8, 1, 8, 8, generator=generator), None, 1)
+    figures = dict(FiguresEvaluator(4, 3, every=0).run(vae(2, (1, 8, 8)), images, generator))
+    assert list(figures) == ["reconstructions", "samples", "manifold", "interpolations", "latent_scatter"]

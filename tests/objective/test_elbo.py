@@ -1,0 +1,98 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.objective.models import SHAPE, bernoulli_vae
+from vae_exp.model.vae import VAE
+from vae_exp.objective.elbo import ELBO
+
+
+def test_terms_are_per_example_and_add_up(generator):
+    terms = ELBO()(bernoulli_vae(3), torch.rand(5, *SHAPE, generator=generator), generator)
+    assert terms.loss.shape == terms.distortion.shape == terms.rate.shape == (5,)
+    torch.testing.assert_close(terms.loss, terms.distortion + terms.rate)
+
+
+def test_the_loss_is_the_papers_formula():
+    """Kingma & Welling 2014, appendix B, written out: BCE summed over pixels, KL summed over units."""
+    vae = bernoulli_vae(3)
+    images = torch.rand(5, *SHAPE, generator=torch.Generator().manual_seed(0))
+    terms = ELBO()(vae, images, torch.Generator().manual_seed(2))
+    mean, log_variance = vae.encoder.posterior.mean_and_log_variance(vae.encoder.hidden(images.flatten(1))).chunk(
+        2, dim=1
+    )
+    noise = torch.randn(1, 5, 3, generator=torch.Generator().manual_seed(2))[0]
+    latents = mean + noise * torch.exp(0.5 * log_variance)
+    probabilities = torch.sigmoid(vae.decoder.output(vae.decoder.hidden(latents)))
+    cross_entropy = F.binary_cross_entropy(probabilities, images.flatten(1), reduction="none").sum(1)
+    kl = -0.5 * (1 + log_variance - mean**2 - log_variance.exp()).sum(1)
+    torch.testing.assert_close(terms.distortion, cross_entropy, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(terms.rate, kl, rtol=1e-5, atol=1e-5)
+
+
+def test_the_kl_does_not_depend_on_the_image_size_and_sums_over_units(generator):
+    terms = ELBO()(bernoulli_vae(3), torch.rand(4, *SHAPE, generator=generator), generator)
+    doubled = bernoulli_vae(3)
+    weights = doubled.encoder.posterior.mean_and_log_variance
+    with torch.no_grad():
+        weights.weight.zero_()
+        weights.bias.copy_(torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0]))
+    rate = ELBO()(doubled, torch.rand(4, *SHAPE, generator=generator), generator).rate
+    torch.testing.assert_close(rate, torch.full((4,), 1.5))
+    assert terms.rate.min() > 0
+
+
+def test_many_samples_lower_the_spread_and_keep_the_mean(generator):
+    vae = bernoulli_vae(2)
+    image = torch.rand(1, *SHAPE, generator=generator).round()
+    single = torch.stack([ELBO(1)(vae, image, generator).loss for _ in range(2000)])
+    many = torch.stack([ELBO(16)(vae, image, generator).loss for _ in range(500)])
+    assert many.std() < single.std() / 3
+    assert many.mean().item() == pytest.approx(single.mean().item(), abs=4 * single.std().item() / 2000**0.5)
+
+
+def test_the_bound_is_below_the_true_likelihood(generator):
+    from tests.objective.models import linear_gaussian_vae
+
+    vae = linear_gaussian_vae(2, generator)
+    images = torch.randn(8, *SHAPE, generator=generator)
+    elbo = -ELBO(4000)(vae, images, generator).loss
+    truth = vae.decoder.log_evidence(images)
+    assert (elbo < truth).all()
+    gap = torch.distributions.kl_divergence(  # log p(x) − ELBO = KL(q(z|x) ‖ p(z|x)), both Gaussian
+        torch.distributions.MultivariateNormal(vae.encode(images).mean, vae.encode(images).variance.diag_embed()),
+        exact_posterior(vae, images),
+    )
+    torch.testing.assert_close(truth - elbo, gap, rtol=0, atol=0.15)
+
+
+def exact_posterior(vae: VAE, images: torch.Tensor) -> torch.distributions.MultivariateNormal:
+    decoder = vae.decoder
+    precision = torch.eye(decoder.weight.shape[1]) + decoder.weight.T @ decoder.weight / decoder.sigma**2
+    mean = (images.flatten(1) - decoder.bias) @ decoder.weight / decoder.sigma**2 @ torch.linalg.inv(precision)
+    return torch.distributions.MultivariateNormal(mean, precision_matrix=precision)
+
+
+def test_gradients_agree_with_finite_differences(generator):
+    vae = bernoulli_vae(2).double()
+    images = torch.rand(3, *SHAPE, generator=generator).double()
+    parameter = vae.encoder.posterior.mean_and_log_variance.bias
+
+    def loss() -> torch.Tensor:
+        return ELBO()(vae, images, torch.Generator().manual_seed(8)).loss.sum()
+
+    loss().backward()
+    for index in range(len(parameter)):
+        step = 1e-6
+        with torch.no_grad():
+            parameter[index] += step
+            above = loss()
+            parameter[index] -= 2 * step
+            below = loss()
+            parameter[index] += step
+        assert parameter.grad[index].item() == pytest.approx(((above - below) / (2 * step)).item(), rel=1e-5)
+
+
+def test_no_sample_is_no_estimate():
+    with pytest.raises(ValueError, match=r"loss.num_samples=0"):
+        ELBO(0)

@@ -1,0 +1,126 @@
+"""What a user's own parts get, good and bad."""
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+from torch.distributions import Independent, Laplace
+
+from tests.test_conf import composed
+from vae_exp.build import build_evaluators, build_loss, build_optimizer, build_scheduler, build_splits, build_vae
+from vae_exp.errors import UserError
+from vae_exp.settings import TrainSettings, checked
+
+SHAPE = [1, 8, 8]
+
+
+class LaplaceEncoder(nn.Module):
+    """A user's own encoder: another posterior, no `image_shape`."""
+
+    def __init__(self, latent_dim: int, width: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.LazyLinear(width), nn.ReLU(), nn.Linear(width, latent_dim))
+
+    def forward(self, images: torch.Tensor) -> Independent:
+        return Independent(Laplace(self.net(images), 1.0), 1)
+
+
+class BareEncoder(nn.Module):
+    def __init__(self, **sizes: object) -> None:
+        super().__init__()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1)
+
+
+class BrokenEncoder(BareEncoder):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images @ torch.zeros(3, 3)
+
+
+def not_a_module(**sizes: object) -> int:
+    return 3
+
+
+def model(*overrides: str) -> dict:
+    plain = OmegaConf.to_container(composed("train", "data=digits", *overrides), resolve=True)
+    return plain["model"]
+
+
+def own_encoder(name: str) -> str:
+    return f"model.encoder._target_=tests.test_build.{name}"
+
+
+def test_a_users_encoder_needs_no_fork(generator):
+    own = [own_encoder("LaplaceEncoder"), "+model.encoder.width=9"]
+    dropped = [f"~model.encoder.{key}" for key in ("image_shape", "hidden_dims", "activation")]
+    vae = build_vae(model(*own, *dropped), SHAPE)
+    assert isinstance(vae.encoder, LaplaceEncoder)
+    from vae_exp.objective.elbo import ELBO
+
+    terms = ELBO(3)(vae, torch.rand(4, *SHAPE), generator)
+    assert terms.rate.shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.encoder.latent_dim=3"], r"posterior over \[2, 3\]; expected \[2, 2\].*model\.latent_dim=2"),
+        (["model.decoder.image_shape=[1,4,4]"], r"model\.decoder .* likelihood over \[1, 2, 1, 4, 4\]; expected"),
+        (["model.decoder.latent_dim=3"], r"model\.decoder .* fails"),
+        (["model.encoder.image_shape=[1,4,4]"], r"model\.encoder .* on images of \[1, 8, 8\] fails"),
+        (["model.prior.latent_dim=5"], r"model\.prior is over \[5\]; expected \[2\]"),
+        ([own_encoder("BareEncoder")], r"returns a Tensor; expected a torch\.distributions object"),
+        ([own_encoder("BrokenEncoder")], r"model\.encoder \(tests\.test_build\.BrokenEncoder\).* fails"),
+        ([own_encoder("not_a_module")], r"is not a torch\.nn\.Module"),
+        (["model.encoder._target_=no_such_package.Encoder"], r"model\.encoder\._target_=no_such_package\.Encoder"),
+        (["model.encoder._target_=vae_exp.model.encoders.Nope"], r"encoders\.Nope cannot be instantiated"),
+        (["model._target_=torch.nn.Identity"], r"model\._target_=torch\.nn\.Identity"),
+        (["model.activation=swish"], r"model\.activation=swish is not known"),
+        (["+model.encoder.depth=3"], r"model\.encoder\._target_=.*depth"),
+    ],
+)
+def test_parts_that_do_not_fit_say_so_before_the_first_step(overrides, message):
+    with pytest.raises(UserError, match=message):
+        build_vae(model(*overrides), SHAPE)
+
+
+def test_building_leaves_the_model_ready_to_train():
+    assert build_vae(model(), SHAPE).training
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"_target_": "torch.optim.Nope"}, r"optimizer\._target_=torch\.optim\.Nope"),
+        ({"_target_": "torch.optim.Adam", "lr": 1e-3, "foo": 3}, r"optimizer: .*foo"),
+        ({"_target_": "torch.optim.Adam", "lr": 1e-3, "betas": [2.0, 0.9]}, r"optimizer: Invalid beta"),
+        ({"_target_": "builtins.list"}, r"optimizer"),
+    ],
+)
+def test_an_optimizer_that_cannot_be_built_names_its_key(node, message):
+    with pytest.raises(UserError, match=message):
+        build_optimizer(node, nn.Linear(2, 2).parameters())
+
+
+def test_schedulers_need_an_optimizer_and_may_be_absent():
+    optimizer = build_optimizer({"_target_": "torch.optim.SGD", "lr": 0.1}, nn.Linear(2, 2).parameters())
+    assert build_scheduler({"_target_": None}, optimizer) is None
+    assert build_scheduler({}, optimizer) is None
+    with pytest.raises(UserError, match=r"scheduler: .*step_size"):
+        build_scheduler({"_target_": "torch.optim.lr_scheduler.StepLR"}, optimizer)
+
+
+def test_a_source_or_evaluator_without_its_methods_is_refused():
+    with pytest.raises(UserError, match=r"evaluator\.mine\._target_=.* without 'run'"):
+        build_evaluators({"mine": {"_target_": "torch.nn.Identity"}})
+    config = composed("train", "data=digits", "data.source._target_=fractions.Fraction")
+    with pytest.raises(UserError, match=r"data\.source\._target_=fractions\.Fraction .* without 'train'"):
+        build_splits(checked(config, TrainSettings).data)
+
+
+def test_the_reduction_is_not_the_losss_business():
+    loss = build_loss({"_target_": "vae_exp.objective.elbo.ELBO", "num_samples": 2, "reduction": "sum"})
+    assert loss.num_samples == 2
+    with pytest.raises(UserError, match=r"loss\._target_=.*loss\.num_samples=0"):
+        build_loss({"_target_": "vae_exp.objective.elbo.ELBO", "num_samples": 0, "reduction": "sum"})

@@ -1,0 +1,107 @@
+"""Every YAML file composes, and what it names can be built."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from vae_exp.build import (
+    build_evaluators,
+    build_loss,
+    build_optimizer,
+    build_scheduler,
+    build_splits,
+    build_vae,
+)
+from vae_exp.entry_point import config_directory
+from vae_exp.settings import EvaluateSettings, GenerateSettings, TrainSettings, checked, register_schemas
+from vae_exp.sweep.identity import register_resolvers
+
+CONF = config_directory()
+NUMBER_OF_FILES = 35
+PRIMARY = {"train.yaml": TrainSettings, "evaluate.yaml": EvaluateSettings, "generate.yaml": GenerateSettings}
+FRAGMENTS = {"stored_run.yaml"}  # part of evaluate.yaml and generate.yaml
+MULTI = {"evaluator"}  # groups of which several options may be chosen
+
+
+def files() -> list[str]:
+    return sorted(str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml"))
+
+
+def composed(name: str, *overrides: str):
+    register_schemas()
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(name, list(overrides))
+
+
+def override_for(file: str) -> list[str]:
+    """The override that chooses a file, with what else it needs."""
+    path = Path(file)
+    group, option = path.parent.as_posix(), path.stem
+    if group == "experiment":
+        return [f"experiment={option}"]
+    if group in MULTI:
+        return [f"{group}=[{option}]"]
+    extra = ["data.path=images.npz", "data.image_shape=[1,4,4]"] if option == "arrays" else []
+    return [f"{group}={option}", *extra]
+
+
+def test_no_file_escapes_these_tests():
+    assert len(files()) == NUMBER_OF_FILES
+    assert set(PRIMARY) | FRAGMENTS == {file for file in files() if "/" not in file}
+
+
+@pytest.mark.parametrize("file", [file for file in files() if "/" in file])
+def test_every_option_composes_and_is_built(file):
+    config = composed("train", *override_for(file))
+    settings = checked(config, TrainSettings)
+    plain = OmegaConf.to_container(config, resolve=True)
+    build_splits(settings.data)
+    vae = build_vae(plain["model"], plain["data"]["image_shape"])
+    optimizer = build_optimizer(plain["optimizer"], vae.parameters())
+    build_scheduler(plain["scheduler"], optimizer)
+    assert callable(build_loss(plain["loss"]))
+    assert build_evaluators(plain["evaluator"])
+
+
+@pytest.mark.parametrize("file", PRIMARY)
+def test_every_primary_config_follows_its_schema(file):
+    overrides = [] if file == "train.yaml" else ["run=somewhere"]
+    checked(composed(file.removesuffix(".yaml"), *overrides), PRIMARY[file])
+
+
+def test_experiments_say_how_to_run_them():
+    experiments = sorted((CONF / "experiment").glob("*.yaml"))
+    assert len(experiments) == 2
+    for path in experiments:
+        head = path.read_text()
+        assert f"experiment={path.stem}" in head
+        assert "# command:" in head
+        assert "# expected:" in head
+
+
+def test_the_defaults_are_the_seeds_with_5000_images_held_out():
+    settings = checked(composed("train"), TrainSettings)
+    assert (settings.model.latent_dim, settings.model.hidden_dims, settings.model.activation) == (2, [500], "relu")
+    assert (settings.trainer.epochs, settings.trainer.batch_size) == (50, 100)
+    assert settings.optimizer == {"_target_": "torch.optim.Adam", "lr": 1e-3, "weight_decay": 1e-5}
+    assert settings.loss["reduction"] == "sum"
+    assert settings.data.validation_size == 5000
+    assert checked(composed("train", "experiment=seed_post"), TrainSettings).data.validation_size == 0
+
+
+def test_sizes_are_shared_and_each_part_can_be_overridden():
+    plain = OmegaConf.to_container(
+        composed("train", "model.hidden_dims=[30,20]", "model.decoder.hidden_dims=[7]", "model.latent_dim=5"),
+        resolve=True,
+    )
+    vae = build_vae(plain["model"], [1, 28, 28])
+    widths = [layer.out_features for layer in vae.encoder.modules() if isinstance(layer, torch.nn.Linear)]
+    assert widths == [30, 20, 10]
+    assert [layer.out_features for layer in vae.decoder.modules() if isinstance(layer, torch.nn.Linear)] == [
+        7,
+        784,
+    ]

@@ -1,0 +1,56 @@
+import pytest
+
+from tests.test_conf import composed
+from vae_exp.errors import UserError
+from vae_exp.settings import EvaluateSettings, GenerateSettings, TrainSettings, checked
+
+REFUSED = {
+    "model.latent_dim=0": r"model\.latent_dim=0 must be at least 1",
+    "model.hidden_dims=[500,0]": r"model\.hidden_dims=\[500, 0\]",
+    "trainer.batch_size=0": r"trainer\.batch_size=0 must be at least 1",
+    "trainer.epochs=0": r"trainer\.epochs=0",
+    "trainer.early_stopping.patience=0": r"trainer\.early_stopping\.patience=0",
+    "trainer.early_stopping.min_delta=-1": r"trainer\.early_stopping\.min_delta=-1",
+    "data.validation_size=-1": r"data\.validation_size=-1",
+    "data.image_shape=[28,28]": r"data\.image_shape=\[28, 28\] must be \[channels, height, width\]",
+    "optimizer.lr=-1": r"optimizer\.lr=-1 must be greater than 0",
+    "optimizer.lr=0": r"optimizer\.lr=0",
+    "optimizer.lr=fast": r"optimizer\.lr=fast must be a finite number",
+    "optimizer.lr=.nan": r"optimizer\.lr=",
+    "optimizer.weight_decay=-1": r"optimizer\.weight_decay=-1",
+    "loss.reduction=max": r"loss\.reduction=max must be one of sum, mean",
+    "tracker.mode=loud": r"tracker\.mode=loud must be one of offline, online, none",
+    "seed=-1": r"seed=-1",
+    "+model.latnt_dim=2": r"model\.latnt_dim=2 is not a key .* did you mean model\.latent_dim\?",
+    "+trainer.early_stopping.patiense=2": r"did you mean trainer\.early_stopping\.patience\?",
+    "+verbosity=2": r"verbosity=2 is not a key of the config; known here: seed, model",
+    "~model.encoder._target_": r"model\.encoder\._target_ is missing",
+    "~loss._target_": r"loss\._target_ is missing",
+    "model.latent_dim=???": r"model\.latent_dim",
+}
+
+
+@pytest.mark.parametrize("override", REFUSED)
+def test_a_bad_value_is_refused_by_key_and_value(override):
+    with pytest.raises(UserError, match=REFUSED[override]):
+        checked(composed("train", override), TrainSettings)
+
+
+def test_a_linear_model_is_allowed():
+    assert checked(composed("train", "model.hidden_dims=[]"), TrainSettings).model.hidden_dims == []
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("split=tset", "split=tset must be one of train, val, test"), ("checkpoint=worst", "best, last")],
+)
+def test_commands_on_stored_runs_check_theirs(override, message):
+    with pytest.raises(UserError, match=message):
+        checked(composed("evaluate", "run=x", override), EvaluateSettings)
+    with pytest.raises(UserError, match=message):
+        checked(composed("generate", "run=x", override), GenerateSettings)
+
+
+def test_the_run_must_be_named():
+    with pytest.raises(UserError, match="run"):
+        checked(composed("evaluate"), EvaluateSettings)

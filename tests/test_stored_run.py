@@ -1,0 +1,103 @@
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import vae_exp
+from vae_exp.errors import UserError
+
+
+def test_a_moved_run_gives_model_config_and_data(copied_run, generator):
+    run = vae_exp.load_run(copied_run)
+    assert run.config["model"]["latent_dim"] == 2
+    assert len(run.data.test) == 360
+    images = run.data.test.first(5).scaled()
+    assert run.vae.reconstruct(images).shape == (5, 1, 8, 8)
+    assert run.vae.sample(3, generator).shape == (3, 1, 8, 8)
+    assert run.vae.encode(images).mean.shape == (5, 2)
+    assert not run.vae.training
+    assert run.result["status"] == "completed"
+
+
+def test_the_weights_are_those_of_the_checkpoint(copied_run):
+    for name in ("best", "last"):
+        run = vae_exp.load_run(copied_run, checkpoint=name)
+        stored = torch.load(copied_run / "checkpoints" / f"{name}.pt", weights_only=True)["vae"]
+        assert run.epoch >= 1
+        for key, value in run.vae.state_dict().items():
+            assert torch.equal(value, stored[key])
+
+
+def test_the_process_keeps_its_random_state_and_its_configuration(copied_run):
+    torch.manual_seed(0)
+    cwd = Path.cwd()
+    vae_exp.load_run(copied_run)
+    assert Path.cwd() == cwd
+
+
+def test_without_a_best_checkpoint_the_last_is_taken(copied_run):
+    (copied_run / "checkpoints" / "best.pt").unlink()
+    assert vae_exp.load_run(copied_run).checkpoint == "last"
+    with pytest.raises(UserError, match="checkpoint=best"):
+        vae_exp.load_run(copied_run, checkpoint="best")
+
+
+def test_without_any_checkpoint_it_says_so(copied_run):
+    shutil.rmtree(copied_run / "checkpoints")
+    with pytest.raises(UserError, match="has no checkpoint"):
+        vae_exp.load_run(copied_run)
+
+
+def test_a_truncated_checkpoint_is_refused(copied_run):
+    for name in ("best", "last"):
+        path = copied_run / "checkpoints" / f"{name}.pt"
+        os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(UserError, match=r"best\.pt is not a whole checkpoint"):
+        vae_exp.load_run(copied_run)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(copied_run):
+    path = copied_run / ".hydra" / "config.yaml"
+    path.write_text(path.read_text().replace("- 500", "- 400"))
+    with pytest.raises(UserError, match="does not fit the model"):
+        vae_exp.load_run(copied_run)
+
+
+@pytest.mark.parametrize("content", ["", "- 1\n", "{", "model: 3\n", "\x00"])
+def test_a_config_that_is_none_is_refused(copied_run, content):
+    (copied_run / ".hydra" / "config.yaml").write_text(content)
+    with pytest.raises(UserError):
+        vae_exp.load_run(copied_run)
+
+
+def test_a_directory_without_a_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="is not a directory"):
+        vae_exp.load_run(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"holds no run: .*config\.yaml is missing"):
+        vae_exp.load_run(tmp_path)
+
+
+def test_arrays_that_moved_are_found_where_the_caller_says(command, tmp_path, generator):
+    images = torch.rand(60, 4, 6, generator=generator).numpy()
+    np.savez(tmp_path / "mine.npz", images=images, test_images=images[:20])
+    trained = command(
+        "train", "data=arrays", "data.path=mine.npz", "trainer.epochs=1", "trainer.batch_size=20",
+        "tracker=none", "hydra.run.dir=run", "evaluator.figures.columns=4",
+    )  # fmt: skip
+    assert trained.code == 0, trained.err
+    assert yaml.safe_load((tmp_path / "run" / ".hydra" / "config.yaml").read_text())["data"]["image_shape"] is None
+    moved = tmp_path / "moved"
+    shutil.move(tmp_path / "run", moved)
+    shutil.move(tmp_path / "mine.npz", tmp_path / "theirs.npz")
+    run = vae_exp.load_run(moved)
+    assert run.vae.sample(2, generator).shape == (2, 1, 4, 6)
+    with pytest.raises(UserError, match=r"data\.path=.*mine\.npz does not exist"):
+        _ = run.data.test
+    found = vae_exp.load_run(moved, data={"path": str(tmp_path / "theirs.npz")})
+    assert len(found.data.test) == 20
+    evaluated = command("evaluate", f"run={moved}", f"data.path={tmp_path / 'theirs.npz'}")
+    assert evaluated.code == 0, evaluated.err
