@@ -52,6 +52,8 @@ def run_command(task: Callable[[DictConfig], None], config_name: str) -> None:
             raise
         print(f"Error: {message_of(error)}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
     finally:
         if traced is None:
             os.environ.pop(_FULL_ERROR, None)

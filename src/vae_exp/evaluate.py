@@ -23,7 +23,8 @@ def _task(config: DictConfig) -> None:
     run = open_for(settings)
     images = run.data.split(settings.split).to(run.device)
     metrics: dict[str, float] = {}
-    for evaluator in evaluators.values():
+    for key, evaluator in evaluators.items():
+        print(f"Evaluating {key} on the {settings.split} images …", flush=True)
         noise = generator(settings.seed, "evaluation", run.device)
         for name, value in evaluator.run(run.vae, images, noise):
             if isinstance(value, int | float):

@@ -34,7 +34,8 @@ def _task(config: DictConfig) -> None:
         if sweep is not None:
             print(f"Error: {directory.path.name}: {error}", file=sys.stderr)
         raise
-    print_result(result, directory)
+    if sweep is None:
+        print_result(result, directory)
 
 
 if __name__ == "__main__":

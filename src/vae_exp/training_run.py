@@ -5,6 +5,7 @@ import platform
 import shutil
 import time
 import traceback
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,6 @@ class Prepared:
     """Everything that a run needs before its first step."""
 
     trainer: Trainer
-    metrics_file: MetricsFile
     wandb: WandbTracker | None
     device: torch.device
     recipe: Recipe
@@ -68,11 +68,10 @@ def train(config: DictConfig, directory: RunDirectory, sweep: str | None) -> dic
         Interrupted: on Ctrl-C or SIGTERM, after checkpoint, tracker and result have been written.
     """
     began = time.time()
-    if directory.holds_a_run():
-        raise UserError(f"{directory.path} already holds a run; choose another directory.")
-    with InterruptGuard() as guard:
+    metrics_file = MetricsFile(directory.metrics)
+    with InterruptGuard() as guard, closing(metrics_file):
         try:
-            prepared = _prepare(config, directory, sweep)
+            prepared = _prepare(config, directory, sweep, metrics_file)
             guard.check()
         except Exception as error:
             _end_unstarted(error, directory, sweep, began)
@@ -80,7 +79,9 @@ def train(config: DictConfig, directory: RunDirectory, sweep: str | None) -> dic
         return _fit(prepared, directory, guard, began)
 
 
-def _prepare(config: DictConfig, directory: RunDirectory, sweep: str | None) -> Prepared:
+def _prepare(
+    config: DictConfig, directory: RunDirectory, sweep: str | None, metrics_file: MetricsFile
+) -> Prepared:
     settings = checked(config, TrainSettings)
     device = choose_device(settings.trainer.device)
     seed_process(settings.seed)
@@ -93,7 +94,6 @@ def _prepare(config: DictConfig, directory: RunDirectory, sweep: str | None) -> 
     scheduler = build_scheduler(plain["scheduler"], optimizer)
     loss, evaluators = build_loss(plain["loss"]), build_evaluators(plain["evaluator"])
     wandb = _start_wandb(settings, plain, directory, sweep)
-    metrics_file = MetricsFile(directory.metrics)
     trackers: list[Tracker] = [metrics_file, *([wandb] if wandb else [])]
     identity = {"config_hash": config_hash(config), "image_shape": splits.image_shape}
     trainer = Trainer(
@@ -119,7 +119,7 @@ def _prepare(config: DictConfig, directory: RunDirectory, sweep: str | None) -> 
         splits.image_shape,
     )
     steps = -(-len(train) // recipe.batch_size)
-    return Prepared(trainer, metrics_file, wandb, device, recipe, steps, config_hash(config))
+    return Prepared(trainer, wandb, device, recipe, steps, config_hash(config))
 
 
 def _fit(prepared: Prepared, directory: RunDirectory, guard: InterruptGuard, began: float) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def _fit(prepared: Prepared, directory: RunDirectory, guard: InterruptGuard, beg
     exit_code = 1
     try:
         trainer.fit(guard, progress_display(prepared.recipe.epochs, prepared.steps_per_epoch))
-        trainer.finish()
+        trainer.finish(guard)
         status, exit_code = "completed", 0
     except Interrupted as interruption:
         status, error, exit_code = "interrupted", str(interruption), interruption.exit_code
@@ -143,7 +143,6 @@ def _fit(prepared: Prepared, directory: RunDirectory, guard: InterruptGuard, beg
     finally:
         if prepared.wandb:
             prepared.wandb.finish(exit_code)
-        prepared.metrics_file.close()
         result = _result(prepared, status, error, began)
         write_json(directory.result, result)
     return result
@@ -186,12 +185,12 @@ def _end_unstarted(error: Exception, directory: RunDirectory, sweep: str | None,
 
 
 def _discard(directory: RunDirectory) -> None:
-    """Remove the directory of a run that never started, and the folder of its day if that is empty."""
-    expected = {directory.config.parent.name, directory.log.name, directory.metrics.name}
-    if directory.path.is_dir() and {entry.name for entry in directory.path.iterdir()} <= expected:
-        shutil.rmtree(directory.path)
-        if not any(directory.path.parent.iterdir()):
-            directory.path.parent.rmdir()
+    """Remove what Hydra and we have written for a run that never started; whatever else lies there stays."""
+    shutil.rmtree(directory.config.parent, ignore_errors=True)
+    for file in (directory.log, directory.metrics):
+        file.unlink(missing_ok=True)
+    if directory.path != Path.cwd() and not any(directory.path.iterdir()):
+        directory.path.rmdir()
 
 
 def _plain(config: DictConfig, image_shape: list[int]) -> dict[str, Any]:

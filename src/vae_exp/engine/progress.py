@@ -4,13 +4,29 @@ import logging
 import sys
 import time
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 _log = logging.getLogger(__name__)
 _REDRAW_SECONDS = 0.2
+
+
+class StandardOutputHandler(logging.StreamHandler[TextIO]):
+    """Logs to whatever `sys.stdout` is at the moment: above a bar while one is drawn, into W&B's capture of it.
+
+    Args:
+        stream: What Hydra's default configuration names; not used.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        """Standard output, looked up for every line."""
+        return sys.stdout
 
 
 class ProgressDisplay(Protocol):
@@ -59,7 +75,7 @@ class PlainProgress:
 
 
 class BarProgress:
-    """A bar for the whole run, with the current terms; each epoch leaves a line in the log file.
+    """A bar for the whole run, with the current terms; each epoch leaves a line above it and in the log.
 
     Args:
         epochs: How many epochs there will be.
@@ -99,9 +115,7 @@ class BarProgress:
 
     def epoch(self, epoch: int, batch_sum: float, metrics: Mapping[str, float]) -> None:
         """Leave the epoch's line above the bar."""
-        self._progress.console.print(
-            epoch_line(epoch, self._epochs, batch_sum, metrics), highlight=False, soft_wrap=True
-        )
+        _log.info(epoch_line(epoch, self._epochs, batch_sum, metrics))
 
     def close(self) -> None:
         """Draw the bar for the last time."""

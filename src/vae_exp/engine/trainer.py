@@ -128,9 +128,14 @@ class Trainer:
             progress.close()
         return self.position
 
-    def finish(self) -> None:
-        """Run the evaluators that wait for the end of training."""
-        metrics = self._evaluate([name for name, each in self._evaluators.items() if each.every == 0])
+    def finish(self, guard: InterruptGuard) -> None:
+        """Run the evaluators that wait for the end of training.
+
+        Raises:
+            Interrupted: on Ctrl-C or SIGTERM, before the next evaluator.
+        """
+        waiting = [name for name, each in self._evaluators.items() if each.every == 0]
+        metrics = self._evaluate(waiting, guard)
         if metrics:
             self.position.metrics |= metrics
             for tracker in self._trackers:
@@ -149,9 +154,8 @@ class Trainer:
         metrics["train/learning_rate"] = float(self._optimizer.param_groups[0]["lr"])
         self._advance_schedule(metrics[self._recipe.monitor])
         self.position.epoch = epoch
-        metrics |= self._evaluate(
-            [name for name, each in self._evaluators.items() if each.every and epoch % each.every == 0]
-        )
+        due = [name for name, each in self._evaluators.items() if each.every and epoch % each.every == 0]
+        metrics |= self._evaluate(due, guard)
         metrics |= {"time/epoch_seconds": seconds, "time/images_per_second": count / seconds}
         self.position.metrics = metrics
         for tracker in self._trackers:
@@ -192,13 +196,14 @@ class Trainer:
         return _metrics("val", totals / len(self._val))
 
     @torch.no_grad()
-    def _evaluate(self, names: Sequence[str]) -> dict[str, float]:
+    def _evaluate(self, names: Sequence[str], guard: InterruptGuard) -> dict[str, float]:
         """Run evaluators on the held-out images, or on the training images where none are held out."""
         self._vae.eval()
         split, images = ("val", self._val) if len(self._val) else ("train", self._train)
         metrics: dict[str, float] = {}
         figures: dict[str, Path] = {}
         for name in names:
+            guard.check()
             noise = generator(self._recipe.seed, "evaluation", images.device)
             for key, value in self._evaluators[name].run(self._vae, images, noise):
                 if isinstance(value, int | float):

@@ -75,7 +75,7 @@ def latent_scatter(means: Array, labels: Array | None, axis_names: tuple[str, st
             )
         columns = 1 + (len(classes) - 1) // 16
         legend = axes.legend(title="label", loc="center left", bbox_to_anchor=(1.01, 0.5), ncols=columns)
-        for handle in legend.legend_handles:
+        for handle in filter(None, legend.legend_handles):
             handle.set(sizes=[30], alpha=1)
     axes.set_title("Posterior means E[z|x]", fontsize=10)
     axes.set_xlabel(axis_names[0])
