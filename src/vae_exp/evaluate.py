@@ -27,7 +27,7 @@ def _task(config: DictConfig) -> None:
         print(f"Evaluating {key} on the {settings.split} images …", flush=True)
         noise = generator(settings.seed, "evaluation", run.device)
         for name, value in evaluator.run(run.vae, images, noise):
-            if isinstance(value, int | float):
+            if not hasattr(value, "savefig"):
                 metrics[f"{settings.split}/{name}"] = float(value)
     path = run.directory.evaluation(settings.split)
     content = {"checkpoint": run.checkpoint, "epoch": run.epoch, "images": len(images), "seed": settings.seed}

@@ -83,12 +83,10 @@ class RunDirectory:
             UserError: if the file is there and is not a JSON object.
         """
         try:
-            text = self.result.read_text()
+            result = json.loads(self.result.read_text())
         except FileNotFoundError:
             return None
-        try:
-            result = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{self.result} is not valid JSON ({error}).") from error
         if not isinstance(result, dict):
             raise UserError(f"{self.result} holds {type(result).__name__}; expected a JSON object.")

@@ -1,10 +1,7 @@
 """A training run from a composed config to `result.json`."""
 
 import logging
-import platform
-import shutil
 import time
-import traceback
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-import vae_exp
+from vae_exp import outcome
 from vae_exp.build import (
     build_evaluators,
     build_loss,
@@ -74,7 +71,7 @@ def train(config: DictConfig, directory: RunDirectory, sweep: str | None) -> dic
             prepared = _prepare(config, directory, sweep, metrics_file)
             guard.check()
         except Exception as error:
-            _end_unstarted(error, directory, sweep, began)
+            outcome.end_unstarted(error, directory, began, keep_reason=sweep is not None)
             raise
         return _fit(prepared, directory, guard, began)
 
@@ -138,59 +135,22 @@ def _fit(prepared: Prepared, directory: RunDirectory, guard: InterruptGuard, beg
         raise
     except BaseException as failure:
         error = f"{type(failure).__name__}: {failure}"
-        _log_traceback(directory)
+        outcome.log_traceback(directory)
         raise
     finally:
         if prepared.wandb:
             prepared.wandb.finish(exit_code)
-        result = _result(prepared, status, error, began)
+        result = outcome.ended(
+            trainer,
+            status=status,
+            error=error,
+            began=began,
+            device=prepared.device,
+            config_hash=prepared.hash,
+            wandb=prepared.wandb.description if prepared.wandb else None,
+        )
         write_json(directory.result, result)
     return result
-
-
-def _result(prepared: Prepared, status: str, error: str | None, began: float) -> dict[str, Any]:
-    trainer = prepared.trainer
-    position, best = trainer.position, trainer.best
-    return {
-        "status": status,
-        "error": error,
-        "epochs": position.epoch,
-        "steps": position.step,
-        "stopped_early": position.stopped_early,
-        "monitor": prepared.recipe.monitor,
-        "best": {"epoch": best.epoch, "value": best.value},
-        "metrics": position.metrics,
-        "seconds": {"training": round(position.seconds, 3), "total": round(time.time() - began, 3)},
-        "device": describe(prepared.device),
-        "versions": _versions(),
-        "config_hash": prepared.hash,
-        "wandb": prepared.wandb.description if prepared.wandb else None,
-    }
-
-
-def _end_unstarted(error: Exception, directory: RunDirectory, sweep: str | None, began: float) -> None:
-    """Of a run that never started a sweep keeps the reason; a single run leaves nothing but its message."""
-    if isinstance(error, UserError) and sweep is None:
-        _discard(directory)
-        return
-    if not isinstance(error, UserError | Interrupted):
-        _log_traceback(directory)
-    status = "interrupted" if isinstance(error, Interrupted) else "failed"
-    told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    write_json(
-        directory.result,
-        {"status": status, "error": told, "epochs": 0, "metrics": {}}
-        | {"seconds": {"total": round(time.time() - began, 3)}, "versions": _versions()},
-    )
-
-
-def _discard(directory: RunDirectory) -> None:
-    """Remove what Hydra and we have written for a run that never started; whatever else lies there stays."""
-    shutil.rmtree(directory.config.parent, ignore_errors=True)
-    for file in (directory.log, directory.metrics):
-        file.unlink(missing_ok=True)
-    if directory.path != Path.cwd() and not any(directory.path.iterdir()):
-        directory.path.rmdir()
 
 
 def _plain(config: DictConfig, image_shape: list[int]) -> dict[str, Any]:
@@ -242,16 +202,3 @@ def _start_wandb(
         tags=tracker.tags,
         config={**plain, "run_directory": str(directory.path)},
     )
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "vae_exp": vae_exp.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-
-
-def _log_traceback(directory: RunDirectory) -> None:
-    with directory.log.open("a") as log:
-        log.write(traceback.format_exc())

@@ -1,4 +1,4 @@
-"""Twenty steps through the command line: a refactoring leaves them untouched, a change of behaviour explains itself."""
+"""Twenty steps through the command line: a refactoring leaves them untouched."""
 
 import json
 from pathlib import Path

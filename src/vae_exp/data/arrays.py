@@ -1,5 +1,6 @@
 """The user's own images from an `.npz` file."""
 
+import zlib
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -67,18 +68,19 @@ class ArraysSource:
 
     def _load(self, *keys: str) -> dict[str, npt.NDArray[np.generic]]:
         try:
-            with self._path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            with self._path.open("rb") as file:
+                archive = np.load(file, allow_pickle=False)
                 if not isinstance(archive, np.lib.npyio.NpzFile):
                     raise UserError(
                         f"data.path={self._path} holds a single array; expected an .npz file with "
                         f"an array 'images' (numpy.savez)."
                     )
-                return {key: archive[key] for key in keys if key in archive}
+                arrays = {key: archive[key] for key in keys if key in archive}
         except FileNotFoundError:
             raise UserError(
                 f"data.path={self._path} does not exist; expected an .npz file with an array 'images'."
             ) from None
-        except (BadZipFile, EOFError, OSError, ValueError, TypeError) as error:
+        except (BadZipFile, zlib.error, EOFError, OSError, ValueError, TypeError, RuntimeError) as error:
             reason = (
                 "it holds pickled objects, which are never loaded"
                 if "pickle" in str(error).lower()
@@ -87,6 +89,12 @@ class ArraysSource:
             raise UserError(
                 f"data.path={self._path} cannot be read as an .npz file of plain arrays: {reason}."
             ) from error
+        except MemoryError as error:
+            raise UserError(f"data.path={self._path} claims more pixels than memory holds: {error}.") from error
+        for key, array in arrays.items():
+            if not isinstance(array, np.ndarray):
+                raise UserError(f"'{key}' in data.path={self._path} is a plain file; expected an array.")
+        return arrays
 
 
 def _pixels(array: npt.NDArray[np.generic], layout: str, name: str) -> tuple[npt.NDArray[np.generic], int]:

@@ -1,12 +1,14 @@
 """The MNIST family through torchvision: download, checksums and unpacking are torchvision's own."""
 
 import hashlib
+import socket
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from http.client import HTTPException
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ DATASETS: dict[str, type[datasets.MNIST]] = {
 }
 EMNIST_SPLITS = ("byclass", "bymerge", "balanced", "letters", "digits", "mnist")
 PROBE_SECONDS = 5.0
+STALL_SECONDS = 10.0
 
 
 class MNISTSource:
@@ -45,7 +48,8 @@ class MNISTSource:
     def __init__(self, dataset: str, root: str, split: str | None = None) -> None:
         if dataset not in DATASETS:
             raise UserError(f"data.source.dataset={dataset} is not known; use one of {', '.join(DATASETS)}.")
-        if (dataset == "EMNIST") != (split in EMNIST_SPLITS):
+        fits = split in EMNIST_SPLITS if dataset == "EMNIST" else split is None
+        if not fits:
             allowed = f"one of {', '.join(EMNIST_SPLITS)}" if dataset == "EMNIST" else "null"
             raise UserError(f"data.source.split={split} does not fit {dataset}; expected {allowed}.")
         self._dataset = DATASETS[dataset]
@@ -96,6 +100,8 @@ class MNISTSource:
         pixels: Tensor = dataset.data
         if self._dataset is datasets.EMNIST:
             pixels = pixels.transpose(1, 2).contiguous()
+        if len(pixels) != len(dataset.targets):
+            raise self._unreadable(ValueError(f"{len(pixels)} images and {len(dataset.targets)} labels"))
         return ImageSet(pixels.unsqueeze(1), dataset.targets.to(torch.int64), pixel_max=255)
 
     def _archives(self) -> list[tuple[str, str, str]]:
@@ -109,7 +115,7 @@ class MNISTSource:
         for name, _, expected in self._archives():
             archive = self._folder / name
             if archive.exists():
-                found = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
+                found = _md5(archive)
                 if found != expected:
                     raise UserError(
                         f"{archive} is damaged: its MD5 is {found}, expected {expected}; "
@@ -121,9 +127,9 @@ class MNISTSource:
         if missing and not any_answers(self._addresses(missing[0])):
             raise self._no_network(missing)
         try:
-            with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            with _patience(STALL_SECONDS), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
                 self._dataset(self._root, train=train, download=True, **self._options)
-        except (OSError, RuntimeError) as error:
+        except (OSError, EOFError, RuntimeError, HTTPException) as error:
             if missing:
                 raise self._no_network(missing, str(error)) from error
             raise UserError(f"{self._folder} cannot be unpacked: {error}.") from error
@@ -141,6 +147,24 @@ class MNISTSource:
         )
 
 
+def _md5(archive: Path) -> str:
+    try:
+        return hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
+    except OSError as error:
+        raise UserError(f"{archive} cannot be read: {error}.") from error
+
+
+@contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    """How long a download of torchvision's may stall; it sets no limit of its own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
 def any_answers(addresses: Sequence[str], seconds: float = PROBE_SECONDS) -> bool:
     """Whether any of these addresses answers at all, within `seconds` for all of them together.
 
@@ -155,7 +179,7 @@ def any_answers(addresses: Sequence[str], seconds: float = PROBE_SECONDS) -> boo
             answered.set()
         except urllib.error.HTTPError:
             answered.set()
-        except (OSError, ValueError):
+        except (OSError, ValueError, HTTPException):
             pass
         finally:
             finished.release()

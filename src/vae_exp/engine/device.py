@@ -17,6 +17,8 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = None
+    if device is not None and str(device) != name:  # torch wraps cuda:256 round to cuda:0
+        device = None
     if device is None or device.type not in ("cuda", "mps", "cpu"):
         raise UserError(f"trainer.device={name} is not a device; use auto, cpu, mps, cuda or cuda:N.")
     if device.type == "mps" and not torch.backends.mps.is_available():

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -18,8 +18,8 @@ class Evaluator(Protocol):
 
     every: int
 
-    def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, object]]:
-        """Yield names without the split, and values: numbers or matplotlib figures."""
+    def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, Any]]:
+        """Yield names without the split, and values: whatever `float` takes, or matplotlib figures."""
         ...
 
 

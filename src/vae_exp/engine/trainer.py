@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,7 @@ class Trainer:
     ) -> None:
         self.position = Position()
         self.best = Best(recipe.patience, recipe.min_delta)
+        self.monitor = recipe.monitor
         self._vae = vae
         self._loss = loss
         self._optimizer = optimizer
@@ -146,18 +147,17 @@ class Trainer:
         totals = self._train_epoch(guard, progress)
         seconds = time.perf_counter() - began
         count, batches = len(self._train), -(-len(self._train) // self._recipe.batch_size)
-        metrics = _metrics("train", totals / count)
         epoch = self.position.epoch + 1
-        self._require_finite(metrics, epoch)
+        metrics = _metrics("train", totals / count)
         if len(self._val):
             metrics |= self._validate(guard)
-        metrics["train/learning_rate"] = float(self._optimizer.param_groups[0]["lr"])
-        self._advance_schedule(metrics[self._recipe.monitor])
-        self.position.epoch = epoch
+        self._require_finite(metrics, epoch)
         due = [name for name, each in self._evaluators.items() if each.every and epoch % each.every == 0]
         metrics |= self._evaluate(due, guard)
+        metrics["train/learning_rate"] = float(self._optimizer.param_groups[0]["lr"])
         metrics |= {"time/epoch_seconds": seconds, "time/images_per_second": count / seconds}
-        self.position.metrics = metrics
+        self._advance_schedule(metrics[self._recipe.monitor])
+        self.position.epoch, self.position.metrics = epoch, metrics
         for tracker in self._trackers:
             tracker.log({"epoch": epoch, **metrics}, self.position.step)
         progress.epoch(epoch, totals[0].item() / batches, metrics)
@@ -206,10 +206,11 @@ class Trainer:
             guard.check()
             noise = generator(self._recipe.seed, "evaluation", images.device)
             for key, value in self._evaluators[name].run(self._vae, images, noise):
-                if isinstance(value, int | float):
-                    metrics[f"{split}/{key}"] = float(value)
-                else:
+                if hasattr(value, "savefig"):
                     figures[key] = self._save_figure(key, value)
+                else:
+                    metrics[f"{split}/{key}"] = float(value)
+            guard.check()
         if figures:
             for tracker in self._trackers:
                 tracker.log_figures(figures, self.position.step)
@@ -222,12 +223,14 @@ class Trainer:
         return path
 
     def _require_finite(self, metrics: Mapping[str, float], epoch: int) -> None:
-        for name, value in metrics.items():
-            if not isfinite(value):
-                raise DivergedError(
-                    f"{name} is {value} in epoch {epoch} (step {self.position.step}): training diverged. "
-                    f"The checkpoint of the last whole epoch stands; a smaller optimizer.lr may help."
-                )
+        found = {name: value for name, value in metrics.items() if not isfinite(value)}
+        if not found and not all(each.isfinite().all() for each in self._vae.parameters()):
+            found = {"a weight": nan}
+        for name, value in found.items():
+            raise DivergedError(
+                f"{name} is {value} in epoch {epoch} (step {self.position.step}): training diverged. "
+                f"The checkpoint of the last whole epoch stands; a smaller optimizer.lr may help."
+            )
 
     def _advance_schedule(self, monitored: float) -> None:
         if isinstance(self._scheduler, ReduceLROnPlateau):

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from vae_exp.errors import UserError
 from vae_exp.run_directory import RunDirectory, write_atomically
@@ -90,7 +91,8 @@ def _table(jobs: Sequence[Job], title: str) -> Table:
     for job in jobs:
         values = [f"{job.metrics[name]:.3f}" if name in job.metrics else "–" for name in metrics]
         status = job.status if not job.error else f"{job.status}: {_shortened(job.error)}"
-        table.add_row(*[job.keys.get(key, "–") for key in varying], *values, status)
+        cells = [*(job.keys.get(key, "–") for key in varying), *values, status]
+        table.add_row(*(Text(cell) for cell in cells))
     return table
 
 
@@ -116,9 +118,11 @@ def _read_job(directory: RunDirectory) -> Job:
 def _keys(path: Path) -> dict[str, str]:
     try:
         overrides = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError):
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
-    pairs = [str(each).lstrip("+~").partition("=") for each in overrides or []]
+    if not isinstance(overrides, list):
+        return {}
+    pairs = [str(each).lstrip("+~").partition("=") for each in overrides]
     return {key: value for key, _, value in pairs}
 
 

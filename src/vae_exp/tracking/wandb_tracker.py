@@ -106,6 +106,17 @@ class WandbTracker:
             _log.error(
                 "Weights & Biases %s. Training goes on without it; metrics.jsonl has every epoch.", self.error
             )
+            _forget_service()
+
+
+def _forget_service() -> None:
+    """Let go of a W&B service that may be dead, so that the next run of a sweep starts a new one."""
+    try:
+        import wandb
+
+        wandb.teardown(exit_code=1)
+    except Exception as error:  # it was lost already
+        _log.debug("W&B could not be torn down: %s", error)
 
 
 def _start(root: Path, arguments: dict[str, Any], **settings: Any) -> Any:

@@ -1,0 +1,62 @@
+"""What the documents promise is what the code has."""
+
+import json
+import re
+
+import pytest
+
+from tests.conftest import CHECKOUT
+from vae_exp.report import UNITS
+
+README = (CHECKOUT / "README.md").read_text()
+
+
+def documented_units() -> dict[str, str]:
+    rows = re.findall(r"^\| `(\w+)` \|([^|]*)\|", (CHECKOUT / "docs" / "metrics.md").read_text(), re.MULTILINE)
+    return {name: unit.strip() for name, unit in rows}
+
+
+def test_the_table_of_metrics_is_the_one_the_commands_print():
+    assert documented_units() == UNITS
+    assert len(UNITS) == 13
+
+
+def test_every_metric_of_a_run_is_in_the_table(digits_run):
+    [last] = (digits_run / "metrics.jsonl").read_text().splitlines()[-1:]
+    names = {key.rpartition("/")[2] for key in json.loads(last)} - {"step", "epoch"}
+    assert names
+    assert names <= set(UNITS)
+
+
+def test_the_readme_names_every_option_of_every_group():
+    folders = {path.name for path in (CHECKOUT / "conf").iterdir() if path.is_dir()}
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", README, re.MULTILINE))
+    assert folders == set(rows)
+    for group in folders:
+        for option in (CHECKOUT / "conf" / group).glob("*.yaml"):
+            assert re.search(rf"\b{option.stem}\b", rows[group]), f"{group}={option.stem}"
+
+
+def test_links_lead_somewhere():
+    pages = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").rglob("*.md"))]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text())]
+    assert len(links) >= 8
+    for page, link in links:
+        assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+@pytest.mark.parametrize(
+    "line", [line for line in README.splitlines() if re.match(r" {4}python -m vae_exp\.train ", line)]
+)
+def test_every_training_command_of_the_readme_composes(line):
+    import shlex
+
+    from tests.test_conf import composed
+    from vae_exp.settings import TrainSettings, checked
+
+    words = shlex.split(line.split("#")[0])[3:]
+    overrides = [word for word in words if not word.startswith("--") and word != "job"]
+    single = [re.sub(r"=(\[[^]]*\]|[^,\[]+),.*", r"=\1", each) for each in overrides]
+    if "data=arrays" in single:
+        single.append("data.image_shape=[1,4,4]")
+    checked(composed("train", *single), TrainSettings)
