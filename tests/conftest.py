@@ -46,7 +46,9 @@ def mnist_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for found in (SHARED_MNIST, users):
         if (found / "raw" / "train-images-idx3-ubyte.gz").exists():
             root = tmp_path_factory.mktemp("mnist")
-            shutil.copytree(found, root / "MNIST")
+            (root / "MNIST" / "raw").mkdir(parents=True)
+            for file in (found / "raw").iterdir():
+                shutil.copyfile(file, root / "MNIST" / "raw" / file.name)
             return root
     pytest.skip(f"MNIST is neither in {SHARED_MNIST} nor in {users}")
 

@@ -83,7 +83,7 @@ class ArraysSource:
         except (BadZipFile, zlib.error, EOFError, OSError, ValueError, TypeError, RuntimeError) as error:
             reason = (
                 "it holds pickled objects, which are never loaded"
-                if "pickle" in str(error).lower()
+                if "Object arrays" in str(error)
                 else str(error) or type(error).__name__
             )
             raise UserError(

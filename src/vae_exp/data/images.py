@@ -52,7 +52,7 @@ class ImageSet:
 
     def scaled(self, positions: Tensor | slice = slice(None)) -> Tensor:
         """Images at these positions as float32 in [0, 1], `[len, channels, height, width]`."""
-        return self.pixels[positions] / self.pixel_max
+        return self.pixels[positions].to(torch.float32, copy=True).div_(self.pixel_max)
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
         """All images in order, scaled, in batches of at most `batch_size`."""

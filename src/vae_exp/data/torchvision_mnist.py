@@ -1,6 +1,7 @@
 """The MNIST family through torchvision: download, checksums and unpacking are torchvision's own."""
 
 import hashlib
+import queue
 import socket
 import threading
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 from torchvision import datasets
 
@@ -69,11 +71,22 @@ class MNISTSource:
         return self._root / self._dataset.__name__ / "raw"
 
     def _open(self, train: bool) -> ImageSet:
-        images = self._unpacked(train)
-        if images is None:
-            self._refuse_damaged_archives()
-            self._fetch_or_unpack(train)
-            images = self._unpacked(train)
+        return self._unpacked(train) or self._fetched(train)
+
+    def _fetched(self, train: bool) -> ImageSet:
+        """Download and unpack; of several processes that find nothing, one does and the others wait for it."""
+        if not self._folder.is_dir():
+            self._mirrors()  # where nothing can be fetched, nothing is written
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self._folder / ".lock"):
+                images = self._unpacked(train)
+                if images is None:
+                    self._refuse_damaged_archives()
+                    self._fetch_or_unpack(train, self._mirrors())
+                    images = self._unpacked(train)
+        except OSError as error:
+            raise UserError(f"data.root={self._root} cannot be written to: {error}.") from error
         if images is None:
             raise UserError(f"{self._folder} still lacks files of {self._dataset.__name__} after unpacking.")
         return images
@@ -122,13 +135,30 @@ class MNISTSource:
                         f"delete it to download it again, or put the right file there."
                     )
 
-    def _fetch_or_unpack(self, train: bool) -> None:
-        missing = [name for name, _, _ in self._archives() if not (self._folder / name).exists()]
-        if missing and not any_answers(self._addresses(missing[0])):
+    def _missing(self) -> list[str]:
+        return [name for name, _, _ in self._archives() if not (self._folder / name).exists()]
+
+    def _mirrors(self) -> list[str]:
+        """The mirrors, the first that answers in front; none is asked where the archives are there.
+
+        Raises:
+            UserError: if archives are missing and no mirror answers; nothing has been written then.
+        """
+        missing = self._missing()
+        if not missing:
+            return list(self._dataset.mirrors)
+        answering = those_that_answer(self._addresses(missing[0]))
+        if not answering:
             raise self._no_network(missing)
+        return sorted(self._dataset.mirrors, key=lambda mirror: not answering[0].startswith(mirror))
+
+    def _fetch_or_unpack(self, train: bool, mirrors: Sequence[str]) -> None:
+        missing = self._missing()
+        # torchvision names its folder after the class, and asks the mirrors in turn
+        dataset = type(self._dataset.__name__, (self._dataset,), {"mirrors": list(mirrors)})
         try:
             with _patience(STALL_SECONDS), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-                self._dataset(self._root, train=train, download=True, **self._options)
+                dataset(self._root, train=train, download=True, **self._options)
         except (OSError, EOFError, RuntimeError, HTTPException) as error:
             if missing:
                 raise self._no_network(missing, str(error)) from error
@@ -165,29 +195,36 @@ def _patience(seconds: float) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def any_answers(addresses: Sequence[str], seconds: float = PROBE_SECONDS) -> bool:
-    """Whether any of these addresses answers at all, within `seconds` for all of them together.
+def those_that_answer(addresses: Sequence[str], seconds: float = PROBE_SECONDS) -> list[str]:
+    """Those of the addresses that answer at all, asked side by side; returns with the first of them.
 
-    Name look-ups know no time-out, so each probe runs in a thread of its own that is left behind.
+    Name look-ups know no time-out, so each probe runs in a thread of its own that is left behind after `seconds`.
     """
-    answered = threading.Event()
-    finished = threading.Semaphore(0)
-
-    def probe(address: str) -> None:
-        try:
-            urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=seconds)  # noqa: S310
-            answered.set()
-        except urllib.error.HTTPError:
-            answered.set()
-        except (OSError, ValueError, HTTPException):
-            pass
-        finally:
-            finished.release()
-
+    answers: queue.SimpleQueue[tuple[str, bool]] = queue.SimpleQueue()
     for address in addresses:
-        threading.Thread(target=probe, args=(address,), daemon=True).start()
+        threading.Thread(
+            target=lambda at: answers.put((at, _answers(at, seconds))), args=(address,), daemon=True
+        ).start()
     deadline = time.monotonic() + seconds
+    found: list[str] = []
     for _ in addresses:
-        if answered.is_set() or not finished.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        try:
+            address, answered = answers.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
             break
-    return answered.is_set()
+        if answered:
+            found.append(address)
+            break
+    return found
+
+
+def _answers(address: str, seconds: float) -> bool:
+    try:
+        request = urllib.request.Request(address, method="HEAD")  # noqa: S310
+        with urllib.request.urlopen(request, timeout=seconds):  # noqa: S310
+            return True
+    except urllib.error.HTTPError as error:
+        error.close()
+        return True
+    except (OSError, ValueError, HTTPException):
+        return False

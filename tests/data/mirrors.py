@@ -1,0 +1,130 @@
+"""Servers on the loopback address that stand for a dataset's mirrors, each for as long as its block lasts."""
+
+import socket
+import socketserver
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A server that runs; `requests` grows with each it answers, as `GET /name`."""
+
+    address: str
+    requests: list[str] = field(default_factory=list)
+
+    def downloads(self) -> set[str]:
+        return {request.removeprefix("GET /") for request in self.requests if request.startswith("GET ")}
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = False  # closing waits for them
+
+    def handle_error(self, request, client_address) -> None:
+        # torchvision looks at the headers first and hangs up.
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    def __init__(self, *args, status: int | None, requests: list[str], **kwargs) -> None:
+        self._status = status
+        self._requests = requests
+        super().__init__(*args, **kwargs)
+
+    def send_head(self):
+        self._requests.append(f"{self.command} {self.path}")
+        if self._status is None:
+            return super().send_head()
+        self.send_error(self._status)
+        return None
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+@contextmanager
+def _running(server: socketserver.BaseServer) -> Iterator[None]:
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
+def serving(folder: Path, status: int | None = None) -> Iterator[Mirror]:
+    """A mirror that holds the files of a folder, or one that answers everything with `status`."""
+    requests: list[str] = []
+    handler = partial(_Handler, directory=str(folder), status=status, requests=requests)
+    server = _Server((HOST, 0), handler)
+    with _running(server):
+        yield Mirror(f"http://{HOST}:{server.server_port}/", requests)
+
+
+@contextmanager
+def down() -> Iterator[str]:
+    """The address of a port that is taken, so that nobody else gets it, and refuses connections."""
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        yield f"http://{HOST}:{taken.getsockname()[1]}/"
+
+
+@contextmanager
+def silent() -> Iterator[str]:
+    """The address of a server that takes connections and never says a word."""
+    with socket.create_server((HOST, 0)) as listening:  # the kernel accepts on its behalf
+        yield f"http://{HOST}:{listening.getsockname()[1]}/"
+
+
+@contextmanager
+def stalling() -> Iterator[str]:
+    """The address of a mirror that sends half of each file and then no more."""
+    over = threading.Event()
+
+    class Stall(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "2000")
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.do_HEAD()
+            self.wfile.write(bytes(1000))
+            self.wfile.flush()
+            over.wait()
+
+        def log_message(self, *_) -> None:
+            pass
+
+    server = _Server((HOST, 0), Stall)
+    with _running(server):
+        try:
+            yield f"http://{HOST}:{server.server_port}/"
+        finally:
+            over.set()
+
+
+@contextmanager
+def babbling() -> Iterator[str]:
+    """The address of a server that does not speak HTTP."""
+
+    class Babble(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.rfile.readline()
+            self.wfile.write(b"220 mail.example ready\r\n")
+
+    server = socketserver.TCPServer((HOST, 0), Babble)
+    with _running(server):
+        yield f"http://{HOST}:{server.server_address[1]}/"

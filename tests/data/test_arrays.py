@@ -1,0 +1,387 @@
+import io
+import pickle
+import re
+from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
+
+import numpy as np
+import pytest
+import torch
+
+from tests.data.unclosed import unclosed_files
+from vae_exp.data.arrays import ArraysSource
+from vae_exp.errors import UserError
+
+COUNT, HEIGHT, WIDTH = 5, 6, 7
+
+
+def grey(dtype=np.uint8, shape: tuple[int, ...] = (COUNT, HEIGHT, WIDTH)) -> np.ndarray:
+    """Seeded pixels: integers to 255 as uint8, else numbers in [0, 1]."""
+    pixels = np.random.default_rng(0).integers(0, 256, shape)
+    return pixels.astype(np.uint8) if dtype == np.uint8 else (pixels / 255).astype(dtype)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "my images.npz"
+
+
+@pytest.fixture
+def npz(path: Path):
+    """Write these arrays to a file and give its source: `npz(images=…)`."""
+
+    def write(layout: str = "auto", **arrays) -> ArraysSource:
+        np.savez(path, **arrays)
+        return ArraysSource(str(path), layout)
+
+    return write
+
+
+def refusal(open_images) -> str:
+    with pytest.raises(UserError) as refused:
+        open_images()
+    return str(refused.value)
+
+
+# --- what is accepted
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64, ">f4"])
+@pytest.mark.parametrize("layout", ["auto", "NHW"])
+def test_grey_images_without_a_channel_axis_get_one(npz, dtype, layout):
+    array = grey(dtype)
+    images = npz(layout, images=array).train()
+    assert images.image_shape == [1, HEIGHT, WIDTH]
+    np.testing.assert_array_equal(images.pixels[:, 0].numpy(), array.astype(images.pixels.numpy().dtype))
+
+
+@pytest.mark.parametrize("layout", ["auto", "NCHW"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_first_is_taken_as_it_is(npz, layout, channels):
+    array = grey(shape=(COUNT, channels, HEIGHT, WIDTH))
+    images = npz(layout, images=array).train()
+    assert images.image_shape == [channels, HEIGHT, WIDTH]
+    np.testing.assert_array_equal(images.pixels.numpy(), array)
+
+
+@pytest.mark.parametrize("layout", ["auto", "NHWC"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_last_is_turned_channels_first(npz, layout, channels):
+    array = grey(shape=(COUNT, HEIGHT, WIDTH, channels))
+    images = npz(layout, images=array).train()
+    assert images.image_shape == [channels, HEIGHT, WIDTH]
+    for channel in range(channels):
+        np.testing.assert_array_equal(images.pixels[:, channel].numpy(), array[..., channel])
+
+
+@pytest.mark.parametrize(("layout", "channels"), [("NCHW", 2), ("NHWC", 5)])
+def test_a_named_layout_allows_any_number_of_channels(npz, layout, channels):
+    shape = (COUNT, channels, HEIGHT, WIDTH) if layout == "NCHW" else (COUNT, HEIGHT, WIDTH, channels)
+    assert npz(layout, images=grey(shape=shape)).train().image_shape == [channels, HEIGHT, WIDTH]
+
+
+@pytest.mark.parametrize(("layout", "image_shape"), [("NCHW", [3, 4, 1]), ("NHWC", [1, 3, 4])])
+def test_a_named_layout_settles_what_could_be_read_both_ways(npz, layout, image_shape):
+    assert npz(layout, images=grey(shape=(COUNT, 3, 4, 1))).train().image_shape == image_shape
+
+
+def test_integers_stay_integers_up_to_255(npz):
+    images = npz(images=grey()).train()
+    assert images.pixels.dtype == torch.uint8
+    assert images.pixel_max == 255
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_numbers_become_float32_up_to_one(npz, dtype):
+    images = npz(images=grey(dtype)).train()
+    assert images.pixels.dtype == torch.float32
+    assert images.pixel_max == 1
+
+
+def test_integers_and_numbers_of_the_same_picture_are_scaled_alike(npz):
+    integers = npz(images=grey()).train().scaled()
+    numbers = npz(images=grey(np.float64)).train().scaled()
+    assert torch.allclose(integers, numbers, rtol=0, atol=1e-7)
+
+
+def test_the_bounds_of_the_range_are_in_it(npz):
+    assert npz(images=np.array([[[0.0, 1.0]]])).train().pixels.flatten().tolist() == [0.0, 1.0]
+
+
+def test_arrays_in_fortran_s_order_are_read_right(npz):
+    np.testing.assert_array_equal(npz(images=np.asfortranarray(grey())).train().pixels[:, 0].numpy(), grey())
+
+
+def test_compressed_files_are_read(path):
+    np.savez_compressed(path, images=grey())
+    np.testing.assert_array_equal(ArraysSource(str(path)).train().pixels[:, 0].numpy(), grey())
+
+
+def test_labels_are_optional(npz):
+    assert npz(images=grey()).train().labels is None
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8, ">i4"])
+def test_labels_become_int64(npz, dtype):
+    labels = npz(images=grey(), labels=np.array([3, 1, 4, 1, 5], dtype=dtype)).train().labels
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == [3, 1, 4, 1, 5]
+
+
+def test_test_images_have_arrays_of_their_own(npz):
+    tests = npz(
+        images=grey(), labels=np.zeros(COUNT, int), test_images=grey()[:2], test_labels=np.array([8, 9])
+    ).test()
+    np.testing.assert_array_equal(tests.pixels[:, 0].numpy(), grey()[:2])
+    assert tests.labels.tolist() == [8, 9]
+
+
+def test_a_path_in_the_home_folder_is_found(npz, path, monkeypatch):
+    npz(images=grey())
+    monkeypatch.setenv("HOME", str(path.parent))
+    assert len(ArraysSource(f"~/{path.name}").train()) == COUNT
+
+
+def test_the_path_is_that_of_when_the_source_was_made(npz, path, monkeypatch):
+    npz(images=grey())
+    monkeypatch.chdir(path.parent)
+    source = ArraysSource(path.name)
+    monkeypatch.chdir("/")
+    assert len(source.train()) == COUNT
+
+
+# --- what is refused: the way to the arrays
+
+
+@pytest.mark.parametrize("missing", [None, ""])
+def test_no_path_is_refused_at_once(missing):
+    with pytest.raises(UserError, match=r"data\.path is missing.*data\.path=my_images\.npz"):
+        ArraysSource(missing)
+
+
+@pytest.mark.parametrize("layout", ["HWN", "nchw", ""])
+def test_an_unknown_layout_is_refused_at_once(layout):
+    with pytest.raises(UserError, match=rf"data\.layout={layout} is not known; use one of auto, NHW, NCHW, NHWC"):
+        ArraysSource("images.npz", layout)
+
+
+def test_a_missing_file_is_refused(path):
+    message = refusal(ArraysSource(str(path)).train)
+    assert f"data.path={path} does not exist" in message
+    assert "'images'" in message
+
+
+def test_a_folder_is_refused(tmp_path):
+    assert f"data.path={tmp_path} cannot be read" in refusal(ArraysSource(str(tmp_path)).train)
+
+
+def test_a_missing_array_of_images_is_refused(npz, path):
+    message = refusal(npz(pictures=grey()).train)
+    assert f"data.path={path} holds no array 'images'" in message
+    assert "[N, H, W]" in message
+
+
+def test_a_missing_array_of_test_images_is_refused_with_what_to_do(npz, path):
+    message = refusal(npz(images=grey()).test)
+    assert f"data.path={path} holds no array 'test_images'" in message
+    assert "split=val" in message
+
+
+# --- what is refused: files that are not such archives
+
+
+@pytest.mark.parametrize("part", [0.05, 0.5, 0.99])
+def test_a_truncated_file_is_refused(npz, path, part):
+    source = npz(images=grey(shape=(50, 28, 28)))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(part * len(content))])
+    assert f"data.path={path} cannot be read as an .npz file" in refusal(source.train)
+
+
+def test_a_truncated_file_is_closed_again(npz, path):
+    source = npz(images=grey())
+    path.write_bytes(path.read_bytes()[:-100])
+    with unclosed_files() as said:
+        refusal(source.train)
+    assert [str(warning.message) for warning in said] == []
+
+
+def test_an_empty_file_is_refused(path):
+    path.write_bytes(b"")
+    assert f"data.path={path} cannot be read as an .npz file" in refusal(ArraysSource(str(path)).train)
+
+
+def test_random_bytes_are_refused(path):
+    path.write_bytes(np.random.default_rng(0).bytes(2000))
+    assert f"data.path={path} cannot be read as an .npz file" in refusal(ArraysSource(str(path)).train)
+
+
+def test_a_single_array_is_refused_as_such(path):
+    with path.open("wb") as file:
+        np.save(file, grey())
+    assert f"data.path={path} holds a single array" in refusal(ArraysSource(str(path)).train)
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def _endless_npy() -> bytes:
+    buffer = io.BytesIO()
+    header = {"descr": "|u1", "fortran_order": False, "shape": (10**9, 1000, 1000)}
+    np.lib.format.write_array_header_1_0(buffer, header)
+    return buffer.getvalue() + b"too little"
+
+
+def _npz(content: bytes, compression: int = ZIP_DEFLATED) -> bytes:
+    """An archive whose member `images` has this content."""
+    buffer = io.BytesIO()
+    with ZipFile(buffer, "w", compression) as archive:
+        archive.writestr("images.npy", content)
+    return buffer.getvalue()
+
+
+def _flipped(content: bytes) -> bytes:
+    """The same archive with some bits of its pixels flipped."""
+    start = len(content) // 2
+    return content[:start] + bytes(byte ^ 0xFF for byte in content[start : start + 50]) + content[start + 50 :]
+
+
+def _with_header(content: bytes, offset: int, value: int) -> bytes:
+    """The same archive with a byte changed in the local and in the central header."""
+    changed = bytearray(content)
+    changed[offset] = value
+    changed[content.index(b"PK\x01\x02") + offset + 2] = value
+    return bytes(changed)
+
+
+_PIXELS = _npy(grey(shape=(50, 28, 28)) % 16)
+DAMAGED = {
+    "flipped bits": _flipped(_npz(_PIXELS, ZIP_STORED)),
+    "flipped compressed bits": _flipped(_npz(_PIXELS)),
+    "encrypted": _with_header(_npz(_PIXELS), 6, 1),
+    "unknown compression": _with_header(_npz(_PIXELS), 8, 99),
+    "no array": _npz(b"no array"),
+    "too few pixels": _npz(_PIXELS[:-9]),
+    "more pixels than memory": _npz(_endless_npy()),
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_an_archive_damaged_inside_is_refused(path, content):
+    path.write_bytes(content)
+    assert f"data.path={path}" in refusal(ArraysSource(str(path)).train)
+
+
+class _Bomb:
+    """Leaves a trace where it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self._trace = trace
+
+    def __reduce__(self):
+        return Path.touch, (self._trace,)
+
+
+def test_a_pickled_array_is_refused_and_never_loaded(npz, path, tmp_path):
+    trace = tmp_path / "trace"
+    source = npz(images=np.array([_Bomb(trace), None], dtype=object))
+    message = refusal(source.train)
+    assert f"data.path={path} cannot be read" in message
+    assert "pickled objects, which are never loaded" in message
+    assert not trace.exists()
+
+
+def test_a_pickle_in_place_of_an_archive_is_refused_and_never_loaded(path, tmp_path):
+    trace = tmp_path / "trace"
+    path.write_bytes(pickle.dumps({"images": _Bomb(trace)}))
+    assert f"data.path={path} cannot be read" in refusal(ArraysSource(str(path)).train)
+    assert not trace.exists()
+
+
+def test_the_trace_of_a_pickle_would_show(tmp_path):
+    pickle.loads(pickle.dumps(_Bomb(tmp_path / "trace")))
+    assert (tmp_path / "trace").exists()
+
+
+def test_pickled_labels_are_refused(npz, path):
+    message = refusal(npz(images=grey(), labels=np.array(["a", None] + 3 * [1], dtype=object)).train)
+    assert f"data.path={path} cannot be read" in message
+    assert "pickled" in message
+
+
+def test_a_pickle_beside_the_images_is_left_alone(npz, tmp_path):
+    trace = tmp_path / "trace"
+    source = npz(images=grey(), notes=np.array([_Bomb(trace)], dtype=object))
+    assert len(source.train()) == COUNT
+    assert not trace.exists()
+
+
+# --- what is refused: arrays that are no images, or no labels
+
+
+def _with(value: float) -> np.ndarray:
+    pixels = grey(np.float32)
+    pixels[1, 2, 3] = value
+    return pixels
+
+
+REFUSED_IMAGES = {
+    "NaN": (_with(np.nan), "NaN or infinite"),
+    "infinite": (_with(np.inf), "NaN or infinite"),
+    "minus infinite": (_with(-np.inf), "NaN or infinite"),
+    "above one": (_with(1.5), "to 1.5; expected float in [0, 1]"),
+    "below zero": (_with(-0.25), "from -0.25 to"),
+    "floats up to 255": (grey().astype(np.float32), "uint8 from 0 to 255"),
+    "int64": (grey().astype(np.int64), "of type int64; expected uint8, or float"),
+    "bool": (grey() > 127, "of type bool; expected uint8, or float"),
+    "complex": (grey(np.complex64), "of type complex64; expected uint8, or float"),
+    "text": (np.full((COUNT, HEIGHT, WIDTH), "a"), "of type <U1; expected uint8, or float"),
+    "no images": (grey(shape=(0, HEIGHT, WIDTH)), f"shape [0, 1, {HEIGHT}, {WIDTH}], which holds no pixels"),
+    "no pixels": (grey(shape=(COUNT, HEIGHT, 0)), f"shape [{COUNT}, 1, {HEIGHT}, 0], which holds no pixels"),
+    "a number": (np.float32(0.5), "shape []"),
+    "two axes": (grey(shape=(COUNT, HEIGHT)), f"shape [{COUNT}, {HEIGHT}]; expected [N, H, W]"),
+    "five axes": (grey(shape=(COUNT, 1, 2, 3, 4)), f"shape [{COUNT}, 1, 2, 3, 4]; expected [N, H, W]"),
+    "four axes, none a colour": (grey(shape=(COUNT, 2, 6, 7)), f"shape [{COUNT}, 2, 6, 7]; expected [N, H, W]"),
+    "both ways": (grey(shape=(COUNT, 3, 6, 3)), "say data.layout=NCHW or data.layout=NHWC"),
+}
+
+
+@pytest.mark.parametrize("key", ["images", "test_images"])
+@pytest.mark.parametrize(("array", "reason"), REFUSED_IMAGES.values(), ids=REFUSED_IMAGES)
+def test_unusable_images_are_refused_by_name(npz, path, key, array, reason):
+    source = npz(**{key: array})
+    message = refusal(source.train if key == "images" else source.test)
+    assert f"'{key}' in data.path={path}" in message
+    assert reason in message
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape"), [("NHW", (5, 1, 6, 7)), ("NCHW", (5, 6, 7)), ("NHWC", (5, 6, 7)), ("NCHW", (5, 6))]
+)
+def test_images_that_contradict_the_named_layout_are_refused(npz, path, layout, shape):
+    message = refusal(npz(layout, images=grey(shape=shape)).train)
+    assert f"'images' in data.path={path}" in message
+    assert f"shape {list(shape)}, which is not {layout} as data.layout says" in message
+
+
+REFUSED_LABELS = {
+    "too few": (np.arange(4), r"shape \[4\].*one label for each image, \[5\]"),
+    "too many": (np.arange(6), r"shape \[6\].*one label for each image, \[5\]"),
+    "one-hot": (np.eye(5, dtype=np.int64), r"shape \[5, 5\].*one label for each image, \[5\]"),
+    "a number": (np.int64(1), r"shape \[\]"),
+    "float": (np.arange(5.0), r"of type float64; expected integers"),
+    "bool": (np.ones(5, dtype=bool), r"of type bool; expected integers"),
+    "text": (np.full(5, "a"), r"of type <U1; expected integers"),
+}
+
+
+@pytest.mark.parametrize(("images_key", "labels_key"), [("images", "labels"), ("test_images", "test_labels")])
+@pytest.mark.parametrize(("labels", "reason"), REFUSED_LABELS.values(), ids=REFUSED_LABELS)
+def test_unusable_labels_are_refused_by_name(npz, path, images_key, labels_key, labels, reason):
+    source = npz(**{images_key: grey(), labels_key: labels})
+    message = refusal(source.train if images_key == "images" else source.test)
+    assert f"'{labels_key}' in data.path={path}" in message
+    assert re.search(reason, message)

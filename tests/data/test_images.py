@@ -1,0 +1,186 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vae_exp.data.images import ImageSet
+
+sizes = st.integers(min_value=1, max_value=40)
+batch_sizes = st.integers(min_value=1, max_value=50)
+seeds = st.integers(min_value=0, max_value=2**31)
+reproducibly = settings(deadline=None, derandomize=True, max_examples=60)
+
+
+def numbered(count: int) -> ImageSet:
+    """Images of one pixel, told apart by its value, with labels that say the same."""
+    numbers = torch.arange(count)
+    return ImageSet(numbers.to(torch.uint8).reshape(-1, 1, 1, 1), numbers, pixel_max=255)
+
+
+def numbers_in(batches) -> list[int]:
+    return [round(number * 255) for batch in batches for number in batch.flatten().tolist()]
+
+
+@pytest.mark.parametrize("pixel_max", [255, 16])
+def test_integer_pixels_are_scaled_to_between_zero_and_one(pixel_max):
+    pixels = torch.arange(pixel_max + 1, dtype=torch.uint8).reshape(-1, 1, 1, 1)
+    scaled = ImageSet(pixels, None, pixel_max).scaled()
+    assert scaled.dtype == torch.float32
+    assert torch.equal(scaled.flatten(), torch.arange(pixel_max + 1) / pixel_max)
+
+
+def test_float_pixels_stay_as_they_are():
+    pixels = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(ImageSet(pixels.clone(), None, 1).scaled(), pixels)
+
+
+def test_scaling_leaves_the_stored_integers_alone():
+    images = numbered(5)
+    images.scaled()
+    assert images.pixels.dtype == torch.uint8
+    assert images.pixels.flatten().tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("positions", [slice(None), torch.tensor([0, 1, 2])], ids=["slice", "positions"])
+def test_changing_scaled_float_pixels_does_not_change_the_set(positions):
+    images = ImageSet(torch.full((3, 1, 2, 2), 0.5), None, 1)
+    images.scaled(positions).zero_()
+    assert (images.pixels == 0.5).all()
+
+
+def test_a_second_batch_of_float_pixels_leaves_the_gradient_of_the_first_computable():
+    batches = ImageSet(torch.full((4, 1, 2, 2), 0.5), None, 1).batches(2)
+    weight = torch.ones((), requires_grad=True)
+    loss = (next(batches) * weight).sum()
+    next(batches)
+    loss.backward()
+    assert weight.grad == 4.0
+
+
+def test_scaled_takes_positions_in_their_order():
+    assert numbers_in([numbered(9).scaled(torch.tensor([7, 2, 5]))]) == [7, 2, 5]
+
+
+def test_scaled_takes_a_slice():
+    assert numbers_in([numbered(9).scaled(slice(3, 6))]) == [3, 4, 5]
+
+
+def test_image_shape_is_channels_height_width():
+    assert ImageSet(torch.zeros(2, 3, 4, 5), None, 1).image_shape == [3, 4, 5]
+
+
+def test_length_is_the_number_of_images():
+    assert len(numbered(7)) == 7
+
+
+@reproducibly
+@given(sizes, batch_sizes)
+def test_batches_hold_every_image_in_order(size, batch_size):
+    assert numbers_in(numbered(size).batches(batch_size)) == list(range(size))
+
+
+@reproducibly
+@given(sizes, batch_sizes)
+def test_only_the_last_batch_is_short(size, batch_size):
+    full, rest = divmod(size, batch_size)
+    assert [len(batch) for batch in numbered(size).batches(batch_size)] == [batch_size] * full + [rest] * (
+        rest > 0
+    )
+
+
+def test_an_empty_set_has_no_batches():
+    assert list(numbered(0).batches(3)) == []
+
+
+@reproducibly
+@given(sizes, batch_sizes, seeds)
+def test_shuffled_batches_visit_every_image_exactly_once(size, batch_size, seed):
+    batches = numbered(size).shuffled_batches(batch_size, torch.Generator().manual_seed(seed))
+    assert sorted(numbers_in(batches)) == list(range(size))
+
+
+@reproducibly
+@given(sizes, batch_sizes, seeds)
+def test_only_the_last_shuffled_batch_is_short(size, batch_size, seed):
+    full, rest = divmod(size, batch_size)
+    batches = numbered(size).shuffled_batches(batch_size, torch.Generator().manual_seed(seed))
+    assert [len(batch) for batch in batches] == [batch_size] * full + [rest] * (rest > 0)
+
+
+@reproducibly
+@given(sizes, batch_sizes, batch_sizes, seeds)
+def test_the_shuffled_order_is_the_seed_s_whatever_the_batch_size(size, one, other, seed):
+    orders = [
+        numbers_in(numbered(size).shuffled_batches(batch_size, torch.Generator().manual_seed(seed)))
+        for batch_size in (one, other)
+    ]
+    assert orders[0] == orders[1]
+
+
+def test_another_seed_shuffles_otherwise():
+    orders = [numbers_in(numbered(40).shuffled_batches(8, torch.Generator().manual_seed(seed))) for seed in (0, 1)]
+    assert orders[0] != orders[1]
+
+
+def test_each_epoch_is_shuffled_anew(generator):
+    images = numbered(40)
+    epochs = [numbers_in(images.shuffled_batches(8, generator)) for _ in range(3)]
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert all(sorted(epoch) == list(range(40)) for epoch in epochs)
+
+
+def test_shuffled_batches_are_scaled(generator):
+    (batch,) = ImageSet(torch.full((2, 1, 1, 1), 4, dtype=torch.uint8), None, 16).shuffled_batches(2, generator)
+    assert batch.dtype == torch.float32
+    assert (batch == 0.25).all()
+
+
+@reproducibly
+@given(sizes, st.integers(min_value=0, max_value=50))
+def test_first_takes_as_many_images_as_asked_and_there_are(size, count):
+    first = numbered(size).first(count)
+    assert first.pixels.flatten().tolist() == list(range(min(size, count)))
+    assert first.labels.tolist() == list(range(min(size, count)))
+
+
+@pytest.mark.parametrize(("count", "length"), [(3, 3), (4, 4), (5, 4)])
+def test_first_takes_no_more_than_there_are(count, length):
+    assert len(numbered(4).first(count)) == length
+
+
+def test_first_none_is_all():
+    images = numbered(4)
+    assert images.first(None) is images
+
+
+def test_first_zero_keeps_the_image_shape():
+    none = ImageSet(torch.zeros(2, 3, 4, 5), torch.zeros(2, dtype=torch.int64), 1).first(0)
+    assert len(none) == 0
+    assert none.image_shape == [3, 4, 5]
+
+
+def test_subset_takes_images_with_their_labels_in_the_given_order():
+    chosen = numbered(9).subset(torch.tensor([8, 0, 4]))
+    assert chosen.pixels.flatten().tolist() == [8, 0, 4]
+    assert chosen.labels.tolist() == [8, 0, 4]
+    assert chosen.pixel_max == 255
+
+
+def test_a_subset_of_images_without_labels_has_none():
+    chosen = ImageSet(torch.zeros(3, 1, 2, 2), None, 1).subset(torch.tensor([1]))
+    assert chosen.labels is None
+    assert len(chosen) == 1
+
+
+def test_to_moves_pixels_and_labels_and_leaves_them_unscaled():
+    moved = numbered(3).to(torch.device("meta"))
+    assert moved.device.type == "meta"
+    assert moved.labels.device.type == "meta"
+    assert moved.pixels.dtype == torch.uint8
+    assert moved.pixel_max == 255
+
+
+def test_to_moves_images_without_labels():
+    moved = ImageSet(torch.zeros(3, 1, 2, 2), None, 1).to(torch.device("meta"))
+    assert moved.device.type == "meta"
+    assert moved.labels is None
