@@ -1,6 +1,9 @@
 """What many tests share: real data where there are some, the commands, a trained run."""
 
 import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin starve a busy machine
+
 import shutil
 import subprocess
 import sys

@@ -4,11 +4,12 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from torch import nn
-from torch.distributions import Independent, Laplace
+from torch.distributions import Bernoulli, Independent, Laplace
 
 from tests.test_conf import composed
 from vae_exp.build import build_evaluators, build_loss, build_optimizer, build_scheduler, build_splits, build_vae
 from vae_exp.errors import UserError
+from vae_exp.objective.loss_terms import LossTerms
 from vae_exp.settings import TrainSettings, checked
 
 SHAPE = [1, 8, 8]
@@ -23,6 +24,31 @@ class LaplaceEncoder(nn.Module):
 
     def forward(self, images: torch.Tensor) -> Independent:
         return Independent(Laplace(self.net(images), 1.0), 1)
+
+
+class LooseEncoder(LaplaceEncoder):
+    """Forgets to wrap its posterior in Independent."""
+
+    def forward(self, images: torch.Tensor) -> Laplace:
+        return Laplace(self.net(images), 1.0)
+
+
+class LooseDecoder(nn.Module):
+    """Forgets it too."""
+
+    def __init__(self, **sizes: object) -> None:
+        super().__init__()
+        self.net = nn.Linear(2, 64)
+
+    def forward(self, latents: torch.Tensor) -> Bernoulli:
+        return Bernoulli(logits=self.net(latents).unflatten(-1, SHAPE))
+
+
+class SummedELBO:
+    """Returns one number for the whole batch."""
+
+    def __call__(self, vae: object, images: torch.Tensor, generator: torch.Generator) -> LossTerms:
+        return LossTerms(*[images.sum()] * 3)
 
 
 class BareEncoder(nn.Module):
@@ -85,6 +111,28 @@ def test_parts_that_do_not_fit_say_so_before_the_first_step(overrides, message):
         build_vae(model(*overrides), SHAPE)
 
 
+def test_a_density_that_is_not_joint_is_refused_with_the_remedy():
+    own = [own_encoder("LooseEncoder"), "+model.encoder.width=9"]
+    dropped = [f"~model.encoder.{key}" for key in ("image_shape", "hidden_dims", "activation")]
+    with pytest.raises(UserError, match=r"model\.encoder .*Independent\(…, 1\)"):
+        build_vae(model(*own, *dropped), SHAPE)
+    with pytest.raises(UserError, match=r"model\.decoder .*Independent\(…, 3\)"):
+        build_vae(model("model.decoder._target_=tests.test_build.LooseDecoder"), SHAPE)
+
+
+def test_a_loss_that_sums_over_the_batch_is_refused():
+    with pytest.raises(UserError, match=r"loss .* 'loss' of shape \[\]; expected one value per image"):
+        build_loss(
+            {"_target_": "tests.test_build.SummedELBO", "reduction": "sum"}, build_vae(model(), SHAPE), SHAPE
+        )
+
+
+@pytest.mark.parametrize("name", ["LBFGS", "SparseAdam"])
+def test_optimizers_that_need_more_than_gradients_are_refused(name):
+    with pytest.raises(UserError, match=rf"optimizer\._target_=torch\.optim\.{name}"):
+        build_optimizer({"_target_": f"torch.optim.{name}", "lr": 0.1}, nn.Linear(2, 2).parameters())
+
+
 def test_building_leaves_the_model_ready_to_train():
     assert build_vae(model(), SHAPE).training
 
@@ -120,7 +168,8 @@ def test_a_source_or_evaluator_without_its_methods_is_refused():
 
 
 def test_the_reduction_is_not_the_losss_business():
-    loss = build_loss({"_target_": "vae_exp.objective.elbo.ELBO", "num_samples": 2, "reduction": "sum"})
-    assert loss.num_samples == 2
+    vae = build_vae(model(), SHAPE)
+    node = {"_target_": "vae_exp.objective.elbo.ELBO", "num_samples": 2, "reduction": "sum"}
+    assert build_loss(node, vae, SHAPE).num_samples == 2
     with pytest.raises(UserError, match=r"loss\._target_=.*loss\.num_samples=0"):
-        build_loss({"_target_": "vae_exp.objective.elbo.ELBO", "num_samples": 0, "reduction": "sum"})
+        build_loss({**node, "num_samples": 0}, vae, SHAPE)

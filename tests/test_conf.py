@@ -63,7 +63,7 @@ def test_every_option_composes_and_is_built(file):
     vae = build_vae(plain["model"], plain["data"]["image_shape"])
     optimizer = build_optimizer(plain["optimizer"], vae.parameters())
     build_scheduler(plain["scheduler"], optimizer)
-    assert callable(build_loss(plain["loss"]))
+    assert callable(build_loss(plain["loss"], vae, plain["data"]["image_shape"]))
     assert build_evaluators(plain["evaluator"])
 
 

@@ -128,6 +128,37 @@ def test_an_interpolation_that_makes_a_target_is_refused(stored):
         vae_exp.load_run(stored("model.encoder._target_", "${sweep.name}"))
 
 
+def test_no_resolver_of_the_process_is_called(stored, tmp_path):
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("leaves_a_mark", (tmp_path / "mark").touch, replace=True)
+    for value in (
+        "${leaves_a_mark:}",
+        "x${ leaves_a_mark: }",
+        "${model.${leaves_a_mark:}}",
+        "${oc.env:A,${leaves_a_mark:}}",
+    ):
+        with pytest.raises(UserError, match="calls a resolver"):
+            vae_exp.load_run(stored("tracker.name", value))
+    assert not (tmp_path / "mark").exists()
+
+
+def test_environment_variables_may_be_read(stored, monkeypatch):
+    monkeypatch.setenv("SCRATCH", "/scratch")
+    run = vae_exp.load_run(stored("data.root", "${oc.env:SCRATCH}/data"))
+    assert run.config["data"]["root"] == "/scratch/data"
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "hydra.yaml"])
+@pytest.mark.parametrize(
+    "text", ["a: &a [*a]", "a: &a [1, 2]\nb: [*a, *a]", "[" * 3000], ids=["cycle", "alias", "deep"]
+)
+def test_yaml_that_unfolds_without_bound_is_refused(name, text, copied_run):
+    (copied_run / ".hydra" / name).write_text(text)
+    with pytest.raises(UserError, match=name):
+        vae_exp.load_run(copied_run)
+
+
 LOGGING = {"version": 1, "handlers": {"evil": {"()": "os.system", "command": "true"}}}
 
 

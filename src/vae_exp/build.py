@@ -47,18 +47,34 @@ def build_vae(model: Node, image_shape: Sequence[int]) -> VAE:
     return vae
 
 
-def build_loss(loss: Node) -> Loss:
-    """The loss; `reduction` is the training step's and not passed on."""
+def build_loss(loss: Node, vae: VAE, image_shape: Sequence[int]) -> Loss:
+    """The loss, tried on two blank images; `reduction` is the training step's and not passed on.
+
+    Args:
+        loss: The group `loss`, all interpolations resolved.
+        vae: The model that it will score, on the CPU.
+        image_shape: `[channels, height, width]` of the data.
+
+    Raises:
+        UserError: if it cannot be built, or does not return one term per image.
+    """
     built: Loss = _create({key: value for key, value in loss.items() if key != "reduction"}, "loss")
     if not callable(built):
         raise UserError(f"loss._target_={loss['_target_']} makes no callable; expected (vae, images, generator).")
+    _check_terms(built, loss["_target_"], vae, list(image_shape))
     return built
 
 
 def build_optimizer(optimizer: Node, parameters: Iterable[nn.Parameter]) -> Optimizer:
     """The optimiser over these parameters."""
-    built = _create({**optimizer, "_partial_": True}, "optimizer")
-    return _finish(built, "optimizer", Optimizer, list(parameters))
+    factory = _create({**optimizer, "_partial_": True}, "optimizer")
+    built = _finish(factory, "optimizer", Optimizer, list(parameters))
+    if isinstance(built, torch.optim.LBFGS | torch.optim.SparseAdam):
+        raise UserError(
+            f"optimizer._target_={optimizer['_target_']} needs a closure or sparse gradients; "
+            f"use one that steps on the gradients of a batch, such as torch.optim.Adam."
+        )
+    return built
 
 
 def build_scheduler(scheduler: Node, optimizer: Optimizer) -> LRScheduler | None:
@@ -79,7 +95,7 @@ def _create(node: Node, key: str, needs: Sequence[str] = (), arguments: Mapping[
     target = node.get("_target_")
     try:
         built = instantiate(dict(node), _convert_="all", **(arguments or {}))
-    except InstantiationException as error:
+    except Exception as error:  # of a constructor, wrapped or not as Hydra's version has it
         raise _explained(error, key, target) from error
     for name in needs:
         if not hasattr(built, name):
@@ -104,14 +120,15 @@ def _finish(factory: Any, key: str, kind: type[T], argument: Any) -> T:
     return built
 
 
-def _explained(error: InstantiationException, key: str, target: object) -> UserError:
+def _explained(error: Exception, key: str, target: object) -> UserError:
     """The root of an instantiation error, told in one line."""
     root: BaseException = error
     while root.__cause__ is not None:
         root = root.__cause__
     if isinstance(root, UserError):
         return root
-    reason = str(error).splitlines()[0] if root is error else f"{type(root).__name__}: {root}"
+    wrapped = root is error and isinstance(error, InstantiationException)
+    reason = str(error).splitlines()[0] if wrapped else f"{type(root).__name__}: {root}"
     return UserError(f"{key}._target_={target} cannot be instantiated: {reason}")
 
 
@@ -129,6 +146,9 @@ def _check_fit(vae: VAE, model: Node, image_shape: list[int]) -> None:
                 f"model.encoder ({encoder}) returns a posterior over {found}; "
                 f"expected {wanted} for two images, as model.latent_dim={wanted[1]} says."
             )
+        _require_joint(posterior, 1, f"model.encoder ({encoder})")
+        if not posterior.has_rsample:
+            raise UserError(f"model.encoder ({encoder}) returns a posterior without rsample; gradients need one.")
         latents = sample(posterior, torch.Generator().manual_seed(0), (1,))
         likelihood = _tried(vae.decode, latents, f"model.decoder ({decoder}) on latents of [1, 2, {wanted[1]}]")
         found = _shape(likelihood)
@@ -137,10 +157,36 @@ def _check_fit(vae: VAE, model: Node, image_shape: list[int]) -> None:
                 f"model.decoder ({decoder}) returns a likelihood over {found}; "
                 f"expected {[1, 2, *image_shape]} for latents of [1, 2, {wanted[1]}]."
             )
+        _require_joint(likelihood, 2, f"model.decoder ({decoder})")
         prior = vae.prior()
         if list(prior.event_shape) != wanted[1:]:
             raise UserError(f"model.prior is over {list(prior.event_shape)}; expected {wanted[1:]}.")
     vae.train(was_training)
+
+
+def _check_terms(loss: Loss, target: str, vae: VAE, image_shape: list[int]) -> None:
+    images = torch.zeros(2, *image_shape)
+    with torch.no_grad():
+        try:
+            terms = loss(vae, images, torch.Generator().manual_seed(0))
+            shapes = {name: list(getattr(terms, name).shape) for name in ("loss", "distortion", "rate")}
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"loss ({target}) fails on two images: {type(error).__name__}: {error}.") from error
+    for name, shape in shapes.items():
+        if shape != [2]:
+            raise UserError(
+                f"loss ({target}) returns '{name}' of shape {shape}; expected one value per image, [2]."
+            )
+
+
+def _require_joint(distribution: Distribution, batch_axes: int, what: str) -> None:
+    """A factorised density must be one density of the whole event, or sums over it go astray."""
+    loose = len(distribution.batch_shape) - batch_axes
+    if loose:
+        raise UserError(
+            f"{what} returns a {type(distribution).__name__} with a batch of {list(distribution.batch_shape)}; "
+            f"wrap it in torch.distributions.Independent(…, {loose}), so that log_prob sums over the event."
+        )
 
 
 def _tried(part: Any, argument: Tensor, what: str) -> Distribution:

@@ -4,11 +4,14 @@ import os
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
+from functools import wraps
 from importlib.resources import files
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -42,8 +45,19 @@ def run_command(task: Callable[[DictConfig], None], config_name: str) -> None:
     """
     register_schemas()
     identity.register_resolvers()
-    main = hydra.main(version_base="1.3", config_path=str(config_directory()), config_name=config_name)(task)
     traced = os.environ.get(_FULL_ERROR)
+
+    @wraps(task)
+    def told(config: DictConfig) -> None:
+        try:
+            task(config)
+        except UserError as error:
+            # An exception lets the other jobs of a sweep go on, but Hydra adds words of its own to it.
+            if traced == "1" or HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise
+            raise SystemExit(f"Error: {error}") from error
+
+    main = hydra.main(version_base="1.3", config_path=str(config_directory()), config_name=config_name)(told)
     os.environ[_FULL_ERROR] = "1"
     try:
         main()

@@ -12,9 +12,9 @@ def main() -> None:
 
 def _task(config: DictConfig) -> None:
     from vae_exp.build import build_evaluators
-    from vae_exp.engine.determinism import generator
+    from vae_exp.engine.evaluating import run_evaluator, save_figures
     from vae_exp.report import print_metrics
-    from vae_exp.run_directory import write_json
+    from vae_exp.run_directory import merge_json
     from vae_exp.settings import EvaluateSettings, checked
     from vae_exp.stored_run import open_for
 
@@ -23,18 +23,21 @@ def _task(config: DictConfig) -> None:
     run = open_for(settings)
     images = run.data.split(settings.split).to(run.device)
     metrics: dict[str, float] = {}
+    path = run.directory.evaluation(settings.split, run.checkpoint)
     for key, evaluator in evaluators.items():
         print(f"Evaluating {key} on the {settings.split} images …", flush=True)
-        noise = generator(settings.seed, "evaluation", run.device)
-        for name, value in evaluator.run(run.vae, images, noise):
-            if not hasattr(value, "savefig"):
-                metrics[f"{settings.split}/{name}"] = float(value)
-    path = run.directory.evaluation(settings.split)
-    content = {"checkpoint": run.checkpoint, "epoch": run.epoch, "images": len(images), "seed": settings.seed}
-    write_json(path, content | {"evaluator": settings.evaluator, "metrics": metrics})
-    print_metrics(
-        metrics, f"{settings.split}: {len(images)} images, checkpoint {run.checkpoint} (epoch {run.epoch})"
-    )
+        numbers, figures = run_evaluator(evaluator, run.vae, images, settings.seed)
+        metrics |= {f"{settings.split}/{name}": value for name, value in numbers.items()}
+        save_figures(figures, path.with_suffix(""))
+    targets = "binary" if images.is_binary() else "greyscale"
+    what = {"checkpoint": run.checkpoint, "epoch": run.epoch, "images": len(images), "seed": settings.seed}
+    merge_json(path, {**what, "targets": targets}, {"evaluator": settings.evaluator, "metrics": metrics})
+    title = f"{settings.split}: {len(images)} images, checkpoint {run.checkpoint} (epoch {run.epoch})"
+    print_metrics(metrics, title)
+    if targets == "greyscale":
+        print(
+            "Targets are greyscale: under a Bernoulli likelihood these are scores, not likelihoods of the images."
+        )
     print(f"Written to {path}")
 
 

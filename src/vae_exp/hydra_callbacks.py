@@ -7,7 +7,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vae_exp.errors import UserError
-from vae_exp.run_directory import RunDirectory
+from vae_exp.run_directory import RunDirectory, require_writable
 from vae_exp.settings import TrainSettings, checked
 from vae_exp.sweep import recorder
 
@@ -25,12 +25,20 @@ class TrainCallback(Callback):
             directory = RunDirectory(Path(str(config.hydra.run.dir)))
             if directory.holds_a_run():
                 raise UserError(f"hydra.run.dir={directory.path} already holds a run; choose another directory.")
+            require_writable(directory.path, "hydra.run.dir")
         except UserError as error:
             raise SystemExit(f"Error: {error}") from error
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Remember the directory of a sweep; its jobs are checked one by one."""
-        recorder.remember(Path(str(config.hydra.sweep.dir)))
+        """Check and remember the directory of a sweep; its jobs are checked one by one."""
+        sweep = Path(str(config.hydra.sweep.dir))
+        try:
+            if any(RunDirectory(path).holds_a_run() for path in sweep.glob("*/")):
+                raise UserError(f"sweep.name={sweep.name}: {sweep} already holds runs; choose another name.")
+            require_writable(sweep, "hydra.sweep.dir")
+        except UserError as error:
+            raise SystemExit(f"Error: {error}") from error
+        recorder.remember(sweep)
 
 
 def task_config(config: DictConfig) -> DictConfig:

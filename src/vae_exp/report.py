@@ -33,10 +33,15 @@ def print_metrics(metrics: Mapping[str, float], title: str) -> None:
     table.add_column("value", justify="right")
     table.add_column("unit")
     for name, value in metrics.items():
-        digits = f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 10 else f"{value:.4g}"
-        shown = f"{value:.3f}" if 1 <= abs(value) < 10_000 and not float(value).is_integer() else digits
-        table.add_row(name, shown, UNITS.get(name.rpartition("/")[2], ""))
+        table.add_row(name, _shown(value), UNITS.get(name.rpartition("/")[2], ""))
     _console().print(table)
+
+
+def _shown(value: float) -> str:
+    """Three decimals; whole and large numbers without any, small ones with four digits."""
+    if float(value).is_integer() or abs(value) >= 10_000:
+        return f"{value:,.0f}"
+    return f"{value:.3f}" if abs(value) >= 1 else f"{value:.4g}"
 
 
 def print_result(result: Mapping[str, Any], directory: RunDirectory) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isfinite
@@ -64,9 +65,9 @@ class RunDirectory:
         """What `generate` made, as PNG and `.npz`."""
         return self.path / "generated"
 
-    def evaluation(self, split: str) -> Path:
-        """What `evaluate` found on a split."""
-        return self.path / "evaluation" / f"{split}.json"
+    def evaluation(self, split: str, checkpoint: str) -> Path:
+        """What `evaluate` found of a checkpoint on a split; figures lie in the folder of the same name."""
+        return self.path / "evaluation" / f"{split}-{checkpoint}.json"
 
     def checkpoint(self, name: str) -> Path:
         """The checkpoint `last` or `best`."""
@@ -93,6 +94,25 @@ class RunDirectory:
         return result
 
 
+def require_writable(path: Path, key: str) -> None:
+    """Make sure that files can be written into a directory, or into one that can be made there.
+
+    Raises:
+        UserError: names the key and the reason; a directory made for the trial is removed again.
+    """
+    made = [each for each in (path, *path.parents) if not each.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as probe:
+            probe.write(b"0" * 4096)
+    except OSError as error:
+        raise UserError(f"{key}={path} cannot be written to: {error}.") from error
+    finally:
+        for each in made:
+            if each.is_dir() and not any(each.iterdir()):
+                each.rmdir()
+
+
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Let `write` fill a temporary file, flush it to the disk, then give it its name.
 
@@ -114,6 +134,17 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object atomically; numbers that JSON does not know (NaN, infinities) become null."""
     text = json.dumps(_strict(content), indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def merge_json(path: Path, what: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write `what` and `parts`; parts that the file has of the very same `what` stay beside the new ones."""
+    try:
+        before = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        before = {}
+    same = isinstance(before, dict) and all(before.get(key) == value for key, value in what.items())
+    merged = {key: {**(before.get(key, {}) if same else {}), **part} for key, part in parts.items()}
+    write_json(path, {**what, **merged})
 
 
 def to_json_line(content: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 Values stand in `conf/`; here is what kind each of them is and what range it may have.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from math import isfinite
@@ -131,7 +131,7 @@ class TrainSettings:
     sweep: SweepSettings = MISSING
 
     def __post_init__(self) -> None:
-        _at_least("seed", self.seed, 0)
+        _check_seed(self.seed)
         _require_target("loss", self.loss)
         _require_target("optimizer", self.optimizer)
         _one_of("loss.reduction", self.loss.get("reduction"), REDUCTIONS)
@@ -152,7 +152,7 @@ class StoredRunSettings:
 
     run: str = MISSING
     split: str = MISSING
-    checkpoint: str = MISSING
+    checkpoint: str | None = MISSING
     device: str = MISSING
     seed: int = MISSING
     trust: list[str] = MISSING
@@ -160,8 +160,9 @@ class StoredRunSettings:
 
     def __post_init__(self) -> None:
         _one_of("split", self.split, SPLITS)
-        _one_of("checkpoint", self.checkpoint, CHECKPOINTS)
-        _at_least("seed", self.seed, 0)
+        if self.checkpoint is not None:
+            _one_of("checkpoint", self.checkpoint, CHECKPOINTS)
+        _check_seed(self.seed)
 
 
 @dataclass
@@ -195,17 +196,37 @@ def register_schemas() -> None:
         store.store(name=name, node=schema, provider="vae_exp")
 
 
+def plain_config(config: DictConfig, image_shape: Sequence[int] | None = None) -> dict[str, Any]:
+    """The config as plain containers, every interpolation resolved.
+
+    Args:
+        config: A composed or stored config.
+        image_shape: `[channels, height, width]` of the data, where the config left it to them.
+
+    Raises:
+        UserError: if a value is missing or an interpolation leads nowhere.
+    """
+    try:
+        shape = {} if image_shape is None else {"data": {"image_shape": list(image_shape)}}
+        plain = OmegaConf.to_container(OmegaConf.merge(config, shape), resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the config cannot be resolved: {str(error).strip()}") from error
+    except RecursionError as error:
+        raise UserError("the config cannot be resolved: it is nested without end.") from error
+    if not isinstance(plain, dict):
+        raise UserError(f"the config is a {type(plain).__name__}; expected a mapping.")
+    return {str(key): value for key, value in plain.items()}
+
+
 def checked(config: DictConfig, schema: type[T]) -> T:
     """The configuration as typed objects, every value within its range.
 
     Raises:
         UserError: names the key, its value and what would be right.
     """
+    plain = plain_config(config)
+    _refuse_unknown_keys(plain, schema, "")
     try:
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        if not isinstance(plain, dict):
-            raise UserError(f"the config is a {type(plain).__name__}; expected a mapping.")
-        _refuse_unknown_keys({str(key): value for key, value in plain.items()}, schema, "")
         settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))
     except OmegaConfBaseException as error:
         raise UserError(str(error).strip()) from error
@@ -229,6 +250,12 @@ def _refuse_unknown_keys(plain: Mapping[str, Any], schema: type, prefix: str) ->
 def _at_least(key: str, value: float, least: float) -> None:
     if value < least:
         raise UserError(f"{key}={value} must be at least {least}.")
+
+
+def _check_seed(seed: int) -> None:
+    _at_least("seed", seed, 0)
+    if seed >= 2**63:
+        raise UserError(f"seed={seed} must be below 2**63.")
 
 
 def _one_of(key: str, value: Any, allowed: tuple[str, ...]) -> None:

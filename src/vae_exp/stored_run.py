@@ -20,8 +20,8 @@ from vae_exp.engine.device import choose_device
 from vae_exp.errors import UserError
 from vae_exp.model.vae import VAE
 from vae_exp.run_directory import RunDirectory
-from vae_exp.settings import StoredRunSettings, TrainSettings, checked
-from vae_exp.trust import require_no_callables, require_trusted
+from vae_exp.settings import StoredRunSettings, TrainSettings, checked, plain_config
+from vae_exp.trust import require_no_resolvers, require_plain_yaml, require_trusted
 
 
 @dataclass(frozen=True)
@@ -83,24 +83,28 @@ def load_run(
     """
     place = RunDirectory(Path(directory))
     stored = _read_config(place)
-    require_no_callables(place.hydra_config)
-    plain = _plain(_with_places(stored, data or {}), place)
-    require_trusted(plain, trust)
-    settings = checked(OmegaConf.create(plain), TrainSettings)
     where = choose_device(device)
     chosen = _choose_checkpoint(place, checkpoint)
     state = load_checkpoint(place.checkpoint(chosen), where)
-    _set_image_shape(plain, state)
-    vae = build_vae(plain["model"], plain["data"]["image_shape"])
+    shape = stored.data.get("image_shape") or state.get("image_shape")
+    plain = plain_config(_with_places(stored, data or {}), shape)
+    require_trusted(plain, trust)
+    settings = checked(OmegaConf.create(plain), TrainSettings)
+    vae = _build_with_weights(plain, state, place.checkpoint(chosen))
+    vae.to(where).eval()
+    return StoredRun(place, settings, plain, vae, chosen, int(state.get("epoch", 0)))
+
+
+def _build_with_weights(plain: dict[str, Any], state: Mapping[str, Any], checkpoint: Path) -> VAE:
+    """The model with the checkpoint's weights; the process keeps its random state."""
+    with torch.random.fork_rng():
+        vae = build_vae(plain["model"], plain["data"]["image_shape"])
     try:
         vae.load_state_dict(state["vae"])
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{place.checkpoint(chosen)} does not fit the model of {place.config}: {reason}"
-        ) from error
-    vae.to(where).eval()
-    return StoredRun(place, settings, plain, vae, chosen, int(state["epoch"]))
+        raise UserError(f"{checkpoint} does not fit the model of its config: {reason}") from error
+    return vae
 
 
 def open_for(settings: StoredRunSettings) -> StoredRun:
@@ -117,14 +121,17 @@ def open_for(settings: StoredRunSettings) -> StoredRun:
 def _read_config(place: RunDirectory) -> DictConfig:
     if not place.path.is_dir():
         raise UserError(f"run={place.path} is not a directory.")
+    if not place.config.is_file():
+        raise UserError(f"run={place.path} holds no run: {place.config} is missing.")
+    for path in (place.config, place.hydra_config):
+        require_plain_yaml(path)
+    require_no_resolvers(place.config)
     try:
         stored = OmegaConf.load(place.config)
-    except FileNotFoundError:
-        raise UserError(f"run={place.path} holds no run: {place.config} is missing.") from None
-    except (YAMLError, UnicodeDecodeError, OSError, OmegaConfBaseException) as error:
+    except (YAMLError, OmegaConfBaseException, RecursionError) as error:
         raise UserError(f"{place.config} is not a readable config: {error}") from error
-    if not isinstance(stored, DictConfig):
-        raise UserError(f"{place.config} holds a {type(stored).__name__}; expected a mapping.")
+    if not isinstance(stored, DictConfig) or not isinstance(stored.get("data"), DictConfig):
+        raise UserError(f"{place.config} holds no config of a run; expected a mapping with model and data.")
     return stored
 
 
@@ -145,22 +152,3 @@ def _with_places(stored: DictConfig, data: Mapping[str, str | None]) -> DictConf
         if value is not None:
             OmegaConf.update(moved, f"data.{name}", value)
     return moved
-
-
-def _plain(stored: DictConfig, place: RunDirectory) -> dict[str, Any]:
-    try:
-        plain = OmegaConf.to_container(stored, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{place.config} cannot be resolved: {str(error).splitlines()[0]}") from error
-    if not isinstance(plain, dict):
-        raise UserError(f"{place.config} holds a {type(plain).__name__}; expected a mapping.")
-    return {str(key): value for key, value in plain.items()}
-
-
-def _set_image_shape(plain: dict[str, Any], state: Mapping[str, Any]) -> None:
-    """Where the config left the image shape to the data, the checkpoint remembers it."""
-    if plain["data"]["image_shape"] is None:
-        shape = list(state["image_shape"])
-        for node in (plain["data"], plain["model"]["encoder"], plain["model"]["decoder"]):
-            if node.get("image_shape", shape) is None:
-                node["image_shape"] = shape

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from vae_exp import outcome
 from vae_exp.build import (
@@ -28,7 +28,7 @@ from vae_exp.engine.protocols import Tracker
 from vae_exp.engine.trainer import Recipe, Trainer
 from vae_exp.errors import DivergedError, Interrupted, UserError
 from vae_exp.run_directory import RunDirectory, write_json
-from vae_exp.settings import TrainSettings, checked
+from vae_exp.settings import TrainSettings, checked, plain_config
 from vae_exp.sweep.identity import config_hash
 from vae_exp.tracking.metrics_file import MetricsFile
 from vae_exp.tracking.wandb_tracker import WandbTracker
@@ -45,7 +45,7 @@ class Prepared:
     device: torch.device
     recipe: Recipe
     steps_per_epoch: int
-    hash: str
+    config_hash: str
 
 
 def train(config: DictConfig, directory: RunDirectory, sweep: str | None) -> dict[str, Any]:
@@ -69,7 +69,6 @@ def train(config: DictConfig, directory: RunDirectory, sweep: str | None) -> dic
     with InterruptGuard() as guard, closing(metrics_file):
         try:
             prepared = _prepare(config, directory, sweep, metrics_file)
-            guard.check()
         except Exception as error:
             outcome.end_unstarted(error, directory, began, keep_reason=sweep is not None)
             raise
@@ -84,15 +83,17 @@ def _prepare(
     seed_process(settings.seed)
     splits = build_splits(settings.data)
     train, val = splits.train.to(device), splits.val.to(device)
-    plain = _plain(config, splits.image_shape)
+    plain = plain_config(config, splits.image_shape)
     recipe = _recipe(settings, train, val)
-    vae = build_vae(plain["model"], splits.image_shape).to(device)
+    vae = build_vae(plain["model"], splits.image_shape)
+    loss = build_loss(plain["loss"], vae, splits.image_shape)
+    evaluators = build_evaluators(plain["evaluator"])
+    vae.to(device)
     optimizer = build_optimizer(plain["optimizer"], vae.parameters())
     scheduler = build_scheduler(plain["scheduler"], optimizer)
-    loss, evaluators = build_loss(plain["loss"]), build_evaluators(plain["evaluator"])
     wandb = _start_wandb(settings, plain, directory, sweep)
     trackers: list[Tracker] = [metrics_file, *([wandb] if wandb else [])]
-    identity = {"config_hash": config_hash(config), "image_shape": splits.image_shape}
+    identity: dict[str, Any] = {"config_hash": config_hash(config), "image_shape": splits.image_shape}
     trainer = Trainer(
         vae=vae,
         loss=loss,
@@ -116,7 +117,7 @@ def _prepare(
         splits.image_shape,
     )
     steps = -(-len(train) // recipe.batch_size)
-    return Prepared(trainer, wandb, device, recipe, steps, config_hash(config))
+    return Prepared(trainer, wandb, device, recipe, steps, identity["config_hash"])
 
 
 def _fit(prepared: Prepared, directory: RunDirectory, guard: InterruptGuard, began: float) -> dict[str, Any]:
@@ -124,6 +125,7 @@ def _fit(prepared: Prepared, directory: RunDirectory, guard: InterruptGuard, beg
     status, error = "failed", None
     exit_code = 1
     try:
+        guard.check()
         trainer.fit(guard, progress_display(prepared.recipe.epochs, prepared.steps_per_epoch))
         trainer.finish(guard)
         status, exit_code = "completed", 0
@@ -146,18 +148,11 @@ def _fit(prepared: Prepared, directory: RunDirectory, guard: InterruptGuard, beg
             error=error,
             began=began,
             device=prepared.device,
-            config_hash=prepared.hash,
+            config_hash=prepared.config_hash,
             wandb=prepared.wandb.description if prepared.wandb else None,
         )
         write_json(directory.result, result)
     return result
-
-
-def _plain(config: DictConfig, image_shape: list[int]) -> dict[str, Any]:
-    """The resolved config as plain containers, the image shape filled in where it was left to the data."""
-    filled = OmegaConf.merge(config, {"data": {"image_shape": image_shape}})
-    plain = OmegaConf.to_container(filled, resolve=True, throw_on_missing=True)
-    return {str(key): value for key, value in plain.items()} if isinstance(plain, dict) else {}
 
 
 def _recipe(settings: TrainSettings, train: ImageSet, val: ImageSet) -> Recipe:

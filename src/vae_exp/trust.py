@@ -5,20 +5,23 @@ packages that hold classes of that slot's kind, or in a package that the caller 
 name leads to must be a class of that kind. Anything else in the config that could name code is refused.
 """
 
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.utils import get_object
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from vae_exp.errors import UserError
 
+# A reference to another node of the config, or to an environment variable with a plain default.
+_HARMLESS = re.compile(r"\$\{(?:\.*\w[\w.\[\]]*|oc\.env:\w+(?:,[^${}]*)?)\}")
 _SPECIAL_KEYS = {"_partial_", "_args_", "_convert_", "_recursive_", "()"}
 
 
@@ -75,21 +78,41 @@ def require_trusted(config: Mapping[str, Any], trust: Sequence[str]) -> None:
         _require_class_of_kind(key, target, trust)
 
 
-def require_no_callables(path: Path) -> None:
-    """Refuse a stored Hydra section whose logging would construct objects; it is never applied anyway.
+def require_plain_yaml(path: Path) -> None:
+    """Refuse a stored YAML file that is more than a tree of plain values, before anything of it is resolved.
+
+    Refused are aliases (a few lines of them unfold without bound), callables of a logging configuration, and
+    interpolations that call a resolver: any that the process has registered would run. `${oc.env:NAME}` alone is
+    allowed, it reads an environment variable.
 
     Raises:
-        UserError: if the file is not YAML, or names a callable.
+        UserError: names the file and the place.
     """
-    if not path.exists():
-        return
     try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = path.read_text()
+        aliases = [token for token in yaml.scan(text) if isinstance(token, yaml.AliasToken)]
+        content = None if aliases else yaml.safe_load(text)
+    except FileNotFoundError:
+        return
+    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path} is not plain YAML: {error}") from error
+    if aliases:
+        raise UserError(f"{path} holds the alias *{aliases[0].value}, which no stored config has; refused.")
     for key, _ in _entries(content, ()):
-        if key[-1:] == ("()",):
+        if key[-1] == "()":
             raise UserError(f"{path} names a callable at {'.'.join(key)}; refused.")
+
+
+def require_no_resolvers(path: Path) -> None:
+    """Refuse a stored config whose interpolations call anything but `oc.env`.
+
+    Raises:
+        UserError: names the key and its value.
+    """
+    for key, value in _entries(yaml.safe_load(path.read_text()), ()):
+        for text in (key[-1], value):
+            if isinstance(text, str) and "${" in _HARMLESS.sub("", text):
+                raise UserError(f"{path} has {'.'.join(key)}={value}, which calls a resolver; refused.")
 
 
 def _targets(node: Any, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -160,19 +183,11 @@ def _require_class_of_kind(key: tuple[str, ...], target: Any, trust: Sequence[st
 
 
 def _located(target: str) -> Any:
-    """What a dotted name leads to: the longest importable prefix, then attributes."""
-    parts = target.split(".")
-    for length in range(len(parts) - 1, 0, -1):
-        try:
-            found: Any = import_module(".".join(parts[:length]))
-        except ModuleNotFoundError as error:
-            if error.name is not None and target.startswith(error.name):
-                continue
-            raise UserError(f"{target} cannot be imported: {error}.") from error
-        for part in parts[length:]:
-            found = getattr(found, part, None)
-        return found
-    return None
+    """What a dotted name leads to, found the way it will be instantiated."""
+    try:
+        return get_object(target)
+    except Exception as error:  # importing a module may raise anything
+        raise UserError(f"{target} cannot be imported: {error}") from error
 
 
 def _lies_in(name: str, packages: Sequence[str]) -> bool:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 REFUSED = {
     ("model.latent_dim=0",): ["model.latent_dim=0", "at least 1"],
@@ -21,6 +22,8 @@ REFUSED = {
     ("model.activation=swish",): ["model.activation=swish", "relu"],
     ("loss.reduction=max",): ["loss.reduction=max", "sum, mean"],
     ("trainer.device=cuda:99",): ["trainer.device=cuda:99", "CUDA"],
+    ("seed=99999999999999999999",): ["seed=99999999999999999999", "2**63"],
+    ("hydra.run.dir=nan.npz/run",): ["hydra.run.dir=", "cannot be written to"],
     ("trainer.device=gpu",): ["trainer.device=gpu", "cuda:N"],
     ("trainer.monitor=val/elbo",): ["trainer.monitor=val/elbo", "val/loss"],
     ("data.validation_size=1437",): ["data.validation_size=1437", "1437 training images"],
@@ -61,6 +64,13 @@ def test_it_is_refused_in_one_message(overrides, command, files, tmp_path, monke
     assert not left
     assert not [path for path in tmp_path.glob("outputs/**/*") if path.is_file() or path.parent.name != "outputs"]
     assert not list(tmp_path.glob("wandb/*run*"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_without_cuda_is_refused(command):
+    finished = command("train", "data=digits", "trainer.device=cuda")
+    assert finished.code == 1
+    assert finished.err.startswith("Error: trainer.device=cuda: there is no CUDA device here; use ")
 
 
 def test_the_traceback_is_there_for_those_who_ask(process):

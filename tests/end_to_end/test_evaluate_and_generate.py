@@ -11,7 +11,7 @@ import vae_exp
 def test_evaluate_writes_what_it_prints(command, copied_run):
     finished = command("evaluate", f"run={copied_run}", "evaluator.nll.num_importance_samples=50")
     assert finished.code == 0, finished.err
-    stored = json.loads((copied_run / "evaluation" / "test.json").read_text())
+    stored = json.loads((copied_run / "evaluation" / "test-best.json").read_text())
     metrics = stored["metrics"]
     assert set(metrics) >= {
         "test/elbo", "test/negative_elbo", "test/rate", "test/distortion", "test/reconstruction_from_mean",
@@ -24,7 +24,7 @@ def test_evaluate_writes_what_it_prints(command, copied_run):
 
 def test_evaluate_scores_the_images_of_the_split(command, copied_run):
     command("evaluate", f"run={copied_run}", "split=val", "evaluator=[elbo]", "checkpoint=last")
-    metrics = json.loads((copied_run / "evaluation" / "val.json").read_text())["metrics"]
+    metrics = json.loads((copied_run / "evaluation" / "val-last.json").read_text())["metrics"]
     run = vae_exp.load_run(copied_run, checkpoint="last")
     images = run.data.val.scaled()
     at_mean = run.vae.decode(run.vae.encode(images).mean).log_prob(images).mean().item()
@@ -34,11 +34,32 @@ def test_evaluate_scores_the_images_of_the_split(command, copied_run):
 
 
 def test_evaluate_gives_the_same_numbers_twice(command, copied_run):
-    path = copied_run / "evaluation" / "test.json"
+    path = copied_run / "evaluation" / "test-best.json"
     command("evaluate", f"run={copied_run}", "evaluator.nll.num_importance_samples=20")
     first = path.read_text()
     command("evaluate", f"run={copied_run}", "evaluator.nll.num_importance_samples=20")
     assert path.read_text() == first
+
+
+def test_evaluators_that_run_one_after_another_share_a_file(command, copied_run):
+    path = copied_run / "evaluation" / "test-best.json"
+    command("evaluate", f"run={copied_run}", "evaluator=[elbo]")
+    command("evaluate", f"run={copied_run}", "evaluator=[nll]", "evaluator.nll.num_importance_samples=20")
+    assert {"test/elbo", "test/nll"} <= set(json.loads(path.read_text())["metrics"])
+    command("evaluate", f"run={copied_run}", "evaluator=[elbo]", "seed=1")
+    assert "test/nll" not in json.loads(path.read_text())["metrics"]
+
+
+def test_evaluate_draws_what_it_is_asked_to_draw(command, copied_run):
+    finished = command("evaluate", f"run={copied_run}", "evaluator=[figures]", "evaluator.figures.manifold_side=3")
+    assert finished.code == 0, finished.err
+    assert (copied_run / "evaluation" / "test-best" / "manifold.png").exists()
+
+
+def test_scores_of_greyscale_images_are_not_called_likelihoods(command, copied_run):
+    finished = command("evaluate", f"run={copied_run}", "evaluator=[elbo]")
+    assert "scores, not likelihoods" in finished.out
+    assert json.loads((copied_run / "evaluation" / "test-best.json").read_text())["targets"] == "greyscale"
 
 
 def test_generate_draws_test_images_and_keeps_the_arrays(command, copied_run):

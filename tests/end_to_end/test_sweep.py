@@ -78,6 +78,16 @@ def test_a_crash_in_a_job_leaves_its_traceback_in_the_jobs_log(command, tmp_path
     assert {row["status"] for row in table(tmp_path / "multirun" / "mine")} == {"failed"}
 
 
+def test_a_sweep_that_has_run_is_left_as_it_is(command, tmp_path):
+    arguments = ("train", "--multirun", *SHORT, "tracker=none", "model.latent_dim=2,3", "sweep.name=mine")
+    assert command(*arguments).code == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "multirun").rglob("*") if path.is_file()}
+    again = command(*arguments)
+    assert again.code == 1
+    assert "sweep.name=mine" in again.err
+    assert {path: path.read_bytes() for path in (tmp_path / "multirun").rglob("*") if path.is_file()} == before
+
+
 def test_an_unknown_key_is_refused_before_any_job(command, tmp_path):
     finished = command("train", "--multirun", *SHORT, "model.latnt_dim=2,3", "sweep.name=mine")
     assert finished.code == 1

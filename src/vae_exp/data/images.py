@@ -29,6 +29,10 @@ class ImageSet:
         """`[channels, height, width]`."""
         return list(self.pixels.shape[1:])
 
+    def is_binary(self) -> bool:
+        """Whether every pixel is black or white: then a Bernoulli likelihood is one of the images."""
+        return bool(((self.pixels == 0) | (self.pixels == self.pixel_max)).all())
+
     @property
     def device(self) -> torch.device:
         """Where the pixels lie."""

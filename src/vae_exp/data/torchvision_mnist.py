@@ -1,6 +1,7 @@
 """The MNIST family through torchvision: download, checksums and unpacking are torchvision's own."""
 
 import hashlib
+import logging
 import queue
 import socket
 import threading
@@ -22,6 +23,7 @@ from torchvision import datasets
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
 
+_log = logging.getLogger(__name__)
 DATASETS: dict[str, type[datasets.MNIST]] = {
     "MNIST": datasets.MNIST,
     "FashionMNIST": datasets.FashionMNIST,
@@ -29,7 +31,7 @@ DATASETS: dict[str, type[datasets.MNIST]] = {
     "EMNIST": datasets.EMNIST,
 }
 EMNIST_SPLITS = ("byclass", "bymerge", "balanced", "letters", "digits", "mnist")
-PROBE_SECONDS = 5.0
+PROBE_SECONDS = 3.0
 STALL_SECONDS = 10.0
 
 
@@ -156,6 +158,8 @@ class MNISTSource:
         missing = self._missing()
         # torchvision names its folder after the class, and asks the mirrors in turn
         dataset = type(self._dataset.__name__, (self._dataset,), {"mirrors": list(mirrors)})
+        if missing:
+            _log.info("Downloading %s into %s …", self._dataset.__name__, self._folder)
         try:
             with _patience(STALL_SECONDS), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
                 dataset(self._root, train=train, download=True, **self._options)

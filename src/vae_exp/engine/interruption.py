@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM end a run in order."""
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -45,6 +46,7 @@ class InterruptGuard:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._received = number
+        os.write(2, b"\nEnding in order; a second signal ends at once.\n")
         for each in self._previous:
             signal.signal(each, signal.SIG_DFL)
 

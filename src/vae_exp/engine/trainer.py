@@ -4,7 +4,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite, nan
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from vae_exp.data.images import ImageSet
 from vae_exp.engine.checkpoint import save_checkpoint
 from vae_exp.engine.determinism import generator
 from vae_exp.engine.early_stopping import Best
+from vae_exp.engine.evaluating import run_evaluator, save_figures
 from vae_exp.engine.interruption import InterruptGuard
 from vae_exp.engine.progress import ProgressDisplay
 from vae_exp.engine.protocols import Evaluator, Tracker
@@ -23,8 +23,6 @@ from vae_exp.errors import DivergedError, Interrupted
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss, LossTerms
 from vae_exp.run_directory import RunDirectory
-
-REDUCTIONS = ("sum", "mean")
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,8 @@ class Trainer:
                 self._run_epoch(guard, progress)
                 self.position.seconds = time.perf_counter() - started
         except Interrupted:
-            self._save("last")
+            if self._weights_are_finite():
+                self._save("last")
             raise
         finally:
             self.position.seconds = time.perf_counter() - started
@@ -130,7 +129,7 @@ class Trainer:
         return self.position
 
     def finish(self, guard: InterruptGuard) -> None:
-        """Run the evaluators that wait for the end of training.
+        """Run the evaluators that wait for the end of training; names that training reports stay its own.
 
         Raises:
             Interrupted: on Ctrl-C or SIGTERM, before the next evaluator.
@@ -138,9 +137,9 @@ class Trainer:
         waiting = [name for name, each in self._evaluators.items() if each.every == 0]
         metrics = self._evaluate(waiting, guard)
         if metrics:
-            self.position.metrics |= metrics
+            self.position.metrics = metrics | self.position.metrics
             for tracker in self._trackers:
-                tracker.log(metrics, self.position.step)
+                tracker.log({"epoch": self.position.epoch, **metrics}, self.position.step)
 
     def _run_epoch(self, guard: InterruptGuard, progress: ProgressDisplay) -> None:
         began = time.perf_counter()
@@ -149,11 +148,12 @@ class Trainer:
         count, batches = len(self._train), -(-len(self._train) // self._recipe.batch_size)
         epoch = self.position.epoch + 1
         metrics = _metrics("train", totals / count)
+        self._require_finite(metrics, epoch)
         if len(self._val):
             metrics |= self._validate(guard)
-        self._require_finite(metrics, epoch)
+            self._require_finite(metrics, epoch)
         due = [name for name, each in self._evaluators.items() if each.every and epoch % each.every == 0]
-        metrics |= self._evaluate(due, guard)
+        metrics = self._evaluate(due, guard) | metrics
         metrics["train/learning_rate"] = float(self._optimizer.param_groups[0]["lr"])
         metrics |= {"time/epoch_seconds": seconds, "time/images_per_second": count / seconds}
         self._advance_schedule(metrics[self._recipe.monitor])
@@ -195,42 +195,36 @@ class Trainer:
             totals += _sums(self._loss(self._vae, images, noise))
         return _metrics("val", totals / len(self._val))
 
-    @torch.no_grad()
     def _evaluate(self, names: Sequence[str], guard: InterruptGuard) -> dict[str, float]:
-        """Run evaluators on the held-out images, or on the training images where none are held out."""
-        self._vae.eval()
+        """Run evaluators on the held-out images, or on the training images where none are held out.
+
+        A name that training reports itself, such as `val/loss`, stays training's own.
+        """
         split, images = ("val", self._val) if len(self._val) else ("train", self._train)
         metrics: dict[str, float] = {}
-        figures: dict[str, Path] = {}
         for name in names:
             guard.check()
-            noise = generator(self._recipe.seed, "evaluation", images.device)
-            for key, value in self._evaluators[name].run(self._vae, images, noise):
-                if hasattr(value, "savefig"):
-                    figures[key] = self._save_figure(key, value)
-                else:
-                    metrics[f"{split}/{key}"] = float(value)
-            guard.check()
-        if figures:
-            for tracker in self._trackers:
-                tracker.log_figures(figures, self.position.step)
+            numbers, figures = run_evaluator(self._evaluators[name], self._vae, images, self._recipe.seed)
+            metrics |= {f"{split}/{key}": value for key, value in numbers.items()}
+            if figures:
+                paths = save_figures(figures, self._directory.figures)
+                for tracker in self._trackers:
+                    tracker.log_figures(paths, self.position.step)
+        guard.check()
         return metrics
-
-    def _save_figure(self, name: str, figure: Any) -> Path:
-        path = self._directory.figures / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, bbox_inches="tight")
-        return path
 
     def _require_finite(self, metrics: Mapping[str, float], epoch: int) -> None:
         found = {name: value for name, value in metrics.items() if not isfinite(value)}
-        if not found and not all(each.isfinite().all() for each in self._vae.parameters()):
+        if not found and not self._weights_are_finite():
             found = {"a weight": nan}
         for name, value in found.items():
             raise DivergedError(
                 f"{name} is {value} in epoch {epoch} (step {self.position.step}): training diverged. "
-                f"The checkpoint of the last whole epoch stands; a smaller optimizer.lr may help."
+                f"Checkpoints of earlier epochs stand; a smaller optimizer.lr may help."
             )
+
+    def _weights_are_finite(self) -> bool:
+        return all(bool(each.isfinite().all()) for each in self._vae.parameters())
 
     def _advance_schedule(self, monitored: float) -> None:
         if isinstance(self._scheduler, ReduceLROnPlateau):

@@ -33,10 +33,10 @@ class ELBOEvaluator:
         distortion = rate = from_mean = 0.0
         for batch in images.batches(self._batch_size):
             terms = self._elbo(vae, batch, generator)
-            distortion += terms.distortion.double().sum().item()
-            rate += terms.rate.double().sum().item()
+            distortion += terms.distortion.cpu().double().sum().item()
+            rate += terms.rate.cpu().double().sum().item()
             at_mean = vae.decode(vae.encode(batch).mean)
-            from_mean -= at_mean.log_prob(batch).double().sum().item()
+            from_mean -= at_mean.log_prob(batch).cpu().double().sum().item()
         count = len(images)
         yield "elbo", -(distortion + rate) / count
         yield "negative_elbo", (distortion + rate) / count

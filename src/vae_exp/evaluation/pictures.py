@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -39,8 +39,8 @@ class Picture:
 
     def write_npz(self, file: IO[bytes]) -> None:
         """Write the arrays, readable by `numpy.load` without pickle."""
-        arrays = {name: array.cpu().numpy() for name, array in self.arrays.items()}
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+        arrays: dict[str, Any] = {name: array.cpu().numpy() for name, array in self.arrays.items()}
+        np.savez_compressed(file, **arrays)
 
 
 def all_pictures(

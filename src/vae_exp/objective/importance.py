@@ -23,8 +23,9 @@ class LogEvidence:
     """Estimates of log p(x) for each image of a batch, in nats.
 
     Args:
-        value: log (1/K) Σₖ wₖ, `[batch]`, float64 (Burda, Grosse & Salakhutdinov 2016, equation 8).
-        variance: Monte Carlo variance of `value` by the delta method, (E[w²] / E[w]² − 1) / K, `[batch]`.
+        value: log (1/K) Σₖ wₖ, `[batch]`, float64 on the CPU (Burda, Grosse & Salakhutdinov 2016, equation 8).
+        variance: Monte Carlo variance of `value` by the delta method, (E[w²] / E[w]² − 1) / (K − 1), `[batch]`;
+            NaN for K = 1, which tells nothing of its own error.
     """
 
     value: Tensor
@@ -47,14 +48,17 @@ def log_evidence(
     per_chunk = max(1, chunk_size // len(images))
     whole, rest = divmod(num_importance_samples, per_chunk)
     sizes = [per_chunk] * whole + [rest] * (rest > 0)
-    log_sum = images.new_full((len(images),), -torch.inf, dtype=torch.float64)
+    log_sum = torch.full((len(images),), -torch.inf, dtype=torch.float64)
     log_sum_of_squares = log_sum.clone()
     for chunk in _log_weight_chunks(vae, images, sizes, generator):
-        log_sum = torch.logaddexp(log_sum, chunk.double().logsumexp(dim=0))
-        log_sum_of_squares = torch.logaddexp(log_sum_of_squares, (2 * chunk.double()).logsumexp(dim=0))
+        weights = chunk.cpu().double()  # not every device knows float64
+        log_sum = torch.logaddexp(log_sum, weights.logsumexp(dim=0))
+        log_sum_of_squares = torch.logaddexp(log_sum_of_squares, (2 * weights).logsumexp(dim=0))
     count = torch.tensor(float(num_importance_samples), dtype=torch.float64)
     relative_second_moment = torch.exp(log_sum_of_squares - 2 * log_sum + count.log())
-    return LogEvidence(value=log_sum - count.log(), variance=(relative_second_moment - 1).clamp(min=0) / count)
+    return LogEvidence(
+        value=log_sum - count.log(), variance=(relative_second_moment - 1).clamp(min=0) / (count - 1)
+    )
 
 
 def _log_weight_chunks(vae: VAE, images: Tensor, sizes: list[int], generator: torch.Generator) -> Iterator[Tensor]:

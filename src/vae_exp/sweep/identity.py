@@ -45,6 +45,8 @@ def readable_name(overrides: Sequence[str]) -> str:
     parts = []
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
+        if re.split(r"[./@]", key)[0] in NOT_PART_OF_IDENTITY:
+            continue
         last = re.split(r"[./@]", key)[-1]
         parts.append(f"{last}-{value}" if value else last)
     name = re.sub(r"[^A-Za-z0-9._]+", "-", "_".join(parts)).replace("-_", "_")

@@ -15,7 +15,7 @@ from rich.text import Text
 from vae_exp.errors import UserError
 from vae_exp.run_directory import RunDirectory, write_atomically
 
-_SHOWN_METRICS = ("val/loss", "val/elbo", "val/rate", "val/distortion", "train/loss", "train/elbo")
+_SHOWN_METRICS = ("loss", "elbo", "rate", "distortion")
 _NAMED_ERROR = 60
 
 
@@ -81,8 +81,11 @@ def _table(jobs: Sequence[Job], title: str) -> Table:
         for key in _union(job.keys for job in jobs)
         if len(jobs) == 1 or len({job.keys.get(key) for job in jobs}) > 1
     ]
-    metrics = [name for name in _SHOWN_METRICS if any(name in job.metrics for job in jobs)]
-    table = Table(title=f"Sweep {title}, best first")
+    split = "val" if any("val/loss" in job.metrics for job in jobs) else "train"
+    metrics = [
+        f"{split}/{name}" for name in _SHOWN_METRICS if any(f"{split}/{name}" in job.metrics for job in jobs)
+    ]
+    table = Table(title=Text(f"Sweep {title}, best first"))
     for key in varying:
         table.add_column(key, overflow="fold")
     for name in metrics:

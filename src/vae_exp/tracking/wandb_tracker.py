@@ -9,10 +9,10 @@ from typing import Any
 
 from vae_exp.errors import UserError
 
-MODES = ("offline", "online", "none")
 _log = logging.getLogger(__name__)
 _FLUSH_SECONDS = 1.0
 _ONLINE_START_SECONDS = 20.0
+_FINISH_SECONDS = 60.0
 _GO_OFFLINE = "say tracker=offline (and upload later with `wandb sync`) or tracker=none"
 
 
@@ -127,7 +127,12 @@ def _start(root: Path, arguments: dict[str, Any], **settings: Any) -> Any:
         dir=str(root),
         reinit="finish_previous",
         settings=wandb.Settings(
-            silent=True, x_transaction_log_flush_interval=_FLUSH_SECONDS, root_dir=str(root), **settings
+            silent=True,
+            x_transaction_log_flush_interval=_FLUSH_SECONDS,
+            finish_timeout=_FINISH_SECONDS,
+            finish_timeout_raises=True,
+            root_dir=str(root),
+            **settings,
         ),
     )
 
