@@ -1,0 +1,76 @@
+from math import inf, nan
+
+import pytest
+
+from vae_exp.engine.early_stopping import Best
+
+
+def _after(values: list[float], patience: int | None, min_delta: float = 0.0) -> Best:
+    best = Best(patience, min_delta)
+    for epoch, value in enumerate(values, start=1):
+        best.update(value, epoch)
+    return best
+
+
+def test_nothing_is_best_before_the_first_epoch():
+    best = Best(patience=1, min_delta=0.0)
+    assert (best.value, best.epoch, best.exhausted) == (inf, 0, False)
+
+
+def test_the_lowest_value_and_its_epoch_are_known():
+    best = _after([5.0, 3.0, 4.0, 3.0], patience=None)
+    assert (best.value, best.epoch) == (3.0, 2)
+
+
+def test_update_says_whether_the_value_is_the_best_so_far():
+    best = Best(patience=None, min_delta=0.0)
+    assert [best.update(value, epoch) for epoch, value in enumerate([5.0, 6.0, 4.0, 4.0], 1)] == [
+        True,
+        False,
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(("values", "exhausted"), [([3.0, 4.0], False), ([3.0, 4.0, 4.0], True)])
+def test_patience_counts_epochs_without_improvement(values: list[float], exhausted: bool):
+    assert _after(values, patience=2).exhausted is exhausted
+
+
+def test_an_improvement_renews_patience():
+    assert not _after([3.0, 4.0, 2.0, 4.0], patience=2).exhausted
+
+
+def test_an_equal_value_is_no_improvement():
+    assert _after([3.0, 3.0], patience=1).exhausted
+
+
+def test_without_patience_it_never_stops():
+    assert not _after([1.0] + [2.0] * 1000, patience=None).exhausted
+
+
+def test_less_than_min_delta_is_the_best_but_no_improvement():
+    best = _after([3.0, 2.95], patience=1, min_delta=0.1)
+    assert (best.value, best.epoch) == (2.95, 2)
+    assert best.exhausted
+
+
+def test_small_steps_count_once_they_add_up_to_min_delta():
+    assert not _after([3.0, 2.95, 2.85], patience=2, min_delta=0.1).exhausted
+
+
+@pytest.mark.parametrize("value", [nan, inf])
+def test_a_value_that_is_not_finite_is_stale_and_never_the_best(value: float):
+    best = _after([3.0, value], patience=1)
+    assert (best.value, best.epoch) == (3.0, 1)
+    assert best.exhausted
+
+
+def test_minus_infinity_is_never_the_best():
+    best = _after([3.0, -inf], patience=None)
+    assert (best.value, best.epoch) == (3.0, 1)
+
+
+def test_a_run_that_is_never_finite_has_no_best():
+    best = _after([nan, nan], patience=2)
+    assert (best.value, best.epoch, best.exhausted) == (inf, 0, True)

@@ -1,0 +1,119 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from vae_exp.engine.interruption import InterruptGuard
+from vae_exp.errors import Interrupted
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
+
+TWO_SIGNALS = """
+import os, signal, sys
+from vae_exp.engine.interruption import InterruptGuard
+first, second = int(sys.argv[1]), int(sys.argv[2])
+with InterruptGuard():
+    os.kill(os.getpid(), first)
+    print("survived the first", flush=True)
+    os.kill(os.getpid(), second)
+    print("survived the second", flush=True)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_handlers():
+    """Whatever a test does to the handlers, the session gets its own back."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def _send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_is_noted_and_raised_by_the_next_check(number: int, exit_code: int):
+    with InterruptGuard() as guard:
+        guard.check()
+        _send(number)
+        with pytest.raises(Interrupted) as caught:
+            guard.check()
+    assert caught.value.signal_number == number
+    assert caught.value.exit_code == exit_code
+
+
+def test_check_raises_each_time_once_a_signal_has_come():
+    with InterruptGuard() as guard:
+        _send(signal.SIGINT)
+        for _ in range(2):
+            with pytest.raises(Interrupted):
+                guard.check()
+
+
+def test_check_is_silent_without_a_signal():
+    with InterruptGuard() as guard:
+        guard.check()
+
+
+@pytest.mark.parametrize("send", [[], [signal.SIGINT]], ids=["without a signal", "after a signal"])
+def test_the_handlers_are_restored_on_leaving(send: list[int]):
+    mine = {number: (lambda *_: None) for number in SIGNALS}
+    for number, handler in mine.items():
+        signal.signal(number, handler)
+    with InterruptGuard():
+        for number in send:
+            _send(number)
+    assert {number: signal.getsignal(number) for number in SIGNALS} == mine
+
+
+def test_the_handlers_are_restored_when_the_block_raises():
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    seen: dict[int, object] = {}
+
+    def raise_inside() -> None:
+        with InterruptGuard():
+            seen.update({number: signal.getsignal(number) for number in SIGNALS})
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        raise_inside()
+    assert all(seen[number] != before[number] for number in SIGNALS)
+    assert {number: signal.getsignal(number) for number in SIGNALS} == before
+
+
+@pytest.mark.parametrize("first", SIGNALS)
+@pytest.mark.parametrize("second", SIGNALS)
+def test_a_second_signal_ends_the_process_the_systems_way(first: int, second: int):
+    ended = subprocess.run(
+        [sys.executable, "-c", TWO_SIGNALS, str(int(first)), str(int(second))],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == -second, ended.stderr
+    assert ended.stdout == "survived the first\n"
+
+
+def test_outside_the_main_thread_nothing_is_changed():
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    seen: list[object] = []
+
+    def work() -> None:
+        try:
+            with InterruptGuard() as guard:
+                guard.check()
+                seen.append({number: signal.getsignal(number) for number in SIGNALS})
+        except BaseException as error:
+            seen.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(timeout=30)
+    assert seen == [before]
+    assert {number: signal.getsignal(number) for number in SIGNALS} == before

@@ -1,0 +1,147 @@
+import logging
+import sys
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from vae_exp.engine import progress
+from vae_exp.engine.progress import BarProgress, PlainProgress, StandardOutputHandler, epoch_line, progress_display
+
+METRICS = {"train/loss": 156.7310, "train/rate": 3.0, "val/loss": 155.25, "val/rate": 4.0}
+SEEDS_WORDS = "Epoch [3 / 10] average reconstruction error: 15673.100459"
+LINE = f"{SEEDS_WORDS} (train/loss 156.73, val/loss 155.25 nats per image)"
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Console:
+    """A terminal of 120 columns, whose screen is `terminal.file.getvalue()`."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    return Console(file=StringIO(), force_terminal=True, color_system=None, width=120)
+
+
+@pytest.fixture
+def bar(terminal: Console):
+    bar = BarProgress(epochs=10, steps_per_epoch=4, console=terminal)
+    yield bar
+    bar.close()
+
+
+def _screen(terminal: Console) -> str:
+    assert isinstance(terminal.file, StringIO)
+    return terminal.file.getvalue()
+
+
+def test_the_line_of_an_epoch_has_the_seeds_words_then_nats_per_image():
+    assert epoch_line(3, 10, 15673.100459, METRICS) == LINE
+
+
+def test_the_line_of_an_epoch_without_validation_has_the_training_loss_alone():
+    assert epoch_line(3, 10, 15673.100459, {"train/loss": 156.731}) == (
+        f"{SEEDS_WORDS} (train/loss 156.73 nats per image)"
+    )
+
+
+def test_the_reconstruction_error_has_six_decimals():
+    assert "error: 7.000000 (" in epoch_line(1, 1, 7.0, METRICS)
+
+
+def test_plain_progress_logs_each_epoch(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO)
+    PlainProgress(10).epoch(3, 15673.100459, METRICS)
+    assert caplog.messages == [LINE]
+
+
+def test_plain_progress_shows_no_steps(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]):
+    caplog.set_level(logging.INFO)
+    plain = PlainProgress(10)
+    assert not plain.wants_values()
+    plain.step(None)
+    plain.close()
+    assert caplog.messages == []
+    assert capsys.readouterr().out == ""
+
+
+def test_the_bar_shows_loss_rate_and_distortion(bar: BarProgress, terminal: Console):
+    bar.step({"loss": 101.5, "rate": 3.25, "distortion": 98.25})
+    assert "loss 101.50  rate 3.25  distortion 98.25" in _screen(terminal)
+
+
+def test_the_bar_counts_the_steps_of_the_whole_run(bar: BarProgress, terminal: Console):
+    bar.step(None)
+    bar.step(None)
+    bar.step({"loss": 1.0})
+    assert "3/40" in _screen(terminal)
+
+
+def test_steps_without_values_are_not_drawn(bar: BarProgress, terminal: Console):
+    before = _screen(terminal)
+    bar.step(None)
+    assert _screen(terminal) == before
+
+
+def test_steps_without_values_are_counted_at_the_end(bar: BarProgress, terminal: Console):
+    for _ in range(40):
+        bar.step(None)
+    bar.close()
+    assert "40/40" in _screen(terminal)
+
+
+def test_the_bar_asks_for_values_a_few_times_a_second(bar: BarProgress, monkeypatch: pytest.MonkeyPatch):
+    now = 1000.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    assert bar.wants_values()
+    bar.step({"loss": 1.0})
+    assert not bar.wants_values()
+    now += 1.0
+    assert bar.wants_values()
+
+
+def test_each_epoch_leaves_its_line_in_the_log(bar: BarProgress, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO)
+    bar.epoch(3, 15673.100459, METRICS)
+    assert caplog.messages == [LINE]
+
+
+@pytest.fixture
+def logs_to_standard_output():
+    logger, handler = logging.getLogger("vae_exp.engine.progress"), StandardOutputHandler(sys.stdout)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+@pytest.mark.usefixtures("logs_to_standard_output")
+def test_what_is_logged_to_standard_output_is_shown_above_the_bar(terminal: Console):
+    bar = BarProgress(epochs=10, steps_per_epoch=4, console=terminal)
+    bar.epoch(3, 15673.100459, METRICS)
+    bar.step({"loss": 1.0})
+    bar.close()
+    assert f"{LINE}\n" in _screen(terminal)
+    assert _screen(terminal).rindex(LINE) < _screen(terminal).rindex("loss 1.00")
+
+
+@pytest.mark.usefixtures("logs_to_standard_output")
+def test_logging_follows_standard_output_wherever_it_goes(monkeypatch: pytest.MonkeyPatch):
+    for _ in range(2):
+        elsewhere = StringIO()
+        monkeypatch.setattr(sys, "stdout", elsewhere)
+        PlainProgress(10).epoch(3, 15673.100459, METRICS)
+        assert elsewhere.getvalue() == f"{LINE}\n"
+
+
+def test_without_a_terminal_progress_is_plain(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stdout", StringIO())
+    assert isinstance(progress_display(1, 1), PlainProgress)
+
+
+def test_on_a_terminal_progress_is_a_bar(monkeypatch: pytest.MonkeyPatch):
+    screen = StringIO()
+    screen.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stdout", screen)
+    display = progress_display(1, 1)
+    display.close()
+    assert isinstance(display, BarProgress)

@@ -1,0 +1,162 @@
+import re
+from copy import deepcopy
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
+
+from vae_exp.sweep import identity
+from vae_exp.sweep.identity import config_hash, readable_name, register_resolvers
+
+PLAIN: dict[str, Any] = {
+    "seed": 0,
+    "model": {
+        "latent_dim": 2,
+        "hidden_dims": [400, 200],
+        "encoder": {"_target_": "a.B", "wide": "${model.latent_dim}"},
+    },
+    "loss": {"beta": 1.0},
+    "tracker": {"mode": "offline"},
+    "sweep": {"name": None},
+    "hydra": {"overrides": {"task": ["model.latent_dim=2", "+model.hidden_dims=[400,200]"]}},
+}
+LEGAL = re.compile(r"[A-Za-z0-9._-]+")
+
+
+def _config(**changes: Any) -> DictConfig:
+    """The config with some keys changed, given as `model__latent_dim=8`."""
+    config = OmegaConf.create(deepcopy(PLAIN))
+    for key, value in changes.items():
+        OmegaConf.update(config, key.replace("__", "."), value, merge=False)
+    return config
+
+
+def test_the_hash_is_eight_hexadecimal_digits():
+    assert re.fullmatch(r"[0-9a-f]{8}", config_hash(_config()))
+
+
+def test_the_hash_of_a_config_is_the_same_in_every_version_and_process():
+    """printf '{"model": {"latent_dim": 2}, "seed": 0}' | sha256sum; directories of finished jobs carry it."""
+    assert config_hash(OmegaConf.create({"seed": 0, "model": {"latent_dim": 2}})) == "4b7b1955"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tracker__mode": "online"},
+        {"tracker": {}},
+        {"sweep__name": "mine"},
+        {"hydra__overrides__task": ["seed=1"]},
+        {"hydra": {"job": {"name": "x"}}},
+    ],
+    ids=str,
+)
+def test_what_does_not_change_the_result_does_not_change_the_hash(changes: dict[str, Any]):
+    assert config_hash(_config(**changes)) == config_hash(_config())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"seed": None},
+        {"model__latent_dim": 3},
+        {"model__hidden_dims": [400, 201]},
+        {"model__hidden_dims": [200, 400]},
+        {"model__hidden_dims": []},
+        {"model__encoder___target_": "a.C"},
+        {"model__more": 1},
+        {"loss__beta": 1.0000001},
+    ],
+    ids=str,
+)
+def test_any_other_key_changes_the_hash(changes: dict[str, Any]):
+    assert config_hash(_config(**changes)) != config_hash(_config())
+
+
+def test_the_order_of_the_keys_does_not_change_the_hash():
+    def reverse(node: Any) -> Any:
+        return {key: reverse(node[key]) for key in reversed(node)} if isinstance(node, dict) else node
+
+    assert list(reverse(PLAIN)) != list(PLAIN)
+    assert config_hash(OmegaConf.create(reverse(PLAIN))) == config_hash(_config())
+
+
+def test_an_interpolation_counts_as_the_value_that_it_stands_for():
+    assert config_hash(_config(model__encoder__wide=2)) == config_hash(_config())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["model.latent_dim=2"], "latent_dim-2"),
+        (
+            ["model.latent_dim=2", "model.hidden_dims=[400,200]", "seed=0"],
+            "latent_dim-2_hidden_dims-400-200_seed-0",
+        ),
+        (["model.hidden_dims=[500]"], "hidden_dims-500"),
+        (["model.hidden_dims=[]", "seed=1"], "hidden_dims_seed-1"),
+        (["+experiment=seed_post"], "experiment-seed_post"),
+        (["++trainer.device=cuda:0"], "device-cuda-0"),
+        (["~evaluator.nll"], "nll"),
+        (["optimizer@model.optimizer=adam"], "optimizer-adam"),
+        (["model/encoder=mlp"], "encoder-mlp"),
+        (["optimizer.lr=1e-3"], "lr-1e-3"),
+        (["optimizer.lr=-0.5"], "lr-0.5"),
+        (["data.path='/data/my images.npz'"], "path-data-my-images.npz"),
+        (["model.activation=größe"], "activation-gr-e"),
+        (["data.root=.."], "root"),
+        ([], "default"),
+        (["=", "+"], "default"),
+    ],
+    ids=str,
+)
+def test_overrides_become_a_readable_name(overrides: list[str], name: str):
+    assert readable_name(overrides) == name
+
+
+def test_a_long_list_is_cut():
+    widths = ",".join(str(width) for width in range(1000, 1100))
+    name = readable_name([f"model.hidden_dims=[{widths}]"])
+    assert name.startswith("hidden_dims-1000-1001-")
+    assert 100 < len(name) <= 120
+
+
+KEYS = st.from_regex(r"[+~]{0,2}[a-z_./@]{1,20}", fullmatch=True)
+OVERRIDES = st.lists(
+    st.one_of(st.text(max_size=60), st.builds("{}={}".format, KEYS, st.text(max_size=80))), max_size=6
+)
+
+
+@settings(derandomize=True, deadline=None, max_examples=200)
+@given(OVERRIDES)
+def test_a_name_is_never_empty_never_long_and_safe_in_a_shell(overrides: list[str]):
+    name = readable_name(overrides)
+    assert LEGAL.fullmatch(name)
+    assert len(name) <= 120
+    assert name[0] not in "-."
+
+
+def test_the_job_name_is_the_readable_name_and_the_hash():
+    register_resolvers()
+    config = _config(hydra__sweep__subdir="${vae_exp.job_name:}")
+    assert config.hydra.sweep.subdir == f"latent_dim-2_hidden_dims-400-200_{config_hash(_config())}"
+
+
+def test_the_hash_is_known_to_interpolations():
+    register_resolvers()
+    config = _config(hydra__run__dir="outputs/${vae_exp.config_hash:}")
+    assert config.hydra.run.dir == f"outputs/{config_hash(_config())}"
+
+
+def test_a_sweep_is_called_by_its_name():
+    register_resolvers()
+    assert _config(sweep__name="mine", hydra__dir="${vae_exp.sweep_name:}").hydra.dir == "mine"
+
+
+def test_a_sweep_without_a_name_is_called_after_one_and_the_same_moment():
+    register_resolvers()
+    names = {_config(hydra__dir="${vae_exp.sweep_name:}").hydra.dir for _ in range(3)}
+    assert names == {identity._START.strftime("%Y-%m-%d_%H-%M-%S")}

@@ -1,0 +1,172 @@
+import json
+import os
+from math import inf, nan
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from vae_exp.errors import UserError
+from vae_exp.run_directory import RunDirectory, to_json_line, write_atomically, write_json
+
+# Names
+
+
+def test_the_files_of_a_run_lie_in_its_directory(tmp_path: Path):
+    run = RunDirectory(tmp_path)
+    names = [run.config, run.overrides, run.metrics, run.result, run.log, run.figures]
+    names += [run.evaluation("test", "best"), run.checkpoint("best")]
+    assert [str(path.relative_to(tmp_path)) for path in names] == [
+        ".hydra/config.yaml",
+        ".hydra/overrides.yaml",
+        "metrics.jsonl",
+        "result.json",
+        "train.log",
+        "figures",
+        "evaluation/test-best.json",
+        "checkpoints/best.pt",
+    ]
+
+
+def test_a_relative_path_is_anchored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    run = RunDirectory(Path("run"))
+    monkeypatch.chdir("/")
+    assert run.path == tmp_path / "run"
+
+
+def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert RunDirectory(Path("~/run")).path == tmp_path / "run"
+
+
+@pytest.mark.parametrize(("name", "holds"), [("metrics.jsonl", True), ("result.json", True), ("train.log", False)])
+def test_a_directory_holds_a_run_once_metrics_or_a_result_are_there(tmp_path: Path, name: str, holds: bool):
+    run = RunDirectory(tmp_path)
+    assert not run.holds_a_run()
+    (tmp_path / name).write_text("")
+    assert run.holds_a_run() is holds
+
+
+# The result
+
+
+def test_a_result_is_read_as_it_was_written(tmp_path: Path):
+    run, result = RunDirectory(tmp_path / "run"), {"status": "completed", "metrics": {"val/loss": 1.5}}
+    write_json(run.result, result)
+    assert run.read_result() == result
+
+
+def test_there_is_no_result_before_the_run_has_ended(tmp_path: Path):
+    assert RunDirectory(tmp_path / "run").read_result() is None
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"status": "comp'])
+def test_a_result_that_is_cut_off_is_refused(tmp_path: Path, text: str):
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(UserError, match=r"result\.json is not valid JSON") as caught:
+        RunDirectory(tmp_path).read_result()
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "found"), [("[]", "list"), ("null", "NoneType"), ("3", "int")])
+def test_a_result_that_is_no_object_is_refused(tmp_path: Path, text: str, found: str):
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(UserError, match=rf"result\.json holds {found}; expected a JSON object"):
+        RunDirectory(tmp_path).read_result()
+
+
+def test_a_result_that_is_binary_is_refused(tmp_path: Path):
+    (tmp_path / "result.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"result\.json"):
+        RunDirectory(tmp_path).read_result()
+
+
+# Writing
+
+
+def _half(file: IO[bytes]) -> None:
+    file.write(b"half")
+    raise OSError("No space left on device")
+
+
+def test_a_file_is_written_with_its_folders(tmp_path: Path):
+    path = tmp_path / "a" / "b" / "file"
+    write_atomically(path, lambda file: file.write(b"whole"))
+    assert path.read_bytes() == b"whole"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_is_replaced(tmp_path: Path):
+    for content in (b"a long old content", b"new"):
+        write_atomically(tmp_path / "file", lambda file, content=content: file.write(content))
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("error", [OSError("No space left on device"), KeyboardInterrupt()], ids=repr)
+def test_a_write_that_fails_keeps_the_old_content_and_leaves_no_temporary(tmp_path: Path, error: BaseException):
+    def fail(file: IO[bytes]) -> None:
+        file.write(b"half")
+        raise error
+
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(type(error)):
+        write_atomically(path, fail)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_first_write_that_fails_leaves_nothing(tmp_path: Path):
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(tmp_path / "file", _half)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_sees_the_old_content_while_the_new_is_written(tmp_path: Path):
+    path, seen = tmp_path / "file", []
+    path.write_bytes(b"old")
+
+    def write(file: IO[bytes]) -> None:
+        file.write(b"new")
+        file.flush()
+        seen.append(path.read_bytes())
+
+    write_atomically(path, write)
+    assert (seen, path.read_bytes()) == ([b"old"], b"new")
+
+
+def test_the_content_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path, order = tmp_path / "file", []
+    fsync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda number: (order.append(os.fstat(number).st_size), fsync(number)))
+    monkeypatch.setattr(Path, "replace", lambda self, target: (order.append("replace"), replace(self, target)))
+    write_atomically(path, lambda file: file.write(b"whole"))
+    assert order == [5, "replace"]
+
+
+@pytest.mark.parametrize("value", [nan, inf, -inf])
+def test_numbers_that_json_does_not_know_become_null(tmp_path: Path, value: float):
+    path = tmp_path / "file.json"
+    write_json(path, {"a": value, "b": {"c": [1.5, value, (value, "NaN")]}})
+    found = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert found == {"a": None, "b": {"c": [1.5, None, [None, "NaN"]]}}
+
+
+def test_keys_become_text(tmp_path: Path):
+    write_json(tmp_path / "file.json", {1: {Path("a"): True}})
+    assert json.loads((tmp_path / "file.json").read_text()) == {"1": {"a": True}}
+
+
+def test_what_json_cannot_hold_leaves_the_old_file(tmp_path: Path):
+    path = tmp_path / "file.json"
+    write_json(path, {"old": 1})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        write_json(path, {"new": object()})
+    assert json.loads(path.read_text()) == {"old": 1}
+
+
+def test_a_json_line_is_one_strict_line():
+    line = to_json_line({"step": 1, "text": "a\nb", "loss": nan})
+    assert line.count("\n") == 1
+    assert json.loads(line, parse_constant=pytest.fail) == {"step": 1, "text": "a\nb", "loss": None}
