@@ -7,7 +7,14 @@ from typing import IO
 import pytest
 
 from vae_exp.errors import UserError
-from vae_exp.run_directory import RunDirectory, to_json_line, write_atomically, write_json
+from vae_exp.run_directory import (
+    RunDirectory,
+    merge_json,
+    require_writable,
+    to_json_line,
+    write_atomically,
+    write_json,
+)
 
 # Names
 
@@ -170,3 +177,73 @@ def test_a_json_line_is_one_strict_line():
     line = to_json_line({"step": 1, "text": "a\nb", "loss": nan})
     assert line.count("\n") == 1
     assert json.loads(line, parse_constant=pytest.fail) == {"step": 1, "text": "a\nb", "loss": None}
+
+
+# Merging
+
+
+WHAT = {"checkpoint": "best", "epoch": 3}
+
+
+def test_parts_of_the_same_stay_beside_the_new_ones(tmp_path: Path):
+    path = tmp_path / "test-best.json"
+    merge_json(path, WHAT, {"metrics": {"elbo": -1.0, "rate": 3.0}})
+    merge_json(path, WHAT, {"metrics": {"elbo": -2.0, "nll": 1.5}, "evaluator": {"nll": {}}})
+    assert json.loads(path.read_text()) == {
+        **WHAT,
+        "metrics": {"elbo": -2.0, "rate": 3.0, "nll": 1.5},
+        "evaluator": {"nll": {}},
+    }
+
+
+def test_parts_of_something_else_are_dropped(tmp_path: Path):
+    path = tmp_path / "test-best.json"
+    merge_json(path, WHAT, {"metrics": {"rate": 3.0}})
+    merge_json(path, WHAT | {"epoch": 4}, {"metrics": {"nll": 1.5}})
+    assert json.loads(path.read_text()) == {"checkpoint": "best", "epoch": 4, "metrics": {"nll": 1.5}}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
+def test_a_file_that_cannot_be_read_is_replaced(tmp_path: Path, content: bytes):
+    path = tmp_path / "test-best.json"
+    path.write_bytes(content)
+    merge_json(path, WHAT, {"metrics": {"nll": 1.5}})
+    assert json.loads(path.read_text()) == {**WHAT, "metrics": {"nll": 1.5}}
+
+
+# Whether there is room
+
+
+def test_a_directory_that_is_there_and_writable_stays_as_it_is(tmp_path: Path):
+    (tmp_path / "file").touch()
+    require_writable(tmp_path, "hydra.run.dir")
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_a_directory_that_can_be_made_is_not_left_behind(tmp_path: Path):
+    require_writable(tmp_path / "a" / "b", "hydra.run.dir")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_directory_that_was_there_is_kept(tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    require_writable(tmp_path / "empty", "hydra.run.dir")
+    assert (tmp_path / "empty").is_dir()
+
+
+def test_a_directory_below_a_file_is_refused_by_its_key(tmp_path: Path):
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "run"
+    with pytest.raises(UserError, match=r"^hydra\.run\.dir=.* cannot be written to: ") as caught:
+        require_writable(path, "hydra.run.dir")
+    assert str(path) in str(caught.value)
+
+
+def test_a_full_disk_is_refused_and_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(**arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", fail)
+    with pytest.raises(UserError, match="No space left on device"):
+        require_writable(tmp_path / "a" / "b", "hydra.run.dir")
+    assert list(tmp_path.iterdir()) == []

@@ -100,6 +100,34 @@ def test_a_second_signal_ends_the_process_the_systems_way(first: int, second: in
     assert ended.stdout == "survived the first\n"
 
 
+WITHOUT_STANDARD_ERROR = """
+import os, signal, sys
+from vae_exp.engine.interruption import InterruptGuard
+from vae_exp.errors import Interrupted
+os.close(2)
+try:
+    with InterruptGuard() as guard:
+        os.kill(os.getpid(), signal.SIGTERM)
+        guard.check()
+except BaseException as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.xfail(strict=True, reason="bug: the note on standard error raises where that is gone")
+def test_a_signal_is_noted_even_when_the_terminal_is_gone():
+    ended = subprocess.run(
+        [sys.executable, "-c", WITHOUT_STANDARD_ERROR], stdout=subprocess.PIPE, text=True, timeout=60, check=True
+    )
+    assert ended.stdout == "Interrupted\n"
+
+
+def test_the_person_who_sent_a_signal_is_told_that_it_was_heard(capfd: pytest.CaptureFixture[str]):
+    with InterruptGuard():
+        _send(signal.SIGINT)
+    assert "a second signal ends at once" in capfd.readouterr().err
+
+
 def test_outside_the_main_thread_nothing_is_changed():
     before = {number: signal.getsignal(number) for number in SIGNALS}
     seen: list[object] = []

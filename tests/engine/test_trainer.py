@@ -633,6 +633,14 @@ def test_an_evaluator_does_not_change_what_is_monitored(bench):
     assert made.checkpoint("best")["epoch"] == 3
 
 
+def test_a_name_that_training_reports_stays_its_own_at_the_end_too(bench):
+    script = Scripted(train=[1.0], val=[3.0])
+    made = bench(loss=script, evaluators={"probe": Probe(every=0, results={"loss": 0.5, "score": 1.0})}).fit()
+    made.finish()
+    metrics = made.trainer.position.metrics
+    assert (metrics["val/loss"], metrics["val/score"]) == (3.0, 1.0)
+
+
 def test_evaluators_see_a_model_at_evaluation_without_gradients(bench):
     probe = Probe(every=1)
     bench(evaluators={"probe": probe}).fit()

@@ -74,16 +74,20 @@ def test_one_importance_sample_is_the_monte_carlo_elbo_on_that_draw():
     torch.testing.assert_close(weights, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("chunk_size", [1, 6, 7, 36, 1000])
-def test_chunks_change_nothing_but_the_order_of_draws(chunk_size):
+@pytest.mark.parametrize("chunk_size", [1, 7, 3000, 10**6])
+def test_chunks_change_nothing_but_the_draws(chunk_size):
     vae = bernoulli_vae(2)
     images = torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(0)).round()
-    draws = log_weights(vae, images, 12, torch.Generator().manual_seed(6)).double()
-    estimate = log_evidence(vae, images, 12, torch.Generator().manual_seed(6), chunk_size)
-    # normal draws fill a tensor in blocks, so only whole-tensor draws repeat; the count is what must hold
-    assert estimate.value.isfinite().all()
-    if chunk_size >= 36:
-        torch.testing.assert_close(estimate.value, draws.logsumexp(0) - np.log(12))
+    whole = log_evidence(vae, images, 2000, torch.Generator().manual_seed(6), 10**6)
+    chunked = log_evidence(vae, images, 2000, torch.Generator().manual_seed(7), chunk_size)
+    error = (whole.variance + chunked.variance).sqrt()
+    assert ((whole.value - chunked.value).abs() < 4 * error).all()
+    assert error.max() < 0.2
+
+
+def test_a_single_sample_tells_nothing_of_its_error(generator):
+    images = torch.rand(3, *SHAPE, generator=generator)
+    assert log_evidence(bernoulli_vae(2), images, 1, generator, 10).variance.isnan().all()
 
 
 def test_every_sample_asked_for_is_drawn(generator):

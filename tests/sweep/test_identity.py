@@ -108,6 +108,8 @@ def test_an_interpolation_counts_as_the_value_that_it_stands_for():
         (["data.path='/data/my images.npz'"], "path-data-my-images.npz"),
         (["model.activation=größe"], "activation-gr-e"),
         (["data.root=.."], "root"),
+        (["sweep.name=mine", "tracker=none", "hydra.job.num=3", "~tracker.tags", "seed=1"], "seed-1"),
+        (["sweeper.name=mine"], "name-mine"),
         ([], "default"),
         (["=", "+"], "default"),
     ],

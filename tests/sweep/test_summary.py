@@ -199,6 +199,11 @@ def test_only_keys_that_vary_become_columns(sweep: Path, capsys: pytest.CaptureF
     assert _header(_printed(sweep, capsys)) == ["seed", "val/loss", "val/rate", "status"]
 
 
+def test_metrics_of_training_are_shown_where_no_job_has_validated(sweep: Path, capsys: pytest.CaptureFixture[str]):
+    _job(sweep, "one", ["seed=0"], _completed(1.0) | {"metrics": {"train/loss": 1.0}, "monitor": "train/loss"})
+    assert _header(_printed(sweep, capsys)) == ["seed", "train/loss", "status"]
+
+
 def test_a_key_that_only_some_jobs_have_varies(sweep: Path, capsys: pytest.CaptureFixture[str]):
     _job(sweep, "one", ["data=digits"], _completed(1.0))
     _job(sweep, "two", ["data=digits", "seed=1"], _completed(1.0))
