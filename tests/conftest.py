@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin starve a busy machine
 
+import logging
 import shutil
 import subprocess
 import sys
@@ -64,6 +65,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
         from importlib import import_module
 
         capfd.readouterr()
+        handlers = list(logging.getLogger().handlers)
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", [f"vae_exp.{name}", *arguments])
         code: object = 0
@@ -74,10 +76,19 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
             if isinstance(code, str):
                 print(code, file=sys.stderr)
                 code = 1
+        _restore_logging(handlers)
         captured = capfd.readouterr()
         return Finished(int(code or 0), captured.out, captured.err)
 
     return run
+
+
+def _restore_logging(handlers: list[logging.Handler]) -> None:
+    """Take away what Hydra has added to the root logger of this process."""
+    root = logging.getLogger()
+    for handler in set(root.handlers) - set(handlers):
+        root.removeHandler(handler)
+        handler.close()
 
 
 def start(name: str, *arguments: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:

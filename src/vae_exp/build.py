@@ -92,7 +92,9 @@ def build_evaluators(evaluators: Node) -> dict[str, Evaluator]:
 
 def _create(node: Node, key: str, needs: Sequence[str] = (), arguments: Mapping[str, Any] | None = None) -> Any:
     """Instantiate a node; whatever goes wrong names the key and the target."""
-    target = node.get("_target_")
+    if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
+        raise UserError(f"{key}={node} cannot be instantiated; expected a mapping with _target_.")
+    target = node["_target_"]
     try:
         built = instantiate(dict(node), _convert_="all", **(arguments or {}))
     except Exception as error:  # of a constructor, wrapped or not as Hydra's version has it
@@ -113,7 +115,7 @@ def _create_module(node: Node, key: str) -> nn.Module:
 def _finish(factory: Any, key: str, kind: type[T], argument: Any) -> T:
     try:
         built = factory(argument)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # of a constructor
         raise UserError(f"{key}: {error}.") from error
     if not isinstance(built, kind):
         raise UserError(f"{key} makes a {type(built).__name__}; expected a {kind.__module__}.{kind.__name__}.")
@@ -158,7 +160,7 @@ def _check_fit(vae: VAE, model: Node, image_shape: list[int]) -> None:
                 f"expected {[1, 2, *image_shape]} for latents of [1, 2, {wanted[1]}]."
             )
         _require_joint(likelihood, 2, f"model.decoder ({decoder})")
-        prior = vae.prior()
+        prior = _tried(vae.prior, None, f"model.prior ({model['prior']['_target_']})")
         if list(prior.event_shape) != wanted[1:]:
             raise UserError(f"model.prior is over {list(prior.event_shape)}; expected {wanted[1:]}.")
     vae.train(was_training)
@@ -189,9 +191,9 @@ def _require_joint(distribution: Distribution, batch_axes: int, what: str) -> No
         )
 
 
-def _tried(part: Any, argument: Tensor, what: str) -> Distribution:
+def _tried(part: Any, argument: Tensor | None, what: str) -> Distribution:
     try:
-        result = part(argument)
+        result = part() if argument is None else part(argument)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise UserError(f"{what} fails: {error}.") from error
     if not isinstance(result, Distribution):

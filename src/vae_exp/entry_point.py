@@ -6,6 +6,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from functools import wraps
 from importlib.resources import files
+from io import TextIOWrapper
 from pathlib import Path
 
 import hydra
@@ -16,11 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from vae_exp.errors import UserError
-from vae_exp.settings import register_schemas
+from vae_exp.settings import register_schemas, without_internals
 from vae_exp.sweep import identity, recorder
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
-_INTERNALS = ("reference_type=", "object_type=")  # of OmegaConf's messages, of no use to a user
 
 
 def config_directory() -> Path:
@@ -46,6 +46,9 @@ def run_command(task: Callable[[DictConfig], None], config_name: str) -> None:
     register_schemas()
     identity.register_resolvers()
     traced = os.environ.get(_FULL_ERROR)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without Unicode gets question marks, not a crash
 
     @wraps(task)
     def told(config: DictConfig) -> None:
@@ -61,7 +64,7 @@ def run_command(task: Callable[[DictConfig], None], config_name: str) -> None:
     os.environ[_FULL_ERROR] = "1"
     try:
         main()
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         if traced == "1":
             raise
         print(f"Error: {message_of(error)}", file=sys.stderr)
@@ -86,7 +89,7 @@ def message_of(error: BaseException) -> str:
     told = str(error).strip()
     if isinstance(cause, OmegaConfBaseException) and str(cause) not in told:
         told += f"\n{cause}"
-    return "\n".join(line for line in told.splitlines() if not line.strip().startswith(_INTERNALS))
+    return without_internals(told)
 
 
 def _unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:

@@ -14,7 +14,7 @@ def _task(config: DictConfig) -> None:
     from vae_exp.build import build_evaluators
     from vae_exp.engine.evaluating import run_evaluator, save_figures
     from vae_exp.report import print_metrics
-    from vae_exp.run_directory import merge_json
+    from vae_exp.run_directory import merge_json, require_inside
     from vae_exp.settings import EvaluateSettings, checked
     from vae_exp.stored_run import open_for
 
@@ -24,6 +24,7 @@ def _task(config: DictConfig) -> None:
     images = run.data.split(settings.split).to(run.device)
     metrics: dict[str, float] = {}
     path = run.directory.evaluation(settings.split, run.checkpoint)
+    require_inside(path, run.directory.path)
     for key, evaluator in evaluators.items():
         print(f"Evaluating {key} on the {settings.split} images …", flush=True)
         numbers, figures = run_evaluator(evaluator, run.vae, images, settings.seed)

@@ -13,7 +13,7 @@ def main() -> None:
 def _task(config: DictConfig) -> None:
     from vae_exp.engine.determinism import generator
     from vae_exp.evaluation.pictures import all_pictures
-    from vae_exp.run_directory import write_atomically
+    from vae_exp.run_directory import require_inside, write_atomically
     from vae_exp.settings import GenerateSettings, checked
     from vae_exp.stored_run import open_for
 
@@ -23,6 +23,7 @@ def _task(config: DictConfig) -> None:
     noise = generator(settings.seed, "evaluation", run.device)
     for picture in all_pictures(run.vae, images, noise, settings.columns, settings.manifold_side):
         png = run.directory.generated / f"{picture.name}.png"
+        require_inside(png, run.directory.path)
         write_atomically(png, picture.write_png)
         write_atomically(png.with_suffix(".npz"), picture.write_npz)
         print(f"{png} and {picture.name}.npz")

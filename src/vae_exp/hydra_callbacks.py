@@ -5,10 +5,11 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from vae_exp.errors import UserError
 from vae_exp.run_directory import RunDirectory, require_writable
-from vae_exp.settings import TrainSettings, checked
+from vae_exp.settings import TrainSettings, checked, require_sweep_name
 from vae_exp.sweep import recorder
 
 
@@ -22,21 +23,22 @@ class TrainCallback(Callback):
         """Check a single run."""
         try:
             checked(task_config(config), TrainSettings)
-            directory = RunDirectory(Path(str(config.hydra.run.dir)))
-            if directory.holds_a_run():
+            directory = RunDirectory(Path.cwd() / str(config.hydra.run.dir))  # as Hydra takes it: no ~
+            if directory.holds_a_run() or directory.log.exists():
                 raise UserError(f"hydra.run.dir={directory.path} already holds a run; choose another directory.")
             require_writable(directory.path, "hydra.run.dir")
-        except UserError as error:
+        except (UserError, OmegaConfBaseException, OSError) as error:
             raise SystemExit(f"Error: {error}") from error
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check and remember the directory of a sweep; its jobs are checked one by one."""
-        sweep = Path(str(config.hydra.sweep.dir))
         try:
+            require_sweep_name(config.sweep.name)
+            sweep = Path(str(config.hydra.sweep.dir))
             if any(RunDirectory(path).holds_a_run() for path in sweep.glob("*/")):
                 raise UserError(f"sweep.name={sweep.name}: {sweep} already holds runs; choose another name.")
             require_writable(sweep, "hydra.sweep.dir")
-        except UserError as error:
+        except (UserError, OmegaConfBaseException, OSError) as error:
             raise SystemExit(f"Error: {error}") from error
         recorder.remember(sweep)
 

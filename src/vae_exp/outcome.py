@@ -68,9 +68,10 @@ def end_unstarted(error: Exception, directory: RunDirectory, began: float, *, ke
     if isinstance(error, UserError) and not keep_reason:
         _discard(directory)
         return
-    if not isinstance(error, UserError | Interrupted):
+    expected = isinstance(error, UserError | Interrupted)
+    told = str(error) if expected else f"{type(error).__name__}: {error}"
+    if not expected:
         log_traceback(directory)
-    told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     result = {
         "status": "interrupted" if isinstance(error, Interrupted) else "failed",
         "error": told,

@@ -1,7 +1,9 @@
 """Tables that the commands print at their end."""
 
+import shutil
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -50,6 +52,7 @@ def print_result(result: Mapping[str, Any], directory: RunDirectory) -> None:
     best = result["best"]
     figures = sorted(path.name for path in directory.figures.glob("*.png"))
     lines = [
+        *(["Stopped early: the monitor no longer improved."] if result.get("stopped_early") else []),
         f"Best {result['monitor']}: {best['value']:.3f} in epoch {best['epoch']}",
         f"Training took {result['seconds']['training']:.1f} s, the whole run {result['seconds']['total']:.1f} s.",
         f"Run directory: {directory.path}",
@@ -62,12 +65,21 @@ def print_result(result: Mapping[str, Any], directory: RunDirectory) -> None:
     elif wandb and wandb["mode"] == "offline":
         lines.append(f"Weights & Biases, offline: wandb sync {wandb['directory']}")
     lines += [
-        f"Next: python -m vae_exp.evaluate run={directory.path}",
-        f"      python -m vae_exp.generate run={directory.path}",
+        f"Next: {_python()} -m vae_exp.evaluate run={directory.path}",
+        f"      {_python()} -m vae_exp.generate run={directory.path}",
     ]
     for line in lines:
         _console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def _python() -> str:
+    """What starts this interpreter here: `python` in an activated environment, else its path."""
+    found = shutil.which("python")
+    if found and Path(found).samefile(sys.executable) and Path(found).parent == Path(sys.executable).parent:
+        return "python"
+    path = Path(sys.executable)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
 def _console() -> Console:
-    return Console() if sys.stdout.isatty() else Console(width=120)
+    return Console() if sys.stdout is not None and sys.stdout.isatty() else Console(width=120)

@@ -4,6 +4,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -23,7 +24,7 @@ class RunDirectory:
     path: Path
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "path", Path(self.path).expanduser().absolute())
+        object.__setattr__(self, "path", absolute_path("run", str(self.path)))
 
     @property
     def config(self) -> Path:
@@ -74,8 +75,9 @@ class RunDirectory:
         return self.path / "checkpoints" / f"{name}.pt"
 
     def holds_a_run(self) -> bool:
-        """Whether a run has begun to write here."""
-        return self.metrics.exists() or self.result.exists()
+        """Whether a run, of ours or of another Hydra program, has begun to write here."""
+        traces = (self.config.parent, self.metrics, self.result, self.figures, self.checkpoint("last").parent)
+        return any(trace.exists() for trace in traces)
 
     def read_result(self) -> dict[str, Any] | None:
         """The contents of `result.json`; None while there is none.
@@ -94,6 +96,28 @@ class RunDirectory:
         return result
 
 
+def absolute_path(key: str, value: str) -> Path:
+    """The path that a user gave, `~` expanded, anchored at the working directory of the moment.
+
+    Raises:
+        UserError: if it names a home folder that does not exist.
+    """
+    try:
+        return Path(os.path.abspath(Path(value).expanduser()))  # noqa: PTH100 - also resolves ..
+    except RuntimeError as error:
+        raise UserError(f"{key}={value} names a home folder that does not exist.") from error
+
+
+def require_inside(path: Path, folder: Path) -> None:
+    """Refuse to write through a link that leads out of a folder.
+
+    Raises:
+        UserError: names the path and where it leads.
+    """
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{path} leads out of {folder}, to {path.resolve()}; refused.")
+
+
 def require_writable(path: Path, key: str) -> None:
     """Make sure that files can be written into a directory, or into one that can be made there.
 
@@ -102,15 +126,22 @@ def require_writable(path: Path, key: str) -> None:
     """
     made = [each for each in (path, *path.parents) if not each.exists()]
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path) as probe:
-            probe.write(b"0" * 4096)
+        try:
+            _write_probe(path)
+        except FileNotFoundError:  # another process has just tidied up after a trial of its own
+            _write_probe(path)
     except OSError as error:
         raise UserError(f"{key}={path} cannot be written to: {error}.") from error
     finally:
         for each in made:
-            if each.is_dir() and not any(each.iterdir()):
+            with suppress(OSError):  # in use by now
                 each.rmdir()
+
+
+def _write_probe(path: Path) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path) as probe:
+        probe.write(b"0" * 4096)
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -121,7 +152,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())

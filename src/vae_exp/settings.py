@@ -3,6 +3,7 @@
 Values stand in `conf/`; here is what kind each of them is and what range it may have.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
@@ -11,13 +12,14 @@ from typing import Any, TypeVar, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from vae_exp.errors import UserError
 
 T = TypeVar("T")
 TRACKER_MODES = ("offline", "online", "none")
 REDUCTIONS = ("sum", "mean")
+_INTERNALS = ("reference_type=", "object_type=")
 SPLITS = ("train", "val", "test")
 CHECKPOINTS = ("best", "last")
 
@@ -59,6 +61,7 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         _at_least("data.validation_size", self.validation_size, 0)
+        _check_seed("data.split_seed", self.split_seed)
         _require_target("data.source", self.source)
         shape = self.image_shape
         if shape is not None and (len(shape) != 3 or min(shape) < 1):
@@ -114,6 +117,9 @@ class SweepSettings:
 
     name: str | None = MISSING
 
+    def __post_init__(self) -> None:
+        require_sweep_name(self.name)
+
 
 @dataclass
 class TrainSettings:
@@ -131,7 +137,7 @@ class TrainSettings:
     sweep: SweepSettings = MISSING
 
     def __post_init__(self) -> None:
-        _check_seed(self.seed)
+        _check_seed("seed", self.seed)
         _require_target("loss", self.loss)
         _require_target("optimizer", self.optimizer)
         _one_of("loss.reduction", self.loss.get("reduction"), REDUCTIONS)
@@ -162,7 +168,7 @@ class StoredRunSettings:
         _one_of("split", self.split, SPLITS)
         if self.checkpoint is not None:
             _one_of("checkpoint", self.checkpoint, CHECKPOINTS)
-        _check_seed(self.seed)
+        _check_seed("seed", self.seed)
 
 
 @dataclass
@@ -209,8 +215,10 @@ def plain_config(config: DictConfig, image_shape: Sequence[int] | None = None) -
     try:
         shape = {} if image_shape is None else {"data": {"image_shape": list(image_shape)}}
         plain = OmegaConf.to_container(OmegaConf.merge(config, shape), resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} is missing; set it, {error.full_key}=…") from error
     except OmegaConfBaseException as error:
-        raise UserError(f"the config cannot be resolved: {str(error).strip()}") from error
+        raise UserError(f"the config cannot be resolved: {without_internals(str(error))}") from error
     except RecursionError as error:
         raise UserError("the config cannot be resolved: it is nested without end.") from error
     if not isinstance(plain, dict):
@@ -229,7 +237,7 @@ def checked(config: DictConfig, schema: type[T]) -> T:
     try:
         settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))
     except OmegaConfBaseException as error:
-        raise UserError(str(error).strip()) from error
+        raise UserError(without_internals(str(error))) from error
     if not isinstance(settings, schema):
         raise UserError(f"the config does not follow {schema.__name__}.")
     return settings
@@ -248,14 +256,31 @@ def _refuse_unknown_keys(plain: Mapping[str, Any], schema: type, prefix: str) ->
 
 
 def _at_least(key: str, value: float, least: float) -> None:
-    if value < least:
+    if not isfinite(value) or value < least:
         raise UserError(f"{key}={value} must be at least {least}.")
 
 
-def _check_seed(seed: int) -> None:
-    _at_least("seed", seed, 0)
+def require_sweep_name(name: str | None) -> None:
+    """Refuse a name that is no plain folder name.
+
+    Raises:
+        UserError: names the value and what is allowed.
+    """
+    if name is not None and not re.fullmatch(r"\w[\w.-]*", str(name)):
+        raise UserError(
+            f"sweep.name={name} must begin with a letter or digit and hold only those, '.', '-' and '_'."
+        )
+
+
+def without_internals(text: str) -> str:
+    """An OmegaConf message without the lines that tell a user nothing."""
+    return "\n".join(line for line in text.strip().splitlines() if not line.strip().startswith(_INTERNALS))
+
+
+def _check_seed(key: str, seed: int) -> None:
+    _at_least(key, seed, 0)
     if seed >= 2**63:
-        raise UserError(f"seed={seed} must be below 2**63.")
+        raise UserError(f"{key}={seed} must be below 2**63.")
 
 
 def _one_of(key: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -19,7 +19,7 @@ from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.device import choose_device
 from vae_exp.errors import UserError
 from vae_exp.model.vae import VAE
-from vae_exp.run_directory import RunDirectory
+from vae_exp.run_directory import RunDirectory, absolute_path
 from vae_exp.settings import StoredRunSettings, TrainSettings, checked, plain_config
 from vae_exp.trust import require_no_resolvers, require_plain_yaml, require_trusted
 
@@ -38,9 +38,9 @@ class StoredRun:
     """
 
     directory: RunDirectory
-    settings: TrainSettings
-    config: dict[str, Any]
-    vae: VAE
+    settings: TrainSettings = field(repr=False)
+    config: dict[str, Any] = field(repr=False)
+    vae: VAE = field(repr=False)
     checkpoint: str
     epoch: int
 
@@ -81,9 +81,9 @@ def load_run(
         UserError: if the directory holds no run, if the stored config names code that is not trusted,
             or if the checkpoint does not fit the model.
     """
-    place = RunDirectory(Path(directory))
+    place = RunDirectory(absolute_path("run", str(directory)))
     stored = _read_config(place)
-    where = choose_device(device)
+    where = choose_device(device, "device")
     chosen = _choose_checkpoint(place, checkpoint)
     state = load_checkpoint(place.checkpoint(chosen), where)
     shape = stored.data.get("image_shape") or state.get("image_shape")
@@ -92,7 +92,7 @@ def load_run(
     settings = checked(OmegaConf.create(plain), TrainSettings)
     vae = _build_with_weights(plain, state, place.checkpoint(chosen))
     vae.to(where).eval()
-    return StoredRun(place, settings, plain, vae, chosen, int(state.get("epoch", 0)))
+    return StoredRun(place, settings, plain, vae, chosen, int(state.get("epoch") or 0))
 
 
 def _build_with_weights(plain: dict[str, Any], state: Mapping[str, Any], checkpoint: Path) -> VAE:
@@ -128,7 +128,7 @@ def _read_config(place: RunDirectory) -> DictConfig:
     require_no_resolvers(place.config)
     try:
         stored = OmegaConf.load(place.config)
-    except (YAMLError, OmegaConfBaseException, RecursionError) as error:
+    except (YAMLError, OmegaConfBaseException, RecursionError, AttributeError, ValueError) as error:
         raise UserError(f"{place.config} is not a readable config: {error}") from error
     if not isinstance(stored, DictConfig) or not isinstance(stored.get("data"), DictConfig):
         raise UserError(f"{place.config} holds no config of a run; expected a mapping with model and data.")

@@ -1,5 +1,6 @@
 """`python -m vae_exp.train`: compose a config, train, say where everything lies."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -17,16 +18,19 @@ def _task(config: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from vae_exp.engine.interruption import InterruptGuard
     from vae_exp.errors import Interrupted, UserError
-    from vae_exp.report import print_result
     from vae_exp.run_directory import RunDirectory
-    from vae_exp.training_run import train
 
     hydra = HydraConfig.get()
     directory = RunDirectory(Path(hydra.runtime.output_dir))
     sweep = hydra.sweep.dir.rpartition("/")[2] if hydra.mode == RunMode.MULTIRUN else None
     try:
-        result = train(config, directory, sweep)
+        with InterruptGuard() as guard:
+            from vae_exp.report import print_result
+            from vae_exp.training_run import train
+
+            result = train(config, directory, sweep, guard)
     except Interrupted as interruption:
         print(f"Interrupted; everything up to here is in {directory.path}", file=sys.stderr)
         sys.exit(interruption.exit_code)
@@ -34,8 +38,12 @@ def _task(config: DictConfig) -> None:
         if sweep is not None:
             print(f"Error: {directory.path.name}: {error}", file=sys.stderr)
         raise
-    if sweep is None:
-        print_result(result, directory)
+    if sweep is None and sys.stdout is not None:
+        try:
+            print_result(result, directory)
+            sys.stdout.flush()
+        except BrokenPipeError:  # nobody reads any more; the run itself is whole
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 
 from vae_exp import outcome
 from vae_exp.build import (
@@ -48,13 +49,14 @@ class Prepared:
     config_hash: str
 
 
-def train(config: DictConfig, directory: RunDirectory, sweep: str | None) -> dict[str, Any]:
+def train(config: DictConfig, directory: RunDirectory, sweep: str | None, guard: InterruptGuard) -> dict[str, Any]:
     """Train as the config says, and leave everything in the run directory.
 
     Args:
         config: The composed config, without Hydra's section.
         directory: The run directory; made by the caller.
         sweep: The name of the sweep that the run is a job of; None for a run of its own.
+        guard: Notes Ctrl-C and SIGTERM.
 
     Returns:
         What `result.json` holds.
@@ -65,9 +67,13 @@ def train(config: DictConfig, directory: RunDirectory, sweep: str | None) -> dic
         Interrupted: on Ctrl-C or SIGTERM, after checkpoint, tracker and result have been written.
     """
     began = time.time()
+    if directory.holds_a_run():
+        raise UserError(f"{directory.path} already holds a run; choose another directory.")
     metrics_file = MetricsFile(directory.metrics)
-    with InterruptGuard() as guard, closing(metrics_file):
+    with closing(metrics_file):
         try:
+            _write_config(config, directory)
+            guard.check()
             prepared = _prepare(config, directory, sweep, metrics_file)
         except Exception as error:
             outcome.end_unstarted(error, directory, began, keep_reason=sweep is not None)
@@ -140,19 +146,37 @@ def _fit(prepared: Prepared, directory: RunDirectory, guard: InterruptGuard, beg
         outcome.log_traceback(directory)
         raise
     finally:
+        result = _record(prepared, directory, status, error, began)
         if prepared.wandb:
             prepared.wandb.finish(exit_code)
-        result = outcome.ended(
-            trainer,
-            status=status,
-            error=error,
-            began=began,
-            device=prepared.device,
-            config_hash=prepared.config_hash,
-            wandb=prepared.wandb.description if prepared.wandb else None,
-        )
-        write_json(directory.result, result)
+            result = _record(prepared, directory, status, error, began)
     return result
+
+
+def _record(
+    prepared: Prepared, directory: RunDirectory, status: str, error: str | None, began: float
+) -> dict[str, Any]:
+    result = outcome.ended(
+        prepared.trainer,
+        status=status,
+        error=error,
+        began=began,
+        device=prepared.device,
+        config_hash=prepared.config_hash,
+        wandb=prepared.wandb.description if prepared.wandb else None,
+    )
+    write_json(directory.result, result)
+    return result
+
+
+def _write_config(config: DictConfig, directory: RunDirectory) -> None:
+    """Write `.hydra`, as Hydra would have done before anybody could claim the directory."""
+    directory.config.parent.mkdir()
+    OmegaConf.save(config, directory.config)
+    if HydraConfig.initialized():
+        hydra: Any = HydraConfig.instance().cfg
+        OmegaConf.save(hydra, directory.hydra_config)
+        OmegaConf.save(hydra.hydra.overrides.task, directory.overrides)
 
 
 def _recipe(settings: TrainSettings, train: ImageSet, val: ImageSet) -> Recipe:
@@ -190,7 +214,7 @@ def _start_wandb(
         return None
     return WandbTracker(
         mode=tracker.mode,
-        root=Path(tracker.root).expanduser().absolute(),
+        root=Path(tracker.root),
         project=tracker.project,
         group=tracker.group or sweep,
         name=tracker.name or directory.path.name,

@@ -22,6 +22,7 @@ from vae_exp.errors import UserError
 
 # A reference to another node of the config, or to an environment variable with a plain default.
 _HARMLESS = re.compile(r"\$\{(?:\.*\w[\w.\[\]]*|oc\.env:\w+(?:,[^${}]*)?)\}")
+_MOST_BYTES = 1_000_000
 _SPECIAL_KEYS = {"_partial_", "_args_", "_convert_", "_recursive_", "()"}
 
 
@@ -88,14 +89,16 @@ def require_plain_yaml(path: Path) -> None:
     Raises:
         UserError: names the file and the place.
     """
+    if not path.exists():
+        return
+    if not path.is_file() or path.stat().st_size > _MOST_BYTES:
+        raise UserError(f"{path} is not a file of at most {_MOST_BYTES:,} bytes, as stored configs are; refused.")
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         aliases = [token for token in yaml.scan(text) if isinstance(token, yaml.AliasToken)]
         content = None if aliases else yaml.safe_load(text)
-    except FileNotFoundError:
-        return
-    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{path} is not plain YAML: {error}") from error
+    except Exception as error:  # a YAML constructor stumbles over its values in any way it likes
+        raise UserError(f"{path} is not plain YAML: {type(error).__name__}: {error}") from error
     if aliases:
         raise UserError(f"{path} holds the alias *{aliases[0].value}, which no stored config has; refused.")
     for key, _ in _entries(content, ()):

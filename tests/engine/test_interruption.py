@@ -114,7 +114,6 @@ except BaseException as error:
 """
 
 
-@pytest.mark.xfail(strict=True, reason="bug: the note on standard error raises where that is gone")
 def test_a_signal_is_noted_even_when_the_terminal_is_gone():
     ended = subprocess.run(
         [sys.executable, "-c", WITHOUT_STANDARD_ERROR], stdout=subprocess.PIPE, text=True, timeout=60, check=True

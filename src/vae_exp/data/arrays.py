@@ -1,15 +1,12 @@
 """The user's own images from an `.npz` file."""
 
-import zlib
-from pathlib import Path
-from zipfile import BadZipFile
-
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
+from vae_exp.run_directory import absolute_path
 
 LAYOUTS = ("auto", "NHW", "NCHW", "NHWC")
 _COLOURS = (1, 3)
@@ -33,7 +30,7 @@ class ArraysSource:
             raise UserError("data.path is missing: data=arrays reads an .npz file, data.path=my_images.npz.")
         if layout not in LAYOUTS:
             raise UserError(f"data.layout={layout} is not known; use one of {', '.join(LAYOUTS)}.")
-        self._path = Path(path).expanduser().absolute()
+        self._path = absolute_path("data.path", path)
         self._layout = layout
 
     def train(self) -> ImageSet:
@@ -80,7 +77,11 @@ class ArraysSource:
             raise UserError(
                 f"data.path={self._path} does not exist; expected an .npz file with an array 'images'."
             ) from None
-        except (BadZipFile, zlib.error, EOFError, OSError, ValueError, TypeError, RuntimeError) as error:
+        except UserError:
+            raise
+        except MemoryError as error:
+            raise UserError(f"data.path={self._path} claims more pixels than memory holds: {error}.") from error
+        except Exception as error:  # damage shows itself in any way it likes
             reason = (
                 "it holds pickled objects, which are never loaded"
                 if "Object arrays" in str(error)
@@ -89,8 +90,6 @@ class ArraysSource:
             raise UserError(
                 f"data.path={self._path} cannot be read as an .npz file of plain arrays: {reason}."
             ) from error
-        except MemoryError as error:
-            raise UserError(f"data.path={self._path} claims more pixels than memory holds: {error}.") from error
         for key, array in arrays.items():
             if not isinstance(array, np.ndarray):
                 raise UserError(f"'{key}' in data.path={self._path} is a plain file; expected an array.")

@@ -22,6 +22,7 @@ from torchvision import datasets
 
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
+from vae_exp.run_directory import absolute_path
 
 _log = logging.getLogger(__name__)
 DATASETS: dict[str, type[datasets.MNIST]] = {
@@ -57,7 +58,7 @@ class MNISTSource:
             allowed = f"one of {', '.join(EMNIST_SPLITS)}" if dataset == "EMNIST" else "null"
             raise UserError(f"data.source.split={split} does not fit {dataset}; expected {allowed}.")
         self._dataset = DATASETS[dataset]
-        self._root = Path(root).expanduser().absolute()
+        self._root = absolute_path("data.root", root)
         self._options: dict[str, Any] = {} if split is None else {"split": split}
 
     def train(self) -> ImageSet:
@@ -175,9 +176,9 @@ class MNISTSource:
 
     def _no_network(self, missing: Sequence[str], reason: str = "no mirror answers") -> UserError:
         return UserError(
-            f"{self._dataset.__name__} is not in data.root={self._root} and cannot be downloaded ({reason}). "
-            f"Either train on the embedded digits, data=digits, or put {', '.join(missing)} into "
-            f"{self._folder} (another root: data.root=DIR, or the environment variable VAE_EXP_DATA)."
+            f"{self._dataset.__name__} is not in data.root={self._root} and cannot be downloaded ({reason}): "
+            f"put {', '.join(missing)} into {self._folder} (another root: data.root=DIR, or the environment "
+            f"variable VAE_EXP_DATA), or train on the embedded digits, data=digits."
         )
 
 

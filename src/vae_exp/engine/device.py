@@ -5,8 +5,12 @@ import torch
 from vae_exp.errors import UserError
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, key: str = "trainer.device") -> torch.device:
     """The device of that name; `auto` takes CUDA, then MPS, then the CPU.
+
+    Args:
+        name: What the user asked for.
+        key: The key that asked, for messages.
 
     Raises:
         UserError: if the name is not one, or if this machine has no such device.
@@ -20,17 +24,17 @@ def choose_device(name: str) -> torch.device:
     if device is not None and str(device) != name:  # torch wraps cuda:256 round to cuda:0
         device = None
     if device is None or device.type not in ("cuda", "mps", "cpu"):
-        raise UserError(f"trainer.device={name} is not a device; use auto, cpu, mps, cuda or cuda:N.")
+        raise UserError(f"{key}={name} is not a device; use auto, cpu, mps, cuda or cuda:N.")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError(f"trainer.device={name}: there is no MPS device here; use {_best_kind()} or auto.")
+        raise UserError(f"{key}={name}: there is no MPS device here; use {_best_kind()} or auto.")
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if count == 0:
-            raise UserError(f"trainer.device={name}: there is no CUDA device here; use {_best_kind()} or auto.")
+            raise UserError(f"{key}={name}: there is no CUDA device here; use {_best_kind()} or auto.")
         if device.index is not None and device.index >= count:
-            raise UserError(f"trainer.device={name}: there are {count} CUDA devices, cuda:0 to cuda:{count - 1}.")
+            raise UserError(f"{key}={name}: there are {count} CUDA devices, cuda:0 to cuda:{count - 1}.")
     if device.type == "cpu" and device.index:
-        raise UserError(f"trainer.device={name}: there is one CPU device; use cpu.")
+        raise UserError(f"{key}={name}: there is one CPU device; use cpu.")
     return device
 
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -46,7 +47,8 @@ class InterruptGuard:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._received = number
-        os.write(2, b"\nEnding in order; a second signal ends at once.\n")
+        with suppress(OSError):  # nobody may be listening any more
+            os.write(2, b"\nEnding in order; a second signal ends at once.\n")
         for each in self._previous:
             signal.signal(each, signal.SIG_DFL)
 

@@ -23,6 +23,11 @@ class StandardOutputHandler(logging.StreamHandler[TextIO]):
     def __init__(self, stream: TextIO | None = None) -> None:
         logging.Handler.__init__(self)
 
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Nobody reads standard output any more: the log file goes on alone."""
+        if not isinstance(sys.exc_info()[1], BrokenPipeError | AttributeError):
+            super().handleError(record)
+
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
         """Standard output, looked up for every line."""
@@ -125,7 +130,7 @@ class BarProgress:
 
 def progress_display(epochs: int, steps_per_epoch: int) -> ProgressDisplay:
     """A bar when standard output is a terminal, plain lines otherwise."""
-    if sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty():
         return BarProgress(epochs, steps_per_epoch)
     return PlainProgress(epochs)
 

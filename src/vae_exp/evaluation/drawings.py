@@ -85,11 +85,11 @@ def latent_scatter(means: Array, labels: Array | None, axis_names: tuple[str, st
 
 
 def _tiled(images: Array, gap: int) -> Array:
-    """`[rows, columns, channels, height, width]` → one image `[H, W]` or `[H, W, 3]`."""
+    """`[rows, columns, channels, height, width]` → `[H, W, 3]` for three channels, else their mean `[H, W]`."""
     rows, columns, channels, height, width = images.shape
     canvas = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, channels))
     for row in range(rows):
         for column in range(columns):
             top, left = row * (height + gap), column * (width + gap)
             canvas[top : top + height, left : left + width] = images[row, column].transpose(1, 2, 0)
-    return canvas[:, :, 0] if channels == 1 else canvas
+    return canvas if channels == 3 else canvas.mean(axis=2)

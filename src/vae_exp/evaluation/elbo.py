@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from vae_exp.data.images import ImageSet
+from vae_exp.evaluation.arguments import require_count
 from vae_exp.model.vae import VAE
 from vae_exp.objective.elbo import ELBO
 
@@ -23,9 +24,9 @@ class ELBOEvaluator:
     """
 
     def __init__(self, num_samples: int, batch_size: int, every: int) -> None:
-        self.every = every
-        self._elbo = ELBO(num_samples)
-        self._batch_size = batch_size
+        self.every = require_count("every", every, 0)
+        self._elbo = ELBO(require_count("num_samples", num_samples))
+        self._batch_size = require_count("batch_size", batch_size)
 
     @torch.no_grad()
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:

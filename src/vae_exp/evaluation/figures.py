@@ -6,6 +6,7 @@ import torch
 from matplotlib.figure import Figure
 
 from vae_exp.data.images import ImageSet
+from vae_exp.evaluation.arguments import require_count
 from vae_exp.evaluation.pictures import all_pictures
 from vae_exp.model.vae import VAE
 
@@ -20,9 +21,9 @@ class FiguresEvaluator:
     """
 
     def __init__(self, columns: int, manifold_side: int, every: int) -> None:
-        self.every = every
-        self._columns = columns
-        self._manifold_side = manifold_side
+        self.every = require_count("every", every, 0)
+        self._columns = require_count("columns", columns, 2)
+        self._manifold_side = require_count("manifold_side", manifold_side, 2)
 
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, Figure]]:
         """Yield names and figures."""

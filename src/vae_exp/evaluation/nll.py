@@ -6,6 +6,7 @@ from math import sqrt
 import torch
 
 from vae_exp.data.images import ImageSet
+from vae_exp.evaluation.arguments import require_count
 from vae_exp.model.vae import VAE
 from vae_exp.objective.importance import log_evidence
 
@@ -28,17 +29,10 @@ class NLLEvaluator:
     """
 
     def __init__(self, num_importance_samples: int, num_images: int | None, chunk_size: int, every: int) -> None:
-        for name, value in (
-            ("num_importance_samples", num_importance_samples),
-            ("num_images", num_images),
-            ("chunk_size", chunk_size),
-        ):
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1.")
-        self.every = every
-        self._num_importance_samples = num_importance_samples
-        self._num_images = num_images
-        self._chunk_size = chunk_size
+        self.every = require_count("every", every, 0)
+        self._num_importance_samples = require_count("num_importance_samples", num_importance_samples)
+        self._num_images = None if num_images is None else require_count("num_images", num_images)
+        self._chunk_size = require_count("chunk_size", chunk_size)
 
     @torch.no_grad()
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:

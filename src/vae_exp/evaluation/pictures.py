@@ -22,6 +22,7 @@ from vae_exp.model.vae import VAE
 
 _BATCH = 1000
 _MOST_ROWS = 16
+_SEAMLESS_FROM = 16  # pixels; smaller tiles run into one another
 _MOST_POINTS = 10_000
 
 
@@ -95,7 +96,7 @@ def manifold_picture(vae: VAE, side: int) -> Picture:
     figure = drawings.image_grid(
         images.cpu().numpy(),
         "E[x|z] over the quantiles of the prior",
-        gap=0,
+        gap=0 if images.shape[-1] >= _SEAMLESS_FROM else 1,
         footer=f"z1 from {low:.2f} to {high:.2f} rightwards, z2 likewise upwards",
     )
     return Picture("manifold", {"manifold": images, "axis": axis}, figure)

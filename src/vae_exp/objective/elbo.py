@@ -22,8 +22,8 @@ class ELBO:
     """
 
     def __init__(self, num_samples: int = 1) -> None:
-        if num_samples < 1:
-            raise ValueError(f"loss.num_samples={num_samples} must be at least 1.")
+        if not isinstance(num_samples, int) or num_samples < 1:
+            raise ValueError(f"loss.num_samples={num_samples} must be a whole number of at least 1.")
         self.num_samples = num_samples
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:

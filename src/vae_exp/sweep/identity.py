@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 NOT_PART_OF_IDENTITY = ("hydra", "tracker", "sweep")
 _MOST_CHARACTERS = 120
@@ -25,13 +26,11 @@ def register_resolvers() -> None:
 
 def config_hash(config: DictConfig) -> str:
     """Eight hexadecimal digits that follow from the resolved config, less what does not change the result."""
-    parts = {
-        str(key): OmegaConf.to_container(config[key], resolve=True)
-        if OmegaConf.is_config(config[key])
-        else config[key]
-        for key in config
-        if key not in NOT_PART_OF_IDENTITY
-    }
+    kept = OmegaConf.masked_copy(config, [str(key) for key in config if key not in NOT_PART_OF_IDENTITY])
+    try:
+        parts = OmegaConf.to_container(kept, resolve=True)
+    except OmegaConfBaseException:  # the job itself says what is wrong; until then it needs a name
+        parts = OmegaConf.to_container(kept, resolve=False)
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -58,8 +57,8 @@ def _config_hash(*, _root_: DictConfig) -> str:
 
 
 def _job_name(*, _root_: DictConfig) -> str:
-    overrides: Any = _root_.hydra.overrides.task
-    return f"{readable_name(list(overrides))}_{config_hash(_root_)}"
+    overrides: Any = OmegaConf.to_container(_root_.hydra.overrides.task, resolve=False)
+    return f"{readable_name(overrides)}_{config_hash(_root_)}"
 
 
 def _sweep_name(*, _root_: DictConfig) -> str:

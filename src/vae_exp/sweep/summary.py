@@ -107,7 +107,9 @@ def _read_job(directory: RunDirectory) -> Job:
         return Job(directory.path.name, keys, "unreadable", {}, "", str(error))
     if result is None:
         return Job(directory.path.name, keys, "lost", {}, "", "ended without a result: killed, or still running")
-    metrics: Any = result.get("metrics") or {}
+    metrics = result.get("metrics")
+    if not isinstance(metrics, dict):
+        metrics = {}
     return Job(
         name=directory.path.name,
         keys=keys,

@@ -2,7 +2,9 @@
 
 import logging
 import os
+import secrets
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ _log = logging.getLogger(__name__)
 _FLUSH_SECONDS = 1.0
 _ONLINE_START_SECONDS = 20.0
 _FINISH_SECONDS = 60.0
+_GRACE_SECONDS = 5.0
 _GO_OFFLINE = "say tracker=offline (and upload later with `wandb sync`) or tracker=none"
 
 
@@ -46,6 +49,7 @@ class WandbTracker:
     ) -> None:
         self.error: str | None = None
         self._mode = mode
+        self._root = root
         self._run: Any = None
         arguments: dict[str, Any] = {
             "project": project,
@@ -55,6 +59,7 @@ class WandbTracker:
             "config": dict(config),
             "job_type": "train",
             "mode": mode,
+            "id": secrets.token_hex(4),
         }
         if mode == "online":
             self._run = _start_online(root, arguments)
@@ -90,11 +95,16 @@ class WandbTracker:
 
     def finish(self, exit_code: int) -> None:
         """End the W&B run with the exit code of ours."""
-        self._attempt("finish", lambda: self._run.finish(exit_code=exit_code))
+        self._attempt("finish", lambda: self._finish(exit_code))
+
+    def _finish(self, exit_code: int) -> None:
+        _within(_FINISH_SECONDS + _GRACE_SECONDS, lambda: self._run.finish(exit_code=exit_code))
+        _require_writable(self._root)  # a full disk ends a W&B run as if all were well
 
     def _start_offline(self, root: Path, arguments: dict[str, Any]) -> None:
-        _require_writable(root)
-        self._run = _start(root, arguments)
+        self._root = root.expanduser().absolute()
+        _require_writable(self._root)
+        self._run = _start(self._root, arguments)
 
     def _attempt(self, what: str, action: Callable[[], Any]) -> None:
         if self.error is not None:
@@ -106,7 +116,8 @@ class WandbTracker:
             _log.error(
                 "Weights & Biases %s. Training goes on without it; metrics.jsonl has every epoch.", self.error
             )
-            _forget_service()
+            if isinstance(error, ConnectionError):
+                _forget_service()
 
 
 def _forget_service() -> None:
@@ -141,9 +152,10 @@ def _start_online(root: Path, arguments: dict[str, Any]) -> Any:
     import wandb
 
     try:
+        root = root.expanduser().absolute()
         _require_writable(root)
         known = wandb.login(prompt=False)
-    except (OSError, wandb.Error) as error:
+    except (OSError, RuntimeError, wandb.Error) as error:
         raise UserError(f"tracker=online cannot start: {error}; {_GO_OFFLINE}.") from error
     if not known:
         raise UserError(
@@ -154,6 +166,29 @@ def _start_online(root: Path, arguments: dict[str, Any]) -> Any:
     except wandb.Error as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"tracker=online cannot reach its server: {reason}; {_GO_OFFLINE}.") from error
+
+
+def _within(seconds: float, action: Callable[[], Any]) -> None:
+    """Do something that may wait for ever, as a frozen service makes it, in a thread that is left behind then.
+
+    Raises:
+        TimeoutError: if it has not ended within `seconds`; otherwise whatever it raises.
+    """
+    raised: list[Exception] = []
+
+    def attempt() -> None:
+        try:
+            action()
+        except Exception as error:  # told to the caller
+            raised.append(error)
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"no answer for {seconds:.0f} s")
+    for error in raised:
+        raise error
 
 
 def _require_writable(root: Path) -> None:

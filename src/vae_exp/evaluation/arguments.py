@@ -1,0 +1,12 @@
+"""Checks of what evaluators are constructed with, before a run rather than at its end."""
+
+
+def require_count(name: str, value: object, least: int = 1) -> int:
+    """A whole number of at least `least`.
+
+    Raises:
+        ValueError: names the argument, its value and what would be right.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value} must be a whole number of at least {least}.")
+    return value

@@ -1,0 +1,92 @@
+"""Two runs never share a directory, and nobody's files are touched."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import start
+
+SHORT = ("data=digits", "trainer.epochs=2", "tracker=none", "evaluator=[elbo]", "model.hidden_dims=[8]")
+
+
+def test_of_two_runs_that_start_together_one_is_refused_and_the_other_whole(tmp_path):
+    arguments = ("hydra.run.dir=same", *SHORT[:-1])
+    processes = [start("train", *arguments, f"model.hidden_dims=[{width}]", cwd=tmp_path) for width in (8, 16)]
+    ended = [(process.communicate(timeout=120)[1], process.returncode) for process in processes]
+    assert sorted(code for _, code in ended) == [0, 1]
+    [refusal] = [err for err, code in ended if code]
+    assert "already holds a run" in refusal
+    winner = (8, 16)[[code for _, code in ended].index(0)]
+    stored = yaml.safe_load((tmp_path / "same" / ".hydra" / "config.yaml").read_text())
+    assert stored["model"]["hidden_dims"] == [winner]
+    assert json.loads((tmp_path / "same" / "result.json").read_text())["status"] == "completed"
+
+
+@pytest.mark.parametrize("trace", [".hydra/config.yaml", "checkpoints/last.pt", "train.log", "figures/mine.png"])
+def test_a_folder_with_traces_of_another_run_is_left_alone(trace, command, tmp_path):
+    file = tmp_path / "old" / trace
+    file.parent.mkdir(parents=True)
+    file.write_text("somebody else's")
+    for bad in ("model.activation=swish", "seed=0"):
+        assert command("train", *SHORT, "hydra.run.dir=old", bad).code == 1
+        assert file.read_text() == "somebody else's"
+        assert [path for path in (tmp_path / "old").rglob("*") if path.is_file()] == [file]
+
+
+def test_a_failed_start_in_a_folder_with_other_files_removes_only_its_own(command, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert command("train", *SHORT, "hydra.run.dir=.", "model.activation=swish").code == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt"}
+
+
+def test_jobs_that_would_share_a_directory_keep_the_first(command, tmp_path):
+    arguments = ("hydra.sweep.subdir=x", "sweep.name=mine", "seed=0,1")
+    finished = command("train", "--multirun", *SHORT, *arguments)
+    assert finished.code == 1
+    assert (
+        yaml.safe_load((tmp_path / "multirun" / "mine" / "x" / ".hydra" / "config.yaml").read_text())["seed"] == 0
+    )
+
+
+def test_a_job_that_cannot_be_resolved_costs_no_other(command, tmp_path):
+    finished = command(
+        "train", "--multirun", *SHORT, "sweep.name=mine", "seed=0,1", "model.latent_dim=2,'${nope}'"
+    )
+    assert finished.code == 1
+    results = [json.loads(path.read_text()) for path in (tmp_path / "multirun" / "mine").glob("*/result.json")]
+    assert sorted(result["status"] for result in results) == ["completed", "completed", "failed", "failed"]
+    assert "nope" in next(result["error"] for result in results if result["error"])
+
+
+@pytest.mark.parametrize("name", ["..", ".", "../elsewhere", "a/b", "''"])
+def test_a_sweep_cannot_be_named_out_of_its_folder(name, command, tmp_path):
+    finished = command("train", "--multirun", *SHORT, f"sweep.name={name}", "seed=0,1")
+    assert finished.code == 1
+    assert "sweep.name=" in finished.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["evaluate", "generate"])
+def test_a_link_out_of_a_run_is_not_followed(name, command, copied_run, tmp_path):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (copied_run / {"evaluate": "evaluation", "generate": "generated"}[name]).symlink_to(victim)
+    finished = command(name, f"run={copied_run}")
+    assert finished.code == 1
+    assert "leads out of" in finished.err
+    assert not list(victim.iterdir())
+
+
+@pytest.mark.parametrize("shell", ["{} >&-", "{} | head -n 1", "PYTHONIOENCODING=ascii {}"])
+def test_a_standard_output_that_fails_does_not_cost_the_run(shell, tmp_path):
+    line = " ".join([sys.executable, "-m", "vae_exp.train", "hydra.run.dir=run", *(f"'{each}'" for each in SHORT)])
+    finished = subprocess.run(
+        ["bash", "-c", shell.format(line)], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "completed"
+    assert "Traceback" not in finished.stderr
+    assert Path(tmp_path / "run" / "train.log").read_text().count("Epoch [") == 2
