@@ -21,6 +21,7 @@ from vae_exp.settings import register_schemas, without_internals
 from vae_exp.sweep import identity, recorder
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
+_NULL_GROUP = "Config group override must be"  # how Hydra's trace ends then
 
 
 def config_directory() -> Path:
@@ -68,6 +69,11 @@ def run_command(task: Callable[[DictConfig], None], config_name: str) -> None:
         if traced == "1":
             raise
         print(f"Error: {message_of(error)}", file=sys.stderr)
+        sys.exit(1)
+    except ValueError as error:
+        if traced == "1" or not str(error).startswith(_NULL_GROUP):
+            raise
+        print("Error: a group cannot be null; choose one of its options, such as scheduler=none.", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -22,6 +22,7 @@ REFUSED = {
     ("model.activation=swish",): ["model.activation=swish", "relu"],
     ("loss.reduction=max",): ["loss.reduction=max", "sum, mean"],
     ("trainer.device=cuda:99",): ["trainer.device=cuda:99", "CUDA"],
+    ("scheduler=null",): ["a group cannot be null", "scheduler=none"],
     ("seed=99999999999999999999",): ["seed=99999999999999999999", "2**63"],
     ("hydra.run.dir=nan.npz/run",): ["hydra.run.dir=", "cannot be written to"],
     ("trainer.device=gpu",): ["trainer.device=gpu", "cuda:N"],
@@ -52,8 +53,8 @@ def files(tmp_path):
 
 
 @pytest.mark.parametrize("overrides", REFUSED, ids=" ".join)
-def test_it_is_refused_in_one_message(overrides, command, files, tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
+def test_it_is_refused_in_one_message(overrides, command, files, tmp_path, tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # without credentials of W&B
     before = set(tmp_path.iterdir())
     finished = command("train", "data=digits", *overrides)
     assert finished.code == 1
