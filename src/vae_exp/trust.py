@@ -82,9 +82,7 @@ def require_trusted(config: Mapping[str, Any], trust: Sequence[str]) -> None:
 def require_plain_yaml(path: Path) -> None:
     """Refuse a stored YAML file that is more than a tree of plain values, before anything of it is resolved.
 
-    Refused are aliases (a few lines of them unfold without bound), callables of a logging configuration, and
-    interpolations that call a resolver: any that the process has registered would run. `${oc.env:NAME}` alone is
-    allowed, it reads an environment variable.
+    Refused are aliases (a few lines of them unfold without bound) and callables of a logging configuration.
 
     Raises:
         UserError: names the file and the place.
@@ -107,7 +105,9 @@ def require_plain_yaml(path: Path) -> None:
 
 
 def require_no_resolvers(path: Path) -> None:
-    """Refuse a stored config whose interpolations call anything but `oc.env`.
+    """Refuse a stored config whose interpolations call a resolver: any that the process has registered would run.
+
+    `${oc.env:NAME}` alone is allowed, it reads an environment variable.
 
     Raises:
         UserError: names the key and its value.

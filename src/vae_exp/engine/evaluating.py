@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 from functools import partial
-from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -40,11 +39,5 @@ def save_figures(figures: Mapping[str, Any], folder: Path) -> dict[str, Path]:
     """Write figures as PNG files, each whole or not at all; the files by name."""
     paths = {name: folder / f"{name}.png" for name in figures}
     for name, figure in figures.items():
-        png = BytesIO()
-        figure.savefig(png, format="png", bbox_inches="tight")
-        write_atomically(paths[name], partial(_copy, png.getvalue()))
+        write_atomically(paths[name], partial(figure.savefig, format="png", bbox_inches="tight"))
     return paths
-
-
-def _copy(content: bytes, file: IO[bytes]) -> None:
-    file.write(content)

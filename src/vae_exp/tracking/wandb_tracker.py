@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vae_exp.errors import UserError
+from vae_exp.run_directory import absolute_path
 
 _log = logging.getLogger(__name__)
 _FLUSH_SECONDS = 1.0
@@ -62,7 +63,8 @@ class WandbTracker:
             "id": secrets.token_hex(4),
         }
         if mode == "online":
-            self._run = _start_online(root, arguments)
+            self._root = absolute_path("tracker.root", str(root))
+            self._run = _start_online(self._root, arguments)
         else:
             self._attempt("start", lambda: self._start_offline(root, arguments))
 
@@ -102,7 +104,7 @@ class WandbTracker:
         _require_writable(self._root)  # a full disk ends a W&B run as if all were well
 
     def _start_offline(self, root: Path, arguments: dict[str, Any]) -> None:
-        self._root = root.expanduser().absolute()
+        self._root = absolute_path("tracker.root", str(root))
         _require_writable(self._root)
         self._run = _start(self._root, arguments)
 
@@ -152,10 +154,9 @@ def _start_online(root: Path, arguments: dict[str, Any]) -> Any:
     import wandb
 
     try:
-        root = root.expanduser().absolute()
         _require_writable(root)
         known = wandb.login(prompt=False)
-    except (OSError, RuntimeError, wandb.Error) as error:
+    except (OSError, wandb.Error) as error:
         raise UserError(f"tracker=online cannot start: {error}; {_GO_OFFLINE}.") from error
     if not known:
         raise UserError(
