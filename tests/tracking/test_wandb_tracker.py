@@ -419,6 +419,29 @@ def test_online_without_its_server_says_how_to_go_on_offline(tmp_path: Path):
     assert found["seconds"] < 30
 
 
+FROZEN = """
+import psutil, threading
+
+def freeze():
+    while not (found := [each for each in psutil.Process().children() if each.name() == "wandb-core"]):
+        time.sleep(0.001)
+    time.sleep(1.0)
+    found[0].suspend()
+
+threading.Thread(target=freeze).start()
+wandb_tracker._GRACE_SECONDS = 1.0
+print(json.dumps(refusal()))
+"""
+
+
+def test_a_refused_command_ends_though_its_wandb_core_does_not(tmp_path: Path):
+    server = "http://127.0.0.1:9"
+    began = time.monotonic()
+    found, _ = _python(FROZEN, tmp_path, WANDB_BASE_URL=server, WANDB_API_KEY="a" * 40)
+    assert found["refused"].startswith("tracker=online cannot ")
+    assert time.monotonic() - began < 60
+
+
 def test_online_with_a_root_that_cannot_be_written_is_refused(tmp_path: Path):
     (tmp_path / "root").write_text("")
     found, _ = _python(ONLINE, tmp_path)

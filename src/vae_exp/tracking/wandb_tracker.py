@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from vae_exp.errors import UserError
 from vae_exp.run_directory import absolute_path
 
@@ -118,16 +120,24 @@ class WandbTracker:
             _log.error(
                 "Weights & Biases %s. Training goes on without it; metrics.jsonl has every epoch.", self.error
             )
-            if isinstance(error, ConnectionError):
+            if isinstance(error, ConnectionError | TimeoutError):
                 _forget_service()
 
 
 def _forget_service() -> None:
-    """Let go of a W&B service that may be dead, so that the next run of a sweep starts a new one."""
+    """Let go of a W&B service that may be dead or hang, so that a next run starts a new one.
+
+    W&B waits for its service without limit when the process ends; one that retries a server that is not there
+    would keep a refused command alive, and whoever reads its output waiting.
+    """
     try:
         import wandb
 
-        wandb.teardown(exit_code=1)
+        _within(_GRACE_SECONDS, lambda: wandb.teardown(exit_code=1))
+    except TimeoutError:
+        for child in psutil.Process().children():
+            if child.name().startswith("wandb-core"):
+                child.kill()
     except Exception as error:  # it was lost already
         _log.debug("W&B could not be torn down: %s", error)
 
@@ -157,6 +167,7 @@ def _start_online(root: Path, arguments: dict[str, Any]) -> Any:
         _require_writable(root)
         known = wandb.login(prompt=False)
     except (OSError, wandb.Error) as error:
+        _forget_service()
         raise UserError(f"tracker=online cannot start: {error}; {_GO_OFFLINE}.") from error
     if not known:
         raise UserError(
@@ -165,6 +176,7 @@ def _start_online(root: Path, arguments: dict[str, Any]) -> Any:
     try:
         return _start(root, arguments, init_timeout=_ONLINE_START_SECONDS)
     except wandb.Error as error:
+        _forget_service()
         reason = str(error).splitlines()[0]
         raise UserError(f"tracker=online cannot reach its server: {reason}; {_GO_OFFLINE}.") from error
 
