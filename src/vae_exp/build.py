@@ -1,6 +1,8 @@
 """The one room that calls `instantiate`: from a config to the objects of an experiment."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from inspect import signature
 from typing import Any, TypeVar
 
 import torch
@@ -66,9 +68,9 @@ def build_loss(loss: Node, vae: VAE, image_shape: Sequence[int]) -> Loss:
 
 
 def build_optimizer(optimizer: Node, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """The optimiser over these parameters."""
+    """The optimiser over these parameters; torch's fused kernels are used unless the config says otherwise."""
     factory = _create({**optimizer, "_partial_": True}, "optimizer")
-    built = _finish(factory, "optimizer", Optimizer, list(parameters))
+    built = _finish(_fused(factory, optimizer), "optimizer", Optimizer, list(parameters))
     if isinstance(built, torch.optim.LBFGS | torch.optim.SparseAdam):
         raise UserError(
             f"optimizer._target_={optimizer['_target_']} needs a closure or sparse gradients; "
@@ -120,6 +122,16 @@ def _finish(factory: Any, key: str, kind: type[T], argument: Any) -> T:
     if not isinstance(built, kind):
         raise UserError(f"{key} makes a {type(built).__name__}; expected a {kind.__module__}.{kind.__name__}.")
     return built
+
+
+def _fused(factory: Any, optimizer: Node) -> Any:
+    """The factory with `fused=True` where torch has such a kernel and the user has not chosen between them."""
+    target = getattr(factory, "func", factory)
+    of_torch = getattr(target, "__module__", "").startswith("torch.optim.")
+    chosen = any(optimizer.get(name) is not None for name in ("fused", "foreach", "differentiable"))
+    if not of_torch or chosen or "fused" not in signature(target).parameters:
+        return factory
+    return partial(factory, fused=True)
 
 
 def _explained(error: Exception, key: str, target: object) -> UserError:

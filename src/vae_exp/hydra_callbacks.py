@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_exp.errors import UserError
-from vae_exp.run_directory import RunDirectory, require_writable
+from vae_exp.run_directory import RunDirectory, require_writable, resumed_directory
 from vae_exp.settings import TrainSettings, checked, require_sweep_name
 from vae_exp.sweep import recorder
 
@@ -24,7 +24,9 @@ class TrainCallback(Callback):
         try:
             checked(task_config(config), TrainSettings)
             directory = RunDirectory(Path.cwd() / str(config.hydra.run.dir))  # as Hydra takes it: no ~
-            if directory.holds_a_run() or directory.log.exists():
+            if config.resume:
+                _require_a_run(resumed_directory(config.resume))
+            elif directory.holds_a_run() or directory.log.exists():
                 raise UserError(f"hydra.run.dir={directory.path} already holds a run; choose another directory.")
             require_writable(directory.path, "hydra.run.dir")
         except (UserError, OmegaConfBaseException, OSError) as error:
@@ -34,6 +36,8 @@ class TrainCallback(Callback):
         """Check and remember the directory of a sweep; its jobs are checked one by one."""
         try:
             require_sweep_name(config.sweep.name)
+            if config.resume:
+                raise UserError(f"resume={config.resume} goes on with one run; leave out --multirun.")
             sweep = Path(str(config.hydra.sweep.dir))
             if any(RunDirectory(path).holds_a_run() for path in sweep.glob("*/")):
                 raise UserError(f"sweep.name={sweep.name}: {sweep} already holds runs; choose another name.")
@@ -41,6 +45,11 @@ class TrainCallback(Callback):
         except (UserError, OmegaConfBaseException, OSError) as error:
             raise SystemExit(f"Error: {error}") from error
         recorder.remember(sweep)
+
+
+def _require_a_run(directory: RunDirectory) -> None:
+    if not directory.config.is_file():
+        raise UserError(f"resume={directory.path} holds no run: {directory.config} is missing.")
 
 
 def task_config(config: DictConfig) -> DictConfig:

@@ -92,7 +92,7 @@ def log_traceback(directory: RunDirectory) -> None:
 def _discard(directory: RunDirectory) -> None:
     """Remove what Hydra and we have written for a run that never started; whatever else lies there stays."""
     shutil.rmtree(directory.config.parent, ignore_errors=True)
-    for file in (directory.log, directory.metrics):
+    for file in (directory.log, directory.metrics, directory.lock):
         file.unlink(missing_ok=True)
     if directory.path != Path.cwd() and not any(directory.path.iterdir()):
         directory.path.rmdir()

@@ -3,12 +3,14 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import IO, Any
+
+from filelock import FileLock, Timeout
 
 from vae_exp.errors import UserError
 
@@ -74,6 +76,11 @@ class RunDirectory:
         """The checkpoint `last` or `best`."""
         return self.path / "checkpoints" / f"{name}.pt"
 
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains here."""
+        return self.path / ".lock"
+
     def holds_a_run(self) -> bool:
         """Whether a run, of ours or of another Hydra program, has begun to write here."""
         traces = (self.config.parent, self.metrics, self.result, self.figures, self.checkpoint("last").parent)
@@ -94,6 +101,35 @@ class RunDirectory:
         if not isinstance(result, dict):
             raise UserError(f"{self.result} holds {type(result).__name__}; expected a JSON object.")
         return result
+
+
+def resumed_checkpoint(value: str) -> Path:
+    """The checkpoint that `resume=…` names: a run directory's `last.pt`, or the file itself."""
+    path = absolute_path("resume", value)
+    return path if path.suffix == ".pt" else RunDirectory(path).checkpoint("last")
+
+
+def resumed_directory(value: str) -> RunDirectory:
+    """The run directory that `resume=…` names, by itself or by one of its checkpoints."""
+    return RunDirectory(resumed_checkpoint(value).parent.parent)
+
+
+@contextmanager
+def owned(directory: RunDirectory) -> Iterator[None]:
+    """For the length of a block no other process trains in this directory; a dead process owns nothing.
+
+    Raises:
+        UserError: if another process does.
+    """
+    lock = FileLock(directory.lock)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"another process is training in {directory.path}; wait for its end or stop it.") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def absolute_path(key: str, value: str) -> Path:

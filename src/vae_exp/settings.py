@@ -20,6 +20,10 @@ T = TypeVar("T")
 TRACKER_MODES = ("offline", "online", "none")
 REDUCTIONS = ("sum", "mean")
 _INTERNALS = ("reference_type=", "object_type=")
+STEPS = ("auto", "eager", "graph", "compile")
+PRECISIONS = ("fp32", "tf32", "bf16")
+STRATEGIES = ("none", "ddp")
+RESIDENT = ("auto", True, False)
 SPLITS = ("train", "val", "test")
 CHECKPOINTS = ("best", "last")
 
@@ -57,12 +61,14 @@ class DataSettings:
     root: str | None = None
     path: str | None = None
     layout: str = "auto"
+    resident: Any = "auto"
     source: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _at_least("data.validation_size", self.validation_size, 0)
         _check_seed("data.split_seed", self.split_seed)
         _require_target("data.source", self.source)
+        _one_of("data.resident", self.resident, RESIDENT)
         shape = self.image_shape
         if shape is not None and (len(shape) != 3 or min(shape) < 1):
             raise UserError(f"data.image_shape={shape} must be [channels, height, width], each at least 1.")
@@ -88,12 +94,46 @@ class TrainerSettings:
     device: str = MISSING
     epochs: int = MISSING
     batch_size: int = MISSING
+    step: str = MISSING
+    precision: str = MISSING
+    deterministic: bool = MISSING
+    gradient_clip: float | None = MISSING
+    ema_decay: float | None = MISSING
+    distributed: str = MISSING
     monitor: str | None = MISSING
     early_stopping: EarlyStoppingSettings = MISSING
 
     def __post_init__(self) -> None:
         _at_least("trainer.epochs", self.epochs, 1)
         _at_least("trainer.batch_size", self.batch_size, 1)
+        _one_of("trainer.step", self.step, STEPS)
+        _one_of("trainer.precision", self.precision, PRECISIONS)
+        _one_of("trainer.distributed", self.distributed, STRATEGIES)
+        if self.gradient_clip is not None:
+            _positive("trainer.gradient_clip", self.gradient_clip)
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise UserError(f"trainer.ema_decay={self.ema_decay} must be at least 0 and below 1; null keeps none.")
+
+
+@dataclass
+class EverySettings:
+    """`checkpoint.every`: whichever comes first."""
+
+    epochs: int | None = MISSING
+    seconds: float | None = MISSING
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None:
+            _at_least("checkpoint.every.epochs", self.epochs, 1)
+        if self.seconds is not None:
+            _at_least("checkpoint.every.seconds", self.seconds, 0)
+
+
+@dataclass
+class CheckpointSettings:
+    """`checkpoint`: how often `last.pt` is written."""
+
+    every: EverySettings = MISSING
 
 
 @dataclass
@@ -132,9 +172,12 @@ class TrainSettings:
     optimizer: dict[str, Any] = field(default_factory=dict)
     scheduler: dict[str, Any] = field(default_factory=dict)
     trainer: TrainerSettings = MISSING
+    checkpoint: CheckpointSettings = MISSING
     evaluator: dict[str, Any] = field(default_factory=dict)
     tracker: TrackerSettings = MISSING
     sweep: SweepSettings = MISSING
+    resume: str | None = None
+    trust: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         _check_seed("seed", self.seed)
@@ -283,9 +326,9 @@ def _check_seed(key: str, seed: int) -> None:
         raise UserError(f"{key}={seed} must be below 2**63.")
 
 
-def _one_of(key: str, value: Any, allowed: tuple[str, ...]) -> None:
+def _one_of(key: str, value: Any, allowed: tuple[str | bool, ...]) -> None:
     if value not in allowed:
-        raise UserError(f"{key}={value} must be one of {', '.join(allowed)}.")
+        raise UserError(f"{key}={value} must be one of {', '.join(map(str, allowed))}.")
 
 
 def _require_target(key: str, node: Mapping[str, Any]) -> None:
@@ -304,7 +347,7 @@ def _check_numbers(key: str, node: Mapping[str, Any], rules: Mapping[str, Any]) 
 
 
 def _positive(key: str, value: float) -> None:
-    if value <= 0:
+    if not isfinite(value) or value <= 0:
         raise UserError(f"{key}={value} must be greater than 0.")
 
 

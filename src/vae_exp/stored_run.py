@@ -1,6 +1,5 @@
 """A run that has been trained: opened from its directory alone."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from omegaconf import OmegaConf
 
 from vae_exp.build import build_splits, build_vae
 from vae_exp.data.splits import Splits
@@ -21,7 +18,8 @@ from vae_exp.errors import UserError
 from vae_exp.model.vae import VAE
 from vae_exp.run_directory import RunDirectory, absolute_path
 from vae_exp.settings import StoredRunSettings, TrainSettings, checked, plain_config
-from vae_exp.trust import require_no_resolvers, require_plain_yaml, require_trusted
+from vae_exp.stored_config import changed, read_config
+from vae_exp.trust import require_trusted
 
 
 @dataclass(frozen=True)
@@ -82,12 +80,13 @@ def load_run(
             or if the checkpoint does not fit the model.
     """
     place = RunDirectory(absolute_path("run", str(directory)))
-    stored = _read_config(place)
+    stored = read_config(place)
     where = choose_device(device, "device")
     chosen = _choose_checkpoint(place, checkpoint)
     state = load_checkpoint(place.checkpoint(chosen), where)
     shape = stored.data.get("image_shape") or state.get("image_shape")
-    plain = plain_config(_with_places(stored, data or {}), shape)
+    places = {f"data.{name}": value for name, value in (data or {}).items() if value is not None}
+    plain = plain_config(changed(stored, places), shape)
     require_trusted(plain, trust)
     settings = checked(OmegaConf.create(plain), TrainSettings)
     vae = _build_with_weights(plain, state, place.checkpoint(chosen))
@@ -96,11 +95,11 @@ def load_run(
 
 
 def _build_with_weights(plain: dict[str, Any], state: Mapping[str, Any], checkpoint: Path) -> VAE:
-    """The model with the checkpoint's weights; the process keeps its random state."""
+    """The model with the checkpoint's weights, their average where there is one; the random state stays."""
     with torch.random.fork_rng():
         vae = build_vae(plain["model"], plain["data"]["image_shape"])
     try:
-        vae.load_state_dict(state["vae"])
+        vae.load_state_dict({**state["vae"], **(state.get("average") or {})})
     except (RuntimeError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{checkpoint} does not fit the model of its config: {reason}") from error
@@ -118,23 +117,6 @@ def open_for(settings: StoredRunSettings) -> StoredRun:
     )
 
 
-def _read_config(place: RunDirectory) -> DictConfig:
-    if not place.path.is_dir():
-        raise UserError(f"run={place.path} is not a directory.")
-    if not place.config.is_file():
-        raise UserError(f"run={place.path} holds no run: {place.config} is missing.")
-    for path in (place.config, place.hydra_config):
-        require_plain_yaml(path)
-    require_no_resolvers(place.config)
-    try:
-        stored = OmegaConf.load(place.config)
-    except (YAMLError, OmegaConfBaseException, RecursionError, AttributeError, ValueError) as error:
-        raise UserError(f"{place.config} is not a readable config: {error}") from error
-    if not isinstance(stored, DictConfig) or not isinstance(stored.get("data"), DictConfig):
-        raise UserError(f"{place.config} holds no config of a run; expected a mapping with model and data.")
-    return stored
-
-
 def _choose_checkpoint(place: RunDirectory, wanted: str | None) -> str:
     there = [name for name in ("best", "last") if place.checkpoint(name).exists()]
     if not there:
@@ -144,11 +126,3 @@ def _choose_checkpoint(place: RunDirectory, wanted: str | None) -> str:
     if wanted not in there:
         raise UserError(f"checkpoint={wanted}: run={place.path} has only {', '.join(there)}.")
     return wanted
-
-
-def _with_places(stored: DictConfig, data: Mapping[str, str | None]) -> DictConfig:
-    moved = copy.deepcopy(stored)
-    for name, value in data.items():
-        if value is not None:
-            OmegaConf.update(moved, f"data.{name}", value)
-    return moved

@@ -2,6 +2,8 @@
 
 import os
 import sys
+import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -11,7 +13,15 @@ from vae_exp.entry_point import run_command
 
 def main() -> None:
     """The command line."""
-    run_command(_task, "train")
+    with tempfile.TemporaryDirectory() if _assists() else nullcontext() as scratch:
+        if scratch is not None:  # of a team started by torchrun the leader alone writes
+            sys.argv += [f"hydra.run.dir={scratch}", "hydra.job_logging.root.handlers=[file]"]
+        run_command(_task, "train")
+
+
+def _assists() -> bool:
+    """Whether another process of a team leads."""
+    return int(os.environ.get("RANK", "0")) > 0
 
 
 def _task(config: DictConfig) -> None:
@@ -20,17 +30,25 @@ def _task(config: DictConfig) -> None:
 
     from vae_exp.engine.interruption import InterruptGuard
     from vae_exp.errors import Interrupted, UserError
-    from vae_exp.run_directory import RunDirectory
+    from vae_exp.run_directory import RunDirectory, resumed_directory
 
     hydra = HydraConfig.get()
-    directory = RunDirectory(Path(hydra.runtime.output_dir))
+    overrides = list(hydra.overrides.task)
+    own = RunDirectory(Path(hydra.runtime.output_dir))
+    directory = resumed_directory(config.resume) if config.resume else own
     sweep = hydra.sweep.dir.rpartition("/")[2] if hydra.mode == RunMode.MULTIRUN else None
     try:
         with InterruptGuard() as guard:
             from vae_exp.report import print_result
-            from vae_exp.training_run import train
+            from vae_exp.training_run import assist, resume, train
 
-            result = train(config, directory, sweep, guard)
+            if _assists():
+                assist(config, overrides, directory, guard)
+                return
+            if config.resume:
+                result = resume(config, overrides, directory, guard)
+            else:
+                result = train(config, directory, sweep, guard)
     except Interrupted as interruption:
         print(f"Interrupted; everything up to here is in {directory.path}", file=sys.stderr)
         sys.exit(interruption.exit_code)

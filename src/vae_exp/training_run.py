@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +21,22 @@ from vae_exp.build import (
     build_splits,
     build_vae,
 )
+from vae_exp.data.feed import place
 from vae_exp.data.images import ImageSet
-from vae_exp.engine.determinism import seed_process
+from vae_exp.engine.determinism import require_determinism, seed_process
 from vae_exp.engine.device import choose_device, describe
 from vae_exp.engine.interruption import InterruptGuard
-from vae_exp.engine.progress import progress_display
-from vae_exp.engine.protocols import Tracker
+from vae_exp.engine.keeper import Cadence
+from vae_exp.engine.memory import out_of_memory
+from vae_exp.engine.precision import require_precision
+from vae_exp.engine.progress import SilentProgress, progress_display
+from vae_exp.engine.step_mode import choose_mode
+from vae_exp.engine.team import Team, gather_team, local_device
 from vae_exp.engine.trainer import Recipe, Trainer
 from vae_exp.errors import DivergedError, Interrupted, UserError
-from vae_exp.run_directory import RunDirectory, write_json
+from vae_exp.model.vae import VAE
+from vae_exp.resumption import mend_checkpoints, read_resumption
+from vae_exp.run_directory import RunDirectory, owned, write_atomically, write_json
 from vae_exp.settings import TrainSettings, checked, plain_config
 from vae_exp.sweep.identity import config_hash
 from vae_exp.tracking.metrics_file import MetricsFile
@@ -70,36 +78,109 @@ def train(config: DictConfig, directory: RunDirectory, sweep: str | None, guard:
     if directory.holds_a_run():
         raise UserError(f"{directory.path} already holds a run; choose another directory.")
     metrics_file = MetricsFile(directory.metrics)
-    with closing(metrics_file):
+    with closing(metrics_file), owned(directory):
         try:
             _write_config(config, directory)
             guard.check()
-            prepared = _prepare(config, directory, sweep, metrics_file)
+            prepared = _prepare(config, directory, sweep, metrics_file, None)
         except Exception as error:
             outcome.end_unstarted(error, directory, began, keep_reason=sweep is not None)
             raise
         return _fit(prepared, directory, guard, began)
 
 
+def resume(
+    asked: DictConfig, overrides: Sequence[str], directory: RunDirectory, guard: InterruptGuard
+) -> dict[str, Any]:
+    """Go on with the run of a directory from its last checkpoint, to the bit.
+
+    Args:
+        asked: The config that the command line composes.
+        overrides: The overrides of the command line.
+        directory: The run's.
+        guard: Notes Ctrl-C and SIGTERM.
+
+    Returns:
+        What `result.json` holds.
+
+    Raises:
+        UserError: if it cannot go on; the directory is left as it was.
+        DivergedError: if the loss is no longer finite.
+        Interrupted: on Ctrl-C or SIGTERM, after checkpoint, tracker and result have been written.
+    """
+    began = time.time()
+    with owned(directory):
+        resumption = read_resumption(directory, asked, overrides)
+        state = resumption.state
+        guard.check()
+        metrics_file = MetricsFile.resumed(directory.metrics, resumption.lines)
+        with closing(metrics_file):
+            prepared = _prepare(resumption.config, directory, None, metrics_file, state)
+            if state is not None:
+                mend_checkpoints(directory, state)
+            directory.result.unlink(missing_ok=True)
+            _save_config(resumption.config, directory.config)
+            done = 0 if state is None else state["epoch"]
+            _log.info("Resuming %s after %d of %d epochs.", directory.path, done, prepared.recipe.epochs)
+            return _fit(prepared, directory, guard, began)
+
+
+def assist(asked: DictConfig, overrides: Sequence[str], directory: RunDirectory, guard: InterruptGuard) -> None:
+    """Take part in a run that another process of the team leads; nothing is written.
+
+    Args:
+        asked: The config that the command line composes.
+        overrides: The overrides of the command line.
+        directory: Of the run that is resumed; not used for a new one.
+        guard: Notes Ctrl-C and SIGTERM.
+    """
+    config, state = asked, None
+    if asked.resume:
+        resumption = read_resumption(directory, asked, overrides)
+        config, state = resumption.config, resumption.state
+    prepared = _prepare(config, directory, None, None, state)
+    trainer = prepared.trainer
+    try:
+        trainer.fit(guard, SilentProgress())
+        trainer.finish(guard)
+    finally:
+        trainer.team.disband()
+
+
 def _prepare(
-    config: DictConfig, directory: RunDirectory, sweep: str | None, metrics_file: MetricsFile
+    config: DictConfig,
+    directory: RunDirectory,
+    sweep: str | None,
+    metrics_file: MetricsFile | None,
+    state: Mapping[str, Any] | None,
 ) -> Prepared:
+    """Build everything; a process without `metrics_file` assists another and tracks nothing."""
     settings = checked(config, TrainSettings)
-    device = choose_device(settings.trainer.device)
+    device = choose_device(local_device(settings.trainer.device))
+    require_precision(settings.trainer.precision, device)
+    require_determinism(settings.trainer.deterministic)
+    choose_mode(settings.trainer.step, device, Team())
     seed_process(settings.seed)
     splits = build_splits(settings.data)
-    train, val = splits.train.to(device), splits.val.to(device)
+    resident = settings.data.resident
     plain = plain_config(config, splits.image_shape)
-    recipe = _recipe(settings, train, val)
+    recipe = _recipe(settings, splits.train, splits.val)
     vae = build_vae(plain["model"], splits.image_shape)
     loss = build_loss(plain["loss"], vae, splits.image_shape)
     evaluators = build_evaluators(plain["evaluator"])
     vae.to(device)
+    train, val = place(splits.train, device, resident), place(splits.val, device, resident)
     optimizer = build_optimizer(plain["optimizer"], vae.parameters())
     scheduler = build_scheduler(plain["scheduler"], optimizer)
-    wandb = _start_wandb(settings, plain, directory, sweep)
-    trackers: list[Tracker] = [metrics_file, *([wandb] if wandb else [])]
-    identity: dict[str, Any] = {"config_hash": config_hash(config), "image_shape": splits.image_shape}
+    team = gather_team(settings.trainer.distributed, device)
+    wandb = None
+    if metrics_file is not None:
+        wandb = _start_wandb(settings, plain, directory, sweep, _known_run_id(state))
+    identity: dict[str, Any] = {
+        "config_hash": config_hash(config),
+        "image_shape": splits.image_shape,
+        "wandb_run_id": wandb.run_id if wandb else _known_run_id(state),
+    }
     trainer = Trainer(
         vae=vae,
         loss=loss,
@@ -107,23 +188,46 @@ def _prepare(
         scheduler=scheduler,
         train=train,
         val=val,
-        evaluators=evaluators,
-        trackers=trackers,
+        evaluators=evaluators if team.leads else {},
+        trackers=[each for each in (metrics_file, wandb) if each is not None],
         directory=directory,
         recipe=recipe,
         identity=identity,
+        team=team,
     )
-    parameters = sum(parameter.numel() for parameter in vae.parameters())
+    if state is not None:
+        _load(trainer, state, directory)
+    if metrics_file is not None:
+        _announce(vae, device, train, val)
+    steps = -(-len(train) // recipe.batch_size)
+    return Prepared(trainer, wandb, device, recipe, steps, identity["config_hash"])
+
+
+def _load(trainer: Trainer, state: Mapping[str, Any], directory: RunDirectory) -> None:
+    try:
+        trainer.load_state(state)
+    except (RuntimeError, KeyError, ValueError, TypeError, IndexError) as error:
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{directory.checkpoint('last')} does not fit the run of {directory.config}, from which its "
+            f"architecture follows: {told}"
+        ) from error
+
+
+def _known_run_id(state: Mapping[str, Any] | None) -> str | None:
+    return None if state is None else state.get("wandb_run_id")
+
+
+def _announce(vae: VAE, device: torch.device, train: ImageSet, val: ImageSet) -> None:
     _log.info(
-        "Training %s parameters on %s: %d training and %d validation images of %s.",
-        f"{parameters:,}",
+        "Training %s parameters on %s: %d training and %d validation images of %s%s.",
+        f"{sum(parameter.numel() for parameter in vae.parameters()):,}",
         describe(device),
         len(train),
         len(val),
-        splits.image_shape,
+        train.image_shape,
+        "" if train.is_resident else ", streamed from host memory",
     )
-    steps = -(-len(train) // recipe.batch_size)
-    return Prepared(trainer, wandb, device, recipe, steps, identity["config_hash"])
 
 
 def _fit(prepared: Prepared, directory: RunDirectory, guard: InterruptGuard, began: float) -> dict[str, Any]:
@@ -142,14 +246,18 @@ def _fit(prepared: Prepared, directory: RunDirectory, guard: InterruptGuard, beg
         status, error = "diverged", str(divergence)
         raise
     except BaseException as failure:
-        error = f"{type(failure).__name__}: {failure}"
+        told = out_of_memory(failure, prepared.recipe.batch_size, prepared.device)
+        error = str(told) if told else f"{type(failure).__name__}: {failure}"
         outcome.log_traceback(directory)
+        if told:
+            raise told from failure
         raise
     finally:
         result = _record(prepared, directory, status, error, began)
         if prepared.wandb:
             prepared.wandb.finish(exit_code)
             result = _record(prepared, directory, status, error, began)
+        trainer.team.disband()
     return result
 
 
@@ -171,12 +279,15 @@ def _record(
 
 def _write_config(config: DictConfig, directory: RunDirectory) -> None:
     """Write `.hydra`, as Hydra would have done before anybody could claim the directory."""
-    directory.config.parent.mkdir()
-    OmegaConf.save(config, directory.config)
+    _save_config(config, directory.config)
     if HydraConfig.initialized():
         hydra: Any = HydraConfig.instance().cfg
-        OmegaConf.save(hydra, directory.hydra_config)
-        OmegaConf.save(hydra.hydra.overrides.task, directory.overrides)
+        _save_config(hydra, directory.hydra_config)
+        _save_config(hydra.hydra.overrides.task, directory.overrides)
+
+
+def _save_config(config: Any, path: Path) -> None:
+    write_atomically(path, lambda file: file.write(OmegaConf.to_yaml(config).encode()))
 
 
 def _recipe(settings: TrainSettings, train: ImageSet, val: ImageSet) -> Recipe:
@@ -203,11 +314,20 @@ def _recipe(settings: TrainSettings, train: ImageSet, val: ImageSet) -> Recipe:
         monitor=monitor,
         patience=trainer.early_stopping.patience,
         min_delta=trainer.early_stopping.min_delta,
+        step=trainer.step,
+        precision=trainer.precision,
+        gradient_clip=trainer.gradient_clip,
+        ema_decay=trainer.ema_decay,
+        checkpoint_every=Cadence(settings.checkpoint.every.epochs, settings.checkpoint.every.seconds),
     )
 
 
 def _start_wandb(
-    settings: TrainSettings, plain: dict[str, Any], directory: RunDirectory, sweep: str | None
+    settings: TrainSettings,
+    plain: dict[str, Any],
+    directory: RunDirectory,
+    sweep: str | None,
+    run_id: str | None,
 ) -> WandbTracker | None:
     tracker = settings.tracker
     if tracker.mode == "none":
@@ -220,4 +340,5 @@ def _start_wandb(
         name=tracker.name or directory.path.name,
         tags=tracker.tags,
         config={**plain, "run_directory": str(directory.path)},
+        run_id=run_id,
     )

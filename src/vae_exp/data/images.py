@@ -15,11 +15,14 @@ class ImageSet:
         pixels: `[N, channels, height, width]`; integers from 0 to `pixel_max` as uint8, or float32 in [0, 1].
         labels: `[N]`, int64; None where the data have none.
         pixel_max: The integer that stands for white; 1 for float pixels.
+        destination: The device that batches are taken to while the pixels stay where they are; None uses
+            them in place.
     """
 
     pixels: Tensor
     labels: Tensor | None
     pixel_max: int
+    destination: torch.device | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -35,18 +38,28 @@ class ImageSet:
 
     @property
     def device(self) -> torch.device:
-        """Where the pixels lie."""
-        return self.pixels.device
+        """Where batches come out."""
+        return self.destination or self.pixels.device
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether the pixels lie where they are used."""
+        return self.destination is None
+
+    def streamed_to(self, device: torch.device) -> "ImageSet":
+        """The same set with its pixels left where they are, and batches taken to a device."""
+        labels = None if self.labels is None else self.labels.to(device)
+        return replace(self, labels=labels, destination=device)
 
     def to(self, device: torch.device) -> "ImageSet":
         """The same set on another device, still unscaled."""
         labels = None if self.labels is None else self.labels.to(device)
-        return replace(self, pixels=self.pixels.to(device), labels=labels)
+        return replace(self, pixels=self.pixels.to(device), labels=labels, destination=None)
 
     def subset(self, indices: Tensor) -> "ImageSet":
         """The images at these positions, in this order."""
-        labels = None if self.labels is None else self.labels[indices]
-        return replace(self, pixels=self.pixels[indices], labels=labels)
+        labels = None if self.labels is None else self.labels[indices.to(self.labels.device)]
+        return replace(self, pixels=self.pixels[indices.to(self.pixels.device)], labels=labels)
 
     def first(self, count: int | None) -> "ImageSet":
         """The first `count` images, or all of them."""
@@ -56,15 +69,17 @@ class ImageSet:
 
     def scaled(self, positions: Tensor | slice = slice(None)) -> Tensor:
         """Images at these positions as float32 in [0, 1], `[len, channels, height, width]`."""
-        return self.pixels[positions].to(torch.float32, copy=True).div_(self.pixel_max)
+        if isinstance(positions, Tensor):
+            found = self.pixels.index_select(0, positions.to(self.pixels.device))
+        else:
+            found = self.pixels[positions]
+        return self.as_floats(found.to(self.device))
+
+    def as_floats(self, pixels: Tensor) -> Tensor:
+        """Pixels of this set's kind, scaled to float32 in [0, 1]; a copy."""
+        return pixels.to(torch.float32, copy=True).div_(self.pixel_max)
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
         """All images in order, scaled, in batches of at most `batch_size`."""
         for start in range(0, len(self), batch_size):
             yield self.scaled(slice(start, start + batch_size))
-
-    def shuffled_batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-        """All images once, in an order drawn from `generator`, scaled; the last batch may be short."""
-        order = torch.randperm(len(self), generator=generator, device=self.device)
-        for positions in order.split(batch_size):
-            yield self.scaled(positions)

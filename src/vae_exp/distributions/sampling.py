@@ -14,6 +14,29 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
 
+class ShardedGenerator(torch.Generator):
+    """A generator whose draws are a part of those that one process would make for the whole batch.
+
+    Several processes that share a batch and a seed, each with its own part, draw together what one would alone.
+
+    Attributes:
+        shard: First and last-plus-one position of this process in the batch, and the size of the whole batch;
+            None draws as any generator does.
+    """
+
+    shard: tuple[int, int, int] | None = None
+
+
+def standard_normal(like: Tensor, generator: torch.Generator, shape: Sequence[int] = ()) -> Tensor:
+    """Standard normal noise of shape `[*shape, *like.shape]`, where the first axis of `like` is the batch."""
+    shard = getattr(generator, "shard", None)
+    kind: dict[str, Any] = {"generator": generator, "device": like.device, "dtype": like.dtype}
+    if shard is None or like.dim() < 2:
+        return torch.randn((*shape, *like.shape), **kind)
+    first, last, whole = shard
+    return torch.randn((*shape, whole, *like.shape[1:]), **kind).narrow(len(shape), first, last - first)
+
+
 @singledispatch
 def rsample(distribution: Distribution, generator: torch.Generator, shape: Sequence[int] = ()) -> Tensor:
     """Draw from a distribution, reparameterised so that gradients reach its parameters.
@@ -41,8 +64,7 @@ def _(distribution: Any, generator: torch.Generator, shape: Sequence[int] = ()) 
 @rsample.register
 def _(distribution: Normal, generator: torch.Generator, shape: Sequence[int] = ()) -> Tensor:
     loc, scale = distribution.loc, distribution.scale
-    noise = torch.randn((*shape, *loc.shape), generator=generator, device=loc.device, dtype=loc.dtype)
-    return torch.addcmul(loc, scale, noise)
+    return torch.addcmul(loc, scale, standard_normal(loc, generator, shape))
 
 
 @singledispatch

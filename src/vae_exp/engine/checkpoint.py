@@ -9,7 +9,8 @@ import torch
 from vae_exp.errors import UserError
 from vae_exp.run_directory import write_atomically
 
-FORMAT = 1
+FORMAT = 2
+_READABLE = (1, FORMAT)  # the first had weights alone to go on from
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -33,7 +34,13 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
         reason = "damaged, or something else" if isinstance(error, pickle.UnpicklingError) else str(error)
         told = reason.splitlines()[0] if reason else type(error).__name__
         raise UserError(f"{path} is not a whole checkpoint of plain tensors: {told}") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        found = state.get("format") if isinstance(state, dict) else type(state).__name__
-        raise UserError(f"{path} has format {found}; this version of vae_exp reads format {FORMAT}.")
+    if not isinstance(state, dict) or state.get("format") not in _READABLE:
+        raise UserError(f"{path} {_unreadable(state)}")
     return state
+
+
+def _unreadable(state: Any) -> str:
+    found = state.get("format") if isinstance(state, dict) else type(state).__name__
+    if isinstance(found, int) and found > FORMAT:
+        return f"has format {found}: a newer version of vae_exp wrote it; this one reads up to {FORMAT}."
+    return f"has format {found}; this version of vae_exp reads formats {' and '.join(map(str, _READABLE))}."

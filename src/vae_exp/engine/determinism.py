@@ -1,9 +1,14 @@
 """Seeds: every source of randomness of a run follows from one number."""
 
+import os
 import random
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
+
+from vae_exp.distributions.sampling import ShardedGenerator
 
 STREAMS = ("shuffle", "noise", "evaluation")
 
@@ -15,7 +20,7 @@ def seed_process(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def generator(seed: int, stream: str, device: torch.device) -> torch.Generator:
+def generator(seed: int, stream: str, device: torch.device) -> ShardedGenerator:
     """A generator for one use, independent of the other streams of the same seed.
 
     Args:
@@ -24,4 +29,39 @@ def generator(seed: int, stream: str, device: torch.device) -> torch.Generator:
         device: Where the draws are made.
     """
     [mixed] = np.random.SeedSequence([seed, STREAMS.index(stream)]).generate_state(1, np.uint64)
-    return torch.Generator(device).manual_seed(int(mixed >> np.uint64(1)))
+    made = ShardedGenerator(device)
+    made.manual_seed(int(mixed >> np.uint64(1)))
+    return made
+
+
+def require_determinism(wanted: bool) -> None:
+    """Make torch use deterministic kernels alone, or let it choose the fastest.
+
+    On the CPU the same run gives the same bits either way; on CUDA only with this.
+    """
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.use_deterministic_algorithms(wanted)
+    torch.backends.cudnn.benchmark = False
+
+
+def process_random_state(device: torch.device) -> dict[str, Any]:
+    """The state of the process-wide generators, which code of the user's may draw from."""
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, np.asarray(keys).tolist(), position, has_gauss, cached),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def restore_process_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Put the process-wide generators back into that state."""
+    version, inner, gauss = state["python"]
+    random.setstate((version, tuple(inner), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)

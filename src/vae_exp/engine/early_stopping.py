@@ -1,6 +1,8 @@
 """Stopping when the monitored metric no longer improves, and knowing the best so far."""
 
+from collections.abc import Mapping
 from math import inf, isfinite
+from typing import Any
 
 
 class Best:
@@ -34,3 +36,12 @@ class Best:
     def exhausted(self) -> bool:
         """Whether patience has run out."""
         return self._patience is not None and self._stale >= self._patience
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values that `load_state_dict` takes."""
+        return {"value": self.value, "epoch": self.epoch, "reference": self._reference, "stale": self._stale}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.value, self.epoch = state["value"], state["epoch"]
+        self._reference, self._stale = state["reference"], state["stale"]

@@ -36,6 +36,11 @@ class InterruptGuard:
     ) -> None:
         self._restore()
 
+    @property
+    def received(self) -> int | None:
+        """The signal that has come, if one has."""
+        return self._received
+
     def check(self) -> None:
         """Raise what was received.
 

@@ -54,6 +54,23 @@ class ProgressDisplay(Protocol):
         ...
 
 
+class SilentProgress:
+    """Shows nothing."""
+
+    def wants_values(self) -> bool:
+        """Never."""
+        return False
+
+    def step(self, values: Mapping[str, float] | None) -> None:
+        """Nothing is shown."""
+
+    def epoch(self, epoch: int, batch_sum: float, metrics: Mapping[str, float]) -> None:
+        """Nothing is shown."""
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+
 class PlainProgress:
     """A line an epoch, in the words of the minimalist VAE: the loss summed over a batch, averaged over batches.
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from math import isfinite, nan
 from typing import Any
@@ -11,32 +12,47 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from vae_exp.data.feed import feed_for
 from vae_exp.data.images import ImageSet
-from vae_exp.engine.checkpoint import save_checkpoint
-from vae_exp.engine.determinism import generator
+from vae_exp.engine.averaging import WeightAverage
+from vae_exp.engine.determinism import generator, process_random_state, restore_process_random_state
 from vae_exp.engine.early_stopping import Best
 from vae_exp.engine.evaluating import run_evaluator, save_figures
 from vae_exp.engine.interruption import InterruptGuard
+from vae_exp.engine.keeper import Cadence, CheckpointKeeper
+from vae_exp.engine.precision import computing_in
 from vae_exp.engine.progress import ProgressDisplay
 from vae_exp.engine.protocols import Evaluator, Tracker
+from vae_exp.engine.record import TERMS, StepRecord
+from vae_exp.engine.step_mode import choose_mode, compiled, stepper
+from vae_exp.engine.team import Team
+from vae_exp.engine.training_step import NonFiniteTermError, Scoring, TrainingStep
+from vae_exp.engine.watch import watch_for
 from vae_exp.errors import DivergedError, Interrupted
 from vae_exp.model.vae import VAE
-from vae_exp.objective.loss_terms import Loss, LossTerms
+from vae_exp.objective.loss_terms import Loss
 from vae_exp.run_directory import RunDirectory
+
+EVERY_EPOCH = Cadence(epochs=1, seconds=None)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and in which portions to train.
+    """How long, in which portions and by which means to train.
 
     Args:
         epochs: Passes over the training images.
-        batch_size: Images per step; the last batch of an epoch may be short.
+        batch_size: Images per step, of all processes together; the last batch of an epoch may be short.
         reduction: Whether the loss that is differentiated is the `sum` or the `mean` over the batch.
         seed: Order, noise and evaluation draws follow from it.
         monitor: The metric whose lowest value makes a checkpoint the best.
         patience: Epochs without improvement of it after which to stop; None trains all epochs.
         min_delta: How much lower counts as an improvement for `patience`.
+        step: How steps are run; `auto`, `eager`, `graph` or `compile`.
+        precision: Of the matrix products of a step; `fp32`, `tf32` or `bf16`.
+        gradient_clip: The norm that gradients are clipped to; None leaves them.
+        ema_decay: Decay of the moving average of the weights, which is then what is evaluated; None keeps none.
+        checkpoint_every: How often `last.pt` is written.
     """
 
     epochs: int
@@ -46,17 +62,24 @@ class Recipe:
     monitor: str
     patience: int | None
     min_delta: float
+    step: str = "auto"
+    precision: str = "fp32"
+    gradient_clip: float | None = None
+    ema_decay: float | None = None
+    checkpoint_every: Cadence = EVERY_EPOCH
 
 
 @dataclass
 class Position:
-    """How far a run has come."""
+    """How far a run has come: so many epochs, and so many batches of the next one."""
 
     epoch: int = 0
     step: int = 0
+    batches: int = 0
     seconds: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
     stopped_early: bool = False
+    lines: int = 0
 
 
 class Trainer:
@@ -74,6 +97,7 @@ class Trainer:
         directory: Where checkpoints and figures go.
         recipe: How long to train.
         identity: Plain values that every checkpoint carries along.
+        team: The processes that share the batches; the leading one alone evaluates, writes and tracks.
     """
 
     def __init__(
@@ -90,6 +114,7 @@ class Trainer:
         directory: RunDirectory,
         recipe: Recipe,
         identity: Mapping[str, Any],
+        team: Team | None = None,
     ) -> None:
         self.position = Position()
         self.best = Best(recipe.patience, recipe.min_delta)
@@ -99,32 +124,46 @@ class Trainer:
         self._optimizer = optimizer
         self._scheduler = scheduler
         self._train, self._val = train, val
+        self._device = train.device
         self._evaluators = evaluators
         self._trackers = trackers
         self._directory = directory
         self._recipe = recipe
         self._identity = dict(identity)
-        self._order = generator(recipe.seed, "shuffle", train.device)
-        self._noise = generator(recipe.seed, "noise", train.device)
+        self.team = team or Team()
+        self._sizes = _batch_sizes(len(train), recipe.batch_size)
+        self._average = None if recipe.ema_decay is None else WeightAverage(vae, recipe.ema_decay)
+        self._shuffle = generator(recipe.seed, "shuffle", self._device)
+        self._epoch_start = self._shuffle.get_state()
+        self._record = StepRecord(len(self._sizes), self._device)
+        self._watch = watch_for(self._device)
+        self._keeper = CheckpointKeeper(directory, recipe.checkpoint_every)
+        self.step_mode = choose_mode(recipe.step, self._device, self.team)
+        self._step = self._training_step()
+        self._stepper = stepper(self.step_mode, self._step, self._device)
 
     def fit(self, guard: InterruptGuard, progress: ProgressDisplay) -> Position:
         """Train to the end of the recipe, or until patience runs out.
 
         Raises:
             Interrupted: on Ctrl-C or SIGTERM, after `last.pt` has been written.
-            DivergedError: if the loss of an epoch is not finite; the last good checkpoint stands.
+            DivergedError: if a loss, a gradient or a weight is not finite; the last good checkpoint stands.
         """
-        started = time.perf_counter()
+        before, started = self.position.seconds, time.perf_counter()
         try:
-            while self.position.epoch < self._recipe.epochs and not self.position.stopped_early:
-                self._run_epoch(guard, progress)
-                self.position.seconds = time.perf_counter() - started
+            with self._stepper.running():
+                while self.position.epoch < self._recipe.epochs and not self.position.stopped_early:
+                    self._run_epoch(guard, progress)
+                    self.position.seconds = before + time.perf_counter() - started
+                    self._keep()
+                if self.team.leads and self.position.epoch:
+                    self._keeper.finish(self._state, self.position.epoch)
         except Interrupted:
-            if self._weights_are_finite():
-                self._save("last")
+            if self.team.leads and self._weights_are_finite():
+                self._keeper.write_now(self._state, self.position.epoch)
             raise
         finally:
-            self.position.seconds = time.perf_counter() - started
+            self.position.seconds = before + time.perf_counter() - started
             progress.close()
         return self.position
 
@@ -135,64 +174,129 @@ class Trainer:
             Interrupted: on Ctrl-C or SIGTERM, before the next evaluator.
         """
         waiting = [name for name, each in self._evaluators.items() if each.every == 0]
-        metrics = self._evaluate(waiting, guard)
+        metrics = self.team.share(lambda: self._evaluate(waiting, guard))
         if metrics:
             self.position.metrics = metrics | self.position.metrics
             for tracker in self._trackers:
                 tracker.log({"epoch": self.position.epoch, **metrics}, self.position.step)
 
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what a checkpoint holds, to the bit.
+
+        Args:
+            state: Of a run with the same model, optimiser, data and batches.
+        """
+        self._vae.load_state_dict(state["vae"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        if self._scheduler is not None:
+            self._scheduler.load_state_dict(state["scheduler"])
+        if self._average is not None and state["average"] is not None:
+            self._average.load_state_dict(state["average"])
+        self.best.load_state_dict(state["best"])
+        self._shuffle.set_state(state["generators"]["shuffle"].cpu())
+        self._step.noise.set_state(state["generators"]["noise"].cpu())
+        restore_process_random_state(state["generators"]["process"], self._device)
+        self.position = Position(
+            epoch=state["epoch"],
+            step=state["step"],
+            batches=state["batches"],
+            seconds=state["seconds"],
+            metrics=dict(state["metrics"]),
+            stopped_early=self.best.exhausted,
+            lines=state["lines"],
+        )
+        self._record.begin(state["rows"].to(self._device))
+
+    def _training_step(self) -> TrainingStep:
+        scoring = Scoring(self._vae, self._loss)
+        wrapped = self.team.wrap(scoring, self._device)
+        return TrainingStep(
+            score=compiled(wrapped) if self.step_mode == "compile" else wrapped,
+            parameters=list(self._vae.parameters()),
+            optimizer=self._optimizer,
+            feed=feed_for(self._train, -(-self._sizes[0] // self.team.size)),
+            noise=generator(self._recipe.seed, "noise", self._device),
+            record=self._record,
+            reduction=self._recipe.reduction,
+            gradient_clip=self._recipe.gradient_clip,
+            average=self._average,
+            team=self.team,
+        )
+
     def _run_epoch(self, guard: InterruptGuard, progress: ProgressDisplay) -> None:
         began = time.perf_counter()
+        epoch = self.position.epoch + 1
         totals = self._train_epoch(guard, progress)
         seconds = time.perf_counter() - began
-        count, batches = len(self._train), -(-len(self._train) // self._recipe.batch_size)
-        epoch = self.position.epoch + 1
-        metrics = _metrics("train", totals / count)
-        self._require_finite(metrics, epoch)
-        if len(self._val):
-            metrics |= self._validate(guard)
-            self._require_finite(metrics, epoch)
-        due = [name for name, each in self._evaluators.items() if each.every and epoch % each.every == 0]
-        metrics = self._evaluate(due, guard) | metrics
+        count = len(self._train)
+        metrics = self.team.share(lambda: self._metrics_of_epoch(totals / count, epoch, guard))
         metrics["train/learning_rate"] = float(self._optimizer.param_groups[0]["lr"])
         metrics |= {"time/epoch_seconds": seconds, "time/images_per_second": count / seconds}
         self._advance_schedule(metrics[self._recipe.monitor])
-        self.position.epoch, self.position.metrics = epoch, metrics
+        self.position.epoch, self.position.batches, self.position.metrics = epoch, 0, metrics
         for tracker in self._trackers:
             tracker.log({"epoch": epoch, **metrics}, self.position.step)
-        progress.epoch(epoch, totals[0].item() / batches, metrics)
-        self._keep(metrics[self._recipe.monitor], epoch)
+        self.position.lines += 1
+        progress.epoch(epoch, totals[0].item() / len(self._sizes), metrics)
+
+    def _metrics_of_epoch(self, means: Tensor, epoch: int, guard: InterruptGuard) -> dict[str, float]:
+        """What an epoch is reported with, of the average weights where there is an average."""
+        metrics = _metrics("train", means)
+        self._require_finite(metrics, epoch)
+        due = [name for name, each in self._evaluators.items() if each.every and epoch % each.every == 0]
+        with self._average.in_place() if self._average else nullcontext():
+            if len(self._val):
+                metrics |= self._validate(guard)
+                self._require_finite(metrics, epoch)
+            return self._evaluate(due, guard) | metrics
 
     def _train_epoch(self, guard: InterruptGuard, progress: ProgressDisplay) -> Tensor:
-        """One pass over the training images; the sums over them of loss, distortion and rate, in nats."""
+        """The rest of an epoch; the sums over all its images of loss, distortion and rate, in nats."""
         self._vae.train()
-        totals = _zero_totals(self._train.device)
-        for images in self._train.shuffled_batches(self._recipe.batch_size, self._order):
-            guard.check()
-            sums = self._step(images)
-            totals += sums
-            self.position.step += 1
-            progress.step(_shown(sums, len(images)) if progress.wants_values() else None)
-        return totals
+        done = self.position.batches
+        self._begin_epoch(done)
+        with computing_in(self._vae, self._recipe.precision):
+            for size in self._sizes[done:]:
+                self._stop_if_asked(guard)
+                self._run_step(size, progress)
+        return self._record.totals()
 
-    def _step(self, images: Tensor) -> Tensor:
-        """One optimiser step; the sums over the batch of loss, distortion and rate, in nats."""
-        terms = self._loss(self._vae, images, self._noise)
-        total = terms.loss.sum()
-        self._optimizer.zero_grad(set_to_none=True)
-        (total if self._recipe.reduction == "sum" else total / len(images)).backward()
-        self._optimizer.step()
-        return _sums(terms)
+    def _run_step(self, size: int, progress: ProgressDisplay) -> None:
+        try:
+            sums = self._stepper(size)
+        except NonFiniteTermError as error:
+            raise self._diverged(error.term, error.value, self.position.step + 1) from error
+        self.position.step += 1
+        self.position.batches += 1
+        seen = self._watch.look(sums, self._record.rows)
+        if seen is not None and not isfinite(seen[0].item()):
+            self._raise_first_non_finite()
+        progress.step(_shown(seen, size) if seen is not None and progress.wants_values() else None)
+
+    def _begin_epoch(self, done: int) -> None:
+        """Draw the order of the epoch; `done` batches of it have been trained before an interruption."""
+        self._epoch_start = self._shuffle.get_state()
+        order = torch.randperm(len(self._train), generator=self._shuffle, device=self._device)
+        sizes = [self.team.part(size) for size in self._sizes]
+        self._step.feed.begin(self.team.own(order, self._sizes), sizes, done)
+        self._record.begin(self._record.rows[:done].clone() if done else None)
+
+    def _stop_if_asked(self, guard: InterruptGuard) -> None:
+        received = self.team.agree(guard.received or 0)
+        if received:
+            raise Interrupted(received)
 
     @torch.no_grad()
     def _validate(self, guard: InterruptGuard) -> dict[str, float]:
         """The very loss that is minimised, on the held-out images, with the same noise every time."""
         self._vae.eval()
-        noise = generator(self._recipe.seed, "evaluation", self._val.device)
-        totals = _zero_totals(self._val.device)
+        noise = generator(self._recipe.seed, "evaluation", self._device)
+        totals = torch.zeros(3, dtype=torch.float64)
         for images in self._val.batches(self._recipe.batch_size):
             guard.check()
-            totals += _sums(self._loss(self._vae, images, noise))
+            terms = self._loss(self._vae, images, noise)
+            sums = torch.stack([terms.loss, terms.distortion, terms.rate]).sum(dim=1)
+            totals += sums.cpu().double()
         return _metrics("val", totals / len(self._val))
 
     def _evaluate(self, names: Sequence[str], guard: InterruptGuard) -> dict[str, float]:
@@ -215,13 +319,36 @@ class Trainer:
 
     def _require_finite(self, metrics: Mapping[str, float], epoch: int) -> None:
         found = {name: value for name, value in metrics.items() if not isfinite(value)}
-        if not found and not self._weights_are_finite():
-            found = {"a weight": nan}
-        for name, value in found.items():
-            raise DivergedError(
-                f"{name} is {value} in epoch {epoch} (step {self.position.step}): training diverged. "
-                f"Checkpoints of earlier epochs stand; a smaller optimizer.lr may help."
-            )
+        if found:
+            first = self._record.first_non_finite()
+            name, value = next(iter(found.items()))
+            step = self.position.step if first is None else self._step_number(first.step)
+            raise self._diverged(name.rpartition("/")[2], value, step, name.partition("/")[0])
+        if not self._weights_are_finite():
+            raise self._diverged("a weight", nan, self.position.step)
+
+    def _raise_first_non_finite(self) -> None:
+        first = self._record.first_non_finite()
+        if first is not None:
+            raise self._diverged(first.term, first.value, self._step_number(first.step))
+
+    def _step_number(self, in_epoch: int) -> int:
+        """The number of a step in the run, from 1; `in_epoch` is counted from 0."""
+        return self.position.step - self.position.batches + in_epoch + 1
+
+    def _diverged(self, term: str, value: float, step: int, split: str = "train") -> DivergedError:
+        what = term if term == "a weight" else f"{split}/{term}"
+        if split == "train" and term in TERMS and self._device.type == "cpu" and not self._weights_are_finite():
+            what, value, step = f"the gradient of {self._name_of_bad_gradient()}", nan, step - 1
+        return DivergedError(
+            f"{what} is {value} in epoch {self.position.epoch + 1} (step {step}): training diverged. "
+            f"Checkpoints of earlier epochs stand; a smaller optimizer.lr or trainer.gradient_clip may help."
+        )
+
+    def _name_of_bad_gradient(self) -> str:
+        named = list(self._vae.named_parameters())
+        bad = [name for name, each in named if each.grad is not None and not bool(each.grad.isfinite().all())]
+        return bad[0] if bad else next(name for name, each in named if not bool(each.isfinite().all()))
 
     def _weights_are_finite(self) -> bool:
         return all(bool(each.isfinite().all()) for each in self._vae.parameters())
@@ -232,32 +359,42 @@ class Trainer:
         elif self._scheduler is not None:
             self._scheduler.step()
 
-    def _keep(self, monitored: float, epoch: int) -> None:
-        if self.best.update(monitored, epoch):
-            self._save("best")
-        self._save("last")
-        self.position.stopped_early = self.best.exhausted
+    def _keep(self) -> None:
+        position = self.position
+        improved = self.best.update(position.metrics[self._recipe.monitor], position.epoch)
+        position.stopped_early = self.best.exhausted
+        if self.team.leads:
+            self._keeper.epoch_ended(self._state, position.epoch, improved=improved, seconds=position.seconds)
 
-    def _save(self, name: str) -> None:
-        state = {
+    def _state(self) -> dict[str, Any]:
+        """Everything that `load_state` needs: tensors and plain values alone."""
+        position = self.position
+        order = self._epoch_start if position.batches else self._shuffle.get_state()
+        return {
             **self._identity,
-            "epoch": self.position.epoch,
-            "step": self.position.step,
-            "best": {"monitor": self._recipe.monitor, "value": self.best.value, "epoch": self.best.epoch},
+            "epoch": position.epoch,
+            "step": position.step,
+            "batches": position.batches,
+            "rows": self._record.rows[: position.batches].clone(),
+            "seconds": position.seconds,
+            "metrics": position.metrics,
+            "lines": position.lines,
+            "best": {"monitor": self._recipe.monitor, **self.best.state_dict()},
             "vae": self._vae.state_dict(),
+            "average": None if self._average is None else self._average.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
-            "generators": {"shuffle": self._order.get_state(), "noise": self._noise.get_state()},
+            "generators": {
+                "shuffle": order,
+                "noise": self._step.noise.get_state(),
+                "process": process_random_state(self._device),
+            },
         }
-        save_checkpoint(self._directory.checkpoint(name), state)
 
 
-def _zero_totals(device: torch.device) -> Tensor:
-    return torch.zeros(3, device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
-
-
-def _sums(terms: LossTerms) -> Tensor:
-    return torch.stack([terms.loss.detach(), terms.distortion.detach(), terms.rate.detach()]).sum(dim=1)
+def _batch_sizes(count: int, batch_size: int) -> list[int]:
+    whole, rest = divmod(count, batch_size)
+    return [batch_size] * whole + [rest] * (rest > 0)
 
 
 def _shown(sums: Tensor, count: int) -> dict[str, float]:

@@ -1,7 +1,9 @@
 """Likelihoods: what a decoder's outputs say about the pixels."""
 
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Distribution, Independent
+from torch.distributions import Distribution, Independent
+
+from vae_exp.distributions.bernoulli import LogitBernoulli
 
 
 class Likelihood(nn.Module):
@@ -28,5 +30,5 @@ class BernoulliLikelihood(Likelihood):
 
     def forward(self, parameters: Tensor) -> Distribution:
         """Outputs `[..., 1, C, H, W]` → a distribution over `[..., C, H, W]`."""
-        bernoulli = Bernoulli(logits=parameters.squeeze(-4), validate_args=False)
+        bernoulli = LogitBernoulli(logits=parameters.squeeze(-4), validate_args=False)
         return Independent(bernoulli, 3, validate_args=False)

@@ -19,6 +19,6 @@ class DiagonalGaussianHead(nn.Module):
 
     def forward(self, features: Tensor) -> Distribution:
         """Features `[batch, features]` → a distribution over `[batch, latent_dim]`."""
-        mean, log_variance = self.mean_and_log_variance(features).chunk(2, dim=-1)
+        mean, log_variance = self.mean_and_log_variance(features).float().chunk(2, dim=-1)
         scale = torch.exp(0.5 * log_variance)
         return Independent(Normal(mean, scale, validate_args=False), 1, validate_args=False)

@@ -1,5 +1,7 @@
 """The variational autoencoder: an encoder, a decoder and a prior."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -14,6 +16,10 @@ class VAE(nn.Module):
         encoder: Images `[batch, *image_shape]` in [0, 1] → posterior over `[batch, latent_dim]`.
         decoder: Latents `[..., latent_dim]` → likelihood over `[..., *image_shape]`.
         prior: Called without arguments → distribution over `[latent_dim]`.
+
+    Attributes:
+        compute_dtype: What the matrix products of encoder and decoder are computed in; `torch.bfloat16` runs
+            both under autocast, and they are expected to turn their outputs to float32.
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, prior: nn.Module) -> None:
@@ -21,16 +27,25 @@ class VAE(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
         self.prior = prior
+        self.compute_dtype = torch.float32
 
     def encode(self, images: Tensor) -> Distribution:
         """q(z|x): images `[batch, *image_shape]` → a distribution over `[batch, latent_dim]`."""
-        posterior: Distribution = self.encoder(images)
+        with self._precision(images):
+            posterior: Distribution = self.encoder(images)
         return posterior
 
     def decode(self, latents: Tensor) -> Distribution:
         """p(x|z): latents `[..., latent_dim]` → a distribution over `[..., *image_shape]`."""
-        likelihood: Distribution = self.decoder(latents)
+        with self._precision(latents):
+            likelihood: Distribution = self.decoder(latents)
         return likelihood
+
+    def _precision(self, inputs: Tensor) -> AbstractContextManager[object]:
+        """The two networks alone compute in `compute_dtype`; densities and bounds stay in float32 or better."""
+        if self.compute_dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(inputs.device.type, self.compute_dtype, cache_enabled=False)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:

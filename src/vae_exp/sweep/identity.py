@@ -10,16 +10,19 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-NOT_PART_OF_IDENTITY = ("hydra", "tracker", "sweep")
+from vae_exp.run_directory import resumed_directory
+
+NOT_PART_OF_IDENTITY = ("hydra", "tracker", "sweep", "checkpoint", "resume", "trust")
 _MOST_CHARACTERS = 120
 
 
 def register_resolvers() -> None:
-    """Make `${vae_exp.config_hash:}`, `${vae_exp.job_name:}` and `${vae_exp.sweep_name:}` known."""
+    """Make `${vae_exp.config_hash:}`, `job_name`, `sweep_name` and `run_directory` known."""
     for name, resolver in (
         ("config_hash", _config_hash),
         ("job_name", _job_name),
         ("sweep_name", _sweep_name),
+        ("run_directory", _run_directory),
     ):
         OmegaConf.register_new_resolver(f"vae_exp.{name}", resolver, replace=True)
 
@@ -63,6 +66,13 @@ def _job_name(*, _root_: DictConfig) -> str:
 
 def _sweep_name(*, _root_: DictConfig) -> str:
     return _root_.sweep.name or _started()
+
+
+def _run_directory(moment: str, *, _root_: DictConfig) -> str:
+    """Where a single run goes: a directory of its own, or that of the run that is resumed."""
+    if _root_.get("resume"):
+        return str(resumed_directory(str(_root_.resume)).path)
+    return f"outputs/{moment}-{config_hash(_root_)}"
 
 
 def _started() -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vae_exp.errors import UserError
-from vae_exp.run_directory import to_json_line
+from vae_exp.run_directory import to_json_line, write_atomically
 
 
 class MetricsFile:
@@ -24,6 +24,17 @@ class MetricsFile:
             raise UserError(
                 f"{path.parent} already holds a run; choose another directory (hydra.run.dir=…)."
             ) from None
+
+    @classmethod
+    def resumed(cls, path: Path, lines: int) -> "MetricsFile":
+        """Go on after the first `lines` lines; whatever follows them was not part of a checkpoint."""
+        kept = path.read_bytes().splitlines(keepends=True)[:lines] if path.exists() else []
+        if len(kept) < lines:
+            raise UserError(f"{path} has {len(kept)} lines, the checkpoint knows of {lines}; restore the file.")
+        write_atomically(path, lambda file: file.writelines(kept))
+        resumed = cls.__new__(cls)
+        resumed._file = path.open("a", buffering=1)
+        return resumed
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Write one line, at once."""

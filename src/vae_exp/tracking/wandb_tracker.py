@@ -35,6 +35,7 @@ class WandbTracker:
         name: The name that W&B shows.
         tags: W&B tags.
         config: The resolved config, as plain containers.
+        run_id: The id of the W&B run that goes on; None starts a new one.
 
     Raises:
         UserError: if `online` has no API key or no network; says how to go on offline.
@@ -49,6 +50,7 @@ class WandbTracker:
         name: str,
         tags: Sequence[str],
         config: Mapping[str, Any],
+        run_id: str | None = None,
     ) -> None:
         self.error: str | None = None
         self._mode = mode
@@ -62,13 +64,19 @@ class WandbTracker:
             "config": dict(config),
             "job_type": "train",
             "mode": mode,
-            "id": secrets.token_hex(4),
+            "id": run_id or secrets.token_hex(4),
+            "resume": "allow" if run_id and mode == "online" else None,
         }
         if mode == "online":
             self._root = absolute_path("tracker.root", str(root))
             self._run = _start_online(self._root, arguments)
         else:
             self._attempt("start", lambda: self._start_offline(root, arguments))
+
+    @property
+    def run_id(self) -> str | None:
+        """The id that W&B knows the run by; None if it never started."""
+        return None if self._run is None else str(self._run.id)
 
     @property
     def description(self) -> dict[str, Any]:

@@ -1,0 +1,70 @@
+"""How steps are run: eagerly, as a recorded CUDA graph, or compiled."""
+
+import logging
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vae_exp.engine.graph_step import GraphStep
+from vae_exp.engine.team import Team
+from vae_exp.engine.training_step import TrainingStep
+from vae_exp.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+
+class Stepper(Protocol):
+    """Runs one step after another."""
+
+    def __call__(self, size: int) -> Tensor:
+        """One step on the next `size` images; the sums of its terms, `[3]`."""
+        ...
+
+    def running(self) -> AbstractContextManager[None]:
+        """Entered around everything that steps touch."""
+        ...
+
+
+class EagerStep:
+    """Operation by operation."""
+
+    def __init__(self, step: TrainingStep) -> None:
+        self._step = step
+
+    def __call__(self, size: int) -> Tensor:
+        """One step."""
+        return self._step(size)
+
+    def running(self) -> AbstractContextManager[None]:
+        """Nothing is needed."""
+        return nullcontext()
+
+
+def choose_mode(asked: str, device: torch.device, team: Team) -> str:
+    """The mode that steps are run in: `auto` records a CUDA graph where it can.
+
+    Raises:
+        UserError: if `graph` was asked for and cannot be.
+    """
+    if asked == "auto":
+        return "graph" if device.type == "cuda" and team.size == 1 else "eager"
+    if asked == "graph" and device.type != "cuda":
+        raise UserError(f"trainer.step=graph needs a CUDA device, not {device}; use auto, eager or compile.")
+    if asked == "graph" and team.size > 1:
+        raise UserError("trainer.step=graph works in one process; use auto, eager or compile with trainer=ddp.")
+    return asked
+
+
+def compiled(module: nn.Module) -> nn.Module:
+    """The module compiled by torch; the first steps take the seconds to a minute that this needs."""
+    _log.info("trainer.step=compile: the first step of each batch size compiles, which takes a while.")
+    return torch.compile(module)  # type: ignore[return-value]
+
+
+def stepper(mode: str, step: TrainingStep, device: torch.device) -> Stepper:
+    """What runs the step in that mode; compiled steps are recorded too, where there is CUDA."""
+    if mode == "graph" or (mode == "compile" and device.type == "cuda"):
+        return GraphStep(step, device)
+    return EagerStep(step)

@@ -1,0 +1,133 @@
+"""The processes that train one model together, by torch's DistributedDataParallel."""
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vae_exp.errors import UserError
+
+T = TypeVar("T")
+
+
+class Team:
+    """This process alone, or one of several that torchrun has started.
+
+    The batch of a step is the whole team's: each process takes its part of it, in order of rank.
+
+    Args:
+        rank: Which process this is, from 0.
+        size: How many there are.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        self.rank = rank
+        self.size = size
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes and tracks."""
+        return self.rank == 0
+
+    def bounds(self, total: int) -> tuple[int, int]:
+        """First and last-plus-one position of this process in a batch of `total` images."""
+        return total * self.rank // self.size, total * (self.rank + 1) // self.size
+
+    def part(self, total: int) -> int:
+        """How many images of a batch of `total` this process takes."""
+        first, last = self.bounds(total)
+        return last - first
+
+    def shard(self, total: int) -> tuple[int, int, int] | None:
+        """What `ShardedGenerator` needs to know; None where there is but one process."""
+        return None if self.size == 1 else (*self.bounds(total), total)
+
+    def own(self, order: Tensor, sizes: list[int]) -> Tensor:
+        """This process's part of each batch of an epoch's order."""
+        if self.size == 1:
+            return order
+        batches = order.split(sizes)
+        return torch.cat([batch[slice(*self.bounds(len(batch)))] for batch in batches])
+
+    def sum(self, values: Tensor) -> None:
+        """Add up over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(values)
+
+    def agree(self, flag: int) -> int:
+        """The largest flag that any process has raised."""
+        if self.size == 1:
+            return flag
+        flags = torch.tensor([flag], device=_collective_device())
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        return int(flags.item())
+
+    def share(self, make: Callable[[], T]) -> T:
+        """What the leading process makes, on every process; the others wait for it."""
+        if self.size == 1:
+            return make()
+        box: list[Any] = [make() if self.leads else None]
+        dist.broadcast_object_list(box, src=0)
+        made: T = box[0]
+        return made
+
+    def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
+        """A module whose gradients are averaged over the team."""
+        if self.size == 1:
+            return module
+        return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
+
+    def disband(self) -> None:
+        """Leave the process group, if there is one."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def launched_size() -> int:
+    """How many processes torchrun has started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def launched_rank() -> int:
+    """Which of them this is; 0 without torchrun."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_device(name: str) -> str:
+    """The device of this process of the team: the GPU of its local rank where the name leaves it open."""
+    if launched_size() > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return name
+
+
+def gather_team(distributed: str, device: torch.device) -> Team:
+    """The team of this run: `ddp` joins the processes that torchrun has started.
+
+    Raises:
+        UserError: if `ddp` was asked for without torchrun, or the other way round.
+    """
+    size = launched_size()
+    if distributed == "none":
+        if size > 1:
+            raise UserError(
+                f"{size} processes were started, and trainer.distributed=none would have each train the same run; "
+                f"say trainer=ddp."
+            )
+        return Team()
+    if "RANK" not in os.environ:
+        raise UserError(
+            "trainer.distributed=ddp needs several processes: "
+            "torchrun --nproc-per-node=N -m vae_exp.train trainer=ddp (or say trainer=default)."
+        )
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Team(dist.get_rank(), dist.get_world_size())
+
+
+def _collective_device() -> torch.device:
+    return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")

@@ -1,0 +1,133 @@
+"""One optimiser step: gather, forward, backward, update, record; nothing of it waits for the device."""
+
+from collections.abc import Callable
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from vae_exp.data.feed import Feed
+from vae_exp.distributions.sampling import ShardedGenerator
+from vae_exp.engine.averaging import WeightAverage
+from vae_exp.engine.record import TERMS, StepRecord
+from vae_exp.engine.team import Team
+from vae_exp.model.vae import VAE
+from vae_exp.objective.loss_terms import Loss
+
+Score = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor, Tensor]]
+
+
+class NonFiniteTermError(Exception):
+    """A loss that is not finite, seen before it reached the weights.
+
+    Args:
+        term: `loss`, `distortion` or `rate`.
+        value: What it was.
+    """
+
+    def __init__(self, term: str, value: float) -> None:
+        super().__init__(f"{term} is {value}")
+        self.term, self.value = term, value
+
+
+class Scoring(nn.Module):
+    """A model under a loss as one module, which DDP and the compiler can wrap."""
+
+    def __init__(self, vae: VAE, loss: Loss) -> None:
+        super().__init__()
+        self.vae = vae
+        self.loss = loss
+
+    def forward(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Images `[batch, *image_shape]` → three tensors of shape `[batch]`, in nats."""
+        terms = self.loss(self.vae, images, generator)
+        return terms.loss, terms.distortion, terms.rate
+
+
+class TrainingStep:
+    """Called once per batch; it trains the model on the next images of the feed.
+
+    Args:
+        score: The model under its loss.
+        parameters: What the optimiser trains.
+        optimizer: Over these parameters.
+        feed: Where images come from.
+        noise: The source of all noise.
+        record: Where the sums over each batch go.
+        reduction: Whether the `sum` or the `mean` over the batch is differentiated.
+        gradient_clip: The norm that the whole gradient is clipped to (Pascanu, Mikolov & Bengio 2013); None
+            leaves it as it is.
+        average: Told of every step; may be None.
+        team: The processes that share a batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        score: Score,
+        parameters: list[nn.Parameter],
+        optimizer: Optimizer,
+        feed: Feed,
+        noise: ShardedGenerator,
+        record: StepRecord,
+        reduction: str,
+        gradient_clip: float | None,
+        average: WeightAverage | None,
+        team: Team,
+    ) -> None:
+        self.score = score
+        self.optimizer = optimizer
+        self.feed = feed
+        self.noise = noise
+        self.record = record
+        self._parameters = parameters
+        self._reduction = reduction
+        self._gradient_clip = gradient_clip
+        self._average = average
+        self._team = team
+        self._on_host = record.rows.device.type == "cpu"
+
+    def __call__(self, size: int) -> Tensor:
+        """One step on a batch of `size` images, of all processes together.
+
+        Returns:
+            The sums over the batch of loss, distortion and rate, `[3]`, in nats.
+
+        Raises:
+            NonFiniteTermError: on the CPU, where looking costs nothing, before such a loss reaches the weights.
+        """
+        self.feed.prepare()
+        return self.on_device(size)
+
+    def on_device(self, size: int) -> Tensor:
+        """What the device does in a step; a CUDA graph can hold it."""
+        own = self._team.part(size)
+        self.noise.shard = self._team.shard(size)
+        loss, distortion, rate = self.score(self.feed.images(own), self.noise)
+        total = loss.sum()
+        sums = torch.stack([total.detach(), distortion.detach().sum(), rate.detach().sum()])
+        self._team.sum(sums)
+        if self._on_host and not isfinite(sums[0].item()):
+            raise _explained(sums)
+        self.optimizer.zero_grad(set_to_none=True)
+        (total * self._scale(size)).backward()
+        if self._gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self._parameters, self._gradient_clip, foreach=True)
+        self.optimizer.step()
+        if self._average is not None:
+            self._average.update()
+        self.record.add(sums)
+        return sums
+
+    def _scale(self, size: int) -> float:
+        """From the sum over this process's images to what is differentiated; DDP averages over processes."""
+        return self._team.size / (size if self._reduction == "mean" else 1)
+
+
+def _explained(sums: Tensor) -> NonFiniteTermError:
+    """The part that went astray, or the loss itself where both parts are finite."""
+    values: dict[str, Any] = dict(zip(TERMS, sums.tolist(), strict=True))
+    astray = [name for name in ("distortion", "rate", "loss") if not isfinite(values[name])]
+    return NonFiniteTermError(astray[0], values[astray[0]])

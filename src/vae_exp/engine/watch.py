@@ -1,0 +1,78 @@
+"""Looking at what the device has scored without making it wait."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+_STEPS_BETWEEN_LOOKS = 32
+
+
+class Watch(Protocol):
+    """Sees the sums of the latest step that are known to the host."""
+
+    def look(self, sums: Tensor, rows: Tensor) -> Tensor | None:
+        """Called after every step.
+
+        Args:
+            sums: What the step scored, `[3]`, on the device.
+            rows: What all steps of the epoch scored, `[steps, 3]`, on the device.
+
+        Returns:
+            The sums of a recent step, on the CPU, not finite if any step so far was not; None if there is
+            nothing new to be seen.
+        """
+        ...
+
+
+class HostWatch:
+    """For the CPU, where every step can be seen at once."""
+
+    def look(self, sums: Tensor, rows: Tensor) -> Tensor | None:
+        """The sums themselves."""
+        return sums
+
+
+class DeviceWatch:
+    """For accelerators: every few steps a copy is ordered, and read once it has arrived.
+
+    Args:
+        device: Where steps run.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._seen = torch.zeros(3, pin_memory=True)
+        self._arrival = torch.cuda.Event()
+        self._under_way = False
+        self._countdown = _STEPS_BETWEEN_LOOKS
+
+    def look(self, sums: Tensor, rows: Tensor) -> Tensor | None:
+        """What was ordered some steps ago, if it has arrived."""
+        if self._under_way:
+            if not self._arrival.query():
+                return None
+            self._under_way = False
+            return self._seen.clone()
+        self._countdown -= 1
+        if self._countdown == 0:
+            self._countdown = _STEPS_BETWEEN_LOOKS
+            # adding 0 × the whole record makes a NaN or an infinity of any step visible
+            self._seen.copy_(sums + 0 * rows.sum(dim=0), non_blocking=True)
+            self._arrival.record()
+            self._under_way = True
+        return None
+
+
+class BlindWatch:
+    """For devices without events: the end of the epoch must do."""
+
+    def look(self, sums: Tensor, rows: Tensor) -> Tensor | None:
+        """Nothing."""
+        return None
+
+
+def watch_for(device: torch.device) -> Watch:
+    """The watch that suits a device."""
+    if device.type == "cpu":
+        return HostWatch()
+    return DeviceWatch(device) if device.type == "cuda" else BlindWatch()

@@ -1,0 +1,125 @@
+"""Going on with a run from its directory: what its config and its checkpoint say, and what may be changed."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from vae_exp.engine.checkpoint import load_checkpoint
+from vae_exp.engine.keeper import mend
+from vae_exp.errors import UserError
+from vae_exp.run_directory import RunDirectory, resumed_checkpoint
+from vae_exp.settings import plain_config
+from vae_exp.stored_config import changed, read_config
+from vae_exp.trust import require_trusted
+
+CHANGEABLE = (
+    "trainer.epochs",
+    "trainer.device",
+    "trainer.step",
+    "trainer.early_stopping",
+    "trainer.distributed",
+    "data.root",
+    "data.path",
+    "data.resident",
+    "checkpoint",
+    "tracker",
+)
+_OF_THE_COMMAND = ("resume", "trust", "hydra")
+_NEEDED = ("batches", "rows", "generators", "optimizer", "lines", "best")
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """A run that is about to go on.
+
+    Args:
+        config: Its own config, with what the command changes.
+        state: What its last checkpoint holds, on the CPU; None if it was ended before there was one.
+    """
+
+    config: DictConfig
+    state: dict[str, Any] | None
+
+    @property
+    def lines(self) -> int:
+        """How many lines of `metrics.jsonl` the checkpoint knows of."""
+        return 0 if self.state is None else int(self.state["lines"])
+
+
+def read_resumption(directory: RunDirectory, asked: DictConfig, overrides: Sequence[str]) -> Resumption:
+    """Read what is needed to go on with a run.
+
+    Args:
+        directory: The run's.
+        asked: The config that the command line composes.
+        overrides: The overrides of the command line; only keys of `CHANGEABLE` may be among them.
+
+    Raises:
+        UserError: if there is no run, if something else would be changed, if the config names code that is not
+            trusted, or if the checkpoint is damaged or of another version; says which one is whole.
+    """
+    stored = read_config(directory, "resume")
+    values = {key: OmegaConf.select(asked, key) for key in map(_key, overrides) if key not in _OF_THE_COMMAND}
+    for key, value in values.items():
+        if not any(key == each or key.startswith(f"{each}.") for each in CHANGEABLE):
+            raise UserError(
+                f"{key}={value} cannot be changed on resume: resume={directory.path} goes on with its own config; "
+                f"only {', '.join(CHANGEABLE)} may differ. Start a new run for anything else."
+            )
+    config = changed(stored, values)
+    require_trusted(plain_config(config), list(asked.trust))
+    state = _read_state(resumed_checkpoint(str(asked.resume)), directory)
+    if state is not None and config.trainer.epochs < state["epoch"]:
+        raise UserError(
+            f"trainer.epochs={config.trainer.epochs} is less than the {state['epoch']} epochs that "
+            f"resume={directory.path} has been trained; raise it."
+        )
+    return Resumption(config, state)
+
+
+def mend_checkpoints(directory: RunDirectory, state: dict[str, Any]) -> None:
+    """Put right what a kill has left between two writes."""
+    try:
+        best_epoch = load_checkpoint(directory.checkpoint("best"), torch.device("cpu"))["epoch"]
+    except (UserError, KeyError):
+        best_epoch = None
+    mend(directory, state, best_epoch)
+
+
+def _read_state(checkpoint: Path, directory: RunDirectory) -> dict[str, Any] | None:
+    if checkpoint == directory.checkpoint("last") and not checkpoint.exists():
+        return None
+    try:
+        state = load_checkpoint(checkpoint, torch.device("cpu"))
+    except UserError as error:
+        raise UserError(f"{error}{_older(checkpoint, directory)}") from error
+    if any(name not in state for name in _NEEDED):
+        raise UserError(
+            f"{checkpoint} has weights alone, which an older version of vae_exp wrote: "
+            f"it can be evaluated, not resumed."
+        )
+    return state
+
+
+def _older(damaged: Path, directory: RunDirectory) -> str:
+    """What can still be done where a checkpoint cannot be read."""
+    for name in ("last", "best"):
+        other = directory.checkpoint(name)
+        if other == damaged:
+            continue
+        try:
+            epoch = load_checkpoint(other, torch.device("cpu"))["epoch"]
+        except (UserError, KeyError):
+            continue
+        return f" {other} is whole, of epoch {epoch}: go on from it with resume={other}"
+    return " There is no other checkpoint; start the run again."
+
+
+def _key(override: str) -> str:
+    """The key of an override: `+a.b=1` and `a.b=1` are `a.b`, `a/b@c=d` is `a.b`."""
+    return re.split(r"[=@]", override.lstrip("+~"))[0].replace("/", ".")
