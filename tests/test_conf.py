@@ -16,12 +16,24 @@ from vae_exp.build import (
     build_vae,
 )
 from vae_exp.entry_point import config_directory
-from vae_exp.settings import EvaluateSettings, GenerateSettings, TrainSettings, checked, register_schemas
+from vae_exp.settings import (
+    BenchmarkSettings,
+    EvaluateSettings,
+    GenerateSettings,
+    TrainSettings,
+    checked,
+    register_schemas,
+)
 from vae_exp.sweep.identity import register_resolvers
 
 CONF = config_directory()
-NUMBER_OF_FILES = 35
-PRIMARY = {"train.yaml": TrainSettings, "evaluate.yaml": EvaluateSettings, "generate.yaml": GenerateSettings}
+NUMBER_OF_FILES = 36
+PRIMARY = {
+    "train.yaml": TrainSettings,
+    "evaluate.yaml": EvaluateSettings,
+    "generate.yaml": GenerateSettings,
+    "benchmark.yaml": BenchmarkSettings,
+}
 FRAGMENTS = {"stored_run.yaml"}  # part of evaluate.yaml and generate.yaml
 MULTI = {"evaluator"}  # groups of which several options may be chosen
 
@@ -69,7 +81,7 @@ def test_every_option_composes_and_is_built(file):
 
 @pytest.mark.parametrize("file", PRIMARY)
 def test_every_primary_config_follows_its_schema(file):
-    overrides = [] if file == "train.yaml" else ["run=somewhere"]
+    overrides = ["run=somewhere"] if file in ("evaluate.yaml", "generate.yaml") else []
     checked(composed(file.removesuffix(".yaml"), *overrides), PRIMARY[file])
 
 

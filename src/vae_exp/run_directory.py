@@ -86,6 +86,11 @@ class RunDirectory:
         traces = (self.config.parent, self.metrics, self.result, self.figures, self.checkpoint("last").parent)
         return any(trace.exists() for trace in traces)
 
+    def remove_leftovers(self) -> None:
+        """Remove what processes that were killed had begun to write; only the owner may."""
+        for leftover in self.path.rglob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+
     def read_result(self) -> dict[str, Any] | None:
         """The contents of `result.json`; None while there is none.
 

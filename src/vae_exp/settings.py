@@ -234,6 +234,46 @@ class GenerateSettings(StoredRunSettings):
         _at_least("manifold_side", self.manifold_side, 2)
 
 
+@dataclass
+class BenchmarkSettings:
+    """The whole configuration of `benchmark`."""
+
+    seed: int = MISSING
+    device: str = MISSING
+    model: ModelSettings = MISSING
+    data: DataSettings = MISSING
+    loss: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    batch_size: list[int] = MISSING
+    widths: list[list[int]] | None = MISSING
+    steps: list[str] | None = MISSING
+    precisions: list[str] | None = MISSING
+    rounds: int = MISSING
+    burst_seconds: float = MISSING
+    burst_steps: int | None = MISSING
+    memory: bool = MISSING
+    costs: bool = MISSING
+    output: str = MISSING
+
+    def __post_init__(self) -> None:
+        _check_seed("seed", self.seed)
+        _require_target("loss", self.loss)
+        _require_target("optimizer", self.optimizer)
+        _at_least("rounds", self.rounds, 1)
+        _positive("burst_seconds", self.burst_seconds)
+        if self.burst_steps is not None:
+            _at_least("burst_steps", self.burst_steps, 1)
+        if not self.batch_size or min(self.batch_size) < 1:
+            raise UserError(f"batch_size={self.batch_size} must list sizes of at least 1, such as [100,1000].")
+        if self.widths is not None and (not self.widths or min(sum(self.widths, [1])) < 1):
+            raise UserError(
+                f"widths={self.widths} must list lists of widths of at least 1, such as [[500],[400,200]]; "
+                f"null takes model.hidden_dims."
+            )
+        _some_of("steps", self.steps, STEPS[1:])
+        _some_of("precisions", self.precisions, PRECISIONS)
+
+
 def register_schemas() -> None:
     """Make the schemas known to Hydra, under the names that the primary configs start their defaults with."""
     store = ConfigStore.instance()
@@ -241,6 +281,7 @@ def register_schemas() -> None:
         ("train_schema", TrainSettings),
         ("evaluate_schema", EvaluateSettings),
         ("generate_schema", GenerateSettings),
+        ("benchmark_schema", BenchmarkSettings),
     ):
         store.store(name=name, node=schema, provider="vae_exp")
 
@@ -329,6 +370,13 @@ def _check_seed(key: str, seed: int) -> None:
 def _one_of(key: str, value: Any, allowed: tuple[str | bool, ...]) -> None:
     if value not in allowed:
         raise UserError(f"{key}={value} must be one of {', '.join(map(str, allowed))}.")
+
+
+def _some_of(key: str, values: list[str] | None, allowed: tuple[str, ...]) -> None:
+    if values is not None and (not values or not set(values) <= set(allowed)):
+        raise UserError(
+            f"{key}={values} must list some of {', '.join(allowed)}; null takes what the device knows."
+        )
 
 
 def _require_target(key: str, node: Mapping[str, Any]) -> None:

@@ -5,8 +5,9 @@ import sys
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from vae_exp.entry_point import run_command
 
@@ -33,7 +34,7 @@ def _task(config: DictConfig) -> None:
     from vae_exp.run_directory import RunDirectory, resumed_directory
 
     hydra = HydraConfig.get()
-    overrides = list(hydra.overrides.task)
+    overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     own = RunDirectory(Path(hydra.runtime.output_dir))
     directory = resumed_directory(config.resume) if config.resume else own
     sweep = hydra.sweep.dir.rpartition("/")[2] if hydra.mode == RunMode.MULTIRUN else None

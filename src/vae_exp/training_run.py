@@ -116,6 +116,7 @@ def resume(
         metrics_file = MetricsFile.resumed(directory.metrics, resumption.lines)
         with closing(metrics_file):
             prepared = _prepare(resumption.config, directory, None, metrics_file, state)
+            directory.remove_leftovers()
             if state is not None:
                 mend_checkpoints(directory, state)
             directory.result.unlink(missing_ok=True)

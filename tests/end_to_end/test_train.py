@@ -28,7 +28,7 @@ def test_a_run_leaves_all_that_the_readme_promises(process, tmp_path):
     left = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     figures = {"interpolations", "latent_scatter", "manifold", "reconstructions", "samples"}
     assert left == {
-        ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "checkpoints/best.pt",
+        ".hydra/config.yaml", ".lock", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "checkpoints/best.pt",
         "checkpoints/last.pt", "metrics.jsonl", "result.json", "train.log",
         *(f"figures/{name}.png" for name in figures),
     }  # fmt: skip

@@ -14,6 +14,9 @@ from vae_exp.model.vae import VAE
 from vae_exp.run_directory import write_atomically
 
 
+_QUICK = {"compress_level": 1}
+
+
 @torch.no_grad()
 def run_evaluator(
     evaluator: Evaluator, vae: VAE, images: ImageSet, seed: int
@@ -39,5 +42,6 @@ def save_figures(figures: Mapping[str, Any], folder: Path) -> dict[str, Path]:
     """Write figures as PNG files, each whole or not at all; the files by name."""
     paths = {name: folder / f"{name}.png" for name in figures}
     for name, figure in figures.items():
-        write_atomically(paths[name], partial(figure.savefig, format="png", bbox_inches="tight"))
+        write_atomically(paths[name], partial(figure.savefig, format="png", pil_kwargs=_QUICK))
+        figure.clear()  # a figure and its parts refer to one another: without this a sweep grows
     return paths

@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,8 @@ class Cadence:
 class CheckpointKeeper:
     """Writes `last.pt` and `best.pt`, and spends at most 5 % of the training time on it.
 
-    Whatever is due but cannot be afforded yet waits: the state of the best epoch in memory, the last for the
-    next epoch. The end of training writes everything.
+    Whatever is due but cannot be afforded yet waits in memory: the states of the best epoch and of the last.
+    The end of training writes everything, and so does its failure.
 
     A best state is written before a `last.pt` of a later epoch, and after the `last.pt` of the same epoch, of
     which it is then a link: however the process is killed, `last.pt` is enough to go on from.
@@ -53,6 +52,7 @@ class CheckpointKeeper:
         self._saved_epoch = 0
         self._saved_at = time.monotonic()
         self._waiting_best: State | None = None
+        self._waiting_last: State | None = None
         self._cost: float | None = None
 
     def epoch_ended(self, state: Callable[[], State], epoch: int, *, improved: bool, seconds: float) -> None:
@@ -64,17 +64,28 @@ class CheckpointKeeper:
             improved: Whether this epoch is the best so far.
             seconds: How long training has taken so far.
         """
-        if self._is_due(epoch) and self._is_affordable(state, seconds):
+        due = self._is_due(epoch)
+        if due and self._is_affordable(state, seconds):
             self._write(state(), epoch, improved)
-        elif improved:
+        elif due or improved:
             began = time.perf_counter()
-            self._waiting_best = _copied(state())
+            self._waiting_last = _copied(state())
+            if improved:
+                self._waiting_best = self._waiting_last
             self.spent += time.perf_counter() - began
 
     def finish(self, state: Callable[[], State], epoch: int) -> None:
         """Write whatever still waits after the last epoch."""
         if self._saved_epoch != epoch:
             self._write(state(), epoch, improved=False)
+
+    def rescue(self) -> None:
+        """Write what still waits of earlier epochs: training has failed since."""
+        best, last = self._waiting_best, self._waiting_last
+        if last is not None:
+            self._write(last, last["epoch"], improved=best is last)
+        elif best is not None:
+            save_checkpoint(self._directory.checkpoint("best"), best)
 
     def write_now(self, state: Callable[[], State], epoch: int) -> None:
         """Write `last.pt` in the middle of an epoch, and the best state if it still waits."""
@@ -98,7 +109,7 @@ class CheckpointKeeper:
         if self._waiting_best is not None and not improved:
             save_checkpoint(best, self._waiting_best)
             writes = 2
-        self._waiting_best = None
+        self._waiting_best = self._waiting_last = None
         save_checkpoint(last, state)
         if improved:
             link(last, best)
@@ -127,13 +138,9 @@ def mend(directory: RunDirectory, state: State, best_epoch: int | None) -> None:
         state: What `last.pt` holds.
         best_epoch: The epoch of `best.pt`; None where there is none.
     """
-    last = directory.checkpoint("last")
     at_best = state["batches"] == 0 and state["best"]["epoch"] == state["epoch"] > 0
     if at_best and best_epoch != state["epoch"]:
-        link(last, directory.checkpoint("best"))
-    for leftover in last.parent.glob(".*.tmp"):
-        with suppress(OSError):
-            leftover.unlink()
+        link(directory.checkpoint("last"), directory.checkpoint("best"))
 
 
 def _copied(value: Any) -> Any:

@@ -161,6 +161,11 @@ class Trainer:
         except Interrupted:
             if self.team.leads and self._weights_are_finite():
                 self._keeper.write_now(self._state, self.position.epoch)
+            else:
+                self._keeper.rescue()
+            raise
+        except Exception:
+            self._keeper.rescue()
             raise
         finally:
             self.position.seconds = before + time.perf_counter() - started

@@ -9,8 +9,10 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 Array = npt.NDArray[Any]
+Rectangle = tuple[float, float, float, float]
 _INCHES_PER_IMAGE = 0.6
 _INCHES_PER_TILE = 0.3  # of a seamless grid
+_LEAST_WIDTH = 3.2
 _DPI = 150
 
 
@@ -28,12 +30,14 @@ def image_grid(
     """
     rows, columns = images.shape[:2]
     canvas = _tiled(images, gap)
-    label_width = 0.11 * max((len(label) for label in row_labels), default=0)
     inches = _INCHES_PER_IMAGE if gap else _INCHES_PER_TILE
-    width = max(3.2, columns * inches) + label_width
-    height = max(1.0, rows * inches)
-    figure = Figure(figsize=(width + 0.3, height + 0.75), dpi=_DPI, layout="constrained")
-    axes = figure.add_subplot()
+    height = rows * inches
+    width = height * canvas.shape[1] / canvas.shape[0]
+    left = 0.1 + 0.075 * max((len(label) for label in row_labels), default=0)
+    below = 0.3 if footer else 0.1
+    margin = max(0.1, (_LEAST_WIDTH - width) / 2 - left + 0.1)
+    figure = Figure(figsize=(left + width + 2 * margin - 0.1, below + height + 0.35), dpi=_DPI)
+    axes = figure.add_axes(_rectangle(figure, left + margin - 0.1, below, width, height))
     axes.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_title(title, fontsize=10)
     axes.set_xlabel(footer, fontsize=8)
@@ -47,6 +51,12 @@ def image_grid(
     for spine in axes.spines.values():
         spine.set_visible(False)
     return figure
+
+
+def _rectangle(figure: Figure, left: float, below: float, width: float, height: float) -> Rectangle:
+    """A place on the figure, given in inches, in fractions of the figure: no layout has to be solved."""
+    whole_width, whole_height = figure.get_size_inches()
+    return left / whole_width, below / whole_height, width / whole_width, height / whole_height
 
 
 def latent_scatter(means: Array, labels: Array | None, axis_names: tuple[str, str]) -> Figure:

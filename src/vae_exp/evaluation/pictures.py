@@ -36,7 +36,7 @@ class Picture:
 
     def write_png(self, file: IO[bytes]) -> None:
         """Write the figure."""
-        self.figure.savefig(file, format="png", bbox_inches="tight")
+        self.figure.savefig(file, format="png")
 
     def write_npz(self, file: IO[bytes]) -> None:
         """Write the arrays, readable by `numpy.load` without pickle."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from vae_exp.model.likelihoods import BernoulliLikelihood, Likelihood
-from vae_exp.model.networks import activation_module, halved_sizes, mlp, transposed_conv_stack
+from vae_exp.model.networks import activation_module, at_least_float32, halved_sizes, mlp, transposed_conv_stack
 
 
 class MLPDecoder(nn.Module):
@@ -39,7 +39,7 @@ class MLPDecoder(nn.Module):
 
     def forward(self, latents: Tensor) -> Distribution:
         """Latents `[..., latent_dim]` → p(x|z) over `[..., *image_shape]`."""
-        outputs = self.output(self.hidden(latents)).float().unflatten(-1, self._output_shape)
+        outputs = at_least_float32(self.output(self.hidden(latents))).unflatten(-1, self._output_shape)
         likelihood: Distribution = self.likelihood(outputs)
         return likelihood
 
@@ -81,6 +81,6 @@ class ConvDecoder(nn.Module):
         """Latents `[..., latent_dim]` → p(x|z) over `[..., *image_shape]`."""
         leading = latents.shape[:-1]
         features = self.input(latents.flatten(0, -2)).unflatten(-1, self._first_shape)
-        outputs = self.hidden(features).float().reshape(*leading, *self._output_shape)
+        outputs = at_least_float32(self.hidden(features)).reshape(*leading, *self._output_shape)
         likelihood: Distribution = self.likelihood(outputs)
         return likelihood

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import ceil
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -16,6 +17,11 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
 }
+
+
+def at_least_float32(outputs: Tensor) -> Tensor:
+    """The outputs of a network in float32 where they are in half precision, as they are otherwise."""
+    return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs
 
 
 def activation_module(name: str) -> nn.Module:

@@ -1,0 +1,107 @@
+"""Starts commands in forks of one process that has imported torch and computed nothing, and kills some of them.
+
+    python killing.py < jobs.json
+
+A job is `{"arguments": [...], "kill": null | {"at": NAME, "count": N} | {"after_seconds": S}}`; jobs run one after
+another, and the exit statuses are printed as a JSON list (−9 for one that was killed).
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import torch
+
+import vae_exp.engine.checkpoint
+import vae_exp.engine.keeper
+import vae_exp.run_directory
+import vae_exp.train
+import vae_exp.training_run
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at(name: str, count: int) -> None:
+    """Die at the `count`-th passing of a place in a save."""
+    seen = 0
+
+    def passed(place: str) -> bool:
+        nonlocal seen
+        seen += place == name
+        return place == name and seen == count
+
+    save, fsync, replace = torch.save, os.fsync, Path.replace
+
+    def dying_save(state, file):
+        if passed("half written"):
+            save(state, file)
+            file.truncate(file.tell() // 2)
+            file.flush()
+            die()
+        save(state, file)
+
+    def dying_fsync(number):
+        if passed("before fsync"):
+            die()
+        fsync(number)
+
+    def dying_replace(self, target):
+        if str(target).endswith(".pt") and passed("before rename"):
+            die()
+        done = replace(self, target)
+        if str(target).endswith(".pt") and passed("after rename"):
+            die()
+        return done
+
+    torch.save, os.fsync, Path.replace = dying_save, dying_fsync, dying_replace
+
+
+def die_after(seconds: float) -> None:
+    """Die so long after the first epoch's order has been drawn."""
+    drawn = torch.randperm
+
+    def started(*arguments, **keywords):
+        torch.randperm = drawn
+        threading.Timer(seconds, die).start()
+        return drawn(*arguments, **keywords)
+
+    torch.randperm = started
+
+
+def run(job) -> int:
+    child = os.fork()
+    if child == 0:
+        kill = job.get("kill") or {}
+        if "at" in kill:
+            die_at(kill["at"], kill["count"])
+        elif kill:
+            die_after(kill["after_seconds"])
+        sys.argv = ["vae_exp.train", *job["arguments"]]
+        try:
+            vae_exp.train.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+            code = 70
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code or 0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+if __name__ == "__main__":
+    began = time.monotonic()
+    statuses = [run(job) for job in json.load(sys.stdin)]
+    print(json.dumps(statuses), flush=True)
