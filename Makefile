@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/.installed
 # The embedded digits need no network; naming any data or experiment replaces them.
 DEFAULT_DATA := $(if $(filter data=% experiment=%,$(ARGS)),,data=digits)
 
-.PHONY: train test test-all check format setup clean
+.PHONY: train test test-all gpu-check check format setup clean
 .DEFAULT_GOAL := train
 
 train: $(INSTALLED)
@@ -16,6 +16,15 @@ test: $(INSTALLED)
 
 test-all: $(INSTALLED)
 	@$(VENV)/bin/python -m pytest $(ARGS)
+
+# The tests that need CUDA, then the benchmark: ARGS="data=digits rounds=5" for a short one.
+gpu-check: $(INSTALLED)
+	@found=$$($(VENV)/bin/python -c 'import torch; print(torch.cuda.is_available())') || exit 1; \
+	if [ "$$found" = True ]; then \
+		$(VENV)/bin/python -m pytest -m cuda && $(VENV)/bin/python -m vae_exp.benchmark device=cuda $(ARGS); \
+	else \
+		echo "There is no CUDA device here: nothing to check."; \
+	fi
 
 check: $(INSTALLED)
 	@$(VENV)/bin/ruff check .

@@ -28,7 +28,14 @@ T = TypeVar("T")
 def build_splits(data: DataSettings) -> Splits:
     """The splits that `data` describes; nothing is opened yet."""
     source = _create(data.source, "data.source", needs=("train", "test"))
-    return Splits(source, data.image_shape, data.validation_size, data.split_seed)
+    return Splits(
+        source,
+        data.image_shape,
+        data.validation_size,
+        data.split_seed,
+        data.binarization,
+        data.binarization_seed,
+    )
 
 
 def build_vae(model: Node, image_shape: Sequence[int]) -> VAE:

@@ -49,6 +49,8 @@ def ended(
         "metrics": position.metrics,
         "seconds": {"training": round(position.seconds, 3), "total": round(time.time() - began, 3)},
         "device": describe(device),
+        "step": trainer.step_mode,
+        "precision": trainer.precision,
         "versions": _versions(),
         "config_hash": config_hash,
         "wandb": wandb,

@@ -23,6 +23,7 @@ _INTERNALS = ("reference_type=", "object_type=")
 STEPS = ("auto", "eager", "graph", "compile")
 PRECISIONS = ("fp32", "tf32", "bf16")
 STRATEGIES = ("none", "ddp")
+BINARIZATIONS = ("none", "dynamic", "fixed")
 RESIDENT = ("auto", True, False)
 SPLITS = ("train", "val", "test")
 CHECKPOINTS = ("best", "last")
@@ -62,12 +63,16 @@ class DataSettings:
     path: str | None = None
     layout: str = "auto"
     resident: Any = "auto"
+    binarization: str = MISSING
+    binarization_seed: int = MISSING
     source: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _at_least("data.validation_size", self.validation_size, 0)
         _check_seed("data.split_seed", self.split_seed)
         _require_target("data.source", self.source)
+        _one_of("data.binarization", self.binarization, BINARIZATIONS)
+        _check_seed("data.binarization_seed", self.binarization_seed)
         _one_of("data.resident", self.resident, RESIDENT)
         shape = self.image_shape
         if shape is not None and (len(shape) != 3 or min(shape) < 1):

@@ -30,7 +30,7 @@ from vae_exp.engine.keeper import Cadence
 from vae_exp.engine.memory import out_of_memory
 from vae_exp.engine.precision import require_precision
 from vae_exp.engine.progress import SilentProgress, progress_display
-from vae_exp.engine.step_mode import choose_mode
+from vae_exp.engine.step_mode import choose_mode, compiler_failed
 from vae_exp.engine.team import Team, gather_team, local_device
 from vae_exp.engine.trainer import Recipe, Trainer
 from vae_exp.errors import DivergedError, Interrupted, UserError
@@ -247,7 +247,7 @@ def _fit(prepared: Prepared, directory: RunDirectory, guard: InterruptGuard, beg
         status, error = "diverged", str(divergence)
         raise
     except BaseException as failure:
-        told = out_of_memory(failure, prepared.recipe.batch_size, prepared.device)
+        told = out_of_memory(failure, prepared.recipe.batch_size, prepared.device) or compiler_failed(failure)
         error = str(told) if told else f"{type(failure).__name__}: {failure}"
         outcome.log_traceback(directory)
         if told:

@@ -7,7 +7,6 @@ from vae_exp.data.images import ImageSet
 
 sizes = st.integers(min_value=1, max_value=40)
 batch_sizes = st.integers(min_value=1, max_value=50)
-seeds = st.integers(min_value=0, max_value=2**31)
 reproducibly = settings(deadline=None, derandomize=True, max_examples=60)
 
 
@@ -93,49 +92,6 @@ def test_an_empty_set_has_no_batches():
 
 
 @reproducibly
-@given(sizes, batch_sizes, seeds)
-def test_shuffled_batches_visit_every_image_exactly_once(size, batch_size, seed):
-    batches = numbered(size).shuffled_batches(batch_size, torch.Generator().manual_seed(seed))
-    assert sorted(numbers_in(batches)) == list(range(size))
-
-
-@reproducibly
-@given(sizes, batch_sizes, seeds)
-def test_only_the_last_shuffled_batch_is_short(size, batch_size, seed):
-    full, rest = divmod(size, batch_size)
-    batches = numbered(size).shuffled_batches(batch_size, torch.Generator().manual_seed(seed))
-    assert [len(batch) for batch in batches] == [batch_size] * full + [rest] * (rest > 0)
-
-
-@reproducibly
-@given(sizes, batch_sizes, batch_sizes, seeds)
-def test_the_shuffled_order_is_the_seed_s_whatever_the_batch_size(size, one, other, seed):
-    orders = [
-        numbers_in(numbered(size).shuffled_batches(batch_size, torch.Generator().manual_seed(seed)))
-        for batch_size in (one, other)
-    ]
-    assert orders[0] == orders[1]
-
-
-def test_another_seed_shuffles_otherwise():
-    orders = [numbers_in(numbered(40).shuffled_batches(8, torch.Generator().manual_seed(seed))) for seed in (0, 1)]
-    assert orders[0] != orders[1]
-
-
-def test_each_epoch_is_shuffled_anew(generator):
-    images = numbered(40)
-    epochs = [numbers_in(images.shuffled_batches(8, generator)) for _ in range(3)]
-    assert len({tuple(epoch) for epoch in epochs}) == 3
-    assert all(sorted(epoch) == list(range(40)) for epoch in epochs)
-
-
-def test_shuffled_batches_are_scaled(generator):
-    (batch,) = ImageSet(torch.full((2, 1, 1, 1), 4, dtype=torch.uint8), None, 16).shuffled_batches(2, generator)
-    assert batch.dtype == torch.float32
-    assert (batch == 0.25).all()
-
-
-@reproducibly
 @given(sizes, st.integers(min_value=0, max_value=50))
 def test_first_takes_as_many_images_as_asked_and_there_are(size, count):
     first = numbered(size).first(count)
@@ -184,3 +140,46 @@ def test_to_moves_images_without_labels():
     moved = ImageSet(torch.zeros(3, 1, 2, 2), None, 1).to(torch.device("meta"))
     assert moved.device.type == "meta"
     assert moved.labels is None
+
+
+def test_a_set_is_resident_until_it_is_streamed():
+    images = numbered(3)
+    streamed = images.streamed_to(torch.device("meta"))
+    assert (images.is_resident, streamed.is_resident) == (True, False)
+    assert (images.device.type, streamed.device.type) == ("cpu", "meta")
+    assert streamed.pixels is images.pixels
+    assert streamed.labels.device.type == "meta"
+
+
+def test_streamed_images_come_out_on_their_device():
+    streamed = numbered(5).streamed_to(torch.device("meta"))
+    assert streamed.scaled(slice(1, 3)).device.type == "meta"
+    assert [tuple(batch.shape) for batch in streamed.batches(3)] == [(3, 1, 1, 1), (2, 1, 1, 1)]
+
+
+def test_parts_of_a_streamed_set_are_streamed():
+    streamed = numbered(9).streamed_to(torch.device("cpu"))
+    for part, numbers in ((streamed.first(2), [0, 1]), (streamed.subset(torch.tensor([8, 0])), [8, 0])):
+        assert not part.is_resident
+        assert numbers_in([part.scaled()]) == numbers
+
+
+def test_moving_a_streamed_set_makes_it_resident():
+    moved = numbered(3).streamed_to(torch.device("cpu")).to(torch.device("meta"))
+    assert moved.is_resident
+    assert moved.pixels.device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("values", "pixel_max", "binary"),
+    [
+        ([0, 255], 255, True),
+        ([0, 1], 1, True),
+        ([0, 1], 255, False),
+        ([0, 254], 255, False),
+        ([0.0, 0.5], 1, False),
+    ],
+)
+def test_images_of_black_and_white_alone_are_binary(values, pixel_max, binary):
+    pixels = torch.tensor(values, dtype=torch.float32 if pixel_max == 1 else torch.uint8).reshape(-1, 1, 1, 1)
+    assert ImageSet(pixels, None, pixel_max).is_binary() is binary

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from vae_exp.engine.checkpoint import FORMAT, load_checkpoint, save_checkpoint
+from vae_exp.engine.determinism import generator, process_random_state
 from vae_exp.errors import UserError
 
 CPU = torch.device("cpu")
@@ -134,10 +135,36 @@ def test_nobody_is_advised_to_run_the_code_inside_a_file(tmp_path: Path):
     assert "\x1b" not in message
 
 
-def test_another_format_is_refused_with_both_numbers(tmp_path: Path):
+def test_a_newer_format_is_refused_with_both_numbers(tmp_path: Path):
     path = tmp_path / "last.pt"
     torch.save({"format": FORMAT + 1}, path)
-    assert f"has format {FORMAT + 1}; this version of vae_exp reads format {FORMAT}" in _refused(path)
+    assert f"has format {FORMAT + 1}: a newer version of vae_exp wrote it; this one reads up to {FORMAT}." in (
+        _refused(path)
+    )
+
+
+def test_a_format_that_never_was_is_refused(tmp_path: Path):
+    path = tmp_path / "last.pt"
+    torch.save({"format": 0}, path)
+    assert "has format 0; this version of vae_exp reads formats 1 and 2." in _refused(path)
+
+
+@pytest.mark.parametrize("format_", range(1, FORMAT + 1))
+def test_formats_up_to_this_one_are_read(tmp_path: Path, format_: int):
+    path = tmp_path / "last.pt"
+    torch.save({"format": format_, "epoch": 3}, path)
+    assert load_checkpoint(path, CPU) == {"format": format_, "epoch": 3}
+
+
+def test_the_states_of_generators_are_plain_enough(tmp_path: Path):
+    noise = generator(3, "noise", CPU)
+    torch.randn(5, generator=noise)
+    state = {"noise": noise.get_state(), "process": process_random_state(CPU)}
+    save_checkpoint(tmp_path / "last.pt", state)
+    loaded = load_checkpoint(tmp_path / "last.pt", CPU)
+    assert torch.equal(loaded["noise"], state["noise"])
+    assert loaded["process"]["python"] == state["process"]["python"]
+    assert loaded["process"]["numpy"] == state["process"]["numpy"]
 
 
 @pytest.mark.parametrize(("content", "found"), [({"vae": {}}, "None"), ([1, 2], "list")])

@@ -1,11 +1,20 @@
+import os
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from vae_exp.engine.determinism import STREAMS, generator, seed_process
+from vae_exp.engine.determinism import (
+    STREAMS,
+    generator,
+    process_random_state,
+    require_determinism,
+    restore_process_random_state,
+    seed_process,
+)
 
 CPU = torch.device("cpu")
 
@@ -70,3 +79,81 @@ def test_seeding_the_process_reaches_python_and_numpy():
 
 def test_a_seed_beyond_what_numpy_takes_is_accepted():
     assert torch.equal(_initial_weights(2**40), _initial_weights(2**40))
+
+
+def _draw_from_all() -> list[float]:
+    return [
+        *(random.random() for _ in range(3)),
+        random.gauss(0, 1),
+        *np.random.rand(3).tolist(),
+        float(np.random.randn()),
+        *torch.rand(3).tolist(),
+    ]
+
+
+@pytest.mark.parametrize("before", [0, 1, 2, 700])
+def test_the_process_goes_on_drawing_from_where_it_was(before: int):
+    seed_process(5)
+    for _ in range(before):
+        _draw_from_all()  # one draw of a pair of normals, so that the other is kept
+    state = process_random_state(CPU)
+    expected = [_draw_from_all() for _ in range(3)]
+    seed_process(6)
+    restore_process_random_state(state, CPU)
+    assert [_draw_from_all() for _ in range(3)] == expected
+
+
+def test_taking_the_state_of_the_process_draws_nothing():
+    seed_process(5)
+    expected = _draw_from_all()
+    seed_process(5)
+    process_random_state(CPU)
+    assert _draw_from_all() == expected
+
+
+def test_a_state_of_another_kind_of_device_is_taken_as_far_as_it_goes():
+    seed_process(5)
+    state = {**process_random_state(CPU), "cuda": torch.zeros(16, dtype=torch.uint8)}
+    expected = _draw_from_all()
+    restore_process_random_state(state, CPU)
+    assert _draw_from_all() == expected
+
+
+def test_the_state_of_a_cuda_device_is_kept_and_restored(monkeypatch: pytest.MonkeyPatch):
+    device, restored = torch.device("cuda:1"), []
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda asked: torch.tensor([asked.index]))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, asked: restored.append((state.item(), asked)))
+    restore_process_random_state(process_random_state(device), device)
+    assert restored == [(1, device)]
+
+
+@pytest.fixture
+def _own_switches(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    yield
+    torch.use_deterministic_algorithms(False)
+    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+
+
+@pytest.mark.usefixtures("_own_switches")
+def test_deterministic_kernels_are_a_matter_of_choice():
+    require_determinism(True)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    require_determinism(False)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.usefixtures("_own_switches")
+def test_a_workspace_of_the_users_choice_stays():
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":16:8"
+    require_determinism(True)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+@pytest.mark.usefixtures("_own_switches")
+@pytest.mark.parametrize("wanted", [False, True])
+def test_no_kernel_is_chosen_by_a_race(wanted: bool):
+    torch.backends.cudnn.benchmark = True
+    require_determinism(wanted)
+    assert not torch.backends.cudnn.benchmark

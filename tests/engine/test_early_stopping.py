@@ -1,6 +1,8 @@
 from math import inf, nan
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vae_exp.engine.early_stopping import Best
 
@@ -74,3 +76,32 @@ def test_minus_infinity_is_never_the_best():
 def test_a_run_that_is_never_finite_has_no_best():
     best = _after([nan, nan], patience=2)
     assert (best.value, best.epoch, best.exhausted) == (inf, 0, True)
+
+
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(
+    st.lists(st.sampled_from([1.0, 1.5, 2.0, 3.0, nan, inf]), max_size=12),
+    st.integers(min_value=0, max_value=12),
+    st.sampled_from([None, 1, 2, 3]),
+    st.sampled_from([0.0, 0.6]),
+)
+def test_a_run_that_goes_on_stops_where_one_that_was_never_interrupted_does(values, epochs, patience, min_delta):
+    whole, first, second = (Best(patience, min_delta) for _ in range(3))
+    for epoch, value in enumerate(values, start=1):
+        improved = whole.update(value, epoch)
+        if epoch <= epochs:
+            assert first.update(value, epoch) == improved
+            second.load_state_dict(first.state_dict())
+        else:
+            assert second.update(value, epoch) == improved
+            assert second.exhausted == whole.exhausted
+            assert (second.value, second.epoch) == (whole.value, whole.epoch)
+
+
+def test_patience_may_be_another_after_an_interruption():
+    state = _after([3.0, 4.0, 4.0], patience=2).state_dict()
+    renewed = Best(patience=3, min_delta=0.0)
+    renewed.load_state_dict(state)
+    assert not renewed.exhausted
+    renewed.update(4.0, 4)
+    assert renewed.exhausted

@@ -54,3 +54,79 @@ def test_a_second_run_in_the_same_directory_is_refused_and_harms_nothing(metrics
         MetricsFile(path)
     assert str(path.parent) in str(caught.value)
     assert _lines(path) == [{"step": 1, "epoch": 1}]
+
+
+# Going on
+
+
+def _written(path: Path, epochs: int) -> bytes:
+    file = MetricsFile(path)
+    for epoch in range(1, epochs + 1):
+        file.log({"epoch": epoch, "train/loss": 1 / epoch}, step=10 * epoch)
+    file.close()
+    return path.read_bytes()
+
+
+def _resumed(path: Path, lines: int, epochs: int) -> bytes:
+    file = MetricsFile.resumed(path, lines)
+    for epoch in range(lines + 1, epochs + 1):
+        file.log({"epoch": epoch, "train/loss": 1 / epoch}, step=10 * epoch)
+    file.close()
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("known", [0, 1, 3, 4])
+@pytest.mark.parametrize("lost", [b"", b'{"step": 50, "epo'], ids=["whole", "with a line cut short"])
+def test_a_resumed_file_is_the_one_of_a_run_that_was_never_interrupted(tmp_path: Path, known: int, lost: bytes):
+    expected = _written(tmp_path / "whole.jsonl", 6)
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(_written(tmp_path / "first.jsonl", 4) + lost)
+    assert _resumed(path, known, 6) == expected
+
+
+def test_a_resumed_file_is_written_line_by_line(path: Path):
+    _written(path, 1)
+    file = MetricsFile.resumed(path, 1)
+    file.log({"epoch": 2}, step=20)
+    assert _lines(path)[-1] == {"step": 20, "epoch": 2}
+    file.close()
+
+
+def test_a_file_that_is_gone_is_begun_again_where_the_checkpoint_knows_of_no_line(path: Path):
+    assert _resumed(path, 0, 2) == _written(path.with_name("whole.jsonl"), 2)
+
+
+@pytest.mark.parametrize("there", [0, 2])
+def test_a_file_with_too_few_lines_is_refused_and_left_as_it_is(path: Path, there: int):
+    content = _written(path, there)
+    with pytest.raises(
+        UserError, match=rf"has {there} lines, the checkpoint knows of 3; restore the file"
+    ) as caught:
+        MetricsFile.resumed(path, 3)
+    assert str(path) in str(caught.value)
+    assert path.read_bytes() == content
+
+
+def test_a_missing_file_is_refused_where_the_checkpoint_knows_of_lines(path: Path):
+    with pytest.raises(UserError, match="has 0 lines, the checkpoint knows of 3"):
+        MetricsFile.resumed(path, 3)
+
+
+@pytest.mark.xfail(strict=True, reason="MetricsFile.resumed counts a line without its end as a whole one")
+def test_a_line_cut_short_is_not_counted_among_the_lines(path: Path):
+    path.write_bytes(_written(path, 3)[:-5])
+    with pytest.raises(UserError, match="restore the file"):
+        MetricsFile.resumed(path, 3).close()
+
+
+def test_a_write_that_fails_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch):
+    content = _written(path, 3)
+
+    def fail(descriptor: int) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        MetricsFile.resumed(path, 2)
+    assert path.read_bytes() == content
+    assert list(path.parent.iterdir()) == [path]

@@ -59,11 +59,20 @@ class Case:
             node: Any = self.config
             for part in key.split("."):
                 node = node[part]
-            if node["_target_"] != wanted:
-                raise UserError(f"{key}._target_={node['_target_']} has no plain loop beside it; use {wanted}.")
+            if node.get("_target_") != wanted:
+                raise UserError(
+                    f"{key}._target_={node.get('_target_')} has no plain loop beside it; use {wanted}."
+                )
+        encoder, decoder = self.config["model"]["encoder"], self.config["model"]["decoder"]
+        mine, other = decoder["activation"], encoder["activation"]
+        if mine != other:
+            raise UserError(f"model.decoder.activation={mine} is not the encoder's; use {other}.")
+        if self.images.dynamic:
+            raise UserError("data.binarization=dynamic is not the plain loop's; use none or fixed.")
         for key, value in (("num_samples", 1), ("reduction", "sum")):
-            if self.config["loss"][key] != value:
-                raise UserError(f"loss.{key}={self.config['loss'][key]} is not the plain loop's; use {value}.")
+            found = self.config["loss"].get(key, value)
+            if found != value:
+                raise UserError(f"loss.{key}={found} is not the plain loop's; use {value}.")
 
 
 @dataclass(frozen=True)

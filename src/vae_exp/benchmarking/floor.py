@@ -82,8 +82,9 @@ class Floor:
 
     @torch.no_grad()
     def _recorded(self) -> Callable[[], None]:
-        with computing_in(self._vae, self._precision):
-            stream = torch.cuda.Stream(self._products[0][0].device)
+        device = self._products[0][0].device
+        with torch.cuda.device(device), computing_in(self._vae, self._precision):
+            stream = torch.cuda.Stream(device)
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(_WARM_UPS):

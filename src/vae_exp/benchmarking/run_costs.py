@@ -74,5 +74,5 @@ def shared(overrides: Sequence[str]) -> list[str]:
 
 def quoted(text: str) -> str:
     """A value that Hydra takes as it stands."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    escaped = text.replace("'", "\\'")
     return f"'{escaped}'"

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+_DRAWN_AT_ONCE = 10_000  # bounds the float copy while pixels are drawn
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -15,6 +17,8 @@ class ImageSet:
         pixels: `[N, channels, height, width]`; integers from 0 to `pixel_max` as uint8, or float32 in [0, 1].
         labels: `[N]`, int64; None where the data have none.
         pixel_max: The integer that stands for white; 1 for float pixels.
+        dynamic: Whether a training step draws every pixel anew, black or white with its grey value as probability
+            (Salakhutdinov & Murray 2008); whoever scores the set takes `settled`.
         destination: The device that batches are taken to while the pixels stay where they are; None uses
             them in place.
     """
@@ -22,6 +26,7 @@ class ImageSet:
     pixels: Tensor
     labels: Tensor | None
     pixel_max: int
+    dynamic: bool = False
     destination: torch.device | None = None
 
     def __len__(self) -> int:
@@ -45,6 +50,23 @@ class ImageSet:
     def is_resident(self) -> bool:
         """Whether the pixels lie where they are used."""
         return self.destination is None
+
+    def binarized(self, seed: int) -> "ImageSet":
+        """The set with every pixel drawn once, 1 with its grey value as probability, whatever the device.
+
+        Args:
+            seed: The same seed draws the same pixels.
+        """
+        drawn = torch.empty_like(self.pixels, dtype=torch.uint8)
+        noise = torch.Generator().manual_seed(seed)
+        for start in range(0, len(self), _DRAWN_AT_ONCE):
+            part = slice(start, start + _DRAWN_AT_ONCE)
+            drawn[part] = torch.bernoulli(self.as_floats(self.pixels[part].cpu()), generator=noise)
+        return replace(self, pixels=drawn, pixel_max=1, dynamic=False)
+
+    def settled(self, seed: int) -> "ImageSet":
+        """The set as it is scored: a dynamic one is drawn once, any other is itself."""
+        return self.binarized(seed) if self.dynamic else self
 
     def streamed_to(self, device: torch.device) -> "ImageSet":
         """The same set with its pixels left where they are, and batches taken to a device."""

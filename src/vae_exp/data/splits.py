@@ -1,6 +1,7 @@
 """Train, validation and test: official splits, validation carved from train, test opened only when asked for."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Protocol
 
@@ -10,6 +11,7 @@ from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
 
 SPLITS = ("train", "val", "test")
+_VAL, _TEST = 1, 2  # added to the seed, so that no two splits share their draws
 
 
 class Source(Protocol):
@@ -32,18 +34,29 @@ class Splits:
         image_shape: `[channels, height, width]` that the images must have; None takes what the source has.
         validation_size: How many training images are held out for validation; may be zero.
         split_seed: Which ones: the same seed always holds out the same images.
+        binarization: `none` leaves grey values; `fixed` draws every pixel once, black or white with its grey value
+            as probability; `dynamic` draws the training images anew for every step, the others once.
+        binarization_seed: What `fixed` draws, and `dynamic` outside training, follows from it.
 
     Raises:
         UserError: when the images are opened, if they are not of `image_shape` or too few.
     """
 
     def __init__(
-        self, source: Source, image_shape: Sequence[int] | None, validation_size: int, split_seed: int
+        self,
+        source: Source,
+        image_shape: Sequence[int] | None,
+        validation_size: int,
+        split_seed: int,
+        binarization: str = "none",
+        binarization_seed: int = 0,
     ) -> None:
         self._source = source
         self._image_shape = None if image_shape is None else list(image_shape)
         self._validation_size = validation_size
         self._split_seed = split_seed
+        self._binarization = binarization
+        self._binarization_seed = binarization_seed
 
     @property
     def image_shape(self) -> list[int]:
@@ -52,8 +65,9 @@ class Splits:
 
     @property
     def train(self) -> ImageSet:
-        """The training images that are not held out."""
-        return self._train_and_validation[0]
+        """The training images that are not held out; drawn anew for every step where binarisation is dynamic."""
+        images = self._train_and_validation[0]
+        return replace(images, dynamic=True) if self._binarization == "dynamic" else images
 
     @property
     def val(self) -> ImageSet:
@@ -63,7 +77,8 @@ class Splits:
     @cached_property
     def test(self) -> ImageSet:
         """The official test images; training never asks for them."""
-        return self._checked(self._source.test(), "test")
+        images = self._checked(self._source.test(), "test")
+        return images if self._binarization == "none" else images.binarized(self._binarization_seed + _TEST)
 
     def split(self, name: str) -> ImageSet:
         """The split of that name.
@@ -73,13 +88,22 @@ class Splits:
         """
         if name not in SPLITS:
             raise UserError(f"split={name} is not known; use one of {', '.join(SPLITS)}.")
-        images: ImageSet = getattr(self, name)
+        images: ImageSet = getattr(self, name).settled(self._binarization_seed)
         if not len(images):
             raise UserError(f"split={name} is empty: data.validation_size=0 holds out no images.")
         return images
 
     @cached_property
     def _train_and_validation(self) -> tuple[ImageSet, ImageSet]:
+        """Both parts; what is scored is binarised here, once, if at all."""
+        train, val = self._carved
+        if self._binarization == "none":
+            return train, val
+        val = val.binarized(self._binarization_seed + _VAL)
+        return (train if self._binarization == "dynamic" else train.binarized(self._binarization_seed)), val
+
+    @cached_property
+    def _carved(self) -> tuple[ImageSet, ImageSet]:
         images = self._checked(self._source.train(), "training")
         if self._validation_size >= len(images):
             raise UserError(

@@ -4,7 +4,7 @@
 a run's noise depends on its seed alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import singledispatch
 from typing import Any
@@ -29,12 +29,22 @@ class ShardedGenerator(torch.Generator):
 
 def standard_normal(like: Tensor, generator: torch.Generator, shape: Sequence[int] = ()) -> Tensor:
     """Standard normal noise of shape `[*shape, *like.shape]`, where the first axis of `like` is the batch."""
+    return _drawn(torch.randn, like, generator, shape)
+
+
+def _drawn(draw: Callable[..., Tensor], like: Tensor, generator: torch.Generator, shape: Sequence[int]) -> Tensor:
+    """Independent draws of shape `[*shape, *like.shape]`, or this process's part of the whole batch's."""
     shard = getattr(generator, "shard", None)
     kind: dict[str, Any] = {"generator": generator, "device": like.device, "dtype": like.dtype}
     if shard is None or like.dim() < 2:
-        return torch.randn((*shape, *like.shape), **kind)
+        return draw((*shape, *like.shape), **kind)
     first, last, whole = shard
-    return torch.randn((*shape, whole, *like.shape[1:]), **kind).narrow(len(shape), first, last - first)
+    return draw((*shape, whole, *like.shape[1:]), **kind).narrow(len(shape), first, last - first)
+
+
+def binarized(probabilities: Tensor, generator: torch.Generator) -> Tensor:
+    """Black or white, 1 with the given probability; the first axis is the batch, shared as for the noise."""
+    return (_drawn(torch.rand, probabilities, generator, ()) < probabilities).to(probabilities.dtype)
 
 
 @singledispatch
@@ -88,14 +98,19 @@ def _(distribution: Normal, generator: torch.Generator, shape: Sequence[int] = (
 @sample.register
 def _(distribution: Bernoulli, generator: torch.Generator, shape: Sequence[int] = ()) -> Tensor:
     with torch.no_grad():
-        probs = distribution.probs.expand((*shape, *distribution.probs.shape))
-        return torch.bernoulli(probs, generator=generator)
+        probs = distribution.probs
+        return (_drawn(torch.rand, probs, generator, shape) < probs).to(probs.dtype)
 
 
 @contextmanager
 def _seeded_from(generator: torch.Generator) -> Iterator[None]:
-    """Seed the process-wide generators from ours for the length of a block, and put them back after it."""
+    """Seed the process-wide generators from ours for the length of a block, and put them back after it.
+
+    Processes that share a batch draw differently, but not the parts of what one process would.
+    """
     device = generator.device
+    shard = getattr(generator, "shard", None)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator, device=device).item()))
+        drawn = int(torch.randint(2**62, (), generator=generator, device=device).item())
+        torch.manual_seed(drawn + (shard[0] if shard else 0))
         yield

@@ -20,15 +20,17 @@ def seed_process(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def generator(seed: int, stream: str, device: torch.device) -> ShardedGenerator:
+def generator(seed: int, stream: str, device: torch.device, after: int = 0) -> ShardedGenerator:
     """A generator for one use, independent of the other streams of the same seed.
 
     Args:
         seed: The run's seed.
         stream: One of `STREAMS`.
         device: Where the draws are made.
+        after: Epochs that another device has drawn for; each gives another stream.
     """
-    [mixed] = np.random.SeedSequence([seed, STREAMS.index(stream)]).generate_state(1, np.uint64)
+    entropy = [seed, STREAMS.index(stream), *([after] if after else [])]
+    [mixed] = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
     made = ShardedGenerator(device)
     made.manual_seed(int(mixed >> np.uint64(1)))
     return made
@@ -41,7 +43,8 @@ def require_determinism(wanted: bool) -> None:
     """
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
-    torch.use_deterministic_algorithms(wanted)
+    if wanted != torch.are_deterministic_algorithms_enabled():  # the call imports a second's worth of torch
+        torch.use_deterministic_algorithms(wanted)
     torch.backends.cudnn.benchmark = False
 
 

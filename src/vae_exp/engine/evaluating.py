@@ -13,7 +13,6 @@ from vae_exp.engine.protocols import Evaluator
 from vae_exp.model.vae import VAE
 from vae_exp.run_directory import write_atomically
 
-
 _QUICK = {"compress_level": 1}
 
 

@@ -44,9 +44,11 @@ class GraphStep:
         """For the length of a block, everything is ordered on the stream of the recordings."""
         with torch.cuda.device(self._device):
             self._stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self._stream):
-                yield
-            torch.cuda.current_stream().wait_stream(self._stream)
+            try:
+                with torch.cuda.stream(self._stream):
+                    yield
+            finally:
+                torch.cuda.current_stream().wait_stream(self._stream)
 
     def __call__(self, size: int) -> Tensor:
         """One step on a batch of `size` images; the sums of its terms, `[3]`, in nats."""
@@ -75,7 +77,7 @@ class GraphStep:
         try:
             graph.register_generator_state(self._step.noise)
             self._step.optimizer.zero_grad(set_to_none=True)
-            with torch.cuda.graph(graph, stream=self._stream):
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 sums = self._step.on_device(size)
         except Exception as error:  # whatever a model does that cannot be recorded
             self._give_up(error, noise_before)

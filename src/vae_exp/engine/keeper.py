@@ -65,7 +65,7 @@ class CheckpointKeeper:
             seconds: How long training has taken so far.
         """
         due = self._is_due(epoch)
-        if due and self._is_affordable(state, seconds):
+        if due and self._is_affordable(state, seconds, improved):
             self._write(state(), epoch, improved)
         elif due or improved:
             began = time.perf_counter()
@@ -96,10 +96,10 @@ class CheckpointKeeper:
         waited = time.monotonic() - self._saved_at
         return by_epochs or (self._cadence.seconds is not None and waited >= self._cadence.seconds)
 
-    def _is_affordable(self, state: Callable[[], State], seconds: float) -> bool:
+    def _is_affordable(self, state: Callable[[], State], seconds: float, improved: bool) -> bool:
         if self._cost is None:
             self._cost = _FIRST_GUESS_SECONDS + _size(state()) / _GUESSED_BYTES_PER_SECOND
-        writes = 1 if self._waiting_best is None else 2
+        writes = 1 if improved or self._waiting_best is None else 2
         return self.spent + writes * self._cost <= _SHARE * seconds
 
     def _write(self, state: State, epoch: int, improved: bool) -> None:

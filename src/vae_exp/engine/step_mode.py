@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from vae_exp.distributions.sampling import standard_normal
 from vae_exp.engine.graph_step import GraphStep
 from vae_exp.engine.team import Team
 from vae_exp.engine.training_step import TrainingStep
@@ -59,12 +60,25 @@ def choose_mode(asked: str, device: torch.device, team: Team) -> str:
 
 def compiled(module: nn.Module) -> nn.Module:
     """The module compiled by torch; the first steps take the seconds to a minute that this needs."""
+    from torch._dynamo.decorators import skip  # takes a second to import
+
+    skip(standard_normal)  # the compiler cannot trace draws from a generator of one's own
     _log.info("trainer.step=compile: the first step of each batch size compiles, which takes a while.")
     return torch.compile(module)  # type: ignore[return-value]
 
 
-def stepper(mode: str, step: TrainingStep, device: torch.device) -> Stepper:
+def compiler_failed(error: BaseException) -> UserError | None:
+    """The error in the user's words, if it is the compiler's; None otherwise."""
+    if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return None
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return UserError(
+        f"trainer.step=compile: torch cannot compile this model here: {reason}; use trainer.step=eager."
+    )
+
+
+def stepper(mode: str, step: TrainingStep, device: torch.device, team: Team) -> Stepper:
     """What runs the step in that mode; compiled steps are recorded too, where there is CUDA."""
-    if mode == "graph" or (mode == "compile" and device.type == "cuda"):
+    if mode == "graph" or (mode == "compile" and device.type == "cuda" and team.size == 1):
         return GraphStep(step, device)
     return EagerStep(step)

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vae_exp.errors import UserError
+from vae_exp.errors import DivergedError, Interrupted, UserError
 
 T = TypeVar("T")
 
@@ -67,13 +67,25 @@ class Team:
         return int(flags.item())
 
     def share(self, make: Callable[[], T]) -> T:
-        """What the leading process makes, on every process; the others wait for it."""
+        """What the leading process makes, or the error it meets, on every process; the others wait for it."""
         if self.size == 1:
             return make()
-        box: list[Any] = [make() if self.leads else None]
+        made, error = self._made(make) if self.leads else (None, None)
+        box: list[Any] = [made, error]
         dist.broadcast_object_list(box, src=0)
-        made: T = box[0]
-        return made
+        if box[1] is not None:
+            raise error or box[1]
+        shared: T = box[0]
+        return shared
+
+    def _made(self, make: Callable[[], T]) -> tuple[T | None, Exception | None]:
+        """The value, or what prevented it, in a form that can be sent."""
+        try:
+            return make(), None
+        except (UserError, DivergedError, Interrupted) as error:
+            return None, error
+        except Exception as error:
+            return None, RuntimeError(f"{type(error).__name__}: {error}")
 
     def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
         """A module whose gradients are averaged over the team."""
@@ -83,7 +95,7 @@ class Team:
 
     def disband(self) -> None:
         """Leave the process group, if there is one."""
-        if self.size > 1 and dist.is_initialized():
+        if dist.is_initialized():
             dist.destroy_process_group()
 
 

@@ -1,5 +1,6 @@
 """The training loop."""
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -28,11 +29,13 @@ from vae_exp.engine.step_mode import choose_mode, compiled, stepper
 from vae_exp.engine.team import Team
 from vae_exp.engine.training_step import NonFiniteTermError, Scoring, TrainingStep
 from vae_exp.engine.watch import watch_for
-from vae_exp.errors import DivergedError, Interrupted
+from vae_exp.errors import DivergedError, Interrupted, UserError
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
 from vae_exp.run_directory import RunDirectory
 
+_log = logging.getLogger(__name__)
+_KERNELS = ("capturable", "foreach", "fused")
 EVERY_EPOCH = Cadence(epochs=1, seconds=None)
 
 
@@ -119,6 +122,7 @@ class Trainer:
         self.position = Position()
         self.best = Best(recipe.patience, recipe.min_delta)
         self.monitor = recipe.monitor
+        self.precision = recipe.precision
         self._vae = vae
         self._loss = loss
         self._optimizer = optimizer
@@ -132,15 +136,21 @@ class Trainer:
         self._identity = dict(identity)
         self.team = team or Team()
         self._sizes = _batch_sizes(len(train), recipe.batch_size)
+        _require_work_for_all(self._sizes, self.team)
         self._average = None if recipe.ema_decay is None else WeightAverage(vae, recipe.ema_decay)
         self._shuffle = generator(recipe.seed, "shuffle", self._device)
         self._epoch_start = self._shuffle.get_state()
         self._record = StepRecord(len(self._sizes), self._device)
         self._watch = watch_for(self._device)
         self._keeper = CheckpointKeeper(directory, recipe.checkpoint_every)
-        self.step_mode = choose_mode(recipe.step, self._device, self.team)
+        self._mode = choose_mode(recipe.step, self._device, self.team)
         self._step = self._training_step()
-        self._stepper = stepper(self.step_mode, self._step, self._device)
+        self._stepper = stepper(self._mode, self._step, self._device, self.team)
+
+    @property
+    def step_mode(self) -> str:
+        """How steps are run: `eager`, `graph` or `compile`; what a graph fell back to, if it had to."""
+        return "eager" if getattr(self._stepper, "fallback", None) else self._mode
 
     def fit(self, guard: InterruptGuard, progress: ProgressDisplay) -> Position:
         """Train to the end of the recipe, or until patience runs out.
@@ -159,6 +169,7 @@ class Trainer:
                 if self.team.leads and self.position.epoch:
                     self._keeper.finish(self._state, self.position.epoch)
         except Interrupted:
+            self.position.seconds = before + time.perf_counter() - started
             if self.team.leads and self._weights_are_finite():
                 self._keeper.write_now(self._state, self.position.epoch)
             else:
@@ -179,7 +190,8 @@ class Trainer:
             Interrupted: on Ctrl-C or SIGTERM, before the next evaluator.
         """
         waiting = [name for name, each in self._evaluators.items() if each.every == 0]
-        metrics = self.team.share(lambda: self._evaluate(waiting, guard))
+        with self._average.in_place() if self._average else nullcontext():
+            metrics = self.team.share(lambda: self._evaluate(waiting, guard))
         if metrics:
             self.position.metrics = metrics | self.position.metrics
             for tracker in self._trackers:
@@ -192,15 +204,13 @@ class Trainer:
             state: Of a run with the same model, optimiser, data and batches.
         """
         self._vae.load_state_dict(state["vae"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._load_optimizer(state["optimizer"])
         if self._scheduler is not None:
             self._scheduler.load_state_dict(state["scheduler"])
         if self._average is not None and state["average"] is not None:
             self._average.load_state_dict(state["average"])
         self.best.load_state_dict(state["best"])
-        self._shuffle.set_state(state["generators"]["shuffle"].cpu())
-        self._step.noise.set_state(state["generators"]["noise"].cpu())
-        restore_process_random_state(state["generators"]["process"], self._device)
+        self._load_generators(state["generators"], state["epoch"])
         self.position = Position(
             epoch=state["epoch"],
             step=state["step"],
@@ -212,11 +222,36 @@ class Trainer:
         )
         self._record.begin(state["rows"].to(self._device))
 
+    def _load_optimizer(self, state: dict[str, Any]) -> None:
+        """Take over an optimiser's state, but not how its kernels are run: that is this device's matter."""
+        groups = self._optimizer.param_groups
+        kernels = [{name: group[name] for name in _KERNELS if name in group} for group in groups]
+        self._optimizer.load_state_dict(state)
+        for group, chosen in zip(self._optimizer.param_groups, kernels, strict=True):
+            group.update(chosen)
+        self._optimizer._opt_called = True  # type: ignore[attr-defined]  # or a scheduler warns
+
+    def _load_generators(self, state: Mapping[str, Any], epoch: int) -> None:
+        if state["device"] != self._device.type:
+            _log.warning(
+                "The checkpoint was made on %s: order and noise are drawn anew on %s, so that the run is another "
+                "from here on.",
+                state["device"],
+                self._device.type,
+            )
+            self._shuffle = generator(self._recipe.seed, "shuffle", self._device, epoch)
+            self._step.noise = generator(self._recipe.seed, "noise", self._device, epoch)
+        else:
+            self._shuffle.set_state(state["shuffle"].cpu())
+            self._step.noise.set_state(state["noise"].cpu())
+        self._epoch_start = self._shuffle.get_state()
+        restore_process_random_state(state["process"], self._device)
+
     def _training_step(self) -> TrainingStep:
         scoring = Scoring(self._vae, self._loss)
         wrapped = self.team.wrap(scoring, self._device)
         return TrainingStep(
-            score=compiled(wrapped) if self.step_mode == "compile" else wrapped,
+            score=compiled(wrapped) if self._mode == "compile" else wrapped,
             parameters=list(self._vae.parameters()),
             optimizer=self._optimizer,
             feed=feed_for(self._train, -(-self._sizes[0] // self.team.size)),
@@ -224,6 +259,7 @@ class Trainer:
             record=self._record,
             reduction=self._recipe.reduction,
             gradient_clip=self._recipe.gradient_clip,
+            dynamic=self._train.dynamic,
             average=self._average,
             team=self.team,
         )
@@ -231,14 +267,16 @@ class Trainer:
     def _run_epoch(self, guard: InterruptGuard, progress: ProgressDisplay) -> None:
         began = time.perf_counter()
         epoch = self.position.epoch + 1
+        trained = sum(self._sizes[self.position.batches :])
         totals = self._train_epoch(guard, progress)
         seconds = time.perf_counter() - began
         count = len(self._train)
         metrics = self.team.share(lambda: self._metrics_of_epoch(totals / count, epoch, guard))
         metrics["train/learning_rate"] = float(self._optimizer.param_groups[0]["lr"])
-        metrics |= {"time/epoch_seconds": seconds, "time/images_per_second": count / seconds}
+        metrics |= {"time/epoch_seconds": seconds, "time/images_per_second": trained / seconds}
         self._advance_schedule(metrics[self._recipe.monitor])
         self.position.epoch, self.position.batches, self.position.metrics = epoch, 0, metrics
+        self._epoch_start = self._shuffle.get_state()
         for tracker in self._trackers:
             tracker.log({"epoch": epoch, **metrics}, self.position.step)
         self.position.lines += 1
@@ -273,14 +311,13 @@ class Trainer:
             raise self._diverged(error.term, error.value, self.position.step + 1) from error
         self.position.step += 1
         self.position.batches += 1
-        seen = self._watch.look(sums, self._record.rows)
+        seen = self._watch.look(sums, self._record.rows, size)
         if seen is not None and not isfinite(seen[0].item()):
             self._raise_first_non_finite()
-        progress.step(_shown(seen, size) if seen is not None and progress.wants_values() else None)
+        progress.step(_shown(seen) if seen is not None and progress.wants_values() else None)
 
     def _begin_epoch(self, done: int) -> None:
         """Draw the order of the epoch; `done` batches of it have been trained before an interruption."""
-        self._epoch_start = self._shuffle.get_state()
         order = torch.randperm(len(self._train), generator=self._shuffle, device=self._device)
         sizes = [self.team.part(size) for size in self._sizes]
         self._step.feed.begin(self.team.own(order, self._sizes), sizes, done)
@@ -309,7 +346,8 @@ class Trainer:
 
         A name that training reports itself, such as `val/loss`, stays training's own.
         """
-        split, images = ("val", self._val) if len(self._val) else ("train", self._train)
+        split = "val" if len(self._val) else "train"
+        images = self._val if len(self._val) else self._train.settled(self._recipe.seed)
         metrics: dict[str, float] = {}
         for name in names:
             guard.check()
@@ -374,7 +412,6 @@ class Trainer:
     def _state(self) -> dict[str, Any]:
         """Everything that `load_state` needs: tensors and plain values alone."""
         position = self.position
-        order = self._epoch_start if position.batches else self._shuffle.get_state()
         return {
             **self._identity,
             "epoch": position.epoch,
@@ -390,11 +427,20 @@ class Trainer:
             "optimizer": self._optimizer.state_dict(),
             "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
             "generators": {
-                "shuffle": order,
+                "device": self._device.type,
+                "shuffle": self._epoch_start,
                 "noise": self._step.noise.get_state(),
                 "process": process_random_state(self._device),
             },
         }
+
+
+def _require_work_for_all(sizes: list[int], team: Team) -> None:
+    if sizes and sizes[-1] < team.size:
+        raise UserError(
+            f"trainer.batch_size={sizes[0]} leaves a last batch of {sizes[-1]} images for {team.size} processes; "
+            f"choose one that leaves at least {team.size}, or none."
+        )
 
 
 def _batch_sizes(count: int, batch_size: int) -> list[int]:
@@ -402,8 +448,8 @@ def _batch_sizes(count: int, batch_size: int) -> list[int]:
     return [batch_size] * whole + [rest] * (rest > 0)
 
 
-def _shown(sums: Tensor, count: int) -> dict[str, float]:
-    loss, distortion, rate = (sums / count).tolist()
+def _shown(means: Tensor) -> dict[str, float]:
+    loss, distortion, rate = means.tolist()
     return {"loss": loss, "rate": rate, "distortion": distortion}
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vae_exp.data.feed import Feed
-from vae_exp.distributions.sampling import ShardedGenerator
+from vae_exp.distributions.sampling import ShardedGenerator, binarized
 from vae_exp.engine.averaging import WeightAverage
 from vae_exp.engine.record import TERMS, StepRecord
 from vae_exp.engine.team import Team
@@ -59,6 +59,7 @@ class TrainingStep:
         reduction: Whether the `sum` or the `mean` over the batch is differentiated.
         gradient_clip: The norm that the whole gradient is clipped to (Pascanu, Mikolov & Bengio 2013); None
             leaves it as it is.
+        dynamic: Whether the pixels of every batch are drawn anew, black or white.
         average: Told of every step; may be None.
         team: The processes that share a batch.
     """
@@ -74,6 +75,7 @@ class TrainingStep:
         record: StepRecord,
         reduction: str,
         gradient_clip: float | None,
+        dynamic: bool,
         average: WeightAverage | None,
         team: Team,
     ) -> None:
@@ -85,6 +87,7 @@ class TrainingStep:
         self._parameters = parameters
         self._reduction = reduction
         self._gradient_clip = gradient_clip
+        self._dynamic = dynamic
         self._average = average
         self._team = team
         self._on_host = record.rows.device.type == "cpu"
@@ -105,7 +108,10 @@ class TrainingStep:
         """What the device does in a step; a CUDA graph can hold it."""
         own = self._team.part(size)
         self.noise.shard = self._team.shard(size)
-        loss, distortion, rate = self.score(self.feed.images(own), self.noise)
+        images = self.feed.images(own)
+        if self._dynamic:
+            images = binarized(images, self.noise)
+        loss, distortion, rate = self.score(images, self.noise)
         total = loss.sum()
         sums = torch.stack([total.detach(), distortion.detach().sum(), rate.detach().sum()])
         self._team.sum(sums)

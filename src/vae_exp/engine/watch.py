@@ -11,16 +11,17 @@ _STEPS_BETWEEN_LOOKS = 32
 class Watch(Protocol):
     """Sees the sums of the latest step that are known to the host."""
 
-    def look(self, sums: Tensor, rows: Tensor) -> Tensor | None:
+    def look(self, sums: Tensor, rows: Tensor, size: int) -> Tensor | None:
         """Called after every step.
 
         Args:
             sums: What the step scored, `[3]`, on the device.
             rows: What all steps of the epoch scored, `[steps, 3]`, on the device.
+            size: How many images the step had.
 
         Returns:
-            The sums of a recent step, on the CPU, not finite if any step so far was not; None if there is
-            nothing new to be seen.
+            The terms of a recent step per image, on the CPU, not finite if any step so far was not; None if
+            there is nothing new to be seen.
         """
         ...
 
@@ -28,9 +29,9 @@ class Watch(Protocol):
 class HostWatch:
     """For the CPU, where every step can be seen at once."""
 
-    def look(self, sums: Tensor, rows: Tensor) -> Tensor | None:
-        """The sums themselves."""
-        return sums
+    def look(self, sums: Tensor, rows: Tensor, size: int) -> Tensor | None:
+        """Those of this very step."""
+        return sums / size
 
 
 class DeviceWatch:
@@ -46,7 +47,7 @@ class DeviceWatch:
         self._under_way = False
         self._countdown = _STEPS_BETWEEN_LOOKS
 
-    def look(self, sums: Tensor, rows: Tensor) -> Tensor | None:
+    def look(self, sums: Tensor, rows: Tensor, size: int) -> Tensor | None:
         """What was ordered some steps ago, if it has arrived."""
         if self._under_way:
             if not self._arrival.query():
@@ -57,7 +58,7 @@ class DeviceWatch:
         if self._countdown == 0:
             self._countdown = _STEPS_BETWEEN_LOOKS
             # adding 0 × the whole record makes a NaN or an infinity of any step visible
-            self._seen.copy_(sums + 0 * rows.sum(dim=0), non_blocking=True)
+            self._seen.copy_(sums / size + 0 * rows.sum(dim=0), non_blocking=True)
             self._arrival.record()
             self._under_way = True
         return None
@@ -66,7 +67,7 @@ class DeviceWatch:
 class BlindWatch:
     """For devices without events: the end of the epoch must do."""
 
-    def look(self, sums: Tensor, rows: Tensor) -> Tensor | None:
+    def look(self, sums: Tensor, rows: Tensor, size: int) -> Tensor | None:
         """Nothing."""
         return None
 

@@ -28,7 +28,7 @@ def image_grid(
         gap: Pixels of background between images; 0 for a seamless manifold.
         footer: Stands below the grid.
     """
-    rows, columns = images.shape[:2]
+    rows = len(images)
     canvas = _tiled(images, gap)
     inches = _INCHES_PER_IMAGE if gap else _INCHES_PER_TILE
     height = rows * inches

@@ -1,10 +1,13 @@
 """`metrics.jsonl`: a line per epoch that survives whatever happens elsewhere."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 from vae_exp.errors import UserError
 from vae_exp.run_directory import to_json_line, write_atomically
+
+_log = logging.getLogger(__name__)
 
 
 class MetricsFile:
@@ -28,9 +31,10 @@ class MetricsFile:
     @classmethod
     def resumed(cls, path: Path, lines: int) -> "MetricsFile":
         """Go on after the first `lines` lines; whatever follows them was not part of a checkpoint."""
-        kept = path.read_bytes().splitlines(keepends=True)[:lines] if path.exists() else []
+        written = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        kept = [line for line in written[:lines] if line.endswith(b"\n")]
         if len(kept) < lines:
-            raise UserError(f"{path} has {len(kept)} lines, the checkpoint knows of {lines}; restore the file.")
+            _log.warning("%s has lost %d of %d lines; the run goes on.", path, lines - len(kept), lines)
         write_atomically(path, lambda file: file.writelines(kept))
         resumed = cls.__new__(cls)
         resumed._file = path.open("a", buffering=1)

@@ -1,0 +1,31 @@
+"""A small case: digits, two hidden layers on either side."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from vae_exp.benchmarking.cases import cases
+from vae_exp.benchmarking.contenders import Case
+from vae_exp.entry_point import config_directory
+from vae_exp.settings import BenchmarkSettings, checked, register_schemas
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def make_cases() -> Callable[..., list[Case]]:
+    def make(*overrides: str, device: torch.device = CPU) -> list[Case]:
+        register_schemas()
+        with initialize_config_dir(str(config_directory()), version_base="1.3"):
+            config = compose("benchmark", ["data=digits", *overrides])
+        return cases(config, checked(config, BenchmarkSettings), device)
+
+    return make
+
+
+@pytest.fixture
+def case(make_cases: Callable[..., list[Case]]) -> Case:
+    [only] = make_cases("model.hidden_dims=[40,20]", "batch_size=[50]")
+    return only

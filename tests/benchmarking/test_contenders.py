@@ -1,0 +1,93 @@
+import pytest
+import torch
+
+from vae_exp.benchmarking.cases import chosen_precisions, chosen_steps
+from vae_exp.benchmarking.contenders import entrants
+from vae_exp.benchmarking.hardware import hardware, known_precisions, known_steps
+from vae_exp.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+def test_every_step_mode_meets_every_precision_and_each_precision_has_its_floor(case):
+    names = [each.name for each in entrants(case, ["eager", "graph"], ["fp32", "bf16"])]
+    assert names == [
+        "plain", "tensor_loop",
+        "engine/eager/fp32", "engine/graph/fp32", "engine/eager/bf16", "engine/graph/bf16",
+        "floor/fp32", "floor/bf16",
+    ]  # fmt: skip
+
+
+def test_a_case_for_each_width_and_batch_size_on_whole_batches(make_cases):
+    found = make_cases("batch_size=[100,500]", "widths=[[30],[20,10]]")
+    sizes = [(each.config["model"]["encoder"]["hidden_dims"], each.batch_size) for each in found]
+    assert sizes == [([30], 100), ([30], 500), ([20, 10], 100), ([20, 10], 500)]
+    assert [len(each.images) for each in found] == [1200, 1000, 1200, 1000]
+    assert found[2].config["model"]["decoder"]["hidden_dims"] == [20, 10]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["batch_size=[100,5000]"], r"batch_size=\[5000\] is larger than the 1200 training images"),
+        (["model=conv"], r"model.encoder._target_=vae_exp.model.encoders.ConvEncoder has no plain loop"),
+        (
+            ["optimizer=sgd"],
+            r"optimizer._target_=torch.optim.SGD has no plain loop beside it; use torch.optim.Adam",
+        ),
+        (["loss.num_samples=2"], r"loss.num_samples=2 is not the plain loop's; use 1"),
+        (["loss.reduction=mean"], r"loss.reduction=mean is not the plain loop's; use sum"),
+        (["model.decoder.activation=tanh"], r"model.decoder.activation=tanh is not the encoder's; use relu"),
+        (["data.binarization=dynamic"], r"data.binarization=dynamic is not the plain loop's; use none or fixed"),
+        (["batch_size=[]"], r"batch_size=\[\] must list sizes of at least 1"),
+        (["widths=[[0]]"], r"widths=\[\[0\]\] must list lists of widths of at least 1"),
+        (["widths=[]"], r"widths=\[\] must list lists"),
+        (["steps=[fast]"], r"steps=\['fast'\] must list some of eager, graph, compile"),
+        (["precisions=[]"], r"precisions=\[\] must list some of fp32, tf32, bf16"),
+        (["rounds=0"], r"rounds=0 must be at least 1"),
+        (["burst_seconds=0"], r"burst_seconds=0.0 must be greater than 0"),
+        (["burst_steps=0"], r"burst_steps=0 must be at least 1"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_by_name(make_cases, overrides, told):
+    with pytest.raises(UserError, match=told):
+        make_cases(*overrides)
+
+
+def test_linear_models_have_no_widths(make_cases):
+    [case] = make_cases("widths=[[]]", "batch_size=[100]")
+    assert all(each.build().burst(2) == 200 for each in entrants(case, ["eager"], ["fp32"]))
+
+
+def test_the_cpu_knows_neither_recordings_nor_tf32():
+    assert known_steps(CPU) == chosen_steps(None, CPU) == ["eager"]
+    assert chosen_steps(["compile"], CPU) == ["compile"]
+    assert chosen_precisions(None, CPU) == known_precisions(CPU)
+    assert chosen_precisions(["bf16"], CPU) == ["bf16"]
+    with pytest.raises(UserError, match=r"steps=\['graph'\]: graph needs a CUDA device, not cpu"):
+        chosen_steps(["graph"], CPU)
+    with pytest.raises(UserError, match=r"precisions=\['tf32'\]: tf32 needs a CUDA device"):
+        chosen_precisions(["tf32"], CPU)
+
+
+@pytest.mark.parametrize(
+    ("flags", "known"),
+    [("fpu avx512f avx512_bf16", ["fp32", "bf16"]), ("amx_bf16", ["fp32", "bf16"]), ("avx512f", ["fp32"])],
+)
+def test_bf16_is_the_cpus_where_its_flags_say_so(monkeypatch, tmp_path, flags, known):
+    info = tmp_path / "cpuinfo"
+    info.write_text(f"processor\t: 0\nmodel name\t: A Processor\nflags\t\t: {flags}\n\nprocessor\t: 1\n")
+    monkeypatch.setattr("vae_exp.benchmarking.hardware._CPU_INFO", info)
+    assert known_precisions(CPU) == known
+    assert hardware(CPU)["cpu"] == "A Processor"
+
+
+def test_all_training_images_are_used_where_batches_fit(make_cases):
+    [case] = make_cases("batch_size=[100]")
+    assert len(case.images) == 1200
+    assert len(training_images_of(make_cases, 7)) == 1197
+
+
+def training_images_of(make_cases, batch_size):
+    [case] = make_cases(f"batch_size=[{batch_size}]")
+    return case.images

@@ -1,0 +1,35 @@
+import torch
+
+from vae_exp.benchmarking.contenders import entrants
+from vae_exp.build import build_loss, build_optimizer, build_vae
+from vae_exp.engine.determinism import seed_process
+from vae_exp.engine.interruption import InterruptGuard
+from vae_exp.engine.progress import SilentProgress
+from vae_exp.engine.trainer import Recipe, Trainer
+from vae_exp.run_directory import RunDirectory
+
+
+def test_bursts_are_the_steps_of_the_trainer_to_the_bit(case, tmp_path):
+    [entrant] = [each for each in entrants(case, ["eager"], ["fp32"]) if each.name == "engine/eager/fp32"]
+    bursts = entrant.build()
+    for steps in (5, 30, 13):  # two epochs of 24
+        bursts.burst(steps)
+    seed_process(0)
+    vae = build_vae(case.config["model"], case.images.image_shape)
+    trainer = Trainer(
+        vae=vae,
+        loss=build_loss(case.config["loss"], vae, case.images.image_shape),
+        optimizer=build_optimizer(case.config["optimizer"], vae.parameters()),
+        scheduler=None,
+        train=case.images,
+        val=case.images.first(0),
+        evaluators={},
+        trackers=[],
+        directory=RunDirectory(tmp_path),
+        recipe=Recipe(2, case.batch_size, "sum", 0, "train/loss", None, 0.0, step="eager"),
+        identity={},
+    )
+    trainer.fit(InterruptGuard(), SilentProgress())
+    for mine, theirs in zip(bursts._vae.parameters(), vae.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    assert (bursts.position.step, bursts.position.epoch, bursts.position.batches) == (48, 1, 24)

@@ -1,0 +1,87 @@
+from collections import Counter
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vae_exp.benchmarking.contenders import entrants
+from vae_exp.benchmarking.floor import linear_layers
+from vae_exp.build import build_loss, build_vae
+
+_FACTORS = {"mm": (0, 1), "addmm": (1, 2)}  # positions of the factors
+_OTHERS = {"bmm", "baddbmm", "addmv", "mv", "dot", "linear", "matmul", "convolution"}
+
+
+class Products(TorchDispatchMode):
+    """Counts the matrix products that torch really computes, by rows, inner size and columns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: Counter[tuple[int, int, int]] = Counter()
+        self.operations: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        self.operations[name] += 1
+        if name in _FACTORS:
+            left, right = (args[position] for position in _FACTORS[name])
+            self.shapes[(left.shape[0], left.shape[1], right.shape[1])] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def built(case, name):
+    [found] = [each for each in entrants(case, ["eager"], ["fp32", "bf16"]) if each.name == name]
+    return found.build()
+
+
+def test_the_floor_has_the_products_of_a_training_step_and_no_others(case):
+    engine, floor = built(case, "engine/eager/fp32"), built(case, "floor/fp32")
+    engine.burst(2)
+    with Products() as counted:
+        engine.burst(1)
+    assert not _OTHERS & set(counted.operations)
+    assert Counter(floor.shapes) == counted.shapes
+    # 64-40-20-(2·2) and 2-20-40-64: six layers, three products each, less the gradient of the images
+    assert len(floor.shapes) == 3 * 6 - 1
+    assert floor.shapes[0] == (50, 64, 40)
+    assert floor.operations == 2 * 50 * (3 * (64 * 40 + 40 * 20 + 20 * 4 + 2 * 20 + 20 * 40 + 40 * 64) - 64 * 40)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_burst_of_the_floor_multiplies_and_does_nothing_else(case, precision):
+    floor = built(case, f"floor/{precision}")
+    with Products() as counted:
+        assert floor.burst(3) == 3 * 50
+    assert set(counted.operations) == {"mm"}
+    assert counted.operations["mm"] == 3 * len(floor.shapes)
+
+
+def test_its_factors_are_those_of_a_real_step(case, generator):
+    vae = build_vae(case.config["model"], case.images.image_shape)
+    loss = build_loss(case.config["loss"], vae, case.images.image_shape)
+    images = case.images.scaled(slice(0, 50))
+    state = generator.get_state()
+    layers = linear_layers(vae, loss, images, generator)
+    assert all(each.grad is None for each in vae.parameters())
+    assert [each.passes_on for each in layers] == [False] + [True] * 5
+    assert torch.equal(layers[0].inputs, images.flatten(1))
+    generator.set_state(state)
+    loss(vae, images, generator).loss.sum().backward()
+    modules = [each for each in vae.modules() if isinstance(each, torch.nn.Linear)]
+    for module, layer in zip(modules, layers, strict=True):
+        assert layer.weight.data_ptr() == module.weight.data_ptr()
+        (left, right) = layer.products()[1]
+        torch.testing.assert_close(left @ right, module.weight.grad)
+
+
+@pytest.mark.cuda
+def test_on_cuda_a_recording_of_the_same_products_is_replayed(make_cases):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    [case] = make_cases("batch_size=[50]", device=torch.device("cuda"))
+    floor = built(case, "floor/fp32")
+    for _, _, result in floor._products:
+        result.zero_()
+    floor.burst(1)
+    for left, right, result in floor._products:
+        torch.testing.assert_close(result, left @ right, rtol=1e-3, atol=1e-2)

@@ -1,0 +1,42 @@
+import sys
+
+import psutil
+import pytest
+import torch
+
+from vae_exp.benchmarking.memory import host_footprint, host_peak, with_cuda_peak
+
+MEBIBYTE = 2**20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux tells")
+def test_the_peak_of_the_process_grows_by_what_it_holds_for_a_moment():
+    before = host_peak()
+    below = before - psutil.Process().memory_info().rss
+    held = torch.ones((below + 128 * MEBIBYTE) // 4)
+    peak = host_peak()
+    del held
+    assert before + 100 * MEBIBYTE < peak < before + 160 * MEBIBYTE
+    assert host_peak() == pytest.approx(peak, abs=4 * MEBIBYTE)  # the system counts in bundles of pages
+
+
+def test_a_fresh_process_tells_its_own_peak(case):
+    ballast = torch.ones(2**28)  # 1 GiB in this process, which must not be seen from there
+    found = host_footprint(case.config, "engine/eager/fp32", case.batch_size, "cpu")
+    assert ballast[-1] == 1
+    assert 50 * MEBIBYTE < found["imported"] < found["peak"] < 1024 * MEBIBYTE
+
+
+def test_without_cuda_there_is_no_peak_of_its_memory():
+    assert with_cuda_peak(lambda: 3, torch.device("cpu")) == (3, None)
+
+
+@pytest.mark.cuda
+def test_the_peak_of_the_gpu_leaves_out_what_was_there_before():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    device = torch.device("cuda")
+    before = torch.ones(2**24, device=device)
+    _, peak = with_cuda_peak(lambda: [torch.ones(2**20, device=device) for _ in range(2)], device)
+    assert 8 * MEBIBYTE <= peak < 16 * MEBIBYTE
+    assert before.numel() == 2**24

@@ -1,0 +1,88 @@
+import pytest
+import torch
+
+from vae_exp.benchmarking.contenders import PLAIN, TENSOR_LOOP, entrants
+from vae_exp.benchmarking.plain_loops import PictureDataset, PlainLoop
+from vae_exp.benchmarking.plain_net import PlainNet, plain_loss
+from vae_exp.build import build_loss, build_vae
+from vae_exp.data.images import ImageSet
+
+
+def copy_weights(net, vae):
+    """Our net's weights, from the package's: two heads there are one here."""
+    heads = vae.encoder.posterior.mean_and_log_variance
+    mine = [*net.encoder[::2], net.mean, net.log_variance, *net.decoder[::2], net.image]
+    halves = [(half, bias) for half, bias in zip(heads.weight.chunk(2), heads.bias.chunk(2), strict=True)]
+    others = [vae.encoder.hidden[::2], vae.decoder.hidden[::2], [vae.decoder.output]]
+    encoder, decoder, output = ([(each.weight, each.bias) for each in part] for part in others)
+    with torch.no_grad():
+        for layer, (weight, bias) in zip(mine, [*encoder, *halves, *decoder, *output], strict=True):
+            layer.weight.copy_(weight)
+            layer.bias.copy_(bias)
+
+
+def test_the_plain_loss_is_the_negative_elbo_summed_over_the_batch(case, monkeypatch, generator):
+    vae = build_vae(case.config["model"], case.images.image_shape)
+    loss = build_loss(case.config["loss"], vae, case.images.image_shape)
+    net = PlainNet(64, [40, 20], 2, [20, 40], "relu")
+    copy_weights(net, vae)
+    images = case.images.scaled(slice(0, 50))
+    state = generator.get_state()
+    expected = loss(vae, images, generator).loss.sum()
+    expected.backward()
+    generator.set_state(state)
+    monkeypatch.setattr(torch, "randn_like", lambda mean: torch.randn(mean.shape, generator=generator))
+    x = images.flatten(1)
+    found = plain_loss(x, *net(x))
+    found.backward()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(net.image.weight.grad, vae.decoder.output.weight.grad, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(net.encoder[0].weight.grad, vae.encoder.hidden[0].weight.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_come_back_as_the_images_that_went_in(channels):
+    pixels = torch.randint(0, 256, (7, channels, 5, 4), dtype=torch.uint8)
+    images = ImageSet(pixels, torch.arange(7), 255)
+    dataset = PictureDataset(images)
+    assert len(dataset) == 7
+    assert [dataset[position][1] for position in range(7)] == list(range(7))
+    torch.testing.assert_close(torch.stack([dataset[position][0] for position in range(7)]), images.scaled())
+
+
+def test_other_grey_values_are_stretched_to_bytes(case):
+    dataset = PictureDataset(case.images)
+    for position in (0, 99):
+        expected = case.images.scaled(slice(position, position + 1))[0]
+        torch.testing.assert_close(dataset[position][0], expected, rtol=0, atol=0.51 / 255)
+
+
+@pytest.mark.parametrize("name", [PLAIN, TENSOR_LOOP, "engine/eager/fp32"])
+def test_every_contender_learns(case, name):
+    [entrant] = [each for each in entrants(case, ["eager"], ["fp32"]) if each.name == name]
+    contender = entrant.build()
+    net = contender._vae if name.startswith("engine") else contender._net
+    weights = [each.clone() for each in net.parameters()]
+    assert contender.burst(60) == 60 * 50  # 24 batches an epoch: two ends of epochs among them
+    assert sum(each.numel() for each in weights) == 64 * 40 + 40 + 40 * 20 + 20 + 84 + 60 + 20 * 40 + 40 + 41 * 64
+    assert all((before != after).any() for before, after in zip(weights, net.parameters(), strict=True))
+    x = case.images.scaled()
+    with torch.no_grad():
+        reconstruction = net.reconstruct(x).flatten(1) if name.startswith("engine") else net(x.flatten(1))[0]
+    error = (reconstruction - x.flatten(1)).square().mean()
+    assert error < 0.9 * (x - 0.5).square().mean()
+
+
+def test_an_epoch_of_the_plain_loop_shows_every_image_once(case):
+    seen = []
+
+    class Noting(PictureDataset):
+        def __getitem__(self, position):
+            seen.append(position)
+            return super().__getitem__(position)
+
+    net = PlainNet(64, [8], 2, [8], "relu")
+    optimizer = torch.optim.Adam(net.parameters())
+    PlainLoop(net, optimizer, Noting(case.images), 50, case.device).burst(24)
+    assert sorted(seen) == list(range(1200))
+    assert seen != sorted(seen)

@@ -1,0 +1,236 @@
+import itertools
+from collections import namedtuple
+
+import psutil
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from vae_exp.data import feed
+from vae_exp.data.feed import Feed, ResidentFeed, StreamedFeed, feed_for, free_memory, place
+from vae_exp.data.images import ImageSet
+from vae_exp.errors import UserError
+
+CPU = torch.device("cpu")
+ELSEWHERE = torch.device("meta")  # a device with a memory of its own, as far as placing goes
+counts = st.integers(min_value=1, max_value=40)
+batch_sizes = st.integers(min_value=1, max_value=50)
+seeds = st.integers(min_value=0, max_value=2**31)
+positions = st.integers(min_value=0, max_value=40)
+reproducibly = settings(deadline=None, derandomize=True, max_examples=60)
+both_kinds = pytest.mark.parametrize("kind", [ResidentFeed, StreamedFeed])
+
+
+def numbered(count: int) -> ImageSet:
+    """Images of one pixel, told apart by its value."""
+    return ImageSet(torch.arange(count).to(torch.uint8).reshape(-1, 1, 1, 1), None, pixel_max=255)
+
+
+def made(kind: type, images: ImageSet, largest: int) -> Feed:
+    return kind(images if kind is ResidentFeed else images.streamed_to(CPU), largest)
+
+
+def batches_of(count: int, batch_size: int) -> list[int]:
+    return [min(batch_size, count - start) for start in range(0, count, batch_size)]
+
+
+def order_of(count: int, seed: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+
+
+def handed_out(feed: Feed, order: Tensor, sizes: list[int], done: int = 0) -> list[Tensor]:
+    """What the steps of an epoch get, none of it copied."""
+    feed.begin(order, sizes, done)
+    batches = []
+    for size in sizes[done:]:
+        feed.prepare()
+        batches.append(feed.images(size))
+    return batches
+
+
+def numbers_in(batches: list[Tensor]) -> list[int]:
+    return [round(number * 255) for batch in batches for number in batch.flatten().tolist()]
+
+
+@both_kinds
+@reproducibly
+@given(counts, batch_sizes, seeds)
+def test_an_epoch_visits_every_image_exactly_once(kind, count, batch_size, seed):
+    sizes = batches_of(count, batch_size)
+    batches = handed_out(made(kind, numbered(count), sizes[0]), order_of(count, seed), sizes)
+    assert sorted(numbers_in(batches)) == list(range(count))
+
+
+@both_kinds
+@reproducibly
+@given(counts, batch_sizes, seeds)
+def test_batches_follow_the_order_and_only_the_last_is_short(kind, count, batch_size, seed):
+    order, sizes = order_of(count, seed), batches_of(count, batch_size)
+    batches = handed_out(made(kind, numbered(count), sizes[0]), order, sizes)
+    full, rest = divmod(count, batch_size)
+    assert [len(batch) for batch in batches] == [batch_size] * full + [rest] * (rest > 0)
+    assert numbers_in(batches) == order.tolist()
+
+
+@both_kinds
+@reproducibly
+@given(counts, batch_sizes, positions, seeds)
+def test_an_interrupted_epoch_goes_on_where_it_was(kind, count, batch_size, position, seed):
+    order, sizes = order_of(count, seed), batches_of(count, batch_size)
+    done = min(position, len(sizes))
+    batches = handed_out(made(kind, numbered(count), sizes[0]), order, sizes, done)
+    assert numbers_in(batches) == order[sum(sizes[:done]) :].tolist()
+
+
+@both_kinds
+@reproducibly
+@given(counts, batch_sizes, positions, seeds)
+def test_a_new_epoch_may_begin_in_the_middle_of_another(kind, count, batch_size, position, seed):
+    sizes = batches_of(count, batch_size)
+    used = made(kind, numbered(count), sizes[0])
+    used.begin(order_of(count, seed), sizes, 0)
+    for size in sizes[:position]:
+        used.prepare()
+        used.images(size)
+    order = order_of(count, seed + 1)
+    assert numbers_in(handed_out(used, order, sizes)) == order.tolist()
+
+
+@reproducibly
+@given(counts, batch_sizes, positions, seeds)
+def test_resident_and_streamed_batches_are_the_same_to_the_bit(count, batch_size, position, seed):
+    pixels = torch.randint(17, (count, 1, 2, 2), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
+    sizes, shuffle = batches_of(count, batch_size), torch.Generator().manual_seed(seed)
+    feeds = [made(kind, ImageSet(pixels, None, 16), sizes[0]) for kind in (ResidentFeed, StreamedFeed)]
+    for done in (0, min(position, len(sizes)), 0):
+        order = torch.randperm(count, generator=shuffle)
+        resident, streamed = (handed_out(feed, order, sizes, done) for feed in feeds)
+        assert len(resident) == len(streamed) == len(sizes) - done
+        assert all(torch.equal(one, other) for one, other in zip(resident, streamed, strict=True))
+
+
+@both_kinds
+def test_a_process_of_a_team_may_take_a_part_of_the_images(kind):
+    used = made(kind, numbered(10), 2)
+    assert numbers_in(handed_out(used, torch.tensor([9, 4, 7]), [2, 1])) == [9, 4, 7]
+    assert numbers_in(handed_out(used, torch.tensor([1, 2, 3]), [2, 1])) == [1, 2, 3]
+
+
+@both_kinds
+def test_a_part_may_be_empty(kind):
+    batches = handed_out(made(kind, numbered(5), 2), torch.tensor([3, 1]), [2, 0])
+    assert [tuple(batch.shape) for batch in batches] == [(2, 1, 1, 1), (0, 1, 1, 1)]
+
+
+@both_kinds
+@pytest.mark.parametrize(("pixels", "pixel_max"), [(torch.full((2, 1, 1, 1), 4, dtype=torch.uint8), 16)])
+def test_batches_are_scaled(kind, pixels, pixel_max):
+    [batch] = handed_out(made(kind, ImageSet(pixels, None, pixel_max), 2), torch.tensor([1, 0]), [2])
+    assert batch.dtype == torch.float32
+    assert (batch == 0.25).all()
+
+
+@both_kinds
+def test_a_batch_stays_as_it_is_while_later_ones_are_handed_out_and_changed(kind):
+    images = ImageSet(torch.rand(8, 1, 2, 2, generator=torch.Generator().manual_seed(0)), None, 1)
+    expected = images.pixels.clone()
+    used = made(kind, images, 2)
+    batches = handed_out(used, torch.arange(8), [2] * 4)
+    assert torch.equal(torch.cat(batches), expected)
+    batches[0].zero_()
+    assert torch.equal(torch.cat(handed_out(used, torch.arange(8), [2] * 4)), expected)
+
+
+def test_resident_images_need_nothing_of_the_host():
+    used = ResidentFeed(numbered(6), 2)
+    used.begin(torch.tensor([5, 3, 1, 0, 2, 4]), [2, 2, 2], 0)
+    assert numbers_in([used.images(2), used.images(2), used.images(2)]) == [5, 3, 1, 0, 2, 4]
+
+
+def test_the_resident_order_is_read_from_where_the_last_epoch_s_was():
+    used = ResidentFeed(numbered(4), 2)
+    places = set()
+    for seed in range(3):
+        used.begin(order_of(4, seed), [2, 2], 0)
+        places.add((used._order.data_ptr(), used._next.data_ptr()))
+        used.images(2)
+    assert len(places) == 1  # a recorded step looks nowhere else
+
+
+def test_streamed_batches_arrive_in_one_place():
+    used = StreamedFeed(numbered(6).streamed_to(CPU), 2)
+    place = used._batch.data_ptr()
+    handed_out(used, torch.arange(6), [2, 2, 2])
+    assert used._batch.data_ptr() == place
+
+
+def test_what_goes_wrong_while_gathering_is_raised_by_the_step():
+    used = StreamedFeed(numbered(4).streamed_to(CPU), 2)
+    used.begin(torch.tensor([0, 99]), [2], 0)
+    with pytest.raises((IndexError, RuntimeError)):
+        used.prepare()
+
+
+def test_the_feed_follows_from_where_the_pixels_lie():
+    assert isinstance(feed_for(numbered(3), 2), ResidentFeed)
+    assert isinstance(feed_for(numbered(3).streamed_to(CPU), 2), StreamedFeed)
+
+
+# Where the pixels lie
+
+
+@pytest.mark.parametrize(("resident", "expected"), [(True, True), ("auto", True), (False, False)])
+def test_on_the_cpu_images_are_resident_unless_they_shall_be_streamed(resident, expected):
+    placed = place(numbered(3), CPU, resident)
+    assert placed.is_resident is expected
+    assert placed.device == CPU
+
+
+@pytest.mark.parametrize(("free", "expected"), [(199, False), (200, True), (201, True), (None, True)])
+def test_auto_moves_images_that_take_at_most_half_of_the_free_memory(monkeypatch, free, expected):
+    monkeypatch.setattr(feed, "free_memory", lambda device: free)
+    placed = place(numbered(100), ELSEWHERE, "auto")
+    assert placed.is_resident is expected
+    assert placed.device == ELSEWHERE
+    assert placed.pixels.device == (ELSEWHERE if expected else CPU)
+
+
+@pytest.mark.parametrize(("free", "refused"), [(99, True), (100, False), (None, False)])
+def test_images_that_must_be_resident_and_do_not_fit_are_refused(monkeypatch, free, refused):
+    monkeypatch.setattr(feed, "free_memory", lambda device: free)
+    if not refused:
+        assert place(numbered(100), ELSEWHERE, True).is_resident
+        return
+    with pytest.raises(UserError, match=r"^data\.resident=true: .* use data\.resident=auto or false\.$"):
+        place(numbered(100), ELSEWHERE, True)
+
+
+def test_the_refusal_tells_what_is_needed_and_what_is_there(monkeypatch):
+    monkeypatch.setattr(feed, "free_memory", lambda device: 3 * 2**20)
+    images = ImageSet(torch.zeros(5, 1, 1024, 1024, dtype=torch.uint8), None, 255)
+    with pytest.raises(UserError, match=r"the images take 5 MiB and meta has 3 MiB free"):
+        place(images, ELSEWHERE, True)
+
+
+def test_free_memory_is_that_of_the_device(monkeypatch):
+    told = namedtuple("told", "available")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: told(123))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (45 + device.index, 99))
+    assert free_memory(CPU) == 123
+    assert free_memory(torch.device("cuda:1")) == 46
+    assert free_memory(ELSEWHERE) is None
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_streamed_batches_on_a_cuda_device_are_those_of_the_cpu():
+    device, count, sizes = torch.device("cuda", 0), 5000, [512] * 9 + [392]
+    pixels = torch.randint(256, (count, 1, 28, 28), dtype=torch.uint8)
+    images = ImageSet(pixels, None, 255)
+    feeds = [StreamedFeed(images.streamed_to(device), 512), ResidentFeed(images.to(device), 512)]
+    for seed, used in itertools.product(range(3), feeds):
+        order = order_of(count, seed)
+        batches = handed_out(used, order.to(device), sizes)
+        assert torch.equal(torch.cat(batches).cpu(), images.scaled(order))

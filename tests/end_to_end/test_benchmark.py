@@ -1,0 +1,86 @@
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+SMALL = ("data=digits", "rounds=3", "burst_steps=2", "model.hidden_dims=[20]", "device=cpu")
+
+
+def test_the_bursts_of_a_small_benchmark(command, tmp_path):
+    words = ("batch_size=[100,300]", "precisions=[fp32,bf16]", "costs=false", "memory=false")
+    finished = command("benchmark", *SMALL, *words)
+    assert finished.code == 0, finished.err
+    found = json.loads((tmp_path / "benchmark.json").read_text())
+    assert [path.name for path in tmp_path.iterdir()] == ["benchmark.json"]
+    assert [(each["batch_size"], each["images"], each["steps_per_epoch"]) for each in found["cases"]] == [
+        (100, 1200, 12),
+        (300, 1200, 4),
+    ]
+    assert (found["memory"], found["costs"]) == (None, None)
+    assert found["hardware"]["device"] == "cpu"
+    assert found["hardware"]["threads"] >= 1
+    for case in found["cases"]:
+        contenders = case["contenders"]
+        assert list(contenders) == [
+            "plain", "tensor_loop", "engine/eager/fp32", "engine/eager/bf16", "floor/fp32", "floor/bf16",
+        ]  # fmt: skip
+        for name, each in contenders.items():
+            assert each["burst_images"] == [2 * case["batch_size"]] * 3
+            rates = sorted(2 * case["batch_size"] / seconds for seconds in each["burst_seconds"])
+            assert each["images_per_second"] == pytest.approx(rates[1])
+            assert each["seconds_per_epoch"] * each["epochs_per_second"] == pytest.approx(1)
+            floor = contenders["floor/bf16" if name.endswith("bf16") else "floor/fp32"]
+            slower = sorted(a / b for a, b in zip(each["burst_seconds"], floor["burst_seconds"], strict=True))
+            assert each["over_floor"]["median"] == pytest.approx(slower[1])
+            assert name in finished.out
+        assert contenders["plain"]["over_plain"] == {"median": 1.0, "low": 1.0, "high": 1.0}
+
+
+@pytest.mark.slow
+def test_the_whole_benchmark(process, tmp_path):
+    finished = process("benchmark", *SMALL, "precisions=[fp32]", "output=made/here.json")
+    assert finished.code == 0, finished.err
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+    found = json.loads((tmp_path / "made" / "here.json").read_text())
+    loop, engine = (found["memory"]["bytes"][name]["peak"] for name in ("tensor_loop", "engine/eager/fp32"))
+    assert found["memory"]["engine_over_tensor_loop"] == pytest.approx(engine / loop)
+    assert found["costs"]["total"] > found["costs"]["training"] > 0
+    for words in ("speed ÷ plain", "time ÷ floor", "÷ tensor_loop", "tracker start", "Written to"):
+        assert words in finished.out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["model=conv"], r"ConvEncoder has no plain loop beside it; use vae_exp\.model\.encoders\.MLPEncoder"),
+        (["steps=[graph]"], r"steps=\['graph'\]: graph needs a CUDA device, not cpu; use eager or compile"),
+        (["batch_size=[2000]"], r"batch_size=\[2000\] is larger than the 1200 training images"),
+        (["device=tpu"], r"device=tpu is not a device"),
+        (["round=3"], r"round"),
+        (["output=."], r"output=\. is a folder"),
+    ],
+)
+def test_bad_input_is_told_in_one_message(command, tmp_path, words, told):
+    finished = command("benchmark", *SMALL, *words)
+    assert finished.code == 1
+    assert re.search(told, finished.err), finished.err
+    assert "Traceback" not in finished.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]])
+def test_help_and_config_come_without_torch(tmp_path, words):
+    script = (
+        "import sys; from vae_exp.benchmark import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", script, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "batch_size" in finished.stdout
+    assert list(tmp_path.iterdir()) == []

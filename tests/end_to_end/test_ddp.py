@@ -1,0 +1,82 @@
+"""Several processes for one run, by the real torchrun with gloo on the CPU."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+RUN = (
+    "data=digits", "trainer.epochs=2", "tracker=none", "evaluator=[elbo]", "trainer.batch_size=130",
+    "data.binarization=dynamic", "trainer.gradient_clip=300", "trainer.device=cpu", "hydra.run.dir=run",
+)  # fmt: skip
+
+
+def torchrun(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    return subprocess.Popen(
+        [*command, "-m", "vae_exp.train", *arguments],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def lines(run: Path) -> list[dict[str, float]]:
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if not key.startswith("time/")} for line in found]
+
+
+def test_two_processes_train_what_one_would(command, tmp_path):
+    assert command("train", *RUN).code == 0
+    (tmp_path / "two").mkdir()
+    team = torchrun(*RUN, "trainer=ddp", cwd=tmp_path / "two")
+    out, _ = team.communicate(timeout=120)
+    assert team.returncode == 0, out
+    alone, together = lines(tmp_path / "run"), lines(tmp_path / "two" / "run")
+    assert len(alone) == len(together) == 3
+    for one, two in zip(alone, together, strict=True):
+        assert two == pytest.approx(one, rel=1e-5)
+    assert out.count("Epoch [2 / 2]") == 1
+    assert [path.name for path in (tmp_path / "two").iterdir()] == ["run"]
+    assert (tmp_path / "two" / "run" / "train.log").read_text().count("Training ") == 1
+
+
+def test_a_team_that_is_interrupted_ends_in_order_and_is_resumed(tmp_path):
+    long = [*RUN[:1], "trainer.epochs=100000", *RUN[2:3], "evaluator=[]", *RUN[4:], "trainer=ddp"]
+    team = torchrun(*long, cwd=tmp_path)
+    for line in team.stdout:
+        if "Epoch [3 /" in line:
+            break
+    team.send_signal(signal.SIGINT)
+    team.communicate(timeout=60)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["status"] == "interrupted"
+    more = result["epochs"] + 2
+    resumed = torchrun("resume=run", f"trainer.epochs={more}", cwd=tmp_path)
+    out, _ = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, out
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["status"], result["epochs"]) == ("completed", more)
+
+
+def test_ddp_without_torchrun_says_how_to_start_it(command, tmp_path):
+    refused = command("train", "data=digits", "trainer=ddp", "tracker=none")
+    assert refused.code == 1
+    assert "torchrun --nproc-per-node=N -m vae_exp.train trainer=ddp" in refused.err
+    assert not (tmp_path / "outputs").exists() or not list((tmp_path / "outputs").rglob("metrics.jsonl"))
+
+
+def test_several_processes_without_ddp_are_refused(tmp_path):
+    began = time.monotonic()
+    team = torchrun(*RUN, cwd=tmp_path)
+    out, _ = team.communicate(timeout=100)
+    assert team.returncode != 0
+    assert "say trainer=ddp" in out
+    assert time.monotonic() - began < 60

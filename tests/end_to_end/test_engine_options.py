@@ -1,0 +1,116 @@
+"""The options of the engine through the real command."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+RUN = ("data=digits", "trainer.epochs=2", "tracker=none", "evaluator=[]", "trainer.device=cpu")
+
+
+def trained(command, tmp_path: Path, name: str, *overrides: str) -> dict[str, Any]:
+    """The result of a run, its weights beside it."""
+    finished = command("train", *RUN, f"hydra.run.dir={name}", *overrides)
+    assert finished.code == 0, finished.err
+    result: dict[str, Any] = json.loads((tmp_path / name / "result.json").read_text())
+    result["weights"] = torch.load(tmp_path / name / "checkpoints" / "last.pt", weights_only=True)
+    return result
+
+
+def test_streamed_images_give_the_same_weights_to_the_bit(command, tmp_path):
+    resident = trained(command, tmp_path, "resident", "data.resident=true", "data.binarization=dynamic")
+    streamed = trained(command, tmp_path, "streamed", "data.resident=false", "data.binarization=dynamic")
+    for name, weight in resident["weights"]["vae"].items():
+        assert torch.equal(weight, streamed["weights"]["vae"][name])
+    assert "streamed from host memory" in (tmp_path / "streamed" / "train.log").read_text()
+
+
+def test_bfloat16_stays_near_float32(command, tmp_path):
+    """Eight bits of mantissa move the loss of a short run by less than 1 %, and do move it."""
+    exact = trained(command, tmp_path, "fp32")
+    rounded = trained(command, tmp_path, "bf16", "trainer.precision=bf16")
+    assert (exact["precision"], rounded["precision"]) == ("fp32", "bf16")
+    assert rounded["metrics"]["train/loss"] == pytest.approx(exact["metrics"]["train/loss"], rel=0.01)
+    assert rounded["metrics"]["train/loss"] != exact["metrics"]["train/loss"]
+    assert all(weight.dtype == torch.float32 for weight in rounded["weights"]["vae"].values())
+
+
+def test_an_average_of_the_weights_is_what_is_scored_and_loaded(command, tmp_path):
+    from vae_exp import load_run
+
+    averaged = trained(command, tmp_path, "averaged", "trainer.ema_decay=0.9")
+    plain = trained(command, tmp_path, "plain")
+    assert averaged["metrics"]["train/loss"] == plain["metrics"]["train/loss"]
+    assert averaged["metrics"]["val/loss"] != plain["metrics"]["val/loss"]
+    loaded = load_run(tmp_path / "averaged", checkpoint="last").vae.state_dict()
+    for name, average in averaged["weights"]["average"].items():
+        assert torch.equal(loaded[name], average)
+        assert not torch.equal(loaded[name], averaged["weights"]["vae"][name])
+
+
+def test_a_clipped_gradient_trains_otherwise(command, tmp_path):
+    clipped = trained(command, tmp_path, "clipped", "trainer.gradient_clip=0.001", "optimizer=sgd")
+    free = trained(command, tmp_path, "free", "optimizer=sgd")
+    assert clipped["metrics"]["train/loss"] > free["metrics"]["train/loss"]
+
+
+def test_black_and_white_images_are_scored_as_such(command, tmp_path):
+    for binarization in ("dynamic", "fixed"):
+        trained(command, tmp_path, binarization, f"data.binarization={binarization}")
+        scored = command("evaluate", f"run={binarization}", "evaluator=[elbo]")
+        assert scored.code == 0, scored.err
+        found = json.loads((tmp_path / binarization / "evaluation" / "test-best.json").read_text())
+        assert found["targets"] == "binary"
+        again = command("evaluate", f"run={binarization}", "evaluator=[elbo]")
+        assert again.code == 0
+        assert json.loads((tmp_path / binarization / "evaluation" / "test-best.json").read_text()) == found
+
+
+def test_a_run_that_diverges_keeps_the_last_good_epoch(command, tmp_path):
+    """From the second epoch on the learning rate is beyond all bounds."""
+    schedule = ("+scheduler.step_size=1", "+scheduler.gamma=1e30")
+    target = "scheduler._target_=torch.optim.lr_scheduler.StepLR"
+    finished = command("train", *RUN, "hydra.run.dir=run", "trainer.epochs=5", f"+{target}", *schedule)
+    assert finished.code == 1
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["status"] == "diverged"
+    assert result["epochs"] == 1
+    assert "in epoch 2 (step " in result["error"]
+    kept = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
+    assert kept["epoch"] == 1
+    assert all(weight.isfinite().all() for weight in kept["vae"].values())
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("trainer.step=graph", "trainer.step=graph needs a CUDA device, not cpu; use auto, eager or compile"),
+        ("trainer.step=fast", "trainer.step=fast must be one of auto, eager, graph, compile"),
+        ("trainer.precision=tf32", "trainer.precision=tf32 needs a CUDA device"),
+        ("trainer.precision=fp16", "trainer.precision=fp16 must be one of fp32, tf32, bf16"),
+        ("trainer.gradient_clip=0", "trainer.gradient_clip=0.0 must be greater than 0"),
+        ("trainer.gradient_clip=nan", "trainer.gradient_clip=nan must be greater than 0"),
+        ("trainer.ema_decay=1", "trainer.ema_decay=1.0 must be at least 0 and below 1"),
+        ("trainer.distributed=fsdp", "trainer.distributed=fsdp must be one of none, ddp"),
+        ("data.resident=maybe", "data.resident=maybe must be one of auto, True, False"),
+        ("data.binarization=static", "data.binarization=static must be one of none, dynamic, fixed"),
+        ("checkpoint.every.epochs=0", "checkpoint.every.epochs=0 must be at least 1"),
+        ("checkpoint.every.seconds=-1", "checkpoint.every.seconds=-1.0 must be at least 0"),
+    ],
+)
+def test_what_cannot_be_is_refused(command, tmp_path, override: str, said: str):
+    refused = command("train", *RUN, "hydra.run.dir=run", override)
+    assert refused.code == 1
+    assert said in refused.err
+    assert len(refused.err.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_compiled_steps_train_the_same(command, tmp_path):
+    eager = trained(command, tmp_path, "eager", "trainer.step=eager")
+    compiled = trained(command, tmp_path, "compiled", "trainer.step=compile")
+    assert compiled["step"] == "compile"
+    assert compiled["metrics"]["train/loss"] == pytest.approx(eager["metrics"]["train/loss"], rel=1e-4)

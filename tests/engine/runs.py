@@ -1,0 +1,105 @@
+"""Small models, images and trainers that several tests of the engine train."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Adam, Optimizer
+
+from vae_exp.data.images import ImageSet
+from vae_exp.engine.interruption import InterruptGuard
+from vae_exp.engine.progress import ProgressDisplay, SilentProgress
+from vae_exp.engine.team import Team
+from vae_exp.engine.trainer import Recipe, Trainer
+from vae_exp.model.decoders import MLPDecoder
+from vae_exp.model.encoders import MLPEncoder
+from vae_exp.model.priors import StandardNormalPrior
+from vae_exp.model.vae import VAE
+from vae_exp.objective.elbo import ELBO
+from vae_exp.objective.loss_terms import Loss
+from vae_exp.run_directory import RunDirectory
+
+CPU = torch.device("cpu")
+SHAPE = (1, 2, 3)
+
+
+def grey_images(count: int, seed: int = 0) -> ImageSet:
+    """Integer images, as those of MNIST."""
+    drawn = torch.randint(256, (count, *SHAPE), generator=torch.Generator().manual_seed(seed))
+    return ImageSet(drawn.to(torch.uint8), None, pixel_max=255)
+
+
+def small_vae(hidden: int = 8, latent_dim: int = 2) -> VAE:
+    """The same weights each time."""
+    torch.manual_seed(0)
+    return VAE(
+        MLPEncoder(SHAPE, latent_dim, [hidden], "tanh"),
+        MLPDecoder(SHAPE, latent_dim, [hidden], "tanh"),
+        StandardNormalPrior(latent_dim),
+    )
+
+
+def adam(parameters: Any) -> Optimizer:
+    return Adam(parameters, lr=0.02)
+
+
+def make_trainer(
+    directory: Path,
+    *,
+    train: ImageSet,
+    val: ImageSet | None = None,
+    vae: VAE | None = None,
+    loss: Loss | None = None,
+    optimizer: Callable[[Any], Optimizer] = adam,
+    scheduler: Callable[[Optimizer], Any] = lambda optimizer: None,
+    evaluators: Mapping[str, Any] | None = None,
+    trackers: Sequence[Any] = (),
+    team: Team | None = None,
+    **recipe: Any,
+) -> Trainer:
+    """A trainer of a small VAE; what is not said is as plain as it can be."""
+    vae = (vae or small_vae()).to(train.device)
+    val = train.first(0) if val is None else val
+    made = optimizer(vae.parameters())
+    settings = {
+        "epochs": 2,
+        "batch_size": 4,
+        "reduction": "mean",
+        "seed": 3,
+        "monitor": "val/loss" if len(val) else "train/loss",
+        "patience": None,
+        "min_delta": 0.0,
+    }
+    return Trainer(
+        vae=vae,
+        loss=loss or ELBO(),
+        optimizer=made,
+        scheduler=scheduler(made),
+        train=train,
+        val=val,
+        evaluators=evaluators or {},
+        trackers=trackers,
+        directory=RunDirectory(directory),
+        recipe=Recipe(**settings | recipe),
+        identity={"config_hash": "0123abcd"},
+        team=team,
+    )
+
+
+def fit(trainer: Trainer, progress: ProgressDisplay | None = None) -> Trainer:
+    """Train to the end, listening to signals."""
+    with InterruptGuard() as guard:
+        trainer.fit(guard, progress or SilentProgress())
+    return trainer
+
+
+def weights(vae: VAE) -> Tensor:
+    """All of them, one after another, on the CPU."""
+    return torch.cat([each.detach().flatten().cpu() for each in vae.parameters()])
+
+
+def stored_weights(state: Mapping[str, Tensor]) -> Tensor:
+    """As `weights`, of what a checkpoint holds."""
+    return torch.cat([each.flatten().cpu() for each in state.values()])

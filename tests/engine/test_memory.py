@@ -1,0 +1,68 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from vae_exp.engine import memory
+from vae_exp.engine.memory import out_of_memory
+from vae_exp.errors import UserError
+
+CPU = torch.device("cpu")
+ADVICE = "use a smaller batch, a smaller model, trainer.precision=bf16, or data.resident=false."
+
+
+def _real_cpu_error() -> RuntimeError:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**48, dtype=torch.uint8)  # more than any address space has
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory."),
+        MemoryError(),
+        _real_cpu_error(),
+    ],
+    ids=["cuda", "python", "cpu"],
+)
+def test_running_out_of_memory_is_told_with_the_keys_that_help(error: BaseException):
+    told = out_of_memory(error, 4096, CPU)
+    assert isinstance(told, UserError)
+    assert "cpu ran out of memory" in str(told)
+    assert f"with trainer.batch_size=4096; {ADVICE}" in str(told)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), KeyError("memory")])
+def test_other_errors_are_not_about_memory(error: Exception):
+    assert out_of_memory(error, 4096, CPU) is None
+
+
+def test_free_memory_is_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(memory, "free_memory", lambda device: 3 * 2**29)
+    assert "cpu ran out of memory (1.50 GiB free) with" in str(out_of_memory(MemoryError(), 8, CPU))
+
+
+def test_free_memory_that_is_not_known_is_not_told():
+    told = str(out_of_memory(MemoryError(), 8, torch.device("mps")))
+    assert told == f"mps ran out of memory with trainer.batch_size=8; {ADVICE}"
+
+
+def test_of_a_gpu_it_is_told_how_much_there_is_and_how_much_the_run_holds(monkeypatch: pytest.MonkeyPatch):
+    properties = SimpleNamespace(total_memory=8 * 2**30)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 2**28)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 7 * 2**30)
+    told = str(out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory"), 8, torch.device("cuda:0")))
+    assert "cuda:0 ran out of memory (0.25 GiB free of 8.00 GiB, 7.00 GiB held by this run) with" in told
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_that_runs_out_of_memory_is_known():
+    device = torch.device("cuda", 0)
+    with pytest.raises(torch.cuda.OutOfMemoryError) as caught:
+        torch.empty(2**46, dtype=torch.uint8, device=device)
+    told = str(out_of_memory(caught.value, 8, device))
+    assert told.startswith("cuda:0 ran out of memory (")
+    assert ADVICE in told

@@ -1,0 +1,84 @@
+import logging
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import nn
+
+from vae_exp.engine import step_mode
+from vae_exp.engine.step_mode import EagerStep, choose_mode, compiled, stepper
+from vae_exp.engine.team import Team
+from vae_exp.errors import UserError
+
+CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda:0"), torch.device("mps")
+ALONE, PAIR = Team(), Team(rank=1, size=2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "team", "mode"),
+    [
+        ("auto", CUDA, ALONE, "graph"),
+        ("auto", CUDA, PAIR, "eager"),
+        ("auto", CPU, ALONE, "eager"),
+        ("auto", MPS, ALONE, "eager"),
+        ("auto", CPU, PAIR, "eager"),
+        ("graph", CUDA, ALONE, "graph"),
+        ("eager", CUDA, ALONE, "eager"),
+        ("compile", CPU, ALONE, "compile"),
+        ("compile", CUDA, PAIR, "compile"),
+    ],
+)
+def test_the_mode_is_what_was_asked_for_and_auto_records_where_it_can(asked, device, team, mode):
+    assert choose_mode(asked, device, team) == mode
+
+
+@pytest.mark.parametrize("device", [CPU, MPS])
+def test_a_graph_without_cuda_is_refused(device: torch.device):
+    with pytest.raises(UserError, match=rf"^trainer\.step=graph needs a CUDA device, not {device}; use auto"):
+        choose_mode("graph", device, ALONE)
+
+
+def test_a_graph_in_several_processes_is_refused():
+    with pytest.raises(UserError, match=r"^trainer\.step=graph works in one process; use auto, eager or compile"):
+        choose_mode("graph", CUDA, PAIR)
+
+
+class Recorded:
+    """Stands for the step that is recorded."""
+
+    def __init__(self, step: object, device: torch.device) -> None:
+        self.step, self.device = step, device
+
+
+@pytest.mark.parametrize(
+    ("mode", "device", "kind"),
+    [
+        ("eager", CPU, EagerStep),
+        ("eager", CUDA, EagerStep),
+        ("graph", CUDA, Recorded),
+        ("compile", CPU, EagerStep),
+        ("compile", CUDA, Recorded),
+    ],
+)
+def test_each_mode_has_its_stepper(monkeypatch: pytest.MonkeyPatch, mode: str, device: torch.device, kind: type):
+    monkeypatch.setattr(step_mode, "GraphStep", Recorded)
+    assert type(stepper(mode, lambda size: torch.zeros(3), device)) is kind
+
+
+def test_an_eager_step_is_the_step():
+    sizes = []
+    eager = EagerStep(lambda size: sizes.append(size) or torch.full((3,), float(size)))
+    assert isinstance(eager.running(), nullcontext)
+    with eager.running():
+        assert eager(4).tolist() == [4.0, 4.0, 4.0]
+    assert sizes == [4]
+
+
+def test_compiling_is_left_to_torch_and_announced(monkeypatch: pytest.MonkeyPatch, caplog):
+    given: list[nn.Module] = []
+    monkeypatch.setattr(torch, "compile", lambda module: given.append(module) or nn.Identity())
+    module = nn.Linear(2, 2)
+    with caplog.at_level(logging.INFO):
+        assert isinstance(compiled(module), nn.Identity)
+    assert given == [module]
+    assert "compiles, which takes a while" in caplog.text

@@ -1,0 +1,203 @@
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf, nan
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD
+
+from tests.engine.runs import CPU, SHAPE, grey_images, small_vae, weights
+from vae_exp.data.feed import ResidentFeed
+from vae_exp.engine.averaging import WeightAverage
+from vae_exp.engine.determinism import generator
+from vae_exp.engine.record import StepRecord
+from vae_exp.engine.team import Team
+from vae_exp.engine.training_step import NonFiniteTermError, Scoring, TrainingStep
+from vae_exp.objective.elbo import ELBO
+
+LR = 0.1
+COUNT = 7
+
+
+@dataclass
+class PartOfTeam(Team):
+    """One process of several, whose sums are not told to the others."""
+
+    rank: int
+    size: int
+
+    def sum(self, values: Tensor) -> None:
+        """Alone in this process."""
+
+
+def make_step(score: Any, module: nn.Module, sizes: list[int], *, team: Team | None = None, **changes: Any):
+    """A step over the images in their order."""
+    team, images = team or Team(), grey_images(COUNT)
+    feed = ResidentFeed(images, sizes[0])
+    feed.begin(team.own(torch.arange(COUNT), sizes), [team.part(size) for size in sizes], 0)
+    record = StepRecord(len(sizes), CPU)
+    record.begin()
+    settings = {"reduction": "sum", "gradient_clip": None, "average": None, "dynamic": False}
+    return TrainingStep(
+        score=score,
+        parameters=list(module.parameters()),
+        optimizer=SGD(module.parameters(), lr=LR),
+        feed=feed,
+        noise=generator(5, "noise", CPU),
+        record=record,
+        team=team,
+        **settings | changes,
+    )
+
+
+class Linear(nn.Module):
+    """A loss of w·x, so that gradients are sums of images; distortion and rate are a quarter and three of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(6))
+
+    def forward(self, images: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        loss = images.flatten(1) @ self.weight + images.flatten(1).sum(dim=1)
+        return loss, loss / 4, 3 * loss / 4
+
+
+def first_images(count: int) -> Tensor:
+    return grey_images(COUNT).scaled(slice(0, count)).flatten(1)
+
+
+@pytest.mark.parametrize(("reduction", "divisor"), [("sum", 1), ("mean", 4)])
+@pytest.mark.parametrize("clip", [None, 0.5, 100.0])
+def test_a_step_is_the_one_computed_by_hand(reduction: str, divisor: int, clip: float | None):
+    module = Linear()
+    make_step(module, module, [4, 3], reduction=reduction, gradient_clip=clip)(4)
+    gradient = first_images(4).sum(dim=0) / divisor
+    if clip is not None:
+        gradient = gradient * min(1.0, clip / gradient.norm().item())
+    torch.testing.assert_close(module.weight.detach(), -LR * gradient, rtol=1e-5, atol=1e-6)
+    if clip == 0.5:
+        assert (module.weight / LR).norm().item() == pytest.approx(0.5, rel=1e-4)
+
+
+def test_the_clip_is_of_the_whole_gradient_and_keeps_its_direction():
+    plain, clipped, before = small_vae(), small_vae(), weights(small_vae())
+    for vae, clip in ((plain, None), (clipped, 0.25)):
+        make_step(Scoring(vae, ELBO()), vae, [4, 3], gradient_clip=clip)(4)
+    full, short = (weights(vae) - before for vae in (plain, clipped))
+    assert full.norm() > 2 * LR * 0.25
+    assert short.norm().item() == pytest.approx(LR * 0.25, rel=1e-3)
+    torch.testing.assert_close(short, full * short.norm() / full.norm(), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_sums_are_told_and_recorded_whatever_is_differentiated(reduction: str):
+    module = Linear()
+    step = make_step(module, module, [4, 3], reduction=reduction)
+    total = first_images(4).sum().item()
+    expected = torch.tensor([total, total / 4, 3 * total / 4])
+    sums = step(4)
+    torch.testing.assert_close(sums, expected)
+    assert not sums.requires_grad
+    torch.testing.assert_close(step.record.rows[0], expected)
+    step(3)
+    assert step.record.rows[1].abs().sum() > 0
+
+
+def test_gradients_of_an_earlier_step_are_gone():
+    module = Linear()
+    step = make_step(module, module, [4, 3])
+    step(4)
+    step(3)
+    both = grey_images(COUNT).scaled().flatten(1).sum(dim=0)
+    torch.testing.assert_close(module.weight.detach(), -LR * both, rtol=1e-5, atol=1e-6)
+
+
+def test_the_average_is_told_after_the_weights_have_moved():
+    module = Linear()
+    average = WeightAverage(module, 0.5)
+    make_step(module, module, [4, 3], average=average)(4)
+    assert module.weight.abs().sum() > 0
+    torch.testing.assert_close(average.state_dict()["weight"], module.weight.detach() / 2)
+
+
+def test_scoring_is_the_loss_of_the_model():
+    vae, images = small_vae(), torch.rand(3, *SHAPE)
+    terms = ELBO()(vae, images, generator(1, "noise", CPU))
+    loss, distortion, rate = Scoring(vae, ELBO())(images, generator(1, "noise", CPU))
+    assert torch.equal(loss, terms.loss)
+    assert torch.equal(distortion, terms.distortion)
+    assert torch.equal(rate, terms.rate)
+
+
+# Losses that are not finite
+
+
+def _spoiled(spoil: Callable[[list[Tensor]], None]) -> Callable[..., tuple[Tensor, ...]]:
+    def score(images: Tensor, noise: torch.Generator) -> tuple[Tensor, ...]:
+        terms = [each.clone() for each in module(images, noise)]
+        spoil(terms)
+        return tuple(terms)
+
+    module = Linear()
+    score.module = module
+    return score
+
+
+@pytest.mark.parametrize("value", [nan, inf, -inf])
+@pytest.mark.parametrize(
+    ("spoilt", "term"), [((0, 1), "distortion"), ((0, 2), "rate"), ((0, 1, 2), "distortion"), ((0,), "loss")]
+)
+def test_on_the_cpu_a_loss_that_is_not_finite_never_reaches_the_weights(spoilt, term: str, value: float):
+    def spoil(terms: list[Tensor]) -> None:
+        for each in spoilt:
+            terms[each][1] = value
+
+    score = _spoiled(spoil)
+    average = WeightAverage(score.module, 0.5)
+    step = make_step(score, score.module, [4, 3], average=average)
+    with pytest.raises(NonFiniteTermError) as caught:
+        step(4)
+    assert caught.value.term == term
+    assert str(caught.value) == f"{term} is {value}"
+    assert score.module.weight.abs().sum() == 0
+    assert step.record.totals().abs().sum() == 0
+    assert average.state_dict()["weight"].abs().sum() == 0
+
+
+# The team
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        2,
+        3,
+        pytest.param(
+            5, marks=pytest.mark.xfail(strict=True, reason="a process without an image fails in log_prob")
+        ),
+    ],
+)
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_the_gradients_of_the_parts_average_to_that_of_the_whole(size: int, reduction: str):
+    """DDP averages over the processes; a batch of 3 leaves one of 5 processes without an image."""
+    whole = small_vae()
+    before, sizes = weights(whole), [4, 3]
+    alone = make_step(Scoring(whole, ELBO()), whole, sizes, reduction=reduction)
+    moved, sums, parts, sums_of_parts = [], [], [], []
+    for batch in sizes:
+        whole.load_state_dict(small_vae().state_dict())
+        sums.append(alone(batch))
+        moved.append(weights(whole) - before)
+    for rank in range(size):
+        vae = small_vae()
+        own = make_step(Scoring(vae, ELBO()), vae, sizes, reduction=reduction, team=PartOfTeam(rank, size))
+        for batch in sizes:
+            vae.load_state_dict(small_vae().state_dict())
+            sums_of_parts.append(own(batch))
+            parts.append(weights(vae) - before)
+    for batch in range(len(sizes)):
+        average = torch.stack(parts[batch :: len(sizes)]).mean(dim=0)
+        torch.testing.assert_close(average, moved[batch], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(torch.stack(sums_of_parts[batch :: len(sizes)]).sum(dim=0), sums[batch])
