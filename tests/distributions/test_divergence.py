@@ -1,6 +1,6 @@
 import pytest
 import torch
-from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
 from vae_exp.distributions.divergence import rate
 from vae_exp.distributions.sampling import rsample
@@ -35,3 +35,19 @@ def test_without_a_closed_form_the_draws_are_used(posterior, generator):
     draws = rsample(posterior, generator, (5,))
     expected = (posterior.log_prob(draws) - mixture.log_prob(draws)).mean(dim=0)
     torch.testing.assert_close(rate(posterior, mixture, draws), expected)
+
+
+def test_gaussians_have_torchs_closed_form_and_its_gradients():
+    generator = torch.Generator().manual_seed(3)
+    loc, prior_loc = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
+    scale, prior_scale = torch.rand(2, 5, 3, generator=generator, dtype=torch.float64) + 0.1
+    given = [each.requires_grad_() for each in (loc, scale, prior_loc[0].clone(), prior_scale[0].clone())]
+
+    def closed(*parts: torch.Tensor) -> torch.Tensor:
+        one, other = (Independent(Normal(*pair), 1) for pair in (parts[:2], parts[2:]))
+        return rate(one, other, torch.empty(0))
+
+    one, other = (Independent(Normal(*pair), 1) for pair in (given[:2], given[2:]))
+    torch.testing.assert_close(closed(*given), kl_divergence(one, other))
+    assert torch.autograd.gradcheck(closed, tuple(given))
+    assert torch.autograd.gradgradcheck(closed, tuple(given))

@@ -179,7 +179,6 @@ def test_validation_is_of_the_average(tmp_path: Path):
         pytest.param(
             0,
             id="at the end",
-            marks=pytest.mark.xfail(strict=True, reason="Trainer.finish evaluates the weights, not their average"),
         ),
     ],
 )

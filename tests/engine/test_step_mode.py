@@ -51,18 +51,21 @@ class Recorded:
 
 
 @pytest.mark.parametrize(
-    ("mode", "device", "kind"),
+    ("mode", "device", "size", "kind"),
     [
-        ("eager", CPU, EagerStep),
-        ("eager", CUDA, EagerStep),
-        ("graph", CUDA, Recorded),
-        ("compile", CPU, EagerStep),
-        ("compile", CUDA, Recorded),
+        ("eager", CPU, 1, EagerStep),
+        ("eager", CUDA, 1, EagerStep),
+        ("graph", CUDA, 1, Recorded),
+        ("compile", CPU, 1, EagerStep),
+        ("compile", CUDA, 1, Recorded),
+        ("compile", CUDA, 2, EagerStep),
     ],
 )
-def test_each_mode_has_its_stepper(monkeypatch: pytest.MonkeyPatch, mode: str, device: torch.device, kind: type):
+def test_each_mode_has_its_stepper(
+    monkeypatch: pytest.MonkeyPatch, mode: str, device: torch.device, size: int, kind: type
+):
     monkeypatch.setattr(step_mode, "GraphStep", Recorded)
-    assert type(stepper(mode, lambda size: torch.zeros(3), device)) is kind
+    assert type(stepper(mode, lambda size: torch.zeros(3), device, Team(0, size))) is kind
 
 
 def test_an_eager_step_is_the_step():

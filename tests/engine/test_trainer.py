@@ -388,7 +388,7 @@ def test_a_checkpoint_holds_what_continuing_would_need(bench):
     assert (state["epoch"], state["step"]) == (2, 6)
     assert state["scheduler"]["last_epoch"] == 2
     assert state["optimizer"]["param_groups"]
-    assert state["generators"].keys() == {"shuffle", "noise", "process"}
+    assert state["generators"].keys() == {"device", "shuffle", "noise", "process"}
 
 
 # Ends

@@ -45,7 +45,7 @@ class Fake:
         sums = torch.tensor([loss, 2.0, rate])
         self.rows[self.steps] = sums
         self.steps += 1
-        return self.watch.look(sums, self.rows)
+        return self.watch.look(4 * sums, self.rows, 4)
 
 
 @pytest.fixture
@@ -67,11 +67,11 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Fake]:
 
 def test_on_the_cpu_every_step_is_seen_at_once():
     sums = torch.tensor([1.0, 2.0, 3.0])
-    assert HostWatch().look(sums, torch.zeros(5, 3)) is sums
+    assert HostWatch().look(sums, torch.zeros(5, 3), 2).tolist() == [0.5, 1.0, 1.5]
 
 
 def test_without_events_nothing_is_seen():
-    assert BlindWatch().look(torch.tensor([nan, 0.0, 0.0]), torch.zeros(5, 3)) is None
+    assert BlindWatch().look(torch.tensor([nan, 0.0, 0.0]), torch.zeros(5, 3), 4) is None
 
 
 def test_a_copy_is_ordered_every_so_many_steps_and_read_at_a_later_one(fake):
@@ -150,9 +150,9 @@ def test_a_real_device_is_watched_without_waiting():
     sums = torch.tensor([4.0, 3.0, 1.0], device=device)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        seen = [watch.look(sums, rows) for _ in range(STEPS)]
+        seen = [watch.look(sums, rows, 1) for _ in range(STEPS)]
     finally:
         torch.cuda.set_sync_debug_mode("default")
     torch.cuda.synchronize(device)
     assert seen == [None] * STEPS
-    assert watch.look(sums, rows).tolist() == [4.0, 3.0, 1.0]
+    assert watch.look(sums, rows, 1).tolist() == [4.0, 3.0, 1.0]

@@ -23,16 +23,11 @@ class LogitBernoulli(Bernoulli):
 class _LogProb(torch.autograd.Function):
     """x·l − softplus(l), whose derivative by l is x − sigmoid(l)."""
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(logits: Tensor, values: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, values: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, values)
         positive = (logits > 0).to(logits.dtype)
         return logits.abs().sigmoid_().log_().addcmul_(positive.sub_(values), logits, value=-1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:

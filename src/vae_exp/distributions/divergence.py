@@ -1,7 +1,10 @@
 """Kullback–Leibler divergences between the distributions that a VAE uses."""
 
+from typing import Any
+
+import torch
 from torch import Tensor
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
 
 def rate(posterior: Distribution, prior: Distribution, latents: Tensor) -> Tensor:
@@ -17,7 +20,51 @@ def rate(posterior: Distribution, prior: Distribution, latents: Tensor) -> Tenso
     Returns:
         Tensor of shape `[batch]`.
     """
+    gaussians = _diagonal_gaussian(posterior), _diagonal_gaussian(prior)
+    if gaussians[0] is not None and gaussians[1] is not None:
+        kl: Tensor = _GaussianKL.apply(*gaussians[0], *gaussians[1])
+        return kl
     try:
         return kl_divergence(posterior, prior)
     except NotImplementedError:
         return (posterior.log_prob(latents) - prior.log_prob(latents)).mean(dim=0)
+
+
+def _diagonal_gaussian(distribution: Distribution) -> tuple[Tensor, Tensor] | None:
+    """Mean and deviation of a Gaussian whose last axis is the event; None for anything else."""
+    if type(distribution) is not Independent or distribution.reinterpreted_batch_ndims != 1:
+        return None
+    base = distribution.base_dist
+    return (base.loc, base.scale) if type(base) is Normal else None
+
+
+class _GaussianKL(torch.autograd.Function):
+    """Σᵢ ½ (rᵢ² + dᵢ² − 1) − log rᵢ with r = σ/σₚ and d = (μ − μₚ)/σₚ (Kingma & Welling 2014, appendix B).
+
+    The same as torch's closed form in a third of the operations, which a small latent space spends most time on.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, loc: Tensor, scale: Tensor, prior_loc: Tensor, prior_scale: Tensor) -> Tensor:
+        ctx.save_for_backward(loc, scale, prior_loc, prior_scale)
+        distance = (loc - prior_loc) / prior_scale
+        ratio = scale / prior_scale
+        return torch.addcmul(distance.square(), ratio, ratio).sub_(1).mul_(0.5).sub_(ratio.log()).sum(dim=-1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        loc, scale, prior_loc, prior_scale = ctx.saved_tensors
+        distance = (loc - prior_loc) / prior_scale
+        ratio = scale / prior_scale
+        each = gradient.unsqueeze(-1) / prior_scale
+        by_loc, by_scale, by_prior_loc, by_prior_scale = ctx.needs_input_grad
+        parts = (
+            each * distance if by_loc else None,
+            each * (ratio - ratio.reciprocal()) if by_scale else None,
+            -each * distance if by_prior_loc else None,
+            each * (1 - ratio.square() - distance.square()) if by_prior_scale else None,
+        )
+        return tuple(
+            None if part is None else part.sum_to_size(given.shape)
+            for part, given in zip(parts, ctx.saved_tensors, strict=True)
+        )

@@ -30,6 +30,7 @@ class ELBO:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
         posterior = vae.encode(images)
         latents = rsample(posterior, generator, (self.num_samples,))
-        distortion = -vae.decode(latents).log_prob(images).mean(dim=0)
+        log_likelihood = vae.decode(latents).log_prob(images)
+        distortion = -(log_likelihood[0] if self.num_samples == 1 else log_likelihood.mean(dim=0))
         kl = rate(posterior, vae.prior(), latents)
         return LossTerms(loss=distortion + kl, distortion=distortion, rate=kl)
