@@ -181,6 +181,7 @@ def _prepare(
         "config_hash": config_hash(config),
         "image_shape": splits.image_shape,
         "wandb_run_id": wandb.run_id if wandb else _known_run_id(state),
+        "schedule": plain["scheduler"],
     }
     trainer = Trainer(
         vae=vae,
@@ -197,16 +198,18 @@ def _prepare(
         team=team,
     )
     if state is not None:
-        _load(trainer, state, directory)
+        _load(trainer, state, directory, replan=state.get("schedule", plain["scheduler"]) != plain["scheduler"])
     if metrics_file is not None:
         _announce(vae, device, train, val)
     steps = -(-len(train) // recipe.batch_size)
     return Prepared(trainer, wandb, device, recipe, steps, identity["config_hash"])
 
 
-def _load(trainer: Trainer, state: Mapping[str, Any], directory: RunDirectory) -> None:
+def _load(trainer: Trainer, state: Mapping[str, Any], directory: RunDirectory, *, replan: bool) -> None:
+    if replan:
+        _log.info("The schedule of the learning rate is planned anew for the epochs that are now asked for.")
     try:
-        trainer.load_state(state)
+        trainer.load_state(state, replan=replan)
     except (RuntimeError, KeyError, ValueError, TypeError, IndexError) as error:
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(

@@ -1,6 +1,7 @@
 """A run that is killed and resumed ends as one that never was: the real command, really killed."""
 
 import json
+import math
 import os
 import random
 import shutil
@@ -16,7 +17,8 @@ KILLING = Path(__file__).with_name("killing.py")
 EPOCHS = 8
 RUN = (
     "data=digits", f"trainer.epochs={EPOCHS}", "tracker=none", "evaluator=[elbo]", "evaluator.elbo.every=3",
-    "scheduler=cosine", "trainer.ema_decay=0.9", "trainer.gradient_clip=500", "trainer.device=cpu",
+    "scheduler=step", "scheduler.step_size=3", "trainer.ema_decay=0.9", "trainer.gradient_clip=500",
+    "trainer.device=cpu",
 )  # fmt: skip
 PLACES = ("half written", "before fsync", "before rename", "after rename")
 
@@ -122,6 +124,23 @@ def test_more_epochs_can_be_asked_for_on_resume(tmp_path: Path, whole: Path):
     assert same(last[0]["vae"], last[1]["vae"])
     assert metrics(tmp_path / "run") == metrics(whole)
     assert f"epochs: {EPOCHS}" in (tmp_path / "run" / ".hydra" / "config.yaml").read_text()
+
+
+def test_a_schedule_that_follows_the_epochs_is_planned_anew_when_they_are_raised(tmp_path: Path):
+    run = [
+        "data=digits",
+        "scheduler=cosine",
+        "tracker=none",
+        "evaluator=[]",
+        "hydra.run.dir=run",
+        "trainer.epochs=2",
+    ]
+    longer = ["resume=run", "trainer.epochs=5"]
+    killed = {"arguments": longer, "kill": {"at": "half written", "count": 1}}
+    assert run_jobs([{"arguments": run}, killed, {"arguments": ["resume=run"]}], tmp_path) == [0, -9, 0]
+    planned = [0.0005 * (1 + math.cos(math.pi * epoch / 5)) for epoch in range(5)]
+    used = [line["train/learning_rate"] for line in metrics(tmp_path / "run")]
+    assert used == pytest.approx([0.001, 0.0005, *planned[2:]], rel=1e-6)
 
 
 def test_what_resume_refuses(tmp_path: Path, whole: Path, command, monkeypatch: pytest.MonkeyPatch):

@@ -4,13 +4,14 @@ import os
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, ReduceLROnPlateau, SequentialLR, StepLR
 
 from tests.engine.runs import CPU, fit, grey_images, make_trainer, small_vae, weights
 from vae_exp.data.images import ImageSet
@@ -159,6 +160,25 @@ def test_a_finished_run_goes_on_to_more_epochs(tmp_path: Path):
     fit(trainer)
     assert before + lines.kept == expected[1]
     assert torch.equal(weights(vae), expected[0])
+
+
+def _cosine(optimizer: torch.optim.Optimizer, epochs: int) -> SequentialLR:
+    """A warm-up of one epoch, then down to the end."""
+    warm_up = LinearLR(optimizer, start_factor=0.1, total_iters=1)
+    return SequentialLR(optimizer, [warm_up, CosineAnnealingLR(optimizer, epochs - 1)], milestones=[1])
+
+
+def test_a_schedule_that_is_planned_anew_goes_on_where_it_would_be_by_now(tmp_path: Path):
+    shorter, longer = ({"scheduler": partial(_cosine, epochs=epochs), "epochs": epochs} for epochs in (EPOCHS, 6))
+    _, expected, _ = _whole(tmp_path / "whole", longer)
+    *_, state = _whole(tmp_path / "run", shorter)
+    lines = Lines()
+    trainer, _ = _trainer(tmp_path / "run", lines, longer)
+    trainer.load_state(state, replan=True)
+    fit(trainer)
+    rates = [[line["train/learning_rate"] for line in each] for each in (lines.kept, expected)]
+    assert rates[0] == rates[1][EPOCHS:]
+    assert len(set(rates[1])) == 6
 
 
 def test_a_run_of_a_cuda_device_goes_on_on_the_cpu(tmp_path: Path, caplog: pytest.LogCaptureFixture):

@@ -197,15 +197,22 @@ class Trainer:
             for tracker in self._trackers:
                 tracker.log({"epoch": self.position.epoch, **metrics}, self.position.step)
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Any], *, replan: bool = False) -> None:
         """Go on from what a checkpoint holds, to the bit.
 
         Args:
             state: Of a run with the same model, optimiser, data and batches.
+            replan: Whether the schedule of the learning rate is another than the checkpoint's, as when it follows
+                from a number of epochs that has been raised: it goes on where it would be by now, had it been
+                the schedule from the start.
         """
         self._vae.load_state_dict(state["vae"])
-        self._load_optimizer(state["optimizer"])
-        if self._scheduler is not None:
+        replan = replan and not isinstance(self._scheduler, ReduceLROnPlateau)
+        self._load_optimizer(state["optimizer"], keep_options=replan)
+        if replan:
+            for _ in range(state["epoch"]):
+                self._advance_schedule(nan)
+        elif self._scheduler is not None:
             self._scheduler.load_state_dict(state["scheduler"])
         if self._average is not None and state["average"] is not None:
             self._average.load_state_dict(state["average"])
@@ -222,13 +229,16 @@ class Trainer:
         )
         self._record.begin(state["rows"].to(self._device))
 
-    def _load_optimizer(self, state: dict[str, Any]) -> None:
+    def _load_optimizer(self, state: dict[str, Any], *, keep_options: bool) -> None:
         """Take over an optimiser's state, but not how its kernels are run: that is this device's matter."""
         groups = self._optimizer.param_groups
-        kernels = [{name: group[name] for name in _KERNELS if name in group} for group in groups]
+        kept = [
+            {name: group[name] for name in group if name in _KERNELS or (keep_options and name != "params")}
+            for group in groups
+        ]
         self._optimizer.load_state_dict(state)
-        for group, chosen in zip(self._optimizer.param_groups, kernels, strict=True):
-            group.update(chosen)
+        for group, own in zip(self._optimizer.param_groups, kept, strict=True):
+            group.update(own)
         self._optimizer._opt_called = True  # type: ignore[attr-defined]  # or a scheduler warns
 
     def _load_generators(self, state: Mapping[str, Any], epoch: int) -> None:
