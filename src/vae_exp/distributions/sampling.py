@@ -29,10 +29,10 @@ class ShardedGenerator(torch.Generator):
 
 def standard_normal(like: Tensor, generator: torch.Generator, shape: Sequence[int] = ()) -> Tensor:
     """Standard normal noise of shape `[*shape, *like.shape]`, where the first axis of `like` is the batch."""
-    return _drawn(torch.randn, like, generator, shape)
+    return drawn(torch.randn, like, generator, shape)
 
 
-def _drawn(draw: Callable[..., Tensor], like: Tensor, generator: torch.Generator, shape: Sequence[int]) -> Tensor:
+def drawn(draw: Callable[..., Tensor], like: Tensor, generator: torch.Generator, shape: Sequence[int]) -> Tensor:
     """Independent draws of shape `[*shape, *like.shape]`, or this process's part of the whole batch's."""
     shard = getattr(generator, "shard", None)
     kind: dict[str, Any] = {"generator": generator, "device": like.device, "dtype": like.dtype}
@@ -44,7 +44,7 @@ def _drawn(draw: Callable[..., Tensor], like: Tensor, generator: torch.Generator
 
 def binarized(probabilities: Tensor, generator: torch.Generator) -> Tensor:
     """Black or white, 1 with the given probability; the first axis is the batch, shared as for the noise."""
-    return (_drawn(torch.rand, probabilities, generator, ()) < probabilities).to(probabilities.dtype)
+    return (drawn(torch.rand, probabilities, generator, ()) < probabilities).to(probabilities.dtype)
 
 
 @singledispatch
@@ -99,7 +99,7 @@ def _(distribution: Normal, generator: torch.Generator, shape: Sequence[int] = (
 def _(distribution: Bernoulli, generator: torch.Generator, shape: Sequence[int] = ()) -> Tensor:
     with torch.no_grad():
         probs = distribution.probs
-        return (_drawn(torch.rand, probs, generator, shape) < probs).to(probs.dtype)
+        return (drawn(torch.rand, probs, generator, shape) < probs).to(probs.dtype)
 
 
 @contextmanager

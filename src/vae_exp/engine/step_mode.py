@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from vae_exp.distributions.sampling import standard_normal
+from vae_exp.distributions.sampling import drawn, standard_normal
 from vae_exp.engine.graph_step import GraphStep
 from vae_exp.engine.team import Team
 from vae_exp.engine.training_step import TrainingStep
@@ -62,7 +62,8 @@ def compiled(module: nn.Module) -> nn.Module:
     """The module compiled by torch; the first steps take the seconds to a minute that this needs."""
     from torch._dynamo.decorators import skip  # takes a second to import
 
-    skip(standard_normal)  # the compiler cannot trace draws from a generator of one's own
+    for each in (standard_normal, drawn):  # the compiler cannot trace draws from a generator of one's own
+        skip(each)
     _log.info("trainer.step=compile: the first step of each batch size compiles, which takes a while.")
     return torch.compile(module)  # type: ignore[return-value]
 

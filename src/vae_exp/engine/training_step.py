@@ -112,13 +112,13 @@ class TrainingStep:
         if self._dynamic:
             images = binarized(images, self.noise)
         loss, distortion, rate = self.score(images, self.noise)
-        total = loss.sum()
-        sums = torch.stack([total.detach(), distortion.detach().sum(), rate.detach().sum()])
+        sums = torch.stack([loss.detach(), distortion.detach(), rate.detach()]).sum(dim=1)
         self._team.sum(sums)
         if self._on_host and not isfinite(sums[0].item()):
             raise _explained(sums)
-        self.optimizer.zero_grad(set_to_none=True)
-        (total * self._scale(size)).backward()
+        for each in self._parameters:
+            each.grad = None
+        loss.backward(loss.new_full((), self._scale(size)).expand_as(loss))
         if self._gradient_clip is not None:
             nn.utils.clip_grad_norm_(self._parameters, self._gradient_clip, foreach=True)
         self.optimizer.step()
@@ -128,7 +128,7 @@ class TrainingStep:
         return sums
 
     def _scale(self, size: int) -> float:
-        """From the sum over this process's images to what is differentiated; DDP averages over processes."""
+        """The weight of an image in what is differentiated; DDP averages over processes."""
         return self._team.size / (size if self._reduction == "mean" else 1)
 
 
