@@ -70,5 +70,10 @@ def test_it_trains_from_an_empty_folder(python, tmp_path):
 
 
 def test_the_console_scripts_answer(python, tmp_path):
-    for name, words in {"vae-train": "data=digits", "vae-evaluate": "run=", "vae-generate": "run=", "vae-benchmark": "rounds"}.items():
+    for name, words in {
+        "vae-train": "data=digits",
+        "vae-evaluate": "run=",
+        "vae-generate": "run=",
+        "vae-benchmark": "rounds",
+    }.items():
         assert words in run(str(python.with_name(name)), "--help", cwd=tmp_path)
