@@ -27,7 +27,7 @@ from vae_exp.settings import (
 from vae_exp.sweep.identity import register_resolvers
 
 CONF = config_directory()
-NUMBER_OF_FILES = 37
+NUMBER_OF_FILES = 52
 PRIMARY = {
     "train.yaml": TrainSettings,
     "evaluate.yaml": EvaluateSettings,
@@ -57,6 +57,8 @@ def override_for(file: str) -> list[str]:
         return [f"experiment={option}"]
     if group in MULTI:
         return [f"{group}=[{option}]"]
+    if group == "loss/schedule":
+        return ["loss=beta_vae", f"+loss/schedule@loss.beta={option}"]
     extra = ["data.path=images.npz", "data.image_shape=[1,4,4]"] if option == "arrays" else []
     return [f"{group}={option}", *extra]
 
@@ -75,7 +77,7 @@ def test_every_option_composes_and_is_built(file):
     vae = build_vae(plain["model"], plain["data"]["image_shape"])
     optimizer = build_optimizer(plain["optimizer"], vae.parameters())
     build_scheduler(plain["scheduler"], optimizer)
-    assert callable(build_loss(plain["loss"], vae, plain["data"]["image_shape"]))
+    assert callable(build_loss(plain["loss"], vae, plain["data"]["image_shape"], 1000))
     assert build_evaluators(plain["evaluator"])
 
 

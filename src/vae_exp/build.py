@@ -56,18 +56,22 @@ def build_vae(model: Node, image_shape: Sequence[int]) -> VAE:
     return vae
 
 
-def build_loss(loss: Node, vae: VAE, image_shape: Sequence[int]) -> Loss:
+def build_loss(loss: Node, vae: VAE, image_shape: Sequence[int], training_images: int | None = None) -> Loss:
     """The loss, tried on two blank images; `reduction` is the training step's and not passed on.
 
     Args:
         loss: The group `loss`, all interpolations resolved.
         vae: The model that it will score, on the CPU.
         image_shape: `[channels, height, width]` of the data.
+        training_images: How many there are; what a loss takes for its `dataset_size` where the config has null.
 
     Raises:
         UserError: if it cannot be built, or does not return one term per image.
     """
-    built: Loss = _create({key: value for key, value in loss.items() if key != "reduction"}, "loss")
+    arguments = {key: value for key, value in loss.items() if key != "reduction"}
+    if "dataset_size" in arguments and arguments["dataset_size"] is None:
+        arguments["dataset_size"] = training_images
+    built: Loss = _create(arguments, "loss")
     if not callable(built):
         raise UserError(f"loss._target_={loss['_target_']} makes no callable; expected (vae, images, generator).")
     _check_terms(built, loss["_target_"], vae, list(image_shape))

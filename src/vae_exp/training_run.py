@@ -167,7 +167,7 @@ def _prepare(
     plain = plain_config(config, splits.image_shape)
     recipe = _recipe(settings, splits.train, splits.val)
     vae = build_vae(plain["model"], splits.image_shape)
-    loss = build_loss(plain["loss"], vae, splits.image_shape)
+    loss = build_loss(plain["loss"], vae, splits.image_shape, len(splits.train))
     evaluators = build_evaluators(plain["evaluator"])
     vae.to(device)
     train, val = place(splits.train, device, resident), place(splits.val, device, resident)

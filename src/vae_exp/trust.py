@@ -47,6 +47,7 @@ MODULE = Kind(
     nn.Module,
 )
 LOSS = Kind("a loss", ("vae_exp.objective",))
+SCHEDULE = Kind("a schedule", ("vae_exp.objective.schedules",))
 SOURCE = Kind("a data source", ("vae_exp.data",))
 OPTIMIZER = Kind("a torch.optim.Optimizer", ("torch.optim",), Optimizer)
 SCHEDULER = Kind("a learning rate scheduler", ("torch.optim.lr_scheduler",), LRScheduler)
@@ -54,6 +55,7 @@ EVALUATOR = Kind("an evaluator", ("vae_exp.evaluation",))
 
 _SLOTS: dict[tuple[str, ...], Kind] = {
     ("loss",): LOSS,
+    ("loss", "*"): SCHEDULE,
     ("data", "source"): SOURCE,
     ("optimizer",): OPTIMIZER,
     ("scheduler",): SCHEDULER,

@@ -32,6 +32,7 @@ from vae_exp.engine.watch import watch_for
 from vae_exp.errors import DivergedError, Interrupted, UserError
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
+from vae_exp.objective.schedules import LossSchedules
 from vae_exp.run_directory import RunDirectory
 
 _log = logging.getLogger(__name__)
@@ -125,6 +126,7 @@ class Trainer:
         self.precision = recipe.precision
         self._vae = vae
         self._loss = loss
+        self._schedules = LossSchedules(loss, train.device)
         self._optimizer = optimizer
         self._scheduler = scheduler
         self._train, self._val = train, val
@@ -283,6 +285,7 @@ class Trainer:
         count = len(self._train)
         metrics = self.team.share(lambda: self._metrics_of_epoch(totals / count, epoch, guard))
         metrics["train/learning_rate"] = float(self._optimizer.param_groups[0]["lr"])
+        metrics |= {f"loss/{name}": value for name, value in self._schedules.values().items()}
         metrics |= {"time/epoch_seconds": seconds, "time/images_per_second": trained / seconds}
         self._advance_schedule(metrics[self._recipe.monitor])
         self.position.epoch, self.position.batches, self.position.metrics = epoch, 0, metrics
@@ -315,6 +318,7 @@ class Trainer:
         return self._record.totals()
 
     def _run_step(self, size: int, progress: ProgressDisplay) -> None:
+        self._schedules.begin_step(self.position.step)
         try:
             sums = self._stepper(size)
         except NonFiniteTermError as error:
@@ -332,6 +336,7 @@ class Trainer:
         sizes = [self.team.part(size) for size in self._sizes]
         self._step.feed.begin(self.team.own(order, self._sizes), sizes, done)
         self._record.begin(self._record.rows[:done].clone() if done else None)
+        self._schedules.begin_epoch(self.position.epoch, self.position.step)
 
     def _stop_if_asked(self, guard: InterruptGuard) -> None:
         received = self.team.agree(guard.received or 0)
@@ -340,15 +345,19 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self, guard: InterruptGuard) -> dict[str, float]:
-        """The very loss that is minimised, on the held-out images, with the same noise every time."""
+        """The very loss that is minimised, on the held-out images, with the same noise every time.
+
+        What follows a schedule is what it ends at, so that epochs can be compared and the best one chosen.
+        """
         self._vae.eval()
         noise = generator(self._recipe.seed, "evaluation", self._device)
         totals = torch.zeros(3, dtype=torch.float64)
-        for images in self._val.batches(self._recipe.batch_size):
-            guard.check()
-            terms = self._loss(self._vae, images, noise)
-            sums = torch.stack([terms.loss, terms.distortion, terms.rate]).sum(dim=1)
-            totals += sums.cpu().double()
+        with self._schedules.at_end():
+            for images in self._val.batches(self._recipe.batch_size):
+                guard.check()
+                terms = self._loss(self._vae, images, noise)
+                sums = torch.stack([terms.loss, terms.distortion, terms.rate]).sum(dim=1)
+                totals += sums.cpu().double()
         return _metrics("val", totals / len(self._val))
 
     def _evaluate(self, names: Sequence[str], guard: InterruptGuard) -> dict[str, float]:

@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
-from vae_exp.distributions.divergence import rate
-from vae_exp.distributions.sampling import rsample
 from vae_exp.model.vae import VAE
+from vae_exp.objective.draws import draw, require_samples
 from vae_exp.objective.loss_terms import LossTerms
 
 
@@ -22,15 +21,10 @@ class ELBO:
     """
 
     def __init__(self, num_samples: int = 1) -> None:
-        if not isinstance(num_samples, int) or num_samples < 1:
-            raise ValueError(f"loss.num_samples={num_samples} must be a whole number of at least 1.")
-        self.num_samples = num_samples
+        self.num_samples = require_samples("num_samples", num_samples)
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
-        posterior = vae.encode(images)
-        latents = rsample(posterior, generator, (self.num_samples,))
-        log_likelihood = vae.decode(latents).log_prob(images)
-        distortion = -(log_likelihood[0] if self.num_samples == 1 else log_likelihood.mean(dim=0))
-        kl = rate(posterior, vae.prior(), latents)
-        return LossTerms(loss=distortion + kl, distortion=distortion, rate=kl)
+        drawn = draw(vae, images, generator, (self.num_samples,))
+        distortion, rate = drawn.distortion, drawn.rate
+        return LossTerms(loss=distortion + rate, distortion=distortion, rate=rate)

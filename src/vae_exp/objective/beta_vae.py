@@ -1,0 +1,61 @@
+"""Objectives that weigh the rate: β-VAE and controlled capacity."""
+
+import torch
+from torch import Tensor
+
+from vae_exp.model.vae import VAE
+from vae_exp.objective.draws import draw, require_samples
+from vae_exp.objective.loss_terms import LossTerms
+from vae_exp.objective.schedules import Schedule, current, scalar
+
+
+class BetaVAE:
+    """−E_q(z|x)[log p(x|z)] + β KL(q(z|x) ‖ p(z)) (Higgins et al. 2017, equation 4).
+
+    Both terms are in nats per image, so that β means the same whatever the size of images and latents. The paper's
+    normalised β is β · latent_dim / number of pixels. β = 1 is the ELBO.
+
+    Args:
+        beta: A number of at least 0, or a schedule.
+        num_samples: Draws of z per image.
+
+    Raises:
+        ValueError: if β is negative or there is no draw.
+    """
+
+    def __init__(self, beta: float | Schedule, num_samples: int = 1) -> None:
+        self.beta = scalar("loss.beta", beta, least=0)
+        self.num_samples = require_samples("num_samples", num_samples)
+
+    def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
+        """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
+        drawn = draw(vae, images, generator, (self.num_samples,))
+        distortion, rate = drawn.distortion, drawn.rate
+        return LossTerms(loss=distortion + current(self.beta) * rate, distortion=distortion, rate=rate)
+
+
+class Capacity:
+    """−E_q(z|x)[log p(x|z)] + γ |KL(q(z|x) ‖ p(z)) − C| (Burgess et al. 2018, equation 8).
+
+    The rate of each image is held at C nats, which usually rises from zero. C = 0 and γ = 1 is the ELBO.
+
+    Args:
+        gamma: How strongly; a number of at least 0, or a schedule.
+        capacity: C in nats per image; a number of at least 0, or a schedule.
+        num_samples: Draws of z per image.
+
+    Raises:
+        ValueError: if γ or C is negative or there is no draw.
+    """
+
+    def __init__(self, gamma: float | Schedule, capacity: float | Schedule, num_samples: int = 1) -> None:
+        self.gamma = scalar("loss.gamma", gamma, least=0)
+        self.capacity = scalar("loss.capacity", capacity, least=0)
+        self.num_samples = require_samples("num_samples", num_samples)
+
+    def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
+        """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
+        drawn = draw(vae, images, generator, (self.num_samples,))
+        distortion, rate = drawn.distortion, drawn.rate
+        penalty = current(self.gamma) * (rate - current(self.capacity)).abs()
+        return LossTerms(loss=distortion + penalty, distortion=distortion, rate=rate)

@@ -1,0 +1,192 @@
+"""Schedules of a loss's scalars: β, a capacity, a penalty, over the steps or epochs of training."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import cos, inf, isfinite, pi
+
+import torch
+from torch import Tensor
+
+UNITS = ("epoch", "step")
+
+
+class Schedule(ABC):
+    """A scalar that depends on how far training has come.
+
+    Args:
+        over: Steps or epochs until it has reached its end.
+        unit: `step`, or `epoch`: then it stays the same within an epoch.
+
+    Raises:
+        ValueError: if `over` is not positive or the unit is unknown.
+    """
+
+    def __init__(self, over: float, unit: str) -> None:
+        if not over > 0 or not isfinite(over):
+            raise ValueError(f"over={over} must be a number of {unit}s greater than 0.")
+        if unit not in UNITS:
+            raise ValueError(f"unit={unit} must be one of {', '.join(UNITS)}.")
+        self.over = over
+        self.unit = unit
+
+    def at(self, elapsed: float) -> float:
+        """The scalar after so many steps or epochs; from `over` on it stays as it is."""
+        return self._at_share(min(max(elapsed / self.over, 0.0), 1.0))
+
+    def at_end(self) -> float:
+        """The scalar that training ends with."""
+        return self._at_share(1.0)
+
+    @abstractmethod
+    def _at_share(self, share: float) -> float:
+        """The scalar when this share of `over` has passed, from 0 to 1."""
+
+
+class Linear(Schedule):
+    """From `start` to `end` in a straight line, then constant (Bowman et al. 2016; Sønderby et al. 2016).
+
+    Args:
+        start: At the beginning.
+        end: From `over` on.
+        over: Steps or epochs in between.
+        unit: `step` or `epoch`.
+    """
+
+    def __init__(self, start: float, end: float, over: float, unit: str = "epoch") -> None:
+        super().__init__(over, unit)
+        self.start, self.end = float(start), float(end)
+
+    def _at_share(self, share: float) -> float:
+        return self.start + (self.end - self.start) * share
+
+
+class Cosine(Linear):
+    """From `start` to `end` along half a cosine, flat at both ends, then constant; arguments as `Linear`."""
+
+    def _at_share(self, share: float) -> float:
+        return self.start + (self.end - self.start) * (1 - cos(pi * share)) / 2
+
+
+class Cyclical(Linear):
+    """`cycles` times from `start` to `end` in a straight line and on at `end` (Fu et al. 2019, equation 6).
+
+    Args:
+        start: At the beginning of each cycle.
+        end: After the rise of each cycle, and from `over` on.
+        over: Steps or epochs of all cycles together.
+        unit: `step` or `epoch`.
+        cycles: How many.
+        rise: The share of a cycle in which the scalar rises.
+
+    Raises:
+        ValueError: if there is no cycle, or if `rise` is no share.
+    """
+
+    def __init__(
+        self, start: float, end: float, over: float, unit: str = "epoch", cycles: int = 4, rise: float = 0.5
+    ) -> None:
+        super().__init__(start, end, over, unit)
+        if cycles < 1:
+            raise ValueError(f"cycles={cycles} must be at least 1.")
+        if not 0 < rise <= 1:
+            raise ValueError(f"rise={rise} must be above 0 and at most 1: a share of a cycle.")
+        self.cycles, self.rise = cycles, rise
+
+    def _at_share(self, share: float) -> float:
+        if share >= 1:
+            return self.end
+        within = share * self.cycles % 1.0
+        return super()._at_share(min(within / self.rise, 1.0))
+
+
+class Scheduled:
+    """A scalar of a loss that follows a schedule; `value` is what it is now.
+
+    Args:
+        schedule: What it follows.
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self.value = torch.tensor(schedule.at(0))
+
+    def to(self, device: torch.device) -> None:
+        """Keep the value on a device: one place, whose content changes, so that a CUDA graph can read it."""
+        self.value = self.value.to(device)
+
+    def set(self, number: float) -> None:
+        """Change the value, in its place."""
+        self.value.fill_(number)
+
+
+def scalar(key: str, given: float | Schedule, least: float = -inf, most: float = inf) -> float | Scheduled:
+    """What a loss keeps of an argument that may be a number or a schedule.
+
+    Args:
+        key: The argument's name, for messages.
+        given: A finite number, or a schedule.
+        least: The smallest value it may take.
+        most: The largest.
+
+    Raises:
+        ValueError: if it is neither, or out of range.
+    """
+    extremes = [given.at(0), given.at_end()] if isinstance(given, Schedule) else [given]
+    for number in extremes:
+        if isinstance(number, bool) or not isinstance(number, int | float) or not isfinite(number):
+            raise ValueError(f"{key}={number} must be a finite number, or a schedule.")
+        if not least <= number <= most:
+            raise ValueError(
+                f"{key}={number} must be at least {least}{'' if most == inf else f' and at most {most}'}."
+            )
+    return Scheduled(given) if isinstance(given, Schedule) else float(given)
+
+
+def current(scalar: float | Scheduled) -> float | Tensor:
+    """The scalar as it is now."""
+    return scalar.value if isinstance(scalar, Scheduled) else scalar
+
+
+class LossSchedules:
+    """All scheduled scalars of a loss, moved along by the trainer.
+
+    Args:
+        loss: Any loss; what it keeps as attributes of type `Scheduled` is found.
+        device: Where the loss is computed.
+    """
+
+    def __init__(self, loss: object, device: torch.device) -> None:
+        self._scalars = {name: each for name, each in vars(loss).items() if isinstance(each, Scheduled)}
+        for each in self._scalars.values():
+            each.to(device)
+        self._by_step = any(each.schedule.unit == "step" for each in self._scalars.values())
+
+    def begin_epoch(self, epochs: int, steps: int) -> None:
+        """Set every scalar to where it is after so many whole epochs and so many steps."""
+        for each in self._scalars.values():
+            each.set(each.schedule.at(epochs if each.schedule.unit == "epoch" else steps))
+
+    def begin_step(self, steps: int) -> None:
+        """Set those that follow steps to where they are after so many."""
+        if not self._by_step:
+            return
+        for each in self._scalars.values():
+            if each.schedule.unit == "step":
+                each.set(each.schedule.at(steps))
+
+    def values(self) -> dict[str, float]:
+        """Every scalar by its name, as it is now."""
+        return {name: float(each.value) for name, each in self._scalars.items()}
+
+    @contextmanager
+    def at_end(self) -> Iterator[None]:
+        """For the length of a block, every scalar is what training ends with: so epochs can be compared."""
+        before = {name: float(each.value) for name, each in self._scalars.items()}
+        for each in self._scalars.values():
+            each.set(each.schedule.at_end())
+        try:
+            yield
+        finally:
+            for name, each in self._scalars.items():
+                each.set(before[name])

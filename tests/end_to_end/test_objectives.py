@@ -1,0 +1,85 @@
+"""Every objective through the real command."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+RUN = (
+    "data=digits",
+    "trainer.epochs=3",
+    "tracker=none",
+    "evaluator=[]",
+    "model.latent_dim=3",
+    "trainer.device=cpu",
+)
+OBJECTIVES = {
+    "beta_vae": [],
+    "capacity": [],
+    "free_bits": [],
+    "iwae": [],
+    "miwae": ["loss.num_bounds=3", "loss.num_samples=2"],
+    "ciwae": ["loss.num_samples=5"],
+    "piwae": ["loss.num_bounds=3", "loss.num_samples=2"],
+    "stl": [],
+    "dreg": ["loss.num_samples=5"],
+    "beta_tcvae": [],
+    "info_vae": [],
+    "dip_vae": [],
+}
+
+
+def lines(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("loss", OBJECTIVES)
+def test_it_trains_and_can_be_evaluated(command, tmp_path: Path, loss: str):
+    trained = command("train", *RUN, f"loss={loss}", *OBJECTIVES[loss], "hydra.run.dir=run")
+    assert trained.code == 0, trained.err
+    found = lines(tmp_path / "run")
+    assert found[-1]["train/distortion"] < found[0]["train/distortion"]
+    for line in found:
+        assert line["val/elbo"] == pytest.approx(-(line["val/distortion"] + line["val/rate"]))
+    evaluated = command("evaluate", "run=run", "evaluator=[elbo]")
+    assert evaluated.code == 0, evaluated.err
+
+
+def test_a_schedule_from_the_command_line_is_followed_and_logged(command, tmp_path: Path):
+    scheduled = ["loss=beta_vae", "+loss/schedule@loss.beta=linear", "loss.beta.over=2", "loss.beta.end=3"]
+    assert command("train", *RUN, *scheduled, "hydra.run.dir=run").code == 0
+    found = lines(tmp_path / "run")
+    assert [line["loss/beta"] for line in found] == [0.0, 1.5, 3.0]
+    for line in found:
+        now = line["train/distortion"] + line["loss/beta"] * line["train/rate"]
+        assert line["train/loss"] == pytest.approx(now, rel=1e-4)
+        assert line["val/loss"] == pytest.approx(line["val/distortion"] + 3 * line["val/rate"], rel=1e-5)
+
+
+def test_a_schedule_by_steps_goes_on_to_the_bit_on_resume(command, tmp_path: Path):
+    scheduled = ["loss=beta_vae", "+loss/schedule@loss.beta=cosine", "loss.beta.over=30", "loss.beta.unit=step"]
+    assert command("train", *RUN, *scheduled, "hydra.run.dir=whole").code == 0
+    assert command("train", *RUN, *scheduled, "hydra.run.dir=run", "trainer.epochs=1").code == 0
+    assert command("train", "resume=run", "trainer.epochs=3").code == 0
+    whole, resumed = lines(tmp_path / "whole"), lines(tmp_path / "run")
+    assert 0 < whole[0]["loss/beta"] < whole[1]["loss/beta"] <= 1
+    for one, other in zip(whole, resumed, strict=True):
+        assert {key: one[key] for key in one if "time/" not in key} == {
+            key: other[key] for key in other if "time/" not in key
+        }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["loss=beta_vae", "loss.beta=-1"], "loss.beta=-1 must be at least 0"),
+        (["loss=iwae", "loss.num_samples=0"], "loss.num_samples=0 must be a whole number of at least 1"),
+        (["loss=beta_vae", "+loss/schedule@loss.beta=linear", "loss.beta.unit=week"], "unit=week must be one of"),
+        (["loss=beta_tcvae", "loss.dataset_size=1"], "loss.dataset_size=1"),
+    ],
+)
+def test_what_makes_no_objective_is_refused_before_anything_starts(command, tmp_path: Path, overrides, told):
+    refused = command("train", *RUN, *overrides, "hydra.run.dir=run")
+    assert refused.code == 1
+    assert told in refused.err
+    assert not (tmp_path / "run").exists()
