@@ -22,6 +22,8 @@ UNITS = {
     "nll_se": "nats/image",
     "nll_monte_carlo_se": "nats/image",
     "nll_images": "images",
+    "bits_per_dim": "bits",
+    "negative_elbo_bits_per_dim": "bits",
     "learning_rate": "",
     "epoch_seconds": "s",
     "images_per_second": "images/s",

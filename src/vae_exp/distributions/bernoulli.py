@@ -1,10 +1,13 @@
 """Bernoulli densities from logits, in as few passes over the pixels as it takes."""
 
+from math import log
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli
+from torch.distributions import Bernoulli, ContinuousBernoulli
+
+_SMALL = 0.1  # a logit below which series are exact to float32
 
 
 class LogitBernoulli(Bernoulli):
@@ -18,6 +21,36 @@ class LogitBernoulli(Bernoulli):
         """Log-probabilities of shape `[*sample_shape, *batch_shape]`, in nats."""
         logits, values = torch.broadcast_tensors(self.logits, value)
         return _LogProb.apply(logits, values)  # type: ignore[no-any-return]
+
+
+class LogitContinuousBernoulli(ContinuousBernoulli):
+    """log p(x) = x·l − softplus(l) + log(l / tanh(l/2)) over [0, 1] (Loaiza-Ganem & Cunningham 2019, equation 8).
+
+    The same function as that of `torch.distributions.ContinuousBernoulli`, which goes by the probability and
+    therefore stops at logits of about 16 in float32: at 20 it is wrong by 0.2 nats a pixel.
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-densities of shape `[*sample_shape, *batch_shape]`, in nats."""
+        logits, values = torch.broadcast_tensors(self.logits, value)
+        log_probability: Tensor = _LogProb.apply(logits, values)
+        return log_probability + _log_normaliser(logits)
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x] = 1/(1 − exp(−l)) − 1/l."""
+        small = self.logits.abs() < _SMALL
+        logits = torch.where(small, 1.0, self.logits)
+        series = 0.5 + self.logits / 12 - self.logits**3 / 720
+        return torch.where(small, series, -1 / torch.expm1(-logits) - 1 / logits)
+
+
+def _log_normaliser(logits: Tensor) -> Tensor:
+    """The logarithm of l / tanh(l/2); by its series near zero, where the gradient would lose all its digits."""
+    small = logits.abs() < _SMALL
+    large = torch.where(small, 1.0, logits).abs()
+    series = log(2) + logits**2 / 12 - 7 * logits**4 / 1440
+    return torch.where(small, series, large.log() - torch.tanh(large / 2).log())
 
 
 class _LogProb(torch.autograd.Function):

@@ -6,6 +6,7 @@ import torch
 
 from vae_exp.data.images import ImageSet
 from vae_exp.evaluation.arguments import require_count
+from vae_exp.evaluation.bits import bits_per_dim
 from vae_exp.model.vae import VAE
 from vae_exp.objective.elbo import ELBO
 
@@ -15,7 +16,8 @@ class ELBOEvaluator:
 
     Yields `elbo`, `negative_elbo`, `rate`, `distortion` (z drawn from q(z|x)) and
     `reconstruction_from_mean`, which is −log p(x|z) at z = E[z|x], the way of the minimalist VAE at evaluation;
-    all in nats per image. That last one plus the rate is no bound on −log p(x).
+    all in nats per image. That last one plus the rate is no bound on −log p(x). Where the likelihood is a
+    probability of these images, `negative_elbo_bits_per_dim` is −ELBO in bits per pixel and channel.
 
     Args:
         num_samples: Draws of z per image.
@@ -41,6 +43,8 @@ class ELBOEvaluator:
         count = len(images)
         yield "elbo", -(distortion + rate) / count
         yield "negative_elbo", (distortion + rate) / count
+        if (bits := bits_per_dim((distortion + rate) / count, vae, images)) is not None:
+            yield "negative_elbo_bits_per_dim", bits
         yield "rate", rate / count
         yield "distortion", distortion / count
         yield "reconstruction_from_mean", from_mean / count

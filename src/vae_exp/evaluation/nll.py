@@ -7,6 +7,7 @@ import torch
 
 from vae_exp.data.images import ImageSet
 from vae_exp.evaluation.arguments import require_count
+from vae_exp.evaluation.bits import bits_per_dim
 from vae_exp.model.vae import VAE
 from vae_exp.objective.importance import log_evidence
 
@@ -16,7 +17,8 @@ class NLLEvaluator:
 
     Yields `nll` in nats per image; `nll_se`, the standard error of that mean over images; and
     `nll_monte_carlo_se`, the part of it that is due to drawing z (delta method). The estimate is a lower
-    bound on log p(x) in expectation, so `nll` errs upwards, less so with more samples.
+    bound on log p(x) in expectation, so `nll` errs upwards, less so with more samples. Where the likelihood is a
+    probability of these images, `bits_per_dim` is the same in bits per pixel and channel.
 
     Args:
         num_importance_samples: Draws of z per image.
@@ -46,7 +48,10 @@ class NLLEvaluator:
         values = torch.cat([estimate.value for estimate in estimates])
         variance = torch.cat([estimate.variance for estimate in estimates])
         count = len(values)
-        yield "nll", -values.mean().item()
+        nll = -values.mean().item()
+        yield "nll", nll
+        if (bits := bits_per_dim(nll, vae, images)) is not None:
+            yield "bits_per_dim", bits
         yield "nll_se", values.std().item() / sqrt(count) if count > 1 else float("nan")
         yield "nll_monte_carlo_se", variance.sum().sqrt().item() / count
         yield "nll_images", count

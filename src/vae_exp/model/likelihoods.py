@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
-from vae_exp.distributions.bernoulli import LogitBernoulli
+from vae_exp.distributions.bernoulli import LogitBernoulli, LogitContinuousBernoulli
 
 
 class Likelihood(nn.Module):
@@ -32,3 +32,19 @@ class BernoulliLikelihood(Likelihood):
         """Outputs `[..., 1, C, H, W]` → a distribution over `[..., C, H, W]`."""
         bernoulli = LogitBernoulli(logits=parameters.squeeze(-4), validate_args=False)
         return Independent(bernoulli, 3, validate_args=False)
+
+
+class ContinuousBernoulliLikelihood(Likelihood):
+    """p(x|z) = Π C(λᵢ) λᵢ^xᵢ (1 − λᵢ)^(1 − xᵢ) over [0, 1] (Loaiza-Ganem & Cunningham 2019).
+
+    The density that `BernoulliLikelihood` on grey values lacks a constant to be. Its logarithm may be positive: it
+    is a density of real values, not a probability of grey levels.
+    """
+
+    parameters_per_value = 1
+
+    def forward(self, parameters: Tensor) -> Distribution:
+        """Outputs `[..., 1, C, H, W]` → a distribution over `[..., C, H, W]`."""
+        return Independent(
+            LogitContinuousBernoulli(logits=parameters.squeeze(-4), validate_args=False), 3, validate_args=False
+        )

@@ -1,0 +1,284 @@
+"""Every likelihood adds up to one, and agrees with scipy or torch where they have it."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import logsumexp
+
+from vae_exp.distributions.grey_levels import CategoricalLevels, DiscretizedLogistic, GreyLevels
+from vae_exp.model.gaussian_likelihoods import (
+    FixedGaussianLikelihood,
+    OptimalGaussianLikelihood,
+    PerPixelGaussianLikelihood,
+    SharedGaussianLikelihood,
+)
+from vae_exp.model.grey_level_likelihoods import (
+    CategoricalLikelihood,
+    DiscretizedLogisticLikelihood,
+    DiscretizedLogisticMixtureLikelihood,
+)
+from vae_exp.model.likelihoods import BernoulliLikelihood, ContinuousBernoulliLikelihood
+
+OF_LEVELS = [
+    DiscretizedLogisticLikelihood(17),
+    DiscretizedLogisticMixtureLikelihood(3, 17),
+    CategoricalLikelihood(17),
+]
+OVER_THE_LINE = [
+    FixedGaussianLikelihood(0.3),
+    FixedGaussianLikelihood(0.3, bounded=False),
+    SharedGaussianLikelihood(0.2),
+    OptimalGaussianLikelihood().eval(),
+    PerPixelGaussianLikelihood(),
+]
+ALL = [*OF_LEVELS, *OVER_THE_LINE, BernoulliLikelihood(), ContinuousBernoulliLikelihood()]
+
+
+def outputs(likelihood, *leading: int, seed: int = 0) -> torch.Tensor:
+    """A decoder's outputs for images of [2, 3, 4]."""
+    shape = (*leading, likelihood.parameters_per_value, 2, 3, 4)
+    return 2 * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("likelihood", ALL, ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize("leading", [(5,), (7, 5)])
+def test_outputs_become_one_distribution_over_each_image(likelihood, leading):
+    distribution = likelihood(outputs(likelihood, *leading))
+    assert distribution.batch_shape == leading
+    assert distribution.event_shape == (2, 3, 4)
+    images = torch.rand(5, 2, 3, 4).round()
+    assert distribution.log_prob(images).shape == leading
+    assert distribution.mean.shape == (*leading, 2, 3, 4)
+
+
+@pytest.mark.parametrize("likelihood", OF_LEVELS, ids=lambda each: type(each).__name__)
+def test_the_probabilities_of_all_levels_add_up_to_one(likelihood):
+    pixels = likelihood(outputs(likelihood, 5)).base_dist
+    levels = torch.linspace(0, 1, 17, dtype=torch.float64)
+    total = torch.stack([pixels.log_prob(level.expand(5, 2, 3, 4)).exp() for level in levels]).sum(0)
+    torch.testing.assert_close(total, torch.ones(5, 2, 3, 4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("likelihood", OF_LEVELS, ids=lambda each: type(each).__name__)
+def test_the_mean_is_the_sum_over_levels(likelihood):
+    pixels = likelihood(outputs(likelihood, 5)).base_dist
+    levels = torch.linspace(0, 1, 17, dtype=torch.float64)
+    by_hand = sum(level * pixels.log_prob(level.expand(5, 2, 3, 4)).exp() for level in levels)
+    torch.testing.assert_close(pixels.mean, by_hand)
+
+
+@pytest.mark.parametrize("likelihood", OF_LEVELS, ids=lambda each: type(each).__name__)
+def test_draws_have_the_frequencies_of_the_levels(likelihood):
+    torch.manual_seed(0)
+    pixels = likelihood(outputs(likelihood)).base_dist
+    drawn = pixels.sample((20_000,))
+    assert GreyLevels(17).check(drawn).all()
+    for level in torch.linspace(0, 1, 17, dtype=torch.float64)[[0, 3, 8, 16]]:
+        probability = pixels.log_prob(level.expand(2, 3, 4)).exp()
+        frequency = ((drawn - level).abs() < 1e-3).double().mean(0)
+        error = (probability * (1 - probability) / 20_000).sqrt()
+        assert ((frequency - probability).abs() < 5 * error + 1e-9).all()
+
+
+@pytest.mark.parametrize("likelihood", OVER_THE_LINE, ids=lambda each: type(each).__name__)
+def test_the_densities_over_the_line_integrate_to_one(likelihood):
+    pixels = likelihood(outputs(likelihood, 2)).base_dist
+    places = torch.linspace(-60, 60, 240_001, dtype=torch.float64)
+    each = zip(pixels.loc.flatten()[:4], pixels.scale.flatten()[:4], strict=True)
+    density = torch.stack([type(pixels)(loc, scale).log_prob(places).exp() for loc, scale in each])
+    torch.testing.assert_close(
+        torch.trapezoid(density, places), torch.ones(4, dtype=torch.float64), rtol=1e-5, atol=1e-5
+    )
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(st.floats(-40, 40))
+def test_the_continuous_bernoulli_integrates_to_one_over_the_unit_interval(logit):
+    likelihood = ContinuousBernoulliLikelihood()
+    places = torch.linspace(0, 1, 40_001, dtype=torch.float64)
+    distribution = likelihood(torch.full((40_001, 1, 1, 1, 1), logit, dtype=torch.float64))
+    density = distribution.log_prob(places.reshape(-1, 1, 1, 1)).exp()
+    assert torch.trapezoid(density, places).item() == pytest.approx(1, abs=1e-6)
+    assert torch.trapezoid(places * density, places).item() == pytest.approx(distribution.mean[0].item(), abs=1e-6)
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(st.floats(-12, 12), st.floats(0, 1))
+def test_the_continuous_bernoulli_is_torchs_where_torchs_is_right(logit, value):
+    ours = ContinuousBernoulliLikelihood()(torch.full((1, 1, 1, 1, 1), logit, dtype=torch.float64))
+    theirs = torch.distributions.ContinuousBernoulli(logits=torch.tensor(logit, dtype=torch.float64))
+    place = torch.tensor(value, dtype=torch.float64)
+    assert ours.log_prob(place.expand(1, 1, 1, 1)).item() == pytest.approx(theirs.log_prob(place).item(), abs=1e-5)
+
+
+def test_the_continuous_bernoulli_is_right_for_large_logits_in_float32():
+    """At a logit of l ≫ 1 the density is l exp(−l (1 − x))."""
+    logits = torch.tensor([20.0, 50.0, -50.0, 500.0])
+    value = torch.tensor([1.0, 0.9, 0.1, 1.0])
+    distribution = ContinuousBernoulliLikelihood()(logits.reshape(4, 1, 1, 1, 1))
+    away = torch.tensor([0.0, 0.1, 0.1, 0.0])
+    expected = logits.abs().log() - logits.abs() * away
+    torch.testing.assert_close(distribution.log_prob(value.reshape(4, 1, 1, 1)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_gradient_of_the_continuous_bernoulli_keeps_its_digits_near_zero():
+    """d/dl log p(x) = x − E[x]."""
+    logits = torch.tensor([-0.3, -0.101, -0.099, -1e-4, 0.0, 1e-6, 0.05, 0.1, 3.0], requires_grad=True)
+    distribution = ContinuousBernoulliLikelihood()(logits.reshape(9, 1, 1, 1, 1))
+    [found] = torch.autograd.grad(distribution.log_prob(torch.full((9, 1, 1, 1), 0.75)).sum(), logits)
+    exact = ContinuousBernoulliLikelihood()(logits.detach().double().reshape(9, 1, 1, 1, 1)).mean.flatten()
+    torch.testing.assert_close(found.double(), 0.75 - exact, rtol=1e-5, atol=1e-6)
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(st.floats(-2, 3), st.floats(1e-4, 10), st.sampled_from([2, 17, 256]), st.data())
+def test_the_discretised_logistic_is_a_difference_of_scipys_distribution_functions(loc, scale, levels, data):
+    level = data.draw(st.integers(0, levels - 1))
+    step = 1 / (levels - 1)
+    found = DiscretizedLogistic(
+        torch.tensor(loc, dtype=torch.float64), torch.tensor(scale, dtype=torch.float64), levels
+    ).log_prob(torch.tensor(level * step, dtype=torch.float64))
+    logistic = scipy.stats.logistic(loc, scale)
+    low, high = level * step - step / 2, level * step + step / 2
+    if level == 0:
+        expected = logistic.logcdf(high)
+    elif level == levels - 1:
+        expected = logistic.logsf(low)
+    else:
+        tail = (
+            (logistic.logcdf(high), logistic.logcdf(low))
+            if low < loc
+            else (logistic.logsf(low), logistic.logsf(high))
+        )
+        expected = tail[0] + np.log(-np.expm1(tail[1] - tail[0])) if tail[1] < tail[0] else -np.inf
+    assert found.item() == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+def test_the_discretised_logistic_loses_nothing_far_out_in_float32():
+    """Where the difference of two float32 sigmoids is zero; the truth is in float64."""
+    value = torch.linspace(0, 1, 256)
+    narrow = [torch.tensor(0.9), torch.tensor(1e-3)]
+    found = DiscretizedLogistic(*narrow, 256).log_prob(value)
+    truth = DiscretizedLogistic(*(each.double() for each in narrow), 256).log_prob(value.double())
+    assert found.isfinite().all()
+    torch.testing.assert_close(found.double(), truth, rtol=1e-4, atol=1e-4)
+    assert truth.min() < -500
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_gradients_of_the_discretised_logistic_agree_with_finite_differences(levels):
+    loc = torch.tensor([0.2, 0.5, 0.98], dtype=torch.float64, requires_grad=True)
+    scale = torch.tensor([0.01, 0.1, 3.0], dtype=torch.float64, requires_grad=True)
+    for level in (0, levels // 2, levels - 1):
+        value = torch.full((3,), level / (levels - 1), dtype=torch.float64)
+        assert torch.autograd.gradcheck(
+            lambda a, b, v=value: DiscretizedLogistic(a, b, levels).log_prob(v), (loc, scale)
+        )
+
+
+def test_the_mixture_is_the_weighted_sum_of_its_components():
+    likelihood = DiscretizedLogisticMixtureLikelihood(3, 17)
+    parameters = outputs(likelihood, 5)
+    image = torch.randint(17, (5, 2, 3, 4), generator=torch.Generator().manual_seed(1)) / 16
+    total = torch.zeros(5, dtype=torch.float64)
+    for place in np.ndindex(2, 3, 4):
+        logits = parameters[:, 0:3][(slice(None), slice(None), *place)].numpy()
+        location = parameters[:, 3:6][(slice(None), slice(None), *place)]
+        log_scale = parameters[:, 6:9][(slice(None), slice(None), *place)]
+        each = DiscretizedLogistic((location + 1) / 2, log_scale.clamp(min=-7).exp() / 2, 17)
+        values = each.log_prob(image[(slice(None), *place)].double().unsqueeze(-1)).numpy()
+        total += torch.from_numpy(logsumexp(logits - logsumexp(logits, axis=1, keepdims=True) + values, axis=1))
+    torch.testing.assert_close(likelihood(parameters).log_prob(image.double()), total)
+
+
+def test_the_categorical_is_torchs_cross_entropy():
+    likelihood = CategoricalLikelihood(256)
+    parameters = outputs(likelihood, 5)
+    levels = torch.randint(256, (5, 2, 3, 4), generator=torch.Generator().manual_seed(1))
+    expected = -torch.nn.functional.cross_entropy(parameters, levels, reduction="none").flatten(1).sum(1)
+    images = (levels / 255).double()  # the way that pixels are scaled, in float32
+    torch.testing.assert_close(likelihood(parameters).log_prob(images), expected)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 1.0])
+def test_the_fixed_gaussian_is_scipys(sigma):
+    likelihood = FixedGaussianLikelihood(sigma)
+    parameters, images = outputs(likelihood, 5), torch.rand(5, 2, 3, 4, dtype=torch.float64)
+    mean = 1 / (1 + np.exp(-parameters[:, 0].numpy()))
+    expected = scipy.stats.norm(mean, sigma).logpdf(images.numpy()).sum(axis=(1, 2, 3))
+    torch.testing.assert_close(likelihood(parameters).log_prob(images), torch.from_numpy(expected))
+
+
+def test_the_per_pixel_gaussian_is_scipys():
+    likelihood = PerPixelGaussianLikelihood(least_sigma=0.5, bounded=False)
+    parameters, images = outputs(likelihood, 5), torch.rand(5, 2, 3, 4, dtype=torch.float64)
+    scale = np.maximum(np.exp(parameters[:, 1].numpy()), 0.5)
+    expected = scipy.stats.norm(parameters[:, 0].numpy(), scale).logpdf(images.numpy()).sum(axis=(1, 2, 3))
+    torch.testing.assert_close(likelihood(parameters).log_prob(images), torch.from_numpy(expected))
+
+
+def test_the_optimal_sigma_is_the_best_of_all():
+    likelihood = OptimalGaussianLikelihood(momentum=0.25, bounded=False)
+    parameters, images = outputs(likelihood, 5), torch.rand(5, 2, 3, 4, dtype=torch.float64)
+    best = likelihood(parameters).log_prob(images).sum().item()
+    error = (images - parameters[:, 0]).square().mean().item()
+    for sigma in (0.9 * error**0.5, error**0.5, 1.1 * error**0.5):
+        fixed = FixedGaussianLikelihood(sigma, bounded=False)(parameters).log_prob(images).sum().item()
+        assert fixed <= best + 1e-9
+    size = 5 * 2 * 3 * 4
+    assert best == pytest.approx(-size / 2 * (math.log(2 * math.pi * error) + 1))  # Rybkin et al., equation 9
+    assert likelihood.variance.item() == pytest.approx(0.75 * 1 + 0.25 * error, rel=1e-5)
+
+
+def test_holding_the_optimal_sigma_fixed_does_not_change_the_gradient():
+    likelihood = OptimalGaussianLikelihood(bounded=False)
+    parameters = outputs(likelihood, 5).requires_grad_()
+    images = torch.rand(5, 2, 3, 4, dtype=torch.float64)
+    [found] = torch.autograd.grad(likelihood(parameters).log_prob(images).sum(), parameters)
+    error = (images - parameters[:, 0]).square().mean()
+    [expected] = torch.autograd.grad(-images.numel() / 2 * error.log(), parameters)
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_optimal_sigma_is_that_of_training_when_others_are_scored():
+    likelihood = OptimalGaussianLikelihood(bounded=False).eval()
+    parameters = outputs(likelihood, 5)
+    near = likelihood(parameters).log_prob(parameters[:, 0])
+    expected = scipy.stats.norm(0, 1).logpdf(0) * 24  # the variance is still 1, however small these errors
+    torch.testing.assert_close(near, torch.full((5,), expected, dtype=torch.float64))
+
+
+def test_the_shared_sigma_is_learned():
+    likelihood = SharedGaussianLikelihood(1.0)
+    parameters = outputs(likelihood, 5)
+    (-likelihood(parameters).log_prob(torch.sigmoid(parameters[:, 0]) + 0.1).sum()).backward()
+    assert likelihood.log_sigma.grad.item() > 0  # errors of 0.1 want a σ below 1
+
+
+def test_categorical_levels_are_the_nearest_ones():
+    levels = CategoricalLevels(torch.randn(256))
+    for level in range(256):
+        scaled = torch.tensor(level, dtype=torch.uint8).to(torch.float32).div_(255)
+        assert levels.log_prob(scaled) == levels.logits[level]
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: FixedGaussianLikelihood(0.0), "sigma=0.0 must be greater than 0"),
+        (lambda: SharedGaussianLikelihood(-1.0), "initial_sigma=-1.0"),
+        (lambda: OptimalGaussianLikelihood(0.0), "momentum=0.0"),
+        (lambda: PerPixelGaussianLikelihood(0.0), "least_sigma=0.0"),
+        (lambda: DiscretizedLogisticLikelihood(1), "levels=1 must be at least 2"),
+        (lambda: DiscretizedLogisticMixtureLikelihood(0), "components=0 must be at least 1"),
+        (lambda: CategoricalLikelihood(1), "levels=1"),
+    ],
+)
+def test_values_out_of_range_are_refused(make, told):
+    with pytest.raises(ValueError, match=told):
+        make()
