@@ -5,7 +5,14 @@ from math import log
 
 import pytest
 
-RUN = ("data=digits", "trainer.epochs=3", "tracker=none", "evaluator=[]", "model.latent_dim=3", "trainer.device=cpu")
+RUN = (
+    "data=digits",
+    "trainer.epochs=3",
+    "tracker=none",
+    "evaluator=[]",
+    "model.latent_dim=3",
+    "trainer.device=cpu",
+)
 OF_LEVELS = ["discretized_logistic", "discretized_logistic_mixture"]
 DENSITIES = ["continuous_bernoulli", "gaussian", "gaussian_shared", "gaussian_optimal", "gaussian_per_pixel"]
 

@@ -103,3 +103,32 @@ def _tiled(images: Array, gap: int) -> Array:
             top, left = row * (height + gap), column * (width + gap)
             canvas[top : top + height, left : left + width] = images[row, column].transpose(1, 2, 0)
     return canvas if channels == 3 else canvas.mean(axis=2)
+
+
+def unit_ladder(rates: Array, variances: Array, names: Sequence[int], threshold: float) -> Figure:
+    """Latent units side by side: above what each tells about an image, below how far its mean moves.
+
+    Args:
+        rates: Nats per image of each unit, `[units]`.
+        variances: Var_x E[z|x] of each, `[units]`.
+        names: The numbers of the units.
+        threshold: The variance above which a unit is active.
+    """
+    figure = Figure(figsize=(float(np.clip(0.22 * len(rates), 4.5, 14)), 4.6), dpi=_DPI, layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    places = np.arange(len(rates))
+    active = variances > threshold
+    colours = np.where(active, "tab:blue", "lightgrey")
+    above.bar(places, rates, color=colours, width=0.8)
+    above.set_ylabel("rate, nats")
+    above.set_title(f"{int(active.sum())} of {len(rates)} latent units are active", fontsize=10)
+    below.scatter(places, np.maximum(variances, 1e-12), c=colours, s=14, zorder=2)
+    below.axhline(threshold, color="tab:red", linewidth=1, label=f"threshold {threshold:g}")
+    below.set_yscale("log")
+    below.set_ylim(bottom=max(1e-8, 0.3 * float(variances.min())))
+    below.set_ylabel("variance of E[z|x]")
+    below.set_xlabel("unit")
+    below.legend(fontsize=8)
+    step = -(-len(names) // 40)
+    below.set_xticks(places[::step], [str(name) for name in names[::step]], fontsize=7)
+    return figure

@@ -1,0 +1,51 @@
+"""The aggregate posterior: how much z tells about x, and how far the codes lie from the prior."""
+
+from collections.abc import Iterator
+from math import log
+
+import torch
+
+from vae_exp.data.images import ImageSet
+from vae_exp.distributions.sampling import sample
+from vae_exp.evaluation.arguments import require_count
+from vae_exp.model.vae import VAE
+
+_PAIRS_AT_ONCE = 1_000_000
+
+
+class AggregateEvaluator:
+    """The rate in two parts: I(x; z) under q, and KL(q(z) ‖ p(z)) (Hoffman & Johnson 2016).
+
+    q(z) = (1/N) Σₙ q(z|xₙ) is the mixture over the N images that are scored, summed exactly; z is drawn from it.
+    Yields `mutual_information`, which is at most log N, and `aggregate_kl`, both in nats; they add up to the rate.
+
+    Args:
+        num_images: N, from the start of the split; None for all. Time and memory grow with its square.
+        num_samples: Draws of z per image.
+        every: Cadence in epochs during training; 0 runs it once, at the end.
+
+    Raises:
+        ValueError: if a count is below its least.
+    """
+
+    def __init__(self, num_images: int | None, num_samples: int, every: int) -> None:
+        self.every = require_count("every", every, 0)
+        self._num_images = None if num_images is None else require_count("num_images", num_images)
+        self._num_samples = require_count("num_samples", num_samples)
+
+    @torch.no_grad()
+    def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:
+        """Yield names and values."""
+        posterior = vae.encode(images.first(self._num_images).scaled())
+        latents = sample(posterior, generator, (self._num_samples,))
+        own = posterior.log_prob(latents).double().mean().item()
+        prior = vae.prior().log_prob(latents).double().mean().item()
+        flat = latents.flatten(0, 1)
+        count = latents.shape[1]
+        total = 0.0
+        for part in flat.split(max(1, _PAIRS_AT_ONCE // count)):
+            densities = posterior.log_prob(part.unsqueeze(1))  # [drawn, images]
+            total += (densities.double().logsumexp(dim=1) - log(count)).sum().item()
+        mixture = total / len(flat)
+        yield "mutual_information", own - mixture
+        yield "aggregate_kl", mixture - prior

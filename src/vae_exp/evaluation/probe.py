@@ -1,0 +1,60 @@
+"""What a simple classifier can read from the codes."""
+
+import logging
+from collections.abc import Iterator
+
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from vae_exp.data.images import ImageSet
+from vae_exp.evaluation.arguments import require_count
+from vae_exp.model.vae import VAE
+
+_log = logging.getLogger(__name__)
+
+
+class ProbeEvaluator:
+    """Accuracy of a linear classifier and of k nearest neighbours on the posterior means E[z|x].
+
+    The images are split in two by the seed: one half trains the classifiers, the other is scored. Yields
+    `probe_accuracy` (logistic regression on standardised means) and `knn_accuracy`, from 0 to 1; nothing where the
+    data have no labels.
+
+    Args:
+        neighbours: k.
+        num_images: How many images, from the start of the split; None for all.
+        batch_size: Images at once.
+        every: Cadence in epochs during training; 0 runs it once, at the end.
+
+    Raises:
+        ValueError: if a count is below its least.
+    """
+
+    def __init__(self, neighbours: int, num_images: int | None, batch_size: int, every: int) -> None:
+        self.every = require_count("every", every, 0)
+        self._neighbours = require_count("neighbours", neighbours)
+        self._num_images = None if num_images is None else require_count("num_images", num_images, 4)
+        self._batch_size = require_count("batch_size", batch_size)
+
+    @torch.no_grad()
+    def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:
+        """Yield names and values."""
+        images = images.first(self._num_images)
+        if images.labels is None:
+            _log.warning("evaluator.probe: the images have no labels; nothing is probed.")
+            return
+        means = torch.cat([vae.encode(batch).mean for batch in images.batches(self._batch_size)]).cpu().double()
+        order = torch.randperm(len(images), generator=generator, device=generator.device).cpu()
+        train, test = order[: len(order) // 2], order[len(order) // 2 :]
+        codes, labels = means.numpy(), images.labels.cpu().numpy()
+        if len(set(labels[train].tolist())) < 2:
+            _log.warning("evaluator.probe: the images have a single label; nothing is probed.")
+            return
+        linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        nearest = KNeighborsClassifier(min(self._neighbours, len(train)))
+        for name, classifier in (("probe_accuracy", linear), ("knn_accuracy", nearest)):
+            classifier.fit(codes[train], labels[train])
+            yield name, float(classifier.score(codes[test], labels[test]))

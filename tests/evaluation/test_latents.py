@@ -1,0 +1,154 @@
+"""Evaluators of the codes: units, aggregate posterior, probes."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Independent, MultivariateNormal, Normal
+
+from vae_exp.data.images import ImageSet
+from vae_exp.evaluation.aggregate import AggregateEvaluator
+from vae_exp.evaluation.probe import ProbeEvaluator
+from vae_exp.evaluation.units import UnitsEvaluator
+from vae_exp.model.decoders import MLPDecoder
+from vae_exp.model.priors import StandardNormalPrior
+from vae_exp.model.vae import VAE
+
+
+class GivenPosterior(nn.Module):
+    """q(z|x) = N(means[i], scales²) for the image whose only pixel is i."""
+
+    def __init__(self, means: torch.Tensor, scales: torch.Tensor) -> None:
+        super().__init__()
+        self.means, self.scales = means, scales
+
+    def forward(self, images: torch.Tensor) -> Independent:
+        mean = self.means[(images.flatten() * 255).round().long()]
+        return Independent(Normal(mean, self.scales.expand_as(mean)), 1)
+
+
+def given(means: torch.Tensor, scales: torch.Tensor) -> VAE:
+    units = means.shape[1]
+    return VAE(GivenPosterior(means, scales), MLPDecoder((1, 1, 1), units, [], "tanh"), StandardNormalPrior(units))
+
+
+def numbered(count: int, labels: torch.Tensor | None = None) -> ImageSet:
+    return ImageSet(torch.arange(count, dtype=torch.uint8).reshape(-1, 1, 1, 1), labels, 255)
+
+
+def values(evaluator, vae: VAE, images: ImageSet) -> dict:
+    return dict(evaluator.run(vae, images, torch.Generator().manual_seed(0)))
+
+
+def test_a_unit_is_active_if_its_mean_moves_more_than_the_threshold():
+    """Three units whose means have variances of 1, 0.0099 and 0 over 50 images; two carry a rate all the same."""
+    base = torch.linspace(-1, 1, 50)
+    base = base / base.std(correction=0)
+    means = torch.stack([base, 0.0995 * base, torch.full((50,), 3.0)], dim=1)
+    scales = torch.tensor([0.5, 1.0, 1.0])
+    found = values(UnitsEvaluator(0.01, batch_size=7, every=0), given(means, scales), numbered(50))
+    assert found["active_units"] == 1
+    first = (0.5 * (base**2 + 0.25 - 1) - math.log(0.5)).mean().item()
+    assert found["rate_of_active_units"] == pytest.approx(first, rel=1e-5)
+    lower = values(UnitsEvaluator(0.0098, 7, 0), given(means, scales), numbered(50))
+    assert lower["active_units"] == 2
+
+
+def test_the_figure_shows_every_unit_by_its_number():
+    means = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
+    figure = values(UnitsEvaluator(0.01, 10, 0), given(means, torch.ones(6)), numbered(20))["units"]
+    above, below = figure.axes
+    assert len(above.patches) == 6
+    assert sorted(label.get_text() for label in below.get_xticklabels()) == list("012345")
+    heights = [bar.get_height() for bar in above.patches]
+    assert heights == sorted(heights, reverse=True)
+
+
+def test_the_two_parts_of_the_rate_are_those_of_quadrature():
+    """q(z) of forty Gaussians on a line, integrated over a grid."""
+    means = torch.linspace(-2, 2.5, 40).unsqueeze(1)
+    found = values(AggregateEvaluator(None, 5000, 0), given(means, torch.tensor([0.3])), numbered(40))
+    axis = np.linspace(-6, 6, 4001)
+    each = np.exp(-0.5 * ((axis[:, None] - means[:, 0].numpy()) / 0.3) ** 2) / 0.3 / math.sqrt(2 * math.pi)
+    mixture = each.mean(1)
+    prior = np.exp(-0.5 * axis**2) / math.sqrt(2 * math.pi)
+    divergence = np.trapezoid(mixture * np.log(mixture / prior), axis)
+    entropy = -np.trapezoid(mixture * np.log(mixture), axis)
+    information = entropy - 0.5 * math.log(2 * math.pi * math.e * 0.09)
+    assert found["aggregate_kl"] == pytest.approx(divergence, abs=0.02)
+    assert found["mutual_information"] == pytest.approx(information, abs=0.01)
+
+
+def test_codes_that_lie_far_apart_tell_which_image_it_was():
+    means = 100.0 * torch.arange(30).unsqueeze(1)
+    found = values(AggregateEvaluator(None, 3, 0), given(means, torch.ones(1)), numbered(30))
+    assert found["mutual_information"] == pytest.approx(math.log(30), abs=1e-5)
+
+
+def test_collapsed_codes_tell_nothing_and_are_the_prior():
+    found = values(AggregateEvaluator(20, 3, 0), given(torch.zeros(30, 2), torch.ones(2)), numbered(30))
+    assert found["mutual_information"] == pytest.approx(0, abs=1e-5)
+    assert found["aggregate_kl"] == pytest.approx(0, abs=1e-5)
+
+
+def test_parts_of_the_pairs_add_up(monkeypatch: pytest.MonkeyPatch):
+    means = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
+    whole = values(AggregateEvaluator(None, 3, 0), given(means, torch.ones(2)), numbered(30))
+    monkeypatch.setattr("vae_exp.evaluation.aggregate._PAIRS_AT_ONCE", 70)
+    parts = values(AggregateEvaluator(None, 3, 0), given(means, torch.ones(2)), numbered(30))
+    assert parts == pytest.approx(whole)
+
+
+def test_a_full_covariance_has_an_aggregate_too():
+    vae = given(torch.randn(30, 2), torch.ones(2))
+    vae.encoder.forward = lambda images: MultivariateNormal(torch.zeros(len(images), 2), torch.eye(2))
+    found = values(AggregateEvaluator(None, 50, 0), vae, numbered(30))
+    assert found["mutual_information"] == pytest.approx(0, abs=1e-5)
+
+
+def test_labels_that_the_codes_hold_are_read_and_others_are_not():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 4
+    corners = torch.tensor([[0.0, 0.0], [0.0, 5.0], [5.0, 0.0], [5.0, 5.0]])
+    means = corners[labels] + 0.1 * torch.randn(200, 2, generator=generator)
+    images, evaluator = numbered(200, labels), ProbeEvaluator(3, None, 64, 0)
+    assert values(evaluator, given(means, torch.ones(2)), images) == {"probe_accuracy": 1.0, "knn_accuracy": 1.0}
+    noise = torch.randn(200, 2, generator=generator)
+    for accuracy in values(evaluator, given(noise, torch.ones(2)), images).values():
+        assert 0.05 < accuracy < 0.5  # of four labels, by chance 0.25
+
+
+def test_a_ring_is_read_by_its_neighbours_and_not_by_a_line():
+    angles = torch.linspace(0, 2 * math.pi, 200)
+    labels = torch.arange(200) % 2
+    means = torch.stack([angles.cos(), angles.sin()], 1) * (1 + 2 * labels).unsqueeze(1)
+    found = values(ProbeEvaluator(3, None, 64, 0), given(means, torch.ones(2)), numbered(200, labels))
+    assert found["knn_accuracy"] > 0.95
+    assert found["probe_accuracy"] < 0.7
+
+
+@pytest.mark.parametrize("labels", [None, torch.zeros(40, dtype=torch.int64)])
+def test_without_labels_nothing_is_probed(labels, caplog: pytest.LogCaptureFixture):
+    assert (
+        values(ProbeEvaluator(3, None, 64, 0), given(torch.randn(40, 2), torch.ones(2)), numbered(40, labels))
+        == {}
+    )
+    assert "nothing is probed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: UnitsEvaluator(-0.1, 10, 0),
+        lambda: UnitsEvaluator(0.01, 0, 0),
+        lambda: AggregateEvaluator(0, 1, 0),
+        lambda: AggregateEvaluator(None, 0, 0),
+        lambda: ProbeEvaluator(0, None, 10, 0),
+        lambda: ProbeEvaluator(1, 3, 10, 0),
+    ],
+)
+def test_values_out_of_range_are_refused(make):
+    with pytest.raises(ValueError, match="must be"):
+        make()
