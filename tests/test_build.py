@@ -120,6 +120,22 @@ def test_a_density_that_is_not_joint_is_refused_with_the_remedy():
         build_vae(model("model.decoder._target_=tests.test_build.LooseDecoder"), SHAPE)
 
 
+class DetachedLoss:
+    """Forgets that what it returns is differentiated."""
+
+    def __call__(self, vae, images, generator) -> LossTerms:
+        score = vae.decode(vae.encode(images).mean).log_prob(images).detach()
+        return LossTerms(loss=-score, distortion=-score, rate=0 * score)
+
+
+def test_a_loss_without_a_gradient_is_refused():
+    plain = OmegaConf.to_container(composed("train", "data=digits"), resolve=True)
+    vae = build_vae(plain["model"], SHAPE)
+    with pytest.raises(UserError, match=r"loss .* returns a 'loss' without a gradient"):
+        build_loss({"_target_": f"{__name__}.DetachedLoss"}, vae, SHAPE)
+    assert vae.training
+
+
 def test_a_loss_that_sums_over_the_batch_is_refused():
     with pytest.raises(UserError, match=r"loss .* 'loss' of shape \[\]; expected one value per image"):
         build_loss(

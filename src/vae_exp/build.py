@@ -191,12 +191,19 @@ def _check_fit(vae: VAE, model: Node, image_shape: list[int]) -> None:
 
 def _check_terms(loss: Loss, target: str, vae: VAE, image_shape: list[int]) -> None:
     images = torch.zeros(2, *image_shape)
-    with torch.no_grad():
+    was_training = vae.training
+    with torch.random.fork_rng(devices=[]):
         try:
-            terms = loss(vae, images, torch.Generator().manual_seed(0))
+            terms = loss(vae.eval(), images, torch.Generator().manual_seed(0))
             shapes = {name: list(getattr(terms, name).shape) for name in ("loss", "distortion", "rate")}
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"loss ({target}) fails on two images: {type(error).__name__}: {error}.") from error
+        finally:
+            vae.train(was_training)
+    if not terms.loss.requires_grad:
+        raise UserError(
+            f"loss ({target}) returns a 'loss' without a gradient: nothing of the model depends on it."
+        )
     for name, shape in shapes.items():
         if shape != [2]:
             raise UserError(

@@ -106,4 +106,5 @@ def _unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
     place = f"{prefix}." if prefix else ""
     if close:
         return f"{key} is not a key of the config; did you mean {place}{close[0]}?"
-    return f"{key} is not a key of the config; known here: {', '.join(known)}."
+    told = f"{key} is not a key of the config; known here: {', '.join(known)}."
+    return f"{told} To give the class another argument, say +{key}=…" if "_target_" in known else told

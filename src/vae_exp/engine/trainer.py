@@ -402,9 +402,10 @@ class Trainer:
         what = term if term == "a weight" else f"{split}/{term}"
         if split == "train" and term in TERMS and self._device.type == "cpu" and not self._weights_are_finite():
             what, value, step = f"the gradient of {self._name_of_bad_gradient()}", nan, step - 1
+        kept = "Checkpoints of earlier epochs stand; a" if self.position.epoch else "There is no checkpoint yet; a"
         return DivergedError(
             f"{what} is {value} in epoch {self.position.epoch + 1} (step {step}): training diverged. "
-            f"Checkpoints of earlier epochs stand; a smaller optimizer.lr or trainer.gradient_clip may help."
+            f"{kept} smaller optimizer.lr or trainer.gradient_clip may help."
         )
 
     def _name_of_bad_gradient(self) -> str:
