@@ -200,15 +200,15 @@ def _check_terms(loss: Loss, target: str, vae: VAE, image_shape: list[int]) -> N
             raise UserError(f"loss ({target}) fails on two images: {type(error).__name__}: {error}.") from error
         finally:
             vae.train(was_training)
-    if not terms.loss.requires_grad:
-        raise UserError(
-            f"loss ({target}) returns a 'loss' without a gradient: nothing of the model depends on it."
-        )
     for name, shape in shapes.items():
         if shape != [2]:
             raise UserError(
                 f"loss ({target}) returns '{name}' of shape {shape}; expected one value per image, [2]."
             )
+    if not terms.loss.requires_grad:
+        raise UserError(
+            f"loss ({target}) returns a 'loss' without a gradient: nothing of the model depends on it."
+        )
 
 
 def _require_joint(distribution: Distribution, batch_axes: int, what: str) -> None:
