@@ -48,7 +48,8 @@ def build_vae(model: Node, image_shape: Sequence[int]) -> VAE:
     Raises:
         UserError: if a part cannot be built, or if the parts do not fit one another or the images.
     """
-    parts = {name: _create_module(model[name], f"model.{name}") for name in ("encoder", "decoder", "prior")}
+    nodes = {"encoder": _with_posterior(model), "decoder": model["decoder"], "prior": model["prior"]}
+    parts = {name: _create_module(node, f"model.{name}") for name, node in nodes.items()}
     vae = _create({"_target_": model["_target_"]}, "model", arguments=parts)
     if not isinstance(vae, VAE):
         raise UserError(f"model._target_={model['_target_']} is not a vae_exp.model.vae.VAE.")
@@ -116,6 +117,15 @@ def _create(node: Node, key: str, needs: Sequence[str] = (), arguments: Mapping[
         if not hasattr(built, name):
             raise UserError(f"{key}._target_={target} makes an object without '{name}'.")
     return built
+
+
+def _with_posterior(model: Node) -> Node:
+    """The encoder's node, with `model.posterior` for one that takes it: a user's own may have just one kind."""
+    encoder: Node = model["encoder"]
+    posterior = model.get("posterior", "diagonal")
+    if posterior == "diagonal" or "posterior" in encoder:
+        return encoder
+    return {**encoder, "posterior": posterior}
 
 
 def _create_module(node: Node, key: str) -> nn.Module:

@@ -37,6 +37,7 @@ class ModelSettings:
     latent_dim: int = MISSING
     hidden_dims: list[int] = MISSING
     activation: str = MISSING
+    posterior: str = "diagonal"
     encoder: dict[str, Any] = field(default_factory=dict)
     decoder: dict[str, Any] = field(default_factory=dict)
     likelihood: dict[str, Any] = field(default_factory=dict)

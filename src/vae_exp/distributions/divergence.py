@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal, kl_divergence
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
 
 
 def rate(posterior: Distribution, prior: Distribution, latents: Tensor) -> Tensor:
@@ -24,6 +24,9 @@ def rate(posterior: Distribution, prior: Distribution, latents: Tensor) -> Tenso
     if gaussians[0] is not None and gaussians[1] is not None:
         kl: Tensor = _GaussianKL.apply(*gaussians[0], *gaussians[1])
         return kl
+    if isinstance(posterior, MultivariateNormal) and gaussians[1] is not None:
+        loc, scale = gaussians[1]
+        prior = MultivariateNormal(loc, scale_tril=scale.diag_embed(), validate_args=False)
     try:
         return kl_divergence(posterior, prior)
     except NotImplementedError:

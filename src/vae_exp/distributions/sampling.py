@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Distribution, Independent, Normal
+from torch.distributions import Bernoulli, Distribution, Independent, MultivariateNormal, Normal
 
 
 class ShardedGenerator(torch.Generator):
@@ -77,6 +77,13 @@ def _(distribution: Normal, generator: torch.Generator, shape: Sequence[int] = (
     return torch.addcmul(loc, scale, standard_normal(loc, generator, shape))
 
 
+@rsample.register
+def _(distribution: MultivariateNormal, generator: torch.Generator, shape: Sequence[int] = ()) -> Tensor:
+    loc: Tensor = distribution.loc
+    noise = standard_normal(loc, generator, shape).unsqueeze(-1)
+    return loc + (distribution.scale_tril @ noise).squeeze(-1)
+
+
 @singledispatch
 def sample(distribution: Distribution, generator: torch.Generator, shape: Sequence[int] = ()) -> Tensor:
     """Draw from a distribution without gradients; arguments and shape as for `rsample`."""
@@ -91,6 +98,12 @@ def _(distribution: Any, generator: torch.Generator, shape: Sequence[int] = ()) 
 
 @sample.register
 def _(distribution: Normal, generator: torch.Generator, shape: Sequence[int] = ()) -> Tensor:
+    with torch.no_grad():
+        return rsample(distribution, generator, shape)
+
+
+@sample.register
+def _(distribution: MultivariateNormal, generator: torch.Generator, shape: Sequence[int] = ()) -> Tensor:
     with torch.no_grad():
         return rsample(distribution, generator, shape)
 

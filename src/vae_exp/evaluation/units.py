@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.distributions import Distribution
 
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.divergence import rate_per_unit
@@ -17,8 +19,8 @@ class UnitsEvaluator:
     """Active units (Burda, Grosse & Salakhutdinov 2016, section 5.2), and the rate that each unit carries.
 
     A unit is active if the variance over images of its posterior mean, Var_x E[z|x], is above a threshold. Yields
-    `active_units`, how many; `rate_of_active_units` in nats per image, what of the rate they carry; and the figure
-    `units`: all units in order of their rate, with their variances.
+    `active_units`, how many; and, where posterior and prior have independent units, `rate_of_active_units` in nats
+    per image, what of the rate they carry, and the figure `units`: all units by their rate, with their variances.
 
     Args:
         threshold: Of the variance; the paper's is 0.01.
@@ -44,11 +46,22 @@ class UnitsEvaluator:
         for batch in images.batches(self._batch_size):
             posterior = vae.encode(batch)
             means.append(posterior.mean.cpu().double())
-            rates.append(rate_per_unit(posterior, prior, sample(posterior, generator, (1,))).cpu().double())
+            rates.append(_rate_per_unit(posterior, prior, generator))
         variance = torch.cat(means).var(dim=0, correction=0)
-        rate = torch.cat(rates).mean(dim=0)
         active = variance > self._threshold
         yield "active_units", int(active.sum())
+        known = [each for each in rates if each is not None]
+        if not known:
+            return
+        rate = torch.cat(known).mean(dim=0)
         yield "rate_of_active_units", rate[active].sum().item()
         order = rate.argsort(descending=True)
         yield "units", unit_ladder(rate[order].numpy(), variance[order].numpy(), order.tolist(), self._threshold)
+
+
+def _rate_per_unit(posterior: Distribution, prior: Distribution, generator: torch.Generator) -> Tensor | None:
+    """On the CPU in float64, `[batch, units]`; None where units depend on one another."""
+    try:
+        return rate_per_unit(posterior, prior, sample(posterior, generator, (1,))).cpu().double()
+    except TypeError:
+        return None

@@ -7,26 +7,32 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from vae_exp.model.networks import conv_stack, halved_sizes, mlp
-from vae_exp.model.posteriors import DiagonalGaussianHead
+from vae_exp.model.posteriors import posterior_head
 
 
 class MLPEncoder(nn.Module):
-    """Fully connected encoder with a diagonal Gaussian posterior (Kingma & Welling 2014).
+    """Fully connected encoder (Kingma & Welling 2014).
 
     Args:
         image_shape: `[channels, height, width]`.
         latent_dim: Number of latent units.
         hidden_dims: Widths of the hidden layers, from the image inwards; empty for a linear encoder.
         activation: A name from `vae_exp.model.networks.ACTIVATIONS`.
+        posterior: A name from `vae_exp.model.posteriors.POSTERIORS`.
     """
 
     def __init__(
-        self, image_shape: Sequence[int], latent_dim: int, hidden_dims: Sequence[int], activation: str
+        self,
+        image_shape: Sequence[int],
+        latent_dim: int,
+        hidden_dims: Sequence[int],
+        activation: str,
+        posterior: str = "diagonal",
     ) -> None:
         super().__init__()
         sizes = [prod(image_shape), *hidden_dims]
         self.hidden = mlp(sizes, activation)
-        self.posterior = DiagonalGaussianHead(sizes[-1], latent_dim)
+        self.posterior = posterior_head(posterior, sizes[-1], latent_dim)
 
     def forward(self, images: Tensor) -> Distribution:
         """Images `[batch, *image_shape]` → q(z|x) over `[batch, latent_dim]`."""
@@ -42,17 +48,23 @@ class ConvEncoder(nn.Module):
         latent_dim: Number of latent units.
         hidden_dims: Channels of the convolutions, from the image inwards; empty for a linear encoder.
         activation: A name from `vae_exp.model.networks.ACTIVATIONS`.
+        posterior: A name from `vae_exp.model.posteriors.POSTERIORS`.
     """
 
     def __init__(
-        self, image_shape: Sequence[int], latent_dim: int, hidden_dims: Sequence[int], activation: str
+        self,
+        image_shape: Sequence[int],
+        latent_dim: int,
+        hidden_dims: Sequence[int],
+        activation: str,
+        posterior: str = "diagonal",
     ) -> None:
         super().__init__()
         channels, height, width = image_shape
         depth = len(hidden_dims)
         features = [channels, *hidden_dims][-1] * halved_sizes(height, depth)[-1] * halved_sizes(width, depth)[-1]
         self.hidden = conv_stack([channels, *hidden_dims], activation)
-        self.posterior = DiagonalGaussianHead(features, latent_dim)
+        self.posterior = posterior_head(posterior, features, latent_dim)
 
     def forward(self, images: Tensor) -> Distribution:
         """Images `[batch, *image_shape]` → q(z|x) over `[batch, latent_dim]`."""

@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from vae_exp.model.networks import at_least_float32
 
@@ -24,3 +24,53 @@ class DiagonalGaussianHead(nn.Module):
         mean, log_variance = at_least_float32(self.mean_and_log_variance(features)).chunk(2, dim=-1)
         scale = torch.exp(0.5 * log_variance)
         return Independent(Normal(mean, scale, validate_args=False), 1, validate_args=False)
+
+
+class FullCovarianceGaussianHead(nn.Module):
+    """q(z|x) = N(μ(x), L(x) L(x)ᵀ) with L lower triangular (Kingma & Welling 2019, section 2.5.1).
+
+    The linear outputs are μ, the logarithms of L's diagonal, and what lies below it.
+
+    Args:
+        features: Size of the encoder's features.
+        latent_dim: Number of latent units.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, features: int, latent_dim: int) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+        below = torch.tril_indices(latent_dim, latent_dim, offset=-1)
+        self.register_buffer("rows", below[0], persistent=False)
+        self.register_buffer("columns", below[1], persistent=False)
+        self.mean_and_factor = nn.Linear(features, 2 * latent_dim + below.shape[1])
+
+    def forward(self, features: Tensor) -> Distribution:
+        """Features `[batch, features]` → a distribution over `[batch, latent_dim]`."""
+        outputs = at_least_float32(self.mean_and_factor(features))
+        mean, log_diagonal, below = outputs.split(
+            [self.latent_dim, self.latent_dim, outputs.shape[-1] - 2 * self.latent_dim], dim=-1
+        )
+        lower = outputs.new_zeros(len(outputs), self.latent_dim, self.latent_dim)
+        lower[:, self.rows, self.columns] = below
+        factor = lower + torch.diag_embed(log_diagonal.exp())
+        return MultivariateNormal(mean, scale_tril=factor, validate_args=False)
+
+
+POSTERIORS: dict[str, type[nn.Module]] = {
+    "diagonal": DiagonalGaussianHead,
+    "full_covariance": FullCovarianceGaussianHead,
+}
+
+
+def posterior_head(name: str, features: int, latent_dim: int) -> nn.Module:
+    """The head of that name.
+
+    Raises:
+        ValueError: if the name is none of `POSTERIORS`.
+    """
+    if name not in POSTERIORS:
+        raise ValueError(f"model.posterior={name} is not known; use one of {', '.join(POSTERIORS)}.")
+    return POSTERIORS[name](features, latent_dim)

@@ -2,7 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
+
+_LEAST_LOG_SCALE = -6.0
 
 
 class StandardNormalPrior(nn.Module):
@@ -23,3 +25,72 @@ class StandardNormalPrior(nn.Module):
     def forward(self) -> Distribution:
         """The distribution, with event shape `[latent_dim]`."""
         return Independent(Normal(self.loc, self.scale, validate_args=False), 1, validate_args=False)
+
+
+class GaussianMixturePrior(nn.Module):
+    """p(z) = Σₖ πₖ N(μₖ, diag σₖ²), all learned (Dilokthanakul et al. 2016; Nalisnick, Hertel & Smyth 2016).
+
+    Args:
+        latent_dim: Number of latent units.
+        components: How many Gaussians.
+        spread: Standard deviation that the means are drawn with at the start.
+
+    Raises:
+        ValueError: if there is no component or the spread is negative.
+    """
+
+    def __init__(self, latent_dim: int, components: int, spread: float = 1.0) -> None:
+        super().__init__()
+        _require_components(components)
+        if not spread >= 0:
+            raise ValueError(f"model.prior.spread={spread} must be at least 0.")
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.loc = nn.Parameter(spread * torch.randn(components, latent_dim))
+        self.log_scale = nn.Parameter(torch.zeros(components, latent_dim))
+
+    def forward(self) -> Distribution:
+        """The distribution, with event shape `[latent_dim]`."""
+        scale = self.log_scale.clamp(min=_LEAST_LOG_SCALE).exp()
+        return _mixture(
+            self.logits, Independent(Normal(self.loc, scale, validate_args=False), 1, validate_args=False)
+        )
+
+
+class VampPrior(nn.Module):
+    """p(z) = (1/K) Σₖ q(z|uₖ) with K pseudo-inputs uₖ that are learned (Tomczak & Welling 2018, equation 9).
+
+    The encoder is the model's own, which the VAE hands over. Pseudo-inputs are kept in [0, 1] by a sigmoid.
+
+    Args:
+        image_shape: `[channels, height, width]`.
+        components: K.
+
+    Raises:
+        ValueError: if there is no component.
+    """
+
+    def __init__(self, image_shape: list[int], components: int) -> None:
+        super().__init__()
+        _require_components(components)
+        self.pseudo_inputs = nn.Parameter(torch.randn(components, *image_shape))
+        self._encoder: tuple[nn.Module, ...] = ()  # in a tuple, so that it is not a part of this module as well
+
+    def attach(self, encoder: nn.Module) -> None:
+        """Take the encoder that turns pseudo-inputs into components."""
+        self._encoder = (encoder,)
+
+    def forward(self) -> Distribution:
+        """The distribution, with event shape `[latent_dim]`."""
+        [encoder] = self._encoder
+        return _mixture(
+            self.pseudo_inputs.new_zeros(len(self.pseudo_inputs)), encoder(self.pseudo_inputs.sigmoid())
+        )
+
+
+def _mixture(logits: Tensor, components: Distribution) -> Distribution:
+    return MixtureSameFamily(Categorical(logits=logits, validate_args=False), components, validate_args=False)
+
+
+def _require_components(count: int) -> None:
+    if count < 1:
+        raise ValueError(f"model.prior.components={count} must be at least 1.")

@@ -15,7 +15,8 @@ class VAE(nn.Module):
     Args:
         encoder: Images `[batch, *image_shape]` in [0, 1] → posterior over `[batch, latent_dim]`.
         decoder: Latents `[..., latent_dim]` → likelihood over `[..., *image_shape]`.
-        prior: Called without arguments → distribution over `[latent_dim]`.
+        prior: Called without arguments → distribution over `[latent_dim]`. One that has a method `attach`, such as
+            the VampPrior, is given the encoder.
 
     Attributes:
         compute_dtype: What the matrix products of encoder and decoder are computed in; `torch.bfloat16` runs
@@ -27,6 +28,9 @@ class VAE(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
         self.prior = prior
+        attach = getattr(prior, "attach", None)
+        if callable(attach):
+            attach(encoder)
         self.compute_dtype = torch.float32
 
     def encode(self, images: Tensor) -> Distribution:
