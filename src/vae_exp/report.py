@@ -21,6 +21,7 @@ UNITS = {
     "nll": "nats/image",
     "nll_se": "nats/image",
     "nll_monte_carlo_se": "nats/image",
+    "nll_effective_samples": "draws",
     "nll_images": "images",
     "bits_per_dim": "bits",
     "negative_elbo_bits_per_dim": "bits",

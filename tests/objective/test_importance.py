@@ -129,3 +129,20 @@ def test_an_image_far_from_the_model_gives_finite_numbers(generator):
     estimate = log_evidence(vae, torch.ones(2, *SHAPE), 50, generator, chunk_size=10)
     assert estimate.value.isfinite().all()
     assert (estimate.variance >= 0).all()
+
+
+def test_the_effective_number_of_draws_is_that_of_the_weights():
+    vae = bernoulli_vae(2)
+    images = torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(0)).round()
+    found = log_evidence(vae, images, 50, torch.Generator().manual_seed(6), 10**6).effective_samples
+    weights = log_weights(vae, images, 50, torch.Generator().manual_seed(6)).double().exp()
+    expected = weights.sum(0) ** 2 / weights.square().sum(0)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert ((found >= 1) & (found <= 50)).all()
+
+
+def test_draws_of_the_exact_posterior_all_count(generator):
+    vae = linear_gaussian_vae(1, generator, widening=1.0)
+    images = torch.randn(5, *SHAPE, generator=generator)
+    found = log_evidence(vae, images, 40, generator, 10**6).effective_samples
+    torch.testing.assert_close(found, torch.full((5,), 40.0, dtype=torch.float64), rtol=1e-4, atol=1e-3)

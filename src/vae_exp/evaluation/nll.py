@@ -15,8 +15,9 @@ from vae_exp.objective.importance import log_evidence
 class NLLEvaluator:
     """−log p(x) estimated with importance samples from q(z|x) (Burda, Grosse & Salakhutdinov 2016, section 5.1).
 
-    Yields `nll` in nats per image; `nll_se`, the standard error of that mean over images; and
-    `nll_monte_carlo_se`, the part of it that is due to drawing z (delta method). The estimate is a lower
+    Yields `nll` in nats per image; `nll_se`, the standard error of that mean over images;
+    `nll_monte_carlo_se`, the part of it that is due to drawing z (delta method); and `nll_effective_samples`, how
+    many of an image's draws count, on average over images. The estimate is a lower
     bound on log p(x) in expectation, so `nll` errs upwards, less so with more samples. Where the likelihood is a
     probability of these images, `bits_per_dim` is the same in bits per pixel and channel.
 
@@ -54,4 +55,5 @@ class NLLEvaluator:
             yield "bits_per_dim", bits
         yield "nll_se", values.std().item() / sqrt(count) if count > 1 else float("nan")
         yield "nll_monte_carlo_se", variance.sum().sqrt().item() / count
+        yield "nll_effective_samples", torch.cat([each.effective_samples for each in estimates]).mean().item()
         yield "nll_images", count

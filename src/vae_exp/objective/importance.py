@@ -26,10 +26,12 @@ class LogEvidence:
         value: log (1/K) Σₖ wₖ, `[batch]`, float64 on the CPU (Burda, Grosse & Salakhutdinov 2016, equation 8).
         variance: Monte Carlo variance of `value` by the delta method, (E[w²] / E[w]² − 1) / (K − 1), `[batch]`;
             NaN for K = 1, which tells nothing of its own error.
+        effective_samples: (Σₖ wₖ)² / Σₖ wₖ², `[batch]`, from 1 to K: how many of the draws count (Kong 1992).
     """
 
     value: Tensor
     variance: Tensor
+    effective_samples: Tensor
 
 
 @torch.no_grad()
@@ -48,16 +50,15 @@ def log_evidence(
     per_chunk = max(1, chunk_size // len(images))
     whole, rest = divmod(num_importance_samples, per_chunk)
     sizes = [per_chunk] * whole + [rest] * (rest > 0)
-    log_sum = torch.full((len(images),), -torch.inf, dtype=torch.float64)
-    log_sum_of_squares = log_sum.clone()
-    for chunk in _log_weight_chunks(vae, images, sizes, generator):
-        weights = chunk.cpu().double()  # not every device knows float64
-        log_sum = torch.logaddexp(log_sum, weights.logsumexp(dim=0))
-        log_sum_of_squares = torch.logaddexp(log_sum_of_squares, (2 * weights).logsumexp(dim=0))
+    chunks = list(_log_weight_chunks(vae, images, sizes, generator))
+    weights = torch.cat(chunks).cpu().double()  # not every device knows float64
+    log_sum = weights.logsumexp(dim=0)
     count = torch.tensor(float(num_importance_samples), dtype=torch.float64)
-    relative_second_moment = torch.exp(log_sum_of_squares - 2 * log_sum + count.log())
+    effective = torch.exp(2 * log_sum - (2 * weights).logsumexp(dim=0))
     return LogEvidence(
-        value=log_sum - count.log(), variance=(relative_second_moment - 1).clamp(min=0) / (count - 1)
+        value=log_sum - count.log(),
+        variance=(count / effective - 1).clamp(min=0) / (count - 1),
+        effective_samples=effective,
     )
 
 
