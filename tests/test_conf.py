@@ -27,7 +27,7 @@ from vae_exp.settings import (
 from vae_exp.sweep.identity import register_resolvers
 
 CONF = config_directory()
-NUMBER_OF_FILES = 66
+NUMBER_OF_FILES = 69
 PRIMARY = {
     "train.yaml": TrainSettings,
     "evaluate.yaml": EvaluateSettings,
@@ -89,7 +89,7 @@ def test_every_primary_config_follows_its_schema(file):
 
 def test_experiments_say_how_to_run_them():
     experiments = sorted((CONF / "experiment").glob("*.yaml"))
-    assert len(experiments) == 3
+    assert len(experiments) == 5
     for path in experiments:
         head = path.read_text()
         assert f"experiment={path.stem}" in head

@@ -13,10 +13,12 @@ from torch.distributions import Distribution
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from vae_exp.data.images import ImageSet
 from vae_exp.data.splits import Splits
 from vae_exp.distributions.sampling import sample
 from vae_exp.engine.protocols import Evaluator
 from vae_exp.errors import UserError
+from vae_exp.model.initialization import initialize, start_at_mean
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
 from vae_exp.settings import DataSettings
@@ -50,11 +52,27 @@ def build_vae(model: Node, image_shape: Sequence[int]) -> VAE:
     """
     nodes = {"encoder": _with_posterior(model), "decoder": model["decoder"], "prior": model["prior"]}
     parts = {name: _create_module(node, f"model.{name}") for name, node in nodes.items()}
+    for part in parts.values():
+        initialize(part, model.get("initialization", "torch"))
     vae = _create({"_target_": model["_target_"]}, "model", arguments=parts)
     if not isinstance(vae, VAE):
         raise UserError(f"model._target_={model['_target_']} is not a vae_exp.model.vae.VAE.")
     _check_fit(vae, model, list(image_shape))
     return vae
+
+
+def set_output_bias(vae: VAE, output_bias: str, images: ImageSet) -> None:
+    """Start the decoder at the mean of the training images, if `model.output_bias` says so.
+
+    Raises:
+        UserError: if the decoder has no bias for it.
+    """
+    if output_bias != "data_mean":
+        return
+    try:
+        start_at_mean(vae.decoder, images.mean())
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def build_loss(loss: Node, vae: VAE, image_shape: Sequence[int], training_images: int | None = None) -> Loss:

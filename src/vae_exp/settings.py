@@ -25,6 +25,8 @@ PRECISIONS = ("fp32", "tf32", "bf16")
 STRATEGIES = ("none", "ddp")
 BINARIZATIONS = ("none", "dynamic", "fixed")
 RESIDENT = ("auto", True, False)
+INITIALIZATIONS = ("torch", "glorot_uniform")
+OUTPUT_BIASES = ("torch", "data_mean")
 SPLITS = ("train", "val", "test")
 CHECKPOINTS = ("best", "last")
 
@@ -38,6 +40,8 @@ class ModelSettings:
     hidden_dims: list[int] = MISSING
     activation: str = MISSING
     posterior: str = "diagonal"
+    initialization: str = "torch"
+    output_bias: str = "torch"
     encoder: dict[str, Any] = field(default_factory=dict)
     decoder: dict[str, Any] = field(default_factory=dict)
     likelihood: dict[str, Any] = field(default_factory=dict)
@@ -49,6 +53,8 @@ class ModelSettings:
             raise UserError(
                 f"model.hidden_dims={self.hidden_dims} must list widths of at least 1; [] is a linear model."
             )
+        _one_of("model.initialization", self.initialization, INITIALIZATIONS)
+        _one_of("model.output_bias", self.output_bias, OUTPUT_BIASES)
         for part in ("encoder", "decoder", "prior"):
             _require_target(f"model.{part}", getattr(self, part))
 

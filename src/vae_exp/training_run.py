@@ -20,6 +20,7 @@ from vae_exp.build import (
     build_scheduler,
     build_splits,
     build_vae,
+    set_output_bias,
 )
 from vae_exp.data.feed import place
 from vae_exp.data.images import ImageSet
@@ -167,6 +168,7 @@ def _prepare(
     plain = plain_config(config, splits.image_shape)
     recipe = _recipe(settings, splits.train, splits.val)
     vae = build_vae(plain["model"], splits.image_shape)
+    set_output_bias(vae, settings.model.output_bias, splits.train)
     loss = build_loss(plain["loss"], vae, splits.image_shape, len(splits.train))
     evaluators = build_evaluators(plain["evaluator"])
     vae.to(device)

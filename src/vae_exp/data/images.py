@@ -64,6 +64,13 @@ class ImageSet:
             drawn[part] = torch.bernoulli(self.as_floats(self.pixels[part].cpu()), generator=noise)
         return replace(self, pixels=drawn, pixel_max=1, dynamic=False)
 
+    def mean(self) -> Tensor:
+        """The mean image, `[channels, height, width]` in [0, 1], summed in float64."""
+        total = torch.zeros(self.image_shape, dtype=torch.float64)
+        for batch in self.batches(_DRAWN_AT_ONCE):
+            total += batch.double().sum(dim=0).cpu()
+        return (total / len(self)).float()
+
     def settled(self, seed: int) -> "ImageSet":
         """The set as it is scored: a dynamic one is drawn once, any other is itself."""
         return self.binarized(seed) if self.dynamic else self

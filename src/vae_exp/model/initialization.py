@@ -1,0 +1,46 @@
+"""How weights start, where it is not torch's own way."""
+
+import torch
+from torch import Tensor, nn
+
+_SHARE_OF_WHITE = (0.001, 0.999)
+_WEIGHTED = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+
+
+def initialize(model: nn.Module, name: str) -> None:
+    """Draw all weights anew, from torch's global generator.
+
+    Args:
+        model: Whose linear and convolutional layers are meant.
+        name: `torch` leaves them as they are; `glorot_uniform` draws from U(−a, a), a² = 6 / (inputs + outputs),
+            with biases of zero (Glorot & Bengio 2010), as Burda, Grosse & Salakhutdinov 2016 do.
+    """
+    if name == "torch":
+        return
+    for layer in model.modules():
+        if isinstance(layer, _WEIGHTED):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+@torch.no_grad()
+def start_at_mean(decoder: nn.Module, mean_image: Tensor) -> None:
+    """Set the output bias of a Bernoulli decoder to the logit of the mean image (Burda et al. 2016).
+
+    The mean is clipped to [0.001, 0.999] first, as in the authors' code.
+
+    Args:
+        decoder: With a linear layer `output` of one logit for each value of the image.
+        mean_image: `[channels, height, width]` in [0, 1].
+
+    Raises:
+        ValueError: if the decoder has no such layer.
+    """
+    output = getattr(decoder, "output", None)
+    if not isinstance(output, nn.Linear) or output.bias is None or output.out_features != mean_image.numel():
+        raise ValueError(
+            f"model.output_bias=data_mean needs a decoder with a linear layer 'output' of one logit for each "
+            f"value, as MLPDecoder with a Bernoulli likelihood has; {type(decoder).__name__} has none."
+        )
+    output.bias.copy_(torch.logit(mean_image.flatten().clamp(*_SHARE_OF_WHITE)))
