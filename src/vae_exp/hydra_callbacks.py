@@ -1,5 +1,6 @@
 """Where Hydra calls us: before a run has a directory, and when a sweep starts."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_exp.errors import UserError
-from vae_exp.run_directory import RunDirectory, require_writable, resumed_directory
+from vae_exp.run_directory import RunDirectory, require_inside, require_writable, resumed_directory
 from vae_exp.settings import TrainSettings, checked, require_sweep_name
 from vae_exp.sweep import recorder
 
@@ -36,8 +37,9 @@ class TrainCallback(Callback):
         """Check and remember the directory of a sweep; its jobs are checked one by one."""
         try:
             require_sweep_name(config.sweep.name)
-            if config.resume:
-                raise UserError(f"resume={config.resume} goes on with one run; leave out --multirun.")
+            resumed = [each for each in config.hydra.overrides.task if re.match(r"\+*resume=(?!null$)", each)]
+            if resumed:
+                raise UserError(f"{resumed[0]} goes on with one run; leave out --multirun.")
             sweep = Path(str(config.hydra.sweep.dir))
             if any(RunDirectory(path).holds_a_run() for path in sweep.glob("*/")):
                 raise UserError(f"sweep.name={sweep.name}: {sweep} already holds runs; choose another name.")
@@ -50,6 +52,9 @@ class TrainCallback(Callback):
 def _require_a_run(directory: RunDirectory) -> None:
     if not directory.config.is_file():
         raise UserError(f"resume={directory.path} holds no run: {directory.config} is missing.")
+    written = [directory.log, directory.metrics, directory.result, directory.figures, directory.config]
+    for path in (*written, directory.checkpoint("last"), directory.checkpoint("best")):
+        require_inside(path, directory.path)
 
 
 def task_config(config: DictConfig) -> DictConfig:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.keeper import mend
 from vae_exp.errors import UserError
-from vae_exp.run_directory import RunDirectory, resumed_checkpoint
+from vae_exp.run_directory import RunDirectory, resumed_checkpoint, write_atomically
 from vae_exp.settings import plain_config
 from vae_exp.stored_config import changed, read_config
 from vae_exp.trust import require_trusted
@@ -82,8 +82,18 @@ def read_resumption(directory: RunDirectory, asked: DictConfig, overrides: Seque
     return Resumption(config, state)
 
 
-def mend_checkpoints(directory: RunDirectory, state: dict[str, Any]) -> None:
-    """Put right what a kill has left between two writes."""
+def mend_checkpoints(directory: RunDirectory, state: dict[str, Any], checkpoint: Path) -> None:
+    """Put right what a kill has left between two writes, and make `last.pt` what the run goes on from.
+
+    Args:
+        directory: The run's.
+        state: What the run goes on from.
+        checkpoint: Where that was read.
+    """
+    last = directory.checkpoint("last")
+    if checkpoint != last:
+        content = checkpoint.read_bytes()
+        write_atomically(last, lambda file: file.write(content))
     try:
         best_epoch = load_checkpoint(directory.checkpoint("best"), torch.device("cpu"))["epoch"]
     except (UserError, KeyError):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from vae_exp.build import build_splits, build_vae
 from vae_exp.data.splits import Splits
@@ -99,11 +100,20 @@ def _build_with_weights(plain: dict[str, Any], state: Mapping[str, Any], checkpo
     with torch.random.fork_rng():
         vae = build_vae(plain["model"], plain["data"]["image_shape"])
     try:
-        vae.load_state_dict({**state["vae"], **(state.get("average") or {})})
+        vae.load_state_dict(state["vae"])
+        _load_average(vae, state.get("average") or {})
     except (RuntimeError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{checkpoint} does not fit the model of its config: {reason}") from error
     return vae
+
+
+@torch.no_grad()
+def _load_average(vae: VAE, average: Mapping[str, Tensor]) -> None:
+    """Put the averaged weights in place; parameter by parameter, because one may have several names."""
+    parameters = dict(vae.named_parameters())
+    for name, weight in average.items():
+        parameters[name].copy_(weight)
 
 
 def open_for(settings: StoredRunSettings) -> StoredRun:

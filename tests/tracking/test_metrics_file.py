@@ -1,4 +1,5 @@
 import json
+from contextlib import closing
 from math import inf, nan
 from pathlib import Path
 
@@ -69,6 +70,7 @@ def _written(path: Path, epochs: int) -> bytes:
 
 def _resumed(path: Path, lines: int, epochs: int) -> bytes:
     file = MetricsFile.resumed(path, lines)
+    file.begin()
     for epoch in range(lines + 1, epochs + 1):
         file.log({"epoch": epoch, "train/loss": 1 / epoch}, step=10 * epoch)
     file.close()
@@ -87,6 +89,7 @@ def test_a_resumed_file_is_the_one_of_a_run_that_was_never_interrupted(tmp_path:
 def test_a_resumed_file_is_written_line_by_line(path: Path):
     _written(path, 1)
     file = MetricsFile.resumed(path, 1)
+    file.begin()
     file.log({"epoch": 2}, step=20)
     assert _lines(path)[-1] == {"step": 20, "epoch": 2}
     file.close()
@@ -99,7 +102,8 @@ def test_a_file_that_is_gone_is_begun_again_where_the_checkpoint_knows_of_no_lin
 @pytest.mark.parametrize("there", [0, 2])
 def test_a_file_that_has_lost_lines_keeps_the_others(path: Path, there: int, caplog: pytest.LogCaptureFixture):
     content = _written(path, there)
-    MetricsFile.resumed(path, 3).close()
+    with closing(MetricsFile.resumed(path, 3)) as file:
+        file.begin()
     assert f"has lost {3 - there} of 3 lines" in caplog.text
     assert path.read_bytes() == content
 
@@ -107,7 +111,8 @@ def test_a_file_that_has_lost_lines_keeps_the_others(path: Path, there: int, cap
 def test_a_line_cut_short_is_not_counted_among_the_lines(path: Path, caplog: pytest.LogCaptureFixture):
     whole = _written(path, 3)
     path.write_bytes(whole[:-5])
-    MetricsFile.resumed(path, 3).close()
+    with closing(MetricsFile.resumed(path, 3)) as file:
+        file.begin()
     assert "has lost 1 of 3 lines" in caplog.text
     assert path.read_bytes() == b"".join(whole.splitlines(keepends=True)[:2])
 
@@ -120,6 +125,6 @@ def test_a_write_that_fails_leaves_the_old_file(path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="No space left"):
-        MetricsFile.resumed(path, 2)
+        MetricsFile.resumed(path, 2).begin()
     assert path.read_bytes() == content
     assert list(path.parent.iterdir()) == [path]

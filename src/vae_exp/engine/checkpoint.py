@@ -1,6 +1,10 @@
 """Checkpoints: written whole or not at all, read without executing anything."""
 
+import errno
+import os
 import pickle
+import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +14,22 @@ from vae_exp.errors import UserError
 from vae_exp.run_directory import write_atomically
 
 FORMAT = 2
+_SPARE_BYTES = 2**20
 _READABLE = (1, FORMAT)  # the first had weights alone to go on from
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain values to `path`, atomically."""
-    write_atomically(path, lambda file: torch.save({"format": FORMAT, **state}, file))
+    """Write tensors and plain values to `path`, atomically.
+
+    Raises:
+        OSError: if it cannot be written, such as on a full disk.
+    """
+    try:
+        write_atomically(path, lambda file: torch.save({"format": FORMAT, **state}, file))
+    except RuntimeError as error:  # torch's archive writer counts bytes, and does not ask why some are missing
+        if shutil.disk_usage(path.parent).free < _SPARE_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
@@ -26,6 +40,7 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
             format that this version does not know.
     """
     try:
+        _require_undamaged(path)
         state = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
@@ -37,6 +52,18 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") not in _READABLE:
         raise UserError(f"{path} {_unreadable(state)}")
     return state
+
+
+def _require_undamaged(path: Path) -> None:
+    """Compare the check sums of an archive, which torch does not."""
+    with path.open("rb") as file:
+        if not zipfile.is_zipfile(file):
+            return
+        file.seek(0)
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"{damaged} in it is damaged")
 
 
 def _unreadable(state: Any) -> str:

@@ -87,16 +87,37 @@ class Team:
         except Exception as error:
             return None, RuntimeError(f"{type(error).__name__}: {error}")
 
-    def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """A module whose gradients are averaged over the team."""
+    def wrap(self, module: nn.Module, device: torch.device, *arguments: Any) -> nn.Module:
+        """A module whose gradients are averaged over the team.
+
+        Args:
+            module: Whose first output is differentiated.
+            device: Where it is computed.
+            arguments: What it may be called with, to see whether all its parameters take part.
+        """
         if self.size == 1:
             return module
-        return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
+        return DistributedDataParallel(
+            module,
+            device_ids=[device] if device.type == "cuda" else None,
+            find_unused_parameters=_has_idle_parameters(module, *arguments),
+        )
 
     def disband(self) -> None:
         """Leave the process group, if there is one."""
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _has_idle_parameters(module: nn.Module, *arguments: Any) -> bool:
+    """Whether some parameters get no gradient, for which the others must not wait."""
+    trained = [each for each in module.parameters() if each.requires_grad]
+    was_training = module.training
+    module.eval()
+    with torch.random.fork_rng(devices=[]):
+        output = module(*arguments)[0].sum()
+    module.train(was_training)
+    return any(each is None for each in torch.autograd.grad(output, trained, allow_unused=True))
 
 
 def launched_size() -> int:

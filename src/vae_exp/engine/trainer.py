@@ -241,7 +241,18 @@ class Trainer:
         self._optimizer.load_state_dict(state)
         for group, own in zip(self._optimizer.param_groups, kept, strict=True):
             group.update(own)
+            if group.get("fused"):
+                self._require_shapes(group["params"])
         self._optimizer._opt_called = True  # type: ignore[attr-defined]  # or a scheduler warns
+
+    def _require_shapes(self, parameters: Sequence[Tensor]) -> None:
+        """Fused kernels trust the shapes of their state, and read past its end where it is too short."""
+        for parameter in parameters:
+            for name, value in self._optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
+                    raise ValueError(
+                        f"the optimiser's {name} is {list(value.shape)} for a weight of {list(parameter.shape)}"
+                    )
 
     def _load_generators(self, state: Mapping[str, Any], epoch: int) -> None:
         if state["device"] != self._device.type:
@@ -261,7 +272,8 @@ class Trainer:
 
     def _training_step(self) -> TrainingStep:
         scoring = Scoring(self._vae, self._loss)
-        wrapped = self.team.wrap(scoring, self._device)
+        example = self._train.scaled(slice(0, 2)), torch.Generator(self._device)
+        wrapped = self.team.wrap(scoring, self._device, *example)
         return TrainingStep(
             score=compiled(wrapped) if self._mode == "compile" else wrapped,
             parameters=list(self._vae.parameters()),
@@ -417,10 +429,16 @@ class Trainer:
         return all(bool(each.isfinite().all()) for each in self._vae.parameters())
 
     def _advance_schedule(self, monitored: float) -> None:
-        if isinstance(self._scheduler, ReduceLROnPlateau):
-            self._scheduler.step(monitored)
-        elif self._scheduler is not None:
-            self._scheduler.step()
+        try:
+            if isinstance(self._scheduler, ReduceLROnPlateau):
+                self._scheduler.step(monitored)
+            elif self._scheduler is not None:
+                self._scheduler.step()
+        except (ValueError, ArithmeticError) as error:
+            raise UserError(
+                f"scheduler cannot go on after epoch {self.position.epoch + 1} of {self._recipe.epochs}: {error}; "
+                f"its length must fit trainer.epochs."
+            ) from error
 
     def _keep(self) -> None:
         position = self.position

@@ -112,7 +112,8 @@ class TrainingStep:
         if self._dynamic:
             images = binarized(images, self.noise)
         loss, distortion, rate = self.score(images, self.noise)
-        sums = torch.stack([loss.detach(), distortion.detach(), rate.detach()]).sum(dim=1)
+        kind = self.record.rows.dtype
+        sums = torch.stack([each.detach().to(kind) for each in (loss, distortion, rate)]).sum(dim=1)
         self._team.sum(sums)
         if self._on_host and not isfinite(sums[0].item()):
             raise _explained(sums)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TextIO
 
 from vae_exp.errors import UserError
 from vae_exp.run_directory import to_json_line, write_atomically
@@ -21,8 +22,9 @@ class MetricsFile:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path, self._kept = path, 0
         try:
-            self._file = path.open("x", buffering=1)
+            self._file: TextIO | None = path.open("x", buffering=1)
         except FileExistsError:
             raise UserError(
                 f"{path.parent} already holds a run; choose another directory (hydra.run.dir=…)."
@@ -30,18 +32,24 @@ class MetricsFile:
 
     @classmethod
     def resumed(cls, path: Path, lines: int) -> "MetricsFile":
-        """Go on after the first `lines` lines; whatever follows them was not part of a checkpoint."""
-        written = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in written[:lines] if line.endswith(b"\n")]
-        if len(kept) < lines:
-            _log.warning("%s has lost %d of %d lines; the run goes on.", path, lines - len(kept), lines)
-        write_atomically(path, lambda file: file.writelines(kept))
+        """One that will go on after the first `lines` lines; until `begin` the file is left as it is."""
         resumed = cls.__new__(cls)
-        resumed._file = path.open("a", buffering=1)
+        resumed._path, resumed._kept, resumed._file = path, lines, None
         return resumed
+
+    def begin(self) -> None:
+        """Cut off the lines that were not part of the checkpoint, and go on after the others."""
+        written = self._path.read_bytes().splitlines(keepends=True) if self._path.exists() else []
+        kept = [line for line in written[: self._kept] if line.endswith(b"\n")]
+        if len(kept) < self._kept:
+            lost = self._kept - len(kept)
+            _log.warning("%s has lost %d of %d lines; the run goes on.", self._path, lost, self._kept)
+        write_atomically(self._path, lambda file: file.writelines(kept))
+        self._file = self._path.open("a", buffering=1)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Write one line, at once."""
+        assert self._file is not None, "begin() comes first"
         self._file.write(to_json_line({"step": step, **metrics}))
 
     def log_figures(self, figures: Mapping[str, Path], step: int) -> None:
@@ -49,4 +57,5 @@ class MetricsFile:
 
     def close(self) -> None:
         """No more lines follow."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()

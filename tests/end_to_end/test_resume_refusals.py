@@ -1,0 +1,124 @@
+"""A resume that cannot be: it says why, and leaves the run as it was."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from vae_exp import load_run
+from vae_exp.model.encoders import MLPEncoder
+from vae_exp.objective.elbo import ELBO
+from vae_exp.objective.loss_terms import LossTerms
+
+RUN = ("data=digits", "tracker=none", "evaluator=[]", "trainer.epochs=3", "trainer.device=cpu")
+
+
+@pytest.fixture
+def run(command, tmp_path: Path) -> Path:
+    assert command("train", *RUN, "hydra.run.dir=run").code == 0
+    return tmp_path / "run"
+
+
+def content(run: Path) -> dict[str, bytes]:
+    kept = [path for path in run.rglob("*") if path.is_file() and path.name not in ("train.log", ".lock")]
+    return {str(path.relative_to(run)): path.read_bytes() for path in kept}
+
+
+def test_a_refused_resume_leaves_every_line(command, run: Path):
+    before = content(run)
+    refused = command("train", "resume=run/checkpoints/best.pt", "trainer.epochs=9", "trainer.step=graph")
+    assert refused.code == 1
+    assert "trainer.step=graph needs a CUDA device" in refused.err
+    assert content(run) == before
+
+
+def test_a_resume_from_the_best_checkpoint_makes_it_the_last(command, tmp_path: Path):
+    chosen = [*RUN, "trainer.epochs=12", "trainer.monitor=train/rate"]
+    assert command("train", *chosen, "hydra.run.dir=run").code == 0
+    best = json.loads((tmp_path / "run" / "result.json").read_text())["best"]["epoch"]
+    assert best < 12
+    assert command("train", "resume=run/checkpoints/best.pt").code == 0
+    lines = [json.loads(line)["epoch"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines == list(range(1, 13))
+
+
+def test_a_single_flipped_bit_is_found(command, run: Path):
+    last = run / "checkpoints" / "last.pt"
+    damaged = bytearray(last.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    last.unlink()  # best.pt may be the same file
+    last.write_bytes(damaged)
+    refused = command("train", "resume=run", "trainer.epochs=4")
+    assert refused.code == 1
+    assert "is not a whole checkpoint of plain tensors" in refused.err
+    assert "best.pt is whole" in refused.err
+
+
+def test_an_optimisers_state_of_another_shape_is_refused(command, run: Path):
+    last = run / "checkpoints" / "last.pt"
+    state = torch.load(last, weights_only=True)
+    state["optimizer"]["state"][0]["exp_avg"] = torch.zeros(3)
+    torch.save(state, last)
+    refused = command("train", "resume=run", "trainer.epochs=4")
+    assert refused.code == 1
+    assert "the optimiser's exp_avg is [3] for a weight of [500, 64]" in refused.err
+
+
+@pytest.mark.parametrize("name", ["train.log", "metrics.jsonl", "checkpoints"])
+def test_a_link_out_of_the_run_is_not_followed(command, run: Path, tmp_path: Path, name: str):
+    shutil.move(run / name, tmp_path / "elsewhere")
+    (run / name).symlink_to(tmp_path / "elsewhere")
+    before = content(tmp_path)
+    refused = command("train", "resume=run", "trainer.epochs=4")
+    assert refused.code == 1
+    assert "leads out of" in refused.err
+    assert content(tmp_path) == before
+
+
+def test_several_runs_are_not_resumed_as_a_sweep(command, run: Path, tmp_path: Path):
+    refused = command("train", "--multirun", "resume=run,run", "trainer.epochs=5")
+    assert refused.code == 1
+    assert "resume=run,run goes on with one run; leave out --multirun" in refused.err
+    assert not (tmp_path / "multirun").exists()
+
+
+def test_a_schedule_that_is_too_short_is_told_as_such(command):
+    one_cycle = ["scheduler._target_=torch.optim.lr_scheduler.OneCycleLR", "+scheduler.max_lr=0.01"]
+    refused = command("train", *RUN, *one_cycle, "+scheduler.total_steps=2", "hydra.run.dir=run")
+    assert refused.code == 1
+    assert "scheduler cannot go on after epoch 3 of 3" in refused.err
+    assert "its length must fit trainer.epochs" in refused.err
+
+
+class TiedEncoder(MLPEncoder):
+    """One weight under two names."""
+
+    def __init__(self, *arguments, **keywords) -> None:
+        super().__init__(*arguments, **keywords)
+        self.twin = self.hidden[0]
+
+
+class DoubleELBO(ELBO):
+    """Scores in float64."""
+
+    def __call__(self, *arguments) -> LossTerms:
+        terms = super().__call__(*arguments)
+        return LossTerms(terms.loss.double(), terms.distortion.double(), terms.rate.double())
+
+
+def test_an_average_of_tied_weights_is_loaded_under_both_names(command, tmp_path: Path):
+    own = [f"model.encoder._target_={__name__}.TiedEncoder", "trainer.ema_decay=0.9"]
+    assert command("train", *RUN, *own, "hydra.run.dir=run").code == 0
+    loaded = load_run(tmp_path / "run", trust=["tests"], checkpoint="last").vae
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
+    average = state["average"]["encoder.hidden.0.weight"]
+    assert not torch.equal(average, state["vae"]["encoder.hidden.0.weight"])
+    assert torch.equal(loaded.encoder.hidden[0].weight, average)
+    assert torch.equal(loaded.encoder.twin.weight, average)
+
+
+def test_terms_in_float64_are_taken(command):
+    ended = command("train", *RUN, f"loss._target_={__name__}.DoubleELBO", "hydra.run.dir=run")
+    assert ended.code == 0, ended.err
