@@ -48,6 +48,21 @@ def test_two_processes_train_what_one_would(command, tmp_path):
     assert (tmp_path / "two" / "run" / "train.log").read_text().count("Training ") == 1
 
 
+def test_a_parameter_that_takes_no_part_keeps_nobody_waiting(tmp_path):
+    (tmp_path / "theirs.py").write_text(
+        "from torch import nn\n"
+        "from vae_exp.model.encoders import MLPEncoder\n\n\n"
+        "class Idle(MLPEncoder):\n"
+        "    def __init__(self, *arguments, **keywords):\n"
+        "        super().__init__(*arguments, **keywords)\n"
+        "        self.idle = nn.Linear(3, 3)\n"
+    )
+    team = torchrun(*RUN, "trainer=ddp", "model.encoder._target_=theirs.Idle", cwd=tmp_path)
+    out, _ = team.communicate(timeout=120)
+    assert team.returncode == 0, out
+    assert len(lines(tmp_path / "run")) == 3
+
+
 def test_a_team_that_is_interrupted_ends_in_order_and_is_resumed(tmp_path):
     long = [*RUN[:1], "trainer.epochs=100000", *RUN[2:3], "evaluator=[]", *RUN[4:], "trainer=ddp"]
     team = torchrun(*long, cwd=tmp_path)
