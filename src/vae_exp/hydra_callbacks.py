@@ -27,6 +27,7 @@ class TrainCallback(Callback):
             directory = RunDirectory(Path.cwd() / str(config.hydra.run.dir))  # as Hydra takes it: no ~
             if config.resume:
                 _require_a_run(resumed_directory(config.resume))
+                _require_no_other_directory(config)
             elif directory.holds_a_run() or directory.log.exists():
                 raise UserError(f"hydra.run.dir={directory.path} already holds a run; choose another directory.")
             require_writable(directory.path, "hydra.run.dir")
@@ -55,6 +56,12 @@ def _require_a_run(directory: RunDirectory) -> None:
     written = [directory.log, directory.metrics, directory.result, directory.figures, directory.config]
     for path in (*written, directory.checkpoint("last"), directory.checkpoint("best")):
         require_inside(path, directory.path)
+
+
+def _require_no_other_directory(config: DictConfig) -> None:
+    other = [each for each in config.hydra.overrides.hydra if each.startswith("hydra.run.dir=")]
+    if other:
+        raise UserError(f"{other[0]} is not for resume={config.resume}: a resumed run stays where it is.")
 
 
 def task_config(config: DictConfig) -> DictConfig:

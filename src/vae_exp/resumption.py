@@ -1,5 +1,6 @@
 """Going on with a run from its directory: what its config and its checkpoint say, and what may be changed."""
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from vae_exp.settings import plain_config
 from vae_exp.stored_config import changed, read_config
 from vae_exp.trust import require_trusted
 
+_log = logging.getLogger(__name__)
 CHANGEABLE = (
     "trainer.epochs",
     "trainer.device",
@@ -40,10 +42,12 @@ class Resumption:
     Args:
         config: Its own config, with what the command changes.
         state: What its last checkpoint holds, on the CPU; None if it was ended before there was one.
+        checkpoint: Where that was read.
     """
 
     config: DictConfig
     state: dict[str, Any] | None
+    checkpoint: Path
 
     @property
     def lines(self) -> int:
@@ -67,19 +71,21 @@ def read_resumption(directory: RunDirectory, asked: DictConfig, overrides: Seque
     values = {key: OmegaConf.select(asked, key) for key in map(_key, overrides) if key not in _OF_THE_COMMAND}
     for key, value in values.items():
         if not any(key == each or key.startswith(f"{each}.") for each in CHANGEABLE):
+            told = f"the group {key}" if isinstance(value, DictConfig) else f"{key}={value}"
             raise UserError(
-                f"{key}={value} cannot be changed on resume: resume={directory.path} goes on with its own config; "
+                f"{told} cannot be changed on resume: resume={directory.path} goes on with its own config; "
                 f"only {', '.join(CHANGEABLE)} may differ. Start a new run for anything else."
             )
     config = changed(stored, values)
     require_trusted(plain_config(config), list(asked.trust))
-    state = _read_state(resumed_checkpoint(str(asked.resume)), directory)
+    checkpoint = _chosen_checkpoint(resumed_checkpoint(str(asked.resume)), directory)
+    state = _read_state(checkpoint, directory)
     if state is not None and config.trainer.epochs < state["epoch"]:
         raise UserError(
             f"trainer.epochs={config.trainer.epochs} is less than the {state['epoch']} epochs that "
             f"resume={directory.path} has been trained; raise it."
         )
-    return Resumption(config, state)
+    return Resumption(config, state, checkpoint)
 
 
 def mend_checkpoints(directory: RunDirectory, state: dict[str, Any], checkpoint: Path) -> None:
@@ -99,6 +105,15 @@ def mend_checkpoints(directory: RunDirectory, state: dict[str, Any], checkpoint:
     except (UserError, KeyError):
         best_epoch = None
     mend(directory, state, best_epoch)
+
+
+def _chosen_checkpoint(named: Path, directory: RunDirectory) -> Path:
+    """The checkpoint that was named, or the best one where there is no last."""
+    best = directory.checkpoint("best")
+    if named != directory.checkpoint("last") or named.exists() or not best.exists():
+        return named
+    _log.warning("%s is missing; the run goes on from %s.", named, best)
+    return best
 
 
 def _read_state(checkpoint: Path, directory: RunDirectory) -> dict[str, Any] | None:

@@ -192,6 +192,8 @@ class TrainSettings:
     trust: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        if self.resume is not None and not self.resume.strip():
+            raise UserError("resume= is empty; name a run directory, or leave resume out for a new run.")
         _check_seed("seed", self.seed)
         _require_target("loss", self.loss)
         _require_target("optimizer", self.optimizer)
@@ -220,6 +222,8 @@ class StoredRunSettings:
     data: DataPlaceSettings = MISSING
 
     def __post_init__(self) -> None:
+        if not self.run.strip():
+            raise UserError("run= is empty; name a run directory.")
         _one_of("split", self.split, SPLITS)
         if self.checkpoint is not None:
             _one_of("checkpoint", self.checkpoint, CHECKPOINTS)

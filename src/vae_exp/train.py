@@ -51,7 +51,9 @@ def _task(config: DictConfig) -> None:
             else:
                 result = train(config, directory, sweep, guard)
     except Interrupted as interruption:
-        print(f"Interrupted; everything up to here is in {directory.path}", file=sys.stderr)
+        if not _assists():
+            print(f"Interrupted; everything up to here is in {directory.path}", file=sys.stderr)
+            print(f"Go on: {sys.executable} -m vae_exp.train resume={directory.path}", file=sys.stderr)
         sys.exit(interruption.exit_code)
     except UserError as error:
         if sweep is not None:

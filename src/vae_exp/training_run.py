@@ -37,7 +37,7 @@ from vae_exp.engine.trainer import Recipe, Trainer
 from vae_exp.errors import DivergedError, Interrupted, UserError
 from vae_exp.model.vae import VAE
 from vae_exp.resumption import mend_checkpoints, read_resumption
-from vae_exp.run_directory import RunDirectory, owned, resumed_checkpoint, write_atomically, write_json
+from vae_exp.run_directory import RunDirectory, owned, write_atomically, write_json
 from vae_exp.settings import TrainSettings, checked, plain_config
 from vae_exp.sweep.identity import config_hash
 from vae_exp.tracking.metrics_file import MetricsFile
@@ -119,7 +119,7 @@ def resume(
             prepared = _prepare(resumption.config, directory, None, metrics_file, state)
             directory.remove_leftovers()
             if state is not None:
-                mend_checkpoints(directory, state, resumed_checkpoint(str(asked.resume)))
+                mend_checkpoints(directory, state, resumption.checkpoint)
             metrics_file.begin()
             directory.result.unlink(missing_ok=True)
             _save_config(resumption.config, directory.config)

@@ -77,6 +77,39 @@ def test_a_link_out_of_the_run_is_not_followed(command, run: Path, tmp_path: Pat
     assert content(tmp_path) == before
 
 
+def test_without_the_last_checkpoint_a_run_goes_on_from_the_best(command, run: Path):
+    (run / "checkpoints" / "last.pt").unlink()
+    before = (run / "metrics.jsonl").read_text().splitlines()
+    ended = command("train", "resume=run", "trainer.epochs=4")
+    assert ended.code == 0
+    assert "last.pt is missing; the run goes on from" in (run / "train.log").read_text()
+    after = (run / "metrics.jsonl").read_text().splitlines()
+    epoch = json.loads((run / "result.json").read_text())["epochs"]
+    assert epoch == 4
+    assert after[:2] == before[:2]  # trained once, not again
+
+
+@pytest.mark.parametrize("name", ["resume=", "resume=''"])
+def test_an_empty_name_is_no_new_run(command, tmp_path: Path, name: str):
+    refused = command("train", name, *RUN)
+    assert refused.code == 1
+    assert "resume= is empty; name a run directory" in refused.err
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_resumed_run_stays_where_it_is(command, run: Path, tmp_path: Path):
+    refused = command("train", "resume=run", "trainer.epochs=4", "hydra.run.dir=other")
+    assert refused.code == 1
+    assert "a resumed run stays where it is" in refused.err
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_whole_group_cannot_be_chosen_on_resume(command, run: Path):
+    refused = command("train", "resume=run", "optimizer=sgd")
+    assert refused.code == 1
+    assert "the group optimizer cannot be changed on resume" in refused.err
+
+
 def test_several_runs_are_not_resumed_as_a_sweep(command, run: Path, tmp_path: Path):
     refused = command("train", "--multirun", "resume=run,run", "trainer.epochs=5")
     assert refused.code == 1

@@ -9,6 +9,7 @@ import torch
 
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.determinism import generator
+from vae_exp.engine.precision import computing_in
 from vae_exp.engine.protocols import Evaluator
 from vae_exp.model.vae import VAE
 from vae_exp.run_directory import write_atomically
@@ -29,11 +30,12 @@ def run_evaluator(
     noise = generator(seed, "evaluation", images.device)
     numbers: dict[str, float] = {}
     figures: dict[str, Any] = {}
-    for name, value in evaluator.run(vae, images, noise):
-        if hasattr(value, "savefig"):
-            figures[name] = value
-        else:
-            numbers[name] = float(value)
+    with computing_in(vae, "fp32"):
+        for name, value in evaluator.run(vae, images, noise):
+            if hasattr(value, "savefig"):
+                figures[name] = value
+            else:
+                numbers[name] = float(value)
     return numbers, figures
 
 

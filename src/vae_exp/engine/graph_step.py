@@ -1,6 +1,7 @@
 """A training step recorded once as a CUDA graph and replayed: the host launches one thing instead of a hundred."""
 
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,7 +76,9 @@ class GraphStep:
         noise_before = self._step.noise.get_state().clone()
         graph = torch.cuda.CUDAGraph()
         try:
-            graph.register_generator_state(self._step.noise)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # newer versions of torch do it by themselves, and say so
+                graph.register_generator_state(self._step.noise)
             self._step.optimizer.zero_grad(set_to_none=True)
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 sums = self._step.on_device(size)
@@ -111,6 +114,7 @@ class GraphStep:
 
 def make_capturable(optimizer: torch.optim.Optimizer) -> None:
     """Tell optimisers that count their steps to count them on the device."""
+    optimizer._warned_capturable_if_run_uncaptured = True  # the warm-ups would warn
     for group in optimizer.param_groups:
         if "capturable" in group:
             group["capturable"] = True

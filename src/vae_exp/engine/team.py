@@ -154,7 +154,7 @@ def gather_team(distributed: str, device: torch.device) -> Team:
     if "RANK" not in os.environ:
         raise UserError(
             "trainer.distributed=ddp needs several processes: "
-            "torchrun --nproc-per-node=N -m vae_exp.train trainer=ddp (or say trainer=default)."
+            "torchrun --nproc-per-node=N -m vae_exp.train trainer=ddp (or say trainer.distributed=none)."
         )
     if device.type == "cuda":
         torch.cuda.set_device(device)

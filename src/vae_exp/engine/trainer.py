@@ -364,7 +364,7 @@ class Trainer:
         self._vae.eval()
         noise = generator(self._recipe.seed, "evaluation", self._device)
         totals = torch.zeros(3, dtype=torch.float64)
-        with self._schedules.at_end():
+        with self._schedules.at_end(), computing_in(self._vae, "fp32"):
             for images in self._val.batches(self._recipe.batch_size):
                 guard.check()
                 terms = self._loss(self._vae, images, noise)
@@ -377,6 +377,8 @@ class Trainer:
 
         A name that training reports itself, such as `val/loss`, stays training's own.
         """
+        if not names:
+            return {}
         split = "val" if len(self._val) else "train"
         images = self._val if len(self._val) else self._train.settled(self._recipe.seed)
         metrics: dict[str, float] = {}

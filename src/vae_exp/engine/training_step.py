@@ -121,7 +121,7 @@ class TrainingStep:
             each.grad = None
         loss.backward(loss.new_full((), self._scale(size)).expand_as(loss))
         if self._gradient_clip is not None:
-            nn.utils.clip_grad_norm_(self._parameters, self._gradient_clip, foreach=True)
+            nn.utils.clip_grad_norm_(self._parameters, self._gradient_clip)
         self.optimizer.step()
         if self._average is not None:
             self._average.update()
