@@ -1,5 +1,6 @@
 """Where Hydra calls us: before a run has a directory, and when a sweep starts."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class TrainCallback(Callback):
         """Check and remember the directory of a sweep; its jobs are checked one by one."""
         try:
             require_sweep_name(config.sweep.name)
-            resumed = [each for each in config.hydra.overrides.task if re.match(r"\+*resume=(?!null$)", each)]
+            resumed = [each for each in _overrides(config, "task") if re.match(r"\+*resume=(?!null$)", each)]
             if resumed:
                 raise UserError(f"{resumed[0]} goes on with one run; leave out --multirun.")
             sweep = Path(str(config.hydra.sweep.dir))
@@ -58,8 +59,16 @@ def _require_a_run(directory: RunDirectory) -> None:
         require_inside(path, directory.path)
 
 
+def _overrides(config: DictConfig, kind: str) -> list[str]:
+    """The overrides of the command line as they were written, whatever they refer to."""
+    raw: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
+    return [str(each) for each in raw[kind]]
+
+
 def _require_no_other_directory(config: DictConfig) -> None:
-    other = [each for each in config.hydra.overrides.hydra if each.startswith("hydra.run.dir=")]
+    if "RANK" in os.environ:  # those that assist write into a directory of their own
+        return
+    other = [each for each in _overrides(config, "hydra") if each.startswith("hydra.run.dir=")]
     if other:
         raise UserError(f"{other[0]} is not for resume={config.resume}: a resumed run stays where it is.")
 
