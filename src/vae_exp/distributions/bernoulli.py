@@ -59,9 +59,8 @@ class _LogProb(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, values: Tensor) -> Tensor:
         ctx.save_for_backward(logits, values)
-        positive = torch.gt(
-            logits, 0, out=torch.empty_like(logits)
-        )  # ones and zeros, without a pass over booleans
+        # ones and zeros at once, without a pass over booleans
+        positive = torch.gt(logits, 0, out=torch.empty_like(logits))
         return logits.abs().sigmoid_().log_().addcmul_(positive.sub_(values), logits, value=-1)
 
     @staticmethod

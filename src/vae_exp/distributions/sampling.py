@@ -96,14 +96,9 @@ def _(distribution: Any, generator: torch.Generator, shape: Sequence[int] = ()) 
     return sample(distribution.base_dist, generator, shape)
 
 
-@sample.register
-def _(distribution: Normal, generator: torch.Generator, shape: Sequence[int] = ()) -> Tensor:
-    with torch.no_grad():
-        return rsample(distribution, generator, shape)
-
-
-@sample.register
-def _(distribution: MultivariateNormal, generator: torch.Generator, shape: Sequence[int] = ()) -> Tensor:
+@sample.register(Normal)
+@sample.register(MultivariateNormal)
+def _(distribution: Distribution, generator: torch.Generator, shape: Sequence[int] = ()) -> Tensor:
     with torch.no_grad():
         return rsample(distribution, generator, shape)
 

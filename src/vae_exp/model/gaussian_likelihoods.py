@@ -24,9 +24,7 @@ class FixedGaussianLikelihood(Likelihood):
 
     def __init__(self, sigma: float, bounded: bool = True) -> None:
         super().__init__()
-        if not sigma > 0:
-            raise ValueError(f"model.likelihood.sigma={sigma} must be greater than 0.")
-        self.sigma = float(sigma)
+        self.sigma = _positive("sigma", sigma)
         self.bounded = bounded
 
     def forward(self, parameters: Tensor) -> Distribution:
@@ -50,9 +48,7 @@ class SharedGaussianLikelihood(Likelihood):
 
     def __init__(self, initial_sigma: float = 1.0, bounded: bool = True) -> None:
         super().__init__()
-        if not initial_sigma > 0:
-            raise ValueError(f"model.likelihood.initial_sigma={initial_sigma} must be greater than 0.")
-        self.log_sigma = nn.Parameter(torch.tensor(float(initial_sigma)).log())
+        self.log_sigma = nn.Parameter(torch.tensor(_positive("initial_sigma", initial_sigma)).log())
         self.bounded = bounded
 
     def forward(self, parameters: Tensor) -> Distribution:
@@ -130,15 +126,19 @@ class PerPixelGaussianLikelihood(Likelihood):
 
     def __init__(self, least_sigma: float = 0.01, bounded: bool = True) -> None:
         super().__init__()
-        if not least_sigma > 0:
-            raise ValueError(f"model.likelihood.least_sigma={least_sigma} must be greater than 0.")
-        self.least_sigma = float(least_sigma)
+        self.least_sigma = _positive("least_sigma", least_sigma)
         self.bounded = bounded
 
     def forward(self, parameters: Tensor) -> Distribution:
         """Outputs `[..., 2, C, H, W]` → a distribution over `[..., C, H, W]`."""
         mean, log_scale = parameters.unbind(dim=-4)
         return _gaussian(_mean(mean, bounded=self.bounded), log_scale.exp().clamp(min=self.least_sigma))
+
+
+def _positive(name: str, value: float) -> float:
+    if not value > 0:
+        raise ValueError(f"model.likelihood.{name}={value} must be greater than 0.")
+    return float(value)
 
 
 def _mean(outputs: Tensor, *, bounded: bool) -> Tensor:

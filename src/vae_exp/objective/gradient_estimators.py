@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from vae_exp.distributions.holding import held
 from vae_exp.model.vae import VAE
-from vae_exp.objective.draws import draw, require_samples
+from vae_exp.objective.draws import draw
 from vae_exp.objective.loss_terms import LossTerms
-from vae_exp.objective.multi_sample import log_mean_weight
+from vae_exp.objective.multi_sample import IWAE, MIWAE, log_mean_weight, with_elbo_terms
 
 
-class STL:
+class STL(IWAE):
     """−log (1/K) Σₖ wₖ, sticking the landing (Roeder, Wu & Duvenaud 2017, section 3).
 
     The encoder's gradient leaves out the score ∂ log q(z|x)/∂φ at fixed z, whose expectation is zero for K = 1.
@@ -30,16 +30,16 @@ class STL:
     """
 
     def __init__(self, num_samples: int = 1) -> None:
-        self.num_samples = require_samples("num_samples", num_samples)
+        super().__init__(num_samples)
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
         drawn = draw(vae, images, generator, (self.num_samples,))
         loss = -log_mean_weight(drawn.log_weights(held(drawn.posterior)))
-        return LossTerms(loss=loss, distortion=drawn.distortion, rate=drawn.rate)
+        return with_elbo_terms(loss, drawn)
 
 
-class DReG:
+class DReG(IWAE):
     """−log (1/K) Σₖ wₖ with the doubly reparameterised gradient (Tucker et al. 2019, equation 8).
 
     The encoder's gradient is Σₖ w̃ₖ² (∂ log wₖ/∂zₖ)(∂zₖ/∂φ), w̃ₖ = wₖ / Σᵢ wᵢ; decoder and prior have that of IWAE.
@@ -52,9 +52,6 @@ class DReG:
         ValueError: if there is no draw.
     """
 
-    def __init__(self, num_samples: int) -> None:
-        self.num_samples = require_samples("num_samples", num_samples)
-
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
         drawn = draw(vae, images, generator, (self.num_samples,))
@@ -62,10 +59,10 @@ class DReG:
         if drawn.latents.requires_grad:
             shares = log_weights.detach().softmax(dim=0).unsqueeze(-1)
             drawn.latents.register_hook(lambda gradient: shares * gradient)
-        return LossTerms(loss=-log_mean_weight(log_weights), distortion=drawn.distortion, rate=drawn.rate)
+        return with_elbo_terms(-log_mean_weight(log_weights), drawn)
 
 
-class PIWAE:
+class PIWAE(MIWAE):
     """Partially importance-weighted (Rainforth et al. 2018, section 4): decoder and encoder each have a bound.
 
     Decoder and prior have the gradient of −log (1/MK) Σₘₖ wₘₖ, which is the loss that is reported; the encoder has
@@ -79,10 +76,6 @@ class PIWAE:
         ValueError: if there is no draw.
     """
 
-    def __init__(self, num_bounds: int, num_samples: int) -> None:
-        self.num_bounds = require_samples("num_bounds", num_bounds)
-        self.num_samples = require_samples("num_samples", num_samples)
-
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
         with _frozen(vae.decoder, vae.prior):
@@ -92,9 +85,7 @@ class PIWAE:
         log_joint = vae.decode(latents).log_prob(images) + vae.prior().log_prob(latents)
         log_weights = log_joint - drawn.posterior.log_prob(latents).detach()
         loss = -log_mean_weight(log_weights.flatten(0, 1))
-        return LossTerms(
-            loss=loss + (encoder_loss - encoder_loss.detach()), distortion=drawn.distortion, rate=drawn.rate
-        )
+        return with_elbo_terms(loss + (encoder_loss - encoder_loss.detach()), drawn)
 
 
 @contextmanager

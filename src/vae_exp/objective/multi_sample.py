@@ -31,7 +31,7 @@ class IWAE:
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
         drawn = draw(vae, images, generator, (self.num_samples,))
-        return _terms(-log_mean_weight(drawn.log_weights()), drawn)
+        return with_elbo_terms(-log_mean_weight(drawn.log_weights()), drawn)
 
 
 class MIWAE:
@@ -54,7 +54,7 @@ class MIWAE:
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
         drawn = draw(vae, images, generator, (self.num_samples, self.num_bounds))
-        return _terms(-log_mean_weight(drawn.log_weights()).mean(dim=0), drawn)
+        return with_elbo_terms(-log_mean_weight(drawn.log_weights()).mean(dim=0), drawn)
 
 
 class CIWAE:
@@ -80,7 +80,7 @@ class CIWAE:
         log_weights = drawn.log_weights()
         beta = current(self.beta)
         loss = -(beta * log_weights.mean(dim=0) + (1 - beta) * log_mean_weight(log_weights))
-        return _terms(loss, drawn)
+        return with_elbo_terms(loss, drawn)
 
 
 def log_mean_weight(log_weights: Tensor) -> Tensor:
@@ -88,5 +88,6 @@ def log_mean_weight(log_weights: Tensor) -> Tensor:
     return log_weights.logsumexp(dim=0) - log(len(log_weights))
 
 
-def _terms(loss: Tensor, drawn: Draws) -> LossTerms:
+def with_elbo_terms(loss: Tensor, drawn: Draws) -> LossTerms:
+    """A loss, `[batch]`, beside the distortion and the rate of the ELBO on the same draws."""
     return LossTerms(loss=loss, distortion=drawn.distortion, rate=drawn.rate)
