@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
+# A test process per core.
+WORKERS ?= -n auto --dist worksteal
 # The embedded digits need no network; naming any data or experiment replaces them.
 DEFAULT_DATA := $(if $(filter data=% experiment=%,$(ARGS)),,data=digits)
 
@@ -12,10 +14,10 @@ train: $(INSTALLED)
 	@$(VENV)/bin/python -m vae_exp.train $(DEFAULT_DATA) $(ARGS)
 
 test: $(INSTALLED)
-	@$(VENV)/bin/python -m pytest -m "not slow" $(ARGS)
+	@$(VENV)/bin/python -m pytest $(WORKERS) -m "not slow" $(ARGS)
 
 test-all: $(INSTALLED)
-	@$(VENV)/bin/python -m pytest $(ARGS)
+	@$(VENV)/bin/python -m pytest $(WORKERS) $(ARGS)
 
 # The tests that need CUDA, then the benchmark: ARGS="data=digits rounds=5" for a short one.
 gpu-check: $(INSTALLED)

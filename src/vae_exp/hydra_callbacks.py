@@ -1,6 +1,5 @@
 """Where Hydra calls us: before a run has a directory, and when a sweep starts."""
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from vae_exp import torchrun
 from vae_exp.errors import UserError
 from vae_exp.run_directory import RunDirectory, require_inside, require_writable, resumed_directory
 from vae_exp.settings import TrainSettings, checked, require_sweep_name
@@ -39,6 +39,11 @@ class TrainCallback(Callback):
         """Check and remember the directory of a sweep; its jobs are checked one by one."""
         try:
             require_sweep_name(config.sweep.name)
+            if torchrun.size() > 1:
+                raise UserError(
+                    "--multirun trains one job after another in one process; torchrun's processes train one run "
+                    "together: leave out one of the two."
+                )
             resumed = [each for each in _overrides(config, "task") if re.match(r"\+*resume=(?!null$)", each)]
             if resumed:
                 raise UserError(f"{resumed[0]} goes on with one run; leave out --multirun.")
@@ -54,7 +59,14 @@ class TrainCallback(Callback):
 def _require_a_run(directory: RunDirectory) -> None:
     if not directory.config.is_file():
         raise UserError(f"resume={directory.path} holds no run: {directory.config} is missing.")
-    written = [directory.log, directory.metrics, directory.result, directory.figures, directory.config]
+    written = [
+        directory.lock,
+        directory.log,
+        directory.metrics,
+        directory.result,
+        directory.figures,
+        directory.config,
+    ]
     for path in (*written, directory.checkpoint("last"), directory.checkpoint("best")):
         require_inside(path, directory.path)
 
@@ -66,7 +78,7 @@ def _overrides(config: DictConfig, kind: str) -> list[str]:
 
 
 def _require_no_other_directory(config: DictConfig) -> None:
-    if "RANK" in os.environ:  # those that assist write into a directory of their own
+    if torchrun.assists():  # those that assist write into a directory of their own
         return
     other = [each for each in _overrides(config, "hydra") if each.startswith("hydra.run.dir=")]
     if other:

@@ -32,7 +32,7 @@ def ended(
         trainer: Knows how far the run has come.
         status: `completed`, `interrupted`, `diverged` or `failed`.
         error: What ended it, if anything did.
-        began: When it began, in seconds since the epoch.
+        began: When this process took it up, in seconds since the epoch.
         device: Where it trained.
         config_hash: The hash of its config.
         wandb: What the tracker says of itself.
@@ -47,7 +47,10 @@ def ended(
         "monitor": trainer.monitor,
         "best": {"epoch": best.epoch, "value": best.value},
         "metrics": position.metrics,
-        "seconds": {"training": round(position.seconds, 3), "total": round(time.time() - began, 3)},
+        "seconds": {
+            "training": round(position.seconds, 3),
+            "total": round(trainer.seconds_before + time.time() - began, 3),
+        },
         "device": describe(device),
         "step": trainer.step_mode,
         "precision": trainer.precision,

@@ -32,6 +32,7 @@ CHANGEABLE = (
     "tracker",
 )
 _OF_THE_COMMAND = ("resume", "trust", "hydra")
+_COUNTS = ("epoch", "step", "batches", "lines")
 _NEEDED = ("batches", "rows", "generators", "optimizer", "lines", "best")
 
 
@@ -128,6 +129,9 @@ def _read_state(checkpoint: Path, directory: RunDirectory) -> dict[str, Any] | N
             f"{checkpoint} has weights alone, which an older version of vae_exp wrote: "
             f"it can be evaluated, not resumed."
         )
+    for name in _COUNTS:
+        if not isinstance(state.get(name), int) or state[name] < 0:
+            raise UserError(f"{checkpoint} has {name}={state.get(name)}; expected a number of {name} so far.")
     return state
 
 

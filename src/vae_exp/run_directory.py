@@ -202,6 +202,16 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to the disk, so that they outlive a loss of power."""
+    with suppress(OSError):  # a file system that does not know this
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object atomically; numbers that JSON does not know (NaN, infinities) become null."""
     text = json.dumps(_strict(content), indent=2, allow_nan=False) + "\n"

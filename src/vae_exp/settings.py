@@ -69,7 +69,7 @@ class DataSettings:
     root: str | None = None
     path: str | None = None
     layout: str = "auto"
-    resident: Any = "auto"
+    resident: Any = MISSING
     binarization: str = MISSING
     binarization_seed: int = MISSING
     source: dict[str, Any] = field(default_factory=dict)

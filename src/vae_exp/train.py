@@ -9,20 +9,16 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from vae_exp import torchrun
 from vae_exp.entry_point import run_command
 
 
 def main() -> None:
     """The command line."""
-    with tempfile.TemporaryDirectory() if _assists() else nullcontext() as scratch:
+    with tempfile.TemporaryDirectory() if torchrun.assists() else nullcontext() as scratch:
         if scratch is not None:  # of a team started by torchrun the leader alone writes
             sys.argv += [f"hydra.run.dir={scratch}", "hydra.job_logging.root.handlers=[file]"]
         run_command(_task, "train")
-
-
-def _assists() -> bool:
-    """Whether another process of a team leads."""
-    return int(os.environ.get("RANK", "0")) > 0
 
 
 def _task(config: DictConfig) -> None:
@@ -43,7 +39,7 @@ def _task(config: DictConfig) -> None:
             from vae_exp.report import print_result
             from vae_exp.training_run import assist, resume, train
 
-            if _assists():
+            if torchrun.assists():
                 assist(config, overrides, directory, guard)
                 return
             if config.resume:
@@ -51,7 +47,7 @@ def _task(config: DictConfig) -> None:
             else:
                 result = train(config, directory, sweep, guard)
     except Interrupted as interruption:
-        if not _assists():
+        if not torchrun.assists():
             print(f"Interrupted; everything up to here is in {directory.path}", file=sys.stderr)
             print(f"Go on: {sys.executable} -m vae_exp.train resume={directory.path}", file=sys.stderr)
         sys.exit(interruption.exit_code)

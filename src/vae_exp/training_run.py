@@ -31,9 +31,10 @@ from vae_exp.engine.keeper import Cadence
 from vae_exp.engine.memory import out_of_memory
 from vae_exp.engine.precision import require_precision
 from vae_exp.engine.progress import SilentProgress, progress_display
+from vae_exp.engine.recipe import Recipe
 from vae_exp.engine.step_mode import choose_mode, compiler_failed
 from vae_exp.engine.team import Team, gather_team, local_device
-from vae_exp.engine.trainer import Recipe, Trainer
+from vae_exp.engine.trainer import Trainer
 from vae_exp.errors import DivergedError, Interrupted, UserError
 from vae_exp.model.vae import VAE
 from vae_exp.resumption import mend_checkpoints, read_resumption
@@ -123,9 +124,17 @@ def resume(
             metrics_file.begin()
             directory.result.unlink(missing_ok=True)
             _save_config(resumption.config, directory.config)
-            done = 0 if state is None else state["epoch"]
-            _log.info("Resuming %s after %d of %d epochs.", directory.path, done, prepared.recipe.epochs)
+            _tell_resumed(directory, prepared)
             return _fit(prepared, directory, guard, began)
+
+
+def _tell_resumed(directory: RunDirectory, prepared: Prepared) -> None:
+    done, wanted = prepared.trainer.position.epoch, prepared.recipe.epochs
+    _log.info("Resuming %s after %d of %d epochs.", directory.path, done, wanted)
+    if prepared.trainer.position.stopped_early:
+        _log.info("Its training had stopped early, and stays so: raise trainer.early_stopping.patience to go on.")
+    elif done >= wanted:
+        _log.info("Its training is already finished: raise trainer.epochs to go further.")
 
 
 def assist(asked: DictConfig, overrides: Sequence[str], directory: RunDirectory, guard: InterruptGuard) -> None:
@@ -243,7 +252,8 @@ def _fit(prepared: Prepared, directory: RunDirectory, guard: InterruptGuard, beg
     exit_code = 1
     try:
         guard.check()
-        trainer.fit(guard, progress_display(prepared.recipe.epochs, prepared.steps_per_epoch))
+        done = trainer.position.step
+        trainer.fit(guard, progress_display(prepared.recipe.epochs, prepared.steps_per_epoch, done))
         trainer.finish(guard)
         status, exit_code = "completed", 0
     except Interrupted as interruption:

@@ -1,11 +1,12 @@
 import torch
 
+from tests.engine.runs import plain_recipe
 from vae_exp.benchmarking.contenders import entrants
 from vae_exp.build import build_loss, build_optimizer, build_vae
 from vae_exp.engine.determinism import seed_process
 from vae_exp.engine.interruption import InterruptGuard
 from vae_exp.engine.progress import SilentProgress
-from vae_exp.engine.trainer import Recipe, Trainer
+from vae_exp.engine.trainer import Trainer
 from vae_exp.run_directory import RunDirectory
 
 
@@ -26,7 +27,7 @@ def test_bursts_are_the_steps_of_the_trainer_to_the_bit(case, tmp_path):
         evaluators={},
         trackers=[],
         directory=RunDirectory(tmp_path),
-        recipe=Recipe(2, case.batch_size, "sum", 0, "train/loss", None, 0.0, step="eager"),
+        recipe=plain_recipe(epochs=2, batch_size=case.batch_size, step="eager"),
         identity={},
     )
     trainer.fit(InterruptGuard(), SilentProgress())

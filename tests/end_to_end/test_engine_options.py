@@ -109,6 +109,7 @@ def test_what_cannot_be_is_refused(command, tmp_path, override: str, said: str):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default:The .grad attribute")  # the compiler looks at one
 def test_compiled_steps_train_the_same(command, tmp_path):
     eager = trained(command, tmp_path, "eager", "trainer.step=eager")
     compiled = trained(command, tmp_path, "compiled", "trainer.step=compile")

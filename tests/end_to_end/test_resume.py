@@ -52,7 +52,8 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, torch.Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict):
-        keys = {key for key in one.keys() | other.keys() if not str(key).startswith("time/") and key != "seconds"}
+        times = [key for key in one.keys() | other.keys() if str(key).startswith("time/")] + ["seconds", "saving"]
+        keys = (one.keys() | other.keys()) - set(times)
         return all(key in one and key in other and same(one[key], other[key]) for key in keys)
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(same, one, other))

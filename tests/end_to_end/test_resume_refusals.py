@@ -66,6 +66,15 @@ def test_an_optimisers_state_of_another_shape_is_refused(command, run: Path):
     assert "the optimiser's exp_avg is [3] for a weight of [500, 64]" in refused.err
 
 
+@pytest.mark.parametrize(("name", "value"), [("epoch", "three"), ("lines", -1), ("batches", None)])
+def test_a_count_that_is_none_is_named(command, run: Path, name: str, value: object):
+    last = run / "checkpoints" / "last.pt"
+    torch.save({**torch.load(last, weights_only=True), name: value}, last)
+    refused = command("train", "resume=run", "trainer.epochs=4")
+    assert refused.code == 1
+    assert f"last.pt has {name}={value}; expected a number of {name} so far" in refused.err
+
+
 @pytest.mark.parametrize("name", ["train.log", "metrics.jsonl", "checkpoints"])
 def test_a_link_out_of_the_run_is_not_followed(command, run: Path, tmp_path: Path, name: str):
     shutil.move(run / name, tmp_path / "elsewhere")
@@ -108,6 +117,22 @@ def test_a_whole_group_cannot_be_chosen_on_resume(command, run: Path):
     refused = command("train", "resume=run", "optimizer=sgd")
     assert refused.code == 1
     assert "the group optimizer cannot be changed on resume" in refused.err
+
+
+def test_what_is_finished_is_said_to_be(command, run: Path):
+    ended = command("train", "resume=run")
+    assert ended.code == 0
+    assert "is already finished: raise trainer.epochs to go further" in (run / "train.log").read_text()
+    seconds = json.loads((run / "result.json").read_text())["seconds"]
+    assert seconds["training"] <= seconds["total"]
+
+
+def test_a_sweep_of_a_team_is_refused(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused = command("train", "--multirun", "seed=1,2", *RUN)
+    assert refused.code == 1
+    assert "torchrun's processes train one run together" in refused.err
+    assert not (tmp_path / "multirun").exists()
 
 
 def test_several_runs_are_not_resumed_as_a_sweep(command, run: Path, tmp_path: Path):

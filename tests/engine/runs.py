@@ -10,9 +10,11 @@ from torch.optim import Adam, Optimizer
 
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.interruption import InterruptGuard
+from vae_exp.engine.keeper import Cadence
 from vae_exp.engine.progress import ProgressDisplay, SilentProgress
+from vae_exp.engine.recipe import Recipe
 from vae_exp.engine.team import Team
-from vae_exp.engine.trainer import Recipe, Trainer
+from vae_exp.engine.trainer import Trainer
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
 from vae_exp.model.priors import StandardNormalPrior
@@ -45,6 +47,25 @@ def adam(parameters: Any) -> Optimizer:
     return Adam(parameters, lr=0.02)
 
 
+def plain_recipe(**changes: Any) -> Recipe:
+    """An epoch in batches of two, as plain as it can be but for what is said."""
+    plain: dict[str, Any] = {
+        "epochs": 1,
+        "batch_size": 2,
+        "reduction": "sum",
+        "seed": 0,
+        "monitor": "train/loss",
+        "patience": None,
+        "min_delta": 0.0,
+        "step": "auto",
+        "precision": "fp32",
+        "gradient_clip": None,
+        "ema_decay": None,
+        "checkpoint_every": Cadence(epochs=1, seconds=None),
+    }
+    return Recipe(**plain | changes)
+
+
 def make_trainer(
     directory: Path,
     *,
@@ -63,15 +84,8 @@ def make_trainer(
     vae = (vae or small_vae()).to(train.device)
     val = train.first(0) if val is None else val
     made = optimizer(vae.parameters())
-    settings = {
-        "epochs": 2,
-        "batch_size": 4,
-        "reduction": "mean",
-        "seed": 3,
-        "monitor": "val/loss" if len(val) else "train/loss",
-        "patience": None,
-        "min_delta": 0.0,
-    }
+    monitor = "val/loss" if len(val) else "train/loss"
+    settings = {"epochs": 2, "batch_size": 4, "seed": 3, "reduction": "mean", "monitor": monitor}
     return Trainer(
         vae=vae,
         loss=loss or ELBO(),
@@ -82,7 +96,7 @@ def make_trainer(
         evaluators=evaluators or {},
         trackers=trackers,
         directory=RunDirectory(directory),
-        recipe=Recipe(**settings | recipe),
+        recipe=plain_recipe(**settings | recipe),
         identity={"config_hash": "0123abcd"},
         team=team,
     )

@@ -74,7 +74,7 @@ def findings(folder: Path, team: Team) -> dict[str, Any]:
     sums = torch.full((3,), float(team.rank + 1))
     team.sum(sums)
     found["sum of ranks"] = sums.tolist()
-    found["agreed"] = [team.agree(0), team.agree(15 * team.rank), team.agree(2 - team.rank)]
+    found["agreed"] = [team.agree(each) for each in (0, 15 * team.rank, 0, 2 - team.rank, 0)]
     found["shared"] = team.share(lambda: {"made by": team.rank})
     for name, loss in (("interrupted", Signals(team.rank)), ("diverged", Spoils(team.rank))):
         try:

@@ -22,10 +22,11 @@ reproducibly = settings(deadline=None, derandomize=True, max_examples=40)
 
 
 def closed_form(history: list[Tensor], decay: float) -> Tensor:
-    """dᵀ a₀ + (1 − d) Σₜ dᵀ⁻ᵗ aₜ over weights a₀, …, a_T."""
-    last = len(history) - 1
-    terms = [(1 - decay) * decay ** (last - step) * each.double() for step, each in enumerate(history)]
-    return torch.stack(terms).sum(dim=0) + decay ** (last + 1) * history[0].double()
+    """Σₜ dᵀ⁻ᵗ aₜ / Σₜ dᵀ⁻ᵗ over the weights a₁, …, a_T that follow the first, a₀."""
+    steps = len(history) - 1
+    shares = [decay ** (steps - step) for step in range(1, steps + 1)]
+    terms = [share * each.double() for share, each in zip(shares, history[1:], strict=True)]
+    return torch.stack(terms).sum(dim=0) / sum(shares)
 
 
 def set_to(module: nn.Module, value: float) -> None:
@@ -37,7 +38,7 @@ def set_to(module: nn.Module, value: float) -> None:
 @reproducibly
 @given(
     st.floats(min_value=0.0, max_value=0.9999),
-    st.lists(st.floats(min_value=-10, max_value=10, width=32), min_size=1, max_size=30),
+    st.lists(st.floats(min_value=-10, max_value=10, width=32), min_size=2, max_size=30),
 )
 def test_the_average_is_the_closed_form(decay: float, values: list[float]):
     module = nn.Linear(2, 1)
@@ -74,17 +75,29 @@ def test_the_average_is_in_place_for_the_length_of_a_block_however_it_ends(fails
     average = WeightAverage(module, 0.75)
     set_to(module, 1.0)
     average.update()
+    set_to(module, 9.0)
+    average.update()  # ¼ of the new and ¾ · ¼ of the old, over their sum
     places = [each.data_ptr() for each in module.parameters()]
     try:
         with average.in_place():
-            assert [each.item() for each in module.parameters()] == [0.25, 0.25]
+            assert [each.item() for each in module.parameters()] == pytest.approx([39 / 7] * 2)
             assert [each.data_ptr() for each in module.parameters()] == places
             if fails:
                 raise KeyError
     except KeyError:
         pass
-    assert [each.item() for each in module.parameters()] == [1.0, 1.0]
-    assert [each.item() for each in average.state_dict().values()] == [0.25, 0.25]
+    assert [each.item() for each in module.parameters()] == [9.0, 9.0]
+    assert [each.item() for each in average.state_dict().values()] == pytest.approx([39 / 7] * 2)
+
+
+def test_what_training_began_with_has_no_part_in_the_average():
+    module = nn.Linear(1, 1)
+    set_to(module, 1e6)
+    average = WeightAverage(module, 0.999)
+    assert [each.item() for each in average.state_dict().values()] == [1e6, 1e6]
+    set_to(module, 2.0)
+    average.update()
+    assert [each.item() for each in average.state_dict().values()] == [2.0, 2.0]
 
 
 def test_buffers_are_not_averaged():
@@ -102,7 +115,8 @@ def test_another_average_goes_on_from_the_state():
     set_to(module, 3.0)
     first.update()
     second = WeightAverage(module, 0.9)
-    second.load_state_dict({name: each.clone() for name, each in first.state_dict().items()})
+    second.load_state_dict({name: each.clone() for name, each in first.state_dict().items()}, 1)
+    set_to(module, 4.0)
     for average in (first, second):
         average.update()
     torch.testing.assert_close(second.state_dict(), first.state_dict(), rtol=0, atol=0)
@@ -110,7 +124,7 @@ def test_another_average_goes_on_from_the_state():
 
 def test_a_state_of_another_module_is_refused():
     with pytest.raises(KeyError):
-        WeightAverage(nn.Linear(2, 2), 0.9).load_state_dict({})
+        WeightAverage(nn.Linear(2, 2), 0.9).load_state_dict({}, 0)
 
 
 # In training

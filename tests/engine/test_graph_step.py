@@ -1,23 +1,27 @@
 import logging
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import StepLR
 
-from tests.engine.runs import CPU, fit, grey_images, make_trainer, small_vae, weights
+from tests.engine.runs import CPU, adam, fit, grey_images, make_trainer, small_vae, weights
 from tests.engine.test_training_step import make_step
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.sampling import ShardedGenerator
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.determinism import generator
 from vae_exp.engine.graph_step import GraphStep, make_capturable
+from vae_exp.engine.host_state import HostState, first_change
 from vae_exp.engine.trainer import Trainer
 from vae_exp.engine.training_step import Scoring
 from vae_exp.model.vae import VAE
@@ -94,8 +98,9 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
 class FakeStep:
     """A training step that says what it would do; its feed counts what the host prepares."""
 
-    def __init__(self, cuda: FakeCuda) -> None:
-        self.optimizer = SGD([nn.Parameter(torch.ones(2))], lr=0.1, momentum=0.9)
+    def __init__(self, cuda: FakeCuda, optimizer: Optimizer | None = None, score: Any = None) -> None:
+        self.optimizer = optimizer or SGD([nn.Parameter(torch.ones(2))], lr=0.1, momentum=0.9)
+        self.score = score
         self.noise = ShardedGenerator()
         self.feed = self
         self.done: list[tuple[str, int, float]] = []
@@ -106,11 +111,13 @@ class FakeStep:
         self.prepared += 1
 
     def on_device(self, size: int) -> Tensor:
-        lr = float(self.optimizer.param_groups[0]["lr"])
+        lr = self.optimizer.param_groups[0]["lr"]
+        if self.score is not None:
+            self.score()
         if self._cuda.recording is None:
-            self.done.append(("eager", size, lr))
+            self.done.append(("eager", size, float(lr)))
         else:
-            self._cuda.recording.work.append(lambda: self.done.append(("replay", size, lr)))
+            self._cuda.recording.work.append(lambda: self.done.append(("replay", size, float(lr))))
         return torch.full((3,), float(size))
 
 
@@ -154,6 +161,29 @@ def test_it_is_recorded_again_when_a_hyperparameter_changes_and_only_then(cuda: 
     graph_step(4)
     assert cuda.recorded == 7
     assert kinds(step)[6:] == ["replay"] * (len(step.done) - 6)
+
+
+def test_a_last_batch_that_is_short_is_not_recorded(cuda: FakeCuda):
+    step = FakeStep(cuda)
+    graph_step = GraphStep(step, CPU, whole=4)
+    for size in [4, 4, 3] * 6:
+        graph_step(size)
+    assert [kind for kind, size, _ in step.done if size == 3] == ["eager"] * 6
+    assert [kind for kind, size, _ in step.done if size == 4] == ["eager"] * WARM_UPS + ["replay"] * 9
+
+
+@pytest.mark.parametrize("kind", [Adam, AdamW])
+def test_a_schedule_of_the_learning_rate_needs_no_new_recording_of_adam(cuda: FakeCuda, kind: type[Optimizer]):
+    step = FakeStep(cuda, kind([nn.Parameter(torch.ones(2))], lr=0.5))
+    graph_step, group = GraphStep(step, CPU), step.optimizer.param_groups[0]
+    rates = [0.5, 0.5, 0.25, 0.25, 0.125, 0.125, 0.5]
+    for lr in rates:
+        group["lr"] = lr
+        graph_step(4)
+        assert isinstance(group["lr"], float)
+    assert [lr for _, _, lr in step.done] == rates
+    assert kinds(step) == ["eager"] * WARM_UPS + ["replay"] * 4
+    assert cuda.recorded == 1
 
 
 def test_a_hyperparameter_on_the_device_needs_no_new_recording(cuda: FakeCuda):
@@ -217,6 +247,91 @@ def test_after_a_recording_has_failed_training_is_that_of_eager_steps(cuda: Fake
     assert torch.equal(weights(vae), weights(alone))
     assert torch.equal(step.noise.get_state(), eager.noise.get_state())
     assert isinstance(step.noise, ShardedGenerator)
+
+
+def test_the_reason_is_what_went_wrong_first(cuda: FakeCuda):
+    try:
+        try:
+            raise ValueError("the loss is read")
+        finally:
+            raise RuntimeError("capture_end: invalidated")
+    except RuntimeError as error:
+        cuda.refusal = error
+    graph_step = GraphStep(FakeStep(cuda), CPU)
+    for _ in range(4):
+        graph_step(4)
+    assert graph_step.fallback == "ValueError: the loss is read"
+
+
+def test_memory_that_runs_out_while_recording_is_told_as_such(cuda: FakeCuda):
+    cuda.refusal = torch.OutOfMemoryError("CUDA out of memory")
+    graph_step = GraphStep(FakeStep(cuda), CPU)
+    for _ in range(3):
+        graph_step(4)
+    with pytest.raises(torch.OutOfMemoryError):
+        graph_step(4)
+    assert graph_step.fallback is None
+
+
+class Changing:
+    """Stands for a loss that changes something on the host in every call."""
+
+    def __init__(self, change: Callable[["Changing"], Any]) -> None:
+        self.calls, self.kept, self.inner, self._change = 0, [1, {"a": 2}], SimpleNamespace(count=0), change
+
+    def __call__(self) -> None:
+        self._change(self)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda loss: setattr(loss, "calls", loss.calls + 1), "calls"),
+        (lambda loss: loss.kept[1].update(a=loss.kept[1]["a"] + 1), "kept[1]['a']"),
+        (lambda loss: loss.kept.append(1), "the length of kept"),
+        (lambda loss: setattr(loss.inner, "count", loss.inner.count + 1), "inner.count"),
+        (lambda loss: random.random(), "the random state of Python"),
+        (lambda loss: np.random.random(), "the random state of numpy"),
+        (lambda loss: torch.rand(1), "the random state of torch on the CPU"),
+    ],
+)
+def test_what_changes_on_the_host_is_not_recorded(cuda: FakeCuda, change: Callable[[Changing], Any], told: str):
+    step = FakeStep(cuda, score=Changing(change))
+    graph_step = GraphStep(step, CPU)
+    for _ in range(6):
+        graph_step(4)
+    assert kinds(step) == ["eager"] * 6
+    assert cuda.recorded == 0
+    assert graph_step.fallback == f"{told} changes from step to step, which a recording would not see"
+
+
+def test_what_changes_once_only_is_recorded(cuda: FakeCuda):
+    step = FakeStep(cuda, score=Changing(lambda loss: setattr(loss, "calls", 1)))
+    graph_step = GraphStep(step, CPU)
+    for _ in range(6):
+        graph_step(4)
+    assert graph_step.fallback is None
+    assert cuda.recorded == 1
+
+
+def test_an_optimiser_that_counts_its_steps_on_the_host_is_not_recorded(cuda: FakeCuda):
+    step = FakeStep(cuda)
+    state = step.optimizer.state[step.optimizer.param_groups[0]["params"][0]]
+    state["step"] = 0
+    step.score = lambda: state.update(step=state["step"] + 1)
+    graph_step = GraphStep(step, CPU)
+    for _ in range(4):
+        graph_step(4)
+    assert graph_step.fallback.startswith("optimizer.state[0]['step'] changes from step to step")
+
+
+def test_the_attributes_of_a_module_are_named_by_their_place():
+    vae = small_vae()
+    host = HostState(Scoring(vae, ELBO()), adam(vae.parameters()))
+    before = host.seen()
+    assert first_change(before, host.seen()) is None
+    vae.encoder.calls = 1
+    assert first_change(before, host.seen()) == "vae.encoder.calls"
 
 
 # The stream
@@ -305,12 +420,12 @@ def _halving(optimizer: torch.optim.Optimizer) -> StepLR:
 @on_cuda
 @pytest.mark.parametrize("settings", [{}, {"gradient_clip": 0.1, "ema_decay": 0.9}, {"scheduler": _halving}])
 def test_recorded_steps_are_eager_ones_to_rounding(tmp_path: Path, settings: dict[str, Any]):
-    """Five epochs of eight whole batches and a short one, which too is recorded after three epochs."""
+    """Five epochs of eight whole batches, which are recorded, and a short one, which is not."""
     graph, recorded = _cuda_run(tmp_path / "graph", epochs=5, step="graph", **settings)
     _, eager = _cuda_run(tmp_path / "eager", epochs=5, step="eager", **settings)
     assert graph.step_mode == "graph"
     assert graph._stepper.fallback is None
-    assert {size for size, _ in graph._stepper._graphs} == {8, 3}
+    assert {size for size, _ in graph._stepper._graphs} == {8}
     torch.testing.assert_close(weights(recorded), weights(eager), rtol=1e-4, atol=1e-5)
 
 

@@ -74,6 +74,13 @@ def test_the_bar_counts_the_steps_of_the_whole_run(bar: BarProgress, terminal: C
     assert "3/40" in _screen(terminal)
 
 
+def test_the_bar_of_a_resumed_run_goes_on_where_it_was(terminal: Console):
+    bar = BarProgress(epochs=10, steps_per_epoch=4, done=13, console=terminal)
+    bar.step({"loss": 1.0})
+    bar.close()
+    assert "14/40" in _screen(terminal)
+
+
 def test_steps_without_values_are_not_drawn(bar: BarProgress, terminal: Console):
     before = _screen(terminal)
     bar.step(None)

@@ -46,8 +46,8 @@ def test_a_graph_in_several_processes_is_refused():
 class Recorded:
     """Stands for the step that is recorded."""
 
-    def __init__(self, step: object, device: torch.device) -> None:
-        self.step, self.device = step, device
+    def __init__(self, step: object, device: torch.device, whole: int) -> None:
+        self.step, self.device, self.whole = step, device, whole
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,9 @@ def test_each_mode_has_its_stepper(
     monkeypatch: pytest.MonkeyPatch, mode: str, device: torch.device, size: int, kind: type
 ):
     monkeypatch.setattr(step_mode, "GraphStep", Recorded)
-    assert type(stepper(mode, lambda size: torch.zeros(3), device, Team(0, size))) is kind
+    made = stepper(mode, lambda size: torch.zeros(3), device, Team(0, size), 100)
+    assert type(made) is kind
+    assert kind is EagerStep or made.whole == 100
 
 
 def test_an_eager_step_is_the_step():

@@ -15,7 +15,8 @@ from torch import nn
 
 from tests.conftest import CHECKOUT
 from tests.engine.team_member import TRAINING, train
-from vae_exp.engine.team import Team, gather_team, launched_rank, launched_size, local_device
+from vae_exp import torchrun
+from vae_exp.engine.team import Team, gather_team, local_device
 from vae_exp.errors import UserError
 
 CPU = torch.device("cpu")
@@ -82,10 +83,10 @@ def test_the_first_process_leads():
 
 
 def test_what_torchrun_has_started_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch):
-    assert (launched_size(), launched_rank()) == (1, 0)
+    assert (torchrun.launched(), torchrun.size(), torchrun.rank(), torchrun.assists()) == (False, 1, 0, False)
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "3")
-    assert (launched_size(), launched_rank()) == (4, 3)
+    assert (torchrun.launched(), torchrun.size(), torchrun.rank(), torchrun.assists()) == (True, 4, 3, True)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +219,7 @@ def test_the_leading_process_alone_writes(pair):
 def test_processes_add_up_agree_and_share(pair):
     for found in pair[1]:
         assert found["sum of ranks"] == [3.0, 3.0, 3.0]
-        assert found["agreed"] == [0, 15, 2]
+        assert found["agreed"] == [0, 0, 15, 0, 2]
         assert found["shared"] == {"made by": 0}
 
 

@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
+from tests.engine.runs import plain_recipe
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.determinism import generator
 from vae_exp.engine.interruption import InterruptGuard
 from vae_exp.engine.progress import PlainProgress
-from vae_exp.engine.trainer import Recipe, Trainer
+from vae_exp.engine.trainer import Trainer
 from vae_exp.errors import DivergedError, Interrupted
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
@@ -177,15 +178,6 @@ def bench(tmp_path: Path) -> Callable[..., Bench]:
     ) -> Bench:
         vae, kept, directory = tiny_vae(), Kept(), RunDirectory(tmp_path / folder)
         optimizer = SGD(vae.parameters(), lr=lr)
-        settings = {
-            "epochs": 1,
-            "batch_size": 2,
-            "reduction": "sum",
-            "seed": 0,
-            "monitor": "val/loss" if val else "train/loss",
-            "patience": None,
-            "min_delta": 0.0,
-        }
         trainer = Trainer(
             vae=vae,
             loss=loss or ELBO(),
@@ -196,7 +188,7 @@ def bench(tmp_path: Path) -> Callable[..., Bench]:
             evaluators=evaluators or {},
             trackers=[kept],
             directory=directory,
-            recipe=Recipe(**settings | recipe),
+            recipe=plain_recipe(**{"monitor": "val/loss" if val else "train/loss"} | recipe),
             identity={"config_hash": "0123abcd"},
         )
         return Bench(trainer, vae, optimizer, kept, directory)

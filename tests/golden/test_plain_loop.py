@@ -4,11 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.engine.runs import plain_recipe
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.determinism import generator
 from vae_exp.engine.interruption import InterruptGuard
 from vae_exp.engine.progress import PlainProgress
-from vae_exp.engine.trainer import Recipe, Trainer
+from vae_exp.engine.trainer import Trainer
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
 from vae_exp.model.priors import StandardNormalPrior
@@ -101,7 +102,7 @@ def test_twenty_steps_are_those_of_a_plain_loop(tmp_path):
         evaluators={},
         trackers=[],
         directory=RunDirectory(tmp_path),
-        recipe=Recipe(1, BATCH, "sum", SEED, "train/loss", None, 0.0),
+        recipe=plain_recipe(batch_size=BATCH, seed=SEED),
         identity={},
     )
     trainer.fit(InterruptGuard(), PlainProgress(1))

@@ -19,7 +19,8 @@ from vae_exp.build import build_loss, build_optimizer, build_vae
 from vae_exp.data.feed import place
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.determinism import generator, seed_process
-from vae_exp.engine.trainer import Recipe
+from vae_exp.engine.keeper import Cadence
+from vae_exp.engine.recipe import Recipe
 from vae_exp.errors import UserError
 from vae_exp.model.vae import VAE
 from vae_exp.run_directory import RunDirectory
@@ -165,6 +166,9 @@ def _recipe(case: Case, step: str, precision: str) -> Recipe:
         min_delta=0.0,
         step=step,
         precision=precision,
+        gradient_clip=None,
+        ema_decay=None,
+        checkpoint_every=Cadence(epochs=None, seconds=None),
     )
 
 

@@ -34,9 +34,9 @@ PARTS = {
     "vae_exp.training_run:WandbTracker.log_figures": "tracker log",
     "vae_exp.training_run:WandbTracker.finish": "tracker finish",
     "vae_exp.engine.trainer:Trainer._train_epoch": "training",
-    "vae_exp.engine.trainer:Trainer._validate": "validation",
-    "vae_exp.engine.trainer:run_evaluator": "figures and evaluators",
-    "vae_exp.engine.trainer:save_figures": "figures and evaluators",
+    "vae_exp.engine.validation:Validation.run": "validation",
+    "vae_exp.engine.evaluating:run_evaluator": "figures and evaluators",
+    "vae_exp.engine.evaluating:save_figures": "figures and evaluators",
     "vae_exp.engine.keeper:save_checkpoint": "checkpoint",
 }
 

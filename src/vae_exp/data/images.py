@@ -17,8 +17,9 @@ class ImageSet:
         pixels: `[N, channels, height, width]`; integers from 0 to `pixel_max` as uint8, or float32 in [0, 1].
         labels: `[N]`, int64; None where the data have none.
         pixel_max: The integer that stands for white; 1 for float pixels.
-        dynamic: Whether a training step draws every pixel anew, black or white with its grey value as probability
-            (Salakhutdinov & Murray 2008); whoever scores the set takes `settled`.
+        drawn_from: The seed from which whoever scores the set draws its pixels once (`settled`); a training
+            step draws every pixel anew, black or white with its grey value as probability (Salakhutdinov &
+            Murray 2008). None where the pixels are used as they are.
         destination: The device that batches are taken to while the pixels stay where they are; None uses
             them in place.
     """
@@ -26,7 +27,7 @@ class ImageSet:
     pixels: Tensor
     labels: Tensor | None
     pixel_max: int
-    dynamic: bool = False
+    drawn_from: int | None = None
     destination: torch.device | None = None
 
     def __len__(self) -> int:
@@ -36,6 +37,11 @@ class ImageSet:
     def image_shape(self) -> list[int]:
         """`[channels, height, width]`."""
         return list(self.pixels.shape[1:])
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether a training step draws every pixel anew."""
+        return self.drawn_from is not None
 
     def is_binary(self) -> bool:
         """Whether every pixel is black or white: then a Bernoulli likelihood is one of the images."""
@@ -62,7 +68,7 @@ class ImageSet:
         for start in range(0, len(self), _DRAWN_AT_ONCE):
             part = slice(start, start + _DRAWN_AT_ONCE)
             drawn[part] = torch.bernoulli(self.as_floats(self.pixels[part].cpu()), generator=noise)
-        return replace(self, pixels=drawn, pixel_max=1, dynamic=False)
+        return replace(self, pixels=drawn, pixel_max=1, drawn_from=None)
 
     def mean(self) -> Tensor:
         """The mean image, `[channels, height, width]` in [0, 1], summed in float64."""
@@ -71,9 +77,9 @@ class ImageSet:
             total += batch.double().sum(dim=0).cpu()
         return (total / len(self)).float()
 
-    def settled(self, seed: int) -> "ImageSet":
+    def settled(self) -> "ImageSet":
         """The set as it is scored: a dynamic one is drawn once, any other is itself."""
-        return self.binarized(seed) if self.dynamic else self
+        return self if self.drawn_from is None else self.binarized(self.drawn_from)
 
     def streamed_to(self, device: torch.device) -> "ImageSet":
         """The same set with its pixels left where they are, and batches taken to a device."""

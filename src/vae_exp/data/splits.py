@@ -67,7 +67,7 @@ class Splits:
     def train(self) -> ImageSet:
         """The training images that are not held out; drawn anew for every step where binarisation is dynamic."""
         images = self._train_and_validation[0]
-        return replace(images, dynamic=True) if self._binarization == "dynamic" else images
+        return replace(images, drawn_from=self._binarization_seed) if self._binarization == "dynamic" else images
 
     @property
     def val(self) -> ImageSet:
@@ -88,7 +88,7 @@ class Splits:
         """
         if name not in SPLITS:
             raise UserError(f"split={name} is not known; use one of {', '.join(SPLITS)}.")
-        images: ImageSet = getattr(self, name).settled(self._binarization_seed)
+        images: ImageSet = getattr(self, name).settled()
         if not len(images):
             raise UserError(f"split={name} is empty: data.validation_size=0 holds out no images.")
         return images

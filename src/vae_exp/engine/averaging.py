@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """ā ← d·ā + (1 − d)·a after every step (Polyak & Juditsky 1992, in its exponential form), from a itself on.
+    """(1 − d) Σₜ dᵀ⁻ᵗ aₜ / (1 − dᵀ) over the weights a₁, …, a_T after every step.
 
+    The temporal averaging of Kingma & Ba 2015, section 7.2, with its correction of the bias: the weights that
+    training began with have no part in it, so that it is of use from the first step on.
     Only device work: it can be part of a CUDA graph.
 
     Args:
@@ -22,10 +24,14 @@ class WeightAverage:
         self._names = [name for name, _ in module.named_parameters()]
         self._weights: list[Tensor] = [each.detach() for each in module.parameters()]
         self._average = [each.clone() for each in self._weights]
+        self._steps = torch.zeros((), dtype=torch.float64, device=self._weights[0].device)
 
     def update(self) -> None:
         """Take the weights after a step into the average."""
-        torch._foreach_lerp_(self._average, self._weights, 1 - self._decay)
+        self._steps += 1
+        share = (1 - self._decay) / (1 - self._decay**self._steps)
+        torch._foreach_mul_(self._average, (1 - share).float())
+        torch._foreach_add_(self._average, torch._foreach_mul(self._weights, share.float()))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -41,6 +47,7 @@ class WeightAverage:
         """The averages by the names of the parameters."""
         return dict(zip(self._names, self._average, strict=True))
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from these averages."""
+    def load_state_dict(self, state: Mapping[str, Tensor], steps: int) -> None:
+        """Go on from these averages, of so many steps."""
         torch._foreach_copy_(self._average, [state[name] for name in self._names])
+        self._steps.fill_(steps)

@@ -1,7 +1,7 @@
 """Running evaluators: numbers on one side, figures on the other."""
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,76 @@ import torch
 
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.determinism import generator
+from vae_exp.engine.interruption import InterruptGuard
 from vae_exp.engine.precision import computing_in
-from vae_exp.engine.protocols import Evaluator
+from vae_exp.engine.protocols import Evaluator, Tracker
 from vae_exp.model.vae import VAE
 from vae_exp.run_directory import write_atomically
 
 _QUICK = {"compress_level": 1}
+
+
+class Evaluations:
+    """The evaluators of a run, on the held-out images, or on the training images where none are held out.
+
+    Args:
+        evaluators: By name; each has its own cadence.
+        vae: The model.
+        train: The training images.
+        val: The held-out images; may be empty.
+        seed: The noise of every evaluator follows from it.
+        figures: The folder that figures go to.
+        trackers: Told of every figure.
+    """
+
+    def __init__(
+        self,
+        evaluators: Mapping[str, Evaluator],
+        vae: VAE,
+        *,
+        train: ImageSet,
+        val: ImageSet,
+        seed: int,
+        figures: Path,
+        trackers: Sequence[Tracker],
+    ) -> None:
+        self._evaluators = evaluators
+        self._vae = vae
+        self._train, self._val = train, val
+        self._seed = seed
+        self._figures = figures
+        self._trackers = trackers
+
+    def due(self, epoch: int) -> list[str]:
+        """Those whose turn it is after this epoch."""
+        return [name for name, each in self._evaluators.items() if each.every and epoch % each.every == 0]
+
+    def waiting(self) -> list[str]:
+        """Those that run once, after the last epoch."""
+        return [name for name, each in self._evaluators.items() if each.every == 0]
+
+    def run(self, names: Sequence[str], step: int, guard: InterruptGuard) -> dict[str, float]:
+        """Run these; their numbers by split and name, their figures to the folder and the trackers.
+
+        Raises:
+            Interrupted: on Ctrl-C or SIGTERM, before the next evaluator.
+        """
+        split = "val" if len(self._val) else "train"
+        metrics: dict[str, float] = {}
+        for name in names:
+            guard.check()
+            numbers, figures = run_evaluator(self._evaluators[name], self._vae, self._images, self._seed)
+            metrics |= {f"{split}/{key}": value for key, value in numbers.items()}
+            if figures:
+                paths = save_figures(figures, self._figures)
+                for tracker in self._trackers:
+                    tracker.log_figures(paths, step)
+        guard.check()
+        return metrics
+
+    @cached_property
+    def _images(self) -> ImageSet:
+        return self._val if len(self._val) else self._train.settled()
 
 
 @torch.no_grad()

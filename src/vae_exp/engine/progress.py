@@ -38,7 +38,7 @@ class ProgressDisplay(Protocol):
     """Told of every step and every epoch."""
 
     def wants_values(self) -> bool:
-        """Whether the next step's values will be shown: reading them makes the host wait for the device."""
+        """Whether the next step's values will be shown."""
         ...
 
     def step(self, values: Mapping[str, float] | None) -> None:
@@ -102,10 +102,11 @@ class BarProgress:
     Args:
         epochs: How many epochs there will be.
         steps_per_epoch: How many steps each has.
+        done: How many steps a resumed run has behind it.
         console: The terminal.
     """
 
-    def __init__(self, epochs: int, steps_per_epoch: int, console: Console | None = None) -> None:
+    def __init__(self, epochs: int, steps_per_epoch: int, done: int = 0, console: Console | None = None) -> None:
         self._epochs = epochs
         self._next_redraw = 0.0
         self._progress = Progress(
@@ -117,7 +118,7 @@ class BarProgress:
             console=console,
             auto_refresh=False,
         )
-        self._task = self._progress.add_task("steps", total=epochs * steps_per_epoch, values="")
+        self._task = self._progress.add_task("steps", total=epochs * steps_per_epoch, completed=done, values="")
         self._pending = 0
         self._progress.start()
 
@@ -145,10 +146,10 @@ class BarProgress:
         self._progress.stop()
 
 
-def progress_display(epochs: int, steps_per_epoch: int) -> ProgressDisplay:
-    """A bar when standard output is a terminal, plain lines otherwise."""
+def progress_display(epochs: int, steps_per_epoch: int, done: int = 0) -> ProgressDisplay:
+    """A bar when standard output is a terminal, plain lines otherwise; arguments as `BarProgress`."""
     if sys.stdout is not None and sys.stdout.isatty():
-        return BarProgress(epochs, steps_per_epoch)
+        return BarProgress(epochs, steps_per_epoch, done)
     return PlainProgress(epochs)
 
 

@@ -78,8 +78,16 @@ def compiler_failed(error: BaseException) -> UserError | None:
     )
 
 
-def stepper(mode: str, step: TrainingStep, device: torch.device, team: Team) -> Stepper:
-    """What runs the step in that mode; compiled steps are recorded too, where there is CUDA."""
+def stepper(mode: str, step: TrainingStep, device: torch.device, team: Team, whole: int | None = None) -> Stepper:
+    """What runs the step in that mode; compiled steps are recorded too, where there is CUDA.
+
+    Args:
+        mode: `eager`, `graph` or `compile`.
+        step: What is run.
+        device: Where.
+        team: The processes that share a batch.
+        whole: The size of whole batches; the last batch of an epoch, which may be short, is not worth recording.
+    """
     if mode == "graph" or (mode == "compile" and device.type == "cuda" and team.size == 1):
-        return GraphStep(step, device)
+        return GraphStep(step, device, whole)
     return EagerStep(step)

@@ -1,7 +1,8 @@
 """The processes that train one model together, by torch's DistributedDataParallel."""
 
-import os
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -9,9 +10,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vae_exp import torchrun
 from vae_exp.errors import DivergedError, Interrupted, UserError
 
 T = TypeVar("T")
+_PATIENCE = timedelta(days=7)  # the leader may evaluate for long while the others wait
 
 
 class Team:
@@ -22,11 +25,15 @@ class Team:
     Args:
         rank: Which process this is, from 0.
         size: How many there are.
+        host: What they talk through from host to host, beside whatever their devices do; None where there is
+            but one.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
+    def __init__(self, rank: int = 0, size: int = 1, host: dist.ProcessGroup | None = None) -> None:
         self.rank = rank
         self.size = size
+        self._host = host
+        self._asked: tuple[Tensor, dist.Work] | None = None
 
     @property
     def leads(self) -> bool:
@@ -59,11 +66,27 @@ class Team:
             dist.all_reduce(values)
 
     def agree(self, flag: int) -> int:
-        """The largest flag that any process has raised."""
+        """The largest flag that any process has raised, the same on all of them; no device waits for it.
+
+        A team hears of a flag one call later, when word of it has long gone round; it is lowered then.
+        """
         if self.size == 1:
             return flag
-        flags = torch.tensor([flag], device=_collective_device())
-        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        raised = self._answer()
+        if not raised:
+            flags = torch.tensor([flag])
+            work = dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._host, async_op=True)
+            assert work is not None
+            self._asked = flags, work
+        return raised
+
+    def _answer(self) -> int:
+        """What the call before has brought."""
+        if self._asked is None:
+            return 0
+        flags, work = self._asked
+        self._asked = None
+        work.wait()
         return int(flags.item())
 
     def share(self, make: Callable[[], T]) -> T:
@@ -72,7 +95,7 @@ class Team:
             return make()
         made, error = self._made(make) if self.leads else (None, None)
         box: list[Any] = [made, error]
-        dist.broadcast_object_list(box, src=0)
+        dist.broadcast_object_list(box, src=0, group=self._host)
         if box[1] is not None:
             raise error or box[1]
         shared: T = box[0]
@@ -105,6 +128,8 @@ class Team:
 
     def disband(self) -> None:
         """Leave the process group, if there is one."""
+        with suppress(RuntimeError):  # another process has ended first
+            self._answer()
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -120,20 +145,10 @@ def _has_idle_parameters(module: nn.Module, *arguments: Any) -> bool:
     return any(each is None for each in torch.autograd.grad(output, trained, allow_unused=True))
 
 
-def launched_size() -> int:
-    """How many processes torchrun has started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def launched_rank() -> int:
-    """Which of them this is; 0 without torchrun."""
-    return int(os.environ.get("RANK", "0"))
-
-
 def local_device(name: str) -> str:
     """The device of this process of the team: the GPU of its local rank where the name leaves it open."""
-    if launched_size() > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
-        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    if torchrun.size() > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
+        return f"cuda:{torchrun.local_rank()}"
     return name
 
 
@@ -143,7 +158,7 @@ def gather_team(distributed: str, device: torch.device) -> Team:
     Raises:
         UserError: if `ddp` was asked for without torchrun, or the other way round.
     """
-    size = launched_size()
+    size = torchrun.size()
     if distributed == "none":
         if size > 1:
             raise UserError(
@@ -151,7 +166,7 @@ def gather_team(distributed: str, device: torch.device) -> Team:
                 f"say trainer=ddp."
             )
         return Team()
-    if "RANK" not in os.environ:
+    if not torchrun.launched():
         raise UserError(
             "trainer.distributed=ddp needs several processes: "
             "torchrun --nproc-per-node=N -m vae_exp.train trainer=ddp (or say trainer.distributed=none)."
@@ -159,8 +174,6 @@ def gather_team(distributed: str, device: torch.device) -> Team:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Team(dist.get_rank(), dist.get_world_size())
-
-
-def _collective_device() -> torch.device:
-    return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+    host = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    assert isinstance(host, dist.ProcessGroup)  # every process is a member
+    return Team(dist.get_rank(), dist.get_world_size(), host)

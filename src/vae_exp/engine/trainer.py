@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from math import isfinite, nan
 from typing import Any
 
@@ -17,73 +16,31 @@ from vae_exp.data.feed import feed_for
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.averaging import WeightAverage
 from vae_exp.engine.determinism import generator, process_random_state, restore_process_random_state
+from vae_exp.engine.divergence import DivergenceFinder
 from vae_exp.engine.early_stopping import Best
-from vae_exp.engine.evaluating import run_evaluator, save_figures
+from vae_exp.engine.evaluating import Evaluations
 from vae_exp.engine.interruption import InterruptGuard
-from vae_exp.engine.keeper import Cadence, CheckpointKeeper
+from vae_exp.engine.keeper import CheckpointKeeper
+from vae_exp.engine.optimizer_state import load_optimizer
+from vae_exp.engine.position import Position
 from vae_exp.engine.precision import computing_in
 from vae_exp.engine.progress import ProgressDisplay
 from vae_exp.engine.protocols import Evaluator, Tracker
-from vae_exp.engine.record import TERMS, StepRecord
+from vae_exp.engine.recipe import Recipe
+from vae_exp.engine.record import StepRecord
 from vae_exp.engine.step_mode import choose_mode, compiled, stepper
 from vae_exp.engine.team import Team
 from vae_exp.engine.training_step import NonFiniteTermError, Scoring, TrainingStep
+from vae_exp.engine.validation import Validation, named_terms
 from vae_exp.engine.watch import watch_for
-from vae_exp.errors import DivergedError, Interrupted, UserError
+from vae_exp.errors import Interrupted, UserError
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
 from vae_exp.objective.schedules import LossSchedules
 from vae_exp.run_directory import RunDirectory
 
 _log = logging.getLogger(__name__)
-_KERNELS = ("capturable", "foreach", "fused")
-EVERY_EPOCH = Cadence(epochs=1, seconds=None)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How long, in which portions and by which means to train.
-
-    Args:
-        epochs: Passes over the training images.
-        batch_size: Images per step, of all processes together; the last batch of an epoch may be short.
-        reduction: Whether the loss that is differentiated is the `sum` or the `mean` over the batch.
-        seed: Order, noise and evaluation draws follow from it.
-        monitor: The metric whose lowest value makes a checkpoint the best.
-        patience: Epochs without improvement of it after which to stop; None trains all epochs.
-        min_delta: How much lower counts as an improvement for `patience`.
-        step: How steps are run; `auto`, `eager`, `graph` or `compile`.
-        precision: Of the matrix products of a step; `fp32`, `tf32` or `bf16`.
-        gradient_clip: The norm that gradients are clipped to; None leaves them.
-        ema_decay: Decay of the moving average of the weights, which is then what is evaluated; None keeps none.
-        checkpoint_every: How often `last.pt` is written.
-    """
-
-    epochs: int
-    batch_size: int
-    reduction: str
-    seed: int
-    monitor: str
-    patience: int | None
-    min_delta: float
-    step: str = "auto"
-    precision: str = "fp32"
-    gradient_clip: float | None = None
-    ema_decay: float | None = None
-    checkpoint_every: Cadence = EVERY_EPOCH
-
-
-@dataclass
-class Position:
-    """How far a run has come: so many epochs, and so many batches of the next one."""
-
-    epoch: int = 0
-    step: int = 0
-    batches: int = 0
-    seconds: float = 0.0
-    metrics: dict[str, float] = field(default_factory=dict)
-    stopped_early: bool = False
-    lines: int = 0
+_ASTRAY = 1  # a flag below all numbers of signals that end a run
 
 
 class Trainer:
@@ -121,6 +78,7 @@ class Trainer:
         team: Team | None = None,
     ) -> None:
         self.position = Position()
+        self.seconds_before = 0.0  # of training, before it was resumed
         self.best = Best(recipe.patience, recipe.min_delta)
         self.monitor = recipe.monitor
         self.precision = recipe.precision
@@ -129,11 +87,9 @@ class Trainer:
         self._schedules = LossSchedules(loss, train.device)
         self._optimizer = optimizer
         self._scheduler = scheduler
-        self._train, self._val = train, val
+        self._train = train
         self._device = train.device
-        self._evaluators = evaluators
         self._trackers = trackers
-        self._directory = directory
         self._recipe = recipe
         self._identity = dict(identity)
         self.team = team or Team()
@@ -144,15 +100,21 @@ class Trainer:
         self._epoch_start = self._shuffle.get_state()
         self._record = StepRecord(len(self._sizes), self._device)
         self._watch = watch_for(self._device)
+        self._finder = DivergenceFinder(vae, self._record)
+        self._validation = Validation(vae, loss, self._schedules, val, recipe.batch_size, recipe.seed)
+        self._evaluations = Evaluations(
+            evaluators, vae, train=train, val=val, seed=recipe.seed, figures=directory.figures, trackers=trackers
+        )
         self._keeper = CheckpointKeeper(directory, recipe.checkpoint_every)
         self._mode = choose_mode(recipe.step, self._device, self.team)
+        self._astray = False
         self._step = self._training_step()
-        self._stepper = stepper(self._mode, self._step, self._device, self.team)
+        self._stepper = stepper(self._mode, self._step, self._device, self.team, self._sizes[0])
 
     @property
     def step_mode(self) -> str:
         """How steps are run: `eager`, `graph` or `compile`; what a graph fell back to, if it had to."""
-        return "eager" if getattr(self._stepper, "fallback", None) else self._mode
+        return "eager" if self._mode == "graph" and getattr(self._stepper, "fallback", None) else self._mode
 
     def fit(self, guard: InterruptGuard, progress: ProgressDisplay) -> Position:
         """Train to the end of the recipe, or until patience runs out.
@@ -172,7 +134,7 @@ class Trainer:
                     self._keeper.finish(self._state, self.position.epoch)
         except Interrupted:
             self.position.seconds = before + time.perf_counter() - started
-            if self.team.leads and self._weights_are_finite():
+            if self.team.leads and self._finder.weights_are_finite():
                 self._keeper.write_now(self._state, self.position.epoch)
             else:
                 self._keeper.rescue()
@@ -191,9 +153,9 @@ class Trainer:
         Raises:
             Interrupted: on Ctrl-C or SIGTERM, before the next evaluator.
         """
-        waiting = [name for name, each in self._evaluators.items() if each.every == 0]
+        waiting, step = self._evaluations.waiting(), self.position.step
         with self._average.in_place() if self._average else nullcontext():
-            metrics = self.team.share(lambda: self._evaluate(waiting, guard))
+            metrics = self.team.share(lambda: self._evaluations.run(waiting, step, guard) if waiting else {})
         if metrics:
             self.position.metrics = metrics | self.position.metrics
             for tracker in self._trackers:
@@ -210,15 +172,17 @@ class Trainer:
         """
         self._vae.load_state_dict(state["vae"])
         replan = replan and not isinstance(self._scheduler, ReduceLROnPlateau)
-        self._load_optimizer(state["optimizer"], keep_options=replan)
+        load_optimizer(self._optimizer, state["optimizer"], keep_options=replan)
         if replan:
             for _ in range(state["epoch"]):
                 self._advance_schedule(nan)
         elif self._scheduler is not None:
             self._scheduler.load_state_dict(state["scheduler"])
         if self._average is not None and state["average"] is not None:
-            self._average.load_state_dict(state["average"])
+            self._average.load_state_dict(state["average"], state["step"])
         self.best.load_state_dict(state["best"])
+        if "saving" in state:  # older versions did not count it
+            self._keeper.load_state_dict(state["saving"])
         self._load_generators(state["generators"], state["epoch"])
         self.position = Position(
             epoch=state["epoch"],
@@ -229,30 +193,8 @@ class Trainer:
             stopped_early=self.best.exhausted,
             lines=state["lines"],
         )
+        self.seconds_before = state["seconds"]
         self._record.begin(state["rows"].to(self._device))
-
-    def _load_optimizer(self, state: dict[str, Any], *, keep_options: bool) -> None:
-        """Take over an optimiser's state, but not how its kernels are run: that is this device's matter."""
-        groups = self._optimizer.param_groups
-        kept = [
-            {name: group[name] for name in group if name in _KERNELS or (keep_options and name != "params")}
-            for group in groups
-        ]
-        self._optimizer.load_state_dict(state)
-        for group, own in zip(self._optimizer.param_groups, kept, strict=True):
-            group.update(own)
-            if group.get("fused"):
-                self._require_shapes(group["params"])
-        self._optimizer._opt_called = True  # type: ignore[attr-defined]  # or a scheduler warns
-
-    def _require_shapes(self, parameters: Sequence[Tensor]) -> None:
-        """Fused kernels trust the shapes of their state, and read past its end where it is too short."""
-        for parameter in parameters:
-            for name, value in self._optimizer.state.get(parameter, {}).items():
-                if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
-                    raise ValueError(
-                        f"the optimiser's {name} is {list(value.shape)} for a weight of {list(parameter.shape)}"
-                    )
 
     def _load_generators(self, state: Mapping[str, Any], epoch: int) -> None:
         if state["device"] != self._device.type:
@@ -309,14 +251,12 @@ class Trainer:
 
     def _metrics_of_epoch(self, means: Tensor, epoch: int, guard: InterruptGuard) -> dict[str, float]:
         """What an epoch is reported with, of the average weights where there is an average."""
-        metrics = _metrics("train", means)
-        self._require_finite(metrics, epoch)
-        due = [name for name, each in self._evaluators.items() if each.every and epoch % each.every == 0]
+        metrics = named_terms("train", means)
+        self._finder.require_finite(metrics, self.position)
         with self._average.in_place() if self._average else nullcontext():
-            if len(self._val):
-                metrics |= self._validate(guard)
-                self._require_finite(metrics, epoch)
-            return self._evaluate(due, guard) | metrics
+            metrics |= self._validation.run(guard)
+            self._finder.require_finite(metrics, self.position)
+            return self._evaluations.run(self._evaluations.due(epoch), self.position.step, guard) | metrics
 
     def _train_epoch(self, guard: InterruptGuard, progress: ProgressDisplay) -> Tensor:
         """The rest of an epoch; the sums over all its images of loss, distortion and rate, in nats."""
@@ -334,12 +274,11 @@ class Trainer:
         try:
             sums = self._stepper(size)
         except NonFiniteTermError as error:
-            raise self._diverged(error.term, error.value, self.position.step + 1) from error
+            raise self._finder.in_step(error, self.position) from error
         self.position.step += 1
         self.position.batches += 1
         seen = self._watch.look(sums, self._record.rows, size)
-        if seen is not None and not isfinite(seen[0].item()):
-            self._raise_first_non_finite()
+        self._astray = seen is not None and not isfinite(seen[0].item())
         progress.step(_shown(seen) if seen is not None and progress.wants_values() else None)
 
     def _begin_epoch(self, done: int) -> None:
@@ -351,84 +290,12 @@ class Trainer:
         self._schedules.begin_epoch(self.position.epoch, self.position.step)
 
     def _stop_if_asked(self, guard: InterruptGuard) -> None:
-        received = self.team.agree(guard.received or 0)
-        if received:
-            raise Interrupted(received)
-
-    @torch.no_grad()
-    def _validate(self, guard: InterruptGuard) -> dict[str, float]:
-        """The very loss that is minimised, on the held-out images, with the same noise every time.
-
-        What follows a schedule is what it ends at, so that epochs can be compared and the best one chosen.
-        """
-        self._vae.eval()
-        noise = generator(self._recipe.seed, "evaluation", self._device)
-        totals = torch.zeros(3, dtype=torch.float64)
-        with self._schedules.at_end(), computing_in(self._vae, "fp32"):
-            for images in self._val.batches(self._recipe.batch_size):
-                guard.check()
-                terms = self._loss(self._vae, images, noise)
-                sums = torch.stack([terms.loss, terms.distortion, terms.rate]).sum(dim=1)
-                totals += sums.cpu().double()
-        return _metrics("val", totals / len(self._val))
-
-    def _evaluate(self, names: Sequence[str], guard: InterruptGuard) -> dict[str, float]:
-        """Run evaluators on the held-out images, or on the training images where none are held out.
-
-        A name that training reports itself, such as `val/loss`, stays training's own.
-        """
-        if not names:
-            return {}
-        split = "val" if len(self._val) else "train"
-        images = self._val if len(self._val) else self._train.settled(self._recipe.seed)
-        metrics: dict[str, float] = {}
-        for name in names:
-            guard.check()
-            numbers, figures = run_evaluator(self._evaluators[name], self._vae, images, self._recipe.seed)
-            metrics |= {f"{split}/{key}": value for key, value in numbers.items()}
-            if figures:
-                paths = save_figures(figures, self._directory.figures)
-                for tracker in self._trackers:
-                    tracker.log_figures(paths, self.position.step)
-        guard.check()
-        return metrics
-
-    def _require_finite(self, metrics: Mapping[str, float], epoch: int) -> None:
-        found = {name: value for name, value in metrics.items() if not isfinite(value)}
-        if found:
-            first = self._record.first_non_finite()
-            name, value = next(iter(found.items()))
-            step = self.position.step if first is None else self._step_number(first.step)
-            raise self._diverged(name.rpartition("/")[2], value, step, name.partition("/")[0])
-        if not self._weights_are_finite():
-            raise self._diverged("a weight", nan, self.position.step)
-
-    def _raise_first_non_finite(self) -> None:
-        first = self._record.first_non_finite()
-        if first is not None:
-            raise self._diverged(first.term, first.value, self._step_number(first.step))
-
-    def _step_number(self, in_epoch: int) -> int:
-        """The number of a step in the run, from 1; `in_epoch` is counted from 0."""
-        return self.position.step - self.position.batches + in_epoch + 1
-
-    def _diverged(self, term: str, value: float, step: int, split: str = "train") -> DivergedError:
-        what = term if term == "a weight" else f"{split}/{term}"
-        if split == "train" and term in TERMS and self._device.type == "cpu" and not self._weights_are_finite():
-            what, value, step = f"the gradient of {self._name_of_bad_gradient()}", nan, step - 1
-        kept = "Checkpoints of earlier epochs stand; a" if self.position.epoch else "There is no checkpoint yet; a"
-        return DivergedError(
-            f"{what} is {value} in epoch {self.position.epoch + 1} (step {step}): training diverged. "
-            f"{kept} smaller optimizer.lr or trainer.gradient_clip may help."
-        )
-
-    def _name_of_bad_gradient(self) -> str:
-        named = list(self._vae.named_parameters())
-        bad = [name for name, each in named if each.grad is not None and not bool(each.grad.isfinite().all())]
-        return bad[0] if bad else next(name for name, each in named if not bool(each.isfinite().all()))
-
-    def _weights_are_finite(self) -> bool:
-        return all(bool(each.isfinite().all()) for each in self._vae.parameters())
+        """Stop all processes of the team at the same step, whichever of them has a reason."""
+        raised = self.team.agree(guard.received or (_ASTRAY if self._astray else 0))
+        if raised == _ASTRAY:
+            self._finder.require_finite_record(self.position)
+        elif raised:
+            raise Interrupted(raised)
 
     def _advance_schedule(self, monitored: float) -> None:
         try:
@@ -461,6 +328,7 @@ class Trainer:
             "seconds": position.seconds,
             "metrics": position.metrics,
             "lines": position.lines,
+            "saving": self._keeper.state_dict(),
             "best": {"monitor": self._recipe.monitor, **self.best.state_dict()},
             "vae": self._vae.state_dict(),
             "average": None if self._average is None else self._average.state_dict(),
@@ -491,13 +359,3 @@ def _batch_sizes(count: int, batch_size: int) -> list[int]:
 def _shown(means: Tensor) -> dict[str, float]:
     loss, distortion, rate = means.tolist()
     return {"loss": loss, "rate": rate, "distortion": distortion}
-
-
-def _metrics(split: str, means: Tensor) -> dict[str, float]:
-    loss, distortion, rate = means.tolist()
-    return {
-        f"{split}/loss": loss,
-        f"{split}/elbo": -(distortion + rate),
-        f"{split}/distortion": distortion,
-        f"{split}/rate": rate,
-    }

@@ -1,0 +1,38 @@
+"""What is asked of training."""
+
+from dataclasses import dataclass
+
+from vae_exp.engine.keeper import Cadence
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long, in which portions and by which means to train.
+
+    Args:
+        epochs: Passes over the training images.
+        batch_size: Images per step, of all processes together; the last batch of an epoch may be short.
+        reduction: Whether the loss that is differentiated is the `sum` or the `mean` over the batch.
+        seed: Order, noise and evaluation draws follow from it.
+        monitor: The metric whose lowest value makes a checkpoint the best.
+        patience: Epochs without improvement of it after which to stop; None trains all epochs.
+        min_delta: How much lower counts as an improvement for `patience`.
+        step: How steps are run; `auto`, `eager`, `graph` or `compile`.
+        precision: Of the matrix products of a step; `fp32`, `tf32` or `bf16`.
+        gradient_clip: The norm that gradients are clipped to; None leaves them.
+        ema_decay: Decay of the moving average of the weights, which is then what is evaluated; None keeps none.
+        checkpoint_every: How often `last.pt` is written.
+    """
+
+    epochs: int
+    batch_size: int
+    reduction: str
+    seed: int
+    monitor: str
+    patience: int | None
+    min_delta: float
+    step: str
+    precision: str
+    gradient_clip: float | None
+    ema_decay: float | None
+    checkpoint_every: Cadence

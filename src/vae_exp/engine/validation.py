@@ -1,0 +1,66 @@
+"""The loss on the held-out images after every epoch."""
+
+import torch
+from torch import Tensor
+
+from vae_exp.data.images import ImageSet
+from vae_exp.engine.determinism import generator
+from vae_exp.engine.interruption import InterruptGuard
+from vae_exp.engine.precision import computing_in
+from vae_exp.model.vae import VAE
+from vae_exp.objective.loss_terms import Loss
+from vae_exp.objective.schedules import LossSchedules
+
+
+class Validation:
+    """The very loss that is minimised, on the held-out images, with the same noise every time.
+
+    What follows a schedule is what it ends at, so that epochs can be compared and the best one chosen.
+
+    Args:
+        vae: The model.
+        loss: What is minimised.
+        schedules: Of the loss.
+        images: Held out; may be empty.
+        batch_size: How many are scored at once.
+        seed: The noise follows from it.
+    """
+
+    def __init__(
+        self, vae: VAE, loss: Loss, schedules: LossSchedules, images: ImageSet, batch_size: int, seed: int
+    ) -> None:
+        self._vae, self._loss, self._schedules = vae, loss, schedules
+        self._images = images
+        self._batch_size = batch_size
+        self._seed = seed
+
+    @torch.no_grad()
+    def run(self, guard: InterruptGuard) -> dict[str, float]:
+        """The mean terms as `val/…`, in nats per image; nothing where no image is held out.
+
+        Raises:
+            Interrupted: on Ctrl-C or SIGTERM, before the next batch.
+        """
+        if not len(self._images):
+            return {}
+        self._vae.eval()
+        noise = generator(self._seed, "evaluation", self._images.device)
+        totals = torch.zeros(3, dtype=torch.float64)
+        with self._schedules.at_end(), computing_in(self._vae, "fp32"):
+            for images in self._images.batches(self._batch_size):
+                guard.check()
+                terms = self._loss(self._vae, images, noise)
+                sums = torch.stack([terms.loss, terms.distortion, terms.rate]).sum(dim=1)
+                totals += sums.cpu().double()
+        return named_terms("val", totals / len(self._images))
+
+
+def named_terms(split: str, means: Tensor) -> dict[str, float]:
+    """Mean loss, distortion and rate `[3]` by name, with the ELBO that follows from them."""
+    loss, distortion, rate = means.tolist()
+    return {
+        f"{split}/loss": loss,
+        f"{split}/elbo": -(distortion + rate),
+        f"{split}/distortion": distortion,
+        f"{split}/rate": rate,
+    }
