@@ -27,7 +27,7 @@ from vae_exp.settings import (
 from vae_exp.sweep.identity import register_resolvers
 
 CONF = config_directory()
-NUMBER_OF_FILES = 69
+NUMBER_OF_FILES = 76
 PRIMARY = {
     "train.yaml": TrainSettings,
     "evaluate.yaml": EvaluateSettings,
@@ -59,6 +59,8 @@ def override_for(file: str) -> list[str]:
         return [f"{group}=[{option}]"]
     if group == "loss/schedule":
         return ["loss=beta_vae", f"+loss/schedule@loss.beta={option}"]
+    if (group, option) == ("loss", "vq"):
+        return ["loss=vq", "model=vq"]
     extra = ["data.path=images.npz", "data.image_shape=[1,4,4]"] if option == "arrays" else []
     return [f"{group}={option}", *extra]
 

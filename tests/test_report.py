@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vae_exp.data.images import ImageSet
-from vae_exp.engine import trainer
+from vae_exp.engine.validation import named_terms
 from vae_exp.evaluation.elbo import ELBOEvaluator
 from vae_exp.evaluation.nll import NLLEvaluator
 from vae_exp.model.decoders import MLPDecoder
@@ -86,7 +86,7 @@ def test_every_metric_of_our_evaluators_has_a_unit():
 
 
 def test_every_metric_of_training_has_a_place_in_the_table_of_units():
-    names = [*trainer._metrics("train", torch.zeros(3)), "learning_rate", "epoch_seconds", "images_per_second"]
+    names = [*named_terms("train", torch.zeros(3)), "learning_rate", "epoch_seconds", "images_per_second"]
     assert len(names) == 7
     assert [name for name in names if name.rpartition("/")[2] not in UNITS] == []
 

@@ -18,6 +18,7 @@ from vae_exp.data.splits import Splits
 from vae_exp.distributions.sampling import sample
 from vae_exp.engine.protocols import Evaluator
 from vae_exp.errors import UserError
+from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.initialization import initialize, start_at_mean
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
@@ -73,6 +74,24 @@ def set_output_bias(vae: VAE, output_bias: str, images: ImageSet) -> None:
         start_at_mean(vae.decoder, images.mean())
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def check_labels(vae: VAE, images: ImageSet) -> None:
+    """Refuse data whose labels are not the classes of a conditional model.
+
+    Raises:
+        UserError: if there are no labels, or others than the model knows.
+    """
+    if not isinstance(vae, ConditionalVAE):
+        return
+    if images.labels is None:
+        raise UserError("model=conditional needs labels, and the data have none; use another model.")
+    least, most = int(images.labels.min()), int(images.labels.max())
+    if least < 0 or most >= vae.classes:
+        raise UserError(
+            f"model.classes={vae.classes} is for labels from 0 to {vae.classes - 1}; those of the data go from "
+            f"{least} to {most}."
+        )
 
 
 def build_loss(loss: Node, vae: VAE, image_shape: Sequence[int], training_images: int | None = None) -> Loss:
@@ -189,11 +208,12 @@ def _check_fit(vae: VAE, model: Node, image_shape: list[int]) -> None:
     was_training = vae.training
     vae.eval()
     images = torch.zeros(2, *image_shape)
-    wanted = [2, int(model["latent_dim"])]
+    latent_dim = model["latent_dim"]
     encoder, decoder = model["encoder"]["_target_"], model["decoder"]["_target_"]
-    with torch.no_grad():
+    with torch.no_grad(), vae.given(torch.zeros(2, dtype=torch.int64)):
         posterior = _tried(vae.encode, images, f"model.encoder ({encoder}) on images of {image_shape}")
         found = _shape(posterior)
+        wanted = [2, found[-1] if latent_dim is None else int(latent_dim)]
         if found != wanted:
             raise UserError(
                 f"model.encoder ({encoder}) returns a posterior over {found}; "
@@ -222,7 +242,8 @@ def _check_terms(loss: Loss, target: str, vae: VAE, image_shape: list[int]) -> N
     was_training = vae.training
     with torch.random.fork_rng(devices=[]):
         try:
-            terms = loss(vae.eval(), images, torch.Generator().manual_seed(0))
+            with vae.given(torch.zeros(2, dtype=torch.int64)):
+                terms = loss(vae.eval(), images, torch.Generator().manual_seed(0))
             shapes = {name: list(getattr(terms, name).shape) for name in ("loss", "distortion", "rate")}
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"loss ({target}) fails on two images: {type(error).__name__}: {error}.") from error

@@ -31,6 +31,8 @@ UNITS = {
     "aggregate_kl": "nats",
     "probe_accuracy": "",
     "knn_accuracy": "",
+    "codes_used": "codes",
+    "code_perplexity": "codes",
     "learning_rate": "",
     "epoch_seconds": "s",
     "images_per_second": "images/s",

@@ -36,9 +36,14 @@ class ModelSettings:
     """`model`: the sizes that encoder and decoder share, and the parts by `_target_`."""
 
     _target_: str = MISSING
-    latent_dim: int = MISSING
+    latent_dim: int | None = MISSING
     hidden_dims: list[int] = MISSING
     activation: str = MISSING
+    latent_dims: list[int] | None = None
+    upper_hidden_dims: list[int] | None = None
+    classes: int | None = None
+    codes: int | None = None
+    code_dim: int | None = None
     posterior: str = "diagonal"
     initialization: str = "torch"
     output_bias: str = "torch"
@@ -48,7 +53,8 @@ class ModelSettings:
     prior: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _at_least("model.latent_dim", self.latent_dim, 1)
+        if self.latent_dim is not None:
+            _at_least("model.latent_dim", self.latent_dim, 1)
         if any(width < 1 for width in self.hidden_dims):
             raise UserError(
                 f"model.hidden_dims={self.hidden_dims} must list widths of at least 1; [] is a linear model."

@@ -20,6 +20,7 @@ from vae_exp.build import (
     build_scheduler,
     build_splits,
     build_vae,
+    check_labels,
     set_output_bias,
 )
 from vae_exp.data.feed import place
@@ -178,6 +179,7 @@ def _prepare(
     plain = plain_config(config, splits.image_shape)
     recipe = _recipe(settings, splits.train, splits.val)
     vae = build_vae(plain["model"], splits.image_shape)
+    check_labels(vae, splits.train)
     set_output_bias(vae, settings.model.output_bias, splits.train)
     loss = build_loss(plain["loss"], vae, splits.image_shape, len(splits.train))
     evaluators = build_evaluators(plain["evaluator"])

@@ -1,6 +1,7 @@
 """Every prior and posterior through the real commands."""
 
 import json
+import math
 
 import pytest
 
@@ -15,6 +16,13 @@ RUN = ("data=digits", "trainer.epochs=3", "tracker=none", "evaluator=[figures]",
         ["model.posterior=full_covariance"],
         ["model.posterior=full_covariance", "model/prior=vamp", "model.prior.components=7", "loss=dreg"],
         ["model=conv", "model.posterior=full_covariance", "loss=stl"],
+        ["model.posterior=flow", "model/prior=flow", "loss=iwae", "loss.num_samples=2"],
+        [
+            *("model=two_layer", "model.latent_dim=null", "model.latent_dims=[3,2]", "model.hidden_dims=[20]"),
+            *("model.upper_hidden_dims=[8]", "loss=iwae", "loss.num_samples=3"),
+        ],
+        ["model=conditional", "model.hidden_dims=[30]", "data.binarization=dynamic"],
+        ["model=resnet", "model.hidden_dims=[8,8]", "model.activation=gated", "model.encoder.residual_blocks=1"],
     ],
 )
 def test_it_trains_resumes_and_can_be_evaluated(command, tmp_path, overrides):
@@ -34,4 +42,49 @@ def test_an_objective_that_needs_independent_units_is_refused_without_them(comma
     refused = command("train", *RUN, f"loss={loss}", "model.posterior=full_covariance", "hydra.run.dir=run")
     assert refused.code == 1
     assert "a MultivariateNormal over latents has no density for each unit" in refused.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_vq_vae_trains_resumes_and_can_be_evaluated(command, tmp_path):
+    vq = (
+        "model=vq",
+        "model.latent_dim=null",
+        "model.hidden_dims=[16]",
+        "model.codes=16",
+        "model.code_dim=4",
+        "loss=vq",
+    )
+    trained = command("train", *RUN, *vq, "hydra.run.dir=run")
+    assert trained.code == 0, trained.err
+    assert command("train", "resume=run", "trainer.epochs=4").code == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["train/distortion"] < lines[0]["train/distortion"]
+    assert lines[-1]["train/rate"] == pytest.approx(16 * math.log(16))
+    evaluated = command("evaluate", "run=run", "evaluator=[elbo,units,codes,probe]")
+    assert evaluated.code == 0, evaluated.err
+    assert "test/code_perplexity" in evaluated.out
+    assert command("generate", "run=run").code == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["model=vq", "model.latent_dim=null", "loss=beta_tcvae"], "has no density for each unit"),
+        (["model=vq", "model.latent_dim=null", "loss=iwae"], "the codes of a VQ-VAE have no density over latents"),
+        (["loss=vq"], "loss=vq needs the codes of model=vq, not a posterior of type Independent"),
+        (["model.posterior=flow", "loss=stl"], "the parameters of a GaussianFlow cannot be held fixed"),
+        (
+            ["model.posterior=flow", "model.latent_dim=1"],
+            "model.posterior=flow needs at least 2 latent units, not 1",
+        ),
+        (["model=two_layer", "model.latent_dim=null", "model.latent_dims=[3]"], "must be two numbers of units"),
+        (["model=conditional", "model.classes=7"], "model.classes=7 is for labels from 0 to 6"),
+        (["model=conditional", "model/prior=vamp"], "model.prior (vae_exp.model.priors.VampPrior) fails"),
+        (["model=vq", "model.latent_dim=3", "loss=vq"], "returns a posterior over"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_before_anything_is_written(command, tmp_path, overrides, told):
+    refused = command("train", *RUN, *overrides, "hydra.run.dir=run")
+    assert refused.code == 1
+    assert told in refused.err
     assert not (tmp_path / "run").exists()

@@ -39,7 +39,7 @@ def make_step(score: Any, module: nn.Module, sizes: list[int], *, team: Team | N
     feed.begin(team.own(torch.arange(COUNT), sizes), [team.part(size) for size in sizes], 0)
     record = StepRecord(len(sizes), CPU)
     record.begin()
-    settings = {"reduction": "sum", "gradient_clip": None, "average": None, "dynamic": False}
+    settings = {"reduction": "sum", "gradient_clip": None, "average": None, "dynamic": False, "labelled": False}
     return TrainingStep(
         score=score,
         parameters=list(module.parameters()),

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,16 +9,18 @@ from torch.distributions import Independent
 from vae_exp.model.decoders import ConvDecoder, MLPDecoder
 from vae_exp.model.encoders import ConvEncoder, MLPEncoder
 
-ENCODERS, DECODERS = [MLPEncoder, ConvEncoder], [MLPDecoder, ConvDecoder]
+ENCODERS = [MLPEncoder, ConvEncoder, partial(ConvEncoder, residual_blocks=1)]
+DECODERS = [MLPDecoder, ConvDecoder, partial(ConvDecoder, residual_blocks=1)]
 shapes = st.tuples(st.sampled_from([1, 3]), st.integers(1, 33), st.integers(1, 33))
+names = st.sampled_from(["relu", "gated"])
 widths = st.lists(st.integers(1, 9), max_size=3)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 @settings(deadline=None, max_examples=25)
-@given(shape=shapes, hidden=widths, latent_dim=st.integers(1, 5), batch=st.integers(1, 3))
-def test_an_encoder_gives_a_posterior_for_every_image(encoder, shape, hidden, latent_dim, batch):
-    posterior = encoder(shape, latent_dim, hidden, "relu")(torch.rand(batch, *shape))
+@given(shape=shapes, hidden=widths, latent_dim=st.integers(1, 5), batch=st.integers(1, 3), activation=names)
+def test_an_encoder_gives_a_posterior_for_every_image(encoder, shape, hidden, latent_dim, batch, activation):
+    posterior = encoder(shape, latent_dim, hidden, activation)(torch.rand(batch, *shape))
     assert isinstance(posterior, Independent)
     assert posterior.batch_shape == (batch,)
     assert posterior.event_shape == (latent_dim,)
@@ -30,9 +34,10 @@ def test_an_encoder_gives_a_posterior_for_every_image(encoder, shape, hidden, la
     hidden=widths,
     latent_dim=st.integers(1, 5),
     leading=st.lists(st.integers(1, 3), min_size=1, max_size=2),
+    activation=names,
 )
-def test_a_decoder_gives_a_likelihood_for_every_latent(decoder, shape, hidden, latent_dim, leading):
-    likelihood = decoder(shape, latent_dim, hidden, "relu")(torch.randn(*leading, latent_dim))
+def test_a_decoder_gives_a_likelihood_for_every_latent(decoder, shape, hidden, latent_dim, leading, activation):
+    likelihood = decoder(shape, latent_dim, hidden, activation)(torch.randn(*leading, latent_dim))
     assert list(likelihood.batch_shape) == leading
     assert likelihood.event_shape == shape
     assert likelihood.log_prob(torch.rand(*leading, *shape)).shape == tuple(leading)

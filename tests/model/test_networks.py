@@ -3,7 +3,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vae_exp.model.networks import ACTIVATIONS, activation_module, conv_stack, halved_sizes, transposed_conv_stack
+from vae_exp.model.networks import (
+    ACTIVATIONS,
+    ResidualBlock,
+    activation_module,
+    conv_stack,
+    halved_sizes,
+    mlp,
+    transposed_conv_stack,
+)
 
 
 @settings(deadline=None, max_examples=40)
@@ -26,3 +34,37 @@ def test_every_activation_is_a_function_of_each_value(name):
 def test_an_unknown_activation_names_those_that_exist():
     with pytest.raises(ValueError, match=r"model.activation=swish .* relu, leaky_relu"):
         activation_module("swish")
+
+
+def test_a_gated_layer_is_one_layer_times_the_sigmoid_of_another():
+    torch.manual_seed(0)
+    net, values = mlp([3, 4], "gated"), torch.randn(5, 3)
+    weight, bias = net[0].weight, net[0].bias
+    expected = (values @ weight[:4].T + bias[:4]) * torch.sigmoid(values @ weight[4:].T + bias[4:])
+    torch.testing.assert_close(net(values), expected)
+
+
+def test_a_gated_convolution_is_gated_channel_by_channel():
+    torch.manual_seed(0)
+    net, images = conv_stack([2, 3], "gated"), torch.randn(4, 2, 6, 5)
+    outputs = torch.nn.functional.conv2d(images, net[0].weight, net[0].bias, stride=2, padding=1)
+    torch.testing.assert_close(net(images), outputs[:, :3] * outputs[:, 3:].sigmoid())
+
+
+@pytest.mark.parametrize("activation", ["relu", "gated"])
+def test_a_residual_block_starts_as_the_identity_and_learns(activation: str):
+    torch.manual_seed(0)
+    block, features = ResidualBlock(6, activation), torch.randn(2, 6, 5, 4)
+    with torch.no_grad():
+        block.inner[-1].bias.zero_()
+    assert torch.equal(block(features), features)
+    block(features).square().mean().backward()
+    assert block.inner[-1].weight.grad.abs().sum() > 0
+
+
+def test_a_residual_block_treats_every_image_as_it_would_alone():
+    torch.manual_seed(0)
+    block, features = ResidualBlock(4, "silu"), torch.randn(3, 4, 5, 5)
+    torch.nn.init.normal_(block.inner[-1].weight)
+    alone = torch.cat([block(each.unsqueeze(0)) for each in features])
+    torch.testing.assert_close(block(features), alone, rtol=1e-4, atol=1e-5)

@@ -37,6 +37,10 @@ class Feed(Protocol):
         """The next `size` images as float32 in [0, 1]; device work alone, so that a CUDA graph can hold it."""
         ...
 
+    def labels(self, size: int) -> Tensor | None:
+        """The classes of the images handed out last, `[size]`; None where the data have none."""
+        ...
+
 
 class ResidentFeed:
     """The images lie in the memory of the training device; a step gathers its rows there.
@@ -66,6 +70,13 @@ class ResidentFeed:
         self._next += size
         return self._images.scaled(rows)
 
+    def labels(self, size: int) -> Tensor | None:
+        """Gather from where the images were."""
+        if self._images.labels is None:
+            return None
+        rows = self._order.index_select(0, self._next - size + self._ahead[:size])
+        return self._images.labels.index_select(0, rows)
+
 
 @dataclass
 class _Slot:
@@ -93,6 +104,10 @@ class StreamedFeed:
             for _ in range(_PREFETCHED + 1)
         ]
         self._batch = torch.empty(shape, dtype=images.pixels.dtype, device=self._device)
+        labels = images.labels
+        self._label_batch = None if labels is None else labels.new_empty(largest)
+        self._order = torch.zeros(len(images), dtype=torch.int64, device=self._device)
+        self._next = 0
         self._gatherer = ThreadPoolExecutor(1, thread_name_prefix="gather")
         self._ahead: list[tuple[Future[None], _Slot, int]] = []
         self._rows: Iterator[Tensor] = iter(())
@@ -103,6 +118,8 @@ class StreamedFeed:
         for gathered, _, _ in self._ahead:
             gathered.result()
         self._ahead = []
+        self._order[: len(order)].copy_(order)
+        self._next = sum(sizes[:done])
         self._rows = iter(order.cpu()[: sum(sizes)].split(sizes)[done:])
         for _ in range(_PREFETCHED):
             self._gather_next()
@@ -112,6 +129,10 @@ class StreamedFeed:
         gathered, slot, size = self._ahead.pop(0)
         gathered.result()
         self._batch[:size].copy_(slot.host[:size], non_blocking=True)
+        if self._label_batch is not None and self._images.labels is not None:
+            rows = self._order[self._next : self._next + size]
+            torch.index_select(self._images.labels, 0, rows, out=self._label_batch[:size])
+        self._next += size
         if self._device.type == "cuda":
             slot.arrived = torch.cuda.Event()
             slot.arrived.record()
@@ -120,6 +141,10 @@ class StreamedFeed:
     def images(self, size: int) -> Tensor:
         """Scale the batch that has arrived."""
         return self._images.as_floats(self._batch[:size])
+
+    def labels(self, size: int) -> Tensor | None:
+        """Those that have come with it."""
+        return None if self._label_batch is None else self._label_batch[:size]
 
     def _gather_next(self) -> None:
         rows = next(self._rows, None)

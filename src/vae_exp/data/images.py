@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from vae_exp.model.vae import VAE
+
 _DRAWN_AT_ONCE = 10_000  # bounds the float copy while pixels are drawn
 
 
@@ -113,6 +115,17 @@ class ImageSet:
     def as_floats(self, pixels: Tensor) -> Tensor:
         """Pixels of this set's kind, scaled to float32 in [0, 1]; a copy."""
         return pixels.to(torch.float32, copy=True).div_(self.pixel_max)
+
+    def labels_at(self, positions: slice) -> Tensor | None:
+        """The labels at these positions, `[len]`; None where there are none."""
+        return None if self.labels is None else self.labels[positions]
+
+    def batches_for(self, vae: VAE, batch_size: int) -> Iterator[Tensor]:
+        """All images in order, as `batches`; while one is worked on, the model is given its classes."""
+        for start in range(0, len(self), batch_size):
+            part = slice(start, start + batch_size)
+            with vae.given(self.labels_at(part)):
+                yield self.scaled(part)
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
         """All images in order, scaled, in batches of at most `batch_size`."""

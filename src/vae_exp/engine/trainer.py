@@ -34,6 +34,7 @@ from vae_exp.engine.training_step import NonFiniteTermError, Scoring, TrainingSt
 from vae_exp.engine.validation import Validation, named_terms
 from vae_exp.engine.watch import watch_for
 from vae_exp.errors import Interrupted, UserError
+from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
 from vae_exp.objective.schedules import LossSchedules
@@ -108,6 +109,7 @@ class Trainer:
         self._keeper = CheckpointKeeper(directory, recipe.checkpoint_every)
         self._mode = choose_mode(recipe.step, self._device, self.team)
         self._astray = False
+        self._labelled = isinstance(vae, ConditionalVAE)
         self._step = self._training_step()
         self._stepper = stepper(self._mode, self._step, self._device, self.team, self._sizes[0])
 
@@ -214,7 +216,9 @@ class Trainer:
 
     def _training_step(self) -> TrainingStep:
         scoring = Scoring(self._vae, self._loss)
-        example = self._train.scaled(slice(0, 2)), torch.Generator(self._device)
+        two = slice(0, 2)
+        labels = [self._train.labels_at(two)] if self._labelled else []
+        example = self._train.scaled(two), torch.Generator(self._device), *labels
         wrapped = self.team.wrap(scoring, self._device, *example)
         return TrainingStep(
             score=compiled(wrapped) if self._mode == "compile" else wrapped,
@@ -226,6 +230,7 @@ class Trainer:
             reduction=self._recipe.reduction,
             gradient_clip=self._recipe.gradient_clip,
             dynamic=self._train.dynamic,
+            labelled=self._labelled,
             average=self._average,
             team=self.team,
         )

@@ -16,7 +16,7 @@ from vae_exp.engine.team import Team
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
 
-Score = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor, Tensor]]
+Score = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
 class NonFiniteTermError(Exception):
@@ -40,9 +40,12 @@ class Scoring(nn.Module):
         self.vae = vae
         self.loss = loss
 
-    def forward(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Images `[batch, *image_shape]` → three tensors of shape `[batch]`, in nats."""
-        terms = self.loss(self.vae, images, generator)
+    def forward(
+        self, images: Tensor, generator: torch.Generator, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Images `[batch, *image_shape]`, of these classes → three tensors of shape `[batch]`, in nats."""
+        with self.vae.given(labels):
+            terms = self.loss(self.vae, images, generator)
         return terms.loss, terms.distortion, terms.rate
 
 
@@ -60,6 +63,7 @@ class TrainingStep:
         gradient_clip: The norm that the whole gradient is clipped to (Pascanu, Mikolov & Bengio 2013); None
             leaves it as it is.
         dynamic: Whether the pixels of every batch are drawn anew, black or white.
+        labelled: Whether the model is told the classes of the images.
         average: Told of every step; may be None.
         team: The processes that share a batch.
     """
@@ -76,6 +80,7 @@ class TrainingStep:
         reduction: str,
         gradient_clip: float | None,
         dynamic: bool,
+        labelled: bool,
         average: WeightAverage | None,
         team: Team,
     ) -> None:
@@ -88,6 +93,7 @@ class TrainingStep:
         self._reduction = reduction
         self._gradient_clip = gradient_clip
         self._dynamic = dynamic
+        self._labelled = labelled
         self._average = average
         self._team = team
         self._on_host = record.rows.device.type == "cpu"
@@ -111,7 +117,8 @@ class TrainingStep:
         images = self.feed.images(own)
         if self._dynamic:
             images = binarized(images, self.noise)
-        loss, distortion, rate = self.score(images, self.noise)
+        labels = [self.feed.labels(own)] if self._labelled else []
+        loss, distortion, rate = self.score(images, self.noise, *labels)
         kind = self.record.rows.dtype
         sums = torch.stack([each.detach().to(kind) for each in (loss, distortion, rate)]).sum(dim=1)
         self._team.sum(sums)

@@ -47,7 +47,7 @@ class Validation:
         noise = generator(self._seed, "evaluation", self._images.device)
         totals = torch.zeros(3, dtype=torch.float64)
         with self._schedules.at_end(), computing_in(self._vae, "fp32"):
-            for images in self._images.batches(self._batch_size):
+            for images in self._images.batches_for(self._vae, self._batch_size):
                 guard.check()
                 terms = self._loss(self._vae, images, noise)
                 sums = torch.stack([terms.loss, terms.distortion, terms.rate]).sum(dim=1)

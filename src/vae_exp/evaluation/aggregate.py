@@ -36,7 +36,9 @@ class AggregateEvaluator:
     @torch.no_grad()
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:
         """Yield names and values."""
-        posterior = vae.encode(images.first(self._num_images).scaled())
+        images = images.first(self._num_images)
+        with vae.given(images.labels):
+            posterior = vae.encode(images.scaled())
         latents = sample(posterior, generator, (self._num_samples,))
         own = posterior.log_prob(latents).double().mean().item()
         prior = vae.prior().log_prob(latents).double().mean().item()

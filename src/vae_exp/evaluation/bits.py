@@ -21,7 +21,8 @@ def bits_per_dim(nats: float, vae: VAE, images: ImageSet) -> float | None:
         vae: Whose likelihood p(x|z) is asked what it is a distribution of.
         images: What was scored.
     """
-    support = vae.decode(vae.encode(images.first(1).scaled()).mean).support
+    with vae.given(images.labels_at(slice(0, 1))):
+        support = vae.decode(vae.encode(images.first(1).scaled()).mean).support
     if support is None or not support.is_discrete:
         return None
     if not bool(support.check(images.first(_LOOKED_AT).scaled()).all()):

@@ -34,7 +34,7 @@ class ELBOEvaluator:
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:
         """Yield names and values, averaged over the images with equal weight."""
         distortion = rate = from_mean = 0.0
-        for batch in images.batches(self._batch_size):
+        for batch in images.batches_for(vae, self._batch_size):
             terms = self._elbo(vae, batch, generator)
             distortion += terms.distortion.cpu().double().sum().item()
             rate += terms.rate.cpu().double().sum().item()

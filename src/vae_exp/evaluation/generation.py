@@ -4,8 +4,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
+from vae_exp.data.images import ImageSet
 from vae_exp.model.vae import VAE
 
+_BATCH = 1000
 _TAIL = 0.025
 
 
@@ -55,7 +57,13 @@ def traversals(vae: VAE, image: Tensor, units: Tensor, steps: int) -> tuple[Tens
 
 
 @torch.no_grad()
-def interpolations(vae: VAE, first: Tensor, second: Tensor, steps: int) -> Tensor:
+def interpolations(
+    vae: VAE,
+    first: Tensor,
+    second: Tensor,
+    steps: int,
+    labels: tuple[Tensor | None, Tensor | None] = (None, None),
+) -> Tensor:
     """Mean images along the straight line between the posterior means of two images.
 
     Args:
@@ -63,19 +71,24 @@ def interpolations(vae: VAE, first: Tensor, second: Tensor, steps: int) -> Tenso
         first: Where the lines begin, `[rows, *image_shape]`.
         second: Where they end, `[rows, *image_shape]`.
         steps: Points on each line, ends included.
+        labels: The classes of both, `[rows]` each; what lies between is of the first's.
 
     Returns:
         Images `[rows, steps, *image_shape]`.
     """
-    start, end = vae.encode(first).mean, vae.encode(second).mean
+    with vae.given(labels[0]):
+        start = vae.encode(first).mean
+    with vae.given(labels[1]):
+        end = vae.encode(second).mean
     weights = torch.linspace(0, 1, steps, device=first.device)[None, :, None]
-    return vae.decode(torch.lerp(start[:, None], end[:, None], weights)).mean
+    with vae.given(None if labels[0] is None else labels[0].unsqueeze(1)):
+        return vae.decode(torch.lerp(start[:, None], end[:, None], weights)).mean
 
 
 @torch.no_grad()
-def latent_means(vae: VAE, batches: list[Tensor]) -> tuple[Tensor, Tensor]:
+def latent_means(vae: VAE, images: ImageSet) -> tuple[Tensor, Tensor]:
     """Posterior means and standard deviations of images, `[N, latent_dim]` each."""
-    posteriors = [vae.encode(batch) for batch in batches]
+    posteriors = [vae.encode(batch) for batch in images.batches_for(vae, _BATCH)]
     return torch.cat([each.mean for each in posteriors]), torch.cat([each.stddev for each in posteriors])
 
 

@@ -44,7 +44,7 @@ class NLLEvaluator:
         per_batch = max(1, self._chunk_size // self._num_importance_samples)
         estimates = [
             log_evidence(vae, batch, self._num_importance_samples, generator, self._chunk_size)
-            for batch in images.batches(per_batch)
+            for batch in images.batches_for(vae, per_batch)
         ]
         values = torch.cat([estimate.value for estimate in estimates])
         variance = torch.cat([estimate.variance for estimate in estimates])

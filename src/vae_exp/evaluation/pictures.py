@@ -20,7 +20,6 @@ from vae_exp.evaluation.generation import (
 )
 from vae_exp.model.vae import VAE
 
-_BATCH = 1000
 _MOST_ROWS = 16
 _SEAMLESS_FROM = 16  # pixels; smaller tiles run into one another
 _MOST_POINTS = 10_000
@@ -56,13 +55,16 @@ def all_pictures(
         columns: Images per row.
         manifold_side: Points along an axis of the manifold of a two-dimensional latent space.
     """
-    means, deviations = latent_means(vae, list(images.first(_MOST_POINTS).batches(_BATCH)))
+    means, deviations = latent_means(vae, images.first(_MOST_POINTS))
     yield reconstructions(vae, images, columns)
     yield samples(vae, generator, columns)
-    if means.shape[1] == 2:
-        yield manifold_picture(vae, manifold_side)
-    else:
-        yield traversal_picture(vae, images, means, columns)
+    with vae.given(images.labels_at(slice(0, 1))):  # what is drawn from the latent space is of the first's class
+        by_unit = (
+            manifold_picture(vae, manifold_side)
+            if means.shape[1] == 2
+            else traversal_picture(vae, images, means, columns)
+        )
+    yield by_unit
     yield interpolation_picture(vae, images, columns)
     yield latent_picture(means, deviations, images)
 
@@ -72,7 +74,8 @@ def reconstructions(vae: VAE, images: ImageSet, columns: int) -> Picture:
     originals = images.first(4 * columns).scaled()
     originals = originals[: max(1, len(originals) // columns) * columns]
     columns = min(columns, len(originals))
-    rebuilt = vae.reconstruct(originals)
+    with vae.given(images.labels_at(slice(len(originals)))):
+        rebuilt = vae.reconstruct(originals)
     pairs = torch.stack([_in_rows(originals, columns), _in_rows(rebuilt, columns)], dim=1).flatten(0, 1)
     figure = drawings.image_grid(
         pairs.cpu().numpy(),
@@ -120,7 +123,8 @@ def interpolation_picture(vae: VAE, images: ImageSet, columns: int) -> Picture:
     chosen = images.first(16).scaled()
     half = max(1, len(chosen) // 2)
     first, second = chosen[:half], chosen[-half:]
-    between = interpolations(vae, first, second, columns)
+    labels = images.labels_at(slice(half)), images.labels_at(slice(len(chosen) - half, len(chosen)))
+    between = interpolations(vae, first, second, columns, labels)
     rows = torch.cat([first[:, None], between, second[:, None]], dim=1)
     figure = drawings.image_grid(
         rows.cpu().numpy(), "Interpolations between two images", footer="originals at both ends"

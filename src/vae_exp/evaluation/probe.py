@@ -46,7 +46,11 @@ class ProbeEvaluator:
         if images.labels is None:
             _log.warning("evaluator.probe: the images have no labels; nothing is probed.")
             return
-        means = torch.cat([vae.encode(batch).mean for batch in images.batches(self._batch_size)]).cpu().double()
+        means = (
+            torch.cat([vae.encode(batch).mean for batch in images.batches_for(vae, self._batch_size)])
+            .cpu()
+            .double()
+        )
         order = torch.randperm(len(images), generator=generator, device=generator.device).cpu()
         train, test = order[: len(order) // 2], order[len(order) // 2 :]
         codes, labels = means.numpy(), images.labels.cpu().numpy()

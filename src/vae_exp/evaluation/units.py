@@ -43,7 +43,7 @@ class UnitsEvaluator:
         """Yield numbers and a figure."""
         prior = vae.prior()
         means, rates = [], []
-        for batch in images.batches(self._batch_size):
+        for batch in images.batches_for(vae, self._batch_size):
             posterior = vae.encode(batch)
             means.append(posterior.mean.cpu().double())
             rates.append(_rate_per_unit(posterior, prior, generator))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from vae_exp.model.likelihoods import BernoulliLikelihood, Likelihood
-from vae_exp.model.networks import activation_module, at_least_float32, halved_sizes, mlp, transposed_conv_stack
+from vae_exp.model.networks import at_least_float32, halved_sizes, linear, mlp, transposed_conv_stack
 
 
 class MLPDecoder(nn.Module):
@@ -18,7 +18,7 @@ class MLPDecoder(nn.Module):
         latent_dim: Number of latent units.
         hidden_dims: Widths of the hidden layers as the encoder lists them, from the image inwards: the
             decoder passes through them in reverse.
-        activation: A name from `vae_exp.model.networks.ACTIVATIONS`.
+        activation: A name from `vae_exp.model.networks.ACTIVATIONS`, or `gated`.
         likelihood: What the outputs parameterise; Bernoulli by default.
     """
 
@@ -51,8 +51,9 @@ class ConvDecoder(nn.Module):
         image_shape: `[channels, height, width]`.
         latent_dim: Number of latent units.
         hidden_dims: Channels of the convolutions as the encoder lists them, from the image inwards.
-        activation: A name from `vae_exp.model.networks.ACTIVATIONS`.
+        activation: A name from `vae_exp.model.networks.ACTIVATIONS`, or `gated`.
         likelihood: What the outputs parameterise; Bernoulli by default.
+        residual_blocks: How many stand before each convolution (He et al. 2016).
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class ConvDecoder(nn.Module):
         hidden_dims: Sequence[int],
         activation: str,
         likelihood: Likelihood | None = None,
+        residual_blocks: int = 0,
     ) -> None:
         super().__init__()
         self.likelihood = likelihood or BernoulliLikelihood()
@@ -72,10 +74,11 @@ class ConvDecoder(nn.Module):
         heights = halved_sizes(height, len(hidden_dims))[::-1]
         widths = halved_sizes(width, len(hidden_dims))[::-1]
         self._first_shape = (stack[0], heights[0], widths[0])
-        self.input = nn.Sequential(nn.Linear(latent_dim, prod(self._first_shape)))
-        if hidden_dims:
-            self.input.append(activation_module(activation))
-        self.hidden = transposed_conv_stack(stack, heights, widths, activation)
+        first = prod(self._first_shape)
+        self.input = nn.Sequential(
+            *(linear(latent_dim, first, activation) if hidden_dims else [nn.Linear(latent_dim, first)])
+        )
+        self.hidden = transposed_conv_stack(stack, heights, widths, activation, residual_blocks)
 
     def forward(self, latents: Tensor) -> Distribution:
         """Latents `[..., latent_dim]` → p(x|z) over `[..., *image_shape]`."""

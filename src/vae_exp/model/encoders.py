@@ -17,7 +17,7 @@ class MLPEncoder(nn.Module):
         image_shape: `[channels, height, width]`.
         latent_dim: Number of latent units.
         hidden_dims: Widths of the hidden layers, from the image inwards; empty for a linear encoder.
-        activation: A name from `vae_exp.model.networks.ACTIVATIONS`.
+        activation: A name from `vae_exp.model.networks.ACTIVATIONS`, or `gated`.
         posterior: A name from `vae_exp.model.posteriors.POSTERIORS`.
     """
 
@@ -41,14 +41,15 @@ class MLPEncoder(nn.Module):
 
 
 class ConvEncoder(nn.Module):
-    """Convolutional encoder: each hidden layer halves height and width; any image size is accepted.
+    """Convolutional encoder: each hidden layer halves height and width; any image size and colour are accepted.
 
     Args:
         image_shape: `[channels, height, width]`.
         latent_dim: Number of latent units.
         hidden_dims: Channels of the convolutions, from the image inwards; empty for a linear encoder.
-        activation: A name from `vae_exp.model.networks.ACTIVATIONS`.
+        activation: A name from `vae_exp.model.networks.ACTIVATIONS`, or `gated`.
         posterior: A name from `vae_exp.model.posteriors.POSTERIORS`.
+        residual_blocks: How many follow each convolution (He et al. 2016).
     """
 
     def __init__(
@@ -58,12 +59,13 @@ class ConvEncoder(nn.Module):
         hidden_dims: Sequence[int],
         activation: str,
         posterior: str = "diagonal",
+        residual_blocks: int = 0,
     ) -> None:
         super().__init__()
         channels, height, width = image_shape
         depth = len(hidden_dims)
         features = [channels, *hidden_dims][-1] * halved_sizes(height, depth)[-1] * halved_sizes(width, depth)[-1]
-        self.hidden = conv_stack([channels, *hidden_dims], activation)
+        self.hidden = conv_stack([channels, *hidden_dims], activation, residual_blocks)
         self.posterior = posterior_head(posterior, features, latent_dim)
 
     def forward(self, images: Tensor) -> Distribution:

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from math import ceil
+from math import ceil, gcd
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+GATED = "gated"
+_NORM_GROUPS = 8
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
@@ -33,8 +36,15 @@ def activation_module(name: str) -> nn.Module:
     try:
         return ACTIVATIONS[name]()
     except KeyError:
-        known = ", ".join(ACTIVATIONS)
+        known = ", ".join([*ACTIVATIONS, GATED])
         raise ValueError(f"model.activation={name} is not known; use one of {known}.") from None
+
+
+def linear(inputs: int, outputs: int, activation: str) -> list[nn.Module]:
+    """A linear layer and its activation; `gated` is a ⊙ σ(b) of two such layers (Dauphin et al. 2017)."""
+    if activation == GATED:
+        return [nn.Linear(inputs, 2 * outputs), nn.GLU(dim=-1)]
+    return [nn.Linear(inputs, outputs), activation_module(activation)]
 
 
 def mlp(sizes: Sequence[int], activation: str) -> nn.Sequential:
@@ -42,10 +52,49 @@ def mlp(sizes: Sequence[int], activation: str) -> nn.Sequential:
 
     With a single size the stack is empty and passes its input on.
     """
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(sizes):
-        layers += [nn.Linear(inputs, outputs), activation_module(activation)]
-    return nn.Sequential(*layers)
+    return nn.Sequential(
+        *(layer for inputs, outputs in pairwise(sizes) for layer in linear(inputs, outputs, activation))
+    )
+
+
+class ResidualBlock(nn.Module):
+    """x + f(x) with two 3×3 convolutions, each after normalisation and activation (He et al. 2016b).
+
+    Groups of channels are normalised (Wu & He 2018), image by image, and f starts at zero.
+
+    Args:
+        channels: Of input and output.
+        activation: A name from `ACTIVATIONS`, or `gated`.
+    """
+
+    def __init__(self, channels: int, activation: str) -> None:
+        super().__init__()
+        groups = gcd(_NORM_GROUPS, channels)
+        convolution, activated = _convolution(nn.Conv2d, channels, channels, activation, padding=1)
+        self.inner = nn.Sequential(
+            nn.GroupNorm(groups, channels),
+            convolution,
+            activated,
+            nn.GroupNorm(groups, channels),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+        last = self.inner[-1]
+        assert isinstance(last, nn.Conv2d)
+        nn.init.zeros_(last.weight)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`[batch, channels, height, width]` → the same shape."""
+        added: Tensor = features + self.inner(features)
+        return added
+
+
+def _convolution(
+    kind: type[nn.Conv2d | nn.ConvTranspose2d], inputs: int, outputs: int, activation: str, **options: Any
+) -> list[nn.Module]:
+    """A 3×3 convolution and its activation."""
+    if activation == GATED:
+        return [kind(inputs, 2 * outputs, 3, **options), nn.GLU(dim=-3)]
+    return [kind(inputs, outputs, 3, **options), activation_module(activation)]
 
 
 def halved_sizes(size: int, times: int) -> list[int]:
@@ -56,25 +105,41 @@ def halved_sizes(size: int, times: int) -> list[int]:
     return sizes
 
 
-def conv_stack(channels: Sequence[int], activation: str) -> nn.Sequential:
-    """3×3 convolutions of stride 2, each halving height and width (rounded up), each with activation."""
+def conv_stack(channels: Sequence[int], activation: str, residual_blocks: int = 0) -> nn.Sequential:
+    """3×3 convolutions of stride 2, each halving height and width (rounded up), each with activation.
+
+    Args:
+        channels: Of the input and of what each convolution yields.
+        activation: A name from `ACTIVATIONS`, or `gated`.
+        residual_blocks: How many follow each of them.
+    """
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(channels):
-        layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), activation_module(activation)]
+        layers += _convolution(nn.Conv2d, inputs, outputs, activation, stride=2, padding=1)
+        layers += [ResidualBlock(outputs, activation) for _ in range(residual_blocks)]
     return nn.Sequential(*layers)
 
 
 def transposed_conv_stack(
-    channels: Sequence[int], heights: Sequence[int], widths: Sequence[int], activation: str
+    channels: Sequence[int],
+    heights: Sequence[int],
+    widths: Sequence[int],
+    activation: str,
+    residual_blocks: int = 0,
 ) -> nn.Sequential:
     """The mirror of `conv_stack`: grows through exactly the given heights and widths.
 
-    The last convolution has no activation: its output parameterises a likelihood.
+    Residual blocks stand before each convolution. The last convolution has no activation: its output
+    parameterises a likelihood.
     """
     layers: list[nn.Module] = []
-    steps = zip(pairwise(channels), pairwise(heights), pairwise(widths), strict=True)
-    for (inputs, outputs), (low, high), (narrow, wide) in steps:
+    steps = list(zip(pairwise(channels), pairwise(heights), pairwise(widths), strict=True))
+    for place, ((inputs, outputs), (low, high), (narrow, wide)) in enumerate(steps):
         padding = (high - (2 * low - 1), wide - (2 * narrow - 1))
-        convolution = nn.ConvTranspose2d(inputs, outputs, 3, stride=2, padding=1, output_padding=padding)
-        layers += [convolution, activation_module(activation)]
-    return nn.Sequential(*layers[:-1])
+        options: dict[str, Any] = {"stride": 2, "padding": 1, "output_padding": padding}
+        layers += [ResidualBlock(inputs, activation) for _ in range(residual_blocks)]
+        if place == len(steps) - 1:
+            layers.append(nn.ConvTranspose2d(inputs, outputs, 3, **options))
+        else:
+            layers += _convolution(nn.ConvTranspose2d, inputs, outputs, activation, **options)
+    return nn.Sequential(*layers)

@@ -1,5 +1,7 @@
 """Heads that turn an encoder's features into a posterior distribution."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
@@ -59,9 +61,16 @@ class FullCovarianceGaussianHead(nn.Module):
         return MultivariateNormal(mean, scale_tril=factor, validate_args=False)
 
 
-POSTERIORS: dict[str, type[nn.Module]] = {
+def _flow_head(features: int, latent_dim: int) -> nn.Module:
+    from vae_exp.model.flows import FlowHead  # zuko is imported by those that use it
+
+    return FlowHead(features, latent_dim)
+
+
+POSTERIORS: dict[str, Callable[[int, int], nn.Module]] = {
     "diagonal": DiagonalGaussianHead,
     "full_covariance": FullCovarianceGaussianHead,
+    "flow": _flow_head,
 }
 
 

@@ -33,6 +33,10 @@ class VAE(nn.Module):
             attach(encoder)
         self.compute_dtype = torch.float32
 
+    def given(self, labels: Tensor | None) -> AbstractContextManager[None]:
+        """For the length of a block, images are of these classes, which means something to conditional models."""
+        return nullcontext()
+
     def encode(self, images: Tensor) -> Distribution:
         """q(z|x): images `[batch, *image_shape]` → a distribution over `[batch, latent_dim]`."""
         with self._precision(images):

@@ -1,0 +1,134 @@
+"""A VAE of images given their class (Sohn, Lee & Yan 2015; Kingma et al. 2014, M2 with known labels)."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from vae_exp.model.decoders import MLPDecoder
+from vae_exp.model.encoders import MLPEncoder
+from vae_exp.model.likelihoods import Likelihood
+from vae_exp.model.vae import VAE
+
+
+class ConditionalEncoder(MLPEncoder):
+    """q(z|x, y): a fully connected encoder that sees the class beside the image.
+
+    Args:
+        image_shape: `[channels, height, width]`.
+        latent_dim: Number of latent units.
+        hidden_dims: Widths of the hidden layers, from the image inwards.
+        activation: A name from `vae_exp.model.networks.ACTIVATIONS`, or `gated`.
+        classes: How many classes there are.
+        posterior: A name from `vae_exp.model.posteriors.POSTERIORS`.
+
+    Raises:
+        ValueError: if there is no class.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        latent_dim: int,
+        hidden_dims: Sequence[int],
+        activation: str,
+        classes: int,
+        posterior: str = "diagonal",
+    ) -> None:
+        if classes < 1:
+            raise ValueError(f"model.classes={classes} must be at least 1.")
+        super().__init__([prod(image_shape) + classes], latent_dim, hidden_dims, activation, posterior)
+        self.classes = classes
+
+    def forward(self, images: Tensor, classes: Tensor) -> Distribution:  # type: ignore[override]
+        """Images `[batch, *image_shape]` and their classes `[batch, classes]`, one 1 each → q(z|x, y)."""
+        return super().forward(torch.cat([images.flatten(1), classes], dim=1))
+
+
+class ConditionalDecoder(MLPDecoder):
+    """p(x|z, y): a fully connected decoder that sees the class beside the latents.
+
+    Args:
+        image_shape: `[channels, height, width]`.
+        latent_dim: Number of latent units.
+        hidden_dims: Widths of the hidden layers as the encoder lists them.
+        activation: A name from `vae_exp.model.networks.ACTIVATIONS`, or `gated`.
+        classes: How many classes there are.
+        likelihood: What the outputs parameterise; Bernoulli by default.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        latent_dim: int,
+        hidden_dims: Sequence[int],
+        activation: str,
+        classes: int,
+        likelihood: Likelihood | None = None,
+    ) -> None:
+        super().__init__(image_shape, latent_dim + classes, hidden_dims, activation, likelihood)
+
+    def forward(self, latents: Tensor, classes: Tensor) -> Distribution:  # type: ignore[override]
+        """Latents `[..., latent_dim]` and classes `[..., classes]`, one 1 each → p(x|z, y)."""
+        return super().forward(torch.cat([latents, classes], dim=-1))
+
+
+class ConditionalVAE(VAE):
+    """p(x, z|y) = p(z) p(x|z, y), where the class y of each image is known.
+
+    Classes are given for the length of a block, `with vae.given(labels):`; whatever scores or draws images inside
+    it does so for these classes.
+
+    Args:
+        encoder: A `ConditionalEncoder`, or a module called as one, with an attribute `classes`.
+        decoder: A `ConditionalDecoder`, or a module called as one.
+        prior: p(z), the same for all classes.
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, prior: nn.Module) -> None:
+        super().__init__(encoder, decoder, prior)
+        self.classes = int(encoder.classes)  # type: ignore[arg-type]
+        self._labels: Tensor | None = None
+
+    @contextmanager
+    def given(self, labels: Tensor | None) -> Iterator[None]:
+        """For the length of a block, images and latents are of these classes.
+
+        Args:
+            labels: Integers from 0; their shape broadcasts to that of the batch, or of the latents less their
+                last axis.
+        """
+        before, self._labels = self._labels, labels
+        try:
+            yield
+        finally:
+            self._labels = before
+
+    def encode(self, images: Tensor) -> Distribution:
+        """q(z|x, y): images `[batch, *image_shape]` → a distribution over `[batch, latent_dim]`."""
+        with self._precision(images):
+            posterior: Distribution = self.encoder(images, self._one_hot(images.shape[:1], images))
+        return posterior
+
+    def decode(self, latents: Tensor) -> Distribution:
+        """p(x|z, y): latents `[..., latent_dim]` → a distribution over `[..., *image_shape]`."""
+        with self._precision(latents):
+            likelihood: Distribution = self.decoder(latents, self._one_hot(latents.shape[:-1], latents))
+        return likelihood
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Mean images of `n` draws, `[n, *image_shape]`; of the classes in turn where none are given."""
+        if self._labels is not None:
+            return super().sample(n, generator)
+        with self.given(torch.arange(n, device=generator.device) % self.classes):
+            return super().sample(n, generator)
+
+    def _one_hot(self, shape: torch.Size, like: Tensor) -> Tensor:
+        if self._labels is None:
+            raise ValueError("a class-conditional model needs classes: use it inside `with vae.given(labels):`")
+        places = torch.arange(self.classes, device=like.device)
+        return (self._labels.unsqueeze(-1) == places).to(like.dtype).expand(*shape, self.classes)

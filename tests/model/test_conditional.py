@@ -1,0 +1,137 @@
+"""The class-conditional VAE, against the plain networks it is made of."""
+
+import pytest
+import torch
+
+from tests.engine.runs import CPU, fit, make_trainer
+from vae_exp.data.images import ImageSet
+from vae_exp.engine.interruption import InterruptGuard
+from vae_exp.evaluation.elbo import ELBOEvaluator
+from vae_exp.evaluation.nll import NLLEvaluator
+from vae_exp.evaluation.pictures import all_pictures
+from vae_exp.model.conditional import ConditionalDecoder, ConditionalEncoder, ConditionalVAE
+from vae_exp.model.priors import StandardNormalPrior
+from vae_exp.objective.elbo import ELBO
+from vae_exp.objective.loss_terms import LossTerms
+
+SHAPE = (1, 2, 3)
+CLASSES = 4
+
+
+def noise(seed: int = 1) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def conditional_vae(latent_dim: int = 2) -> ConditionalVAE:
+    torch.manual_seed(0)
+    return ConditionalVAE(
+        ConditionalEncoder(SHAPE, latent_dim, [5], "tanh", CLASSES),
+        ConditionalDecoder(SHAPE, latent_dim, [5], "tanh", CLASSES),
+        StandardNormalPrior(latent_dim),
+    )
+
+
+def labelled(count: int = 11) -> ImageSet:
+    pixels = torch.randint(256, (count, *SHAPE), generator=noise(3)).to(torch.uint8)
+    return ImageSet(pixels, torch.arange(count) * 3 % CLASSES, 255)
+
+
+def test_the_class_stands_beside_the_image_and_the_latents():
+    vae, x, y = conditional_vae(), torch.rand(5, *SHAPE), torch.tensor([0, 3, 1, 1, 2])
+    hot = torch.eye(CLASSES)[y]
+    features = vae.encoder.hidden(torch.cat([x.flatten(1), hot], dim=1))
+    latents = torch.randn(6, 5, 2)
+    outputs = vae.decoder.output(vae.decoder.hidden(torch.cat([latents, hot.expand(6, 5, CLASSES)], dim=-1)))
+    with vae.given(y):
+        torch.testing.assert_close(vae.encode(x).mean, vae.encoder.posterior(features).mean)
+        torch.testing.assert_close(vae.decode(latents).mean, outputs.sigmoid().reshape(6, 5, *SHAPE))
+
+
+def test_other_classes_give_other_images():
+    vae, latents = conditional_vae(), torch.randn(1, 2)
+    means = []
+    for label in range(CLASSES):
+        with vae.given(torch.tensor([label])):
+            means.append(vae.decode(latents).mean)
+    assert len({tuple(each.flatten().tolist()) for each in means}) == CLASSES
+
+
+def test_without_classes_it_says_what_is_missing():
+    vae = conditional_vae()
+    with pytest.raises(ValueError, match=r"needs classes: use it inside `with vae.given\(labels\):`"):
+        vae.encode(torch.rand(2, *SHAPE))
+
+
+def test_classes_are_given_for_the_length_of_a_block_however_it_ends():
+    vae = conditional_vae()
+    with pytest.raises(KeyError), vae.given(torch.zeros(1)):
+        raise KeyError
+    with pytest.raises(ValueError, match="needs classes"):
+        vae.decode(torch.randn(1, 2))
+
+
+def test_samples_are_of_the_classes_in_turn():
+    vae = conditional_vae()
+    drawn = vae.sample(6, noise())
+    latents = torch.randn(6, 2, generator=noise())
+    with vae.given(torch.tensor([0, 1, 2, 3, 0, 1])):
+        torch.testing.assert_close(drawn, vae.decode(latents).mean)
+
+
+def test_a_set_of_images_gives_each_batch_its_classes():
+    vae, images = conditional_vae().eval(), labelled()
+    found = dict(ELBOEvaluator(3, 4, 0).run(vae, images, noise()))
+    with vae.given(images.labels):
+        whole = -vae.decode(vae.encode(images.scaled()).mean).log_prob(images.scaled()).mean().item()
+    assert found["reconstruction_from_mean"] == pytest.approx(whole, rel=1e-5)
+
+
+class SeesClasses(ELBO):
+    """Keeps, with every batch, the classes that the model was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def __call__(self, vae: ConditionalVAE, images: torch.Tensor, generator: torch.Generator) -> LossTerms:
+        if vae.training:
+            self.seen.append((images.clone(), vae._labels.clone()))
+        return super().__call__(vae, images, generator)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_training_gives_every_image_its_own_class(tmp_path, streamed: bool):
+    images, loss = labelled(), SeesClasses()
+    train = images.streamed_to(CPU) if streamed else images
+    fit(make_trainer(tmp_path, train=train, val=labelled(5), vae=conditional_vae(), loss=loss))
+    pixels = torch.cat([each for each, _ in loss.seen])
+    labels = torch.cat([each for _, each in loss.seen])
+    assert len(pixels) == 22
+    by_image = {
+        tuple(each.flatten().tolist()): label for each, label in zip(images.scaled(), images.labels, strict=True)
+    }
+    assert len(by_image) == 11
+    for each, label in zip(pixels, labels, strict=True):
+        assert by_image[tuple(each.flatten().tolist())] == label
+
+
+def test_a_conditional_model_learns_what_its_classes_tell(tmp_path):
+    """Images that are a function of the class alone: the rate goes to nothing, and the class explains them."""
+    patterns = torch.rand(CLASSES, *SHAPE, generator=noise(5)).round()
+    labels = torch.arange(40) % CLASSES
+    images = ImageSet(patterns[labels], labels, 1)
+    vae = conditional_vae()
+    trainer = make_trainer(tmp_path, train=images, vae=vae, epochs=150, batch_size=20)
+    with InterruptGuard():
+        fit(trainer)
+    assert trainer.position.metrics["train/distortion"] < 0.3
+    assert trainer.position.metrics["train/rate"] < 0.1
+
+
+@pytest.mark.parametrize("latent_dim", [2, 3])
+def test_every_picture_and_estimate_can_be_made(latent_dim: int):
+    vae, images = conditional_vae(latent_dim).eval(), labelled()
+    pictures = list(all_pictures(vae, images, noise(), 4, 3))
+    assert len(pictures) == 5
+    found = dict(NLLEvaluator(7, None, 20, 0).run(vae, images, noise()))
+    assert found["nll_images"] == 11

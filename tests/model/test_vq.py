@@ -1,0 +1,160 @@
+"""The VQ-VAE, against loops and enumerations."""
+
+from math import log
+
+import pytest
+import torch
+
+from vae_exp.data.images import ImageSet
+from vae_exp.distributions.codes import NearestCodes, UniformCodes
+from vae_exp.distributions.divergence import rate
+from vae_exp.distributions.sampling import ShardedGenerator, rsample, sample
+from vae_exp.evaluation.codes import CodesEvaluator
+from vae_exp.model.vae import VAE
+from vae_exp.model.vq import UniformCodesPrior, VQDecoder, VQEncoder
+from vae_exp.objective.elbo import ELBO
+from vae_exp.objective.multi_sample import IWAE
+from vae_exp.objective.vq import VQ
+
+SHAPE = (1, 6, 5)
+CODES, CODE_DIM, POSITIONS = 7, 3, 3 * 3
+
+
+def noise(seed: int = 1) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def vq_vae() -> VAE:
+    torch.manual_seed(0)
+    vae = VAE(
+        VQEncoder(SHAPE, CODES, CODE_DIM, [4], "relu"),
+        VQDecoder(SHAPE, CODE_DIM, [4], "relu"),
+        UniformCodesPrior(),
+    )
+    with torch.no_grad():
+        vae.encoder.codebook.normal_()
+        vae.encoder.output.weight.mul_(3)
+    return vae
+
+
+def images(count: int = 5) -> torch.Tensor:
+    return torch.rand(count, *SHAPE, generator=noise(3))
+
+
+def test_each_position_takes_the_nearest_entry():
+    torch.manual_seed(0)
+    outputs, codebook = torch.randn(2, 4, 3), torch.randn(6, 3)
+    codes = NearestCodes(outputs, codebook)
+    for image in range(2):
+        for position in range(4):
+            distances = [(outputs[image, position] - entry).square().sum().item() for entry in codebook]
+            nearest = distances.index(min(distances))
+            assert codes.indices[image, position] == nearest
+            assert torch.equal(codes.mean[image].reshape(4, 3)[position], codebook[nearest])
+
+
+def test_gradients_of_a_draw_pass_straight_through_to_the_encoder():
+    outputs, codebook = torch.randn(2, 4, 3, requires_grad=True), torch.randn(6, 3, requires_grad=True)
+    drawn = rsample(NearestCodes(outputs, codebook), noise(), (2,))
+    weights = torch.randn(2, 2, 12)
+    (drawn * weights).sum().backward()
+    torch.testing.assert_close(outputs.grad.flatten(1), weights.sum(dim=0))
+    assert codebook.grad is None
+    assert torch.equal(drawn[0], drawn[1])
+
+
+def test_the_loss_is_the_papers_written_out():
+    """Equation 3, the squares summed in loops; gradients of each term where the paper wants them."""
+    vae, x = vq_vae(), images()
+    terms = VQ(0.3)(vae, x, noise())
+    codes = vae.encode(x)
+    distortion = -vae.decode(codes.mean).log_prob(x)
+    squares = torch.zeros(len(x))
+    for image in range(len(x)):
+        for position in range(POSITIONS):
+            entry = vae.encoder.codebook[codes.indices[image, position]]
+            squares[image] += (codes.outputs[image, position] - entry).square().sum()
+    torch.testing.assert_close(terms.distortion, distortion)
+    torch.testing.assert_close(terms.loss, distortion + 1.3 * squares)
+    torch.testing.assert_close(terms.rate, torch.full((5,), POSITIONS * log(CODES)))
+    [codebook] = torch.autograd.grad(terms.loss.sum(), vae.encoder.codebook)
+    entries = codes.outputs.detach().reshape(-1, CODE_DIM)
+    expected = torch.zeros_like(codebook)
+    for output, index in zip(entries, codes.indices.flatten(), strict=True):
+        expected[index] += 2 * (vae.encoder.codebook[index].detach() - output)
+    torch.testing.assert_close(codebook, expected)
+
+
+def test_without_commitment_the_encoder_learns_from_the_decoder_alone():
+    vae, x = vq_vae(), images()
+    weight = vae.encoder.output.weight
+    [without] = torch.autograd.grad(VQ(0.0)(vae, x, noise()).loss.sum(), weight)
+    [distortion] = torch.autograd.grad(VQ(0.0)(vae, x, noise()).distortion.sum(), weight)
+    [committed] = torch.autograd.grad(VQ(0.5)(vae, x, noise()).loss.sum(), weight)
+    torch.testing.assert_close(without, distortion)
+    assert not torch.allclose(committed, without)
+
+
+def test_the_rate_is_the_divergence_of_one_code_from_a_uniform_choice():
+    """Σ over all joint codes of q log (q / p), enumerated; q is one at the codes taken."""
+    vae, x = vq_vae(), images(2)
+    posterior, prior = vae.encode(x), vae.prior()
+    assert isinstance(prior, UniformCodes)
+    one = 1.0 * log(1.0 / (1 / CODES))
+    found = rate(posterior, prior, sample(posterior, noise(), (1,)))
+    torch.testing.assert_close(found, torch.full((2,), POSITIONS * one))
+
+
+def test_draws_from_the_prior_are_entries_each_equally_often():
+    vae = vq_vae()
+    drawn = sample(vae.prior(), noise(), (4000,)).reshape(-1, CODE_DIM)
+    found = torch.cdist(drawn, vae.encoder.codebook).argmin(dim=1)
+    assert torch.equal(vae.encoder.codebook[found], drawn)
+    shares = torch.bincount(found, minlength=CODES) / len(found)
+    assert (shares - 1 / CODES).abs().max() < 4 * (1 / CODES / len(found)) ** 0.5
+    assert vae.sample(3, noise()).shape == (3, *SHAPE)
+
+
+@pytest.mark.parametrize("objective", [IWAE(3), IWAE(1)])
+def test_objectives_that_weigh_latents_cannot_use_codes(objective):
+    with pytest.raises(NotImplementedError, match="codes of a VQ-VAE have no density over latents"):
+        objective(vq_vae(), images(), noise())
+
+
+def test_the_vq_objective_needs_codes():
+    from tests.objective.models import SHAPE as SMALL
+    from tests.objective.models import bernoulli_vae
+
+    with pytest.raises(TypeError, match="loss=vq needs the codes of model=vq, not a posterior of type Independent"):
+        VQ()(bernoulli_vae(2), torch.rand(2, *SMALL), noise())
+
+
+def test_the_elbo_of_codes_has_the_rate_of_the_choice():
+    vae, x = vq_vae(), images()
+    terms = ELBO()(vae, x, noise())
+    torch.testing.assert_close(terms.loss, terms.distortion + POSITIONS * log(CODES))
+
+
+def test_use_of_the_codebook_is_counted():
+    vae = vq_vae().eval()
+    pixels = ImageSet(images(40), None, 1)
+    found = dict(CodesEvaluator(7, 0).run(vae, pixels, noise()))
+    counts = [0.0] * CODES
+    for index in vae.encode(pixels.scaled()).indices.flatten().tolist():
+        counts[index] += 1
+    shares = [count / sum(counts) for count in counts if count]
+    assert found["codes_used"] == len(shares)
+    assert found["code_perplexity"] == pytest.approx(2.718281828 ** -sum(p * log(p) for p in shares), rel=1e-6)
+
+
+def test_a_part_of_a_batch_is_encoded_as_the_whole():
+    vae, x = vq_vae(), images()
+    part = ShardedGenerator()
+    part.shard = (1, 3, 5)
+    torch.testing.assert_close(rsample(vae.encode(x[1:3]), part), rsample(vae.encode(x), noise())[1:3])
+
+
+@pytest.mark.parametrize(("codes", "code_dim"), [(1, 3), (4, 0)])
+def test_a_codebook_without_a_choice_is_refused(codes: int, code_dim: int):
+    with pytest.raises(ValueError, match="must be at least 2"):
+        VQEncoder(SHAPE, codes, code_dim, [4], "relu")
