@@ -125,7 +125,7 @@ def test_the_vq_objective_needs_codes():
     from tests.objective.models import SHAPE as SMALL
     from tests.objective.models import bernoulli_vae
 
-    with pytest.raises(TypeError, match="loss=vq needs the codes of model=vq, not a posterior of type Independent"):
+    with pytest.raises(TypeError, match="needs the codes of model=vq, not a posterior of type Independent"):
         VQ()(bernoulli_vae(2), torch.rand(2, *SMALL), noise())
 
 
