@@ -141,6 +141,18 @@ def build_evaluators(evaluators: Node) -> dict[str, Evaluator]:
     return {name: _create(node, f"evaluator.{name}", needs=("run", "every")) for name, node in evaluators.items()}
 
 
+def check_evaluators(evaluators: Mapping[str, Evaluator], vae: VAE, images: ImageSet) -> None:
+    """Let evaluators look at what they will score; those that mind have a method `check`.
+
+    Raises:
+        UserError: with the reason why one cannot be used.
+    """
+    for evaluator in evaluators.values():
+        check = getattr(evaluator, "check", None)
+        if callable(check):
+            check(vae, images)
+
+
 def _create(node: Node, key: str, needs: Sequence[str] = (), arguments: Mapping[str, Any] | None = None) -> Any:
     """Instantiate a node; whatever goes wrong names the key and the target."""
     if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):

@@ -11,8 +11,9 @@ def main() -> None:
 
 
 def _task(config: DictConfig) -> None:
-    from vae_exp.build import build_evaluators
+    from vae_exp.build import build_evaluators, check_evaluators
     from vae_exp.engine.evaluating import run_evaluator, save_figures
+    from vae_exp.evaluation.requirements import is_bernoulli
     from vae_exp.report import print_metrics
     from vae_exp.run_directory import merge_json, require_inside
     from vae_exp.settings import EvaluateSettings, checked
@@ -22,6 +23,7 @@ def _task(config: DictConfig) -> None:
     evaluators = build_evaluators(settings.evaluator)
     run = open_for(settings)
     images = run.data.split(settings.split).to(run.device)
+    check_evaluators(evaluators, run.vae, images)
     metrics: dict[str, float] = {}
     path = run.directory.evaluation(settings.split, run.checkpoint)
     require_inside(path, run.directory.path)
@@ -35,10 +37,8 @@ def _task(config: DictConfig) -> None:
     merge_json(path, {**what, "targets": targets}, {"evaluator": settings.evaluator, "metrics": metrics})
     title = f"{settings.split}: {len(images)} images, checkpoint {run.checkpoint} (epoch {run.epoch})"
     print_metrics(metrics, title)
-    if targets == "greyscale":
-        print(
-            "Targets are greyscale: under a Bernoulli likelihood these are scores, not likelihoods of the images."
-        )
+    if targets == "greyscale" and is_bernoulli(run.vae, images):
+        print("Targets are greyscale: under a Bernoulli likelihood these are scores, not likelihoods.")
     print(f"Written to {path}")
 
 

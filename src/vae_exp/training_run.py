@@ -20,6 +20,7 @@ from vae_exp.build import (
     build_scheduler,
     build_splits,
     build_vae,
+    check_evaluators,
     check_labels,
     set_output_bias,
 )
@@ -46,6 +47,7 @@ from vae_exp.tracking.metrics_file import MetricsFile
 from vae_exp.tracking.wandb_tracker import WandbTracker
 
 _log = logging.getLogger(__name__)
+_LOOKED_AT = 256  # training images, to see what evaluators would make of them
 
 
 @dataclass
@@ -183,6 +185,9 @@ def _prepare(
     set_output_bias(vae, settings.model.output_bias, splits.train)
     loss = build_loss(plain["loss"], vae, splits.image_shape, len(splits.train))
     evaluators = build_evaluators(plain["evaluator"])
+    check_evaluators(
+        evaluators, vae, (splits.val if len(splits.val) else splits.train.first(_LOOKED_AT)).settled()
+    )
     vae.to(device)
     train, val = place(splits.train, device, resident), place(splits.val, device, resident)
     optimizer = build_optimizer(plain["optimizer"], vae.parameters())

@@ -81,6 +81,16 @@ def test_a_vq_vae_trains_resumes_and_can_be_evaluated(command, tmp_path):
         (["model=conditional", "model.classes=7"], "model.classes=7 is for labels from 0 to 6"),
         (["model=conditional", "model/prior=vamp"], "model.prior (vae_exp.model.priors.VampPrior) fails"),
         (["model=vq", "model.latent_dim=3", "loss=vq"], "returns a posterior over"),
+        (["evaluator=[quadrature]"], "integrates over at most 2 latent units; the model has 3"),
+        (
+            ["model=vq", "model.latent_dim=null", "loss=vq", "evaluator=[nll]"],
+            "evaluator=nll cannot be used with this",
+        ),
+        (["evaluator=[elbo]", "evaluator.elbo.bits=true"], "(LogitBernoulli) has no probability for grey values"),
+        (
+            ["evaluator=[nll]", "evaluator.nll.bits=true", "model/likelihood=gaussian"],
+            "evaluator.nll.bits=true cannot be told: the likelihood (Normal) is a density of real values",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_refused_before_anything_is_written(command, tmp_path, overrides, told):

@@ -2,6 +2,7 @@ import torch
 from scipy.stats import norm
 
 from tests.objective.models import SHAPE, bernoulli_vae
+from vae_exp.data.images import ImageSet
 from vae_exp.evaluation.generation import interpolations, latent_means, manifold, most_active_units, traversals
 
 
@@ -43,7 +44,7 @@ def test_the_most_active_units_vary_most():
 
 def test_latent_means_join_batches(generator):
     vae = bernoulli_vae(3)
-    batches = [torch.rand(4, *SHAPE, generator=generator), torch.rand(2, *SHAPE, generator=generator)]
-    means, deviations = latent_means(vae, batches)
-    assert means.shape == deviations.shape == (6, 3)
-    torch.testing.assert_close(means[4:], vae.encode(batches[1]).mean)
+    images = ImageSet(torch.rand(1003, *SHAPE, generator=generator), None, 1)
+    means, deviations = latent_means(vae, images)
+    assert means.shape == deviations.shape == (1003, 3)
+    torch.testing.assert_close(means[1000:], vae.encode(images.scaled(slice(1000, None))).mean)

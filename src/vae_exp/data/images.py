@@ -22,6 +22,7 @@ class ImageSet:
         drawn_from: The seed from which whoever scores the set draws its pixels once (`settled`); a training
             step draws every pixel anew, black or white with its grey value as probability (Salakhutdinov &
             Murray 2008). None where the pixels are used as they are.
+        factors: `[N, factors]`, int64: what an image was made from, such as shape and place; None where unknown.
         destination: The device that batches are taken to while the pixels stay where they are; None uses
             them in place.
     """
@@ -30,6 +31,7 @@ class ImageSet:
     labels: Tensor | None
     pixel_max: int
     drawn_from: int | None = None
+    factors: Tensor | None = None
     destination: torch.device | None = None
 
     def __len__(self) -> int:
@@ -96,7 +98,8 @@ class ImageSet:
     def subset(self, indices: Tensor) -> "ImageSet":
         """The images at these positions, in this order."""
         labels = None if self.labels is None else self.labels[indices.to(self.labels.device)]
-        return replace(self, pixels=self.pixels[indices.to(self.pixels.device)], labels=labels)
+        factors = None if self.factors is None else self.factors[indices.to(self.factors.device)]
+        return replace(self, pixels=self.pixels[indices.to(self.pixels.device)], labels=labels, factors=factors)
 
     def first(self, count: int | None) -> "ImageSet":
         """The first `count` images, or all of them."""

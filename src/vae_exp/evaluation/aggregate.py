@@ -8,6 +8,7 @@ import torch
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.sampling import sample
 from vae_exp.evaluation.arguments import require_count
+from vae_exp.evaluation.requirements import require_density
 from vae_exp.model.vae import VAE
 
 _PAIRS_AT_ONCE = 1_000_000
@@ -32,6 +33,14 @@ class AggregateEvaluator:
         self.every = require_count("every", every, 0)
         self._num_images = None if num_images is None else require_count("num_images", num_images)
         self._num_samples = require_count("num_samples", num_samples)
+
+    def check(self, vae: VAE, images: ImageSet) -> None:
+        """Refuse models without a density of latents.
+
+        Raises:
+            UserError: with the reason.
+        """
+        require_density("aggregate", vae, images)
 
     @torch.no_grad()
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:

@@ -132,3 +132,57 @@ def unit_ladder(rates: Array, variances: Array, names: Sequence[int], threshold:
     step = -(-len(names) // 40)
     below.set_xticks(places[::step], [str(name) for name in names[::step]], fontsize=7)
     return figure
+
+
+def posterior_maps(densities: Sequence[Array], gaussians: Sequence[tuple[Array, Array]], reach: float) -> Figure:
+    """True posteriors of some images, with one and two deviations of the encoder's drawn on them.
+
+    Args:
+        densities: Of each image, `[side]`, or `[side, side]` with the first latent unit along the first axis.
+        gaussians: Mean and deviation of each unit by the encoder, `[units]` each.
+        reach: The axes go from −reach to reach.
+    """
+    columns = min(3, len(densities))
+    rows = -(-len(densities) // columns)
+    figure = Figure(figsize=(2.6 * columns, 2.6 * rows + 0.4), dpi=_DPI, layout="constrained")
+    for place, (density, (mean, deviation)) in enumerate(zip(densities, gaussians, strict=True)):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        if density.ndim == 1:
+            _draw_line(axes, density, mean[0], deviation[0], reach)
+        else:
+            _draw_map(axes, density, mean, deviation, reach)
+    figure.suptitle("True posteriors p(z|x); red: one and two deviations of q(z|x)", fontsize=10)
+    return figure
+
+
+def _draw_line(axes: Any, density: Array, mean: float, deviation: float, reach: float) -> None:
+    axis = np.linspace(-reach, reach, len(density))
+    axes.plot(axis, density / density.sum() / (axis[1] - axis[0]), color="tab:blue")
+    axes.plot(
+        axis,
+        np.exp(-0.5 * ((axis - mean) / deviation) ** 2) / (deviation * np.sqrt(2 * np.pi)),
+        color="tab:red",
+        linewidth=1,
+    )
+    axes.set_xlim(mean - 6 * deviation, mean + 6 * deviation)
+    axes.set_yticks([])
+    axes.set_xlabel("z1", fontsize=8)
+    axes.tick_params(labelsize=7)
+
+
+def _draw_map(axes: Any, density: Array, mean: Array, deviation: Array, reach: float) -> None:
+    axes.imshow(
+        density.T, origin="lower", extent=(-reach, reach, -reach, reach), cmap="Greys", interpolation="bilinear"
+    )
+    angle = np.linspace(0, 2 * np.pi, 100)
+    for times in (1, 2):
+        axes.plot(
+            mean[0] + times * deviation[0] * np.cos(angle),
+            mean[1] + times * deviation[1] * np.sin(angle),
+            color="tab:red",
+            linewidth=1,
+        )
+    half = max(0.5, 5 * float(deviation.max()))
+    axes.set_xlim(mean[0] - half, mean[0] + half)
+    axes.set_ylim(mean[1] - half, mean[1] + half)
+    axes.tick_params(labelsize=7)

@@ -6,7 +6,7 @@ import torch
 
 from vae_exp.data.images import ImageSet
 from vae_exp.evaluation.arguments import require_count
-from vae_exp.evaluation.bits import bits_per_dim
+from vae_exp.evaluation.bits import Bits
 from vae_exp.model.vae import VAE
 from vae_exp.objective.elbo import ELBO
 
@@ -23,12 +23,22 @@ class ELBOEvaluator:
         num_samples: Draws of z per image.
         batch_size: Images at once.
         every: Cadence in epochs during training; 0 runs it once, at the end.
+        bits: Whether bits per dimension are told: `auto`, `True` or `False`, as `Bits` takes it.
     """
 
-    def __init__(self, num_samples: int, batch_size: int, every: int) -> None:
+    def __init__(self, num_samples: int, batch_size: int, every: int, bits: str | bool = "auto") -> None:
         self.every = require_count("every", every, 0)
         self._elbo = ELBO(require_count("num_samples", num_samples))
         self._batch_size = require_count("batch_size", batch_size)
+        self._bits = Bits("evaluator.elbo.bits", bits)
+
+    def check(self, vae: VAE, images: ImageSet) -> None:
+        """Refuse bits that cannot be told.
+
+        Raises:
+            UserError: with the reason.
+        """
+        self._bits.check(vae, images)
 
     @torch.no_grad()
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:
@@ -43,7 +53,7 @@ class ELBOEvaluator:
         count = len(images)
         yield "elbo", -(distortion + rate) / count
         yield "negative_elbo", (distortion + rate) / count
-        if (bits := bits_per_dim((distortion + rate) / count, vae, images)) is not None:
+        if (bits := self._bits.of((distortion + rate) / count, vae, images)) is not None:
             yield "negative_elbo_bits_per_dim", bits
         yield "rate", rate / count
         yield "distortion", distortion / count

@@ -7,7 +7,8 @@ import torch
 
 from vae_exp.data.images import ImageSet
 from vae_exp.evaluation.arguments import require_count
-from vae_exp.evaluation.bits import bits_per_dim
+from vae_exp.evaluation.bits import Bits
+from vae_exp.evaluation.requirements import require_density
 from vae_exp.model.vae import VAE
 from vae_exp.objective.importance import log_evidence
 
@@ -26,16 +27,34 @@ class NLLEvaluator:
         num_images: How many images of the split, from its start; None for all.
         chunk_size: The most latents decoded at once; bounds the memory.
         every: Cadence in epochs during training; 0 runs it once, at the end.
+        bits: Whether bits per dimension are told: `auto`, `True` or `False`, as `Bits` takes it.
 
     Raises:
         ValueError: if a count is below one.
     """
 
-    def __init__(self, num_importance_samples: int, num_images: int | None, chunk_size: int, every: int) -> None:
+    def __init__(
+        self,
+        num_importance_samples: int,
+        num_images: int | None,
+        chunk_size: int,
+        every: int,
+        bits: str | bool = "auto",
+    ) -> None:
         self.every = require_count("every", every, 0)
         self._num_importance_samples = require_count("num_importance_samples", num_importance_samples)
         self._num_images = None if num_images is None else require_count("num_images", num_images)
         self._chunk_size = require_count("chunk_size", chunk_size)
+        self._bits = Bits("evaluator.nll.bits", bits)
+
+    def check(self, vae: VAE, images: ImageSet) -> None:
+        """Refuse models without a density of latents, and bits that cannot be told.
+
+        Raises:
+            UserError: with the reason.
+        """
+        require_density("nll", vae, images)
+        self._bits.check(vae, images)
 
     @torch.no_grad()
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:
@@ -51,7 +70,7 @@ class NLLEvaluator:
         count = len(values)
         nll = -values.mean().item()
         yield "nll", nll
-        if (bits := bits_per_dim(nll, vae, images)) is not None:
+        if (bits := self._bits.of(nll, vae, images)) is not None:
             yield "bits_per_dim", bits
         yield "nll_se", values.std().item() / sqrt(count) if count > 1 else float("nan")
         yield "nll_monte_carlo_se", variance.sum().sqrt().item() / count

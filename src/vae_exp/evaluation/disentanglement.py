@@ -1,0 +1,161 @@
+"""How well single latent units correspond to single factors of the data: MIG, SAP and DCI."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.metrics import mutual_info_score
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+
+from vae_exp.data.images import ImageSet
+from vae_exp.evaluation.arguments import require_count
+from vae_exp.model.vae import VAE
+
+_log = logging.getLogger(__name__)
+_BINS = 20
+_SVC_C = 0.01
+_TREES = 50
+_DEPTH = 8
+Array = npt.NDArray[Any]
+
+
+class DisentanglementEvaluator:
+    """MIG (Chen et al. 2018), SAP (Kumar et al. 2018) and DCI (Eastwood & Williams 2018) on posterior means.
+
+    As Locatello et al. 2019 compute them on the codes E[z|x]: for MIG, codes are cut into 20 bins of equal
+    width; for SAP, a linear support vector machine (C = 0.01) predicts a factor from a single unit; for DCI,
+    random forests predict a factor from all units, and what they split on is the importance. Yields `mig`,
+    `sap`, `dci_disentanglement`, `dci_completeness` and `dci_informativeness` (the mean accuracy), each from 0
+    to 1. One half of the images trains what is fitted, the other is scored. Nothing where the data have no
+    factors.
+
+    Args:
+        num_images: From the start of the split; None for all.
+        batch_size: Images at once.
+        every: Cadence in epochs during training; 0 runs it once, at the end.
+
+    Raises:
+        ValueError: if a count is below its least.
+    """
+
+    def __init__(self, num_images: int | None, batch_size: int, every: int) -> None:
+        self.every = require_count("every", every, 0)
+        self._num_images = None if num_images is None else require_count("num_images", num_images, 4)
+        self._batch_size = require_count("batch_size", batch_size)
+
+    @torch.no_grad()
+    def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:
+        """Yield names and values."""
+        images = images.first(self._num_images)
+        if images.factors is None:
+            _log.warning("evaluator.disentanglement: the data have no factors; nothing is measured.")
+            return
+        means = [vae.encode(batch).mean for batch in images.batches_for(vae, self._batch_size)]
+        codes = torch.cat(means).cpu().double().numpy()
+        factors = images.factors.cpu().numpy()
+        factors = factors[:, [len(np.unique(factors[:, place])) > 1 for place in range(factors.shape[1])]]
+        if not factors.shape[1]:
+            _log.warning("evaluator.disentanglement: every factor has a single value; nothing is measured.")
+            return
+        order = torch.randperm(len(codes), generator=generator, device=generator.device).cpu().numpy()
+        train, test = order[: len(order) // 2], order[len(order) // 2 :]
+        yield "mig", mutual_information_gap(codes, factors)
+        yield "sap", separated_attribute_predictability(codes, factors, train, test)
+        importance, accuracy = _forests(codes, factors, train, test)
+        yield "dci_disentanglement", disentanglement(importance)
+        yield "dci_completeness", completeness(importance)
+        yield "dci_informativeness", accuracy
+
+
+def mutual_information_gap(codes: Array, factors: Array) -> float:
+    """The mean over factors v of (I(z₁; v) − I(z₂; v)) / H(v), z₁ and z₂ telling most (Chen et al. 2018).
+
+    Args:
+        codes: `[N, units]`; a single unit has a second one that tells nothing.
+        factors: `[N, factors]`, integers.
+    """
+    binned = np.stack([_binned(codes[:, unit]) for unit in range(codes.shape[1])], axis=1)
+    gaps = []
+    for factor in factors.T:
+        told = sorted((mutual_info_score(factor, unit) for unit in binned.T), reverse=True)
+        gaps.append((told[0] - (told[1] if len(told) > 1 else 0.0)) / mutual_info_score(factor, factor))
+    return float(np.mean(gaps))
+
+
+def separated_attribute_predictability(codes: Array, factors: Array, train: Array, test: Array) -> float:
+    """The mean over factors of the gap in accuracy between the two units that predict it best (Kumar et al. 2018).
+
+    Args:
+        codes: `[N, units]`; a single unit has a second one that predicts nothing.
+        factors: `[N, factors]`, integers.
+        train: Positions that the predictors are fitted on.
+        test: Positions that are scored.
+    """
+    gaps = []
+    for factor in factors.T:
+        scores = sorted((_score_of_unit(unit, factor, train, test) for unit in codes.T), reverse=True)
+        gaps.append(scores[0] - (scores[1] if len(scores) > 1 else 0.0))
+    return float(np.mean(gaps))
+
+
+def disentanglement(importance: Array) -> float:
+    """Σⱼ ρⱼ (1 − H(Pⱼ)), Pⱼ the shares of the factors that unit j is important for, ρⱼ its own share.
+
+    Args:
+        importance: `[units, factors]`, none negative (Eastwood & Williams 2018, section 2).
+    """
+    rows = importance.sum(axis=1)
+    if rows.sum() == 0:
+        return 0.0
+    scores = np.array([_one_minus_entropy(row) for row in importance])
+    return float((rows / rows.sum() * scores).sum())
+
+
+def completeness(importance: Array) -> float:
+    """The same with units and factors exchanged: by how few units a factor is described.
+
+    Args:
+        importance: `[units, factors]`, none negative (Eastwood & Williams 2018, section 2).
+    """
+    return disentanglement(importance.T)
+
+
+def _binned(values: Array) -> Array:
+    edges = np.histogram_bin_edges(values, _BINS)
+    return np.digitize(values, edges[1:-1])
+
+
+def _score_of_unit(unit: Array, factor: Array, train: Array, test: Array) -> float:
+    """The accuracy of a factor predicted from one unit; a unit that does not move predicts nothing."""
+    if unit[train].std() < 1e-12 or len(np.unique(factor[train])) < 2:
+        return 0.0
+    scaled = StandardScaler().fit(unit[train, None])
+    machine = LinearSVC(C=_SVC_C, class_weight="balanced", max_iter=5000)
+    machine.fit(scaled.transform(unit[train, None]), factor[train])
+    return float(machine.score(scaled.transform(unit[test, None]), factor[test]))
+
+
+def _forests(codes: Array, factors: Array, train: Array, test: Array) -> tuple[Array, float]:
+    """Importances `[units, factors]`, and the mean accuracy."""
+    importance, scores = [], []
+    for factor in factors.T:
+        forest = RandomForestClassifier(_TREES, max_depth=_DEPTH, random_state=0)
+        forest.fit(codes[train], factor[train])
+        importance.append(forest.feature_importances_)
+        scores.append(forest.score(codes[test], factor[test]))
+    return np.stack(importance, axis=1), float(np.mean(scores))
+
+
+def _one_minus_entropy(weights: Array) -> float:
+    """1 − H(p) / log n for the shares p of n weights; 1 for a single one, 0 where all are zero."""
+    if weights.sum() == 0:
+        return 0.0
+    if len(weights) == 1:
+        return 1.0
+    shares = weights[weights > 0] / weights.sum()
+    return float(1 + (shares * np.log(shares)).sum() / np.log(len(weights)))

@@ -1,0 +1,152 @@
+"""Fréchet distance between the features of images and of samples."""
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+from vae_exp.data.images import ImageSet
+from vae_exp.errors import UserError
+from vae_exp.evaluation.arguments import require_count
+from vae_exp.model.vae import VAE
+from vae_exp.run_directory import absolute_path
+
+_log = logging.getLogger(__name__)
+_BATCH = 200
+_TRAINED_ON = 10_000
+_FEATURES = 64
+
+
+class FIDEvaluator:
+    """The Fréchet distance of Heusel et al. 2017 between images of the split and as many samples, by torchmetrics.
+
+    Samples are mean images E[x|z] of draws from the prior. With a file of yours the features are what your
+    program returns, and the distance is `fid`; comparable with published ones only if they used the very same
+    features. Without one, they are the last hidden layer of a small classifier that is trained on the images of
+    the split, and the distance is called `fid_of_own_classifier`: good for comparing models on the same data,
+    and nothing else. Neither is told where the data have no labels and there is no file.
+
+    Args:
+        features: A file written by `torch.export.save`: images `[batch, channels, height, width]` in [0, 1] →
+            features `[batch, size]`; None trains the classifier.
+        num_images: How many images and samples; None for all of the split.
+        epochs: That the classifier is trained for.
+        every: Cadence in epochs during training; 0 runs it once, at the end.
+
+    Raises:
+        ValueError: if a count is below its least.
+        UserError: if the file cannot be read.
+    """
+
+    def __init__(self, features: str | None, num_images: int | None, epochs: int, every: int) -> None:
+        self.every = require_count("every", every, 0)
+        self._num_images = None if num_images is None else require_count("num_images", num_images, 2)
+        self._epochs = require_count("epochs", epochs)
+        self._features = None if features is None else _loaded(features)
+
+    @torch.no_grad()
+    def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:
+        """Yield a name and a value."""
+        name, features = "fid", self._features
+        if features is None:
+            if images.labels is None:
+                _log.warning("evaluator.fid: neither a file of features nor labels to train a classifier on.")
+                return
+            name, features = "fid_of_own_classifier", trained_classifier(images, self._epochs, generator)
+        images = images.first(self._num_images)
+        features = features.to(images.device)
+        distance = FrechetInceptionDistance(_Sized(features, images)).to(images.device)
+        for batch in images.batches(_BATCH):
+            distance.update(batch, real=True)
+            distance.update(vae.sample(len(batch), generator), real=False)
+        yield name, distance.compute().item()
+
+
+class SmallClassifier(nn.Module):
+    """Two convolutions and a hidden layer, whose activations are the features.
+
+    Args:
+        image_shape: `[channels, height, width]`.
+        classes: How many classes there are.
+    """
+
+    def __init__(self, image_shape: Sequence[int], classes: int) -> None:
+        super().__init__()
+        self.hidden = nn.Sequential(
+            nn.Conv2d(image_shape[0], 16, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(4),
+            nn.Flatten(),
+            nn.Linear(32 * 16, _FEATURES),
+            nn.ReLU(),
+        )
+        self.output = nn.Linear(_FEATURES, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images in [0, 1] → features `[batch, 64]`."""
+        features: Tensor = self.hidden(images)
+        return features
+
+
+@torch.enable_grad()
+def trained_classifier(images: ImageSet, epochs: int, generator: torch.Generator) -> SmallClassifier:
+    """A classifier trained on at most 10,000 images; the same seed gives the same one.
+
+    Args:
+        images: With labels.
+        epochs: Passes over them.
+        generator: Its initial weights and the order of the images follow from it.
+    """
+    images = images.first(_TRAINED_ON)
+    assert images.labels is not None
+    classes, labels = images.labels.unique(return_inverse=True)
+    seed = int(torch.randint(2**31, (), generator=generator, device=generator.device).item())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = SmallClassifier(images.image_shape, len(classes))
+    net.to(images.device)
+    optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
+    for _ in range(epochs):
+        order = torch.randperm(len(images), generator=generator, device=images.device)
+        for rows in order.split(100):
+            optimizer.zero_grad()
+            scores = net.output(net(images.scaled(rows)))
+            functional.cross_entropy(scores, labels[rows]).backward()
+            optimizer.step()
+    net.eval().requires_grad_(False)
+    return net
+
+
+class _Sized(nn.Module):
+    """Features with their size told, which torchmetrics would try images of its own to find out."""
+
+    def __init__(self, features: nn.Module, images: ImageSet) -> None:
+        super().__init__()
+        self.features = features
+        found = features(images.first(2).scaled())
+        if not isinstance(found, Tensor) or found.dim() != 2 or len(found) != min(2, len(images)):
+            told = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise UserError(f"evaluator.fid.features returns {told} for two images; expected [2, size].")
+        self.num_features = found.shape[1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.features(images)
+        return features
+
+
+def _loaded(path: str) -> nn.Module:
+    file = absolute_path("evaluator.fid.features", path)
+    try:
+        return torch.export.load(file).module()
+    except FileNotFoundError:
+        raise UserError(f"evaluator.fid.features={file} does not exist.") from None
+    except Exception as error:  # the reader stumbles over damaged bytes in any way it likes
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"evaluator.fid.features={file} is not a program that torch.export.save has written: {told}"
+        ) from error

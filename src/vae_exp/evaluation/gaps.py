@@ -1,0 +1,130 @@
+"""How much of the distance between ELBO and log p(x) is the family's fault, and how much the encoder's."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal
+
+from vae_exp.data.images import ImageSet
+from vae_exp.distributions.sampling import rsample
+from vae_exp.evaluation.arguments import require_count
+from vae_exp.evaluation.requirements import require_density
+from vae_exp.model.vae import VAE
+
+_DRAWS_PER_STEP = 10
+_CHUNK = 20_000
+
+
+class GapsEvaluator:
+    """Inference gap = approximation gap + amortisation gap (Cremer, Li & Duvenaud 2018, equations 6 to 8).
+
+    With L[q] the ELBO of an image, q the encoder's posterior and q* the diagonal Gaussian that maximises L for
+    this very image, found by Adam from where the encoder is: `inference_gap` = log p(x) − L[q],
+    `approximation_gap` = log p(x) − L[q*], `amortization_gap` = L[q*] − L[q], in nats per image. log p(x) is
+    the larger of the importance sampling estimates with q and with q* for proposals; both are lower bounds in
+    expectation. q and q* are compared with the same noise.
+
+    Args:
+        num_images: From the start of the split; None for all.
+        num_steps: Steps of Adam for each image; its rate falls to zero along half a cosine.
+        learning_rate: Of the first step.
+        num_importance_samples: Draws per image for every estimate.
+        every: Cadence in epochs during training; 0 runs it once, at the end.
+
+    Raises:
+        ValueError: if a count is below its least, or the rate not positive.
+    """
+
+    def __init__(
+        self,
+        num_images: int | None,
+        num_steps: int,
+        learning_rate: float,
+        num_importance_samples: int,
+        every: int,
+    ) -> None:
+        self.every = require_count("every", every, 0)
+        self._num_images = None if num_images is None else require_count("num_images", num_images)
+        self._num_steps = require_count("num_steps", num_steps)
+        self._num_importance_samples = require_count("num_importance_samples", num_importance_samples)
+        if not learning_rate > 0:
+            raise ValueError(f"learning_rate={learning_rate} must be greater than 0.")
+        self._learning_rate = learning_rate
+
+    def check(self, vae: VAE, images: ImageSet) -> None:
+        """Refuse models without a density of latents.
+
+        Raises:
+            UserError: with the reason.
+        """
+        require_density("gaps", vae, images)
+
+    def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:
+        """Yield names and values."""
+        images = images.first(self._num_images)
+        totals = torch.zeros(3, dtype=torch.float64)
+        for batch in images.batches_for(vae, 100):
+            with torch.no_grad():
+                amortized = vae.encode(batch)
+            best = self._optimized(vae, batch, amortized, generator)
+            state = generator.get_state()
+            bound, evidence = self._scored(vae, batch, amortized, generator)
+            generator.set_state(state)
+            best_bound, best_evidence = self._scored(vae, batch, best, generator)
+            best_bound = torch.maximum(bound, best_bound)  # the encoder's own q may be the best that was found
+            truth = torch.maximum(evidence, best_evidence)
+            totals += torch.stack([truth - bound, truth - best_bound, best_bound - bound]).sum(dim=1)
+        inference, approximation, amortization = (totals / len(images)).tolist()
+        yield "inference_gap", inference
+        yield "approximation_gap", approximation
+        yield "amortization_gap", amortization
+
+    @torch.enable_grad()
+    def _optimized(
+        self, vae: VAE, images: Tensor, start: Distribution, generator: torch.Generator
+    ) -> Distribution:
+        mean = start.mean.detach().clone().requires_grad_()
+        log_scale = start.stddev.detach().clamp(min=1e-6).log().requires_grad_()
+        optimizer = torch.optim.Adam([mean, log_scale], lr=self._learning_rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self._num_steps)
+        frozen = [each for each in vae.parameters() if each.requires_grad]
+        for each in frozen:
+            each.requires_grad_(False)
+        try:
+            for _ in range(self._num_steps):
+                optimizer.zero_grad()
+                posterior = _gaussian(mean, log_scale)
+                latents = rsample(posterior, generator, (_DRAWS_PER_STEP,))
+                bound = _log_joint(vae, latents, images) - posterior.log_prob(latents)
+                (-bound.mean(dim=0).sum()).backward()
+                optimizer.step()
+                schedule.step()
+        finally:
+            for each in frozen:
+                each.requires_grad_(True)
+        return _gaussian(mean.detach(), log_scale.detach())
+
+    @torch.no_grad()
+    def _scored(
+        self, vae: VAE, images: Tensor, posterior: Distribution, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """ELBO, and the importance sampling estimate of log p(x), `[batch]` each, float64 on the CPU."""
+        weights, left = [], self._num_importance_samples
+        while left:
+            size = min(left, max(1, _CHUNK // len(images)))
+            latents = rsample(posterior, generator, (size,))
+            weights.append((_log_joint(vae, latents, images) - posterior.log_prob(latents)).cpu().double())
+            left -= size
+        together = torch.cat(weights)
+        count = torch.tensor(float(len(together)), dtype=torch.float64)
+        return together.mean(dim=0), together.logsumexp(dim=0) - count.log()
+
+
+def _gaussian(mean: Tensor, log_scale: Tensor) -> Distribution:
+    return Independent(Normal(mean, log_scale.exp(), validate_args=False), 1, validate_args=False)
+
+
+def _log_joint(vae: VAE, latents: Tensor, images: Tensor) -> Tensor:
+    joint: Tensor = vae.prior().log_prob(latents) + vae.decode(latents).log_prob(images)
+    return joint

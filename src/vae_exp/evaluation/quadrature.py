@@ -1,0 +1,121 @@
+"""Exact log p(x) and the true posterior, where there are so few latent units that they can be integrated over."""
+
+import logging
+from collections.abc import Iterator
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vae_exp.data.images import ImageSet
+from vae_exp.errors import UserError
+from vae_exp.evaluation.arguments import require_count
+from vae_exp.evaluation.drawings import posterior_maps
+from vae_exp.evaluation.requirements import first_posterior, require_density
+from vae_exp.model.vae import VAE
+
+_log = logging.getLogger(__name__)
+_MOST_UNITS = 2
+_VALUES_AT_ONCE = 20_000_000
+_DRAWN = 6
+_TOLERANCE = 0.01
+
+
+class QuadratureEvaluator:
+    """log p(x) = log ∫ p(z) p(x|z) dz by the trapezoidal rule, for one or two latent units.
+
+    Yields, in nats per image: `quadrature_nll`, −log p(x) without Monte Carlo error;
+    `quadrature_negative_elbo`, with the expectation under q integrated too; `posterior_kl`, KL(q(z|x) ‖
+    p(z|x)), which is the difference of the two; and the figure `posteriors`: p(z|x) of some images with the
+    mean and deviation of q(z|x) on it. Exact up to the grid; a warning tells if the grid misses more than 1 %
+    of the prior's mass or of an image's q.
+
+    Args:
+        side: Points along each axis.
+        reach: The grid goes from −reach to reach; 6 covers a standard normal prior.
+        num_images: From the start of the split; None for all.
+        every: Cadence in epochs during training; 0 runs it once, at the end.
+
+    Raises:
+        ValueError: if a count is below its least, or the reach not positive.
+    """
+
+    def __init__(self, side: int, reach: float, num_images: int | None, every: int) -> None:
+        self.every = require_count("every", every, 0)
+        self._side = require_count("side", side, 3)
+        self._num_images = None if num_images is None else require_count("num_images", num_images)
+        if not reach > 0:
+            raise ValueError(f"reach={reach} must be greater than 0.")
+        self._reach = float(reach)
+
+    def check(self, vae: VAE, images: ImageSet) -> None:
+        """Refuse more latent units than can be integrated over.
+
+        Raises:
+            UserError: with the reason.
+        """
+        units = first_posterior(vae, images).event_shape[-1]
+        if units > _MOST_UNITS:
+            raise UserError(f"evaluator=quadrature integrates over at most 2 latent units; the model has {units}.")
+        require_density("quadrature", vae, images)
+
+    @torch.no_grad()
+    def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, Any]]:
+        """Yield numbers and a figure."""
+        self.check(vae, images)
+        images = images.first(self._num_images)
+        grid, log_cell = self._grid(first_posterior(vae, images).event_shape[-1], images.device)
+        log_prior = vae.prior().log_prob(grid).double() + log_cell
+        missed = abs(1 - log_prior.logsumexp(dim=0).exp().item())
+        nll, elbo = [], []
+        maps: list[tuple[Tensor, Tensor, Tensor]] = []
+        for batch in images.batches_for(vae, _images_at_once(grid, images)):
+            log_joint = _log_likelihood(vae, grid, batch) + log_prior.unsqueeze(1)
+            posterior = vae.encode(batch)
+            log_q = posterior.log_prob(grid.unsqueeze(1)).double()
+            q = (log_q + log_cell.unsqueeze(1)).exp()
+            missed = max(missed, (1 - q.sum(dim=0)).abs().max().item())
+            evidence = log_joint.logsumexp(dim=0)
+            nll.append(-evidence)
+            elbo.append(-(q * (log_joint - log_cell.unsqueeze(1) - log_q)).sum(dim=0))
+            if len(maps) < _DRAWN:
+                maps += list(zip((log_joint - evidence).T.exp(), posterior.mean, posterior.stddev, strict=True))
+        if missed > _TOLERANCE:
+            _log.warning(
+                "evaluator.quadrature: the grid misses %.1f %% of a density; raise its side or its reach.",
+                100 * missed,
+            )
+        exact, bound = torch.cat(nll).mean().item(), torch.cat(elbo).mean().item()
+        yield "quadrature_nll", exact
+        yield "quadrature_negative_elbo", bound
+        yield "posterior_kl", bound - exact
+        shown = maps[:_DRAWN]
+        shape = [self._side] * (1 if grid.shape[1] == 1 else 2)
+        yield (
+            "posteriors",
+            posterior_maps(
+                [each.reshape(shape).cpu().numpy() for each, _, _ in shown],
+                [(mean.cpu().numpy(), deviation.cpu().numpy()) for _, mean, deviation in shown],
+                self._reach,
+            ),
+        )
+
+    def _grid(self, units: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Points `[side^units, units]`, and the logarithm of the space that each stands for, `[side^units]`."""
+        axis = torch.linspace(-self._reach, self._reach, self._side, device=device)
+        weights = torch.full((self._side,), 2 * self._reach / (self._side - 1), dtype=torch.float64, device=device)
+        weights[[0, -1]] /= 2
+        if units == 1:
+            return axis.unsqueeze(1), weights.log()
+        cells = torch.cartesian_prod(weights, weights).prod(dim=1)
+        return torch.cartesian_prod(axis, axis), cells.log()
+
+
+def _images_at_once(grid: Tensor, images: ImageSet) -> int:
+    return max(1, _VALUES_AT_ONCE // (len(grid) * prod(images.image_shape)))
+
+
+def _log_likelihood(vae: VAE, grid: Tensor, images: Tensor) -> Tensor:
+    """Log p(x|z) of every image at every point, `[points, batch]`, in float64."""
+    return vae.decode(grid.unsqueeze(1).expand(-1, len(images), -1)).log_prob(images).double()

@@ -1,0 +1,131 @@
+"""MIG, SAP and DCI, on codes whose scores are known."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Independent, Normal
+
+from vae_exp.data.images import ImageSet
+from vae_exp.evaluation.disentanglement import (
+    DisentanglementEvaluator,
+    completeness,
+    disentanglement,
+    mutual_information_gap,
+    separated_attribute_predictability,
+)
+
+COUNT = 2000
+
+
+def factors(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 4, size=(COUNT, 2))
+
+
+def halves() -> tuple[np.ndarray, np.ndarray]:
+    return np.arange(COUNT // 2), np.arange(COUNT // 2, COUNT)
+
+
+def test_units_that_are_the_factors_score_one():
+    v = factors()
+    assert mutual_information_gap(v.astype(float), v) == pytest.approx(1, abs=0.02)
+    shuffled = v[:, ::-1].astype(float)
+    assert mutual_information_gap(shuffled, v) == pytest.approx(1, abs=0.02)
+
+
+def test_a_factor_told_by_two_units_alike_has_no_gap():
+    v = factors()
+    codes = np.concatenate([v, v], axis=1).astype(float)
+    assert mutual_information_gap(codes, v) == pytest.approx(0, abs=1e-9)
+    assert separated_attribute_predictability(codes, v, *halves()) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_gap_is_the_difference_of_informations_over_the_entropy():
+    """A unit that tells a factor from its parity alone: I = log 2 of H = log 4 nats; the other tells all."""
+    v = np.stack([np.arange(COUNT) % 4], axis=1)
+    codes = np.stack([v[:, 0] % 2, v[:, 0]], axis=1).astype(float)
+    assert mutual_information_gap(codes, v) == pytest.approx(0.5, abs=1e-6)
+    assert mutual_information_gap(codes[:, :1], v) == pytest.approx(0.5, abs=1e-6)
+
+
+def test_noise_tells_nothing():
+    v = factors()
+    codes = np.random.default_rng(1).normal(size=(COUNT, 3))
+    assert mutual_information_gap(codes, v) < 0.02
+    assert separated_attribute_predictability(codes, v, *halves()) < 0.05
+
+
+def test_predictability_is_the_gap_between_the_two_best_units():
+    """Of a binary factor one unit tells all, another is right for three quarters of the images."""
+    v = (np.arange(COUNT) % 2)[:, None]
+    wrong = np.random.default_rng(1).permutation(COUNT) < COUNT // 4
+    codes = np.stack([v[:, 0], np.where(wrong, 1 - v[:, 0], v[:, 0])], axis=1).astype(float)
+    train, test = halves()
+    share = 1 - wrong[test].mean()
+    assert separated_attribute_predictability(codes, v, train, test) == pytest.approx(1 - share, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("importance", "by_unit", "by_factor"),
+    [
+        (np.eye(3), 1, 1),
+        (np.ones((3, 3)), 0, 0),
+        (np.array([[1, 0], [1, 0], [0, 1], [0, 1.0]]), 1, 0.5),
+        (np.array([[1, 1.0], [0, 0]]), 0, 1),
+        (np.zeros((2, 2)), 0, 0),
+    ],
+)
+def test_importances_are_scored_as_by_hand(importance: np.ndarray, by_unit: float, by_factor: float):
+    assert disentanglement(importance) == pytest.approx(by_unit, abs=1e-9)
+    assert completeness(importance) == pytest.approx(by_factor, abs=1e-9)
+
+
+def test_units_count_by_their_share_of_importance():
+    """A unit of weight 3 for one factor alone, one of weight 1 for two alike: ¾ · 1 + ¼ · 0."""
+    assert disentanglement(np.array([[3.0, 0.0], [0.5, 0.5]])) == pytest.approx(0.75)
+
+
+class Reads(nn.Module):
+    """An encoder that reads two factors off the first two pixels."""
+
+    def forward(self, images: torch.Tensor) -> Independent:
+        return Independent(Normal(images.flatten(1)[:, :2], 0.1), 1)
+
+
+class Model(nn.Module):
+    encode = staticmethod(Reads())
+
+    def given(self, labels):
+        from contextlib import nullcontext
+
+        return nullcontext()
+
+
+def image_set(with_factors: bool = True, constant: bool = False) -> ImageSet:
+    v = torch.from_numpy(factors())
+    if constant:
+        v = torch.zeros_like(v)
+    pixels = torch.cat([v / 4, torch.rand(COUNT, 2)], dim=1).float().reshape(COUNT, 1, 2, 2)
+    return ImageSet(pixels, None, 1, factors=v if with_factors else None)
+
+
+def test_a_model_that_reads_the_factors_scores_high_on_all():
+    found = dict(
+        DisentanglementEvaluator(1000, 300, 0).run(Model(), image_set(), torch.Generator().manual_seed(0))
+    )
+    assert set(found) == {"mig", "sap", "dci_disentanglement", "dci_completeness", "dci_informativeness"}
+    assert found["mig"] > 0.95
+    assert found["sap"] > 0.15
+    assert min(found["dci_disentanglement"], found["dci_completeness"], found["dci_informativeness"]) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [(image_set(with_factors=False), "no factors"), (image_set(constant=True), "every factor has a single value")],
+)
+def test_without_factors_nothing_is_measured(images: ImageSet, told: str, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert not list(DisentanglementEvaluator(None, 300, 0).run(Model(), images, torch.Generator()))
+    assert told in caplog.text

@@ -1,0 +1,104 @@
+"""The Fréchet distance, against its closed form for Gaussians."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from torch import nn
+
+from vae_exp.data.digits import DigitsSource
+from vae_exp.data.images import ImageSet
+from vae_exp.errors import UserError
+from vae_exp.evaluation.fid import FIDEvaluator, trained_classifier
+
+SHAPE = (1, 2, 2)
+
+
+def noise(seed: int = 1) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class Features(nn.Module):
+    """Four pixels, two linear features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([[1.0, 0.5, 0.0, 2.0], [0.0, 1.0, -1.0, 0.3]]))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1) @ self.weight.T
+
+
+class Sampler(nn.Module):
+    """Stands for a model: its samples are drawn from a set of images."""
+
+    def __init__(self, images: torch.Tensor) -> None:
+        super().__init__()
+        self.images, self.drawn = images, []
+
+    def sample(self, n: int, generator: torch.Generator) -> torch.Tensor:
+        chosen = self.images[torch.randint(len(self.images), (n,), generator=generator)]
+        self.drawn.append(chosen)
+        return chosen
+
+
+@pytest.fixture
+def features(tmp_path: Path) -> str:
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(Features(), (torch.rand(2, *SHAPE),), dynamic_shapes=[{0: batch}])
+    torch.export.save(program, tmp_path / "features.pt2")
+    return str(tmp_path / "features.pt2")
+
+
+def distance(one: np.ndarray, other: np.ndarray) -> float:
+    """‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁ Σ₂)^½) (Heusel et al. 2017, equation 6)."""
+    means = one.mean(axis=0) - other.mean(axis=0)
+    first, second = np.cov(one.T), np.cov(other.T)
+    root = scipy.linalg.sqrtm(first @ second).real
+    return float(means @ means + np.trace(first + second - 2 * root))
+
+
+def test_it_is_the_closed_form_on_the_features(features: str):
+    images = ImageSet(torch.rand(450, *SHAPE, generator=noise(3)), None, 1)
+    model = Sampler(torch.rand(300, *SHAPE, generator=noise(4)) ** 2)
+    found = dict(FIDEvaluator(features, None, 1, 0).run(model, images, noise()))
+    net = Features()
+    with torch.no_grad():
+        expected = distance(net(images.scaled()).double().numpy(), net(torch.cat(model.drawn)).double().numpy())
+    assert list(found) == ["fid"]
+    assert found["fid"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_without_a_file_the_features_are_those_of_a_classifier_which_the_name_says():
+    images = DigitsSource().train()
+    model = Sampler(images.scaled())
+    same = dict(FIDEvaluator(None, 400, 2, 0).run(model, images, noise()))
+    black = dict(FIDEvaluator(None, 400, 2, 0).run(Sampler(torch.zeros(5, *images.image_shape)), images, noise()))
+    assert list(same) == ["fid_of_own_classifier"]
+    assert black["fid_of_own_classifier"] > 20 * same["fid_of_own_classifier"]
+
+
+def test_the_classifier_learns_and_follows_from_the_seed():
+    images = DigitsSource().train()
+    one, other = (trained_classifier(images, 6, noise(2)) for _ in range(2))
+    assert torch.equal(one(images.scaled()), other(images.scaled()))
+    right = one.output(one(images.scaled())).argmax(dim=1) == images.labels
+    assert right.float().mean() > 0.9
+
+
+def test_without_labels_and_without_a_file_nothing_is_told(caplog):
+    images = ImageSet(torch.rand(5, *SHAPE), None, 1)
+    with caplog.at_level(logging.WARNING):
+        assert not list(FIDEvaluator(None, None, 1, 0).run(Sampler(images.scaled()), images, noise()))
+    assert "neither a file of features nor labels" in caplog.text
+
+
+def test_a_file_that_is_missing_or_something_else_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match=r"nowhere.pt2 does not exist"):
+        FIDEvaluator(str(tmp_path / "nowhere.pt2"), None, 1, 0)
+    (tmp_path / "other.pt2").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"other.pt2 is not a program that torch.export.save has written"):
+        FIDEvaluator(str(tmp_path / "other.pt2"), None, 1, 0)

@@ -1,0 +1,63 @@
+"""Approximation and amortisation gap, against models whose best posterior is known."""
+
+import pytest
+import torch
+
+from tests.objective.models import SHAPE, bernoulli_vae, linear_gaussian_vae
+from vae_exp.data.images import ImageSet
+from vae_exp.evaluation.gaps import GapsEvaluator
+from vae_exp.evaluation.quadrature import QuadratureEvaluator
+
+
+def noise(seed: int = 1) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def found(vae, images: ImageSet, **options) -> dict[str, float]:
+    settings = {
+        "num_images": None,
+        "num_steps": 400,
+        "learning_rate": 0.05,
+        "num_importance_samples": 4000,
+        "every": 0,
+    }
+    with torch.no_grad():
+        return dict(GapsEvaluator(**settings | options).run(vae, images, noise()))
+
+
+@pytest.fixture
+def images() -> ImageSet:
+    return ImageSet(torch.rand(6, *SHAPE, generator=noise(3)), None, 1)
+
+
+def test_where_the_family_holds_the_true_posterior_all_of_the_gap_is_the_encoders(images: ImageSet):
+    """One unit of a linear-Gaussian model: the true posterior is Gaussian, the encoder's is twice as wide."""
+    vae = linear_gaussian_vae(1, noise(), widening=2.0)
+    gaps = found(vae, images)
+    exact = dict(QuadratureEvaluator(801, 8.0, None, 0).run(vae, images, noise()))["posterior_kl"]
+    assert gaps["inference_gap"] == pytest.approx(exact, abs=0.03)
+    assert gaps["approximation_gap"] == pytest.approx(0, abs=0.01)
+    assert gaps["amortization_gap"] == pytest.approx(exact, abs=0.03)
+
+
+def test_the_gaps_add_up_to_the_divergence_of_quadrature(images: ImageSet):
+    vae = bernoulli_vae(2)
+    gaps = found(vae, images)
+    exact = dict(QuadratureEvaluator(401, 8.0, None, 0).run(vae, images, noise()))["posterior_kl"]
+    assert gaps["inference_gap"] == pytest.approx(exact, abs=0.05)
+    assert gaps["inference_gap"] == pytest.approx(gaps["approximation_gap"] + gaps["amortization_gap"])
+    assert gaps["approximation_gap"] > -0.02
+    assert gaps["amortization_gap"] > 0.05
+
+
+def test_the_model_is_left_as_it_was(images: ImageSet):
+    vae = bernoulli_vae(2)
+    before = [each.clone() for each in vae.parameters()]
+    found(vae, images, num_steps=3, num_importance_samples=5)
+    assert all(torch.equal(one, other) for one, other in zip(before, vae.parameters(), strict=True))
+    assert all(each.requires_grad and each.grad is None for each in vae.parameters())
+
+
+def test_a_rate_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="learning_rate=0"):
+        GapsEvaluator(None, 1, 0, 1, 0)

@@ -1,0 +1,68 @@
+"""Exact evidence and posterior, against a model with both in closed form."""
+
+import logging
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from tests.objective.models import SHAPE, bernoulli_vae, linear_gaussian_vae
+from vae_exp.data.images import ImageSet
+from vae_exp.errors import UserError
+from vae_exp.evaluation.quadrature import QuadratureEvaluator
+from vae_exp.objective.elbo import ELBO
+
+
+def noise(seed: int = 1) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def images() -> ImageSet:
+    return ImageSet(torch.rand(9, *SHAPE, generator=noise(3)), None, 1)
+
+
+@pytest.mark.parametrize("units", [1, 2])
+def test_the_evidence_is_the_closed_form(images: ImageSet, units: int):
+    vae = linear_gaussian_vae(units, noise())
+    found = dict(QuadratureEvaluator(401, 8.0, None, 0).run(vae, images, noise()))
+    truth = -vae.decoder.log_evidence(images.scaled()).mean().item()
+    assert found["quadrature_nll"] == pytest.approx(truth, abs=1e-4)
+    assert isinstance(found["posteriors"], Figure)
+
+
+@pytest.mark.parametrize("units", [1, 2])
+def test_the_bound_is_that_of_many_draws_and_lies_above_by_the_divergence(images: ImageSet, units: int):
+    vae = bernoulli_vae(units)
+    found = dict(QuadratureEvaluator(401, 8.0, None, 0).run(vae, images, noise()))
+    with torch.no_grad():
+        drawn = torch.stack([ELBO(2000)(vae, images.scaled(), noise(seed)).loss.mean() for seed in range(10)])
+    assert found["quadrature_negative_elbo"] == pytest.approx(
+        drawn.mean().item(), abs=5 * drawn.std().item() / 10**0.5
+    )
+    assert found["posterior_kl"] > 0
+    assert found["posterior_kl"] == pytest.approx(found["quadrature_negative_elbo"] - found["quadrature_nll"])
+
+
+def test_a_part_of_the_split_is_its_first_images(images: ImageSet):
+    vae = linear_gaussian_vae(1, noise())
+    found = dict(QuadratureEvaluator(401, 8.0, 4, 0).run(vae, images, noise()))
+    truth = -vae.decoder.log_evidence(images.first(4).scaled()).mean().item()
+    assert found["quadrature_nll"] == pytest.approx(truth, abs=1e-4)
+
+
+def test_a_grid_that_misses_something_is_told(images: ImageSet, caplog):
+    with caplog.at_level(logging.WARNING):
+        list(QuadratureEvaluator(401, 1.0, None, 0).run(linear_gaussian_vae(1, noise()), images, noise()))
+    assert "the grid misses" in caplog.text
+
+
+def test_more_units_than_can_be_integrated_over_are_refused(images: ImageSet):
+    with pytest.raises(UserError, match="at most 2 latent units; the model has 3"):
+        QuadratureEvaluator(11, 6.0, None, 0).check(bernoulli_vae(3), images)
+
+
+@pytest.mark.parametrize(("side", "reach", "told"), [(2, 6.0, "side=2"), (5, 0.0, "reach=0.0")])
+def test_a_grid_without_extent_is_refused(side: int, reach: float, told: str):
+    with pytest.raises(ValueError, match=told):
+        QuadratureEvaluator(side, reach, None, 0)
