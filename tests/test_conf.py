@@ -27,7 +27,7 @@ from vae_exp.settings import (
 from vae_exp.sweep.identity import register_resolvers
 
 CONF = config_directory()
-NUMBER_OF_FILES = 80
+NUMBER_OF_FILES = 84
 PRIMARY = {
     "train.yaml": TrainSettings,
     "evaluate.yaml": EvaluateSettings,
@@ -61,6 +61,8 @@ def override_for(file: str) -> list[str]:
         return ["loss=beta_vae", f"+loss/schedule@loss.beta={option}"]
     if (group, option) == ("loss", "vq"):
         return ["loss=vq", "model=vq"]
+    if (group, option) == ("data", "dsprites"):
+        return ["data=dsprites", "data.path=sprites.npz"]
     extra = ["data.path=images.npz", "data.image_shape=[1,4,4]"] if option == "arrays" else []
     return [f"{group}={option}", *extra]
 

@@ -385,3 +385,64 @@ def test_unusable_labels_are_refused_by_name(npz, path, images_key, labels_key, 
     message = refusal(source.train if images_key == "images" else source.test)
     assert f"'{labels_key}' in data.path={path}" in message
     assert re.search(reason, message)
+
+
+# --- arrays by other names, and factors
+
+
+def dsprites(path: Path, count: int = 20, **changes) -> ArraysSource:
+    """A file laid out as that of dSprites."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        "imgs": rng.integers(0, 2, (count, HEIGHT, WIDTH), dtype=np.uint8),
+        "latents_classes": rng.integers(0, 3, (count, 6)),
+        "metadata": np.array({"pickled": "never read"}, dtype=object),
+    }
+    np.savez(path, **(arrays | changes))
+    names = {"images": "imgs", "factors": "latents_classes"}
+    return ArraysSource(str(path), "NHW", names, white=1, test_size=5)
+
+
+def test_a_file_of_dsprites_is_read_by_its_own_names(path: Path):
+    source = dsprites(path)
+    train, test = source.train(), source.test()
+    assert (len(train), len(test)) == (15, 5)
+    assert train.is_binary()
+    assert train.scaled().max() == 1
+    with np.load(path) as archive:
+        both = zip(archive["imgs"], archive["latents_classes"], strict=True)
+        rows = {(image.tobytes(), tuple(row)) for image, row in both}
+    found = [
+        (image.numpy().tobytes(), tuple(row.tolist()))
+        for part in (train, test)
+        for image, row in zip(part.pixels[:, 0], part.factors, strict=True)
+    ]
+    assert set(found) == rows
+    assert len(found) == len(set(found)) == 20
+
+
+def test_what_is_kept_for_testing_is_the_same_every_time(path: Path):
+    source = dsprites(path)
+    assert torch.equal(source.test().pixels, dsprites(path).test().pixels)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"latents_classes": np.zeros((20,), dtype=int)}, "expected a row for each image, [20, factors]"),
+        ({"latents_classes": np.zeros((20, 2))}, "is of type float64; expected integers"),
+        ({"imgs": np.full((20, HEIGHT, WIDTH), 9, dtype=np.uint8)}, "values up to 9; data.source.white=1 is less"),
+        ({"imgs": np.zeros((5, HEIGHT, WIDTH), dtype=np.uint8)}, "leaves none of the 5 images to train on"),
+    ],
+)
+def test_factors_and_whites_that_do_not_fit_are_refused(path: Path, changes, told: str):
+    fitting = {"latents_classes": np.zeros((5, 2), dtype=int)} if "5" in told and "imgs" in changes else {}
+    source = dsprites(path, **(fitting | changes))
+    assert told in refusal(source.train)
+
+
+def test_factors_follow_their_images_into_every_subset(path: Path):
+    images = dsprites(path).train()
+    chosen = images.subset(torch.tensor([3, 1]))
+    assert torch.equal(chosen.factors, images.factors[[3, 1]])
+    assert torch.equal(images.first(4).factors, images.factors[:4])

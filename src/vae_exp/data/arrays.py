@@ -1,5 +1,7 @@
 """The user's own images from an `.npz` file."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -20,29 +22,62 @@ class ArraysSource:
         path: The file. `images` holds the training images as uint8, or as float in [0, 1]; `labels` is
             optional, as are `test_images` and `test_labels`.
         layout: The order of the axes: `NHW`, `NCHW`, `NHWC`, or `auto`, which looks for one or three channels.
+        names: What these arrays are called in the file where it is something else, such as `{"images": "imgs"}`.
+            `factors`, `[N, factors]` integers, says what each image was made from.
+        white: The integer that stands for white in uint8 images.
+        test_size: How many images are kept for testing where the file has no test images; drawn by a fixed seed.
 
     Raises:
         UserError: when opened, if the file cannot be read or its images cannot be used; names the array.
     """
 
-    def __init__(self, path: str | None, layout: str = "auto") -> None:
+    def __init__(
+        self,
+        path: str | None,
+        layout: str = "auto",
+        names: Mapping[str, str] | None = None,
+        white: int = 255,
+        test_size: int = 0,
+    ) -> None:
         if not path:
             raise UserError("data.path is missing: data=arrays reads an .npz file, data.path=my_images.npz.")
         if layout not in LAYOUTS:
             raise UserError(f"data.layout={layout} is not known; use one of {', '.join(LAYOUTS)}.")
+        if not 1 <= white <= 255 or test_size < 0:
+            raise UserError(
+                f"data.source.white={white} must be from 1 to 255, and data.source.test_size={test_size} "
+                f"at least 0."
+            )
         self._path = absolute_path("data.path", path)
         self._layout = layout
+        self._names = dict(names or {})
+        self._white = white
+        self._test_size = test_size
 
     def train(self) -> ImageSet:
-        """The array `images` with `labels`."""
-        return self._read("images", "labels")
+        """The array `images` with `labels` and `factors`, less what is kept for testing."""
+        images = self._read("images", "labels", "factors")
+        return (
+            images.subset(self._order(len(images))[self._test_size :].sort().values) if self._test_size else images
+        )
 
     def test(self) -> ImageSet:
-        """The array `test_images` with `test_labels`."""
-        return self._read("test_images", "test_labels")
+        """The array `test_images` with `test_labels` and `test_factors`, or what is kept of `images`."""
+        if not self._test_size:
+            return self._read("test_images", "test_labels", "test_factors")
+        images = self._read("images", "labels", "factors")
+        return images.subset(self._order(len(images))[: self._test_size].sort().values)
 
-    def _read(self, images_key: str, labels_key: str) -> ImageSet:
-        arrays = self._load(images_key, labels_key)
+    def _order(self, count: int) -> torch.Tensor:
+        if self._test_size >= count:
+            raise UserError(
+                f"data.source.test_size={self._test_size} leaves none of the {count} images to train on."
+            )
+        return torch.randperm(count, generator=torch.Generator().manual_seed(0))
+
+    def _read(self, *keys: str) -> ImageSet:
+        images_key, labels_key, factors_key = (self._names.get(key, key) for key in keys)
+        arrays = self._load(images_key, labels_key, factors_key)
         if images_key not in arrays:
             raise UserError(
                 f"data.path={self._path} holds no array '{images_key}'"
@@ -53,14 +88,17 @@ class ArraysSource:
                 )
             )
         name = f"'{images_key}' in data.path={self._path}"
-        pixels, pixel_max = _pixels(arrays[images_key], self._layout, name)
-        labels = arrays.get(labels_key)
+        pixels, pixel_max = _pixels(arrays[images_key], self._layout, name, self._white)
+        labels, factors = arrays.get(labels_key), arrays.get(factors_key)
         if labels is not None:
-            _check_labels(labels, len(pixels), f"'{labels_key}' in data.path={self._path}")
+            _check_integers(labels, len(pixels), 1, f"'{labels_key}' in data.path={self._path}")
+        if factors is not None:
+            _check_integers(factors, len(pixels), 2, f"'{factors_key}' in data.path={self._path}")
         return ImageSet(
             pixels=torch.from_numpy(pixels),
             labels=None if labels is None else torch.from_numpy(labels.astype(np.int64)),
             pixel_max=pixel_max,
+            factors=None if factors is None else torch.from_numpy(factors.astype(np.int64)),
         )
 
     def _load(self, *keys: str) -> dict[str, npt.NDArray[np.generic]]:
@@ -96,13 +134,17 @@ class ArraysSource:
         return arrays
 
 
-def _pixels(array: npt.NDArray[np.generic], layout: str, name: str) -> tuple[npt.NDArray[np.generic], int]:
+def _pixels(
+    array: npt.NDArray[np.generic], layout: str, name: str, white: int
+) -> tuple[npt.NDArray[np.generic], int]:
     """The array as `[N, C, H, W]`, uint8 or float32, and the value that stands for white."""
     array = _channels_first(array, layout, name)
     if 0 in array.shape:
         raise UserError(f"{name} has shape {list(array.shape)}, which holds no pixels; expected {_WANTED}.")
     if array.dtype == np.uint8:
-        return np.ascontiguousarray(array), 255
+        if white < 255 and (most := int(array.max())) > white:
+            raise UserError(f"{name} holds values up to {most}; data.source.white={white} is less.")
+        return np.ascontiguousarray(array), white
     if not np.issubdtype(array.dtype, np.floating):
         raise UserError(f"{name} is of type {array.dtype}; expected uint8, or float in [0, 1].")
     if not np.isfinite(array).all():
@@ -140,8 +182,12 @@ def _guessed_layout(array: npt.NDArray[np.generic], name: str) -> str:
     raise UserError(f"{name} has shape {list(array.shape)}; expected {_WANTED}.")
 
 
-def _check_labels(labels: npt.NDArray[np.generic], count: int, name: str) -> None:
-    if labels.shape != (count,):
-        raise UserError(f"{name} has shape {list(labels.shape)}; expected one label for each image, [{count}].")
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise UserError(f"{name} is of type {labels.dtype}; expected integers.")
+def _check_integers(values: npt.NDArray[np.generic], count: int, axes: int, name: str) -> None:
+    """Labels have one axis, factors two."""
+    if values.ndim != axes or len(values) != count:
+        wanted = (
+            f"one label for each image, [{count}]" if axes == 1 else f"a row for each image, [{count}, factors]"
+        )
+        raise UserError(f"{name} has shape {list(values.shape)}; expected {wanted}.")
+    if not np.issubdtype(values.dtype, np.integer):
+        raise UserError(f"{name} is of type {values.dtype}; expected integers.")

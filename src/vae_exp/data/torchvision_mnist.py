@@ -1,15 +1,8 @@
 """The MNIST family through torchvision: download, checksums and unpacking are torchvision's own."""
 
-import hashlib
 import logging
-import queue
-import socket
-import threading
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from http.client import HTTPException
 from io import StringIO
 from pathlib import Path
@@ -20,6 +13,7 @@ from filelock import FileLock
 from torch import Tensor
 from torchvision import datasets
 
+from vae_exp.data.downloading import md5_of, patience, those_that_answer
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
 from vae_exp.run_directory import absolute_path
@@ -32,8 +26,6 @@ DATASETS: dict[str, type[datasets.MNIST]] = {
     "EMNIST": datasets.EMNIST,
 }
 EMNIST_SPLITS = ("byclass", "bymerge", "balanced", "letters", "digits", "mnist")
-PROBE_SECONDS = 3.0
-STALL_SECONDS = 10.0
 
 
 class MNISTSource:
@@ -131,7 +123,7 @@ class MNISTSource:
         for name, _, expected in self._archives():
             archive = self._folder / name
             if archive.exists():
-                found = _md5(archive)
+                found = md5_of(archive)
                 if found != expected:
                     raise UserError(
                         f"{archive} is damaged: its MD5 is {found}, expected {expected}; "
@@ -162,7 +154,7 @@ class MNISTSource:
         if missing:
             _log.info("Downloading %s into %s …", self._dataset.__name__, self._folder)
         try:
-            with _patience(STALL_SECONDS), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            with patience(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
                 dataset(self._root, train=train, download=True, **self._options)
         except (OSError, EOFError, RuntimeError, HTTPException) as error:
             if missing:
@@ -180,56 +172,3 @@ class MNISTSource:
             f"put {', '.join(missing)} into {self._folder} (another root: data.root=DIR, or the environment "
             f"variable VAE_EXP_DATA), or train on the embedded digits, data=digits."
         )
-
-
-def _md5(archive: Path) -> str:
-    try:
-        return hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
-    except OSError as error:
-        raise UserError(f"{archive} cannot be read: {error}.") from error
-
-
-@contextmanager
-def _patience(seconds: float) -> Iterator[None]:
-    """How long a download of torchvision's may stall; it sets no limit of its own."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def those_that_answer(addresses: Sequence[str], seconds: float = PROBE_SECONDS) -> list[str]:
-    """Those of the addresses that answer at all, asked side by side; returns with the first of them.
-
-    Name look-ups know no time-out, so each probe runs in a thread of its own that is left behind after `seconds`.
-    """
-    answers: queue.SimpleQueue[tuple[str, bool]] = queue.SimpleQueue()
-    for address in addresses:
-        threading.Thread(
-            target=lambda at: answers.put((at, _answers(at, seconds))), args=(address,), daemon=True
-        ).start()
-    deadline = time.monotonic() + seconds
-    found: list[str] = []
-    for _ in addresses:
-        try:
-            address, answered = answers.get(timeout=max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
-            break
-        if answered:
-            found.append(address)
-            break
-    return found
-
-
-def _answers(address: str, seconds: float) -> bool:
-    try:
-        request = urllib.request.Request(address, method="HEAD")  # noqa: S310
-        with urllib.request.urlopen(request, timeout=seconds):  # noqa: S310
-            return True
-    except urllib.error.HTTPError as error:
-        error.close()
-        return True
-    except (OSError, ValueError, HTTPException):
-        return False
