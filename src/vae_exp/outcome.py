@@ -24,6 +24,7 @@ def ended(
     began: float,
     device: torch.device,
     config_hash: str,
+    audit: dict[str, Any] | None,
     wandb: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """What `result.json` holds of a run that has started.
@@ -35,6 +36,7 @@ def ended(
         began: When this process took it up, in seconds since the epoch.
         device: Where it trained.
         config_hash: The hash of its config.
+        audit: What its loss means on its data.
         wandb: What the tracker says of itself.
     """
     position, best = trainer.position, trainer.best
@@ -56,6 +58,7 @@ def ended(
         "precision": trainer.precision,
         "versions": _versions(),
         "config_hash": config_hash,
+        "audit": audit,
         "wandb": wandb,
     }
 

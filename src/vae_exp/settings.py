@@ -75,7 +75,7 @@ class DataSettings:
     root: str | None = None
     path: str | None = None
     layout: str = "auto"
-    resident: Any = MISSING
+    resident: Any = "auto"  # as configs of older versions have it
     binarization: str = MISSING
     binarization_seed: int = MISSING
     source: dict[str, Any] = field(default_factory=dict)
@@ -118,6 +118,7 @@ class TrainerSettings:
     gradient_clip: float | None = MISSING
     ema_decay: float | None = MISSING
     distributed: str = MISSING
+    collapse_monitor: bool = True
     monitor: str | None = MISSING
     early_stopping: EarlyStoppingSettings = MISSING
 

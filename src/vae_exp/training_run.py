@@ -26,7 +26,7 @@ from vae_exp.build import (
 )
 from vae_exp.data.feed import place
 from vae_exp.data.images import ImageSet
-from vae_exp.engine.determinism import require_determinism, seed_process
+from vae_exp.engine.determinism import generator, require_determinism, seed_process
 from vae_exp.engine.device import choose_device, describe
 from vae_exp.engine.interruption import InterruptGuard
 from vae_exp.engine.keeper import Cadence
@@ -38,7 +38,9 @@ from vae_exp.engine.step_mode import choose_mode, compiler_failed
 from vae_exp.engine.team import Team, gather_team, local_device
 from vae_exp.engine.trainer import Trainer
 from vae_exp.errors import DivergedError, Interrupted, UserError
+from vae_exp.evaluation.audit import audit
 from vae_exp.model.vae import VAE
+from vae_exp.objective.loss_terms import Loss
 from vae_exp.resumption import mend_checkpoints, read_resumption
 from vae_exp.run_directory import RunDirectory, owned, write_atomically, write_json
 from vae_exp.settings import TrainSettings, checked, plain_config
@@ -47,6 +49,7 @@ from vae_exp.tracking.metrics_file import MetricsFile
 from vae_exp.tracking.wandb_tracker import WandbTracker
 
 _log = logging.getLogger(__name__)
+_AUDITED = 2000
 _LOOKED_AT = 256  # training images, to see what evaluators would make of them
 
 
@@ -60,6 +63,7 @@ class Prepared:
     recipe: Recipe
     steps_per_epoch: int
     config_hash: str
+    audit: dict[str, Any] | None
 
 
 def train(config: DictConfig, directory: RunDirectory, sweep: str | None, guard: InterruptGuard) -> dict[str, Any]:
@@ -185,9 +189,9 @@ def _prepare(
     set_output_bias(vae, settings.model.output_bias, splits.train)
     loss = build_loss(plain["loss"], vae, splits.image_shape, len(splits.train))
     evaluators = build_evaluators(plain["evaluator"])
-    check_evaluators(
-        evaluators, vae, (splits.val if len(splits.val) else splits.train.first(_LOOKED_AT)).settled()
-    )
+    scored = splits.val if len(splits.val) else splits.train.first(_LOOKED_AT)
+    check_evaluators(evaluators, vae, scored.settled())
+    found = _audited(settings.seed, vae, loss, splits.train, state) if metrics_file is not None else None
     vae.to(device)
     train, val = place(splits.train, device, resident), place(splits.val, device, resident)
     optimizer = build_optimizer(plain["optimizer"], vae.parameters())
@@ -201,6 +205,7 @@ def _prepare(
         "image_shape": splits.image_shape,
         "wandb_run_id": wandb.run_id if wandb else _known_run_id(state),
         "schedule": plain["scheduler"],
+        "audit": found,
     }
     trainer = Trainer(
         vae=vae,
@@ -221,7 +226,7 @@ def _prepare(
     if metrics_file is not None:
         _announce(vae, device, train, val)
     steps = -(-len(train) // recipe.batch_size)
-    return Prepared(trainer, wandb, device, recipe, steps, identity["config_hash"])
+    return Prepared(trainer, wandb, device, recipe, steps, identity["config_hash"], found)
 
 
 def _load(trainer: Trainer, state: Mapping[str, Any], directory: RunDirectory, *, replan: bool) -> None:
@@ -235,6 +240,21 @@ def _load(trainer: Trainer, state: Mapping[str, Any], directory: RunDirectory, *
             f"{directory.checkpoint('last')} does not fit the run of {directory.config}, from which its "
             f"architecture follows: {told}"
         ) from error
+
+
+def _audited(
+    seed: int, vae: VAE, loss: Loss, images: ImageSet, state: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    """What the loss means on these data; said once, at the start of a run, and kept for its resumptions."""
+    if state is not None:
+        known: dict[str, Any] | None = state.get("audit")
+        return known
+    found = audit(vae, loss, images.first(_AUDITED).settled(), generator(seed, "evaluation", images.device))
+    first, *concerns = found.lines()
+    _log.info(first)
+    for concern in concerns:
+        _log.warning(concern)
+    return found.as_dict()
 
 
 def _known_run_id(state: Mapping[str, Any] | None) -> str | None:
@@ -295,6 +315,7 @@ def _record(
         began=began,
         device=prepared.device,
         config_hash=prepared.config_hash,
+        audit=prepared.audit,
         wandb=prepared.wandb.description if prepared.wandb else None,
     )
     write_json(directory.result, result)
@@ -342,6 +363,7 @@ def _recipe(settings: TrainSettings, train: ImageSet, val: ImageSet) -> Recipe:
         precision=trainer.precision,
         gradient_clip=trainer.gradient_clip,
         ema_decay=trainer.ema_decay,
+        collapse_monitor=trainer.collapse_monitor,
         checkpoint_every=Cadence(settings.checkpoint.every.epochs, settings.checkpoint.every.seconds),
     )
 

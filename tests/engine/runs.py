@@ -61,6 +61,7 @@ def plain_recipe(**changes: Any) -> Recipe:
         "precision": "fp32",
         "gradient_clip": None,
         "ema_decay": None,
+        "collapse_monitor": False,
         "checkpoint_every": Cadence(epochs=1, seconds=None),
     }
     return Recipe(**plain | changes)

@@ -168,6 +168,7 @@ def _recipe(case: Case, step: str, precision: str) -> Recipe:
         precision=precision,
         gradient_clip=None,
         ema_decay=None,
+        collapse_monitor=False,
         checkpoint_every=Cadence(epochs=None, seconds=None),
     )
 

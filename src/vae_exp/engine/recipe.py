@@ -21,6 +21,7 @@ class Recipe:
         precision: Of the matrix products of a step; `fp32`, `tf32` or `bf16`.
         gradient_clip: The norm that gradients are clipped to; None leaves them.
         ema_decay: Decay of the moving average of the weights, which is then what is evaluated; None keeps none.
+        collapse_monitor: Whether to warn when the latents tell nothing any more.
         checkpoint_every: How often `last.pt` is written.
     """
 
@@ -35,4 +36,5 @@ class Recipe:
     precision: str
     gradient_clip: float | None
     ema_decay: float | None
+    collapse_monitor: bool
     checkpoint_every: Cadence

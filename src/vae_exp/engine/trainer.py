@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from vae_exp.data.feed import feed_for
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.averaging import WeightAverage
+from vae_exp.engine.collapse import CollapseMonitor
 from vae_exp.engine.determinism import generator, process_random_state, restore_process_random_state
 from vae_exp.engine.divergence import DivergenceFinder
 from vae_exp.engine.early_stopping import Best
@@ -41,6 +42,7 @@ from vae_exp.objective.schedules import LossSchedules
 from vae_exp.run_directory import RunDirectory
 
 _log = logging.getLogger(__name__)
+_SEEN_BY_MONITOR = 500
 _ASTRAY = 1  # a flag below all numbers of signals that end a run
 
 
@@ -103,6 +105,8 @@ class Trainer:
         self._watch = watch_for(self._device)
         self._finder = DivergenceFinder(vae, self._record)
         self._validation = Validation(vae, loss, self._schedules, val, recipe.batch_size, recipe.seed)
+        seen = val if len(val) else train.first(_SEEN_BY_MONITOR).settled()
+        self._collapse = CollapseMonitor(vae, seen, self._schedules) if recipe.collapse_monitor else None
         self._evaluations = Evaluations(
             evaluators, vae, train=train, val=val, seed=recipe.seed, figures=directory.figures, trackers=trackers
         )
@@ -261,6 +265,8 @@ class Trainer:
         with self._average.in_place() if self._average else nullcontext():
             metrics |= self._validation.run(guard)
             self._finder.require_finite(metrics, self.position)
+            if self._collapse is not None:
+                self._collapse.look(metrics)
             return self._evaluations.run(self._evaluations.due(epoch), self.position.step, guard) | metrics
 
     def _train_epoch(self, guard: InterruptGuard, progress: ProgressDisplay) -> Tensor:

@@ -46,7 +46,7 @@ def require_probability(key: str, vae: VAE, images: ImageSet) -> None:
 
 def why_no_probability(vae: VAE, images: ImageSet) -> str | None:
     """Why p(x|z) is no probability of these images; None where it is one."""
-    likelihood = _first_likelihood(vae, images)
+    likelihood = first_likelihood(vae, images)
     support = likelihood.support
     name = type(getattr(likelihood, "base_dist", likelihood)).__name__
     if support is None or not support.is_discrete:
@@ -58,11 +58,11 @@ def why_no_probability(vae: VAE, images: ImageSet) -> str | None:
 
 def is_bernoulli(vae: VAE, images: ImageSet) -> bool:
     """Whether p(x|z) is a Bernoulli."""
-    return isinstance(getattr(_first_likelihood(vae, images), "base_dist", None), Bernoulli)
+    return isinstance(getattr(first_likelihood(vae, images), "base_dist", None), Bernoulli)
 
 
 @torch.no_grad()
-def _first_likelihood(vae: VAE, images: ImageSet) -> Distribution:
+def first_likelihood(vae: VAE, images: ImageSet) -> Distribution:
     """p(x|z) at the posterior mean of the first image."""
     with vae.given(images.labels_at(slice(0, 1))):
         return vae.decode(vae.encode(images.first(1).scaled()).mean)

@@ -175,6 +175,12 @@ class LossSchedules:
             if each.schedule.unit == "step":
                 each.set(each.schedule.at(steps))
 
+    def are_at_end(self) -> bool:
+        """Whether every scalar has arrived at what training ends with."""
+        return all(
+            float(each.value) == float(torch.tensor(each.schedule.at_end())) for each in self._scalars.values()
+        )
+
     def values(self) -> dict[str, float]:
         """Every scalar by its name, as it is now."""
         return {name: float(each.value) for name, each in self._scalars.items()}

@@ -1,0 +1,139 @@
+"""What a loss means on these data with this model, said before training starts."""
+
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Normal
+
+from vae_exp.data.images import ImageSet
+from vae_exp.evaluation.requirements import first_likelihood
+from vae_exp.model.vae import VAE
+from vae_exp.objective.loss_terms import Loss
+
+_IMAGES = 256
+_PIXELS_FROM = 2000
+_LINEAR = 1e-3  # relative residual below which a loss is taken for a weighted sum of its terms
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Findings about a loss on data; all in nats per image.
+
+    Args:
+        distortion_weight: a in loss = a · distortion + b · rate, by least squares over images at the start;
+            None where the loss is no such sum, as bounds of several samples are not.
+        effective_beta: b / a; 1 is the ELBO.
+        entropy_floor: Mean Σ −x log x − (1 − x) log(1 − x) over pixels: no Bernoulli can have a lower
+            distortion on these images. Zero on black and white ones; None for other likelihoods.
+        mean_image_distortion: −log p(x) of the constant mean image: what a model gets that ignores its latents.
+            None where the likelihood has further parameters.
+        pixels: Values of an image.
+        concerns: Sentences about what does not fit together.
+    """
+
+    distortion_weight: float | None
+    effective_beta: float | None
+    entropy_floor: float | None
+    mean_image_distortion: float | None
+    pixels: int
+    concerns: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**asdict(self), "concerns": list(self.concerns)}
+
+    def lines(self) -> list[str]:
+        """For people."""
+        told = []
+        if self.effective_beta is not None:
+            told.append(f"β = {self.effective_beta:.4g}")
+        if self.entropy_floor:
+            told.append(f"no distortion below {self.entropy_floor:.2f} (entropy of the grey values)")
+        if self.mean_image_distortion is not None:
+            told.append(f"the mean image alone scores {self.mean_image_distortion:.2f}")
+        head = f"Loss in nats per image of {self.pixels} values" + (f": {'; '.join(told)}." if told else ".")
+        return [head, *self.concerns]
+
+
+@torch.no_grad()
+def audit(vae: VAE, loss: Loss, images: ImageSet, generator: torch.Generator) -> Audit:
+    """Look at a model and a loss before they meet all the data.
+
+    Args:
+        vae: As it is at the start.
+        loss: What will be minimised.
+        images: The training images, as they are scored.
+        generator: Of the draws; the process-wide generators stay as they are.
+    """
+    was_training = vae.training
+    vae.eval()
+    with torch.random.fork_rng(devices=[]):
+        weight, beta = _weights(vae, loss, images, generator)
+        likelihood = getattr(first_likelihood(vae, images), "base_dist", None)
+    vae.train(was_training)
+    pixels = images.first(_PIXELS_FROM).scaled().double()
+    bernoulli = isinstance(likelihood, Bernoulli)
+    return Audit(
+        distortion_weight=weight,
+        effective_beta=beta,
+        entropy_floor=_entropy(pixels).sum(dim=(1, 2, 3)).mean().item() if bernoulli else None,
+        mean_image_distortion=_mean_image_distortion(pixels) if bernoulli else None,
+        pixels=prod(images.image_shape),
+        concerns=tuple(_concerns(likelihood, images, weight)),
+    )
+
+
+def _weights(
+    vae: VAE, loss: Loss, images: ImageSet, generator: torch.Generator
+) -> tuple[float | None, float | None]:
+    part = images.first(_IMAGES)
+    with vae.given(part.labels):
+        terms = loss(vae, part.scaled(), generator)
+    parts = torch.stack([terms.distortion, terms.rate], dim=1).double()
+    if len(part) < 3 or torch.linalg.matrix_rank(parts) < 2:
+        return None, None
+    found = torch.linalg.lstsq(parts, terms.loss.double().unsqueeze(1)).solution
+    residual = (parts @ found).squeeze(1) - terms.loss.double()
+    weight, charge = found.flatten().tolist()
+    if residual.norm() > _LINEAR * terms.loss.double().norm() or weight == 0:
+        return None, None
+    return weight, charge / weight
+
+
+def _entropy(pixels: Tensor) -> Tensor:
+    return -(torch.xlogy(pixels, pixels) + torch.xlogy(1 - pixels, 1 - pixels))
+
+
+def _mean_image_distortion(pixels: Tensor) -> float:
+    mean = pixels.mean(dim=0, keepdim=True)
+    return _entropy(mean).sum().item()  # the mean cross-entropy to a fixed image is linear in the pixels
+
+
+def _concerns(likelihood: Any, images: ImageSet, weight: float | None) -> list[str]:
+    found = []
+    binary = images.first(_PIXELS_FROM).is_binary()
+    if isinstance(likelihood, Bernoulli) and not binary:
+        found.append(
+            "The images are grey and the likelihood is a Bernoulli: losses are cross-entropies, no likelihoods "
+            "(data.binarization=dynamic makes them so)."
+        )
+    if isinstance(likelihood, Normal) and binary:
+        found.append(
+            "The images are black and white and the likelihood is a Gaussian density: it may grow without bound; "
+            "model/likelihood=bernoulli is a probability of such images."
+        )
+    levels = getattr(likelihood, "levels", None)
+    if isinstance(levels, int) and images.pixels.dtype == torch.uint8 and levels != images.pixel_max + 1:
+        found.append(
+            f"model.likelihood.levels={levels}, but the images have {images.pixel_max + 1} grey levels: "
+            f"bits per dimension would be of other data."
+        )
+    if weight is not None and abs(weight - 1) > 0.01:
+        found.append(
+            f"The loss is {weight:.4g} times what it would be in nats: its value cannot be compared with others, "
+            f"and optimizer.lr and trainer.gradient_clip mean something else."
+        )
+    return found

@@ -1,0 +1,121 @@
+"""What a loss means on data, against the same in closed form."""
+
+import pytest
+import torch
+
+from tests.objective.models import SHAPE, bernoulli_vae, linear_gaussian_vae
+from vae_exp.data.images import ImageSet
+from vae_exp.evaluation.audit import Audit, audit
+from vae_exp.model.decoders import MLPDecoder
+from vae_exp.model.encoders import MLPEncoder
+from vae_exp.model.grey_level_likelihoods import DiscretizedLogisticLikelihood
+from vae_exp.model.priors import StandardNormalPrior
+from vae_exp.model.vae import VAE
+from vae_exp.objective.beta_vae import BetaVAE
+from vae_exp.objective.elbo import ELBO
+from vae_exp.objective.loss_terms import Loss, LossTerms
+from vae_exp.objective.multi_sample import IWAE
+
+
+def noise(seed: int = 1) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def grey(count: int = 50) -> ImageSet:
+    return ImageSet(torch.rand(count, *SHAPE, generator=noise(3)), None, 1)
+
+
+def black_and_white(count: int = 50) -> ImageSet:
+    return ImageSet(torch.rand(count, *SHAPE, generator=noise(3)).round(), None, 1)
+
+
+class PerPixel:
+    """The mistake of dividing the distortion by the pixels and leaving the rate as it is."""
+
+    def __call__(self, vae: VAE, images: torch.Tensor, generator: torch.Generator) -> LossTerms:
+        terms = ELBO()(vae, images, generator)
+        return LossTerms(terms.distortion / 6 + terms.rate, terms.distortion, terms.rate)
+
+
+@pytest.mark.parametrize(
+    ("loss", "weight", "beta"),
+    [(ELBO(), 1, 1), (BetaVAE(4.0), 1, 4), (BetaVAE(0.0), 1, 0), (PerPixel(), 1 / 6, 6)],
+)
+def test_the_weights_of_distortion_and_rate_are_found(loss: Loss, weight: float, beta: float):
+    found = audit(bernoulli_vae(2), loss, grey(), noise())
+    assert found.distortion_weight == pytest.approx(weight, rel=1e-4)
+    assert found.effective_beta == pytest.approx(beta, abs=1e-3)
+
+
+def test_a_loss_that_is_not_in_nats_is_told():
+    found = audit(bernoulli_vae(2), PerPixel(), black_and_white(), noise())
+    assert len(found.concerns) == 1
+    assert "The loss is 0.1667 times what it would be in nats" in found.concerns[0]
+
+
+def test_a_bound_of_several_samples_has_no_weights():
+    found = audit(bernoulli_vae(2), IWAE(5), grey(), noise())
+    assert found.distortion_weight is None
+    assert found.effective_beta is None
+
+
+def test_no_bernoulli_is_below_the_entropy_of_the_grey_values():
+    images = grey()
+    found = audit(bernoulli_vae(2), ELBO(), images, noise())
+    pixels = images.scaled().double()
+    best = -torch.distributions.Bernoulli(probs=pixels, validate_args=False).log_prob(pixels).sum(dim=(1, 2, 3))
+    assert found.entropy_floor == pytest.approx(best.mean().item())
+    assert audit(bernoulli_vae(2), ELBO(), black_and_white(), noise()).entropy_floor == 0
+
+
+def test_the_mean_image_is_scored_as_every_image_would_be():
+    images = grey()
+    found = audit(bernoulli_vae(2), ELBO(), images, noise())
+    pixels = images.scaled().double()
+    mean = torch.distributions.Bernoulli(probs=pixels.mean(dim=0), validate_args=False)
+    assert found.mean_image_distortion == pytest.approx(-mean.log_prob(pixels).sum(dim=(1, 2, 3)).mean().item())
+
+
+def test_images_of_one_value_have_no_entropy():
+    found = audit(bernoulli_vae(2), ELBO(), ImageSet(torch.zeros(9, *SHAPE), None, 1), noise())
+    assert (found.entropy_floor, found.mean_image_distortion) == (0, 0)
+
+
+def test_a_bernoulli_on_grey_images_is_told_and_on_black_and_white_ones_not():
+    assert "losses are cross-entropies" in audit(bernoulli_vae(2), ELBO(), grey(), noise()).concerns[0]
+    assert audit(bernoulli_vae(2), ELBO(), black_and_white(), noise()).concerns == ()
+
+
+def test_a_density_on_black_and_white_images_is_told():
+    vae = linear_gaussian_vae(2, noise())
+    [concern] = audit(vae, ELBO(), black_and_white(), noise()).concerns
+    assert "it may grow without bound" in concern
+    assert audit(vae, ELBO(), grey(), noise()).concerns == ()
+
+
+@pytest.mark.parametrize(("levels", "concerns"), [(256, 0), (17, 1)])
+def test_other_grey_levels_than_those_of_the_data_are_told(levels: int, concerns: int):
+    torch.manual_seed(0)
+    decoder = MLPDecoder(SHAPE, 2, [5], "tanh", DiscretizedLogisticLikelihood(levels))
+    vae = VAE(MLPEncoder(SHAPE, 2, [5], "tanh"), decoder, StandardNormalPrior(2))
+    pixels = torch.randint(256, (30, *SHAPE), generator=noise()).to(torch.uint8)
+    found = audit(vae, ELBO(), ImageSet(pixels, None, 255), noise())
+    assert len(found.concerns) == concerns
+
+
+def test_the_random_state_and_the_mode_of_the_model_stay():
+    vae = bernoulli_vae(2).train()
+    before = torch.get_rng_state()
+    audit(vae, ELBO(), grey(), noise())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert vae.training
+
+
+def test_it_is_told_in_a_line_and_the_concerns():
+    found = Audit(1.0, 4.0, 2.5, 200.0, 784, ("Something.",))
+    assert found.lines() == [
+        "Loss in nats per image of 784 values: β = 4; no distortion below 2.50 (entropy of the grey values); "
+        "the mean image alone scores 200.00.",
+        "Something.",
+    ]
+    assert Audit(None, None, None, None, 784, ()).lines() == ["Loss in nats per image of 784 values."]
