@@ -27,14 +27,14 @@ from vae_exp.settings import (
 from vae_exp.sweep.identity import register_resolvers
 
 CONF = config_directory()
-NUMBER_OF_FILES = 84
+NUMBER_OF_FILES = 91
 PRIMARY = {
     "train.yaml": TrainSettings,
     "evaluate.yaml": EvaluateSettings,
     "generate.yaml": GenerateSettings,
     "benchmark.yaml": BenchmarkSettings,
 }
-FRAGMENTS = {"stored_run.yaml"}  # part of evaluate.yaml and generate.yaml
+FRAGMENTS = {"stored_run.yaml", "reproductions.yaml"}  # part of evaluate and generate; rows of reproduce
 MULTI = {"evaluator"}  # groups of which several options may be chosen
 
 
@@ -93,7 +93,7 @@ def test_every_primary_config_follows_its_schema(file):
 
 def test_experiments_say_how_to_run_them():
     experiments = sorted((CONF / "experiment").glob("*.yaml"))
-    assert len(experiments) == 5
+    assert len(experiments) == 10
     for path in experiments:
         head = path.read_text()
         assert f"experiment={path.stem}" in head

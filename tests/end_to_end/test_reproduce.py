@@ -1,0 +1,85 @@
+"""`python -m vae_exp.reproduce`, with rows of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vae_exp import reproduce
+from vae_exp.reproduction_table import read_rows
+
+ROWS = """
+small:
+  what: digits, two epochs, −ELBO
+  source: none
+  train: [data=digits, trainer.epochs=2]
+  evaluate: ["evaluator=[elbo]"]
+  metric: test/negative_elbo
+  expected: {expected}
+  tolerance: 3.0
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    """Run the command here, with one small row of this expectation."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str, expected: float = 30.0) -> tuple[int, str]:
+        (tmp_path / "rows.yaml").write_text(ROWS.format(expected=expected))
+        monkeypatch.setattr(reproduce, "read_rows", lambda path: read_rows(tmp_path / "rows.yaml"))
+        monkeypatch.setattr(sys, "argv", ["reproduce", *arguments])
+        try:
+            reproduce.main()
+            code: object = 0
+        except SystemExit as ended:
+            code = ended.code
+        return (code if isinstance(code, int) else 1), "".join([*capfd.readouterr(), str(code)])
+
+    return call
+
+
+def test_a_row_is_trained_evaluated_judged_and_written(run, tmp_path: Path):
+    code, told = run("small")
+    assert code == 0, told
+    page = (tmp_path / "reproductions.md").read_text()
+    assert "| within | cpu, torch" in page
+    assert "published 30 ± 3: within; written to reproductions.md" in told
+    before = (tmp_path / "reproductions" / "small" / "checkpoints" / "last.pt").stat().st_mtime_ns
+    assert run("small", expected=99.0)[0] == 1  # evaluated again, not trained again
+    assert (tmp_path / "reproductions" / "small" / "checkpoints" / "last.pt").stat().st_mtime_ns == before
+    assert "| outside |" in (tmp_path / "reproductions.md").read_text()
+
+
+def test_a_row_that_cannot_be_run_says_so_and_writes_nothing(run, tmp_path: Path):
+    code, told = run("small", "--override", "trainer.epochs=0")
+    assert code == 1
+    assert "small: not run" in told
+    assert not (tmp_path / "reproductions.md").exists()
+
+
+def test_a_run_that_was_begun_goes_on(run, tmp_path: Path):
+    begun = ["data=digits", "trainer.epochs=1", "tracker=none", "evaluator=[elbo]"]
+    subprocess.run(
+        [sys.executable, "-m", "vae_exp.train", *begun, "hydra.run.dir=reproductions/small"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+    (tmp_path / "reproductions" / "small" / "result.json").unlink()
+    code, told = run("small", expected=30.0)
+    assert code == 0, told
+    assert "Resuming" in told
+
+
+def test_without_names_the_rows_are_listed(run):
+    code, told = run()
+    assert code == 0
+    assert "digits, two epochs, −ELBO" in told
+
+
+def test_an_unknown_name_is_refused(run):
+    code, told = run("large")
+    assert code == 1
+    assert "large is not a reproduction; known are small" in told
