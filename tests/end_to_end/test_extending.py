@@ -1,0 +1,105 @@
+"""docs/extending.md, done exactly as it says: its files are written, its commands run, in its order."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from math import log
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import CHECKOUT
+from tests.objective.models import SHAPE, bernoulli_vae
+
+PAGE = (CHECKOUT / "docs" / "extending.md").read_text()
+SECTIONS = ("An encoder", "A likelihood", "A loss", "A data set", "An evaluator")
+
+
+def files(text: str) -> dict[str, str]:
+    """The files that the page shows, by their paths."""
+    return dict(
+        re.findall(r"^`([\w/]+\.(?:py|yaml))`\n\n```(?:python|yaml)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    )
+
+
+def commands(text: str) -> list[list[str]]:
+    return [shlex.split(line) for line in re.findall(r"^    (python -m .*)$", text, re.MULTILINE)]
+
+
+def section(title: str) -> str:
+    return PAGE.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A folder in which every file of the page has been written."""
+    for name, content in files(PAGE).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    return tmp_path
+
+
+def run(command: list[str], folder: Path) -> str:
+    [python, *arguments] = command
+    assert python == "python"
+    ended = subprocess.run(
+        [sys.executable, *arguments, *(["tracker=none"] if "train" in arguments[1] else [])],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_the_page_has_what_it_promises():
+    assert set(files(PAGE)) == {
+        "my_package/nets.py",
+        "my_package/likelihoods.py",
+        "my_package/losses.py",
+        "my_package/bars.py",
+        "my_package/evaluators.py",
+        "my_conf/data/bars.yaml",
+        "my_conf/evaluator/sharpness.yaml",
+    }
+    assert [len(commands(section(title))) for title in SECTIONS] == [2, 1, 1, 1, 4]
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_a_part_of_ones_own_trains_as_the_page_says(package: Path, title: str):
+    told = [run(command, package) for command in commands(section(title))]
+    [run_directory, *_] = [word.partition("=")[2] for word in commands(section(title))[0] if "run.dir=" in word]
+    result = json.loads((package / run_directory / "result.json").read_text())
+    assert result["status"] == "completed"
+    assert result["epochs"] == 2
+    if title == "An evaluator":
+        assert "test/sharpness" in told[1]
+        resumed = json.loads((package / "runs" / "all" / "result.json").read_text())
+        assert resumed["epochs"] == 3
+        assert "val/sharpness" in resumed["metrics"]
+
+
+def test_the_loss_of_the_page_is_the_bound_of_its_paper(package: Path):
+    """Li & Turner 2016, equation 8, in a loop; at alpha = 0 the IWAE's."""
+    from vae_exp.objective.importance import log_weights
+    from vae_exp.objective.multi_sample import IWAE
+
+    names: dict[str, type] = {}
+    exec(compile((package / "my_package" / "losses.py").read_text(), "losses", "exec"), names)
+    vae, images = bernoulli_vae(2), torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(1))
+    found = names["RenyiBound"](0.3, 4)(vae, images, torch.Generator().manual_seed(2)).loss
+    weights = log_weights(vae, images, 4, torch.Generator().manual_seed(2))
+    expected = [
+        -log(sum(weights[k, n].exp().item() ** 0.7 for k in range(4)) / 4) / 0.7 for n in range(len(images))
+    ]
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-4, atol=1e-4)
+    iwae = IWAE(4)(vae, images, torch.Generator().manual_seed(2)).loss
+    torch.testing.assert_close(
+        names["RenyiBound"](0.0, 4)(vae, images, torch.Generator().manual_seed(2)).loss, iwae
+    )
