@@ -3,7 +3,7 @@ import torch
 
 from tests.objective.models import SHAPE, linear_gaussian_vae
 from vae_exp.data.images import ImageSet
-from vae_exp.evaluation.nll import NLLEvaluator
+from vae_exp.evaluation.nll import NLLEvaluator, suitable_chunk
 
 
 def evaluator(**options) -> NLLEvaluator:
@@ -49,3 +49,21 @@ def test_memory_is_bounded_by_the_chunk(images, generator):
 def test_counts_below_one_are_refused(name):
     with pytest.raises(ValueError, match=f"{name}=0"):
         evaluator(**{name: 0})
+
+
+def test_by_default_the_outputs_of_a_chunk_stay_in_the_cache_of_a_cpu():
+    cpu = torch.device("cpu")
+    assert suitable_chunk(784, cpu) * 784 * 4 <= 3 * 2**20
+    assert suitable_chunk(784, cpu) > 900
+    assert suitable_chunk(10**7, cpu) == 32
+
+
+def test_the_size_of_chunks_changes_the_estimate_by_rounding_alone(images, generator):
+    """The noise of each image is drawn in the same order, however it is cut."""
+    vae = linear_gaussian_vae(2, generator)
+    found = [
+        dict(evaluator(num_images=1, chunk_size=size).run(vae, images, torch.Generator().manual_seed(3)))["nll"]
+        for size in (None, 2000, 64)
+    ]
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+    assert found[2] == pytest.approx(found[0], rel=1e-5)

@@ -1,7 +1,7 @@
 """The negative log-likelihood by importance sampling."""
 
 from collections.abc import Iterator
-from math import sqrt
+from math import prod, sqrt
 
 import torch
 
@@ -11,6 +11,10 @@ from vae_exp.evaluation.bits import Bits
 from vae_exp.evaluation.requirements import require_density
 from vae_exp.model.vae import VAE
 from vae_exp.objective.importance import log_evidence
+
+_CACHE_BYTES = 3 * 2**20  # of decoder outputs that a CPU core keeps near while they are scored
+_SHARE_OF_FREE_MEMORY = 0.25
+_COPIES = 6  # of the decoder's outputs that exist at once
 
 
 class NLLEvaluator:
@@ -25,7 +29,7 @@ class NLLEvaluator:
     Args:
         num_importance_samples: Draws of z per image.
         num_images: How many images of the split, from its start; None for all.
-        chunk_size: The most latents decoded at once; bounds the memory.
+        chunk_size: The most latents decoded at once, which bounds the memory; None takes what suits the device.
         every: Cadence in epochs during training; 0 runs it once, at the end.
         bits: Whether bits per dimension are told: `auto`, `True` or `False`, as `Bits` takes it.
 
@@ -37,14 +41,14 @@ class NLLEvaluator:
         self,
         num_importance_samples: int,
         num_images: int | None,
-        chunk_size: int,
+        chunk_size: int | None,
         every: int,
         bits: str | bool = "auto",
     ) -> None:
         self.every = require_count("every", every, 0)
         self._num_importance_samples = require_count("num_importance_samples", num_importance_samples)
         self._num_images = None if num_images is None else require_count("num_images", num_images)
-        self._chunk_size = require_count("chunk_size", chunk_size)
+        self._chunk_size = None if chunk_size is None else require_count("chunk_size", chunk_size)
         self._bits = Bits("evaluator.nll.bits", bits)
 
     def check(self, vae: VAE, images: ImageSet) -> None:
@@ -60,9 +64,10 @@ class NLLEvaluator:
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:
         """Yield names and values."""
         images = images.first(self._num_images)
-        per_batch = max(1, self._chunk_size // self._num_importance_samples)
+        chunk_size = self._chunk_size or suitable_chunk(prod(images.image_shape), images.device)
+        per_batch = max(1, chunk_size // self._num_importance_samples)
         estimates = [
-            log_evidence(vae, batch, self._num_importance_samples, generator, self._chunk_size)
+            log_evidence(vae, batch, self._num_importance_samples, generator, chunk_size)
             for batch in images.batches_for(vae, per_batch)
         ]
         values = torch.cat([estimate.value for estimate in estimates])
@@ -76,3 +81,19 @@ class NLLEvaluator:
         yield "nll_monte_carlo_se", variance.sum().sqrt().item() / count
         yield "nll_effective_samples", torch.cat([each.effective_samples for each in estimates]).mean().item()
         yield "nll_images", count
+
+
+def suitable_chunk(values: int, device: torch.device) -> int:
+    """How many latents to decode at once.
+
+    On the CPU so many that the decoder's outputs stay in the cache while they are scored; on a GPU so many that
+    all that is made of them takes a quarter of the free memory.
+
+    Args:
+        values: Of an image.
+        device: Where they are decoded.
+    """
+    if device.type != "cuda":
+        return max(32, _CACHE_BYTES // (4 * values))
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(1000, int(_SHARE_OF_FREE_MEMORY * free) // (4 * values * _COPIES))
