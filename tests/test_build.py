@@ -1,5 +1,7 @@
 """What a user's own parts get, good and bad."""
 
+import logging
+
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -126,6 +128,18 @@ class DetachedLoss:
     def __call__(self, vae, images, generator) -> LossTerms:
         score = vae.decode(vae.encode(images).mean).log_prob(images).detach()
         return LossTerms(loss=-score, distortion=-score, rate=0 * score)
+
+
+def test_parameters_that_a_loss_does_not_depend_on_are_told(caplog):
+    plain = OmegaConf.to_container(composed("train", "data=digits", "model=vq"), resolve=True)
+    vae = build_vae(plain["model"], SHAPE)
+    with caplog.at_level(logging.WARNING):
+        build_loss({"_target_": "vae_exp.objective.elbo.ELBO"}, vae, SHAPE)
+    [record] = caplog.records
+    assert "does not depend on encoder.codebook: they will not be trained" in record.getMessage()
+    caplog.clear()
+    build_loss({"_target_": "vae_exp.objective.vq.VQ"}, vae, SHAPE)
+    assert not caplog.records
 
 
 def test_a_loss_without_a_gradient_is_refused():

@@ -1,5 +1,6 @@
 """The one room that calls `instantiate`: from a config to the objects of an experiment."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from inspect import signature
@@ -24,6 +25,7 @@ from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
 from vae_exp.settings import DataSettings
 
+_log = logging.getLogger(__name__)
 Node = Mapping[str, Any]
 T = TypeVar("T")
 
@@ -269,6 +271,19 @@ def _check_terms(loss: Loss, target: str, vae: VAE, image_shape: list[int]) -> N
     if not terms.loss.requires_grad:
         raise UserError(
             f"loss ({target}) returns a 'loss' without a gradient: nothing of the model depends on it."
+        )
+    _tell_idle_parameters(vae, terms.loss, target)
+
+
+def _tell_idle_parameters(vae: VAE, loss: Tensor, target: str) -> None:
+    """Warn of parameters that the loss does not depend on, such as a codebook under the ELBO."""
+    named = [(name, each) for name, each in vae.named_parameters() if each.requires_grad]
+    gradients = torch.autograd.grad(loss.sum(), [each for _, each in named], allow_unused=True)
+    idle = [name for (name, _), gradient in zip(named, gradients, strict=True) if gradient is None]
+    if idle:
+        more = f" and {len(idle) - 3} more" if len(idle) > 3 else ""
+        _log.warning(
+            "loss (%s) does not depend on %s%s: they will not be trained.", target, ", ".join(idle[:3]), more
         )
 
 
