@@ -6,6 +6,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from tests.model.test_conditional import conditional_vae, labelled
 from tests.objective.models import SHAPE, bernoulli_vae, linear_gaussian_vae
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
@@ -66,3 +67,16 @@ def test_more_units_than_can_be_integrated_over_are_refused(images: ImageSet):
 def test_a_grid_without_extent_is_refused(side: int, reach: float, told: str):
     with pytest.raises(ValueError, match=told):
         QuadratureEvaluator(side, reach, None, 0)
+
+
+def test_a_class_conditional_model_is_integrated_for_the_class_of_each_image():
+    vae = conditional_vae(1).eval()
+    images = labelled(5)
+    found = dict(QuadratureEvaluator(401, 8.0, None, 0).run(vae, images, noise()))
+    alone = []
+    for place in range(5):
+        one = images.subset(torch.tensor([place]))
+        alone.append(dict(QuadratureEvaluator(401, 8.0, None, 0).run(vae, one, noise()))["quadrature_nll"])
+    assert found["quadrature_nll"] == pytest.approx(sum(alone) / 5, rel=1e-5)
+    other = ImageSet(images.pixels, (images.labels + 1) % 4, 255)
+    assert dict(QuadratureEvaluator(401, 8.0, None, 0).run(vae, other, noise())) != found

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator
-from math import prod
 from typing import Any
 
 import torch
@@ -13,11 +12,13 @@ from vae_exp.errors import UserError
 from vae_exp.evaluation.arguments import require_count
 from vae_exp.evaluation.drawings import posterior_maps
 from vae_exp.evaluation.requirements import first_posterior, require_density
+from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
 
 _log = logging.getLogger(__name__)
 _MOST_UNITS = 2
-_VALUES_AT_ONCE = 20_000_000
+_BATCH = 100  # images
+_VALUES_AT_ONCE = 4_000_000
 _DRAWN = 6
 _TOLERANCE = 0.01
 
@@ -70,7 +71,7 @@ class QuadratureEvaluator:
         missed = abs(1 - log_prior.logsumexp(dim=0).exp().item())
         nll, elbo = [], []
         maps: list[tuple[Tensor, Tensor, Tensor]] = []
-        for batch in images.batches_for(vae, _images_at_once(grid, images)):
+        for batch in images.batches_for(vae, _BATCH):
             log_joint = _log_likelihood(vae, grid, batch) + log_prior.unsqueeze(1)
             posterior = vae.encode(batch)
             log_q = posterior.log_prob(grid.unsqueeze(1)).double()
@@ -112,10 +113,14 @@ class QuadratureEvaluator:
         return torch.cartesian_prod(axis, axis), cells.log()
 
 
-def _images_at_once(grid: Tensor, images: ImageSet) -> int:
-    return max(1, _VALUES_AT_ONCE // (len(grid) * prod(images.image_shape)))
-
-
 def _log_likelihood(vae: VAE, grid: Tensor, images: Tensor) -> Tensor:
-    """Log p(x|z) of every image at every point, `[points, batch]`, in float64."""
-    return vae.decode(grid.unsqueeze(1).expand(-1, len(images), -1)).log_prob(images).double()
+    """Log p(x|z) of every image at every point, `[points, batch]`, in float64.
+
+    Points are decoded once for all images, but for class-conditional models, whose classes are the images'.
+    """
+    per_chunk = max(1, _VALUES_AT_ONCE // images.numel())
+    width = len(images) if isinstance(vae, ConditionalVAE) else 1
+    chunks = [
+        vae.decode(part.unsqueeze(1).expand(-1, width, -1)).log_prob(images) for part in grid.split(per_chunk)
+    ]
+    return torch.cat(chunks).double()
