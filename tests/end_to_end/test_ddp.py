@@ -63,6 +63,7 @@ def test_a_parameter_that_takes_no_part_keeps_nobody_waiting(tmp_path):
     assert len(lines(tmp_path / "run")) == 3
 
 
+@pytest.mark.slow
 def test_a_team_that_is_interrupted_ends_in_order_and_is_resumed(tmp_path):
     long = [*RUN[:1], "trainer.epochs=100000", *RUN[2:3], "evaluator=[]", *RUN[4:], "trainer=ddp"]
     team = torchrun(*long, cwd=tmp_path)

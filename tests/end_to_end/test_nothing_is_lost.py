@@ -81,7 +81,14 @@ def test_a_link_out_of_a_run_is_not_followed(name, command, copied_run, tmp_path
     assert not list(victim.iterdir())
 
 
-@pytest.mark.parametrize("shell", ["{} >&-", "{} | head -n 1", "PYTHONIOENCODING=ascii {}"])
+@pytest.mark.parametrize(
+    "shell",
+    [
+        "{} | head -n 1",
+        pytest.param("{} >&-", marks=pytest.mark.slow),
+        pytest.param("PYTHONIOENCODING=ascii {}", marks=pytest.mark.slow),
+    ],
+)
 def test_a_standard_output_that_fails_does_not_cost_the_run(shell, tmp_path):
     line = " ".join([sys.executable, "-m", "vae_exp.train", "hydra.run.dir=run", *(f"'{each}'" for each in SHORT)])
     finished = subprocess.run(

@@ -86,7 +86,9 @@ def killed_and_resumed(kill: dict[str, Any], name: str, *more: str) -> list[dict
     ]
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "place", [*PLACES[::3], *(pytest.param(place, marks=pytest.mark.slow) for place in PLACES[1:3])]
+)
 def test_a_run_that_is_killed_inside_a_save_goes_on_to_the_bit(tmp_path: Path, whole: Path, place: str):
     """The first four files that are flushed to the disk hold the config; the fifth is a checkpoint."""
     kill = {"at": place, "count": 1 if place != "before fsync" else 5}

@@ -136,7 +136,7 @@ def test_the_elbo_of_a_flow_vae_is_that_of_quadrature():
     vae = bent(VAE(encoder, MLPDecoder(SHAPE, 2, [5], "tanh"), FlowPrior(2))).eval()
     images = torch.rand(6, *SHAPE, generator=noise(3)).round()
     with torch.no_grad():
-        places, cell = grid(801, 12.0)
+        places, cell = grid(401, 12.0)
         joint = (
             vae.prior().log_prob(places).unsqueeze(1) + vae.decode(places.unsqueeze(1)).log_prob(images)
         ).double()
