@@ -334,6 +334,24 @@ def test_the_attributes_of_a_module_are_named_by_their_place():
     assert first_change(before, host.seen()) == "vae.encoder.calls"
 
 
+def test_objects_that_hold_one_another_are_looked_at_once():
+    one, other = SimpleNamespace(count=1), SimpleNamespace(count=2)
+    one.other, other.one = other, one
+    host = HostState(one, adam(small_vae().parameters()))
+    before = host.seen()
+    other.count = 3
+    assert first_change(before, host.seen()) == "other.count"
+
+
+def test_what_the_compiler_keeps_is_not_looked_at():
+    vae = small_vae()
+    compiled = SimpleNamespace(_orig_mod=vae, counter=0)
+    host = HostState(compiled, adam(vae.parameters()))
+    before = host.seen()
+    compiled.counter = 1
+    assert first_change(before, host.seen()) is None
+
+
 # The stream
 
 

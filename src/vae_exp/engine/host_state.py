@@ -24,7 +24,7 @@ class HostState:
     """
 
     def __init__(self, module: object, optimizer: Optimizer) -> None:
-        self._module = module
+        self._module = getattr(module, "_orig_mod", module)  # not what the compiler keeps beside it
         self._optimizer = optimizer
 
     def seen(self) -> dict[str, Any]:
@@ -66,14 +66,19 @@ def _of_process() -> dict[str, Any]:
     }
 
 
-def _inside(name: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
+def _inside(name: str, value: Any, depth: int, met: set[int] | None = None) -> Iterator[tuple[str, Any]]:
     """The plain values of an object and of what it holds, by name; tensors and modules are left out."""
+    met = set() if met is None else met
     if isinstance(value, _PLAIN):
         yield name, value
-    elif isinstance(value, Mapping | list | tuple):
+        return
+    if id(value) in met or not depth:
+        return
+    met.add(id(value))
+    if isinstance(value, Mapping | list | tuple):
         yield f"the length of {name}", len(value)
-    for place, entry in _entries(value) if depth else ():
-        yield from _inside(f"{name}{place}" if name else place.lstrip("."), entry, depth - 1)
+    for place, entry in _entries(value):
+        yield from _inside(f"{name}{place}" if name else place.lstrip("."), entry, depth - 1, met)
 
 
 def _entries(value: Any) -> list[tuple[str, Any]]:
