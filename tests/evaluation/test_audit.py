@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.model.test_vq import vq_vae
 from tests.objective.models import SHAPE, bernoulli_vae, linear_gaussian_vae
 from vae_exp.data.images import ImageSet
 from vae_exp.evaluation.audit import Audit, audit
@@ -15,6 +16,7 @@ from vae_exp.objective.beta_vae import BetaVAE
 from vae_exp.objective.elbo import ELBO
 from vae_exp.objective.loss_terms import Loss, LossTerms
 from vae_exp.objective.multi_sample import IWAE
+from vae_exp.objective.vq import VQ
 
 
 def noise(seed: int = 1) -> torch.Generator:
@@ -119,3 +121,8 @@ def test_it_is_told_in_a_line_and_the_concerns():
         "Something.",
     ]
     assert Audit(None, None, None, None, 784, ()).lines() == ["Loss in nats per image of 784 values."]
+
+
+def test_a_rate_that_is_the_same_for_all_images_has_no_weight():
+    found = audit(vq_vae(), VQ(), ImageSet(torch.rand(30, 1, 6, 5, generator=noise(3)), None, 1), noise())
+    assert found.effective_beta is None

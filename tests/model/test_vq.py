@@ -10,6 +10,7 @@ from vae_exp.distributions.codes import NearestCodes, UniformCodes
 from vae_exp.distributions.divergence import rate
 from vae_exp.distributions.sampling import ShardedGenerator, rsample, sample
 from vae_exp.evaluation.codes import CodesEvaluator
+from vae_exp.evaluation.pictures import all_pictures
 from vae_exp.model.vae import VAE
 from vae_exp.model.vq import UniformCodesPrior, VQDecoder, VQEncoder
 from vae_exp.objective.elbo import ELBO
@@ -158,3 +159,9 @@ def test_a_part_of_a_batch_is_encoded_as_the_whole():
 def test_a_codebook_without_a_choice_is_refused(codes: int, code_dim: int):
     with pytest.raises(ValueError, match="must be at least 2"):
         VQEncoder(SHAPE, codes, code_dim, [4], "relu")
+
+
+def test_codes_are_not_traversed():
+    pixels = ImageSet(images(20), None, 1)
+    names = [picture.name for picture in all_pictures(vq_vae().eval(), pixels, noise(), 4, 3)]
+    assert names == ["reconstructions", "samples", "interpolations", "latent_scatter"]

@@ -15,6 +15,7 @@ from vae_exp.objective.loss_terms import Loss
 
 _IMAGES = 256
 _PIXELS_FROM = 2000
+_CONSTANT = 1e-4  # relative spread below which a term tells nothing of its weight, as the rate of codes
 _LINEAR = 1e-3  # relative residual below which a loss is taken for a weighted sum of its terms
 
 
@@ -93,7 +94,8 @@ def _weights(
     with vae.given(part.labels):
         terms = loss(vae, part.scaled(), generator)
     parts = torch.stack([terms.distortion, terms.rate], dim=1).double()
-    if len(part) < 3 or torch.linalg.matrix_rank(parts) < 2:
+    spread = parts.std(dim=0) if len(part) > 2 else torch.zeros(2)
+    if bool((spread < _CONSTANT * parts.abs().mean(dim=0)).any()) or not bool(spread.all()):
         return None, None
     found = torch.linalg.lstsq(parts, terms.loss.double().unsqueeze(1)).solution
     residual = (parts @ found).squeeze(1) - terms.loss.double()

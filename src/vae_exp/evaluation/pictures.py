@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from vae_exp.data.images import ImageSet
+from vae_exp.distributions.codes import UniformCodes
 from vae_exp.evaluation import drawings
 from vae_exp.evaluation.generation import (
     interpolations,
@@ -58,13 +59,14 @@ def all_pictures(
     means, deviations = latent_means(vae, images.first(_MOST_POINTS))
     yield reconstructions(vae, images, columns)
     yield samples(vae, generator, columns)
-    with vae.given(images.labels_at(slice(0, 1))):  # what is drawn from the latent space is of the first's class
-        by_unit = (
-            manifold_picture(vae, manifold_side)
-            if means.shape[1] == 2
-            else traversal_picture(vae, images, means, columns)
-        )
-    yield by_unit
+    if not isinstance(vae.prior(), UniformCodes):  # entries of a codebook have no way from one to another
+        with vae.given(images.labels_at(slice(0, 1))):  # what is drawn there is of the first image's class
+            by_unit = (
+                manifold_picture(vae, manifold_side)
+                if means.shape[1] == 2
+                else traversal_picture(vae, images, means, columns)
+            )
+        yield by_unit
     yield interpolation_picture(vae, images, columns)
     yield latent_picture(means, deviations, images)
 
