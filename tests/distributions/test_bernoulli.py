@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Bernoulli, Independent, kl_divergence
 
-from vae_exp.distributions.bernoulli import LogitBernoulli
+from vae_exp.distributions.bernoulli import LogitBernoulli, SummedBernoulli
 from vae_exp.distributions.sampling import sample
 
 ROUNDING = 2.0**-24  # of float32, relative to one
@@ -148,3 +148,43 @@ def test_it_can_be_expanded_inside_independent():
     expanded = Independent(LogitBernoulli(logits=logits), 1).expand((3,))
     expected = Independent(Bernoulli(logits=logits.expand(3, 2)), 1).log_prob(torch.ones(3, 2))
     torch.testing.assert_close(expanded.log_prob(torch.ones(3, 2)), expected)
+
+
+# An image at once
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (1, 5, 7), (3, 8, 8), (1, 1, 1), (1, 32, 32)])
+@pytest.mark.parametrize("spread", [0.0, 1.0, 30.0, 300.0])
+@pytest.mark.parametrize("binary", [True, False])
+def test_an_image_is_scored_as_the_sum_of_its_pixels(shape: tuple[int, int, int], spread: float, binary: bool):
+    torch.manual_seed(0)
+    logits, images = spread * torch.randn(4, 3, *shape), torch.rand(3, *shape)
+    images = images.round() if binary else images
+    exact = images.double() * logits.double() - torch.nn.functional.softplus(logits.double())
+    found = SummedBernoulli(LogitBernoulli(logits=logits, validate_args=False), 3, validate_args=False)
+    with torch.no_grad():
+        torch.testing.assert_close(found.log_prob(images).double(), exact.sum(dim=(2, 3, 4)), rtol=2e-6, atol=1e-5)
+
+
+def test_scoring_changes_neither_logits_nor_images():
+    logits, images = torch.randn(4, 3, 1, 6, 6), torch.rand(3, 1, 6, 6)
+    before = logits.clone(), images.clone()
+    SummedBernoulli(LogitBernoulli(logits=logits, validate_args=False), 3, validate_args=False).log_prob(images)
+    assert torch.equal(logits, before[0])
+    assert torch.equal(images, before[1])
+
+
+def test_gradients_are_those_of_the_pixels():
+    logits, images = torch.randn(4, 3, 1, 6, 6, requires_grad=True), torch.rand(3, 1, 6, 6)
+    found = SummedBernoulli(LogitBernoulli(logits=logits, validate_args=False), 3, validate_args=False)
+    [gradient] = torch.autograd.grad(found.log_prob(images).sum(), logits)
+    torch.testing.assert_close(gradient, images - logits.sigmoid())
+
+
+def test_more_images_than_latents_are_crossed():
+    logits, images = torch.randn(4, 1, 1, 6, 6), torch.rand(3, 1, 6, 6)
+    found = SummedBernoulli(LogitBernoulli(logits=logits, validate_args=False), 3, validate_args=False)
+    crossed = found.log_prob(images)
+    assert crossed.shape == (4, 3)
+    alone = SummedBernoulli(LogitBernoulli(logits=logits[:, 0], validate_args=False), 3, validate_args=False)
+    torch.testing.assert_close(crossed[:, 1], alone.log_prob(images[1].expand(4, 1, 6, 6)))

@@ -30,7 +30,7 @@ class _Codes(Distribution):
             NotImplementedError: always.
         """
         raise NotImplementedError(
-            "the codes of a VQ-VAE have no density over latents; use loss=vq or loss=elbo, and evaluators that do "
+            "the codes of a VQ-VAE have no density over latents; use loss=vq, and evaluators that do "
             "not weigh latents, such as elbo and codes"
         )
 

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
-from vae_exp.distributions.bernoulli import LogitBernoulli, LogitContinuousBernoulli
+from vae_exp.distributions.bernoulli import LogitBernoulli, LogitContinuousBernoulli, SummedBernoulli
 
 
 class Likelihood(nn.Module):
@@ -31,7 +31,7 @@ class BernoulliLikelihood(Likelihood):
     def forward(self, parameters: Tensor) -> Distribution:
         """Outputs `[..., 1, C, H, W]` → a distribution over `[..., C, H, W]`."""
         bernoulli = LogitBernoulli(logits=parameters.squeeze(-4), validate_args=False)
-        return Independent(bernoulli, 3, validate_args=False)
+        return SummedBernoulli(bernoulli, 3, validate_args=False)
 
 
 class ContinuousBernoulliLikelihood(Likelihood):
