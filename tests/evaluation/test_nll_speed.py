@@ -1,0 +1,55 @@
+"""Importance sampling beside the decoder's matrix products: `pytest -s tests/evaluation/test_nll_speed.py`."""
+
+import statistics
+import time
+
+import pytest
+import torch
+
+from vae_exp.evaluation.nll import suitable_chunk
+from vae_exp.model.decoders import MLPDecoder
+from vae_exp.model.encoders import MLPEncoder
+from vae_exp.model.priors import StandardNormalPrior
+from vae_exp.model.vae import VAE
+from vae_exp.objective.importance import log_evidence
+
+SHAPE, HIDDEN, LATENT = (1, 28, 28), 500, 2
+SAMPLES, IMAGES, ROUNDS = 5000, 20, 5
+
+
+def seconds_of_products(vae: VAE, chunk: int) -> float:
+    """The two products of the decoder for as many latents, in chunks of this size."""
+    weights = [vae.decoder.hidden[0].weight.detach().T, vae.decoder.output.weight.detach().T]
+    inputs = [torch.randn(chunk, LATENT), torch.randn(chunk, HIDDEN)]
+    began = time.perf_counter()
+    for _ in range(SAMPLES * IMAGES // chunk):
+        for given, weight in zip(inputs, weights, strict=True):
+            torch.mm(given, weight)
+    return time.perf_counter() - began
+
+
+def seconds_of_sampling(vae: VAE, images: torch.Tensor, chunk: int) -> float:
+    noise = torch.Generator().manual_seed(0)
+    began = time.perf_counter()
+    for image in images:
+        log_evidence(vae, image.unsqueeze(0), SAMPLES, noise, chunk)
+    return time.perf_counter() - began
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="measures a CPU")
+def test_five_thousand_samples_cost_at_most_half_again_as_much_as_the_products():
+    torch.manual_seed(0)
+    vae = VAE(
+        MLPEncoder(SHAPE, LATENT, [HIDDEN], "relu"),
+        MLPDecoder(SHAPE, LATENT, [HIDDEN], "relu"),
+        StandardNormalPrior(LATENT),
+    ).eval()
+    images, chunk = torch.rand(IMAGES, *SHAPE), suitable_chunk(784, torch.device("cpu"))
+    seconds_of_sampling(vae, images[:2], chunk)
+    ratios = []
+    for _ in range(ROUNDS):
+        products = min(seconds_of_products(vae, each) for each in (250, 1000, 10_000))
+        ratios.append(seconds_of_sampling(vae, images, chunk) / products)
+    print(f"\n{chunk} latents at once: {', '.join(f'{each:.2f}' for each in sorted(ratios))} times the products")
+    assert statistics.median(ratios) < 1.5
