@@ -50,7 +50,7 @@ class Audit:
         """For people."""
         told = []
         if self.effective_beta is not None:
-            told.append(f"β = {self.effective_beta:.4g}")
+            told.append(f"β = {self.effective_beta:.3g}")
         if self.entropy_floor:
             told.append(f"no distortion below {self.entropy_floor:.2f} (entropy of the grey values)")
         if self.mean_image_distortion is not None:
