@@ -67,6 +67,22 @@ def test_predictability_is_the_gap_between_the_two_best_units():
     assert separated_attribute_predictability(codes, v, train, test) == pytest.approx(1 - share, abs=1e-9)
 
 
+def test_a_collapsed_unit_that_follows_the_factor_does_not_predict_it():
+    """Codes are taken as they are: a unit whose means move by a thousandth says as good as nothing."""
+    v = (np.arange(COUNT) % 3)[:, None]
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=COUNT)
+    codes = np.stack([v[:, 0] + 0.01 * noise, 1e-3 * v[:, 0], noise], axis=1)
+    assert separated_attribute_predictability(codes, v, *halves()) > 0.5
+
+
+def test_a_unit_that_does_not_move_predicts_the_most_frequent_value():
+    v = (np.arange(COUNT) % 3)[:, None]
+    codes = np.stack([10.0 * v[:, 0], np.zeros(COUNT)], axis=1)
+    best = separated_attribute_predictability(codes[:, :1], v, *halves())
+    assert separated_attribute_predictability(codes, v, *halves()) == pytest.approx(best - 1 / 3, abs=0.01)
+
+
 @pytest.mark.parametrize(
     ("importance", "by_unit", "by_factor"),
     [

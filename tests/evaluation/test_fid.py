@@ -1,6 +1,7 @@
 """The Fréchet distance, against its closed form for Gaussians."""
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import scipy.linalg
 import torch
 from torch import nn
+from torch.distributions import Bernoulli, Independent, Normal
 
 from vae_exp.data.digits import DigitsSource
 from vae_exp.data.images import ImageSet
@@ -38,6 +40,15 @@ class Sampler(nn.Module):
     def __init__(self, images: torch.Tensor) -> None:
         super().__init__()
         self.images, self.drawn = images, []
+
+    def given(self, labels: torch.Tensor | None) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def encode(self, images: torch.Tensor) -> Independent:
+        return Independent(Normal(torch.zeros(len(images), 1), 1.0), 1)
+
+    def decode(self, latents: torch.Tensor) -> Independent:
+        return Independent(Bernoulli(logits=torch.zeros(len(latents), *self.images.shape[1:])), 3)
 
     def sample(self, n: int, generator: torch.Generator) -> torch.Tensor:
         chosen = self.images[torch.randint(len(self.images), (n,), generator=generator)]
@@ -81,9 +92,11 @@ def test_without_a_file_the_features_are_those_of_a_classifier_which_the_name_sa
     assert black["fid_of_own_classifier"] > 20 * same["fid_of_own_classifier"]
 
 
-def test_the_classifier_learns_and_follows_from_the_seed():
+def test_the_classifier_learns_and_is_the_same_for_all_runs():
     images = DigitsSource().train()
-    one, other = (trained_classifier(images, 6, noise(2)) for _ in range(2))
+    before = torch.get_rng_state()
+    one, other = (trained_classifier(images, 6) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(one(images.scaled()), other(images.scaled()))
     right = one.output(one(images.scaled())).argmax(dim=1) == images.labels
     assert right.float().mean() > 0.9
@@ -102,3 +115,13 @@ def test_a_file_that_is_missing_or_something_else_is_refused(tmp_path: Path):
     (tmp_path / "other.pt2").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"other.pt2 is not a program that torch.export.save has written"):
         FIDEvaluator(str(tmp_path / "other.pt2"), None, 1, 0)
+
+
+def test_samples_of_black_and_white_images_are_black_and_white(features: str):
+    """A model that has the very probabilities of the pixels is as good as another draw of the images."""
+    probabilities = torch.rand(1, *SHAPE, generator=noise(3)).expand(400, *SHAPE)
+    images = ImageSet(torch.bernoulli(probabilities, generator=noise(4)), None, 1)
+    found = dict(FIDEvaluator(features, None, 1, 0).run(Sampler(probabilities), images, noise()))["fid"]
+    grey = ImageSet(images.pixels.clamp(0.001, 0.999), None, 1)
+    means = dict(FIDEvaluator(features, None, 1, 0).run(Sampler(probabilities), grey, noise()))["fid"]
+    assert found < 0.1 < means

@@ -5,8 +5,13 @@ import torch
 
 from tests.objective.models import SHAPE, bernoulli_vae, linear_gaussian_vae
 from vae_exp.data.images import ImageSet
+from vae_exp.errors import UserError
 from vae_exp.evaluation.gaps import GapsEvaluator
 from vae_exp.evaluation.quadrature import QuadratureEvaluator
+from vae_exp.model.decoders import MLPDecoder
+from vae_exp.model.encoders import MLPEncoder
+from vae_exp.model.priors import StandardNormalPrior
+from vae_exp.model.vae import VAE
 
 
 def noise(seed: int = 1) -> torch.Generator:
@@ -48,6 +53,22 @@ def test_the_gaps_add_up_to_the_divergence_of_quadrature(images: ImageSet):
     assert gaps["inference_gap"] == pytest.approx(gaps["approximation_gap"] + gaps["amortization_gap"])
     assert gaps["approximation_gap"] > -0.02
     assert gaps["amortization_gap"] > 0.05
+
+
+def test_where_the_encoder_has_the_true_posterior_there_is_no_gap(images: ImageSet):
+    """No maximum of two estimates, which would be above the truth."""
+    gaps = found(linear_gaussian_vae(1, noise(), widening=1.0), images, num_steps=200)
+    assert gaps["inference_gap"] == pytest.approx(0, abs=2e-3)
+    assert gaps["amortization_gap"] == pytest.approx(0, abs=5e-3)
+
+
+@pytest.mark.parametrize("posterior", ["full_covariance", "flow"])
+def test_posteriors_of_another_family_are_refused(images: ImageSet, posterior: str):
+    torch.manual_seed(0)
+    encoder = MLPEncoder(SHAPE, 2, [5], "tanh", posterior)
+    vae = VAE(encoder, MLPDecoder(SHAPE, 2, [5], "tanh"), StandardNormalPrior(2))
+    with pytest.raises(UserError, match="compares with the best diagonal Gaussian"):
+        GapsEvaluator(None, 1, 0.1, 1, 0).check(vae, images)
 
 
 def test_the_model_is_left_as_it_was(images: ImageSet):

@@ -80,3 +80,11 @@ def test_a_class_conditional_model_is_integrated_for_the_class_of_each_image():
     assert found["quadrature_nll"] == pytest.approx(sum(alone) / 5, rel=1e-5)
     other = ImageSet(images.pixels, (images.labels + 1) % 4, 255)
     assert dict(QuadratureEvaluator(401, 8.0, None, 0).run(vae, other, noise())) != found
+
+
+def test_a_grid_too_coarse_for_a_true_posterior_is_told(images: ImageSet, caplog):
+    vae = linear_gaussian_vae(1, noise())
+    vae.decoder.sigma = 0.004
+    with caplog.at_level(logging.WARNING):
+        list(QuadratureEvaluator(201, 8.0, None, 0).run(vae, images, noise()))
+    assert "of a true posterior lie in a single cell of the grid" in caplog.text

@@ -1,5 +1,7 @@
 """The class-conditional VAE, against the plain networks it is made of."""
 
+import logging
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from vae_exp.engine.interruption import InterruptGuard
 from vae_exp.evaluation.elbo import ELBOEvaluator
 from vae_exp.evaluation.nll import NLLEvaluator
 from vae_exp.evaluation.pictures import all_pictures
+from vae_exp.evaluation.probe import ProbeEvaluator
 from vae_exp.model.conditional import ConditionalDecoder, ConditionalEncoder, ConditionalVAE
 from vae_exp.model.priors import StandardNormalPrior
 from vae_exp.objective.elbo import ELBO
@@ -135,3 +138,9 @@ def test_every_picture_and_estimate_can_be_made(latent_dim: int):
     assert len(pictures) == 5
     found = dict(NLLEvaluator(7, None, 20, 0).run(vae, images, noise()))
     assert found["nll_images"] == 11
+
+
+def test_a_probe_of_codes_that_know_the_class_is_not_made(caplog):
+    with caplog.at_level(logging.WARNING):
+        assert not list(ProbeEvaluator(3, None, 5, 0).run(conditional_vae(), labelled(), noise()))
+    assert "a class-conditional model are told the class" in caplog.text

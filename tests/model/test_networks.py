@@ -55,8 +55,6 @@ def test_a_gated_convolution_is_gated_channel_by_channel():
 def test_a_residual_block_starts_as_the_identity_and_learns(activation: str):
     torch.manual_seed(0)
     block, features = ResidualBlock(6, activation), torch.randn(2, 6, 5, 4)
-    with torch.no_grad():
-        block.inner[-1].bias.zero_()
     assert torch.equal(block(features), features)
     block(features).square().mean().backward()
     assert block.inner[-1].weight.grad.abs().sum() > 0
@@ -68,3 +66,13 @@ def test_a_residual_block_treats_every_image_as_it_would_alone():
     torch.nn.init.normal_(block.inner[-1].weight)
     alone = torch.cat([block(each.unsqueeze(0)) for each in features])
     torch.testing.assert_close(block(features), alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_residual_block_normalises_activates_and_convolves_twice():
+    torch.manual_seed(0)
+    block, features = ResidualBlock(8, "relu"), torch.randn(2, 8, 5, 5)
+    torch.nn.init.normal_(block.inner[-1].weight)
+    one, other = (each for each in block.inner if isinstance(each, torch.nn.Conv2d))
+    norm = torch.nn.GroupNorm(8, 8)
+    expected = features + other(torch.relu(norm(one(torch.relu(norm(features))))))
+    torch.testing.assert_close(block(features), expected)

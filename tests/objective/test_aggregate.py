@@ -9,6 +9,12 @@ import torch
 from torch.distributions import Normal
 
 from tests.objective.models import SHAPE, bernoulli_vae
+from vae_exp.distributions.sampling import sample
+from vae_exp.model.decoders import MLPDecoder
+from vae_exp.model.encoders import MLPEncoder
+from vae_exp.model.flows import FlowPrior
+from vae_exp.model.priors import StandardNormalPrior
+from vae_exp.model.vae import VAE
 from vae_exp.objective.aggregate import (
     DIPVAE,
     BetaTCVAE,
@@ -221,3 +227,39 @@ def test_gradients_agree_with_finite_differences(loss):
 def test_values_out_of_range_are_refused(make, told):
     with pytest.raises(ValueError, match=told):
         make()
+
+
+def test_dip_vae_ii_knows_the_covariances_of_a_full_posterior():
+    """Cov_q[z] = E[Σ(x)] + Cov[μ(x)] (Kumar et al., equation 7), here by many draws of z."""
+    torch.manual_seed(0)
+    encoder = MLPEncoder(SHAPE, 2, [5], "tanh", "full_covariance")
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.mul_(2)
+    vae = VAE(encoder, MLPDecoder(SHAPE, 2, [5], "tanh"), StandardNormalPrior(2))
+    batch = images()
+    with torch.no_grad():
+        terms = DIPVAE(2, 4.0, 7.0)(vae, batch, noise())
+        drawn = sample(vae.encode(batch), noise(), (100_000,)).flatten(0, 1).double()
+        covariance = drawn.T.cov(correction=0)
+    off = 2 * covariance[0, 1] ** 2
+    diagonal = (covariance.diagonal() - 1).square().sum()
+    assert covariance[0, 1].abs() > 0.05
+    penalty = (terms.loss - terms.distortion - terms.rate)[0].item()
+    assert penalty == pytest.approx((4 * off + 7 * diagonal).item(), rel=0.03)
+
+
+def test_dip_vae_ii_needs_a_posterior_whose_covariance_is_known():
+    torch.manual_seed(0)
+    encoder = MLPEncoder(SHAPE, 2, [5], "tanh", "flow")
+    vae = VAE(encoder, MLPDecoder(SHAPE, 2, [5], "tanh"), StandardNormalPrior(2))
+    with pytest.raises(TypeError, match="a GaussianFlow over latents has no density for each unit"):
+        DIPVAE(2, 1.0, 1.0)(vae, images(), noise())
+    assert DIPVAE(1, 1.0, 1.0)(vae, images(), noise()).loss.isfinite().all()
+
+
+def test_the_discrepancy_trains_a_prior_whose_draws_have_gradients():
+    torch.manual_seed(0)
+    vae = VAE(MLPEncoder(SHAPE, 2, [5], "tanh"), MLPDecoder(SHAPE, 2, [5], "tanh"), FlowPrior(2))
+    InfoVAE(1.0, 10.0)(vae, images(), noise()).loss.sum().backward()
+    assert any(each.grad is not None and each.grad.abs().sum() > 0 for each in vae.prior.parameters())

@@ -16,6 +16,10 @@ from tests.objective.models import (
     one_latent_vae,
     sampled_gradient,
 )
+from vae_exp.model.decoders import MLPDecoder
+from vae_exp.model.encoders import MLPEncoder
+from vae_exp.model.priors import VampPrior
+from vae_exp.model.vae import VAE
 from vae_exp.objective.elbo import ELBO
 from vae_exp.objective.gradient_estimators import PIWAE, STL, DReG
 from vae_exp.objective.importance import log_weights
@@ -197,3 +201,17 @@ def test_no_number_of_draws_is_refused(make, count):
 def test_a_beta_outside_its_range_is_refused(beta):
     with pytest.raises(ValueError, match=r"loss\.beta="):
         CIWAE(3, beta)
+
+
+def test_piwae_of_one_bound_is_iwae_for_a_prior_that_shares_the_encoder_too():
+    """The VampPrior's part of the encoder belongs to the prior, and has the gradient of all draws."""
+    torch.manual_seed(0)
+    vae = VAE(MLPEncoder(SHAPE, 2, [5], "tanh"), MLPDecoder(SHAPE, 2, [5], "tanh"), VampPrior(list(SHAPE), 3))
+    batch = torch.rand(4, *SHAPE, generator=torch.Generator().manual_seed(1)).round()
+    names = [name for name, _ in vae.named_parameters()]
+    gradients = []
+    for loss in (PIWAE(1, 7), IWAE(7)):
+        total = loss(vae, batch, torch.Generator().manual_seed(2)).loss.sum()
+        gradients.append(torch.autograd.grad(total, list(vae.parameters())))
+    for name, one, other in zip(names, *gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5, msg=name)

@@ -43,12 +43,12 @@ class ChainedGaussian(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """E[a] exactly, and E[b] to about two digits: over points of a Sobol sequence, always the same."""
+        """E[a] exactly, and E[b] to about a hundredth of a deviation: over points of a Sobol sequence."""
         return self.joined(self.first.mean, self._second().mean.mean(dim=0))
 
     @property
     def variance(self) -> Tensor:
-        """Var[a] exactly, and Var[b] as precisely as its mean."""
+        """Var[a] exactly, and Var[b] to a few hundredths."""
         second = self._second()
         return self.joined(self.first.variance, second.variance.mean(dim=0) + second.mean.var(dim=0, correction=0))
 

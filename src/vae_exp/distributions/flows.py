@@ -37,13 +37,13 @@ class GaussianFlow(NormalizingFlow):  # type: ignore[misc]  # zuko's types are n
 
     @property
     def mean(self) -> Tensor:
-        """E[z], to about three digits: the mean over points of a Sobol sequence, the same ones every time."""
+        """E[z], to about a hundredth of a deviation: over points of a Sobol sequence, always the same."""
         latents: Tensor = self._points().mean(dim=0)
         return latents
 
     @property
     def variance(self) -> Tensor:
-        """Var[z] per unit, as precisely as the mean."""
+        """Var[z] per unit, to a few hundredths."""
         spread: Tensor = self._points().var(dim=0, correction=0)
         return spread
 

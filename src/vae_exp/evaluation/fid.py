@@ -9,8 +9,10 @@ from torch.nn import functional
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from vae_exp.data.images import ImageSet
+from vae_exp.distributions.sampling import binarized
 from vae_exp.errors import UserError
 from vae_exp.evaluation.arguments import require_count
+from vae_exp.evaluation.requirements import is_bernoulli
 from vae_exp.model.vae import VAE
 from vae_exp.run_directory import absolute_path
 
@@ -18,16 +20,18 @@ _log = logging.getLogger(__name__)
 _BATCH = 200
 _TRAINED_ON = 10_000
 _FEATURES = 64
+_SEED = 0  # of the classifier: distances of runs with different seeds are on the same features
 
 
 class FIDEvaluator:
     """The Fréchet distance of Heusel et al. 2017 between images of the split and as many samples, by torchmetrics.
 
-    Samples are mean images E[x|z] of draws from the prior. With a file of yours the features are what your
-    program returns, and the distance is `fid`; comparable with published ones only if they used the very same
-    features. Without one, they are the last hidden layer of a small classifier that is trained on the images of
-    the split, and the distance is called `fid_of_own_classifier`: good for comparing models on the same data,
-    and nothing else. Neither is told where the data have no labels and there is no file.
+    Samples are mean images E[x|z] of draws from the prior; where the images are black and white and the
+    likelihood is a Bernoulli, pixels are drawn too. With a file of yours the features are what your program
+    returns, and the distance is `fid`; comparable with published ones only if they used the very same features.
+    Without one, they are the last hidden layer of a small classifier that is trained on the images of the
+    split, and the distance is called `fid_of_own_classifier`: good for comparing models on the same data, and
+    nothing else. Neither is told where the data have no labels and there is no file.
 
     Args:
         features: A file written by `torch.export.save`: images `[batch, channels, height, width]` in [0, 1] →
@@ -55,13 +59,15 @@ class FIDEvaluator:
             if images.labels is None:
                 _log.warning("evaluator.fid: neither a file of features nor labels to train a classifier on.")
                 return
-            name, features = "fid_of_own_classifier", trained_classifier(images, self._epochs, generator)
+            name, features = "fid_of_own_classifier", trained_classifier(images, self._epochs)
         images = images.first(self._num_images)
         features = features.to(images.device)
         distance = FrechetInceptionDistance(_Sized(features, images)).to(images.device)
-        for batch in images.batches(_BATCH):
+        pixels_are_drawn = images.is_binary() and is_bernoulli(vae, images)
+        for batch in images.batches_for(vae, _BATCH):  # of the images' classes, where the model asks for them
+            samples = vae.sample(len(batch), generator)
             distance.update(batch, real=True)
-            distance.update(vae.sample(len(batch), generator), real=False)
+            distance.update(binarized(samples, generator) if pixels_are_drawn else samples, real=False)
         yield name, distance.compute().item()
 
 
@@ -94,25 +100,24 @@ class SmallClassifier(nn.Module):
 
 
 @torch.enable_grad()
-def trained_classifier(images: ImageSet, epochs: int, generator: torch.Generator) -> SmallClassifier:
-    """A classifier trained on at most 10,000 images; the same seed gives the same one.
+def trained_classifier(images: ImageSet, epochs: int) -> SmallClassifier:
+    """A classifier trained on at most 10,000 images; the same images give the same one, whatever the run's seed.
 
     Args:
         images: With labels.
         epochs: Passes over them.
-        generator: Its initial weights and the order of the images follow from it.
     """
     images = images.first(_TRAINED_ON)
     assert images.labels is not None
     classes, labels = images.labels.unique(return_inverse=True)
-    seed = int(torch.randint(2**31, (), generator=generator, device=generator.device).item())
+    generator = torch.Generator().manual_seed(_SEED)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(_SEED)
         net = SmallClassifier(images.image_shape, len(classes))
     net.to(images.device)
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
     for _ in range(epochs):
-        order = torch.randperm(len(images), generator=generator, device=images.device)
+        order = torch.randperm(len(images), generator=generator).to(images.device)
         for rows in order.split(100):
             optimizer.zero_grad()
             scores = net.output(net(images.scaled(rows)))

@@ -1,6 +1,7 @@
 """How much of the distance between ELBO and log p(x) is the family's fault, and how much the encoder's."""
 
 from collections.abc import Iterator
+from math import log
 
 import torch
 from torch import Tensor
@@ -8,12 +9,13 @@ from torch.distributions import Distribution, Independent, Normal
 
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.sampling import rsample
+from vae_exp.errors import UserError
 from vae_exp.evaluation.arguments import require_count
-from vae_exp.evaluation.requirements import require_density
+from vae_exp.evaluation.nll import suitable_chunk
+from vae_exp.evaluation.requirements import first_posterior, require_density
 from vae_exp.model.vae import VAE
 
 _DRAWS_PER_STEP = 10
-_CHUNK = 20_000
 
 
 class GapsEvaluator:
@@ -22,8 +24,9 @@ class GapsEvaluator:
     With L[q] the ELBO of an image, q the encoder's posterior and q* the diagonal Gaussian that maximises L for
     this very image, found by Adam from where the encoder is: `inference_gap` = log p(x) − L[q],
     `approximation_gap` = log p(x) − L[q*], `amortization_gap` = L[q*] − L[q], in nats per image. log p(x) is
-    the larger of the importance sampling estimates with q and with q* for proposals; both are lower bounds in
-    expectation. q and q* are compared with the same noise.
+    estimated by importance sampling with half of the draws from q and half from q*, weighed by their mixture
+    (Veach & Guibas 1995): a lower bound in expectation. q and q* are compared with the same noise. For diagonal
+    Gaussian posteriors.
 
     Args:
         num_images: From the start of the split; None for all.
@@ -53,12 +56,18 @@ class GapsEvaluator:
         self._learning_rate = learning_rate
 
     def check(self, vae: VAE, images: ImageSet) -> None:
-        """Refuse models without a density of latents.
+        """Refuse posteriors of another family than that of q*: a gap between families is not amortisation's.
 
         Raises:
             UserError: with the reason.
         """
         require_density("gaps", vae, images)
+        posterior = first_posterior(vae, images)
+        if not (isinstance(posterior, Independent) and isinstance(posterior.base_dist, Normal)):
+            raise UserError(
+                f"evaluator=gaps compares with the best diagonal Gaussian; the posterior is a "
+                f"{type(posterior).__name__}. Use model.posterior=diagonal."
+            )
 
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:
         """Yield names and values."""
@@ -69,11 +78,10 @@ class GapsEvaluator:
                 amortized = vae.encode(batch)
             best = self._optimized(vae, batch, amortized, generator)
             state = generator.get_state()
-            bound, evidence = self._scored(vae, batch, amortized, generator)
+            bound, weights = self._scored(vae, batch, amortized, best, generator)
             generator.set_state(state)
-            best_bound, best_evidence = self._scored(vae, batch, best, generator)
-            best_bound = torch.maximum(bound, best_bound)  # the encoder's own q may be the best that was found
-            truth = torch.maximum(evidence, best_evidence)
+            best_bound, best_weights = self._scored(vae, batch, best, amortized, generator)
+            truth = _log_mean(torch.cat([weights, best_weights]))
             totals += torch.stack([truth - bound, truth - best_bound, best_bound - bound]).sum(dim=1)
         inference, approximation, amortization = (totals / len(images)).tolist()
         yield "inference_gap", inference
@@ -107,18 +115,31 @@ class GapsEvaluator:
 
     @torch.no_grad()
     def _scored(
-        self, vae: VAE, images: Tensor, posterior: Distribution, generator: torch.Generator
+        self, vae: VAE, images: Tensor, posterior: Distribution, other: Distribution, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """ELBO, and the importance sampling estimate of log p(x), `[batch]` each, float64 on the CPU."""
-        weights, left = [], self._num_importance_samples
+        """The ELBO under a posterior, `[batch]`, and its draws' weights under the mixture with the other one.
+
+        Returns:
+            Float64 on the CPU; the logarithms of the weights are `[draws, batch]`.
+        """
+        chunk = max(1, suitable_chunk(images[0].numel(), images.device) // len(images))
+        bounds, weights, left = [], [], self._num_importance_samples
         while left:
-            size = min(left, max(1, _CHUNK // len(images)))
+            size = min(left, chunk)
             latents = rsample(posterior, generator, (size,))
-            weights.append((_log_joint(vae, latents, images) - posterior.log_prob(latents)).cpu().double())
+            joint, own = (
+                _log_joint(vae, latents, images).cpu().double(),
+                posterior.log_prob(latents).cpu().double(),
+            )
+            mixture = torch.logaddexp(own, other.log_prob(latents).cpu().double()) - log(2)
+            bounds.append(joint - own)
+            weights.append(joint - mixture)
             left -= size
-        together = torch.cat(weights)
-        count = torch.tensor(float(len(together)), dtype=torch.float64)
-        return together.mean(dim=0), together.logsumexp(dim=0) - count.log()
+        return torch.cat(bounds).mean(dim=0), torch.cat(weights)
+
+
+def _log_mean(log_weights: Tensor) -> Tensor:
+    return log_weights.logsumexp(dim=0) - log(len(log_weights))
 
 
 def _gaussian(mean: Tensor, log_scale: Tensor) -> Distribution:

@@ -14,6 +14,7 @@ from vae_exp.objective.importance import log_evidence
 
 _CACHE_BYTES = 3 * 2**20  # of decoder outputs that a CPU core keeps near while they are scored
 _SHARE_OF_FREE_MEMORY = 0.25
+_MOST_ON_A_GPU = 20_000
 _COPIES = 6  # of the decoder's outputs that exist at once
 
 
@@ -64,7 +65,8 @@ class NLLEvaluator:
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:
         """Yield names and values."""
         images = images.first(self._num_images)
-        chunk_size = self._chunk_size or suitable_chunk(prod(images.image_shape), images.device)
+        outputs = prod(images.image_shape) * outputs_per_value(vae)
+        chunk_size = self._chunk_size or suitable_chunk(outputs, images.device)
         per_batch = max(1, chunk_size // self._num_importance_samples)
         estimates = [
             log_evidence(vae, batch, self._num_importance_samples, generator, chunk_size)
@@ -87,13 +89,19 @@ def suitable_chunk(values: int, device: torch.device) -> int:
     """How many latents to decode at once.
 
     On the CPU so many that the decoder's outputs stay in the cache while they are scored; on a GPU so many that
-    all that is made of them takes a quarter of the free memory.
+    all that is made of them takes a quarter of the free memory, and at most 20,000, because what the decoder's
+    inner layers take is not known.
 
     Args:
-        values: Of an image.
+        values: Outputs of the decoder for an image.
         device: Where they are decoded.
     """
     if device.type != "cuda":
         return max(32, _CACHE_BYTES // (4 * values))
     free, _ = torch.cuda.mem_get_info(device)
-    return max(1000, int(_SHARE_OF_FREE_MEMORY * free) // (4 * values * _COPIES))
+    return max(32, min(_MOST_ON_A_GPU, int(_SHARE_OF_FREE_MEMORY * free) // (4 * values * _COPIES)))
+
+
+def outputs_per_value(vae: VAE) -> int:
+    """How many numbers the decoder yields for a value of the image: 256 for a categorical over grey levels."""
+    return int(getattr(getattr(vae.decoder, "likelihood", None), "parameters_per_value", 1))

@@ -100,7 +100,7 @@ def manifold_picture(vae: VAE, side: int) -> Picture:
     low, high = axis[0].item(), axis[-1].item()
     figure = drawings.image_grid(
         images.cpu().numpy(),
-        "E[x|z] over the quantiles of the prior",
+        "E[x|z] over the quantiles of N(0, 1)",
         gap=0 if images.shape[-1] >= _SEAMLESS_FROM else 1,
         footer=f"z1 from {low:.2f} to {high:.2f} rightwards, z2 likewise upwards",
     )
@@ -108,7 +108,7 @@ def manifold_picture(vae: VAE, side: int) -> Picture:
 
 
 def traversal_picture(vae: VAE, images: ImageSet, means: Tensor, columns: int) -> Picture:
-    """One row per unit, most active first, each running through the quantiles of the prior."""
+    """One row per unit, most active first, each running through the quantiles of N(0, 1)."""
     units = most_active_units(means, _MOST_ROWS)
     rows, values = traversals(vae, images.scaled(slice(0, 1))[0], units, columns)
     figure = drawings.image_grid(

@@ -11,6 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from vae_exp.data.images import ImageSet
 from vae_exp.evaluation.arguments import require_count
+from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
 
 _log = logging.getLogger(__name__)
@@ -43,6 +44,11 @@ class ProbeEvaluator:
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:
         """Yield names and values."""
         images = images.first(self._num_images)
+        if isinstance(vae, ConditionalVAE):
+            _log.warning(
+                "evaluator.probe: the codes of a class-conditional model are told the class; nothing is measured."
+            )
+            return
         if images.labels is None:
             _log.warning("evaluator.probe: the images have no labels; nothing is probed.")
             return

@@ -21,6 +21,7 @@ _BATCH = 100  # images
 _VALUES_AT_ONCE = 4_000_000
 _DRAWN = 6
 _TOLERANCE = 0.01
+_COARSE = 0.3  # of a posterior in a single cell
 
 
 class QuadratureEvaluator:
@@ -69,6 +70,7 @@ class QuadratureEvaluator:
         grid, log_cell = self._grid(first_posterior(vae, images).event_shape[-1], images.device)
         log_prior = vae.prior().log_prob(grid).double() + log_cell
         missed = abs(1 - log_prior.logsumexp(dim=0).exp().item())
+        coarsest = 0.0
         nll, elbo = [], []
         maps: list[tuple[Tensor, Tensor, Tensor]] = []
         for batch in images.batches_for(vae, _BATCH):
@@ -78,6 +80,7 @@ class QuadratureEvaluator:
             q = (log_q + log_cell.unsqueeze(1)).exp()
             missed = max(missed, (1 - q.sum(dim=0)).abs().max().item())
             evidence = log_joint.logsumexp(dim=0)
+            coarsest = max(coarsest, (log_joint - evidence).max().exp().item())
             nll.append(-evidence)
             elbo.append(-(q * (log_joint - log_cell.unsqueeze(1) - log_q)).sum(dim=0))
             if len(maps) < _DRAWN:
@@ -86,6 +89,11 @@ class QuadratureEvaluator:
             _log.warning(
                 "evaluator.quadrature: the grid misses %.1f %% of a density; raise its side or its reach.",
                 100 * missed,
+            )
+        if coarsest > _COARSE:
+            _log.warning(
+                "evaluator.quadrature: %.0f %% of a true posterior lie in a single cell of the grid; raise side.",
+                100 * coarsest,
             )
         exact, bound = torch.cat(nll).mean().item(), torch.cat(elbo).mean().item()
         yield "quadrature_nll", exact

@@ -60,7 +60,9 @@ def mlp(sizes: Sequence[int], activation: str) -> nn.Sequential:
 class ResidualBlock(nn.Module):
     """x + f(x) with two 3×3 convolutions, each after normalisation and activation (He et al. 2016b).
 
-    Groups of channels are normalised (Wu & He 2018), image by image, and f starts at zero.
+    Groups of channels are normalised (Wu & He 2018), image by image. f starts at zero, unless
+    `model.initialization` draws its weights anew. With `gated` the first convolution is gated, and nothing else
+    activates.
 
     Args:
         channels: Of input and output.
@@ -70,17 +72,23 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int, activation: str) -> None:
         super().__init__()
         groups = gcd(_NORM_GROUPS, channels)
-        convolution, activated = _convolution(nn.Conv2d, channels, channels, activation, padding=1)
-        self.inner = nn.Sequential(
-            nn.GroupNorm(groups, channels),
-            convolution,
-            activated,
-            nn.GroupNorm(groups, channels),
-            nn.Conv2d(channels, channels, 3, padding=1),
-        )
-        last = self.inner[-1]
-        assert isinstance(last, nn.Conv2d)
+        last = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.zeros_(last.weight)
+        assert last.bias is not None
+        nn.init.zeros_(last.bias)
+        normalised = [nn.GroupNorm(groups, channels) for _ in range(2)]
+        if activation == GATED:
+            first = _convolution(nn.Conv2d, channels, channels, activation, padding=1)
+            self.inner = nn.Sequential(normalised[0], *first, normalised[1], last)
+        else:
+            self.inner = nn.Sequential(
+                normalised[0],
+                activation_module(activation),
+                nn.Conv2d(channels, channels, 3, padding=1),
+                normalised[1],
+                activation_module(activation),
+                last,
+            )
 
     def forward(self, features: Tensor) -> Tensor:
         """`[batch, channels, height, width]` → the same shape."""

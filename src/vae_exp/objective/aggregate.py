@@ -4,9 +4,10 @@ from math import log
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution, MultivariateNormal
 
 from vae_exp.distributions.divergence import per_unit
-from vae_exp.distributions.sampling import sample
+from vae_exp.distributions.sampling import rsample, sample
 from vae_exp.model.vae import VAE
 from vae_exp.objective.draws import draw
 from vae_exp.objective.loss_terms import LossTerms
@@ -90,8 +91,9 @@ class InfoVAE:
     """Distortion + (1 − α) rate + (α + λ − 1) MMD(q(z), p(z)) (Zhao, Song & Ermon 2019, equation 6).
 
     The maximum mean discrepancy is estimated without bias from the draws of the batch and as many of the prior,
-    with the kernel exp(−‖z − z'‖² / (2 h²)), h² = latent_dim (Gretton et al. 2012, lemma 6); it has no unit. The
-    same number is charged to every image of the batch. α = 0 and λ = 1 is the ELBO; α = 1 the MMD-VAE.
+    with the kernel exp(−‖z − z'‖² / (2 h²)), h² = latent_dim (Gretton et al. 2012, lemma 6); it has no unit.
+    The same number is charged to every image of the batch. α = 0 and λ = 1 is the ELBO; α = 1 the MMD-VAE. A
+    prior that is a mixture learns from the rate alone: its draws have no gradient.
 
     Args:
         alpha: α, at most 1: above it the rate would be rewarded; a number, or a schedule.
@@ -110,7 +112,8 @@ class InfoVAE:
         drawn = draw(vae, images, generator, (1,))
         latents = drawn.latents[0]
         alpha = current(self.alpha)
-        discrepancy = maximum_mean_discrepancy(latents, sample(drawn.prior, generator, (len(latents),)))
+        draw_prior = rsample if drawn.prior.has_rsample else sample
+        discrepancy = maximum_mean_discrepancy(latents, draw_prior(drawn.prior, generator, (len(latents),)))
         penalty = (1 - alpha) * drawn.rate + (alpha + current(self.weight) - 1) * discrepancy
         distortion = drawn.distortion
         return LossTerms(loss=distortion + penalty, distortion=distortion, rate=drawn.rate)
@@ -135,11 +138,22 @@ def maximum_mean_discrepancy(left: Tensor, right: Tensor) -> Tensor:
     return within - 2 * mean_kernel(left, right, same=False)
 
 
+def _mean_covariance(posterior: Distribution) -> Tensor:
+    """E[Cov(z|x)] over the batch, `[units, units]`.
+
+    Raises:
+        TypeError: if the posterior has dependent units whose covariance is not known.
+    """
+    if isinstance(posterior, MultivariateNormal):
+        return posterior.covariance_matrix.mean(dim=0)
+    return per_unit(posterior).variance.mean(dim=0).diag_embed()
+
+
 class DIPVAE:
     """ELBO + λ_od Σᵢ≠ⱼ Cᵢⱼ² + λ_d Σᵢ (Cᵢᵢ − 1)² (Kumar, Sattigeri & Balakrishnan 2018, equations 6 and 7).
 
     C is the covariance over the batch of the posterior means (DIP-VAE-I), or that plus the mean of the posterior
-    variances (DIP-VAE-II). The same number is charged to every image of the batch. λ_od = λ_d = 0 is the ELBO.
+    covariances (DIP-VAE-II). The same number is charged to every image of the batch. λ_od = λ_d = 0 is the ELBO.
 
     Args:
         variant: 1 or 2.
@@ -164,7 +178,7 @@ class DIPVAE:
         centred = means - means.mean(dim=0)
         covariance = centred.T @ centred / len(means)
         if self.variant == 2:
-            covariance = covariance + drawn.posterior.variance.mean(dim=0).diag_embed()
+            covariance = covariance + _mean_covariance(drawn.posterior)
         on_diagonal = covariance.diagonal()
         off = covariance.square().sum() - on_diagonal.square().sum()
         penalty = current(self.off_diagonal) * off + current(self.diagonal) * (on_diagonal - 1).square().sum()

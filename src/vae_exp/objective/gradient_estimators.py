@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from vae_exp.distributions.holding import held
+from vae_exp.distributions.sampling import rsample
 from vae_exp.model.vae import VAE
-from vae_exp.objective.draws import draw
+from vae_exp.objective.draws import Draws, draw
 from vae_exp.objective.loss_terms import LossTerms
 from vae_exp.objective.multi_sample import IWAE, MIWAE, log_mean_weight, with_elbo_terms
 
@@ -78,10 +79,12 @@ class PIWAE(MIWAE):
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
-        with _frozen(vae.decoder, vae.prior):
-            drawn = draw(vae, images, generator, (self.num_samples, self.num_bounds))
-            encoder_loss = -log_mean_weight(drawn.log_weights()).mean(dim=0)
-        latents = drawn.latents.detach()
+        posterior = vae.encode(images)
+        latents = rsample(posterior, generator, (self.num_samples, self.num_bounds))
+        with _frozen(vae):  # the encoder too, which a VampPrior sees as a part of the prior
+            drawn = Draws(posterior, vae.prior(), latents, vae.decode(latents).log_prob(images))
+        encoder_loss = -log_mean_weight(drawn.log_weights()).mean(dim=0)
+        latents = latents.detach()
         log_joint = vae.decode(latents).log_prob(images) + vae.prior().log_prob(latents)
         log_weights = log_joint - drawn.posterior.log_prob(latents).detach()
         loss = -log_mean_weight(log_weights.flatten(0, 1))
