@@ -27,7 +27,7 @@ from vae_exp.settings import (
 from vae_exp.sweep.identity import register_resolvers
 
 CONF = config_directory()
-NUMBER_OF_FILES = 91
+NUMBER_OF_FILES = 92
 PRIMARY = {
     "train.yaml": TrainSettings,
     "evaluate.yaml": EvaluateSettings,

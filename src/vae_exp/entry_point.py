@@ -18,7 +18,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from vae_exp.errors import UserError
 from vae_exp.settings import register_schemas, without_internals
-from vae_exp.sweep import identity, recorder
+from vae_exp.sweep import identity
+from vae_exp.sweep.recorder import recorder
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _NULL_GROUP = "Config group override must be"  # how Hydra's trace ends then
@@ -82,7 +83,9 @@ def run_command(task: Callable[[DictConfig], None], config_name: str) -> None:
             os.environ.pop(_FULL_ERROR, None)
         else:
             os.environ[_FULL_ERROR] = traced
-        recorder.report()
+        well = recorder.report()
+    if not well:
+        sys.exit(1)
 
 
 def message_of(error: BaseException) -> str:

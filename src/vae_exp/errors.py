@@ -18,5 +18,13 @@ class Interrupted(Exception):  # noqa: N818 - a request, not an error
         return 128 + self.signal_number
 
 
+class InUseError(UserError):
+    """Another process holds what this one would need."""
+
+
+class MemoryExhaustedError(UserError):
+    """The device has run out of memory."""
+
+
 class DivergedError(UserError):
     """The loss became infinite or not a number."""

@@ -1,6 +1,7 @@
 """Where Hydra calls us: before a run has a directory, and when a sweep starts."""
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from vae_exp import torchrun
 from vae_exp.errors import UserError
 from vae_exp.run_directory import RunDirectory, require_inside, require_writable, resumed_directory
 from vae_exp.settings import TrainSettings, checked, require_sweep_name
-from vae_exp.sweep import recorder
+from vae_exp.sweep.plan import planned_jobs, record
+from vae_exp.sweep.recorder import recorder
 
 
 class TrainCallback(Callback):
@@ -48,9 +50,9 @@ class TrainCallback(Callback):
             if resumed:
                 raise UserError(f"{resumed[0]} goes on with one run; leave out --multirun.")
             sweep = Path(str(config.hydra.sweep.dir))
-            if any(RunDirectory(path).holds_a_run() for path in sweep.glob("*/")):
-                raise UserError(f"sweep.name={sweep.name}: {sweep} already holds runs; choose another name.")
+            jobs = planned_jobs(config, _overrides(config, "task"))
             require_writable(sweep, "hydra.sweep.dir")
+            record(sweep, sys.argv[1:], Path.cwd(), jobs or [])
         except (UserError, OmegaConfBaseException, OSError) as error:
             raise SystemExit(f"Error: {error}") from error
         recorder.remember(sweep)

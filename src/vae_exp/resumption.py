@@ -89,6 +89,25 @@ def read_resumption(directory: RunDirectory, asked: DictConfig, overrides: Seque
     return Resumption(config, state, checkpoint)
 
 
+def resumption_of_job(config: DictConfig, directory: RunDirectory) -> Resumption | None:
+    """What a half-done job of a sweep goes on from; None where nothing whole is left.
+
+    Args:
+        config: The job's, as its sweep composes it now: the same but for what does not change the result.
+        directory: The job's.
+    """
+    for name in ("last", "best"):
+        checkpoint = directory.checkpoint(name)
+        try:
+            state = _read_state(checkpoint, directory) if checkpoint.exists() else None
+        except UserError as error:
+            _log.warning("%s", error)
+            continue
+        if state is not None:
+            return Resumption(config, state, checkpoint)
+    return None
+
+
 def mend_checkpoints(directory: RunDirectory, state: dict[str, Any], checkpoint: Path) -> None:
     """Put right what a kill has left between two writes, and make `last.pt` what the run goes on from.
 

@@ -12,7 +12,10 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
-from vae_exp.errors import UserError
+from vae_exp.errors import InUseError, UserError
+
+_STAYS = (".lock", "train.log", "output.log", "previous")  # when an attempt is set aside: open, or kept already
+_PATIENCE_SECONDS = 2  # with those who only look whether somebody holds a lock
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,16 @@ class RunDirectory:
         return self.path / "train.log"
 
     @property
+    def output(self) -> Path:
+        """What a job of a pool printed, whichever library did."""
+        return self.path / "output.log"
+
+    @property
+    def previous(self) -> Path:
+        """Attempts of a job that were begun anew, each in a folder with its number."""
+        return self.path / "previous"
+
+    @property
     def figures(self) -> Path:
         """Figures of the training run, one PNG per name."""
         return self.path / "figures"
@@ -85,6 +98,29 @@ class RunDirectory:
         """Whether a run, of ours or of another Hydra program, has begun to write here."""
         traces = (self.config.parent, self.metrics, self.result, self.figures, self.checkpoint("last").parent)
         return any(trace.exists() for trace in traces)
+
+    def set_aside(self) -> None:
+        """Move what an attempt has left into `previous/<number>`, but for its log; only the owner may."""
+        numbers = [int(path.name) for path in self.previous.glob("*") if path.name.isdecimal()]
+        target = self.previous / str(max(numbers, default=0) + 1)
+        target.mkdir(parents=True)
+        for path in self.path.iterdir():
+            if path.name not in _STAYS:
+                path.rename(target / path.name)
+
+    def is_owned(self) -> bool:
+        """Whether a living process trains here."""
+        if not self.lock.exists():
+            return False
+        lock = FileLock(self.lock)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        except OSError:  # a folder that we may not write to
+            return False
+        lock.release()
+        return False
 
     def remove_leftovers(self) -> None:
         """Remove what processes that were killed had begun to write; only the owner may."""
@@ -124,13 +160,15 @@ def owned(directory: RunDirectory) -> Iterator[None]:
     """For the length of a block no other process trains in this directory; a dead process owns nothing.
 
     Raises:
-        UserError: if another process does.
+        InUseError: if another process does.
     """
     lock = FileLock(directory.lock)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=_PATIENCE_SECONDS)
     except Timeout:
-        raise UserError(f"another process is training in {directory.path}; wait for its end or stop it.") from None
+        raise InUseError(
+            f"another process is training in {directory.path}; wait for its end or stop it."
+        ) from None
     try:
         yield
     finally:

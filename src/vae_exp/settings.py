@@ -172,9 +172,12 @@ class TrackerSettings:
 
 @dataclass
 class SweepSettings:
-    """`sweep`: what a sweep is called."""
+    """`sweep`: what a sweep is called, and what its jobs are told."""
 
     name: str | None = MISSING
+    force: bool = False
+    started: str | None = None
+    trial: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         require_sweep_name(self.name)

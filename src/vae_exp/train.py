@@ -26,7 +26,7 @@ def _task(config: DictConfig) -> None:
     from hydra.types import RunMode
 
     from vae_exp.engine.interruption import InterruptGuard
-    from vae_exp.errors import Interrupted, UserError
+    from vae_exp.errors import Interrupted, InUseError, UserError
     from vae_exp.run_directory import RunDirectory, resumed_directory
 
     hydra = HydraConfig.get()
@@ -37,25 +37,34 @@ def _task(config: DictConfig) -> None:
     try:
         with InterruptGuard() as guard:
             from vae_exp.report import print_result
+            from vae_exp.sweep_job import run_job
             from vae_exp.training_run import assist, resume, train
 
             if torchrun.assists():
                 assist(config, overrides, directory, guard)
                 return
+            if sweep is not None:
+                run_job(config, overrides, directory, sweep, guard)
+                return
             if config.resume:
                 result = resume(config, overrides, directory, guard)
             else:
-                result = train(config, directory, sweep, guard)
+                result = train(config, directory, guard)
     except Interrupted as interruption:
         if not torchrun.assists():
             print(f"Interrupted; everything up to here is in {directory.path}", file=sys.stderr)
             print(f"Go on: {sys.executable} -m vae_exp.train resume={directory.path}", file=sys.stderr)
         sys.exit(interruption.exit_code)
+    except InUseError as error:
+        if sweep is None:
+            raise
+        print(f"Left to the process that is at it: {error}", file=sys.stderr)
+        return
     except UserError as error:
         if sweep is not None:
             print(f"Error: {directory.path.name}: {error}", file=sys.stderr)
         raise
-    if sweep is None and sys.stdout is not None:
+    if sys.stdout is not None:
         try:
             print_result(result, directory)
             sys.stdout.flush()

@@ -41,9 +41,10 @@ from vae_exp.errors import DivergedError, Interrupted, UserError
 from vae_exp.evaluation.audit import audit
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
-from vae_exp.resumption import mend_checkpoints, read_resumption
+from vae_exp.resumption import Resumption, mend_checkpoints, read_resumption
 from vae_exp.run_directory import RunDirectory, owned, write_atomically, write_json
 from vae_exp.settings import TrainSettings, checked, plain_config
+from vae_exp.stored_config import changed
 from vae_exp.sweep.identity import config_hash
 from vae_exp.tracking.metrics_file import MetricsFile
 from vae_exp.tracking.wandb_tracker import WandbTracker
@@ -66,28 +67,33 @@ class Prepared:
     audit: dict[str, Any] | None
 
 
-def train(config: DictConfig, directory: RunDirectory, sweep: str | None, guard: InterruptGuard) -> dict[str, Any]:
+def train(config: DictConfig, directory: RunDirectory, guard: InterruptGuard) -> dict[str, Any]:
     """Train as the config says, and leave everything in the run directory.
 
     Args:
         config: The composed config, without Hydra's section.
         directory: The run directory; made by the caller.
-        sweep: The name of the sweep that the run is a job of; None for a run of its own.
         guard: Notes Ctrl-C and SIGTERM.
 
     Returns:
         What `result.json` holds.
 
     Raises:
-        UserError: if the run cannot start; outside a sweep nothing of the directory is left then.
+        UserError: if the run cannot start; nothing of the directory is left then.
         DivergedError: if the loss is no longer finite.
         Interrupted: on Ctrl-C or SIGTERM, after checkpoint, tracker and result have been written.
     """
-    began = time.time()
     if directory.holds_a_run():
         raise UserError(f"{directory.path} already holds a run; choose another directory.")
+    with owned(directory):
+        return begin(config, directory, None, guard)
+
+
+def begin(config: DictConfig, directory: RunDirectory, sweep: str | None, guard: InterruptGuard) -> dict[str, Any]:
+    """As `train`, in a directory that this process owns; a job of a sweep leaves its reason if it cannot start."""
+    began = time.time()
     metrics_file = MetricsFile(directory.metrics)
-    with closing(metrics_file), owned(directory):
+    with closing(metrics_file):
         try:
             _write_config(config, directory)
             guard.check()
@@ -117,22 +123,27 @@ def resume(
         DivergedError: if the loss is no longer finite.
         Interrupted: on Ctrl-C or SIGTERM, after checkpoint, tracker and result have been written.
     """
-    began = time.time()
     with owned(directory):
-        resumption = read_resumption(directory, asked, overrides)
-        state = resumption.state
-        guard.check()
-        metrics_file = MetricsFile.resumed(directory.metrics, resumption.lines)
-        with closing(metrics_file):
-            prepared = _prepare(resumption.config, directory, None, metrics_file, state)
-            directory.remove_leftovers()
-            if state is not None:
-                mend_checkpoints(directory, state, resumption.checkpoint)
-            metrics_file.begin()
-            directory.result.unlink(missing_ok=True)
-            _save_config(resumption.config, directory.config)
-            _tell_resumed(directory, prepared)
-            return _fit(prepared, directory, guard, began)
+        return go_on(read_resumption(directory, asked, overrides), directory, None, guard)
+
+
+def go_on(
+    resumption: Resumption, directory: RunDirectory, sweep: str | None, guard: InterruptGuard
+) -> dict[str, Any]:
+    """As `resume`, in a directory that this process owns; `sweep` names the sweep that the run is a job of."""
+    began, state = time.time(), resumption.state
+    guard.check()
+    metrics_file = MetricsFile.resumed(directory.metrics, resumption.lines)
+    with closing(metrics_file):
+        prepared = _prepare(resumption.config, directory, sweep, metrics_file, state)
+        directory.remove_leftovers()
+        if state is not None:
+            mend_checkpoints(directory, state, resumption.checkpoint)
+        metrics_file.begin()
+        directory.result.unlink(missing_ok=True)
+        _save_config(_settled(resumption.config), directory.config)
+        _tell_resumed(directory, prepared)
+        return _fit(prepared, directory, guard, began)
 
 
 def _tell_resumed(directory: RunDirectory, prepared: Prepared) -> None:
@@ -289,6 +300,9 @@ def _fit(prepared: Prepared, directory: RunDirectory, guard: InterruptGuard, beg
     except DivergedError as divergence:
         status, error = "diverged", str(divergence)
         raise
+    except SystemExit as leaving:
+        status, error = "interrupted", f"exited with code {leaving.code}"
+        raise
     except BaseException as failure:
         told = out_of_memory(failure, prepared.recipe.batch_size, prepared.device) or compiler_failed(failure)
         error = str(told) if told else f"{type(failure).__name__}: {failure}"
@@ -324,11 +338,17 @@ def _record(
 
 def _write_config(config: DictConfig, directory: RunDirectory) -> None:
     """Write `.hydra`, as Hydra would have done before anybody could claim the directory."""
-    _save_config(config, directory.config)
+    _save_config(_settled(config), directory.config)
     if HydraConfig.initialized():
         hydra: Any = HydraConfig.instance().cfg
         _save_config(hydra, directory.hydra_config)
         _save_config(hydra.hydra.overrides.task, directory.overrides)
+
+
+def _settled(config: DictConfig) -> DictConfig:
+    """The config with the moment at which it was started, not with a word for now."""
+    started = OmegaConf.select(config, "sweep.started")
+    return config if started is None else changed(config, {"sweep.started": started})
 
 
 def _save_config(config: Any, path: Path) -> None:

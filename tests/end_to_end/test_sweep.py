@@ -1,5 +1,6 @@
 import csv
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -78,14 +79,44 @@ def test_a_crash_in_a_job_leaves_its_traceback_in_the_jobs_log(command, tmp_path
     assert {row["status"] for row in table(tmp_path / "multirun" / "mine")} == {"failed"}
 
 
-def test_a_sweep_that_has_run_is_left_as_it_is(command, tmp_path):
-    arguments = ("train", "--multirun", *SHORT, "tracker=none", "model.latent_dim=2,3", "sweep.name=mine")
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Of all jobs' files but their logs, which say that there was nothing to do."""
+    return {path: path.read_bytes() for path in folder.glob("*/**/*") if path.is_file() and path.suffix != ".log"}
+
+
+def test_the_same_sweep_again_does_nothing_and_more_values_only_what_is_new(command, tmp_path):
+    arguments = ("train", "--multirun", *SHORT, "tracker=none", "sweep.name=mine")
+    assert command(*arguments, "model.latent_dim=2,3").code == 0
+    sweep = tmp_path / "multirun" / "mine"
+    before = contents(sweep)
+    assert command(*arguments, "model.latent_dim=2,3").code == 0
+    assert contents(sweep) == before
+    assert command(*arguments, "model.latent_dim=2,3,4").code == 0
+    after = contents(sweep)
+    assert {path: after[path] for path in before} == before
+    assert len([path for path in after if path.name == "result.json"]) == 3
+    assert [row["status"] for row in table(sweep)] == ["completed"] * 3
+
+
+def test_a_job_is_known_by_its_config_in_whatever_words(command, tmp_path):
+    assert command("train", "--multirun", *SHORT, "tracker=none", "sweep.name=mine", "optimizer.lr=1e-3").code == 0
+    before = contents(tmp_path / "multirun" / "mine")
+    words = ("sweep.name=mine", "optimizer.lr=0.001", "seed=0", "tracker=none")
+    assert command("train", "--multirun", *words, *SHORT).code == 0
+    assert contents(tmp_path / "multirun" / "mine").keys() == before.keys()
+
+
+def test_force_runs_all_anew_and_sets_aside_what_was_there(command, tmp_path):
+    arguments = ("train", "--multirun", *SHORT, "tracker=none", "seed=0,1", "sweep.name=mine")
     assert command(*arguments).code == 0
-    before = {path: path.read_bytes() for path in (tmp_path / "multirun").rglob("*") if path.is_file()}
-    again = command(*arguments)
-    assert again.code == 1
-    assert "sweep.name=mine" in again.err
-    assert {path: path.read_bytes() for path in (tmp_path / "multirun").rglob("*") if path.is_file()} == before
+    sweep = tmp_path / "multirun" / "mine"
+    before = {path.parent.name: path.read_bytes() for path in sweep.glob("*/result.json")}
+    time.sleep(1.1)  # sweeps are told apart by the second in which they start
+    assert command(*arguments, "sweep.force=true").code == 0
+    for name, content in before.items():
+        assert (sweep / name / "previous" / "1" / "result.json").read_bytes() == content
+        assert (sweep / name / "result.json").read_bytes() != content
+    assert metrics(sweep / name) == metrics(sweep / name / "previous" / "1")
 
 
 def test_an_unknown_key_is_refused_before_any_job(command, tmp_path):

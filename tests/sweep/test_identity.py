@@ -1,5 +1,6 @@
 import re
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from vae_exp.sweep import identity
-from vae_exp.sweep.identity import config_hash, readable_name, register_resolvers
+from vae_exp.sweep.identity import config_hash, job_name, readable_name, register_resolvers
 
 PLAIN: dict[str, Any] = {
     "seed": 0,
@@ -143,7 +143,7 @@ def test_a_name_is_never_empty_never_long_and_safe_in_a_shell(overrides: list[st
 
 def test_the_job_name_is_the_readable_name_and_the_hash():
     register_resolvers()
-    config = _config(hydra__sweep__subdir="${vae_exp.job_name:}")
+    config = _config(hydra__sweep={"subdir": "${vae_exp.job_name:}", "dir": "nowhere"})
     assert config.hydra.sweep.subdir == f"latent_dim-2_hidden_dims-400-200_{config_hash(_config())}"
 
 
@@ -155,10 +155,23 @@ def test_the_hash_is_known_to_interpolations():
 
 def test_a_sweep_is_called_by_its_name():
     register_resolvers()
-    assert _config(sweep__name="mine", hydra__dir="${vae_exp.sweep_name:}").hydra.dir == "mine"
+    assert _config(sweep__name="mine", hydra__dir="${vae_exp.sweep_name:now}").hydra.dir == "mine"
 
 
-def test_a_sweep_without_a_name_is_called_after_one_and_the_same_moment():
+def test_a_sweep_without_a_name_is_called_after_the_moment_it_is_given():
     register_resolvers()
-    names = {_config(hydra__dir="${vae_exp.sweep_name:}").hydra.dir for _ in range(3)}
-    assert names == {identity._START.strftime("%Y-%m-%d_%H-%M-%S")}
+    assert _config(hydra__dir="${vae_exp.sweep_name:now}").hydra.dir == "now"
+
+
+def test_a_job_that_has_a_directory_keeps_it_in_whatever_words_it_is_asked_for(tmp_path: Path):
+    (tmp_path / "latent_dim-2_0123abcd").mkdir()
+    (tmp_path / "other_4567abcd").mkdir()
+    assert job_name(tmp_path, ["seed=0", "model.latent_dim=2"], "0123abcd") == "latent_dim-2_0123abcd"
+    assert job_name(tmp_path, ["seed=0"], "89abcdef") == "seed-0_89abcdef"
+
+
+def test_where_the_archives_lie_does_not_change_the_hash():
+    assert config_hash(_config(data={"root": "/here", "path": "a"})) == config_hash(
+        _config(data={"root": "/there", "path": "a"})
+    )
+    assert config_hash(_config(data={"path": "b"})) != config_hash(_config(data={"path": "a"}))

@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from vae_exp.sweep import recorder
+from vae_exp.sweep.recorder import Recorder
 
 
-@pytest.fixture(autouse=True)
-def _nothing_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder, "_started", [])
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
 
 
 @pytest.fixture
@@ -19,12 +19,14 @@ def sweep(tmp_path: Path) -> Path:
     return tmp_path / "sweep"
 
 
-def test_without_a_sweep_nothing_is_reported(capsys: pytest.CaptureFixture[str]):
+def test_without_a_sweep_nothing_is_reported(recorder: Recorder, capsys: pytest.CaptureFixture[str]):
     recorder.report()
     assert capsys.readouterr().out == ""
 
 
-def test_a_sweep_that_has_started_is_reported_once(sweep: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_sweep_that_has_started_is_reported_once(
+    recorder: Recorder, sweep: Path, capsys: pytest.CaptureFixture[str]
+):
     recorder.remember(sweep)
     recorder.report()
     assert "Sweep sweep, best first" in capsys.readouterr().out
@@ -33,9 +35,19 @@ def test_a_sweep_that_has_started_is_reported_once(sweep: Path, capsys: pytest.C
     assert capsys.readouterr().out == ""
 
 
-def test_a_sweep_is_found_from_another_working_directory(sweep: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_sweep_is_found_from_another_working_directory(
+    recorder: Recorder, sweep: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.chdir(sweep.parent)
     recorder.remember(Path("sweep"))
     monkeypatch.chdir("/")
     recorder.report()
     assert (sweep / "summary.csv").exists()
+
+
+def test_failed_jobs_are_counted_at_the_end_and_once(recorder: Recorder, capsys: pytest.CaptureFixture[str]):
+    recorder.note(["a: no", "b: no"], 3)
+    recorder.note([], 4)
+    assert recorder.report() is False
+    assert "2 of 7 jobs did not finish" in capsys.readouterr().err
+    assert recorder.report() is True

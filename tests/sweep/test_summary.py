@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from vae_exp.sweep.summary import print_summary, read_jobs, write_csv
+from vae_exp.sweep.jobs import read_jobs
+from vae_exp.sweep.summary import print_summary, write_csv
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,10 @@
-"""The identity of a job: a hash of its config, and names that a person can read."""
+"""The identity of a job: a hash of its config, and a directory that carries it."""
 
 import hashlib
 import json
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -34,6 +34,8 @@ def config_hash(config: DictConfig) -> str:
         parts = OmegaConf.to_container(kept, resolve=True)
     except OmegaConfBaseException:  # the job itself says what is wrong; until then it needs a name
         parts = OmegaConf.to_container(kept, resolve=False)
+    if isinstance(parts, dict) and isinstance(parts.get("data"), dict):
+        parts["data"].pop("root", None)  # where the archives lie on this machine
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -59,13 +61,27 @@ def _config_hash(*, _root_: DictConfig) -> str:
     return config_hash(_root_)
 
 
+def job_name(sweep: Path, overrides: Sequence[str], identity: str) -> str:
+    """The name of a job's directory: that of the job in this sweep with the same identity, or a new one.
+
+    Args:
+        sweep: The sweep's directory; it need not be there yet.
+        overrides: What the job was started with; the same job may be asked for in other words.
+        identity: The hash of its config.
+    """
+    for known in sorted(sweep.glob(f"*_{identity}")):
+        if known.is_dir():
+            return known.name
+    return f"{readable_name(overrides)}_{identity}"
+
+
 def _job_name(*, _root_: DictConfig) -> str:
     overrides: Any = OmegaConf.to_container(_root_.hydra.overrides.task, resolve=False)
-    return f"{readable_name(overrides)}_{config_hash(_root_)}"
+    return job_name(Path(str(_root_.hydra.sweep.dir)), overrides, config_hash(_root_))
 
 
-def _sweep_name(*, _root_: DictConfig) -> str:
-    return _root_.sweep.name or _started()
+def _sweep_name(moment: str, *, _root_: DictConfig) -> str:
+    return _root_.sweep.name or moment
 
 
 def _run_directory(moment: str, *, _root_: DictConfig) -> str:
@@ -73,10 +89,3 @@ def _run_directory(moment: str, *, _root_: DictConfig) -> str:
     if _root_.get("resume"):
         return str(resumed_directory(str(_root_.resume)).path)
     return f"outputs/{moment}-{config_hash(_root_)}"
-
-
-def _started() -> str:
-    return _START.strftime("%Y-%m-%d_%H-%M-%S")
-
-
-_START = datetime.now()

@@ -1,0 +1,52 @@
+"""`hydra/launcher=pool`: a sweep on one node, every job in a process of its own."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class PoolLauncher(Launcher):
+    """Runs jobs side by side, as many as there are slots; none can harm another.
+
+    Args:
+        slots: Jobs at once where there is no GPU; None takes one per core.
+        slots_per_gpu: Jobs at once on each GPU.
+        gpus: Which GPUs; None takes all that are visible, an empty list none.
+        threads: Threads of each job; None shares the cores among the slots.
+        grace_seconds: How long a job may take to end in order when the sweep is stopped.
+    """
+
+    def __init__(
+        self,
+        slots: int | None,
+        slots_per_gpu: int,
+        gpus: Sequence[str | int] | None,
+        threads: int | None,
+        grace_seconds: float,
+    ) -> None:
+        super().__init__()
+        self._options: dict[str, Any] = {
+            "slots": slots,
+            "slots_per_gpu": slots_per_gpu,
+            "gpus": gpus,
+            "threads": threads,
+        }
+        self._grace_seconds = grace_seconds
+        self._arguments: tuple[HydraContext, TaskFunction, DictConfig] | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what the jobs will need."""
+        self._arguments = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs; those that fail are told at the end of the sweep."""
+        from vae_exp.sweep.pool.launcher import launch
+        from vae_exp.sweep.pool.slots import SlotSettings
+
+        assert self._arguments is not None, "Hydra calls setup first"
+        settings = SlotSettings(**self._options)
+        return launch(*self._arguments, job_overrides, initial_job_idx, settings, self._grace_seconds)

@@ -1,0 +1,148 @@
+"""The jobs of a sweep as their directories tell of them, while it runs and afterwards."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vae_exp.errors import UserError
+from vae_exp.run_directory import RunDirectory
+from vae_exp.sweep.plan import job_key, read_plan
+
+_TAIL_BYTES = 16_384
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+NOT_STARTED = "not started"
+RUNNING = "running"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep.
+
+    Args:
+        name: Its directory's name; empty if it has none yet.
+        keys: The overrides it was started with, by key.
+        status: `completed`, `pruned`, `failed`, `interrupted`, `killed` or `diverged`, as its result says;
+            `running`, `not started`, `lost` where it has no result; `unreadable` where that cannot be read.
+        metrics: The final metrics, or the last ones.
+        monitor: The metric that chose its best checkpoint.
+        error: What ended it; empty if nothing did.
+        epochs: How many epochs it has been trained.
+        seconds: How long it took; None while that is not known.
+    """
+
+    name: str
+    keys: dict[str, str]
+    status: str
+    metrics: dict[str, float]
+    monitor: str = ""
+    error: str = ""
+    epochs: int = 0
+    seconds: float | None = None
+
+
+def read_jobs(sweep: Path) -> list[Job]:
+    """All jobs of a sweep, those that have not been started too; best first by the metric they monitored."""
+    found, known = [], set()
+    for path in sorted(sweep.glob("*/.hydra")):
+        directory = RunDirectory(path.parent)
+        overrides = read_overrides(directory.overrides)
+        known.add(job_key(overrides))
+        found.append(_read_job(directory, keys_of(overrides)))
+    found += [
+        Job("", keys_of(overrides), NOT_STARTED, {})
+        for overrides in read_plan(sweep).jobs
+        if job_key(overrides) not in known
+    ]
+    return sorted(found, key=_rank)
+
+
+def _rank(job: Job) -> tuple[bool, bool, float]:
+    value = job.metrics.get(job.monitor, float("inf"))
+    return job.status != "completed", job.status == NOT_STARTED, value
+
+
+def last_metrics(directory: RunDirectory) -> dict[str, float]:
+    """The last whole line of `metrics.jsonl`; empty without one."""
+    try:
+        with directory.metrics.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _TAIL_BYTES))
+            whole, _, _ = file.read().rpartition(b"\n")
+            line = json.loads(whole.rpartition(b"\n")[2])
+    except (OSError, ValueError):
+        return {}
+    return _numbers(line)
+
+
+def varying(jobs: Iterable[Job]) -> list[str]:
+    """The keys that differ between jobs, in the order of their first appearance; of a single job all."""
+    jobs = list(jobs)
+    return [
+        key
+        for key in union(job.keys for job in jobs)
+        if len(jobs) == 1 or len({job.keys.get(key) for job in jobs}) > 1
+    ]
+
+
+def union(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The keys of all mappings, in the order of their first appearance."""
+    seen: dict[str, None] = {}
+    for mapping in mappings:
+        seen |= dict.fromkeys(mapping)
+    return list(seen)
+
+
+def keys_of(overrides: Iterable[str]) -> dict[str, str]:
+    """Overrides by their keys."""
+    pairs = [each.lstrip("+~").partition("=") for each in overrides]
+    return {key: value for key, _, value in pairs}
+
+
+def read_overrides(path: Path) -> list[str]:
+    """The overrides that a job was started with; empty where they cannot be read."""
+    try:
+        overrides = yaml.load(path.read_text(), Loader=_LOADER)  # noqa: S506 - a safe loader
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return []
+    return [str(each) for each in overrides] if isinstance(overrides, list) else []
+
+
+def _read_job(directory: RunDirectory, keys: dict[str, str]) -> Job:
+    name = directory.path.name
+    try:
+        result = directory.read_result()
+    except UserError as error:
+        return Job(name, keys, "unreadable", {}, error=str(error))
+    if result is None:
+        return _without_result(directory, keys)
+    seconds = result.get("seconds")
+    total = seconds.get("total") if isinstance(seconds, dict) else None
+    epochs = result.get("epochs")
+    return Job(
+        name=name,
+        keys=keys,
+        status=str(result.get("status")),
+        metrics=_numbers(result.get("metrics")),
+        monitor=str(result.get("monitor", "")),
+        error=str(result.get("error") or ""),
+        epochs=epochs if isinstance(epochs, int) else 0,
+        seconds=total if isinstance(total, int | float) else None,
+    )
+
+
+def _without_result(directory: RunDirectory, keys: dict[str, str]) -> Job:
+    metrics = last_metrics(directory)
+    epochs = int(metrics.get("epoch", 0))
+    if directory.is_owned():
+        return Job(directory.path.name, keys, RUNNING, metrics, epochs=epochs)
+    return Job(directory.path.name, keys, "lost", metrics, error="ended without a result: killed", epochs=epochs)
+
+
+def _numbers(metrics: Any) -> dict[str, float]:
+    if not isinstance(metrics, dict):
+        return {}
+    return {str(key): value for key, value in metrics.items() if isinstance(value, int | float)}

@@ -1,0 +1,103 @@
+"""What a sweep was asked for: the commands, and the jobs that follow from them, in `sweep.json`."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from vae_exp.errors import UserError
+from vae_exp.run_directory import write_json
+
+FILE = "sweep.json"
+_LOCK_SECONDS = 30
+_NOT_TOLD = ("hydra.", "sweep.", "tracker.", "+sweep.", "++sweep.")
+
+
+@dataclass
+class Plan:
+    """What a sweep was asked for.
+
+    Args:
+        commands: Every command that was given, in order: its words and the folder it was given in.
+        jobs: The overrides of every job that follows from them.
+    """
+
+    commands: list[dict[str, Any]] = field(default_factory=list)
+    jobs: list[list[str]] = field(default_factory=list)
+
+
+def read_plan(sweep: Path) -> Plan:
+    """The plan of a sweep; an empty one where there is none that can be read."""
+    try:
+        found = json.loads((sweep / FILE).read_text())
+        jobs = [[str(word) for word in job] for job in found["jobs"]]
+        commands = [
+            {"words": [str(word) for word in each["words"]], "folder": str(each["folder"])}
+            for each in found["commands"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return Plan()
+    return Plan(commands, jobs)
+
+
+def record(sweep: Path, words: Sequence[str], folder: Path, jobs: Sequence[Sequence[str]]) -> None:
+    """Add a command and its jobs to the plan of a sweep; what is known already is not told twice.
+
+    Args:
+        sweep: The sweep's directory.
+        words: The command line, without the program.
+        folder: Where the command was given.
+        jobs: The overrides of each job.
+    """
+    sweep.mkdir(parents=True, exist_ok=True)
+    with FileLock(sweep / f".{FILE}.lock", timeout=_LOCK_SECONDS):
+        plan = read_plan(sweep)
+        command = {"words": list(words), "folder": str(folder)}
+        known = {job_key(job) for job in plan.jobs}
+        plan.jobs += [list(job) for job in jobs if job_key(job) not in known]
+        if command not in plan.commands:
+            plan.commands.append(command)
+        write_json(sweep / FILE, {"commands": plan.commands, "jobs": plan.jobs})
+
+
+def job_key(overrides: Sequence[str]) -> tuple[str, ...]:
+    """What two jobs share that were asked for in the same words, in whatever order."""
+    return tuple(sorted(each for each in overrides if not each.startswith(_NOT_TOLD)))
+
+
+def planned_jobs(config: DictConfig, overrides: Sequence[str]) -> list[list[str]] | None:
+    """The jobs that Hydra's basic sweeper makes of a sweep; None where another sweeper decides.
+
+    Args:
+        config: The sweep's.
+        overrides: Those of the command line.
+
+    Raises:
+        UserError: if there would be none, names the keys that have no values.
+    """
+    sweeper = config.hydra.sweeper
+    if not str(sweeper.get("_target_", "")).endswith("BasicSweeper"):
+        return None
+    raw: Any = OmegaConf.to_container(sweeper.params, resolve=True) if sweeper.get("params") else {}
+    words = [*(f"{key}={value}" for key, value in raw.items()), *overrides]
+    try:
+        parsed = OverridesParser.create().parse_overrides(words)
+        batches = BasicSweeper.split_arguments(parsed, None)
+    except HydraException:  # the sweeper itself will say what is wrong
+        return None
+    jobs = [list(job) for batch in batches for job in batch]
+    if not jobs:
+        empty = [each.input_line for each in parsed if each.is_sweep_override() and not _values(each)]
+        raise UserError(f"the sweep has no jobs: {', '.join(map(str, empty))} has no values.")
+    return jobs
+
+
+def _values(override: Any) -> list[str]:
+    return list(override.sweep_string_iterator())

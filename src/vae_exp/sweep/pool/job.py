@@ -1,0 +1,154 @@
+"""A job of a pool: where it lies, how far it has come, how it ended."""
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+from typing import Any
+
+from vae_exp.errors import InUseError, UserError
+from vae_exp.run_directory import RunDirectory, owned, write_json
+from vae_exp.sweep.attempt import FINISHED
+from vae_exp.sweep.jobs import last_metrics
+from vae_exp.sweep.pool.slots import Slot
+from vae_exp.sweep.pool.worker import Report
+
+
+class End(Enum):
+    """How a job of a pool ended."""
+
+    DONE = "done"
+    SKIPPED = "finished before"
+    ELSEWHERE = "in other hands"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+@dataclass
+class Job:
+    """A job of a pool.
+
+    Args:
+        number: Hydra's number of it.
+        overrides: What it is started with.
+        directory: Known once its config is composed.
+        epochs: How many it will have.
+        end: How it ended; None until then.
+        reason: Why it did not finish.
+        seconds: How long its process ran.
+        metrics: Its last ones.
+        retried: Whether it was given a second chance alone, for want of memory.
+    """
+
+    number: int
+    overrides: Sequence[str]
+    directory: RunDirectory | None = None
+    epochs: int = 0
+    end: End | None = None
+    status: str = "waiting"
+    reason: str = ""
+    seconds: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+    monitor: str = ""
+    retried: bool = False
+
+    @property
+    def name(self) -> str:
+        """What it is called in tables."""
+        return f"job {self.number}" if self.directory is None else self.directory.path.name
+
+
+@dataclass
+class Running:
+    """A job in its process.
+
+    Args:
+        job: The job.
+        slot: Where it runs.
+        process: Its process.
+        reports: The near end of the pipe on which the process reports.
+        began: When it was started, in seconds of the monotonic clock.
+        began_at: The same, in seconds since the epoch.
+        kills: How many processes had been killed for want of memory by then.
+    """
+
+    job: Job
+    slot: Slot
+    process: ForkServerProcess
+    reports: Connection
+    began: float
+    began_at: float
+    kills: int
+
+    def report(self) -> Report | None:
+        """What the task reported; None if its process ended without a word."""
+        try:
+            said: Report | None = self.reports.recv() if self.reports.poll() else None
+        except (EOFError, OSError):
+            said = None
+        return said
+
+
+def settle(job: Job, exit_code: int, report: Report | None, began_at: float) -> None:
+    """Find out how a job ended, and leave a `result.json` where its process could not.
+
+    Args:
+        job: The job.
+        exit_code: Of its process; below zero the signal that ended it.
+        report: What its task reported.
+        began_at: When the process was started, in seconds since the epoch.
+    """
+    assert job.directory is not None
+    result = _own_result(job.directory, began_at)
+    if result is None and (report is None or report.error is None) and exit_code:
+        result = _write_ended(job.directory, exit_code)
+    status = str(result.get("status")) if result else "failed"
+    error = str(result.get("error") or "") if result else ""
+    told = report.error if report else None
+    job.status, job.reason = status, error or told or ("" if status in FINISHED else "left no result")
+    metrics = result.get("metrics") if result else None
+    job.metrics = metrics if isinstance(metrics, dict) else {}
+    job.monitor = str(result.get("monitor", "")) if result else ""
+    if status in FINISHED:
+        job.end, job.reason = End.DONE, ""
+    else:
+        job.end = End.STOPPED if exit_code in (128 + signal.SIGINT, 128 + signal.SIGTERM) else End.FAILED
+
+
+def _own_result(directory: RunDirectory, began_at: float) -> dict[str, Any] | None:
+    """The result that the process itself wrote; that of an earlier attempt does not count."""
+    try:
+        if directory.result.stat().st_mtime < began_at - 1:
+            return None
+        return directory.read_result()
+    except (OSError, UserError):
+        return None
+
+
+def _write_ended(directory: RunDirectory, exit_code: int) -> dict[str, Any]:
+    """Say in the name of a process how it was ended, unless somebody else is already at it again."""
+    last = last_metrics(directory)
+    result = {
+        "status": "killed" if exit_code < 0 else "interrupted",
+        "error": how_it_ended(exit_code),
+        "epochs": int(last.get("epoch", 0)),
+        "metrics": {key: value for key, value in last.items() if "/" in key},
+    }
+    try:
+        with owned(directory):
+            write_json(directory.result, result)
+    except (InUseError, OSError):
+        pass
+    return result
+
+
+def how_it_ended(exit_code: int) -> str:
+    """An exit code in words."""
+    if exit_code >= 0:
+        return f"exited with code {exit_code}"
+    try:
+        return f"killed by {signal.Signals(-exit_code).name}"
+    except ValueError:
+        return f"killed by signal {-exit_code}"

@@ -1,0 +1,217 @@
+"""Runs jobs, each in a fresh process on a slot of its own; none can harm another."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from multiprocessing.connection import wait
+from typing import Any
+
+from vae_exp.run_directory import RunDirectory
+from vae_exp.sweep.attempt import Attempt
+from vae_exp.sweep.jobs import last_metrics
+from vae_exp.sweep.pool.display import PoolDisplay
+from vae_exp.sweep.pool.job import End, Job, Running, settle
+from vae_exp.sweep.pool.memory import memory_kills
+from vae_exp.sweep.pool.slots import Slot
+from vae_exp.sweep.pool.stop import StopRequests
+from vae_exp.sweep.pool.worker import Assignment, work
+
+_LOOK_SECONDS = 0.5
+_PRELOADED = ["vae_exp.sweep_job"]  # and with it torch, once for all jobs
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+class Composed:
+    """A job, ready to be started.
+
+    Args:
+        directory: Its run directory.
+        epochs: How many epochs it will have.
+        attempt: What is to be done about it.
+        payload: Makes what its process needs.
+    """
+
+    def __init__(
+        self, directory: RunDirectory, epochs: int, attempt: Attempt, payload: Callable[[], bytes]
+    ) -> None:
+        self.directory = directory
+        self.epochs = epochs
+        self.attempt = attempt
+        self.payload = payload
+
+
+class Pool:
+    """Runs jobs on the slots of a node.
+
+    The processes are forked from one that has imported torch and nothing more, so that a job pays no import: an
+    import starts neither CUDA nor, with the thread counts set here, threads that wait for work, and what is
+    forked afterwards is whole. Each process has a session of its own, and none is used twice.
+
+    Args:
+        slots: Where jobs may run.
+        compose: Makes a job ready; called when its turn has come.
+        grace_seconds: How long a job may take to end in order when the sweep is stopped.
+        display: Shows how far the sweep is.
+    """
+
+    def __init__(
+        self,
+        slots: Sequence[Slot],
+        compose: Callable[[Job], Composed],
+        grace_seconds: float,
+        display: PoolDisplay,
+    ) -> None:
+        self._slots = list(slots)
+        self._free = deque(slots)
+        self._compose = compose
+        self._grace_seconds = grace_seconds
+        self._display = display
+        self._running: list[Running] = []
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(_PRELOADED)
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Run all jobs; how each ended stands in it.
+
+        Raises:
+            SystemExit: with 130 or 143 on Ctrl-C or SIGTERM, once every job has ended.
+        """
+        waiting, alone = deque(jobs), deque[Job]()
+        with StopRequests() as stop, self._display, _threads_in_environment(self._slots[0].threads):
+            try:
+                while not stop.count and (waiting or alone or self._running):
+                    self._start_what_may(waiting, alone)
+                    alone.extend(self._collect(stop))
+                if stop.count:
+                    self._stop(stop)
+            finally:
+                self._kill()
+            if stop.first is not None:
+                raise SystemExit(128 + stop.first)
+
+    def _start_what_may(self, waiting: deque[Job], alone: deque[Job]) -> None:
+        while waiting and self._free and not any(each.job.retried for each in self._running):
+            self._start(waiting.popleft())
+        if alone and not waiting and not self._running:
+            self._start(alone.popleft())
+
+    def _start(self, job: Job) -> None:
+        try:
+            composed = self._compose(job)
+            job.directory, job.epochs = composed.directory, composed.epochs
+            if composed.attempt is Attempt.SKIP:
+                job.end, job.status = End.SKIPPED, "completed"
+            elif composed.directory.is_owned():
+                job.end, job.status = End.ELSEWHERE, "running"
+            else:
+                self._fork(job, composed)
+                return
+        except Exception as error:  # that job alone fails
+            job.end, job.status, job.reason = End.FAILED, "failed", f"{type(error).__name__}: {error}"
+        self._display.ended(job)
+
+    def _fork(self, job: Job, composed: Composed) -> None:
+        composed.directory.path.mkdir(parents=True, exist_ok=True)
+        slot = self._free.popleft()
+        environment = {} if slot.gpu is None else {"CUDA_VISIBLE_DEVICES": slot.gpu}
+        assignment = Assignment(composed.payload(), composed.directory.output, environment, self._grace_seconds)
+        near, far = self._context.Pipe(duplex=False)
+        process = self._context.Process(target=work, args=(assignment, far))
+        began, began_at = time.monotonic(), time.time()
+        process.start()
+        far.close()
+        self._running.append(Running(job, slot, process, near, began, began_at, memory_kills()))
+        self._display.started(job, slot)
+
+    def _collect(self, stop: StopRequests) -> list[Job]:
+        """Wait a moment for jobs to end; those that are to be run again, alone."""
+        if not self._running:
+            return []
+        wait([each.process.sentinel for each in self._running], timeout=0 if stop.count else _LOOK_SECONDS)
+        again = []
+        for running in [each for each in self._running if not each.process.is_alive()]:
+            self._running.remove(running)
+            self._free.append(running.slot)
+            if self._end(running):
+                again.append(running.job)
+        for running in self._running:
+            self._look_at(running)
+        self._display.refresh()
+        return again
+
+    def _look_at(self, running: Running) -> None:
+        assert running.job.directory is not None
+        running.job.seconds = time.monotonic() - running.began
+        if self._display.is_live:
+            running.job.metrics = last_metrics(running.job.directory) or running.job.metrics
+
+    def _end(self, running: Running) -> bool:
+        """Take note of how a job ended; whether it is to be run again."""
+        job, process = running.job, running.process
+        process.join()
+        report, code = running.report(), process.exitcode or 0
+        running.reports.close()
+        process.close()
+        job.seconds = time.monotonic() - running.began
+        settle(job, code, report, running.began_at)
+        for_memory = (report is not None and report.out_of_memory) or (
+            code == -signal.SIGKILL and memory_kills() > running.kills
+        )
+        if for_memory and not job.retried and len(self._slots) > 1:
+            job.retried, job.end = True, None
+            self._display.requeued(job)
+            return True
+        if for_memory:
+            job.reason += " (out of memory)" if "memory" not in job.reason else ""
+        self._display.ended(job)
+        return False
+
+    def _stop(self, stop: StopRequests) -> None:
+        """Ask all jobs to end, and wait; a second request, or too long a wait, ends them by force."""
+        self._display.stopping(len(self._running))
+        for running in self._running:
+            if running.process.pid is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(running.process.pid, signal.SIGTERM)
+        until = time.monotonic() + self._grace_seconds
+        while self._running and stop.count < 2 and time.monotonic() < until:
+            time.sleep(0.05)
+            self._collect(stop)
+        self._kill()
+
+    def _kill(self) -> None:
+        """End every job that is left, with all that it has started."""
+        for running in self._running:
+            if running.process.pid is not None:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(running.process.pid, signal.SIGKILL)
+        for running in list(self._running):
+            self._running.remove(running)
+            self._end(running)
+
+
+class _threads_in_environment:  # noqa: N801 - used as a function
+    """For the length of a block processes are started with so many threads, however they compute.
+
+    Args:
+        count: Threads.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._values = dict.fromkeys(_THREADS, str(count))
+        self._before: dict[str, Any] = {}
+
+    def __enter__(self) -> None:
+        self._before = {name: os.environ.get(name) for name in self._values}
+        os.environ.update(self._values)
+
+    def __exit__(self, *raised: object) -> None:
+        for name, value in self._before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

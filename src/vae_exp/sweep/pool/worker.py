@@ -1,0 +1,108 @@
+"""What happens in the process of a job."""
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+from vae_exp.errors import MemoryExhaustedError
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A job, as its process is told of it.
+
+    Args:
+        payload: Hydra's context, the task and the composed config, pickled.
+        output: The file that takes what the job prints.
+        environment: Set before anything else.
+        grace_seconds: How long it may take to end in order once the launcher has died.
+    """
+
+    payload: bytes
+    output: Path
+    environment: dict[str, str]
+    grace_seconds: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """How the task of a job ended.
+
+    Args:
+        error: What it raised; None if nothing.
+        out_of_memory: Whether that was for want of memory.
+    """
+
+    error: str | None
+    out_of_memory: bool = False
+
+
+def pickled(hydra_context: Any, task_function: Any, config: Any) -> bytes:
+    """What a process needs to run a job."""
+    from hydra.core.singleton import Singleton
+
+    job: bytes = cloudpickle.dumps((Singleton.get_state(), hydra_context, task_function, config))
+    return job
+
+
+def work(assignment: Assignment, launcher: Connection) -> None:
+    """Run a job in a fresh process, in a session of its own, and report to the launcher."""
+    os.setsid()  # Ctrl-C reaches the launcher alone, which then tells its jobs
+    os.environ.update(assignment.environment)
+    _redirect(assignment.output)
+    faulthandler.enable()
+    threading.Thread(target=_end_without_launcher, args=(assignment.grace_seconds,), daemon=True).start()
+    launcher.send(_run(assignment.payload))
+
+
+def _run(payload: bytes) -> Report:
+    from hydra.core.singleton import Singleton
+    from hydra.core.utils import JobStatus, run_job, setup_globals
+
+    from vae_exp.sweep.identity import register_resolvers
+
+    setup_globals()
+    register_resolvers()
+    state, hydra_context, task_function, config = cloudpickle.loads(payload)
+    Singleton.set_state(state)
+    ended = run_job(
+        hydra_context=hydra_context,
+        task_function=task_function,
+        config=config,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )
+    if ended.status is JobStatus.COMPLETED:
+        return Report(None)
+    error = ended._return_value
+    told = str(error) or type(error).__name__
+    return Report(told, out_of_memory=isinstance(error, MemoryError | MemoryExhaustedError))
+
+
+def _redirect(output: Path) -> None:
+    """Let a file take standard output and error, those of libraries below Python too."""
+    with output.open("ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
+
+
+def _end_without_launcher(grace_seconds: float) -> None:
+    """End the job in order when its launcher has died, and by force when that takes too long."""
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(grace_seconds)
+    os.killpg(0, signal.SIGKILL)
