@@ -44,9 +44,16 @@ class PoolLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; those that fail are told at the end of the sweep."""
-        from vae_exp.sweep.pool.launcher import launch
+        found: Sequence[JobReturn] = self._sweep().launch(job_overrides, initial_job_idx)
+        return found
+
+    def stream(self, source: Any, total: int) -> None:
+        """Run jobs that become known one after the other, as those of a search do."""
+        self._sweep().stream(source, total)
+
+    def _sweep(self) -> Any:
+        from vae_exp.sweep.pool.launcher import PoolSweep
         from vae_exp.sweep.pool.slots import SlotSettings
 
         assert self._arguments is not None, "Hydra calls setup first"
-        settings = SlotSettings(**self._options)
-        return launch(*self._arguments, job_overrides, initial_job_idx, settings, self._grace_seconds)
+        return PoolSweep(*self._arguments, SlotSettings(**self._options), self._grace_seconds)

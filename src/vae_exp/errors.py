@@ -18,6 +18,10 @@ class Interrupted(Exception):  # noqa: N818 - a request, not an error
         return 128 + self.signal_number
 
 
+class Pruned(Exception):  # noqa: N818 - a decision, not an error
+    """A search has ended the run early: others were better by then."""
+
+
 class InUseError(UserError):
     """Another process holds what this one would need."""
 

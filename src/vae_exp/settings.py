@@ -171,13 +171,22 @@ class TrackerSettings:
 
 
 @dataclass
+class TrialSettings:
+    """`sweep.trial`: of which search a job is a trial; a sweeper that searches sets it."""
+
+    journal: str | None = None
+    number: int = 0
+    prune: bool = False
+
+
+@dataclass
 class SweepSettings:
     """`sweep`: what a sweep is called, and what its jobs are told."""
 
     name: str | None = MISSING
     force: bool = False
     started: str | None = None
-    trial: dict[str, Any] | None = None
+    trial: TrialSettings = field(default_factory=TrialSettings)
 
     def __post_init__(self) -> None:
         require_sweep_name(self.name)

@@ -33,11 +33,12 @@ from vae_exp.engine.keeper import Cadence
 from vae_exp.engine.memory import out_of_memory
 from vae_exp.engine.precision import require_precision
 from vae_exp.engine.progress import SilentProgress, progress_display
+from vae_exp.engine.protocols import Pruner
 from vae_exp.engine.recipe import Recipe
 from vae_exp.engine.step_mode import choose_mode, compiler_failed
 from vae_exp.engine.team import Team, gather_team, local_device
 from vae_exp.engine.trainer import Trainer
-from vae_exp.errors import DivergedError, Interrupted, UserError
+from vae_exp.errors import DivergedError, Interrupted, Pruned, UserError
 from vae_exp.evaluation.audit import audit
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
@@ -231,6 +232,7 @@ def _prepare(
         recipe=recipe,
         identity=identity,
         team=team,
+        pruner=_pruner(settings),
     )
     if state is not None:
         _load(trainer, state, directory, replan=state.get("schedule", plain["scheduler"]) != plain["scheduler"])
@@ -294,6 +296,8 @@ def _fit(prepared: Prepared, directory: RunDirectory, guard: InterruptGuard, beg
         trainer.fit(guard, progress_display(prepared.recipe.epochs, prepared.steps_per_epoch, done))
         trainer.finish(guard)
         status, exit_code = "completed", 0
+    except Pruned:
+        status, exit_code = "pruned", 0
     except Interrupted as interruption:
         status, error, exit_code = "interrupted", str(interruption), interruption.exit_code
         raise
@@ -386,6 +390,15 @@ def _recipe(settings: TrainSettings, train: ImageSet, val: ImageSet) -> Recipe:
         collapse_monitor=trainer.collapse_monitor,
         checkpoint_every=Cadence(settings.checkpoint.every.epochs, settings.checkpoint.every.seconds),
     )
+
+
+def _pruner(settings: TrainSettings) -> Pruner | None:
+    trial = settings.sweep.trial
+    if trial.journal is None or not trial.prune:
+        return None
+    from vae_exp.sweep.search.reporter import TrialReporter
+
+    return TrialReporter(Path(trial.journal), trial.number)
 
 
 def _start_wandb(

@@ -23,6 +23,19 @@ class Evaluator(Protocol):
         ...
 
 
+class Pruner(Protocol):
+    """Decides after every epoch whether a run is worth going on."""
+
+    def stop(self, epoch: int, metrics: Mapping[str, float]) -> bool:
+        """Whether it ends here.
+
+        Args:
+            epoch: How many epochs have been trained.
+            metrics: Those of the last one.
+        """
+        ...
+
+
 class Tracker(Protocol):
     """Keeps what a run reports; losing it must never lose the run."""
 

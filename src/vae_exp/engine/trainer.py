@@ -26,7 +26,7 @@ from vae_exp.engine.optimizer_state import load_optimizer
 from vae_exp.engine.position import Position
 from vae_exp.engine.precision import computing_in
 from vae_exp.engine.progress import ProgressDisplay
-from vae_exp.engine.protocols import Evaluator, Tracker
+from vae_exp.engine.protocols import Evaluator, Pruner, Tracker
 from vae_exp.engine.recipe import Recipe
 from vae_exp.engine.record import StepRecord
 from vae_exp.engine.step_mode import choose_mode, compiled, stepper
@@ -34,7 +34,7 @@ from vae_exp.engine.team import Team
 from vae_exp.engine.training_step import NonFiniteTermError, Scoring, TrainingStep
 from vae_exp.engine.validation import Validation, named_terms
 from vae_exp.engine.watch import watch_for
-from vae_exp.errors import Interrupted, UserError
+from vae_exp.errors import Interrupted, Pruned, UserError
 from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
@@ -62,6 +62,7 @@ class Trainer:
         recipe: How long to train.
         identity: Plain values that every checkpoint carries along.
         team: The processes that share the batches; the leading one alone evaluates, writes and tracks.
+        pruner: Ends the run early where a search has better ones; None lets it be.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Trainer:
         recipe: Recipe,
         identity: Mapping[str, Any],
         team: Team | None = None,
+        pruner: Pruner | None = None,
     ) -> None:
         self.position = Position()
         self.seconds_before = 0.0  # of training, before it was resumed
@@ -95,6 +97,7 @@ class Trainer:
         self._trackers = trackers
         self._recipe = recipe
         self._identity = dict(identity)
+        self._pruner = pruner
         self.team = team or Team()
         self._sizes = _batch_sizes(len(train), recipe.batch_size)
         _require_work_for_all(self._sizes, self.team)
@@ -128,6 +131,7 @@ class Trainer:
         Raises:
             Interrupted: on Ctrl-C or SIGTERM, after `last.pt` has been written.
             DivergedError: if a loss, a gradient or a weight is not finite; the last good checkpoint stands.
+            Pruned: if the pruner ends it.
         """
         before, started = self.position.seconds, time.perf_counter()
         try:
@@ -136,6 +140,8 @@ class Trainer:
                     self._run_epoch(guard, progress)
                     self.position.seconds = before + time.perf_counter() - started
                     self._keep()
+                    if self._pruner and self._pruner.stop(self.position.epoch, self.position.metrics):
+                        raise Pruned
                 if self.team.leads and self.position.epoch:
                     self._keeper.finish(self._state, self.position.epoch)
         except Interrupted:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import yaml
 
 from vae_exp.errors import UserError
 from vae_exp.run_directory import RunDirectory
-from vae_exp.sweep.plan import job_key, read_plan
+from vae_exp.sweep.plan import job_key, own_words, read_plan
 
 _TAIL_BYTES = 16_384
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -32,6 +32,7 @@ class Job:
         error: What ended it; empty if nothing did.
         epochs: How many epochs it has been trained.
         seconds: How long it took; None while that is not known.
+        overrides: The overrides as they were written.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Job:
     error: str = ""
     epochs: int = 0
     seconds: float | None = None
+    overrides: tuple[str, ...] = ()
 
 
 def read_jobs(sweep: Path) -> list[Job]:
@@ -49,15 +51,21 @@ def read_jobs(sweep: Path) -> list[Job]:
     found, known = [], set()
     for path in sorted(sweep.glob("*/.hydra")):
         directory = RunDirectory(path.parent)
-        overrides = read_overrides(directory.overrides)
-        known.add(job_key(overrides))
-        found.append(_read_job(directory, keys_of(overrides)))
+        job = read_job(directory)
+        known.add(job_key(job.overrides))
+        found.append(job)
     found += [
-        Job("", keys_of(overrides), NOT_STARTED, {})
+        Job("", keys_of(own_words(overrides)), NOT_STARTED, {}, overrides=tuple(overrides))
         for overrides in read_plan(sweep).jobs
         if job_key(overrides) not in known
     ]
     return sorted(found, key=_rank)
+
+
+def read_job(directory: RunDirectory) -> Job:
+    """What the directory of a job tells of it."""
+    overrides = read_overrides(directory.overrides)
+    return replace(_read_job(directory, keys_of(own_words(overrides))), overrides=tuple(overrides))
 
 
 def _rank(job: Job) -> tuple[bool, bool, float]:

@@ -69,7 +69,12 @@ def record(sweep: Path, words: Sequence[str], folder: Path, jobs: Sequence[Seque
 
 def job_key(overrides: Sequence[str]) -> tuple[str, ...]:
     """What two jobs share that were asked for in the same words, in whatever order."""
-    return tuple(sorted(each for each in overrides if not each.startswith(_NOT_TOLD)))
+    return tuple(sorted(own_words(overrides)))
+
+
+def own_words(overrides: Sequence[str]) -> list[str]:
+    """Those overrides of a job that decide what it trains."""
+    return [each for each in overrides if not each.startswith(_NOT_TOLD)]
 
 
 def planned_jobs(config: DictConfig, overrides: Sequence[str]) -> list[list[str]] | None:

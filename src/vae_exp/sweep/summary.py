@@ -1,32 +1,74 @@
-"""The table of a sweep: what was swept, and what came of it."""
+"""The tables of a sweep: what was swept, and what came of it."""
 
 import csv
 import io
 from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vae_exp.errors import UserError
 from vae_exp.run_directory import write_atomically
+from vae_exp.sweep.grouping import Estimate, Group
 from vae_exp.sweep.jobs import Job, read_jobs, union, varying
 
 _SHOWN_METRICS = ("loss", "elbo", "rate", "distortion")
 _NAMED_ERROR = 60
+_MOST_ROWS = 100
+_WIDTH_OF_A_FILE = 160
+
+
+def console() -> Console:
+    """Standard output, wide where it is no terminal."""
+    found = Console()
+    return found if found.is_terminal else Console(width=_WIDTH_OF_A_FILE)
+
+
+def rows_of(jobs: Sequence[Job]) -> tuple[list[str], list[list[str | float | None]]]:
+    """All keys and all metrics of all jobs, one job a row; the names of the columns first."""
+    keys = union(job.keys for job in jobs)
+    metrics = union(job.metrics for job in jobs)
+    rows: list[list[str | float | None]] = [
+        [
+            job.name,
+            job.status,
+            *(job.keys.get(key) for key in keys),
+            *(job.metrics.get(key) for key in metrics),
+            job.error,
+        ]
+        for job in jobs
+    ]
+    return ["job", "status", *keys, *metrics, "error"], rows
 
 
 def write_csv(jobs: Sequence[Job], path: Path) -> None:
-    """All keys and all metrics of all jobs, one job a row."""
-    keys = union(job.keys for job in jobs)
-    metrics = union(job.metrics for job in jobs)
+    """Write `rows_of` as CSV; what a job lacks is empty."""
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(["job", "status", *keys, *metrics, "error"])
-    for job in jobs:
-        values = [job.keys.get(key, "") for key in keys] + [job.metrics.get(key, "") for key in metrics]
-        writer.writerow([job.name, job.status, *values, job.error])
+    names, rows = rows_of(jobs)
+    writer.writerow(names)
+    writer.writerows(["" if cell is None else cell for cell in row] for row in rows)
     write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+
+
+def write_parquet(jobs: Sequence[Job], path: Path) -> None:
+    """Write `rows_of` as Parquet; what a job lacks is null.
+
+    Raises:
+        UserError: if pyarrow is not installed.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UserError("--parquet needs pyarrow: pip install 'vae-exp[parquet]'.") from error
+    names, rows = rows_of(jobs)
+    columns = {name: [row[index] for row in rows] for index, name in enumerate(names)}
+    table = pyarrow.table(columns)
+    write_atomically(path, lambda file: parquet.write_table(table, file))
 
 
 def print_summary(sweep: Path) -> None:
@@ -35,34 +77,60 @@ def print_summary(sweep: Path) -> None:
     if not jobs:
         return
     write_csv(jobs, sweep / "summary.csv")
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
-    console.print(_table(jobs, sweep.name))
-    for job in jobs:
+    out = console()
+    out.print(job_table(jobs, f"Sweep {sweep.name}, best first", shown_metrics(jobs)))
+    for job in jobs[:_MOST_ROWS]:
         if job.error:
-            console.print(f"{job.name}: {job.error}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"Written to {sweep / 'summary.csv'}", markup=False, highlight=False, soft_wrap=True)
+            out.print(f"{job.name}: {job.error}", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"Written to {sweep / 'summary.csv'}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _table(jobs: Sequence[Job], title: str) -> Table:
-    shown = varying(jobs)
+def shown_metrics(jobs: Sequence[Job]) -> list[str]:
+    """The metrics that every table has, of the held-out images where there are some."""
     split = "val" if any("val/loss" in job.metrics for job in jobs) else "train"
-    metrics = [
-        f"{split}/{name}" for name in _SHOWN_METRICS if any(f"{split}/{name}" in job.metrics for job in jobs)
-    ]
-    table = Table(title=Text(f"Sweep {title}, best first"))
+    names = [f"{split}/{name}" for name in _SHOWN_METRICS]
+    return [name for name in names if any(name in job.metrics for job in jobs)]
+
+
+def job_table(jobs: Sequence[Job], title: str, metrics: Sequence[str]) -> Table:
+    """A row per job, in the order given; of very many the first."""
+    shown = varying(jobs)
+    table = Table(title=Text(title))
     for key in shown:
         table.add_column(key, overflow="fold")
     for name in metrics:
         table.add_column(name, justify="right")
     table.add_column("status")
-    for job in jobs:
+    for job in jobs[:_MOST_ROWS]:
         values = [f"{job.metrics[name]:.3f}" if name in job.metrics else "–" for name in metrics]
         status = job.status if not job.error else f"{job.status}: {_shortened(job.error)}"
         cells = [*(job.keys.get(key, "–") for key in shown), *values, status]
         table.add_row(*(Text(cell) for cell in cells))
+    if len(jobs) > _MOST_ROWS:
+        table.caption = f"and {len(jobs) - _MOST_ROWS} more: all are in the files"
     return table
+
+
+def group_table(groups: Sequence[Group], title: str, metrics: Sequence[str]) -> Table:
+    """A row per group: means ± standard errors over its jobs."""
+    table = Table(title=Text(title))
+    for key in groups[0].keys if groups else ():
+        table.add_column(key, overflow="fold")
+    table.add_column("jobs", justify="right")
+    for name in metrics:
+        table.add_column(name, justify="right")
+    for group in groups[:_MOST_ROWS]:
+        values = [_shown(group.metrics.get(name)) for name in metrics]
+        table.add_row(*(Text(value) for value in group.keys.values()), str(group.count), *values)
+    if len(groups) > _MOST_ROWS:
+        table.caption = f"and {len(groups) - _MOST_ROWS} more"
+    return table
+
+
+def _shown(value: Estimate | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value.mean:.3f}" if isnan(value.error) else f"{value.mean:.3f} ± {value.error:.3f}"
 
 
 def _shortened(text: str) -> str:

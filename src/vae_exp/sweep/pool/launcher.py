@@ -1,6 +1,7 @@
 """What Hydra's launcher asks of the pool: compose jobs, run them, say what came of each."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from vae_exp.run_directory import RunDirectory
 from vae_exp.sweep.attempt import Attempt, next_attempt, note_words
 from vae_exp.sweep.pool.display import PoolDisplay
 from vae_exp.sweep.pool.job import End, Job
-from vae_exp.sweep.pool.pool import Composed, Pool
+from vae_exp.sweep.pool.pool import Composed, JobList, JobSource, Pool
 from vae_exp.sweep.pool.slots import SlotSettings
 from vae_exp.sweep.pool.worker import pickled
 from vae_exp.sweep.recorder import recorder
@@ -40,37 +41,68 @@ class PoolReturn(JobReturn):
         raise AttributeError("a job of a pool returns its metrics")
 
 
-def launch(
-    hydra_context: Any,
-    task_function: Any,
-    config: DictConfig,
-    job_overrides: Sequence[Sequence[str]],
-    first_number: int,
-    settings: SlotSettings,
-    grace_seconds: float,
-) -> list[PoolReturn]:
-    """Run the jobs of a sweep on this node.
+class PoolSweep:
+    """A sweep whose jobs a pool runs.
 
     Args:
         hydra_context: Loads configs.
         task_function: What a job does with its config.
         config: The sweep's.
-        job_overrides: One list per job.
-        first_number: The number of the first of them.
         settings: Where jobs may run.
         grace_seconds: How long a job may take to end in order when the sweep is stopped.
 
     Raises:
         UserError: if there is nowhere to run them.
-        SystemExit: on Ctrl-C or SIGTERM, once every job has ended.
     """
-    setup_globals()
-    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
-    slots = settings.find(str(OmegaConf.select(config, "trainer.device") or "auto"))
-    Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
 
-    def compose(job: Job) -> Composed:
-        composed = hydra_context.config_loader.load_sweep_config(config, list(job.overrides))
+    def __init__(
+        self,
+        hydra_context: Any,
+        task_function: Any,
+        config: DictConfig,
+        settings: SlotSettings,
+        grace_seconds: float,
+    ) -> None:
+        setup_globals()
+        configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+        self._hydra_context, self._task_function, self._config = hydra_context, task_function, config
+        self._slots = settings.find(str(OmegaConf.select(config, "trainer.device") or "auto"))
+        self._grace_seconds = grace_seconds
+        Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], first_number: int) -> list[PoolReturn]:
+        """Run jobs that are known from the start.
+
+        Args:
+            job_overrides: One list per job.
+            first_number: The number of the first of them.
+
+        Raises:
+            SystemExit: on Ctrl-C or SIGTERM, once every job has ended.
+        """
+        jobs = [Job(first_number + place, filter_overrides(each)) for place, each in enumerate(job_overrides)]
+        self.stream(JobList(jobs), len(jobs))
+        return [PoolReturn(job) for job in jobs]
+
+    def stream(self, source: JobSource, total: int) -> None:
+        """Run the jobs of a source until it has no more.
+
+        Args:
+            source: Where they come from.
+            total: How many there will be.
+
+        Raises:
+            SystemExit: on Ctrl-C or SIGTERM, once every job has ended.
+        """
+        counted = _Counted(source)
+        display = PoolDisplay(total, len(self._slots))
+        try:
+            Pool(self._slots, self._compose, self._grace_seconds, display).run(counted)
+        finally:
+            recorder.note(counted.failures, counted.count)
+
+    def _compose(self, job: Job) -> Composed:
+        composed = self._hydra_context.config_loader.load_sweep_config(self._config, list(job.overrides))
         with open_dict(composed):
             composed.hydra.job.id = composed.hydra.job.num = job.number
         place = Path(str(composed.hydra.sweep.dir)) / str(composed.hydra.sweep.subdir)
@@ -78,12 +110,24 @@ def launch(
         attempt = next_attempt(directory, composed)
         if attempt is Attempt.SKIP:
             note_words(directory, job.overrides)
-        epochs = int(composed.trainer.epochs)
-        return Composed(directory, epochs, attempt, lambda: pickled(hydra_context, task_function, composed))
+        payload = partial(pickled, self._hydra_context, self._task_function, composed)
+        return Composed(directory, int(composed.trainer.epochs), attempt, payload)
 
-    jobs = [Job(first_number + number, filter_overrides(each)) for number, each in enumerate(job_overrides)]
-    try:
-        Pool(slots, compose, grace_seconds, PoolDisplay(len(jobs), len(slots))).run(jobs)
-    finally:
-        recorder.note([f"{job.name}: {job.reason}" for job in jobs if job.end is End.FAILED], len(jobs))
-    return [PoolReturn(job) for job in jobs]
+
+class _Counted:
+    """A source that counts its jobs and keeps the reasons of those that fail."""
+
+    def __init__(self, source: JobSource) -> None:
+        self._source = source
+        self.count = 0
+        self.failures: list[str] = []
+
+    def take(self) -> Job | None:
+        job = self._source.take()
+        self.count += job is not None
+        return job
+
+    def ended(self, job: Job) -> None:
+        if job.end is End.FAILED:
+            self.failures.append(f"{job.name}: {job.reason}")
+        self._source.ended(job)

@@ -1,5 +1,6 @@
 """Runs jobs, each in a fresh process on a slot of its own; none can harm another."""
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -8,8 +9,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, Protocol
 
+from vae_exp.errors import UserError
 from vae_exp.run_directory import RunDirectory
 from vae_exp.sweep.attempt import Attempt
 from vae_exp.sweep.jobs import last_metrics
@@ -20,9 +22,40 @@ from vae_exp.sweep.pool.slots import Slot
 from vae_exp.sweep.pool.stop import StopRequests
 from vae_exp.sweep.pool.worker import Assignment, work
 
+_log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.5
 _PRELOADED = ["vae_exp.sweep_job"]  # and with it torch, once for all jobs
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+class JobSource(Protocol):
+    """Where a pool's jobs come from."""
+
+    def take(self) -> Job | None:
+        """The next job; None if there will be no more."""
+        ...
+
+    def ended(self, job: Job) -> None:
+        """A job has ended."""
+        ...
+
+
+class JobList:
+    """A source of jobs that are known from the start.
+
+    Args:
+        jobs: In the order in which they are run.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._waiting = deque(jobs)
+
+    def take(self) -> Job | None:
+        """The next job; None if there will be no more."""
+        return self._waiting.popleft() if self._waiting else None
+
+    def ended(self, job: Job) -> None:
+        """Nothing depends on it."""
 
 
 class Composed:
@@ -71,21 +104,23 @@ class Pool:
         self._grace_seconds = grace_seconds
         self._display = display
         self._running: list[Running] = []
+        self._alone: deque[Job] = deque()
+        self._source: JobSource = JobList([])
+        self._exhausted = False
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(_PRELOADED)
 
-    def run(self, jobs: Sequence[Job]) -> None:
-        """Run all jobs; how each ended stands in it.
+    def run(self, source: JobSource) -> None:
+        """Run all jobs of a source; how each ended stands in it.
 
         Raises:
             SystemExit: with 130 or 143 on Ctrl-C or SIGTERM, once every job has ended.
         """
-        waiting, alone = deque(jobs), deque[Job]()
+        self._source, self._exhausted = source, False
         with StopRequests() as stop, self._display, _threads_in_environment(self._slots[0].threads):
             try:
-                while not stop.count and (waiting or alone or self._running):
-                    self._start_what_may(waiting, alone)
-                    alone.extend(self._collect(stop))
+                while not stop.count and (self._start_what_may() or self._running):
+                    self._collect(stop)
                 if stop.count:
                     self._stop(stop)
             finally:
@@ -93,11 +128,17 @@ class Pool:
             if stop.first is not None:
                 raise SystemExit(128 + stop.first)
 
-    def _start_what_may(self, waiting: deque[Job], alone: deque[Job]) -> None:
-        while waiting and self._free and not any(each.job.retried for each in self._running):
-            self._start(waiting.popleft())
-        if alone and not waiting and not self._running:
-            self._start(alone.popleft())
+    def _start_what_may(self) -> bool:
+        """Fill the free slots; whether there may be more to start."""
+        while self._free and not self._exhausted and not any(each.job.retried for each in self._running):
+            job = self._source.take()
+            if job is None:
+                self._exhausted = True
+            else:
+                self._start(job)
+        if self._alone and not self._running:
+            self._start(self._alone.popleft())
+        return bool(self._alone) or not self._exhausted
 
     def _start(self, job: Job) -> None:
         try:
@@ -111,8 +152,9 @@ class Pool:
                 self._fork(job, composed)
                 return
         except Exception as error:  # that job alone fails
-            job.end, job.status, job.reason = End.FAILED, "failed", f"{type(error).__name__}: {error}"
-        self._display.ended(job)
+            job.end, job.status, job.reason = End.FAILED, "failed", _told(error)
+            _log.debug("Job %d could not be started.", job.number, exc_info=True)
+        self._ended(job)
 
     def _fork(self, job: Job, composed: Composed) -> None:
         composed.directory.path.mkdir(parents=True, exist_ok=True)
@@ -127,21 +169,22 @@ class Pool:
         self._running.append(Running(job, slot, process, near, began, began_at, memory_kills()))
         self._display.started(job, slot)
 
-    def _collect(self, stop: StopRequests) -> list[Job]:
-        """Wait a moment for jobs to end; those that are to be run again, alone."""
+    def _ended(self, job: Job) -> None:
+        self._display.ended(job)
+        self._source.ended(job)
+
+    def _collect(self, stop: StopRequests) -> None:
+        """Wait a moment for jobs to end."""
         if not self._running:
-            return []
+            return
         wait([each.process.sentinel for each in self._running], timeout=0 if stop.count else _LOOK_SECONDS)
-        again = []
         for running in [each for each in self._running if not each.process.is_alive()]:
             self._running.remove(running)
             self._free.append(running.slot)
-            if self._end(running):
-                again.append(running.job)
+            self._end(running)
         for running in self._running:
             self._look_at(running)
         self._display.refresh()
-        return again
 
     def _look_at(self, running: Running) -> None:
         assert running.job.directory is not None
@@ -149,8 +192,8 @@ class Pool:
         if self._display.is_live:
             running.job.metrics = last_metrics(running.job.directory) or running.job.metrics
 
-    def _end(self, running: Running) -> bool:
-        """Take note of how a job ended; whether it is to be run again."""
+    def _end(self, running: Running) -> None:
+        """Take note of how a job ended; one for want of memory has a second chance, alone."""
         job, process = running.job, running.process
         process.join()
         report, code = running.report(), process.exitcode or 0
@@ -164,11 +207,11 @@ class Pool:
         if for_memory and not job.retried and len(self._slots) > 1:
             job.retried, job.end = True, None
             self._display.requeued(job)
-            return True
-        if for_memory:
-            job.reason += " (out of memory)" if "memory" not in job.reason else ""
-        self._display.ended(job)
-        return False
+            self._alone.append(job)
+            return
+        if for_memory and "memory" not in job.reason:
+            job.reason += " (out of memory)"
+        self._ended(job)
 
     def _stop(self, stop: StopRequests) -> None:
         """Ask all jobs to end, and wait; a second request, or too long a wait, ends them by force."""
@@ -192,6 +235,10 @@ class Pool:
         for running in list(self._running):
             self._running.remove(running)
             self._end(running)
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 class _threads_in_environment:  # noqa: N801 - used as a function

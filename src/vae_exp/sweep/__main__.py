@@ -1,0 +1,189 @@
+"""`python -m vae_exp.sweep COMMAND DIR`: look at a sweep, draw it, go on with it, tidy it up."""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.text import Text
+
+from vae_exp.errors import UserError
+from vae_exp.run_directory import require_writable
+from vae_exp.sweep.best import as_words, best_jobs
+from vae_exp.sweep.clean import leftovers, remove
+from vae_exp.sweep.grouping import Group, default_keys, grouped, in_order
+from vae_exp.sweep.jobs import Job, read_jobs, varying
+from vae_exp.sweep.metrics import best_first, chosen_metric, higher_is_better
+from vae_exp.sweep.plan import read_plan
+from vae_exp.sweep.status import print_status
+from vae_exp.sweep.summary import console, group_table, job_table, shown_metrics, write_csv, write_parquet
+
+
+def main() -> None:
+    """The command line."""
+    asked = _parser().parse_args()
+    try:
+        sys.exit(asked.run(asked))
+    except UserError as error:
+        sys.exit(f"Error: {error}")
+    except OSError as error:
+        sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m vae_exp.sweep", description="Sweeps, while they run and afterwards."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], told: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=told, description=told)
+        added.add_argument("sweep", type=Path, metavar="DIR", help="the sweep's directory, such as multirun/mine")
+        added.set_defaults(run=run)
+        return added
+
+    command("status", _status, "how far it is, what failed and why")
+    summary = command("summary", _summary, "a table; means and standard errors over seeds")
+    summary.add_argument("--group-by", nargs="*", metavar="KEY", help="keys; by default all that vary but seeds")
+    summary.add_argument("--jobs", action="store_true", help="a row per job, not per group")
+    summary.add_argument("--sort", metavar="NAME", help="a metric or a key; by default the metric that says most")
+    summary.add_argument(
+        "--metric", nargs="*", default=[], metavar="NAME", help="metrics to show beside the usual"
+    )
+    summary.add_argument("--csv", type=Path, metavar="FILE", help="write all jobs with all metrics")
+    summary.add_argument("--parquet", type=Path, metavar="FILE", help="the same, as Parquet")
+    plot = command("plot", _plot, "figures as PNG and SVG")
+    plot.add_argument("--metric", metavar="NAME", help="by default the one that says most")
+    plot.add_argument("--to", type=Path, metavar="FOLDER", help="by default DIR/plots")
+    best = command(
+        "best", _best, "the overrides of the best job, ready to be pasted; of several metrics the front"
+    )
+    best.add_argument("--metric", nargs="*", default=[], metavar="NAME")
+    command("retry", _retry, "run again what failed, was interrupted or is missing")
+    clean = command("clean", _clean, "list what can go, ask, remove")
+    clean.add_argument("--checkpoints", action="store_true", help="last.pt of finished jobs too")
+    clean.add_argument("--yes", action="store_true", help="do not ask")
+    return parser
+
+
+def _jobs(sweep: Path) -> list[Job]:
+    if not sweep.is_dir():
+        raise UserError(f"{sweep} is not a directory; name a sweep's, such as multirun/mine.")
+    jobs = read_jobs(sweep)
+    if not jobs:
+        raise UserError(f"{sweep} holds no jobs; name the directory of a sweep, such as multirun/mine.")
+    return jobs
+
+
+def _status(asked: argparse.Namespace) -> int:
+    print_status(_jobs(asked.sweep), asked.sweep.resolve().name, console())
+    return 0
+
+
+def _summary(asked: argparse.Namespace) -> int:
+    jobs = _jobs(asked.sweep)
+    metrics = list(dict.fromkeys([*shown_metrics(jobs), *(chosen_metric(jobs, name) for name in asked.metric)]))
+    out, name = console(), asked.sweep.resolve().name
+    keys = default_keys(jobs) if asked.group_by is None else asked.group_by
+    if asked.jobs or (asked.group_by is None and keys == varying(jobs)):
+        out.print(job_table(_sorted_jobs(jobs, asked.sort), f"Sweep {name}", metrics))
+    else:
+        groups = grouped(jobs, keys)
+        title = f"Sweep {name}: means ± standard errors of completed jobs"
+        out.print(group_table(_sorted_groups(groups, jobs, asked.sort), title, metrics))
+    for path, write in ((asked.csv, write_csv), (asked.parquet, write_parquet)):
+        if path is not None:
+            require_writable(path.absolute().parent, "folder")
+            write(jobs, path)
+            out.print(Text(f"Written to {path}"), soft_wrap=True)
+    return 0
+
+
+def _sorted_jobs(jobs: Sequence[Job], name: str | None) -> list[Job]:
+    if name is not None and any(name in job.keys for job in jobs):
+        return sorted(jobs, key=lambda job: in_order(job.keys.get(name, "")))
+    known = any(job.metrics for job in jobs)
+    return best_first(jobs, chosen_metric(jobs, name)) if known or name else list(jobs)
+
+
+def _sorted_groups(groups: Sequence[Group], jobs: Sequence[Job], name: str | None) -> list[Group]:
+    if name is not None and any(name in group.keys for group in groups):
+        return sorted(groups, key=lambda group: in_order(group.keys[name]))
+    metric = chosen_metric(jobs, name)
+    sign = -1 if higher_is_better(metric) else 1
+
+    def rank(group: Group) -> float:
+        return sign * group.metrics[metric].mean if metric in group.metrics else float("inf")
+
+    return sorted(groups, key=rank)
+
+
+def _plot(asked: argparse.Namespace) -> int:
+    from vae_exp.sweep.plots import draw
+
+    folder = asked.to or asked.sweep / "plots"
+    jobs = _jobs(asked.sweep)
+    require_writable(folder, "--to")
+    for path in draw(jobs, asked.metric, folder):
+        print(path)
+    return 0
+
+
+def _best(asked: argparse.Namespace) -> int:
+    jobs, metrics = best_jobs(_jobs(asked.sweep), asked.metric)
+    for job in jobs:
+        values = ", ".join(f"{name} {job.metrics[name]:.4f}" for name in metrics)
+        print(f"# {values}: {asked.sweep / job.name}")
+        print(as_words(job))
+    return 0
+
+
+def _retry(asked: argparse.Namespace) -> int:
+    commands = read_plan(asked.sweep).commands
+    if not commands:
+        raise UserError(f"{asked.sweep} does not say how it was started: there is no sweep.json to go by.")
+    worst = 0
+    for command in commands:
+        folder = Path(command["folder"])
+        if not folder.is_dir():
+            raise UserError(f"{asked.sweep} was started in {folder}, which is no longer there.")
+        named = any(word.startswith("sweep.name=") for word in command["words"])
+        name = [] if named else [f"sweep.name={asked.sweep.resolve().name}"]
+        words = [sys.executable, "-m", "vae_exp.train", *command["words"], *name]
+        ended = subprocess.run(words, cwd=folder, check=False, env=os.environ)  # noqa: S603 - what was run before
+        worst = max(worst, abs(ended.returncode))
+    return worst
+
+
+def _clean(asked: argparse.Namespace) -> int:
+    _jobs(asked.sweep)
+    found = leftovers(asked.sweep, checkpoints=asked.checkpoints)
+    if not found:
+        print("Nothing can go.")
+        return 0
+    for each in found:
+        print(f"{each.size / 2**20:8.1f} MiB  {each.path}  ({each.why})")
+    total = sum(each.size for each in found) / 2**20
+    if not asked.yes and not _agreed(f"Remove these {len(found)}, {total:.1f} MiB? [y/N] "):
+        print("Nothing was removed.")
+        return 1
+    problems = remove(found)
+    print(f"Removed {len(found) - len(problems)} of {len(found)}.")
+    for problem in problems:
+        print(f"Error: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _agreed(question: str) -> bool:
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
+if __name__ == "__main__":
+    main()

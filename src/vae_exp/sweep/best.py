@@ -1,0 +1,45 @@
+"""The jobs of a sweep that nothing beats, as overrides that can be pasted."""
+
+import shlex
+from collections.abc import Sequence
+
+from vae_exp.errors import UserError
+from vae_exp.sweep.jobs import Job
+from vae_exp.sweep.metrics import best_first, chosen_metric, higher_is_better
+from vae_exp.sweep.plan import own_words
+
+
+def best_jobs(jobs: Sequence[Job], metrics: Sequence[str]) -> tuple[list[Job], list[str]]:
+    """The best job, or for several metrics those that no other beats in all of them, and the metrics.
+
+    Args:
+        jobs: Of a sweep.
+        metrics: By which; none takes the one that says most.
+
+    Raises:
+        UserError: if no finished job has them.
+    """
+    completed = [job for job in jobs if job.status == "completed"]
+    if not completed:
+        raise UserError("no job of the sweep has completed yet.")
+    asked: list[str | None] = [*metrics] or [None]
+    names = [chosen_metric(completed, name) for name in asked]
+    having = [job for job in completed if all(name in job.metrics for name in names)]
+    if not having:
+        raise UserError(f"no job has all of {', '.join(names)}.")
+    if len(names) == 1:
+        return best_first(having, names[0])[:1], names
+    front = [job for job in having if not any(_dominates(other, job, names) for other in having)]
+    return best_first(front, names[0]), names
+
+
+def as_words(job: Job) -> str:
+    """The overrides of a job, ready to be pasted behind `python -m vae_exp.train`."""
+    return shlex.join(own_words(job.overrides))
+
+
+def _dominates(one: Job, other: Job, names: Sequence[str]) -> bool:
+    differences = [
+        (one.metrics[name] - other.metrics[name]) * (1 if higher_is_better(name) else -1) for name in names
+    ]
+    return min(differences) >= 0 and max(differences) > 0

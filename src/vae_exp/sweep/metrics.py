@@ -1,0 +1,56 @@
+"""Which metric a sweep is judged by, and which way is better."""
+
+from collections.abc import Sequence
+
+from vae_exp.errors import UserError
+from vae_exp.sweep.jobs import Job, union
+
+_HIGHER_IS_BETTER = (
+    "elbo",
+    "active_units",
+    "mutual_information",
+    "probe_accuracy",
+    "knn_accuracy",
+    "mig",
+    "sap",
+    "dci_disentanglement",
+    "dci_completeness",
+    "dci_informativeness",
+    "codes_used",
+    "code_perplexity",
+    "images_per_second",
+)
+_JUDGED_BY = ("test/nll", "test/elbo", "val/nll", "val/elbo", "train/elbo", "val/loss", "train/loss")
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether more of a metric is better; losses, bounds in nats to be minimised and times are not so."""
+    return metric.rpartition("/")[2] in _HIGHER_IS_BETTER
+
+
+def direction(metric: str) -> str:
+    """`maximize` or `minimize`."""
+    return "maximize" if higher_is_better(metric) else "minimize"
+
+
+def chosen_metric(jobs: Sequence[Job], asked: str | None) -> str:
+    """The metric that was asked for, or the one that says most of those that the jobs have.
+
+    Raises:
+        UserError: if no job has it; names those that are there.
+    """
+    known = union(job.metrics for job in jobs)
+    if asked is None:
+        found = next((name for name in _JUDGED_BY if name in known), None)
+        if found is None:
+            raise UserError("no job of the sweep has metrics yet.")
+        return found
+    if asked not in known:
+        raise UserError(f"--metric {asked}: no job has it; known here: {', '.join(sorted(known)) or 'none yet'}.")
+    return asked
+
+
+def best_first(jobs: Sequence[Job], metric: str) -> list[Job]:
+    """Jobs by a metric; those without it last."""
+    sign = -1 if higher_is_better(metric) else 1
+    return sorted(jobs, key=lambda job: sign * job.metrics[metric] if metric in job.metrics else float("inf"))

@@ -1,0 +1,39 @@
+"""The journal of a search: one study in one file beside its jobs, which many processes read and write."""
+
+from pathlib import Path
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+from vae_exp.errors import UserError
+
+FILE = "optuna.journal"
+STUDY = "search"
+
+
+def open_journal(path: Path) -> JournalStorage:
+    """The storage in a file, which is made if it is not there.
+
+    Raises:
+        UserError: if the file is no journal of Optuna's.
+    """
+    try:
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{path} is not the journal of a search ({told}); choose another sweep.name, or move it away."
+        ) from error
+
+
+def load_study(path: Path, pruner: optuna.pruners.BasePruner | None = None) -> optuna.Study:
+    """The study of a journal.
+
+    Raises:
+        UserError: if there is none.
+    """
+    try:
+        return optuna.load_study(study_name=STUDY, storage=open_journal(path), pruner=pruner)
+    except KeyError as error:
+        raise UserError(f"{path} is the journal of something else: it has no study called {STUDY}.") from error

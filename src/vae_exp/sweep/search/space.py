@@ -1,0 +1,172 @@
+"""A search space in Hydra's own words, as Optuna's distributions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import Trial
+
+from vae_exp.errors import UserError
+
+Conditions = Mapping[str, Mapping[str, Sequence[Any]]]
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is searched, and what stays.
+
+    Args:
+        fixed: Overrides that every trial has.
+        distributions: By the key of an override, as it was written: `model.latent_dim`, `+loss.beta`.
+        conditions: A key is searched only where other keys have one of the values that stand here.
+    """
+
+    fixed: tuple[str, ...]
+    distributions: dict[str, BaseDistribution]
+    conditions: Conditions
+
+    def suggest(self, trial: Trial) -> list[str]:
+        """The overrides of a trial, its values drawn by the sampler; keys whose condition fails are left out."""
+        chosen: dict[str, Any] = {}
+        for key in self._ordered():
+            if self._applies(key, chosen):
+                chosen[key] = _suggested(trial, key, self.distributions[key])
+        return [*self.fixed, *(f"{key}={value}" for key, value in chosen.items())]
+
+    def example(self) -> list[str]:
+        """Overrides of one point of the space, with every key."""
+        return [*self.fixed, *(f"{key}={_first(each)}" for key, each in self.distributions.items())]
+
+    def grid(self) -> dict[str, list[Any]]:
+        """The values of each key, for a sampler that tries all of them.
+
+        Raises:
+            UserError: if a key has no end of values.
+        """
+        grid: dict[str, list[Any]] = {}
+        for key, distribution in self.distributions.items():
+            if isinstance(distribution, CategoricalDistribution):
+                grid[key] = list(distribution.choices)
+            elif isinstance(distribution, IntDistribution):
+                grid[key] = list(range(distribution.low, distribution.high + 1, distribution.step))
+            else:
+                raise UserError(f"hydra.sweeper.sampler.name=grid: {key} has no list of values; say choice(…).")
+        return grid
+
+    def _ordered(self) -> list[str]:
+        """Keys so that those which a condition asks for come first."""
+        ordered: list[str] = []
+        waiting = list(self.distributions)
+        while waiting:
+            ready = [key for key in waiting if not set(self.conditions.get(key, ())) & set(waiting)]
+            ordered += ready
+            waiting = [key for key in waiting if key not in ready]
+        return ordered
+
+    def _applies(self, key: str, chosen: Mapping[str, Any]) -> bool:
+        return all(
+            other in chosen and str(chosen[other]) in {str(value) for value in values}
+            for other, values in self.conditions.get(key, {}).items()
+        )
+
+
+def parsed_space(overrides: Sequence[str], conditions: Conditions) -> Space:
+    """Read overrides such as `latent_dim=int(interval(2,64))` or `lr=tag(log,interval(1e-4,1e-2))`.
+
+    Args:
+        overrides: As Hydra writes them: `choice`, `range`, `interval`, lists of values, or one value.
+        conditions: By key, which values of other keys it needs.
+
+    Raises:
+        UserError: if nothing is searched, if an interval is empty, or if a condition cannot be told.
+    """
+    fixed, distributions = [], {}
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.is_sweep_override():
+            distributions[override.get_key_element()] = _distribution(override)
+        else:
+            fixed.append(str(override.input_line))
+    if not distributions:
+        raise UserError(
+            "hydra/sweeper=optuna has nothing to search: give a key several values, such as "
+            "'model.latent_dim=choice(2,8,32)' or 'optimizer.lr=tag(log,interval(1e-4,1e-2))'."
+        )
+    _check(conditions, distributions)
+    return Space(tuple(fixed), distributions, conditions)
+
+
+def _distribution(override: Override) -> BaseDistribution:
+    value, written = override.value(), override.input_line
+    try:
+        if isinstance(value, IntervalSweep):
+            return _interval(value)
+        if isinstance(value, RangeSweep) and not value.shuffle:
+            return _range(value)
+        choices = list(dict.fromkeys(override.sweep_string_iterator()))
+        if not choices:
+            raise UserError(f"{written} has no values.")
+        return CategoricalDistribution(choices)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{written} cannot be searched: {error}") from error
+
+
+def _interval(value: IntervalSweep) -> BaseDistribution:
+    log = "log" in value.tags
+    assert value.start is not None
+    assert value.end is not None
+    if isinstance(value.start, int) and isinstance(value.end, int):
+        return IntDistribution(value.start, value.end, log=log)
+    return FloatDistribution(float(value.start), float(value.end), log=log)
+
+
+def _range(value: RangeSweep) -> BaseDistribution:
+    """Hydra's range leaves its end out."""
+    assert value.start is not None
+    assert value.stop is not None
+    numbers = list(value.range())
+    if not numbers:
+        raise ValueError("it has no values")
+    if all(isinstance(number, int) for number in numbers):
+        low, high = min(numbers), max(numbers)
+        return IntDistribution(int(low), int(high), step=abs(int(value.step)))
+    return CategoricalDistribution(numbers)
+
+
+def _suggested(trial: Trial, key: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(key, distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(
+            key, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+        )
+    assert isinstance(distribution, FloatDistribution)
+    return trial.suggest_float(key, distribution.low, distribution.high, log=distribution.log)
+
+
+def _first(distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[0]
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    return distribution.low
+
+
+def _check(conditions: Conditions, distributions: Mapping[str, BaseDistribution]) -> None:
+    known = ", ".join(distributions)
+    for key, needed in conditions.items():
+        for name in (key, *needed):
+            if name not in distributions:
+                raise UserError(
+                    f"hydra.sweeper.conditions.{key} names {name}, which is not searched; known: {known}."
+                )
+    settled: set[str] = set()
+    while True:
+        more = {key for key in distributions if set(conditions.get(key, ())) <= settled} - settled
+        if not more:
+            break
+        settled |= more
+    for key in conditions:
+        if key not in settled:
+            raise UserError(f"hydra.sweeper.conditions.{key} needs, in the end, itself.")
