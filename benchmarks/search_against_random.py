@@ -2,8 +2,8 @@
 
     python benchmarks/search_against_random.py FOLDER
 
-Five seeds; 30 trials each on the embedded digits: TPE with a median pruner, and random search without one. Searches
-that were interrupted go on where they were.
+Five seeds; 30 trials each on the embedded digits: TPE with a median pruner, and random search without one.
+Searches that were interrupted go on where they were.
 """
 
 import json
@@ -46,13 +46,11 @@ def main() -> None:
 
 def search(folder: Path, name: str, seed: int) -> tuple[float, float]:
     """The best val/elbo of completed jobs, and the seconds that all trained."""
-    words = [*COMMON, *METHODS[name], f"hydra.sweeper.sampler.seed={seed}", f"sweep.name={name}-{seed}", *SPACE]
-    subprocess.run(
-        [sys.executable, "-m", "vae_exp.train", "--multirun", *words], cwd=folder, check=True, capture_output=True
-    )
-    results = [
-        json.loads(path.read_text()) for path in (folder / "multirun" / f"{name}-{seed}").glob("*/result.json")
-    ]
+    sweep = f"{name}-{seed}"
+    own = [*METHODS[name], f"hydra.sweeper.sampler.seed={seed}", f"sweep.name={sweep}"]
+    words = [sys.executable, "-m", "vae_exp.train", "--multirun", *COMMON, EPOCHS, *own, *SPACE]
+    subprocess.run(words, cwd=folder, check=True, capture_output=True)  # noqa: S603 - our own command
+    results = [json.loads(path.read_text()) for path in (folder / "multirun" / sweep).glob("*/result.json")]
     best = max(each["metrics"]["val/elbo"] for each in results if each["status"] == "completed")
     return best, sum(each["seconds"]["training"] for each in results)
 
