@@ -21,6 +21,7 @@ METHODS = {
     "tpe": ["hydra.sweeper.sampler.name=tpe", "hydra.sweeper.pruner.name=median"],
     "random": ["hydra.sweeper.sampler.name=random"],
 }
+TRIALS = 30
 COMMON = [
     "hydra/launcher=pool",
     "hydra/sweeper=optuna",
@@ -48,9 +49,10 @@ def search(folder: Path, name: str, seed: int) -> tuple[float, float]:
     """The best val/elbo of completed jobs, and the seconds that all trained."""
     sweep = f"{name}-{seed}"
     own = [*METHODS[name], f"hydra.sweeper.sampler.seed={seed}", f"sweep.name={sweep}"]
-    words = [sys.executable, "-m", "vae_exp.train", "--multirun", *COMMON, EPOCHS, *own, *SPACE]
-    subprocess.run(words, cwd=folder, check=True, capture_output=True)  # noqa: S603 - our own command
+    words = [sys.executable, "-m", "vae_exp.train", "--multirun", *COMMON, *own, *SPACE]
+    subprocess.run(words, cwd=folder, check=False, capture_output=True)  # noqa: S603 - our own command
     results = [json.loads(path.read_text()) for path in (folder / "multirun" / sweep).glob("*/result.json")]
+    assert len(results) == TRIALS, f"{sweep} has {len(results)} trials, not {TRIALS}"
     best = max(each["metrics"]["val/elbo"] for each in results if each["status"] == "completed")
     return best, sum(each["seconds"]["training"] for each in results)
 
