@@ -151,7 +151,7 @@ class Trainer:
             else:
                 self._keeper.rescue()
             raise
-        except Exception:
+        except (Exception, SystemExit):  # a cluster's handler leaves in this way when time is up
             self._keeper.rescue()
             raise
         finally:
