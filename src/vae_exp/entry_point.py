@@ -11,7 +11,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
@@ -22,7 +22,6 @@ from vae_exp.sweep import identity
 from vae_exp.sweep.recorder import recorder
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
-_EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}
 _NULL_GROUP = "Config group override must be"  # how Hydra's trace ends then
 
 
@@ -96,21 +95,10 @@ def message_of(error: BaseException) -> str:
     cause = error.__cause__
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.parent_node is not None:
         return _unknown_key(cause)
-    if isinstance(error, MissingConfigException) and (extra := _missing_extra(error)):
-        return extra
     told = str(error).strip()
     if isinstance(cause, OmegaConfBaseException) and str(cause) not in told:
         told += f"\n{cause}"
     return without_internals(told)
-
-
-def _missing_extra(error: MissingConfigException) -> str | None:
-    """What to install where a launcher is asked for whose plugin is not there."""
-    group, _, option = str(error.missing_cfg_file or "").rpartition("/")
-    if group != "hydra/launcher" or option not in _EXTRAS:
-        return None
-    extra = _EXTRAS[option]
-    return f"hydra/launcher={extra} needs another package: pip install 'vae-exp[{extra}]'."
 
 
 def _unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:

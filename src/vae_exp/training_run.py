@@ -47,6 +47,8 @@ from vae_exp.run_directory import RunDirectory, owned, write_atomically, write_j
 from vae_exp.settings import TrainSettings, checked, plain_config
 from vae_exp.stored_config import changed
 from vae_exp.sweep.identity import config_hash
+from vae_exp.sweep.jobs import read_overrides
+from vae_exp.sweep.plan import swept_keys
 from vae_exp.tracking.metrics_file import MetricsFile
 from vae_exp.tracking.wandb_tracker import WandbTracker
 
@@ -411,13 +413,17 @@ def _start_wandb(
     tracker = settings.tracker
     if tracker.mode == "none":
         return None
+    config = {**plain, "run_directory": str(directory.path)}
+    if sweep is not None:
+        config["swept"] = swept_keys(directory.path.parent, read_overrides(directory.overrides))
     return WandbTracker(
         mode=tracker.mode,
         root=Path(tracker.root),
         project=tracker.project,
         group=tracker.group or sweep,
+        job_type="train" if sweep is None else "sweep",
         name=tracker.name or directory.path.name,
         tags=tracker.tags,
-        config={**plain, "run_directory": str(directory.path)},
+        config=config,
         run_id=run_id,
     )

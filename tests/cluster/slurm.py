@@ -68,7 +68,7 @@ PartitionName=test Nodes={host} Default=YES MaxTime=INFINITE State=UP OverSubscr
 """
 
 
-class MissingSlurm(Exception):
+class MissingSlurmError(Exception):
     """There is no Slurm here, and none could be had; says why."""
 
 
@@ -76,17 +76,19 @@ def provide(folder: Path) -> Path | None:
     """The root under which Slurm lies: None where it is installed, otherwise unpacked from Debian's packages.
 
     Raises:
-        MissingSlurm: if it is neither here nor to be had.
+        MissingSlurmError: if it is neither here nor to be had.
     """
     if all(_found(name) for name in ("slurmctld", "slurmd", "sbatch", "scontrol")):
         return None
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
-        raise MissingSlurm("Slurm is not installed, and there is no apt-get to fetch it")
+        raise MissingSlurmError("Slurm is not installed, and there is no apt-get to fetch it")
     packages = folder / "packages"
     packages.mkdir(parents=True)
-    fetched = subprocess.run(["apt-get", "download", *PACKAGES], cwd=packages, capture_output=True, text=True)
+    fetched = subprocess.run(
+        ["apt-get", "download", *PACKAGES], cwd=packages, capture_output=True, text=True, check=False
+    )
     if fetched.returncode:
-        raise MissingSlurm(f"apt-get cannot fetch Slurm: {fetched.stderr.strip().splitlines()[-1]}")
+        raise MissingSlurmError(f"apt-get cannot fetch Slurm: {fetched.stderr.strip().splitlines()[-1]}")
     root = folder / "root"
     for package in packages.glob("*.deb"):
         subprocess.run(["dpkg", "-x", str(package), str(root)], check=True)
@@ -98,7 +100,7 @@ def cluster(folder: Path, cpus: int = 2) -> Iterator[dict[str, str]]:
     """The environment in which `sbatch` and its like talk to a cluster of one node, which ends with the block.
 
     Raises:
-        MissingSlurm: if there is no Slurm, or if it does not come up.
+        MissingSlurmError: if there is no Slurm, or if it does not come up.
     """
     root = provide(folder)
     for name in ("state", "spool", "bin"):
@@ -128,9 +130,10 @@ def cluster(folder: Path, cpus: int = 2) -> Iterator[dict[str, str]]:
                 )
         _wait_until_idle(environment, folder, daemons)
         yield environment
-        subprocess.run(["scancel", "--full", "-u", _user()], env=environment, capture_output=True)
-        time.sleep(1)
     finally:
+        if daemons:
+            subprocess.run(["scancel", "--full", "-u", _user()], env=environment, capture_output=True, check=False)
+            time.sleep(1)
         for daemon in reversed(daemons):
             with suppress(ProcessLookupError):
                 daemon.send_signal(signal.SIGTERM)
@@ -185,9 +188,11 @@ def _wait_until_idle(environment: dict[str, str], folder: Path, daemons: list[su
             if daemon.poll() is not None:
                 logs = "\n".join(path.read_text()[-2000:] for path in folder.glob("slurm*.log"))
                 outs = "\n".join(path.read_text()[-2000:] for path in folder.glob("slurm*.out"))
-                raise MissingSlurm(f"{daemon.args} has ended: {outs}{logs}")
-        told = subprocess.run(["sinfo", "-h", "-o", "%T"], env=environment, capture_output=True, text=True)
+                raise MissingSlurmError(f"{daemon.args} has ended: {outs}{logs}")
+        told = subprocess.run(
+            ["sinfo", "-h", "-o", "%T"], env=environment, capture_output=True, text=True, check=False
+        )
         if told.stdout.strip() == "idle":
             return
         time.sleep(0.2)
-    raise MissingSlurm(f"the node does not become idle: {told.stdout} {told.stderr}")
+    raise MissingSlurmError(f"the node does not become idle: {told.stdout} {told.stderr}")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.slurm import MissingSlurm, cluster
+from tests.cluster.slurm import MissingSlurmError, cluster
 
 FAULTS = Path(__file__).parents[1] / "end_to_end" / "faults.py"
 JOBS, EPOCHS = 6, 80
@@ -29,7 +29,7 @@ def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
     try:
         running = cluster(folder)
         environment = running.__enter__()
-    except MissingSlurm as error:
+    except MissingSlurmError as error:
         pytest.skip(str(error))
     try:
         yield {**environment, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}

@@ -10,7 +10,7 @@ import yaml
 
 from vae_exp.errors import UserError
 from vae_exp.run_directory import RunDirectory
-from vae_exp.sweep.plan import job_key, own_words, read_plan
+from vae_exp.sweep.plan import job_key, keys_of, own_words, read_plan
 
 _TAIL_BYTES = 16_384
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -102,12 +102,6 @@ def union(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
     for mapping in mappings:
         seen |= dict.fromkeys(mapping)
     return list(seen)
-
-
-def keys_of(overrides: Iterable[str]) -> dict[str, str]:
-    """Overrides by their keys."""
-    pairs = [each.lstrip("+~").partition("=") for each in overrides]
-    return {key: value for key, _, value in pairs}
 
 
 def read_overrides(path: Path) -> list[str]:

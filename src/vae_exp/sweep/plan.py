@@ -1,7 +1,7 @@
 """What a sweep was asked for: the commands, and the jobs that follow from them, in `sweep.json`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,21 @@ def job_key(overrides: Sequence[str]) -> tuple[str, ...]:
 def own_words(overrides: Sequence[str]) -> list[str]:
     """Those overrides of a job that decide what it trains."""
     return [each for each in overrides if not each.startswith(_NOT_TOLD)]
+
+
+def swept_keys(sweep: Path, overrides: Sequence[str]) -> dict[str, str]:
+    """Those overrides of a job in which others of its sweep differ; all where the others are not known."""
+    own = keys_of(own_words(overrides))
+    others = [keys_of(own_words(job)) for job in read_plan(sweep).jobs]
+    if len(others) < 2:
+        return own
+    return {key: value for key, value in own.items() if any(each.get(key) != value for each in others)}
+
+
+def keys_of(overrides: Iterable[str]) -> dict[str, str]:
+    """Overrides by their keys."""
+    pairs = [each.lstrip("+~").partition("=") for each in overrides]
+    return {key: value for key, _, value in pairs}
 
 
 def planned_jobs(config: DictConfig, overrides: Sequence[str]) -> list[list[str]] | None:

@@ -36,6 +36,7 @@ class WandbTracker:
         tags: W&B tags.
         config: The resolved config, as plain containers.
         run_id: The id of the W&B run that goes on; None starts a new one.
+        job_type: What W&B groups by within a group: `train`, or `sweep` for a job of a sweep.
 
     Raises:
         UserError: if `online` has no API key or no network; says how to go on offline.
@@ -51,6 +52,7 @@ class WandbTracker:
         tags: Sequence[str],
         config: Mapping[str, Any],
         run_id: str | None = None,
+        job_type: str = "train",
     ) -> None:
         self.error: str | None = None
         self._mode = mode
@@ -62,7 +64,7 @@ class WandbTracker:
             "name": name,
             "tags": list(tags),
             "config": dict(config),
-            "job_type": "train",
+            "job_type": job_type,
             "mode": mode,
             "id": run_id or secrets.token_hex(4),
             "resume": "allow" if run_id and mode == "online" else None,

@@ -51,7 +51,7 @@ def pickled(hydra_context: Any, task_function: Any, config: Any) -> bytes:
     """What a process needs to run a job."""
     from hydra.core.singleton import Singleton
 
-    job: bytes = cloudpickle.dumps((Singleton.get_state(), hydra_context, task_function, config))
+    job: bytes = cloudpickle.dumps((hydra_context, task_function, config, Singleton.get_state()))
     return job
 
 
@@ -66,22 +66,11 @@ def work(assignment: Assignment, launcher: Connection) -> None:
 
 
 def _run(payload: bytes) -> Report:
-    from hydra.core.singleton import Singleton
-    from hydra.core.utils import JobStatus, run_job, setup_globals
+    from hydra.core.utils import JobStatus
 
-    from vae_exp.sweep.identity import register_resolvers
+    from vae_exp.sweep.one_job import run_pickled
 
-    setup_globals()
-    register_resolvers()
-    state, hydra_context, task_function, config = cloudpickle.loads(payload)
-    Singleton.set_state(state)
-    ended = run_job(
-        hydra_context=hydra_context,
-        task_function=task_function,
-        config=config,
-        job_dir_key="hydra.sweep.dir",
-        job_subdir_key="hydra.sweep.subdir",
-    )
+    ended = run_pickled(*cloudpickle.loads(payload))
     if ended.status is JobStatus.COMPLETED:
         return Report(None)
     error = ended._return_value

@@ -143,7 +143,8 @@ def _suggested(trial: Trial, key: str, distribution: BaseDistribution) -> Any:
             key, distribution.low, distribution.high, step=distribution.step, log=distribution.log
         )
     assert isinstance(distribution, FloatDistribution)
-    return trial.suggest_float(key, distribution.low, distribution.high, log=distribution.log)
+    drawn = trial.suggest_float(key, distribution.low, distribution.high, log=distribution.log)
+    return f"{drawn:.6g}"  # as it stands in names and tables
 
 
 def _first(distribution: BaseDistribution) -> Any:
