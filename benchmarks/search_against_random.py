@@ -2,8 +2,8 @@
 
     python benchmarks/search_against_random.py FOLDER
 
-Five seeds; 30 trials each on the embedded digits: Gaussian processes and TPE with a median pruner, and random search
-without one, in the space of `experiment=search`. Searches that were interrupted go on where they were.
+Five seeds; 30 trials each on the embedded digits: Gaussian processes and TPE with a median pruner, and random
+search without one, in the space of `experiment=search`. Searches that were interrupted go on where they were.
 """
 
 import json

@@ -1,0 +1,1 @@
+"""Uploading offline W&B runs: finding them, remembering what is done, many at once."""
