@@ -14,7 +14,7 @@ from pathlib import Path
 METHODS = {
     "gp": [],
     "tpe": ["hydra.sweeper.sampler.name=tpe"],
-    "random": ["hydra.sweeper.sampler.name=random", "hydra.sweeper.pruner={name:none}"],
+    "random": ["hydra.sweeper.sampler.name=random", "hydra.sweeper.pruner.name=none"],
 }
 TRIALS = 30
 COMMON = ["experiment=search", "data=digits", "tracker=none"]

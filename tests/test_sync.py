@@ -17,7 +17,6 @@ import pytest
 import torch
 
 from tests.conftest import Finished, start
-from vae_exp.uploading import memory
 from vae_exp.uploading.memory import MEMORY_NAME
 
 FAKE = """
@@ -446,7 +445,7 @@ def test_a_memory_that_cannot_be_written_fails_the_run_and_no_other(
             raise OSError("No space left on device")
         path.write_text(json.dumps(content))
 
-    monkeypatch.setattr(memory, "write_json", write_json)
+    monkeypatch.setattr("vae_exp.uploading.memory.write_json", write_json)
     finished = upload(root, "--workers", 1)
     assert finished.code == 1
     assert "failed aaa: uploaded, but that could not be remembered: No space left on device" in finished.err
