@@ -181,7 +181,6 @@ def _mark(axes: Axes, position: float, height: float, text: str) -> None:
     """A value beside an axis, readable over the lines."""
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
     style: dict[str, Any] = {
-        "textcoords": "offset points",
         "xytext": (5, 0),
         "fontsize": "small",
         "va": "center",

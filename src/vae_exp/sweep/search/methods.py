@@ -1,6 +1,7 @@
 """Optuna's samplers and pruners, by the names that a config calls them."""
 
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,7 @@ def pruner(options: Mapping[str, Any]) -> BasePruner:
     Raises:
         UserError: if there is no such pruner, or if it does not take an option.
     """
-    given = {"name": "none"} if options.get("name") == "none" else options  # whatever a recipe gives another one
-    made: BasePruner = _made("pruner", PRUNERS, given)
+    made: BasePruner = _made("pruner", PRUNERS, options)
     return made
 
 
@@ -61,6 +61,12 @@ def _made(kind: str, known: Mapping[str, Callable[..., Any]], options: Mapping[s
     name = given.pop("name", None)
     if name not in known:
         raise UserError(f"hydra.sweeper.{kind}.name={name} must be one of {', '.join(known)}.")
+    takes = {each: set(signature(method).parameters) for each, method in known.items()}
+    for key in given:
+        if not any(key in parameters for parameters in takes.values()):
+            own = ", ".join(sorted(takes[name]))
+            raise UserError(f"hydra.sweeper.{kind}.{key}: there is no such option; {name} takes {own or 'none'}.")
+    given = {key: value for key, value in given.items() if key in takes[name]}  # the others are of other methods
     try:
         return known[name](**given)
     except (TypeError, ValueError) as error:

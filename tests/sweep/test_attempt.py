@@ -1,0 +1,79 @@
+import json
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from vae_exp.errors import UserError
+from vae_exp.run_directory import RunDirectory
+from vae_exp.sweep.attempt import Attempt, next_attempt, note_words
+from vae_exp.sweep.identity import config_hash
+
+
+def _config(**sweep: object) -> DictConfig:
+    return OmegaConf.create({"seed": 0, "sweep": {"force": False, "started": "then", **sweep}})
+
+
+def _job(folder: Path, status: str | None, *, checkpoint: bool = False, started: str = "before") -> RunDirectory:
+    directory = RunDirectory(folder / f"seed-0_{config_hash(_config())}")
+    directory.config.parent.mkdir(parents=True)
+    directory.config.write_text(OmegaConf.to_yaml(_config(started=started)))
+    if status is not None:
+        directory.result.write_text(json.dumps({"status": status}))
+    if checkpoint:
+        directory.checkpoint("last").parent.mkdir()
+        directory.checkpoint("last").write_bytes(b"")
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("status", "checkpoint", "attempt"),
+    [
+        ("completed", True, Attempt.SKIP),
+        ("completed", False, Attempt.SKIP),
+        ("pruned", True, Attempt.SKIP),
+        ("failed", True, Attempt.ANEW),
+        ("diverged", True, Attempt.ANEW),
+        ("interrupted", True, Attempt.RESUME),
+        ("interrupted", False, Attempt.ANEW),
+        ("killed", True, Attempt.RESUME),
+        (None, True, Attempt.RESUME),
+        (None, False, Attempt.ANEW),
+        ("nonsense", True, Attempt.RESUME),
+    ],
+)
+def test_what_is_done_about_a_job(tmp_path: Path, status: str | None, checkpoint: bool, attempt: Attempt):
+    assert next_attempt(_job(tmp_path, status, checkpoint=checkpoint), _config()) is attempt
+
+
+def test_a_job_whose_result_is_corrupt_goes_on_from_its_checkpoint(tmp_path: Path):
+    directory = _job(tmp_path, None, checkpoint=True)
+    directory.result.write_text('{"status": "comp')
+    assert next_attempt(directory, _config()) is Attempt.RESUME
+
+
+def test_an_empty_directory_is_begun(tmp_path: Path):
+    assert next_attempt(RunDirectory(tmp_path / "new"), _config()) is Attempt.ANEW
+
+
+def test_force_begins_anew_what_this_very_sweep_has_not_begun(tmp_path: Path):
+    directory = _job(tmp_path, "completed", started="before")
+    assert next_attempt(directory, _config(force=True)) is Attempt.ANEW
+    assert next_attempt(directory, _config(force=True, started="before")) is Attempt.SKIP
+
+
+def test_a_directory_with_the_run_of_another_config_is_left_alone(tmp_path: Path):
+    directory = _job(tmp_path, "completed")
+    moved = RunDirectory(directory.path.rename(tmp_path / "x"))
+    assert next_attempt(moved, _config()) is Attempt.SKIP
+    with pytest.raises(UserError, match=r"another config; let hydra\.sweep\.subdir differ"):
+        next_attempt(moved, OmegaConf.merge(_config(), {"seed": 1}))
+
+
+def test_the_words_that_a_job_was_asked_for_with_last_are_kept(tmp_path: Path):
+    directory = _job(tmp_path, "completed")
+    note_words(directory, ["seed=0", "a='b: c'"])
+    first = directory.overrides.stat().st_mtime_ns
+    assert OmegaConf.to_container(OmegaConf.load(directory.overrides)) == ["seed=0", "a='b: c'"]
+    note_words(directory, ["seed=0", "a='b: c'"])
+    assert directory.overrides.stat().st_mtime_ns == first

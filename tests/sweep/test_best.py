@@ -1,0 +1,51 @@
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.sweep.sweeps import make_job
+from vae_exp.errors import UserError
+from vae_exp.sweep.best import as_words, best_jobs
+from vae_exp.sweep.jobs import read_jobs
+from vae_exp.sweep.metrics import chosen_metric, direction
+
+
+def test_the_best_job_is_told_in_words_that_can_be_pasted(tmp_path: Path):
+    make_job(tmp_path, ["+a=[1,2]", "seed=0", "sweep.name=x", "tracker.mode=none"], val__elbo=-5.0)
+    make_job(tmp_path, ["+a=[3]", "seed=0"], val__elbo=-7.0)
+    make_job(tmp_path, ["+a=[4]", "seed=0"], "failed", val__elbo=-1.0)
+    [best], metrics = best_jobs(read_jobs(tmp_path), [])
+    assert metrics == ["val/elbo"]
+    assert shlex.split(as_words(best)) == ["+a=[1,2]", "seed=0"]
+
+
+def test_of_several_metrics_the_front_is_told(tmp_path: Path):
+    for name, nll, units in (("a", 90, 4), ("b", 88, 2), ("c", 91, 3), ("d", 85, 1), ("e", 90, 4)):
+        make_job(tmp_path, [f"m={name}"], val__nll=nll, val__active_units=units)
+    found, _ = best_jobs(read_jobs(tmp_path), ["val/nll", "val/active_units"])
+    assert [job.keys["m"] for job in found] == ["d", "b", "a", "e"]
+
+
+def test_without_completed_jobs_there_is_no_best(tmp_path: Path):
+    make_job(tmp_path, ["a=1"], "failed")
+    with pytest.raises(UserError, match="no job of the sweep has completed yet"):
+        best_jobs(read_jobs(tmp_path), [])
+
+
+def test_an_unknown_metric_is_refused_with_those_that_are_known(tmp_path: Path):
+    make_job(tmp_path, ["a=1"], val__loss=1.0)
+    with pytest.raises(UserError, match="--metric val/los: no job has it; known here: val/loss"):
+        chosen_metric(read_jobs(tmp_path), "val/los")
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("val/elbo", "maximize"),
+        ("test/nll", "minimize"),
+        ("val/active_units", "maximize"),
+        ("val/loss", "minimize"),
+    ],
+)
+def test_which_way_a_metric_is_better(metric: str, expected: str):
+    assert direction(metric) == expected

@@ -1,0 +1,46 @@
+from pathlib import Path
+
+from filelock import FileLock
+
+from tests.sweep.sweeps import make_job
+from vae_exp.sweep.clean import leftovers, remove
+
+
+def _checkpoint(job: Path) -> None:
+    (job / "checkpoints").mkdir()
+    (job / "checkpoints" / "last.pt").write_bytes(b"0" * 1000)
+
+
+def test_what_failed_and_what_was_set_aside_can_go_and_the_rest_stays(tmp_path: Path):
+    done = make_job(tmp_path, ["a=1"])
+    (done / "previous" / "1").mkdir(parents=True)
+    (done / "previous" / "1" / "old.txt").write_text("12345")
+    failed = make_job(tmp_path, ["a=2"], "failed")
+    half = make_job(tmp_path, ["a=3"], "interrupted")
+    lost = make_job(tmp_path, ["a=4"], None)
+    for job in (done, half):
+        _checkpoint(job)
+    found = leftovers(tmp_path, checkpoints=False)
+    assert {each.path for each in found} == {done / "previous" / "1", failed, lost}
+    assert next(each.size for each in found if each.why == "set aside") == 5
+    assert remove(found) == []
+    assert {path.name for path in tmp_path.iterdir()} == {done.name, half.name}
+    assert (done / "result.json").exists()
+
+
+def test_checkpoints_of_finished_jobs_can_go_too(tmp_path: Path):
+    done, half = make_job(tmp_path, ["a=1"]), make_job(tmp_path, ["a=2"], "interrupted")
+    for job in (done, half):
+        _checkpoint(job)
+    [found] = leftovers(tmp_path, checkpoints=True)
+    assert found.path == done / "checkpoints" / "last.pt"
+
+
+def test_a_job_that_runs_is_never_removed(tmp_path: Path):
+    job = make_job(tmp_path, ["a=1"], "failed")
+    [found] = leftovers(tmp_path, checkpoints=False)
+    with FileLock(job / ".lock"):
+        assert leftovers(tmp_path, checkpoints=False) == []
+        [problem] = remove([found])
+    assert "another process" in problem
+    assert job.is_dir()

@@ -1,0 +1,144 @@
+"""`python -m vae_exp.sweep`."""
+
+import csv
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from filelock import FileLock
+from pyarrow import parquet
+
+from tests.sweep.sweeps import make_job, make_sweep
+from vae_exp.sweep.__main__ import main
+from vae_exp.sweep.plan import record
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def run(*words: object) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", ["vae_exp.sweep", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        captured = capsys.readouterr()
+        code = end.value.code
+        return (1, captured.out, code) if isinstance(code, str) else (code, captured.out, captured.err)
+
+    return run
+
+
+def test_status_counts_names_the_failed_and_knows_what_is_missing(command, tmp_path: Path):
+    make_job(tmp_path, ["seed=0"], val__elbo=-1.0)
+    make_job(tmp_path, ["seed=1"], "failed")
+    running = make_job(tmp_path, ["seed=2"], None)
+    (running / "metrics.jsonl").write_text('{"step": 9, "epoch": 2, "val/elbo": -3.25}\n{"step"')
+    record(tmp_path, [], tmp_path, [[f"seed={seed}"] for seed in range(5)])
+    with FileLock(running / ".lock"):
+        code, out, _ = command("status", tmp_path)
+    assert code == 0
+    assert "5 jobs: 2 not started, 1 completed, 1 running, 1 failed" in out
+    assert "failed: seed-1: it went wrong" in out
+    assert "-3.250" in out
+    assert "left at the pace" in out
+    _, out, _ = command("status", tmp_path)
+    assert "lost: seed-2: ended without a result" in out
+
+
+def test_the_summary_has_means_and_errors_and_the_files_every_job(command, tmp_path: Path):
+    sweep = make_sweep(tmp_path / "s")
+    code, out, _ = command("summary", sweep, "--csv", tmp_path / "all.csv", "--parquet", tmp_path / "all.parquet")
+    assert code == 0
+    assert out.count("±") == 1 + 6 * 4
+    with (tmp_path / "all.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    table = parquet.read_table(tmp_path / "all.parquet").to_pylist()
+    assert len(rows) == len(table) == 12
+    assert [float(row["val/elbo"]) for row in rows] == [row["val/elbo"] for row in table]
+
+
+def test_the_summary_is_sorted_and_grouped_as_asked(command, tmp_path: Path):
+    sweep = make_sweep(tmp_path / "s")
+    _, out, _ = command("summary", sweep, "--group-by", "model.latent_dim", "--sort", "model.latent_dim")
+    cells = [line.split("│")[1].strip() for line in out.splitlines() if line.startswith("│")]
+    assert cells == ["2", "8", "16"]
+    _, out, _ = command("summary", sweep, "--group-by", "model.latent_dim")
+    cells = [line.split("│")[1].strip() for line in out.splitlines() if line.startswith("│")]
+    assert cells == ["16", "8", "2"]
+    _, out, _ = command("summary", sweep, "--jobs", "--sort", "val/rate")
+    assert len([line for line in out.splitlines() if line.startswith("│")]) == 12
+
+
+def test_best_and_plot(command, tmp_path: Path):
+    sweep = make_sweep(tmp_path / "s")
+    code, out, _ = command("best", sweep)
+    assert code == 0
+    assert "model.latent_dim=16 'model.hidden_dims=[400]'" in out
+    code, out, _ = command("plot", sweep, "--to", tmp_path / "figures")
+    assert code == 0
+    assert len(out.splitlines()) == len(list((tmp_path / "figures").iterdir())) == 10
+
+
+def test_clean_asks_before_it_removes(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    job = make_job(tmp_path, ["a=1"], "failed")
+    make_job(tmp_path, ["a=2"])
+    monkeypatch.setattr("builtins.input", lambda question: "")
+    code, out, _ = command("clean", tmp_path)
+    assert (code, job.is_dir()) == (1, True)
+    assert str(job) in out
+    monkeypatch.setattr("builtins.input", lambda question: "y")
+    assert command("clean", tmp_path)[0] == 0
+    assert not job.exists()
+    assert "Nothing can go" in command("clean", tmp_path)[1]
+
+
+def test_retry_gives_the_commands_again_where_they_were_given(
+    command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    make_job(tmp_path / "s", ["seed=0"])
+    record(tmp_path / "s", ["--multirun", "seed=0,1"], tmp_path, [["seed=0"]])
+    record(tmp_path / "s", ["--multirun", "seed=2", "sweep.name=s"], tmp_path, [["seed=2"]])
+    given = []
+
+    class Ended:
+        returncode = 3
+
+    def run(words, cwd, **options):
+        given.append((words[1:], cwd))
+        return Ended
+
+    monkeypatch.setattr("subprocess.run", run)
+    assert command("retry", tmp_path / "s")[0] == 3
+    assert given == [
+        (["-m", "vae_exp.train", "--multirun", "seed=0,1", "sweep.name=s"], tmp_path),
+        (["-m", "vae_exp.train", "--multirun", "seed=2", "sweep.name=s"], tmp_path),
+    ]
+
+
+@pytest.mark.parametrize("name", ["status", "summary", "plot", "best", "clean"])
+def test_a_folder_without_jobs_is_refused(command, tmp_path: Path, name: str):
+    assert command(name, tmp_path)[2].endswith("name the directory of a sweep, such as multirun/mine.")
+    assert "is not a directory" in command(name, tmp_path / "nowhere")[2]
+
+
+def test_a_folder_that_says_nothing_of_its_command_cannot_be_retried(command, tmp_path: Path):
+    make_job(tmp_path, ["a=1"])
+    assert "no sweep.json" in command("retry", tmp_path)[2]
+
+
+def test_thousands_of_jobs_are_read_in_seconds(command, tmp_path: Path):
+    for number in range(1000):
+        job = tmp_path / f"seed-{number}"
+        (job / ".hydra").mkdir(parents=True)
+        (job / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump([f"seed={number}", "data=digits"]))
+        metrics = {f"val/metric_{place}": 1.5 * place for place in range(20)} | {"val/elbo": -1.0, "val/loss": 1.0}
+        (job / "result.json").write_text(json.dumps({"status": "completed", "metrics": metrics}))
+    began = time.perf_counter()
+    assert command("status", tmp_path)[0] == 0
+    status = time.perf_counter() - began
+    assert command("summary", tmp_path, "--csv", tmp_path / "all.csv")[0] == 0
+    summary = time.perf_counter() - began - status
+    print(f"status {status:.2f} s, summary {summary:.2f} s")
+    assert status < 2
+    assert summary < 5

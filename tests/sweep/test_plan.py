@@ -1,0 +1,69 @@
+import json
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from vae_exp.errors import UserError
+from vae_exp.sweep.plan import FILE, job_key, planned_jobs, read_plan, record, swept_keys
+
+BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+
+def _config(target: str = BASIC, **params: str) -> DictConfig:
+    return OmegaConf.create({"hydra": {"sweeper": {"_target_": target, "params": params or None}}})
+
+
+def test_jobs_are_the_product_of_what_is_swept():
+    jobs = planned_jobs(_config(), ["seed=0,1", "data=digits", "model.latent_dim=range(2,6,2)"])
+    assert jobs == [
+        ["seed=0", "data=digits", "model.latent_dim=2"],
+        ["seed=0", "data=digits", "model.latent_dim=4"],
+        ["seed=1", "data=digits", "model.latent_dim=2"],
+        ["seed=1", "data=digits", "model.latent_dim=4"],
+    ]
+
+
+def test_the_params_of_an_experiment_count_and_the_command_line_wins():
+    assert planned_jobs(_config(seed="0,1"), ["seed=7"]) == [["seed=7"]]
+    assert planned_jobs(_config(seed="0,1"), []) == [["seed=0"], ["seed=1"]]
+
+
+def test_another_sweeper_decides_for_itself():
+    assert planned_jobs(_config("somebody.Sweeper"), ["seed=0,1"]) is None
+
+
+def test_a_sweep_without_jobs_is_refused_with_the_key_that_is_empty():
+    with pytest.raises(UserError, match=r"seed=range\(0,0\) has no values"):
+        planned_jobs(_config(), ["data=digits", "seed=range(0,0)"])
+
+
+def test_commands_and_jobs_are_added_and_none_is_told_twice(tmp_path: Path):
+    sweep = tmp_path / "deep" / "mine"
+    record(sweep, ["--multirun", "seed=0,1"], tmp_path, [["seed=0"], ["seed=1"]])
+    record(sweep, ["--multirun", "seed=0,1,2"], tmp_path, [["seed=0"], ["seed=1"], ["seed=2"]])
+    record(sweep, ["--multirun", "seed=0,1"], tmp_path, [["seed=0"], ["seed=1"]])
+    plan = read_plan(sweep)
+    assert plan.jobs == [["seed=0"], ["seed=1"], ["seed=2"]]
+    assert [each["words"][1] for each in plan.commands] == ["seed=0,1", "seed=0,1,2"]
+    assert {each["folder"] for each in plan.commands} == {str(tmp_path)}
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"commands": 1, "jobs": [2]}', "\x00"])
+def test_a_plan_that_cannot_be_read_is_empty(tmp_path: Path, text: str):
+    (tmp_path / FILE).write_text(text)
+    assert read_plan(tmp_path).jobs == []
+    record(tmp_path, ["a"], tmp_path, [["seed=0"]])
+    assert json.loads((tmp_path / FILE).read_text())["jobs"] == [["seed=0"]]
+
+
+def test_jobs_in_other_words_of_the_same_meaning_have_one_key():
+    assert job_key(["seed=0", "a=1", "sweep.name=x"]) == job_key(["a=1", "tracker.mode=none", "seed=0"])
+    assert job_key(["seed=0"]) != job_key(["seed=1"])
+
+
+def test_the_swept_keys_of_a_job_are_those_in_which_others_differ(tmp_path: Path):
+    own = ["data=digits", "seed=1", "+loss.beta=4", "sweep.name=x"]
+    assert swept_keys(tmp_path, own) == {"data": "digits", "seed": "1", "loss.beta": "4"}
+    record(tmp_path, [], tmp_path, [own, ["data=digits", "seed=0", "+loss.beta=4"]])
+    assert swept_keys(tmp_path, own) == {"seed": "1"}

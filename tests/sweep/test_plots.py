@@ -1,0 +1,92 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.sweep.sweeps import make_job, make_sweep
+from vae_exp.errors import UserError
+from vae_exp.sweep.grouping import default_keys, grouped
+from vae_exp.sweep.jobs import read_jobs
+from vae_exp.sweep.plots import curve, draw, heat_map, parallel_coordinates, rate_distortion
+
+
+def _groups(folder: Path):
+    jobs = read_jobs(make_sweep(folder))
+    return grouped(jobs, default_keys(jobs))
+
+
+def test_every_figure_is_written_as_png_and_svg(tmp_path: Path):
+    written = draw(read_jobs(make_sweep(tmp_path / "s")), None, tmp_path / "plots")
+    names = {path.stem for path in written}
+    assert names == {
+        "val-elbo-against-model.latent_dim",
+        "val-elbo-against-model.hidden_dims",
+        "val-elbo-over-model.latent_dim-model.hidden_dims",
+        "rate-distortion",
+        "val-elbo-parallel",
+    }
+    assert len(written) == 10
+    for path in written:
+        if path.suffix == ".png":
+            assert np.asarray(Image.open(path)).std() > 1
+        else:
+            assert path.read_text().rstrip().endswith("</svg>")
+
+
+def test_a_curve_has_the_means_in_the_order_of_the_numbers(tmp_path: Path):
+    groups = _groups(tmp_path)
+    [axes] = curve(groups, "val/elbo", "model.latent_dim", ["model.hidden_dims"]).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["2", "8", "16"]
+    assert len(axes.lines) == 2
+    for line in axes.lines:
+        width = line.get_label().partition("=")[2]
+        expected = {
+            float(group.keys["model.latent_dim"]): group.metrics["val/elbo"].mean
+            for group in groups
+            if group.keys["model.hidden_dims"] == width
+        }
+        assert dict(zip(line.get_xdata(), line.get_ydata(), strict=True)) == expected
+
+
+def test_a_heat_map_has_a_cell_for_every_pair(tmp_path: Path):
+    groups = _groups(tmp_path)
+    axes = heat_map(groups, "val/elbo", "model.latent_dim", "model.hidden_dims").axes[0]
+    cells = axes.images[0].get_array()
+    assert cells.shape == (2, 3)
+    corner = next(
+        group for group in groups if group.keys == {"model.latent_dim": "2", "model.hidden_dims": "[50]"}
+    )
+    assert cells[0, 0] == corner.metrics["val/elbo"].mean
+
+
+def test_the_grey_lines_of_the_plane_have_one_elbo_each(tmp_path: Path):
+    [axes] = rate_distortion(_groups(tmp_path), "val/rate", "val/distortion").axes
+    grey = [line for line in axes.lines if line.get_color() == "0.85"]
+    assert len(grey) > 2
+    for line in grey:
+        sums = line.get_xdata() + line.get_ydata()
+        assert sums[0] == pytest.approx(sums[-1])
+
+
+def test_parallel_coordinates_have_a_line_for_every_setting(tmp_path: Path):
+    groups = _groups(tmp_path)
+    [axes] = parallel_coordinates(groups, "val/elbo", ["model.latent_dim", "model.hidden_dims"]).axes
+    lines = [line for line in axes.lines if len(line.get_xdata()) == 3]
+    assert len(lines) == len(groups)
+    heights = [line.get_ydata()[-1] for line in lines]
+    assert min(heights) == 0
+    assert max(heights) == 1
+
+
+def test_a_sweep_of_one_key_and_words_can_be_drawn(tmp_path: Path):
+    for name in ("relu", "tanh"):
+        make_job(tmp_path / "s", [f"model.activation={name}"], val__nll=90.0)
+    written = draw(read_jobs(tmp_path / "s"), "val/nll", tmp_path / "plots")
+    assert {path.stem for path in written} == {"val-nll-against-model.activation"}
+
+
+def test_without_completed_jobs_nothing_is_drawn(tmp_path: Path):
+    make_job(tmp_path, ["a=1"], "failed")
+    with pytest.raises(UserError, match="nothing to draw"):
+        draw(read_jobs(tmp_path), None, tmp_path / "plots")
