@@ -38,7 +38,7 @@ def test_status_counts_names_the_failed_and_knows_what_is_missing(command, tmp_p
     with FileLock(running / ".lock"):
         code, out, _ = command("status", tmp_path)
     assert code == 0
-    assert "5 jobs: 2 not started, 1 completed, 1 running, 1 failed" in out
+    assert "5 jobs: 2 not started, 1 completed, 1 failed, 1 running" in out
     assert "failed: seed-1: it went wrong" in out
     assert "-3.250" in out
     assert "left at the pace" in out

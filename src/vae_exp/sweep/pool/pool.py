@@ -159,8 +159,11 @@ class Pool:
     def _fork(self, job: Job, composed: Composed) -> None:
         composed.directory.path.mkdir(parents=True, exist_ok=True)
         slot = self._free.popleft()
-        environment = {} if slot.gpu is None else {"CUDA_VISIBLE_DEVICES": slot.gpu}
-        assignment = Assignment(composed.payload(), composed.directory.output, environment, self._grace_seconds)
+        environment = dict.fromkeys(_THREADS, str(slot.threads))
+        environment |= {} if slot.gpu is None else {"CUDA_VISIBLE_DEVICES": slot.gpu}
+        assignment = Assignment(
+            composed.payload(), composed.directory.output, environment, slot.threads, self._grace_seconds
+        )
         near, far = self._context.Pipe(duplex=False)
         process = self._context.Process(target=work, args=(assignment, far))
         began, began_at = time.monotonic(), time.time()

@@ -25,12 +25,14 @@ class Assignment:
         payload: Hydra's context, the task and the composed config, pickled.
         output: The file that takes what the job prints.
         environment: Set before anything else.
+        threads: How many threads it computes with.
         grace_seconds: How long it may take to end in order once the launcher has died.
     """
 
     payload: bytes
     output: Path
     environment: dict[str, str]
+    threads: int
     grace_seconds: float
 
 
@@ -61,6 +63,8 @@ def work(assignment: Assignment, launcher: Connection) -> None:
     os.environ.update(assignment.environment)
     _redirect(assignment.output)
     faulthandler.enable()
+    if "torch" in sys.modules:  # it was imported with the thread count of the first sweep of this process
+        sys.modules["torch"].set_num_threads(assignment.threads)
     threading.Thread(target=_end_without_launcher, args=(assignment.grace_seconds,), daemon=True).start()
     launcher.send(_run(assignment.payload))
 

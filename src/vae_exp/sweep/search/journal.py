@@ -1,5 +1,7 @@
 """The journal of a search: one study in one file beside its jobs, which many processes read and write."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
@@ -13,13 +15,19 @@ STUDY = "search"
 
 
 def open_journal(path: Path) -> JournalStorage:
-    """The storage in a file, which is made if it is not there.
+    """The storage in a file, which is made if it is not there; its lines are read when they are needed."""
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """A block that reads a journal.
 
     Raises:
         UserError: if the file is no journal of Optuna's.
     """
     try:
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
+        yield
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
         told = f"{type(error).__name__}: {error}"
         raise UserError(
@@ -31,9 +39,7 @@ def load_study(path: Path, pruner: optuna.pruners.BasePruner | None = None) -> o
     """The study of a journal.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is none, or if the file is no journal.
     """
-    try:
+    with readable(path):
         return optuna.load_study(study_name=STUDY, storage=open_journal(path), pruner=pruner)
-    except KeyError as error:
-        raise UserError(f"{path} is the journal of something else: it has no study called {STUDY}.") from error

@@ -43,7 +43,7 @@ class TrialReporter:
         if epoch not in self._known:
             self._trial.report(value, epoch)
             self._known.add(epoch)
-        stop: bool = self._trial.should_prune()
+        stop = bool(self._trial.should_prune())
         if stop:
             _log.info(
                 "Pruned after epoch %d: %s is %.4f, and others were better by then.", epoch, self._metric, value

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.distributions import BaseDistribution, check_distribution_compatibility
 from optuna.exceptions import DuplicatedStudyError
+from optuna.samplers import RandomSampler
 from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
@@ -98,14 +99,17 @@ class Search:
         methods.sampler(settings.sampler, space, 0)  # refuses what it cannot take before anything is written
         self._journal = (folder / journal.FILE).absolute()
         (folder / _LOCKS).mkdir(parents=True, exist_ok=True)
-        with self._locked():
+        self._total = settings.n_trials
+        if settings.sampler.get("name") == "grid":
+            self._total = min(self._total, prod(map(len, space.grid().values())))
+        with self._locked(), journal.readable(self._journal):
             self._study = self._opened()
             self._require_the_same_search()
 
     def remaining(self) -> int:
         """How many trials are still to be run, here or elsewhere."""
         ended = sum(trial.state.is_finished() for trial in self._trials())
-        return max(0, self._settings.n_trials - ended)
+        return max(0, self._total - ended)
 
     def claim(self) -> Claim | None:
         """The next trial for this process: one whose owner has died, or a new one; None if there is none."""
@@ -114,7 +118,7 @@ class Search:
             for frozen in trials:
                 if frozen.state is TrialState.RUNNING and (lock := self._take(frozen.number)) is not None:
                     return Claim(frozen.number, list(frozen.user_attrs.get("overrides", [])), lock)
-            if len(trials) >= self._settings.n_trials:
+            if len(trials) >= self._total:
                 return None
             self._study.sampler = methods.sampler(self._settings.sampler, self._space, len(trials))
             trial = self._study.ask()
@@ -128,6 +132,7 @@ class Search:
         """Tell the study what came of a trial: its values, that it was pruned, or that it failed."""
         state, values = self._outcome(claim, directory)
         with self._locked():
+            self._study.sampler = RandomSampler()  # others want to end Optuna's own loop, of which there is none
             self._study.tell(claim.number, values, state=state, skip_if_finished=True)
         self.release(claim)
 

@@ -1,0 +1,40 @@
+import io
+
+from rich.console import Console
+
+from vae_exp.sweep.pool.display import PoolDisplay
+from vae_exp.sweep.pool.job import End, Job
+from vae_exp.sweep.pool.slots import Slot
+
+
+def job(number: int, **more: object) -> Job:
+    made = Job(number, [])
+    for name, value in more.items():
+        setattr(made, name, value)
+    return made
+
+
+def test_elsewhere_than_on_a_terminal_every_job_is_a_line_and_the_time_left_follows():
+    out = io.StringIO()
+    with PoolDisplay(4, 2, Console(file=out, width=200)) as display:
+        assert not display.is_live
+        first = job(0)
+        display.started(first, Slot(0, None, 1))
+        first.end, first.status, first.seconds, first.metrics = End.DONE, "completed", 60.0, {"val/elbo": -95.25}
+        display.ended(first)
+        display.ended(job(1, end=End.FAILED, status="diverged", reason="it diverged\nmore"))
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "[1/4]  completed  job 0  60.0 s  val/elbo -95.250  (1 min 30 s left)"
+    assert lines[1] == "[2/4]  diverged  job 1  it diverged  (1 min 00 s left)"
+
+
+def test_a_terminal_has_a_live_table_of_what_runs():
+    out = io.StringIO()
+    with PoolDisplay(3, 2, Console(file=out, force_terminal=True, width=120)) as display:
+        assert display.is_live
+        running = job(7, epochs=20, seconds=65.0, metrics={"epoch": 5, "val/elbo": -100.5})
+        display.started(running, Slot(1, "GPU-1", 1))
+        display.refresh()
+    text = out.getvalue()
+    for word in ("job 7", "on GPU GPU-1", "1 min 05 s", "5/20", "val/elbo -100.500", "1 running, 2 waiting"):
+        assert word in text

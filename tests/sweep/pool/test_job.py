@@ -1,0 +1,101 @@
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from vae_exp.run_directory import RunDirectory
+from vae_exp.sweep.pool.job import End, Job, how_it_ended, settle
+from vae_exp.sweep.pool.worker import Report
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return Job(0, ["seed=0"], RunDirectory(tmp_path))
+
+
+def write(job: Job, **result: object) -> None:
+    assert job.directory is not None
+    job.directory.result.write_text(json.dumps(result))
+
+
+def result_of(job: Job) -> dict[str, object]:
+    assert job.directory is not None
+    found = job.directory.read_result()
+    assert found is not None
+    return found
+
+
+def test_a_completed_job_is_done(job: Job):
+    write(job, status="completed", metrics={"val/loss": 1.0}, monitor="val/loss")
+    settle(job, 0, Report(None), time.time())
+    assert (job.end, job.status, job.reason, job.metrics) == (End.DONE, "completed", "", {"val/loss": 1.0})
+
+
+def test_a_job_that_failed_says_why_in_its_own_words(job: Job):
+    write(job, status="failed", error="ValueError: no")
+    settle(job, 0, Report("no"), time.time())
+    assert (job.end, job.status, job.reason) == (End.FAILED, "failed", "ValueError: no")
+
+
+def test_a_killed_job_gets_a_result_that_says_so(job: Job):
+    assert job.directory is not None
+    job.directory.metrics.write_text('{"step": 12, "epoch": 3, "val/loss": 1.5}\n{"st')
+    settle(job, -9, None, time.time())
+    assert (job.end, job.status, job.reason) == (End.FAILED, "killed", "killed by SIGKILL")
+    assert result_of(job) == {
+        "status": "killed",
+        "error": "killed by SIGKILL",
+        "epochs": 3,
+        "metrics": {"val/loss": 1.5},
+    }
+
+
+def test_a_process_that_left_without_a_word_is_interrupted(job: Job):
+    settle(job, 7, None, time.time())
+    assert (job.status, result_of(job)["error"]) == ("interrupted", "exited with code 7")
+
+
+def test_the_result_of_an_earlier_attempt_is_not_that_of_this_one(job: Job):
+    write(job, status="failed", error="long ago")
+    assert job.directory is not None
+    os.utime(job.directory.result, (1, 1))
+    settle(job, -11, None, time.time())
+    assert (job.status, job.reason) == ("killed", "killed by SIGSEGV")
+
+
+def test_a_directory_that_somebody_else_has_taken_up_is_left_alone(job: Job):
+    assert job.directory is not None
+    with FileLock(job.directory.lock):
+        settle(job, -9, None, time.time())
+    assert not job.directory.result.exists()
+    assert job.reason == "killed by SIGKILL"
+
+
+@pytest.mark.parametrize("code", [130, 143])
+def test_a_job_that_was_asked_to_end_was_stopped(job: Job, code: int):
+    write(job, status="interrupted", error="interrupted by signal 15")
+    settle(job, code, None, time.time())
+    assert job.end is End.STOPPED
+
+
+def test_a_corrupt_result_does_not_hide_how_it_ended(job: Job):
+    assert job.directory is not None
+    job.directory.result.write_text('{"status": "comp')
+    settle(job, 1, None, time.time())
+    assert (job.end, job.status, job.reason) == (End.FAILED, "interrupted", "exited with code 1")
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (0, "exited with code 0"),
+        (7, "exited with code 7"),
+        (-9, "killed by SIGKILL"),
+        (-200, "killed by signal 200"),
+    ],
+)
+def test_exit_codes_in_words(code: int, words: str):
+    assert how_it_ended(code) == words

@@ -1,0 +1,125 @@
+"""The pool with processes that do as they are told, without training."""
+
+import os
+import signal
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import cloudpickle
+import pytest
+from hydra.conf import HydraConf
+from omegaconf import OmegaConf
+
+from vae_exp.errors import MemoryExhaustedError
+from vae_exp.run_directory import RunDirectory, write_json
+from vae_exp.sweep.attempt import Attempt
+from vae_exp.sweep.pool import pool as pools
+from vae_exp.sweep.pool.display import PoolDisplay
+from vae_exp.sweep.pool.job import End, Job
+from vae_exp.sweep.pool.pool import Composed, JobList, Pool
+from vae_exp.sweep.pool.slots import Slot
+
+pytestmark = pytest.mark.timeout(120)
+
+
+class Told:
+    """A task that notes when and where it ran, then does something."""
+
+    def __init__(self, folder: Path, what: str) -> None:
+        self.folder, self.what = folder, what
+
+    def __call__(self, config) -> None:
+        directory = RunDirectory(Path(config.place))
+        began = time.monotonic()
+        time.sleep(0.3)
+        attempts = directory.path / "attempts.txt"
+        again = attempts.exists()
+        with attempts.open("a") as file:
+            seen = os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("OMP_NUM_THREADS")
+            file.write(f"{began} {time.monotonic()} {seen[0]} {seen[1]}\n")
+        print("printed by the job", flush=True)
+        if self.what == "memory" and not again:
+            raise MemoryExhaustedError("cpu ran out of memory")
+        if self.what == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.what == "raise":
+            raise ValueError("as it was asked to")
+        write_json(directory.result, {"status": "completed", "metrics": {"val/elbo": -1.0}})
+
+
+def run(folder: Path, whats: list[str], slots: list[Slot]) -> list[Job]:
+    jobs = [Job(number, [what]) for number, what in enumerate(whats)]
+
+    def compose(job: Job) -> Composed:
+        [what] = job.overrides
+        if what == "compose":
+            raise ValueError("cannot be composed")
+        place = folder / f"{job.number}-{what}"
+        hydra = OmegaConf.structured(HydraConf)
+        hydra.sweep.dir, hydra.sweep.subdir, hydra.output_subdir = str(folder), place.name, None
+        hydra.job_logging = {"version": 1, "root": {"level": "INFO"}}
+        config = OmegaConf.create({"place": str(place), "hydra": hydra})
+        attempt = Attempt.SKIP if what == "skip" else Attempt.ANEW
+        payload = lambda: _pickled(Told(folder, what), config)  # noqa: E731
+        return Composed(RunDirectory(place), 1, attempt, payload)
+
+    Pool(slots, compose, 5.0, PoolDisplay(len(jobs), len(slots))).run(JobList(jobs))
+    return jobs
+
+
+def _pickled(task, config) -> bytes:
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.singleton import Singleton
+    from hydra.types import HydraContext
+
+    cloudpickle.register_pickle_by_value(__import__(__name__, fromlist=["x"]))
+    context = HydraContext(config_loader=None, callbacks=Callbacks())
+    return cloudpickle.dumps((context, task, config, Singleton.get_state()))
+
+
+def spans(folder: Path) -> list[tuple[float, float, str, str]]:
+    lines = [line.split() for path in folder.glob("*/attempts.txt") for line in path.read_text().splitlines()]
+    return sorted((float(began), float(ended), gpu, threads) for began, ended, gpu, threads in lines)
+
+
+def test_each_job_ends_as_it_did_and_the_others_do_not_mind(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    jobs = run(
+        tmp_path, ["fine", "raise", "kill", "skip", "compose", "fine"], [Slot(0, None, 1), Slot(1, None, 1)]
+    )
+    assert [job.end for job in jobs] == [End.DONE, End.FAILED, End.FAILED, End.SKIPPED, End.FAILED, End.DONE]
+    assert jobs[1].reason == "as it was asked to"
+    assert jobs[2].reason == "killed by SIGKILL"
+    assert "cannot be composed" in jobs[4].reason
+    out = capsys.readouterr().out
+    assert out.count("completed") == 2
+    assert "[6/6]" in out
+    assert "printed by the job" in (tmp_path / "0-fine" / "output.log").read_text()
+
+
+def test_slots_are_shared_and_each_job_sees_its_own_gpu_and_threads(tmp_path: Path):
+    run(tmp_path, ["fine"] * 6, [Slot(0, "3", 2), Slot(1, "5", 2)])
+    found = spans(tmp_path)
+    assert {gpu for _, _, gpu, _ in found} == {"3", "5"}
+    assert {threads for _, _, _, threads in found} == {"2"}
+    for gpu in ("3", "5"):
+        own = [(began, ended) for began, ended, where, _ in found if where == gpu]
+        assert all(ended <= began for (_, ended), (began, _) in pairwise(own))
+
+
+def test_a_job_that_ran_out_of_memory_is_run_once_more_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    jobs = run(tmp_path, ["memory", "fine", "fine"], [Slot(0, None, 1), Slot(1, None, 1)])
+    assert [job.end for job in jobs] == [End.DONE] * 3
+    found = spans(tmp_path)
+    assert len(found) == 4
+    last, others = found[-1], found[:-1]
+    assert all(ended <= last[0] for _, ended, _, _ in others)
+    assert "is run once more, alone" in capsys.readouterr().out
+
+
+def test_a_kill_for_want_of_memory_is_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    counts = iter(range(100))
+    monkeypatch.setattr(pools, "memory_kills", lambda: next(counts))
+    [job, _] = run(tmp_path, ["kill", "fine"], [Slot(0, None, 1), Slot(1, None, 1)])
+    assert len((tmp_path / "0-kill" / "attempts.txt").read_text().splitlines()) == 2
+    assert job.reason == "killed by SIGKILL (out of memory)"

@@ -1,0 +1,74 @@
+import pytest
+
+from vae_exp.errors import UserError
+from vae_exp.sweep.pool import slots
+from vae_exp.sweep.pool.slots import SlotSettings, parsed_listing, visible_gpus
+
+LISTING = """GPU 0: NVIDIA H100 (UUID: GPU-aaaa-1)
+  MIG 1g.10gb     Device  0: (UUID: MIG-bbbb-1)
+  MIG 1g.10gb     Device  1: (UUID: MIG-bbbb-2)
+GPU 1: NVIDIA H100 (UUID: GPU-aaaa-2)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(slots, "cpu_count", lambda: 8)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+
+
+def settings(**given: object) -> SlotSettings:
+    return SlotSettings(**({"slots": None, "slots_per_gpu": 1, "gpus": None, "threads": None} | given))
+
+
+def test_without_a_gpu_there_is_a_slot_for_every_core():
+    found = settings().find("auto")
+    assert [slot.number for slot in found] == list(range(8))
+    assert {(slot.gpu, slot.threads) for slot in found} == {(None, 1)}
+
+
+@pytest.mark.parametrize(("count", "threads"), [(1, 8), (2, 4), (3, 2), (20, 1)])
+def test_the_cores_are_shared_among_the_slots(count: int, threads: int):
+    found = settings(slots=count).find("cpu")
+    assert len(found) == count
+    assert {slot.threads for slot in found} == {threads}
+
+
+def test_each_gpu_has_its_slots_and_neighbours_are_filled_last(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    found = settings(slots_per_gpu=2).find("auto")
+    assert [slot.gpu for slot in found] == ["2", "5", "2", "5"]
+    assert {slot.threads for slot in found} == {2}
+
+
+def test_a_sweep_on_the_cpu_uses_no_gpu(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert {slot.gpu for slot in settings().find("cpu")} == {None}
+    assert {slot.gpu for slot in settings(gpus=[]).find("auto")} == {None}
+    assert [slot.gpu for slot in settings(gpus=[3, "4"]).find("auto")] == ["3", "4"]
+
+
+def test_cuda_without_a_gpu_is_refused():
+    with pytest.raises(UserError, match=r"trainer\.device=cuda: hydra/launcher=pool finds no GPU"):
+        settings().find("cuda")
+
+
+@pytest.mark.parametrize(("told", "found"), [("", []), ("-1", []), ("0, 1", ["0", "1"]), ("GPU-a", ["GPU-a"])])
+def test_the_environment_says_which_gpus_are_visible(monkeypatch: pytest.MonkeyPatch, told: str, found: list[str]):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", told)
+    assert visible_gpus() == found
+
+
+def test_a_divided_gpu_is_its_parts():
+    assert parsed_listing(LISTING) == ["MIG-bbbb-1", "MIG-bbbb-2", "GPU-aaaa-2"]
+    assert parsed_listing("") == []
+    assert parsed_listing("No devices found.\n") == []
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"slots": 0}, {"slots_per_gpu": 0}, {"threads": -1}, {"slots": 1.5}, {"slots": True}]
+)
+def test_counts_below_one_are_refused(wrong: dict[str, object]):
+    with pytest.raises(UserError, match=r"hydra\.launcher\.(slots|slots_per_gpu|threads)=.* at least 1"):
+        settings(**wrong)

@@ -1,0 +1,240 @@
+"""Searches over a formula instead of training."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from optuna.trial import TrialState
+
+from vae_exp.errors import UserError
+from vae_exp.run_directory import RunDirectory
+from vae_exp.sweep.search.journal import FILE, load_study
+from vae_exp.sweep.search.reporter import TrialReporter
+from vae_exp.sweep.search.search import Claim, Search, SearchSettings
+from vae_exp.sweep.search.space import parsed_space
+
+SPACE = parsed_space(["data=digits", "x=interval(-5,5)", "y=int(interval(0,10))"], {})
+
+
+def settings(**given: object) -> SearchSettings:
+    return SearchSettings(
+        **(
+            {
+                "n_trials": 6,
+                "objectives": {"val/elbo": "maximize"},
+                "sampler": {"name": "tpe", "seed": 0},
+                "pruner": {"name": "none"},
+            }
+            | given
+        )
+    )
+
+
+def job(folder: Path, claim: Claim, status: str = "completed", **metrics: float) -> RunDirectory:
+    directory = RunDirectory(folder / str(claim.number))
+    directory.overrides.parent.mkdir(parents=True, exist_ok=True)
+    directory.overrides.write_text(yaml.safe_dump(claim.overrides))
+    named = {key.replace("__", "/"): value for key, value in metrics.items()}
+    directory.result.write_text(json.dumps({"status": status, "metrics": named}))
+    return directory
+
+
+def values(claim: Claim) -> tuple[float, int]:
+    found = dict(each.split("=") for each in claim.overrides if each.startswith(("x=", "y=")))
+    return float(found["x"]), int(found["y"])
+
+
+def finish(search: Search, folder: Path, claim: Claim) -> None:
+    x, y = values(claim)
+    search.tell(claim, job(folder, claim, val__elbo=-((x - 1) ** 2) - (y - 3) ** 2))
+
+
+def states(folder: Path) -> list[TrialState]:
+    return [trial.state for trial in load_study(folder / FILE).get_trials()]
+
+
+def test_a_search_ends_with_exactly_as_many_trials_however_often_it_is_started(tmp_path: Path):
+    for _ in range(4):
+        search = Search(tmp_path, settings(), SPACE)
+        for _ in range(2):
+            if (claim := search.claim()) is not None:
+                finish(search, tmp_path, claim)
+    assert states(tmp_path) == [TrialState.COMPLETE] * 6
+    assert Search(tmp_path, settings(), SPACE).claim() is None
+    assert Search(tmp_path, settings(n_trials=7), SPACE).remaining() == 1
+
+
+def test_what_is_proposed_does_not_depend_on_interruptions(tmp_path: Path):
+    def proposals(folder: Path, *, restarted: bool) -> list[list[str]]:
+        folder.mkdir()
+        search, found = Search(folder, settings(n_trials=14), SPACE), []
+        while (claim := search.claim()) is not None:
+            found.append(claim.overrides[:3])
+            finish(search, folder, claim)
+            if restarted:
+                search = Search(folder, settings(n_trials=14), SPACE)
+        return found
+
+    first = proposals(tmp_path / "a", restarted=False)
+    assert len(first) == 14
+    assert len({tuple(each) for each in first}) == 14
+    assert proposals(tmp_path / "b", restarted=True) == first
+
+
+def test_a_trial_whose_owner_has_died_is_taken_up_and_one_whose_owner_lives_is_not(tmp_path: Path):
+    search = Search(tmp_path, settings(n_trials=2), SPACE)
+    mine = search.claim()
+    assert mine is not None
+    other = Search(tmp_path, settings(n_trials=2), SPACE)
+    second = other.claim()
+    assert second is not None
+    assert second.number == 1
+    assert other.claim() is None
+    search.release(mine)  # as the death of its process would
+    again = other.claim()
+    assert again is not None
+    assert (again.number, again.overrides) == (0, mine.overrides)
+
+
+def test_processes_that_search_together_share_the_trials(tmp_path: Path):
+    program = (
+        "import sys; from pathlib import Path; from tests.sweep.search.test_search import *;"
+        "folder = Path(sys.argv[1]); search = Search(folder, settings(n_trials=20), SPACE)\n"
+        "while (claim := search.claim()) is not None: finish(search, folder, claim)"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], cwd=Path(__file__).parents[3])
+        for _ in range(2)
+    ]
+    assert [process.wait(timeout=100) for process in processes] == [0, 0]
+    assert states(tmp_path) == [TrialState.COMPLETE] * 20
+
+
+def test_failed_and_pruned_trials_are_marked_so(tmp_path: Path):
+    search = Search(tmp_path, settings(n_trials=4), SPACE)
+    for status, metrics in (("diverged", {}), ("pruned", {"val__elbo": 1.0}), ("completed", {"val__elbo": 2.0})):
+        claim = search.claim()
+        assert claim is not None
+        search.tell(claim, job(tmp_path, claim, status, **metrics))
+    claim = search.claim()
+    assert claim is not None
+    search.tell(claim, None)
+    assert states(tmp_path) == [TrialState.FAIL, TrialState.PRUNED, TrialState.COMPLETE, TrialState.FAIL]
+
+
+def test_several_objectives_have_a_value_each(tmp_path: Path):
+    objectives = {"val/nll": "minimize", "val/active_units": "maximize"}
+    search = Search(tmp_path, settings(objectives=objectives), SPACE)
+    claim = search.claim()
+    assert claim is not None
+    search.tell(claim, job(tmp_path, claim, val__nll=90.0, val__active_units=4))
+    assert load_study(tmp_path / FILE).best_trials[0].values == [90.0, 4.0]
+
+
+def test_an_objective_that_jobs_do_not_report_is_named(tmp_path: Path):
+    search = Search(tmp_path, settings(objectives={"val/nll": "minimize"}), SPACE)
+    claim = search.claim()
+    assert claim is not None
+    with pytest.raises(UserError, match=r"names val/nll, which jobs do not report; known: val/elbo"):
+        search.tell(claim, job(tmp_path, claim, val__elbo=1.0))
+
+
+def test_the_journal_of_another_search_is_refused(tmp_path: Path):
+    Search(tmp_path, settings(), SPACE)
+    with pytest.raises(UserError, match="is of a search for"):
+        Search(tmp_path, settings(objectives={"val/elbo": "minimize"}), SPACE)
+
+
+def test_other_values_of_a_choice_are_refused(tmp_path: Path):
+    search = Search(tmp_path, settings(), parsed_space(["a=1,2"], {}))
+    assert search.claim() is not None
+    with pytest.raises(UserError, match="has searched a over other values"):
+        Search(tmp_path, settings(), parsed_space(["a=1,2,3"], {}))
+
+
+@pytest.mark.parametrize("text", ["nonsense\n", '{"op_code": 99}\n', "[]\n"])
+def test_a_file_that_is_no_journal_is_refused(tmp_path: Path, text: str):
+    (tmp_path / FILE).write_text(text)
+    with pytest.raises(UserError, match="is not the journal of a search"):
+        Search(tmp_path, settings(), SPACE)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"n_trials": 0}, r"hydra\.sweeper\.n_trials=0"),
+        ({"objectives": {}}, "objectives is empty"),
+        ({"objectives": {"val/elbo": "up"}}, "must be minimize or maximize"),
+        ({"objectives": {"test/nll": "minimize"}}, "never sees the test images; say val/nll"),
+        ({"pruner": {"name": "best"}}, r"pruner\.name=best must be one of none, median"),
+        ({"pruner": {"name": "median", "n_warm": 1}}, r"pruner\.n_warm: there is no such option; median takes"),
+        (
+            {"pruner": {"name": "median"}, "objectives": {"val/nll": "minimize", "val/elbo": "maximize"}},
+            "prunes by one objective",
+        ),
+    ],
+)
+def test_settings_out_of_range_are_refused(wrong: dict[str, object], message: str):
+    with pytest.raises(UserError, match=message):
+        settings(**wrong)
+
+
+def test_an_unknown_sampler_is_refused_before_anything_is_written(tmp_path: Path):
+    with pytest.raises(UserError, match=r"sampler\.name=best must be one of tpe, cmaes, gp, random, grid, qmc"):
+        Search(tmp_path, settings(sampler={"name": "best"}), SPACE)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["tpe", "cmaes", "gp", "random", "qmc"])
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_every_sampler_finds_something(tmp_path: Path, name: str):
+    search = Search(tmp_path, settings(n_trials=15, sampler={"name": name, "seed": 0}), SPACE)
+    while (claim := search.claim()) is not None:
+        finish(search, tmp_path, claim)
+    study = load_study(tmp_path / FILE)
+    assert len(study.trials) == 15
+    assert study.best_value > -15  # the mean over the space is about -26
+
+
+def test_a_grid_visits_every_point_once_however_often_it_is_started(tmp_path: Path):
+    space = parsed_space(["x=choice(0,1,2)", "y=choice(0,1)"], {})
+    found = []
+    for _ in range(6):
+        search = Search(tmp_path, settings(sampler={"name": "grid", "seed": 0}), space)
+        claim = search.claim()
+        assert claim is not None
+        found.append(tuple(claim.overrides[:2]))
+        search.tell(claim, job(tmp_path, claim, val__elbo=1.0))
+    assert len(set(found)) == 6
+
+
+def test_a_job_reports_its_epochs_and_ends_where_others_were_better(tmp_path: Path):
+    pruner = {"name": "median", "n_startup_trials": 1, "n_warmup_steps": 2}
+    search = Search(tmp_path, settings(pruner=pruner), SPACE)
+    for level, expected in ((-1.0, [False] * 5), (-9.0, [False, True])):
+        claim = search.claim()
+        assert claim is not None
+        reporter = TrialReporter(tmp_path / FILE, claim.number)
+        said = []
+        for epoch in range(1, 6):
+            said.append(reporter.stop(epoch, {"val/elbo": level}))
+            if said[-1]:
+                break
+        assert said == expected
+        again = TrialReporter(tmp_path / FILE, claim.number)  # resumed: what was reported is not reported twice
+        again.stop(1, {"val/elbo": level})
+        search.tell(claim, job(tmp_path, claim, "pruned" if said[-1] else "completed", val__elbo=level))
+    assert states(tmp_path) == [TrialState.COMPLETE, TrialState.PRUNED]
+
+
+def test_epochs_without_the_objective_are_passed_over(tmp_path: Path):
+    search = Search(tmp_path, settings(pruner={"name": "median"}), SPACE)
+    claim = search.claim()
+    assert claim is not None
+    reporter = TrialReporter(tmp_path / FILE, claim.number)
+    assert not reporter.stop(1, {"val/loss": 1.0})
+    assert not reporter.stop(2, {"val/elbo": float("nan")})
+    assert load_study(tmp_path / FILE).get_trials()[0].intermediate_values == {}
