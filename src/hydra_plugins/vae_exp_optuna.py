@@ -16,7 +16,8 @@ class OptunaSweeper(Sweeper):
 
     Args:
         n_trials: How many trials there will be in all, those of earlier starts of the same sweep among them.
-        objectives: `minimize` or `maximize` by the name of a metric.
+        objectives: Names of metrics.
+        directions: `minimize` or `maximize`, one for each; None goes by the kind of metric.
         sampler: Its name (`tpe`, `cmaes`, `gp`, `random`, `grid`, `qmc`) and its options.
         pruner: Its name (`none`, `median`, `successive_halving`, `hyperband`) and its options.
         params: The search space, by key; overrides of the command line add to it.
@@ -27,7 +28,8 @@ class OptunaSweeper(Sweeper):
     def __init__(
         self,
         n_trials: int,
-        objectives: Mapping[str, str],
+        objectives: Sequence[str],
+        directions: Sequence[str] | None,
         sampler: Mapping[str, Any],
         pruner: Mapping[str, Any],
         params: Mapping[str, str],
@@ -36,7 +38,8 @@ class OptunaSweeper(Sweeper):
     ) -> None:
         super().__init__()
         self._n_trials = n_trials
-        self._objectives, self._sampler, self._pruner = _plain(objectives), _plain(sampler), _plain(pruner)
+        self._objectives, self._directions = list(objectives), None if directions is None else list(directions)
+        self._sampler, self._pruner = _plain(sampler), _plain(pruner)
         self._params, self._conditions = _plain(params), _plain(conditions)
         self._batch_size = batch_size
 
@@ -52,7 +55,7 @@ class OptunaSweeper(Sweeper):
         from vae_exp.errors import UserError
 
         try:
-            from vae_exp.sweep.search.search import Search, SearchSettings
+            from vae_exp.sweep.search.search import Search, SearchSettings, with_directions
             from vae_exp.sweep.search.space import parsed_space
             from vae_exp.sweep.search.sweeper import run_in_batches, run_in_pool
         except ImportError as error:
@@ -61,7 +64,8 @@ class OptunaSweeper(Sweeper):
             ) from error
 
         assert self.config is not None
-        settings = SearchSettings(self._n_trials, self._objectives, self._sampler, self._pruner)
+        objectives = with_directions(self._objectives, self._directions)
+        settings = SearchSettings(self._n_trials, objectives, self._sampler, self._pruner)
         words = [*(f"{key}={value}" for key, value in self._params.items()), *arguments]
         space = parsed_space(words, self._conditions)
         assert self.hydra_context is not None

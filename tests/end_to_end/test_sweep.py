@@ -1,10 +1,12 @@
 import csv
 import json
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from tests.end_to_end.wandb_records import runs
 
@@ -136,3 +138,61 @@ def test_the_worked_example_sweeps_latent_size_and_width(command, tmp_path):
     assert len(rows) == 6
     assert {row["model.latent_dim"] for row in rows} == {"2", "8", "32"}
     assert {row["model.hidden_dims"] for row in rows} == {"[500]", "[400,200]"}
+
+
+def test_an_empty_sweep_is_refused(command, tmp_path):
+    finished = command("train", "--multirun", *SHORT, "seed=range(0,0)", "sweep.name=mine")
+    assert finished.code == 1
+    assert "the sweep has no jobs: seed=range(0,0) has no values" in finished.err
+    assert not (tmp_path / "multirun").exists()
+
+
+@pytest.mark.parametrize(
+    ("launcher", "plugin", "extra"),
+    [("ray", "hydra_ray_launcher", "vae-exp[ray]"), ("slurm", "hydra_submitit_launcher", "vae-exp[slurm]")],
+)
+def test_a_launcher_that_is_not_installed_names_the_extra(command, monkeypatch, launcher, plugin, extra):
+    for name in [name for name in sys.modules if name.startswith(f"hydra_plugins.{plugin}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, f"hydra_plugins.{plugin}", None)
+    finished = command("train", "--multirun", *SHORT, f"hydra/launcher={launcher}", "seed=0,1", "sweep.name=mine")
+    assert finished.code == 1
+    assert f"pip install '{extra}'" in finished.err
+    assert "Traceback" not in finished.err
+
+
+def test_a_corrupt_result_is_not_taken_for_a_finished_job(command, tmp_path):
+    arguments = ("train", "--multirun", *SHORT, "tracker=none", "seed=0,1", "sweep.name=mine")
+    assert command(*arguments).code == 0
+    victim = sorted((tmp_path / "multirun" / "mine").glob("*/result.json"))[0]
+    whole = metrics(victim.parent)
+    victim.write_text('{"status": "comp')
+    assert command(*arguments).code == 0
+    assert metrics(victim.parent) == whole
+
+
+def test_a_job_that_another_process_is_at_is_left_to_it(command, tmp_path):
+    arguments = ("train", "--multirun", *SHORT, "tracker=none", "seed=0,1", "sweep.name=mine")
+    assert command(*arguments).code == 0
+    [job] = (tmp_path / "multirun" / "mine").glob("*seed-0*")
+    (job / "result.json").unlink()
+    with FileLock(job / ".lock"):
+        finished = command(*arguments)
+    assert finished.code == 0
+    assert "Left to the process that is at it" in finished.err
+    assert {row["seed"]: row["status"] for row in table(tmp_path / "multirun" / "mine")}["1"] == "completed"
+    assert not (job / "result.json").exists()
+
+
+def test_wandb_knows_what_was_swept(command, tmp_path):
+    assert command("train", "--multirun", *SHORT, "model.latent_dim=2,3", "sweep.name=mine").code == 0
+    started = [r.run for records in runs(tmp_path) for r in records if r.WhichOneof("record_type") == "run"]
+    assert {start.job_type for start in started} == {"sweep"}
+    swept = [
+        json.loads(update.value_json)
+        for start in started
+        for update in start.config.update
+        if update.key == "swept"
+    ]
+    assert sorted(each["model.latent_dim"] for each in swept) == ["2", "3"]
+    assert all(set(each) == {"model.latent_dim"} for each in swept)

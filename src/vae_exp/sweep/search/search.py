@@ -18,6 +18,7 @@ from optuna.trial import Trial, TrialState
 from vae_exp.errors import UserError
 from vae_exp.run_directory import RunDirectory
 from vae_exp.sweep.jobs import read_job
+from vae_exp.sweep.metrics import direction
 from vae_exp.sweep.search import journal, methods
 from vae_exp.sweep.search.space import Space
 
@@ -49,10 +50,10 @@ class SearchSettings:
         if isinstance(self.n_trials, bool) or not isinstance(self.n_trials, int) or self.n_trials < 1:
             raise UserError(f"hydra.sweeper.n_trials={self.n_trials} must be a whole number of at least 1.")
         if not self.objectives:
-            raise UserError("hydra.sweeper.objectives is empty; say {val/elbo: maximize}, for instance.")
-        for name, direction in self.objectives.items():
-            if direction not in DIRECTIONS:
-                raise UserError(f"hydra.sweeper.objectives.{name}={direction} must be minimize or maximize.")
+            raise UserError("hydra.sweeper.objectives is empty; say [val/elbo], for instance.")
+        for name, better in self.objectives.items():
+            if better not in DIRECTIONS:
+                raise UserError(f"hydra.sweeper.directions: {better} must be minimize or maximize.")
             if name.startswith("test/"):
                 raise UserError(
                     f"hydra.sweeper.objectives names {name}, and a search never sees the test images; "
@@ -64,6 +65,22 @@ class SearchSettings:
                 f"{len(self.objectives)}; say hydra.sweeper.pruner.name=none."
             )
         methods.pruner(self.pruner)
+
+
+def with_directions(objectives: Sequence[str], directions: Sequence[str] | None) -> dict[str, str]:
+    """Objectives by name, with what is better; None goes by the kind of metric.
+
+    Raises:
+        UserError: if there are not as many of both.
+    """
+    if directions is None:
+        return {name: direction(name) for name in objectives}
+    if len(directions) != len(objectives):
+        raise UserError(
+            f"hydra.sweeper.directions={list(directions)} must have one for each of "
+            f"hydra.sweeper.objectives={list(objectives)}."
+        )
+    return dict(zip(objectives, directions, strict=True))
 
 
 @dataclass

@@ -1,0 +1,98 @@
+"""`hydra/sweeper=optuna` as a user sees it."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from optuna.trial import TrialState
+
+from tests.conftest import start
+from vae_exp.sweep.search.journal import FILE, load_study
+
+SEARCH = (
+    "--multirun", "hydra/sweeper=optuna", "data=digits", "tracker=none", "evaluator=[]", "sweep.name=s",
+    "model.latent_dim=int(interval(2,8))", "optimizer.lr=tag(log,interval(1e-4,1e-2))",
+)  # fmt: skip
+POOL = ("hydra/launcher=pool", "hydra.launcher.slots=2")
+
+
+def trials(folder: Path):
+    return load_study(folder / "multirun" / "s" / FILE).get_trials()
+
+
+def results(folder: Path) -> dict[str, dict]:
+    return {
+        path.parent.name: json.loads(path.read_text())
+        for path in (folder / "multirun" / "s").glob("*/result.json")
+    }
+
+
+def test_a_killed_search_goes_on_and_ends_with_exactly_as_many_trials(tmp_path: Path):
+    words = (*SEARCH, *POOL, "hydra.sweeper.n_trials=6", "trainer.epochs=60")
+    process = start("train", *words, cwd=tmp_path)
+    until = time.monotonic() + 90
+    while len(list((tmp_path / "multirun").glob("s/*/checkpoints/last.pt"))) < 3:
+        assert time.monotonic() < until
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    psutil.wait_procs(children, timeout=60)
+    begun = {path.name for path in (tmp_path / "multirun" / "s").glob("*_*") if path.is_dir()}
+    again = subprocess.run(
+        [sys.executable, "-m", "vae_exp.train", *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert [trial.state for trial in trials(tmp_path)] == [TrialState.COMPLETE] * 6
+    found = results(tmp_path)
+    assert len(found) == 6
+    assert begun <= set(found)
+    assert {result["status"] for result in found.values()} == {"completed"}
+    for trial in trials(tmp_path):
+        assert list(trial.intermediate_values) == list(range(1, 61))
+
+
+def test_trials_are_pruned_and_the_table_says_so(command, tmp_path: Path):
+    pruner = ("hydra.sweeper.pruner.name=median", "+hydra.sweeper.pruner.n_startup_trials=2")
+    finished = command("train", *SEARCH, *pruner, "hydra.sweeper.n_trials=6", "trainer.epochs=8")
+    assert finished.code == 0, finished.err
+    states = [trial.state for trial in trials(tmp_path)]
+    assert states.count(TrialState.PRUNED) > 0
+    assert states.count(TrialState.PRUNED) + states.count(TrialState.COMPLETE) == 6
+    pruned = [result for result in results(tmp_path).values() if result["status"] == "pruned"]
+    assert len(pruned) == states.count(TrialState.PRUNED)
+    assert all(result["epochs"] < 8 for result in pruned)
+    assert "pruned" in finished.out
+
+
+def test_a_trial_that_fails_is_marked_and_the_search_goes_on(command, tmp_path: Path):
+    words = [word for word in SEARCH if not word.startswith("optimizer.lr")]
+    finished = command(
+        "train", *words, "trainer.batch_size=choice(100,5000)", "hydra.sweeper.n_trials=6", "trainer.epochs=1",
+        "hydra.sweeper.batch_size=3",
+    )  # fmt: skip
+    assert finished.code == 1
+    assert "did not finish" in finished.err
+    states = {trial.params["trainer.batch_size"]: trial.state for trial in trials(tmp_path)}
+    assert states == {"100": TrialState.COMPLETE, "5000": TrialState.FAIL}
+    assert len(trials(tmp_path)) == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model.latnt_dim=choice(2,3)"], "did you mean model.latent_dim?"),
+        (["hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0 must be a whole number of at least 1"),
+        (["hydra.sweeper.objectives=[test/nll]"], "never sees the test images"),
+    ],
+)
+def test_bad_searches_are_refused_before_any_job(command, tmp_path: Path, words: list[str], message: str):
+    finished = command("train", *SEARCH, *words)
+    assert finished.code == 1
+    assert message in finished.err
+    assert not list(tmp_path.glob("multirun/s/*/"))
