@@ -27,7 +27,7 @@ from vae_exp.settings import (
 from vae_exp.sweep.identity import register_resolvers
 
 CONF = config_directory()
-NUMBER_OF_FILES = 92
+NUMBER_OF_FILES = 99
 PRIMARY = {
     "train.yaml": TrainSettings,
     "evaluate.yaml": EvaluateSettings,
@@ -93,7 +93,7 @@ def test_every_primary_config_follows_its_schema(file):
 
 def test_experiments_say_how_to_run_them():
     experiments = sorted((CONF / "experiment").glob("*.yaml"))
-    assert len(experiments) == 10
+    assert len(experiments) == 13
     for path in experiments:
         head = path.read_text()
         assert f"experiment={path.stem}" in head

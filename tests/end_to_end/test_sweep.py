@@ -135,9 +135,22 @@ def test_the_worked_example_sweeps_latent_size_and_width(command, tmp_path):
     )  # fmt: skip
     assert finished.code == 0, finished.err
     rows = table(tmp_path / "multirun" / "example")
-    assert len(rows) == 6
+    assert len(rows) == 12
     assert {row["model.latent_dim"] for row in rows} == {"2", "8", "32"}
     assert {row["model.hidden_dims"] for row in rows} == {"[500]", "[400,200]"}
+    assert {row["seed"] for row in rows} == {"0", "1"}
+
+
+def test_jobs_with_other_losses_are_compared_by_their_elbo(command, tmp_path):
+    finished = command(
+        "train", "--multirun", *SHORT, "tracker=none", "loss=beta_vae", "loss.beta=8,1,0.01", "sweep.name=mine"
+    )
+    assert "best val/elbo first" in finished.out
+    rows = table(tmp_path / "multirun" / "mine")
+    elbos = [float(row["val/elbo"]) for row in rows]
+    losses = [float(row["val/loss"]) for row in rows]
+    assert elbos == sorted(elbos, reverse=True)
+    assert losses != sorted(losses)
 
 
 def test_an_empty_sweep_is_refused(command, tmp_path):

@@ -16,7 +16,7 @@ from vae_exp.sweep.clean import leftovers, remove
 from vae_exp.sweep.grouping import Group, default_keys, grouped, in_order
 from vae_exp.sweep.jobs import Job, read_jobs, varying
 from vae_exp.sweep.metrics import best_first, chosen_metric, higher_is_better
-from vae_exp.sweep.plan import read_plan
+from vae_exp.sweep.plan import SEARCH, read_plan
 from vae_exp.sweep.status import print_status
 from vae_exp.sweep.summary import console, group_table, job_table, shown_metrics, write_csv, write_parquet
 
@@ -134,12 +134,21 @@ def _plot(asked: argparse.Namespace) -> int:
 
 
 def _best(asked: argparse.Namespace) -> int:
-    jobs, metrics = best_jobs(_jobs(asked.sweep), asked.metric)
+    jobs, metrics = best_jobs(_jobs(asked.sweep), asked.metric or _searched_for(asked.sweep))
     for job in jobs:
         values = ", ".join(f"{name} {job.metrics[name]:.4f}" for name in metrics)
         print(f"# {values}: {asked.sweep / job.name}")
         print(as_words(job))
     return 0
+
+
+def _searched_for(sweep: Path) -> Sequence[str]:
+    """The objectives of the search that made a sweep; none where there was no search."""
+    if not (sweep / SEARCH).is_file():
+        return ()
+    from vae_exp.sweep.search.search import objectives_of
+
+    return objectives_of(sweep)
 
 
 def _retry(asked: argparse.Namespace) -> int:

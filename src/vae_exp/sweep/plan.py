@@ -16,6 +16,7 @@ from vae_exp.errors import UserError
 from vae_exp.run_directory import write_json
 
 FILE = "sweep.json"
+SEARCH = "optuna.journal"  # beside it, where jobs are searched for
 _LOCK_SECONDS = 30
 _NOT_TOLD = ("hydra.", "sweep.", "tracker.", "+sweep.", "++sweep.")
 

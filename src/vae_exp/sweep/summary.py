@@ -14,6 +14,7 @@ from vae_exp.errors import UserError
 from vae_exp.run_directory import write_atomically
 from vae_exp.sweep.grouping import Estimate, Group
 from vae_exp.sweep.jobs import Job, read_jobs, union, varying
+from vae_exp.sweep.metrics import best_first
 
 _SHOWN_METRICS = ("loss", "elbo", "rate", "distortion")
 _NAMED_ERROR = 60
@@ -76,9 +77,15 @@ def print_summary(sweep: Path) -> None:
     jobs = read_jobs(sweep)
     if not jobs:
         return
+    metrics = shown_metrics(jobs)
+    elbo = next((name for name in metrics if name.endswith("/elbo")), None)
+    told = "best first"
+    if elbo and any(key == "loss" or key.startswith("loss.") for key in varying(jobs)):
+        jobs = sorted(best_first(jobs, elbo), key=lambda job: job.status != "completed")
+        told = f"best {elbo} first"  # what different losses minimise cannot be compared
     write_csv(jobs, sweep / "summary.csv")
     out = console()
-    out.print(job_table(jobs, f"Sweep {sweep.name}, best first", shown_metrics(jobs)))
+    out.print(job_table(jobs, f"Sweep {sweep.name}, {told}", metrics))
     for job in jobs[:_MOST_ROWS]:
         if job.error:
             out.print(f"{job.name}: {job.error}", markup=False, highlight=False, soft_wrap=True)

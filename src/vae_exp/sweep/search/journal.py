@@ -9,8 +9,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from vae_exp.errors import UserError
+from vae_exp.sweep.plan import SEARCH
 
-FILE = "optuna.journal"
+FILE = SEARCH
 STUDY = "search"
 
 

@@ -228,8 +228,5 @@ class Search:
 
 
 def objectives_of(folder: Path) -> Sequence[str]:
-    """The objectives of the search in a sweep's directory; none where there was no search."""
-    path = folder / journal.FILE
-    if not path.is_file():
-        return ()
-    return tuple(journal.load_study(path).user_attrs.get("objectives", ()))
+    """The objectives of the search in a sweep's directory."""
+    return tuple(journal.load_study(folder / journal.FILE).user_attrs.get("objectives", ()))
