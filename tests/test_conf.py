@@ -82,7 +82,7 @@ def test_every_option_composes_and_is_built(file):
     optimizer = build_optimizer(plain["optimizer"], vae.parameters())
     build_scheduler(plain["scheduler"], optimizer)
     assert callable(build_loss(plain["loss"], vae, plain["data"]["image_shape"], 1000))
-    assert build_evaluators(plain["evaluator"])
+    assert build_evaluators(plain["evaluator"]).keys() == plain["evaluator"].keys()
 
 
 @pytest.mark.parametrize("file", PRIMARY)
