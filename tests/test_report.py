@@ -140,7 +140,7 @@ def test_an_offline_run_is_told_how_to_upload_it(
     result: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     result["wandb"] = {"mode": "offline", "run_id": "x", "directory": "/w/offline-run-x", "error": None}
-    assert "wandb sync /w/offline-run-x\n" in _told(result, tmp_path, capsys)
+    assert f"-m vae_exp.sync {tmp_path} uploads it\n" in _told(result, tmp_path, capsys)
 
 
 def test_a_tracker_that_was_lost_is_told_with_its_error_as_it_stands(
@@ -149,7 +149,7 @@ def test_a_tracker_that_was_lost_is_told_with_its_error_as_it_stands(
     result["wandb"] = {"mode": "offline", "run_id": "x", "directory": "/w", "error": "could not log: [/red] gone"}
     out = _told(result, tmp_path, capsys)
     assert "Weights & Biases was lost: could not log: [/red] gone\n" in out
-    assert "wandb sync" not in out
+    assert "vae_exp.sync" not in out
 
 
 def test_without_weights_and_biases_nothing_is_told_of_it(

@@ -87,7 +87,7 @@ def print_result(result: Mapping[str, Any], directory: RunDirectory) -> None:
     if wandb and wandb["error"]:
         lines.append(f"Weights & Biases was lost: {wandb['error']}")
     elif wandb and wandb["mode"] == "offline":
-        lines.append(f"Weights & Biases, offline: wandb sync {wandb['directory']}")
+        lines.append(f"Weights & Biases, offline: {_python()} -m vae_exp.sync {directory.path} uploads it")
     lines += [
         f"Next: {_python()} -m vae_exp.evaluate run={directory.path}",
         f"      {_python()} -m vae_exp.generate run={directory.path}",

@@ -19,7 +19,7 @@ _FLUSH_SECONDS = 1.0
 _ONLINE_START_SECONDS = 20.0
 _FINISH_SECONDS = 60.0
 _GRACE_SECONDS = 5.0
-_GO_OFFLINE = "say tracker=offline (and upload later with `wandb sync`) or tracker=none"
+_GO_OFFLINE = "say tracker=offline (and upload later with `python -m vae_exp.sync`) or tracker=none"
 
 
 class WandbTracker:
