@@ -1,6 +1,5 @@
 """Importance sampling beside the decoder's matrix products: `pytest -s tests/evaluation/test_nll_speed.py`."""
 
-import statistics
 import time
 
 import pytest
@@ -14,7 +13,7 @@ from vae_exp.model.vae import VAE
 from vae_exp.objective.importance import log_evidence
 
 SHAPE, HIDDEN, LATENT = (1, 28, 28), 500, 2
-SAMPLES, IMAGES, ROUNDS = 5000, 20, 5
+SAMPLES, IMAGES, ROUNDS = 5000, 20, 8
 
 
 def seconds_of_products(vae: VAE, chunk: int) -> float:
@@ -47,9 +46,10 @@ def test_five_thousand_samples_cost_at_most_half_again_as_much_as_the_products()
     ).eval()
     images, chunk = torch.rand(IMAGES, *SHAPE), suitable_chunk(784, torch.device("cpu"))
     seconds_of_sampling(vae, images[:2], chunk)
-    ratios = []
+    products, sampling = [], []
     for _ in range(ROUNDS):
-        products = min(seconds_of_products(vae, each) for each in (250, 1000, 10_000))
-        ratios.append(seconds_of_sampling(vae, images, chunk) / products)
-    print(f"\n{chunk} latents at once: {', '.join(f'{each:.2f}' for each in sorted(ratios))} times the products")
-    assert statistics.median(ratios) < 1.5
+        products += [seconds_of_products(vae, each) for each in (250, 1000, 10_000)]
+        sampling.append(seconds_of_sampling(vae, images, chunk))
+    ratio = min(sampling) / min(products)  # whatever else the machine does only adds to either
+    print(f"\n{chunk} latents at once: {ratio:.2f} times the products")
+    assert ratio < 1.5

@@ -159,6 +159,15 @@ class Pool:
     def _fork(self, job: Job, composed: Composed) -> None:
         composed.directory.path.mkdir(parents=True, exist_ok=True)
         slot = self._free.popleft()
+        try:
+            running = self._forked(job, composed, slot)
+        except BaseException:
+            self._free.append(slot)
+            raise
+        self._running.append(running)
+        self._display.started(job, slot)
+
+    def _forked(self, job: Job, composed: Composed, slot: Slot) -> Running:
         environment = dict.fromkeys(_THREADS, str(slot.threads))
         environment |= {} if slot.gpu is None else {"CUDA_VISIBLE_DEVICES": slot.gpu}
         assignment = Assignment(
@@ -166,11 +175,10 @@ class Pool:
         )
         near, far = self._context.Pipe(duplex=False)
         process = self._context.Process(target=work, args=(assignment, far))
-        began, began_at = time.monotonic(), time.time()
+        began, began_at, kills = time.monotonic(), time.time(), memory_kills()
         process.start()
         far.close()
-        self._running.append(Running(job, slot, process, near, began, began_at, memory_kills()))
-        self._display.started(job, slot)
+        return Running(job, slot, process, near, began, began_at, kills)
 
     def _ended(self, job: Job) -> None:
         self._display.ended(job)

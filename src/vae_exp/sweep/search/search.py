@@ -1,6 +1,6 @@
 """A search: claims trials of the study, has them run, and tells the study what came of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite, prod
@@ -128,12 +128,18 @@ class Search:
         ended = sum(trial.state.is_finished() for trial in self._trials())
         return max(0, self._total - ended)
 
-    def claim(self) -> Claim | None:
-        """The next trial for this process: one whose owner has died, or a new one; None if there is none."""
+    def claim(self, passed_over: Collection[int] = ()) -> Claim | None:
+        """The next trial for this process: one whose owner has died, or a new one; None if there is none.
+
+        Args:
+            passed_over: Numbers of trials that this process has given back.
+        """
         with self._locked():
             trials = self._trials()
             for frozen in trials:
-                if frozen.state is TrialState.RUNNING and (lock := self._take(frozen.number)) is not None:
+                if frozen.state is not TrialState.RUNNING or frozen.number in passed_over:
+                    continue
+                if (lock := self._take(frozen.number)) is not None:
                     return Claim(frozen.number, list(frozen.user_attrs.get("overrides", [])), lock)
             if len(trials) >= self._total:
                 return None

@@ -35,11 +35,12 @@ class _Source:
     def __init__(self, search: Search) -> None:
         self._search = search
         self._claims: dict[int, Claim] = {}
+        self._given_back: set[int] = set()  # their jobs are in other hands
         self.problem: UserError | None = None
 
     def take(self) -> Job | None:
         """The next trial, as a job; None if there is none."""
-        claim = None if self.problem else self._search.claim()
+        claim = None if self.problem else self._search.claim(self._given_back)
         if claim is None:
             return None
         self._claims[claim.number] = claim
@@ -49,6 +50,7 @@ class _Source:
         """A job has ended; one that was stopped with the sweep is left for the next time."""
         claim = self._claims.pop(job.number)
         if job.end in (End.STOPPED, End.ELSEWHERE):
+            self._given_back.add(claim.number)
             self._search.release(claim)
             return
         try:
