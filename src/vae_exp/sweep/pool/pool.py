@@ -24,7 +24,12 @@ from vae_exp.sweep.pool.worker import Assignment, work
 
 _log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.5
-_PRELOADED = ["vae_exp.sweep_job"]  # and with it torch, once for all jobs
+_PRELOADED = [  # once for all jobs: with the first comes torch, the others are what a first step would import
+    "vae_exp.sweep_job",
+    "torch._dynamo",
+    "torch.fx.experimental.symbolic_shapes",
+    "sklearn.datasets",
+]
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
