@@ -84,6 +84,7 @@ def test_of_twenty_four_jobs_four_end_badly_and_harm_no_other(tmp_path: Path):
     check_that_only_the_faulty_fail_and_only_they_run_again(tmp_path, 24)
 
 
+@pytest.mark.slow
 def test_a_mended_job_ends_as_one_that_never_failed(tmp_path: Path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -137,7 +138,10 @@ def test_a_killed_launcher_leaves_no_orphan_and_the_same_command_does_the_rest(t
         assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == list(range(1, 31))
 
 
-@pytest.mark.parametrize(("times", "number"), [(1, signal.SIGINT), (1, signal.SIGTERM), (2, signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("times", "number"),
+    [(1, signal.SIGINT), pytest.param(1, signal.SIGTERM, marks=pytest.mark.slow), (2, signal.SIGINT)],
+)
 def test_ctrl_c_ends_all_jobs_and_leaves_no_orphan(tmp_path: Path, times: int, number: int):
     process = begin(tmp_path, 6, 400)
     children = descendants(process)

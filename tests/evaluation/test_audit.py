@@ -136,4 +136,4 @@ def test_a_loss_that_is_not_finite_from_the_start_is_named():
             return LossTerms(loss=terms.loss * torch.nan, distortion=terms.distortion, rate=terms.rate)
 
     with pytest.raises(UserError, match=r"loss \(Strange\) has a loss that is not finite"):
-        audit(bernoulli_vae(), Strange(), grey(), noise())
+        audit(bernoulli_vae(2), Strange(), grey(), noise())

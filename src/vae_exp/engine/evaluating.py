@@ -115,7 +115,7 @@ def run_evaluator(
 
 def _require_plain(evaluator: Evaluator, name: str) -> None:
     """A figure's name becomes a file's."""
-    if Path(name).name != name or name in (".", ".."):
+    if not name or Path(name).name != name or name in (".", ".."):
         raise UserError(f"{type(evaluator).__name__} yields a figure called '{name}', which is no plain name.")
 
 
