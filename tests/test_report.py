@@ -1,6 +1,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -103,8 +104,13 @@ def result() -> dict[str, Any]:
     }
 
 
-def _told(result: dict[str, Any], directory: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    print_result(result, RunDirectory(directory))
+def _told(
+    result: dict[str, Any],
+    directory: Path,
+    capsys: pytest.CaptureFixture[str],
+    config: dict[str, Any] | None = None,
+) -> str:
+    print_result(result, RunDirectory(directory), config or {})
     return capsys.readouterr().out
 
 
@@ -156,3 +162,17 @@ def test_without_weights_and_biases_nothing_is_told_of_it(
     result: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert "Weights & Biases" not in _told(result, tmp_path, capsys)
+
+
+def test_the_next_commands_say_whose_classes_to_trust_and_which_split_there_is(
+    result: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    np.savez(tmp_path / "mine.npz", images=np.zeros((2, 4, 4)))
+    config: dict[str, Any] = {
+        "loss": {"_target_": "my_package.losses.Loss"},
+        "model": {"_target_": "vae_exp.model.vae.VAE", "encoder": {"_target_": "torch.nn.Identity"}},
+        "data": {"path": str(tmp_path / "mine.npz"), "validation_size": 0},
+    }
+    assert f"evaluate run={tmp_path} trust=[my_package] split=train\n" in _told(result, tmp_path, capsys, config)
+    np.savez(tmp_path / "mine.npz", images=np.zeros((2, 4, 4)), test_images=np.zeros((2, 4, 4)))
+    assert f"evaluate run={tmp_path} trust=[my_package]\n" in _told(result, tmp_path, capsys, config)

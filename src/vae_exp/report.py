@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vae_exp.run_directory import RunDirectory
+from vae_exp.trust import packages_to_trust
 
 UNITS = {
     "loss": "nats/image",
@@ -72,8 +74,14 @@ def _shown(value: float) -> str:
     return f"{value:.3f}" if abs(value) >= 1 else f"{value:.4g}"
 
 
-def print_result(result: Mapping[str, Any], directory: RunDirectory) -> None:
-    """What came of a run, where it lies, and what to do with it next."""
+def print_result(result: Mapping[str, Any], directory: RunDirectory, config: Mapping[str, Any]) -> None:
+    """What came of a run, where it lies, and what to do with it next.
+
+    Args:
+        result: What `result.json` holds.
+        directory: The run's.
+        config: The run's, as plain containers.
+    """
     print_metrics(result["metrics"], f"After {result['epochs']} epochs")
     best = result["best"]
     figures = sorted(path.name for path in directory.figures.glob("*.png"))
@@ -91,11 +99,31 @@ def print_result(result: Mapping[str, Any], directory: RunDirectory) -> None:
     elif wandb and wandb["mode"] == "offline":
         lines.append(f"Weights & Biases, offline: {_python()} -m vae_exp.sync {directory.path} uploads it")
     lines += [
-        f"Next: {_python()} -m vae_exp.evaluate run={directory.path}",
-        f"      {_python()} -m vae_exp.generate run={directory.path}",
+        f"Next: {_python()} -m vae_exp.evaluate run={directory.path}{_needed(config)}",
+        f"      {_python()} -m vae_exp.generate run={directory.path}{_needed(config)}",
     ]
     for line in lines:
         _console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _needed(config: Mapping[str, Any]) -> str:
+    """What else the next commands will have to be told: whose classes to trust, which split there is."""
+    packages = packages_to_trust(config)
+    trust = f" trust=[{','.join(packages)}]" if packages else ""
+    data = config.get("data", {})
+    if not data.get("path") or _holds_test_images(Path(str(data["path"])).expanduser()):
+        return trust
+    return f"{trust} split={'val' if data.get('validation_size') else 'train'}"
+
+
+def _holds_test_images(path: Path) -> bool:
+    """Whether an .npz file has them; one that cannot be read is left to the commands."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return True
+    return "images.npy" not in names or "test_images.npy" in names
 
 
 def _python() -> str:

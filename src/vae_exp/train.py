@@ -28,7 +28,8 @@ def _task(config: DictConfig) -> None:
     from vae_exp.engine.interruption import InterruptGuard
     from vae_exp.errors import Interrupted, InUseError, UserError
     from vae_exp.run_directory import RunDirectory, resumed_directory
-    from vae_exp.settings import require_schedules
+    from vae_exp.settings import plain_config, require_schedules
+    from vae_exp.stored_config import read_config
 
     hydra = HydraConfig.get()
     overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
@@ -68,7 +69,7 @@ def _task(config: DictConfig) -> None:
         raise
     if sys.stdout is not None:
         try:
-            print_result(result, directory)
+            print_result(result, directory, plain_config(read_config(directory)))
             sys.stdout.flush()
         except BrokenPipeError:  # nobody reads any more; the run itself is whole
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

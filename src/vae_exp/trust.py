@@ -81,6 +81,13 @@ def require_trusted(config: Mapping[str, Any], trust: Sequence[str]) -> None:
         _require_class_of_kind(key, target, trust)
 
 
+def packages_to_trust(config: Mapping[str, Any]) -> list[str]:
+    """The packages of the user's own classes in a config, which opening the run later will ask about."""
+    targets = [value for key, value in _entries(config, ()) if key[-1] == "_target_" and isinstance(value, str)]
+    packages = dict.fromkeys(target.split(".")[0] for target in targets)
+    return [package for package in packages if package not in ("vae_exp", "torch", "torchvision")]
+
+
 def require_plain_yaml(path: Path) -> None:
     """Refuse a stored YAML file that is more than a tree of plain values, before anything of it is resolved.
 
