@@ -102,13 +102,14 @@ def test_a_mended_job_ends_as_one_that_never_failed(tmp_path: Path):
     assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
 
 
-def begin(folder: Path, jobs: int, epochs: int) -> subprocess.Popen[str]:
+def begin(folder: Path, jobs: int, epochs: int, checkpoints: int) -> subprocess.Popen[str]:
+    """A sweep that has written so many checkpoints."""
     shutil.copy(FAULTS, folder)
     path = os.pathsep.join([str(folder), *sys.path])
     _, _, *overrides = words(jobs, f"trainer.epochs={epochs}")
     process = start("train", *overrides, cwd=folder, env={"PYTHONPATH": path, "MENDED": "1"})
-    until = time.monotonic() + 90
-    while len(list((folder / "multirun").glob("s/*/checkpoints/last.pt"))) < 3:
+    until = time.monotonic() + 240
+    while len(list((folder / "multirun").glob("s/*/checkpoints/last.pt"))) < checkpoints:
         assert time.monotonic() < until
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
@@ -120,22 +121,22 @@ def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def test_a_killed_launcher_leaves_no_orphan_and_the_same_command_does_the_rest(tmp_path: Path):
-    process = begin(tmp_path, 6, 30)
+    process = begin(tmp_path, 4, 20, 3)
     children = descendants(process)
     process.kill()
     process.communicate()
     _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive
     finished = {name for name, text in results(tmp_path).items() if json.loads(text)["status"] == "completed"}
-    assert len(finished) < 6
+    assert len(finished) < 4
     kept = {name: text for name, text in results(tmp_path).items() if name in finished}
-    again = sweep(tmp_path, 6, "trainer.epochs=30", MENDED="1")
+    again = sweep(tmp_path, 4, "trainer.epochs=20", MENDED="1")
     assert again.returncode == 0, again.stdout + again.stderr
     after = results(tmp_path)
     assert {name: after[name] for name in kept} == kept
-    assert [json.loads(text)["status"] for text in after.values()] == ["completed"] * 6
+    assert [json.loads(text)["status"] for text in after.values()] == ["completed"] * 4
     for path in (tmp_path / "multirun" / "s").glob("*/metrics.jsonl"):
-        assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == list(range(1, 31))
+        assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == list(range(1, 21))
 
 
 @pytest.mark.parametrize(
@@ -143,14 +144,14 @@ def test_a_killed_launcher_leaves_no_orphan_and_the_same_command_does_the_rest(t
     [(1, signal.SIGINT), pytest.param(1, signal.SIGTERM, marks=pytest.mark.slow), (2, signal.SIGINT)],
 )
 def test_ctrl_c_ends_all_jobs_and_leaves_no_orphan(tmp_path: Path, times: int, number: int):
-    process = begin(tmp_path, 6, 400)
+    process = begin(tmp_path, 4, 2000, 1)
     children = descendants(process)
     for _ in range(times):
         process.send_signal(number)
         time.sleep(0.3)
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     assert process.returncode == 128 + number
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive
     if times == 1:
         statuses = [json.loads(text)["status"] for text in results(tmp_path).values()]

@@ -31,10 +31,13 @@ def results(folder: Path) -> dict[str, dict]:
     }
 
 
+pytestmark = pytest.mark.timeout(600)
+
+
 def test_a_killed_search_goes_on_and_ends_with_exactly_as_many_trials(tmp_path: Path):
-    words = (*SEARCH, *POOL, "hydra.sweeper.n_trials=6", "trainer.epochs=60")
+    words = (*SEARCH, *POOL, "hydra.sweeper.n_trials=5", "trainer.epochs=20")
     process = start("train", *words, cwd=tmp_path)
-    until = time.monotonic() + 90
+    until = time.monotonic() + 240
     while len(list((tmp_path / "multirun").glob("s/*/checkpoints/last.pt"))) < 3:
         assert time.monotonic() < until
         assert process.poll() is None, process.communicate()
@@ -48,13 +51,13 @@ def test_a_killed_search_goes_on_and_ends_with_exactly_as_many_trials(tmp_path: 
         [sys.executable, "-m", "vae_exp.train", *words], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert again.returncode == 0, again.stdout + again.stderr
-    assert [trial.state for trial in trials(tmp_path)] == [TrialState.COMPLETE] * 6
+    assert [trial.state for trial in trials(tmp_path)] == [TrialState.COMPLETE] * 5
     found = results(tmp_path)
-    assert len(found) == 6
+    assert len(found) == 5
     assert begun <= set(found)
     assert {result["status"] for result in found.values()} == {"completed"}
     for trial in trials(tmp_path):
-        assert list(trial.intermediate_values) == list(range(1, 61))
+        assert list(trial.intermediate_values) == list(range(1, 21))
 
 
 def test_trials_are_pruned_and_the_table_says_so(command, tmp_path: Path):

@@ -1,9 +1,10 @@
 """`python -m vae_exp.sweep COMMAND DIR`: look at a sweep, draw it, go on with it, tidy it up."""
 
 import argparse
-import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,8 +18,12 @@ from vae_exp.sweep.grouping import Group, default_keys, grouped, in_order
 from vae_exp.sweep.jobs import Job, read_jobs, varying
 from vae_exp.sweep.metrics import best_first, chosen_metric, higher_is_better
 from vae_exp.sweep.plan import SEARCH, read_plan
+from vae_exp.sweep.pool.stop import StopRequests
 from vae_exp.sweep.status import print_status
 from vae_exp.sweep.summary import console, group_table, job_table, shown_metrics, write_csv, write_parquet
+
+_STOPPED = (130, 143)
+_LOOK_SECONDS = 0.1
 
 
 def main() -> None:
@@ -160,12 +165,28 @@ def _retry(asked: argparse.Namespace) -> int:
         folder = Path(command["folder"])
         if not folder.is_dir():
             raise UserError(f"{asked.sweep} was started in {folder}, which is no longer there.")
-        named = any(word.startswith("sweep.name=") for word in command["words"])
+        given = [word for word in command["words"] if not word.lstrip("+").startswith("sweep.force=")]
+        named = any(word.startswith("sweep.name=") for word in given)
         name = [] if named else [f"sweep.name={asked.sweep.resolve().name}"]
-        words = [sys.executable, "-m", "vae_exp.train", *command["words"], *name]
-        ended = subprocess.run(words, cwd=folder, check=False, env=os.environ)  # noqa: S603 - what was run before
-        worst = max(worst, abs(ended.returncode))
+        code = _run([sys.executable, "-m", "vae_exp.train", *given, *name], folder)
+        worst = max(worst, code)
+        if code in _STOPPED:
+            break
     return worst
+
+
+def _run(words: Sequence[str], folder: Path) -> int:
+    """Run a command to its end, however long that takes after Ctrl-C, which the terminal sends to both."""
+    with StopRequests() as stop:
+        process = subprocess.Popen(words, cwd=folder)  # noqa: S603 - what was run before
+        told = False
+        while process.poll() is None:
+            if stop.first == signal.SIGTERM and not told:
+                told = True
+                process.terminate()
+            time.sleep(_LOOK_SECONDS)
+    code = process.returncode
+    return code if code >= 0 else 128 - code
 
 
 def _clean(asked: argparse.Namespace) -> int:
@@ -180,7 +201,7 @@ def _clean(asked: argparse.Namespace) -> int:
     if not asked.yes and not _agreed(f"Remove these {len(found)}, {total:.1f} MiB? [y/N] "):
         print("Nothing was removed.")
         return 1
-    problems = remove(found)
+    problems = remove(found, checkpoints=asked.checkpoints)
     print(f"Removed {len(found) - len(problems)} of {len(found)}.")
     for problem in problems:
         print(f"Error: {problem}", file=sys.stderr)

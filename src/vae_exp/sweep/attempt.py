@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vae_exp.errors import UserError
 from vae_exp.run_directory import RunDirectory, write_atomically
-from vae_exp.sweep.identity import config_hash
+from vae_exp.sweep.identity import identifying_text
 from vae_exp.sweep.jobs import read_overrides
 
 FINISHED = ("completed", "pruned")
@@ -66,13 +66,12 @@ def status_of(directory: RunDirectory) -> str | None:
 
 
 def _require_the_same(directory: RunDirectory, config: DictConfig) -> None:
-    """A directory that carries the hash of a config holds its run; of any other its config is read."""
-    identity = config_hash(config)
-    if directory.path.name.endswith(f"_{identity}"):
+    """Compare the configs themselves; a directory without one holds nothing that counts."""
+    if not directory.config.exists():
         return
     try:
         stored = OmegaConf.load(directory.config)
-        same = isinstance(stored, DictConfig) and config_hash(stored) == identity
+        same = isinstance(stored, DictConfig) and identifying_text(stored) == identifying_text(config)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException):
         same = False
     if not same:

@@ -8,6 +8,9 @@ from pathlib import Path
 from vae_exp.errors import UserError
 from vae_exp.run_directory import RunDirectory, owned
 from vae_exp.sweep.attempt import FINISHED, status_of
+from vae_exp.sweep.plan import FILE
+
+_FAILED = ("failed", "diverged")
 
 
 @dataclass(frozen=True)
@@ -15,11 +18,13 @@ class Leftover:
     """Something that can be removed.
 
     Args:
-        path: A directory or a file.
+        job: The job's directory.
+        path: This directory, or something in it.
         why: Why it may go.
         size: In bytes, with all that is below it.
     """
 
+    job: RunDirectory
     path: Path
     why: str
     size: int
@@ -33,35 +38,38 @@ def leftovers(sweep: Path, *, checkpoints: bool) -> list[Leftover]:
     Args:
         sweep: The sweep's directory.
         checkpoints: Whether finished jobs give up what only a resumption would need.
+
+    Raises:
+        UserError: if the directory is not that of a sweep of ours.
     """
-    found = []
-    for path in sorted(sweep.glob("*/.hydra")):
-        directory = RunDirectory(path.parent)
-        status = status_of(directory)
-        if directory.is_owned():
-            continue
-        if status in FINISHED:
-            found += [_leftover(each, "set aside") for each in directory.previous.glob("*")]
-            last = directory.checkpoint("last")
-            if checkpoints and last.is_file():
-                found.append(_leftover(last, "only a resumption needs it"))
-        elif status in ("failed", "diverged") or not directory.checkpoint("last").exists():
-            found.append(_leftover(directory.path, status or "ended without a result"))
-        else:
-            found += [_leftover(each, "set aside") for each in directory.previous.glob("*")]
+    if not (sweep / FILE).is_file():
+        raise UserError(f"{sweep} has no {FILE}: it is not the directory of a sweep; nothing is removed.")
+    directories = [RunDirectory(path.parent) for path in sorted(sweep.glob("*/.hydra"))]
+    return [each for directory in directories if not directory.is_owned() for each in _of(directory, checkpoints)]
+
+
+def _of(directory: RunDirectory, checkpoints: bool) -> list[Leftover]:
+    """What of one job can go."""
+    status = status_of(directory)
+    resumable = any(directory.checkpoint(name).exists() for name in ("last", "best"))
+    if status in _FAILED or (status not in FINISHED and not resumable):
+        return [_leftover(directory, directory.path, status or "ended without a result")]
+    found = [_leftover(directory, each, "set aside") for each in directory.previous.glob("*")]
+    last = directory.checkpoint("last")
+    if checkpoints and status in FINISHED and last.is_file():
+        found.append(_leftover(directory, last, "only a resumption needs it"))
     return found
 
 
-def remove(found: Sequence[Leftover]) -> list[str]:
-    """Remove it; what could not be removed, and why."""
+def remove(found: Sequence[Leftover], *, checkpoints: bool) -> list[str]:
+    """Remove it, unless it has come to something meanwhile; what could not be removed, and why."""
     problems = []
     for each in found:
         try:
-            if each.why == "set aside" or each.path.is_file():
+            with owned(each.job):
+                if not any(now.path == each.path for now in _of(each.job, checkpoints)):
+                    raise UserError("it has been taken up meanwhile")
                 _delete(each.path)
-            else:
-                with owned(RunDirectory(each.path)):
-                    _delete(each.path)
         except (UserError, OSError) as error:
             problems.append(f"{each.path}: {error}")
     return problems
@@ -74,8 +82,8 @@ def _delete(path: Path) -> None:
         path.unlink()
 
 
-def _leftover(path: Path, why: str) -> Leftover:
+def _leftover(job: RunDirectory, path: Path, why: str) -> Leftover:
     files = path.rglob("*") if path.is_dir() else [path]
     return Leftover(
-        path, why, sum(each.stat().st_size for each in files if each.is_file() and not each.is_symlink())
+        job, path, why, sum(each.stat().st_size for each in files if each.is_file() and not each.is_symlink())
     )

@@ -29,6 +29,11 @@ def register_resolvers() -> None:
 
 def config_hash(config: DictConfig) -> str:
     """Eight hexadecimal digits that follow from the resolved config, less what does not change the result."""
+    return hashlib.sha256(identifying_text(config).encode()).hexdigest()[:8]
+
+
+def identifying_text(config: DictConfig) -> str:
+    """The resolved config as JSON with sorted keys, less what does not change the result."""
     kept = OmegaConf.masked_copy(config, [str(key) for key in config if key not in NOT_PART_OF_IDENTITY])
     try:
         parts = OmegaConf.to_container(kept, resolve=True)
@@ -36,8 +41,7 @@ def config_hash(config: DictConfig) -> str:
         parts = OmegaConf.to_container(kept, resolve=False)
     if isinstance(parts, dict) and isinstance(parts.get("data"), dict):
         parts["data"].pop("root", None)  # where the archives lie on this machine
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return json.dumps(parts, sort_keys=True, default=str)
 
 
 def readable_name(overrides: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ _HIGHER_IS_BETTER = (
     "codes_used",
     "code_perplexity",
     "images_per_second",
+    "nll_effective_samples",
 )
 _JUDGED_BY = ("test/nll", "test/elbo", "val/nll", "val/elbo", "train/elbo", "val/loss", "train/loss")
 

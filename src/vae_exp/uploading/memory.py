@@ -33,6 +33,8 @@ class Memory:
         entry = self._entries.get(segment.path.name)
         if entry is not None:
             return bool(entry == self._entry(segment.stamp()))
+        if any(self._target.values()):  # the marker does not say where to
+            return False
         try:
             return segment.marker.stat().st_mtime_ns >= segment.stamp()["mtime_ns"]
         except FileNotFoundError:

@@ -45,7 +45,7 @@ def test_each_gpu_has_its_slots_and_neighbours_are_filled_last(monkeypatch: pyte
 def test_a_sweep_on_the_cpu_uses_no_gpu(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert {slot.gpu for slot in settings().find("cpu")} == {None}
-    assert {slot.gpu for slot in settings(gpus=[]).find("auto")} == {None}
+    assert {slot.gpu for slot in settings(gpus=[]).find("auto")} == {""}
     assert [slot.gpu for slot in settings(gpus=[3, "4"]).find("auto")] == ["3", "4"]
 
 

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -82,7 +83,8 @@ class PoolDisplay:
             self._live.update(self._drawn(), refresh=True)
 
     def _say(self, text: str) -> None:
-        self._console.print(Text(text), highlight=False, soft_wrap=True)
+        with suppress(OSError):  # nobody reads any more; the sweep goes on
+            self._console.print(Text(text), highlight=False, soft_wrap=True)
 
     def _line(self, job: Job) -> str:
         done = sum(self._counts.values())

@@ -91,7 +91,7 @@ class Running:
         return said
 
 
-def settle(job: Job, exit_code: int, report: Report | None, began_at: float) -> None:
+def settle(job: Job, exit_code: int, report: Report | None, began_at: float, *, stopping: bool) -> None:
     """Find out how a job ended, and leave a `result.json` where its process could not.
 
     Args:
@@ -99,9 +99,14 @@ def settle(job: Job, exit_code: int, report: Report | None, began_at: float) -> 
         exit_code: Of its process; below zero the signal that ended it.
         report: What its task reported.
         began_at: When the process was started, in seconds since the epoch.
+        stopping: Whether the whole sweep is being ended.
     """
     assert job.directory is not None
-    result = _own_result(job.directory, began_at)
+    ended_well = exit_code == 0 and report is not None and report.error is None
+    result = _result(job.directory, None if ended_well else began_at)
+    if ended_well and job.directory.is_owned():
+        job.end, job.status = End.ELSEWHERE, "running"
+        return
     if result is None and (report is None or report.error is None) and exit_code:
         result = _write_ended(job.directory, exit_code)
     status = str(result.get("status")) if result else "failed"
@@ -114,13 +119,13 @@ def settle(job: Job, exit_code: int, report: Report | None, began_at: float) -> 
     if status in FINISHED:
         job.end, job.reason = End.DONE, ""
     else:
-        job.end = End.STOPPED if exit_code in (128 + signal.SIGINT, 128 + signal.SIGTERM) else End.FAILED
+        job.end = End.STOPPED if stopping else End.FAILED
 
 
-def _own_result(directory: RunDirectory, began_at: float) -> dict[str, Any] | None:
-    """The result that the process itself wrote; that of an earlier attempt does not count."""
+def _result(directory: RunDirectory, began_at: float | None) -> dict[str, Any] | None:
+    """The result of a job; one from before a moment is that of an earlier attempt and does not count."""
     try:
-        if directory.result.stat().st_mtime < began_at - 1:
+        if began_at is not None and directory.result.stat().st_mtime < began_at - 1:
             return None
         return directory.read_result()
     except (OSError, UserError):

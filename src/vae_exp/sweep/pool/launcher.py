@@ -128,6 +128,6 @@ class _Counted:
         return job
 
     def ended(self, job: Job) -> None:
-        if job.end is End.FAILED:
+        if job.end in (End.FAILED, End.STOPPED):
             self.failures.append(f"{job.name}: {job.reason}")
         self._source.ended(job)

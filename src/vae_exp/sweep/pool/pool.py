@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from typing import Any, Protocol
 
@@ -112,6 +113,7 @@ class Pool:
         self._alone: deque[Job] = deque()
         self._source: JobSource = JobList([])
         self._exhausted = False
+        self._stopping = False
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(_PRELOADED)
 
@@ -123,19 +125,20 @@ class Pool:
         """
         self._source, self._exhausted = source, False
         with StopRequests() as stop, self._display, _threads_in_environment(self._slots[0].threads):
+            _start_forkserver()
             try:
-                while not stop.count and (self._start_what_may() or self._running):
+                while not stop.count and (self._start_what_may(stop) or self._running):
                     self._collect(stop)
-                if stop.count:
-                    self._stop(stop)
             finally:
-                self._kill()
+                if self._running:  # the sweep is stopped, or something has gone wrong here
+                    self._stop(stop)
             if stop.first is not None:
                 raise SystemExit(128 + stop.first)
 
-    def _start_what_may(self) -> bool:
+    def _start_what_may(self, stop: StopRequests) -> bool:
         """Fill the free slots; whether there may be more to start."""
-        while self._free and not self._exhausted and not any(each.job.retried for each in self._running):
+        alone = any(each.job.retried for each in self._running)
+        while self._free and not self._exhausted and not alone and not stop.count:
             job = self._source.take()
             if job is None:
                 self._exhausted = True
@@ -216,7 +219,7 @@ class Pool:
         running.reports.close()
         process.close()
         job.seconds = time.monotonic() - running.began
-        settle(job, code, report, running.began_at)
+        settle(job, code, report, running.began_at, stopping=self._stopping)
         for_memory = (report is not None and report.out_of_memory) or (
             code == -signal.SIGKILL and memory_kills() > running.kills
         )
@@ -231,6 +234,7 @@ class Pool:
 
     def _stop(self, stop: StopRequests) -> None:
         """Ask all jobs to end, and wait; a second request, or too long a wait, ends them by force."""
+        self._stopping = True
         self._display.stopping(len(self._running))
         for running in self._running:
             if running.process.pid is not None:
@@ -246,11 +250,22 @@ class Pool:
         """End every job that is left, with all that it has started."""
         for running in self._running:
             if running.process.pid is not None:
-                with suppress(ProcessLookupError, PermissionError):
+                try:
                     os.killpg(running.process.pid, signal.SIGKILL)
+                except (ProcessLookupError, PermissionError):  # it has no session of its own yet
+                    running.process.kill()
         for running in list(self._running):
             self._running.remove(running)
             self._end(running)
+
+
+def _start_forkserver() -> None:
+    """Start the process from which jobs are forked; Ctrl-C is not for it."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _told(error: Exception) -> str:

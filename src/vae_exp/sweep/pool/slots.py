@@ -66,7 +66,8 @@ class SlotSettings:
         cores: int = cpu_count()
         places: list[str | None] = [gpu for _ in range(self.slots_per_gpu) for gpu in gpus]
         if not gpus:
-            places = [None] * (self.slots or cores)
+            hidden = None if self.gpus is None else ""
+            places = [hidden] * (self.slots or cores)
         threads = self.threads or max(1, cores // len(places))
         return [Slot(number, gpu, threads) for number, gpu in enumerate(places)]
 

@@ -59,6 +59,7 @@ def pickled(hydra_context: Any, task_function: Any, config: Any) -> bytes:
 
 def work(assignment: Assignment, launcher: Connection) -> None:
     """Run a job in a fresh process, in a session of its own, and report to the launcher."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.setsid()  # Ctrl-C reaches the launcher alone, which then tells its jobs
     os.environ.update(assignment.environment)
     _redirect(assignment.output)

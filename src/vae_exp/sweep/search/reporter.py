@@ -6,6 +6,7 @@ from math import isfinite
 from pathlib import Path
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
 
 from vae_exp.sweep.search.journal import load_study
@@ -40,10 +41,14 @@ class TrialReporter:
         value = metrics.get(self._metric)
         if not self._running or value is None or not isfinite(value):
             return False
-        if epoch not in self._known:
-            self._trial.report(value, epoch)
-            self._known.add(epoch)
-        stop = bool(self._trial.should_prune())
+        try:
+            if epoch not in self._known:
+                self._trial.report(value, epoch)
+                self._known.add(epoch)
+            stop = bool(self._trial.should_prune())
+        except UpdateFinishedTrialError:  # somebody has told the study of it meanwhile
+            self._running = False
+            return False
         if stop:
             _log.info(
                 "Pruned after epoch %d: %s is %.4f, and others were better by then.", epoch, self._metric, value

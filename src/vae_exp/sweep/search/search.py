@@ -19,12 +19,14 @@ from vae_exp.errors import UserError
 from vae_exp.run_directory import RunDirectory
 from vae_exp.sweep.jobs import read_job
 from vae_exp.sweep.metrics import direction
+from vae_exp.sweep.plan import job_key
 from vae_exp.sweep.search import journal, methods
 from vae_exp.sweep.search.space import Space
 
 DIRECTIONS = ("minimize", "maximize")
 _LOCK_SECONDS = 60
 _LOCKS = ".trials"
+_ENDED = ("completed", "pruned", "failed", "diverged")
 
 
 @dataclass(frozen=True)
@@ -140,32 +142,51 @@ class Search:
                 if frozen.state is not TrialState.RUNNING or frozen.number in passed_over:
                     continue
                 if (lock := self._take(frozen.number)) is not None:
-                    return Claim(frozen.number, list(frozen.user_attrs.get("overrides", [])), lock)
+                    return self._claimed(Trial(self._study, frozen._trial_id), lock)
             if len(trials) >= self._total:
                 return None
             self._study.sampler = methods.sampler(self._settings.sampler, self._space, len(trials))
+            self._study.pruner = methods.pruner(self._settings.pruner)  # some samplers ask which it is
             trial = self._study.ask()
             lock = self._take(trial.number)
             assert lock is not None, "a new trial has no owner"
+            return self._claimed(trial, lock)
+
+    def _claimed(self, trial: Trial, lock: FileLock) -> Claim:
+        """A trial with its overrides; of one that was claimed before they are known, or are drawn to their end."""
+        overrides = trial.user_attrs.get("overrides")
+        if overrides is None:
             overrides = [*self._space.suggest(trial), self._told(trial)]
             trial.set_user_attr("overrides", overrides)
-            return Claim(trial.number, overrides, lock)
+        return Claim(trial.number, list(overrides), lock)
 
-    def tell(self, claim: Claim, directory: RunDirectory | None) -> None:
-        """Tell the study what came of a trial: its values, that it was pruned, or that it failed."""
-        state, values = self._outcome(claim, directory)
-        with self._locked():
-            self._study.sampler = RandomSampler()  # others want to end Optuna's own loop, of which there is none
-            self._study.tell(claim.number, values, state=state, skip_if_finished=True)
+    def tell(self, claim: Claim, directory: RunDirectory | None) -> bool:
+        """Tell the study what came of a trial: its values, that it was pruned, or that it failed.
+
+        Args:
+            claim: The trial.
+            directory: Its job's; None for a job that could not be composed.
+
+        Returns:
+            Whether there was something to tell; a job that was interrupted or killed can be taken up again.
+
+        Raises:
+            UserError: if the job does not report an objective.
+        """
+        status = "failed" if directory is None else read_job(directory).status
+        if status in _ENDED:
+            state, values = self._outcome(directory)
+            with self._locked():
+                self._study.sampler = RandomSampler()  # others want to end Optuna's own loop; there is none
+                self._study.tell(claim.number, values, state=state, skip_if_finished=True)
         self.release(claim)
+        return status in _ENDED
 
     def release(self, claim: Claim) -> None:
         """Let go of a trial; one that was not told of can be claimed again."""
         claim.lock.release()
 
-    def _outcome(
-        self, claim: Claim, directory: RunDirectory | None
-    ) -> tuple[TrialState | None, list[float] | None]:
+    def _outcome(self, directory: RunDirectory | None) -> tuple[TrialState | None, list[float] | None]:
         job = None if directory is None else read_job(directory)
         if job is not None and job.status == "pruned":
             return TrialState.PRUNED, None
@@ -207,6 +228,7 @@ class Search:
             study = optuna.create_study(storage=storage, study_name=journal.STUDY, directions=directions)
             study.set_user_attr("objectives", dict(settings.objectives))
             study.set_user_attr("pruner", dict(settings.pruner))
+            study.set_user_attr("fixed", list(job_key(self._space.fixed)))
         return optuna.load_study(study_name=journal.STUDY, storage=storage)
 
     def _require_the_same_search(self) -> None:
@@ -215,6 +237,12 @@ class Search:
         if known != asked or list(known) != list(asked):
             raise UserError(
                 f"{self._journal} is of a search for {known}, not for {asked}; choose another sweep.name."
+            )
+        fixed = list(job_key(self._space.fixed))
+        if self._study.user_attrs.get("fixed") != fixed:
+            before = " ".join(self._study.user_attrs.get("fixed", []))
+            raise UserError(
+                f"{self._journal} is of a search with {before}, not with {' '.join(fixed)}; choose another sweep.name."
             )
         if self._study.user_attrs.get("pruner") != dict(self._settings.pruner):
             self._study.set_user_attr("pruner", dict(self._settings.pruner))

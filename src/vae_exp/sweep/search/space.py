@@ -84,7 +84,9 @@ def parsed_space(overrides: Sequence[str], conditions: Conditions) -> Space:
         UserError: if nothing is searched, if an interval is empty, or if a condition cannot be told.
     """
     fixed, distributions = [], {}
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    latest = {override.get_key_element(): override for override in parsed}  # the last one of a key wins
+    for override in latest.values():
         if override.is_sweep_override():
             distributions[override.get_key_element()] = _distribution(override)
         else:

@@ -8,7 +8,7 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from vae_exp.errors import UserError
 from vae_exp.run_directory import RunDirectory
-from vae_exp.sweep.pool.job import End, Job
+from vae_exp.sweep.pool.job import Job
 from vae_exp.sweep.recorder import recorder
 from vae_exp.sweep.search.search import Claim, Search
 
@@ -49,12 +49,9 @@ class _Source:
     def ended(self, job: Job) -> None:
         """A job has ended; one that was stopped with the sweep is left for the next time."""
         claim = self._claims.pop(job.number)
-        if job.end in (End.STOPPED, End.ELSEWHERE):
-            self._given_back.add(claim.number)
-            self._search.release(claim)
-            return
         try:
-            self._search.tell(claim, job.directory)
+            if not self._search.tell(claim, job.directory):
+                self._given_back.add(claim.number)
         except UserError as error:  # of every job alike
             self.problem = error
             self._search.release(claim)
@@ -75,13 +72,15 @@ def run_in_batches(search: Search, launcher: Any, batch_size: int) -> None:
         batch_size: How many it is given at once.
     """
     failed: list[str] = []
+    given_back: set[int] = set()
     count = 0
-    while claims := [claim for _ in range(batch_size) if (claim := search.claim()) is not None]:
+    while claims := [claim for _ in range(batch_size) if (claim := search.claim(given_back)) is not None]:
         try:
             returns = _launched(launcher, claims)
             for claim, ended in zip(claims, returns, strict=True):
                 directory = _directory(ended)
-                search.tell(claim, directory)
+                if not search.tell(claim, directory):
+                    given_back.add(claim.number)
                 if ended.status is not JobStatus.COMPLETED:
                     failed.append(f"trial {claim.number}: {ended._return_value}")
         finally:
