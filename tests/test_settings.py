@@ -2,13 +2,11 @@ import pytest
 
 from tests.test_conf import composed
 from vae_exp.errors import UserError
-from vae_exp.settings import EvaluateSettings, GenerateSettings, TrainSettings, checked, require_schedules
+from vae_exp.settings import EvaluateSettings, GenerateSettings, TrainSettings, checked
 
 REFUSED = {
     "model.latent_dim=0": r"model\.latent_dim=0 must be at least 1",
     "model.hidden_dims=[500,0]": r"model\.hidden_dims=\[500, 0\]",
-    "model.latent_dims=[5,6]": r"model\.latent_dims=\[5, 6\] is not used by this model",
-    "model.classes=10": r"model\.classes=10 is not used by this model",
     "trainer.batch_size=0": r"trainer\.batch_size=0 must be at least 1",
     "trainer.epochs=0": r"trainer\.epochs=0",
     "trainer.early_stopping.patience=0": r"trainer\.early_stopping\.patience=0",
@@ -56,11 +54,3 @@ def test_commands_on_stored_runs_check_theirs(override, message):
 def test_the_run_must_be_named():
     with pytest.raises(UserError, match="run"):
         checked(composed("evaluate"), EvaluateSettings)
-
-
-def test_a_number_in_the_place_of_a_chosen_schedule_is_refused():
-    schedule = ("loss=beta_vae", "+loss/schedule@loss.beta=linear")
-    choices = {"loss/schedule@loss.beta": "linear", "loss": "beta_vae", "scheduler": None}
-    require_schedules(composed("train", *schedule), choices)
-    with pytest.raises(UserError, match=r"loss\.beta=1 takes the place of loss/schedule@loss\.beta=linear"):
-        require_schedules(composed("train", *schedule, "loss.beta=1"), choices)

@@ -86,8 +86,6 @@ def check_labels(vae: VAE, images: ImageSet) -> None:
     """
     if not isinstance(vae, ConditionalVAE):
         return
-    if not len(images):
-        return
     if images.labels is None:
         raise UserError("model=conditional needs labels, and the data have none; use another model.")
     least, most = int(images.labels.min()), int(images.labels.max())
@@ -282,8 +280,6 @@ def _tell_idle_parameters(vae: VAE, loss: Tensor, target: str) -> None:
     named = [(name, each) for name, each in vae.named_parameters() if each.requires_grad]
     gradients = torch.autograd.grad(loss.sum(), [each for _, each in named], allow_unused=True)
     idle = [name for (name, _), gradient in zip(named, gradients, strict=True) if gradient is None]
-    if any(name.endswith("codebook") for name in idle):
-        raise UserError(f"loss ({target}) does not train the codebook of model=vq; say loss=vq.")
     if idle:
         more = f" and {len(idle) - 3} more" if len(idle) > 3 else ""
         _log.warning(

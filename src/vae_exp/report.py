@@ -36,8 +36,6 @@ UNITS = {
     "quadrature_nll": "nats/image",
     "quadrature_negative_elbo": "nats/image",
     "posterior_kl": "nats/image",
-    "quadrature_images": "images",
-    "gaps_images": "images",
     "inference_gap": "nats/image",
     "approximation_gap": "nats/image",
     "amortization_gap": "nats/image",

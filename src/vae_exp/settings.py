@@ -61,13 +61,8 @@ class ModelSettings:
             )
         _one_of("model.initialization", self.initialization, INITIALIZATIONS)
         _one_of("model.output_bias", self.output_bias, OUTPUT_BIASES)
-        parts = {part: getattr(self, part) for part in ("encoder", "decoder", "prior", "likelihood")}
         for part in ("encoder", "decoder", "prior"):
-            _require_target(f"model.{part}", parts[part])
-        for name in ("latent_dims", "upper_hidden_dims", "classes", "codes", "code_dim"):
-            value = getattr(self, name)
-            if value is not None and not any(name in part for part in parts.values()):
-                raise UserError(f"model.{name}={value} is not used by this model; leave it out.")
+            _require_target(f"model.{part}", getattr(self, part))
 
 
 @dataclass
@@ -394,26 +389,6 @@ def require_sweep_name(name: str | None) -> None:
         raise UserError(
             f"sweep.name={name} must begin with a letter or digit and hold only those, '.', '-' and '_'."
         )
-
-
-def require_schedules(config: DictConfig, choices: Mapping[str, str | None]) -> None:
-    """Refuse a number that stands where a schedule was chosen: it would win, and nothing be scheduled.
-
-    Args:
-        config: The composed config.
-        choices: What Hydra has chosen, by group.
-
-    Raises:
-        UserError: names both.
-    """
-    for group, option in choices.items():
-        place = group.partition("@")[2] if group.startswith("loss/schedule@") else ""
-        if place and option and not OmegaConf.is_dict(OmegaConf.select(config, place)):
-            value = OmegaConf.select(config, place)
-            raise UserError(
-                f"{place}={value} takes the place of loss/schedule@{place}={option}; leave out one of the two "
-                f"({place}.start and {place}.end set the schedule's ends)."
-            )
 
 
 def without_internals(text: str) -> str:

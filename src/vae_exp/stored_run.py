@@ -105,9 +105,6 @@ def _build_with_weights(plain: dict[str, Any], state: Mapping[str, Any], checkpo
     except (RuntimeError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{checkpoint} does not fit the model of its config: {reason}") from error
-    for name, weight in vae.state_dict().items():
-        if weight.is_floating_point() and not bool(weight.isfinite().all()):
-            raise UserError(f"{checkpoint} has {name} with values that are not finite; another checkpoint may do.")
     return vae
 
 

@@ -28,7 +28,7 @@ def _task(config: DictConfig) -> None:
     from vae_exp.engine.interruption import InterruptGuard
     from vae_exp.errors import Interrupted, InUseError, UserError
     from vae_exp.run_directory import RunDirectory, resumed_directory
-    from vae_exp.settings import plain_config, require_schedules
+    from vae_exp.settings import plain_config
     from vae_exp.stored_config import read_config
 
     hydra = HydraConfig.get()
@@ -36,7 +36,6 @@ def _task(config: DictConfig) -> None:
     own = RunDirectory(Path(hydra.runtime.output_dir))
     directory = resumed_directory(config.resume) if config.resume else own
     sweep = hydra.sweep.dir.rpartition("/")[2] if hydra.mode == RunMode.MULTIRUN else None
-    require_schedules(config, hydra.runtime.choices)
     try:
         with InterruptGuard() as guard:
             from vae_exp.report import print_result

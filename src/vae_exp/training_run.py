@@ -199,8 +199,7 @@ def _prepare(
     plain = plain_config(config, splits.image_shape)
     recipe = _recipe(settings, splits.train, splits.val)
     vae = build_vae(plain["model"], splits.image_shape)
-    for each in (splits.train, splits.val):
-        check_labels(vae, each)
+    check_labels(vae, splits.train)
     set_output_bias(vae, settings.model.output_bias, splits.train)
     loss = build_loss(plain["loss"], vae, splits.image_shape, len(splits.train))
     evaluators = build_evaluators(plain["evaluator"])

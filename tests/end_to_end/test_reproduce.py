@@ -53,7 +53,7 @@ def test_a_row_is_trained_evaluated_judged_and_written(run, tmp_path: Path):
 
 
 def test_a_row_that_cannot_be_run_says_so_and_writes_nothing(run, tmp_path: Path):
-    code, told = run("small", "--override", "checkpoint.every.epochs=0")
+    code, told = run("small", "--override", "trainer.epochs=0")
     assert code == 1
     assert "small: not run" in told
     assert not (tmp_path / "reproductions.md").exists()
@@ -83,12 +83,3 @@ def test_an_unknown_name_is_refused(run):
     code, told = run("large")
     assert code == 1
     assert "large is not a reproduction; known are small" in told
-
-
-def test_a_table_that_cannot_be_written_and_overrides_of_numbers_are_refused_before_training(run, tmp_path: Path):
-    code, told = run("small", "--table", "/proc/nowhere/x.md")
-    assert (code, "--table=" in told) == (1, True)
-    code, told = run("small", "--override", "trainer.epochs=1")
-    assert code == 1
-    assert "--override trainer.epochs=1 would make the row one of another recipe" in told
-    assert not (tmp_path / "reproductions").exists()

@@ -98,18 +98,5 @@ def test_a_run_is_the_same_with_and_without_it(tmp_path, held_out: int):
 
 def test_a_run_whose_rate_vanishes_says_so(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        fit(make_trainer(tmp_path, train=grey_images(40), loss=BetaVAE(500.0), epochs=300, collapse_monitor=True))
+        fit(make_trainer(tmp_path, train=grey_images(40), loss=BetaVAE(500.0), epochs=30, collapse_monitor=True))
     assert "the latents tell next to nothing of it" in caplog.text
-
-
-def test_short_epochs_are_not_judged_before_500_steps(caplog):
-    encoder = Scaled(20)
-    watch = CollapseMonitor(
-        VAE(encoder, nn.Identity(), nn.Identity()), grey_images(50), LossSchedules(ELBO(), CPU), 100
-    )
-    with caplog.at_level(logging.WARNING):
-        for _ in range(4):
-            watch.look({"train/rate": 0.001})
-        assert not caplog.records
-        watch.look({"train/rate": 0.001})
-    assert len(caplog.records) == 1

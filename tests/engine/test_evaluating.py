@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.determinism import generator
 from vae_exp.engine.evaluating import run_evaluator, save_figures
-from vae_exp.errors import UserError
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
 from vae_exp.model.priors import StandardNormalPrior
@@ -99,15 +98,3 @@ def test_a_figure_that_cannot_be_drawn_leaves_the_old_one(tmp_path: Path, monkey
         save_figures({"samples": Figure()}, tmp_path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("value", ["words", torch.zeros(2), None], ids=str)
-def test_what_is_neither_number_nor_figure_is_refused_by_name(vae: VAE, value: Any):
-    with pytest.raises(UserError, match=r"_Yields yields .* as 'odd'; expected a number or a matplotlib figure"):
-        run_evaluator(_Yields(odd=value), vae, IMAGES, 0)
-
-
-@pytest.mark.parametrize("name", ["../../out", "a/b", "..", ""])
-def test_a_figure_whose_name_leads_elsewhere_is_refused(vae: VAE, name: str):
-    with pytest.raises(UserError, match="which is no plain name"):
-        run_evaluator(_Yields(**{name: Figure()}), vae, IMAGES, 0)

@@ -6,7 +6,6 @@ import torch
 from tests.model.test_vq import vq_vae
 from tests.objective.models import SHAPE, bernoulli_vae, linear_gaussian_vae
 from vae_exp.data.images import ImageSet
-from vae_exp.errors import UserError
 from vae_exp.evaluation.audit import Audit, audit
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
@@ -127,13 +126,3 @@ def test_it_is_told_in_a_line_and_the_concerns():
 def test_a_rate_that_is_the_same_for_all_images_has_no_weight():
     found = audit(vq_vae(), VQ(), ImageSet(torch.rand(30, 1, 6, 5, generator=noise(3)), None, 1), noise())
     assert found.effective_beta is None
-
-
-def test_a_loss_that_is_not_finite_from_the_start_is_named():
-    class Strange:
-        def __call__(self, vae, images, generator) -> LossTerms:
-            terms = ELBO()(vae, images, generator)
-            return LossTerms(loss=terms.loss * torch.nan, distortion=terms.distortion, rate=terms.rate)
-
-    with pytest.raises(UserError, match=r"loss \(Strange\) has a loss that is not finite"):
-        audit(bernoulli_vae(2), Strange(), grey(), noise())

@@ -14,9 +14,8 @@ _IMAGES = 500
 _THRESHOLD = 0.01  # of the variance of a unit's mean (Burda et al. 2016)
 _LEAST_RATE = 0.1  # nats per image
 _PATIENCE = 2  # epochs: a first one may still be on its way
-_PATIENCE_STEPS = 500  # as many steps at least: epochs of few images are short
 _REMEDY = (
-    "a smaller weight of the rate at first (loss=beta_vae +loss/schedule@loss.beta=linear), "
+    "a smaller weight of the rate at first (loss=beta_vae loss.beta=1 +loss/schedule@loss.beta=linear), "
     "loss=free_bits, or a smaller decoder may help"
 )
 
@@ -30,13 +29,9 @@ class CollapseMonitor:
         vae: The model.
         images: Held out, or trained on where none are.
         schedules: Of the loss: while one is on its way, a small rate may be what it asks for.
-        steps_per_epoch: How many steps lie between two looks.
     """
 
-    def __init__(
-        self, vae: VAE, images: ImageSet, schedules: LossSchedules, steps_per_epoch: int = _PATIENCE_STEPS
-    ) -> None:
-        self._patience = max(_PATIENCE, -(-_PATIENCE_STEPS // steps_per_epoch))
+    def __init__(self, vae: VAE, images: ImageSet, schedules: LossSchedules) -> None:
         self._vae = vae
         self._images = images.first(_IMAGES)
         self._schedules = schedules
@@ -50,7 +45,7 @@ class CollapseMonitor:
         rate = metrics["train/rate"]
         low = rate < _LEAST_RATE and self._schedules.are_at_end()
         self._low_epochs = self._low_epochs + 1 if low else 0
-        if self._low_epochs == self._patience and not self._told_rate:
+        if self._low_epochs == _PATIENCE and not self._told_rate:
             self._told_rate = True
             _log.warning(
                 "The rate is %.3g nats per image: the latents tell next to nothing of it; %s.", rate, _REMEDY

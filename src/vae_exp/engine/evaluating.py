@@ -1,9 +1,7 @@
 """Running evaluators: numbers on one side, figures on the other."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +12,9 @@ from vae_exp.engine.determinism import generator
 from vae_exp.engine.interruption import InterruptGuard
 from vae_exp.engine.precision import computing_in
 from vae_exp.engine.protocols import Evaluator, Tracker
-from vae_exp.errors import UserError
 from vae_exp.model.vae import VAE
 from vae_exp.run_directory import write_atomically
 
-_log = logging.getLogger(__name__)
 _QUICK = {"compress_level": 1}
 
 
@@ -71,12 +67,7 @@ class Evaluations:
         metrics: dict[str, float] = {}
         for name in names:
             guard.check()
-            if self._evaluators[name].every == 0:
-                _log.info("Evaluating %s on the %s images …", name, split)
             numbers, figures = run_evaluator(self._evaluators[name], self._vae, self._images, self._seed)
-            strange = [key for key, value in numbers.items() if not isfinite(value)]
-            if strange:
-                _log.warning("evaluator.%s: %s is not finite.", name, ", ".join(strange))
             metrics |= {f"{split}/{key}": value for key, value in numbers.items()}
             if figures:
                 paths = save_figures(figures, self._figures)
@@ -106,25 +97,10 @@ def run_evaluator(
     with computing_in(vae, "fp32"):
         for name, value in evaluator.run(vae, images, noise):
             if hasattr(value, "savefig"):
-                _require_plain(evaluator, name)
                 figures[name] = value
             else:
-                numbers[name] = _number(evaluator, name, value)
+                numbers[name] = float(value)
     return numbers, figures
-
-
-def _require_plain(evaluator: Evaluator, name: str) -> None:
-    """A figure's name becomes a file's."""
-    if not name or Path(name).name != name or name in (".", ".."):
-        raise UserError(f"{type(evaluator).__name__} yields a figure called '{name}', which is no plain name.")
-
-
-def _number(evaluator: Evaluator, name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        told = f"{type(evaluator).__name__} yields {type(value).__name__} as '{name}'"
-        raise UserError(f"{told}; expected a number or a matplotlib figure.") from error
 
 
 def save_figures(figures: Mapping[str, Any], folder: Path) -> dict[str, Path]:

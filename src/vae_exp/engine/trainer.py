@@ -109,9 +109,7 @@ class Trainer:
         self._finder = DivergenceFinder(vae, self._record)
         self._validation = Validation(vae, loss, self._schedules, val, recipe.batch_size, recipe.seed)
         seen = val if len(val) else train.first(_SEEN_BY_MONITOR).settled()
-        self._collapse = (
-            CollapseMonitor(vae, seen, self._schedules, len(self._sizes)) if recipe.collapse_monitor else None
-        )
+        self._collapse = CollapseMonitor(vae, seen, self._schedules) if recipe.collapse_monitor else None
         self._evaluations = Evaluations(
             evaluators, vae, train=train, val=val, seed=recipe.seed, figures=directory.figures, trackers=trackers
         )

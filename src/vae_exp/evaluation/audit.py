@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
 from vae_exp.data.images import ImageSet
-from vae_exp.errors import UserError
 from vae_exp.evaluation.requirements import first_likelihood
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
@@ -94,9 +93,6 @@ def _weights(
     part = images.first(_IMAGES)
     with vae.given(part.labels):
         terms = loss(vae, part.scaled(), generator)
-    for name in ("loss", "distortion", "rate"):
-        if not bool(getattr(terms, name).isfinite().all()):
-            raise UserError(f"loss ({type(loss).__name__}) has a {name} that is not finite on the first images.")
     parts = torch.stack([terms.distortion, terms.rate], dim=1).double()
     spread = parts.std(dim=0) if len(part) > 2 else torch.zeros(2)
     if bool((spread < _CONSTANT * parts.abs().mean(dim=0)).any()) or not bool(spread.all()):

@@ -26,7 +26,7 @@ class GapsEvaluator:
     `approximation_gap` = log p(x) − L[q*], `amortization_gap` = L[q*] − L[q], in nats per image. log p(x) is
     estimated by importance sampling with half of the draws from q and half from q*, weighed by their mixture
     (Veach & Guibas 1995): a lower bound in expectation. q and q* are compared with the same noise. For diagonal
-    Gaussian posteriors. `gaps_images` says how many images were used.
+    Gaussian posteriors.
 
     Args:
         num_images: From the start of the split; None for all.
@@ -84,7 +84,6 @@ class GapsEvaluator:
             truth = _log_mean(torch.cat([weights, best_weights]))
             totals += torch.stack([truth - bound, truth - best_bound, best_bound - bound]).sum(dim=1)
         inference, approximation, amortization = (totals / len(images)).tolist()
-        yield "gaps_images", len(images)
         yield "inference_gap", inference
         yield "approximation_gap", approximation
         yield "amortization_gap", amortization

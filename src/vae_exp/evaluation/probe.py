@@ -10,13 +10,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from vae_exp.data.images import ImageSet
-from vae_exp.errors import UserError
 from vae_exp.evaluation.arguments import require_count
 from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
 
 _log = logging.getLogger(__name__)
-_LEAST = 4  # images: half of them teach, half are asked
 
 
 class ProbeEvaluator:
@@ -39,17 +37,8 @@ class ProbeEvaluator:
     def __init__(self, neighbours: int, num_images: int | None, batch_size: int, every: int) -> None:
         self.every = require_count("every", every, 0)
         self._neighbours = require_count("neighbours", neighbours)
-        self._num_images = None if num_images is None else require_count("num_images", num_images, _LEAST)
+        self._num_images = None if num_images is None else require_count("num_images", num_images, 4)
         self._batch_size = require_count("batch_size", batch_size)
-
-    def check(self, vae: VAE, images: ImageSet) -> None:
-        """Refuse so few images that nothing can be learnt from half of them.
-
-        Raises:
-            UserError: says how many there are.
-        """
-        if len(images.first(self._num_images)) < _LEAST:
-            raise UserError(f"evaluator=probe needs at least {_LEAST} images; these are {len(images)}.")
 
     @torch.no_grad()
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:

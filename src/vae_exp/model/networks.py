@@ -72,8 +72,6 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int, activation: str) -> None:
         super().__init__()
         groups = gcd(_NORM_GROUPS, channels)
-        if groups == channels:  # a map may be a single point, which alone has no deviation
-            groups = max(1, groups // 2)
         last = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.zeros_(last.weight)
         assert last.bias is not None
