@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 _IMAGES = 500
 _THRESHOLD = 0.01  # of the variance of a unit's mean (Burda et al. 2016)
 _LEAST_RATE = 0.1  # nats per image
-_PATIENCE = 2  # epochs: a first one may still be on its way
+_PATIENCE = 3  # epochs: the first ones may still be on their way
 _REMEDY = (
     "a smaller weight of the rate at first (loss=beta_vae +loss/schedule@loss.beta=linear), "
     "loss=free_bits, or a smaller decoder may help"
