@@ -9,7 +9,16 @@ from torch import nn
 from torch.distributions import Bernoulli, Independent, Laplace
 
 from tests.test_conf import composed
-from vae_exp.build import build_evaluators, build_loss, build_optimizer, build_scheduler, build_splits, build_vae
+from vae_exp.build import (
+    build_evaluators,
+    build_loss,
+    build_optimizer,
+    build_scheduler,
+    build_splits,
+    build_vae,
+    check_labels,
+)
+from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
 from vae_exp.objective.loss_terms import LossTerms
 from vae_exp.settings import TrainSettings, checked
@@ -131,15 +140,33 @@ class DetachedLoss:
 
 
 def test_parameters_that_a_loss_does_not_depend_on_are_told(caplog):
-    plain = OmegaConf.to_container(composed("train", "data=digits", "model=vq"), resolve=True)
-    vae = build_vae(plain["model"], SHAPE)
+    vae = build_vae(model(), SHAPE)
+    build_loss({"_target_": "vae_exp.objective.elbo.ELBO"}, vae, SHAPE)
+    assert not caplog.records
+    vae.encoder.spare = nn.Parameter(torch.zeros(2))
     with caplog.at_level(logging.WARNING):
         build_loss({"_target_": "vae_exp.objective.elbo.ELBO"}, vae, SHAPE)
     [record] = caplog.records
-    assert "does not depend on encoder.codebook: they will not be trained" in record.getMessage()
-    caplog.clear()
+    assert "does not depend on encoder.spare: they will not be trained" in record.getMessage()
+
+
+def test_a_loss_that_leaves_the_codebook_as_it_was_drawn_is_refused():
+    vae = build_vae(model("model=vq"), SHAPE)
+    with pytest.raises(UserError, match=r"does not train the codebook of model=vq; use loss=vq"):
+        build_loss({"_target_": "vae_exp.objective.elbo.ELBO"}, vae, SHAPE)
     build_loss({"_target_": "vae_exp.objective.vq.VQ"}, vae, SHAPE)
-    assert not caplog.records
+
+
+def test_labels_of_every_split_are_classes_of_the_model():
+    vae = build_vae(model("model=conditional", "model.classes=3"), SHAPE)
+    images = ImageSet(torch.zeros(4, *SHAPE), torch.tensor([0, 1, 2, 3]), 1)
+    with pytest.raises(UserError, match=r"model\.classes=3 .* those of the validation images go from 0 to 3"):
+        check_labels(vae, images, "validation")
+    check_labels(vae, images.first(3), "validation")
+    check_labels(vae, images.first(0), "validation")
+    check_labels(build_vae(model(), SHAPE), images, "validation")
+    with pytest.raises(UserError, match=r"model=conditional needs labels"):
+        check_labels(vae, ImageSet(images.pixels, None, 1), "test")
 
 
 def test_a_loss_without_a_gradient_is_refused():

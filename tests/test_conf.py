@@ -59,7 +59,7 @@ def override_for(file: str) -> list[str]:
         return [f"{group}=[{option}]"]
     if group == "loss/schedule":
         return ["loss=beta_vae", f"+loss/schedule@loss.beta={option}"]
-    if (group, option) == ("loss", "vq"):
+    if (group, option) in (("loss", "vq"), ("model", "vq")):
         return ["loss=vq", "model=vq"]
     if (group, option) == ("data", "dsprites"):
         return ["data=dsprites", "data.path=sprites.npz"]

@@ -54,3 +54,9 @@ def test_commands_on_stored_runs_check_theirs(override, message):
 def test_the_run_must_be_named():
     with pytest.raises(UserError, match="run"):
         checked(composed("evaluate"), EvaluateSettings)
+
+
+@pytest.mark.parametrize("override", ["columns=1", "columns=101", "manifold_side=1", "manifold_side=100000"])
+def test_pictures_that_nobody_could_look_at_are_refused(override: str):
+    with pytest.raises(UserError, match=f"{override} must be from 2 to "):
+        checked(composed("generate", "run=somewhere", override), GenerateSettings)

@@ -66,6 +66,22 @@ def test_a_checkpoint_of_another_architecture_is_refused(copied_run):
         vae_exp.load_run(copied_run)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(command, copied_run, value: float):
+    path = copied_run / "checkpoints" / "best.pt"
+    state = torch.load(path, weights_only=True)
+    name = list(state["vae"])[1]
+    state["vae"][name].flatten()[0] = value
+    torch.save(state, path)
+    with pytest.raises(UserError, match=rf"best\.pt holds 1 NaN or infinite values in {name}; choose another"):
+        vae_exp.load_run(copied_run)
+    for name in ("evaluate", "generate"):
+        finished = command(name, f"run={copied_run}")
+        assert finished.code == 1
+        assert "best.pt holds 1 NaN or infinite values" in finished.err
+    assert vae_exp.load_run(copied_run, checkpoint="last").checkpoint == "last"
+
+
 @pytest.mark.parametrize("content", ["", "- 1\n", "{", "model: 3\n", "\x00"])
 def test_a_config_that_is_none_is_refused(copied_run, content):
     (copied_run / ".hydra" / "config.yaml").write_text(content)

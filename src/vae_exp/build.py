@@ -22,6 +22,7 @@ from vae_exp.errors import UserError
 from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.initialization import initialize, start_at_mean
 from vae_exp.model.vae import VAE
+from vae_exp.model.vq import VQEncoder
 from vae_exp.objective.loss_terms import Loss
 from vae_exp.settings import DataSettings
 
@@ -78,21 +79,26 @@ def set_output_bias(vae: VAE, output_bias: str, images: ImageSet) -> None:
         raise UserError(str(error)) from error
 
 
-def check_labels(vae: VAE, images: ImageSet) -> None:
+def check_labels(vae: VAE, images: ImageSet, split: str) -> None:
     """Refuse data whose labels are not the classes of a conditional model.
+
+    Args:
+        vae: The model.
+        images: Of one split; there may be none.
+        split: Which one, for the message.
 
     Raises:
         UserError: if there are no labels, or others than the model knows.
     """
-    if not isinstance(vae, ConditionalVAE):
+    if not isinstance(vae, ConditionalVAE) or not len(images):
         return
     if images.labels is None:
         raise UserError("model=conditional needs labels, and the data have none; use another model.")
     least, most = int(images.labels.min()), int(images.labels.max())
     if least < 0 or most >= vae.classes:
         raise UserError(
-            f"model.classes={vae.classes} is for labels from 0 to {vae.classes - 1}; those of the data go from "
-            f"{least} to {most}."
+            f"model.classes={vae.classes} is for labels from 0 to {vae.classes - 1}; those of the {split} images "
+            f"go from {least} to {most}."
         )
 
 
@@ -276,10 +282,12 @@ def _check_terms(loss: Loss, target: str, vae: VAE, image_shape: list[int]) -> N
 
 
 def _tell_idle_parameters(vae: VAE, loss: Tensor, target: str) -> None:
-    """Warn of parameters that the loss does not depend on, such as a codebook under the ELBO."""
+    """Warn of parameters that the loss does not depend on; refuse a codebook that would stay as it was drawn."""
     named = [(name, each) for name, each in vae.named_parameters() if each.requires_grad]
     gradients = torch.autograd.grad(loss.sum(), [each for _, each in named], allow_unused=True)
     idle = [name for (name, _), gradient in zip(named, gradients, strict=True) if gradient is None]
+    if isinstance(vae.encoder, VQEncoder) and "encoder.codebook" in idle:
+        raise UserError(f"loss ({target}) does not train the codebook of model=vq; use loss=vq.")
     if idle:
         more = f" and {len(idle) - 3} more" if len(idle) > 3 else ""
         _log.warning(

@@ -11,8 +11,8 @@ def main() -> None:
 
 
 def _task(config: DictConfig) -> None:
-    from vae_exp.build import build_evaluators, check_evaluators
-    from vae_exp.engine.evaluating import run_evaluator, save_figures
+    from vae_exp.build import build_evaluators, check_evaluators, check_labels
+    from vae_exp.engine.evaluating import run_evaluator, save_figures, warn_of_strange_numbers
     from vae_exp.evaluation.requirements import is_bernoulli
     from vae_exp.report import print_metrics
     from vae_exp.run_directory import merge_json, require_inside
@@ -23,13 +23,15 @@ def _task(config: DictConfig) -> None:
     evaluators = build_evaluators(settings.evaluator)
     run = open_for(settings)
     images = run.data.split(settings.split).to(run.device)
+    check_labels(run.vae, images, settings.split)
     check_evaluators(evaluators, run.vae, images)
     metrics: dict[str, float] = {}
     path = run.directory.evaluation(settings.split, run.checkpoint)
     require_inside(path, run.directory.path)
     for key, evaluator in evaluators.items():
         print(f"Evaluating {key} on the {settings.split} images …", flush=True)
-        numbers, figures = run_evaluator(evaluator, run.vae, images, settings.seed)
+        numbers, figures = run_evaluator(key, evaluator, run.vae, images, settings.seed)
+        warn_of_strange_numbers(key, numbers, set())
         metrics |= {f"{settings.split}/{name}": value for name, value in numbers.items()}
         save_figures(figures, path.with_suffix(""))
     targets = "binary" if images.is_binary() else "greyscale"

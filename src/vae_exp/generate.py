@@ -11,6 +11,7 @@ def main() -> None:
 
 
 def _task(config: DictConfig) -> None:
+    from vae_exp.build import check_labels
     from vae_exp.engine.determinism import generator
     from vae_exp.evaluation.pictures import all_pictures
     from vae_exp.run_directory import require_inside, write_atomically
@@ -20,6 +21,7 @@ def _task(config: DictConfig) -> None:
     settings = checked(config, GenerateSettings)
     run = open_for(settings)
     images = run.data.split(settings.split).to(run.device)
+    check_labels(run.vae, images, settings.split)
     noise = generator(settings.seed, "evaluation", run.device)
     for picture in all_pictures(run.vae, images, noise, settings.columns, settings.manifold_side):
         png = run.directory.generated / f"{picture.name}.png"

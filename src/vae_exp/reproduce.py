@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,9 +12,10 @@ from typing import Any
 from vae_exp.entry_point import config_directory
 from vae_exp.errors import UserError
 from vae_exp.reproduction_table import NOT_RUN, Outcome, Row, chosen, read_rows, rewrite
-from vae_exp.run_directory import RunDirectory
+from vae_exp.run_directory import RunDirectory, require_writable
 
 _PAGE = Path("docs") / "reproductions.md"
+_HARMLESS = ("data.root", "data.path", "data.resident", "trainer.device", "trainer.step", "tracker", "checkpoint")
 
 
 def main() -> None:
@@ -25,6 +27,8 @@ def main() -> None:
             print(f"{row.name:20} {row.what} ({row.source})")
         return
     try:
+        _check_overrides(asked.override)
+        _check_table(asked.table)
         names = list(rows) if asked.names == ["all"] else asked.names
         sys.exit(_reproduce(chosen(rows, names), rows, asked))
     except UserError as error:
@@ -56,6 +60,29 @@ def _parser() -> argparse.ArgumentParser:
         help="for every training run, such as data.root=/data or trainer.device=cuda; may be given several times",
     )
     return parser
+
+
+def _check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse what would let a row stand for another recipe than its own."""
+    for override in overrides:
+        key = re.split(r"[=@]", override.lstrip("+~"))[0].replace("/", ".")
+        if not any(key == each or key.startswith(f"{each}.") for each in _HARMLESS):
+            raise UserError(
+                f"--override {override} may change the numbers of a row, which would then claim a recipe that it "
+                f"has not been made by; only {', '.join(_HARMLESS)} may differ."
+            )
+
+
+def _check_table(table: Path) -> None:
+    """Hours of training should not end with a table that cannot be written."""
+    if table.is_dir():
+        raise UserError(f"--table={table} is a directory; name a page, such as {table / _PAGE.name}.")
+    require_writable(table.absolute().parent, "--table")
+    if table.exists():
+        try:
+            table.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--table={table} cannot be read: {error}.") from error
 
 
 def _reproduce(wanted: Sequence[Row], rows: dict[str, Row], asked: argparse.Namespace) -> int:

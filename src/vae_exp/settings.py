@@ -265,8 +265,8 @@ class GenerateSettings(StoredRunSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least("columns", self.columns, 2)
-        _at_least("manifold_side", self.manifold_side, 2)
+        _within("columns", self.columns, 2, 100)
+        _within("manifold_side", self.manifold_side, 2, 200)
 
 
 @dataclass
@@ -377,6 +377,11 @@ def _refuse_unknown_keys(plain: Mapping[str, Any], schema: type, prefix: str) ->
 def _at_least(key: str, value: float, least: float) -> None:
     if not isfinite(value) or value < least:
         raise UserError(f"{key}={value} must be at least {least}.")
+
+
+def _within(key: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise UserError(f"{key}={value} must be from {least} to {most}.")
 
 
 def require_sweep_name(name: str | None) -> None:

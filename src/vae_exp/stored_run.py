@@ -105,7 +105,20 @@ def _build_with_weights(plain: dict[str, Any], state: Mapping[str, Any], checkpo
     except (RuntimeError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{checkpoint} does not fit the model of its config: {reason}") from error
+    _require_finite(vae, checkpoint)
     return vae
+
+
+def _require_finite(vae: VAE, checkpoint: Path) -> None:
+    """Refuse weights that every image of theirs would be NaN of; a buffer may be infinite, as masks are."""
+    weights = {name for name, _ in vae.named_parameters(remove_duplicate=False)}
+    for name, tensor in vae.state_dict().items():
+        bad = ~tensor.isfinite() if name in weights else tensor.isnan()
+        if bool(bad.any()):
+            raise UserError(
+                f"{checkpoint} holds {int(bad.sum())} NaN or infinite values in {name}; choose another "
+                f"checkpoint, or train again."
+            )
 
 
 @torch.no_grad()

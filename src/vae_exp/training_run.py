@@ -24,6 +24,7 @@ from vae_exp.build import (
     check_labels,
     set_output_bias,
 )
+from vae_exp.contradictions import refuse_contradictions
 from vae_exp.data.feed import place
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.determinism import generator, require_determinism, seed_process
@@ -100,6 +101,7 @@ def begin(config: DictConfig, directory: RunDirectory, sweep: str | None, guard:
         try:
             _write_config(config, directory)
             guard.check()
+            refuse_contradictions(config, _choices())
             prepared = _prepare(config, directory, sweep, metrics_file, None)
         except Exception as error:
             outcome.end_unstarted(error, directory, began, keep_reason=sweep is not None)
@@ -171,6 +173,8 @@ def assist(asked: DictConfig, overrides: Sequence[str], directory: RunDirectory,
     if asked.resume:
         resumption = read_resumption(directory, asked, overrides)
         config, state = resumption.config, resumption.state
+    else:
+        refuse_contradictions(asked, _choices())
     prepared = _prepare(config, directory, None, None, state)
     trainer = prepared.trainer
     try:
@@ -199,7 +203,8 @@ def _prepare(
     plain = plain_config(config, splits.image_shape)
     recipe = _recipe(settings, splits.train, splits.val)
     vae = build_vae(plain["model"], splits.image_shape)
-    check_labels(vae, splits.train)
+    check_labels(vae, splits.train, "training")
+    check_labels(vae, splits.val, "validation")
     set_output_bias(vae, settings.model.output_bias, splits.train)
     loss = build_loss(plain["loss"], vae, splits.image_shape, len(splits.train))
     evaluators = build_evaluators(plain["evaluator"])
@@ -349,6 +354,13 @@ def _write_config(config: DictConfig, directory: RunDirectory) -> None:
         hydra: Any = HydraConfig.instance().cfg
         _save_config(hydra, directory.hydra_config)
         _save_config(hydra.hydra.overrides.task, directory.overrides)
+
+
+def _choices() -> dict[str, Any]:
+    """The options that Hydra was asked for; none where it has composed nothing."""
+    if not HydraConfig.initialized():
+        return {}
+    return dict(HydraConfig.get().runtime.choices)
 
 
 def _settled(config: DictConfig) -> DictConfig:

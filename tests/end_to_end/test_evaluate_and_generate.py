@@ -86,3 +86,15 @@ def test_neither_command_touches_the_folder_it_is_started_in(command, copied_run
     command("evaluate", f"run={copied_run}", "evaluator=[elbo]")
     command("generate", f"run={copied_run}", "manifold_side=2")
     assert set(tmp_path.iterdir()) == before
+
+
+def test_labels_of_test_images_that_a_conditional_model_does_not_know_are_refused(command, tmp_path):
+    images, labels = np.full((20, 4, 4), 0.5), np.arange(20) % 3
+    np.savez(tmp_path / "mine.npz", images=images, labels=labels, test_images=images, test_labels=labels + 1)
+    own = ("data=arrays", "data.path=mine.npz", "model=conditional", "model.classes=3", "trainer.batch_size=10")
+    trained = command("train", *own, "trainer.epochs=1", "tracker=none", "evaluator=[elbo]", "hydra.run.dir=run")
+    assert trained.code == 0, trained.err
+    for name in ("evaluate", "generate"):
+        refused = command(name, "run=run")
+        assert refused.code == 1
+        assert "model.classes=3 is for labels from 0 to 2; those of the test images go from 1 to 3" in refused.err

@@ -53,7 +53,7 @@ def test_a_row_is_trained_evaluated_judged_and_written(run, tmp_path: Path):
 
 
 def test_a_row_that_cannot_be_run_says_so_and_writes_nothing(run, tmp_path: Path):
-    code, told = run("small", "--override", "trainer.epochs=0")
+    code, told = run("small", "--override", "trainer.device=nowhere")
     assert code == 1
     assert "small: not run" in told
     assert not (tmp_path / "reproductions.md").exists()
@@ -83,3 +83,28 @@ def test_an_unknown_name_is_refused(run):
     code, told = run("large")
     assert code == 1
     assert "large is not a reproduction; known are small" in told
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["trainer.epochs=1", "seed=3", "+optimizer.lr=1", "loss/schedule@loss.beta=linear", "data=mnist"],
+)
+def test_an_override_that_changes_the_recipe_is_refused(run, tmp_path: Path, override: str):
+    code, told = run("small", "--override", "trainer.device=cpu", "--override", override)
+    assert code == 1
+    assert f"--override {override} may change the numbers of a row" in told
+    assert "only data.root, data.path, data.resident, trainer.device, trainer.step, tracker, checkpoint" in told
+    assert not (tmp_path / "reproductions").exists()
+
+
+def test_a_table_that_cannot_be_written_is_told_before_any_training(run, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    told = {place: run("small", "--table", place) for place in ("file/page.md", "folder", "bytes")}
+    assert {code for code, _ in told.values()} == {1}
+    assert "--table=" in told["file/page.md"][1]
+    assert "cannot be written to" in told["file/page.md"][1]
+    assert "--table=folder is a directory; name a page" in told["folder"][1]
+    assert "--table=bytes cannot be read" in told["bytes"][1]
+    assert not (tmp_path / "reproductions").exists()

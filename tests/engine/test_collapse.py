@@ -39,8 +39,17 @@ def test_a_rate_that_goes_to_nothing_is_told_once_with_a_remedy(caplog):
         for rate in (0.02, 5.0, 0.2, 0.001, 0.01, 0.001, 0.001):
             watch.look({"train/rate": rate})
     [record] = caplog.records
-    assert "The rate is 0.01 nats per image" in record.getMessage()
+    assert "The rate is 0.001 nats per image" in record.getMessage()
     assert "loss=free_bits" in record.getMessage()
+    assert "(loss=beta_vae +loss/schedule@loss.beta=linear)" in record.getMessage()
+
+
+def test_a_rate_that_still_rises_is_not_told(caplog):
+    watch, _ = monitor()
+    with caplog.at_level(logging.WARNING):
+        for rate in (0.383, 0.415, 0.0447, 0.0321, 0.0514, 0.152, 0.45):  # data=digits, with seed 0
+            watch.look({"train/rate": rate})
+    assert not caplog.records
 
 
 def test_a_small_rate_is_not_told_while_a_schedule_is_on_its_way(caplog):
@@ -52,7 +61,7 @@ def test_a_small_rate_is_not_told_while_a_schedule_is_on_its_way(caplog):
             watch.look({"train/rate": 0.0})
         assert not caplog.records
         schedules.begin_epoch(3, 0)
-        for _ in range(2):
+        for _ in range(3):
             watch.look({"train/rate": 0.0})
     assert len(caplog.records) == 1
 

@@ -1,3 +1,4 @@
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from matplotlib.figure import Figure
 
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.determinism import generator
-from vae_exp.engine.evaluating import run_evaluator, save_figures
+from vae_exp.engine.evaluating import Evaluations, run_evaluator, save_figures
+from vae_exp.engine.interruption import InterruptGuard
+from vae_exp.errors import Interrupted, MemoryExhaustedError, UserError
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
 from vae_exp.model.priors import StandardNormalPrior
@@ -48,20 +51,20 @@ def vae() -> VAE:
 
 def test_numbers_and_figures_are_told_apart(vae: VAE):
     figure = Figure()
-    numbers, figures = run_evaluator(_Yields(elbo=-1.5, count=3, samples=figure), vae, IMAGES, seed=0)
+    numbers, figures = run_evaluator("mine", _Yields(elbo=-1.5, count=3, samples=figure), vae, IMAGES, seed=0)
     assert numbers == {"elbo": -1.5, "count": 3.0}
     assert figures == {"samples": figure}
 
 
 @pytest.mark.parametrize("value", [torch.tensor(2.0), np.float32(2.0), np.int64(2)], ids=repr)
 def test_numbers_of_torch_and_numpy_become_floats(vae: VAE, value: Any):
-    [number] = run_evaluator(_Yields(score=value), vae, IMAGES, seed=0)[0].values()
+    [number] = run_evaluator("mine", _Yields(score=value), vae, IMAGES, seed=0)[0].values()
     assert (type(number), number) == (float, 2.0)
 
 
 def test_the_model_is_at_evaluation_and_builds_no_graph(vae: VAE):
     evaluator = _Yields()
-    run_evaluator(evaluator, vae.train(), IMAGES, seed=0)
+    run_evaluator("mine", evaluator, vae.train(), IMAGES, seed=0)
     assert (evaluator.seen["training"], evaluator.seen["gradients"]) == (False, False)
     assert evaluator.seen["images"] is IMAGES
 
@@ -70,11 +73,112 @@ def test_the_noise_is_that_of_evaluation_and_follows_from_the_seed(vae: VAE):
     draws = []
     for seed in (3, 3, 4):
         evaluator = _Yields()
-        run_evaluator(evaluator, vae, IMAGES, seed)
+        run_evaluator("mine", evaluator, vae, IMAGES, seed)
         draws.append(evaluator.seen["draw"])
     expected = torch.rand((), generator=generator(3, "evaluation", torch.device("cpu"))).item()
     assert draws[0] == draws[1] == expected
     assert draws[2] != expected
+
+
+class _Fails(_Yields):
+    """An evaluator that raises."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, Any]]:
+        yield "elbo", 1.0
+        raise self.error
+
+
+class _OtherSignature(_Yields):
+    """An evaluator whose `run` takes something else."""
+
+    def run(self, vae: VAE) -> list[Any]:
+        return []
+
+
+class _Returns(_Yields):
+    """An evaluator that returns this instead of pairs."""
+
+    def __init__(self, results: Any) -> None:
+        self._results = results
+
+    def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Any:
+        return self._results
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "told"),
+    [
+        (_Fails(IndexError("out of range")), "fails: IndexError: out of range"),
+        (_OtherSignature(), r"fails: TypeError: .*takes 2 positional arguments but 4 were given"),
+        (_Returns(None), "fails: TypeError: 'NoneType' object is not iterable"),
+        (_Returns([1.0]), r"yields 1\.0; expected pairs of a name and a value"),
+        (_Returns(["ab"]), "yields 'ab'; expected pairs of a name and a value"),
+        (_Returns([(1, 2)]), r"yields \(1, 2\); expected pairs of a name and a value"),
+        (_Returns([("score", "high")]), "yields score='high'; expected a number or a"),
+        (
+            _Returns([("score", torch.zeros(3))]),
+            r"yields score=tensor\(.*; expected a number or a",
+        ),
+        (
+            _Returns([("scores", list(range(99)))]),
+            "yields scores=a list; expected a number or a",
+        ),
+        (
+            _Returns([("../../loose", Figure())]),
+            r"yields a figure called '\.\./\.\./loose'",
+        ),
+        (_Returns([("a/b", Figure())]), "yields a figure called 'a/b'"),
+        (_Returns([("a\\b", Figure())]), "yields a figure called 'a"),
+    ],
+)
+def test_what_an_evaluator_does_wrong_is_told_with_its_key_and_class(vae: VAE, evaluator: Any, told: str):
+    prefix = rf"evaluator\.mine \(.*test_evaluating\.{type(evaluator).__name__}\) "
+    with pytest.raises(UserError, match=prefix + told):
+        run_evaluator("mine", evaluator, vae, IMAGES, seed=0)
+
+
+@pytest.mark.parametrize("error", [UserError("mend it"), Interrupted(2)])
+def test_errors_of_ours_pass_through_an_evaluator(vae: VAE, error: Exception):
+    with pytest.raises(type(error)) as caught:
+        run_evaluator("mine", _Fails(error), vae, IMAGES, seed=0)
+    assert caught.value is error
+
+
+def test_an_evaluator_without_memory_is_named_and_not_the_batch_size(vae: VAE):
+    with pytest.raises(MemoryExhaustedError, match=r"ran out of memory.* in evaluator\.mine; let it") as caught:
+        run_evaluator("mine", _Fails(MemoryError()), vae, IMAGES, seed=0)
+    assert "trainer.batch_size" not in str(caught.value)
+
+
+def evaluations(tmp_path: Path, vae: VAE, **evaluators: Any) -> Evaluations:
+    return Evaluations(
+        evaluators, vae, train=IMAGES, val=IMAGES.first(0), seed=0, figures=tmp_path / "figures", trackers=[]
+    )
+
+
+def test_numbers_that_are_none_are_told_once(vae: VAE, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    each = evaluations(tmp_path, vae, mine=_Yields(a=float("nan"), b=1.0, c=float("inf")), other=_Yields(a=1.0))
+    with caplog.at_level(logging.WARNING), InterruptGuard() as guard:
+        for _ in range(3):
+            each.run(["mine", "other"], 1, guard)
+    assert sorted(record.getMessage() for record in caplog.records) == [
+        "evaluator.mine yields a=nan, which is no figure.",
+        "evaluator.mine yields c=inf, which is no figure.",
+    ]
+
+
+def test_evaluators_that_wait_for_the_end_are_announced(
+    vae: VAE, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    often = _Yields(b=2.0)
+    often.every = 1
+    each = evaluations(tmp_path, vae, mine=_Yields(a=1.0), often=often)
+    with caplog.at_level(logging.INFO), InterruptGuard() as guard:
+        assert each.run(["mine", "often"], 1, guard) == {"train/a": 1.0, "train/b": 2.0}
+    assert [record.getMessage() for record in caplog.records] == ["Evaluating mine …"]
 
 
 def test_figures_are_written_by_name(tmp_path: Path):

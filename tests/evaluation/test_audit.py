@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch.distributions import Independent, Normal
 
 from tests.model.test_vq import vq_vae
 from tests.objective.models import SHAPE, bernoulli_vae, linear_gaussian_vae
 from vae_exp.data.images import ImageSet
+from vae_exp.errors import UserError
 from vae_exp.evaluation.audit import Audit, audit
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
@@ -53,6 +55,36 @@ def test_a_loss_that_is_not_in_nats_is_told():
     found = audit(bernoulli_vae(2), PerPixel(), black_and_white(), noise())
     assert len(found.concerns) == 1
     assert "The loss is 0.1667 times what it would be in nats" in found.concerns[0]
+
+
+class Off:
+    """A loss one of whose terms is no number for some image."""
+
+    def __init__(self, name: str, value: float) -> None:
+        self.name, self.value = name, value
+
+    def __call__(self, vae: VAE, images: torch.Tensor, generator: torch.Generator) -> LossTerms:
+        terms = ELBO()(vae, images, generator)
+        getattr(terms, self.name)[1] = self.value
+        return terms
+
+
+@pytest.mark.parametrize(("name", "value"), [("rate", "nan"), ("distortion", "inf"), ("loss", "-inf")])
+def test_a_loss_that_yields_no_numbers_is_refused(name: str, value: str):
+    with pytest.raises(UserError, match=rf"loss \(.*\.Off\) yields {name}={value} on the first images"):
+        audit(bernoulli_vae(2), Off(name, float(value)), grey(), noise())
+
+
+def test_a_weight_beyond_single_precision_is_refused():
+    with pytest.raises(UserError, match=r"BetaVAE\) yields loss=inf on the first images"):
+        audit(bernoulli_vae(2), BetaVAE(1e40), grey(), noise())
+
+
+def test_a_posterior_of_no_numbers_is_refused():
+    vae = bernoulli_vae(2)
+    vae.encoder.forward = lambda images: Independent(Normal(images.flatten(1)[:, :2] * float("nan"), 1.0), 1)
+    with pytest.raises(UserError, match=r"loss \(.*ELBO\) (fails|yields \w+=nan) on the first images"):
+        audit(vae, ELBO(), grey(), noise())
 
 
 def test_a_bound_of_several_samples_has_no_weights():

@@ -9,6 +9,7 @@ from torch import nn
 from torch.distributions import Independent, Normal
 
 from vae_exp.data.images import ImageSet
+from vae_exp.errors import UserError
 from vae_exp.evaluation.disentanglement import (
     DisentanglementEvaluator,
     completeness,
@@ -145,3 +146,12 @@ def test_without_factors_nothing_is_measured(images: ImageSet, told: str, caplog
     with caplog.at_level(logging.WARNING):
         assert not list(DisentanglementEvaluator(None, 300, 0).run(Model(), images, torch.Generator()))
     assert told in caplog.text
+
+
+def test_data_without_factors_are_refused_before_training():
+    evaluator = DisentanglementEvaluator(None, 300, 0)
+    evaluator.check(Model(), image_set())
+    with pytest.raises(UserError, match=r"evaluator=disentanglement needs factors, and the data have none"):
+        evaluator.check(Model(), image_set(with_factors=False))
+    with pytest.raises(UserError, match=r"evaluator=disentanglement needs at least 4 images and would have 3"):
+        evaluator.check(Model(), image_set().first(3))

@@ -109,6 +109,14 @@ def test_without_labels_and_without_a_file_nothing_is_told(caplog):
     assert "neither a file of features nor labels" in caplog.text
 
 
+def test_a_single_image_is_refused():
+    images = ImageSet(torch.rand(2, *SHAPE), None, 1)
+    model = Sampler(images.scaled())
+    FIDEvaluator(None, None, 1, 0).check(model, images)
+    with pytest.raises(UserError, match=r"evaluator=fid needs at least 2 images and would have 1"):
+        FIDEvaluator(None, None, 1, 0).check(model, images.first(1))
+
+
 def test_a_file_that_is_missing_or_something_else_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match=r"nowhere.pt2 does not exist"):
         FIDEvaluator(str(tmp_path / "nowhere.pt2"), None, 1, 0)

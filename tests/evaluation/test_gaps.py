@@ -79,6 +79,12 @@ def test_the_model_is_left_as_it_was(images: ImageSet):
     assert all(each.requires_grad and each.grad is None for each in vae.parameters())
 
 
+@pytest.mark.parametrize(("asked", "used"), [(None, 6), (4, 4)])
+def test_it_says_how_many_images_it_used(images: ImageSet, asked: int | None, used: int):
+    vae = linear_gaussian_vae(1, noise(), widening=1.0)
+    assert found(vae, images, num_images=asked, num_steps=2, num_importance_samples=5)["gaps_images"] == used
+
+
 def test_a_rate_of_nothing_is_refused():
     with pytest.raises(ValueError, match="learning_rate=0"):
         GapsEvaluator(None, 1, 0, 1, 0)

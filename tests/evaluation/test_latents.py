@@ -9,6 +9,7 @@ from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from vae_exp.data.images import ImageSet
+from vae_exp.errors import UserError
 from vae_exp.evaluation.aggregate import AggregateEvaluator
 from vae_exp.evaluation.probe import ProbeEvaluator
 from vae_exp.evaluation.units import UnitsEvaluator
@@ -93,6 +94,26 @@ def test_collapsed_codes_tell_nothing_and_are_the_prior():
     assert found["aggregate_kl"] == pytest.approx(0, abs=1e-5)
 
 
+def test_of_a_single_image_nothing_is_told(caplog: pytest.LogCaptureFixture):
+    assert values(AggregateEvaluator(1, 3, 0), given(torch.zeros(30, 2), torch.ones(2)), numbered(30)) == {}
+    assert "raise evaluator.aggregate.num_images" in caplog.text
+
+
+def test_a_part_of_the_rate_that_cannot_be_is_not_told(caplog: pytest.LogCaptureFixture):
+    """Codes whose aggregate is close to the prior: with one draw of each, the estimate may fall below zero."""
+    means = torch.linspace(-1.5, 1.5, 3).unsqueeze(1)
+    told, left_out = 0, 0
+    for seed in range(40):
+        evaluator, model = AggregateEvaluator(None, 1, 0), given(means, torch.tensor([0.6]))
+        found = dict(evaluator.run(model, numbered(3), torch.Generator().manual_seed(seed)))
+        assert all(value >= 0 for value in found.values())
+        told += "aggregate_kl" in found
+        left_out += "aggregate_kl" not in found
+    assert told > 0
+    assert left_out > 0
+    assert caplog.text.count("Raise evaluator.aggregate.num_samples") >= left_out
+
+
 def test_parts_of_the_pairs_add_up(monkeypatch: pytest.MonkeyPatch):
     means = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
     whole = values(AggregateEvaluator(None, 3, 0), given(means, torch.ones(2)), numbered(30))
@@ -136,6 +157,14 @@ def test_without_labels_nothing_is_probed(labels, caplog: pytest.LogCaptureFixtu
         == {}
     )
     assert "nothing is probed" in caplog.text
+
+
+def test_a_split_too_small_to_be_probed_is_refused():
+    evaluator, model = ProbeEvaluator(3, None, 64, 0), given(torch.zeros(9, 2), torch.ones(2))
+    with pytest.raises(UserError, match=r"evaluator=probe needs at least 4 images and would have 3: "):
+        evaluator.check(model, numbered(3, torch.arange(3)))
+    evaluator.check(model, numbered(4, torch.arange(4)))
+    evaluator.check(model, numbered(3))  # without labels nothing is probed
 
 
 @pytest.mark.parametrize(

@@ -58,12 +58,29 @@ def test_a_grid_that_misses_something_is_told(images: ImageSet, caplog):
     assert "the grid misses" in caplog.text
 
 
+def test_a_divergence_that_cannot_be_is_not_told_but_its_remedy_is(images: ImageSet, caplog):
+    with caplog.at_level(logging.WARNING):
+        found = dict(QuadratureEvaluator(401, 0.01, None, 0).run(linear_gaussian_vae(1, noise()), images, noise()))
+    assert set(found) == {"quadrature_nll", "quadrature_negative_elbo", "quadrature_images", "posteriors"}
+    assert "posterior_kl would be -" in caplog.text
+    assert "Raise evaluator.quadrature.reach" in caplog.text
+
+
+def test_it_says_how_many_images_it_used(images: ImageSet):
+    vae = linear_gaussian_vae(1, noise())
+    for asked, used in ((None, 9), (4, 4)):
+        found = dict(QuadratureEvaluator(11, 8.0, asked, 0).run(vae, images, noise()))
+        assert found["quadrature_images"] == used
+
+
 def test_more_units_than_can_be_integrated_over_are_refused(images: ImageSet):
     with pytest.raises(UserError, match="at most 2 latent units; the model has 3"):
         QuadratureEvaluator(11, 6.0, None, 0).check(bernoulli_vae(3), images)
 
 
-@pytest.mark.parametrize(("side", "reach", "told"), [(2, 6.0, "side=2"), (5, 0.0, "reach=0.0")])
+@pytest.mark.parametrize(
+    ("side", "reach", "told"), [(2, 6.0, "side=2"), (5, 0.0, "reach=0.0"), (5, float("inf"), "reach=inf")]
+)
 def test_a_grid_without_extent_is_refused(side: int, reach: float, told: str):
     with pytest.raises(ValueError, match=told):
         QuadratureEvaluator(side, reach, None, 0)

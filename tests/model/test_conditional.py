@@ -39,6 +39,12 @@ def labelled(count: int = 11) -> ImageSet:
     return ImageSet(pixels, torch.arange(count) * 3 % CLASSES, 255)
 
 
+@pytest.mark.parametrize(("classes", "told"), [(None, "null"), (0, "0")])
+def test_a_model_of_no_classes_is_refused(classes: int | None, told: str):
+    with pytest.raises(ValueError, match=rf"model\.classes={told} must be at least 1"):
+        ConditionalEncoder(SHAPE, 2, [5], "tanh", classes)
+
+
 def test_the_class_stands_beside_the_image_and_the_latents():
     vae, x, y = conditional_vae(), torch.rand(5, *SHAPE), torch.tensor([0, 3, 1, 1, 2])
     hot = torch.eye(CLASSES)[y]

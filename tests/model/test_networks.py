@@ -10,6 +10,7 @@ from vae_exp.model.networks import (
     conv_stack,
     halved_sizes,
     mlp,
+    require_normalisable,
     transposed_conv_stack,
 )
 
@@ -76,3 +77,19 @@ def test_a_residual_block_normalises_activates_and_convolves_twice():
     norm = torch.nn.GroupNorm(8, 8)
     expected = features + other(torch.relu(norm(one(torch.relu(norm(features))))))
     torch.testing.assert_close(block(features), expected)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 8])
+def test_residual_blocks_that_would_normalise_single_numbers_are_refused(channels: int):
+    with pytest.raises(ValueError, match=r"model\.hidden_dims=.* comes to a map of 1x1"):
+        require_normalisable([16, 16, channels], [1, 8, 8], 1)
+    require_normalisable([16, 16, channels], [1, 8, 8], 0)
+    require_normalisable([16, 16, channels], [1, 8, 16], 1)
+    require_normalisable([channels, channels], [1, 8, 8], 1)
+
+
+@pytest.mark.parametrize("channels", [3, 6, 12, 16])
+def test_what_is_not_refused_trains_on_a_single_image(channels: int):
+    require_normalisable([channels] * 3, [1, 8, 8], 1)
+    stack = conv_stack([1, *[channels] * 3], "relu", 1).train()
+    assert stack(torch.rand(1, 1, 8, 8)).shape == (1, channels, 1, 1)

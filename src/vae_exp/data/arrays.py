@@ -40,7 +40,7 @@ class ArraysSource:
         test_size: int = 0,
     ) -> None:
         if not path:
-            raise UserError("data.path is missing: data=arrays reads an .npz file, data.path=my_images.npz.")
+            raise UserError("data.path is missing; name the .npz file, data.path=my_images.npz.")
         if layout not in LAYOUTS:
             raise UserError(f"data.layout={layout} is not known; use one of {', '.join(LAYOUTS)}.")
         if not 1 <= white <= 255 or test_size < 0:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from math import inf
 
 import torch
 
@@ -13,9 +14,9 @@ _log = logging.getLogger(__name__)
 _IMAGES = 500
 _THRESHOLD = 0.01  # of the variance of a unit's mean (Burda et al. 2016)
 _LEAST_RATE = 0.1  # nats per image
-_PATIENCE = 2  # epochs: a first one may still be on its way
+_PATIENCE = 3  # epochs: the first ones may still be on their way
 _REMEDY = (
-    "a smaller weight of the rate at first (loss=beta_vae loss.beta=1 +loss/schedule@loss.beta=linear), "
+    "a smaller weight of the rate at first (loss=beta_vae +loss/schedule@loss.beta=linear), "
     "loss=free_bits, or a smaller decoder may help"
 )
 
@@ -37,6 +38,7 @@ class CollapseMonitor:
         self._schedules = schedules
         self._most = 0
         self._low_epochs = 0
+        self._rate_before = inf
         self._told_rate = self._told_units = False
 
     @torch.no_grad()
@@ -45,7 +47,8 @@ class CollapseMonitor:
         rate = metrics["train/rate"]
         low = rate < _LEAST_RATE and self._schedules.are_at_end()
         self._low_epochs = self._low_epochs + 1 if low else 0
-        if self._low_epochs == _PATIENCE and not self._told_rate:
+        rising, self._rate_before = rate > self._rate_before, rate  # it may still be on its way up
+        if self._low_epochs >= _PATIENCE and not rising and not self._told_rate:
             self._told_rate = True
             _log.warning(
                 "The rate is %.3g nats per image: the latents tell next to nothing of it; %s.", rate, _REMEDY

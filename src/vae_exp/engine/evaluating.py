@@ -1,7 +1,9 @@
 """Running evaluators: numbers on one side, figures on the other."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,14 @@ import torch
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.determinism import generator
 from vae_exp.engine.interruption import InterruptGuard
+from vae_exp.engine.memory import evaluator_out_of_memory
 from vae_exp.engine.precision import computing_in
 from vae_exp.engine.protocols import Evaluator, Tracker
+from vae_exp.errors import Interrupted, UserError
 from vae_exp.model.vae import VAE
 from vae_exp.run_directory import write_atomically
 
+_log = logging.getLogger(__name__)
 _QUICK = {"compress_level": 1}
 
 
@@ -48,6 +53,7 @@ class Evaluations:
         self._seed = seed
         self._figures = figures
         self._trackers = trackers
+        self._told: set[str] = set()
 
     def due(self, epoch: int) -> list[str]:
         """Those whose turn it is after this epoch."""
@@ -62,12 +68,17 @@ class Evaluations:
 
         Raises:
             Interrupted: on Ctrl-C or SIGTERM, before the next evaluator.
+            UserError: if one cannot be run.
         """
         split = "val" if len(self._val) else "train"
         metrics: dict[str, float] = {}
         for name in names:
             guard.check()
-            numbers, figures = run_evaluator(self._evaluators[name], self._vae, self._images, self._seed)
+            evaluator = self._evaluators[name]
+            if not evaluator.every:
+                _log.info("Evaluating %s …", name)
+            numbers, figures = run_evaluator(name, evaluator, self._vae, self._images, self._seed)
+            self._told |= warn_of_strange_numbers(name, numbers, self._told)
             metrics |= {f"{split}/{key}": value for key, value in numbers.items()}
             if figures:
                 paths = save_figures(figures, self._figures)
@@ -83,24 +94,90 @@ class Evaluations:
 
 @torch.no_grad()
 def run_evaluator(
-    evaluator: Evaluator, vae: VAE, images: ImageSet, seed: int
+    name: str, evaluator: Evaluator, vae: VAE, images: ImageSet, seed: int
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """What an evaluator yields, with noise that follows from the seed alone.
 
+    Args:
+        name: Its key in the group `evaluator`.
+        evaluator: What is run.
+        vae: The model.
+        images: What it is run on.
+        seed: Of the noise.
+
     Returns:
         Numbers by name, and matplotlib figures by name.
+
+    Raises:
+        UserError: if it fails, or yields something else than these.
+        MemoryExhaustedError: if memory does not suffice for it.
     """
     vae.eval()
     noise = generator(seed, "evaluation", images.device)
+    what = f"evaluator.{name} ({type(evaluator).__module__}.{type(evaluator).__qualname__})"
     numbers: dict[str, float] = {}
     figures: dict[str, Any] = {}
-    with computing_in(vae, "fp32"):
-        for name, value in evaluator.run(vae, images, noise):
-            if hasattr(value, "savefig"):
-                figures[name] = value
-            else:
-                numbers[name] = float(value)
+    try:
+        with computing_in(vae, "fp32"):
+            for key, value in _named(what, evaluator.run(vae, images, noise)):
+                if hasattr(value, "savefig"):
+                    figures[_file_name(what, key)] = value
+                else:
+                    numbers[key] = _number(what, key, value)
+    except (UserError, Interrupted):
+        raise
+    except Exception as error:  # of a user's own class, which may stumble over anything
+        told = evaluator_out_of_memory(error, name, images.device)
+        raise told or UserError(f"{what} fails: {type(error).__name__}: {error}") from error
     return numbers, figures
+
+
+def warn_of_strange_numbers(name: str, numbers: Mapping[str, float], told: set[str]) -> set[str]:
+    """Warn of numbers of an evaluator that are none, unless they have been told before.
+
+    Args:
+        name: The evaluator's key.
+        numbers: What it has yielded.
+        told: Metrics that have been told, each as `evaluator.metric`.
+
+    Returns:
+        Those of this call, as `told` has them.
+    """
+    strange = {key for key, value in numbers.items() if not isfinite(value)}
+    for key in sorted(strange):
+        if f"{name}.{key}" not in told:
+            _log.warning("evaluator.%s yields %s=%s, which is no figure.", name, key, numbers[key])
+    return {f"{name}.{key}" for key in strange}
+
+
+def _named(what: str, results: Any) -> Iterator[tuple[str, Any]]:
+    """What `run` yields, each a pair."""
+    for result in results:
+        if not isinstance(result, tuple | list) or len(result) != 2 or not isinstance(result[0], str):
+            raise UserError(f"{what} yields {_shown(result)}; expected pairs of a name and a value.")
+        yield result[0], result[1]
+
+
+def _number(what: str, key: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{what} yields {key}={_shown(value)}; expected a number or a matplotlib Figure."
+        ) from error
+
+
+def _file_name(what: str, key: str) -> str:
+    """The name of a figure, which becomes that of a file in the run directory."""
+    if not key or "/" in key or "\\" in key or ".." in key:
+        raise UserError(f"{what} yields a figure called {key!r}; expected a plain name, which a file could have.")
+    return key
+
+
+def _shown(value: Any) -> str:
+    """A value in a few words; of a large one its type."""
+    told = repr(value)
+    return told if len(told) <= 60 and "\n" not in told else f"a {type(value).__name__}"
 
 
 def save_figures(figures: Mapping[str, Any], folder: Path) -> dict[str, Path]:

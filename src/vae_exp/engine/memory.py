@@ -9,15 +9,32 @@ _CPU_MESSAGE = "can't allocate memory"
 
 
 def out_of_memory(error: BaseException, batch_size: int, device: torch.device) -> MemoryExhaustedError | None:
-    """The error in the user's words, if it says that memory has run out; None otherwise."""
-    if not (isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or _CPU_MESSAGE in str(error)):
+    """An error of a training step in the user's words, if it says that memory has run out; None otherwise."""
+    if not _is_about_memory(error):
         return None
-    free = free_memory(device)
-    at_hand = "" if free is None else f" ({_gibibytes(free)} free{_of_total(device)})"
     return MemoryExhaustedError(
-        f"{device} ran out of memory{at_hand} with trainer.batch_size={batch_size}; use a smaller batch, "
+        f"{device} ran out of memory{_at_hand(device)} with trainer.batch_size={batch_size}; use a smaller batch, "
         f"a smaller model, trainer.precision=bf16, or data.resident=false."
     )
+
+
+def evaluator_out_of_memory(error: BaseException, name: str, device: torch.device) -> MemoryExhaustedError | None:
+    """Likewise an error of an evaluator, to which the batches of training are nothing."""
+    if not _is_about_memory(error):
+        return None
+    return MemoryExhaustedError(
+        f"{device} ran out of memory{_at_hand(device)} in evaluator.{name}; let it take fewer images or less at "
+        f"once (such as num_images, batch_size or chunk_size of evaluator.{name}, as far as it has them)."
+    )
+
+
+def _is_about_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or _CPU_MESSAGE in str(error)
+
+
+def _at_hand(device: torch.device) -> str:
+    free = free_memory(device)
+    return "" if free is None else f" ({_gibibytes(free)} free{_of_total(device)})"
 
 
 def _of_total(device: torch.device) -> str:

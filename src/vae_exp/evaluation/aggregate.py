@@ -1,5 +1,6 @@
 """The aggregate posterior: how much z tells about x, and how far the codes lie from the prior."""
 
+import logging
 from collections.abc import Iterator
 from math import log
 
@@ -11,6 +12,8 @@ from vae_exp.evaluation.arguments import require_count
 from vae_exp.evaluation.requirements import require_density
 from vae_exp.model.vae import VAE
 
+_log = logging.getLogger(__name__)
+_ROUNDING = 1e-4  # nats
 _PAIRS_AT_ONCE = 1_000_000
 
 
@@ -19,6 +22,7 @@ class AggregateEvaluator:
 
     q(z) = (1/N) Σₙ q(z|xₙ) is the mixture over the N images that are scored, summed exactly; z is drawn from it.
     Yields `mutual_information`, which is at most log N, and `aggregate_kl`, both in nats; they add up to the rate.
+    One that comes out negative, for want of draws, is left out, and so are both of a single image.
 
     Args:
         num_images: N, from the start of the split; None for all. Time and memory grow with its square.
@@ -46,6 +50,11 @@ class AggregateEvaluator:
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:
         """Yield names and values."""
         images = images.first(self._num_images)
+        if len(images) == 1:
+            _log.warning(
+                "evaluator.aggregate: of a single image nothing is told; raise evaluator.aggregate.num_images."
+            )
+            return
         with vae.given(images.labels):
             posterior = vae.encode(images.scaled())
         latents = sample(posterior, generator, (self._num_samples,))
@@ -58,5 +67,13 @@ class AggregateEvaluator:
             densities = posterior.log_prob(part.unsqueeze(1))  # [drawn, images]
             total += (densities.double().logsumexp(dim=1) - log(count)).sum().item()
         mixture = total / len(flat)
-        yield "mutual_information", own - mixture
-        yield "aggregate_kl", mixture - prior
+        for name, value in (("mutual_information", own - mixture), ("aggregate_kl", mixture - prior)):
+            if value > -_ROUNDING:
+                yield name, max(value, 0.0)
+            else:
+                _log.warning(
+                    "evaluator.aggregate: %s would be %.3g, and cannot be negative; it is not told. Raise "
+                    "evaluator.aggregate.num_samples.",
+                    name,
+                    value,
+                )

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
 from vae_exp.data.images import ImageSet
+from vae_exp.errors import UserError
 from vae_exp.evaluation.requirements import first_likelihood
 from vae_exp.model.vae import VAE
-from vae_exp.objective.loss_terms import Loss
+from vae_exp.objective.loss_terms import Loss, LossTerms
 
 _IMAGES = 256
 _PIXELS_FROM = 2000
@@ -68,6 +69,9 @@ def audit(vae: VAE, loss: Loss, images: ImageSet, generator: torch.Generator) ->
         loss: What will be minimised.
         images: The training images, as they are scored.
         generator: Of the draws; the process-wide generators stay as they are.
+
+    Raises:
+        UserError: if the loss yields something else than numbers.
     """
     was_training = vae.training
     vae.eval()
@@ -91,8 +95,7 @@ def _weights(
     vae: VAE, loss: Loss, images: ImageSet, generator: torch.Generator
 ) -> tuple[float | None, float | None]:
     part = images.first(_IMAGES)
-    with vae.given(part.labels):
-        terms = loss(vae, part.scaled(), generator)
+    terms = _terms(vae, loss, part, generator)
     parts = torch.stack([terms.distortion, terms.rate], dim=1).double()
     spread = parts.std(dim=0) if len(part) > 2 else torch.zeros(2)
     if bool((spread < _CONSTANT * parts.abs().mean(dim=0)).any()) or not bool(spread.all()):
@@ -103,6 +106,25 @@ def _weights(
     if residual.norm() > _LINEAR * terms.loss.double().norm() or weight == 0:
         return None, None
     return weight, charge / weight
+
+
+def _terms(vae: VAE, loss: Loss, images: ImageSet, generator: torch.Generator) -> LossTerms:
+    """The terms of a loss, all of them numbers: training from anything else would end with its first step."""
+    what = f"loss ({type(loss).__module__}.{type(loss).__qualname__})"
+    try:
+        with vae.given(images.labels):
+            terms = loss(vae, images.scaled(), generator)
+    except ValueError as error:  # of torch.distributions, which look at their parameters
+        raise UserError(f"{what} fails on the first images: {error}") from error
+    for name in ("distortion", "rate", "loss"):
+        values = getattr(terms, name)
+        bad = values[~values.isfinite()]
+        if len(bad):
+            raise UserError(
+                f"{what} yields {name}={bad[0].item()} on the first images; look for an argument of the loss "
+                f"that is too large, or for a division or a logarithm of zero in the model."
+            )
+    return terms
 
 
 def _entropy(pixels: Tensor) -> Tensor:

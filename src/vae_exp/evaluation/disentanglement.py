@@ -12,12 +12,15 @@ from sklearn.metrics import mutual_info_score
 from sklearn.svm import LinearSVC
 
 from vae_exp.data.images import ImageSet
+from vae_exp.errors import UserError
 from vae_exp.evaluation.arguments import require_count
+from vae_exp.evaluation.requirements import require_images
 from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
 
 _log = logging.getLogger(__name__)
 _BINS = 20
+_LEAST = 4  # images: two to fit on, two to score
 _SVC_C = 0.01
 _TREES = 50
 _DEPTH = 8
@@ -45,8 +48,21 @@ class DisentanglementEvaluator:
 
     def __init__(self, num_images: int | None, batch_size: int, every: int) -> None:
         self.every = require_count("every", every, 0)
-        self._num_images = None if num_images is None else require_count("num_images", num_images, 4)
+        self._num_images = None if num_images is None else require_count("num_images", num_images, _LEAST)
         self._batch_size = require_count("batch_size", batch_size)
+
+    def check(self, vae: VAE, images: ImageSet) -> None:
+        """Refuse data that do not say what an image was made from.
+
+        Raises:
+            UserError: with the reason.
+        """
+        if images.factors is None:
+            raise UserError(
+                "evaluator=disentanglement needs factors, and the data have none; leave it out, or use data that "
+                "have them, such as data=dsprites."
+            )
+        require_images("disentanglement", images, self._num_images, _LEAST)
 
     @torch.no_grad()
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:

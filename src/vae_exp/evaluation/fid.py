@@ -12,12 +12,13 @@ from vae_exp.data.images import ImageSet
 from vae_exp.distributions.sampling import binarized
 from vae_exp.errors import UserError
 from vae_exp.evaluation.arguments import require_count
-from vae_exp.evaluation.requirements import is_bernoulli
+from vae_exp.evaluation.requirements import is_bernoulli, require_images
 from vae_exp.model.vae import VAE
 from vae_exp.run_directory import absolute_path
 
 _log = logging.getLogger(__name__)
 _BATCH = 200
+_LEAST = 2  # images
 _TRAINED_ON = 10_000
 _FEATURES = 64
 _SEED = 0  # of the classifier: distances of runs with different seeds are on the same features
@@ -47,9 +48,17 @@ class FIDEvaluator:
 
     def __init__(self, features: str | None, num_images: int | None, epochs: int, every: int) -> None:
         self.every = require_count("every", every, 0)
-        self._num_images = None if num_images is None else require_count("num_images", num_images, 2)
+        self._num_images = None if num_images is None else require_count("num_images", num_images, _LEAST)
         self._epochs = require_count("epochs", epochs)
         self._features = None if features is None else _loaded(features)
+
+    def check(self, vae: VAE, images: ImageSet) -> None:
+        """Refuse so few images that they have no covariance.
+
+        Raises:
+            UserError: says how many are needed.
+        """
+        require_images("fid", images, self._num_images, _LEAST)
 
     @torch.no_grad()
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:

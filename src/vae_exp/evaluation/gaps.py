@@ -23,10 +23,10 @@ class GapsEvaluator:
 
     With L[q] the ELBO of an image, q the encoder's posterior and q* the diagonal Gaussian that maximises L for
     this very image, found by Adam from where the encoder is: `inference_gap` = log p(x) − L[q],
-    `approximation_gap` = log p(x) − L[q*], `amortization_gap` = L[q*] − L[q], in nats per image. log p(x) is
-    estimated by importance sampling with half of the draws from q and half from q*, weighed by their mixture
-    (Veach & Guibas 1995): a lower bound in expectation. q and q* are compared with the same noise. For diagonal
-    Gaussian posteriors.
+    `approximation_gap` = log p(x) − L[q*], `amortization_gap` = L[q*] − L[q], in nats per image, and
+    `gaps_images`, how many images these are averages of. log p(x) is estimated by importance sampling with half
+    of the draws from q and half from q*, weighed by their mixture (Veach & Guibas 1995): a lower bound in
+    expectation. q and q* are compared with the same noise. For diagonal Gaussian posteriors.
 
     Args:
         num_images: From the start of the split; None for all.
@@ -87,6 +87,7 @@ class GapsEvaluator:
         yield "inference_gap", inference
         yield "approximation_gap", approximation
         yield "amortization_gap", amortization
+        yield "gaps_images", len(images)
 
     @torch.enable_grad()
     def _optimized(

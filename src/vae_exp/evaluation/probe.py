@@ -11,10 +11,12 @@ from sklearn.preprocessing import StandardScaler
 
 from vae_exp.data.images import ImageSet
 from vae_exp.evaluation.arguments import require_count
+from vae_exp.evaluation.requirements import require_images
 from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
 
 _log = logging.getLogger(__name__)
+_LEAST = 4  # images: two to fit on, two to score
 
 
 class ProbeEvaluator:
@@ -37,8 +39,17 @@ class ProbeEvaluator:
     def __init__(self, neighbours: int, num_images: int | None, batch_size: int, every: int) -> None:
         self.every = require_count("every", every, 0)
         self._neighbours = require_count("neighbours", neighbours)
-        self._num_images = None if num_images is None else require_count("num_images", num_images, 4)
+        self._num_images = None if num_images is None else require_count("num_images", num_images, _LEAST)
         self._batch_size = require_count("batch_size", batch_size)
+
+    def check(self, vae: VAE, images: ImageSet) -> None:
+        """Refuse so few images that none could be fitted on or none be scored.
+
+        Raises:
+            UserError: says how many are needed.
+        """
+        if images.labels is not None and not isinstance(vae, ConditionalVAE):
+            require_images("probe", images, self._num_images, _LEAST)
 
     @torch.no_grad()
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from math import isfinite
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ _BATCH = 100  # images
 _VALUES_AT_ONCE = 4_000_000
 _DRAWN = 6
 _TOLERANCE = 0.01
+_ROUNDING = 1e-3  # nats per image: what decoding in float32 may cost
 _COARSE = 0.3  # of a posterior in a single cell
 
 
@@ -29,9 +31,10 @@ class QuadratureEvaluator:
 
     Yields, in nats per image: `quadrature_nll`, −log p(x) without Monte Carlo error;
     `quadrature_negative_elbo`, with the expectation under q integrated too; `posterior_kl`, KL(q(z|x) ‖
-    p(z|x)), which is the difference of the two; and the figure `posteriors`: p(z|x) of some images with the
-    mean and deviation of q(z|x) on it. Exact up to the grid; a warning tells if the grid misses more than 1 %
-    of the prior's mass or of an image's q.
+    p(z|x)), which is the difference of the two, unless the grid misses so much that it would be negative;
+    `quadrature_images`, how many images these are averages of; and the figure `posteriors`: p(z|x) of some
+    images with the mean and deviation of q(z|x) on it. Exact up to the grid; a warning tells if the grid misses
+    more than 1 % of the prior's mass or of an image's q.
 
     Args:
         side: Points along each axis.
@@ -40,15 +43,15 @@ class QuadratureEvaluator:
         every: Cadence in epochs during training; 0 runs it once, at the end.
 
     Raises:
-        ValueError: if a count is below its least, or the reach not positive.
+        ValueError: if a count is below its least, or the reach not positive and finite.
     """
 
     def __init__(self, side: int, reach: float, num_images: int | None, every: int) -> None:
         self.every = require_count("every", every, 0)
         self._side = require_count("side", side, 3)
         self._num_images = None if num_images is None else require_count("num_images", num_images)
-        if not reach > 0:
-            raise ValueError(f"reach={reach} must be greater than 0.")
+        if not reach > 0 or not isfinite(reach):
+            raise ValueError(f"reach={reach} must be a finite number greater than 0.")
         self._reach = float(reach)
 
     def check(self, vae: VAE, images: ImageSet) -> None:
@@ -87,18 +90,28 @@ class QuadratureEvaluator:
                 maps += list(zip((log_joint - evidence).T.exp(), posterior.mean, posterior.stddev, strict=True))
         if missed > _TOLERANCE:
             _log.warning(
-                "evaluator.quadrature: the grid misses %.1f %% of a density; raise its side or its reach.",
+                "evaluator.quadrature: the grid misses %.1f %% of a density; raise "
+                "evaluator.quadrature.side or evaluator.quadrature.reach.",
                 100 * missed,
             )
         if coarsest > _COARSE:
             _log.warning(
-                "evaluator.quadrature: %.0f %% of a true posterior lie in a single cell of the grid; raise side.",
+                "evaluator.quadrature: %.0f %% of a true posterior lie in a single cell of the grid; raise "
+                "evaluator.quadrature.side.",
                 100 * coarsest,
             )
         exact, bound = torch.cat(nll).mean().item(), torch.cat(elbo).mean().item()
         yield "quadrature_nll", exact
         yield "quadrature_negative_elbo", bound
-        yield "posterior_kl", bound - exact
+        yield "quadrature_images", len(images)
+        if bound - exact > -_ROUNDING:
+            yield "posterior_kl", max(bound - exact, 0.0)
+        else:
+            _log.warning(
+                "evaluator.quadrature: posterior_kl would be %.3g, and no divergence is negative; it is not told. "
+                "Raise evaluator.quadrature.reach or evaluator.quadrature.side.",
+                bound - exact,
+            )
         shown = maps[:_DRAWN]
         shape = [self._side] * (1 if grid.shape[1] == 1 else 2)
         yield (

@@ -11,6 +11,26 @@ from vae_exp.model.vae import VAE
 _LOOKED_AT = 256
 
 
+def require_images(key: str, images: ImageSet, num_images: int | None, least: int) -> None:
+    """Refuse a split that is too small for an evaluator.
+
+    Args:
+        key: The evaluator, for the message.
+        images: What it will be asked to score.
+        num_images: How many of them it would take; None for all.
+        least: How many it needs.
+
+    Raises:
+        UserError: with both numbers.
+    """
+    count = len(images) if num_images is None else min(num_images, len(images))
+    if count < least:
+        raise UserError(
+            f"evaluator={key} needs at least {least} images and would have {count}: hold out more with "
+            f"data.validation_size, score another split, or leave the evaluator out."
+        )
+
+
 def require_density(key: str, vae: VAE, images: ImageSet) -> None:
     """Refuse a posterior that has no density over latents.
 

@@ -35,11 +35,12 @@ class ConditionalEncoder(MLPEncoder):
         latent_dim: int,
         hidden_dims: Sequence[int],
         activation: str,
-        classes: int,
+        classes: int | None,
         posterior: str = "diagonal",
     ) -> None:
-        if classes < 1:
-            raise ValueError(f"model.classes={classes} must be at least 1.")
+        if classes is None or classes < 1:
+            told = "null" if classes is None else classes
+            raise ValueError(f"model.classes={told} must be at least 1: how many classes the labels have.")
         super().__init__([prod(image_shape) + classes], latent_dim, hidden_dims, activation, posterior)
         self.classes = classes
 

@@ -7,7 +7,14 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from vae_exp.model.likelihoods import BernoulliLikelihood, Likelihood
-from vae_exp.model.networks import at_least_float32, halved_sizes, linear, mlp, transposed_conv_stack
+from vae_exp.model.networks import (
+    at_least_float32,
+    halved_sizes,
+    linear,
+    mlp,
+    require_normalisable,
+    transposed_conv_stack,
+)
 
 
 class MLPDecoder(nn.Module):
@@ -66,6 +73,7 @@ class ConvDecoder(nn.Module):
         residual_blocks: int = 0,
     ) -> None:
         super().__init__()
+        require_normalisable(hidden_dims, image_shape, residual_blocks)
         self.likelihood = likelihood or BernoulliLikelihood()
         channels, height, width = image_shape
         self._output_shape = (self.likelihood.parameters_per_value, channels, height, width)

@@ -6,7 +6,7 @@ from math import prod
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from vae_exp.model.networks import conv_stack, halved_sizes, mlp
+from vae_exp.model.networks import conv_stack, halved_sizes, mlp, require_normalisable
 from vae_exp.model.posteriors import posterior_head
 
 
@@ -62,6 +62,7 @@ class ConvEncoder(nn.Module):
         residual_blocks: int = 0,
     ) -> None:
         super().__init__()
+        require_normalisable(hidden_dims, image_shape, residual_blocks)
         channels, height, width = image_shape
         depth = len(hidden_dims)
         features = [channels, *hidden_dims][-1] * halved_sizes(height, depth)[-1] * halved_sizes(width, depth)[-1]

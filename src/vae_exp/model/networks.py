@@ -113,6 +113,29 @@ def halved_sizes(size: int, times: int) -> list[int]:
     return sizes
 
 
+def require_normalisable(hidden_dims: Sequence[int], image_shape: Sequence[int], residual_blocks: int) -> None:
+    """Refuse residual blocks that would normalise single numbers, and so tell nothing of them.
+
+    Args:
+        hidden_dims: Channels of the convolutions, from the image inwards.
+        image_shape: `[channels, height, width]`.
+        residual_blocks: How many there are at each size.
+
+    Raises:
+        ValueError: if a map of 1x1 has one channel to each group.
+    """
+    if not residual_blocks:
+        return
+    heights, widths = (halved_sizes(size, len(hidden_dims))[1:] for size in image_shape[1:])
+    for channels, height, width in zip(hidden_dims, heights, widths, strict=True):
+        if height == width == 1 and gcd(_NORM_GROUPS, channels) == channels:
+            raise ValueError(
+                f"model.hidden_dims={list(hidden_dims)} comes to a map of 1x1 with {channels} channels, each of "
+                f"which a residual block would normalise alone; use at least {2 * _NORM_GROUPS} there, or fewer "
+                f"layers."
+            )
+
+
 def conv_stack(channels: Sequence[int], activation: str, residual_blocks: int = 0) -> nn.Sequential:
     """3×3 convolutions of stride 2, each halving height and width (rounded up), each with activation.
 

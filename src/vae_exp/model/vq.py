@@ -9,7 +9,13 @@ from torch.distributions import Distribution
 
 from vae_exp.distributions.codes import NearestCodes, UniformCodes
 from vae_exp.model.likelihoods import BernoulliLikelihood, Likelihood
-from vae_exp.model.networks import at_least_float32, conv_stack, halved_sizes, transposed_conv_stack
+from vae_exp.model.networks import (
+    at_least_float32,
+    conv_stack,
+    halved_sizes,
+    require_normalisable,
+    transposed_conv_stack,
+)
 
 
 class VQEncoder(nn.Module):
@@ -39,6 +45,7 @@ class VQEncoder(nn.Module):
         super().__init__()
         if codes < 2 or code_dim < 1:
             raise ValueError(f"model.codes={codes} must be at least 2, and model.code_dim={code_dim} at least 1.")
+        require_normalisable(hidden_dims, image_shape, residual_blocks)
         channels = [image_shape[0], *hidden_dims]
         self.positions = prod(code_grid(image_shape, len(hidden_dims)))
         self.hidden = conv_stack(channels, activation, residual_blocks)
@@ -73,6 +80,7 @@ class VQDecoder(nn.Module):
         residual_blocks: int = 0,
     ) -> None:
         super().__init__()
+        require_normalisable(hidden_dims, image_shape, residual_blocks)
         self.likelihood = likelihood or BernoulliLikelihood()
         channels, height, width = image_shape
         self._output_shape = (self.likelihood.parameters_per_value, channels, height, width)

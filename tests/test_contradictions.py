@@ -1,0 +1,49 @@
+"""What a command line says twice or in vain is refused, whatever the config makes of it."""
+
+import json
+
+import pytest
+
+from tests.test_conf import composed
+from vae_exp.contradictions import refuse_contradictions
+from vae_exp.errors import UserError
+
+CHOICES = {"loss/schedule@loss.beta": "linear", "loss": "beta_vae", "model": "mlp"}
+
+
+def test_a_number_where_a_schedule_was_chosen_is_refused():
+    config = composed("train", "loss=beta_vae", "loss.beta=1", "+loss/schedule@loss.beta=linear")
+    with pytest.raises(UserError, match=r"loss\.beta=1(\.0)? overrides loss/schedule@loss\.beta=linear; leave"):
+        refuse_contradictions(config, CHOICES)
+    config = composed("train", "loss=beta_vae", "+loss/schedule@loss.beta=linear", "loss.beta.end=2")
+    refuse_contradictions(config, CHOICES)
+
+
+@pytest.mark.parametrize("sweep", [False, True])
+def test_a_run_and_a_job_of_a_sweep_are_refused_before_they_start(command, tmp_path, sweep: bool):
+    words = ["data=digits", "tracker=none", "loss=beta_vae", "+loss/schedule@loss.beta=cosine"]
+    words = ["--multirun", *words, "loss.beta=1,2"] if sweep else [*words, "loss.beta=1"]
+    finished = command("train", *words)
+    assert finished.code == 1
+    assert "loss.beta=1 overrides loss/schedule@loss.beta=cosine" in finished.err
+    assert "the end of the schedule is loss.beta.end" in finished.err
+    assert not list(tmp_path.glob("outputs/**/train.log"))
+    if sweep:
+        reasons = [json.loads(path.read_text())["error"] for path in tmp_path.glob("multirun/*/*/result.json")]
+        assert len(reasons) == 2
+        assert all("overrides loss/schedule@loss.beta=cosine" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize(
+    "key", ["latent_dims=[5,6]", "upper_hidden_dims=[3]", "classes=3", "codes=9", "code_dim=2"]
+)
+def test_a_key_of_another_model_is_refused(key: str):
+    with pytest.raises(UserError, match=r"is not used by this model"):
+        refuse_contradictions(composed("train", f"model.{key}"), {})
+
+
+def test_keys_that_a_model_uses_are_not_refused():
+    for model in ("two_layer", "conditional", "vq", "resnet"):
+        refuse_contradictions(composed("train", f"model={model}"), {})
+    refuse_contradictions(composed("train", "model.classes=3", "+model.encoder.groups=${model.classes}"), {})
+    refuse_contradictions(composed("train", "model.codes=3", "+model.encoder.codes=3"), {})
