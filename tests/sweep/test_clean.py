@@ -1,9 +1,17 @@
 from pathlib import Path
 
+import pytest
 from filelock import FileLock
 
 from tests.sweep.sweeps import make_job
+from vae_exp.errors import UserError
 from vae_exp.sweep.clean import leftovers, remove
+from vae_exp.sweep.plan import record
+
+
+def _sweep(folder: Path) -> Path:
+    record(folder, [], folder, [])
+    return folder
 
 
 def _checkpoint(job: Path) -> None:
@@ -20,11 +28,11 @@ def test_what_failed_and_what_was_set_aside_can_go_and_the_rest_stays(tmp_path: 
     lost = make_job(tmp_path, ["a=4"], None)
     for job in (done, half):
         _checkpoint(job)
-    found = leftovers(tmp_path, checkpoints=False)
+    found = leftovers(_sweep(tmp_path), checkpoints=False)
     assert {each.path for each in found} == {done / "previous" / "1", failed, lost}
     assert next(each.size for each in found if each.why == "set aside") == 5
-    assert remove(found) == []
-    assert {path.name for path in tmp_path.iterdir()} == {done.name, half.name}
+    assert remove(found, checkpoints=False) == []
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {done.name, half.name}
     assert (done / "result.json").exists()
 
 
@@ -32,15 +40,37 @@ def test_checkpoints_of_finished_jobs_can_go_too(tmp_path: Path):
     done, half = make_job(tmp_path, ["a=1"]), make_job(tmp_path, ["a=2"], "interrupted")
     for job in (done, half):
         _checkpoint(job)
-    [found] = leftovers(tmp_path, checkpoints=True)
+    [found] = leftovers(_sweep(tmp_path), checkpoints=True)
     assert found.path == done / "checkpoints" / "last.pt"
 
 
 def test_a_job_that_runs_is_never_removed(tmp_path: Path):
     job = make_job(tmp_path, ["a=1"], "failed")
-    [found] = leftovers(tmp_path, checkpoints=False)
+    [found] = leftovers(_sweep(tmp_path), checkpoints=False)
     with FileLock(job / ".lock"):
-        assert leftovers(tmp_path, checkpoints=False) == []
-        [problem] = remove([found])
+        assert leftovers(_sweep(tmp_path), checkpoints=False) == []
+        [problem] = remove([found], checkpoints=False)
     assert "another process" in problem
     assert job.is_dir()
+
+
+def test_what_has_come_to_something_meanwhile_is_not_removed(tmp_path: Path):
+    job = make_job(tmp_path, ["a=1"], "failed")
+    found = leftovers(_sweep(tmp_path), checkpoints=False)
+    (job / "result.json").write_text('{"status": "completed"}')
+    [problem] = remove(found, checkpoints=False)
+    assert "taken up meanwhile" in problem
+    assert job.is_dir()
+
+
+def test_a_job_with_its_best_checkpoint_alone_can_go_on_and_stays(tmp_path: Path):
+    job = make_job(tmp_path, ["a=1"], None)
+    (job / "checkpoints").mkdir()
+    (job / "checkpoints" / "best.pt").write_bytes(b"0")
+    assert leftovers(_sweep(tmp_path), checkpoints=True) == []
+
+
+def test_a_folder_that_is_no_sweep_is_left_alone(tmp_path: Path):
+    make_job(tmp_path, ["a=1"], "failed")
+    with pytest.raises(UserError, match=r"has no sweep\.json"):
+        leftovers(tmp_path, checkpoints=False)

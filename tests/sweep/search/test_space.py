@@ -73,3 +73,9 @@ def test_a_grid_needs_values_that_can_be_listed():
     assert parsed_space(["a=1,2", "b=int(interval(2,4))"], {}).grid() == {"a": ["1", "2"], "b": [2, 3, 4]}
     with pytest.raises(UserError, match=r"name=grid: c has no list of values"):
         parsed_space(["c=interval(0,1)"], {}).grid()
+
+
+def test_the_last_value_of_a_key_counts():
+    space = parsed_space(["a=1,2", "b=1,2", "a=3"], {})
+    assert space.fixed == ("a=3",)
+    assert set(space.distributions) == {"b"}

@@ -241,8 +241,9 @@ class Search:
         fixed = list(job_key(self._space.fixed))
         if self._study.user_attrs.get("fixed") != fixed:
             before = " ".join(self._study.user_attrs.get("fixed", []))
+            now = " ".join(fixed)
             raise UserError(
-                f"{self._journal} is of a search with {before}, not with {' '.join(fixed)}; choose another sweep.name."
+                f"{self._journal} is of a search with {before}, not with {now}; choose another sweep.name."
             )
         if self._study.user_attrs.get("pruner") != dict(self._settings.pruner):
             self._study.set_user_attr("pruner", dict(self._settings.pruner))
