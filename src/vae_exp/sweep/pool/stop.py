@@ -9,7 +9,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequests:
-    """While it is entered, signals are counted instead of ending the process."""
+    """While it is entered, signals are counted instead of ending the process.
+
+    Once one has come they stay ignored: the process is about to end, and what it still writes is short.
+    """
 
     def __init__(self) -> None:
         self.count = 0
@@ -25,7 +28,7 @@ class StopRequests:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if self.count else handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.count += 1

@@ -1,0 +1,39 @@
+"""Ctrl-C at the launcher of a pool."""
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from vae_exp.sweep.pool.stop import StopRequests
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.fixture(autouse=True)
+def _handlers_as_before() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in NUMBERS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_requests_are_counted_and_the_first_is_remembered():
+    with StopRequests() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+    assert (stop.count, stop.first) == (2, signal.SIGTERM)
+
+
+def test_a_request_after_the_last_job_does_not_cut_the_end_short():
+    with StopRequests():
+        signal.raise_signal(signal.SIGINT)
+    for number in NUMBERS:
+        signal.raise_signal(number)
+
+
+def test_without_a_request_signals_are_handled_as_before():
+    with StopRequests():
+        pass
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
