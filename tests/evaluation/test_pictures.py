@@ -5,6 +5,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
+from tests.model.test_conditional import conditional_vae, labelled
 from vae_exp.data.images import ImageSet
 from vae_exp.evaluation import drawings
 from vae_exp.evaluation.figures import FiguresEvaluator
@@ -66,3 +67,21 @@ def test_the_evaluator_yields_the_same_pictures(generator):
     images = ImageSet(torch.rand(8, 1, 8, 8, generator=generator), None, 1)
     figures = dict(FiguresEvaluator(4, 3, every=0).run(vae(2, (1, 8, 8)), images, generator))
     assert list(figures) == ["reconstructions", "samples", "manifold", "interpolations", "latent_scatter"]
+
+
+def test_pictures_of_a_class_conditional_model_say_which_class_they_show(generator):
+    images = labelled()
+    pictures = {each.name: each for each in all_pictures(conditional_vae().eval(), images, generator, 4, 3)}
+    footers = {name: each.figure.axes[0].get_xlabel() for name, each in pictures.items()}
+    assert footers["samples"] == "classes 0 to 3 in turn"
+    assert images.labels is not None
+    assert footers["manifold"].endswith(f"; class {images.labels[0]}")
+    plain = {each.name: each for each in all_pictures(vae(2, (1, 2, 3)), images, generator, 4, 3)}
+    assert plain["samples"].figure.axes[0].get_xlabel() == ""
+    assert "class" not in plain["manifold"].figure.axes[0].get_xlabel()
+
+
+@pytest.mark.parametrize(("columns", "side"), [(1, 3), (101, 3), (4, 1), (4, 101)])
+def test_a_grid_that_no_page_shows_is_refused(columns: int, side: int):
+    with pytest.raises(ValueError, match="must be"):
+        FiguresEvaluator(columns, side, every=0)

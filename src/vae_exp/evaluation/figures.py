@@ -10,20 +10,22 @@ from vae_exp.evaluation.arguments import require_count
 from vae_exp.evaluation.pictures import all_pictures
 from vae_exp.model.vae import VAE
 
+_MOST = 100  # of anything in a row: what is larger no page shows
+
 
 class FiguresEvaluator:
     """Reconstructions, samples, the manifold or traversals, interpolations and the latent scatter.
 
     Args:
-        columns: Images per row.
-        manifold_side: Points along an axis of the manifold of a two-dimensional latent space.
+        columns: Images per row, 2 to 100.
+        manifold_side: Points along an axis of the manifold of a two-dimensional latent space, 2 to 100.
         every: Cadence in epochs during training; 0 runs it once, at the end.
     """
 
     def __init__(self, columns: int, manifold_side: int, every: int) -> None:
         self.every = require_count("every", every, 0)
-        self._columns = require_count("columns", columns, 2)
-        self._manifold_side = require_count("manifold_side", manifold_side, 2)
+        self._columns = require_count("columns", columns, 2, _MOST)
+        self._manifold_side = require_count("manifold_side", manifold_side, 2, _MOST)
 
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, Figure]]:
         """Yield names and figures."""

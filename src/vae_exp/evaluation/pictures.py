@@ -19,6 +19,7 @@ from vae_exp.evaluation.generation import (
     most_active_units,
     traversals,
 )
+from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
 
 _MOST_ROWS = 16
@@ -62,7 +63,7 @@ def all_pictures(
     if not isinstance(vae.prior(), UniformCodes):  # entries of a codebook have no way from one to another
         with vae.given(images.labels_at(slice(0, 1))):  # what is drawn there is of the first image's class
             by_unit = (
-                manifold_picture(vae, manifold_side)
+                manifold_picture(vae, manifold_side, _class_of_the_first(vae, images))
                 if means.shape[1] == 2
                 else traversal_picture(vae, images, means, columns)
             )
@@ -90,11 +91,15 @@ def reconstructions(vae: VAE, images: ImageSet, columns: int) -> Picture:
 def samples(vae: VAE, generator: torch.Generator, columns: int) -> Picture:
     """Mean images of draws from the prior."""
     images = vae.sample(columns * columns, generator)
-    figure = drawings.image_grid(_in_rows(images, columns).cpu().numpy(), "Samples: E[x|z] for z ~ p(z)")
+    figure = drawings.image_grid(
+        _in_rows(images, columns).cpu().numpy(),
+        "Samples: E[x|z] for z ~ p(z)",
+        footer=f"classes 0 to {vae.classes - 1} in turn" if isinstance(vae, ConditionalVAE) else "",
+    )
     return Picture("samples", {"samples": images}, figure)
 
 
-def manifold_picture(vae: VAE, side: int) -> Picture:
+def manifold_picture(vae: VAE, side: int, of_class: str = "") -> Picture:
     """The two-dimensional latent space, seen through the inverse normal CDF."""
     images, axis = manifold(vae, side)
     low, high = axis[0].item(), axis[-1].item()
@@ -102,7 +107,7 @@ def manifold_picture(vae: VAE, side: int) -> Picture:
         images.cpu().numpy(),
         "E[x|z] over the quantiles of N(0, 1)",
         gap=0 if images.shape[-1] >= _SEAMLESS_FROM else 1,
-        footer=f"z1 from {low:.2f} to {high:.2f} rightwards, z2 likewise upwards",
+        footer=f"z1 from {low:.2f} to {high:.2f} rightwards, z2 likewise upwards{of_class}",
     )
     return Picture("manifold", {"manifold": images, "axis": axis}, figure)
 
@@ -115,7 +120,8 @@ def traversal_picture(vae: VAE, images: ImageSet, means: Tensor, columns: int) -
         rows.cpu().numpy(),
         "Traversals of the most active units",
         row_labels=[f"z{unit + 1}" for unit in units.tolist()],
-        footer=f"from {values[0].item():.2f} to {values[-1].item():.2f}, other units at E[z|x] of one image",
+        footer=f"from {values[0].item():.2f} to {values[-1].item():.2f}, other units at E[z|x] of one image"
+        + _class_of_the_first(vae, images),
     )
     return Picture("traversals", {"traversals": rows, "units": units, "values": values}, figure)
 
@@ -146,6 +152,12 @@ def latent_picture(means: Tensor, deviations: Tensor, images: ImageSet) -> Pictu
     )
     arrays = {"means": means, "standard_deviations": deviations}
     return Picture("latent_scatter", arrays | ({} if labels is None else {"labels": labels}), figure)
+
+
+def _class_of_the_first(vae: VAE, images: ImageSet) -> str:
+    """Words for below a picture that shows one class alone."""
+    labels = images.labels_at(slice(0, 1))
+    return f"; class {int(labels[0])}" if isinstance(vae, ConditionalVAE) and labels is not None else ""
 
 
 def _in_rows(images: Tensor, columns: int) -> Tensor:
