@@ -1,7 +1,6 @@
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from vae_exp.benchmarking.run_costs import PHASES, quoted, run_costs, shared
+from vae_exp.benchmarking.run_costs import PHASES, run_costs, shared
 from vae_exp.benchmarking.timed_training import OPENING, PARTS, located
 from vae_exp.errors import UserError
 
@@ -22,12 +21,6 @@ def test_training_gets_the_overrides_that_it_knows():
         "rounds=3", "batch_size=[10]", "device=cpu", "output=seed.json",
     ]  # fmt: skip
     assert shared(given) == given[:6]
-
-
-@pytest.mark.parametrize("path", ["/tmp/plain", "/tmp/with space, comma", "/tmp/it's"])
-def test_paths_reach_training_as_they_are(path):
-    [override] = OverridesParser.create().parse_overrides([f"key={quoted(path)}"])
-    assert override.value() == path
 
 
 def test_the_phases_of_a_real_run_add_up_to_its_wall_time(tmp_path, monkeypatch):

@@ -26,6 +26,22 @@ def test_of_several_metrics_the_front_is_told(tmp_path: Path):
     assert [job.keys["m"] for job in found] == ["d", "b", "a", "e"]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_metric_that_is_not_finite_neither_wins_nor_upsets_the_order(tmp_path: Path, value: float):
+    for name, nll in (("a", 2.0), ("b", value), ("c", 1.0)):
+        make_job(tmp_path, [f"m={name}"], val__nll=nll, val__rate=3.0)
+    jobs = read_jobs(tmp_path)
+    assert [job.keys["m"] for job in best_jobs(jobs, ["val/nll"])[0]] == ["c"]
+    assert [job.keys["m"] for job in best_jobs(jobs, ["val/nll", "val/rate"])[0]] == ["c"]
+
+
+def test_a_job_whose_last_line_is_not_finite_is_read(tmp_path: Path):
+    job = make_job(tmp_path, ["m=a"], None)
+    (job / "metrics.jsonl").write_text('{"epoch": NaN, "val/nll": Infinity}\n')
+    [found] = read_jobs(tmp_path)
+    assert (found.epochs, found.metrics) == (0, {})
+
+
 def test_without_completed_jobs_there_is_no_best(tmp_path: Path):
     make_job(tmp_path, ["a=1"], "failed")
     with pytest.raises(UserError, match="no job of the sweep has completed yet"):

@@ -97,9 +97,10 @@ def test_clean_asks_before_it_removes(command, tmp_path: Path, monkeypatch: pyte
 def test_retry_gives_the_commands_again_where_they_were_given(
     command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    make_job(tmp_path / "s", ["seed=0"])
-    record(tmp_path / "s", ["--multirun", "seed=0,1", "sweep.force=true"], tmp_path, [["seed=0"]])
-    record(tmp_path / "s", ["--multirun", "seed=2", "sweep.name=s"], tmp_path, [["seed=2"]])
+    sweep = tmp_path / "multirun" / "s"
+    make_job(sweep, ["seed=0"])
+    record(sweep, ["--multirun", "seed=0,1", "sweep.force=true"], tmp_path, [["seed=0"]])
+    record(sweep, ["--multirun", "seed=2", "sweep.name=s"], tmp_path, [["seed=2"]])
     given = []
 
     def run(words, folder):
@@ -107,11 +108,15 @@ def test_retry_gives_the_commands_again_where_they_were_given(
         return 3
 
     monkeypatch.setattr("vae_exp.sweep.__main__._run", run)
-    assert command("retry", tmp_path / "s")[0] == 3
+    assert command("retry", sweep)[0] == 3
     assert given == [
-        (["-m", "vae_exp.train", "--multirun", "seed=0,1", "sweep.name=s"], tmp_path),
-        (["-m", "vae_exp.train", "--multirun", "seed=2", "sweep.name=s"], tmp_path),
+        (["-m", "vae_exp.train", "--multirun", "seed=0,1", "sweep.name='s'"], tmp_path),
+        (["-m", "vae_exp.train", "--multirun", "seed=2", "sweep.name='s'"], tmp_path),
     ]
+    given.clear()
+    elsewhere = sweep.rename(tmp_path / "moved")
+    command("retry", elsewhere)
+    assert given[1][0][-2:] == ["sweep.name='moved'", f"hydra.sweep.dir='{elsewhere}'"]
 
 
 @pytest.mark.parametrize("name", ["status", "summary", "plot", "best", "clean"])

@@ -2,10 +2,11 @@ import json
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from vae_exp.errors import UserError
-from vae_exp.sweep.plan import FILE, job_key, planned_jobs, read_plan, record, swept_keys
+from vae_exp.sweep.plan import FILE, job_key, planned_jobs, quoted, read_plan, record, swept_keys
 
 BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
@@ -55,6 +56,27 @@ def test_a_plan_that_cannot_be_read_is_empty(tmp_path: Path, text: str):
     assert read_plan(tmp_path).jobs == []
     record(tmp_path, ["a"], tmp_path, [["seed=0"]])
     assert json.loads((tmp_path / FILE).read_text())["jobs"] == [["seed=0"]]
+
+
+def test_a_plan_that_cannot_be_read_is_kept_beside_the_new_one(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / FILE).write_text('{"commands": [')
+    record(tmp_path, ["a"], tmp_path, [["seed=0"]])
+    assert (tmp_path / f"{FILE}.unreadable").read_text() == '{"commands": ['
+    assert "could not be read" in caplog.text
+
+
+def test_a_command_with_other_words_for_its_place_is_the_same(tmp_path: Path):
+    for words in (["seed=0", "sweep.name=a"], ["seed=0", "sweep.name=b", "hydra.sweep.dir=c"], ["seed=0"]):
+        record(tmp_path, words, tmp_path, [["seed=0"]])
+    assert len(read_plan(tmp_path).commands) == 1
+
+
+@pytest.mark.parametrize("text", ["", "a", "null", "1e-3", "it's", "a\\'b", "a b,c=d[e]{f}", "end\\", "\\\\", "é"])
+def test_a_quoted_value_reaches_hydra_as_it_is(text: str):
+    [override] = OverridesParser.create().parse_overrides([f"key={quoted(text)}"])
+    value = override.value()
+    assert str(value) == text
+    assert type(value) is not int
 
 
 def test_jobs_in_other_words_of_the_same_meaning_have_one_key():

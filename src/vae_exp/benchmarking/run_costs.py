@@ -10,6 +10,7 @@ from typing import Any
 
 from vae_exp.benchmarking.stopwatch import REST
 from vae_exp.benchmarking.subprocesses import run_module
+from vae_exp.sweep.plan import quoted
 
 SHARED = ("model", "data", "loss", "optimizer", "seed")
 PHASES = (
@@ -70,9 +71,3 @@ def run_costs(overrides: Sequence[str], batch_size: int, widths: Sequence[int], 
 def shared(overrides: Sequence[str]) -> list[str]:
     """The overrides of groups and keys that `train` has too."""
     return [each for each in overrides if re.split(r"[.=/@]", each.lstrip("+~"))[0] in SHARED]
-
-
-def quoted(text: str) -> str:
-    """A value that Hydra takes as it stands."""
-    escaped = text.replace("'", "\\'")
-    return f"'{escaped}'"

@@ -17,7 +17,7 @@ from vae_exp.sweep.clean import leftovers, remove
 from vae_exp.sweep.grouping import Group, default_keys, grouped, in_order
 from vae_exp.sweep.jobs import Job, read_jobs, varying
 from vae_exp.sweep.metrics import best_first, chosen_metric, higher_is_better
-from vae_exp.sweep.plan import SEARCH, read_plan
+from vae_exp.sweep.plan import SEARCH, lasting_words, quoted, read_plan
 from vae_exp.sweep.pool.stop import StopRequests
 from vae_exp.sweep.status import print_status
 from vae_exp.sweep.summary import console, group_table, job_table, shown_metrics, write_csv, write_parquet
@@ -112,13 +112,13 @@ def _sorted_jobs(jobs: Sequence[Job], name: str | None) -> list[Job]:
     if name is not None and any(name in job.keys for job in jobs):
         return sorted(jobs, key=lambda job: in_order(job.keys.get(name, "")))
     known = any(job.metrics for job in jobs)
-    return best_first(jobs, chosen_metric(jobs, name)) if known or name else list(jobs)
+    return best_first(jobs, chosen_metric(jobs, name, "--sort")) if known or name else list(jobs)
 
 
 def _sorted_groups(groups: Sequence[Group], jobs: Sequence[Job], name: str | None) -> list[Group]:
     if name is not None and any(name in group.keys for group in groups):
         return sorted(groups, key=lambda group: in_order(group.keys[name]))
-    metric = chosen_metric(jobs, name)
+    metric = chosen_metric(jobs, name, "--sort")
     sign = -1 if higher_is_better(metric) else 1
 
     def rank(group: Group) -> float:
@@ -165,14 +165,19 @@ def _retry(asked: argparse.Namespace) -> int:
         folder = Path(command["folder"])
         if not folder.is_dir():
             raise UserError(f"{asked.sweep} was started in {folder}, which is no longer there.")
-        given = [word for word in command["words"] if not word.lstrip("+").startswith("sweep.force=")]
-        named = any(word.startswith("sweep.name=") for word in given)
-        name = [] if named else [f"sweep.name={asked.sweep.resolve().name}"]
-        code = _run([sys.executable, "-m", "vae_exp.train", *given, *name], folder)
+        words = [*lasting_words(command["words"]), *_place(asked.sweep.resolve(), folder)]
+        code = _run([sys.executable, "-m", "vae_exp.train", *words], folder)
         worst = max(worst, code)
         if code in _STOPPED:
             break
     return worst
+
+
+def _place(sweep: Path, folder: Path) -> list[str]:
+    """The words that make a command given in a folder a command for this sweep, wherever it lies by now."""
+    name = [f"sweep.name={quoted(sweep.name)}"]
+    usual = folder.resolve() / "multirun" / sweep.name
+    return name if sweep == usual else [*name, f"hydra.sweep.dir={quoted(str(sweep))}"]
 
 
 def _run(words: Sequence[str], folder: Path) -> int:

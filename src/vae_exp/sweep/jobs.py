@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -147,4 +148,6 @@ def _without_result(directory: RunDirectory, keys: dict[str, str]) -> Job:
 def _numbers(metrics: Any) -> dict[str, float]:
     if not isinstance(metrics, dict):
         return {}
-    return {str(key): value for key, value in metrics.items() if isinstance(value, int | float)}
+    return {
+        str(key): value for key, value in metrics.items() if isinstance(value, int | float) and isfinite(value)
+    }

@@ -34,8 +34,13 @@ def direction(metric: str) -> str:
     return "maximize" if higher_is_better(metric) else "minimize"
 
 
-def chosen_metric(jobs: Sequence[Job], asked: str | None) -> str:
+def chosen_metric(jobs: Sequence[Job], asked: str | None, option: str = "--metric") -> str:
     """The metric that was asked for, or the one that says most of those that the jobs have.
+
+    Args:
+        jobs: Of a sweep.
+        asked: A name; None chooses one.
+        option: By which it was asked for, as messages name it.
 
     Raises:
         UserError: if no job has it; names those that are there.
@@ -47,7 +52,7 @@ def chosen_metric(jobs: Sequence[Job], asked: str | None) -> str:
             raise UserError("no job of the sweep has metrics yet.")
         return found
     if asked not in known:
-        raise UserError(f"--metric {asked}: no job has it; known here: {', '.join(sorted(known)) or 'none yet'}.")
+        raise UserError(f"{option} {asked}: no job has it; known here: {', '.join(sorted(known)) or 'none yet'}.")
     return asked
 
 

@@ -1,6 +1,8 @@
 """What a sweep was asked for: the commands, and the jobs that follow from them, in `sweep.json`."""
 
 import json
+import logging
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 from vae_exp.errors import UserError
 from vae_exp.run_directory import write_json
 
+_log = logging.getLogger(__name__)
 FILE = "sweep.json"
 SEARCH = "optuna.journal"  # beside it, where jobs are searched for
 _LOCK_SECONDS = 30
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 _NOT_TOLD = ("hydra.", "sweep.", "tracker.", "+sweep.", "++sweep.")
 
 
@@ -37,14 +41,18 @@ class Plan:
 def read_plan(sweep: Path) -> Plan:
     """The plan of a sweep; an empty one where there is none that can be read."""
     try:
-        found = json.loads((sweep / FILE).read_text())
-        jobs = [[str(word) for word in job] for job in found["jobs"]]
-        commands = [
-            {"words": [str(word) for word in each["words"]], "folder": str(each["folder"])}
-            for each in found["commands"]
-        ]
-    except (OSError, ValueError, KeyError, TypeError):
+        return _parsed(sweep / FILE)
+    except _UNREADABLE:
         return Plan()
+
+
+def _parsed(path: Path) -> Plan:
+    found = json.loads(path.read_text())
+    jobs = [[str(word) for word in job] for job in found["jobs"]]
+    commands = [
+        {"words": [str(word) for word in each["words"]], "folder": str(each["folder"])}
+        for each in found["commands"]
+    ]
     return Plan(commands, jobs)
 
 
@@ -59,13 +67,41 @@ def record(sweep: Path, words: Sequence[str], folder: Path, jobs: Sequence[Seque
     """
     sweep.mkdir(parents=True, exist_ok=True)
     with FileLock(sweep / f".{FILE}.lock", timeout=_LOCK_SECONDS):
+        _set_aside_if_unreadable(sweep / FILE)
         plan = read_plan(sweep)
         command = {"words": list(words), "folder": str(folder)}
+        asked = lasting_words(words)
         known = {job_key(job) for job in plan.jobs}
         plan.jobs += [list(job) for job in jobs if job_key(job) not in known]
-        if command not in plan.commands:
+        if not any(lasting_words(each["words"]) == asked for each in plan.commands):
             plan.commands.append(command)
         write_json(sweep / FILE, {"commands": plan.commands, "jobs": plan.jobs})
+
+
+def lasting_words(words: Sequence[str]) -> list[str]:
+    """The words of a command that stay right when its sweep is moved, renamed or done again."""
+    return [
+        word
+        for word in words
+        if not word.lstrip("+").startswith(("sweep.force=", "sweep.name=", "hydra.sweep.dir="))
+    ]
+
+
+def quoted(text: str) -> str:
+    """A value as Hydra's grammar takes it, whatever is in it."""
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + (found[2] and "\\'"), text)
+    return f"'{escaped}'"
+
+
+def _set_aside_if_unreadable(path: Path) -> None:
+    """A plan that cannot be read is kept under another name, and that is said: retry may need it mended."""
+    try:
+        if path.exists():
+            _parsed(path)
+    except _UNREADABLE as error:
+        aside = path.with_name(f"{path.name}.unreadable")
+        path.replace(aside)
+        _log.warning("%s could not be read (%s) and is now %s.", path, error, aside.name)
 
 
 def job_key(overrides: Sequence[str]) -> tuple[str, ...]:
