@@ -28,19 +28,20 @@ class OptunaSweeper(Sweeper):
     def __init__(
         self,
         n_trials: int,
-        objectives: Sequence[str],
-        directions: Sequence[str] | None,
+        objectives: Sequence[str] | str,
+        directions: Sequence[str] | str | None,
         sampler: Mapping[str, Any],
         pruner: Mapping[str, Any],
-        params: Mapping[str, str],
-        conditions: Mapping[str, Mapping[str, Sequence[Any]]],
+        params: Mapping[str, str] | None,
+        conditions: Mapping[str, Mapping[str, Sequence[Any]]] | None,
         batch_size: int,
     ) -> None:
         super().__init__()
         self._n_trials = n_trials
-        self._objectives, self._directions = list(objectives), None if directions is None else list(directions)
+        self._objectives = [objectives] if isinstance(objectives, str) else list(objectives)
+        self._directions = [directions] if isinstance(directions, str) else directions and list(directions)
         self._sampler, self._pruner = _plain(sampler), _plain(pruner)
-        self._params, self._conditions = _plain(params), _plain(conditions)
+        self._params, self._conditions = _plain(params or {}), _plain(conditions or {})
         self._batch_size = batch_size
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -64,12 +65,15 @@ class OptunaSweeper(Sweeper):
             ) from error
 
         assert self.config is not None
+        if isinstance(self._batch_size, bool) or not isinstance(self._batch_size, int) or self._batch_size < 1:
+            raise UserError(f"hydra.sweeper.batch_size={self._batch_size} must be a whole number of at least 1.")
         objectives = with_directions(self._objectives, self._directions)
         settings = SearchSettings(self._n_trials, objectives, self._sampler, self._pruner)
         words = [*(f"{key}={value}" for key, value in self._params.items()), *arguments]
         space = parsed_space(words, self._conditions)
         assert self.hydra_context is not None
-        self.hydra_context.config_loader.load_sweep_config(self.config, space.example())  # names unknown keys
+        for example in space.examples():  # names unknown keys
+            self.hydra_context.config_loader.load_sweep_config(self.config, example)
         folder = Path(str(self.config.hydra.sweep.dir))
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")

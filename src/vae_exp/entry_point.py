@@ -45,6 +45,7 @@ def run_command(task: Callable[[DictConfig], None], config_name: str) -> None:
     Hydra prints long traces for errors of the user's; here it is told to raise, and the message alone is shown
     unless `HYDRA_FULL_ERROR=1` is set.
     """
+    _open_missing_streams()
     register_schemas()
     identity.register_resolvers()
     traced = os.environ.get(_FULL_ERROR)
@@ -86,6 +87,17 @@ def run_command(task: Callable[[DictConfig], None], config_name: str) -> None:
         well = recorder.report()
     if not well:
         sys.exit(1)
+
+
+def _open_missing_streams() -> None:
+    """Where a caller has closed a standard stream, its number must not become that of a file or a pipe of ours."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, PTH123 - for as long as the process lasts
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115, PTH123
 
 
 def message_of(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from vae_exp import torchrun
 from vae_exp.errors import UserError
 from vae_exp.run_directory import RunDirectory, require_inside, require_writable, resumed_directory
 from vae_exp.settings import TrainSettings, checked, require_sweep_name
-from vae_exp.sweep.plan import planned_jobs, record
+from vae_exp.sweep.plan import planned_jobs, record, refuse_idle_sweeps
 from vae_exp.sweep.recorder import recorder
 
 
@@ -49,6 +49,7 @@ class TrainCallback(Callback):
             resumed = [each for each in _overrides(config, "task") if re.match(r"\+*resume=(?!null$)", each)]
             if resumed:
                 raise UserError(f"{resumed[0]} goes on with one run; leave out --multirun.")
+            refuse_idle_sweeps(_overrides(config, "task"))
             sweep = Path(str(config.hydra.sweep.dir))
             jobs = planned_jobs(config, _overrides(config, "task"))
             require_writable(sweep, "hydra.sweep.dir")

@@ -240,6 +240,16 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_where_asked(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """`write_atomically` for a path that a user names: links are followed, devices and pipes written into."""
+    path = path.resolve()
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with path.open("wb") as file:
+            write(file)
+    else:
+        write_atomically(path, write)
+
+
 def sync_folder(folder: Path) -> None:
     """Flush the names in a folder to the disk, so that they outlive a loss of power."""
     with suppress(OSError):  # a file system that does not know this

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 
 from rich.text import Text
@@ -29,6 +30,9 @@ _LOOK_SECONDS = 0.1
 def main() -> None:
     """The command line."""
     asked = _parser().parse_args()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without Unicode gets question marks, not a crash
     try:
         sys.exit(asked.run(asked))
     except UserError as error:
@@ -216,7 +220,7 @@ def _clean(asked: argparse.Namespace) -> int:
 def _agreed(question: str) -> bool:
     try:
         return input(question).strip().lower() in ("y", "yes")
-    except EOFError:
+    except (EOFError, RuntimeError):  # there is nobody to ask
         return False
 
 

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vae_exp.run_directory import resumed_directory
 
 NOT_PART_OF_IDENTITY = ("hydra", "tracker", "sweep", "checkpoint", "resume", "trust")
+NOT_COUNTED = ("data.root",)  # where the archives lie on this machine
 _MOST_CHARACTERS = 120
 
 
@@ -39,8 +40,9 @@ def identifying_text(config: DictConfig) -> str:
         parts = OmegaConf.to_container(kept, resolve=True)
     except OmegaConfBaseException:  # the job itself says what is wrong; until then it needs a name
         parts = OmegaConf.to_container(kept, resolve=False)
-    if isinstance(parts, dict) and isinstance(parts.get("data"), dict):
-        parts["data"].pop("root", None)  # where the archives lie on this machine
+    for group, key in (name.split(".") for name in NOT_COUNTED):
+        if isinstance(parts, dict) and isinstance(parts.get(group), dict):
+            parts[group].pop(key, None)
     return json.dumps(parts, sort_keys=True, default=str)
 
 

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae_exp.errors import UserError
 from vae_exp.run_directory import write_json
+from vae_exp.sweep.identity import NOT_COUNTED, NOT_PART_OF_IDENTITY
 
 _log = logging.getLogger(__name__)
 FILE = "sweep.json"
@@ -127,6 +128,24 @@ def keys_of(overrides: Iterable[str]) -> dict[str, str]:
     """Overrides by their keys."""
     pairs = [each.lstrip("+~").partition("=") for each in overrides]
     return {key: value for key, _, value in pairs}
+
+
+def refuse_idle_sweeps(overrides: Sequence[str]) -> None:
+    """Refuse several values for what does not tell jobs apart: they would be one job, or lie in several sweeps.
+
+    Raises:
+        UserError: names the override.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException:  # Hydra itself will say what is wrong
+        return
+    for override in parsed:
+        key = override.get_key_element().lstrip("+~")
+        if key == "sweep.name" and "${" in str(override.input_line):
+            raise UserError(f"{override.input_line} would be another sweep for every job; give it a plain name.")
+        if override.is_sweep_override() and (key.split(".")[0] in NOT_PART_OF_IDENTITY or key in NOT_COUNTED):
+            raise UserError(f"{override.input_line}: {key} does not tell jobs apart; give it one value.")
 
 
 def planned_jobs(config: DictConfig, overrides: Sequence[str]) -> list[list[str]] | None:

@@ -1,6 +1,7 @@
 """Remembers what a sweep has begun, so that its table and its failures are told however it ends."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from vae_exp.sweep.summary import print_summary
@@ -13,6 +14,7 @@ class Recorder:
         self._directories: list[Path] = []
         self._failures: list[str] = []
         self._jobs = 0
+        self._of_a_search: list[str] | None = None
 
     def remember(self, directory: Path) -> None:
         """A sweep writes into this directory."""
@@ -23,16 +25,33 @@ class Recorder:
         self._jobs += jobs
         self._failures += failures
 
+    def note_search(self, failed: int, unfinished: int) -> None:
+        """So many trials of a search have failed in all, and stay so; so many are begun and not ended."""
+        told = [f"{failed} trials failed; they stay so, and count as trials."] if failed else []
+        if unfinished:
+            told.append(f"{unfinished} trials have not ended; the same command goes on with them.")
+        self._of_a_search = told
+
     def report(self) -> bool:
         """Print the table of the sweep, if there was one, and write its `summary.csv`; whether all went well."""
         while self._directories:
-            print_summary(self._directories.pop())
-        failures, self._failures = self._failures, []
-        if failures:
-            told = f"{len(failures)} of {self._jobs} jobs did not finish; the same command runs them again."
-            print(f"Error: {told}", file=sys.stderr)
-        self._jobs = 0
-        return not failures
+            try:
+                print_summary(self._directories.pop())
+            except OSError as error:  # a full disk or a closed pipe costs the table, not what the jobs have left
+                with suppress(OSError):
+                    print(f"Error: the table of the sweep could not be written: {error}", file=sys.stderr)
+        problems = self._problems()
+        for problem in problems:
+            print(f"Error: {problem}", file=sys.stderr)
+        self._failures, self._jobs, self._of_a_search = [], 0, None
+        return not problems
+
+    def _problems(self) -> list[str]:
+        if self._of_a_search is not None:
+            return self._of_a_search
+        if not self._failures:
+            return []
+        return [f"{len(self._failures)} of {self._jobs} jobs did not finish; the same command runs them again."]
 
 
 recorder = Recorder()

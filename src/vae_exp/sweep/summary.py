@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vae_exp.errors import UserError
-from vae_exp.run_directory import write_atomically
+from vae_exp.run_directory import write_where_asked
 from vae_exp.sweep.grouping import Estimate, Group
 from vae_exp.sweep.jobs import Job, read_jobs, union, varying
 from vae_exp.sweep.metrics import best_first
@@ -52,7 +52,7 @@ def write_csv(jobs: Sequence[Job], path: Path) -> None:
     names, rows = rows_of(jobs)
     writer.writerow(names)
     writer.writerows(["" if cell is None else cell for cell in row] for row in rows)
-    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+    write_where_asked(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def write_parquet(jobs: Sequence[Job], path: Path) -> None:
@@ -69,7 +69,7 @@ def write_parquet(jobs: Sequence[Job], path: Path) -> None:
     names, rows = rows_of(jobs)
     columns = {name: [row[index] for row in rows] for index, name in enumerate(names)}
     table = pyarrow.table(columns)
-    write_atomically(path, lambda file: parquet.write_table(table, file))
+    write_where_asked(path, lambda file: parquet.write_table(table, file))
 
 
 def print_summary(sweep: Path) -> None:

@@ -21,7 +21,7 @@ class End(Enum):
 
     DONE = "done"
     SKIPPED = "finished before"
-    ELSEWHERE = "in other hands"
+    ELSEWHERE = "already running"
     FAILED = "failed"
     STOPPED = "stopped"
 
@@ -116,7 +116,9 @@ def settle(job: Job, exit_code: int, report: Report | None, began_at: float, *, 
     metrics = result.get("metrics") if result else None
     job.metrics = metrics if isinstance(metrics, dict) else {}
     job.monitor = str(result.get("monitor", "")) if result else ""
-    if status in FINISHED:
+    if status in FINISHED and not job.directory.config.is_file():
+        job.end, job.status, job.reason = End.FAILED, "lost", "its directory was removed while it ran"
+    elif status in FINISHED:
         job.end, job.reason = End.DONE, ""
     else:
         job.end = End.STOPPED if stopping else End.FAILED

@@ -8,6 +8,7 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from vae_exp.errors import UserError
 from vae_exp.run_directory import RunDirectory
 from vae_exp.sweep.attempt import Attempt, next_attempt, note_words
 from vae_exp.sweep.pool.display import PoolDisplay
@@ -67,6 +68,8 @@ class PoolSweep:
         configure_log(config.hydra.hydra_logging, config.hydra.verbose)
         self._hydra_context, self._task_function, self._config = hydra_context, task_function, config
         self._slots = settings.find(str(OmegaConf.select(config, "trainer.device") or "auto"))
+        if isinstance(grace_seconds, bool) or not grace_seconds >= 0:
+            raise UserError(f"hydra.launcher.grace_seconds={grace_seconds} must not be negative.")
         self._grace_seconds = grace_seconds
         Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
 

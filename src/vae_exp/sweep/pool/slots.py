@@ -72,6 +72,8 @@ class SlotSettings:
         return [Slot(number, gpu, threads) for number, gpu in enumerate(places)]
 
     def _gpus(self) -> list[str]:
+        if self.gpus and not visible_gpus():
+            raise UserError(f"hydra.launcher.gpus={list(self.gpus)}: no GPU is visible on this node.")
         return visible_gpus() if self.gpus is None else [str(gpu) for gpu in self.gpus]
 
 

@@ -130,6 +130,14 @@ class Search:
         ended = sum(trial.state.is_finished() for trial in self._trials())
         return max(0, self._total - ended)
 
+    def failures(self) -> int:
+        """How many trials have failed; they stay so."""
+        return sum(trial.state is TrialState.FAIL for trial in self._trials())
+
+    def unfinished(self) -> int:
+        """How many trials have been begun and not ended, here or elsewhere."""
+        return sum(not trial.state.is_finished() for trial in self._trials())
+
     def claim(self, passed_over: Collection[int] = ()) -> Claim | None:
         """The next trial for this process: one whose owner has died, or a new one; None if there is none.
 
@@ -236,7 +244,8 @@ class Search:
         asked = dict(self._settings.objectives)
         if known != asked or list(known) != list(asked):
             raise UserError(
-                f"{self._journal} is of a search for {known}, not for {asked}; choose another sweep.name."
+                f"{self._journal} is of a search for {known}, not for {asked}; choose another sweep.name"
+                f"{'.' if self._has_values() else ', or remove that file: none of its trials has a value yet.'}"
             )
         fixed = list(job_key(self._space.fixed))
         if self._study.user_attrs.get("fixed") != fixed:
@@ -250,6 +259,9 @@ class Search:
         for trial in self._trials():
             for key, distribution in trial.distributions.items():
                 self._require_compatible(key, distribution)
+
+    def _has_values(self) -> bool:
+        return any(trial.state is TrialState.COMPLETE for trial in self._trials())
 
     def _require_compatible(self, key: str, before: BaseDistribution) -> None:
         now = self._space.distributions.get(key)

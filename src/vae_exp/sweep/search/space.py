@@ -36,9 +36,26 @@ class Space:
                 chosen[key] = _suggested(trial, key, self.distributions[key])
         return [*self.fixed, *(f"{key}={value}" for key, value in chosen.items())]
 
-    def example(self) -> list[str]:
-        """Overrides of one point of the space, with every key."""
-        return [*self.fixed, *(f"{key}={_first(each)}" for key, each in self.distributions.items())]
+    def examples(self) -> list[list[str]]:
+        """Overrides of points of the space, among which every key occurs whose condition can hold."""
+        points: list[list[str]] = []
+        for key in [None, *self.conditions]:
+            wanted = {} if key is None else self._needed(key)
+            chosen: dict[str, Any] = {}
+            for each in self._ordered():
+                if self._applies(each, chosen):
+                    chosen[each] = wanted.get(each, _first(self.distributions[each]))
+            point = [*self.fixed, *(f"{each}={value}" for each, value in chosen.items())]
+            if point not in points:
+                points.append(point)
+        return points
+
+    def _needed(self, key: str) -> dict[str, Any]:
+        """Values with which a key is searched."""
+        needed: dict[str, Any] = {}
+        for other, values in self.conditions.get(key, {}).items():
+            needed |= {other: values[0], **self._needed(other)} if values else self._needed(other)
+        return needed
 
     def grid(self) -> dict[str, list[Any]]:
         """The values of each key, for a sampler that tries all of them.
@@ -116,6 +133,8 @@ def _distribution(override: Override) -> BaseDistribution:
 
 
 def _interval(value: IntervalSweep) -> BaseDistribution:
+    if unknown := value.tags - {"log"}:
+        raise ValueError(f"tag {', '.join(sorted(unknown))} is not known; only log is")
     log = "log" in value.tags
     assert value.start is not None
     assert value.end is not None

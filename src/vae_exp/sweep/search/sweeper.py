@@ -8,7 +8,7 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from vae_exp.errors import UserError
 from vae_exp.run_directory import RunDirectory
-from vae_exp.sweep.pool.job import Job
+from vae_exp.sweep.pool.job import End, Job
 from vae_exp.sweep.recorder import recorder
 from vae_exp.sweep.search.search import Claim, Search
 
@@ -25,6 +25,7 @@ def run_in_pool(search: Search, launcher: Any) -> None:
         launcher.stream(source, search.remaining())
     finally:
         source.release()
+        recorder.note_search(search.failures(), search.unfinished())
     if source.problem is not None:
         raise source.problem
 
@@ -36,6 +37,7 @@ class _Source:
         self._search = search
         self._claims: dict[int, Claim] = {}
         self._given_back: set[int] = set()  # their jobs are in other hands
+        self._twins: list[tuple[Claim, RunDirectory]] = []  # proposed again while the same job was running here
         self.problem: UserError | None = None
 
     def take(self) -> Job | None:
@@ -49,8 +51,20 @@ class _Source:
     def ended(self, job: Job) -> None:
         """A job has ended; one that was stopped with the sweep is left for the next time."""
         claim = self._claims.pop(job.number)
+        if job.end is End.ELSEWHERE and job.directory is not None:
+            self._twins.append((claim, job.directory))
+            return
+        self._tell(claim, job.directory)
+        same = [
+            claim for claim, directory in self._twins if job.directory and directory.path == job.directory.path
+        ]
+        self._twins = [each for each in self._twins if each[0] not in same]
+        for each in same:
+            self._tell(each, job.directory)
+
+    def _tell(self, claim: Claim, directory: RunDirectory | None) -> None:
         try:
-            if not self._search.tell(claim, job.directory):
+            if not self._search.tell(claim, directory):
                 self._given_back.add(claim.number)
         except UserError as error:  # of every job alike
             self.problem = error
@@ -58,9 +72,9 @@ class _Source:
 
     def release(self) -> None:
         """Let go of what has not ended."""
-        for claim in self._claims.values():
+        for claim in [*self._claims.values(), *(claim for claim, _ in self._twins)]:
             self._search.release(claim)
-        self._claims = {}
+        self._claims, self._twins = {}, []
 
 
 def run_in_batches(search: Search, launcher: Any, batch_size: int) -> None:
@@ -88,6 +102,7 @@ def run_in_batches(search: Search, launcher: Any, batch_size: int) -> None:
                 search.release(claim)
         count += len(claims)
     recorder.note(failed, count)
+    recorder.note_search(search.failures(), search.unfinished())
 
 
 def _launched(launcher: Any, claims: Sequence[Claim]) -> Sequence[JobReturn]:

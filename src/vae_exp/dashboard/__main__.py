@@ -1,0 +1,115 @@
+"""`python -m vae_exp.dashboard`: the offline W&B dashboard, in a browser or in a file."""
+
+import argparse
+import secrets
+import socket
+import sys
+import webbrowser
+from pathlib import Path
+
+from vae_exp.errors import UserError
+
+_LOOPBACK = "127.0.0.1"
+_OWN_HOSTS = frozenset({_LOOPBACK, "localhost", "::1"})
+
+
+def main() -> None:
+    """The command line."""
+    asked = _parser().parse_args()
+    try:
+        _require_roots(asked.roots)
+        if asked.export is not None:
+            from vae_exp.dashboard.export import export
+
+            print(export(asked.roots, asked.export, private=asked.private, most_megabytes=asked.size_limit))
+        else:
+            _serve(asked)
+    except UserError as error:
+        sys.exit(f"Error: {error}")
+    except OSError as error:
+        sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m vae_exp.dashboard",
+        description="Look at offline W&B runs in a browser while they are written, or write them into one page.",
+    )
+    parser.add_argument(
+        "roots", nargs="*", type=Path, default=[Path()], metavar="ROOT",
+        help="folders in which .wandb files are found at any depth, or such files; by default this folder",
+    )  # fmt: skip
+    parser.add_argument(
+        "--port", type=int, default=8765, help="of the loopback address; 0 takes a free one (%(default)s)"
+    )
+    parser.add_argument("--open", action="store_true", help="open the browser")
+    parser.add_argument("--export", type=Path, metavar="FILE.html", help="write one self-contained page and end")
+    parser.add_argument(
+        "--private", action="store_true",
+        help="with --export: leave in what may name people and places: console, environment, absolute paths",
+    )  # fmt: skip
+    parser.add_argument(
+        "--size-limit", type=float, default=50.0, metavar="MB", help="of what is exported (%(default)s)"
+    )
+    parser.add_argument(
+        "--bind", default=_LOOPBACK, metavar="ADDRESS",
+        help="another address to listen on; whoever knows the printed address can then see everything",
+    )  # fmt: skip
+    return parser
+
+
+def _require_roots(roots: list[Path]) -> None:
+    for root in roots:
+        if not root.exists():
+            raise UserError(f"ROOT={root} does not exist; name folders such as outputs, multirun or wandb.")
+
+
+def _serve(asked: argparse.Namespace) -> None:
+    import uvicorn
+
+    from vae_exp.dashboard.page import plotly
+    from vae_exp.dashboard.server import Refresher, application
+    from vae_exp.dashboard.store import Store
+
+    plotly()
+    elsewhere = asked.bind not in _OWN_HOSTS
+    token = secrets.token_urlsafe(24) if elsewhere else ""
+    listening = _listen(asked.bind, asked.port)
+    store = Store(asked.roots)
+    refresher = Refresher(store)
+    refresher.start()
+    config = uvicorn.Config(
+        application(store, frozenset() if elsewhere else _OWN_HOSTS, token),
+        log_level="warning", server_header=False, date_header=False, lifespan="off", timeout_graceful_shutdown=1,
+    )  # fmt: skip
+    address = _address(asked.bind, listening.getsockname()[1], token)
+    print(f"Dashboard: {address}  (Ctrl-C ends it)", flush=True)
+    if asked.open:
+        webbrowser.open(address)
+    uvicorn.Server(config).run(sockets=[listening])
+    refresher.stop()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens, so that the printed address is right, and a port in use is told."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen()
+    except (OSError, OverflowError) as error:
+        listening.close()
+        raise UserError(f"--bind {host} --port {port}: {error}; --port 0 takes a free one.") from error
+    return listening
+
+
+def _address(host: str, port: int, token: str) -> str:
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}/{token}/" if token else f"http://{shown}:{port}/"
+
+
+if __name__ == "__main__":
+    main()

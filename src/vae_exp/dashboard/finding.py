@@ -1,0 +1,79 @@
+"""Finds `.wandb` files: below folders, and where the runs of sweeps and run directories have written theirs."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from vae_exp.errors import UserError
+from vae_exp.run_directory import RunDirectory
+from vae_exp.uploading.search import Tracked
+
+_MOST_FILES = 20_000
+_LEFT_OUT = {".git", ".venv", "node_modules", "__pycache__", "checkpoints", "figures", "media", "site-packages"}
+_HYDRA = ".hydra"
+
+
+class Finder:
+    """Looks again and again for files below the same roots.
+
+    Args:
+        roots: Folders, which are searched at any depth, links left alone; or `.wandb` files.
+    """
+
+    def __init__(self, roots: Sequence[Path]) -> None:
+        self._roots = [root.resolve() for root in roots]
+        self._folders: dict[Path, list[Path]] = {}
+
+    def files(self) -> dict[Path, bool]:
+        """The files, and whether they lie below a root; of others only runs that do so are meant."""
+        found: dict[Path, bool] = {}
+        seen: set[tuple[int, int]] = set()
+        for path, inside in self._candidates():
+            try:
+                status = path.stat()
+            except OSError:
+                continue
+            if (status.st_dev, status.st_ino) not in seen and len(found) < _MOST_FILES:
+                seen.add((status.st_dev, status.st_ino))
+                found[path] = inside
+        return found
+
+    def is_below_a_root(self, run_directory: object) -> bool:
+        """Whether a run with this directory is one of those that were asked for."""
+        if not isinstance(run_directory, str):
+            return False
+        try:
+            path = Path(run_directory).resolve()
+        except (OSError, ValueError, RuntimeError):
+            return False
+        return any(path.is_relative_to(root) for root in self._roots)
+
+    def _candidates(self) -> Iterator[tuple[Path, bool]]:
+        for root in self._roots:
+            if root.is_file():
+                yield root, True
+            else:
+                yield from ((path, True) for path in self._below(root))
+        for folder in sorted({folder for folders in self._folders.values() for folder in folders}):
+            yield from (
+                (path, False) for path in sorted(folder.glob("*run-*/run-*.wandb")) if not path.is_symlink()
+            )
+
+    def _below(self, root: Path) -> Iterator[Path]:
+        for folder, folders, files in os.walk(root, followlinks=False):
+            if _HYDRA in folders:
+                self._note_run_directory(Path(folder))
+            folders[:] = sorted(each for each in folders if each not in _LEFT_OUT and each != _HYDRA)
+            for name in sorted(files):
+                path = Path(folder, name)
+                if name.endswith(".wandb") and not path.is_symlink():
+                    yield path
+
+    def _note_run_directory(self, path: Path) -> None:
+        """Learn where the runs of a folder write their W&B files; those of one sweep have one place."""
+        if self._folders.get(path.parent):
+            return
+        try:
+            self._folders[path.parent] = Tracked.read(RunDirectory(path)).folders()
+        except (UserError, OSError):
+            self._folders[path.parent] = []

@@ -1,0 +1,89 @@
+"""W&B's records, as protobuf → plain objects, as W&B's own reader prints them."""
+
+import json
+from collections.abc import Iterable
+from functools import cache
+from math import isfinite, isnan
+from typing import Any
+
+from vae_exp.dashboard.events import Value
+from vae_exp.dashboard.flattening import flattened
+
+_ITEMS = {"history": "item", "stats": "item", "summary": "update", "config": "update"}
+_OF_INTEREST = {*_ITEMS, "run", "output", "output_raw", "environment", "alert", "exit"}
+
+
+class UnreadableRecordError(Exception):
+    """The bytes are no record, or hold a value that is none."""
+
+
+def plain_record(data: bytes) -> dict[str, Any] | None:
+    """`{"type": kind, kind: {…}}`; None for kinds that nothing here looks at.
+
+    Raises:
+        UnreadableRecordError: if it cannot be read.
+    """
+    from google.protobuf.message import DecodeError
+
+    record = _record_class()()
+    try:
+        record.ParseFromString(data)
+        kind = record.WhichOneof("record_type")
+        return {"type": kind, kind: _body(kind, getattr(record, kind))} if kind in _OF_INTEREST else None
+    except (DecodeError, ValueError, RecursionError) as error:
+        raise UnreadableRecordError(str(error)) from error
+
+
+@cache
+def _record_class() -> Any:
+    from wandb.proto import wandb_internal_pb2
+
+    return vars(wandb_internal_pb2)["Record"]
+
+
+def _body(kind: str, message: Any) -> dict[str, Any]:
+    items = {name: _flat(getattr(message, name)) for name in [_ITEMS.get(kind)] if name}
+    if kind == "run":
+        items = {"config": {"update": _flat(message.config.update)}}
+        message.ClearField("config")
+        message.ClearField("summary")
+    elif items:
+        message.ClearField(_ITEMS[kind])
+    rest = _as_dict(message)
+    if "remove" in rest:
+        rest["remove"] = [_key(item) for item in message.remove]
+    return rest | items
+
+
+def _as_dict(message: Any) -> dict[str, Any]:
+    from google.protobuf.json_format import MessageToDict
+
+    found: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
+    return found
+
+
+def _flat(items: Iterable[Any]) -> dict[str, Value]:
+    return flattened((_key(item), _as_json(_value(item))) for item in items)
+
+
+def _as_json(value: Any) -> Any:
+    """Numbers that JSON does not know become the words that W&B has for them."""
+    if isinstance(value, float) and not isfinite(value):
+        return "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {key: _as_json(each) for key, each in value.items()}
+    return [_as_json(each) for each in value] if isinstance(value, list) else value
+
+
+def _key(item: Any) -> str:
+    return ".".join(getattr(item, "nested_key", ())) or str(item.key)
+
+
+def _value(item: Any) -> Any:
+    """The value of an item, whether it is written as JSON or in a field of its type."""
+    if item.value_json:
+        return json.loads(item.value_json)
+    kind = item.WhichOneof("value") if "value" in item.DESCRIPTOR.oneofs_by_name else None
+    if kind is None or kind == "none":
+        return None
+    return json.loads(item.json) if kind == "json" else getattr(item, kind)

@@ -1,0 +1,137 @@
+"""The dashboard's answers: a page, its script and style, and what the store holds."""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from vae_exp.dashboard import wire
+from vae_exp.dashboard.media import NoPictureError, read_picture
+from vae_exp.dashboard.page import index, plotly, script, style
+from vae_exp.dashboard.run import Run
+from vae_exp.dashboard.security import Guard
+from vae_exp.dashboard.store import Store
+
+_MOST_CURVES = 5_000
+_MOST_RUNS_OF_PICTURES = 2_000
+
+
+def application(store: Store, hosts: frozenset[str], token: str = "") -> Starlette:
+    """What answers requests; it reads no run's files but images.
+
+    Args:
+        store: Kept up to date by somebody else.
+        hosts: Values of the Host header that are right; empty takes any.
+        token: The first part of every address; empty asks for none.
+    """
+    answers = _Answers(store)
+    routes = [
+        Route("/", _constant(index, "text/html")),
+        Route("/app.js", _constant(script, "text/javascript")),
+        Route("/style.css", _constant(style, "text/css")),
+        Route("/plotly.min.js", _constant(plotly, "text/javascript")),
+        Route("/api/runs", answers.runs),
+        Route("/api/curves", answers.curves),
+        Route("/api/pictures", answers.pictures),
+        Route("/api/run/{key}", answers.run),
+        Route("/media/{key}/{number:int}", answers.picture),
+    ]
+    return Starlette(routes=routes, middleware=[Middleware(Guard, hosts=hosts, token=token)])
+
+
+def _constant(make: Callable[[], str], media_type: str) -> Callable[[Request], Response]:
+    def answer(request: Request) -> Response:
+        return Response(make(), media_type=media_type)
+
+    return answer
+
+
+class _Answers:
+    """Each in a thread of its own, under the store's lock for as long as it looks at runs."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def runs(self, request: Request) -> Response:
+        since = _whole(request.query_params.get("since"))
+        with self._store.lock:
+            return _json(wire.changes(self._store, since))
+
+    def curves(self, request: Request) -> Response:
+        metrics = request.query_params.getlist("metric")
+        abscissa = request.query_params.get("against", "step")
+        if abscissa not in wire.ABSCISSAS:
+            return PlainTextResponse(f"against is one of {', '.join(wire.ABSCISSAS)}\n", 400)
+        with self._store.lock:
+            runs = self._known(request.query_params.getlist("run"))
+            if len(runs) * len(metrics) > _MOST_CURVES:
+                return PlainTextResponse(f"at most {_MOST_CURVES} curves at once\n", 400)
+            return _json({"curves": wire.curves(runs, metrics, abscissa)})
+
+    def pictures(self, request: Request) -> Response:
+        with self._store.lock:
+            runs = self._known(request.query_params.getlist("run"))[:_MOST_RUNS_OF_PICTURES]
+            return _json({"pictures": {run.key: wire.pictures(run) for run in runs}})
+
+    def run(self, request: Request) -> Response:
+        with self._store.lock:
+            run = self._store.runs.get(request.path_params["key"])
+            return _not_found() if run is None else _json(wire.details(run, private=True))
+
+    def picture(self, request: Request) -> Response:
+        with self._store.lock:
+            run = self._store.runs.get(request.path_params["key"])
+            known = [] if run is None else run.pictures
+        number = request.path_params["number"]
+        if number >= len(known):
+            return _not_found()
+        try:
+            data, media_type = read_picture(known[number])
+        except NoPictureError:
+            return _not_found()
+        return Response(data, media_type=media_type, headers={"Content-Disposition": "inline"})
+
+    def _known(self, keys: Sequence[str]) -> list[Run]:
+        return [self._store.runs[key] for key in dict.fromkeys(keys) if key in self._store.runs]
+
+
+def _json(value: Any) -> Response:
+    return Response(wire.encoded(value), media_type="application/json")
+
+
+def _not_found() -> Response:
+    return PlainTextResponse("not found\n", 404)
+
+
+def _whole(text: str | None) -> int:
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 16 else 0
+
+
+class Refresher(threading.Thread):
+    """Keeps a store up to date until it is stopped.
+
+    Args:
+        store: The store.
+        seconds: Between two looks at the files.
+    """
+
+    def __init__(self, store: Store, seconds: float = 0.5) -> None:
+        super().__init__(daemon=True, name="dashboard-refresher")
+        self._store, self._seconds = store, seconds
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        """Look, wait, look again."""
+        while not self._stopped.is_set():
+            self._store.refresh()
+            self._stopped.wait(self._seconds)
+
+    def stop(self) -> None:
+        """End after the look that is under way."""
+        self._stopped.set()
+        self.join(timeout=10)

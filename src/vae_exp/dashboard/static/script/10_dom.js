@@ -1,0 +1,67 @@
+"use strict";
+// Elements are made here and nowhere else: what a run calls itself becomes text, never markup.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name === "on") for (const [event, handler] of Object.entries(value)) element.addEventListener(event, handler);
+    else if (["value", "checked", "selected", "disabled"].includes(name)) element[name] = value;
+    else element.setAttribute(name, value === true ? "" : String(value));
+  }
+  for (const child of children.flat(3)) {
+    if (child !== null && child !== undefined && child !== false) element.append(child);
+  }
+  return element;
+}
+
+const el = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
+const svg = (tag, attributes = {}, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
+const option = (value, chosen, text = value) => el("option", { value, selected: value === chosen }, String(text));
+
+function choice(label, values, chosen, onChange) {
+  const select = el("select", { on: { change: () => onChange(select.value) } });
+  const pairs = values.map((each) => (Array.isArray(each) ? each : [each, each]));
+  if (chosen !== undefined && chosen !== null && !pairs.some(([value]) => value === chosen)) pairs.unshift([chosen, chosen]);
+  select.append(...pairs.map(([value, text]) => option(value, chosen, text)));
+  return el("label", {}, label, select);
+}
+
+function tick(label, checked, onChange) {
+  const box = el("input", { type: "checkbox", checked, on: { change: () => onChange(box.checked) } });
+  return el("label", {}, box, label);
+}
+
+// A menu of boxes; it stays open while its boxes are ticked, and Escape closes it.
+function boxes(label, values, chosen, onChange) {
+  const now = new Set(chosen);
+  const list = el("div", {}, values.map((value) => tick(value, now.has(value), (on) => {
+    if (on) now.add(value); else now.delete(value);
+    onChange(values.filter((each) => now.has(each)));
+  })));
+  const menu = el("details", { class: "menu" }, el("summary", {}, label), list);
+  menu.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") { menu.open = false; menu.querySelector("summary").focus(); }
+  });
+  menu.addEventListener("focusout", (event) => {
+    if (event.relatedTarget && !menu.contains(event.relatedTarget)) menu.open = false;
+  });
+  return menu;
+}
+
+// Put new children in, keeping the place that was scrolled to.
+function refill(container, ...children) {
+  const { scrollTop, scrollLeft } = container;
+  container.replaceChildren(...children.flat(3).filter((each) => each !== null && each !== undefined && each !== false));
+  container.scrollTop = scrollTop;
+  container.scrollLeft = scrollLeft;
+}
+
+function later(action, milliseconds) {
+  let timer = 0;
+  return (...words) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => action(...words), milliseconds);
+  };
+}

@@ -1,0 +1,145 @@
+// The table of all runs.
+
+const ROWS_AT_FIRST = 500;
+
+function pageRuns(main) {
+  const filter = el("input", { type: "search", value: state.filter, placeholder: "model.latent_dim>=8 state=finished", "aria-describedby": "filter-help",
+    on: { input: later(() => setState({ filter: filter.value }), 150) } });
+  const menus = el("span", { class: "controls" });
+  const count = el("p", { class: "quiet", id: "count", role: "status" });
+  const table = el("table", { class: "runs" });
+  const known = new Map();
+  refill(main,
+    el("div", { class: "controls" }, el("label", { class: "wide" }, "Filter", filter), menus,
+      el("button", { type: "button", on: { click: saveTable } }, "CSV")),
+    el("p", { id: "filter-help", class: "quiet" }, "key>=8, key=value, key~part, or a word of the name; several must all hold."),
+    count, el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Runs" }, table));
+
+  let menuSignature = "";
+  return () => {
+    const list = filteredRuns();
+    const columns = columnsOf(list);
+    const signature = JSON.stringify([columns, metricNames([...runs.values()]), state.group]);
+    if (signature !== menuSignature && !menus.contains(document.activeElement)) {
+      refill(menus, runMenus(columns));
+      menuSignature = signature;
+    }
+    const selected = new Set(listOf(state.selected));
+    count.textContent = `${list.length} of ${runs.size} runs${selected.size ? `, ${selected.size} selected` : ""}`;
+    refill(table, tableHead(list, columns, selected), tableBodies(list, columns, selected, known));
+  };
+}
+
+function columnsOf(list) {
+  const all = [...runs.values()];
+  const keys = varyingKeys(all);
+  const asked = listOf(state.columns);
+  const metrics = asked.length ? asked : metricNames(all).slice(0, 6);
+  return { keys, metrics, grouped: new Set(all.map((run) => run.group)).size > 1 };
+}
+
+function runMenus({ keys, metrics }) {
+  const all = [...runs.values()];
+  return [
+    choice("Group by", [["", "–"], ["group", "group"], ["state", "state"], ...keys.map((key) => [key, key])], state.group, (group) => setState({ group })),
+    choice("Best by", metricNames(all), mainMetric(all), (metric) => setState({ metric })),
+    boxes("Metrics", metricNames(all), metrics, (chosen) => setState({ columns: asList(chosen) })),
+  ];
+}
+
+const NUMERIC = new Set(["epoch", "runtime", "started"]);
+
+function headings({ keys, metrics, grouped }) {
+  return ["name", "state", ...(grouped ? ["group"] : []), ...keys, ...metrics, "epoch", "runtime", "started"];
+}
+
+function tableHead(list, columns, selected) {
+  const all = el("input", { type: "checkbox", "aria-label": "Select all runs shown", checked: list.length > 0 && list.every((run) => selected.has(run.key)),
+    on: { change: () => setState({ selected: all.checked ? asList(list.map((run) => run.key)) : "" }) } });
+  const cells = headings(columns).map((key) => {
+    const [up, down] = [state.sort === key, state.sort === `-${key}`];
+    const sort = () => setState({ sort: up ? `-${key}` : down ? key : NUMERIC.has(key) || columns.metrics.includes(key) ? (higher.has(key) || NUMERIC.has(key) ? `-${key}` : key) : key });
+    return el("th", { scope: "col", class: columns.metrics.includes(key) || NUMERIC.has(key) ? "number" : null, "aria-sort": up ? "ascending" : down ? "descending" : "none" },
+      el("button", { type: "button", title: key, on: { click: sort } }, key, up ? " ▲" : down ? " ▼" : ""));
+  });
+  return el("thead", {}, el("tr", {}, el("th", {}, el("span", {}, all)), cells));
+}
+
+function tableBodies(list, columns, selected, known) {
+  const best = bestRun(list, mainMetric(list));
+  const rowOf = (run) => {
+    const signature = JSON.stringify([run.version, columns, selected.has(run.key), best === run, run.colour, run.dash]);
+    const found = known.get(run.key);
+    if (found?.signature === signature) return found.row;
+    const row = tableRow(run, columns, selected, best === run);
+    known.set(run.key, { signature, row });
+    return row;
+  };
+  const limit = state.all ? Infinity : ROWS_AT_FIRST;
+  if (!state.group) return [el("tbody", {}, list.slice(0, limit).map(rowOf)), more(list, limit, columns)];
+  const groups = new Map();
+  for (const run of list) {
+    const value = textOf(valueOf(run, state.group)) || "–";
+    groups.set(value, [...(groups.get(value) ?? []), run]);
+  }
+  return [...groups].map(([value, members]) => el("tbody", {}, groupRow(value, members, columns), members.slice(0, limit).map(rowOf)));
+}
+
+function more(list, limit, columns) {
+  if (list.length <= limit) return null;
+  return el("tbody", {}, el("tr", {}, el("td", { colspan: headings(columns).length + 1 },
+    el("button", { type: "button", on: { click: () => setState({ all: "1" }) } }, `Show all ${list.length}`))));
+}
+
+function tableRow(run, columns, selected, isBest) {
+  const box = el("input", { type: "checkbox", checked: selected.has(run.key), "aria-label": `Select ${run.name}`, on: { change: () => {
+    const now = new Set(listOf(state.selected));
+    if (box.checked) now.add(run.key); else now.delete(run.key);
+    setState({ selected: asList([...now]) });
+  } } });
+  const cells = headings(columns).map((key) => {
+    if (key === "name") return el("td", {}, el("span", { class: `swatch c${run.colour} d${run.dash}`, "aria-hidden": "true" }), " ",
+      isBest ? el("span", { title: `the best ${mainMetric([run])}` }, "★ best ") : null, el("a", { href: fragmentWith({ page: "run", run: run.key }), title: run.name }, run.name));
+    if (key === "state") return el("td", { class: run.state }, stateWords(run));
+    if (key === "started") return el("td", { class: "number" }, moment(run.started));
+    if (key === "runtime") return el("td", { class: "number" }, duration(valueOf(run, key)));
+    const value = valueOf(run, key);
+    return el("td", { class: typeof value === "number" ? "number" : null, title: textOf(value) }, shown(value, key));
+  });
+  return el("tr", { class: isBest ? "best" : null, "data-run": run.key }, el("td", {}, box), cells);
+}
+
+function groupRow(value, members, columns) {
+  const cells = headings(columns).slice(1).map((key) => {
+    const numbers = columns.metrics.includes(key) ? members.map((run) => number(run, key)).filter(Number.isFinite) : [];
+    return el("th", { class: "number" }, numbers.length ? meanWords(numbers) : "");
+  });
+  return el("tr", { class: "group" }, el("th", {}), el("th", { scope: "rowgroup" }, `${state.group} ${value} (${members.length})`), cells);
+}
+
+const mean = (numbers) => numbers.reduce((sum, each) => sum + each, 0) / numbers.length;
+const deviation = (numbers) => Math.sqrt(numbers.reduce((sum, each) => sum + (each - mean(numbers)) ** 2, 0) / (numbers.length - 1));
+const meanWords = (numbers) => shown(mean(numbers)) + (numbers.length > 1 ? ` ± ${shown(Number(deviation(numbers).toPrecision(2)))}` : "");
+const stateWords = (run) => (run.state === "failed" ? `failed (${run.code})` : run.state) + (run.lost ? " ⚠" : "");
+const moment = (seconds) => (seconds ? new Date(seconds * 1000).toLocaleString(undefined, { dateStyle: "short", timeStyle: "short" }) : "");
+
+function duration(seconds) {
+  if (typeof seconds !== "number") return "";
+  if (seconds < 100) return `${Number(seconds.toPrecision(3))} s`;
+  return seconds < 6000 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+}
+
+function saveTable() {
+  const list = filteredRuns();
+  const columns = ["key", "name", "state", "group", ...varyingKeys([...runs.values()]), ...metricNames(list), "epoch", "runtime", "started"];
+  const quoted = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+  const safe = (text) => (/^[=+@\t]|^-(?![\d.])/.test(text) ? `'${text}` : text); // what a spreadsheet would run
+  const cell = (run, key) => quoted(safe(key === "key" ? run.key : textOf(valueOf(run, key))));
+  const lines = [columns.map(quoted), ...list.map((run) => columns.map((key) => cell(run, key)))].map((cells) => cells.join(","));
+  const address = URL.createObjectURL(new Blob([lines.join("\r\n") + "\r\n"], { type: "text/csv" }));
+  const link = el("a", { href: address, download: "runs.csv" });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(address), 10_000);
+}

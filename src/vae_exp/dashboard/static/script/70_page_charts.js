@@ -1,0 +1,151 @@
+// Curves of several runs, one panel for each metric.
+
+const MOST_RUNS_IN_A_CHART = 50;
+
+function pageCharts(main) {
+  const controls = el("div", { class: "controls" });
+  const told = el("p", { class: "quiet", role: "status" });
+  const legend = el("div", { class: "legend", role: "group", "aria-label": "Runs; press one to isolate it" });
+  const grid = el("div", { class: "grid" });
+  const panels = new Map();
+  const cache = new Map();
+  refill(main, controls, told, legend, grid);
+  let menuSignature = "";
+
+  return async () => {
+    const list = chosenRuns().slice(0, MOST_RUNS_IN_A_CHART);
+    const names = metricNames(list);
+    const metrics = listOf(state.metrics).length ? listOf(state.metrics) : names.slice(0, 4);
+    const signature = JSON.stringify([names, metrics, state.against]);
+    if (signature !== menuSignature && !controls.contains(document.activeElement)) {
+      refill(controls, chartControls(names, metrics));
+      menuSignature = signature;
+    }
+    const total = chosenRuns().length;
+    told.textContent = `${list.length} of ${total} runs` + (total > list.length ? ": filter or select to see others" : "") + (state.isolate ? "; one is isolated" : "");
+    const keys = varyingKeys(list);
+    refill(legend, list.map((run) => legendButton(run, keys)));
+    await fetchCurves(list, metrics, cache);
+    for (const [metric, panel] of panels) {
+      if (!metrics.includes(metric)) { clear(panel.chart); panel.box.remove(); panels.delete(metric); }
+    }
+    for (const metric of metrics) {
+      if (!panels.has(metric)) panels.set(metric, chartPanel(metric, panels));
+      const panel = panels.get(metric);
+      if (grid.children[metrics.indexOf(metric)] !== panel.box) grid.insertBefore(panel.box, grid.children[metrics.indexOf(metric)] ?? null);
+      drawCurves(panel.chart, metric, list, keys, cache);
+    }
+    if (!metrics.length) told.textContent = "There are no metrics yet.";
+  };
+}
+
+function chartControls(names, metrics) {
+  const smooth = el("input", { type: "range", min: 0, max: 0.98, step: 0.02, value: state.smooth, on: { input: later(() => setState({ smooth: smooth.value }), 60) } });
+  return [
+    boxes("Metrics", names, metrics, (chosen) => setState({ metrics: asList(chosen) })),
+    choice("Against", ["epoch", "step", ["time", "time (s)"]], state.against, (against) => setState({ against })),
+    tick("Log axis", state.log === "1", (on) => setState({ log: on ? "1" : "" })),
+    tick("Mean ± sd over seeds", state.seeds === "1", (on) => setState({ seeds: on ? "1" : "" })),
+    el("label", {}, "Smoothing", smooth),
+  ];
+}
+
+function legendButton(run, keys) {
+  const isolated = state.isolate === run.key;
+  return el("button", { type: "button", "aria-pressed": isolated, title: run.name, on: { click: () => setState({ isolate: isolated ? "" : run.key }) } },
+    el("span", { class: `swatch c${run.colour} d${run.dash}`, "aria-hidden": "true" }), labelOf(run, keys));
+}
+
+// Only what has changed is asked for.
+async function fetchCurves(list, metrics, cache) {
+  const place = (key, metric) => `${state.against}\n${metric}\n${key}`;
+  const against = state.against;
+  const stale = list.filter((run) => metrics.some((metric) => cache.get(place(run.key, metric))?.version !== run.version));
+  if (!stale.length || !metrics.length) return;
+  for (const curve of await source.curves(stale.map((run) => run.key), metrics, against)) {
+    cache.set(`${against}\n${curve.metric}\n${curve.run}`, { ...curve, version: runs.get(curve.run)?.version });
+  }
+}
+
+function chartPanel(metric, panels) {
+  const chart = el("div", { class: "chart", "aria-label": `Curves of ${metric}` });
+  const box = el("section", { class: "panel" }, el("h2", {}, metric), chart);
+  let busy = false;
+  chart.addEventListener("plotly-ready", () => {
+    chart.on("plotly_hover", (event) => {
+      if (busy) return;
+      busy = true;
+      for (const [other, panel] of panels) {
+        if (other !== metric && panel.chart.data) try { Plotly.Fx.hover(panel.chart, { xval: event.points[0].x }, "xy"); } catch { /* it has no point there */ }
+      }
+      busy = false;
+    });
+    chart.on("plotly_unhover", () => {
+      for (const [other, panel] of panels) if (other !== metric && panel.chart.data) Plotly.Fx.unhover(panel.chart);
+    });
+    chart.on("plotly_click", (event) => {
+      const key = event.points[0].data.meta;
+      if (key) setState({ isolate: state.isolate === key ? "" : key });
+    });
+  });
+  return { box, chart };
+}
+
+function drawCurves(chart, metric, list, keys, cache) {
+  const shownRuns = state.isolate && list.some((run) => run.key === state.isolate) ? list.filter((run) => run.key === state.isolate) : list;
+  const curves = shownRuns.map((run) => ({ run, curve: cache.get(`${state.against}\n${metric}\n${run.key}`) })).filter(({ curve }) => curve && curve.x.length);
+  const traces = state.seeds === "1" ? bandTraces(curves, keys) : curves.map(({ run, curve }) => lineTrace(run, curve, keys));
+  const axis = { type: state.log === "1" ? "log" : "linear" };
+  const words = { epoch: "epoch", step: "step", time: "seconds" }[state.against];
+  const first = !chart.data;
+  draw(chart, traces, layoutOf(words, metric, { yaxis: axis, uirevision: `${state.against}${state.log}`, hovermode: list.length > 12 ? "closest" : "x" }));
+  if (first) chart.dispatchEvent(new Event("plotly-ready"));
+}
+
+const lineTrace = (run, curve, keys) => ({
+  type: "scatter", mode: curve.x.length === 1 ? "markers" : "lines", x: curve.x, y: smoothed(curve.y, Number(state.smooth)),
+  name: escaped(labelOf(run, keys)), line: lineOf(run), marker: { color: colour(`c${run.colour}`) }, meta: run.key, connectgaps: false,
+  hovertemplate: "%{y:.5g} at %{x}",
+});
+
+// An exponential moving average that is corrected for its start, as Adam's are; gaps stay gaps.
+function smoothed(values, weight) {
+  if (!(weight > 0)) return values;
+  let [sum, norm] = [0, 0];
+  return values.map((value) => {
+    if (value === null) return null;
+    sum = weight * sum + (1 - weight) * value;
+    norm = weight * norm + (1 - weight);
+    return sum / norm;
+  });
+}
+
+// Runs that differ in seeds alone become their mean and a band of one standard deviation.
+function bandTraces(curves, keys) {
+  const others = keys.filter((key) => !isSeed(key));
+  const groups = new Map();
+  for (const each of curves) {
+    const name = JSON.stringify(others.map((key) => textOf(each.run.config[key])));
+    groups.set(name, [...(groups.get(name) ?? []), each]);
+  }
+  return [...groups.values()].flatMap((members) => {
+    const points = new Map();
+    for (const { curve } of members) {
+      smoothed(curve.y, Number(state.smooth)).forEach((y, index) => {
+        if (y !== null) points.set(curve.x[index], [...(points.get(curve.x[index]) ?? []), y]);
+      });
+    }
+    const x = [...points.keys()].sort((a, b) => a - b);
+    const middle = x.map((each) => mean(points.get(each)));
+    const spread = x.map((each) => (points.get(each).length > 1 ? deviation(points.get(each)) : 0));
+    const { run } = members[0];
+    const name = escaped(`${labelOf(run, others)} (${members.length})`);
+    const shade = colour(`c${run.colour}`);
+    const edge = { type: "scatter", mode: "lines", x, line: { width: 0 }, hoverinfo: "skip", meta: "" };
+    return [
+      { ...edge, y: middle.map((each, index) => each - spread[index]) },
+      { ...edge, y: middle.map((each, index) => each + spread[index]), fill: "tonexty", fillcolor: `${shade}33` },
+      { type: "scatter", mode: "lines", x, y: middle, name, line: lineOf(run), meta: "", customdata: spread, hovertemplate: "%{y:.5g} ± %{customdata:.2g} at %{x}" },
+    ];
+  });
+}

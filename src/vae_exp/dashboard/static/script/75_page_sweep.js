@@ -1,0 +1,182 @@
+// What the keys of a sweep do to its metrics.
+
+function pageSweep(main) {
+  const controls = el("div", { class: "controls" });
+  const told = el("p", { class: "quiet", role: "status" });
+  const grid = el("div", { class: "grid" });
+  const charts = Object.fromEntries(["key", "heat", "plane"].map((name) => [name, el("div", { class: "chart" })]));
+  const lines = el("div", { id: "parallel" });
+  const share = el("div", { id: "importance" });
+  const titles = Object.fromEntries(["key", "heat", "plane", "lines", "share"].map((name) => [name, el("h2")]));
+  refill(grid,
+    el("section", { class: "panel" }, titles.key, charts.key), el("section", { class: "panel" }, titles.heat, charts.heat),
+    el("section", { class: "panel" }, titles.plane, charts.plane), el("section", { class: "panel" }, titles.share, share),
+    el("section", { class: "panel whole" }, titles.lines, lines));
+  refill(main, controls, told, grid);
+  let menuSignature = "";
+
+  return () => {
+    const list = chosenRuns();
+    const keys = varyingKeys(list);
+    const metric = mainMetric(list);
+    const plain = keys.filter((key) => !isSeed(key));
+    const pick = (asked, place) => (keys.includes(asked) ? asked : plain[place] ?? keys[place] ?? "");
+    const [key, rows, cols] = [pick(state.key, 0), pick(state.rows, 0), pick(state.cols, 1)];
+    const signature = JSON.stringify([keys, metricNames(list), metric, key, rows, cols]);
+    if (signature !== menuSignature) {
+      refill(controls,
+        choice("Metric", metricNames(list), metric, (chosen) => setState({ metric: chosen })),
+        choice("Key", keys, key, (chosen) => setState({ key: chosen })),
+        choice("Heat map rows", keys, rows, (chosen) => setState({ rows: chosen })),
+        choice("columns", keys, cols, (chosen) => setState({ cols: chosen })));
+      menuSignature = signature;
+    }
+    told.textContent = !metric ? "There are no metrics yet." : keys.length ? `${list.length} runs; the last value of ${metric}` : "These runs do not differ in their config.";
+    titles.key.textContent = `${metric} against ${key}`;
+    titles.heat.textContent = `${metric} over ${rows} × ${cols}`;
+    titles.plane.textContent = "Rate and distortion";
+    titles.lines.textContent = "Parallel coordinates";
+    titles.share.textContent = "Importance of keys (approximate)";
+    drawAgainstKey(charts.key, list, key, metric, keys);
+    drawHeat(charts.heat, list, rows, cols, metric);
+    drawPlane(charts.plane, list, keys);
+    refill(lines, parallel(list, keys, metric, lines.clientWidth));
+    refill(share, importance(list, keys, metric));
+  };
+}
+
+const byValue = (one, other) => {
+  const [a, b] = [Number(one), Number(other)];
+  return Number.isNaN(a) || Number.isNaN(b) ? one.localeCompare(other, undefined, { numeric: true }) : a - b;
+};
+const valuesOf = (list, key) => [...new Set(list.map((run) => textOf(run.config[key])))].sort(byValue);
+const isNumeric = (list, key) => list.every((run) => typeof run.config[key] === "number");
+const finite = (list, ...metrics) => list.filter((run) => metrics.every((metric) => Number.isFinite(number(run, metric))));
+
+function drawAgainstKey(chart, list, key, metric, keys) {
+  const having = finite(list, metric);
+  if (!key || !having.length) return clear(chart);
+  const numeric = isNumeric(having, key);
+  const order = valuesOf(having, key);
+  const place = (run) => (numeric ? run.config[key] : textOf(run.config[key]));
+  const points = { type: "scatter", mode: "markers", x: having.map(place), y: having.map((run) => number(run, metric)),
+    text: having.map((run) => escaped(labelOf(run, keys))), hovertemplate: "%{text}<br>%{y:.5g}<extra></extra>", marker: { color: having.map((run) => colour(`c${run.colour}`)), size: 8 } };
+  const means = order.map((value) => mean(having.filter((run) => textOf(run.config[key]) === value).map((run) => number(run, metric))));
+  const line = { type: "scatter", mode: "lines", x: numeric ? order.map(Number) : order, y: means, hoverinfo: "skip", line: { color: colour("line"), dash: "dot" } };
+  const wide = numeric && order.length > 2 && Number(order[0]) > 0 && Number(order.at(-1)) / Number(order[0]) >= 50;
+  const axis = numeric ? { type: wide ? "log" : "linear" } : { type: "category", categoryorder: "array", categoryarray: order.map(escaped) };
+  if (!numeric) { points.x = points.x.map(escaped); line.x = line.x.map(escaped); }
+  draw(chart, [line, points], layoutOf(key, metric, { xaxis: axis, uirevision: `${key}${metric}` }));
+}
+
+function drawHeat(chart, list, rows, cols, metric) {
+  const having = finite(list, metric);
+  if (!rows || !cols || rows === cols || !having.length) return clear(chart);
+  const [down, across] = [valuesOf(having, rows), valuesOf(having, cols)];
+  const cell = (row, col) => having.filter((run) => textOf(run.config[rows]) === row && textOf(run.config[cols]) === col).map((run) => number(run, metric));
+  const z = down.map((row) => across.map((col) => { const found = cell(row, col); return found.length ? mean(found) : null; }));
+  const trace = { type: "heatmap", z, x: across.map(escaped), y: down.map(escaped), colorscale: "Viridis", reversescale: !higher.has(metric), xgap: 2, ygap: 2,
+    texttemplate: across.length * down.length <= 60 ? "%{z:.4g}" : "", hovertemplate: "%{y}, %{x}: %{z:.5g}<extra></extra>", colorbar: { thickness: 12, tickfont: { size: 11 } } };
+  draw(chart, [trace], layoutOf(cols, rows, { xaxis: { type: "category" }, yaxis: { type: "category" } }));
+}
+
+// Distortion over rate; along a dotted line their sum, the negative ELBO, stays the same.
+function drawPlane(chart, list, keys) {
+  const pairs = [["val/rate", "val/distortion"], ["test/rate", "test/distortion"], ["train/rate", "train/distortion"]];
+  const [rate, distortion] = pairs.find(([a, b]) => finite(list, a, b).length) ?? [];
+  if (!rate) return clear(chart);
+  const having = finite(list, rate, distortion);
+  const [x, y] = [having.map((run) => number(run, rate)), having.map((run) => number(run, distortion))];
+  const sums = x.map((each, index) => each + y[index]);
+  const [low, high] = [Math.min(...sums), Math.max(...sums)];
+  const ends = [Math.max(0, Math.min(...x) - 0.1 * (Math.max(...x) - Math.min(...x) || 1)), Math.max(...x) + 0.1 * (Math.max(...x) - Math.min(...x) || 1)];
+  const lines = [0, 0.25, 0.5, 0.75, 1].slice(0, high > low ? 5 : 1).map((part) => low + part * (high - low)).map((sum) => ({
+    type: "scatter", mode: "lines", x: ends, y: ends.map((each) => sum - each), line: { color: colour("line"), width: 1, dash: "dot" },
+    hovertemplate: `−ELBO ${sum.toFixed(2)}<extra></extra>`,
+  }));
+  const points = { type: "scatter", mode: "markers", x, y, text: having.map((run) => escaped(labelOf(run, keys))), customdata: sums,
+    hovertemplate: "%{text}<br>rate %{x:.4g}, distortion %{y:.4g}<br>−ELBO %{customdata:.5g}<extra></extra>", marker: { size: 9, color: having.map((run) => colour(`c${run.colour}`)) } };
+  const room = 0.1 * (Math.max(...y) - Math.min(...y) || 1);
+  draw(chart, [...lines, points], layoutOf(`${rate} (nats)`, `${distortion} (nats)`, { yaxis: { range: [Math.min(...y) - room, Math.max(...y) + room] } }));
+}
+
+// One path per run through an axis per key, the metric last.
+function parallel(list, keys, metric, room) {
+  const having = finite(list, metric);
+  const axes = [...keys.filter((key) => valuesOf(having, key).length > 1).slice(0, 8), metric];
+  if (having.length < 2 || axes.length < 2) return el("p", { class: "quiet" }, "Two runs that differ are needed.");
+  const [width, height, top, bottom] = [Math.max(300, Math.min(room, 190 * axes.length)), 300, 34, 24];
+  const x = (index) => 50 + (index * (width - 110)) / (axes.length - 1);
+  const scales = axes.map((key) => scaleOf(having, key, key === metric, height - bottom, top));
+  const paths = having.map((run) => {
+    const points = axes.map((key, index) => `${x(index).toFixed(1)},${scales[index].place(run).toFixed(1)}`);
+    const open = () => setState({ page: "run", run: run.key });
+    return svg("path", { class: `run s${run.colour}`, d: `M${points.join("L")}`, tabindex: "0", role: "link", "aria-label": `${labelOf(run, keys)}: ${shown(number(run, metric))}`,
+      on: { click: open, keydown: (event) => { if (event.key === "Enter") open(); } } }, svg("title", {}, `${labelOf(run, keys)}: ${shown(number(run, metric))}`));
+  });
+  const ticks = axes.map((key, index) => [
+    svg("line", { class: "axis", x1: x(index), x2: x(index), y1: top, y2: height - bottom }),
+    svg("text", { x: x(index), y: index % 2 ? 26 : 12, "text-anchor": index === 0 ? "start" : index === axes.length - 1 ? "end" : "middle", dx: index === 0 ? -46 : index === axes.length - 1 ? 56 : 0 }, key),
+    scales[index].ticks.map(([text, y]) => svg("text", { class: "quiet", x: x(index) + (index === axes.length - 1 ? 6 : -6), y: y + 4, "text-anchor": index === axes.length - 1 ? "start" : "end" }, text)),
+  ]);
+  return svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": `Parallel coordinates of ${axes.join(", ")}` }, paths, ticks);
+}
+
+function scaleOf(list, key, isMetric, bottom, top) {
+  const read = isMetric ? (run) => number(run, key) : (run) => run.config[key];
+  if (isMetric || isNumeric(list, key)) {
+    const numbers = list.map(read);
+    const [low, high] = [Math.min(...numbers), Math.max(...numbers)];
+    const log = !isMetric && low > 0 && high / low >= 50;
+    const warp = log ? Math.log : (value) => value;
+    const y = (value) => bottom - ((warp(value) - warp(low)) / (warp(high) - warp(low) || 1)) * (bottom - top);
+    const few = [...new Set(numbers)].sort((a, b) => a - b);
+    return { place: (run) => y(read(run)), ticks: (few.length <= 6 && !isMetric ? few : [low, high]).map((value) => [shown(value), y(value)]) };
+  }
+  const values = valuesOf(list, key);
+  const y = (value) => bottom - (values.indexOf(value) / Math.max(1, values.length - 1)) * (bottom - top);
+  return { place: (run) => y(textOf(read(run))), ticks: values.slice(0, 12).map((value) => [value.length > 16 ? `${value.slice(0, 15)}…` : value, y(value)]) };
+}
+
+const RUNS_FOR_IMPORTANCE = 10;
+
+// The part of the metric's variance between the values of a key, corrected for the number of values
+// (adjusted correlation ratio); of a key with many numbers, between the quarters of their range.
+function importance(list, keys, metric) {
+  const having = finite(list.filter((run) => run.state === "finished"), metric);
+  if (having.length < RUNS_FOR_IMPORTANCE) return el("p", { class: "quiet" }, `From ${RUNS_FOR_IMPORTANCE} finished runs on; there are ${having.length}.`);
+  const shares = keys.map((key) => [key, shareOf(having, key, metric)]).filter(([, share]) => share !== null).sort((a, b) => b[1] - a[1]).slice(0, 12);
+  return [
+    barChart(shares.map(([key, share]) => [key, share]), (share) => `${Math.round(100 * share)} %`, 1),
+    el("p", { class: "quiet" }, `Variance of ${metric} that goes with each key alone, over ${having.length} finished runs. Approximate: keys that only matter together are not seen.`),
+  ];
+}
+
+function shareOf(list, key, metric) {
+  let classes = list.map((run) => textOf(run.config[key]));
+  if (new Set(classes).size > 6 && isNumeric(list, key)) {
+    const sorted = list.map((run) => run.config[key]).sort((a, b) => a - b);
+    classes = list.map((run) => Math.floor((4 * sorted.indexOf(run.config[key])) / sorted.length));
+  }
+  const groups = new Map();
+  list.forEach((run, index) => groups.set(classes[index], [...(groups.get(classes[index]) ?? []), number(run, metric)]));
+  const [n, k] = [list.length, groups.size];
+  const numbers = list.map((run) => number(run, metric));
+  const all = mean(numbers);
+  const total = numbers.reduce((sum, each) => sum + (each - all) ** 2, 0);
+  if (k < 2 || n <= k || total === 0) return null;
+  const within = [...groups.values()].reduce((sum, group) => sum + group.reduce((part, each) => part + (each - mean(group)) ** 2, 0), 0);
+  return Math.max(0, 1 - (within / total) * ((n - 1) / (n - k)));
+}
+
+function barChart(pairs, words, most = Math.max(...pairs.map(([, value]) => value), 1e-12)) {
+  const longest = Math.min(28, Math.max(...pairs.map(([name]) => name.length)));
+  const left = 12 + 7.2 * longest;
+  const step = 22;
+  return svg("svg", { viewBox: `0 0 ${left + 330} ${pairs.length * step + 6}`, role: "img", "aria-label": pairs.map(([name, value]) => `${name} ${words(value)}`).join(", ") },
+    pairs.map(([name, value], index) => [
+      svg("text", { x: left - 6, y: index * step + 17, "text-anchor": "end" }, name.length > 28 ? `${name.slice(0, 27)}…` : name),
+      svg("rect", { class: "bar", x: left, y: index * step + 5, width: Math.max(1, (250 * value) / most), height: step - 8 }, svg("title", {}, `${name}: ${words(value)}`)),
+      svg("text", { class: "quiet", x: left + Math.max(1, (250 * value) / most) + 6, y: index * step + 17 }, words(value)),
+    ]));
+}

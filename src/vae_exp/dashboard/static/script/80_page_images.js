@@ -1,0 +1,87 @@
+// The pictures of all runs, side by side, at one epoch or through all of them.
+
+const MOST_RUNS_OF_PICTURES = 40;
+
+function pageImages(main) {
+  const controls = el("div", { class: "controls" });
+  const told = el("p", { class: "quiet", role: "status" });
+  const wall = el("div", { class: "wall" });
+  refill(main, controls, told, wall);
+  const cache = new Map();
+  let menuSignature = "";
+  let wallSignature = "";
+
+  return async () => {
+    const list = chosenRuns().filter((run) => run.pictures > 0).slice(0, MOST_RUNS_OF_PICTURES);
+    const stale = list.filter((run) => cache.get(run.key)?.version !== run.version);
+    if (stale.length) {
+      const found = await source.pictures(stale.map((run) => run.key));
+      for (const run of stale) cache.set(run.key, { version: run.version, pictures: found[run.key] ?? [] });
+    }
+    const of = (run) => cache.get(run.key)?.pictures ?? [];
+    const names = [...new Set(list.flatMap((run) => of(run).map((picture) => picture.name)))].sort();
+    const name = names.includes(state.picture) ? state.picture : names.find((each) => each.endsWith("reconstructions")) ?? names[0] ?? "";
+    const moments = [...new Set(list.flatMap((run) => of(run).filter((picture) => picture.name === name).map(momentOf)))].sort((a, b) => a - b);
+    const asked = state.epoch === "" ? Infinity : Number(state.epoch);
+    const now = moments.filter((each) => each <= asked).at(-1) ?? moments[0] ?? 0;
+    const signature = JSON.stringify([names, name, moments, state.every, now]);
+    if (signature !== menuSignature) { refillControls(controls, names, name, moments, now); menuSignature = signature; }
+    told.textContent = list.length ? `${name}, ${list.length} runs` : "No run has pictures yet; evaluator.figures.every=5 draws them during training.";
+    const keys = varyingKeys(list);
+    const content = JSON.stringify([name, now, state.every, list.map((run) => [run.key, run.colour, of(run).length, labelOf(run, keys)])]);
+    if (content === wallSignature) return;
+    wallSignature = content;
+    refill(wall, state.every === "1" ? list.map((run) => strip(run, keys, of(run).filter((picture) => picture.name === name)))
+      : el("div", { class: "tiles" }, list.map((run) => tile(run, keys, of(run).filter((picture) => picture.name === name && momentOf(picture) <= now)))));
+  };
+}
+
+const momentOf = (picture) => picture.epoch ?? picture.step;
+
+function refillControls(controls, names, name, moments, now) {
+  const slider = el("input", { type: "range", min: 0, max: Math.max(0, moments.length - 1), step: 1, value: Math.max(0, moments.indexOf(now)), id: "epoch-slider",
+    "aria-label": "Epoch", "aria-valuetext": `epoch ${now}`, disabled: state.every === "1" || moments.length < 2,
+    on: { input: () => setState({ epoch: String(moments[Number(slider.value)]) }) } });
+  const focused = document.activeElement?.id === "epoch-slider";
+  refill(controls,
+    choice("Picture", names.map((each) => [each, each.replace(/^figures\//, "")]), name, (picture) => setState({ picture })),
+    el("label", {}, "Epoch", slider, el("output", {}, String(now))),
+    tick("All epochs side by side", state.every === "1", (on) => setState({ every: on ? "1" : "" })));
+  if (focused) slider.focus();
+}
+
+function pictureOf(run, picture, keys) {
+  const words = `${labelOf(run, keys)}: ${picture.name}, epoch ${momentOf(picture)}`;
+  const image = el("img", { src: source.address(run.key, picture), alt: words, loading: "lazy", decoding: "async", on: {
+    load: () => image.classList.toggle("crisp", image.naturalWidth < image.clientWidth),
+    error: () => button.replaceWith(el("p", { class: "quiet" }, "The file is gone, or is no picture.")),
+  } });
+  const button = el("button", { type: "button", class: "picture", title: "Enlarge", on: { click: () => enlarge(image, words) } }, image);
+  return button;
+}
+
+// The picture in its own size, until Escape or a click.
+function enlarge(image, words) {
+  const close = el("button", { type: "button", autofocus: true }, "Close");
+  const dialog = el("dialog", { "aria-label": words, on: { click: () => dialog.close(), close: () => dialog.remove() } },
+    close, el("p", {}, words), el("img", { src: image.src, alt: words, class: image.naturalWidth < 400 ? "crisp large" : null }));
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+function titleOf(run, keys) {
+  return [el("span", { class: `swatch c${run.colour} d${run.dash}`, "aria-hidden": "true" }), " ", el("a", { href: fragmentWith({ page: "run", run: run.key }) }, labelOf(run, keys))];
+}
+
+function tile(run, keys, found) {
+  const last = momentOf(found.at(-1) ?? {});
+  const shownNow = found.filter((picture) => momentOf(picture) === last);
+  return el("figure", { "data-run": run.key }, el("figcaption", {}, titleOf(run, keys), found.length ? ` · epoch ${last}` : " · not drawn yet"),
+    shownNow.map((picture) => [pictureOf(run, picture, keys), picture.caption ? el("figcaption", {}, picture.caption) : null]));
+}
+
+function strip(run, keys, found) {
+  return el("section", { "data-run": run.key }, el("h3", {}, titleOf(run, keys)),
+    el("div", { class: "strip", tabindex: "0", role: "region", "aria-label": labelOf(run, keys) },
+      found.map((picture) => el("figure", {}, pictureOf(run, picture, keys), el("figcaption", {}, `epoch ${momentOf(picture)}`, picture.caption ? ` · ${picture.caption}` : "")))));
+}

@@ -1,0 +1,91 @@
+// One run, with everything that is known of it.
+
+function pageRun(main) {
+  const head = el("div");
+  const body = el("div", { class: "wall" });
+  refill(main, head, body);
+  let signature = "";
+  let machine = new Map();
+
+  return async () => {
+    const run = runs.get(state.run) ?? filteredRuns()[0];
+    if (!run) { refill(head, el("p", { class: "quiet" }, "There are no runs yet.")); return; }
+    const other = runs.get(state.other);
+    const now = JSON.stringify([run.key, run.version, other?.key, other?.version, runs.size]);
+    if (now === signature || head.contains(document.activeElement)) return;
+    const [details, pictures] = await Promise.all([source.details(run.key), source.pictures([run.key])]);
+    signature = now;
+    refill(head, runHead(run, other));
+    const place = [...body.querySelectorAll("pre")].map((each) => [each.scrollTop, each.scrollHeight - each.scrollTop - each.clientHeight < 5]);
+    machine.forEach((chart) => clear(chart));
+    machine = new Map(details.machine.slice(0, 40).map((curve) => [curve.metric, el("div", { class: "chart small" })]));
+    refill(body, runSections(run, other, details, pictures[run.key] ?? [], machine));
+    [...body.querySelectorAll("pre")].forEach((each, index) => { each.scrollTop = place[index]?.[1] === false ? place[index][0] : each.scrollHeight; });
+    if (body.querySelector("details.machine")?.open) drawMachine(details, machine);
+    body.querySelector("details.machine")?.addEventListener("toggle", () => drawMachine(details, machine));
+  };
+}
+
+function runHead(run, other) {
+  const list = ordered([...runs.values()], "name");
+  const title = (each) => [each.key, `${each.name} (${each.id})`];
+  const facts = [`${stateWords(run)}`, run.group && `group ${run.group}`, run.type, run.project && `project ${run.project}`, `id ${run.id}`,
+    run.started && `started ${moment(run.started)}`, duration(valueOf(run, "runtime")), run.segments > 1 && `${run.segments} segments`, run.tags.length && `tags ${run.tags.join(", ")}`];
+  return [
+    el("div", { class: "controls" },
+      choice("Run", list.map(title), run.key, (key) => setState({ run: key })),
+      choice("Compare with", [["", "–"], ...list.filter((each) => each !== run).map(title)], other?.key ?? "", (key) => setState({ other: key }))),
+    el("h2", {}, el("span", { class: `swatch c${run.colour} d${run.dash}`, "aria-hidden": "true" }), " ", run.name),
+    el("p", { class: `quiet` }, facts.filter(Boolean).join(" · ")),
+    run.lost ? el("p", { class: "note" }, `Not everything could be read: ${run.lost}.`) : null,
+  ];
+}
+
+function runSections(run, other, details, pictures, machine) {
+  const warnings = warningsOf(details);
+  const last = new Map(pictures.map((picture) => [`${picture.name}\n${picture.caption}`, picture]));
+  const vectors = Object.entries(details.vectors).filter(([, values]) => values.length > 1 && values.length <= 512);
+  return [
+    details.notes ? el("p", {}, details.notes) : null,
+    warnings.length ? el("section", { class: "panel" }, el("h2", {}, "Warnings"), el("ul", {}, warnings.map((text) => el("li", { class: "warning" }, text)))) : null,
+    el("div", { class: "grid" },
+      facts("Last values", Object.entries(run.summary).filter(([key]) => !key.startsWith("_") && !key.startsWith("figures/")), other && ((key) => other.summary[key])),
+      facts("Config", Object.entries(run.config), other && ((key) => other.config[key])),
+      vectors.map(([name, values]) => el("section", { class: "panel" }, el("h2", {}, name),
+        barChart(values.map((value, index) => [`${index + 1}`, value ?? 0]).sort((a, b) => b[1] - a[1]).slice(0, 64), shown)))),
+    last.size ? el("section", { class: "panel" }, el("h2", {}, "Pictures"), el("div", { class: "tiles" },
+      [...last.values()].map((picture) => el("figure", {}, pictureOf(run, picture, []), el("figcaption", {}, `${picture.name.replace(/^figures\//, "")}, epoch ${momentOf(picture)}${picture.caption ? ` · ${picture.caption}` : ""}`))))) : null,
+    details.machine.length ? el("details", { class: "panel machine" }, el("summary", {}, "Machine"), el("div", { class: "grid" },
+      details.machine.slice(0, 40).map((curve) => el("section", {}, el("h3", {}, curve.metric), machine.get(curve.metric))))) : null,
+    details.console.length ? el("section", { class: "panel" }, el("h2", {}, "Console"), el("pre", { tabindex: "0", "aria-label": "Console" }, details.console.map((line) => el("span", { class: line.error ? "error" : null }, plainText(line.text))))) : null,
+    Object.keys(details.environment).length ? facts("Environment", Object.entries(details.environment)) : null,
+  ];
+}
+
+// Terminals understand more than text: colours are left out, and of a line that was overwritten the last state is shown.
+function plainText(text) {
+  // eslint-disable-next-line no-control-regex
+  return text.replace(/\u001b\[[0-9;?]*[ -/]*[@-~]/g, "").replace(/\r+\n/g, "\n").replace(/^.*\r(?!$)/gm, "").replace(/[\u0000-\u0008\u000b-\u001f]/g, "");
+}
+
+function warningsOf(details) {
+  const lines = details.console.flatMap((line) => plainText(line.text).split("\n")).filter((line) => /\bWARNING\b|\bWarning:/.test(line));
+  return [...new Set([...details.alerts.map((alert) => [alert.title, alert.text].filter(Boolean).join(": ")), ...lines.map((line) => line.trim())])].slice(0, 50);
+}
+
+function facts(title, pairs, compared) {
+  const rows = pairs.sort(([a], [b]) => a.localeCompare(b)).map(([key, value]) => {
+    const theirs = compared?.(key);
+    const differs = compared && textOf(theirs) !== textOf(value);
+    return { differs, row: el("tr", { class: differs ? "differs" : null }, el("th", { scope: "row" }, key), el("td", {}, shown(value)), compared ? el("td", {}, shown(theirs)) : null) };
+  });
+  return el("section", { class: "panel" }, el("h2", {}, title, compared ? ` (${rows.filter((each) => each.differs).length} differ)` : ""),
+    el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title }, el("table", { class: "facts" }, el("tbody", {}, [...rows].sort((a, b) => (b.differs ?? 0) - (a.differs ?? 0)).map((each) => each.row)))));
+}
+
+function drawMachine(details, machine) {
+  for (const curve of details.machine) {
+    const chart = machine.get(curve.metric);
+    if (chart?.isConnected) draw(chart, [{ type: "scatter", mode: "lines", x: curve.x, y: curve.y, line: { color: colour("accent"), width: 1.5 }, hovertemplate: "%{y:.4g} at %{x} s<extra></extra>" }], layoutOf("seconds", "", {}));
+  }
+}

@@ -1,0 +1,76 @@
+// The page that is shown, kept up to date while somebody looks.
+
+const PAGES = { runs: ["Runs", pageRuns], charts: ["Charts", pageCharts], sweep: ["Sweep", pageSweep], images: ["Images", pageImages], run: ["Run", pageRun] };
+const POLL_MILLISECONDS = 1000;
+const content = document.getElementById("content");
+const statusLine = document.getElementById("status");
+let mounted = "";
+let update = () => {};
+let drawing = false;
+let again = false;
+
+function showPage() {
+  const page = state.page in PAGES ? state.page : "runs";
+  refill(document.getElementById("pages"), Object.entries(PAGES).map(([name, [title]]) => el("a", { href: fragmentWith({ page: name }), "aria-current": name === page ? "page" : null }, title)));
+  if (page !== mounted) {
+    content.querySelectorAll(".js-plotly-plot").forEach(clear);
+    update = PAGES[page][1](content);
+    mounted = page;
+    document.title = `${PAGES[page][0]} · vae_exp dashboard`;
+  }
+  refreshPage();
+}
+
+// One drawing at a time; whatever has changed meanwhile is drawn after it.
+async function refreshPage() {
+  if (drawing) { again = true; return; }
+  drawing = true;
+  do {
+    again = false;
+    try { await update(); } catch (error) { console.warn(error); statusLine.textContent = `Could not be drawn: ${error.message}`; }
+  } while (again);
+  drawing = false;
+}
+
+function tellStatus(problem) {
+  const running = [...runs.values()].filter((run) => run.state === "running").length;
+  const words = [`${runs.size} runs`, running ? `${running} running` : "", waiting > 0 ? `${waiting} still to be read` : "", ...notes];
+  const text = problem ?? words.filter(Boolean).join(", ");
+  if (statusLine.textContent !== text) statusLine.textContent = text;
+  statusLine.classList.toggle("live", source.live && !problem && running > 0);
+}
+
+let polling = false;
+async function poll() {
+  if (polling || document.hidden) return;
+  polling = true;
+  let wait = POLL_MILLISECONDS;
+  try {
+    takeChanges(await source.changes(cursor));
+    tellStatus();
+    if (waiting > 0) wait = 200;
+  } catch (error) {
+    console.debug(error);
+    tellStatus("The server does not answer; what is shown stands still.");
+    wait = 3 * POLL_MILLISECONDS;
+  }
+  polling = false;
+  if (source.live) setTimeout(poll, wait);
+}
+
+function applyTheme(theme) {
+  if (theme === "auto") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme;
+  mounted = "";
+  showPage();
+}
+
+stateListeners.push(showPage);
+dataListeners.push(refreshPage);
+document.getElementById("theme").addEventListener("change", (event) => applyTheme(event.target.value));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => applyTheme(document.getElementById("theme").value));
+document.getElementById("skip").addEventListener("click", (event) => { event.preventDefault(); content.focus(); });
+document.addEventListener("visibilitychange", () => { if (!document.hidden) poll(); });
+readFragment();
+showPage();
+poll();

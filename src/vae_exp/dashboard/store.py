@@ -1,0 +1,119 @@
+"""All runs below some folders, kept up to date."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vae_exp.dashboard.finding import Finder
+from vae_exp.dashboard.run import Run, Segment
+
+_LOOK_FOR_FILES_SECONDS = 2.0
+_MOST_RUNS = 10_000
+
+
+class Store:
+    """Runs by their key; readers see them under `lock`, a thread of its own reads the files.
+
+    Args:
+        roots: Folders that are searched at any depth, or files.
+        clock: Seconds since 1970.
+    """
+
+    def __init__(self, roots: Sequence[Path], clock: Callable[[], float] = time.time) -> None:
+        self._finder = Finder(roots)
+        self.lock = threading.RLock()
+        self.runs: dict[str, Run] = {}
+        self.version = 0
+        self.waiting = 0
+        self.notes: list[str] = []
+        self._clock = clock
+        self._segments: dict[Path, Segment] = {}
+        self._homeless: dict[Path, Segment] = {}
+        self._home: dict[Path, Run] = {}
+        self._outside: set[Path] = set()
+        self._removed: dict[str, int] = {}
+        self._looked = float("-inf")
+
+    def removed_since(self, version: int) -> list[str]:
+        """The keys of runs whose files are gone since then."""
+        return [key for key, at in self._removed.items() if at > version]
+
+    def refresh(self) -> None:
+        """Take in what has been written since the last call, one file after another."""
+        if time.monotonic() - self._looked >= _LOOK_FOR_FILES_SECONDS:
+            self._look_for_files()
+            self._looked = time.monotonic()
+        fresh = list(self._homeless.values())
+        self.waiting = len(fresh)
+        for segment in [*fresh, *(each for run in list(self.runs.values()) for each in run.segments)]:
+            with self.lock:
+                self._refresh(segment)
+        with self.lock:
+            self._look_at_states()
+
+    def _look_for_files(self) -> None:
+        found = self._finder.files()
+        with self.lock:
+            for path, inside in found.items():
+                if path not in self._segments:
+                    self._segments[path] = self._homeless[path] = Segment(path)
+                    if not inside:
+                        self._outside.add(path)
+            for path in [each for each in self._segments if each not in found]:
+                self._forget(path)
+
+    def _forget(self, path: Path) -> None:
+        segment = self._segments.pop(path)
+        self._homeless.pop(path, None)
+        run = self._home.pop(path, None)
+        if run is not None:
+            run.segments.remove(segment)
+            self._touch(run)
+            if not run.segments:
+                del self.runs[run.key]
+                self._removed[run.key] = self.version
+
+    def _refresh(self, segment: Segment) -> None:
+        changed = segment.refresh()
+        if segment.path in self._homeless:
+            self.waiting -= 1
+            if segment.info.run_id:
+                del self._homeless[segment.path]
+                run_directory = segment.config.get("run_directory")
+                if segment.path not in self._outside or self._finder.is_below_a_root(run_directory):
+                    self._settle(segment)
+        elif changed and segment.path in self._home:
+            self._touch(self._home[segment.path])
+
+    def _settle(self, segment: Segment) -> None:
+        """Put a segment to its run; runs of one id in folders of their own are different ones."""
+        key = segment.info.run_id
+        home = segment.path.parent.parent
+        for number in range(2, 1000):
+            run = self.runs.get(key)
+            if run is None or run.segments[0].path.parent.parent == home:
+                break
+            key = f"{segment.info.run_id}~{number}"
+        if run is None:
+            if len(self.runs) >= _MOST_RUNS:
+                self.notes = [f"There are more than {_MOST_RUNS} runs; the others are left out."]
+                return
+            run = self.runs[key] = Run(segment.info.run_id, key)
+            self._removed.pop(key, None)
+        self._home[segment.path] = run
+        run.segments.append(segment)
+        run.segments.sort(key=lambda each: (each.info.started, each.path.name))
+        self._touch(run)
+
+    def _look_at_states(self) -> None:
+        now = self._clock()
+        for run in self.runs.values():
+            state = run.state_at(now)
+            if state != run.state:
+                run.state = state
+                self._touch(run)
+
+    def _touch(self, run: Run) -> None:
+        self.version += 1
+        run.version = self.version

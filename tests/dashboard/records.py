@@ -1,0 +1,125 @@
+"""Writes offline runs as W&B does, without W&B: hostile ones too."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import Message
+from wandb.proto import wandb_internal_pb2
+
+from tests.dashboard.test_wandb_log import written
+
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010800000000"
+    "3a7e9b550000000a49444154789c6360000000020001e221bc330000000049454e44ae426082"
+)
+
+
+def _items(target: Any, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        item = target.add()
+        item.nested_key.append(key) if hasattr(item, "nested_key") else setattr(item, "key", key)
+        item.value_json = json.dumps(value)
+
+
+def run_record(run_id: str, config: Mapping[str, Any], started: int = 1_700_000_000, **fields: Any) -> bytes:
+    record = wandb_internal_pb2.Record()
+    record.run.run_id = run_id
+    record.run.start_time.seconds = started
+    for key, value in config.items():
+        item = record.run.config.update.add()
+        item.key, item.value_json = key, json.dumps(value)
+    for name, value in fields.items():
+        if name == "tags":
+            record.run.tags.extend(value)
+        else:
+            setattr(record.run, name, value)
+    return serialized(record)
+
+
+def history_record(step: int, values: Mapping[str, Any]) -> bytes:
+    record = wandb_internal_pb2.Record()
+    record.history.step.num = step
+    _items(record.history.item, values)
+    return serialized(record)
+
+
+def summary_record(values: Mapping[str, Any]) -> bytes:
+    record = wandb_internal_pb2.Record()
+    _items(record.summary.update, values)
+    return serialized(record)
+
+
+def console_record(text: str, error: bool = False) -> bytes:
+    record = wandb_internal_pb2.Record()
+    record.output_raw.line = text
+    record.output_raw.output_type = 0 if error else 1
+    return serialized(record)
+
+
+def stats_record(seconds: int, values: Mapping[str, float]) -> bytes:
+    record = wandb_internal_pb2.Record()
+    record.stats.timestamp.seconds = seconds
+    for key, value in values.items():
+        item = record.stats.item.add()
+        item.key, item.value_json = key, json.dumps(value)
+    return serialized(record)
+
+
+def environment_record(**fields: str) -> bytes:
+    record = wandb_internal_pb2.Record()
+    for name, value in fields.items():
+        setattr(record.environment, name, value)
+    return serialized(record)
+
+
+def exit_record(code: int = 0) -> bytes:
+    record = wandb_internal_pb2.Record()
+    record.exit.exit_code = code
+    record.exit.SetInParent()
+    return serialized(record)
+
+
+def serialized(record: Message) -> bytes:
+    return record.SerializeToString()
+
+
+def picture(path: str) -> dict[str, Any]:
+    return {"_type": "image-file", "path": path, "format": "png", "width": 1, "height": 1}
+
+
+def make_run(
+    root: Path,
+    run_id: str,
+    config: Mapping[str, Any] | None = None,
+    rows: Sequence[Mapping[str, Any]] = (),
+    exit_code: int | None = 0,
+    started: int = 1_700_000_000,
+    more: Sequence[bytes] = (),
+    **fields: Any,
+) -> Path:
+    """A finished run, or one that is running; its `.wandb` file."""
+    folder = root / "wandb" / f"offline-run-20260101_{started % 1_000_000:06d}-{run_id}"
+    (folder / "files" / "media" / "images").mkdir(parents=True)
+    records = [run_record(run_id, config or {}, started, **fields)]
+    for number, row in enumerate(rows, 1):
+        values = {"epoch": number, "_runtime": 0.5 * number, **row}
+        records += [
+            history_record(10 * number, values),
+            summary_record({k: v for k, v in values.items() if not isinstance(v, dict)}),
+        ]
+    records += more
+    if exit_code is not None:
+        records.append(exit_record(exit_code))
+    path = folder / f"run-{run_id}.wandb"
+    path.write_bytes(written(records)[0])
+    return path
+
+
+def append(path: Path, *records: bytes) -> None:
+    """More records for a small file, as its writer would add them."""
+    size = path.stat().st_size
+    assert size + sum(map(len, records)) < 32_000, "this stays within the first block"
+    with path.open("ab") as file:
+        file.write(written(list(records))[0][7:])

@@ -1,0 +1,195 @@
+"""Runs as they are put together from files that grow, vanish and go on elsewhere."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.dashboard.records import (
+    append,
+    exit_record,
+    history_record,
+    make_run,
+    picture,
+    stats_record,
+    summary_record,
+)
+from vae_exp.dashboard.downsampling import downsampled
+from vae_exp.dashboard.history import History
+from vae_exp.dashboard.run import STALE_SECONDS
+from vae_exp.dashboard.store import Store
+
+
+def refreshed(store: Store) -> Store:
+    store._looked = float("-inf")
+    store.refresh()
+    return store
+
+
+def test_what_a_finished_run_has_logged(tmp_path: Path):
+    rows = [{"val/elbo": -3.0}, {"val/elbo": float("nan"), "flag": True}, {"val/elbo": -1.0, "word": "text"}]
+    make_run(
+        tmp_path, "one", {"model": {"latent_dim": 2, "hidden_dims": [5]}}, rows, display_name="a name", tags=["t"]
+    )
+    [run] = refreshed(Store([tmp_path])).runs.values()
+    assert (run.info.name, run.info.tags, run.state, run.exit_code) == ("a name", ("t",), "finished", 0)
+    assert run.config == {"model.latent_dim": 2, "model.hidden_dims": [5]}
+    x, y = run.series("val/elbo", "epoch")
+    np.testing.assert_array_equal(x, [1, 2, 3])
+    np.testing.assert_array_equal(y, [-3.0, np.nan, -1.0])
+    np.testing.assert_array_equal(run.series("flag")[0], [20])
+    assert run.summary["word"] == "text"
+    assert run.series("nothing")[0].size == 0
+    assert run.lost == ""
+
+
+def test_a_run_grows_and_only_what_changed_has_a_new_version(tmp_path: Path):
+    path = make_run(tmp_path, "one", rows=[{"a": 1.0}], exit_code=None)
+    make_run(tmp_path, "two", rows=[{"a": 1.0}])
+    store = refreshed(Store([tmp_path]))
+    seen = store.version
+    assert store.runs["one"].state == "running"
+    append(path, history_record(20, {"a": 2.0}))
+    refreshed(store)
+    assert [key for key, run in store.runs.items() if run.version > seen] == ["one"]
+    np.testing.assert_array_equal(store.runs["one"].series("a")[1], [1, 2])
+    append(path, exit_record(3))
+    assert refreshed(store).runs["one"].state == "failed"
+    assert store.runs["one"].exit_code == 3
+    seen = store.version
+    assert refreshed(store).version == seen
+
+
+def test_a_run_that_nobody_writes_any_more_is_stale(tmp_path: Path):
+    path = make_run(tmp_path, "one", exit_code=None)
+    store = refreshed(Store([tmp_path], clock=lambda: path.stat().st_mtime + STALE_SECONDS + 1))
+    assert store.runs["one"].state == "stale"
+
+
+@pytest.mark.parametrize("later_first", [False, True])
+def test_segments_of_one_id_are_one_run_and_the_later_one_wins(tmp_path: Path, later_first: bool):
+    rows = [{"a": 1.0}, {"a": 2.0}, {"a": 3.0}]
+    first = make_run(tmp_path, "one", {"x": 1, "y": 1}, rows, exit_code=None, started=1_700_000_000)
+    second = make_run(tmp_path, "one", {"y": 2}, [], exit_code=None, started=1_700_000_500)
+    append(
+        second,
+        history_record(30, {"a": 30.0}),
+        history_record(40, {"a": 40.0}),
+        summary_record({"a": 40.0}),
+        exit_record(),
+    )
+    if later_first:
+        hidden = first.rename(first.with_suffix(".hidden"))
+        store = refreshed(Store([tmp_path]))
+        hidden.rename(first)
+        refreshed(store)
+    else:
+        store = refreshed(Store([tmp_path]))
+    [run] = store.runs.values()
+    assert len(run.segments) == 2
+    np.testing.assert_array_equal(run.series("a")[0], [10, 20, 30, 40])
+    np.testing.assert_array_equal(run.series("a")[1], [1, 2, 30, 40])
+    assert run.config == {"x": 1, "y": 2}
+    assert (run.summary["a"], run.state) == (40.0, "finished")
+
+
+def test_pictures_of_steps_that_were_gone_through_again_are_shown_once(tmp_path: Path):
+    make_run(tmp_path, "one", rows=[{"p": picture("media/a.png")}, {"p": picture("media/b.png")}], exit_code=None)
+    second = make_run(tmp_path, "one", started=1_700_000_500)
+    append(second, history_record(20, {"p": picture("media/c.png"), "epoch": 2}))
+    [run] = refreshed(Store([tmp_path])).runs.values()
+    assert [(each.path, each.epoch) for each in run.pictures] == [("media/a.png", 1), ("media/c.png", 2)]
+
+
+def test_runs_of_one_id_in_two_roots_are_two(tmp_path: Path):
+    make_run(tmp_path / "a", "one", {"x": 1})
+    make_run(tmp_path / "b", "one", {"x": 2})
+    store = refreshed(Store([tmp_path]))
+    assert set(store.runs) == {"one", "one~2"}
+
+
+def test_links_are_left_alone_and_a_removed_run_goes(tmp_path: Path):
+    path = make_run(tmp_path / "real", "one")
+    (tmp_path / "real" / "wandb" / "latest-run").symlink_to(path.parent)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (path.parent / "other.wandb").symlink_to(path)
+    store = refreshed(Store([tmp_path]))
+    assert len(store.runs["one"].segments) == 1
+    version = store.version
+    path.unlink()
+    refreshed(store)
+    assert not store.runs
+    assert store.removed_since(version) == ["one"]
+
+
+def test_a_file_that_is_replaced_is_read_anew(tmp_path: Path):
+    path = make_run(tmp_path, "one", {"x": 1}, [{"a": 1.0}, {"a": 2.0}])
+    store = refreshed(Store([tmp_path]))
+    other = make_run(tmp_path / "elsewhere", "one", {"x": 2}, [{"a": 5.0}])
+    other.replace(path)
+    [run] = refreshed(store).runs.values()
+    assert run.config == {"x": 2}
+    np.testing.assert_array_equal(run.series("a")[1], [5])
+
+
+def test_an_unknown_format_is_told_and_other_runs_are_read(tmp_path: Path):
+    path = make_run(tmp_path, "strange")
+    path.write_bytes(b"not a log")
+    make_run(tmp_path, "one")
+    assert set(refreshed(Store([tmp_path])).runs) == {"one"}
+
+
+def test_an_unreadable_file_is_left_out(tmp_path: Path):
+    path = make_run(tmp_path, "one")
+    if os.access(path, os.R_OK, effective_ids=True) and os.geteuid() == 0:
+        path.unlink()
+        os.mkfifo(path)
+    else:
+        path.chmod(0)
+    make_run(tmp_path, "two")
+    assert set(refreshed(Store([tmp_path])).runs) == {"two"}
+
+
+def test_the_machine_has_its_own_columns(tmp_path: Path):
+    make_run(
+        tmp_path,
+        "one",
+        more=[stats_record(1_700_000_010, {"cpu": 50.0}), stats_record(1_700_000_020, {"cpu": 60.0})],
+    )
+    [run] = refreshed(Store([tmp_path])).runs.values()
+    x, y = run.segments[0].machine.series("cpu", "_timestamp")
+    np.testing.assert_array_equal(x - run.started, [10, 20])
+    np.testing.assert_array_equal(y, [50, 60])
+
+
+def test_a_row_without_the_abscissa_is_left_out():
+    history = History()
+    for step, values in (
+        (1, {"a": 1.0, "x": 10.0}),
+        (2, {"a": 2.0}),
+        (3, {"x": 30.0}),
+        (4, {"a": 4.0, "x": 40.0}),
+    ):
+        history.append(step, values)
+    x, y = history.series("a", "x")
+    np.testing.assert_array_equal(x, [10, 40])
+    np.testing.assert_array_equal(y, [1, 4])
+    np.testing.assert_array_equal(history.series("a", before=4)[0], [1, 2])
+
+
+@pytest.mark.parametrize("count", [10, 2_000, 2_001, 10_007, 100_000])
+@pytest.mark.parametrize("broken", [0.0, 0.3, 1.0])
+def test_a_long_curve_keeps_its_ends_its_extremes_and_its_gaps(count: int, broken: float):
+    source = np.random.default_rng(count)
+    x, y = np.arange(count, dtype=float), source.normal(size=count)
+    y[source.random(count) < broken] = np.nan
+    short_x, short_y = downsampled(x, y)
+    assert len(short_x) <= 2_000
+    assert (np.diff(short_x) > 0).all()
+    assert (short_x[0], short_x[-1]) == (0, count - 1)
+    np.testing.assert_array_equal(y[short_x.astype(int)], short_y)
+    assert np.isnan(short_y).any() == np.isnan(y).any()
+    if broken < 1:
+        assert np.nanmin(short_y) == np.nanmin(y)
+        assert np.nanmax(short_y) == np.nanmax(y)
