@@ -14,6 +14,7 @@ from vae_exp.run_directory import (
     to_json_line,
     write_atomically,
     write_json,
+    write_where_asked,
 )
 
 # Names
@@ -122,6 +123,20 @@ def test_a_write_that_fails_keeps_the_old_content_and_leaves_no_temporary(tmp_pa
         write_atomically(path, fail)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_user_names_is_followed_and_not_replaced(tmp_path: Path):
+    link, target, pipe = tmp_path / "link", tmp_path / "target", tmp_path / "pipe"
+    link.symlink_to(target)
+    write_where_asked(link, lambda file: file.write(b"new"))
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_where_asked(pipe, lambda file: file.write(b"through"))
+    assert os.read(reader, 10) == b"through"
+    os.close(reader)
+    assert pipe.is_fifo()
 
 
 def test_a_first_write_that_fails_leaves_nothing(tmp_path: Path):

@@ -30,7 +30,7 @@ def _task(config: DictConfig) -> None:
     require_inside(path, run.directory.path)
     for key, evaluator in evaluators.items():
         print(f"Evaluating {key} on the {settings.split} images …", flush=True)
-        numbers, figures = run_evaluator(key, evaluator, run.vae, images, settings.seed)
+        numbers, figures, _ = run_evaluator(key, evaluator, run.vae, images, settings.seed)
         warn_of_strange_numbers(key, numbers, set())
         metrics |= {f"{settings.split}/{name}": value for name, value in numbers.items()}
         save_figures(figures, path.with_suffix(""))

@@ -56,7 +56,7 @@ class TrainCallback(Callback):
             record(sweep, sys.argv[1:], Path.cwd(), jobs or [])
         except (UserError, OmegaConfBaseException, OSError) as error:
             raise SystemExit(f"Error: {error}") from error
-        recorder.remember(sweep)
+        recorder.remember(sweep, tracked=config.tracker.mode == "offline")
 
 
 def _require_a_run(directory: RunDirectory) -> None:

@@ -29,6 +29,7 @@ UNITS = {
     "negative_elbo_bits_per_dim": "bits",
     "active_units": "units",
     "rate_of_active_units": "nats/image",
+    "unit_rates": "nats/image",
     "mutual_information": "nats",
     "aggregate_kl": "nats",
     "probe_accuracy": "",
@@ -98,6 +99,7 @@ def print_result(result: Mapping[str, Any], directory: RunDirectory, config: Map
         lines.append(f"Weights & Biases was lost: {wandb['error']}")
     elif wandb and wandb["mode"] == "offline":
         lines.append(f"Weights & Biases, offline: {_python()} -m vae_exp.sync {directory.path} uploads it")
+        lines.append(f"Dashboard: {_python()} -m vae_exp.dashboard {directory.path} shows it in a browser")
     lines += [
         f"Next: {_python()} -m vae_exp.evaluate run={directory.path}{_needed(config)}",
         f"      {_python()} -m vae_exp.generate run={directory.path}{_needed(config)}",

@@ -137,7 +137,10 @@ def test_an_unknown_format_is_told_and_other_runs_are_read(tmp_path: Path):
     path = make_run(tmp_path, "strange")
     path.write_bytes(b"not a log")
     make_run(tmp_path, "one")
-    assert set(refreshed(Store([tmp_path])).runs) == {"one"}
+    store = refreshed(Store([tmp_path]))
+    assert set(store.runs) == {"one"}
+    [note] = store.notes
+    assert note.startswith("1 files could not be read, such as run-strange.wandb: unknown format")
 
 
 def test_an_unreadable_file_is_left_out(tmp_path: Path):

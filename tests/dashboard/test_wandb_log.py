@@ -154,7 +154,7 @@ def test_damaged_fixtures_never_raise(tmp_path: Path, seed: int):
     reader = NativeSource(path)
     while reader.read():
         pass
-    assert reader.lost
+    assert reader.lost or reader.unfinished
 
 
 @pytest.mark.parametrize("seed", range(50))

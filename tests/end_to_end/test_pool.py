@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -100,6 +101,16 @@ def test_a_mended_job_ends_as_one_that_never_failed(tmp_path: Path):
         }
 
     assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "0<&- >&- 2>&-"])
+def test_closed_streams_cost_no_job(tmp_path: Path, closed: str):
+    shutil.copy(FAULTS, tmp_path)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]), "MENDED": "1"}
+    command = shlex.join([sys.executable, *words(1, "trainer.epochs=1")])
+    finished = subprocess.run(["sh", "-c", f"{command} {closed}"], cwd=tmp_path, env=environment, check=False)
+    assert finished.returncode == 0
+    assert [row["status"] for row in rows(tmp_path).values()] == ["completed"]
 
 
 def begin(folder: Path, jobs: int, epochs: int, checkpoints: int) -> subprocess.Popen[str]:

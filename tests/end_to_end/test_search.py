@@ -80,15 +80,39 @@ def test_a_trial_that_fails_is_marked_and_the_search_goes_on(command, tmp_path: 
         "hydra.sweeper.batch_size=3",
     )  # fmt: skip
     assert finished.code == 1
-    assert "did not finish" in finished.err
+    failed = sum(trial.state is TrialState.FAIL for trial in trials(tmp_path))
+    assert f"{failed} trials failed; they stay so" in finished.err
     states = {trial.params["trainer.batch_size"]: trial.state for trial in trials(tmp_path)}
     assert states == {"100": TrialState.COMPLETE, "5000": TrialState.FAIL}
     assert len(trials(tmp_path)) == 6
 
 
+def test_a_trial_that_is_proposed_again_while_it_runs_shares_its_end(command, tmp_path: Path):
+    words = [word for word in SEARCH if not word.startswith(("optimizer.lr", "model.latent_dim"))]
+    finished = command(
+        "train", *words, *POOL, "model.latent_dim=choice(2,2)", "seed=choice(0,1)", "hydra.sweeper.n_trials=6",
+        "trainer.epochs=3",
+    )  # fmt: skip
+    assert finished.code == 0, finished.err
+    assert [trial.state for trial in trials(tmp_path)] == [TrialState.COMPLETE] * 6
+    assert len({tuple(trial.values) for trial in trials(tmp_path)}) == len(results(tmp_path)) == 2
+
+
+def test_a_condition_of_the_command_line_holds(command, tmp_path: Path):
+    finished = command(
+        "train", *SEARCH[:-2], "hydra.sweeper.conditions={loss.beta: {loss: [beta_vae]}}",
+        "loss=choice(elbo,beta_vae)", "loss.beta=interval(0.5,4)", "hydra.sweeper.n_trials=4", "trainer.epochs=1",
+    )  # fmt: skip
+    assert finished.code == 0, finished.err
+    found = [trial.params for trial in trials(tmp_path)]
+    assert {each["loss"] for each in found} == {"elbo", "beta_vae"}
+    assert all(("loss.beta" in each) == (each["loss"] == "beta_vae") for each in found)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["hydra.sweeper.batch_size=0"], "hydra.sweeper.batch_size=0 must be a whole number of at least 1"),
         (["model.latnt_dim=choice(2,3)"], "did you mean model.latent_dim?"),
         (["hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0 must be a whole number of at least 1"),
         (["hydra.sweeper.objectives=[test/nll]"], "never sees the test images"),

@@ -51,9 +51,11 @@ def vae() -> VAE:
 
 def test_numbers_and_figures_are_told_apart(vae: VAE):
     figure = Figure()
-    numbers, figures = run_evaluator("mine", _Yields(elbo=-1.5, count=3, samples=figure), vae, IMAGES, seed=0)
+    yields = _Yields(elbo=-1.5, count=3, samples=figure, rates=[1, torch.tensor(2.0)])
+    numbers, figures, lists = run_evaluator("mine", yields, vae, IMAGES, seed=0)
     assert numbers == {"elbo": -1.5, "count": 3.0}
     assert figures == {"samples": figure}
+    assert lists == {"rates": [1.0, 2.0]}
 
 
 @pytest.mark.parametrize("value", [torch.tensor(2.0), np.float32(2.0), np.int64(2)], ids=repr)

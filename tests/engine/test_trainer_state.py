@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,9 @@ class Lines:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def log_figures(self, figures: Mapping[str, Path], step: int) -> None:
+        raise AssertionError
+
+    def log_lists(self, lists: Mapping[str, Sequence[float]], step: int) -> None:
         raise AssertionError
 
 

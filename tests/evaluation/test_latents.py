@@ -53,6 +53,9 @@ def test_a_unit_is_active_if_its_mean_moves_more_than_the_threshold():
     assert found["active_units"] == 1
     first = (0.5 * (base**2 + 0.25 - 1) - math.log(0.5)).mean().item()
     assert found["rate_of_active_units"] == pytest.approx(first, rel=1e-5)
+    assert len(found["unit_rates"]) == 3
+    assert found["unit_rates"][0] == pytest.approx(first, rel=1e-5)
+    assert found["unit_rates"][2] == pytest.approx(4.5, rel=1e-5)  # N(3, 1) against N(0, 1)
     lower = values(UnitsEvaluator(0.0098, 7, 0), given(means, scales), numbered(50))
     assert lower["active_units"] == 2
 

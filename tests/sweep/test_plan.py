@@ -6,7 +6,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from vae_exp.errors import UserError
-from vae_exp.sweep.plan import FILE, job_key, planned_jobs, quoted, read_plan, record, swept_keys
+from vae_exp.sweep.plan import (
+    FILE,
+    job_key,
+    planned_jobs,
+    quoted,
+    read_plan,
+    record,
+    refuse_idle_sweeps,
+    swept_keys,
+)
 
 BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
@@ -37,6 +46,27 @@ def test_another_sweeper_decides_for_itself():
 def test_a_sweep_without_jobs_is_refused_with_the_key_that_is_empty():
     with pytest.raises(UserError, match=r"seed=range\(0,0\) has no values"):
         planned_jobs(_config(), ["data=digits", "seed=range(0,0)"])
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "sweep.name=a,b",
+        "data.root=/a,/b",
+        "tracker=none,offline",
+        "checkpoint.every.epochs=1,2",
+        "sweep.name=${seed}",
+    ],
+)
+def test_several_values_for_what_tells_no_jobs_apart_are_refused(word: str):
+    with pytest.raises(UserError, match=r"one value|plain name"):
+        refuse_idle_sweeps(["seed=0,1", word])
+
+
+def test_several_values_for_what_tells_jobs_apart_are_not_refused():
+    refuse_idle_sweeps(
+        ["seed=0,1", "data=digits,mnist", "sweep.name=a", "data.root=/a", "model.hidden_dims=[1,2],[3]"]
+    )
 
 
 def test_commands_and_jobs_are_added_and_none_is_told_twice(tmp_path: Path):

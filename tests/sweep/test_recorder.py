@@ -35,6 +35,32 @@ def test_a_sweep_that_has_started_is_reported_once(
     assert capsys.readouterr().out == ""
 
 
+def test_trials_that_failed_are_told_every_time_and_none_is_promised_again(
+    recorder: Recorder, sweep: Path, capsys: pytest.CaptureFixture[str]
+):
+    recorder.remember(sweep)
+    recorder.note(["a: broke"], 1)
+    recorder.note_search(failed=1, unfinished=0)
+    assert not recorder.report()
+    told = capsys.readouterr().err
+    assert "1 trials failed; they stay so" in told
+    assert "again" not in told
+    recorder.note_search(failed=0, unfinished=2)
+    assert not recorder.report()
+    assert "2 trials have not ended; the same command goes on" in capsys.readouterr().err
+    recorder.note_search(failed=0, unfinished=0)
+    assert recorder.report()
+
+
+def test_a_table_that_cannot_be_written_costs_nothing_else(
+    recorder: Recorder, sweep: Path, capsys: pytest.CaptureFixture[str]
+):
+    (sweep / "summary.csv").mkdir()
+    recorder.remember(sweep)
+    assert recorder.report()
+    assert "the table of the sweep could not be written" in capsys.readouterr().err
+
+
 def test_a_sweep_is_found_from_another_working_directory(
     recorder: Recorder, sweep: Path, monkeypatch: pytest.MonkeyPatch
 ):

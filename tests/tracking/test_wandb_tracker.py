@@ -152,6 +152,16 @@ def test_figures_are_kept_as_images(tmp_path: Path):
     assert line["_step"] == 7
 
 
+def test_lists_are_kept_beside_the_numbers_of_their_step(tmp_path: Path):
+    tracker = _tracker(tmp_path / "root")
+    tracker.log_lists({"val/unit_rates": [0.5, 2.0]}, step=7)
+    tracker.log({"val/loss": 1.0}, step=7)
+    path = _finished(tmp_path / "root", tracker)
+    assert tracker.error is None
+    [line] = _history(path)
+    assert (line["_step"], line["val/unit_rates"], line["val/loss"]) == (7, [0.5, 2.0], 1.0)
+
+
 @pytest.mark.parametrize("exit_code", [0, 130])
 def test_the_exit_code_of_ours_is_that_of_the_run(tmp_path: Path, exit_code: int):
     tracker = _tracker(tmp_path / "root")

@@ -17,6 +17,8 @@ from vae_exp.run_directory import write_where_asked
 _ENDS_SCRIPT = re.compile(r"</(?=script)|<!--", re.IGNORECASE)
 _PATH = re.compile(r"^(?:/|~|[A-Za-z]:\\|\\\\|file:)")
 _LEFT_OUT = "(left out)"
+_NAMES = ("host", "username", "email")
+_LEAST_OF_A_NAME = 3
 _NO_REFERRER = '<meta name="referrer" content="no-referrer">'
 _MEGABYTE = 1_000_000
 
@@ -77,7 +79,8 @@ def document(store: Store, private: bool, most_bytes: float = float("inf")) -> b
 def _data(store: Store, runs: Sequence[Run], private: bool, most_bytes: float) -> dict[str, Any]:
     changes = wire.changes(store, 0)
     if not private:
-        changes["runs"] = [_without_places(row) for row in changes["runs"]]
+        names = _names(runs)
+        changes["runs"] = [_without_places(row, names) for row in changes["runs"]]
     return {
         "changes": changes | {"waiting": 0},
         "curves": {
@@ -115,17 +118,26 @@ def _too_large(size: float, most: float) -> str:
     )
 
 
-def _without_places(row: dict[str, Any]) -> dict[str, Any]:
-    """A row without values that say where on which machine something lies."""
-    return row | {"config": {key: _hidden(value) for key, value in row["config"].items()}}
+def _names(runs: Sequence[Run]) -> set[str]:
+    """What the machines and users are called that the runs were started on and by."""
+    found = {str(run.environment.get(key, "")) for run in runs for key in _NAMES}
+    return {name for name in found if len(name) >= _LEAST_OF_A_NAME}
 
 
-def _hidden(value: Any) -> Any:
+def _without_places(row: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    """A row without values that say where something lies, on which machine, and whose it is."""
+    told = {
+        part: {key: _hidden(value, names) for key, value in row[part].items()} for part in ("config", "summary")
+    }
+    return row | told
+
+
+def _hidden(value: Any, names: set[str]) -> Any:
     if isinstance(value, str):
-        return _LEFT_OUT if _PATH.match(value) else value
+        return _LEFT_OUT if _PATH.match(value) or any(name in value for name in names) else value
     if isinstance(value, list):
-        return [_hidden(each) for each in value]
-    return {key: _hidden(each) for key, each in value.items()} if isinstance(value, dict) else value
+        return [_hidden(each, names) for each in value]
+    return {key: _hidden(each, names) for key, each in value.items()} if isinstance(value, dict) else value
 
 
 def _inline(script: str) -> str:

@@ -61,6 +61,8 @@ class Segment:
     def __init__(self, path: Path, source: EventSource | None = None) -> None:
         self.path = path
         self.modified = 0.0
+        self.problem = ""
+        self.is_stale = False
         self._source = source or FileSource(path)
         self._stamp: tuple[int, int] | None = None
         self._generation = self._source.generation
@@ -81,35 +83,41 @@ class Segment:
     @property
     def lost(self) -> str:
         """What could not be read, in words."""
-        told = [self._source.lost] if self._source.lost else []
+        told = [each for each in (self.problem, self._source.lost) if each]
+        if self._source.unfinished and (self.exit is not None or self.is_stale):
+            told.append(f"the last {self._source.unfinished} bytes are not a whole record")
         if self.history.full:
             told.append("there are more numbers than are kept")
         return "; ".join(told)
 
-    def refresh(self) -> bool:
-        """Read what has been written since the last call; whether that was anything."""
+    @property
+    def was_read(self) -> bool:
+        """Whether it has been read to its end once."""
+        return self._stamp is not None
+
+    def read(self) -> list[Event]:
+        """A portion of what has been written since the last call; empty if there is no more for now."""
         try:
             found = self.path.stat()
             stamp = found.st_size, found.st_mtime_ns
             if stamp == self._stamp:
-                return False
-            self.modified = found.st_mtime
-            changed = self._read()
-        except OSError:
-            return False
-        self._stamp = stamp
-        return changed
+                return []
+            events = self._source.read()
+        except OSError as error:
+            self.problem = error.strerror or str(error)
+            return []
+        self.modified = found.st_mtime
+        if not events:
+            self._stamp = stamp
+        return events
 
-    def _read(self) -> bool:
-        changed = False
-        while events := self._source.read():
-            if self._generation != self._source.generation:
-                self._generation = self._source.generation
-                self._clear()
-            for event in events:
-                self._take(event)
-            changed = True
-        return changed
+    def take(self, events: Sequence[Event]) -> None:
+        """Add what `read` has returned."""
+        if self._generation != self._source.generation:
+            self._generation = self._source.generation
+            self._clear()
+        for event in events:
+            self._take(event)
 
     def _take(self, event: Event) -> None:
         match event:
@@ -245,7 +253,8 @@ class Run:
         code = self.exit_code
         if code is not None:
             return "finished" if code == 0 else "failed"
-        return "running" if now - self.modified < STALE_SECONDS else "stale"
+        self.segments[-1].is_stale = now - self.modified >= STALE_SECONDS
+        return "stale" if self.segments[-1].is_stale else "running"
 
     def series(self, key: str, against: str | None = None) -> tuple[Numbers, Numbers]:
         """The numbers of a key, each step as the last segment has it that went through it.

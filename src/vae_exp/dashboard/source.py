@@ -1,4 +1,4 @@
-"""Where the events of a `.wandb` file come from; another reader has the same three members."""
+"""Where the events of a `.wandb` file come from; another reader has the same members."""
 
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +21,11 @@ class EventSource(Protocol):
     @property
     def lost(self) -> str:
         """What could not be read, in words; empty if nothing."""
+        ...
+
+    @property
+    def unfinished(self) -> int:
+        """Bytes at the end that are no whole record yet; of a file that no longer grows, they are lost."""
         ...
 
     def read(self) -> list[Event]:
@@ -58,9 +63,12 @@ class NativeSource:
             told.append(f"{count} damaged bytes in {len(self._log.damages)} places were skipped")
         if self._strange:
             told.append(f"{self._strange} records could not be understood")
-        if self._log.unread:
-            told.append(f"the last {self._log.unread} bytes are not a whole record yet")
         return "; ".join(told)
+
+    @property
+    def unfinished(self) -> int:
+        """Bytes at the end that are no whole record yet."""
+        return self._log.unread
 
     def read(self) -> list[Event]:
         """Events that have come since the last call.
@@ -96,6 +104,7 @@ class LeetSource:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._stamp: tuple[int, int] | None = None
+        self.unfinished = 0
         self.generation = 0
         self.lost = ""
 
@@ -148,6 +157,11 @@ class FileSource:
     def lost(self) -> str:
         """What could not be read, in words."""
         return self._source.lost
+
+    @property
+    def unfinished(self) -> int:
+        """Bytes at the end that are no whole record yet."""
+        return self._source.unfinished
 
     def read(self) -> list[Event]:
         """Events that have come since the last call.

@@ -32,6 +32,7 @@ class Store:
         self._homeless: dict[Path, Segment] = {}
         self._home: dict[Path, Run] = {}
         self._outside: set[Path] = set()
+        self._full = False
         self._removed: dict[str, int] = {}
         self._looked = float("-inf")
 
@@ -44,13 +45,18 @@ class Store:
         if time.monotonic() - self._looked >= _LOOK_FOR_FILES_SECONDS:
             self._look_for_files()
             self._looked = time.monotonic()
-        fresh = list(self._homeless.values())
-        self.waiting = len(fresh)
-        for segment in [*fresh, *(each for run in list(self.runs.values()) for each in run.segments)]:
-            with self.lock:
+        homeless = list(self._homeless.values())
+        self.waiting = sum(not each.was_read for each in homeless)
+        for segment in homeless:
+            fresh = not segment.was_read
+            self._refresh(segment)
+            self.waiting -= fresh
+        for run in list(self.runs.values()):
+            for segment in list(run.segments):
                 self._refresh(segment)
         with self.lock:
             self._look_at_states()
+            self.notes = self._notes()
 
     def _look_for_files(self) -> None:
         found = self._finder.files()
@@ -75,16 +81,30 @@ class Store:
                 self._removed[run.key] = self.version
 
     def _refresh(self, segment: Segment) -> None:
-        changed = segment.refresh()
-        if segment.path in self._homeless:
-            self.waiting -= 1
-            if segment.info.run_id:
-                del self._homeless[segment.path]
-                run_directory = segment.config.get("run_directory")
-                if segment.path not in self._outside or self._finder.is_below_a_root(run_directory):
-                    self._settle(segment)
-        elif changed and segment.path in self._home:
-            self._touch(self._home[segment.path])
+        """Read outside of the lock, portion by portion, and take in under it."""
+        while events := segment.read():
+            with self.lock:
+                segment.take(events)
+                self._place(segment)
+
+    def _place(self, segment: Segment) -> None:
+        home = self._home.get(segment.path)
+        if home is not None:
+            self._touch(home)
+        elif segment.path in self._homeless and segment.info.run_id:
+            del self._homeless[segment.path]
+            run_directory = segment.config.get("run_directory")
+            if segment.path not in self._outside or self._finder.is_below_a_root(run_directory):
+                self._settle(segment)
+
+    def _notes(self) -> list[str]:
+        """What the person who looks should know."""
+        told = [f"{_MOST_RUNS} runs are shown, others left out"] if self._full else []
+        unread = [each for each in self._homeless.values() if each.was_read or each.problem]
+        if unread:
+            reason = unread[0].lost or "no run in it yet"
+            told.append(f"{len(unread)} files could not be read, such as {unread[0].path.name}: {reason}")
+        return told
 
     def _settle(self, segment: Segment) -> None:
         """Put a segment to its run; runs of one id in folders of their own are different ones."""
@@ -97,7 +117,7 @@ class Store:
             key = f"{segment.info.run_id}~{number}"
         if run is None:
             if len(self.runs) >= _MOST_RUNS:
-                self.notes = [f"There are more than {_MOST_RUNS} runs; the others are left out."]
+                self._full = True
                 return
             run = self.runs[key] = Run(segment.info.run_id, key)
             self._removed.pop(key, None)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -77,13 +77,16 @@ class Evaluations:
             evaluator = self._evaluators[name]
             if not evaluator.every:
                 _log.info("Evaluating %s …", name)
-            numbers, figures = run_evaluator(name, evaluator, self._vae, self._images, self._seed)
+            numbers, figures, lists = run_evaluator(name, evaluator, self._vae, self._images, self._seed)
             self._told |= warn_of_strange_numbers(name, numbers, self._told)
             metrics |= {f"{split}/{key}": value for key, value in numbers.items()}
             if figures:
                 paths = save_figures(figures, self._figures)
                 for tracker in self._trackers:
                     tracker.log_figures(paths, step)
+            if lists:
+                for tracker in self._trackers:
+                    tracker.log_lists({f"{split}/{key}": value for key, value in lists.items()}, step)
         guard.check()
         return metrics
 
@@ -92,10 +95,22 @@ class Evaluations:
         return self._val if len(self._val) else self._train.settled()
 
 
+class Results(NamedTuple):
+    """What an evaluator has yielded, each by name.
+
+    Args:
+        numbers: Metrics.
+        figures: matplotlib figures.
+        lists: Numbers that belong together, one for each latent unit, say; only trackers keep them.
+    """
+
+    numbers: dict[str, float]
+    figures: dict[str, Any]
+    lists: dict[str, list[float]]
+
+
 @torch.no_grad()
-def run_evaluator(
-    name: str, evaluator: Evaluator, vae: VAE, images: ImageSet, seed: int
-) -> tuple[dict[str, float], dict[str, Any]]:
+def run_evaluator(name: str, evaluator: Evaluator, vae: VAE, images: ImageSet, seed: int) -> Results:
     """What an evaluator yields, with noise that follows from the seed alone.
 
     Args:
@@ -105,9 +120,6 @@ def run_evaluator(
         images: What it is run on.
         seed: Of the noise.
 
-    Returns:
-        Numbers by name, and matplotlib figures by name.
-
     Raises:
         UserError: if it fails, or yields something else than these.
         MemoryExhaustedError: if memory does not suffice for it.
@@ -115,21 +127,22 @@ def run_evaluator(
     vae.eval()
     noise = generator(seed, "evaluation", images.device)
     what = f"evaluator.{name} ({type(evaluator).__module__}.{type(evaluator).__qualname__})"
-    numbers: dict[str, float] = {}
-    figures: dict[str, Any] = {}
+    results = Results({}, {}, {})
     try:
         with computing_in(vae, "fp32"):
             for key, value in _named(what, evaluator.run(vae, images, noise)):
                 if hasattr(value, "savefig"):
-                    figures[_file_name(what, key)] = value
+                    results.figures[_file_name(what, key)] = value
+                elif isinstance(value, list):
+                    results.lists[key] = [_number(what, key, each) for each in value]
                 else:
-                    numbers[key] = _number(what, key, value)
+                    results.numbers[key] = _number(what, key, value)
     except (UserError, Interrupted):
         raise
     except Exception as error:  # of a user's own class, which may stumble over anything
         told = evaluator_out_of_memory(error, name, images.device)
         raise told or UserError(f"{what} fails: {type(error).__name__}: {error}") from error
-    return numbers, figures
+    return results
 
 
 def warn_of_strange_numbers(name: str, numbers: Mapping[str, float], told: set[str]) -> set[str]:
@@ -163,7 +176,7 @@ def _number(what: str, key: str, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"{what} yields {key}={_shown(value)}; expected a number or a matplotlib Figure."
+            f"{what} yields {key}={_shown(value)}; expected a number, a list of them, or a matplotlib Figure."
         ) from error
 
 

@@ -1,6 +1,6 @@
 """What the engine asks of evaluators and trackers, without knowing any of them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ class Evaluator(Protocol):
     every: int
 
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, Any]]:
-        """Yield names without the split, and values: whatever `float` takes, or matplotlib figures."""
+        """Yield names without the split, and values: what `float` takes, lists of it, or matplotlib figures."""
         ...
 
 
@@ -45,4 +45,8 @@ class Tracker(Protocol):
 
     def log_figures(self, figures: Mapping[str, Path], step: int) -> None:
         """Keep figures, given as PNG files by name."""
+        ...
+
+    def log_lists(self, lists: Mapping[str, Sequence[float]], step: int) -> None:
+        """Keep numbers that belong together, such as the rate of each latent unit."""
         ...

@@ -55,6 +55,7 @@ class UnitsEvaluator:
             return
         rate = torch.cat(known).mean(dim=0)
         yield "rate_of_active_units", rate[active].sum().item()
+        yield "unit_rates", rate.tolist()
         order = rate.argsort(descending=True)
         yield "units", unit_ladder(rate[order].numpy(), variance[order].numpy(), order.tolist(), self._threshold)
 

@@ -11,14 +11,14 @@ class Recorder:
     """What this process knows of the sweep that it runs."""
 
     def __init__(self) -> None:
-        self._directories: list[Path] = []
+        self._directories: list[tuple[Path, bool]] = []
         self._failures: list[str] = []
         self._jobs = 0
         self._of_a_search: list[str] | None = None
 
-    def remember(self, directory: Path) -> None:
-        """A sweep writes into this directory."""
-        self._directories.append(directory.absolute())
+    def remember(self, directory: Path, tracked: bool = False) -> None:
+        """A sweep writes into this directory; its jobs may have W&B runs to be looked at."""
+        self._directories.append((directory.absolute(), tracked))
 
     def note(self, failures: list[str], jobs: int) -> None:
         """Of so many jobs more these have failed, each with its reason."""
@@ -35,8 +35,11 @@ class Recorder:
     def report(self) -> bool:
         """Print the table of the sweep, if there was one, and write its `summary.csv`; whether all went well."""
         while self._directories:
+            directory, tracked = self._directories.pop()
             try:
-                print_summary(self._directories.pop())
+                print_summary(directory)
+                if tracked:
+                    print(f"Dashboard: {sys.executable} -m vae_exp.dashboard {directory}")
             except OSError as error:  # a full disk or a closed pipe costs the table, not what the jobs have left
                 with suppress(OSError):
                     print(f"Error: the table of the sweep could not be written: {error}", file=sys.stderr)

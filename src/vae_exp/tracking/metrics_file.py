@@ -1,7 +1,7 @@
 """`metrics.jsonl`: a line per epoch that survives whatever happens elsewhere."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -54,6 +54,9 @@ class MetricsFile:
 
     def log_figures(self, figures: Mapping[str, Path], step: int) -> None:
         """Figures already lie beside the file."""
+
+    def log_lists(self, lists: Mapping[str, Sequence[float]], step: int) -> None:
+        """A line has numbers alone."""
 
     def close(self) -> None:
         """No more lines follow."""

@@ -107,6 +107,11 @@ class WandbTracker:
 
         self._attempt("log figures", send)
 
+    def log_lists(self, lists: Mapping[str, Sequence[float]], step: int) -> None:
+        """Keep lists of numbers as such."""
+        plain = {name: list(values) for name, values in lists.items()}
+        self._attempt("log lists", lambda: self._run.log(plain, step=step))
+
     def finish(self, exit_code: int) -> None:
         """End the W&B run with the exit code of ours."""
         self._attempt("finish", lambda: self._finish(exit_code))

@@ -13,7 +13,10 @@ from vae_exp.sweep.pool.worker import Report
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    return Job(0, ["seed=0"], RunDirectory(tmp_path))
+    directory = RunDirectory(tmp_path)
+    directory.config.parent.mkdir()
+    directory.config.write_text("{}")
+    return Job(0, ["seed=0"], directory)
 
 
 def write(job: Job, **result: object) -> None:
@@ -32,6 +35,14 @@ def test_a_completed_job_is_done(job: Job):
     write(job, status="completed", metrics={"val/loss": 1.0}, monitor="val/loss")
     settle(job, 0, Report(None), time.time(), stopping=False)
     assert (job.end, job.status, job.reason, job.metrics) == (End.DONE, "completed", "", {"val/loss": 1.0})
+
+
+def test_a_job_whose_directory_was_removed_has_not_finished(job: Job):
+    assert job.directory is not None
+    write(job, status="completed", metrics={})
+    job.directory.config.unlink()
+    settle(job, 0, Report(None), time.time(), stopping=False)
+    assert (job.end, job.reason) == (End.FAILED, "its directory was removed while it ran")
 
 
 def test_a_job_that_failed_says_why_in_its_own_words(job: Job):

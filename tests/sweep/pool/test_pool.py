@@ -45,6 +45,7 @@ class Told:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.what == "raise":
             raise ValueError("as it was asked to")
+        write_json(directory.config, {})
         write_json(directory.result, {"status": "completed", "metrics": {"val/elbo": -1.0}})
 
 

@@ -59,6 +59,7 @@ def test_a_key_is_searched_only_where_its_condition_holds():
         (["a=range(3,3)"], {}, "cannot be searched: it has no values"),
         (["a=interval(3,1)"], {}, "a=interval.3,1. cannot be searched"),
         (["a=tag(log,interval(0,1))"], {}, "cannot be searched"),
+        (["a=tag(Log,interval(1,2))"], {}, "tag Log is not known; only log is"),
         (["a=1,2"], {"b": {"a": [1]}}, "names b, which is not searched; known: a"),
         (["a=1,2"], {"a": {"c": [1]}}, "names c, which is not searched; known: a"),
         (["a=1,2", "b=1,2"], {"a": {"b": [1]}, "b": {"a": [1]}}, "needs, in the end, itself"),
@@ -67,6 +68,18 @@ def test_a_key_is_searched_only_where_its_condition_holds():
 def test_what_cannot_be_searched_is_refused(overrides, conditions, message):
     with pytest.raises(UserError, match=message):
         parsed_space(overrides, conditions)
+
+
+def test_every_key_occurs_in_an_example_that_meets_its_conditions():
+    space = parsed_space(
+        ["seed=0", "beta=interval(1,4)", "loss=choice(elbo,beta_vae)", "over=choice(1,2)"],
+        {"beta": {"loss": ["beta_vae"]}, "over": {"beta": [1.0]}},
+    )
+    assert space.examples() == [
+        ["seed=0", "loss=elbo"],
+        ["seed=0", "loss=beta_vae", "beta=1.0"],
+        ["seed=0", "loss=beta_vae", "beta=1.0", "over=1"],
+    ]
 
 
 def test_a_grid_needs_values_that_can_be_listed():

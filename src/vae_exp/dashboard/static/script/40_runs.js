@@ -58,7 +58,17 @@ const HOUSEKEEPING = /^(swept|sweep|tracker|checkpoint|evaluator|run_directory|r
 const isOurs = (run) => "run_directory" in run.config;
 
 // The keys of the config that differ; of those that always go together and end alike, the shortest.
+const keysOfLists = new Map();
 function varyingKeys(list) {
+  const which = `${cursor} ${list.map((run) => run.key).join(" ")}`;
+  if (!keysOfLists.has(which)) {
+    if (keysOfLists.size >= 8) keysOfLists.clear();
+    keysOfLists.set(which, findVaryingKeys(list));
+  }
+  return keysOfLists.get(which);
+}
+
+function findVaryingKeys(list) {
   if (list.length < 2) return [];
   const values = new Map();
   for (const run of list) {

@@ -4,7 +4,7 @@ function pageSweep(main) {
   const controls = el("div", { class: "controls" });
   const told = el("p", { class: "quiet", role: "status" });
   const grid = el("div", { class: "grid" });
-  const charts = Object.fromEntries(["key", "heat", "plane"].map((name) => [name, el("div", { class: "chart" })]));
+  const charts = Object.fromEntries(["key", "heat", "plane"].map((name) => [name, el("div", { class: "chart", id: `chart-${name}` })]));
   const lines = el("div", { id: "parallel" });
   const share = el("div", { id: "importance" });
   const titles = Object.fromEntries(["key", "heat", "plane", "lines", "share"].map((name) => [name, el("h2")]));

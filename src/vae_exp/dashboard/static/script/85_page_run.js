@@ -52,7 +52,7 @@ function runSections(run, other, details, pictures, machine) {
       facts("Last values", Object.entries(run.summary).filter(([key]) => !key.startsWith("_") && !key.startsWith("figures/")), other && ((key) => other.summary[key])),
       facts("Config", Object.entries(run.config), other && ((key) => other.config[key])),
       vectors.map(([name, values]) => el("section", { class: "panel" }, el("h2", {}, name),
-        barChart(values.map((value, index) => [`${index + 1}`, value ?? 0]).sort((a, b) => b[1] - a[1]).slice(0, 64), shown)))),
+        barChart(values.map((value, index) => [`z${index + 1}`, value ?? 0]).sort((a, b) => b[1] - a[1]).slice(0, 64), shown)))),
     last.size ? el("section", { class: "panel" }, el("h2", {}, "Pictures"), el("div", { class: "tiles" },
       [...last.values()].map((picture) => el("figure", {}, pictureOf(run, picture, []), el("figcaption", {}, `${picture.name.replace(/^figures\//, "")}, epoch ${momentOf(picture)}${picture.caption ? ` · ${picture.caption}` : ""}`))))) : null,
     details.machine.length ? el("details", { class: "panel machine" }, el("summary", {}, "Machine"), el("div", { class: "grid" },

@@ -41,7 +41,9 @@ function tellStatus(problem) {
 }
 
 let polling = false;
+let nextPoll = 0;
 async function poll() {
+  clearTimeout(nextPoll);
   if (polling || document.hidden) return;
   polling = true;
   let wait = POLL_MILLISECONDS;
@@ -55,7 +57,7 @@ async function poll() {
     wait = 3 * POLL_MILLISECONDS;
   }
   polling = false;
-  if (source.live) setTimeout(poll, wait);
+  if (source.live) nextPoll = setTimeout(poll, wait);
 }
 
 function applyTheme(theme) {

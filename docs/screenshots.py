@@ -1,0 +1,67 @@
+"""Pictures of every page of the dashboard, at two sizes, in both themes: python docs/screenshots.py ROOT [FOLDER].
+
+ROOT is searched for W&B runs; those in docs/screenshots show this sweep on MNIST:
+
+    python -m vae_exp.train --multirun hydra/launcher=pool sweep.name=widths model.latent_dim=2,8,20 \
+        'model.hidden_dims=[200],[500]' seed=0,1 trainer.epochs=10 'evaluator=[figures,units]' \
+        evaluator.figures.every=2 evaluator.units.every=2
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from playwright.sync_api import sync_playwright
+
+SIZES = {"wide": (1280, 800), "phone": (390, 844)}
+VIEWS = {
+    "runs": {"page": "runs", "sort": "-val/elbo"},
+    "groups": {"page": "runs", "group": "model.latent_dim", "sort": "-val/elbo"},
+    "charts": {"page": "charts", "seeds": "1"},
+    "sweep": {"page": "sweep"},
+    "images": {"page": "images", "picture": "figures/samples", "filter": "seed=0"},
+    "run": {"page": "run"},
+}
+SILENT = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+SETTLED_MILLISECONDS = 2500
+
+
+def main() -> None:
+    """The command line."""
+    root, folder = (
+        Path(sys.argv[1]),
+        Path(sys.argv[2] if len(sys.argv) > 2 else Path(__file__).parent / "screenshots"),
+    )
+    folder.mkdir(exist_ok=True)
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    command = [sys.executable, "-m", "vae_exp.dashboard", str(root), "--port", "0"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
+    assert server.stdout is not None
+    address = server.stdout.readline().split()[1]
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=program, args=SILENT)
+            for size, (width, height) in SIZES.items():
+                page = browser.new_page(viewport={"width": width, "height": height})
+                picture(page, address, folder, size)
+            dark = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme="dark")
+            picture(dark, address, folder, "dark")
+            browser.close()
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def picture(page: Any, address: str, folder: Path, suffix: str) -> None:
+    """Every view, once."""
+    for name, state in VIEWS.items():
+        page.goto(f"{address}#{urlencode(state)}")
+        page.wait_for_timeout(SETTLED_MILLISECONDS)
+        page.screenshot(path=folder / f"{name}-{suffix}.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,286 @@
+"""The pages as a browser has them: served, live and exported."""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.conftest import start
+from tests.dashboard.browsers import Watched, dashboard
+from tests.dashboard.records import PNG, append, console_record, history_record, make_run, picture, summary_record
+
+pytestmark = pytest.mark.timeout(240)
+SECONDS = 20_000  # of patience, in milliseconds
+
+
+def show(watched: Watched, address: str, **state: str) -> None:
+    watched.page.goto(f"{address}#{urlencode(state)}")
+
+
+def cells(watched: Watched, heading: str) -> list[str]:
+    """The column of the table under a heading."""
+    script = """(heading) => {
+      const heads = [...document.querySelectorAll('table.runs thead th')];
+      const place = heads.findIndex((head) => head.innerText.replace(/[▲▼]/g, '').trim() === heading);
+      const rows = [...document.querySelectorAll('table.runs tr[data-run]')];
+      return rows.map((row) => row.children[place].innerText.trim());
+    }"""
+    return watched.page.evaluate(script, heading)
+
+
+def rows(watched: Watched):
+    return watched.page.locator("table.runs tr[data-run]")
+
+
+def check_all_views(watched: Watched, address: str) -> None:
+    """What both the served and the exported pages of six digits jobs must show."""
+    elbos = check_the_table(watched, address)
+    check_the_charts(watched, address)
+    check_the_sweep(watched, address, elbos)
+    check_the_images(watched, address)
+    check_a_run(watched, address)
+
+
+def check_the_table(watched: Watched, address: str) -> list[float]:
+    page = watched.page
+    show(watched, address, page="runs")
+    expect(rows(watched)).to_have_count(6, timeout=SECONDS)
+    assert set(cells(watched, "state")) == {"finished"}
+    page.get_by_role("button", name="model.latent_dim", exact=True).click()
+    assert cells(watched, "model.latent_dim") == ["2", "2", "4", "4", "8", "8"]
+    page.get_by_role("button", name=re.compile("^model.latent_dim")).click()
+    assert cells(watched, "model.latent_dim") == ["8", "8", "4", "4", "2", "2"]
+    elbos = [float(text) for text in cells(watched, "val/elbo")]
+    best = page.locator("table.runs tr.best")
+    expect(best).to_have_count(1)
+    assert "★" in best.inner_text()
+    assert str(max(elbos)) in best.inner_text()
+    page.get_by_label("Filter").fill("model.latent_dim>=4 seed=1")
+    expect(rows(watched)).to_have_count(2)
+    assert "filter=model.latent_dim" in page.url
+    page.reload()
+    expect(rows(watched)).to_have_count(2, timeout=SECONDS)
+    page.get_by_label("Filter").fill("")
+    page.get_by_label("Group by").select_option("model.latent_dim")
+    expect(page.locator("tr.group")).to_have_count(3)
+    assert "±" in page.locator("tr.group").first.inner_text()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="CSV").click()
+    saved = Path(download.value.path()).read_text().splitlines()
+    assert len(saved) == 7
+    assert "model.latent_dim" in saved[0]
+
+    return elbos
+
+
+def check_the_charts(watched: Watched, address: str) -> None:
+    page = watched.page
+    show(watched, address, page="charts")
+    charts = page.locator(".chart .scatterlayer")
+    expect(charts).to_have_count(4, timeout=SECONDS)
+    expect(charts.first.locator(".trace")).to_have_count(6)
+    page.locator(".legend button").first.click()
+    expect(charts.first.locator(".trace")).to_have_count(1)
+    page.locator(".legend button").first.click()
+    page.get_by_label("Mean ± sd over seeds").check()
+    expect(charts.first.locator(".trace")).to_have_count(9)
+    page.get_by_label("Log axis").check()
+    assert "log=1" in page.url
+
+
+def check_the_sweep(watched: Watched, address: str, elbos: list[float]) -> None:
+    page = watched.page
+    show(watched, address, page="sweep", rows="model.latent_dim", cols="seed")
+    expect(page.locator("#chart-heat .heatmaplayer")).to_have_count(1, timeout=SECONDS)
+    heat = page.evaluate(
+        "() => { const [t] = document.getElementById('chart-heat').data; return {x: t.x, y: t.y, z: t.z}; }"
+    )
+    assert (heat["x"], heat["y"]) == (["0", "1"], ["2", "4", "8"])
+    assert sorted(round(value, 3) for row in heat["z"] for value in row) == sorted(
+        round(value, 3) for value in elbos
+    )
+    expect(page.locator("#parallel path.run")).to_have_count(6)
+    expect(page.locator("#importance")).to_contain_text("there are 6")
+    assert page.locator("#chart-plane .scatterlayer .trace").count() == 6
+
+
+def check_the_images(watched: Watched, address: str) -> None:
+    page = watched.page
+    show(watched, address, page="images", picture="figures/samples")
+    expect(page.locator("figure img")).to_have_count(6, timeout=SECONDS)
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('figure img')].slice(0, 2).every((i) => i.naturalWidth > 0)"
+    )
+    before = page.locator("figure img").first.get_attribute("src")
+    page.locator("#epoch-slider").focus()
+    page.keyboard.press("Home")
+    expect(page.locator("figure img").first).not_to_have_attribute("src", before or "")
+    assert "epoch=1" in page.url
+    page.get_by_label("All epochs side by side").check()
+    expect(page.locator(".strip")).to_have_count(6)
+    expect(page.locator(".strip").first.locator("img")).to_have_count(2)
+
+
+def check_a_run(watched: Watched, address: str) -> None:
+    page = watched.page
+    show(watched, address, page="runs")
+    rows(watched).first.get_by_role("link").click()
+    expect(page.locator("h2").first).to_contain_text("latent_dim")
+    expect(page.get_by_role("region", name="Config")).to_contain_text("model.latent_dim")
+    other = page.get_by_label("Compare with").locator("option").nth(1).get_attribute("value")
+    page.get_by_label("Compare with").select_option(other)
+    expect(page.locator("tr.differs").first).to_be_visible()
+
+
+@pytest.fixture(scope="module")
+def six_jobs(tmp_path_factory: pytest.TempPathFactory, browser) -> Path:
+    """The W&B files of six jobs; that they appear while the sweep runs is seen on the way."""
+    root = tmp_path_factory.mktemp("six")
+    (root / "wandb").mkdir()
+    page = browser.new_page()
+    with dashboard([root]) as address:
+        page.goto(address)
+        process = start(
+            "train", "--multirun", "data=digits", "model.latent_dim=2,4,8", "seed=0,1", "trainer.epochs=2",
+            "sweep.name=six", "evaluator.figures.every=1", cwd=root, env={"WANDB_SILENT": "true"},
+        )  # fmt: skip
+        expect(page.locator("td.running").first).to_be_visible(timeout=90_000)
+        assert process.poll() is None, "the table was empty until the sweep had ended"
+        first = page.locator("tr[data-run]").count()
+        assert first < 6
+        _, told = process.communicate(timeout=200)
+        assert process.returncode == 0, told
+        expect(page.locator("td.finished")).to_have_count(6, timeout=5_000)
+    page.close()
+    return root
+
+
+def test_a_sweep_is_watched_and_every_page_works_served(watched: Watched, six_jobs: Path):
+    with dashboard([six_jobs]) as address:
+        check_all_views(watched, address)
+        assert all(each.startswith((address, "blob:", "data:")) for each in watched.requests)
+    assert watched.complaints == []
+
+
+def test_every_page_works_exported_and_asks_for_nothing(watched: Watched, six_jobs: Path, tmp_path: Path):
+    page = tmp_path / "page.html"
+    command = [sys.executable, "-m", "vae_exp.dashboard", str(six_jobs), "--export", str(page)]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert told.startswith("6 runs,")
+    check_all_views(watched, page.as_uri())
+    assert {each.partition("#")[0] for each in watched.requests if not each.startswith(("blob:", "data:"))} == {
+        page.as_uri()
+    }
+    assert watched.complaints == []
+
+
+def test_a_row_and_a_curve_grow_within_two_seconds(watched: Watched, tmp_path: Path):
+    path = make_run(tmp_path, "one", rows=[{"val/elbo": -3.0}, {"val/elbo": -2.0}], exit_code=None)
+    with dashboard([tmp_path]) as address:
+        show(watched, address, page="charts")
+        points = "() => document.querySelector('.js-plotly-plot')?.data?.[0]?.x?.length ?? 0"
+        watched.page.wait_for_function(f"{points[:6]} ({points[6:]}) === 2", timeout=SECONDS)
+        began = time.monotonic()
+        append(
+            path,
+            history_record(30, {"val/elbo": -1.0, "epoch": 3}),
+            summary_record({"val/elbo": -1.0, "epoch": 3}),
+        )
+        watched.page.wait_for_function(f"{points[:6]} ({points[6:]}) === 3", timeout=SECONDS, polling=50)
+        grown = time.monotonic() - began
+        print(f"seen after {grown:.2f} s")
+        assert grown < 2.0
+        show(watched, address, page="runs")
+        watched.page.wait_for_function(
+            "() => document.querySelector('tr[data-run]')?.innerText.includes('-1')", timeout=2_000
+        )
+    assert watched.complaints == []
+
+
+def test_a_hidden_page_asks_for_nothing(watched: Watched, tmp_path: Path):
+    make_run(tmp_path, "one", rows=[{"a": 1.0}])
+    with dashboard([tmp_path]) as address:
+        show(watched, address, page="runs")
+        rows(watched).first.wait_for()
+        watched.page.evaluate(
+            "() => Object.defineProperty(document, 'hidden', { get: () => window.covered ?? true })"
+        )
+        watched.page.wait_for_timeout(1_500)
+        asked = len(watched.requests)
+        watched.page.wait_for_timeout(2_500)
+        assert len(watched.requests) == asked
+        watched.page.evaluate(
+            "() => { window.covered = false; document.dispatchEvent(new Event('visibilitychange')); }"
+        )
+        watched.page.wait_for_timeout(1_500)
+        assert len(watched.requests) > asked
+
+
+HOSTILE = "<img src=x onerror=\"window.broken='name'\"><b>bold</b></script><script>window.broken='script'</script>"
+
+
+@pytest.mark.parametrize("way", ["served", "exported"])
+def test_what_a_run_calls_itself_is_never_markup(watched: Watched, tmp_path: Path, way: str):
+    for number in range(12):
+        path = make_run(
+            tmp_path,
+            f"r{number}",
+            {HOSTILE: f"{HOSTILE}{number}", "x": f"<b>{number % 3}", "seed": number % 2},
+            [
+                {
+                    "val/elbo": -1.0 * number,
+                    HOSTILE: 1.0 * number,
+                    "val/rate": 1.0 + number,
+                    "val/distortion": 2.0,
+                    "figures/" + HOSTILE: picture("media/images/a.png"),
+                }
+            ],
+            started=1_700_000_000 + number,
+            display_name=HOSTILE + str(number),
+            run_group=HOSTILE,
+            tags=[HOSTILE],
+            notes=HOSTILE,
+            more=[console_record(f"WARNING {HOSTILE}\n")],
+        )
+        (path.parent / "files" / "media" / "images" / "a.png").write_bytes(PNG)
+
+    def visit(address: str) -> None:
+        for page in ("runs", "charts", "sweep", "images", "run"):
+            show(
+                watched,
+                address,
+                page=page,
+                metric=HOSTILE,
+                metrics=f"{HOSTILE}\x1fval/elbo",
+                key=HOSTILE,
+                rows="x",
+                cols=HOSTILE,
+                picture="figures/" + HOSTILE,
+            )
+            watched.page.reload()
+            watched.page.wait_for_function(
+                "(n) => document.getElementById('status').innerText.includes('12 runs')", timeout=SECONDS
+            )
+            watched.page.wait_for_timeout(700)
+            for hover in watched.page.locator(".scatterlayer .point").all()[:2]:
+                hover.hover(force=True)
+            assert watched.page.evaluate("() => window.broken") is None
+            assert watched.page.locator("main b, main script, main img[src=x], svg b").count() == 0
+            assert HOSTILE[:20] in watched.page.locator("main").inner_text() or page == "sweep"
+
+    if way == "served":
+        with dashboard([tmp_path]) as address:
+            visit(address)
+    else:
+        page = tmp_path / "page.html"
+        subprocess.run(
+            [sys.executable, "-m", "vae_exp.dashboard", str(tmp_path), "--export", str(page), "--private"],
+            check=True,
+        )
+        visit(page.as_uri())
+    assert watched.complaints == []

@@ -1,0 +1,130 @@
+"""The page as one file."""
+
+import base64
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.dashboard.records import PNG, console_record, environment_record, make_run, picture
+from vae_exp.dashboard.export import document, export
+from vae_exp.dashboard.store import Store
+from vae_exp.errors import UserError
+
+HOSTILE = "</script><script>alert(1)</script><!-- \u2028 & <img src=x onerror=alert(1)>"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    path = make_run(
+        tmp_path,
+        "one",
+        {
+            "text": HOSTILE,
+            "data": {"root": "/home/a-user-of-it/data"},
+            "paths": ["~/x", "plain"],
+            "told": "by a-user-of-it",
+        },
+        [
+            {
+                "val/elbo": -2.0,
+                "figures/a": picture("media/images/a.png"),
+                "figures/b": picture("../../../../etc/passwd"),
+            }
+        ],
+        display_name=HOSTILE,
+        more=[
+            console_record("printed at /home/a-user-of-it\n"),
+            environment_record(host="secret-host", username="a-user-of-it"),
+        ],
+    )
+    (path.parent / "files" / "media" / "images" / "a.png").write_bytes(PNG)
+    return tmp_path
+
+
+def exported(root: Path, private: bool = False) -> str:
+    store = Store([root])
+    store.refresh()
+    return document(store, private).decode()
+
+
+def data_of(html: str) -> dict:
+    found = re.search(r'<script type="application/json" id="embedded">(.*?)</script>', html, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def test_the_file_holds_the_numbers_and_the_pictures(root: Path):
+    data = data_of(exported(root))
+    [row] = data["changes"]["runs"]
+    assert row["name"] == row["config"]["text"] == HOSTILE
+    assert {curve["metric"] for curve in data["curves"]["epoch"]} >= {"val/elbo"}
+    [found] = data["pictures"]["one"]
+    assert found["data"] == f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+
+
+def test_paths_host_user_and_console_are_left_out_unless_asked_for(root: Path):
+    html = exported(root)
+    assert "a-user-of-it" not in html
+    assert "secret-host" not in html
+    assert data_of(html)["changes"]["runs"][0]["config"] == {
+        "text": HOSTILE,
+        "data.root": "(left out)",
+        "paths": ["(left out)", "plain"],
+        "told": "(left out)",
+    }
+    asked = exported(root, private=True)
+    assert "secret-host" in asked
+    assert "/home/a-user-of-it" in asked
+
+
+def test_nothing_hostile_ends_a_script_element(root: Path):
+    html = exported(root)
+    outside = re.sub(r"(?s)<script\b[^>]*>.*?</script>", "", html)
+    assert "alert(1)" not in outside
+    assert html.count("<script") == 3
+    assert "<img" not in html
+
+
+def test_only_the_scripts_that_are_there_may_run_and_nothing_is_fetched(root: Path):
+    html = exported(root)
+    [policy] = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', html)
+    directives = dict(part.strip().split(" ", 1) for part in policy.split(";"))
+    scripts = re.findall(r"(?s)<script>(.*?)</script>", html)
+    hashes = {
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts
+    }
+    assert set(directives["script-src"].split()) == hashes
+    assert directives["default-src"] == "'none'"
+    assert "connect-src" not in directives
+    assert "unsafe-eval" not in policy
+    assert not re.search(r'(?:src|href)="(?!data:|#)', re.sub(r"(?s)<script\b[^>]*>.*?</script>", "", html))
+
+
+def test_the_file_is_written_and_its_size_said(root: Path, tmp_path: Path):
+    target = tmp_path / "page.html"
+    assert re.fullmatch(
+        rf"1 runs, \d+\.\d MB, written to {re.escape(str(target))}", export([root], target, False, 50)
+    )
+    assert target.read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("limit", [0.00001, 1.0])
+def test_a_file_that_would_be_too_large_is_refused(root: Path, tmp_path: Path, limit: float):
+    target = tmp_path / "page.html"
+    with pytest.raises(UserError, match="--size-limit is"):
+        export([root], target, False, limit)
+    assert not target.exists()
+
+
+def test_a_folder_without_runs_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match=r"no \.wandb files"):
+        export([tmp_path], tmp_path / "page.html", False, 50)
+
+
+def test_a_place_that_cannot_be_written_is_told(root: Path, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--export=.*cannot be written"):
+        export([root], tmp_path / "file" / "page.html", False, 50)

@@ -1,0 +1,273 @@
+"""What the server answers, and what it refuses."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.dashboard.records import (
+    PNG,
+    append,
+    console_record,
+    environment_record,
+    history_record,
+    make_run,
+    picture,
+)
+from vae_exp.dashboard.media import NoPictureError, read_picture
+from vae_exp.dashboard.run import PictureFile
+from vae_exp.dashboard.security import POLICY
+from vae_exp.dashboard.server import application
+from vae_exp.dashboard.store import Store
+
+HOSTS = frozenset({"127.0.0.1", "localhost"})
+PAGES = (
+    "/",
+    "/app.js",
+    "/style.css",
+    "/plotly.min.js",
+    "/api/runs",
+    "/api/curves",
+    "/api/pictures",
+    "/api/run/one",
+    "/media/one/0",
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    path = make_run(
+        tmp_path,
+        "one",
+        {"model": {"latent_dim": 2}},
+        [{"val/elbo": -2.0}, {"val/elbo": -1.0, "figures/samples": picture("media/images/a.png")}],
+        display_name="<img src=x onerror=alert(1)>",
+        more=[console_record("hello\n"), environment_record(host="example")],
+    )
+    (path.parent / "files" / "media" / "images" / "a.png").write_bytes(PNG)
+    store = Store([tmp_path])
+    store.refresh()
+    return store
+
+
+@pytest.fixture
+def client(store: Store) -> TestClient:
+    return TestClient(application(store, HOSTS), base_url="http://127.0.0.1:8765")
+
+
+def test_the_table_has_what_changed_since(store: Store, client: TestClient, tmp_path: Path):
+    first = client.get("/api/runs?since=0").json()
+    [row] = first["runs"]
+    assert (row["key"], row["state"], row["config"]) == ("one", "finished", {"model.latent_dim": 2})
+    assert row["summary"]["val/elbo"] == -1
+    assert "figures/samples._type" not in row["summary"]
+    assert first["higher"] == ["val/elbo"]
+    assert client.get(f"/api/runs?since={first['cursor']}").json()["runs"] == []
+    make_run(tmp_path, "two")
+    store._looked = float("-inf")
+    store.refresh()
+    later = client.get(f"/api/runs?since={first['cursor']}").json()
+    assert [each["key"] for each in later["runs"]] == ["two"]
+
+
+@pytest.mark.parametrize(("against", "x"), [("step", [10, 20]), ("epoch", [1, 2]), ("time", [0.5, 1])])
+def test_curves_are_given_against_step_epoch_and_time(client: TestClient, against: str, x: list[float]):
+    [curve] = client.get(f"/api/curves?run=one&run=nobody&metric=val/elbo&against={against}").json()["curves"]
+    assert (curve["run"], curve["metric"], curve["x"], curve["y"]) == ("one", "val/elbo", x, [-2, -1])
+
+
+def test_numbers_that_json_does_not_know_become_null(store: Store, client: TestClient, tmp_path: Path):
+    make_run(tmp_path, "two", {"odd": float("inf")}, [{"a": float("nan")}, {"a": float("inf")}, {"a": 1.0}])
+    store._looked = float("-inf")
+    store.refresh()
+    [curve] = client.get("/api/curves?run=two&metric=a").json()["curves"]
+    assert curve["y"] == [None, None, 1]
+    json.loads(client.get("/api/runs").text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_details_and_pictures(client: TestClient):
+    details = client.get("/api/run/one").json()
+    assert details["console"] == [{"text": "hello\n", "error": False}]
+    assert details["environment"] == {"host": "example"}
+    [found] = client.get("/api/pictures?run=one").json()["pictures"]["one"]
+    assert (found["name"], found["epoch"]) == ("figures/samples", 2)
+    answer = client.get(f"/media/one/{found['n']}")
+    assert (answer.content, answer.headers["content-type"]) == (PNG, "image/png")
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_answer_carries_the_headers_that_confine_it(client: TestClient, path: str):
+    answer = client.get(path)
+    assert answer.status_code == 200
+    assert answer.headers["content-security-policy"] == POLICY
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["x-frame-options"] == "DENY"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert "access-control-allow-origin" not in answer.headers
+    assert "set-cookie" not in answer.headers
+
+
+def test_the_policy_lets_no_script_in_but_ours():
+    directives = dict(part.strip().split(" ", 1) for part in POLICY.split(";"))
+    assert directives["default-src"] == "'none'"
+    assert directives["script-src"] == directives["connect-src"] == "'self'"
+    assert directives["frame-ancestors"] == directives["base-uri"] == directives["form-action"] == "'none'"
+    assert "unsafe-eval" not in POLICY
+    assert "unsafe-inline" not in directives["style-src-elem"]
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"])
+@pytest.mark.parametrize("path", ["/", "/api/runs", "/media/one/0", "/nowhere"])
+def test_nothing_but_get_is_answered(client: TestClient, method: str, path: str):
+    answer = client.request(method, path)
+    assert answer.status_code == 405
+    assert "content-security-policy" in answer.headers
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "evil.example:8765",
+        "",
+        "localhost@evil.example",
+        "0.0.0.0",
+        "[::",
+        "127.0.0.2",
+    ],
+)
+@pytest.mark.parametrize("path", ["/", "/api/runs", "/media/one/0"])
+def test_a_foreign_host_is_refused(client: TestClient, host: str, path: str):
+    answer = client.get(path, headers={"host": host})
+    assert answer.status_code == 400
+    assert "onerror" not in answer.text
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:8765", "localhost:1", "LOCALHOST"])
+def test_our_own_host_is_answered(client: TestClient, host: str):
+    assert client.get("/api/runs", headers={"host": host}).status_code == 200
+
+
+def test_with_a_token_nothing_is_answered_without_it(store: Store):
+    client = TestClient(application(store, frozenset(), "secret"), base_url="http://192.0.2.1:8765")
+    for path in PAGES:
+        assert client.get(path).status_code == 404
+        assert client.get(f"/wrong{path}").status_code == 404
+        assert client.get(f"/secretly{path}").status_code == 404
+        assert client.get(f"/secret{path}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../../../../etc/passwd",
+        "/etc/passwd",
+        "media/../../../../../../etc/passwd",
+        "media/images/../../secret.png",
+        "media/link.png",
+        "media/folder/secret.png",
+        "..%2f..%2fsecret.png",
+        "media/images/\0.png",
+        "secret.png",
+        "",
+        "media",
+        "media/pipe.png",
+        "media/images/page.png",
+        "media/images/drawing.svg",
+        "media/images/huge.png",
+        "media\\..\\..\\secret.png",
+    ],
+)
+def test_no_file_but_a_raster_image_in_the_media_folder_is_shown(tmp_path: Path, path: str):
+    files = tmp_path / "run" / "files"
+    images = files / "media" / "images"
+    images.mkdir(parents=True)
+    for secret in (tmp_path / "secret.png", tmp_path / "run" / "secret.png", files / "secret.png"):
+        secret.write_bytes(PNG)
+    (files / "media" / "link.png").symlink_to(tmp_path / "secret.png")
+    (files / "media" / "folder").symlink_to(tmp_path)
+    (images / "page.png").write_bytes(b"<html><script>alert(1)</script>")
+    (images / "drawing.svg").write_bytes(b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>")
+    with (images / "huge.png").open("wb") as file:
+        file.write(PNG)
+        file.truncate(30_000_000)
+    import os
+
+    os.mkfifo(files / "media" / "pipe.png")
+    with pytest.raises(NoPictureError):
+        read_picture(PictureFile("a", 1, None, "", tmp_path / "run", path))
+
+
+def test_a_media_folder_that_is_a_link_shows_nothing(tmp_path: Path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "a.png").write_bytes(PNG)
+    (tmp_path / "run" / "files").mkdir(parents=True)
+    (tmp_path / "run" / "files" / "media").symlink_to(outside)
+    with pytest.raises(NoPictureError):
+        read_picture(PictureFile("a", 1, None, "", tmp_path / "run", "media/a.png"))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../../../../etc/passwd",
+        "/media/one/../../../../etc/passwd",
+        "/media/one/%2e%2e%2f%2e%2e%2fetc%2fpasswd",
+        "/media/one/-1",
+        "/media/one/999",
+        "/media/..%2f..%2fetc/0",
+        "/api/run/..%2f..%2fetc%2fpasswd",
+        "/static/../__main__.py",
+        "//etc/passwd",
+        "/media/one/0/../../../x",
+        "/api/run/nobody",
+        "/script/10_dom.js",
+    ],
+)
+def test_no_address_leads_out(client: TestClient, path: str):
+    answer = client.get(path)
+    assert answer.status_code in (400, 404)
+    assert "root:" not in answer.text
+
+
+@pytest.mark.parametrize("query", ["since=abc", "since=-1", "since=1e9", "since=" + "9" * 400, "since=%00"])
+def test_odd_cursors_ask_for_everything(client: TestClient, query: str):
+    assert len(client.get(f"/api/runs?{query}").json()["runs"]) == 1
+
+
+def test_too_much_at_once_is_refused(client: TestClient):
+    answer = client.get("/api/curves?against=nothing")
+    assert answer.status_code == 400
+    assert "step, epoch, time" in answer.text
+    metrics = "&".join(f"metric={number}" for number in range(5_001))
+    assert client.get(f"/api/curves?run=one&{metrics}").status_code == 400
+
+
+def test_names_are_json_and_never_markup(client: TestClient):
+    answer = client.get("/api/runs")
+    assert answer.headers["content-type"].startswith("application/json")
+    assert "<img" not in answer.text
+    assert answer.json()["runs"][0]["name"] == "<img src=x onerror=alert(1)>"
+
+
+def test_a_run_that_grows_is_seen(
+    store: Store, client: TestClient, tmp_path: Path, make_growing: Callable[[], Path]
+):
+    path = make_growing()
+    store._looked = float("-inf")
+    store.refresh()
+    cursor = client.get("/api/runs").json()["cursor"]
+    append(path, history_record(20, {"a": 2.0, "epoch": 2}))
+    store.refresh()
+    [row] = client.get(f"/api/runs?since={cursor}").json()["runs"]
+    assert row["key"] == "growing"
+    assert client.get("/api/curves?run=growing&metric=a").json()["curves"][0]["y"] == [1, 2]
+
+
+@pytest.fixture
+def make_growing(tmp_path: Path) -> Callable[[], Path]:
+    return lambda: make_run(tmp_path, "growing", rows=[{"a": 1.0}], exit_code=None)
