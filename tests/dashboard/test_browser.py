@@ -284,3 +284,59 @@ def test_what_a_run_calls_itself_is_never_markup(watched: Watched, tmp_path: Pat
         )
         visit(page.as_uri())
     assert watched.complaints == []
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_pages_are_as_wide_as_a_phone_and_as_a_screen_at_400_percent(watched: Watched, tmp_path: Path, width: int):
+    """1280 pixels at 400 % are 320; what is wider than the page scrolls inside of its own frame."""
+    for number in range(12):
+        config = {"model": {"latent_dim": 2 ** (number % 3), "hidden_dims": [100 * (number % 2)]}, "seed": number}
+        rows = [
+            {
+                "val/elbo": -1.0 * number,
+                "val/rate": 1.0,
+                "val/distortion": 1.0 * number,
+                "val/unit_rates": [1.0, 0.5],
+            }
+        ]
+        make_run(tmp_path, f"r{number}", config, rows, display_name="a_name_that_is_long_" * 4)
+    watched.page.set_viewport_size({"width": width, "height": 256})
+    with dashboard([tmp_path]) as address:
+        for page in ("runs", "charts", "sweep", "images", "run"):
+            show(watched, address, page=page)
+            watched.page.wait_for_function("() => document.getElementById('status').innerText.includes('12 runs')")
+            watched.page.wait_for_timeout(800)
+            assert watched.page.evaluate("() => document.documentElement.scrollWidth") <= width, page
+    assert watched.complaints == []
+
+
+def test_everything_is_reached_and_kept_by_the_keyboard(watched: Watched, tmp_path: Path):
+    paths = [
+        make_run(tmp_path, f"r{number}", {"x": number}, [{"val/elbo": 1.0 * number}], exit_code=None)
+        for number in range(3)
+    ]
+    page = watched.page
+    with dashboard([tmp_path]) as address:
+        show(watched, address, page="runs")
+        expect(rows(watched)).to_have_count(3, timeout=SECONDS)
+        page.keyboard.press("Tab")
+        expect(page.locator("#skip")).to_be_focused()
+        page.get_by_role("button", name="x", exact=True).focus()
+        page.keyboard.press("Enter")
+        assert cells(watched, "x") == ["0", "1", "2"]
+        box = page.get_by_role("checkbox", name="Select r1")
+        box.focus()
+        page.keyboard.press("Space")
+        expect(page.locator("#count")).to_contain_text("1 selected")
+        append(paths[1], history_record(20, {"val/elbo": 7.0}), summary_record({"val/elbo": 7.0}))
+        expect(page.locator("tr[data-run=r1]")).to_contain_text("7", timeout=5_000)
+        expect(page.locator("[data-key='box r1']")).to_be_focused()
+        page.get_by_role("link", name="Charts").focus()
+        page.keyboard.press("Enter")
+        expect(page.locator(".chart .scatterlayer .trace")).to_have_count(1, timeout=SECONDS)
+        expect(page.get_by_role("link", name="Charts")).to_be_focused()
+        page.locator("summary", has_text="Metrics").press("Enter")
+        expect(page.locator("details.menu[open]")).to_have_count(1)
+        page.keyboard.press("Escape")
+        expect(page.locator("details.menu[open]")).to_have_count(0)
+    assert watched.complaints == []

@@ -19,6 +19,7 @@ from vae_exp.dashboard.store import Store
 
 _MOST_CURVES = 5_000
 _MOST_RUNS_OF_PICTURES = 2_000
+_KEPT = {"Cache-Control": "private, max-age=86400, immutable"}  # another picture has another mark in its address
 
 
 def application(store: Store, hosts: frozenset[str], token: str = "") -> Starlette:
@@ -94,7 +95,7 @@ class _Answers:
             data, media_type = read_picture(known[number])
         except NoPictureError:
             return _not_found()
-        return Response(data, media_type=media_type, headers={"Content-Disposition": "inline"})
+        return Response(data, media_type=media_type, headers=_KEPT)
 
     def _known(self, keys: Sequence[str]) -> list[Run]:
         return [self._store.runs[key] for key in dict.fromkeys(keys) if key in self._store.runs]

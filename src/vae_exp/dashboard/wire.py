@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from math import isfinite
 from typing import Any
+from zlib import crc32
 
 from vae_exp.dashboard.downsampling import downsampled
 from vae_exp.dashboard.events import ConsoleText, Value
@@ -150,7 +151,7 @@ def curve(x: Numbers, y: Numbers) -> dict[str, list[float | None]]:
 
 
 def pictures(run: Run) -> list[dict[str, Any]]:
-    """The images of a run; each is asked for by its number."""
+    """The images of a run; each is asked for by its number, and has a mark that changes with its file."""
     return [
         {
             "n": number,
@@ -158,6 +159,7 @@ def pictures(run: Run) -> list[dict[str, Any]]:
             "step": each.step,
             "epoch": each.epoch,
             "caption": _short(each.caption),
+            "mark": f"{crc32(f'{each.folder} {each.path}'.encode(errors='replace')):08x}",
         }
         for number, each in enumerate(run.pictures)
     ]

@@ -50,13 +50,21 @@ function boxes(label, values, chosen, onChange) {
   return menu;
 }
 
-// Put new children in, keeping the place that was scrolled to.
+// Put new children in, keeping the place that was scrolled to, and the focus: on the very element if it is still
+// there, else on the one with the same data-key.
 function refill(container, ...children) {
   const { scrollTop, scrollLeft } = container;
+  const focused = container.contains(document.activeElement) ? document.activeElement : null;
   container.replaceChildren(...children.flat(3).filter((each) => each !== null && each !== undefined && each !== false));
   container.scrollTop = scrollTop;
   container.scrollLeft = scrollLeft;
+  if (!focused) return;
+  const key = focused.dataset.key;
+  const heir = focused.isConnected ? focused : key && container.querySelector(`[data-key="${CSS.escape(key)}"]`);
+  if (heir) heir.focus({ preventScroll: true });
 }
+
+const isInUse = (container) => container.contains(document.activeElement);
 
 function later(action, milliseconds) {
   let timer = 0;

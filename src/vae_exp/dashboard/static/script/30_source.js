@@ -20,7 +20,7 @@ const served = {
   },
   pictures: async (runs) => (await ask("api/pictures", runs.map((run) => ["run", run]))).pictures,
   details: (run) => ask(`api/run/${encodeURIComponent(run)}`),
-  address: (run, picture) => `media/${encodeURIComponent(run)}/${picture.n}`,
+  address: (run, picture) => `media/${encodeURIComponent(run)}/${picture.n}?${picture.mark}`,
 };
 
 const exported = embedded && {

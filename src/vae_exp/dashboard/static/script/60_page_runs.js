@@ -20,7 +20,7 @@ function pageRuns(main) {
     const list = filteredRuns();
     const columns = columnsOf(list);
     const signature = JSON.stringify([columns, metricNames([...runs.values()]), state.group]);
-    if (signature !== menuSignature && !menus.contains(document.activeElement)) {
+    if (signature !== menuSignature && !isInUse(menus)) {
       refill(menus, runMenus(columns));
       menuSignature = signature;
     }
@@ -54,13 +54,13 @@ function headings({ keys, metrics, grouped }) {
 }
 
 function tableHead(list, columns, selected) {
-  const all = el("input", { type: "checkbox", "aria-label": "Select all runs shown", checked: list.length > 0 && list.every((run) => selected.has(run.key)),
+  const all = el("input", { type: "checkbox", "aria-label": "Select all runs shown", "data-key": "all", checked: list.length > 0 && list.every((run) => selected.has(run.key)),
     on: { change: () => setState({ selected: all.checked ? asList(list.map((run) => run.key)) : "" }) } });
   const cells = headings(columns).map((key) => {
     const [up, down] = [state.sort === key, state.sort === `-${key}`];
     const sort = () => setState({ sort: up ? `-${key}` : down ? key : NUMERIC.has(key) || columns.metrics.includes(key) ? (higher.has(key) || NUMERIC.has(key) ? `-${key}` : key) : key });
     return el("th", { scope: "col", class: columns.metrics.includes(key) || NUMERIC.has(key) ? "number" : null, "aria-sort": up ? "ascending" : down ? "descending" : "none" },
-      el("button", { type: "button", title: key, on: { click: sort } }, key, up ? " ▲" : down ? " ▼" : ""));
+      el("button", { type: "button", title: key, "data-key": key, on: { click: sort } }, key, up ? " ▲" : down ? " ▼" : ""));
   });
   return el("thead", {}, el("tr", {}, el("th", {}, el("span", {}, all)), cells));
 }
@@ -92,14 +92,14 @@ function more(list, limit, columns) {
 }
 
 function tableRow(run, columns, selected, isBest) {
-  const box = el("input", { type: "checkbox", checked: selected.has(run.key), "aria-label": `Select ${run.name}`, on: { change: () => {
+  const box = el("input", { type: "checkbox", checked: selected.has(run.key), "data-key": `box ${run.key}`, "aria-label": `Select ${run.name}`, on: { change: () => {
     const now = new Set(listOf(state.selected));
     if (box.checked) now.add(run.key); else now.delete(run.key);
     setState({ selected: asList([...now]) });
   } } });
   const cells = headings(columns).map((key) => {
     if (key === "name") return el("td", {}, el("span", { class: `swatch c${run.colour} d${run.dash}`, "aria-hidden": "true" }), " ",
-      isBest ? el("span", { title: `the best ${mainMetric([run])}` }, "★ best ") : null, el("a", { href: fragmentWith({ page: "run", run: run.key }), title: run.name }, run.name));
+      isBest ? el("span", { title: `the best ${mainMetric([run])}` }, "★ best ") : null, el("a", { href: fragmentWith({ page: "run", run: run.key }), "data-key": `link ${run.key}`, title: run.name }, run.name));
     if (key === "state") return el("td", { class: run.state }, stateWords(run));
     if (key === "started") return el("td", { class: "number" }, moment(run.started));
     if (key === "runtime") return el("td", { class: "number" }, duration(valueOf(run, key)));

@@ -17,7 +17,7 @@ function pageCharts(main) {
     const names = metricNames(list);
     const metrics = listOf(state.metrics).length ? listOf(state.metrics) : names.slice(0, 4);
     const signature = JSON.stringify([names, metrics, state.against]);
-    if (signature !== menuSignature && !controls.contains(document.activeElement)) {
+    if (signature !== menuSignature && !isInUse(controls)) {
       refill(controls, chartControls(names, metrics));
       menuSignature = signature;
     }
@@ -52,7 +52,7 @@ function chartControls(names, metrics) {
 
 function legendButton(run, keys) {
   const isolated = state.isolate === run.key;
-  return el("button", { type: "button", "aria-pressed": isolated, title: run.name, on: { click: () => setState({ isolate: isolated ? "" : run.key }) } },
+  return el("button", { type: "button", "aria-pressed": isolated, "data-key": run.key, title: run.name, on: { click: () => setState({ isolate: isolated ? "" : run.key }) } },
     el("span", { class: `swatch c${run.colour} d${run.dash}`, "aria-hidden": "true" }), labelOf(run, keys));
 }
 

@@ -23,7 +23,7 @@ function pageSweep(main) {
     const pick = (asked, place) => (keys.includes(asked) ? asked : plain[place] ?? keys[place] ?? "");
     const [key, rows, cols] = [pick(state.key, 0), pick(state.rows, 0), pick(state.cols, 1)];
     const signature = JSON.stringify([keys, metricNames(list), metric, key, rows, cols]);
-    if (signature !== menuSignature) {
+    if (signature !== menuSignature && !isInUse(controls)) {
       refill(controls,
         choice("Metric", metricNames(list), metric, (chosen) => setState({ metric: chosen })),
         choice("Key", keys, key, (chosen) => setState({ key: chosen })),
@@ -111,7 +111,7 @@ function parallel(list, keys, metric, room) {
   const paths = having.map((run) => {
     const points = axes.map((key, index) => `${x(index).toFixed(1)},${scales[index].place(run).toFixed(1)}`);
     const open = () => setState({ page: "run", run: run.key });
-    return svg("path", { class: `run s${run.colour}`, d: `M${points.join("L")}`, tabindex: "0", role: "link", "aria-label": `${labelOf(run, keys)}: ${shown(number(run, metric))}`,
+    return svg("path", { class: `run s${run.colour}`, d: `M${points.join("L")}`, tabindex: "0", role: "link", "data-key": run.key, "aria-label": `${labelOf(run, keys)}: ${shown(number(run, metric))}`,
       on: { click: open, keydown: (event) => { if (event.key === "Enter") open(); } } }, svg("title", {}, `${labelOf(run, keys)}: ${shown(number(run, metric))}`));
   });
   const ticks = axes.map((key, index) => [

@@ -1,9 +1,10 @@
 // One run, with everything that is known of it.
 
 function pageRun(main) {
+  const choices = el("div", { class: "controls" });
   const head = el("div");
   const body = el("div", { class: "wall" });
-  refill(main, head, body);
+  refill(main, choices, head, body);
   let signature = "";
   let machine = new Map();
 
@@ -12,10 +13,11 @@ function pageRun(main) {
     if (!run) { refill(head, el("p", { class: "quiet" }, "There are no runs yet.")); return; }
     const other = runs.get(state.other);
     const now = JSON.stringify([run.key, run.version, other?.key, other?.version, runs.size]);
-    if (now === signature || head.contains(document.activeElement)) return;
+    if (now === signature) return;
+    if (!isInUse(choices)) refill(choices, runChoices(run, other));
     const [details, pictures] = await Promise.all([source.details(run.key), source.pictures([run.key])]);
     signature = now;
-    refill(head, runHead(run, other));
+    refill(head, runHead(run));
     const place = [...body.querySelectorAll("pre")].map((each) => [each.scrollTop, each.scrollHeight - each.scrollTop - each.clientHeight < 5]);
     machine.forEach((chart) => clear(chart));
     machine = new Map(details.machine.slice(0, 40).map((curve) => [curve.metric, el("div", { class: "chart small" })]));
@@ -26,15 +28,19 @@ function pageRun(main) {
   };
 }
 
-function runHead(run, other) {
+function runChoices(run, other) {
   const list = ordered([...runs.values()], "name");
   const title = (each) => [each.key, `${each.name} (${each.id})`];
+  return [
+    choice("Run", list.map(title), run.key, (key) => setState({ run: key })),
+    choice("Compare with", [["", "–"], ...list.filter((each) => each !== run).map(title)], other?.key ?? "", (key) => setState({ other: key })),
+  ];
+}
+
+function runHead(run) {
   const facts = [`${stateWords(run)}`, run.group && `group ${run.group}`, run.type, run.project && `project ${run.project}`, `id ${run.id}`,
     run.started && `started ${moment(run.started)}`, duration(valueOf(run, "runtime")), run.segments > 1 && `${run.segments} segments`, run.tags.length && `tags ${run.tags.join(", ")}`];
   return [
-    el("div", { class: "controls" },
-      choice("Run", list.map(title), run.key, (key) => setState({ run: key })),
-      choice("Compare with", [["", "–"], ...list.filter((each) => each !== run).map(title)], other?.key ?? "", (key) => setState({ other: key }))),
     el("h2", {}, el("span", { class: `swatch c${run.colour} d${run.dash}`, "aria-hidden": "true" }), " ", run.name),
     el("p", { class: `quiet` }, facts.filter(Boolean).join(" · ")),
     run.lost ? el("p", { class: "note" }, `Not everything could be read: ${run.lost}.`) : null,

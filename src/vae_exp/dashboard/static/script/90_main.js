@@ -11,7 +11,7 @@ let again = false;
 
 function showPage() {
   const page = state.page in PAGES ? state.page : "runs";
-  refill(document.getElementById("pages"), Object.entries(PAGES).map(([name, [title]]) => el("a", { href: fragmentWith({ page: name }), "aria-current": name === page ? "page" : null }, title)));
+  refill(document.getElementById("pages"), Object.entries(PAGES).map(([name, [title]]) => el("a", { href: fragmentWith({ page: name }), "data-key": name, "aria-current": name === page ? "page" : null }, title)));
   if (page !== mounted) {
     content.querySelectorAll(".js-plotly-plot").forEach(clear);
     update = PAGES[page][1](content);
