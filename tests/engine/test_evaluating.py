@@ -119,14 +119,14 @@ class _Returns(_Yields):
         (_Returns([1.0]), r"yields 1\.0; expected pairs of a name and a value"),
         (_Returns(["ab"]), "yields 'ab'; expected pairs of a name and a value"),
         (_Returns([(1, 2)]), r"yields \(1, 2\); expected pairs of a name and a value"),
-        (_Returns([("score", "high")]), "yields score='high'; expected a number or a"),
+        (_Returns([("score", "high")]), "yields score='high'; expected a number, a list of them, or a"),
         (
             _Returns([("score", torch.zeros(3))]),
-            r"yields score=tensor\(.*; expected a number or a",
+            r"yields score=tensor\(.*; expected a number, a list of them, or a",
         ),
         (
-            _Returns([("scores", list(range(99)))]),
-            "yields scores=a list; expected a number or a",
+            _Returns([("scores", [1.0, "high"])]),
+            "yields scores='high'; expected a number, a list of them, or a",
         ),
         (
             _Returns([("../../loose", Figure())]),

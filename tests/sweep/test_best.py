@@ -11,12 +11,19 @@ from vae_exp.sweep.metrics import chosen_metric, direction
 
 
 def test_the_best_job_is_told_in_words_that_can_be_pasted(tmp_path: Path):
-    make_job(tmp_path, ["+a=[1,2]", "seed=0", "sweep.name=x", "tracker.mode=none"], val__elbo=-5.0)
+    words = ["+a=[1,2]", "seed=0", "data.root=/x", "sweep.name=x", "tracker=none", "hydra/launcher=pool"]
+    make_job(tmp_path, words, val__elbo=-5.0)
     make_job(tmp_path, ["+a=[3]", "seed=0"], val__elbo=-7.0)
     make_job(tmp_path, ["+a=[4]", "seed=0"], "failed", val__elbo=-1.0)
     [best], metrics = best_jobs(read_jobs(tmp_path), [])
     assert metrics == ["val/elbo"]
-    assert shlex.split(as_words(best)) == ["+a=[1,2]", "seed=0"]
+    assert shlex.split(as_words(best)) == ["+a=[1,2]", "seed=0", "data.root=/x"]
+
+
+def test_the_words_of_a_job_of_an_experiment_that_sweeps_are_those_of_one_run(tmp_path: Path):
+    make_job(tmp_path, ["experiment=search", "seed=0"], val__elbo=-5.0)
+    [best], _ = best_jobs(read_jobs(tmp_path), [])
+    assert as_words(best) == "experiment=search seed=0 hydra.mode=RUN"
 
 
 def test_of_several_metrics_the_front_is_told(tmp_path: Path):

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from vae_exp.errors import UserError
 from vae_exp.sweep.jobs import Job
 from vae_exp.sweep.metrics import best_first, chosen_metric, higher_is_better
-from vae_exp.sweep.plan import own_words
+from vae_exp.sweep.plan import key_of
+
+_OF_THE_SWEEP = ("hydra", "sweep", "tracker", "checkpoint", "resume")
 
 
 def best_jobs(jobs: Sequence[Job], metrics: Sequence[str]) -> tuple[list[Job], list[str]]:
@@ -35,7 +37,9 @@ def best_jobs(jobs: Sequence[Job], metrics: Sequence[str]) -> tuple[list[Job], l
 
 def as_words(job: Job) -> str:
     """The overrides of a job, ready to be pasted behind `python -m vae_exp.train`."""
-    return shlex.join(own_words(job.overrides))
+    kept = [each for each in job.overrides if key_of(each).partition(".")[0] not in _OF_THE_SWEEP]
+    an_experiment_may_be_a_sweep = any(key_of(each) == "experiment" for each in kept)
+    return shlex.join([*kept, *(["hydra.mode=RUN"] if an_experiment_may_be_a_sweep else [])])
 
 
 def _dominates(one: Job, other: Job, names: Sequence[str]) -> bool:

@@ -23,7 +23,6 @@ FILE = "sweep.json"
 SEARCH = "optuna.journal"  # beside it, where jobs are searched for
 _LOCK_SECONDS = 30
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
-_NOT_TOLD = ("hydra.", "sweep.", "tracker.", "+sweep.", "++sweep.")
 
 
 @dataclass
@@ -112,7 +111,17 @@ def job_key(overrides: Sequence[str]) -> tuple[str, ...]:
 
 def own_words(overrides: Sequence[str]) -> list[str]:
     """Those overrides of a job that decide what it trains."""
-    return [each for each in overrides if not each.startswith(_NOT_TOLD)]
+    return [each for each in overrides if not is_idle(key_of(each))]
+
+
+def key_of(override: str) -> str:
+    """The key of an override, groups with dots: `tracker`, `hydra.launcher`, `loss.beta`."""
+    return override.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", ".")
+
+
+def is_idle(key: str) -> bool:
+    """Whether a key tells no jobs apart."""
+    return key.partition(".")[0] in NOT_PART_OF_IDENTITY or key in NOT_COUNTED
 
 
 def swept_keys(sweep: Path, overrides: Sequence[str]) -> dict[str, str]:
@@ -141,10 +150,10 @@ def refuse_idle_sweeps(overrides: Sequence[str]) -> None:
     except HydraException:  # Hydra itself will say what is wrong
         return
     for override in parsed:
-        key = override.get_key_element().lstrip("+~")
+        key = key_of(override.get_key_element())
         if key == "sweep.name" and "${" in str(override.input_line):
             raise UserError(f"{override.input_line} would be another sweep for every job; give it a plain name.")
-        if override.is_sweep_override() and (key.split(".")[0] in NOT_PART_OF_IDENTITY or key in NOT_COUNTED):
+        if override.is_sweep_override() and is_idle(key):
             raise UserError(f"{override.input_line}: {key} does not tell jobs apart; give it one value.")
 
 

@@ -77,7 +77,6 @@ def test_every_key_occurs_in_an_example_that_meets_its_conditions():
     )
     assert space.examples() == [
         ["seed=0", "loss=elbo"],
-        ["seed=0", "loss=beta_vae", "beta=1.0"],
         ["seed=0", "loss=beta_vae", "beta=1.0", "over=1"],
     ]
 
