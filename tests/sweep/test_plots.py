@@ -8,7 +8,7 @@ from tests.sweep.sweeps import make_job, make_sweep
 from vae_exp.errors import UserError
 from vae_exp.sweep.grouping import default_keys, grouped
 from vae_exp.sweep.jobs import read_jobs
-from vae_exp.sweep.plots import curve, draw, heat_map, parallel_coordinates, rate_distortion
+from vae_exp.sweep.plots import curve, draw, heat_map, parallel_coordinates, rate_distortion, scatter
 
 
 def _groups(folder: Path):
@@ -84,6 +84,27 @@ def test_a_sweep_of_one_key_and_words_can_be_drawn(tmp_path: Path):
         make_job(tmp_path / "s", [f"model.activation={name}"], val__nll=90.0)
     written = draw(read_jobs(tmp_path / "s"), "val/nll", tmp_path / "plots")
     assert {path.stem for path in written} == {"val-nll-against-model.activation"}
+
+
+def test_a_search_with_many_values_is_drawn_as_points(tmp_path: Path):
+    for trial in range(12):
+        rate = f"{1e-4 * 1.7**trial:.6g}"
+        make_job(tmp_path / "s", [f"optimizer.lr={rate}", f"seed={trial}"], val__nll=90.0 + trial)
+    groups = grouped(read_jobs(tmp_path / "s"), ["optimizer.lr", "seed"])
+    axes, bar = scatter(groups, "val/nll", "optimizer.lr", "seed").axes
+    [points] = axes.collections
+    assert len(points.get_offsets()) == 12
+    assert axes.get_xscale() == "log"
+    assert bar.get_ylabel() == "val/nll"
+
+
+def test_one_value_far_from_the_rest_does_not_hide_it(tmp_path: Path):
+    for trial in range(11):
+        make_job(tmp_path / "s", [f"a={trial}"], val__nll=90.0 + trial / 10)
+    make_job(tmp_path / "s", ["a=11"], val__nll=1e6)
+    [axes] = curve(grouped(read_jobs(tmp_path / "s"), ["a"]), "val/nll", "a", []).axes
+    assert axes.get_ylim() == pytest.approx((89.88, 91.12))
+    assert axes.get_title() == "one job each; 1 far below or above"
 
 
 def test_without_completed_jobs_nothing_is_drawn(tmp_path: Path):

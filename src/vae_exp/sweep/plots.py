@@ -5,7 +5,7 @@ from functools import partial
 from itertools import combinations, cycle
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import colormaps
@@ -17,11 +17,14 @@ from vae_exp.errors import UserError
 from vae_exp.run_directory import write_atomically
 from vae_exp.sweep.grouping import Group, default_keys, grouped, in_order
 from vae_exp.sweep.jobs import Job
+from vae_exp.sweep.key_axis import KeyAxis, turn_long
 from vae_exp.sweep.metrics import chosen_metric, higher_is_better
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe & Ito
 _MARKERS = "osD^vP*"
 _MOST_LINES = len(_COLOURS)
+_MOST_NAMED = 3  # keys in the name of a point
+_MANY = 8  # settings, from which on a value can be far from the rest
 _FORMATS = ("png", "svg")
 _DPI = 150
 
@@ -56,11 +59,15 @@ def _figures(groups: Sequence[Group], metric: str) -> Iterator[tuple[str, Figure
         (group for group in groups if metric in group.metrics),
         key=lambda group: [in_order(value) for value in group.keys.values()],
     )
-    keys = [key for key in having[0].keys if len({group.keys[key] for group in having}) > 1]
+    keys = _varying(having)
     for key in keys:
         yield f"{_plain(metric)}-against-{_plain(key)}", curve(having, metric, key, [k for k in keys if k != key])
     for across, up in combinations(keys, 2):
-        yield f"{_plain(metric)}-over-{_plain(across)}-{_plain(up)}", heat_map(having, metric, across, up)
+        few = all(KeyAxis(having, key).is_few for key in (across, up))
+        yield (
+            f"{_plain(metric)}-over-{_plain(across)}-{_plain(up)}",
+            (heat_map if few else scatter)(having, metric, across, up),
+        )
     split = metric.partition("/")[0]
     both = [f"{split}/rate", f"{split}/distortion"]
     if all(name in group.metrics for group in having for name in both):
@@ -70,24 +77,36 @@ def _figures(groups: Sequence[Group], metric: str) -> Iterator[tuple[str, Figure
 
 
 def curve(groups: Sequence[Group], metric: str, key: str, others: Sequence[str]) -> Figure:
-    """A metric against one key, a line for each setting of the others; bands are standard errors over seeds."""
+    """A metric against one key, a line for each setting of the others; bands are standard errors over seeds.
+
+    Values that are no numbers have no order: theirs are points, with bars.
+    """
     figure, axes = _figure()
-    positions = _positions(groups, key)
+    below = KeyAxis(groups, key)
     lines: dict[str, list[Group]] = {}
     for group in groups:
         lines.setdefault(_label(group, others), []).append(group)
     many = len(lines) > _MOST_LINES
-    colours, alpha = (("0.6",), 0.6) if many else (_COLOURS, 1.0)
-    for (label, found), colour, marker in zip(lines.items(), cycle(colours), cycle(_MARKERS), strict=False):
-        members = sorted(found, key=lambda group: positions[group.keys[key]])
-        x = [positions[group.keys[key]] for group in members]
+    colours, markers, alpha = (("0.6",), "o", 0.6) if many else (_COLOURS, _MARKERS, 1.0)
+    for (label, found), colour, marker in zip(lines.items(), cycle(colours), cycle(markers), strict=False):
+        members = sorted(found, key=lambda group: below.position(group.keys[key]))
+        x = [below.position(group.keys[key]) for group in members]
         mean = np.array([group.metrics[metric].mean for group in members])
         error = np.nan_to_num([group.metrics[metric].error for group in members])
-        axes.plot(x, mean, color=colour, alpha=alpha, marker=marker, markersize=5, label=label)
-        axes.fill_between(x, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
-    _ticks(axes, groups, key, positions)
+        style: dict[str, Any] = {"color": colour, "alpha": alpha, "marker": marker, "markersize": 5}
+        if below.is_numeric:
+            axes.plot(x, mean, label=label, **style)
+            axes.fill_between(x, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
+        else:
+            axes.plot(x, mean, label=label, linestyle="none", **style)
+            axes.errorbar(x, mean, yerr=error, fmt="none", color=colour, alpha=alpha, linewidth=1)
+    below.lay_along(axes, "x")
     axes.set_ylabel(metric)
-    axes.set_title(_seeds(groups, metric), fontsize="small", color="0.35")
+    told = [_seeds(groups, metric, "bands" if below.is_numeric else "bars")]
+    values = np.array([group.metrics[metric].mean for group in groups])
+    if outside := int(_show_usual(axes, "y", values).sum()):
+        told.append(f"{outside} far below or above")
+    axes.set_title("; ".join(told), fontsize="small", color="0.35")
     if others and not many:
         axes.legend(fontsize="small", frameon=False)
     return figure
@@ -96,25 +115,47 @@ def curve(groups: Sequence[Group], metric: str, key: str, others: Sequence[str])
 def heat_map(groups: Sequence[Group], metric: str, across: str, up: str) -> Figure:
     """The mean of a metric over two keys; over all others the best of them is shown."""
     figure, axes = _figure()
-    columns, rows = _values(groups, across), _values(groups, up)
+    columns, rows = KeyAxis(groups, across).values, KeyAxis(groups, up).values
     best = np.full((len(rows), len(columns)), np.nan)
     pick = np.fmax if higher_is_better(metric) else np.fmin
     for group in groups:
         place = rows.index(group.keys[up]), columns.index(group.keys[across])
         best[place] = pick(best[place], group.metrics[metric].mean)
-    image = axes.imshow(
-        best, origin="lower", aspect="auto", cmap="viridis" if higher_is_better(metric) else "viridis_r"
-    )
-    figure.colorbar(image, label=metric)
-    dark = np.nanmean([np.nanmin(best), np.nanmax(best)])
+    low, high = _usual([group.metrics[metric].mean for group in groups])
+    image = axes.imshow(best, origin="lower", aspect="auto", vmin=low, vmax=high, cmap=_colours(metric))
+    figure.colorbar(image, label=metric, extend=_beyond(best, low, high))
+    dark = (low + high) / 2
     for (row, column), value in np.ndenumerate(best):
         if not isnan(value):
             shade = "white" if (value < dark) == higher_is_better(metric) else "black"
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=shade, fontsize="small")
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
+    turn_long(axes, columns)
     axes.set_xlabel(across)
     axes.set_ylabel(up)
+    return figure
+
+
+def scatter(groups: Sequence[Group], metric: str, across: str, up: str) -> Figure:
+    """Two keys of many values, a point for each setting; the colour is the metric."""
+    figure, axes = _figure()
+    below, beside = KeyAxis(groups, across), KeyAxis(groups, up)
+    values = np.array([group.metrics[metric].mean for group in groups])
+    low, high = _usual(values)
+    points = axes.scatter(
+        [below.position(group.keys[across]) for group in groups],
+        [beside.position(group.keys[up]) for group in groups],
+        c=values,
+        vmin=low,
+        vmax=high,
+        cmap=_colours(metric),
+        edgecolors="0.3",
+        linewidths=0.5,
+    )
+    figure.colorbar(points, label=metric, extend=_beyond(values, low, high))
+    below.lay_along(axes, "x")
+    beside.lay_along(axes, "y")
     return figure
 
 
@@ -130,6 +171,7 @@ def rate_distortion(groups: Sequence[Group], rate: str, distortion: str) -> Figu
         fmt="o", color=_COLOURS[0], markersize=5, linewidth=1, zorder=3,
     )  # fmt: skip
     axes.margins(0.12)
+    outside = int((_show_usual(axes, "x", x) | _show_usual(axes, "y", y)).sum())
     low, high = axes.get_xlim()
     bottom, top = axes.get_ylim()
     line = np.array([low, high])
@@ -141,13 +183,20 @@ def rate_distortion(groups: Sequence[Group], rate: str, distortion: str) -> Figu
             )
     axes.set_xlim(low, high)
     axes.set_ylim(bottom, top)
-    if len(groups) <= 2 * _MOST_LINES:
-        for group, across, up in zip(groups, x, y, strict=True):
-            text = ", ".join(group.keys.values())
-            axes.annotate(text, (across, up), textcoords="offset points", xytext=(5, 4), fontsize="x-small")
+    keys = _varying(groups)
+    if len(groups) <= 2 * _MOST_LINES and len(keys) <= _MOST_NAMED:
+        for turn, place in enumerate(
+            np.argsort(x)
+        ):  # above and below by turns, or neighbours would cover each other
+            text = ", ".join(groups[place].keys[key] for key in keys)
+            offset = (5, -9 if turn % 2 else 4)
+            axes.annotate(
+                text, (x[place], y[place]), textcoords="offset points", xytext=offset, fontsize="x-small"
+            )
     axes.set_xlabel(f"{rate} (nats)")
     axes.set_ylabel(f"{distortion} (nats)")
-    axes.set_title("grey lines: the same −ELBO", fontsize="small", color="0.35")
+    told = f"; {outside} far outside" if outside else ""
+    axes.set_title(f"grey lines: the same −ELBO{told}", fontsize="small", color="0.35")
     return figure
 
 
@@ -155,20 +204,21 @@ def parallel_coordinates(groups: Sequence[Group], metric: str, keys: Sequence[st
     """A line per setting through its values; the colour, and the last axis, is the metric."""
     figure, axes = _figure(width=1.6 * (len(keys) + 1) + 2)
     values = np.array([group.metrics[metric].mean for group in groups])
-    span = (values.max() - values.min()) or 1.0
-    heights = (values - values.min()) / span
+    low, high = _usual(values)
+    span = (high - low) or 1.0
+    heights = np.clip((values - low) / span, 0, 1)
     colours = colormaps["viridis"](0.85 * (heights if higher_is_better(metric) else 1 - heights))
+    scales = [KeyAxis(groups, key) for key in keys]
     for group, height, colour in zip(groups, heights, colours, strict=True):
-        line = [_height(_values(groups, key), group.keys[key]) for key in keys]
+        line = [scale.height(group.keys[scale.key]) for scale in scales]
         axes.plot(range(len(keys) + 1), [*line, height], color=colour, linewidth=1.4, alpha=0.85)
-    for position, key in enumerate(keys):
+    for position, scale in enumerate(scales):
         axes.axvline(position, color="0.3", linewidth=0.8)
-        known = _values(groups, key)
-        for value in known:
-            _mark(axes, position, _height(known, value), value)
+        for place, text in scale.marks():
+            _mark(axes, position, place, text)
     axes.axvline(len(keys), color="0.3", linewidth=0.8)
     for part in np.linspace(0, 1, 5):
-        _mark(axes, len(keys), part, f"{values.min() + part * span:.4g}")
+        _mark(axes, len(keys), part, f"{low + part * span:.4g}")
     axes.set_xticks(range(len(keys) + 1), [*keys, metric])
     axes.set_yticks([])
     axes.set_ylim(-0.06, 1.06)
@@ -196,51 +246,53 @@ def _figure(width: float = 6.4) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _number(value: str) -> float | None:
-    try:
-        return float(value)
-    except ValueError:
-        return None
+def _usual(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """The range of some values without those far from the rest (Tukey's outer fences), which would hide it."""
+    low, high = float(np.min(values)), float(np.max(values))
+    if len(values) < _MANY:
+        return low, high
+    quarter, three_quarters = np.quantile(values, [0.25, 0.75])
+    reach = 3 * (three_quarters - quarter)
+    inside = [value for value in values if quarter - reach <= value <= three_quarters + reach]
+    return float(min(inside)), float(max(inside))
 
 
-def _values(groups: Sequence[Group], key: str) -> list[str]:
-    """The values of a key, in their order."""
-    return sorted({group.keys[key] for group in groups}, key=in_order)
+def _show_usual(axes: Axes, side: Literal["x", "y"], values: np.ndarray) -> np.ndarray:
+    """Give an axis the usual range of its values, if there are others; which those are is returned."""
+    low, high = _usual(values)
+    outside: np.ndarray = (values < low) | (values > high)
+    if outside.any():
+        edge = 0.12 * ((high - low) or 1.0)
+        axes.set(**{f"{side}lim": (low - edge, high + edge)})
+    return outside
 
 
-def _positions(groups: Sequence[Group], key: str) -> dict[str, float]:
-    """Where values stand on an axis: numbers where they belong, words one after the other."""
-    found = _values(groups, key)
-    numbers = [_number(value) for value in found]
-    if any(number is None for number in numbers):
-        return {value: float(place) for place, value in enumerate(found)}
-    return {value: float(value) for value in found}
+def _beyond(values: np.ndarray, low: float, high: float) -> str:
+    """At which ends of a colour bar there are values beyond it."""
+    below, above = bool((values < low).any()), bool((values > high).any())
+    return "both" if below and above else "min" if below else "max" if above else "neither"
 
 
-def _ticks(axes: Axes, groups: Sequence[Group], key: str, positions: dict[str, float]) -> None:
-    found = _values(groups, key)
-    axes.set_xlabel(key)
-    numbers = [positions[value] for value in found]
-    if min(numbers) > 0 and max(numbers) / min(numbers) >= 8 and _number(found[0]) is not None:
-        axes.set_xscale("log")
-    axes.set_xticks(numbers, found)
-    axes.minorticks_off()
+def _colours(metric: str) -> str:
+    """A map of colours, bright where the metric is good."""
+    return "viridis" if higher_is_better(metric) else "viridis_r"
 
 
-def _height(known: Sequence[str], value: str) -> float:
-    return known.index(value) / (len(known) - 1) if len(known) > 1 else 0.5
+def _varying(groups: Sequence[Group]) -> list[str]:
+    """Keys in which settings differ."""
+    return [key for key in groups[0].keys if len({group.keys[key] for group in groups}) > 1]
 
 
 def _label(group: Group, keys: Sequence[str]) -> str:
     return ", ".join(f"{key.rpartition('.')[2]}={group.keys[key]}" for key in keys)
 
 
-def _seeds(groups: Sequence[Group], metric: str) -> str:
+def _seeds(groups: Sequence[Group], metric: str, drawn_as: str) -> str:
     counts = sorted({group.metrics[metric].count for group in groups})
     if counts == [1]:
         return "one job each"
     told = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"means of {told} jobs; bands are standard errors"
+    return f"means of {told} jobs; {drawn_as} are standard errors"
 
 
 def _plain(name: str) -> str:
