@@ -46,7 +46,7 @@ def index() -> str:
         policy="",
         style='<link rel="stylesheet" href="style.css">',
         data="",
-        scripts='<script src="plotly.min.js"></script>\n<script src="app.js"></script>',
+        scripts='<script src="app.js"></script>',
     )
 
 

@@ -1,5 +1,15 @@
 // Plotly, in the colours of the page. It reads tags in texts: they are escaped before they come here.
 
+// It is large, and the table does without: whatever draws awaits it.
+let plotlyComes = window.Plotly ? Promise.resolve() : null;
+function plotly() {
+  plotlyComes ??= new Promise((there, failed) => {
+    const lost = () => { plotlyComes = null; failed(new Error("plotly.min.js did not come")); };
+    document.head.append(el("script", { src: "plotly.min.js", on: { load: there, error: lost } }));
+  });
+  return plotlyComes;
+}
+
 const escaped = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const DASHES = ["solid", "dash", "dot", "dashdot"];

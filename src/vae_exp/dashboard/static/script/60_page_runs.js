@@ -1,6 +1,6 @@
 // The table of all runs.
 
-const ROWS_AT_FIRST = 500;
+const ROWS_AT_FIRST = 200;
 
 function pageRuns(main) {
   const filter = el("input", { type: "search", value: state.filter, placeholder: "model.latent_dim>=8 state=finished", "aria-describedby": "filter-help",
@@ -121,7 +121,8 @@ const mean = (numbers) => numbers.reduce((sum, each) => sum + each, 0) / numbers
 const deviation = (numbers) => Math.sqrt(numbers.reduce((sum, each) => sum + (each - mean(numbers)) ** 2, 0) / (numbers.length - 1));
 const meanWords = (numbers) => shown(mean(numbers)) + (numbers.length > 1 ? ` ± ${shown(Number(deviation(numbers).toPrecision(2)))}` : "");
 const stateWords = (run) => (run.state === "failed" ? `failed (${run.code})` : run.state) + (run.lost ? " ⚠" : "");
-const moment = (seconds) => (seconds ? new Date(seconds * 1000).toLocaleString(undefined, { dateStyle: "short", timeStyle: "short" }) : "");
+const DATE = new Intl.DateTimeFormat(undefined, { dateStyle: "short", timeStyle: "short" });
+const moment = (seconds) => (seconds ? DATE.format(seconds * 1000) : "");
 
 function duration(seconds) {
   if (typeof seconds !== "number") return "";

@@ -27,7 +27,10 @@ async function refreshPage() {
   drawing = true;
   do {
     again = false;
-    try { await update(); } catch (error) { console.warn(error); statusLine.textContent = `Could not be drawn: ${error.message}`; }
+    try {
+      if (mounted !== "runs") await plotly();
+      await update();
+    } catch (error) { console.warn(error); statusLine.textContent = `Could not be drawn: ${error.message}`; }
   } while (again);
   drawing = false;
 }
@@ -50,6 +53,7 @@ async function poll() {
   try {
     takeChanges(await source.changes(cursor));
     tellStatus();
+    setTimeout(() => plotly().catch(() => {}), 1000); // other pages will need it soon
     if (waiting > 0) wait = 200;
   } catch (error) {
     console.debug(error);
