@@ -74,6 +74,12 @@ def environment_record(**fields: str) -> bytes:
     return serialized(record)
 
 
+def alert_record(title: str) -> bytes:
+    record = wandb_internal_pb2.Record()
+    record.alert.title = title
+    return serialized(record)
+
+
 def exit_record(code: int = 0) -> bytes:
     record = wandb_internal_pb2.Record()
     record.exit.exit_code = code

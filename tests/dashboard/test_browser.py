@@ -1,5 +1,6 @@
 """The pages as a browser has them: served, live and exported."""
 
+import csv
 import re
 import subprocess
 import sys
@@ -340,3 +341,51 @@ def test_everything_is_reached_and_kept_by_the_keyboard(watched: Watched, tmp_pa
         page.keyboard.press("Escape")
         expect(page.locator("details.menu[open]")).to_have_count(0)
     assert watched.complaints == []
+
+
+def test_a_server_that_was_started_again_is_asked_for_everything(watched: Watched, tmp_path: Path):
+    path = make_run(tmp_path, "one", rows=[{"a": 1.0}], exit_code=None)
+    with dashboard([tmp_path]) as address:
+        show(watched, address, page="runs")
+        expect(rows(watched)).to_have_count(1, timeout=SECONDS)
+        for step in range(20, 26):  # the first server's cursor is ahead of the second's
+            append(path, history_record(step, {"a": 1.0 * step}), summary_record({"a": 1.0 * step}))
+            watched.page.wait_for_timeout(600)
+        expect(rows(watched).first).to_contain_text("25", timeout=SECONDS)
+    make_run(tmp_path, "two", rows=[{"a": 7.0}], started=1_700_000_500)
+    with dashboard([tmp_path], "--port", address.rstrip("/").rpartition(":")[2]):
+        expect(rows(watched)).to_have_count(2, timeout=SECONDS)
+        expect(watched.page.locator("#status")).to_contain_text("2 runs")
+
+
+def test_words_that_javascript_knows_are_names_like_others(watched: Watched, tmp_path: Path):
+    names = {"constructor": 1.0, "toString": 2.0, "__proto__": 3.0}
+    make_run(tmp_path, "one", names, [{"a": 1.0, **names, "v": [1e308, -1e308, 0.0]}])
+    make_run(tmp_path, "two", {"x": 1}, [{"a": 1.0}], started=1_700_000_500)
+    with dashboard([tmp_path]) as address:
+        for page in ("constructor", "__proto__", "runs", "charts", "sweep", "images", "run"):
+            show(watched, address, page=page, columns="constructor\x1f__proto__", sort="started", run="one")
+            expect(watched.page.locator("#status")).to_contain_text("2 runs", timeout=SECONDS)
+            watched.page.wait_for_timeout(500)
+            assert watched.page.locator("main *").count() > 3
+            if page in ("constructor", "runs"):
+                assert cells(watched, "__proto__") == ["3", ""]
+                assert cells(watched, "constructor") == ["1", ""]
+    assert watched.complaints == []
+
+
+def test_the_table_that_is_saved_holds_no_formula(watched: Watched, tmp_path: Path):
+    values = ["=1+1", "@SUM(1)", "-1+cmd|' /C calc'!A0", "\r=1+1", "-1.5", "plain"]
+    make_run(tmp_path, "one", {"=HYPERLINK(1)": values[0], **{f"k{n}": each for n, each in enumerate(values)}})
+    make_run(tmp_path, "two", {}, started=1_700_000_500)
+    with dashboard([tmp_path]) as address:
+        show(watched, address, page="runs", sort="started")
+        expect(rows(watched)).to_have_count(2, timeout=SECONDS)
+        with watched.page.expect_download() as download:
+            watched.page.get_by_role("button", name="CSV").click()
+        with Path(download.value.path()).open(newline="") as file:
+            heads, row = list(csv.reader(file))[:2]
+    assert "'=HYPERLINK(1)" in heads
+    assert [row[heads.index(f"k{n}")] for n in range(6)] == [
+        "'=1+1", "'@SUM(1)", "'-1+cmd|' /C calc'!A0", "'\r=1+1", "-1.5", "plain",
+    ]  # fmt: skip

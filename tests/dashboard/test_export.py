@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.dashboard.records import PNG, console_record, environment_record, make_run, picture
+from tests.dashboard.records import PNG, alert_record, console_record, environment_record, make_run, picture
 from vae_exp.dashboard.export import document, export
 from vae_exp.dashboard.store import Store
 from vae_exp.errors import UserError
@@ -46,7 +46,7 @@ def root(tmp_path: Path) -> Path:
 
 def exported(root: Path, private: bool = False) -> str:
     store = Store([root])
-    store.refresh()
+    store.read_all()
     return document(store, private).decode()
 
 
@@ -73,11 +73,57 @@ def test_paths_host_user_and_console_are_left_out_unless_asked_for(root: Path):
         "text": HOSTILE,
         "data.root": "(left out)",
         "paths": ["(left out)", "plain"],
-        "told": "(left out)",
+        "told": "by (left out)",
     }
     asked = exported(root, private=True)
     assert "secret-host" in asked
     assert "/home/a-user-of-it" in asked
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("/home/SECRET/data", "(left out)"),
+        ("python t.py --data=/home/SECRET/data --epochs=3", "python t.py --data=(left out) --epochs=3"),
+        ("a file at (/home/SECRET)", "a file at ((left out))"),
+        ("./../home/SECRET", "(left out)"),
+        ("~/SECRET", "(left out)"),
+        ("sftp://SECRET/home and more", "(left out) and more"),
+        ("C:\\Users\\SECRET", "(left out)"),
+        ("on Secret-Host, not secret-hosts", "on (left out), not secret-hosts"),
+        (["/home/SECRET", "NaN", *["/home/SECRET/part"] * 200], None),
+        ([{"/home/SECRET": 1}], [{"(left out)": 1}]),
+        ("val/elbo 1/2 and/or outputs/2026 </b> / 3", "val/elbo 1/2 and/or outputs/2026 </b> / 3"),
+    ],
+)
+def test_places_are_left_out_wherever_they_stand(tmp_path: Path, value: object, shown: object):
+    make_run(tmp_path, "one", {"told": value}, more=[environment_record(host="secret-host")])
+    html = exported(tmp_path)
+    assert "SECRET" not in html
+    if shown is not None:
+        assert data_of(html)["changes"]["runs"][0]["config"]["told"] == shown
+
+
+def test_no_part_of_the_page_names_places_or_people(tmp_path: Path):
+    path = make_run(
+        tmp_path,
+        "user-of-it-1",
+        {"/home/SECRET": {"key": 1}},
+        [{"/home/SECRET/loss": 1.0, "a": picture("media/images/a.png") | {"caption": "of /home/SECRET"}}],
+        notes="see /home/SECRET",
+        display_name="user-of-it",
+        host="first-host",
+        more=[environment_record(host="second-host", username="user-of-it"), alert_record("at /home/SECRET")],
+    )
+    (path.parent / "files" / "media" / "images" / "a.png").write_bytes(PNG)
+    make_run(tmp_path, "user-of-it-1", {"told": "first-host"}, started=1_700_000_500)
+    html = exported(tmp_path)
+    for name in ("SECRET", "user-of-it", "first-host", "second-host", str(tmp_path)):
+        assert name not in html
+    data = data_of(html)
+    assert data["changes"]["runs"][0]["key"] == "run1"
+    assert list(data["pictures"]) == list(data["details"]) == ["run1"]
+    assert {curve["run"] for curve in data["curves"]["step"]} == {"run1"}
 
 
 def test_nothing_hostile_ends_a_script_element(root: Path):

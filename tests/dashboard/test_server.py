@@ -1,6 +1,8 @@
 """What the server answers, and what it refuses."""
 
 import json
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,10 +18,11 @@ from tests.dashboard.records import (
     make_run,
     picture,
 )
+from vae_exp.dashboard.export import document
 from vae_exp.dashboard.media import NoPictureError, read_picture
 from vae_exp.dashboard.run import PictureFile
 from vae_exp.dashboard.security import POLICY
-from vae_exp.dashboard.server import application
+from vae_exp.dashboard.server import Refresher, application
 from vae_exp.dashboard.store import Store
 
 HOSTS = frozenset({"127.0.0.1", "localhost"})
@@ -271,3 +274,44 @@ def test_a_run_that_grows_is_seen(
 @pytest.fixture
 def make_growing(tmp_path: Path) -> Callable[[], Path]:
     return lambda: make_run(tmp_path, "growing", rows=[{"a": 1.0}], exit_code=None)
+
+
+def test_what_no_encoding_can_write_breaks_no_answer(store: Store, client: TestClient, tmp_path: Path):
+    make_run(tmp_path, "two", {"k": ["\ud800", {"\udfff": 1}]}, [{"m": {"n\udfff": 1.0}}])
+    Path(os.fsdecode(bytes(tmp_path) + b"/run-\xff.wandb")).write_bytes(b"nothing that anybody knows")
+    store._looked = float("-inf")
+    store.read_all()
+    answer = client.get("/api/runs").json()
+    assert answer["runs"][-1]["config"]["k"] == ["?", {"?": 1}]
+    assert "run-?.wandb" in answer["notes"][0]
+    assert document(store, private=False)
+
+
+def test_a_picture_is_looked_for_under_any_number_and_behind_no_loop(client: TestClient, tmp_path: Path):
+    assert client.get("/media/one/" + "1" * 5000).status_code == 404
+    assert client.get("/media/one/-1").status_code == 404
+    [folder] = (tmp_path / "wandb").iterdir()
+    folder.rename(tmp_path / "gone")
+    folder.symlink_to(folder)
+    assert client.get("/media/one/0").status_code == 404
+
+
+def test_a_look_that_fails_is_told_and_is_not_the_last(store: Store, monkeypatch: pytest.MonkeyPatch):
+    looks = []
+
+    def refresh() -> bool:
+        looks.append(1)
+        if len(looks) == 1:
+            raise RuntimeError("unheard of")
+        return False
+
+    monkeypatch.setattr(store, "refresh", refresh)
+    refresher = Refresher(store, seconds=0.01)
+    refresher.start()
+    for _ in range(500):
+        if len(looks) > 2:
+            break
+        time.sleep(0.01)
+    refresher.stop()
+    assert len(looks) > 2
+    assert store.notes == ["the runs could not be looked at: RuntimeError: unheard of"]

@@ -4,20 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.dashboard.portions import everything
 from tests.dashboard.records import make_run
 from vae_exp.dashboard import leet, source
-from vae_exp.dashboard.events import Event, HistoryRow, RunInfo
+from vae_exp.dashboard.events import HistoryRow, RunInfo
 from vae_exp.dashboard.run import Segment
 from vae_exp.dashboard.source import FileSource, LeetSource, NativeSource
 
 FIXTURE = Path(__file__).with_name("fixtures") / "wandb-0.31.0.wandb"
-
-
-def everything(reader: source.EventSource) -> list[Event]:
-    events: list[Event] = []
-    while some := reader.read():
-        events += some
-    return events
 
 
 def test_both_readers_have_the_same_events():

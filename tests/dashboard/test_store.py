@@ -1,10 +1,15 @@
 """Runs as they are put together from files that grow, vanish and go on elsewhere."""
 
+import errno
 import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from wandb.proto import wandb_internal_pb2
 
 from tests.dashboard.records import (
     append,
@@ -16,8 +21,9 @@ from tests.dashboard.records import (
     summary_record,
 )
 from vae_exp.dashboard.downsampling import downsampled
+from vae_exp.dashboard.events import Event
 from vae_exp.dashboard.history import History
-from vae_exp.dashboard.run import STALE_SECONDS
+from vae_exp.dashboard.run import STALE_SECONDS, Segment
 from vae_exp.dashboard.store import Store
 
 
@@ -196,3 +202,77 @@ def test_a_long_curve_keeps_its_ends_its_extremes_and_its_gaps(count: int, broke
     if broken < 1:
         assert np.nanmin(short_y) == np.nanmin(y)
         assert np.nanmax(short_y) == np.nanmax(y)
+
+
+def test_whole_numbers_beyond_a_float_are_infinite(tmp_path: Path):
+    huge = 10**400
+    make_run(tmp_path, "one", {"a": huge, "b": [huge]}, [{"m": huge, "epoch": -huge, "v": [huge]}, {"m": 1.0}])
+    [run] = refreshed(Store([tmp_path])).runs.values()
+    assert run.series("m")[1].tolist() == [float("inf"), 1.0]
+    assert (run.config, run.lost) == ({"a": "Infinity", "b": ["Infinity"]}, "")
+
+
+def test_a_start_that_no_calendar_has_costs_nothing_else(tmp_path: Path):
+    make_run(tmp_path, "one", {"a": 1}, [{"m": 1.0}], started=10**13)
+    [run] = refreshed(Store([tmp_path])).runs.values()
+    assert (run.started, run.config, run.lost) == (0.0, {"a": 1}, "")
+
+
+@pytest.mark.parametrize("text", ["[" * 2000 + "]" * 2000, "1" * 5000, "{", '{"a":' * 300 + "1" + "}" * 300])
+def test_a_value_that_cannot_be_read_costs_no_other(tmp_path: Path, text: str):
+    path = make_run(tmp_path, "one", {"good": 1}, exit_code=None)
+    record = wandb_internal_pb2.Record()
+    item = record.config.update.add()
+    item.key, item.value_json = "bad", text
+    append(path, record.SerializeToString())
+    [run] = refreshed(Store([tmp_path])).runs.values()
+    assert run.config == {"good": 1, "bad": "(not readable)"}
+
+
+def test_a_file_that_fails_holds_no_other_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    make_run(tmp_path, "bad")
+    good = make_run(tmp_path, "good", rows=[{"m": 1.0}], exit_code=None, started=1_700_000_500)
+    usual = Segment.take
+
+    def take(segment: Segment, events: Sequence[Event]) -> None:
+        if "bad" in segment.path.name:
+            raise RuntimeError("unheard of")
+        usual(segment, events)
+
+    monkeypatch.setattr(Segment, "take", take)
+    store = refreshed(Store([tmp_path]))
+    assert list(store.runs) == ["good"]
+    assert store.notes == ["1 files could not be read, such as run-bad.wandb: RuntimeError: unheard of"]
+    append(good, history_record(20, {"m": 2.0}))
+    refreshed(store)
+    assert store.runs["good"].series("m")[1].tolist() == [1.0, 2.0]
+
+
+def test_another_run_in_a_file_of_the_same_name_is_another_run(tmp_path: Path):
+    path = make_run(tmp_path, "old", {"a": 1})
+    store = refreshed(Store([tmp_path]))
+    assert list(store.runs) == ["old"]
+    seen = store.version
+    other = make_run(tmp_path / "elsewhere", "new", {"b": 2})
+    other.replace(path)
+    refreshed(store)
+    assert list(store.runs) == ["new"]
+    assert store.runs["new"].config == {"b": 2}
+    assert store.removed_since(seen) == ["old"]
+    path.write_bytes(b"")
+    assert refreshed(store).runs == {}
+
+
+def test_runs_in_a_folder_that_cannot_be_listed_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    make_run(tmp_path, "one")
+    store = refreshed(Store([tmp_path]))
+
+    def walk(root: Path, *, followlinks: bool, onerror: Callable[[OSError], None]) -> Iterator[Any]:
+        onerror(OSError(errno.EMFILE, "Too many open files", str(root)))
+        return iter(())
+
+    monkeypatch.setattr(os, "walk", walk)
+    assert list(refreshed(store).runs) == ["one"]
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path / "wandb")
+    assert refreshed(store).runs == {}

@@ -1,5 +1,6 @@
 """Reading `.wandb` files, cut off, growing, damaged; W&B's own reader is the truth."""
 
+import os
 import random
 import struct
 import zlib
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.dashboard.portions import everything
 from vae_exp.dashboard.leet import inspected
 from vae_exp.dashboard.reading import event_of
 from vae_exp.dashboard.records import plain_record
@@ -41,13 +43,6 @@ def random_records(count: int, longest: int, seed: int = 0) -> list[bytes]:
     return [source.randbytes(source.choice([0, 1, 50, source.randrange(longest)])) for _ in range(count)]
 
 
-def everything(log: WandbLog) -> list[bytes]:
-    found: list[bytes] = []
-    while records := log.read():
-        found += records
-    return found
-
-
 def read(path: Path) -> list[bytes]:
     return everything(WandbLog(path))
 
@@ -55,9 +50,7 @@ def read(path: Path) -> list[bytes]:
 @pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.stem)
 def test_files_of_all_versions_say_what_w_and_b_reads_in_them(path: Path):
     source = NativeSource(path)
-    events = []
-    while some := source.read():
-        events += some
+    events = everything(source)
     assert events == [event for record in inspected(path) if (event := event_of(record)) is not None]
     assert len(events) > 20
     assert source.lost == ""
@@ -152,8 +145,7 @@ def test_damaged_fixtures_never_raise(tmp_path: Path, seed: int):
     path = tmp_path / "run.wandb"
     path.write_bytes(data)
     reader = NativeSource(path)
-    while reader.read():
-        pass
+    everything(reader)
     assert reader.lost or reader.unfinished
 
 
@@ -170,8 +162,7 @@ def test_bytes_that_pass_their_checksum_but_are_no_records_never_raise(tmp_path:
     path = tmp_path / "run.wandb"
     path.write_bytes(written(strange)[0])
     reader = NativeSource(path)
-    while reader.read():
-        pass
+    everything(reader)
 
 
 def test_a_replaced_file_is_read_anew(tmp_path: Path):
@@ -183,6 +174,32 @@ def test_a_replaced_file_is_read_anew(tmp_path: Path):
     other.replace(path)
     assert everything(log) == [b"c"]
     assert log.generation == 1
+
+
+def test_a_record_that_has_lost_its_middle_is_not_put_together_from_its_ends(tmp_path: Path):
+    records = [b"a", b"b" * 100_000, b"c"]
+    data = bytearray(written(records)[0])
+    data[2 * BLOCK + 100] ^= 1
+    path = tmp_path / "run.wandb"
+    path.write_bytes(data)
+    log = WandbLog(path)
+    assert everything(log) == [b"a", b"c"]
+    assert sum(each.length for each in log.damages) > 99_000
+
+
+def test_holes_of_a_sparse_file_are_gone_over(tmp_path: Path):
+    path = tmp_path / "run.wandb"
+    path.write_bytes(written([b"a" * 50])[0])
+    size = 2**40
+    os.truncate(path, size)
+    log = WandbLog(path)
+    assert everything(log) == [b"a" * 50]
+    assert log.size == size
+    with path.open("r+b") as file:
+        file.seek(size)
+        file.write(written([b"b"])[0][7:])
+    assert everything(log) == [b"b"]
+    assert size - 2 * BLOCK < sum(each.length for each in log.damages) <= size
 
 
 @pytest.mark.parametrize("data", [b"no such file at all", b":W&B\xe1\xbe\x01", b"\0" * 100])

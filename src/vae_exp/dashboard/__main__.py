@@ -51,13 +51,20 @@ def _parser() -> argparse.ArgumentParser:
         help="with --export: leave in what may name people and places: console, environment, absolute paths",
     )  # fmt: skip
     parser.add_argument(
-        "--size-limit", type=float, default=50.0, metavar="MB", help="of what is exported (%(default)s)"
+        "--size-limit", type=_megabytes, default=50.0, metavar="MB", help="of what is exported (%(default)s)"
     )
     parser.add_argument(
         "--bind", default=_LOOPBACK, metavar="ADDRESS",
         help="another address to listen on; whoever knows the printed address can then see everything",
     )  # fmt: skip
     return parser
+
+
+def _megabytes(text: str) -> float:
+    size = float(text)
+    if not size > 0:
+        raise ValueError(text)
+    return size
 
 
 def _require_roots(roots: list[Path]) -> None:
@@ -82,7 +89,7 @@ def _serve(asked: argparse.Namespace) -> None:
     refresher.start()
     config = uvicorn.Config(
         application(store, frozenset() if elsewhere else _OWN_HOSTS, token),
-        log_level="warning", server_header=False, date_header=False, lifespan="off", timeout_graceful_shutdown=1,
+        log_level="critical", server_header=False, date_header=False, lifespan="off", timeout_graceful_shutdown=1,
     )  # fmt: skip
     address = _address(asked.bind, listening.getsockname()[1], token)
     print(f"Dashboard: {address}  (Ctrl-C ends it)", flush=True)
@@ -100,6 +107,11 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listening.bind((host, port))
         listening.listen()
+    except (UnicodeError, socket.gaierror) as error:
+        listening.close()
+        raise UserError(
+            f"--bind {host}: {error}; expected an address of this machine, such as 0.0.0.0."
+        ) from error
     except (OSError, OverflowError) as error:
         listening.close()
         raise UserError(f"--bind {host} --port {port}: {error}; --port 0 takes a free one.") from error

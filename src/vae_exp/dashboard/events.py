@@ -21,6 +21,7 @@ class RunInfo:
         notes: The user's words.
         started: Seconds since 1970.
         config: Its config as far as it was known then, flattened.
+        host: The machine: left out of what is exported.
     """
 
     run_id: str
@@ -32,6 +33,7 @@ class RunInfo:
     notes: str = ""
     started: float = 0.0
     config: Mapping[str, Value] = field(default_factory=dict)
+    host: str = ""
 
 
 @dataclass(frozen=True)

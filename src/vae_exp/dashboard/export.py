@@ -3,22 +3,19 @@
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vae_exp.dashboard import page, wire
+from vae_exp.dashboard.discretion import Discretion
 from vae_exp.dashboard.media import NoPictureError, read_picture
-from vae_exp.dashboard.run import Run
+from vae_exp.dashboard.run import PictureFile, Run
 from vae_exp.dashboard.store import Store
 from vae_exp.errors import UserError
 from vae_exp.run_directory import write_where_asked
 
 _ENDS_SCRIPT = re.compile(r"</(?=script)|<!--", re.IGNORECASE)
-_PATH = re.compile(r"^(?:/|~|[A-Za-z]:\\|\\\\|file:)")
-_LEFT_OUT = "(left out)"
-_NAMES = ("host", "username", "email")
-_LEAST_OF_A_NAME = 3
 _NO_REFERRER = '<meta name="referrer" content="no-referrer">'
 _MEGABYTE = 1_000_000
 
@@ -39,7 +36,7 @@ def export(roots: Sequence[Path], path: Path, private: bool, most_megabytes: flo
         UserError: if there are no runs, the file would be too large, or it cannot be written.
     """
     store = Store(roots)
-    store.refresh()
+    store.read_all()
     if not store.runs:
         raise UserError(f"there are no .wandb files below {', '.join(map(str, roots))}.")
     html = document(store, private, most_megabytes * _MEGABYTE)
@@ -77,27 +74,43 @@ def document(store: Store, private: bool, most_bytes: float = float("inf")) -> b
 
 
 def _data(store: Store, runs: Sequence[Run], private: bool, most_bytes: float) -> dict[str, Any]:
-    changes = wire.changes(store, 0)
-    if not private:
-        names = _names(runs)
-        changes["runs"] = [_without_places(row, names) for row in changes["runs"]]
-    return {
-        "changes": changes | {"waiting": 0},
-        "curves": {
-            each: [curve for run in runs for curve in wire.curves([run], run.keys, each)]
-            for each in wire.ABSCISSAS
-        },
-        "pictures": _pictures(runs, most_bytes),
-        "details": {run.key: wire.details(run, private) for run in runs},
+    discretion = None if private else Discretion(runs)
+    known = {run.key: _key(run, number, discretion) for number, run in enumerate(runs, 1)}
+    changes = wire.changes(store, 0) | {"waiting": 0}
+    changes["runs"] = [row | {"key": known[row["key"]]} for row in changes["runs"]]
+    told = {
+        "changes": changes,
+        "pictures": {known[run.key]: wire.pictures(run) for run in runs},
+        "details": {known[run.key]: wire.details(run, private) | {"key": known[run.key]} for run in runs},
     }
+    curves = {
+        each: [curve | {"run": known[run.key]} for run in runs for curve in wire.curves([run], run.keys, each)]
+        for each in wire.ABSCISSAS
+    }
+    if discretion is not None:
+        told = discretion.of(told)
+        for curve in (curve for each in curves.values() for curve in each):
+            curve["metric"] = discretion.of_key(curve["metric"])
+    pictures = [run.pictures for run in runs]
+    return told | {"curves": curves, "pictures": _with_files(told["pictures"], pictures, most_bytes)}
 
 
-def _pictures(runs: Sequence[Run], most_bytes: float) -> dict[str, list[dict[str, Any]]]:
+def _key(run: Run, number: int, discretion: Discretion | None) -> str:
+    """What the page calls a run: as the dashboard does, unless that names somebody."""
+    return run.key if discretion is None or discretion.of(run.key) == run.key else f"run{number}"
+
+
+def _with_files(
+    described: Mapping[str, Sequence[dict[str, Any]]],
+    pictures: Sequence[Sequence[PictureFile]],
+    most_bytes: float,
+) -> dict[str, list[dict[str, Any]]]:
+    """Descriptions of the runs' pictures with their bytes; those without a file are left out."""
     found: dict[str, list[dict[str, Any]]] = {}
     size = 0
-    for run in runs:
-        found[run.key] = []
-        for described, picture in zip(wire.pictures(run), run.pictures, strict=True):
+    for (key, descriptions), files in zip(described.items(), pictures, strict=True):
+        found[key] = []
+        for words, picture in zip(descriptions, files, strict=True):
             try:
                 data, media_type = read_picture(picture)
             except NoPictureError:
@@ -105,9 +118,7 @@ def _pictures(runs: Sequence[Run], most_bytes: float) -> dict[str, list[dict[str
             size += len(data) * 4 // 3
             if size > most_bytes:
                 raise UserError(_too_large(size / _MEGABYTE, most_bytes / _MEGABYTE))
-            found[run.key].append(
-                described | {"data": f"data:{media_type};base64,{base64.b64encode(data).decode()}"}
-            )
+            found[key].append(words | {"data": f"data:{media_type};base64,{base64.b64encode(data).decode()}"})
     return found
 
 
@@ -116,28 +127,6 @@ def _too_large(size: float, most: float) -> str:
         f"the page would have more than {size:.0f} MB, and --size-limit is {most:g}; export fewer runs (name "
         "their folders), or raise the limit."
     )
-
-
-def _names(runs: Sequence[Run]) -> set[str]:
-    """What the machines and users are called that the runs were started on and by."""
-    found = {str(run.environment.get(key, "")) for run in runs for key in _NAMES}
-    return {name for name in found if len(name) >= _LEAST_OF_A_NAME}
-
-
-def _without_places(row: dict[str, Any], names: set[str]) -> dict[str, Any]:
-    """A row without values that say where something lies, on which machine, and whose it is."""
-    told = {
-        part: {key: _hidden(value, names) for key, value in row[part].items()} for part in ("config", "summary")
-    }
-    return row | told
-
-
-def _hidden(value: Any, names: set[str]) -> Any:
-    if isinstance(value, str):
-        return _LEFT_OUT if _PATH.match(value) or any(name in value for name in names) else value
-    if isinstance(value, list):
-        return [_hidden(each, names) for each in value]
-    return {key: _hidden(each, names) for key, each in value.items()} if isinstance(value, dict) else value
 
 
 def _inline(script: str) -> str:

@@ -23,20 +23,29 @@ class Finder:
     def __init__(self, roots: Sequence[Path]) -> None:
         self._roots = [root.resolve() for root in roots]
         self._folders: dict[Path, list[Path]] = {}
+        self._unlisted: set[Path] = set()
 
     def files(self) -> dict[Path, bool]:
         """The files, and whether they lie below a root; of others only runs that do so are meant."""
+        self._unlisted.clear()
         found: dict[Path, bool] = {}
         seen: set[tuple[int, int]] = set()
         for path, inside in self._candidates():
             try:
                 status = path.stat()
+            except FileNotFoundError:
+                continue
             except OSError:
+                self._unlisted.add(path)
                 continue
             if (status.st_dev, status.st_ino) not in seen and len(found) < _MOST_FILES:
                 seen.add((status.st_dev, status.st_ino))
                 found[path] = inside
         return found
+
+    def is_out_of_sight(self, path: Path) -> bool:
+        """Whether a file was not found for no other reason than that a folder could not be looked at."""
+        return any(path.is_relative_to(folder) for folder in self._unlisted)
 
     def is_below_a_root(self, run_directory: object) -> bool:
         """Whether a run with this directory is one of those that were asked for."""
@@ -60,7 +69,7 @@ class Finder:
             )
 
     def _below(self, root: Path) -> Iterator[Path]:
-        for folder, folders, files in os.walk(root, followlinks=False):
+        for folder, folders, files in os.walk(root, followlinks=False, onerror=self._note_unlisted):
             if _HYDRA in folders:
                 self._note_run_directory(Path(folder))
             folders[:] = sorted(each for each in folders if each not in _LEFT_OUT and each != _HYDRA)
@@ -68,6 +77,10 @@ class Finder:
                 path = Path(folder, name)
                 if name.endswith(".wandb") and not path.is_symlink():
                     yield path
+
+    def _note_unlisted(self, error: OSError) -> None:
+        if error.filename is not None and not isinstance(error, FileNotFoundError | NotADirectoryError):
+            self._unlisted.add(Path(error.filename))
 
     def _note_run_directory(self, path: Path) -> None:
         """Learn where the runs of a folder write their W&B files; those of one sweep have one place."""

@@ -7,6 +7,7 @@ from vae_exp.dashboard.events import Picture, Value
 
 _IMAGE_TYPES = ("image-file", "images/separated")
 _TYPE = "._type"
+_DEEPEST = 100
 
 
 def flattened(items: Iterable[tuple[str, Any]]) -> dict[str, Value]:
@@ -29,6 +30,8 @@ def split_pictures(flat: Mapping[str, Value]) -> tuple[dict[str, Value], dict[st
         flat: By key with dots; `key._type` says what an object is.
     """
     objects = {key.removesuffix(_TYPE): str(value) for key, value in flat.items() if key.endswith(_TYPE)}
+    if not objects:
+        return dict(flat), {}
     members: dict[str, dict[str, Value]] = {key: {} for key in objects}
     values: dict[str, Value] = {}
     for key, value in flat.items():
@@ -43,7 +46,9 @@ def split_pictures(flat: Mapping[str, Value]) -> tuple[dict[str, Value], dict[st
 
 def _ancestors(key: str) -> Iterable[str]:
     place = key.find(".")
-    while place >= 0:
+    for _ in range(_DEEPEST):
+        if place < 0:
+            return
         yield key[:place]
         place = key.find(".", place + 1)
 

@@ -10,7 +10,7 @@ from vae_exp.dashboard.events import Value
 
 _MOST_KEYS = 5_000
 _MOST_NUMBERS = 20_000_000
-_NOT_FINITE = ("NaN", "Infinity", "-Infinity")
+NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 
 Numbers = npt.NDArray[np.float64]
 
@@ -50,7 +50,7 @@ class History:
             return
         self.steps.append(step)
         for key, value in values.items():
-            if isinstance(value, int | float) or (isinstance(value, str) and value in _NOT_FINITE):
+            if isinstance(value, int | float) or (isinstance(value, str) and value in NOT_FINITE):
                 self._append(key, row, float(value))
             elif value is not None:
                 self.others[key] = value

@@ -25,8 +25,8 @@ def read_picture(picture: PictureFile) -> tuple[bytes, str]:
     Raises:
         NoPictureError: if it lies outside of `files/media`, is no raster image, too large, or gone.
     """
-    folder = picture.folder.resolve() / "files" / "media"
     try:
+        folder = picture.folder.resolve() / "files" / "media"
         path = Path(folder.parent, picture.path).resolve(strict=True)
         if folder.resolve(strict=True) != folder or not path.is_relative_to(folder):
             raise NoPictureError("it lies outside of the run's files/media")

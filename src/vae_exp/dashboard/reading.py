@@ -1,5 +1,6 @@
 """Plain records → events."""
 
+import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
@@ -20,6 +21,7 @@ from vae_exp.dashboard.events import (
 from vae_exp.dashboard.flattening import flattened, split_pictures
 
 _HIDDEN = "_wandb"
+_GREATEST = int(sys.float_info.max)
 _STRANGE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
@@ -54,6 +56,7 @@ def _run(body: Mapping[str, Any]) -> RunInfo:
         notes=str(body.get("notes", "")),
         started=_seconds(body.get("start_time")),
         config=_shown(body.get("config", {}).get("update")),
+        host=str(body.get("host", "")),
     )
 
 
@@ -110,7 +113,16 @@ _READERS: dict[str, Callable[[Mapping[str, Any]], Event]] = {
 
 def _shown(items: Mapping[str, Any] | None) -> dict[str, Value]:
     flat = flattened((items or {}).items())
-    return {key: value for key, value in flat.items() if key.partition(".")[0] != _HIDDEN}
+    return {key: _held(value) for key, value in flat.items() if key.partition(".")[0] != _HIDDEN}
+
+
+def _held(value: Value) -> Value:
+    """Whole numbers beyond what a float holds become the words for infinity."""
+    if isinstance(value, int) and not -_GREATEST <= value <= _GREATEST:
+        return "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {key: _held(each) for key, each in value.items()}
+    return [_held(each) for each in value] if isinstance(value, list) else value
 
 
 def _seconds(timestamp: str | None) -> float:

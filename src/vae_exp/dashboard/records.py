@@ -13,6 +13,10 @@ _ITEMS = {"history": "item", "stats": "item", "summary": "update", "config": "up
 _OF_INTEREST = {*_ITEMS, "run", "output", "output_raw", "environment", "alert", "exit"}
 
 
+_NOT_READABLE = "(not readable)"
+_DEEPEST = 100
+
+
 class UnreadableRecordError(Exception):
     """The bytes are no record, or hold a value that is none."""
 
@@ -23,6 +27,7 @@ def plain_record(data: bytes) -> dict[str, Any] | None:
     Raises:
         UnreadableRecordError: if it cannot be read.
     """
+    from google.protobuf.json_format import Error as JsonError
     from google.protobuf.message import DecodeError
 
     record = _record_class()()
@@ -30,7 +35,7 @@ def plain_record(data: bytes) -> dict[str, Any] | None:
         record.ParseFromString(data)
         kind = record.WhichOneof("record_type")
         return {"type": kind, kind: _body(kind, getattr(record, kind))} if kind in _OF_INTEREST else None
-    except (DecodeError, ValueError, RecursionError) as error:
+    except (DecodeError, JsonError, ValueError, RecursionError) as error:
         raise UnreadableRecordError(str(error)) from error
 
 
@@ -56,23 +61,38 @@ def _body(kind: str, message: Any) -> dict[str, Any]:
 
 
 def _as_dict(message: Any) -> dict[str, Any]:
-    from google.protobuf.json_format import MessageToDict
+    from google.protobuf.json_format import Error, MessageToDict
 
-    found: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
+    try:
+        found: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
+    except Error:  # a time that no calendar has
+        for name in {"start_time", "timestamp"} & set(message.DESCRIPTOR.fields_by_name):
+            message.ClearField(name)
+        found = MessageToDict(message, preserving_proto_field_name=True)
     return found
 
 
 def _flat(items: Iterable[Any]) -> dict[str, Value]:
-    return flattened((_key(item), _as_json(_value(item))) for item in items)
+    return flattened((_key(item), _readable(item)) for item in items)
 
 
-def _as_json(value: Any) -> Any:
+def _readable(item: Any) -> Any:
+    """The value of an item; one that cannot be read costs no other."""
+    try:
+        return _as_json(_value(item))
+    except (ValueError, RecursionError):
+        return _NOT_READABLE
+
+
+def _as_json(value: Any, depth: int = 0) -> Any:
     """Numbers that JSON does not know become the words that W&B has for them."""
     if isinstance(value, float) and not isfinite(value):
         return "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if depth > _DEEPEST:
+        raise ValueError("it is nested too deeply")
     if isinstance(value, dict):
-        return {key: _as_json(each) for key, each in value.items()}
-    return [_as_json(each) for each in value] if isinstance(value, list) else value
+        return {key: _as_json(each, depth + 1) for key, each in value.items()}
+    return [_as_json(each, depth + 1) for each in value] if isinstance(value, list) else value
 
 
 def _key(item: Any) -> str:

@@ -63,6 +63,7 @@ class Segment:
         self.modified = 0.0
         self.problem = ""
         self.is_stale = False
+        self.has_more = False
         self._source = source or FileSource(path)
         self._stamp: tuple[int, int] | None = None
         self._generation = self._source.generation
@@ -95,8 +96,14 @@ class Segment:
         """Whether it has been read to its end once."""
         return self._stamp is not None
 
+    @property
+    def was_replaced(self) -> bool:
+        """Whether what was taken before is void: another file has the name."""
+        return self._generation != self._source.generation
+
     def read(self) -> list[Event]:
-        """A portion of what has been written since the last call; empty if there is no more for now."""
+        """A portion of what has been written since the last call; `has_more` tells whether there is another."""
+        self.has_more = False
         try:
             found = self.path.stat()
             stamp = found.st_size, found.st_mtime_ns
@@ -107,13 +114,24 @@ class Segment:
             self.problem = error.strerror or str(error)
             return []
         self.modified = found.st_mtime
-        if not events:
+        self.has_more = self._source.has_more
+        if not self.has_more:
             self._stamp = stamp
         return events
 
+    def give_up(self, problem: str) -> None:
+        """Leave the file alone until it changes."""
+        self.has_more = False
+        self.problem = problem
+        try:
+            found = self.path.stat()
+            self._stamp = found.st_size, found.st_mtime_ns
+        except OSError:
+            self._stamp = None
+
     def take(self, events: Sequence[Event]) -> None:
         """Add what `read` has returned."""
-        if self._generation != self._source.generation:
+        if self.was_replaced:
             self._generation = self._source.generation
             self._clear()
         for event in events:
@@ -145,11 +163,11 @@ class Segment:
         self.history.append(row.step, row.values)
         epoch = row.values.get("epoch")
         for key, pictures in row.pictures.items():
-            if len(self.pictures) < _MOST_PICTURES:
-                at = float(epoch) if isinstance(epoch, int | float) else None
-                self.pictures += [
-                    PictureFile(key, row.step, at, each.caption, self.path.parent, each.path) for each in pictures
-                ]
+            at = float(epoch) if isinstance(epoch, int | float) else None
+            self.pictures += [
+                PictureFile(key, row.step, at, each.caption, self.path.parent, each.path)
+                for each in pictures[: _MOST_PICTURES - len(self.pictures)]
+            ]
 
 
 def _change(known: dict[str, Value], update: Any, remove: Iterable[str]) -> None:

@@ -1,5 +1,6 @@
 """The dashboard's answers: a page, its script and style, and what the store holds."""
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from vae_exp.dashboard.run import Run
 from vae_exp.dashboard.security import Guard
 from vae_exp.dashboard.store import Store
 
+_log = logging.getLogger(__name__)
 _MOST_CURVES = 5_000
 _MOST_RUNS_OF_PICTURES = 2_000
 _KEPT = {"Cache-Control": "private, max-age=86400, immutable"}  # another picture has another mark in its address
@@ -40,7 +42,7 @@ def application(store: Store, hosts: frozenset[str], token: str = "") -> Starlet
         Route("/api/curves", answers.curves),
         Route("/api/pictures", answers.pictures),
         Route("/api/run/{key}", answers.run),
-        Route("/media/{key}/{number:int}", answers.picture),
+        Route("/media/{key}/{number}", answers.picture),
     ]
     return Starlette(routes=routes, middleware=[Middleware(Guard, hosts=hosts, token=token)])
 
@@ -88,7 +90,7 @@ class _Answers:
         with self._store.lock:
             run = self._store.runs.get(request.path_params["key"])
             known = [] if run is None else run.pictures
-        number = request.path_params["number"]
+        number = _whole(request.path_params["number"], otherwise=len(known))
         if number >= len(known):
             return _not_found()
         try:
@@ -109,8 +111,10 @@ def _not_found() -> Response:
     return PlainTextResponse("not found\n", 404)
 
 
-def _whole(text: str | None) -> int:
-    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 16 else 0
+def _whole(text: str | None, otherwise: int = 0) -> int:
+    """The number that a part of an address says."""
+    is_one = text is not None and text.isascii() and text.isdigit() and len(text) < 16
+    return int(text) if text is not None and is_one else otherwise
 
 
 class Refresher(threading.Thread):
@@ -129,8 +133,14 @@ class Refresher(threading.Thread):
     def run(self) -> None:
         """Look, wait, look again."""
         while not self._stopped.is_set():
-            self._store.refresh()
-            self._stopped.wait(self._seconds)
+            try:
+                has_more = self._store.refresh()
+            except Exception as error:
+                has_more = False
+                self._store.notes = [f"the runs could not be looked at: {type(error).__name__}: {error}"]
+                _log.debug("the runs could not be looked at", exc_info=True)
+            if not has_more:
+                self._stopped.wait(self._seconds)
 
     def stop(self) -> None:
         """End after the look that is under way."""

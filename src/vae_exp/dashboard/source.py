@@ -28,8 +28,13 @@ class EventSource(Protocol):
         """Bytes at the end that are no whole record yet; of a file that no longer grows, they are lost."""
         ...
 
+    @property
+    def has_more(self) -> bool:
+        """Whether the last call of `read` has left something for the next."""
+        ...
+
     def read(self) -> list[Event]:
-        """Events that have come since the last call; an empty list if there are none for now.
+        """A portion of the events that have come since the last call.
 
         Raises:
             OSError: if the file cannot be read.
@@ -70,20 +75,22 @@ class NativeSource:
         """Bytes at the end that are no whole record yet."""
         return self._log.unread
 
+    @property
+    def has_more(self) -> bool:
+        """Whether the last portion did not go to the end of the file."""
+        return self._log.has_more
+
     def read(self) -> list[Event]:
-        """Events that have come since the last call.
+        """A portion of the events that have come since the last call.
 
         Raises:
             OSError: if the file cannot be read.
             UnknownFormatError: if it is not of the known format.
         """
-        while records := self._log.read():
-            if self._generation != self._log.generation:
-                self._generation, self._strange = self._log.generation, 0
-            events = [event for data in records if (event := self._event(data)) is not None]
-            if events:
-                return events
-        return []
+        records = self._log.read()
+        if self._generation != self._log.generation:
+            self._generation, self._strange = self._log.generation, 0
+        return [event for data in records if (event := self._event(data)) is not None]
 
     def _event(self, data: bytes) -> Event | None:
         try:
@@ -106,6 +113,7 @@ class LeetSource:
         self._stamp: tuple[int, int] | None = None
         self.unfinished = 0
         self.generation = 0
+        self.has_more = False
         self.lost = ""
 
     def read(self) -> list[Event]:
@@ -163,8 +171,13 @@ class FileSource:
         """Bytes at the end that are no whole record yet."""
         return self._source.unfinished
 
+    @property
+    def has_more(self) -> bool:
+        """Whether the last call of `read` has left something for the next."""
+        return self._source.has_more
+
     def read(self) -> list[Event]:
-        """Events that have come since the last call.
+        """A portion of the events that have come since the last call.
 
         Raises:
             OSError: if the file cannot be read.

@@ -1,5 +1,7 @@
 """All runs below some folders, kept up to date."""
 
+import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -9,7 +11,10 @@ from vae_exp.dashboard.finding import Finder
 from vae_exp.dashboard.run import Run, Segment
 
 _LOOK_FOR_FILES_SECONDS = 2.0
+_SECONDS_FOR_A_FILE = 0.25
 _MOST_RUNS = 10_000
+
+_log = logging.getLogger(__name__)
 
 
 class Store:
@@ -23,6 +28,7 @@ class Store:
     def __init__(self, roots: Sequence[Path], clock: Callable[[], float] = time.time) -> None:
         self._finder = Finder(roots)
         self.lock = threading.RLock()
+        self.identity = secrets.token_hex(8)
         self.runs: dict[str, Run] = {}
         self.version = 0
         self.waiting = 0
@@ -40,23 +46,31 @@ class Store:
         """The keys of runs whose files are gone since then."""
         return [key for key, at in self._removed.items() if at > version]
 
-    def refresh(self) -> None:
-        """Take in what has been written since the last call, one file after another."""
+    def read_all(self) -> None:
+        """Take in everything that has been written."""
+        while self.refresh():
+            pass
+
+    def refresh(self) -> bool:
+        """Take in what has been written since the last call, of each file as much as a moment allows.
+
+        Returns:
+            Whether there is more at hand.
+        """
         if time.monotonic() - self._looked >= _LOOK_FOR_FILES_SECONDS:
             self._look_for_files()
             self._looked = time.monotonic()
-        homeless = list(self._homeless.values())
-        self.waiting = sum(not each.was_read for each in homeless)
-        for segment in homeless:
+        segments = list(self._homeless.values())
+        self.waiting = sum(not each.was_read for each in segments)
+        segments += [segment for run in list(self.runs.values()) for segment in run.segments]
+        for segment in segments:
             fresh = not segment.was_read
             self._refresh(segment)
-            self.waiting -= fresh
-        for run in list(self.runs.values()):
-            for segment in list(run.segments):
-                self._refresh(segment)
+            self.waiting -= fresh and segment.was_read
         with self.lock:
             self._look_at_states()
             self.notes = self._notes()
+        return any(segment.has_more for segment in segments)
 
     def _look_for_files(self) -> None:
         found = self._finder.files()
@@ -67,12 +81,18 @@ class Store:
                     if not inside:
                         self._outside.add(path)
             for path in [each for each in self._segments if each not in found]:
-                self._forget(path)
+                if not self._finder.is_out_of_sight(path):
+                    self._forget(path)
 
     def _forget(self, path: Path) -> None:
         segment = self._segments.pop(path)
         self._homeless.pop(path, None)
-        run = self._home.pop(path, None)
+        self._outside.discard(path)
+        self._move_out(segment)
+
+    def _move_out(self, segment: Segment) -> None:
+        """Take a segment from its run, and the run away if it was the last."""
+        run = self._home.pop(segment.path, None)
         if run is not None:
             run.segments.remove(segment)
             self._touch(run)
@@ -81,14 +101,27 @@ class Store:
                 self._removed[run.key] = self.version
 
     def _refresh(self, segment: Segment) -> None:
-        """Read outside of the lock, portion by portion, and take in under it."""
-        while events := segment.read():
-            with self.lock:
-                segment.take(events)
-                self._place(segment)
+        """Read outside of the lock, portion by portion, and take in under it; no file holds the others up."""
+        until = time.monotonic() + _SECONDS_FOR_A_FILE
+        try:
+            while True:
+                events = segment.read()
+                if events or segment.was_replaced:
+                    with self.lock:
+                        segment.take(events)
+                        self._place(segment)
+                if not segment.has_more or time.monotonic() >= until:
+                    return
+        except Exception as error:
+            segment.give_up(f"{type(error).__name__}: {error}")
+            _log.debug("%s could not be read", segment.path, exc_info=True)
 
     def _place(self, segment: Segment) -> None:
         home = self._home.get(segment.path)
+        if home is not None and home.run_id != segment.info.run_id:  # another run's file has taken the name
+            self._move_out(segment)
+            self._homeless[segment.path] = segment
+            home = None
         if home is not None:
             self._touch(home)
         elif segment.path in self._homeless and segment.info.run_id:

@@ -5,7 +5,9 @@ CRC-32 of type and data, the length of the data, the type (whole record, or the 
 of one), the data. Where fewer than 7 bytes of a block are left, they are zeros.
 """
 
+import errno
 import os
+import re
 import stat
 import struct
 import zlib
@@ -18,7 +20,8 @@ _CHUNK_HEADER = struct.Struct("<IHB")
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 _SEEDS = {kind: zlib.crc32(bytes([kind])) for kind in (_FULL, _FIRST, _MIDDLE, _LAST)}
 _MOST_BYTES_OF_A_RECORD = 256 * 1024 * 1024
-_BLOCKS_AT_ONCE = 256
+_BLOCKS_AT_ONCE = 32
+_A_KIND = re.compile(rb"[\x01-\x04]")
 
 
 class UnknownFormatError(Exception):
@@ -60,6 +63,8 @@ class WandbLog:
         self.damages: list[Damage] = []
         self.generation = 0
         self.size = 0
+        self.has_more = False
+        self._position = 0
         self._inode = -1
         self._start_over()
 
@@ -71,8 +76,8 @@ class WandbLog:
     def read(self) -> list[bytes]:
         """The records that have become whole since the last call, as far as one portion of the file goes.
 
-        An empty list means that there are no more for now. If the file was replaced or became shorter, it is read
-        from its beginning, and `generation` is another.
+        Afterwards `has_more` tells whether another portion is at hand. If the file was replaced or became shorter,
+        it is read from its beginning, and `generation` is another.
 
         Raises:
             OSError: if it cannot be read.
@@ -80,21 +85,33 @@ class WandbLog:
         """
         records: list[bytes] = []
         descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not hold us up
-        with os.fdopen(descriptor, "rb") as file:
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
             self._notice_replacement(file.fileno())
             if self._position == 0 and not self._read_file_header(file.read(len(_FILE_HEADER))):
                 return records
-            while not records and self._position < self.size:
-                before = self._position
-                file.seek(before)
-                portion = file.read(_BLOCKS_AT_ONCE * _BLOCK - before % _BLOCK)
-                self._read_portion(portion, records)
-                if self._position == before:
-                    break
+            self._skip_hole(file.fileno())
+            before = self._position
+            file.seek(before)
+            self._read_portion(file.read(_BLOCKS_AT_ONCE * _BLOCK - before % _BLOCK), records)
+            self.has_more = before < self._position < self.size
         return records
+
+    def _skip_hole(self, descriptor: int) -> None:
+        """Go over blocks that were never written, which a sparse file can have by the million."""
+        if not hasattr(os, "SEEK_DATA") or self._position >= self.size:
+            return
+        try:
+            data_at = os.lseek(descriptor, self._position, os.SEEK_DATA)
+        except OSError:  # there are none behind it
+            data_at = self.size
+        target = data_at - data_at % _BLOCK
+        if target > self._position:
+            self._skip(self._position, target - self._position)
+            self._position = target
 
     def _start_over(self) -> None:
         self._position = 0
+        self.has_more = False
         self._parts: list[bytes] | None = None
         self._parts_at = self._parts_size = 0
         self.damages.clear()
@@ -102,7 +119,7 @@ class WandbLog:
     def _notice_replacement(self, descriptor: int) -> None:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise OSError(f"{self.path} is not a regular file")
+            raise OSError(errno.EINVAL, "it is not a regular file", str(self.path))
         if self._inode not in (-1, found.st_ino) or found.st_size < self._position:
             self.generation += 1
             self._start_over()
@@ -136,7 +153,7 @@ class WandbLog:
                 found = _next_chunk(block, at + 1)
                 if found is None:
                     break
-                self._note_damage(start + at, found - at)
+                self._skip(start + at, found - at)
                 at = found
                 continue
             self._take(chunk, start + at, records)
@@ -147,7 +164,7 @@ class WandbLog:
         if len(block) - at >= _CHUNK_HEADER.size or any(
             block[at:]
         ):  # zeros are a hole, as a broken copy leaves it
-            self._note_damage(start + at, len(block) - at)
+            self._skip(start + at, len(block) - at)
         self._position = block_end
         return True
 
@@ -169,6 +186,11 @@ class WandbLog:
         elif chunk.kind in (_FULL, _LAST):
             records.append(b"".join(self._parts))
             self._parts = None
+
+    def _skip(self, offset: int, length: int) -> None:
+        """Bytes are lost, and with them the record that had begun before."""
+        self._drop_parts()
+        self._note_damage(offset, length)
 
     def _drop_parts(self) -> None:
         """A record has lost a part, and with it the others."""
@@ -196,7 +218,8 @@ def _chunk_at(block: bytes, at: int) -> _Chunk | None:
 
 def _next_chunk(block: bytes, at: int) -> int | None:
     """Where in the rest of a block the next undamaged chunk begins."""
-    for place in range(at, len(block) - _CHUNK_HEADER.size + 1):
-        if block[place + 6] in _SEEDS and _chunk_at(block, place) is not None:
+    for found in _A_KIND.finditer(block, at + _CHUNK_HEADER.size - 1):
+        place = found.start() - _CHUNK_HEADER.size + 1
+        if _chunk_at(block, place) is not None:
             return place
     return None

@@ -8,7 +8,7 @@ from zlib import crc32
 
 from vae_exp.dashboard.downsampling import downsampled
 from vae_exp.dashboard.events import ConsoleText, Value
-from vae_exp.dashboard.history import Numbers
+from vae_exp.dashboard.history import NOT_FINITE, Numbers
 from vae_exp.dashboard.run import Run
 from vae_exp.dashboard.store import Store
 from vae_exp.sweep.metrics import higher_is_better
@@ -20,8 +20,12 @@ ABSCISSAS = {"step": None, "epoch": "epoch", "time": "_runtime"}
 
 
 def encoded(value: Any) -> str:
-    """JSON that a script element can hold too: nothing in it ends one, and NaN does not occur."""
+    """JSON that a script element can hold too: nothing in it ends one, and NaN does not occur.
+
+    Lone surrogates, which no encoding can write, become question marks.
+    """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = text.encode("utf-8", "replace").decode()
     for character, escaped in (
         ("<", "\\u003c"),
         (">", "\\u003e"),
@@ -43,6 +47,7 @@ def changes(store: Store, since: int) -> dict[str, Any]:
     changed = [run for run in store.runs.values() if run.version > since]
     metrics = {key for run in changed for key in run.keys}
     return {
+        "store": store.identity,
         "cursor": store.version,
         "waiting": store.waiting,
         "notes": store.notes,
@@ -105,9 +110,13 @@ def vectors(run: Run) -> dict[str, list[float | None]]:
     found: dict[str, list[float | None]] = {}
     for segment in run.segments:
         for key, value in segment.history.others.items():
-            if isinstance(value, list) and value and all(isinstance(each, int | float) for each in value):
+            if isinstance(value, list) and value and all(_is_number(each) for each in value):
                 found[_short(key)] = [_number(float(each)) for each in value[:10_000]]
     return found
+
+
+def _is_number(value: Value) -> bool:
+    return isinstance(value, int | float) or (isinstance(value, str) and value in NOT_FINITE)
 
 
 def machine(run: Run) -> list[dict[str, Any]]:
@@ -200,6 +209,5 @@ def _number(value: float) -> float | int | None:
 
 
 def _short(text: str) -> str:
-    """Long texts are cut; lone surrogates, which no encoding can write, become question marks."""
-    text = text.encode("utf-8", "replace").decode()
+    """Long texts are cut."""
     return text if len(text) <= _MOST_CHARACTERS else text[:_MOST_CHARACTERS] + "…"

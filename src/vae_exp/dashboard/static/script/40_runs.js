@@ -3,6 +3,7 @@
 const runs = new Map();
 const higher = new Set();
 const dataListeners = [];
+let store = null;
 let cursor = 0;
 let notes = [];
 let waiting = 0;
@@ -10,14 +11,24 @@ let waiting = 0;
 const PREFERRED = ["val/elbo", "test/nll", "val/nll", "val/loss", "val/rate", "val/distortion", "val/active_units", "train/elbo", "train/loss"];
 const NOT_METRICS = new Set(["_runtime", "_timestamp", "_step", "epoch"]);
 
+// With no keys but its own: a metric may be called "constructor".
+const bare = (values) => Object.assign(Object.create(null), values);
+
+// False if another server has answered: its cursor is another's, and everything must be asked for again.
 function takeChanges(answer) {
-  if (answer.cursor < cursor) { runs.clear(); }
-  answer.runs.forEach((run) => runs.set(run.key, run));
+  if (store !== null && answer.store !== store) {
+    runs.clear();
+    [store, cursor] = [null, 0];
+    return false;
+  }
+  store = answer.store;
+  answer.runs.forEach((run) => runs.set(run.key, { ...run, config: bare(run.config), summary: bare(run.summary) }));
   answer.removed.forEach((key) => runs.delete(key));
   answer.higher.forEach((key) => higher.add(key));
   const moved = answer.runs.length > 0 || answer.removed.length > 0 || answer.waiting !== waiting;
   [cursor, notes, waiting] = [answer.cursor, answer.notes, answer.waiting];
   if (moved) { numberRuns(); dataListeners.forEach((listener) => listener()); }
+  return true;
 }
 
 // A run keeps its colour and dash as long as no older run appears.
@@ -37,7 +48,7 @@ const OWN_FIELDS = {
 function valueOf(run, key) {
   if (key in run.config) return run.config[key];
   if (key in run.summary) return run.summary[key];
-  return key in OWN_FIELDS ? OWN_FIELDS[key](run) : null;
+  return Object.hasOwn(OWN_FIELDS, key) ? OWN_FIELDS[key](run) : null;
 }
 
 const textOf = (value) => value === null || value === undefined ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);

@@ -130,13 +130,16 @@ function duration(seconds) {
   return seconds < 6000 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
 }
 
+// What a spreadsheet would run: a number is none, however it is signed.
+const isFormula = (text) => /^\s*[=+@-]/.test(text) && Number.isNaN(Number(text));
+
 function saveTable() {
   const list = filteredRuns();
   const columns = ["key", "name", "state", "group", ...varyingKeys([...runs.values()]), ...metricNames(list), "epoch", "runtime", "started"];
   const quoted = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
-  const safe = (text) => (/^[=+@\t]|^-(?![\d.])/.test(text) ? `'${text}` : text); // what a spreadsheet would run
-  const cell = (run, key) => quoted(safe(key === "key" ? run.key : textOf(valueOf(run, key))));
-  const lines = [columns.map(quoted), ...list.map((run) => columns.map((key) => cell(run, key)))].map((cells) => cells.join(","));
+  const cellOf = (text) => quoted(isFormula(text) ? `'${text}` : text);
+  const cell = (run, key) => cellOf(key === "key" ? run.key : textOf(valueOf(run, key)));
+  const lines = [columns.map(cellOf), ...list.map((run) => columns.map((key) => cell(run, key)))].map((cells) => cells.join(","));
   const address = URL.createObjectURL(new Blob([lines.join("\r\n") + "\r\n"], { type: "text/csv" }));
   const link = el("a", { href: address, download: "runs.csv" });
   document.body.append(link);

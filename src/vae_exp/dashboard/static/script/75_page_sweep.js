@@ -176,7 +176,7 @@ function barChart(pairs, words, most = Math.max(...pairs.map(([, value]) => valu
   return svg("svg", { viewBox: `0 0 ${left + 330} ${pairs.length * step + 6}`, role: "img", "aria-label": pairs.map(([name, value]) => `${name} ${words(value)}`).join(", ") },
     pairs.map(([name, value], index) => [
       svg("text", { x: left - 6, y: index * step + 17, "text-anchor": "end" }, name.length > 28 ? `${name.slice(0, 27)}…` : name),
-      svg("rect", { class: "bar", x: left, y: index * step + 5, width: Math.max(1, (250 * value) / most), height: step - 8 }, svg("title", {}, `${name}: ${words(value)}`)),
-      svg("text", { class: "quiet", x: left + Math.max(1, (250 * value) / most) + 6, y: index * step + 17 }, words(value)),
+      svg("rect", { class: "bar", x: left, y: index * step + 5, width: Math.max(1, 250 * (value / most)), height: step - 8 }, svg("title", {}, `${name}: ${words(value)}`)),
+      svg("text", { class: "quiet", x: left + Math.max(1, 250 * (value / most)) + 6, y: index * step + 17 }, words(value)),
     ]));
 }

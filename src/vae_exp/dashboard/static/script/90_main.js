@@ -10,7 +10,7 @@ let drawing = false;
 let again = false;
 
 function showPage() {
-  const page = state.page in PAGES ? state.page : "runs";
+  const page = Object.hasOwn(PAGES, state.page) ? state.page : "runs";
   refill(document.getElementById("pages"), Object.entries(PAGES).map(([name, [title]]) => el("a", { href: fragmentWith({ page: name }), "data-key": name, "aria-current": name === page ? "page" : null }, title)));
   if (page !== mounted) {
     content.querySelectorAll(".js-plotly-plot").forEach(clear);
@@ -51,7 +51,7 @@ async function poll() {
   polling = true;
   let wait = POLL_MILLISECONDS;
   try {
-    takeChanges(await source.changes(cursor));
+    if (!takeChanges(await source.changes(cursor))) takeChanges(await source.changes(0));
     tellStatus();
     setTimeout(() => plotly().catch(() => {}), 1000); // other pages will need it soon
     if (waiting > 0) wait = 200;
