@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 SIZES = {"wide": (1280, 800), "phone": (390, 844)}
@@ -60,7 +61,10 @@ def picture(page: Any, address: str, folder: Path, suffix: str) -> None:
     for name, state in VIEWS.items():
         page.goto(f"{address}#{urlencode(state)}")
         page.wait_for_timeout(SETTLED_MILLISECONDS)
-        page.screenshot(path=folder / f"{name}-{suffix}.png")
+        path = folder / f"{name}-{suffix}.png"
+        page.screenshot(path=path)
+        with Image.open(path) as image:
+            image.convert("RGB").save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ function pageCharts(main) {
     const total = chosenRuns().length;
     told.textContent = `${list.length} of ${total} runs` + (total > list.length ? ": filter or select to see others" : "") + (state.isolate ? "; one is isolated" : "");
     const keys = varyingKeys(list);
-    refill(legend, list.map((run) => legendButton(run, keys)));
+    const groups = state.seeds === "1" ? [...groupsOf(list, keys).values()] : list.map((run) => [run]);
+    refill(legend, groups.map((members) => legendButton(members, keys)));
     await fetchCurves(list, metrics, cache);
     for (const [metric, panel] of panels) {
       if (!metrics.includes(metric)) { clear(panel.chart); panel.box.remove(); panels.delete(metric); }
@@ -33,7 +34,7 @@ function pageCharts(main) {
       if (!panels.has(metric)) panels.set(metric, chartPanel(metric, panels));
       const panel = panels.get(metric);
       if (grid.children[metrics.indexOf(metric)] !== panel.box) grid.insertBefore(panel.box, grid.children[metrics.indexOf(metric)] ?? null);
-      drawCurves(panel.chart, metric, list, keys, cache);
+      drawCurves(panel.chart, metric, groups, keys, cache);
     }
     if (!metrics.length) told.textContent = "There are no metrics yet.";
   };
@@ -50,10 +51,25 @@ function chartControls(names, metrics) {
   ];
 }
 
-function legendButton(run, keys) {
-  const isolated = state.isolate === run.key;
+// Runs that differ in seeds alone, by what they share.
+function groupsOf(list, keys) {
+  const others = keys.filter((key) => !isSeed(key));
+  const groups = new Map();
+  for (const run of list) {
+    const shared = JSON.stringify(others.map((key) => textOf(run.config[key])));
+    groups.set(shared, [...(groups.get(shared) ?? []), run]);
+  }
+  return groups;
+}
+
+const isIsolated = (members) => members.some((run) => run.key === state.isolate);
+const groupLabel = (members, keys) => members.length > 1 ? `${labelOf(members[0], keys.filter((key) => !isSeed(key)))} (${members.length})` : labelOf(members[0], keys);
+
+function legendButton(members, keys) {
+  const isolated = isIsolated(members);
+  const [run] = members;
   return el("button", { type: "button", "aria-pressed": isolated, "data-key": run.key, title: run.name, on: { click: () => setState({ isolate: isolated ? "" : run.key }) } },
-    el("span", { class: `swatch c${run.colour} d${run.dash}`, "aria-hidden": "true" }), labelOf(run, keys));
+    el("span", { class: `swatch c${run.colour} d${run.dash}`, "aria-hidden": "true" }), groupLabel(members, keys));
 }
 
 // Only what has changed is asked for.
@@ -91,14 +107,15 @@ function chartPanel(metric, panels) {
   return { box, chart };
 }
 
-function drawCurves(chart, metric, list, keys, cache) {
-  const shownRuns = state.isolate && list.some((run) => run.key === state.isolate) ? list.filter((run) => run.key === state.isolate) : list;
-  const curves = shownRuns.map((run) => ({ run, curve: cache.get(`${state.against}\n${metric}\n${run.key}`) })).filter(({ curve }) => curve && curve.x.length);
-  const traces = state.seeds === "1" ? bandTraces(curves, keys) : curves.map(({ run, curve }) => lineTrace(run, curve, keys));
+function drawCurves(chart, metric, groups, keys, cache) {
+  const isolated = groups.filter(isIsolated);
+  const curveOf = (run) => cache.get(`${state.against}\n${metric}\n${run.key}`);
+  const having = (isolated.length ? isolated : groups).map((members) => members.filter((run) => curveOf(run)?.x.length)).filter((members) => members.length);
+  const traces = having.flatMap((members) => (members.length > 1 ? bandTraces(members, curveOf, keys) : lineTrace(members[0], curveOf(members[0]), keys)));
   const axis = { type: state.log === "1" ? "log" : "linear" };
   const words = { epoch: "epoch", step: "step", time: "seconds" }[state.against];
   const first = !chart.data;
-  draw(chart, traces, layoutOf(words, metric, { yaxis: axis, uirevision: `${state.against}${state.log}`, hovermode: list.length > 12 ? "closest" : "x" }));
+  draw(chart, traces, layoutOf(words, metric, { yaxis: axis, uirevision: `${state.against}${state.log}`, hovermode: groups.length > 12 ? "closest" : "x" }));
   if (first) chart.dispatchEvent(new Event("plotly-ready"));
 }
 
@@ -121,31 +138,23 @@ function smoothed(values, weight) {
 }
 
 // Runs that differ in seeds alone become their mean and a band of one standard deviation.
-function bandTraces(curves, keys) {
-  const others = keys.filter((key) => !isSeed(key));
-  const groups = new Map();
-  for (const each of curves) {
-    const name = JSON.stringify(others.map((key) => textOf(each.run.config[key])));
-    groups.set(name, [...(groups.get(name) ?? []), each]);
+function bandTraces(members, curveOf, keys) {
+  const points = new Map();
+  for (const curve of members.map(curveOf)) {
+    smoothed(curve.y, Number(state.smooth)).forEach((y, index) => {
+      if (y === null) return;
+      if (!points.has(curve.x[index])) points.set(curve.x[index], []);
+      points.get(curve.x[index]).push(y);
+    });
   }
-  return [...groups.values()].flatMap((members) => {
-    const points = new Map();
-    for (const { curve } of members) {
-      smoothed(curve.y, Number(state.smooth)).forEach((y, index) => {
-        if (y !== null) points.set(curve.x[index], [...(points.get(curve.x[index]) ?? []), y]);
-      });
-    }
-    const x = [...points.keys()].sort((a, b) => a - b);
-    const middle = x.map((each) => mean(points.get(each)));
-    const spread = x.map((each) => (points.get(each).length > 1 ? deviation(points.get(each)) : 0));
-    const { run } = members[0];
-    const name = escaped(`${labelOf(run, others)} (${members.length})`);
-    const shade = colour(`c${run.colour}`);
-    const edge = { type: "scatter", mode: "lines", x, line: { width: 0 }, hoverinfo: "skip", meta: "" };
-    return [
-      { ...edge, y: middle.map((each, index) => each - spread[index]) },
-      { ...edge, y: middle.map((each, index) => each + spread[index]), fill: "tonexty", fillcolor: `${shade}33` },
-      { type: "scatter", mode: "lines", x, y: middle, name, line: lineOf(run), meta: "", customdata: spread, hovertemplate: "%{y:.5g} ± %{customdata:.2g} at %{x}" },
-    ];
-  });
+  const x = [...points.keys()].sort((a, b) => a - b);
+  const middle = x.map((each) => mean(points.get(each)));
+  const spread = x.map((each) => (points.get(each).length > 1 ? deviation(points.get(each)) : 0));
+  const [run] = members;
+  const edge = { type: "scatter", mode: "lines", x, line: { width: 0 }, hoverinfo: "skip", meta: "" };
+  return [
+    { ...edge, y: middle.map((each, index) => each - spread[index]) },
+    { ...edge, y: middle.map((each, index) => each + spread[index]), fill: "tonexty", fillcolor: `${colour(`c${run.colour}`)}33` },
+    { type: "scatter", mode: "lines", x, y: middle, name: escaped(groupLabel(members, keys)), line: lineOf(run), meta: run.key, customdata: spread, hovertemplate: "%{y:.5g} ± %{customdata:.2g} at %{x}" },
+  ];
 }

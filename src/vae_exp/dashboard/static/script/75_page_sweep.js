@@ -105,7 +105,7 @@ function parallel(list, keys, metric, room) {
   const having = finite(list, metric);
   const axes = [...keys.filter((key) => valuesOf(having, key).length > 1).slice(0, 8), metric];
   if (having.length < 2 || axes.length < 2) return el("p", { class: "quiet" }, "Two runs that differ are needed.");
-  const [width, height, top, bottom] = [Math.max(300, Math.min(room, 190 * axes.length)), 300, 34, 24];
+  const [width, height, top, bottom] = [Math.max(300, Math.min(room, 280 * axes.length)), 300, 34, 24];
   const x = (index) => 50 + (index * (width - 110)) / (axes.length - 1);
   const scales = axes.map((key) => scaleOf(having, key, key === metric, height - bottom, top));
   const paths = having.map((run) => {
@@ -119,7 +119,7 @@ function parallel(list, keys, metric, room) {
     svg("text", { x: x(index), y: index % 2 ? 26 : 12, "text-anchor": index === 0 ? "start" : index === axes.length - 1 ? "end" : "middle", dx: index === 0 ? -46 : index === axes.length - 1 ? 56 : 0 }, key),
     scales[index].ticks.map(([text, y]) => svg("text", { class: "quiet", x: x(index) + (index === axes.length - 1 ? 6 : -6), y: y + 4, "text-anchor": index === axes.length - 1 ? "start" : "end" }, text)),
   ]);
-  return svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": `Parallel coordinates of ${axes.join(", ")}` }, paths, ticks);
+  return svg("svg", { width, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": `Parallel coordinates of ${axes.join(", ")}` }, paths, ticks);
 }
 
 function scaleOf(list, key, isMetric, bottom, top) {
@@ -173,7 +173,7 @@ function barChart(pairs, words, most = Math.max(...pairs.map(([, value]) => valu
   const longest = Math.min(28, Math.max(...pairs.map(([name]) => name.length)));
   const left = 12 + 7.2 * longest;
   const step = 22;
-  return svg("svg", { viewBox: `0 0 ${left + 330} ${pairs.length * step + 6}`, role: "img", "aria-label": pairs.map(([name, value]) => `${name} ${words(value)}`).join(", ") },
+  return svg("svg", { width: left + 330, viewBox: `0 0 ${left + 330} ${pairs.length * step + 6}`, role: "img", "aria-label": pairs.map(([name, value]) => `${name} ${words(value)}`).join(", ") },
     pairs.map(([name, value], index) => [
       svg("text", { x: left - 6, y: index * step + 17, "text-anchor": "end" }, name.length > 28 ? `${name.slice(0, 27)}…` : name),
       svg("rect", { class: "bar", x: left, y: index * step + 5, width: Math.max(1, 250 * (value / most)), height: step - 8 }, svg("title", {}, `${name}: ${words(value)}`)),

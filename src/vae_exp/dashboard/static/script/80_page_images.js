@@ -76,7 +76,7 @@ function titleOf(run, keys) {
 function tile(run, keys, found) {
   const last = momentOf(found.at(-1) ?? {});
   const shownNow = found.filter((picture) => momentOf(picture) === last);
-  return el("figure", { "data-run": run.key }, el("figcaption", {}, titleOf(run, keys), found.length ? ` · epoch ${last}` : " · not drawn yet"),
+  return el("figure", { "data-run": run.key }, el("figcaption", {}, titleOf(run, keys), found.length ? ` · ${last}` : " · not drawn yet"),
     shownNow.map((picture) => [pictureOf(run, picture, keys), picture.caption ? el("figcaption", {}, picture.caption) : null]));
 }
 
