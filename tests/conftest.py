@@ -92,11 +92,12 @@ def _restore_logging(handlers: list[logging.Handler]) -> None:
 
 
 def start(name: str, *arguments: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    """Start a command of ours as a process of its own."""
+    """Start a command of ours as a process of its own, which shares no W&B service with this one."""
+    own = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
     return subprocess.Popen(
         [sys.executable, "-m", f"vae_exp.{name}", *arguments],
         cwd=cwd,
-        env={**os.environ, **(env or {})},
+        env={**own, **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,

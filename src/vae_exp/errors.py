@@ -1,5 +1,7 @@
 """The errors that a user can mend: each names the key, the value and what would be right."""
 
+import signal
+
 
 class UserError(Exception):
     """Something that the user gave cannot be used; shown as one message, without a traceback."""
@@ -9,7 +11,7 @@ class Interrupted(Exception):  # noqa: N818 - a request, not an error
     """Ctrl-C or SIGTERM asked the run to end; `signal_number` says which."""
 
     def __init__(self, signal_number: int) -> None:
-        super().__init__(f"interrupted by signal {signal_number}")
+        super().__init__(f"interrupted by {signal.Signals(signal_number).name}")
         self.signal_number = signal_number
 
     @property

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from vae_exp.engine.interruption import InterruptGuard
 from vae_exp.resumption import resumption_of_job
 from vae_exp.run_directory import RunDirectory, owned
-from vae_exp.sweep.attempt import Attempt, next_attempt, note_words
+from vae_exp.sweep.attempt import Attempt, fruitless_wandb_run, next_attempt, note_words
 from vae_exp.training_run import begin, go_on
 
 _log = logging.getLogger(__name__)
@@ -48,6 +48,8 @@ def run_job(
                 note_words(directory, words)
                 return go_on(resumption, directory, sweep, guard)
             _log.warning("%s has no checkpoint that is whole; it begins anew.", directory.path.name)
+        wandb_run_id = None
         if directory.holds_a_run():
+            wandb_run_id = fruitless_wandb_run(directory)
             directory.set_aside()
-        return begin(config, directory, sweep, guard)
+        return begin(config, directory, sweep, guard, wandb_run_id)

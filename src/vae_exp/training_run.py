@@ -93,8 +93,22 @@ def train(config: DictConfig, directory: RunDirectory, guard: InterruptGuard) ->
         return begin(config, directory, None, guard)
 
 
-def begin(config: DictConfig, directory: RunDirectory, sweep: str | None, guard: InterruptGuard) -> dict[str, Any]:
-    """As `train`, in a directory that this process owns; a job of a sweep leaves its reason if it cannot start."""
+def begin(
+    config: DictConfig,
+    directory: RunDirectory,
+    sweep: str | None,
+    guard: InterruptGuard,
+    wandb_run_id: str | None = None,
+) -> dict[str, Any]:
+    """As `train`, in a directory that this process owns; a job of a sweep leaves its reason if it cannot start.
+
+    Args:
+        config: As `train` has it.
+        directory: The run's.
+        sweep: Its name; None outside of one.
+        guard: As `train` has it.
+        wandb_run_id: The W&B run of an attempt that came to nothing, which goes on; None begins a new one.
+    """
     began = time.time()
     metrics_file = MetricsFile(directory.metrics)
     with closing(metrics_file):
@@ -102,7 +116,7 @@ def begin(config: DictConfig, directory: RunDirectory, sweep: str | None, guard:
             _write_config(config, directory)
             guard.check()
             refuse_contradictions(config, _choices())
-            prepared = _prepare(config, directory, sweep, metrics_file, None)
+            prepared = _prepare(config, directory, sweep, metrics_file, None, wandb_run_id)
         except Exception as error:
             outcome.end_unstarted(error, directory, began, keep_reason=sweep is not None)
             raise
@@ -190,8 +204,10 @@ def _prepare(
     sweep: str | None,
     metrics_file: MetricsFile | None,
     state: Mapping[str, Any] | None,
+    wandb_run_id: str | None = None,
 ) -> Prepared:
     """Build everything; a process without `metrics_file` assists another and tracks nothing."""
+    wandb_run_id = wandb_run_id if state is None else state.get("wandb_run_id")
     settings = checked(config, TrainSettings)
     device = choose_device(local_device(settings.trainer.device))
     require_precision(settings.trainer.precision, device)
@@ -218,11 +234,11 @@ def _prepare(
     team = gather_team(settings.trainer.distributed, device)
     wandb = None
     if metrics_file is not None:
-        wandb = _start_wandb(settings, plain, directory, sweep, _known_run_id(state))
+        wandb = _start_wandb(settings, plain, directory, sweep, wandb_run_id)
     identity: dict[str, Any] = {
         "config_hash": config_hash(config),
         "image_shape": splits.image_shape,
-        "wandb_run_id": wandb.run_id if wandb else _known_run_id(state),
+        "wandb_run_id": wandb.run_id if wandb else wandb_run_id,
         "schedule": plain["scheduler"],
         "audit": found,
     }
@@ -277,10 +293,6 @@ def _audited(
     return found.as_dict()
 
 
-def _known_run_id(state: Mapping[str, Any] | None) -> str | None:
-    return None if state is None else state.get("wandb_run_id")
-
-
 def _announce(vae: VAE, device: torch.device, train: ImageSet, val: ImageSet) -> None:
     _log.info(
         "Training %s parameters on %s: %d training and %d validation images of %s%s.",
@@ -324,7 +336,7 @@ def _fit(prepared: Prepared, directory: RunDirectory, guard: InterruptGuard, beg
     finally:
         result = _record(prepared, directory, status, error, began)
         if prepared.wandb:
-            prepared.wandb.finish(exit_code)
+            prepared.wandb.finish(exit_code, status)
             result = _record(prepared, directory, status, error, began)
         trainer.team.disband()
     return result

@@ -389,3 +389,32 @@ def test_the_table_that_is_saved_holds_no_formula(watched: Watched, tmp_path: Pa
     assert [row[heads.index(f"k{n}")] for n in range(6)] == [
         "'=1+1", "'@SUM(1)", "'-1+cmd|' /C calc'!A0", "'\r=1+1", "-1.5", "plain",
     ]  # fmt: skip
+
+
+def test_runs_are_filtered_by_the_words_of_their_sweep(watched: Watched, tmp_path: Path):
+    for number, (loss, target) in enumerate((("iwae", "a.b.IWAE"), ("elbo", "a.b.ELBO"), ("elbo", "a.b.ELBO"))):
+        config = {
+            "run_directory": "x",
+            "loss": {"_target_": target, "num_samples": 5 if loss == "iwae" else None},
+            "model": {"latent_dim": 2 * number},
+            "swept": {"loss": loss, "model.latent_dim": str(2 * number)},
+        }
+        make_run(tmp_path, f"r{number}", config, [{"val/elbo": -1.0}], started=1_700_000_000 + number)
+    with dashboard([tmp_path]) as address:
+        show(watched, address, page="runs", sort="started")
+        expect(rows(watched)).to_have_count(3, timeout=SECONDS)
+        assert cells(watched, "loss") == ["iwae", "elbo", "elbo"]
+        assert watched.page.get_by_role("button", name="loss.num_samples").count() == 0
+        count = watched.page.locator("#count")
+        for text, told in (
+            ("loss=elbo", "2 of 3 runs"),
+            ("loss!=elbo", "1 of 3 runs"),
+            ("loss._target_=IWAE", "1 of 3 runs"),
+            ("loss._target_~b.EL", "2 of 3 runs"),
+            ("latent_dim>=2 loss=elbo", "2 of 3 runs"),
+            ("latent=2", "0 of 3 runs, no run has “latent”"),
+            ("latent_dim>>2", "0 of 3 runs, “>2” is no number to compare latent_dim with"),
+        ):
+            watched.page.get_by_label("Filter").fill(text)
+            expect(count).to_have_text(told)
+    assert watched.complaints == []

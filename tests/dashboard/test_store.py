@@ -73,6 +73,22 @@ def test_a_run_that_nobody_writes_any_more_is_stale(tmp_path: Path):
     assert store.runs["one"].state == "stale"
 
 
+@pytest.mark.parametrize(
+    ("code", "status", "state"),
+    [
+        (0, "completed", "finished"),
+        (0, "pruned", "pruned"),
+        (1, "failed", "failed"),
+        (130, "interrupted", "interrupted"),
+        (143, "interrupted", "interrupted"),
+        (255, None, "failed"),
+    ],
+)
+def test_the_end_of_a_run(tmp_path: Path, code: int, status: str | None, state: str):
+    make_run(tmp_path, "one", more=[summary_record({"status": status})], exit_code=code)
+    assert refreshed(Store([tmp_path])).runs["one"].state == state
+
+
 @pytest.mark.parametrize("later_first", [False, True])
 def test_segments_of_one_id_are_one_run_and_the_later_one_wins(tmp_path: Path, later_first: bool):
     rows = [{"a": 1.0}, {"a": 2.0}, {"a": 3.0}]

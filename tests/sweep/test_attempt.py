@@ -6,7 +6,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae_exp.errors import UserError
 from vae_exp.run_directory import RunDirectory
-from vae_exp.sweep.attempt import Attempt, next_attempt, note_words
+from vae_exp.sweep.attempt import Attempt, fruitless_wandb_run, next_attempt, note_words
 from vae_exp.sweep.identity import config_hash
 
 
@@ -77,3 +77,25 @@ def test_the_words_that_a_job_was_asked_for_with_last_are_kept(tmp_path: Path):
     assert OmegaConf.to_container(OmegaConf.load(directory.overrides)) == ["seed=0", "a='b: c'"]
     note_words(directory, ["seed=0", "a='b: c'"])
     assert directory.overrides.stat().st_mtime_ns == first
+
+
+@pytest.mark.parametrize(
+    ("result", "metrics", "found"),
+    [
+        ({"status": "interrupted", "wandb": {"run_id": "abc"}}, None, "abc"),
+        ({"status": "interrupted", "wandb": {"run_id": "abc"}}, "", "abc"),
+        ({"status": "interrupted", "wandb": {"run_id": "abc"}}, "{}\n", None),
+        ({"status": "failed", "wandb": {"run_id": "abc"}}, None, None),
+        ({"status": "interrupted", "wandb": None}, None, None),
+        (None, None, None),
+    ],
+)
+def test_an_attempt_without_an_epoch_leaves_its_w_and_b_run_to_the_next(
+    tmp_path: Path, result: object, metrics: str | None, found: str | None
+):
+    directory = _job(tmp_path, None)
+    if result is not None:
+        directory.result.write_text(json.dumps(result))
+    if metrics is not None:
+        directory.metrics.write_text(metrics)
+    assert fruitless_wandb_run(directory) == found

@@ -29,6 +29,20 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return run
 
 
+def test_a_grouped_summary_is_written_as_it_is_shown(command, tmp_path: Path):
+    for latent_dim, seed, value in ((2, 0, -3.0), (2, 1, -5.0), (4, 0, -1.0)):
+        make_job(tmp_path / "s", [f"model.latent_dim={latent_dim}", f"seed={seed}"], val__elbo=value)
+    assert (
+        command("summary", tmp_path / "s", "--group-by", "model.latent_dim", "--csv", tmp_path / "g.csv")[0] == 0
+    )
+    with (tmp_path / "g.csv").open() as file:
+        best, other = csv.DictReader(file)
+    assert (best["model.latent_dim"], best["jobs"], best["val/elbo"]) == ("4", "1", "-1.0")
+    assert best["val/elbo standard error"] == ""
+    assert (other["model.latent_dim"], other["jobs"], other["val/elbo"]) == ("2", "2", "-4.0")
+    assert float(other["val/elbo standard error"]) == pytest.approx(1.0)
+
+
 def test_status_counts_names_the_failed_and_knows_what_is_missing(command, tmp_path: Path):
     make_job(tmp_path, ["seed=0"], val__elbo=-1.0)
     make_job(tmp_path, ["seed=1"], "failed")

@@ -75,5 +75,5 @@ def test_failed_jobs_are_counted_at_the_end_and_once(recorder: Recorder, capsys:
     recorder.note(["a: no", "b: no"], 3)
     recorder.note([], 4)
     assert recorder.report() is False
-    assert "2 of 7 jobs did not finish" in capsys.readouterr().err
+    assert "2 of 7 jobs that were tried did not finish" in capsys.readouterr().err
     assert recorder.report() is True

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from vae_exp.sweep.jobs import read_jobs
-from vae_exp.sweep.summary import print_summary, write_csv
+from vae_exp.sweep.summary import print_summary, rows_of, write_csv
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +136,7 @@ def test_jobs_are_sorted_by_what_they_monitored_and_the_rest_come_last(sweep: Pa
 def test_the_csv_file_has_every_key_and_every_metric(sweep: Path):
     _job(sweep, "one", ["model.hidden_dims=[400,200]", "seed=0"], _completed(1.5))
     _job(sweep, "two", ["seed=0", '+note=a, "b"'], _failed("line one\nline, two"))
-    write_csv(read_jobs(sweep), sweep / "summary.csv")
+    write_csv(rows_of(read_jobs(sweep)), sweep / "summary.csv")
     first, second = _rows(sweep)
     assert first == {
         "job": "one",
@@ -155,7 +155,7 @@ def test_the_csv_file_has_every_key_and_every_metric(sweep: Path):
 def test_numbers_keep_all_their_digits_in_the_csv_file(sweep: Path):
     value = 0.1 + 0.2
     _job(sweep, "one", result=_completed(value))
-    write_csv(read_jobs(sweep), sweep / "summary.csv")
+    write_csv(rows_of(read_jobs(sweep)), sweep / "summary.csv")
     assert float(_rows(sweep)[0]["val/loss"]) == value
 
 

@@ -84,7 +84,7 @@ def _file(root: Path, tracker: WandbTracker) -> Path:
 
 def _finished(root: Path, tracker: WandbTracker, exit_code: int = 0) -> Path:
     """Finish, and wait for the file to be whole."""
-    tracker.finish(exit_code)
+    tracker.finish(exit_code, "completed")
     path = _file(root, tracker)
     _await(lambda: bool(_of_kind("exit", path)))
     return path
@@ -167,6 +167,8 @@ def test_the_exit_code_of_ours_is_that_of_the_run(tmp_path: Path, exit_code: int
     tracker = _tracker(tmp_path / "root")
     path = _finished(tmp_path / "root", tracker, exit_code)
     assert [each.exit_code for each in _of_kind("exit", path)] == [exit_code]
+    told = [(item.key, item.value_json) for each in _of_kind("summary", path) for item in each.update]
+    assert ("status", '"completed"') in [(key, value) for key, value in told]
 
 
 def test_two_runs_in_one_process_are_two_runs(tmp_path: Path):
@@ -197,7 +199,7 @@ def test_the_numbers_of_a_run_that_is_still_going_reach_the_disk(tmp_path: Path)
     path, began = _file(tmp_path / "root", tracker), time.monotonic()
     _await(lambda: bool(_history(path)))
     assert time.monotonic() - began < 8
-    tracker.finish(0)
+    tracker.finish(0, "completed")
 
 
 # What fails costs nothing
@@ -222,7 +224,7 @@ def test_a_root_that_cannot_be_written_costs_nothing(tmp_path: Path, said):
     tracker = _tracker(tmp_path / "file" / "root")
     tracker.log({"value": 1.0}, step=1)
     tracker.log_figures({}, step=1)
-    tracker.finish(0)
+    tracker.finish(0, "completed")
     assert tracker.error is not None
     assert tracker.error.startswith("could not start: NotADirectoryError: ")
     assert tracker.description == {"mode": "offline", "run_id": None, "directory": None, "error": tracker.error}
@@ -238,6 +240,7 @@ class _Run:
         self.id = "0123abcd"
         self.settings = SimpleNamespace(sync_dir="somewhere")
         self.calls: list[str] = []
+        self.summary: dict[str, str] = {}
         self._failures = failures
 
     def log(self, values: dict[str, Any], step: int) -> None:
@@ -280,7 +283,7 @@ def test_a_start_that_fails_is_recorded_and_later_calls_are_silent(tmp_path: Pat
     served(error)
     tracker = _tracker(tmp_path)
     tracker.log({"value": 1.0}, step=1)
-    tracker.finish(0)
+    tracker.finish(0, "completed")
     assert tracker.error == f"could not start: {type(error).__name__}: {error}"
     assert tracker.description["error"] == tracker.error
     assert len(said()) == 1
@@ -294,7 +297,7 @@ def test_a_log_that_fails_is_recorded_and_later_calls_are_silent(tmp_path: Path,
     assert tracker.error is None
     for step in range(3):
         tracker.log({"value": 1.0}, step=step)
-    tracker.finish(0)
+    tracker.finish(0, "completed")
     assert run.calls == ["log"]
     assert tracker.error == f"could not log: {type(error).__name__}: {error}"
     assert tracker.description == {
@@ -310,7 +313,7 @@ def test_a_log_that_fails_is_recorded_and_later_calls_are_silent(tmp_path: Path,
 def test_a_finish_that_fails_is_recorded(tmp_path: Path, served, said, error: Exception):
     served(_Run(finish=error))
     tracker = _tracker(tmp_path)
-    tracker.finish(0)
+    tracker.finish(0, "completed")
     assert tracker.error == f"could not finish: {type(error).__name__}: {error}"
     assert len(said()) == 1
 
@@ -377,10 +380,10 @@ began = time.monotonic()
 for step in range(2, 5):
     if "log" in os.environ["THEN"]:
         first.log({"value": 1.0}, step=step)
-first.finish(0)
+first.finish(0, "completed")
 second = tracker("offline")
 second.log({"value": 1.0}, step=1)
-second.finish(0)
+second.finish(0, "completed")
 print("training goes on")
 seconds = time.monotonic() - began
 print(json.dumps({"first": first.description, "second": second.error, "seconds": seconds}))

@@ -1,5 +1,6 @@
 """A run as its segments have it together."""
 
+import signal
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ _MOST_CONSOLE_LINES = 5_000
 _MOST_CHARACTERS_OF_A_LINE = 10_000
 _MOST_PICTURES = 20_000
 _MOST_ALERTS = 1_000
+_INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ class Run:
         key: What the dashboard calls it: the id, and more where two roots hold another run of the same id.
         segments: At least one.
         version: Of the store, when it last changed.
-        state: `running`, `finished`, `failed` or `stale`.
+        state: `running`, `finished`, `pruned`, `interrupted`, `failed` or `stale`.
     """
 
     run_id: str
@@ -269,8 +271,10 @@ class Run:
             now: Seconds since 1970.
         """
         code = self.exit_code
+        if code == 0:
+            return "pruned" if self.segments[-1].summary.get("status") == "pruned" else "finished"
         if code is not None:
-            return "finished" if code == 0 else "failed"
+            return "interrupted" if code in _INTERRUPTED else "failed"
         self.segments[-1].is_stale = now - self.modified >= STALE_SECONDS
         return "stale" if self.segments[-1].is_stale else "running"
 

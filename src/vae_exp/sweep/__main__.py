@@ -21,7 +21,16 @@ from vae_exp.sweep.metrics import best_first, chosen_metric, higher_is_better
 from vae_exp.sweep.plan import SEARCH, lasting_words, quoted, read_plan
 from vae_exp.sweep.pool.stop import StopRequests
 from vae_exp.sweep.status import print_status
-from vae_exp.sweep.summary import console, group_table, job_table, shown_metrics, write_csv, write_parquet
+from vae_exp.sweep.summary import (
+    console,
+    group_table,
+    job_table,
+    rows_of,
+    rows_of_groups,
+    shown_metrics,
+    write_csv,
+    write_parquet,
+)
 
 _STOPPED = (130, 143)
 _LOOK_SECONDS = 0.1
@@ -63,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     summary.add_argument(
         "--metric", nargs="*", default=[], metavar="NAME", help="metrics to show beside the usual"
     )
-    summary.add_argument("--csv", type=Path, metavar="FILE", help="write all jobs with all metrics")
+    summary.add_argument(
+        "--csv", type=Path, metavar="FILE", help="write all metrics of all jobs, or of the groups"
+    )
     summary.add_argument("--parquet", type=Path, metavar="FILE", help="the same, as Parquet")
     plot = command("plot", _plot, "figures as PNG and SVG")
     plot.add_argument("--metric", metavar="NAME", help="by default the one that says most")
@@ -98,16 +109,18 @@ def _summary(asked: argparse.Namespace) -> int:
     metrics = list(dict.fromkeys([*shown_metrics(jobs), *(chosen_metric(jobs, name) for name in asked.metric)]))
     out, name = console(), asked.sweep.resolve().name
     keys = default_keys(jobs) if asked.group_by is None else asked.group_by
-    if asked.jobs or (asked.group_by is None and keys == varying(jobs)):
+    a_row_each = asked.jobs or (asked.group_by is None and keys == varying(jobs))
+    groups = [] if a_row_each else _sorted_groups(grouped(jobs, keys), jobs, asked.sort)
+    if a_row_each:
         out.print(job_table(_sorted_jobs(jobs, asked.sort), f"Sweep {name}", metrics))
     else:
-        groups = grouped(jobs, keys)
         title = f"Sweep {name}: means ± standard errors of completed jobs"
-        out.print(group_table(_sorted_groups(groups, jobs, asked.sort), title, metrics))
+        out.print(group_table(groups, title, metrics))
+    table = rows_of(jobs) if a_row_each or asked.group_by is None else rows_of_groups(groups)
     for path, write in ((asked.csv, write_csv), (asked.parquet, write_parquet)):
         if path is not None:
             require_writable(path.absolute().parent, "folder")
-            write(jobs, path)
+            write(table, path)
             out.print(Text(f"Written to {path}"), soft_wrap=True)
     return 0
 

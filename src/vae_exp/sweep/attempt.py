@@ -65,6 +65,20 @@ def status_of(directory: RunDirectory) -> str | None:
     return None if result is None else str(result.get("status"))
 
 
+def fruitless_wandb_run(directory: RunDirectory) -> str | None:
+    """The id of the W&B run of an attempt that was interrupted before its first epoch; None if there is none."""
+    try:
+        result = directory.read_result() or {}
+        has_epochs = directory.metrics.exists() and directory.metrics.stat().st_size > 0
+    except (UserError, OSError):
+        return None
+    if result.get("status") != "interrupted" or has_epochs:
+        return None
+    wandb = result.get("wandb")
+    found = wandb.get("run_id") if isinstance(wandb, dict) else None
+    return found if isinstance(found, str) else None
+
+
 def _require_the_same(directory: RunDirectory, config: DictConfig) -> None:
     """Compare the configs themselves; a directory without one holds nothing that counts."""
     if not directory.config.exists():

@@ -11,6 +11,7 @@ from matplotlib.ticker import NullLocator
 from vae_exp.sweep.grouping import Group, in_order
 
 _FEW = 8  # values that are each named on the axis
+_SHORT = 8  # characters of a number that somebody has written
 _WIDE = 8.0  # from this ratio of greatest to least on, an axis is logarithmic
 _APART = 0.04  # of an axis: nearer names would cover each other
 _LONGEST = 60  # characters of all names together that stand upright below an axis
@@ -27,9 +28,11 @@ class KeyAxis:
     def __init__(self, groups: Sequence[Group], key: str) -> None:
         self.key = key
         self.values = sorted({group.keys[key] for group in groups}, key=in_order)
-        self.is_few = len(self.values) <= _FEW
         numbers = [_number(value) for value in self.values]
         self.is_numeric = None not in numbers
+        self.is_few = len(self.values) <= _FEW and not (
+            self.is_numeric and any(len(value) > _SHORT for value in self.values)
+        )
         self._numbers = [number for number in numbers if number is not None] if self.is_numeric else []
         self.is_log = self.is_numeric and max(self._numbers) >= _WIDE * min(self._numbers) > 0
 

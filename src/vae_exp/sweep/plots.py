@@ -63,11 +63,8 @@ def _figures(groups: Sequence[Group], metric: str) -> Iterator[tuple[str, Figure
     for key in keys:
         yield f"{_plain(metric)}-against-{_plain(key)}", curve(having, metric, key, [k for k in keys if k != key])
     for across, up in combinations(keys, 2):
-        few = all(KeyAxis(having, key).is_few for key in (across, up))
-        yield (
-            f"{_plain(metric)}-over-{_plain(across)}-{_plain(up)}",
-            (heat_map if few else scatter)(having, metric, across, up),
-        )
+        over_both = heat_map if _fill_a_grid(having, across, up) else scatter
+        yield f"{_plain(metric)}-over-{_plain(across)}-{_plain(up)}", over_both(having, metric, across, up)
     split = metric.partition("/")[0]
     both = [f"{split}/rate", f"{split}/distortion"]
     if all(name in group.metrics for group in having for name in both):
@@ -86,7 +83,7 @@ def curve(groups: Sequence[Group], metric: str, key: str, others: Sequence[str])
     lines: dict[str, list[Group]] = {}
     for group in groups:
         lines.setdefault(_label(group, others), []).append(group)
-    many = len(lines) > _MOST_LINES
+    many = len(lines) > _MOST_LINES or 2 * len(lines) > len(groups) > _MOST_LINES
     colours, markers, alpha = (("0.6",), "o", 0.6) if many else (_COLOURS, _MARKERS, 1.0)
     for (label, found), colour, marker in zip(lines.items(), cycle(colours), cycle(markers), strict=False):
         members = sorted(found, key=lambda group: below.position(group.keys[key]))
@@ -276,6 +273,13 @@ def _beyond(values: np.ndarray, low: float, high: float) -> str:
 def _colours(metric: str) -> str:
     """A map of colours, bright where the metric is good."""
     return "viridis" if higher_is_better(metric) else "viridis_r"
+
+
+def _fill_a_grid(groups: Sequence[Group], across: str, up: str) -> bool:
+    """Whether two keys have few values each, and most pairs of them were tried."""
+    axes = KeyAxis(groups, across), KeyAxis(groups, up)
+    tried = {(group.keys[across], group.keys[up]) for group in groups}
+    return all(axis.is_few for axis in axes) and 2 * len(tried) > len(axes[0].values) * len(axes[1].values)
 
 
 def _varying(groups: Sequence[Group]) -> list[str]:

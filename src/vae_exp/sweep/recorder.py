@@ -54,7 +54,9 @@ class Recorder:
             return self._of_a_search
         if not self._failures:
             return []
-        return [f"{len(self._failures)} of {self._jobs} jobs did not finish; the same command runs them again."]
+        return [
+            f"{len(self._failures)} of {self._jobs} jobs that were tried did not finish; the same command goes on."
+        ]
 
 
 recorder = Recorder()

@@ -21,6 +21,8 @@ _NAMED_ERROR = 60
 _MOST_ROWS = 100
 _WIDTH_OF_A_FILE = 160
 
+Rows = tuple[list[str], list[list[str | float | None]]]
+
 
 def console() -> Console:
     """Standard output, wide where it is no terminal."""
@@ -28,7 +30,7 @@ def console() -> Console:
     return found if found.is_terminal else Console(width=_WIDTH_OF_A_FILE)
 
 
-def rows_of(jobs: Sequence[Job]) -> tuple[list[str], list[list[str | float | None]]]:
+def rows_of(jobs: Sequence[Job]) -> Rows:
     """All keys and all metrics of all jobs, one job a row; the names of the columns first."""
     keys = union(job.keys for job in jobs)
     metrics = union(job.metrics for job in jobs)
@@ -45,18 +47,40 @@ def rows_of(jobs: Sequence[Job]) -> tuple[list[str], list[list[str | float | Non
     return ["job", "status", *keys, *metrics, "error"], rows
 
 
-def write_csv(jobs: Sequence[Job], path: Path) -> None:
-    """Write `rows_of` as CSV; what a job lacks is empty."""
+def rows_of_groups(groups: Sequence[Group]) -> Rows:
+    """Means and standard errors of all metrics, one group a row; the names of the columns first."""
+    keys = union(group.keys for group in groups)
+    metrics = union(group.metrics for group in groups)
+    rows: list[list[str | float | None]] = [
+        [
+            *(group.keys.get(key) for key in keys),
+            group.count,
+            *(value for name in metrics for value in _mean_and_error(group.metrics.get(name))),
+        ]
+        for group in groups
+    ]
+    columns = [column for name in metrics for column in (name, f"{name} standard error")]
+    return [*keys, "jobs", *columns], rows
+
+
+def _mean_and_error(value: Estimate | None) -> tuple[float | None, float | None]:
+    if value is None:
+        return None, None
+    return value.mean, None if isnan(value.error) else value.error
+
+
+def write_csv(table: Rows, path: Path) -> None:
+    """Write rows under the names of their columns as CSV; what is missing is empty."""
     text = io.StringIO()
     writer = csv.writer(text)
-    names, rows = rows_of(jobs)
+    names, rows = table
     writer.writerow(names)
     writer.writerows(["" if cell is None else cell for cell in row] for row in rows)
     write_where_asked(path, lambda file: file.write(text.getvalue().encode()))
 
 
-def write_parquet(jobs: Sequence[Job], path: Path) -> None:
-    """Write `rows_of` as Parquet; what a job lacks is null.
+def write_parquet(table: Rows, path: Path) -> None:
+    """Write rows under the names of their columns as Parquet; what is missing is null.
 
     Raises:
         UserError: if pyarrow is not installed.
@@ -66,10 +90,9 @@ def write_parquet(jobs: Sequence[Job], path: Path) -> None:
         from pyarrow import parquet
     except ImportError as error:
         raise UserError("--parquet needs pyarrow: pip install 'vae-exp[parquet]'.") from error
-    names, rows = rows_of(jobs)
-    columns = {name: [row[index] for row in rows] for index, name in enumerate(names)}
-    table = pyarrow.table(columns)
-    write_where_asked(path, lambda file: parquet.write_table(table, file))
+    names, rows = table
+    columns = pyarrow.table({name: [row[index] for row in rows] for index, name in enumerate(names)})
+    write_where_asked(path, lambda file: parquet.write_table(columns, file))
 
 
 def print_summary(sweep: Path) -> None:
@@ -83,7 +106,7 @@ def print_summary(sweep: Path) -> None:
     if elbo and any(key == "loss" or key.startswith("loss.") for key in varying(jobs)):
         jobs = sorted(best_first(jobs, elbo), key=lambda job: job.status != "completed")
         told = f"best {elbo} first"  # what different losses minimise cannot be compared
-    write_csv(jobs, sweep / "summary.csv")
+    write_csv(rows_of(jobs), sweep / "summary.csv")
     out = console()
     out.print(job_table(jobs, f"Sweep {sweep.name}, {told}", metrics))
     for job in jobs[:_MOST_ROWS]:

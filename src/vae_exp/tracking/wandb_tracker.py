@@ -6,6 +6,7 @@ import secrets
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +113,15 @@ class WandbTracker:
         plain = {name: list(values) for name, values in lists.items()}
         self._attempt("log lists", lambda: self._run.log(plain, step=step))
 
-    def finish(self, exit_code: int) -> None:
-        """End the W&B run with the exit code of ours."""
-        self._attempt("finish", lambda: self._finish(exit_code))
+    def finish(self, exit_code: int, status: str) -> None:
+        """End the W&B run with the exit code of ours; its summary says how it ended, as `result.json` does."""
+        self._attempt("finish", lambda: self._finish(exit_code, status))
 
-    def _finish(self, exit_code: int) -> None:
+    def _finish(self, exit_code: int, status: str) -> None:
+        import wandb
+
+        with suppress(wandb.Error):  # another run of this process has ended it already
+            self._run.summary["status"] = status
         _within(_FINISH_SECONDS + _GRACE_SECONDS, lambda: self._run.finish(exit_code=exit_code))
         _require_writable(self._root)  # a full disk ends a W&B run as if all were well
 

@@ -14,6 +14,16 @@ const NOT_METRICS = new Set(["_runtime", "_timestamp", "_step", "epoch"]);
 // With no keys but its own: a metric may be called "constructor".
 const bare = (values) => Object.assign(Object.create(null), values);
 
+// Sweeps of ours keep the words that were swept. One that is no key of the config has chosen a group of it: `loss=iwae`.
+const SWEPT = "swept.";
+function withWords(config) {
+  for (const [key, value] of Object.entries(config)) {
+    const word = key.slice(SWEPT.length);
+    if (key.startsWith(SWEPT) && !(word in config)) config[word] = value;
+  }
+  return config;
+}
+
 // False if another server has answered: its cursor is another's, and everything must be asked for again.
 function takeChanges(answer) {
   if (store !== null && answer.store !== store) {
@@ -22,7 +32,7 @@ function takeChanges(answer) {
     return false;
   }
   store = answer.store;
-  answer.runs.forEach((run) => runs.set(run.key, { ...run, config: bare(run.config), summary: bare(run.summary) }));
+  answer.runs.forEach((run) => runs.set(run.key, { ...run, config: withWords(bare(run.config)), summary: bare(run.summary) }));
   answer.removed.forEach((key) => runs.delete(key));
   answer.higher.forEach((key) => higher.add(key));
   const moved = answer.runs.length > 0 || answer.removed.length > 0 || answer.waiting !== waiting;
@@ -89,11 +99,22 @@ function findVaryingKeys(list) {
   for (const key of [...values.keys()].sort((a, b) => a.length - b.length || a.localeCompare(b))) {
     const texts = list.map((run) => textOf(run.config[key]));
     if (texts.every((text) => text === texts[0])) continue;
+    if ([...kept.values()].some((group) => key.startsWith(`${group}.`) && followsFrom(list, group, texts))) continue;
     const signature = `${lastName(key)}\n${texts.join("\u001f")}`;
     if (!kept.has(signature)) kept.set(signature, key);
   }
   const order = [...values.keys()];
   return [...kept.values()].sort((a, b) => isSeed(a) - isSeed(b) || order.indexOf(a) - order.indexOf(b));
+}
+
+// Whether the value of a group of the config, such as `loss`, decides these texts.
+function followsFrom(list, group, texts) {
+  const seen = new Map();
+  return list.every((run, index) => {
+    const word = textOf(run.config[group]);
+    if (!seen.has(word)) seen.set(word, texts[index]);
+    return seen.get(word) === texts[index];
+  });
 }
 
 function metricNames(list) {
@@ -126,20 +147,41 @@ const COMPARISONS = {
 
 function filterOf(text) {
   const terms = text.match(/(?:[^\s"]+|"[^"]*")+/g) ?? [];
+  const problems = [];
   const tests = terms.map((raw) => {
     const term = raw.replaceAll('"', "");
     const found = term.match(TERM);
     if (!found) return (run) => `${run.name} ${run.group} ${run.key} ${run.tags.join(" ")}`.toLowerCase().includes(term.toLowerCase());
-    const [, key, sign, wanted] = found;
-    if (sign === "~") return (run) => textOf(valueOf(run, key)).toLowerCase().includes(wanted.toLowerCase());
+    const [, name, sign, wanted] = found;
+    const key = keyCalled(name);
+    if (key === null) { problems.push(`no run has “${name}”`); return () => false; }
+    if (sign === "~") return (run) => [textOf, shown].some((words) => words(valueOf(run, key), key).toLowerCase().includes(wanted.toLowerCase()));
     const asNumber = wanted.trim() === "" ? NaN : Number(wanted);
+    const isOrder = !["=", "==", "!="].includes(sign);
+    if (isOrder && Number.isNaN(asNumber)) { problems.push(`“${wanted}” is no number to compare ${name} with`); return () => false; }
     return (run) => {
       const value = valueOf(run, key);
       if (typeof value === "number" && !Number.isNaN(asNumber)) return COMPARISONS[sign](value, asNumber);
-      return ["=", "==", "!="].includes(sign) && COMPARISONS[sign](textOf(value), wanted);
+      if (isOrder) return false;
+      const same = textOf(value) === wanted || shown(value, key) === wanted;
+      return sign === "!=" ? !same : same;
     };
   });
-  return (run) => tests.every((test) => test(run));
+  return { passes: (run) => tests.every((test) => test(run)), problems };
+}
+
+// A key by its whole name, or by its end where only one has it, such as `latent_dim`.
+let namesAt = "";
+let names = new Set();
+function keyCalled(name) {
+  if (namesAt !== `${store} ${cursor}`) {
+    names = new Set(Object.keys(OWN_FIELDS));
+    for (const run of runs.values()) for (const part of [run.config, run.summary]) Object.keys(part).forEach((key) => names.add(key));
+    namesAt = `${store} ${cursor}`;
+  }
+  if (names.has(name)) return name;
+  const ending = [...names].filter((key) => !key.startsWith(SWEPT) && (key.endsWith(`.${name}`) || key.endsWith(`/${name}`)));
+  return ending.length === 1 ? ending[0] : null;
 }
 
 function ordered(list, sort) {
@@ -155,7 +197,7 @@ function ordered(list, sort) {
   });
 }
 
-const filteredRuns = () => ordered([...runs.values()].filter(filterOf(state.filter)), state.sort);
+const filteredRuns = () => ordered([...runs.values()].filter(filterOf(state.filter).passes), state.sort);
 
 // What the pages other than the table show: the selected of those that pass the filter, or all of them.
 function chosenRuns() {

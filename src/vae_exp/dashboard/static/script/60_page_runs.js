@@ -25,7 +25,8 @@ function pageRuns(main) {
       menuSignature = signature;
     }
     const selected = new Set(listOf(state.selected));
-    count.textContent = `${list.length} of ${runs.size} runs${selected.size ? `, ${selected.size} selected` : ""}`;
+    const told = [`${list.length} of ${runs.size} runs`, selected.size ? `${selected.size} selected` : "", ...(runs.size ? filterOf(state.filter).problems : [])];
+    count.textContent = told.filter(Boolean).join(", ");
     refill(table, tableHead(list, columns, selected), tableBodies(list, columns, selected, known));
   };
 }
@@ -35,7 +36,8 @@ function columnsOf(list) {
   const keys = varyingKeys(all);
   const asked = listOf(state.columns);
   const metrics = asked.length ? asked : metricNames(all).slice(0, 6);
-  return { keys, metrics, grouped: new Set(all.map((run) => run.group)).size > 1 };
+  const first = metrics.includes(mainMetric(all)) ? [mainMetric(all)] : [];
+  return { keys, metrics, first, grouped: new Set(all.map((run) => run.group)).size > 1, common: commonStart(all.map((run) => run.name)) };
 }
 
 function runMenus({ keys, metrics }) {
@@ -49,8 +51,16 @@ function runMenus({ keys, metrics }) {
 
 const NUMERIC = new Set(["epoch", "runtime", "started"]);
 
-function headings({ keys, metrics, grouped }) {
-  return ["name", "state", ...(grouped ? ["group"] : []), ...keys, ...metrics, "epoch", "runtime", "started"];
+function headings({ keys, metrics, first, grouped }) {
+  return ["name", "state", ...first, ...(grouped ? ["group"] : []), ...keys, ...metrics.filter((each) => !first.includes(each)), "epoch", "runtime", "started"];
+}
+
+// With how many characters all names begin, up to the end of a word.
+function commonStart(names) {
+  if (names.length < 2) return 0;
+  let length = 0;
+  while (length < names[0].length && names.every((name) => name[length] === names[0][length])) length += 1;
+  return names[0].lastIndexOf("_", length - 1) + 1;
 }
 
 function tableHead(list, columns, selected) {
@@ -79,7 +89,7 @@ function tableBodies(list, columns, selected, known) {
   if (!state.group) return [el("tbody", {}, list.slice(0, limit).map(rowOf)), more(list, limit, columns)];
   const groups = new Map();
   for (const run of list) {
-    const value = textOf(valueOf(run, state.group)) || "–";
+    const value = shown(valueOf(run, state.group), state.group) || "–";
     groups.set(value, [...(groups.get(value) ?? []), run]);
   }
   return [...groups].map(([value, members]) => el("tbody", {}, groupRow(value, members, columns), members.slice(0, limit).map(rowOf)));
@@ -99,7 +109,7 @@ function tableRow(run, columns, selected, isBest) {
   } } });
   const cells = headings(columns).map((key) => {
     if (key === "name") return el("td", {}, el("span", { class: `swatch c${run.colour} d${run.dash}`, "aria-hidden": "true" }), " ",
-      isBest ? el("span", { title: `the best ${mainMetric([run])}` }, "★ best ") : null, el("a", { href: fragmentWith({ page: "run", run: run.key }), "data-key": `link ${run.key}`, title: run.name }, run.name));
+      isBest ? el("span", { title: `the best ${mainMetric([run])}` }, "★ best ") : null, el("a", { href: fragmentWith({ page: "run", run: run.key }), "data-key": `link ${run.key}`, title: run.name }, columns.common ? `…${run.name.slice(columns.common)}` : run.name));
     if (key === "state") return el("td", { class: run.state }, stateWords(run));
     if (key === "started") return el("td", { class: "number" }, moment(run.started));
     if (key === "runtime") return el("td", { class: "number" }, duration(valueOf(run, key)));
@@ -114,7 +124,7 @@ function groupRow(value, members, columns) {
     const numbers = columns.metrics.includes(key) ? members.map((run) => number(run, key)).filter(Number.isFinite) : [];
     return el("th", { class: "number" }, numbers.length ? meanWords(numbers) : "");
   });
-  return el("tr", { class: "group" }, el("th", {}), el("th", { scope: "rowgroup" }, `${state.group} ${value} (${members.length})`), cells);
+  return el("tr", { class: "group" }, el("th", {}), el("th", { scope: "rowgroup", title: "means ± standard deviations" }, `${state.group} ${value} (${members.length} runs, mean ± sd)`), cells);
 }
 
 const mean = (numbers) => numbers.reduce((sum, each) => sum + each, 0) / numbers.length;

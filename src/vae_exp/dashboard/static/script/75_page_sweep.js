@@ -16,7 +16,8 @@ function pageSweep(main) {
   let menuSignature = "";
 
   return () => {
-    const list = chosenRuns();
+    const all = chosenRuns();
+    const list = all.filter((run) => run.state !== "pruned");
     const keys = varyingKeys(list);
     const metric = mainMetric(list);
     const plain = keys.filter((key) => !isSeed(key));
@@ -31,7 +32,7 @@ function pageSweep(main) {
         choice("columns", keys, cols, (chosen) => setState({ cols: chosen })));
       menuSignature = signature;
     }
-    told.textContent = !metric ? "There are no metrics yet." : keys.length ? `${list.length} runs; the last value of ${metric}` : "These runs do not differ in their config.";
+    told.textContent = !metric ? "There are no metrics yet." : keys.length ? toldOf(all, list, metric) : "These runs do not differ in their config.";
     titles.key.textContent = `${metric} against ${key}`;
     titles.heat.textContent = `${metric} over ${rows} × ${cols}`;
     titles.plane.textContent = "Rate and distortion";
@@ -43,6 +44,12 @@ function pageSweep(main) {
     refill(lines, parallel(list, keys, metric, lines.clientWidth));
     refill(share, importance(list, keys, metric));
   };
+}
+
+function toldOf(all, list, metric) {
+  const groups = new Set(list.map((run) => run.group));
+  return [`${list.length} runs; the last value of ${metric}`, all.length > list.length ? `${all.length - list.length} pruned runs are left out` : "",
+    groups.size > 1 ? `these are ${groups.size} groups: filter by group=… on the page Runs to see one alone` : ""].filter(Boolean).join("; ");
 }
 
 const byValue = (one, other) => {
@@ -75,7 +82,8 @@ function drawHeat(chart, list, rows, cols, metric) {
   const [down, across] = [valuesOf(having, rows), valuesOf(having, cols)];
   const cell = (row, col) => having.filter((run) => textOf(run.config[rows]) === row && textOf(run.config[cols]) === col).map((run) => number(run, metric));
   const z = down.map((row) => across.map((col) => { const found = cell(row, col); return found.length ? mean(found) : null; }));
-  const trace = { type: "heatmap", z, x: across.map(escaped), y: down.map(escaped), colorscale: "Viridis", reversescale: !higher.has(metric), xgap: 2, ygap: 2,
+  const words = (values, key) => values.map((value) => escaped(shown(value, key)));
+  const trace = { type: "heatmap", z, x: words(across, cols), y: words(down, rows), colorscale: "Viridis", reversescale: !higher.has(metric), xgap: 2, ygap: 2,
     texttemplate: across.length * down.length <= 60 ? "%{z:.4g}" : "", hovertemplate: "%{y}, %{x}: %{z:.5g}<extra></extra>", colorbar: { thickness: 12, tickfont: { size: 11 } } };
   draw(chart, [trace], layoutOf(cols, rows, { xaxis: { type: "category" }, yaxis: { type: "category" } }));
 }
@@ -122,6 +130,8 @@ function parallel(list, keys, metric, room) {
   return svg("svg", { width, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": `Parallel coordinates of ${axes.join(", ")}` }, paths, ticks);
 }
 
+const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+
 function scaleOf(list, key, isMetric, bottom, top) {
   const read = isMetric ? (run) => number(run, key) : (run) => run.config[key];
   if (isMetric || isNumeric(list, key)) {
@@ -135,7 +145,7 @@ function scaleOf(list, key, isMetric, bottom, top) {
   }
   const values = valuesOf(list, key);
   const y = (value) => bottom - (values.indexOf(value) / Math.max(1, values.length - 1)) * (bottom - top);
-  return { place: (run) => y(textOf(read(run))), ticks: values.slice(0, 12).map((value) => [value.length > 16 ? `${value.slice(0, 15)}…` : value, y(value)]) };
+  return { place: (run) => y(textOf(read(run))), ticks: values.slice(0, 12).map((value) => [cut(shown(value, key), 16), y(value)]) };
 }
 
 const RUNS_FOR_IMPORTANCE = 10;
@@ -175,7 +185,7 @@ function barChart(pairs, words, most = Math.max(...pairs.map(([, value]) => valu
   const step = 22;
   return svg("svg", { width: left + 330, viewBox: `0 0 ${left + 330} ${pairs.length * step + 6}`, role: "img", "aria-label": pairs.map(([name, value]) => `${name} ${words(value)}`).join(", ") },
     pairs.map(([name, value], index) => [
-      svg("text", { x: left - 6, y: index * step + 17, "text-anchor": "end" }, name.length > 28 ? `${name.slice(0, 27)}…` : name),
+      svg("text", { x: left - 6, y: index * step + 17, "text-anchor": "end" }, cut(name, 28)),
       svg("rect", { class: "bar", x: left, y: index * step + 5, width: Math.max(1, 250 * (value / most)), height: step - 8 }, svg("title", {}, `${name}: ${words(value)}`)),
       svg("text", { class: "quiet", x: left + Math.max(1, 250 * (value / most)) + 6, y: index * step + 17 }, words(value)),
     ]));

@@ -12,7 +12,8 @@ function pageImages(main) {
   let wallSignature = "";
 
   return async () => {
-    const list = chosenRuns().filter((run) => run.pictures > 0).slice(0, MOST_RUNS_OF_PICTURES);
+    const all = chosenRuns();
+    const list = all.filter((run) => run.pictures > 0).slice(0, MOST_RUNS_OF_PICTURES);
     const stale = list.filter((run) => cache.get(run.key)?.version !== run.version);
     if (stale.length) {
       const found = await source.pictures(stale.map((run) => run.key));
@@ -26,7 +27,7 @@ function pageImages(main) {
     const now = moments.filter((each) => each <= asked).at(-1) ?? moments[0] ?? 0;
     const signature = JSON.stringify([names, name, moments, state.every, now]);
     if (signature !== menuSignature) { refillControls(controls, names, name, moments, now); menuSignature = signature; }
-    told.textContent = list.length ? `${name}, ${list.length} runs` : "No run has pictures yet; evaluator.figures.every=5 draws them during training.";
+    told.textContent = list.length ? `${name}, ${list.length} of ${all.length} runs${all.length > list.length ? ": the others have no pictures, or are too many" : ""}` : "No run has pictures yet; evaluator.figures.every=5 draws them during training.";
     const keys = varyingKeys(list);
     const content = JSON.stringify([name, now, state.every, list.map((run) => [run.key, run.colour, of(run).length, labelOf(run, keys)])]);
     if (content === wallSignature) return;
