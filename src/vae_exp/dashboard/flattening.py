@@ -13,13 +13,17 @@ _DEEPEST = 100
 def flattened(items: Iterable[tuple[str, Any]]) -> dict[str, Value]:
     """Keys and values, with the keys of objects joined by dots; an empty object stands for itself."""
     flat: dict[str, Value] = {}
-    pending = list(items)[::-1]
-    while pending:
-        key, value = pending.pop()
-        if isinstance(value, dict) and value:
-            pending.extend((f"{key}.{each}", inner) for each, inner in reversed(value.items()))
-        else:
-            flat[key] = value
+    for name, item in items:
+        if not isinstance(item, dict):
+            flat[name] = item
+            continue
+        pending = [(name, item)]
+        while pending:
+            key, value = pending.pop()
+            if isinstance(value, dict) and value:
+                pending.extend((f"{key}.{each}", inner) for each, inner in reversed(value.items()))
+            else:
+                flat[key] = value
     return flat
 
 

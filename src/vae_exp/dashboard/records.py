@@ -15,6 +15,7 @@ _OF_INTEREST = {*_ITEMS, "run", "output", "output_raw", "environment", "alert", 
 
 _NOT_READABLE = "(not readable)"
 _DEEPEST = 100
+_scan = vars(json.JSONDecoder())["scan_once"]
 
 
 class UnreadableRecordError(Exception):
@@ -102,8 +103,17 @@ def _key(item: Any) -> str:
 def _value(item: Any) -> Any:
     """The value of an item, whether it is written as JSON or in a field of its type."""
     if item.value_json:
-        return json.loads(item.value_json)
+        return _parsed(item.value_json)
     kind = item.WhichOneof("value") if "value" in item.DESCRIPTOR.oneofs_by_name else None
     if kind is None or kind == "none":
         return None
-    return json.loads(item.json) if kind == "json" else getattr(item, kind)
+    return _parsed(item.json) if kind == "json" else getattr(item, kind)
+
+
+def _parsed(text: str) -> Any:
+    """As `json.loads`, without what that does around its scanner, which for a number takes ten times as long."""
+    try:
+        value, end = _scan(text, 0)
+    except StopIteration:
+        return json.loads(text)
+    return value if end == len(text) else json.loads(text)

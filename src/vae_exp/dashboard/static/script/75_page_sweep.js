@@ -88,7 +88,7 @@ function drawHeat(chart, list, rows, cols, metric) {
   draw(chart, [trace], layoutOf(cols, rows, { xaxis: { type: "category" }, yaxis: { type: "category" } }));
 }
 
-// Distortion over rate; along a dotted line their sum, the negative ELBO, stays the same.
+// Distortion over rate; along a dotted line their sum, the negative ELBO, stays the same, and stands at its end.
 function drawPlane(chart, list, keys) {
   const pairs = [["val/rate", "val/distortion"], ["test/rate", "test/distortion"], ["train/rate", "train/distortion"]];
   const [rate, distortion] = pairs.find(([a, b]) => finite(list, a, b).length) ?? [];
@@ -99,7 +99,8 @@ function drawPlane(chart, list, keys) {
   const [low, high] = [Math.min(...sums), Math.max(...sums)];
   const ends = [Math.max(0, Math.min(...x) - 0.1 * (Math.max(...x) - Math.min(...x) || 1)), Math.max(...x) + 0.1 * (Math.max(...x) - Math.min(...x) || 1)];
   const lines = [0, 0.25, 0.5, 0.75, 1].slice(0, high > low ? 5 : 1).map((part) => low + part * (high - low)).map((sum) => ({
-    type: "scatter", mode: "lines", x: ends, y: ends.map((each) => sum - each), line: { color: colour("line"), width: 1, dash: "dot" },
+    type: "scatter", mode: "lines+text", x: ends, y: ends.map((each) => sum - each), line: { color: colour("line"), width: 1, dash: "dot" },
+    text: ["", `  ${shown(Number(sum.toPrecision(4)))}`], textposition: "middle right", cliponaxis: false, textfont: { size: 10, color: colour("quiet") },
     hovertemplate: `−ELBO ${sum.toFixed(2)}<extra></extra>`,
   }));
   const points = { type: "scatter", mode: "markers", x, y, text: having.map((run) => escaped(labelOf(run, keys))), customdata: sums,
