@@ -13,6 +13,7 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 @pytest.fixture(autouse=True)
 def _handlers_as_before() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in NUMBERS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may ignore it
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
