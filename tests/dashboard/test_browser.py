@@ -287,7 +287,7 @@ def test_what_a_run_calls_itself_is_never_markup(watched: Watched, tmp_path: Pat
     assert watched.complaints == []
 
 
-@pytest.mark.parametrize("width", [320, 390])
+@pytest.mark.parametrize("width", [320, pytest.param(390, marks=pytest.mark.slow)])
 def test_pages_are_as_wide_as_a_phone_and_as_a_screen_at_400_percent(watched: Watched, tmp_path: Path, width: int):
     """1280 pixels at 400 % are 320; what is wider than the page scrolls inside of its own frame."""
     for number in range(12):

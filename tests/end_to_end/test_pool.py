@@ -103,7 +103,9 @@ def test_a_mended_job_ends_as_one_that_never_failed(tmp_path: Path):
     assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
 
 
-@pytest.mark.parametrize("closed", ["2>&-", ">&-", "0<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "closed", [*(pytest.param(each, marks=pytest.mark.slow) for each in ("2>&-", ">&-")), "0<&- >&- 2>&-"]
+)
 def test_closed_streams_cost_no_job(tmp_path: Path, closed: str):
     shutil.copy(FAULTS, tmp_path)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]), "MENDED": "1"}

@@ -14,8 +14,11 @@ RUN = ("data=digits", "trainer.epochs=3", "tracker=none", "evaluator=[figures]",
         ["model/prior=gaussian_mixture", "model.prior.components=4"],
         ["model/prior=vamp", "model.prior.components=7"],
         ["model.posterior=full_covariance"],
-        ["model.posterior=full_covariance", "model/prior=vamp", "model.prior.components=7", "loss=dreg"],
-        ["model=conv", "model.posterior=full_covariance", "loss=stl"],
+        pytest.param(
+            ["model.posterior=full_covariance", "model/prior=vamp", "model.prior.components=7", "loss=dreg"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(["model=conv", "model.posterior=full_covariance", "loss=stl"], marks=pytest.mark.slow),
         ["model.posterior=flow", "model/prior=flow", "loss=iwae", "loss.num_samples=2"],
         [
             *("model=two_layer", "model.latent_dim=null", "model.latent_dims=[3,2]", "model.hidden_dims=[20]"),

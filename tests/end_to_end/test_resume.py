@@ -110,6 +110,7 @@ def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_bit(tmp_path: Path, w
             assert_identical(tmp_path / f"run{number}", whole)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_twice_goes_on_to_the_bit(tmp_path: Path, whole: Path):
     first, last = killed_and_resumed({"after_seconds": 0.15}, "run")
     again = {"arguments": ["resume=run"], "kill": {"after_seconds": 0.15}}
