@@ -5,7 +5,7 @@ import pytest
 
 from tests.sweep.sweeps import make_job
 from vae_exp.errors import UserError
-from vae_exp.sweep.best import as_words, best_jobs
+from vae_exp.sweep.best import as_words, best_jobs, means_over_seeds
 from vae_exp.sweep.jobs import read_jobs
 from vae_exp.sweep.metrics import chosen_metric, direction
 
@@ -24,6 +24,17 @@ def test_the_words_of_a_job_of_an_experiment_that_sweeps_are_those_of_one_run(tm
     make_job(tmp_path, ["experiment=search", "seed=0"], val__elbo=-5.0)
     [best], _ = best_jobs(read_jobs(tmp_path), [])
     assert as_words(best) == "experiment=search seed=0 hydra.mode=RUN"
+
+
+def test_over_seeds_the_best_mean_wins_and_no_seed_is_told(tmp_path: Path):
+    for name, seed, elbo in (("a", 0, -1.0), ("a", 1, -9.0), ("b", 0, -4.0), ("b", 1, -4.0)):
+        make_job(tmp_path, [f"m={name}", f"seed={seed}"], val__elbo=elbo, **({"val__nll": 3.0} if seed else {}))
+    jobs = read_jobs(tmp_path)
+    [single], _ = best_jobs(jobs, ["val/elbo"])
+    [best], _ = best_jobs(means_over_seeds(jobs), ["val/elbo"])
+    assert (as_words(single), as_words(best)) == ("m=a seed=0", "m=b")
+    assert best.metrics == {"val/elbo": -4.0}
+    assert best.name.endswith(" and 1 more")
 
 
 def test_of_several_metrics_the_front_is_told(tmp_path: Path):

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from vae_exp.errors import UserError
 from vae_exp.run_directory import require_writable
-from vae_exp.sweep.best import as_words, best_jobs
+from vae_exp.sweep.best import as_words, best_jobs, means_over_seeds
 from vae_exp.sweep.clean import leftovers, remove
 from vae_exp.sweep.grouping import Group, default_keys, grouped, in_order
 from vae_exp.sweep.jobs import Job, read_jobs, varying
@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         "best", _best, "the overrides of the best job, ready to be pasted; of several metrics the front"
     )
     best.add_argument("--metric", nargs="*", default=[], metavar="NAME")
+    best.add_argument("--over-seeds", action="store_true", help="by the means of jobs that differ in seeds alone")
     command("retry", _retry, "run again what failed, was interrupted or is missing")
     clean = command("clean", _clean, "list what can go, ask, remove")
     clean.add_argument("--checkpoints", action="store_true", help="last.pt of finished jobs too")
@@ -156,7 +157,9 @@ def _plot(asked: argparse.Namespace) -> int:
 
 
 def _best(asked: argparse.Namespace) -> int:
-    jobs, metrics = best_jobs(_jobs(asked.sweep), asked.metric or _searched_for(asked.sweep))
+    known = _jobs(asked.sweep)
+    candidates = means_over_seeds(known) if asked.over_seeds else known
+    jobs, metrics = best_jobs(candidates, asked.metric or _searched_for(asked.sweep))
     for job in jobs:
         values = ", ".join(f"{name} {job.metrics[name]:.4f}" for name in metrics)
         print(f"# {values}: {asked.sweep / job.name}")

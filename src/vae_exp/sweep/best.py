@@ -2,8 +2,11 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean
 
 from vae_exp.errors import UserError
+from vae_exp.sweep.grouping import SEEDS
 from vae_exp.sweep.jobs import Job
 from vae_exp.sweep.metrics import best_first, chosen_metric, higher_is_better
 from vae_exp.sweep.plan import key_of
@@ -33,6 +36,28 @@ def best_jobs(jobs: Sequence[Job], metrics: Sequence[str]) -> tuple[list[Job], l
         return best_first(having, names[0])[:1], names
     front = [job for job in having if not any(_dominates(other, job, names) for other in having)]
     return best_first(front, names[0]), names
+
+
+def means_over_seeds(jobs: Sequence[Job]) -> list[Job]:
+    """Completed jobs that differ in seeds alone as one, with the means of the metrics that all of them have."""
+    members: dict[tuple[str, ...], list[Job]] = {}
+    for job in jobs:
+        if job.status == "completed":
+            words = tuple(each for each in job.overrides if key_of(each) not in SEEDS)
+            members.setdefault(words, []).append(job)
+    return [
+        replace(
+            each[0],
+            overrides=words,
+            metrics={
+                name: fmean(job.metrics[name] for job in each)
+                for name in each[0].metrics
+                if all(name in job.metrics for job in each)
+            },
+            name=each[0].name + (f" and {len(each) - 1} more" if len(each) > 1 else ""),
+        )
+        for words, each in members.items()
+    ]
 
 
 def as_words(job: Job) -> str:

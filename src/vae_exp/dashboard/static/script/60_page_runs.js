@@ -124,7 +124,7 @@ function groupRow(value, members, columns) {
     const numbers = columns.metrics.includes(key) ? members.map((run) => number(run, key)).filter(Number.isFinite) : [];
     return el("th", { class: "number" }, numbers.length ? meanWords(numbers) : "");
   });
-  return el("tr", { class: "group" }, el("th", {}), el("th", { scope: "rowgroup", title: "means ± standard deviations" }, `${state.group} ${value} (${members.length} runs, mean ± sd)`), cells);
+  return el("tr", { class: "group" }, el("th", {}), el("th", { scope: "rowgroup", title: "means ± standard deviations" }, `${state.group} ${value} · ${members.length} runs, ± sd`), cells);
 }
 
 const mean = (numbers) => numbers.reduce((sum, each) => sum + each, 0) / numbers.length;
