@@ -2,7 +2,7 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.distributions import Independent
 
@@ -16,11 +16,20 @@ names = st.sampled_from(["relu", "gated"])
 widths = st.lists(st.integers(1, 9), max_size=3)
 
 
+def _built(net, *arguments):
+    """A net; shapes that it refuses to normalise say nothing of it."""
+    try:
+        return net(*arguments)
+    except ValueError as error:
+        assume("would normalise alone" not in str(error))
+        raise
+
+
 @pytest.mark.parametrize("encoder", ENCODERS)
 @settings(deadline=None, max_examples=25)
 @given(shape=shapes, hidden=widths, latent_dim=st.integers(1, 5), batch=st.integers(1, 3), activation=names)
 def test_an_encoder_gives_a_posterior_for_every_image(encoder, shape, hidden, latent_dim, batch, activation):
-    posterior = encoder(shape, latent_dim, hidden, activation)(torch.rand(batch, *shape))
+    posterior = _built(encoder, shape, latent_dim, hidden, activation)(torch.rand(batch, *shape))
     assert isinstance(posterior, Independent)
     assert posterior.batch_shape == (batch,)
     assert posterior.event_shape == (latent_dim,)
@@ -37,7 +46,7 @@ def test_an_encoder_gives_a_posterior_for_every_image(encoder, shape, hidden, la
     activation=names,
 )
 def test_a_decoder_gives_a_likelihood_for_every_latent(decoder, shape, hidden, latent_dim, leading, activation):
-    likelihood = decoder(shape, latent_dim, hidden, activation)(torch.randn(*leading, latent_dim))
+    likelihood = _built(decoder, shape, latent_dim, hidden, activation)(torch.randn(*leading, latent_dim))
     assert list(likelihood.batch_shape) == leading
     assert likelihood.event_shape == shape
     assert likelihood.log_prob(torch.rand(*leading, *shape)).shape == tuple(leading)
