@@ -24,9 +24,7 @@ def main() -> None:
             print(export(asked.roots, asked.export, private=asked.private, most_megabytes=asked.size_limit))
         else:
             _serve(asked)
-    except UserError as error:
-        sys.exit(f"Error: {error}")
-    except OSError as error:
+    except (UserError, OSError) as error:
         sys.exit(f"Error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

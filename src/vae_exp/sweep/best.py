@@ -7,11 +7,12 @@ from statistics import fmean
 
 from vae_exp.errors import UserError
 from vae_exp.sweep.grouping import SEEDS
+from vae_exp.sweep.identity import NOT_PART_OF_IDENTITY
 from vae_exp.sweep.jobs import Job
 from vae_exp.sweep.metrics import best_first, chosen_metric, higher_is_better
 from vae_exp.sweep.plan import key_of
 
-_OF_THE_SWEEP = ("hydra", "sweep", "tracker", "checkpoint", "resume")
+_OF_THE_SWEEP = {*NOT_PART_OF_IDENTITY} - {"trust"}  # whoever pastes the words trusts the same code
 
 
 def best_jobs(jobs: Sequence[Job], metrics: Sequence[str]) -> tuple[list[Job], list[str]]:

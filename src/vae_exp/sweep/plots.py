@@ -182,9 +182,8 @@ def rate_distortion(groups: Sequence[Group], rate: str, distortion: str) -> Figu
     axes.set_ylim(bottom, top)
     keys = _varying(groups)
     if len(groups) <= 2 * _MOST_LINES and len(keys) <= _MOST_NAMED:
-        for turn, place in enumerate(
-            np.argsort(x)
-        ):  # above and below by turns, or neighbours would cover each other
+        # Above and below by turns: neighbours would cover each other.
+        for turn, place in enumerate(np.argsort(x)):
             text = ", ".join(groups[place].keys[key] for key in keys)
             offset = (5, -9 if turn % 2 else 4)
             axes.annotate(

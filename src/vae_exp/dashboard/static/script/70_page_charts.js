@@ -13,7 +13,8 @@ function pageCharts(main) {
   let menuSignature = "";
 
   return async () => {
-    const list = chosenRuns().slice(0, MOST_RUNS_IN_A_CHART);
+    const all = chosenRuns();
+    const list = all.slice(0, MOST_RUNS_IN_A_CHART);
     const names = metricNames(list);
     const metrics = listOf(state.metrics).length ? listOf(state.metrics) : names.slice(0, 4);
     const signature = JSON.stringify([names, metrics, state.against]);
@@ -21,8 +22,7 @@ function pageCharts(main) {
       refill(controls, chartControls(names, metrics));
       menuSignature = signature;
     }
-    const total = chosenRuns().length;
-    told.textContent = `${list.length} of ${total} runs` + (total > list.length ? ": filter or select to see others" : "") + (state.isolate ? "; one is isolated" : "");
+    told.textContent = `${list.length} of ${all.length} runs` + (all.length > list.length ? ": filter or select to see others" : "") + (state.isolate ? "; one is isolated" : "");
     const keys = varyingKeys(list);
     const groups = state.seeds === "1" ? [...groupsOf(list, keys).values()] : list.map((run) => [run]);
     refill(legend, groups.map((members) => legendButton(members, keys)));
