@@ -23,8 +23,10 @@ def _real_cpu_error() -> RuntimeError:
         torch.cuda.OutOfMemoryError("CUDA out of memory."),
         MemoryError(),
         _real_cpu_error(),
+        torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
-    ids=["cuda", "python", "cpu"],
+    ids=["cuda", "python", "cpu", "runtime", "cublas"],
 )
 def test_running_out_of_memory_is_told_with_the_keys_that_help(error: BaseException):
     told = out_of_memory(error, 4096, CPU)

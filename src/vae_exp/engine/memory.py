@@ -5,7 +5,8 @@ import torch
 from vae_exp.data.feed import free_memory
 from vae_exp.errors import MemoryExhaustedError
 
-_CPU_MESSAGE = "can't allocate memory"
+# Of the CPU's allocator, of the CUDA runtime and driver (as torch.AcceleratorError), and of cuBLAS, cuDNN and cuFFT.
+_MESSAGES = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 
 
 def out_of_memory(error: BaseException, batch_size: int, device: torch.device) -> MemoryExhaustedError | None:
@@ -29,7 +30,9 @@ def evaluator_out_of_memory(error: BaseException, name: str, device: torch.devic
 
 
 def _is_about_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or _CPU_MESSAGE in str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)
 
 
 def _at_hand(device: torch.device) -> str:

@@ -14,7 +14,6 @@ from omegaconf import OmegaConf
 from vae_exp.errors import MemoryExhaustedError
 from vae_exp.run_directory import RunDirectory, write_json
 from vae_exp.sweep.attempt import Attempt
-from vae_exp.sweep.pool import pool as pools
 from vae_exp.sweep.pool.display import PoolDisplay
 from vae_exp.sweep.pool.job import End, Job
 from vae_exp.sweep.pool.pool import Composed, JobList, Pool
@@ -32,7 +31,7 @@ class Told:
     def __call__(self, config) -> None:
         directory = RunDirectory(Path(config.place))
         began = time.monotonic()
-        time.sleep(0.3)
+        time.sleep(3 if self.what == "long" else 0.3)
         attempts = directory.path / "attempts.txt"
         again = attempts.exists()
         with attempts.open("a") as file:
@@ -79,8 +78,8 @@ def _pickled(task, config) -> bytes:
     return cloudpickle.dumps((context, task, config, Singleton.get_state()))
 
 
-def spans(folder: Path) -> list[tuple[float, float, str, str]]:
-    lines = [line.split() for path in folder.glob("*/attempts.txt") for line in path.read_text().splitlines()]
+def spans(folder: Path, job: str = "*") -> list[tuple[float, float, str, str]]:
+    lines = [line.split() for path in folder.glob(f"{job}/attempts.txt") for line in path.read_text().splitlines()]
     return sorted((float(began), float(ended), gpu, threads) for began, ended, gpu, threads in lines)
 
 
@@ -115,12 +114,21 @@ def test_a_job_that_ran_out_of_memory_is_run_once_more_alone(tmp_path: Path, cap
     assert len(found) == 4
     last, others = found[-1], found[:-1]
     assert all(ended <= last[0] for _, ended, _, _ in others)
-    assert "is run once more, alone" in capsys.readouterr().out
+    assert "is repeated when no other job shares its GPU" in capsys.readouterr().out
 
 
-def test_a_kill_for_want_of_memory_is_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    counts = iter(range(100))
-    monkeypatch.setattr(pools, "memory_kills", lambda: next(counts))
-    [job, _] = run(tmp_path, ["kill", "fine"], [Slot(0, None, 1), Slot(1, None, 1)])
-    assert len((tmp_path / "0-kill" / "attempts.txt").read_text().splitlines()) == 2
-    assert job.reason == "killed by SIGKILL (out of memory)"
+def test_a_job_that_ran_out_of_memory_has_one_gpu_to_itself_not_the_node(tmp_path: Path):
+    slots = [Slot(0, "3", 1), Slot(1, "5", 1), Slot(2, "3", 1), Slot(3, "5", 1)]
+    jobs = run(tmp_path, ["memory", "long", "fine", "fine", "fine"], slots)
+    assert [job.end for job in jobs] == [End.DONE] * 5
+    [long] = spans(tmp_path, "1-long")
+    _, repeated = spans(tmp_path, "0-memory")
+    assert repeated[0] < long[1], "the repeated job waited for the other GPU"
+    beside = [span for span in spans(tmp_path) if span[2] == repeated[2] and span != repeated]
+    assert all(end <= repeated[0] or repeated[1] <= start for start, end, _, _ in beside)
+
+
+def test_a_job_with_a_gpu_to_itself_is_not_repeated(tmp_path: Path):
+    jobs = run(tmp_path, ["memory", "fine"], [Slot(0, "3", 1), Slot(1, "5", 1)])
+    assert [job.end for job in jobs] == [End.FAILED, End.DONE]
+    assert "out of memory" in jobs[0].reason

@@ -46,7 +46,19 @@ def test_a_sweep_on_the_cpu_uses_no_gpu(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert {slot.gpu for slot in settings().find("cpu")} == {None}
     assert {slot.gpu for slot in settings(gpus=[]).find("auto")} == {""}
-    assert [slot.gpu for slot in settings(gpus=[3, "4"]).find("auto")] == ["3", "4"]
+
+
+def test_gpus_are_indices_into_the_visible_ones(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-a,6")
+    assert [slot.gpu for slot in settings(gpus=[2, "0"]).find("auto")] == ["6", "4"]
+    assert [slot.gpu for slot in settings(gpus=["GPU-a"]).find("auto")] == ["GPU-a"]
+
+
+@pytest.mark.parametrize("gpu", [3, "4", "GPU-b", -1])
+def test_a_gpu_that_is_not_visible_is_refused(monkeypatch: pytest.MonkeyPatch, gpu: int | str):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-a,6")
+    with pytest.raises(UserError, match=r"hydra.launcher.gpus=.*go from 0 to 2; the visible GPUs are 4, GPU-a, 6"):
+        settings(gpus=[gpu]).find("auto")
 
 
 def test_cuda_without_a_gpu_is_refused():

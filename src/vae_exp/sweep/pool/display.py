@@ -71,7 +71,7 @@ class PoolDisplay:
     def requeued(self, job: Job) -> None:
         """A job ran out of memory and will be run once more."""
         self._running.pop(job.number, None)
-        self._say(f"{job.name} ran out of memory; it is run once more, alone, after the others.")
+        self._say(f"{job.name} ran out of memory; it is repeated when no other job shares its GPU (or the cores).")
 
     def stopping(self, count: int) -> None:
         """The sweep was asked to stop."""

@@ -39,7 +39,7 @@ class Job:
         reason: Why it did not finish.
         seconds: How long its process ran.
         metrics: Its last ones.
-        retried: Whether it was given a second chance alone, for want of memory.
+        retried: Whether it ran out of memory and is repeated with a GPU, or all cores, to itself.
     """
 
     number: int
@@ -71,7 +71,6 @@ class Running:
         reports: The near end of the pipe on which the process reports.
         began: When it was started, in seconds of the monotonic clock.
         began_at: The same, in seconds since the epoch.
-        kills: How many processes had been killed for want of memory by then.
     """
 
     job: Job
@@ -80,7 +79,6 @@ class Running:
     reports: Connection
     began: float
     began_at: float
-    kills: int
 
     def report(self) -> Report | None:
         """What the task reported; None if its process ended without a word."""

@@ -18,7 +18,6 @@ from vae_exp.sweep.attempt import Attempt
 from vae_exp.sweep.jobs import last_metrics
 from vae_exp.sweep.pool.display import PoolDisplay
 from vae_exp.sweep.pool.job import End, Job, Running, settle
-from vae_exp.sweep.pool.memory import memory_kills
 from vae_exp.sweep.pool.slots import Slot
 from vae_exp.sweep.pool.stop import StopRequests
 from vae_exp.sweep.pool.worker import Assignment, work
@@ -105,12 +104,11 @@ class Pool:
         display: PoolDisplay,
     ) -> None:
         self._slots = list(slots)
-        self._free = deque(slots)
         self._compose = compose
         self._grace_seconds = grace_seconds
         self._display = display
         self._running: list[Running] = []
-        self._alone: deque[Job] = deque()
+        self._out_of_memory: deque[Job] = deque()
         self._source: JobSource = JobList([])
         self._exhausted = False
         self._stopping = False
@@ -137,18 +135,27 @@ class Pool:
 
     def _start_what_may(self, stop: StopRequests) -> bool:
         """Fill the free slots; whether there may be more to start."""
-        alone = any(each.job.retried for each in self._running)
-        while self._free and not self._exhausted and not alone and not stop.count:
+        while self._out_of_memory and not stop.count and (slot := self._slot_on_idle_gpu()):
+            self._start(self._out_of_memory.popleft(), slot)
+        while not self._exhausted and not stop.count and (slot := self._free_slot()):
             job = self._source.take()
             if job is None:
                 self._exhausted = True
             else:
-                self._start(job)
-        if self._alone and not self._running:
-            self._start(self._alone.popleft())
-        return bool(self._alone) or not self._exhausted
+                self._start(job, slot)
+        return bool(self._out_of_memory) or not self._exhausted
 
-    def _start(self, job: Job) -> None:
+    def _free_slot(self) -> Slot | None:
+        """A slot without a job, on a GPU (or on the cores) that no repeated job has to itself."""
+        busy = {running.slot for running in self._running}
+        exclusive = {running.slot.gpu for running in self._running if running.job.retried}
+        return next((slot for slot in self._slots if slot not in busy and slot.gpu not in exclusive), None)
+
+    def _slot_on_idle_gpu(self) -> Slot | None:
+        busy = {running.slot.gpu for running in self._running}
+        return next((slot for slot in self._slots if slot.gpu not in busy), None)
+
+    def _start(self, job: Job, slot: Slot) -> None:
         try:
             composed = self._compose(job)
             job.directory, job.epochs = composed.directory, composed.epochs
@@ -157,22 +164,16 @@ class Pool:
             elif composed.directory.is_owned():
                 job.end, job.status = End.ELSEWHERE, "running"
             else:
-                self._fork(job, composed)
+                self._fork(job, composed, slot)
                 return
         except Exception as error:  # that job alone fails
             job.end, job.status, job.reason = End.FAILED, "failed", _told(error)
             _log.debug("Job %d could not be started.", job.number, exc_info=True)
         self._ended(job)
 
-    def _fork(self, job: Job, composed: Composed) -> None:
+    def _fork(self, job: Job, composed: Composed, slot: Slot) -> None:
         composed.directory.path.mkdir(parents=True, exist_ok=True)
-        slot = self._free.popleft()
-        try:
-            running = self._forked(job, composed, slot)
-        except BaseException:
-            self._free.append(slot)
-            raise
-        self._running.append(running)
+        self._running.append(self._forked(job, composed, slot))
         self._display.started(job, slot)
 
     def _forked(self, job: Job, composed: Composed, slot: Slot) -> Running:
@@ -183,10 +184,10 @@ class Pool:
         )
         near, far = self._context.Pipe(duplex=False)
         process = self._context.Process(target=work, args=(assignment, far))
-        began, began_at, kills = time.monotonic(), time.time(), memory_kills()
+        began, began_at = time.monotonic(), time.time()
         process.start()
         far.close()
-        return Running(job, slot, process, near, began, began_at, kills)
+        return Running(job, slot, process, near, began, began_at)
 
     def _ended(self, job: Job) -> None:
         self._display.ended(job)
@@ -199,7 +200,6 @@ class Pool:
         wait([each.process.sentinel for each in self._running], timeout=0 if stop.count else _LOOK_SECONDS)
         for running in [each for each in self._running if not each.process.is_alive()]:
             self._running.remove(running)
-            self._free.append(running.slot)
             self._end(running)
         for running in self._running:
             self._look_at(running)
@@ -212,7 +212,7 @@ class Pool:
             running.job.metrics = last_metrics(running.job.directory) or running.job.metrics
 
     def _end(self, running: Running) -> None:
-        """Take note of how a job ended; one for want of memory has a second chance, alone."""
+        """Record how a job ended; one that ran out of memory is repeated with a GPU, or all cores, to itself."""
         job, process = running.job, running.process
         process.join()
         report, code = running.report(), process.exitcode or 0
@@ -220,17 +220,15 @@ class Pool:
         process.close()
         job.seconds = time.monotonic() - running.began
         settle(job, code, report, running.began_at, stopping=self._stopping)
-        for_memory = (report is not None and report.out_of_memory) or (
-            code == -signal.SIGKILL and memory_kills() > running.kills
-        )
-        if for_memory and not job.retried and len(self._slots) > 1:
+        if report is not None and report.out_of_memory and not job.retried and self._shares_its_gpu(running.slot):
             job.retried, job.end = True, None
             self._display.requeued(job)
-            self._alone.append(job)
+            self._out_of_memory.append(job)
             return
-        if for_memory and "memory" not in job.reason:
-            job.reason += " (out of memory)"
         self._ended(job)
+
+    def _shares_its_gpu(self, slot: Slot) -> bool:
+        return sum(other.gpu == slot.gpu for other in self._slots) > 1
 
     def _stop(self, stop: StopRequests) -> None:
         """Ask all jobs to end, and wait; a second request, or too long a wait, ends them by force."""

@@ -35,11 +35,12 @@ class SlotSettings:
     Args:
         slots: Jobs at once where there is no GPU; None takes one per core.
         slots_per_gpu: Jobs at once on each GPU.
-        gpus: Which GPUs; None takes all that are visible, an empty list none.
+        gpus: Which of the visible GPUs, by index as CUDA counts them (`CUDA_VISIBLE_DEVICES=2,3` has 0 and 1)
+            or by UUID; None takes all, an empty list none.
         threads: Threads of each job; None shares the cores among the slots.
 
     Raises:
-        UserError: if a count is below one.
+        UserError: if a count is below one, or a GPU is not visible.
     """
 
     slots: int | None
@@ -72,9 +73,24 @@ class SlotSettings:
         return [Slot(number, gpu, threads) for number, gpu in enumerate(places)]
 
     def _gpus(self) -> list[str]:
-        if self.gpus and not visible_gpus():
-            raise UserError(f"hydra.launcher.gpus={list(self.gpus)}: no GPU is visible on this node.")
-        return visible_gpus() if self.gpus is None else [str(gpu) for gpu in self.gpus]
+        visible = visible_gpus()
+        if self.gpus is None:
+            return visible
+        gpus = []
+        for gpu in map(str, self.gpus):
+            if gpu.isdecimal() and int(gpu) < len(visible):
+                gpus.append(visible[int(gpu)])
+            elif gpu in visible and not gpu.isdecimal():
+                gpus.append(gpu)
+            else:
+                raise UserError(f"hydra.launcher.gpus={list(self.gpus)}: {_describe(visible)}.")
+        return gpus
+
+
+def _describe(visible: Sequence[str]) -> str:
+    if not visible:
+        return "no GPU is visible on this node"
+    return f"GPU indices here go from 0 to {len(visible) - 1}; the visible GPUs are {', '.join(visible)}"
 
 
 def visible_gpus() -> list[str]:
