@@ -2,7 +2,7 @@
 
 import os
 
-# Before torch: a test process runs on each core, and threads that spin for one another would take it from the others.
+# Before torch: each core runs a test process, and threads that spin would take its time.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -5,7 +5,7 @@ import torch
 from vae_exp.data.feed import free_memory
 from vae_exp.errors import MemoryExhaustedError
 
-# Of the CPU's allocator, of the CUDA runtime and driver (as torch.AcceleratorError), and of cuBLAS, cuDNN and cuFFT.
+# Of the CPU allocator, the CUDA runtime and driver (torch.AcceleratorError), and cuBLAS, cuDNN and cuFFT.
 _MESSAGES = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 
 
