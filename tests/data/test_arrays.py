@@ -375,6 +375,7 @@ REFUSED_LABELS = {
     "float": (np.arange(5.0), r"of type float64; expected integers"),
     "bool": (np.ones(5, dtype=bool), r"of type bool; expected integers"),
     "text": (np.full(5, "a"), r"of type <U1; expected integers"),
+    "beyond int64": (np.full(5, 2**63, dtype=np.uint64), r"holds 9223372036854775808; expected integers below 2"),
 }
 
 
@@ -385,6 +386,11 @@ def test_unusable_labels_are_refused_by_name(npz, path, images_key, labels_key, 
     message = refusal(source.train if images_key == "images" else source.test)
     assert f"'{labels_key}' in data.path={path}" in message
     assert re.search(reason, message)
+
+
+def test_the_largest_label_of_int64_is_kept_as_uint64(npz):
+    labels = np.full(COUNT, 2**63 - 1, dtype=np.uint64)
+    assert npz(images=grey(), labels=labels).train().labels.tolist() == [2**63 - 1] * COUNT
 
 
 # --- arrays by other names, and factors

@@ -28,6 +28,12 @@ def test_integer_pixels_are_scaled_to_between_zero_and_one(pixel_max):
     assert torch.equal(scaled.flatten(), torch.arange(pixel_max + 1) / pixel_max)
 
 
+def test_white_is_255_for_bytes_and_1_for_floats_unless_stated():
+    pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(-1, 1, 1, 1)
+    assert torch.equal(ImageSet(pixels).scaled().flatten(), torch.tensor([0.0, 0.2, 1.0]))
+    assert torch.equal(ImageSet(pixels / 255).scaled(), pixels / 255)
+
+
 def test_float_pixels_stay_as_they_are():
     pixels = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     assert torch.equal(ImageSet(pixels.clone(), None, 1).scaled(), pixels)

@@ -191,3 +191,5 @@ def _check_integers(values: npt.NDArray[np.generic], count: int, axes: int, name
         raise UserError(f"{name} has shape {list(values.shape)}; expected {wanted}.")
     if not np.issubdtype(values.dtype, np.integer):
         raise UserError(f"{name} is of type {values.dtype}; expected integers.")
+    if values.size and (most := int(values.max())) > np.iinfo(np.int64).max:
+        raise UserError(f"{name} holds {most}; expected integers below 2**63, as int64 holds.")

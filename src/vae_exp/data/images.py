@@ -18,7 +18,7 @@ class ImageSet:
     Args:
         pixels: `[N, channels, height, width]`; integers from 0 to `pixel_max` as uint8, or float32 in [0, 1].
         labels: `[N]`, int64; None where the data have none.
-        pixel_max: The integer that stands for white; 1 for float pixels.
+        pixel_max: The integer that stands for white; by default 255 for uint8 pixels and 1 for float pixels.
         drawn_from: The seed from which whoever scores the set draws its pixels once (`settled`); a training
             step draws every pixel anew, black or white with its grey value as probability (Salakhutdinov &
             Murray 2008). None where the pixels are used as they are.
@@ -28,11 +28,15 @@ class ImageSet:
     """
 
     pixels: Tensor
-    labels: Tensor | None
-    pixel_max: int
+    labels: Tensor | None = None
+    pixel_max: int = 0
     drawn_from: int | None = None
     factors: Tensor | None = None
     destination: torch.device | None = None
+
+    def __post_init__(self) -> None:
+        if self.pixel_max == 0:
+            object.__setattr__(self, "pixel_max", 255 if self.pixels.dtype == torch.uint8 else 1)
 
     def __len__(self) -> int:
         return len(self.pixels)
