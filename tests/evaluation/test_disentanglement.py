@@ -99,6 +99,23 @@ def test_importances_are_scored_as_by_hand(importance: np.ndarray, by_unit: floa
     assert completeness(importance) == pytest.approx(by_factor, abs=1e-9)
 
 
+@pytest.mark.parametrize("noise_units", [0, 5])
+@pytest.mark.parametrize("sizes", [[2, 3, 4], [10, 10, 10], [3, 6, 40, 32, 32]], ids=str)
+def test_dci_of_a_code_that_is_the_factors_is_one(sizes: list[int], noise_units: int):
+    """By Eastwood & Williams 2018, section 2: a permutation as importances, so that every entropy is 0."""
+    rng = np.random.default_rng(0)
+    v = torch.from_numpy(np.stack([rng.integers(0, size, COUNT) for size in sizes], axis=1))
+    noise = torch.from_numpy(rng.normal(size=(COUNT, noise_units)))
+    model = Model()
+    model.encode = lambda images: Independent(Normal(images.flatten(1).double(), 0.1), 1)
+    pixels = torch.cat([v.double(), noise], dim=1)[:, None, None, :]
+    images = ImageSet(pixels, None, 1, factors=v)
+    found = dict(DisentanglementEvaluator(None, COUNT, 0).run(model, images, torch.Generator().manual_seed(0)))
+    assert found["dci_disentanglement"] == pytest.approx(1, abs=1e-3)
+    assert found["dci_completeness"] == pytest.approx(1, abs=1e-3)
+    assert found["dci_informativeness"] == pytest.approx(1, abs=2e-3)
+
+
 def test_units_count_by_their_share_of_importance():
     """A unit of weight 3 for one factor alone, one of weight 1 for two alike: ¾ · 1 + ¼ · 0."""
     assert disentanglement(np.array([[3.0, 0.0], [0.5, 0.5]])) == pytest.approx(0.75)
