@@ -14,7 +14,7 @@ from torch.distributions import Bernoulli, Independent, Normal
 from vae_exp.data.digits import DigitsSource
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
-from vae_exp.evaluation.fid import FIDEvaluator, trained_classifier
+from vae_exp.evaluation.fid import FIDEvaluator, SmallClassifier, trained_classifier
 
 SHAPE = (1, 2, 2)
 
@@ -133,3 +133,10 @@ def test_samples_of_black_and_white_images_are_black_and_white(features: str):
     grey = ImageSet(images.pixels.clamp(0.001, 0.999), None, 1)
     means = dict(FIDEvaluator(features, None, 1, 0).run(Sampler(probabilities), grey, noise()))["fid"]
     assert found < 0.1 < means
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (1, 8, 8), (3, 31, 17)])
+def test_the_classifier_pools_as_torch_does(shape: tuple[int, int, int]):
+    hidden = SmallClassifier(shape, 10).hidden
+    maps = hidden[:4](torch.rand(2, *shape, generator=noise()))
+    torch.testing.assert_close(hidden[4](maps), nn.functional.adaptive_avg_pool2d(maps, 4))

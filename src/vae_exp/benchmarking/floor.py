@@ -91,7 +91,7 @@ class Floor:
                     self._multiply()
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=stream):
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 self._multiply()
         replay: Callable[[], None] = graph.replay
         return replay

@@ -95,7 +95,7 @@ class SmallClassifier(nn.Module):
             nn.ReLU(),
             nn.Conv2d(16, 32, 3, stride=2, padding=1),
             nn.ReLU(),
-            nn.AdaptiveAvgPool2d(4),
+            _AdaptiveAveragePool(4),
             nn.Flatten(),
             nn.Linear(32 * 16, _FEATURES),
             nn.ReLU(),
@@ -106,6 +106,22 @@ class SmallClassifier(nn.Module):
         """Images in [0, 1] → features `[batch, 64]`."""
         features: Tensor = self.hidden(images)
         return features
+
+
+class _AdaptiveAveragePool(nn.Module):
+    """`nn.AdaptiveAvgPool2d` as two matrix products: torch has no deterministic gradient of it on CUDA."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, maps: Tensor) -> Tensor:
+        rows, columns = (self._weights(length).to(maps) for length in maps.shape[-2:])
+        return rows.T @ maps @ columns
+
+    def _weights(self, length: int) -> Tensor:
+        """What each of `length` positions weighs in each mean, `[length, size]`."""
+        return functional.adaptive_avg_pool1d(torch.eye(length), self.size)
 
 
 @torch.enable_grad()

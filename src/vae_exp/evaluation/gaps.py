@@ -11,11 +11,12 @@ from vae_exp.data.images import ImageSet
 from vae_exp.distributions.sampling import rsample
 from vae_exp.errors import UserError
 from vae_exp.evaluation.arguments import require_count
-from vae_exp.evaluation.nll import suitable_chunk
+from vae_exp.evaluation.nll import outputs_per_value, suitable_chunk
 from vae_exp.evaluation.requirements import first_posterior, require_density
 from vae_exp.model.vae import VAE
 
 _DRAWS_PER_STEP = 10
+_BATCH, _BATCH_ON_A_GPU = 100, 1000  # images; a GPU takes as long for either
 
 
 class GapsEvaluator:
@@ -73,7 +74,7 @@ class GapsEvaluator:
         """Yield names and values."""
         images = images.first(self._num_images)
         totals = torch.zeros(3, dtype=torch.float64)
-        for batch in images.batches_for(vae, 100):
+        for batch in images.batches_for(vae, _batch_size(vae, images)):
             with torch.no_grad():
                 amortized = vae.encode(batch)
             best = self._optimized(vae, batch, amortized, generator)
@@ -123,7 +124,7 @@ class GapsEvaluator:
         Returns:
             Float64 on the CPU; the logarithms of the weights are `[draws, batch]`.
         """
-        chunk = max(1, suitable_chunk(images[0].numel(), images.device) // len(images))
+        chunk = max(1, _latents_at_once(vae, images) // len(images))
         bounds, weights, left = [], [], self._num_importance_samples
         while left:
             size = min(left, chunk)
@@ -137,6 +138,17 @@ class GapsEvaluator:
             weights.append(joint - mixture)
             left -= size
         return torch.cat(bounds).mean(dim=0), torch.cat(weights)
+
+
+def _batch_size(vae: VAE, images: ImageSet) -> int:
+    if images.device.type != "cuda":
+        return _BATCH
+    latents = _latents_at_once(vae, images.scaled(slice(0, 1)))
+    return max(_BATCH, min(_BATCH_ON_A_GPU, latents // _DRAWS_PER_STEP))
+
+
+def _latents_at_once(vae: VAE, images: Tensor) -> int:
+    return suitable_chunk(images[0].numel() * outputs_per_value(vae), images.device)
 
 
 def _log_mean(log_weights: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
 from vae_exp.evaluation.arguments import require_count
 from vae_exp.evaluation.drawings import posterior_maps
+from vae_exp.evaluation.nll import outputs_per_value, suitable_chunk
 from vae_exp.evaluation.requirements import first_posterior, require_density
 from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
@@ -19,7 +20,6 @@ from vae_exp.model.vae import VAE
 _log = logging.getLogger(__name__)
 _MOST_UNITS = 2
 _BATCH = 100  # images
-_VALUES_AT_ONCE = 4_000_000
 _DRAWN = 6
 _TOLERANCE = 0.01
 _ROUNDING = 1e-3  # nats per image: what decoding in float32 may cost
@@ -139,7 +139,7 @@ def _log_likelihood(vae: VAE, grid: Tensor, images: Tensor) -> Tensor:
 
     Points are decoded once for all images, but for class-conditional models, whose classes are the images'.
     """
-    per_chunk = max(1, _VALUES_AT_ONCE // images.numel())
+    per_chunk = suitable_chunk(images.numel() * outputs_per_value(vae), images.device)
     width = len(images) if isinstance(vae, ConditionalVAE) else 1
     chunks = [
         vae.decode(part.unsqueeze(1).expand(-1, width, -1)).log_prob(images) for part in grid.split(per_chunk)
