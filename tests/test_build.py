@@ -21,7 +21,7 @@ from vae_exp.build import (
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
 from vae_exp.objective.loss_terms import LossTerms
-from vae_exp.settings import TrainSettings, checked
+from vae_exp.settings import TrainSettings, checked, plain_config
 
 SHAPE = [1, 8, 8]
 
@@ -230,3 +230,18 @@ def test_the_reduction_is_not_the_losss_business():
     assert build_loss(node, vae, SHAPE).num_samples == 2
     with pytest.raises(UserError, match=r"loss\._target_=.*loss\.num_samples=0"):
         build_loss({**node, "num_samples": 0}, vae, SHAPE)
+
+
+@pytest.mark.parametrize("loss", ["iwae", "miwae", "ciwae", "piwae", "dreg", "stl"])
+def test_the_optimal_sigma_is_refused_where_draws_are_weighted(loss):
+    config = plain_config(composed("train", "data=digits", "model/likelihood=gaussian_optimal", f"loss={loss}"))
+    vae = build_vae(config["model"], SHAPE)
+    several = {**config["loss"], "num_samples": 5}
+    with pytest.raises(
+        UserError, match=r"loss \(.*\) weighs \d+ draws of an image .* model/likelihood=gaussian_shared"
+    ):
+        build_loss(several, vae, SHAPE)
+    one = {**config["loss"], "num_samples": 1, **({"num_bounds": 1} if loss == "piwae" else {})}
+    assert build_loss(one, vae, SHAPE).weighted_draws == 1
+    shared = plain_config(composed("train", "data=digits", "model/likelihood=gaussian_shared"))
+    assert build_loss(several, build_vae(shared["model"], SHAPE), SHAPE).weighted_draws >= 5

@@ -20,6 +20,7 @@ from vae_exp.distributions.sampling import sample
 from vae_exp.engine.protocols import Evaluator
 from vae_exp.errors import UserError
 from vae_exp.model.conditional import ConditionalVAE
+from vae_exp.model.gaussian_likelihoods import OptimalGaussianLikelihood
 from vae_exp.model.initialization import initialize, start_at_mean
 from vae_exp.model.vae import VAE
 from vae_exp.model.vq import VQEncoder
@@ -112,7 +113,7 @@ def build_loss(loss: Node, vae: VAE, image_shape: Sequence[int], training_images
         training_images: How many there are; what a loss takes for its `dataset_size` where the config has null.
 
     Raises:
-        UserError: if it cannot be built, or does not return one term per image.
+        UserError: if it cannot be built, does not return one term per image, or does not fit the likelihood.
     """
     arguments = {key: value for key, value in loss.items() if key != "reduction"}
     if "dataset_size" in arguments and arguments["dataset_size"] is None:
@@ -120,6 +121,7 @@ def build_loss(loss: Node, vae: VAE, image_shape: Sequence[int], training_images
     built: Loss = _create(arguments, "loss")
     if not callable(built):
         raise UserError(f"loss._target_={loss['_target_']} makes no callable; expected (vae, images, generator).")
+    _check_likelihood(built, loss["_target_"], vae)
     _check_terms(built, loss["_target_"], vae, list(image_shape))
     return built
 
@@ -255,6 +257,17 @@ def _check_fit(vae: VAE, model: Node, image_shape: list[int]) -> None:
         if list(prior.event_shape) != wanted[1:]:
             raise UserError(f"model.prior is over {list(prior.event_shape)}; expected {wanted[1:]}.")
     vae.train(was_training)
+
+
+def _check_likelihood(loss: Loss, target: str, vae: VAE) -> None:
+    draws = getattr(loss, "weighted_draws", 1)
+    if draws > 1 and any(isinstance(each, OptimalGaussianLikelihood) for each in vae.modules()):
+        raise UserError(
+            f"loss ({target}) weighs {draws} draws of an image against one another, and "
+            f"model/likelihood=gaussian_optimal fits σ to all draws alike: that σ is not the optimum of such a "
+            f"loss, so that its gradient would be wrong. Use model/likelihood=gaussian_shared, which learns σ, "
+            f"or loss=elbo."
+        )
 
 
 def _check_terms(loss: Loss, target: str, vae: VAE, image_shape: list[int]) -> None:

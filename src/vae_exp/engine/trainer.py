@@ -22,6 +22,7 @@ from vae_exp.engine.early_stopping import Best
 from vae_exp.engine.evaluating import Evaluations
 from vae_exp.engine.interruption import InterruptGuard
 from vae_exp.engine.keeper import CheckpointKeeper
+from vae_exp.engine.optimal_variance import OptimalVariance
 from vae_exp.engine.optimizer_state import load_optimizer
 from vae_exp.engine.position import Position
 from vae_exp.engine.precision import computing_in
@@ -107,6 +108,7 @@ class Trainer:
         self._record = StepRecord(len(self._sizes), self._device)
         self._watch = watch_for(self._device)
         self._finder = DivergenceFinder(vae, self._record)
+        self._variance = OptimalVariance(vae, train, recipe.batch_size, recipe.seed)
         self._validation = Validation(vae, loss, self._schedules, val, recipe.batch_size, recipe.seed)
         seen = val if len(val) else train.first(_SEEN_BY_MONITOR).settled()
         self._collapse = CollapseMonitor(vae, seen, self._schedules) if recipe.collapse_monitor else None
@@ -269,6 +271,7 @@ class Trainer:
         metrics = named_terms("train", means)
         self._finder.require_finite(metrics, self.position)
         with self._average.in_place() if self._average else nullcontext():
+            self._variance.update(guard)
             metrics |= self._validation.run(guard)
             self._finder.require_finite(metrics, self.position)
             if self._collapse is not None:

@@ -60,27 +60,23 @@ class SharedGaussianLikelihood(Likelihood):
 class OptimalGaussianLikelihood(Likelihood):
     """p(x|z) = Π N(xᵢ; μᵢ, σ²) with σ² the mean squared error of the batch (Rybkin, Daniilidis & Levine 2021).
 
-    That is the σ of highest likelihood. In training it is that of the batch at hand, held fixed in the gradient,
-    which it does not change; for evaluation it must not depend on the images that are scored, so that the running
-    average of the training batches is used.
+    In training σ is the maximum-likelihood estimate for the batch, treated as a constant in the gradient: the
+    derivative of the batch's mean log-likelihood by σ is zero there, so that the gradient of the ELBO is exact.
+    Losses that weigh several draws of one image against one another have another optimum and are refused.
+    Evaluation uses `variance`, which must not depend on the images that are scored: the trainer sets it to the
+    optimum over training images before each validation. Until then it is that of the latest batch.
 
     Args:
-        momentum: Share of the newest batch in that average.
         bounded: As for `FixedGaussianLikelihood`.
-
-    Raises:
-        ValueError: if the momentum is no share.
+        momentum: Not used; configs stored by earlier versions have it.
     """
 
     parameters_per_value = 1
     variance: Tensor
 
-    def __init__(self, momentum: float = 0.01, bounded: bool = True) -> None:
+    def __init__(self, bounded: bool = True, momentum: float | None = None) -> None:
         super().__init__()
-        if not 0 < momentum <= 1:
-            raise ValueError(f"model.likelihood.momentum={momentum} must be above 0 and at most 1.")
         self.register_buffer("variance", torch.ones(()))
-        self.momentum = momentum
         self.bounded = bounded
 
     def forward(self, parameters: Tensor) -> Distribution:
@@ -92,10 +88,14 @@ class OptimalGaussianLikelihood(Likelihood):
 
     @torch.no_grad()
     def fit(self, errors: Tensor) -> Tensor:
-        """The σ of highest likelihood for these errors, which the running average takes note of."""
-        variance = errors.square().mean().clamp(min=_LEAST_SCALE**2)
-        self.variance.lerp_(variance.to(self.variance.dtype), self.momentum)
-        return variance.sqrt()
+        """The maximum-likelihood σ of these errors, whose square becomes `variance`."""
+        variance = errors.square().mean()
+        self.set_variance(variance)
+        return variance.clamp(min=_LEAST_SCALE**2).sqrt()
+
+    def set_variance(self, variance: Tensor) -> None:
+        """Set the σ² that evaluation uses, a scalar in squared units of the pixels."""
+        self.variance.copy_(variance.clamp(min=_LEAST_SCALE**2))
 
 
 class _FittedNormal(Normal):

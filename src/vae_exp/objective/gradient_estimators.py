@@ -77,6 +77,11 @@ class PIWAE(MIWAE):
         ValueError: if there is no draw.
     """
 
+    @property
+    def weighted_draws(self) -> int:
+        """M · K: the decoder's bound weighs all of them."""
+        return self.num_bounds * self.num_samples
+
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
         posterior = vae.encode(images)

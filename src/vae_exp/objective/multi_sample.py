@@ -28,13 +28,18 @@ class IWAE:
     def __init__(self, num_samples: int) -> None:
         self.num_samples = require_samples("num_samples", num_samples)
 
+    @property
+    def weighted_draws(self) -> int:
+        """Draws of one image that are weighted against one another."""
+        return self.num_samples
+
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
         drawn = draw(vae, images, generator, (self.num_samples,))
         return with_elbo_terms(-log_mean_weight(drawn.log_weights()), drawn)
 
 
-class MIWAE:
+class MIWAE(IWAE):
     """−(1/M) Σₘ log (1/K) Σₖ wₘₖ: the mean of M bounds (Rainforth et al. 2018, equation 10).
 
     M = 1 is IWAE, K = 1 the ELBO with M draws.
@@ -48,8 +53,8 @@ class MIWAE:
     """
 
     def __init__(self, num_bounds: int, num_samples: int) -> None:
+        super().__init__(num_samples)
         self.num_bounds = require_samples("num_bounds", num_bounds)
-        self.num_samples = require_samples("num_samples", num_samples)
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
@@ -57,7 +62,7 @@ class MIWAE:
         return with_elbo_terms(-log_mean_weight(drawn.log_weights()).mean(dim=0), drawn)
 
 
-class CIWAE:
+class CIWAE(IWAE):
     """β · (−(1/K) Σₖ log wₖ) + (1 − β) · (−log (1/K) Σₖ wₖ) (Rainforth et al. 2018, equation 11).
 
     β = 0 is IWAE, β = 1 the ELBO with K draws.
@@ -71,7 +76,7 @@ class CIWAE:
     """
 
     def __init__(self, num_samples: int, beta: float | Schedule) -> None:
-        self.num_samples = require_samples("num_samples", num_samples)
+        super().__init__(num_samples)
         self.beta = scalar("loss.beta", beta, least=0, most=1)
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
