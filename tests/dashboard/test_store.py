@@ -20,10 +20,12 @@ from tests.dashboard.records import (
     stats_record,
     summary_record,
 )
+from vae_exp.dashboard import store as store_module
+from vae_exp.dashboard import wandb_log
 from vae_exp.dashboard.downsampling import downsampled
 from vae_exp.dashboard.events import Event
 from vae_exp.dashboard.history import History
-from vae_exp.dashboard.run import STALE_SECONDS, Segment
+from vae_exp.dashboard.run import STALE_SECONDS, Run, Segment
 from vae_exp.dashboard.store import Store
 
 
@@ -65,6 +67,40 @@ def test_a_run_grows_and_only_what_changed_has_a_new_version(tmp_path: Path):
     assert store.runs["one"].exit_code == 3
     seen = store.version
     assert refreshed(store).version == seen
+
+
+def test_a_run_is_read_to_its_end_before_its_state_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whatever is published on the way says `reading`, of a resumed run too; a portion is a third of a file."""
+    monkeypatch.setattr(wandb_log, "_BLOCKS_AT_ONCE", 1)
+    monkeypatch.setattr(store_module, "_SECONDS_FOR_A_FILE", 0.0)
+    rows = [{"a": 1.0, "text": "x" * 2_000} for _ in range(40)]
+    make_run(tmp_path, "one", rows=rows, exit_code=130, started=1_700_000_000)
+    make_run(tmp_path, "one", rows=rows, exit_code=0, started=1_700_000_500)
+    store = Store([tmp_path])
+    published = []
+
+    def touch(run: Run) -> None:
+        Store._touch(store, run)
+        published.append(run.state)
+
+    monkeypatch.setattr(store, "_touch", touch)
+    passes = 0
+    while store.refresh():
+        passes += 1
+    assert passes > 2
+    assert set(published) == {"reading", "finished"}
+    assert published[-1] == store.runs["one"].state == "finished"
+
+
+def test_a_run_whose_file_can_no_longer_be_read_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(wandb_log, "_BLOCKS_AT_ONCE", 1)
+    monkeypatch.setattr(store_module, "_SECONDS_FOR_A_FILE", 0.0)
+    path = make_run(tmp_path, "one", rows=[{"text": "x" * 2_000}] * 40, exit_code=None)
+    store = refreshed(Store([tmp_path]))
+    assert store.runs["one"].state == "reading"
+    path.unlink()
+    store.refresh()
+    assert (store.runs["one"].state, store.runs["one"].lost) == ("running", "No such file or directory")
 
 
 def test_a_run_that_nobody_writes_any_more_is_stale(tmp_path: Path):
@@ -129,6 +165,25 @@ def test_runs_of_one_id_in_two_roots_are_two(tmp_path: Path):
     make_run(tmp_path / "b", "one", {"x": 2})
     store = refreshed(Store([tmp_path]))
     assert set(store.runs) == {"one", "one~2"}
+
+
+def test_tests_hidden_folders_and_packages_hold_no_runs_of_the_users(tmp_path: Path):
+    """As in a clone in which somebody has trained, where tests hold `.wandb` files of their own."""
+    for folder in (
+        "tests/dashboard/fixtures",
+        "node_modules/x",
+        ".venv/lib",
+        ".tox",
+        "lib/site-packages",
+        ".cache",
+    ):
+        make_run(tmp_path / folder, f"foreign-{folder.replace('/', '-')}")
+    for folder in ("outputs/a", "multirun/b", ".", "elsewhere"):
+        make_run(tmp_path / folder, f"own-{Path(folder).name}")
+    (tmp_path / "elsewhere" / "wandb").rename(tmp_path / "elsewhere" / ".wandb")  # W&B's other name for it
+    assert set(refreshed(Store([tmp_path])).runs) == {"own-a", "own-b", "own-", "own-elsewhere"}
+    named = tmp_path / "tests" / "dashboard" / "fixtures"
+    assert set(refreshed(Store([named])).runs) == {"foreign-tests-dashboard-fixtures"}
 
 
 def test_links_are_left_alone_and_a_removed_run_goes(tmp_path: Path):

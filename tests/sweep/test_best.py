@@ -7,7 +7,7 @@ from tests.sweep.sweeps import make_job
 from vae_exp.errors import UserError
 from vae_exp.sweep.best import as_words, best_jobs, means_over_seeds
 from vae_exp.sweep.jobs import read_jobs
-from vae_exp.sweep.metrics import chosen_metric, direction
+from vae_exp.sweep.metrics import best_first, chosen_metric, direction
 
 
 def test_the_best_job_is_told_in_words_that_can_be_pasted(tmp_path: Path):
@@ -18,6 +18,18 @@ def test_the_best_job_is_told_in_words_that_can_be_pasted(tmp_path: Path):
     [best], metrics = best_jobs(read_jobs(tmp_path), [])
     assert metrics == ["val/elbo"]
     assert shlex.split(as_words(best)) == ["+a=[1,2]", "seed=0", "data.root=/x"]
+
+
+@pytest.mark.parametrize("status", ["failed", "diverged", "killed", "interrupted", "pruned", None])
+def test_what_did_not_complete_is_never_first(tmp_path: Path, status: str | None):
+    make_job(tmp_path, ["a=1"], val__elbo=-9.0)
+    make_job(tmp_path, ["a=2"])
+    path = make_job(tmp_path, ["a=3"], status, val__elbo=-1.0)
+    if status is None:
+        (path / "metrics.jsonl").write_text('{"epoch": 1, "val/elbo": -1.0}\n')
+    jobs = best_first(read_jobs(tmp_path), "val/elbo")
+    assert [job.keys["a"] for job in jobs] == ["1", "2", "3"]
+    assert jobs[2].metrics["val/elbo"] == -1.0
 
 
 def test_the_words_of_a_job_of_an_experiment_that_sweeps_are_those_of_one_run(tmp_path: Path):

@@ -9,15 +9,17 @@ from vae_exp.run_directory import RunDirectory
 from vae_exp.uploading.search import Tracked
 
 _MOST_FILES = 20_000
-_LEFT_OUT = {".git", ".venv", "node_modules", "__pycache__", "checkpoints", "figures", "media", "site-packages"}
+_SKIPPED = {"tests", "node_modules", "__pycache__", "checkpoints", "figures", "media", "site-packages"}
 _HYDRA = ".hydra"
+_HIDDEN_BUT_SEARCHED = ".wandb"  # W&B writes there instead of into wandb/ where such a folder exists
 
 
 class Finder:
     """Looks again and again for files below the same roots.
 
     Args:
-        roots: Folders, which are searched at any depth, links left alone; or `.wandb` files.
+        roots: Folders, which are searched at any depth, links, hidden folders, `tests` and installed packages
+            left alone; or `.wandb` files.
     """
 
     def __init__(self, roots: Sequence[Path]) -> None:
@@ -72,7 +74,7 @@ class Finder:
         for folder, folders, files in os.walk(root, followlinks=False, onerror=self._note_unlisted):
             if _HYDRA in folders:
                 self._note_run_directory(Path(folder))
-            folders[:] = sorted(each for each in folders if each not in _LEFT_OUT and each != _HYDRA)
+            folders[:] = sorted(each for each in folders if _is_searched(each))
             for name in sorted(files):
                 path = Path(folder, name)
                 if name.endswith(".wandb") and not path.is_symlink():
@@ -90,3 +92,9 @@ class Finder:
             self._folders[path.parent] = Tracked.read(RunDirectory(path)).folders()
         except (UserError, OSError):
             self._folders[path.parent] = []
+
+
+def _is_searched(folder: str) -> bool:
+    """Whether a folder can hold runs of the user's: not tests, installed packages or hidden folders."""
+    is_hidden = folder.startswith(".") and folder != _HIDDEN_BUT_SEARCHED
+    return not is_hidden and folder not in _SKIPPED

@@ -99,6 +99,11 @@ class Segment:
         return self._stamp is not None
 
     @property
+    def is_behind(self) -> bool:
+        """Whether the file is known to hold more than has been read."""
+        return self.has_more or not (self.was_read or self.problem)
+
+    @property
     def was_replaced(self) -> bool:
         """Whether what was taken before is void: another file has the name."""
         return self._generation != self._source.generation
@@ -188,14 +193,14 @@ class Run:
         key: What the dashboard calls it: the id, and more where two roots hold another run of the same id.
         segments: At least one.
         version: Of the store, when it last changed.
-        state: `running`, `finished`, `pruned`, `interrupted`, `failed` or `stale`.
+        state: `reading`, `running`, `finished`, `pruned`, `interrupted`, `failed` or `stale`.
     """
 
     run_id: str
     key: str
     segments: list[Segment] = field(default_factory=list)
     version: int = 0
-    state: str = "running"
+    state: str = "reading"
 
     @property
     def info(self) -> RunInfo:
@@ -269,7 +274,12 @@ class Run:
 
         Args:
             now: Seconds since 1970.
+
+        Returns:
+            `reading` until every file is read to its end: only the end says how the run ended.
         """
+        if any(each.is_behind for each in self.segments):
+            return "reading"
         code = self.exit_code
         if code == 0:
             return "pruned" if self.segments[-1].summary.get("status") == "pruned" else "finished"

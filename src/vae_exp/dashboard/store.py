@@ -60,7 +60,8 @@ class Store:
         if time.monotonic() - self._looked >= _LOOK_FOR_FILES_SECONDS:
             self._look_for_files()
             self._looked = time.monotonic()
-        segments = list(self._homeless.values())
+        latest_first = sorted(self._homeless, reverse=True)  # the last attempt decides the state of a run
+        segments = [self._homeless[path] for path in sorted(latest_first, key=lambda path: path.parent.parent)]
         self.waiting = sum(not each.was_read for each in segments)
         segments += [segment for run in list(self.runs.values()) for segment in run.segments]
         for segment in segments:
@@ -162,11 +163,11 @@ class Store:
     def _look_at_states(self) -> None:
         now = self._clock()
         for run in self.runs.values():
-            state = run.state_at(now)
-            if state != run.state:
-                run.state = state
+            if run.state_at(now) != run.state:
                 self._touch(run)
 
     def _touch(self, run: Run) -> None:
         self.version += 1
         run.version = self.version
+        if run.segments:
+            run.state = run.state_at(self._clock())

@@ -1,6 +1,7 @@
 """Which metric a sweep is judged by, and which way is better."""
 
 from collections.abc import Sequence
+from math import inf
 
 from vae_exp.errors import UserError
 from vae_exp.sweep.jobs import Job, union
@@ -57,6 +58,10 @@ def chosen_metric(jobs: Sequence[Job], asked: str | None, option: str = "--metri
 
 
 def best_first(jobs: Sequence[Job], metric: str) -> list[Job]:
-    """Jobs by a metric; those without it last."""
+    """Completed jobs by a metric, then the others: the last value of an unfinished job is not its result."""
     sign = -1 if higher_is_better(metric) else 1
-    return sorted(jobs, key=lambda job: sign * job.metrics[metric] if metric in job.metrics else float("inf"))
+
+    def rank(job: Job) -> tuple[bool, float]:
+        return job.status != "completed", sign * job.metrics[metric] if metric in job.metrics else inf
+
+    return sorted(jobs, key=rank)

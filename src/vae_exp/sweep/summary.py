@@ -104,7 +104,7 @@ def print_summary(sweep: Path) -> None:
     elbo = next((name for name in metrics if name.endswith("/elbo")), None)
     told = "best first"
     if elbo and any(key == "loss" or key.startswith("loss.") for key in varying(jobs)):
-        jobs = sorted(best_first(jobs, elbo), key=lambda job: job.status != "completed")
+        jobs = best_first(jobs, elbo)
         told = f"best {elbo} first"  # what different losses minimise cannot be compared
     write_csv(rows_of(jobs), sweep / "summary.csv")
     out = console()

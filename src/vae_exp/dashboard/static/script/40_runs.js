@@ -78,7 +78,7 @@ const isSeed = (key) => /(^|[._])seed$/.test(key);
 const HOUSEKEEPING = /^(swept|sweep|tracker|checkpoint|evaluator|run_directory|resume|trust|data\.root|data\.resident)(\.|$)/;
 const isOurs = (run) => "run_directory" in run.config;
 
-// The keys of the config that differ; of those that always go together and end alike, the shortest.
+// The keys of the config that differ among the runs that have them; of those that always go together and end alike, the shortest.
 const keysOfLists = new Map();
 function varyingKeys(list) {
   const which = `${cursor} ${list.map((run) => run.key).join(" ")}`;
@@ -98,7 +98,7 @@ function findVaryingKeys(list) {
   const kept = new Map();
   for (const key of [...values.keys()].sort((a, b) => a.length - b.length || a.localeCompare(b))) {
     const texts = list.map((run) => textOf(run.config[key]));
-    if (texts.every((text) => text === texts[0])) continue;
+    if (new Set(texts.filter((_, index) => key in list[index].config)).size < 2) continue;
     if ([...kept.values()].some((group) => key.startsWith(`${group}.`) && followsFrom(list, group, texts))) continue;
     const signature = `${lastName(key)}\n${texts.join("\u001f")}`;
     if (!kept.has(signature)) kept.set(signature, key);
@@ -132,8 +132,9 @@ function metricNames(list) {
 const mainMetric = (list) => (state.metric && list.some((run) => state.metric in run.summary) ? state.metric : metricNames(list)[0] ?? "");
 const number = (run, key) => (typeof valueOf(run, key) === "number" ? valueOf(run, key) : NaN);
 
+// Of the finished runs: the last value of any other is not its result.
 function bestRun(list, metric) {
-  const having = list.filter((run) => Number.isFinite(number(run, metric)));
+  const having = list.filter((run) => run.state === "finished" && Number.isFinite(number(run, metric)));
   const sign = higher.has(metric) ? -1 : 1;
   return having.sort((a, b) => sign * (number(a, metric) - number(b, metric)))[0] ?? null;
 }
