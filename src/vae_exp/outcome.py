@@ -23,6 +23,7 @@ def ended(
     error: str | None,
     began: float,
     device: torch.device,
+    threads: int,
     config_hash: str,
     audit: dict[str, Any] | None,
     wandb: dict[str, Any] | None,
@@ -35,6 +36,7 @@ def ended(
         error: What ended it, if anything did.
         began: When this process took it up, in seconds since the epoch.
         device: Where it trained.
+        threads: CPU threads.
         config_hash: The hash of its config.
         audit: What its loss means on its data.
         wandb: What the tracker says of itself.
@@ -54,6 +56,7 @@ def ended(
             "total": round(trainer.seconds_before + time.time() - began, 3),
         },
         "device": describe(device),
+        "threads": threads,
         "step": trainer.step_mode,
         "precision": trainer.precision,
         "versions": _versions(),

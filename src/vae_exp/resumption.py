@@ -23,6 +23,7 @@ CHANGEABLE = (
     "trainer.epochs",
     "trainer.device",
     "trainer.step",
+    "trainer.threads",
     "trainer.early_stopping",
     "trainer.distributed",
     "data.root",

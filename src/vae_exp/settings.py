@@ -118,6 +118,7 @@ class TrainerSettings:
     gradient_clip: float | None = MISSING
     ema_decay: float | None = MISSING
     distributed: str = MISSING
+    threads: Any = None  # torch's own number, as configs of older versions have it
     collapse_monitor: bool = True
     monitor: str | None = MISSING
     early_stopping: EarlyStoppingSettings = MISSING
@@ -128,6 +129,8 @@ class TrainerSettings:
         _one_of("trainer.step", self.step, STEPS)
         _one_of("trainer.precision", self.precision, PRECISIONS)
         _one_of("trainer.distributed", self.distributed, STRATEGIES)
+        if self.threads not in ("auto", None) and (type(self.threads) is not int or self.threads < 1):
+            raise UserError(f"trainer.threads={self.threads} must be auto, null (torch's own) or at least 1.")
         if self.gradient_clip is not None:
             _positive("trainer.gradient_clip", self.gradient_clip)
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:

@@ -38,6 +38,7 @@ from vae_exp.engine.protocols import Pruner
 from vae_exp.engine.recipe import Recipe
 from vae_exp.engine.step_mode import choose_mode, compiler_failed
 from vae_exp.engine.team import Team, gather_team, local_device
+from vae_exp.engine.threads import choose_threads, computing_with, flops_of_step, set_by_environment
 from vae_exp.engine.trainer import Trainer
 from vae_exp.errors import DivergedError, Interrupted, Pruned, UserError
 from vae_exp.evaluation.audit import audit
@@ -69,6 +70,7 @@ class Prepared:
     steps_per_epoch: int
     config_hash: str
     audit: dict[str, Any] | None
+    threads: int
 
 
 def train(config: DictConfig, directory: RunDirectory, guard: InterruptGuard) -> dict[str, Any]:
@@ -192,8 +194,9 @@ def assist(asked: DictConfig, overrides: Sequence[str], directory: RunDirectory,
     prepared = _prepare(config, directory, None, None, state)
     trainer = prepared.trainer
     try:
-        trainer.fit(guard, SilentProgress())
-        trainer.finish(guard)
+        with computing_with(prepared.threads):
+            trainer.fit(guard, SilentProgress())
+            trainer.finish(guard)
     finally:
         trainer.team.disband()
 
@@ -227,6 +230,7 @@ def _prepare(
     scored = splits.val if len(splits.val) else splits.train.first(_LOOKED_AT)
     check_evaluators(evaluators, vae, scored.settled())
     found = _audited(settings.seed, vae, loss, splits.train, state) if metrics_file is not None else None
+    threads = _threads(settings, state, device, vae, loss, splits.train)
     vae.to(device)
     train, val = place(splits.train, device, resident), place(splits.val, device, resident)
     optimizer = build_optimizer(plain["optimizer"], vae.parameters())
@@ -241,6 +245,7 @@ def _prepare(
         "wandb_run_id": wandb.run_id if wandb else wandb_run_id,
         "schedule": plain["scheduler"],
         "audit": found,
+        "threads": threads,
     }
     trainer = Trainer(
         vae=vae,
@@ -260,9 +265,9 @@ def _prepare(
     if state is not None:
         _load(trainer, state, directory, replan=state.get("schedule", plain["scheduler"]) != plain["scheduler"])
     if metrics_file is not None:
-        _announce(vae, device, train, val)
+        _announce(vae, device, threads, train, val)
     steps = -(-len(train) // recipe.batch_size)
-    return Prepared(trainer, wandb, device, recipe, steps, identity["config_hash"], found)
+    return Prepared(trainer, wandb, device, recipe, steps, identity["config_hash"], found, threads)
 
 
 def _load(trainer: Trainer, state: Mapping[str, Any], directory: RunDirectory, *, replan: bool) -> None:
@@ -293,11 +298,36 @@ def _audited(
     return found.as_dict()
 
 
-def _announce(vae: VAE, device: torch.device, train: ImageSet, val: ImageSet) -> None:
+def _threads(
+    settings: TrainSettings,
+    state: Mapping[str, Any] | None,
+    device: torch.device,
+    vae: VAE,
+    loss: Loss,
+    images: ImageSet,
+) -> int:
+    """The number of CPU threads; a resumed run keeps that of its checkpoint, or torch's where it names none."""
+    requested = settings.trainer.threads
+    if requested == "auto" and (state is not None or device.type != "cpu"):
+        requested = None if state is None else state.get("threads")
+    flops = 0
+    if requested == "auto":
+        flops = flops_of_step(vae, loss, images.first(2).settled(), settings.trainer.batch_size)
+    threads = choose_threads(requested, flops)
+    if settings.trainer.threads not in ("auto", None, threads):
+        reason = f"{set_by_environment()} is set" if set_by_environment() else "there are no more cores"
+        _log.warning("trainer.threads=%s is not used: %s; %d instead.", settings.trainer.threads, reason, threads)
+    return threads
+
+
+def _announce(vae: VAE, device: torch.device, threads: int, train: ImageSet, val: ImageSet) -> None:
+    source = f" by {set_by_environment()}" if set_by_environment() else ""
+    on_cpu = f", {threads} thread{'s' * (threads > 1)}{source}" if device.type == "cpu" else ""
     _log.info(
-        "Training %s parameters on %s: %d training and %d validation images of %s%s.",
+        "Training %s parameters on %s%s: %d training and %d validation images of %s%s.",
         f"{sum(parameter.numel() for parameter in vae.parameters()):,}",
         describe(device),
+        on_cpu,
         len(train),
         len(val),
         train.image_shape,
@@ -312,8 +342,9 @@ def _fit(prepared: Prepared, directory: RunDirectory, guard: InterruptGuard, beg
     try:
         guard.check()
         done = trainer.position.step
-        trainer.fit(guard, progress_display(prepared.recipe.epochs, prepared.steps_per_epoch, done))
-        trainer.finish(guard)
+        with computing_with(prepared.threads):
+            trainer.fit(guard, progress_display(prepared.recipe.epochs, prepared.steps_per_epoch, done))
+            trainer.finish(guard)
         status, exit_code = "completed", 0
     except Pruned:
         status, exit_code = "pruned", 0
@@ -351,6 +382,7 @@ def _record(
         error=error,
         began=began,
         device=prepared.device,
+        threads=prepared.threads,
         config_hash=prepared.config_hash,
         audit=prepared.audit,
         wandb=prepared.wandb.description if prepared.wandb else None,

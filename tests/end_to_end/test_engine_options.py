@@ -1,6 +1,7 @@
 """The options of the engine through the real command."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,38 @@ def test_a_clipped_gradient_trains_otherwise(command, tmp_path):
     assert clipped["metrics"]["train/loss"] > free["metrics"]["train/loss"]
 
 
+def test_a_small_net_takes_one_thread_and_a_resumed_run_those_of_its_checkpoint(command, tmp_path, monkeypatch):
+    used: list[int] = []
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(torch, "set_num_threads", used.append)
+    assert trained(command, tmp_path, "auto")["threads"] == 1
+    assert trained(command, tmp_path, "own", "trainer.threads=null")["threads"] == 4
+    assert used == [1, 4, 4, 4]  # each puts back what it found
+
+    last = tmp_path / "auto" / "checkpoints" / "last.pt"
+    state = torch.load(last, weights_only=True)
+    for stored, expected in ((3, 3), (None, 4)):  # older versions stored none, and trained with torch's own number
+        state.pop("threads", None)
+        torch.save(state if stored is None else {**state, "threads": stored}, last)
+        used.clear()
+        resumed = command("train", "resume=auto", f"trainer.epochs={2 + (stored is None)}")
+        assert resumed.code == 0, resumed.err
+        assert used[0] == expected
+
+
+def test_the_environment_sets_the_threads_and_the_run_says_so(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    own = torch.get_num_threads()
+    assert trained(command, tmp_path, "run", f"trainer.threads={own + 1}")["threads"] == own
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert f"{own} thread" in log
+    assert "by OMP_NUM_THREADS: " in log
+    assert f"trainer.threads={own + 1} is not used: OMP_NUM_THREADS is set; {own} instead" in log
+
+
 def test_black_and_white_images_are_scored_as_such(command, tmp_path):
     for binarization in ("dynamic", "fixed"):
         trained(command, tmp_path, binarization, f"data.binarization={binarization}")
@@ -93,6 +126,8 @@ def test_a_run_that_diverges_keeps_the_last_good_epoch(command, tmp_path):
         ("trainer.gradient_clip=0", "trainer.gradient_clip=0.0 must be greater than 0"),
         ("trainer.gradient_clip=nan", "trainer.gradient_clip=nan must be greater than 0"),
         ("trainer.ema_decay=1", "trainer.ema_decay=1.0 must be at least 0 and below 1"),
+        ("trainer.threads=0", "trainer.threads=0 must be auto, null (torch's own) or at least 1"),
+        ("trainer.threads=all", "trainer.threads=all must be auto, null (torch's own) or at least 1"),
         ("trainer.distributed=fsdp", "trainer.distributed=fsdp must be one of none, ddp"),
         ("data.resident=maybe", "data.resident=maybe must be one of auto, True, False"),
         ("data.binarization=static", "data.binarization=static must be one of none, dynamic, fixed"),

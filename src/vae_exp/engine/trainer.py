@@ -32,6 +32,7 @@ from vae_exp.engine.recipe import Recipe
 from vae_exp.engine.record import StepRecord
 from vae_exp.engine.step_mode import choose_mode, compiled, stepper
 from vae_exp.engine.team import Team
+from vae_exp.engine.threads import ContentionWatch
 from vae_exp.engine.training_step import NonFiniteTermError, Scoring, TrainingStep
 from vae_exp.engine.validation import Validation, named_terms
 from vae_exp.engine.watch import watch_for
@@ -117,6 +118,8 @@ class Trainer:
         )
         self._keeper = CheckpointKeeper(directory, recipe.checkpoint_every)
         self._mode = choose_mode(recipe.step, self._device, self.team)
+        alone_on_cpu = self._device.type == "cpu" and self._mode == "eager" and self.team.size == 1
+        self._contention = ContentionWatch() if alone_on_cpu else None
         self._astray = False
         self._labelled = isinstance(vae, ConditionalVAE)
         self._step = self._training_step()
@@ -283,7 +286,8 @@ class Trainer:
         self._vae.train()
         done = self.position.batches
         self._begin_epoch(done)
-        with computing_in(self._vae, self._recipe.precision):
+        contention = self._contention.watching() if self._contention else nullcontext()
+        with computing_in(self._vae, self._recipe.precision), contention:
             for size in self._sizes[done:]:
                 self._stop_if_asked(guard)
                 self._run_step(size, progress)

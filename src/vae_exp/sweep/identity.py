@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vae_exp.run_directory import resumed_directory
 
 NOT_PART_OF_IDENTITY = ("hydra", "tracker", "sweep", "checkpoint", "resume", "trust")
-NOT_COUNTED = ("data.root",)  # where the archives lie on this machine
+NOT_COUNTED = ("data.root", "trainer.threads")  # where the archives lie on this machine, and rounding
 _MOST_CHARACTERS = 120
 
 
