@@ -82,7 +82,7 @@ def test_every_metric_of_our_evaluators_has_a_unit():
         NLLEvaluator(num_importance_samples=2, num_images=None, chunk_size=6, every=0),
     ]
     names = [name for each in evaluators for name, _ in each.run(vae, images, torch.Generator().manual_seed(0))]
-    assert len(names) == 10
+    assert len(names) == 12
     assert [name for name in names if not UNITS.get(name)] == []
 
 

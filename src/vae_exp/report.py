@@ -24,6 +24,8 @@ UNITS = {
     "nll_se": "nats/image",
     "nll_monte_carlo_se": "nats/image",
     "nll_effective_samples": "draws",
+    "nll_low_ess_share": "share",
+    "nll_largest_weight": "share",
     "nll_images": "images",
     "bits_per_dim": "bits",
     "negative_elbo_bits_per_dim": "bits",

@@ -1,15 +1,22 @@
+import logging
+
 import pytest
 import torch
 
 from tests.objective.models import SHAPE, linear_gaussian_vae
 from vae_exp.data.images import ImageSet
 from vae_exp.evaluation.nll import NLLEvaluator, suitable_chunk
+from vae_exp.objective.importance import log_evidence
 
 
 def evaluator(**options) -> NLLEvaluator:
     return NLLEvaluator(
         **{"num_importance_samples": 2000, "num_images": None, "chunk_size": 10_000, "every": 0} | options
     )
+
+
+def noise(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture
@@ -25,6 +32,20 @@ def test_it_is_minus_the_mean_log_evidence(images, generator):
     assert metrics["nll_se"] == pytest.approx(truth.std().item() / 40**0.5, rel=0.05)
     assert metrics["nll_monte_carlo_se"] < 0.02
     assert metrics["nll_images"] == 40
+
+
+@pytest.mark.parametrize(("widening", "few_count"), [(1.0, False), (0.3, True)])
+def test_it_reports_and_warns_where_few_draws_count(images, generator, caplog, widening: float, few_count: bool):
+    vae = linear_gaussian_vae(3, generator, widening)
+    with caplog.at_level(logging.WARNING):
+        found = dict(evaluator(num_importance_samples=100, chunk_size=4000).run(vae, images, noise(3)))
+    estimate = log_evidence(vae, images.scaled(), 100, noise(3), 4000)
+    assert found["nll_low_ess_share"] == (estimate.effective_samples < 10).double().mean().item()
+    assert found["nll_largest_weight"] == pytest.approx(estimate.largest_weight.mean().item())
+    assert (found["nll_low_ess_share"] > 0.05) is few_count
+    assert (found["nll_largest_weight"] > 0.2) is few_count
+    assert ("fewer than 10 effective samples" in caplog.text) is few_count
+    assert ("raise evaluator.nll.num_importance_samples (now 100)" in caplog.text) is few_count
 
 
 def test_a_part_of_the_split_is_its_first_images(images, generator):

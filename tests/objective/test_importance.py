@@ -58,6 +58,44 @@ def test_the_stated_variance_is_that_of_repeated_estimates(generator):
     assert stated == pytest.approx(spread, rel=0.3)
 
 
+@pytest.mark.parametrize(
+    ("latent_dim", "widening", "num_samples", "at_most"),
+    [(2, 1.3, 500, 1.15), (20, 0.7, 500, 1.3), (20, 0.5, 500, 1.3), (3, 0.2, 500, 1.3), (20, 0.5, 50, 1.3)],
+)
+def test_the_standard_error_covers_the_spread_where_few_draws_count(
+    latent_dim: int, widening: float, num_samples: int, at_most: float
+):
+    """log (1/K) Σ wₖ (Burda et al. 2016, equation 8) over repeated draws for the same images.
+
+    A posterior narrower than the true one has weights of infinite variance, and one or two of the draws count.
+    """
+    noise = torch.Generator().manual_seed(0)
+    vae = linear_gaussian_vae(latent_dim, noise, widening)
+    images = torch.randn(40, *SHAPE, generator=noise).repeat(100, 1, 1, 1)
+    estimate = log_evidence(vae, images, num_samples, noise, chunk_size=200_000)
+    means = estimate.value.reshape(100, 40).mean(dim=1)
+    stated = estimate.variance.reshape(100, 40).sum(dim=1).sqrt() / 40
+    truth = vae.decoder.log_evidence(images).double().mean()
+    assert means.mean() < truth + 3 * means.std() / 10  # a lower bound in expectation
+    ratio = (stated.square().mean().sqrt() / means.std()).item()
+    uncertainty = 1 / (2 * 99) ** 0.5
+    assert 1 - 3 * uncertainty < ratio < at_most + 3 * uncertainty
+    covered = ((means - means.mean()).abs() < 2 * stated).double().mean().item()
+    assert covered > 0.9
+
+
+def test_the_variance_is_that_of_leaving_out_one_draw_after_another():
+    images = torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(0)).round()
+    vae = bernoulli_vae(2, scale=8.0)
+    found = log_evidence(vae, images, 30, torch.Generator().manual_seed(6), 10**6)
+    weights = log_weights(vae, images, 30, torch.Generator().manual_seed(6)).detach().double().numpy()
+    without = np.stack([logsumexp(np.delete(weights, k, axis=0), axis=0) - np.log(29) for k in range(30)])
+    expected = ((without - without.mean(axis=0)) ** 2).sum(axis=0)
+    np.testing.assert_allclose(found.variance.numpy(), expected, rtol=1e-4)
+    shares = np.exp(weights - logsumexp(weights, axis=0))
+    np.testing.assert_allclose(found.largest_weight.numpy(), shares.max(axis=0), rtol=1e-4)
+
+
 def test_one_importance_sample_is_the_monte_carlo_elbo_on_that_draw():
     vae = bernoulli_vae(2)
     images = torch.rand(6, *SHAPE, generator=torch.Generator().manual_seed(4)).round()
@@ -129,6 +167,7 @@ def test_an_image_far_from_the_model_gives_finite_numbers(generator):
     estimate = log_evidence(vae, torch.ones(2, *SHAPE), 50, generator, chunk_size=10)
     assert estimate.value.isfinite().all()
     assert (estimate.variance >= 0).all()
+    assert estimate.variance.isfinite().all()
 
 
 def test_the_effective_number_of_draws_is_that_of_the_weights():

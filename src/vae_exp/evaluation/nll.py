@@ -1,5 +1,6 @@
 """The negative log-likelihood by importance sampling."""
 
+import logging
 from collections.abc import Iterator
 from math import prod, sqrt
 
@@ -12,6 +13,9 @@ from vae_exp.evaluation.requirements import require_density
 from vae_exp.model.vae import VAE
 from vae_exp.objective.importance import log_evidence
 
+_log = logging.getLogger(__name__)
+_LOW_ESS = 10  # effective samples of an image
+_TOLERATED_LOW_ESS = 0.05  # share of the images
 _CACHE_BYTES = 3 * 2**20  # of decoder outputs that a CPU core keeps near while they are scored
 _SHARE_OF_FREE_MEMORY = 0.25
 _MOST_ON_A_GPU = 20_000
@@ -22,9 +26,11 @@ class NLLEvaluator:
     """−log p(x) estimated with importance samples from q(z|x) (Burda, Grosse & Salakhutdinov 2016, section 5.1).
 
     Yields `nll` in nats per image; `nll_se`, the standard error of that mean over images;
-    `nll_monte_carlo_se`, the part of it that is due to drawing z (delta method); and `nll_effective_samples`, how
-    many of an image's draws count, on average over images. The estimate is a lower
-    bound on log p(x) in expectation, so `nll` errs upwards, less so with more samples. Where the likelihood is a
+    `nll_monte_carlo_se`, the part of it that is due to drawing z (jackknife, as in `LogEvidence`);
+    `nll_effective_samples` and `nll_largest_weight`, the effective sample size of an image and its largest
+    normalised weight, averaged over images; and `nll_low_ess_share`, the share of the images with fewer than 10
+    effective samples, with a warning above 5 %. The estimate is a lower bound on log p(x) in expectation, so `nll`
+    is too high, less so with more samples; no standard error includes that bias. Where the likelihood is a
     probability of these images, `bits_per_dim` is the same in bits per pixel and channel.
 
     Args:
@@ -81,7 +87,19 @@ class NLLEvaluator:
             yield "bits_per_dim", bits
         yield "nll_se", values.std().item() / sqrt(count) if count > 1 else float("nan")
         yield "nll_monte_carlo_se", variance.sum().sqrt().item() / count
-        yield "nll_effective_samples", torch.cat([each.effective_samples for each in estimates]).mean().item()
+        effective = torch.cat([each.effective_samples for each in estimates])
+        low_share = (effective < _LOW_ESS).double().mean().item()
+        if low_share > _TOLERATED_LOW_ESS:
+            _log.warning(
+                "evaluator.nll: %.0f %% of the images have fewer than %d effective samples, so nll is too high by "
+                "an unknown amount; raise evaluator.nll.num_importance_samples (now %d).",
+                100 * low_share,
+                _LOW_ESS,
+                self._num_importance_samples,
+            )
+        yield "nll_effective_samples", effective.mean().item()
+        yield "nll_low_ess_share", low_share
+        yield "nll_largest_weight", torch.cat([each.largest_weight for each in estimates]).mean().item()
         yield "nll_images", count
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import log
 
 import torch
 from torch import Tensor
@@ -20,18 +21,24 @@ def log_weights(vae: VAE, images: Tensor, num_samples: int, generator: torch.Gen
 
 @dataclass(frozen=True)
 class LogEvidence:
-    """Estimates of log p(x) for each image of a batch, in nats.
+    """Estimates of log p(x) for each image of a batch, in nats, float64 on the CPU.
+
+    With w̃ₖ = wₖ / Σⱼ wⱼ the normalised importance weights:
 
     Args:
-        value: log (1/K) Σₖ wₖ, `[batch]`, float64 on the CPU (Burda, Grosse & Salakhutdinov 2016, equation 8).
-        variance: Monte Carlo variance of `value` by the delta method, (E[w²] / E[w]² − 1) / (K − 1), `[batch]`;
-            NaN for K = 1, which tells nothing of its own error.
-        effective_samples: (Σₖ wₖ)² / Σₖ wₖ², `[batch]`, from 1 to K: how many of the draws count (Kong 1992).
+        value: log (1/K) Σₖ wₖ, `[batch]` (Burda, Grosse & Salakhutdinov 2016, equation 8).
+        variance: Monte Carlo variance of `value` by the jackknife, Σₖ (L₋ₖ − mean of L₋ⱼ)² with L₋ₖ the estimate
+            without draw k, `[batch]`. Its expectation is at least the variance of the estimate from K − 1 draws
+            (Efron & Stein 1981, equation 1.7), also where few draws count and the delta method is too small. NaN
+            for K = 1.
+        effective_samples: 1 / Σₖ w̃ₖ², `[batch]`, from 1 to K: how many of the draws count (Kong 1992).
+        largest_weight: The largest w̃ₖ, `[batch]`, from 1/K to 1.
     """
 
     value: Tensor
     variance: Tensor
     effective_samples: Tensor
+    largest_weight: Tensor
 
 
 @torch.no_grad()
@@ -53,13 +60,23 @@ def log_evidence(
     chunks = list(_log_weight_chunks(vae, images, sizes, generator))
     weights = torch.cat(chunks).cpu().double()  # not every device knows float64
     log_sum = weights.logsumexp(dim=0)
-    count = torch.tensor(float(num_importance_samples), dtype=torch.float64)
-    effective = torch.exp(2 * log_sum - (2 * weights).logsumexp(dim=0))
     return LogEvidence(
-        value=log_sum - count.log(),
-        variance=(count / effective - 1).clamp(min=0) / (count - 1),
-        effective_samples=effective,
+        value=log_sum - log(num_importance_samples),
+        variance=_jackknife_variance(weights, log_sum),
+        effective_samples=torch.exp(2 * log_sum - (2 * weights).logsumexp(dim=0)),
+        largest_weight=(weights.amax(dim=0) - log_sum).exp(),
     )
+
+
+def _jackknife_variance(log_weights: Tensor, log_sum: Tensor) -> Tensor:
+    """Σₖ (L₋ₖ − mean of L₋ⱼ)² for L₋ₖ = log Σⱼ wⱼ − log(K − 1) over j ≠ k, `[batch]`."""
+    if len(log_weights) == 1:
+        return torch.full_like(log_sum, float("nan"))
+    changes = torch.log1p(-(log_weights - log_sum).exp())
+    largest = log_weights.argmax(dim=0, keepdim=True)  # 1 - w̃ may round to 0 there
+    others = log_weights.scatter(0, largest, -torch.inf).logsumexp(dim=0)
+    changes.scatter_(0, largest, (others - log_sum).unsqueeze(0))
+    return (changes - changes.mean(dim=0)).square().sum(dim=0)
 
 
 def _log_weight_chunks(vae: VAE, images: Tensor, sizes: list[int], generator: torch.Generator) -> Iterator[Tensor]:
