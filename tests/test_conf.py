@@ -15,7 +15,7 @@ from vae_exp.build import (
     build_splits,
     build_vae,
 )
-from vae_exp.entry_point import config_directory
+from vae_exp.command_line import config_directory
 from vae_exp.settings import (
     BenchmarkSettings,
     EvaluateSettings,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_conf import composed
-from vae_exp.entry_point import config_directory
+from vae_exp.command_line import config_directory
 from vae_exp.errors import UserError
 from vae_exp.reproduction_table import BEGIN, END, Outcome, Row, chosen, read_rows, rewrite
 from vae_exp.settings import EvaluateSettings, TrainSettings, checked

@@ -1,5 +1,6 @@
 """`hydra/launcher=slurm`: hydra-submitit-launcher, from which no job is lost when another dies."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -26,7 +27,7 @@ class SlurmLauncher(Launcher):
         """Take what the jobs will need.
 
         Raises:
-            UserError: if hydra-submitit-launcher is not installed.
+            UserError: if hydra-submitit-launcher is not installed, or if there is no Slurm.
         """
         from vae_exp.errors import UserError
 
@@ -35,6 +36,10 @@ class SlurmLauncher(Launcher):
         except ImportError as error:
             told = f"hydra/launcher=slurm needs another package ({error}): pip install 'vae-exp[slurm]'."
             raise UserError(told) from error
+        if shutil.which("srun") is None:
+            raise UserError(
+                "hydra/launcher=slurm: srun is not on PATH, so there is no Slurm here; use another launcher."
+            )
         self._launcher = Upstream(**self._params)
         self._launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
 

@@ -1,42 +1,27 @@
-"""What every command shares: where the config lies, what Hydra needs to know, how errors are told."""
+"""What every command that Hydra runs shares: what Hydra needs to know, and one message per error."""
 
+import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
-from difflib import get_close_matches
 from functools import wraps
-from importlib.resources import files
 from io import TextIOWrapper
-from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from vae_exp.errors import UserError
-from vae_exp.settings import register_schemas, without_internals
+from vae_exp.command_line import config_directory, message_of, prepare
+from vae_exp.errors import UserError, exit_with_message
+from vae_exp.settings import register_schemas
 from vae_exp.sweep import identity
 from vae_exp.sweep.recorder import recorder
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
-_NULL_GROUP = "Config group override must be"  # how Hydra's trace ends then
-
-
-def config_directory() -> Path:
-    """The folder `conf`: inside the installed package, or beside `src` in a checkout.
-
-    Raises:
-        UserError: if it is in neither place.
-    """
-    installed = Path(str(files("vae_exp"))) / "conf"
-    checkout = Path(__file__).resolve().parents[2] / "conf"
-    for folder in (installed, checkout):
-        if (folder / "train.yaml").is_file():
-            return folder
-    raise UserError(f"the folder conf is neither at {installed} nor at {checkout}; install vae-exp again.")
 
 
 def run_command(task: Callable[[DictConfig], None], config_name: str) -> None:
@@ -64,29 +49,32 @@ def run_command(task: Callable[[DictConfig], None], config_name: str) -> None:
             raise SystemExit(f"Error: {error}") from error
 
     main = hydra.main(version_base="1.3", config_path=str(config_directory()), config_name=config_name)(told)
-    os.environ[_FULL_ERROR] = "1"
-    try:
-        main()
-    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-        if traced == "1":
-            raise
-        print(f"Error: {message_of(error)}", file=sys.stderr)
-        sys.exit(1)
-    except ValueError as error:
-        if traced == "1" or not str(error).startswith(_NULL_GROUP):
-            raise
-        print("Error: a group cannot be null; choose one of its options, such as scheduler=none.", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    finally:
-        if traced is None:
-            os.environ.pop(_FULL_ERROR, None)
-        else:
-            os.environ[_FULL_ERROR] = traced
-        well = recorder.report()
+    errors_of_logging = logging.raiseExceptions
+    well = True
+    with exit_with_message(show_traceback=traced == "1"):
+        os.environ[_FULL_ERROR] = "1"
+        try:
+            sys.argv[1:] = prepare(sys.argv[1:], config_name)
+            logging.raiseExceptions = not {"--info", "-i"} & set(sys.argv)  # which log into a pipe
+            main()
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            if traced == "1" or (isinstance(error, ValueError) and not _raised_by_hydra(error)):
+                raise
+            raise UserError(message_of(error)) from error
+        finally:
+            logging.raiseExceptions = errors_of_logging
+            if traced is None:
+                os.environ.pop(_FULL_ERROR, None)
+            else:
+                os.environ[_FULL_ERROR] = traced
+            well = recorder.report()
     if not well:
         sys.exit(1)
+
+
+def _raised_by_hydra(error: BaseException) -> bool:
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("hydra.")
 
 
 def _open_missing_streams() -> None:
@@ -99,28 +87,3 @@ def _open_missing_streams() -> None:
             os.set_inheritable(opened, True)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, PTH123 - for as long as the process lasts
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115, PTH123
-
-
-def message_of(error: BaseException) -> str:
-    """An error in one message, with the nearest known key where one was misspelt."""
-    if isinstance(error, UserError):
-        return str(error)
-    cause = error.__cause__
-    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.parent_node is not None:
-        return _unknown_key(cause)
-    told = str(error).strip()
-    if isinstance(cause, OmegaConfBaseException) and str(cause) not in told:
-        told += f"\n{cause}"
-    return without_internals(told)
-
-
-def _unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
-    key = error.full_key or str(error.key)
-    prefix, _, last = key.rpartition(".")
-    known = [str(name) for name in error.parent_node] if OmegaConf.is_dict(error.parent_node) else []
-    close = get_close_matches(last, known, n=1)
-    place = f"{prefix}." if prefix else ""
-    if close:
-        return f"{key} is not a key of the config; did you mean {place}{close[0]}?"
-    told = f"{key} is not a key of the config; known here: {', '.join(known)}."
-    return f"{told} To give the class another argument, say +{key}=…" if "_target_" in known else told

@@ -1,6 +1,15 @@
 """The errors that a user can mend: each names the key, the value and what would be right."""
 
+import os
 import signal
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+
+_LIBRARIES = {"vae_exp", "hydra", "omegaconf", "torch", "torchvision", *sys.stdlib_module_names}
 
 
 class UserError(Exception):
@@ -34,3 +43,51 @@ class MemoryExhaustedError(UserError):
 
 class DivergedError(UserError):
     """The loss became infinite or not a number."""
+
+
+@contextmanager
+def exit_with_message(*, show_traceback: bool = False) -> Iterator[None]:
+    """Turn the expected errors of a command into one message on stderr and an exit code.
+
+    The code is 1 for an error, 130 for Ctrl-C and 141 where the reader of standard output has closed the pipe.
+
+    Args:
+        show_traceback: Leave errors as they are raised.
+    """
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None and not sys.stdout.closed:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has no reader
+        sys.exit(128 + signal.SIGPIPE)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (UserError, OSError) as error:
+        if show_traceback:
+            raise
+        sys.exit(f"Error: {error}")
+
+
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """A question with the name nearest to a misspelt one, after `prefix`; all names where none is near."""
+    names = [str(each) for each in known]
+    close = get_close_matches(name, names, n=1)
+    if close:
+        return f"did you mean {prefix}{close[0]}?"
+    return f"known here: {', '.join(names)}."
+
+
+def user_code_location(error: BaseException) -> str | None:
+    """`losses.py, line 12`: where an error was raised in code that belongs to no library; None if in none."""
+    frames = [
+        (Path(frame.f_code.co_filename), line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).partition(".")[0] not in _LIBRARIES
+    ]
+    if not frames:
+        return None
+    path, line = frames[-1]
+    return f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}, line {line}"

@@ -2,14 +2,18 @@
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_exp import torchrun
+from vae_exp.command_line import group_of, message_of
 from vae_exp.errors import UserError
 from vae_exp.run_directory import RunDirectory, require_inside, require_writable, resumed_directory
 from vae_exp.settings import TrainSettings, checked, require_sweep_name
@@ -27,6 +31,7 @@ class TrainCallback(Callback):
         """Check a single run."""
         try:
             checked(task_config(config), TrainSettings)
+            _require_a_name("hydra.run.dir", config.hydra.run.dir)
             directory = RunDirectory(Path.cwd() / str(config.hydra.run.dir))  # as Hydra takes it: no ~
             if config.resume:
                 _require_a_run(resumed_directory(config.resume))
@@ -34,8 +39,8 @@ class TrainCallback(Callback):
             elif directory.holds_a_run() or directory.log.exists():
                 raise UserError(f"hydra.run.dir={directory.path} already holds a run; choose another directory.")
             require_writable(directory.path, "hydra.run.dir")
-        except (UserError, OmegaConfBaseException, OSError) as error:
-            raise SystemExit(f"Error: {error}") from error
+        except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+            raise SystemExit(f"Error: {message_of(error)}") from error
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check and remember the directory of a sweep; its jobs are checked one by one."""
@@ -50,13 +55,31 @@ class TrainCallback(Callback):
             if resumed:
                 raise UserError(f"{resumed[0]} goes on with one run; leave out --multirun.")
             refuse_idle_sweeps(_overrides(config, "task"))
+            _require_a_name("hydra.sweep.dir", config.hydra.sweep.dir)
             sweep = Path(str(config.hydra.sweep.dir))
-            jobs = planned_jobs(config, _overrides(config, "task"))
+            overrides = _overrides(config, "task")
+            jobs = planned_jobs(config, overrides)
+            _require_options(config, overrides, jobs or [])
             require_writable(sweep, "hydra.sweep.dir")
             record(sweep, sys.argv[1:], Path.cwd(), jobs or [])
-        except (UserError, OmegaConfBaseException, OSError) as error:
-            raise SystemExit(f"Error: {error}") from error
+        except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+            raise SystemExit(f"Error: {message_of(error)}") from error
         recorder.remember(sweep, tracked=config.tracker.mode == "offline")
+
+
+def _require_a_name(key: str, directory: object) -> None:
+    if not str(directory).strip():
+        raise UserError(f"{key}= is empty; name a directory, or leave it out.")
+
+
+def _require_options(config: DictConfig, overrides: Sequence[str], jobs: Sequence[Sequence[str]]) -> None:
+    """Compose a job for each option that is swept over: a misspelt one is refused before the first job."""
+    composed = set(overrides)
+    for job in jobs:
+        chosen = {word for word in job if group_of(word)}
+        if chosen - composed:
+            GlobalHydra.instance().config_loader().load_sweep_config(config, list(job))
+            composed |= chosen
 
 
 def _require_a_run(directory: RunDirectory) -> None:

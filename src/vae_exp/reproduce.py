@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vae_exp.entry_point import config_directory
-from vae_exp.errors import UserError
+from vae_exp.command_line import config_directory
+from vae_exp.errors import UserError, exit_with_message
 from vae_exp.reproduction_table import NOT_RUN, Outcome, Row, chosen, read_rows, rewrite
 from vae_exp.run_directory import RunDirectory, require_writable
 
@@ -20,22 +20,21 @@ _HARMLESS = ("data.root", "data.path", "data.resident", "trainer.device", "train
 
 def main() -> None:
     """The command line."""
-    rows = read_rows(config_directory() / "reproductions.yaml")
-    asked = _parser().parse_args()
-    if not asked.names:
-        for row in rows.values():
-            print(f"{row.name:20} {row.what} ({row.source})")
-        return
-    try:
+    with exit_with_message():
+        rows = read_rows(config_directory() / "reproductions.yaml")
+        asked = _parser().parse_args()
+        if not asked.names:
+            for row in rows.values():
+                print(f"{row.name:20} {row.what} ({row.source})")
+            return
         _check_overrides(asked.override)
         _check_table(asked.table)
         names = list(rows) if asked.names == ["all"] else asked.names
-        sys.exit(_reproduce(chosen(rows, names), rows, asked))
-    except UserError as error:
-        sys.exit(f"Error: {error}")
-    except KeyboardInterrupt:
-        print("Interrupted; the same command goes on where it was.", file=sys.stderr)
-        sys.exit(130)
+        try:
+            sys.exit(_reproduce(chosen(rows, names), rows, asked))
+        except KeyboardInterrupt:
+            print("Interrupted; the same command goes on where it was.", file=sys.stderr)
+            raise
 
 
 def _parser() -> argparse.ArgumentParser:

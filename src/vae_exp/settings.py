@@ -6,7 +6,6 @@ Values stand in `conf/`; here is what kind each of them is and what range it may
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from difflib import get_close_matches
 from math import isfinite
 from typing import Any, TypeVar, get_type_hints
 
@@ -14,7 +13,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from vae_exp.errors import UserError
+from vae_exp.errors import UserError, did_you_mean
 
 T = TypeVar("T")
 TRACKER_MODES = ("offline", "online", "none")
@@ -370,8 +369,7 @@ def _refuse_unknown_keys(plain: Mapping[str, Any], schema: type, prefix: str) ->
     known = [each.name for each in fields(schema)]
     for key, value in plain.items():
         if key not in known:
-            close = get_close_matches(key, known, n=1)
-            hint = f"did you mean {prefix}{close[0]}?" if close else f"known here: {', '.join(known)}."
+            hint = did_you_mean(key, known, prefix)
             raise UserError(f"{prefix}{key}={value} is not a key of the config; {hint}")
         if is_dataclass(types[key]) and isinstance(value, Mapping):
             _refuse_unknown_keys(value, types[key], f"{prefix}{key}.")

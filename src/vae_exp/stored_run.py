@@ -22,6 +22,8 @@ from vae_exp.settings import StoredRunSettings, TrainSettings, checked, plain_co
 from vae_exp.stored_config import changed, read_config
 from vae_exp.trust import require_trusted
 
+_LATEST = "latest"
+
 
 @dataclass(frozen=True)
 class StoredRun:
@@ -130,14 +132,26 @@ def _load_average(vae: VAE, average: Mapping[str, Tensor]) -> None:
 
 
 def open_for(settings: StoredRunSettings) -> StoredRun:
-    """Open the run that a command was asked to work on."""
+    """Open the run that a command was asked to work on.
+
+    Raises:
+        UserError: as `load_run` does, and for `run=latest` where there is none.
+    """
     return load_run(
-        settings.run,
+        _latest_run() if settings.run == _LATEST else settings.run,
         trust=settings.trust,
         device=settings.device,
         checkpoint=settings.checkpoint,
         data={"root": settings.data.root, "path": settings.data.path},
     )
+
+
+def _latest_run() -> Path:
+    """The directory below `outputs` whose checkpoint was written last."""
+    checkpoints = list(Path("outputs").glob("*/*/checkpoints/last.pt"))
+    if not checkpoints:
+        raise UserError("run=latest: no run in outputs has a checkpoint; name its directory.")
+    return max(checkpoints, key=lambda path: path.stat().st_mtime).parent.parent
 
 
 def _choose_checkpoint(place: RunDirectory, wanted: str | None) -> str:

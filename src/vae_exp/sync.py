@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vae_exp.errors import InUseError, UserError
+from vae_exp.errors import InUseError, UserError, exit_with_message
 from vae_exp.run_directory import absolute_path, require_writable
 from vae_exp.sweep.pool.stop import StopRequests
 from vae_exp.uploading.memory import Memories
@@ -169,13 +169,8 @@ def _positive(text: str) -> int:
 
 def main() -> None:
     """The command line."""
-    asked = _parser().parse_args()
-    try:
-        sys.exit(_sync(asked))
-    except (UserError, OSError) as error:
-        sys.exit(f"Error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    with exit_with_message():
+        sys.exit(_sync(_parser().parse_args()))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 
 from vae_exp.benchmarking.cases import cases
 from vae_exp.benchmarking.contenders import Case
-from vae_exp.entry_point import config_directory
+from vae_exp.command_line import config_directory
 from vae_exp.settings import BenchmarkSettings, checked, register_schemas
 
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ REFUSED = {
     ("optimizer.lr=-1",): ["optimizer.lr=-1", "greater than 0"],
     ("optimizer.lrr=1",): ["optimizer.lrr", "did you mean optimizer.lr?"],
     ("+optimizer.foo=1",): ["optimizer", "foo"],
-    ("model=nope",): ["model/nope", "conv", "mlp"],
+    ("model=nope",): ["model=nope", "conv", "mlp"],
     ("model.encoder._target_=no_such_package.Encoder",): ["model.encoder._target_=no_such_package.Encoder"],
     ("model.encoder.latent_dim=3",): ["model.encoder", "[2, 3]", "expected [2, 2]"],
     ("model.activation=swish",): ["model.activation=swish", "relu"],

@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -79,6 +81,20 @@ def test_generate_draws_test_images_and_keeps_the_arrays(command, copied_run):
         assert (arrays["labels"] == run.data.test.labels.numpy()).all()
     for path in (copied_run / "generated").glob("*.png"):
         assert imread(path).std() > 0.01
+
+
+def test_a_bare_path_or_latest_names_the_run(command, digits_run, tmp_path):
+    first, second = (shutil.copytree(digits_run, tmp_path / "outputs" / "day" / name) for name in ("a(1)", "b"))
+    os.utime(first / "checkpoints" / "last.pt", (1, 1))
+    finished = command("generate", "run=latest", "columns=2", "manifold_side=2")
+    assert finished.code == 0, finished.err
+    assert (second / "generated" / "samples.png").exists()
+    assert not (first / "generated").exists()
+    finished = command("evaluate", "evaluator=[elbo]", "outputs/day/a(1)")
+    assert finished.code == 0, finished.err
+    assert (first / "evaluation" / "test-best.json").exists()
+    shutil.rmtree(tmp_path / "outputs")
+    assert "run=latest: no run in outputs has a checkpoint" in command("evaluate", "run=latest").err
 
 
 def test_neither_command_touches_the_folder_it_is_started_in(command, copied_run, tmp_path):

@@ -3,11 +3,10 @@
 import argparse
 import secrets
 import socket
-import sys
 import webbrowser
 from pathlib import Path
 
-from vae_exp.errors import UserError
+from vae_exp.errors import UserError, exit_with_message
 
 _LOOPBACK = "127.0.0.1"
 _OWN_HOSTS = frozenset({_LOOPBACK, "localhost", "::1"})
@@ -15,8 +14,8 @@ _OWN_HOSTS = frozenset({_LOOPBACK, "localhost", "::1"})
 
 def main() -> None:
     """The command line."""
-    asked = _parser().parse_args()
-    try:
+    with exit_with_message():
+        asked = _parser().parse_args()
         _require_roots(asked.roots)
         if asked.export is not None:
             from vae_exp.dashboard.export import export
@@ -24,10 +23,6 @@ def main() -> None:
             print(export(asked.roots, asked.export, private=asked.private, most_megabytes=asked.size_limit))
         else:
             _serve(asked)
-    except (UserError, OSError) as error:
-        sys.exit(f"Error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def _parser() -> argparse.ArgumentParser:

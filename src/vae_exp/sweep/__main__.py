@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from vae_exp.errors import UserError
+from vae_exp.errors import UserError, exit_with_message
 from vae_exp.run_directory import require_writable
 from vae_exp.sweep.best import as_words, best_jobs, means_over_seeds
 from vae_exp.sweep.clean import leftovers, remove
@@ -38,18 +38,12 @@ _LOOK_SECONDS = 0.1
 
 def main() -> None:
     """The command line."""
-    asked = _parser().parse_args()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without Unicode gets question marks, not a crash
-    try:
+    with exit_with_message():
+        asked = _parser().parse_args()
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a terminal without Unicode gets question marks, not a crash
         sys.exit(asked.run(asked))
-    except UserError as error:
-        sys.exit(f"Error: {error}")
-    except OSError as error:
-        sys.exit(f"Error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,0 +1,127 @@
+"""Command lines: what is refused before Hydra reads one, and what is said of those that Hydra refuses."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vae_exp.command_line import prepare
+from vae_exp.errors import UserError, did_you_mean
+
+REFUSED = {
+    ("experiment=burda_iwea",): ["experiment=burda_iwea is not an option", "did you mean burda_iwae"],
+    ("experiment=nope", "--multirun", "seed=0,1"): ["experiment=nope is not an option", "seed_post"],
+    ("experiment=[nope]",): ["experiment=[nope] is a list", "takes one option"],
+    ("optimizer=[adam,sgd]",): ["optimizer=[adam,sgd] is a list", "--multirun optimizer=adam,sgd"],
+    ("loss=[elbo,iwae]",): ["loss=[elbo,iwae] is a list"],
+    ("data=[digits,mnist]",): ["data=[digits,mnist] is a list"],
+    ("tracker=[none,offline]",): ["tracker=[none,offline] is a list"],
+    ("model/likelihood=[bernoulli,gaussian]",): ["model/likelihood=[bernoulli,gaussian] is a list"],
+    ("--multirun", "loss=vq,[elbo,iwae]"): ["loss=[elbo,iwae] is a list"],
+    ("model=cnn",): ["model=cnn is not an option of model", "conditional, conv, mlp"],
+    ("loss=betavae",): ["did you mean beta_vae"],
+    ("evaluator=[elb]",): ["evaluator=elb is not an option of evaluator; did you mean elbo?"],
+    ("epochs=3",): ["did you mean trainer.epochs"],
+    ("latnt_dim=3",): ["did you mean model.latent_dim?"],
+    ("likelihood=gaussian",): ["did you mean model/likelihood?"],
+    ("loss.beta=4",): ["loss=beta_vae", "For a class of your own, say +loss.beta"],
+    ("optimizer.momentum=0.9",): ["it is one with optimizer=sgd"],
+    ("--latent-dim", "3"): ["--latent-dim is not an option", "model.latent_dim="],
+    ("--seed=3",): ["--seed is not an option", ": seed=3"],
+    ("--multi-run",): ["did you mean --multirun?"],
+    ("--multirun", "--cfg", "job"): ["--multirun, --cfg"],
+    ("--experimental-rerun", "x.pickle"): ["--experimental-rerun", "resume=DIR"],
+    ("--shell-completion",): ["install"],
+    ("outputs/run",): ["resume=outputs/run"],
+    ("data.path=ünïcödé.npz",): ["takes üïöé within quotes only", "data.path='ünïcödé.npz'"],
+    ("hydra.run.dir=",): ["hydra.run.dir= is empty"],
+    ("--multirun", "hydra.sweep.dir=", "seed=0,1"): ["hydra.sweep.dir= is empty"],
+    ("--multirun", "hydra/launcher=slurm", "seed=0,1"): ["hydra/launcher=slurm", "no Slurm"],
+    ("--multirun", "loss=elbo,betavae"): ["loss=betavae is not an option of loss"],
+}
+
+
+@pytest.mark.parametrize("words", REFUSED, ids=" ".join)
+def test_a_command_line_is_refused_in_one_message(words, command, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    finished = command("train", "data=digits", "tracker=none", *words)
+    assert finished.code == 1
+    [message] = [line for line in finished.err.splitlines() if line.startswith("Error: ")]
+    assert "Traceback" not in finished.err
+    for part in REFUSED[words]:
+        assert part in message
+    assert not list(tmp_path.glob("outputs")) + list(tmp_path.glob("multirun/*/*/"))
+
+
+@pytest.mark.parametrize("words", [["experiment="], ["experiment=null"], ["experiment=''"], ["experiment=[]"]])
+def test_a_choice_may_be_empty_where_the_default_is(command, words):
+    finished = command("train", *words, "--cfg", "job", "seed=3", "--package", "seed")
+    assert (finished.code, finished.out.strip()) == (0, "3")
+
+
+def test_evaluators_are_a_list(command):
+    finished = command("train", "evaluator=[elbo,nll]", "--cfg", "job", "--package", "evaluator")
+    assert finished.code == 0
+    assert "elbo:" in finished.out
+    assert "nll:" in finished.out
+
+
+def test_the_help_of_hydra_needs_no_config_of_ours(command):
+    finished = command("train", "--hydra-help", "data=digits", "tracker=none")
+    assert finished.code == 0
+    assert "--multirun" in finished.out
+
+
+def test_quoted_letters_outside_ascii_are_taken(command):
+    finished = command("train", "data.path='ünïcödé.npz'", "--cfg", "job", "--package", "data.path")
+    assert finished.out.strip() == "ünïcödé.npz"
+
+
+def test_a_path_names_the_run_of_commands_on_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("lr=1").mkdir()
+    words = ["outputs/a run", "split=val", "--cfg", "job"]
+    assert prepare(words, "evaluate") == ["--cfg", "job", "run='outputs/a run'", "split=val"]
+    assert prepare(["lr=1", "~seed"], "generate") == ["run='lr=1'", "~seed"]
+    with pytest.raises(UserError, match=r"a/b is not an override of the form key=value; expected key=value"):
+        prepare(["a/b"], "benchmark")
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "completed"),
+    [
+        ("train", "vae-train optimizer=ada", {"optimizer=adam", "optimizer=adagrad", "optimizer=adamw"}),
+        ("evaluate", "vae-evaluate run=./out", {"run=./outputs"}),
+        ("generate", "vae-generate manifold", {"manifold_side="}),
+        ("benchmark", "vae-benchmark round", {"rounds="}),
+    ],
+)
+def test_commands_that_hydra_runs_complete_words(name, line, completed, command, tmp_path: Path, monkeypatch):
+    (tmp_path / "outputs").mkdir()
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    assert set(command(name, "-sc", "query=bash").out.split()) == completed
+    assert "complete -o nospace" in command(name, "-sc", "install=bash").out
+
+
+def test_near_names_come_first_and_all_names_where_none_is_near():
+    assert did_you_mean("epoch", ["epochs", "seed"], "trainer.") == "did you mean trainer.epochs?"
+    assert did_you_mean("width", ["epochs", "seed"], "trainer.") == "known here: epochs, seed."
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("reproduce", []), ("train", ["--info"]), ("train", ["--cfg", "job"]), ("sweep", ["-h"])]
+)
+def test_a_reader_that_closes_the_pipe_causes_no_message(name: str, words: list[str], tmp_path: Path):
+    read, write = os.pipe()
+    os.close(read)
+    finished = subprocess.run(
+        [sys.executable, "-m", f"vae_exp.{name}", *words],
+        stdout=write, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    os.close(write)
+    assert finished.stderr == ""
+    assert finished.returncode in (0, 141)
