@@ -21,8 +21,9 @@ def log_weights(vae: VAE, images: Tensor, num_samples: int, generator: torch.Gen
 
 @dataclass(frozen=True)
 class LogEvidence:
-    """Estimates of log p(x) for each image of a batch, in nats, float64 on the CPU.
+    """Estimates of log p(x) for each image of a batch, in nats, in float64.
 
+    They stay on the device of the images, except on MPS, which has no float64: there they are on the CPU.
     With w̃ₖ = wₖ / Σⱼ wⱼ the normalised importance weights:
 
     Args:
@@ -58,7 +59,8 @@ def log_evidence(
     whole, rest = divmod(num_importance_samples, per_chunk)
     sizes = [per_chunk] * whole + [rest] * (rest > 0)
     chunks = list(_log_weight_chunks(vae, images, sizes, generator))
-    weights = torch.cat(chunks).cpu().double()  # not every device knows float64
+    weights = torch.cat(chunks)
+    weights = (weights.cpu() if weights.device.type == "mps" else weights).double()
     log_sum = weights.logsumexp(dim=0)
     return LogEvidence(
         value=log_sum - log(num_importance_samples),
