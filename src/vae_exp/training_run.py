@@ -56,7 +56,6 @@ from vae_exp.tracking.wandb_tracker import WandbTracker
 
 _log = logging.getLogger(__name__)
 _AUDITED = 2000
-_LOOKED_AT = 256  # training images, to see what evaluators would make of them
 
 
 @dataclass
@@ -227,7 +226,7 @@ def _prepare(
     set_output_bias(vae, settings.model.output_bias, splits.train)
     loss = build_loss(plain["loss"], vae, splits.image_shape, len(splits.train))
     evaluators = build_evaluators(plain["evaluator"])
-    scored = splits.val if len(splits.val) else splits.train.first(_LOOKED_AT)
+    scored = splits.val if len(splits.val) else splits.train
     check_evaluators(evaluators, vae, scored.settled())
     found = _audited(settings.seed, vae, loss, splits.train, state) if metrics_file is not None else None
     threads = _threads(settings, state, device, vae, loss, splits.train)

@@ -121,6 +121,27 @@ def test_first_zero_keeps_the_image_shape():
     assert none.image_shape == [3, 4, 5]
 
 
+def test_a_random_subset_represents_images_in_file_order():
+    """Each half of the set contributes its share within five binomial standard deviations, whatever the seed."""
+    images = numbered(200)
+    with torch.random.fork_rng():
+        subsets = []
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            subsets.append(images.random_subset(60).pixels.flatten().tolist())
+    assert subsets[0] == subsets[1] == sorted(set(subsets[0]))
+    assert len(subsets[0]) == 60
+    from_first_half = sum(number < 100 for number in subsets[0])
+    assert abs(from_first_half - 30) < 5 * (60 * 0.25 * 140 / 199) ** 0.5
+    assert set(images.random_subset(20).pixels.flatten().tolist()) < set(subsets[0])
+
+
+@pytest.mark.parametrize("count", [None, 4, 9])
+def test_a_random_subset_of_all_images_is_the_set(count: int | None):
+    images = numbered(4)
+    assert images.random_subset(count) is images
+
+
 def test_subset_takes_images_with_their_labels_in_the_given_order():
     chosen = numbered(9).subset(torch.tensor([8, 0, 4]))
     assert chosen.pixels.flatten().tolist() == [8, 0, 4]

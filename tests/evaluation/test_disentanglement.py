@@ -165,6 +165,22 @@ def test_without_factors_nothing_is_measured(images: ImageSet, told: str, caplog
     assert told in caplog.text
 
 
+def test_images_in_file_order_are_scored_on_all_of_their_factors(caplog: pytest.LogCaptureFixture):
+    """Like dSprites: the first third of the images has one shape, which no unit of this code knows."""
+    v = torch.cartesian_prod(torch.arange(3), torch.arange(30), torch.arange(3))
+    pixels = (v / v.amax(dim=0)).reshape(-1, 1, 1, 3)
+    model = Model()
+    model.encode = lambda images: Independent(Normal(images.flatten(1)[:, 1:], 0.1), 1)
+    evaluator = DisentanglementEvaluator(90, 300, 0)
+    images = ImageSet(pixels, None, 1, factors=v)
+    found = dict(evaluator.run(model, images, torch.Generator().manual_seed(0)))
+    assert found["mig"] < 0.75  # the mean of about 0, 1 and 1
+    assert not caplog.text
+    constant = torch.cat([torch.zeros(len(v), 1, dtype=torch.int64), v], dim=1)
+    list(evaluator.run(model, ImageSet(pixels, None, 1, factors=constant), torch.Generator().manual_seed(0)))
+    assert "factors 0 have a single value in the 90 images scored and are left out" in caplog.text
+
+
 def test_data_without_factors_are_refused_before_training():
     evaluator = DisentanglementEvaluator(None, 300, 0)
     evaluator.check(Model(), image_set())

@@ -163,11 +163,33 @@ def test_without_labels_nothing_is_probed(labels, caplog: pytest.LogCaptureFixtu
 
 
 def test_a_split_too_small_to_be_probed_is_refused():
-    evaluator, model = ProbeEvaluator(3, None, 64, 0), given(torch.zeros(9, 2), torch.ones(2))
+    evaluator, model = ProbeEvaluator(2, None, 64, 0), given(torch.zeros(9, 2), torch.ones(2))
     with pytest.raises(UserError, match=r"evaluator=probe needs at least 4 images and would have 3: "):
         evaluator.check(model, numbered(3, torch.arange(3)))
     evaluator.check(model, numbered(4, torch.arange(4)))
     evaluator.check(model, numbered(3))  # without labels nothing is probed
+
+
+@pytest.mark.parametrize(("num_images", "most"), [(None, 10), (9, 4), (50, 10)])
+def test_more_neighbours_than_images_to_fit_on_are_refused(num_images: int | None, most: int):
+    model, images = given(torch.zeros(20, 2), torch.ones(2)), numbered(20, torch.arange(20) % 2)
+    ProbeEvaluator(most, num_images, 64, 0).check(model, images)
+    with pytest.raises(UserError, match=rf"evaluator\.probe\.neighbours={most + 1} must be at most {most}: "):
+        ProbeEvaluator(most + 1, num_images, 64, 0).check(model, images)
+
+
+def test_classes_that_the_subset_lacks_are_named(caplog: pytest.LogCaptureFixture):
+    """Two classes in file order: the first images have one of them alone."""
+    means = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+    images, model = numbered(40, torch.arange(40) // 20), given(means, torch.ones(2))
+    assert set(values(ProbeEvaluator(1, 20, 64, 0), model, images)) == {"probe_accuracy", "knn_accuracy"}
+    assert "classes" not in caplog.text
+    left_out = set(range(40)) - set(images.random_subset(20).pixels.flatten().tolist())
+    labels = torch.arange(40) % 2
+    labels[min(left_out)] = 7
+    values(ProbeEvaluator(1, 20, 64, 0), model, numbered(40, labels))
+    assert "the 20 images scored have none of 1 classes of the split (7); raise" in caplog.text
+    assert "evaluator.probe.num_images" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vae_exp.model.vae import VAE
 
+_SUBSET_SEED = 0
 _DRAWN_AT_ONCE = 10_000  # bounds the float copy while pixels are drawn
 
 
@@ -110,6 +111,16 @@ class ImageSet:
         if count is None or count >= len(self):
             return self
         return self.subset(torch.arange(count, device=self.device))
+
+    def random_subset(self, count: int | None) -> "ImageSet":
+        """`count` images drawn without replacement, in the order of the set; the set itself if it has no more.
+
+        The draw depends on the size of the set and on `count` alone, so every run on the data has the same images.
+        """
+        if count is None or count >= len(self):
+            return self
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(_SUBSET_SEED))
+        return self.subset(order[:count].sort().values)
 
     def scaled(self, positions: Tensor | slice = slice(None)) -> Tensor:
         """Images at these positions as float32 in [0, 1], `[len, channels, height, width]`."""

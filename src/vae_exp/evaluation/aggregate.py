@@ -10,6 +10,7 @@ from vae_exp.data.images import ImageSet
 from vae_exp.distributions.sampling import sample
 from vae_exp.evaluation.arguments import require_count
 from vae_exp.evaluation.requirements import require_density
+from vae_exp.evaluation.subset import scored_images
 from vae_exp.model.vae import VAE
 
 _log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ class AggregateEvaluator:
     One that comes out negative, for want of draws, is left out, and so are both of a single image.
 
     Args:
-        num_images: N, from the start of the split; None for all. Time and memory grow with its square.
+        num_images: N, a random subset of the split (`scored_images`); None for all. Time grows with its square.
         num_samples: Draws of z per image.
         every: Cadence in epochs during training; 0 runs it once, at the end.
 
@@ -49,7 +50,7 @@ class AggregateEvaluator:
     @torch.no_grad()
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:
         """Yield names and values."""
-        images = images.first(self._num_images)
+        images = scored_images("aggregate", images, self._num_images)
         if len(images) == 1:
             _log.warning(
                 "evaluator.aggregate: of a single image nothing is told; raise evaluator.aggregate.num_images."

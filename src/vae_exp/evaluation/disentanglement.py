@@ -15,6 +15,7 @@ from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
 from vae_exp.evaluation.arguments import require_count
 from vae_exp.evaluation.requirements import require_images
+from vae_exp.evaluation.subset import scored_images
 from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
 
@@ -38,7 +39,7 @@ class DisentanglementEvaluator:
     where the data have no factors, or where the model is told the class.
 
     Args:
-        num_images: From the start of the split; None for all.
+        num_images: How many images of the split, a random subset (`scored_images`); None for all.
         batch_size: Images at once.
         every: Cadence in epochs during training; 0 runs it once, at the end.
 
@@ -67,7 +68,7 @@ class DisentanglementEvaluator:
     @torch.no_grad()
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:
         """Yield names and values."""
-        images = images.first(self._num_images)
+        images = scored_images("disentanglement", images, self._num_images)
         if isinstance(vae, ConditionalVAE):
             _log.warning(
                 "evaluator.disentanglement: a class-conditional model is told the class; nothing is measured."
@@ -79,10 +80,18 @@ class DisentanglementEvaluator:
         means = [vae.encode(batch).mean for batch in images.batches_for(vae, self._batch_size)]
         codes = torch.cat(means).cpu().double().numpy()
         factors = images.factors.cpu().numpy()
-        factors = factors[:, [len(np.unique(factors[:, place])) > 1 for place in range(factors.shape[1])]]
-        if not factors.shape[1]:
+        varies = np.array([len(np.unique(column)) > 1 for column in factors.T])
+        if not varies.any():
             _log.warning("evaluator.disentanglement: every factor has a single value; nothing is measured.")
             return
+        if not varies.all():
+            _log.warning(
+                "evaluator.disentanglement: factors %s have a single value in the %d images scored and are left "
+                "out.",
+                ", ".join(map(str, np.flatnonzero(~varies))),
+                len(factors),
+            )
+        factors = factors[:, varies]
         order = torch.randperm(len(codes), generator=generator, device=generator.device).cpu().numpy()
         train, test = order[: len(order) // 2], order[len(order) // 2 :]
         yield "mig", mutual_information_gap(codes, factors)

@@ -13,6 +13,7 @@ from vae_exp.distributions.sampling import binarized
 from vae_exp.errors import UserError
 from vae_exp.evaluation.arguments import require_count
 from vae_exp.evaluation.requirements import is_bernoulli, require_images
+from vae_exp.evaluation.subset import scored_images
 from vae_exp.model.vae import VAE
 from vae_exp.run_directory import absolute_path
 
@@ -37,7 +38,7 @@ class FIDEvaluator:
     Args:
         features: A file written by `torch.export.save`: images `[batch, channels, height, width]` in [0, 1] →
             features `[batch, size]`; None trains the classifier.
-        num_images: How many images and samples; None for all of the split.
+        num_images: How many images of the split, a random subset (`scored_images`), and samples; None for all.
         epochs: That the classifier is trained for.
         every: Cadence in epochs during training; 0 runs it once, at the end.
 
@@ -69,7 +70,7 @@ class FIDEvaluator:
                 _log.warning("evaluator.fid: neither a file of features nor labels to train a classifier on.")
                 return
             name, features = "fid_of_own_classifier", trained_classifier(images, self._epochs)
-        images = images.first(self._num_images)
+        images = scored_images("fid", images, self._num_images)
         features = features.to(images.device)
         distance = FrechetInceptionDistance(_Sized(features, images)).to(images.device)
         pixels_are_drawn = images.is_binary() and is_bernoulli(vae, images)
@@ -132,7 +133,7 @@ def trained_classifier(images: ImageSet, epochs: int) -> SmallClassifier:
         images: With labels.
         epochs: Passes over them.
     """
-    images = images.first(_TRAINED_ON)
+    images = images.random_subset(_TRAINED_ON)
     assert images.labels is not None
     classes, labels = images.labels.unique(return_inverse=True)
     generator = torch.Generator().manual_seed(_SEED)

@@ -13,6 +13,7 @@ from vae_exp.errors import UserError
 from vae_exp.evaluation.arguments import require_count
 from vae_exp.evaluation.nll import outputs_per_value, suitable_chunk
 from vae_exp.evaluation.requirements import first_posterior, require_density
+from vae_exp.evaluation.subset import scored_images
 from vae_exp.model.vae import VAE
 
 _DRAWS_PER_STEP = 10
@@ -30,7 +31,7 @@ class GapsEvaluator:
     expectation. q and q* are compared with the same noise. For diagonal Gaussian posteriors.
 
     Args:
-        num_images: From the start of the split; None for all.
+        num_images: How many images of the split, a random subset (`scored_images`); None for all.
         num_steps: Steps of Adam for each image; its rate falls to zero along half a cosine.
         learning_rate: Of the first step.
         num_importance_samples: Draws per image for every estimate.
@@ -72,7 +73,7 @@ class GapsEvaluator:
 
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:
         """Yield names and values."""
-        images = images.first(self._num_images)
+        images = scored_images("gaps", images, self._num_images)
         totals = torch.zeros(3, dtype=torch.float64)
         for batch in images.batches_for(vae, _batch_size(vae, images)):
             with torch.no_grad():

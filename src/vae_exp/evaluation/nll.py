@@ -10,6 +10,7 @@ from vae_exp.data.images import ImageSet
 from vae_exp.evaluation.arguments import require_count
 from vae_exp.evaluation.bits import Bits
 from vae_exp.evaluation.requirements import require_density
+from vae_exp.evaluation.subset import scored_images
 from vae_exp.model.vae import VAE
 from vae_exp.objective.importance import log_evidence
 
@@ -35,7 +36,7 @@ class NLLEvaluator:
 
     Args:
         num_importance_samples: Draws of z per image.
-        num_images: How many images of the split, from its start; None for all.
+        num_images: How many images of the split, a random subset (`scored_images`); None for all.
         chunk_size: The most latents decoded at once, which bounds the memory; None takes what suits the device.
         every: Cadence in epochs during training; 0 runs it once, at the end.
         bits: Whether bits per dimension are told: `auto`, `True` or `False`, as `Bits` takes it.
@@ -70,7 +71,7 @@ class NLLEvaluator:
     @torch.no_grad()
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:
         """Yield names and values."""
-        images = images.first(self._num_images)
+        images = scored_images("nll", images, self._num_images)
         outputs = prod(images.image_shape) * outputs_per_value(vae)
         chunk_size = self._chunk_size or suitable_chunk(outputs, images.device)
         per_batch = max(1, chunk_size // self._num_importance_samples)

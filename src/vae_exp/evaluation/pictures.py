@@ -57,7 +57,8 @@ def all_pictures(
         columns: Images per row.
         manifold_side: Points along an axis of the manifold of a two-dimensional latent space.
     """
-    means, deviations = latent_means(vae, images.first(_MOST_POINTS))
+    points = images.random_subset(_MOST_POINTS)
+    means, deviations = latent_means(vae, points)
     yield reconstructions(vae, images, columns)
     yield samples(vae, generator, columns)
     if not isinstance(vae.prior(), UniformCodes):  # entries of a codebook have no way from one to another
@@ -69,7 +70,7 @@ def all_pictures(
             )
         yield by_unit
     yield interpolation_picture(vae, images, columns)
-    yield latent_picture(means, deviations, images)
+    yield latent_picture(means, deviations, points.labels)
 
 
 def reconstructions(vae: VAE, images: ImageSet, columns: int) -> Picture:
@@ -140,10 +141,9 @@ def interpolation_picture(vae: VAE, images: ImageSet, columns: int) -> Picture:
     return Picture("interpolations", {"first": first, "second": second, "interpolations": between}, figure)
 
 
-def latent_picture(means: Tensor, deviations: Tensor, images: ImageSet) -> Picture:
+def latent_picture(means: Tensor, deviations: Tensor, labels: Tensor | None) -> Picture:
     """Posterior means, coloured by label; of many units the two most active."""
     units = most_active_units(means, 2).sort().values
-    labels = None if images.labels is None else images.labels[: len(means)]
     names = [f"z{unit + 1}" for unit in units.tolist()] + [""]
     figure = drawings.latent_scatter(
         means[:, units].cpu().numpy(),

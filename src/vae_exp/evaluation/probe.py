@@ -10,8 +10,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from vae_exp.data.images import ImageSet
+from vae_exp.errors import UserError
 from vae_exp.evaluation.arguments import require_count
 from vae_exp.evaluation.requirements import require_images
+from vae_exp.evaluation.subset import scored_images
 from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
 
@@ -28,7 +30,7 @@ class ProbeEvaluator:
 
     Args:
         neighbours: k.
-        num_images: How many images, from the start of the split; None for all.
+        num_images: How many images of the split, a random subset (`scored_images`); None for all.
         batch_size: Images at once.
         every: Cadence in epochs during training; 0 runs it once, at the end.
 
@@ -43,18 +45,25 @@ class ProbeEvaluator:
         self._batch_size = require_count("batch_size", batch_size)
 
     def check(self, vae: VAE, images: ImageSet) -> None:
-        """Refuse so few images that none could be fitted on or none be scored.
+        """Refuse so few images that none could be fitted on, none be scored, or k neighbours not be found.
 
         Raises:
             UserError: says how many are needed.
         """
-        if images.labels is not None and not isinstance(vae, ConditionalVAE):
-            require_images("probe", images, self._num_images, _LEAST)
+        if images.labels is None or isinstance(vae, ConditionalVAE):
+            return
+        require_images("probe", images, self._num_images, _LEAST)
+        count = min(len(images), self._num_images or len(images))
+        if self._neighbours > count // 2:
+            raise UserError(
+                f"evaluator.probe.neighbours={self._neighbours} must be at most {count // 2}: the probe is fitted "
+                f"on half of its {count} images."
+            )
 
     @torch.no_grad()
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:
         """Yield names and values."""
-        images = images.first(self._num_images)
+        images = scored_images("probe", images, self._num_images)
         if isinstance(vae, ConditionalVAE):
             _log.warning(
                 "evaluator.probe: the codes of a class-conditional model are told the class; nothing is measured."
@@ -75,7 +84,7 @@ class ProbeEvaluator:
             _log.warning("evaluator.probe: the images have a single label; nothing is probed.")
             return
         linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-        nearest = KNeighborsClassifier(min(self._neighbours, len(train)))
+        nearest = KNeighborsClassifier(self._neighbours)
         for name, classifier in (("probe_accuracy", linear), ("knn_accuracy", nearest)):
             classifier.fit(codes[train], labels[train])
             yield name, float(classifier.score(codes[test], labels[test]))

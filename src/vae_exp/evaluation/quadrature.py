@@ -14,6 +14,7 @@ from vae_exp.evaluation.arguments import require_count
 from vae_exp.evaluation.drawings import posterior_maps
 from vae_exp.evaluation.nll import outputs_per_value, suitable_chunk
 from vae_exp.evaluation.requirements import first_posterior, require_density
+from vae_exp.evaluation.subset import scored_images
 from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
 
@@ -39,7 +40,7 @@ class QuadratureEvaluator:
     Args:
         side: Points along each axis.
         reach: The grid goes from −reach to reach; 6 covers a standard normal prior.
-        num_images: From the start of the split; None for all.
+        num_images: How many images of the split, a random subset (`scored_images`); None for all.
         every: Cadence in epochs during training; 0 runs it once, at the end.
 
     Raises:
@@ -69,7 +70,7 @@ class QuadratureEvaluator:
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, Any]]:
         """Yield numbers and a figure."""
         self.check(vae, images)
-        images = images.first(self._num_images)
+        images = scored_images("quadrature", images, self._num_images)
         grid, log_cell = self._grid(first_posterior(vae, images).event_shape[-1], images.device)
         log_prior = vae.prior().log_prob(grid).double() + log_cell
         missed = abs(1 - log_prior.logsumexp(dim=0).exp().item())
