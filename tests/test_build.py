@@ -122,6 +122,45 @@ def test_parts_that_do_not_fit_say_so_before_the_first_step(overrides, message):
         build_vae(model(*overrides), SHAPE)
 
 
+def test_all_keys_that_a_users_class_does_not_take_are_named_with_the_remedy():
+    own = [own_encoder("LaplaceEncoder"), "+model.encoder.width=9"]
+    unexpected = ["image_shape", "hidden_dims", "activation"]
+    with pytest.raises(UserError) as refused:
+        build_vae(model(*own), SHAPE)
+    removed = [word for word in str(refused.value).split() if word.startswith("~")]
+    assert sorted(removed) == sorted(f"~model.encoder.{key}" for key in unexpected)
+    build_vae(model(*own, *removed), SHAPE)
+
+
+def test_keys_of_a_part_within_a_part_are_named_too():
+    with pytest.raises(UserError, match=r"does not take model\.decoder\.likelihood\.depth; .*") as refused:
+        build_vae(model("+model.likelihood.depth=3"), SHAPE)
+    [removed] = [word for word in str(refused.value).split() if word.startswith("~")]
+    build_vae(model("+model.likelihood.depth=3", removed), SHAPE)
+
+
+def test_an_encoder_with_one_kind_of_posterior_is_not_told_of_a_key_that_is_not_there():
+    own = [own_encoder("LaplaceEncoder"), "+model.encoder.width=9", "model.posterior=full_covariance"]
+    with pytest.raises(UserError, match=r"model\.posterior=full_covariance needs an encoder that takes posterior"):
+        build_vae(model(*own), SHAPE)
+
+
+class MisspeltLoss:
+    """Fails in a line of its own, below a line of a library."""
+
+    def __call__(self, vae, images, generator) -> LossTerms:
+        return self.score(vae.encode(images))
+
+    def score(self, posterior) -> LossTerms:
+        return posterior.log_prob(torch.zeros(3, 3, 3))
+
+
+def test_the_line_of_a_users_loss_that_fails_is_named():
+    line = MisspeltLoss.score.__code__.co_firstlineno + 1
+    with pytest.raises(UserError, match=rf"fails on two images: .* \(.*test_build\.py, line {line}\)\.$"):
+        build_loss({"_target_": f"{__name__}.MisspeltLoss"}, build_vae(model(), SHAPE), SHAPE)
+
+
 def test_a_density_that_is_not_joint_is_refused_with_the_remedy():
     own = [own_encoder("LooseEncoder"), "+model.encoder.width=9"]
     dropped = [f"~model.encoder.{key}" for key in ("image_shape", "hidden_dims", "activation")]
@@ -198,8 +237,14 @@ def test_building_leaves_the_model_ready_to_train():
     ("node", "message"),
     [
         ({"_target_": "torch.optim.Nope"}, r"optimizer\._target_=torch\.optim\.Nope"),
-        ({"_target_": "torch.optim.Adam", "lr": 1e-3, "foo": 3}, r"optimizer: .*foo"),
-        ({"_target_": "torch.optim.Adam", "lr": 1e-3, "betas": [2.0, 0.9]}, r"optimizer: Invalid beta"),
+        (
+            {"_target_": "torch.optim.Adam", "lr": 1e-3, "foo": 3},
+            r"optimizer\._target_=.* does not take optimizer\.foo; .* ~optimizer\.foo",
+        ),
+        (
+            {"_target_": "torch.optim.Adam", "lr": 1e-3, "betas": [2.0, 0.9]},
+            r"optimizer\._target_=torch\.optim\.Adam .*Invalid beta",
+        ),
         ({"_target_": "builtins.list"}, r"optimizer"),
     ],
 )
@@ -212,7 +257,7 @@ def test_schedulers_need_an_optimizer_and_may_be_absent():
     optimizer = build_optimizer({"_target_": "torch.optim.SGD", "lr": 0.1}, nn.Linear(2, 2).parameters())
     assert build_scheduler({"_target_": None}, optimizer) is None
     assert build_scheduler({}, optimizer) is None
-    with pytest.raises(UserError, match=r"scheduler: .*step_size"):
+    with pytest.raises(UserError, match=r"scheduler\._target_=.*step_size"):
         build_scheduler({"_target_": "torch.optim.lr_scheduler.StepLR"}, optimizer)
 
 

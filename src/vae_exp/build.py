@@ -1,14 +1,14 @@
 """The one room that calls `instantiate`: from a config to the objects of an experiment."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from inspect import signature
 from typing import Any, TypeVar
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.optim import Optimizer
@@ -18,7 +18,7 @@ from vae_exp.data.images import ImageSet
 from vae_exp.data.splits import Splits
 from vae_exp.distributions.sampling import sample
 from vae_exp.engine.protocols import Evaluator
-from vae_exp.errors import UserError
+from vae_exp.errors import UserError, user_code_location
 from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.gaussian_likelihoods import OptimalGaussianLikelihood
 from vae_exp.model.initialization import initialize, start_at_mean
@@ -129,7 +129,7 @@ def build_loss(loss: Node, vae: VAE, image_shape: Sequence[int], training_images
 def build_optimizer(optimizer: Node, parameters: Iterable[nn.Parameter]) -> Optimizer:
     """The optimiser over these parameters; torch's fused kernels are used unless the config says otherwise."""
     factory = _create({**optimizer, "_partial_": True}, "optimizer")
-    built = _finish(_fused(factory, optimizer), "optimizer", Optimizer, list(parameters))
+    built = _finish(_fused(factory, optimizer), "optimizer", optimizer, Optimizer, list(parameters))
     if isinstance(built, torch.optim.LBFGS | torch.optim.SparseAdam):
         raise UserError(
             f"optimizer._target_={optimizer['_target_']} needs a closure or sparse gradients; "
@@ -143,7 +143,7 @@ def build_scheduler(scheduler: Node, optimizer: Optimizer) -> LRScheduler | None
     if not scheduler.get("_target_"):
         return None
     built = _create({**scheduler, "_partial_": True}, "scheduler")
-    return _finish(built, "scheduler", LRScheduler, optimizer)
+    return _finish(built, "scheduler", scheduler, LRScheduler, optimizer)
 
 
 def build_evaluators(evaluators: Node) -> dict[str, Evaluator]:
@@ -167,14 +167,13 @@ def _create(node: Node, key: str, needs: Sequence[str] = (), arguments: Mapping[
     """Instantiate a node; whatever goes wrong names the key and the target."""
     if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
         raise UserError(f"{key}={node} cannot be instantiated; expected a mapping with _target_.")
-    target = node["_target_"]
     try:
         built = instantiate(dict(node), _convert_="all", **(arguments or {}))
     except Exception as error:  # of a constructor, wrapped or not as Hydra's version has it
-        raise _explained(error, key, target) from error
+        raise _explained(error, key, node) from error
     for name in needs:
         if not hasattr(built, name):
-            raise UserError(f"{key}._target_={target} makes an object without '{name}'.")
+            raise UserError(f"{key}._target_={node['_target_']} makes an object without '{name}'.")
     return built
 
 
@@ -184,6 +183,10 @@ def _with_posterior(model: Node) -> Node:
     posterior = model.get("posterior", "diagonal")
     if posterior == "diagonal" or "posterior" in encoder:
         return encoder
+    if "posterior" in _not_taken(["posterior"], encoder.get("_target_")):
+        raise UserError(
+            f"model.posterior={posterior} needs an encoder that takes posterior; {encoder['_target_']} does not."
+        )
     return {**encoder, "posterior": posterior}
 
 
@@ -194,11 +197,11 @@ def _create_module(node: Node, key: str) -> nn.Module:
     return built
 
 
-def _finish(factory: Any, key: str, kind: type[T], argument: Any) -> T:
+def _finish(factory: Any, key: str, node: Node, kind: type[T], argument: Any) -> T:
     try:
         built = factory(argument)
     except Exception as error:  # of a constructor
-        raise UserError(f"{key}: {error}.") from error
+        raise _explained(error, key, node) from error
     if not isinstance(built, kind):
         raise UserError(f"{key} makes a {type(built).__name__}; expected a {kind.__module__}.{kind.__name__}.")
     return built
@@ -214,16 +217,44 @@ def _fused(factory: Any, optimizer: Node) -> Any:
     return partial(factory, fused=True)
 
 
-def _explained(error: Exception, key: str, target: object) -> UserError:
-    """The root of an instantiation error, told in one line."""
+def _explained(error: Exception, key: str, node: Node) -> UserError:
+    """The root of an instantiation error in one line: all keys that a target does not take, or what it raised."""
     root: BaseException = error
     while root.__cause__ is not None:
         root = root.__cause__
     if isinstance(root, UserError):
         return root
+    beginning = f"{key}._target_={node['_target_']} cannot be instantiated"
+    unexpected = list(_unexpected_keys(node, key))
+    if isinstance(root, TypeError) and unexpected:
+        removed = " ".join(f"~{each}" for each in unexpected)
+        remedy = f"leave out what you added, and remove what the defaults add: {removed}"
+        return UserError(f"{beginning}: it does not take {', '.join(unexpected)}; {remedy}")
     wrapped = root is error and isinstance(error, InstantiationException)
     reason = str(error).splitlines()[0] if wrapped else f"{type(root).__name__}: {root}"
-    return UserError(f"{key}._target_={target} cannot be instantiated: {reason}")
+    return UserError(f"{beginning}: {reason}{user_code_location(root)}")
+
+
+def _unexpected_keys(node: Node, key: str) -> Iterator[str]:
+    """The keys of a node, and of the nodes in it, that are no arguments of its target."""
+    for name, value in node.items():
+        if isinstance(value, Mapping) and "_target_" in value:
+            yield from _unexpected_keys(value, f"{key}.{name}")
+    arguments = [name for name in node if not name.startswith("_")]
+    yield from (f"{key}.{name}" for name in _not_taken(arguments, node["_target_"]))
+
+
+def _not_taken(arguments: Sequence[str], target: Any) -> list[str]:
+    """Those arguments that are not in the signature of a target; none where it cannot be known."""
+    try:
+        located = get_object(target)
+        bare = getattr(located, "__init__", None) is nn.Module.__init__  # which takes **kwargs to refuse them
+        parameters = {} if bare else signature(located).parameters
+    except Exception:  # importing a module may raise anything, and some classes in C have no signature
+        return []
+    if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        return []
+    return [name for name in arguments if name not in parameters]
 
 
 def _check_fit(vae: VAE, model: Node, image_shape: list[int]) -> None:
@@ -279,7 +310,8 @@ def _check_terms(loss: Loss, target: str, vae: VAE, image_shape: list[int]) -> N
                 terms = loss(vae.eval(), images, torch.Generator().manual_seed(0))
             shapes = {name: list(getattr(terms, name).shape) for name in ("loss", "distortion", "rate")}
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"loss ({target}) fails on two images: {type(error).__name__}: {error}.") from error
+            reason = f"{type(error).__name__}: {error}{user_code_location(error)}"
+            raise UserError(f"loss ({target}) fails on two images: {reason}.") from error
         finally:
             vae.train(was_training)
     for name, shape in shapes.items():
@@ -322,7 +354,7 @@ def _tried(part: Any, argument: Tensor | None, what: str) -> Distribution:
     try:
         result = part() if argument is None else part(argument)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise UserError(f"{what} fails: {error}.") from error
+        raise UserError(f"{what} fails: {error}{user_code_location(error)}.") from error
     if not isinstance(result, Distribution):
         raise UserError(f"{what} returns a {type(result).__name__}; expected a torch.distributions object.")
     return result

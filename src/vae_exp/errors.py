@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
-_LIBRARIES = {"vae_exp", "hydra", "omegaconf", "torch", "torchvision", *sys.stdlib_module_names}
+_NOT_OF_A_USER = {"vae_exp", *sys.stdlib_module_names}
 
 
 class UserError(Exception):
@@ -80,14 +80,10 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     return f"known here: {', '.join(names)}."
 
 
-def user_code_location(error: BaseException) -> str | None:
-    """`losses.py, line 12`: where an error was raised in code that belongs to no library; None if in none."""
-    frames = [
-        (Path(frame.f_code.co_filename), line)
-        for frame, line in traceback.walk_tb(error.__traceback__)
-        if str(frame.f_globals.get("__name__")).partition(".")[0] not in _LIBRARIES
-    ]
-    if not frames:
-        return None
-    path, line = frames[-1]
-    return f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}, line {line}"
+def user_code_location(error: BaseException) -> str:
+    """` (losses.py, line 12)`: the innermost line of an error in code that is not installed; empty if in none."""
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        path, package = Path(frame.f_code.co_filename), str(frame.f_globals.get("__name__")).partition(".")[0]
+        if package not in _NOT_OF_A_USER and not {"site-packages", "dist-packages"} & set(path.parts):
+            return f" ({path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}, line {line})"
+    return ""

@@ -4,6 +4,7 @@ import platform
 import shutil
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,12 @@ def _discard(directory: RunDirectory) -> None:
     shutil.rmtree(directory.config.parent, ignore_errors=True)
     for file in (directory.log, directory.metrics, directory.lock):
         file.unlink(missing_ok=True)
-    if directory.path != Path.cwd() and not any(directory.path.iterdir()):
-        directory.path.rmdir()
+    folders = [directory.path] if directory.path != Path.cwd() else []
+    if directory.path.parents[1] == Path.cwd() / "outputs":  # where a run goes unless the user names a directory
+        folders += directory.path.parents[:2]
+    with suppress(OSError):  # one that is not empty ends it
+        for folder in folders:
+            folder.rmdir()
 
 
 def _versions() -> dict[str, str]:

@@ -53,6 +53,7 @@ from vae_exp.sweep.jobs import read_overrides
 from vae_exp.sweep.plan import swept_keys
 from vae_exp.tracking.metrics_file import MetricsFile
 from vae_exp.tracking.wandb_tracker import WandbTracker
+from vae_exp.trust import resolver_calls
 
 _log = logging.getLogger(__name__)
 _AUDITED = 2000
@@ -407,9 +408,18 @@ def _choices() -> dict[str, Any]:
 
 
 def _settled(config: DictConfig) -> DictConfig:
-    """The config with the moment at which it was started, not with a word for now."""
+    """The config with the moment at which it was started, not with a word for now.
+
+    Raises:
+        UserError: if another value depends on when it is read, so that the run could not be opened again.
+    """
     started = OmegaConf.select(config, "sweep.started")
-    return config if started is None else changed(config, {"sweep.started": started})
+    settled = config if started is None else changed(config, {"sweep.started": started})
+    for call in resolver_calls(OmegaConf.to_container(settled, resolve=False)):
+        raise UserError(
+            f"{call} calls a resolver, which may answer otherwise when the run is opened; give the value."
+        )
+    return settled
 
 
 def _save_config(config: Any, path: Path) -> None:

@@ -121,10 +121,15 @@ def require_no_resolvers(path: Path) -> None:
     Raises:
         UserError: names the key and its value.
     """
-    for key, value in _entries(yaml.safe_load(path.read_text()), ()):
-        for text in (key[-1], value):
-            if isinstance(text, str) and "${" in _HARMLESS.sub("", text):
-                raise UserError(f"{path} has {'.'.join(key)}={value}, which calls a resolver; refused.")
+    for call in resolver_calls(yaml.safe_load(path.read_text())):
+        raise UserError(f"{path} has {call}, which calls a resolver; refused.")
+
+
+def resolver_calls(config: Any) -> Iterator[str]:
+    """`key=value` of every interpolation in a tree of plain containers that calls a resolver but `oc.env`."""
+    for key, value in _entries(config, ()):
+        if any(isinstance(text, str) and "${" in _HARMLESS.sub("", text) for text in (key[-1], value)):
+            yield f"{'.'.join(key)}={value}"
 
 
 def _targets(node: Any, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -73,6 +73,29 @@ def test_it_is_refused_in_one_message(overrides, command, files, tmp_path, tmp_p
     assert not list(tmp_path.glob("wandb/*run*"))
 
 
+def test_an_error_of_a_users_source_is_one_message_and_leaves_nothing(command, tmp_path, monkeypatch):
+    (tmp_path / "own_bars.py").write_text(
+        "class Bars:\n    def train(self):\n        return [][3]\n    def test(self):\n        return None\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(tmp_path.iterdir())
+    own = ["~data.source.path", "data.source._target_=own_bars.Bars", "tracker=none"]
+    finished = command("train", "data=arrays", "data.path=bars.npz", *own, "~data.source.layout")
+    assert finished.code == 1
+    assert "data.source (Bars) fails: IndexError: list index out of range (own_bars.py, line 3)" in finished.err
+    assert "Traceback" not in finished.err
+    assert {path for path in tmp_path.iterdir() if path.name != "__pycache__"} == before
+
+
+@pytest.mark.parametrize("sweep", [False, True])
+def test_a_value_that_differs_whenever_it_is_read_is_refused(command, tmp_path, sweep: bool):
+    words = ["data=digits", "tracker=none", "trainer.epochs=1", "seed=${now:%f}"]
+    finished = command("train", *(["--multirun", "trainer.batch_size=10,20"] if sweep else []), *words)
+    assert finished.code == 1
+    assert "seed=${now:%f} calls a resolver" in finished.err
+    assert not list(tmp_path.glob("**/checkpoints" if sweep else "*"))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_cuda_without_cuda_is_refused(command):
     finished = command("train", "data=digits", "trainer.device=cuda")

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 
 from vae_exp.data.images import ImageSet
-from vae_exp.errors import UserError
+from vae_exp.errors import UserError, user_code_location
 
 SPLITS = ("train", "val", "test")
 _VAL, _TEST = 1, 2  # added to the seed, so that no two splits share their draws
@@ -77,7 +77,7 @@ class Splits:
     @cached_property
     def test(self) -> ImageSet:
         """The official test images; training never asks for them."""
-        images = self._checked(self._source.test(), "test")
+        images = self._checked(self._open("test"), "test")
         return images if self._binarization == "none" else images.binarized(self._binarization_seed + _TEST)
 
     def split(self, name: str) -> ImageSet:
@@ -104,7 +104,7 @@ class Splits:
 
     @cached_property
     def _carved(self) -> tuple[ImageSet, ImageSet]:
-        images = self._checked(self._source.train(), "training")
+        images = self._checked(self._open("train"), "training")
         if self._validation_size >= len(images):
             raise UserError(
                 f"data.validation_size={self._validation_size} leaves no image to train on: "
@@ -116,6 +116,19 @@ class Splits:
         held_out = order[: self._validation_size].sort().values
         kept = order[self._validation_size :].sort().values
         return images.subset(kept), images.subset(held_out)
+
+    def _open(self, split: str) -> ImageSet:
+        try:
+            images: ImageSet = getattr(self._source, split)()
+        except Exception as error:
+            location = user_code_location(error)
+            if isinstance(error, UserError) or not location:
+                raise
+            raise UserError(
+                f"data.source ({type(self._source).__name__}) fails: {type(error).__name__}: {error}{location}; "
+                f"HYDRA_FULL_ERROR=1 shows the traceback."
+            ) from error
+        return images
 
     def _checked(self, images: ImageSet, split: str) -> ImageSet:
         if self._image_shape is not None and images.image_shape != self._image_shape:

@@ -172,10 +172,10 @@ class _Sized(nn.Module):
 
 def _loaded(path: str) -> nn.Module:
     file = absolute_path("evaluator.fid.features", path)
+    if not file.exists():  # torch would log a traceback
+        raise UserError(f"evaluator.fid.features={file} does not exist.")
     try:
         return torch.export.load(file).module()
-    except FileNotFoundError:
-        raise UserError(f"evaluator.fid.features={file} does not exist.") from None
     except Exception as error:  # the reader stumbles over damaged bytes in any way it likes
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
