@@ -43,6 +43,15 @@ def ended(
         wandb: What the tracker says of itself.
     """
     position, best = trainer.position, trainer.best
+    warnings = list(trainer.warnings)
+    if wandb and wandb["error"]:
+        warnings.append(
+            {
+                "name": "tracker_lost",
+                "epoch": position.epoch,
+                "message": f"Weights & Biases was lost: {wandb['error']}",
+            }
+        )
     return {
         "status": status,
         "error": error,
@@ -51,6 +60,7 @@ def ended(
         "stopped_early": position.stopped_early,
         "monitor": trainer.monitor,
         "best": {"epoch": best.epoch, "value": best.value},
+        "warnings": warnings,
         "metrics": position.metrics,
         "seconds": {
             "training": round(position.seconds, 3),

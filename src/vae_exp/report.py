@@ -89,6 +89,10 @@ def print_result(result: Mapping[str, Any], directory: RunDirectory, config: Map
     best = result["best"]
     figures = sorted(path.name for path in directory.figures.glob("*.png"))
     lines = [
+        *(
+            f"Warning, {each['name'].replace('_', ' ')} in epoch {each['epoch']}: {each['message']}"
+            for each in result.get("warnings", ())
+        ),
         *(["Stopped early: the monitor no longer improved."] if result.get("stopped_early") else []),
         f"Best {result['monitor']}: {best['value']:.3f} in epoch {best['epoch']}",
         f"Training took {result['seconds']['training']:.1f} s, the whole run {result['seconds']['total']:.1f} s.",
@@ -97,9 +101,7 @@ def print_result(result: Mapping[str, Any], directory: RunDirectory, config: Map
     if figures:
         lines.append(f"Figures: {directory.figures} ({', '.join(figures)})")
     wandb = result["wandb"]
-    if wandb and wandb["error"]:
-        lines.append(f"Weights & Biases was lost: {wandb['error']}")
-    elif wandb and wandb["mode"] == "offline":
+    if wandb and wandb["mode"] == "offline" and not wandb["error"]:
         lines.append(f"Weights & Biases, offline: {_python()} -m vae_exp.sync {directory.path} uploads it")
         lines.append(f"Dashboard: {_python()} -m vae_exp.dashboard {directory.path} shows it in a browser")
     lines += [

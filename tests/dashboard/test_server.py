@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 
 from tests.dashboard.records import (
     PNG,
+    alert_record,
     append,
     console_record,
     environment_record,
@@ -47,7 +48,12 @@ def store(tmp_path: Path) -> Store:
         {"model": {"latent_dim": 2}},
         [{"val/elbo": -2.0}, {"val/elbo": -1.0, "figures/samples": picture("media/images/a.png")}],
         display_name="<img src=x onerror=alert(1)>",
-        more=[console_record("hello\n"), environment_record(host="example")],
+        more=[
+            console_record("hello\n"),
+            environment_record(host="example"),
+            alert_record("posterior collapse"),
+            alert_record("posterior collapse"),
+        ],
     )
     (path.parent / "files" / "media" / "images" / "a.png").write_bytes(PNG)
     store = Store([tmp_path])
@@ -255,6 +261,7 @@ def test_names_are_json_and_never_markup(client: TestClient):
     assert answer.headers["content-type"].startswith("application/json")
     assert "<img" not in answer.text
     assert answer.json()["runs"][0]["name"] == "<img src=x onerror=alert(1)>"
+    assert answer.json()["runs"][0]["warnings"] == ["posterior collapse"]
 
 
 def test_a_run_that_grows_is_seen(

@@ -97,8 +97,25 @@ def test_a_lost_tracker_does_not_cost_the_run(command, tmp_path):
     result = json.loads((only_run(tmp_path) / "result.json").read_text())
     assert result["status"] == "completed"
     assert "could not start" in result["wandb"]["error"]
+    assert [each["name"] for each in result["warnings"]] == ["tracker_lost"]
     assert "Training goes on without it" in finished.out
     assert "Weights & Biases was lost" in finished.out
+
+
+def test_a_collapse_is_kept_in_the_result(command, tmp_path):
+    finished = command(
+        "train",
+        "data=digits",
+        "loss=beta_vae",
+        "loss.beta=1000",
+        "trainer.epochs=8",
+        "tracker=none",
+        "evaluator=[]",
+    )
+    [warning] = json.loads((only_run(tmp_path) / "result.json").read_text())["warnings"]
+    assert warning["name"] == "posterior_collapse"
+    assert finished.out.count("osterior collapse") == 2  # when it is found, and at the end
+    assert f"Warning, posterior collapse in epoch {warning['epoch']}: {warning['message']}" in finished.out
 
 
 def test_a_directory_that_holds_a_run_is_left_as_it_is(command, tmp_path):

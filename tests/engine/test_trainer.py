@@ -88,6 +88,7 @@ class Kept:
     lines: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     figures: list[tuple[int, dict[str, Path]]] = field(default_factory=list)
     lists: list[tuple[int, dict[str, Sequence[float]]]] = field(default_factory=list)
+    warnings: list[tuple[str, str]] = field(default_factory=list)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self.lines.append((step, dict(metrics)))
@@ -95,6 +96,9 @@ class Kept:
     def log_figures(self, figures: Mapping[str, Path], step: int) -> None:
         assert all(path.read_bytes().startswith(b"\x89PNG") for path in figures.values())
         self.figures.append((step, dict(figures)))
+
+    def warn(self, title: str, text: str) -> None:
+        self.warnings.append((title, text))
 
     def log_lists(self, lists: Mapping[str, Sequence[float]], step: int) -> None:
         self.lists.append((step, dict(lists)))

@@ -41,6 +41,9 @@ class Lines:
     def log_figures(self, figures: Mapping[str, Path], step: int) -> None:
         raise AssertionError
 
+    def warn(self, title: str, text: str) -> None:
+        pass
+
     def log_lists(self, lists: Mapping[str, Sequence[float]], step: int) -> None:
         raise AssertionError
 

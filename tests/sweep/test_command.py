@@ -43,6 +43,21 @@ def test_a_grouped_summary_is_written_as_it_is_shown(command, tmp_path: Path):
     assert float(other["val/elbo standard error"]) == pytest.approx(1.0)
 
 
+def test_status_summary_and_best_mark_jobs_with_warnings(command, tmp_path: Path):
+    for seed in (0, 1):
+        job = make_job(tmp_path, ["loss.beta=4", f"seed={seed}"], val__elbo=-1.0)
+        result = json.loads((job / "result.json").read_text())
+        collapse = {"name": "posterior_collapse", "epoch": 4, "message": "the rate is 0.01"}
+        (job / "result.json").write_text(json.dumps({**result, "warnings": [collapse][: 1 - seed]}))
+    line = "Warning: posterior collapse in 1 of 2 jobs, such as loss.beta-4_seed-0: the rate is 0.01"
+    assert line in command("status", tmp_path)[1]
+    grouped = command("summary", tmp_path, "--group-by", "loss.beta")[1]
+    assert line in grouped
+    assert "2, 1 with posterior collapse" in grouped
+    assert "completed (posterior collapse)" in command("summary", tmp_path, "--jobs")[1]
+    assert "(posterior collapse)" in command("best", tmp_path)[1]
+
+
 def test_status_counts_names_the_failed_and_knows_what_is_missing(command, tmp_path: Path):
     make_job(tmp_path, ["seed=0"], val__elbo=-1.0)
     make_job(tmp_path, ["seed=1"], "failed")

@@ -147,6 +147,7 @@ def test_the_csv_file_has_every_key_and_every_metric(sweep: Path):
         "val/loss": "1.5",
         "val/rate": "3.25",
         "train/learning_rate": "0.001",
+        "warnings": "",
         "error": "",
     }
     assert (second["note"], second["error"], second["val/loss"]) == ('a, "b"', "line one\nline, two", "")
@@ -164,6 +165,28 @@ def test_the_csv_file_is_in_the_order_of_the_table(sweep: Path):
     _job(sweep, "b", result=_completed(1.0))
     print_summary(sweep)
     assert [row["job"] for row in _rows(sweep)] == ["b", "a"]
+
+
+def test_warnings_of_a_result_are_in_the_table_below_it_and_in_the_file(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+):
+    warnings = [
+        {"name": "posterior_collapse", "epoch": 4, "message": "the rate is 0.01 [/red]"},
+        {"name": "tracker_lost", "epoch": 9, "message": "gone"},
+    ]
+    _job(sweep, "one", ["seed=0"], _completed(1.0, warnings=warnings))
+    _job(sweep, "two", ["seed=1"], _completed(2.0, warnings=warnings[:1]))
+    _job(sweep, "three", ["seed=2"], _completed(3.0, warnings="nonsense"))
+    out = _printed(sweep, capsys)
+    assert out.count("completed (posterior collapse, tracker lost)") == 1
+    assert out.count("completed (posterior collapse)") == 1
+    assert "Warning: posterior collapse in 2 of 3 jobs, such as one: the rate is 0.01 [/red]\n" in out
+    assert "Warning: tracker lost in 1 of 3 jobs, such as one: gone\n" in out
+    assert [row["warnings"] for row in _rows(sweep)] == [
+        "posterior collapse, tracker lost",
+        "posterior collapse",
+        "",
+    ]
 
 
 # The table

@@ -162,6 +162,19 @@ def test_lists_are_kept_beside_the_numbers_of_their_step(tmp_path: Path):
     assert (line["_step"], line["val/unit_rates"], line["val/loss"]) == (7, [0.5, 2.0], 1.0)
 
 
+def test_warnings_are_kept_as_alerts(tmp_path: Path):
+    tracker = _tracker(tmp_path / "root")
+    tracker.warn("posterior collapse", "epoch 4: the rate is 0.01")
+    tracker.warn("dead units", "epoch 9: 2 of 8")
+    path = _finished(tmp_path / "root", tracker)
+    assert tracker.error is None
+    alerts = [(each.title, each.text) for each in _of_kind("alert", path)]
+    assert alerts == [
+        ("posterior collapse", "epoch 4: the rate is 0.01"),
+        ("dead units", "epoch 9: 2 of 8"),
+    ]
+
+
 @pytest.mark.parametrize("exit_code", [0, 130])
 def test_the_exit_code_of_ours_is_that_of_the_run(tmp_path: Path, exit_code: int):
     tracker = _tracker(tmp_path / "root")

@@ -75,6 +75,7 @@ def row(run: Run) -> dict[str, Any]:
         "version": run.version,
         "pictures": len(run.pictures),
         "lost": run.lost,
+        "warnings": list(dict.fromkeys(_short(each.title) for each in run.alerts))[:10],
         "config": {_short(key): _plain(value) for key, value in run.config.items()},
         "summary": {_short(key): _plain(value) for key, value in run.summary.items() if _is_shown(key, value)},
         "keys": [_short(key) for key in run.keys],

@@ -1,18 +1,19 @@
-"""A watch on the latents during training: do they still tell anything?"""
+"""Warnings for posterior collapse during training."""
 
-import logging
 from collections.abc import Mapping
 from math import inf
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from vae_exp.data.images import ImageSet
 from vae_exp.model.vae import VAE
 from vae_exp.objective.schedules import LossSchedules
 
-_log = logging.getLogger(__name__)
 _IMAGES = 500
-_THRESHOLD = 0.01  # of the variance of a unit's mean (Burda et al. 2016)
+_THRESHOLD = 0.01  # a unit whose mean varies less than this over images is inactive (Burda et al. 2016)
+_IN_USE = 0.1  # one whose mean varies more than this is in use: random weights do not count
 _LEAST_RATE = 0.1  # nats per image
 _PATIENCE = 3  # epochs: the first ones may still be on their way
 _REMEDY = (
@@ -22,7 +23,7 @@ _REMEDY = (
 
 
 class CollapseMonitor:
-    """Warns, once each, when the rate goes to nothing (Bowman et al. 2016) and when latent units die.
+    """Detects a rate that goes to nothing (Bowman et al. 2016) and latent units that die.
 
     Looks at the end of an epoch at the posterior means of some images; nothing is drawn, so that nothing changes.
 
@@ -36,38 +37,64 @@ class CollapseMonitor:
         self._vae = vae
         self._images = images.first(_IMAGES)
         self._schedules = schedules
-        self._most = 0
         self._low_epochs = 0
         self._rate_before = inf
-        self._told_rate = self._told_units = False
+        self._epochs_in_use: list[int] = []  # in a row, of each unit; it stays at `_PATIENCE` once that is reached
+        self._epochs_inactive: list[int] = []
 
     @torch.no_grad()
-    def look(self, metrics: Mapping[str, float]) -> None:
-        """After an epoch, given what it is reported with."""
+    def look(self, metrics: Mapping[str, float]) -> dict[str, str]:
+        """After an epoch, given what it is reported with: `posterior_collapse`, `dead_units`, and what to do."""
+        warnings = {}
         rate = metrics["train/rate"]
         low = rate < _LEAST_RATE and self._schedules.are_at_end()
         self._low_epochs = self._low_epochs + 1 if low else 0
         rising, self._rate_before = rate > self._rate_before, rate  # it may still be on its way up
-        if self._low_epochs >= _PATIENCE and not rising and not self._told_rate:
-            self._told_rate = True
-            _log.warning(
-                "The rate is %.3g nats per image: the latents tell next to nothing of it; %s.", rate, _REMEDY
+        if self._low_epochs >= _PATIENCE and not rising:
+            warnings["posterior_collapse"] = (
+                f"the rate is {rate:.3g} nats per image: the latents carry next to no information; {_REMEDY}."
             )
-        active, units = self._active_units()
-        lost = self._most - active
-        if lost > max(1, self._most // 10) and not self._told_units:
-            self._told_units = True
-            _log.warning(
-                "%d of %d latent units are active, %d fewer than before: units die; %s.",
-                active,
-                units,
-                lost,
-                _REMEDY,
+        variances = self._variances().tolist()
+        self._count(variances)
+        used = [count >= _PATIENCE for count in self._epochs_in_use]
+        dead = sum(was and epochs >= _PATIENCE for was, epochs in zip(used, self._epochs_inactive, strict=True))
+        if dead > max(1, sum(used) // 10):
+            active = sum(value > _THRESHOLD for value in variances)
+            warnings["dead_units"] = (
+                f"{active} of {len(variances)} latent units are active, and {dead} that were in use have been "
+                f"inactive for {_PATIENCE} epochs or more: units die; {_REMEDY}."
             )
-        self._most = max(self._most, active)
+        return warnings
 
-    def _active_units(self) -> tuple[int, int]:
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values that a checkpoint can hold."""
+        return {
+            "low_epochs": self._low_epochs,
+            "rate_before": self._rate_before,
+            "epochs_in_use": self._epochs_in_use,
+            "epochs_inactive": self._epochs_inactive,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+        self._low_epochs, self._rate_before = state["low_epochs"], state["rate_before"]
+        self._epochs_in_use = list(state["epochs_in_use"])
+        self._epochs_inactive = list(state["epochs_inactive"])
+
+    def _count(self, variances: list[float]) -> None:
+        none = [0] * len(variances)
+        self._epochs_in_use = [
+            count if count >= _PATIENCE else (count + 1) * (value > _IN_USE)
+            for count, value in zip(self._epochs_in_use or none, variances, strict=True)
+        ]
+        self._epochs_inactive = [
+            (count + 1) * (value <= _THRESHOLD)
+            for count, value in zip(self._epochs_inactive or none, variances, strict=True)
+        ]
+
+    def _variances(self) -> Tensor:
+        """The variance of each unit's posterior mean over the images, `[latent_dim]`."""
         self._vae.eval()
         with self._vae.given(self._images.labels):
             means = self._vae.encode(self._images.scaled()).mean
-        return int((means.var(dim=0, correction=0) > _THRESHOLD).sum()), means.shape[1]
+        return means.var(dim=0, correction=0)

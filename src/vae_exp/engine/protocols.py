@@ -47,6 +47,10 @@ class Tracker(Protocol):
         """Keep figures, given as PNG files by name."""
         ...
 
+    def warn(self, title: str, text: str) -> None:
+        """Keep a warning about the run."""
+        ...
+
     def log_lists(self, lists: Mapping[str, Sequence[float]], step: int) -> None:
         """Keep numbers that belong together, such as the rate of each latent unit."""
         ...

@@ -89,6 +89,7 @@ class Trainer:
         self.best = Best(recipe.patience, recipe.min_delta)
         self.monitor = recipe.monitor
         self.precision = recipe.precision
+        self.warnings: list[dict[str, Any]] = []
         self._vae = vae
         self._loss = loss
         self._schedules = LossSchedules(loss, train.device)
@@ -200,6 +201,9 @@ class Trainer:
         self.best.load_state_dict(state["best"])
         if "saving" in state:  # older versions did not count it
             self._keeper.load_state_dict(state["saving"])
+        self.warnings = list(state.get("warnings", ()))
+        if self._collapse is not None and state.get("collapse"):
+            self._collapse.load_state_dict(state["collapse"])
         self._load_generators(state["generators"], state["epoch"])
         self.position = Position(
             epoch=state["epoch"],
@@ -277,9 +281,23 @@ class Trainer:
             self._variance.update(guard)
             metrics |= self._validation.run(guard)
             self._finder.require_finite(metrics, self.position)
-            if self._collapse is not None:
-                self._collapse.look(metrics)
-            return self._evaluations.run(self._evaluations.due(epoch), self.position.step, guard) | metrics
+            metrics = self._evaluations.run(self._evaluations.due(epoch), self.position.step, guard) | metrics
+            for name, message in (self._collapse.look(metrics) if self._collapse else {}).items():
+                self._warn(name, message, epoch)
+        fallback = getattr(self._stepper, "fallback", None)
+        if fallback:
+            self._warn("no_cuda_graph", f"steps are not recorded as a CUDA graph ({fallback}).", epoch)
+        return metrics
+
+    def _warn(self, name: str, message: str, epoch: int) -> None:
+        """Log a warning once in a run, and keep it for checkpoints, trackers and `result.json`."""
+        if any(warning["name"] == name for warning in self.warnings):
+            return
+        self.warnings.append({"name": name, "epoch": epoch, "message": message})
+        title = name.replace("_", " ")
+        _log.warning("%s, epoch %d: %s", title.capitalize(), epoch, message)
+        for tracker in self._trackers:
+            tracker.warn(title, f"epoch {epoch}: {message}")
 
     def _train_epoch(self, guard: InterruptGuard, progress: ProgressDisplay) -> Tensor:
         """The rest of an epoch; the sums over all its images of loss, distortion and rate, in nats."""
@@ -353,6 +371,8 @@ class Trainer:
             "metrics": position.metrics,
             "lines": position.lines,
             "saving": self._keeper.state_dict(),
+            "warnings": list(self.warnings),
+            "collapse": None if self._collapse is None else self._collapse.state_dict(),
             "best": {"monitor": self._recipe.monitor, **self.best.state_dict()},
             "vae": self._vae.state_dict(),
             "average": None if self._average is None else self._average.state_dict(),

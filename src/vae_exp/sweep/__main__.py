@@ -25,6 +25,7 @@ from vae_exp.sweep.summary import (
     console,
     group_table,
     job_table,
+    print_warnings,
     rows_of,
     rows_of_groups,
     shown_metrics,
@@ -111,6 +112,7 @@ def _summary(asked: argparse.Namespace) -> int:
     else:
         title = f"Sweep {name}: means ± standard errors of completed jobs"
         out.print(group_table(groups, title, metrics))
+    print_warnings(jobs, out)
     table = rows_of(jobs) if a_row_each or asked.group_by is None else rows_of_groups(groups)
     for path, write in ((asked.csv, write_csv), (asked.parquet, write_parquet)):
         if path is not None:
@@ -156,7 +158,8 @@ def _best(asked: argparse.Namespace) -> int:
     jobs, metrics = best_jobs(candidates, asked.metric or _searched_for(asked.sweep))
     for job in jobs:
         values = ", ".join(f"{name} {job.metrics[name]:.4f}" for name in metrics)
-        print(f"# {values}: {asked.sweep / job.name}")
+        warned = f" ({', '.join(job.warnings)})" if job.warnings else ""
+        print(f"# {values}: {asked.sweep / job.name}{warned}")
         print(as_words(job))
     return 0
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import nan, sqrt
 from statistics import fmean, stdev
 
@@ -36,11 +36,13 @@ class Group:
         keys: These values.
         count: How many jobs.
         metrics: Of those that have the metric.
+        warnings: How many jobs have each.
     """
 
     keys: dict[str, str]
     count: int
     metrics: dict[str, Estimate]
+    warnings: dict[str, int] = field(default_factory=dict)
 
 
 def default_keys(jobs: Sequence[Job]) -> list[str]:
@@ -63,7 +65,12 @@ def grouped(jobs: Sequence[Job], keys: Sequence[str]) -> list[Group]:
         if job.status == "completed":
             members.setdefault(tuple(job.keys.get(key, "–") for key in keys), []).append(job)
     return [
-        Group(dict(zip(keys, values, strict=True)), len(each), _estimates(each))
+        Group(
+            dict(zip(keys, values, strict=True)),
+            len(each),
+            _estimates(each),
+            {name: sum(name in job.warnings for job in each) for name in union(job.warnings for job in each)},
+        )
         for values, each in members.items()
     ]
 

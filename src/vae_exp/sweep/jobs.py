@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class Job:
         epochs: How many epochs it has been trained.
         seconds: How long it took; None while that is not known.
         overrides: The overrides as they were written.
+        warnings: What its result warns of, such as `posterior collapse`, each with its message.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Job:
     epochs: int = 0
     seconds: float | None = None
     overrides: tuple[str, ...] = ()
+    warnings: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_jobs(sweep: Path) -> list[Job]:
@@ -134,6 +136,7 @@ def _read_job(directory: RunDirectory, keys: dict[str, str]) -> Job:
         error=str(result.get("error") or ""),
         epochs=epochs if isinstance(epochs, int) else 0,
         seconds=total if isinstance(total, int | float) else None,
+        warnings=_warnings(result.get("warnings")),
     )
 
 
@@ -143,6 +146,11 @@ def _without_result(directory: RunDirectory, keys: dict[str, str]) -> Job:
     if directory.is_owned():
         return Job(directory.path.name, keys, RUNNING, metrics, epochs=epochs)
     return Job(directory.path.name, keys, "lost", metrics, error="ended without a result: killed", epochs=epochs)
+
+
+def _warnings(stored: Any) -> dict[str, str]:
+    entries = [each for each in stored if isinstance(each, dict)] if isinstance(stored, list) else []
+    return {str(each.get("name")).replace("_", " "): str(each.get("message")) for each in entries}
 
 
 def _numbers(metrics: Any) -> dict[str, float]:

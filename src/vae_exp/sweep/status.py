@@ -10,6 +10,7 @@ from rich.text import Text
 
 from vae_exp.sweep.attempt import FINISHED
 from vae_exp.sweep.jobs import NOT_STARTED, RUNNING, Job, varying
+from vae_exp.sweep.summary import print_warnings
 
 _MOST_FAILURES = 30
 
@@ -28,6 +29,7 @@ def print_status(jobs: Sequence[Job], title: str, out: Console) -> None:
         out.print(Text(line), soft_wrap=True)
     if len(failed) > _MOST_FAILURES:
         out.print(Text(f"and {len(failed) - _MOST_FAILURES} more that did not finish"))
+    print_warnings(jobs, out)
     left = seconds_left(jobs)
     if left is not None:
         out.print(Text(f"About {_hours(left)} left at the pace of the jobs so far."))

@@ -40,11 +40,12 @@ def rows_of(jobs: Sequence[Job]) -> Rows:
             job.status,
             *(job.keys.get(key) for key in keys),
             *(job.metrics.get(key) for key in metrics),
+            ", ".join(job.warnings),
             job.error,
         ]
         for job in jobs
     ]
-    return ["job", "status", *keys, *metrics, "error"], rows
+    return ["job", "status", *keys, *metrics, "warnings", "error"], rows
 
 
 def rows_of_groups(groups: Sequence[Group]) -> Rows:
@@ -112,7 +113,17 @@ def print_summary(sweep: Path) -> None:
     for job in jobs[:_MOST_ROWS]:
         if job.error:
             out.print(f"{job.name}: {job.error}", markup=False, highlight=False, soft_wrap=True)
+    print_warnings(jobs, out)
     out.print(f"Written to {sweep / 'summary.csv'}", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_warnings(jobs: Sequence[Job], out: Console) -> None:
+    """Print each kind of warning once: how many jobs have it, and the message of the first."""
+    for name in union(job.warnings for job in jobs):
+        warned = [job for job in jobs if name in job.warnings]
+        example = f"{warned[0].name}: {warned[0].warnings[name]}"
+        line = f"Warning: {name} in {len(warned)} of {len(jobs)} jobs, such as {example}"
+        out.print(Text(line), soft_wrap=True)
 
 
 def shown_metrics(jobs: Sequence[Job]) -> list[str]:
@@ -134,6 +145,7 @@ def job_table(jobs: Sequence[Job], title: str, metrics: Sequence[str]) -> Table:
     for job in jobs[:_MOST_ROWS]:
         values = [f"{job.metrics[name]:.3f}" if name in job.metrics else "–" for name in metrics]
         status = job.status if not job.error else f"{job.status}: {_shortened(job.error)}"
+        status += f" ({', '.join(job.warnings)})" if job.warnings else ""
         cells = [*(job.keys.get(key, "–") for key in shown), *values, status]
         table.add_row(*(Text(cell) for cell in cells))
     if len(jobs) > _MOST_ROWS:
@@ -151,7 +163,9 @@ def group_table(groups: Sequence[Group], title: str, metrics: Sequence[str]) -> 
         table.add_column(name, justify="right")
     for group in groups[:_MOST_ROWS]:
         values = [_shown(group.metrics.get(name)) for name in metrics]
-        table.add_row(*(Text(value) for value in group.keys.values()), str(group.count), *values)
+        warned = [f"{count} with {name}" for name, count in group.warnings.items()]
+        count = ", ".join([str(group.count), *warned])
+        table.add_row(*(Text(value) for value in group.keys.values()), count, *values)
     if len(groups) > _MOST_ROWS:
         table.caption = f"and {len(groups) - _MOST_ROWS} more"
     return table

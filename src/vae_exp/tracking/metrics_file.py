@@ -55,6 +55,9 @@ class MetricsFile:
     def log_figures(self, figures: Mapping[str, Path], step: int) -> None:
         """Figures already lie beside the file."""
 
+    def warn(self, title: str, text: str) -> None:
+        """`result.json` has the warnings."""
+
     def log_lists(self, lists: Mapping[str, Sequence[float]], step: int) -> None:
         """A line has numbers alone."""
 

@@ -113,6 +113,10 @@ class WandbTracker:
         plain = {name: list(values) for name, values in lists.items()}
         self._attempt("log lists", lambda: self._run.log(plain, step=step))
 
+    def warn(self, title: str, text: str) -> None:
+        """Keep a warning as an alert."""
+        self._attempt("alert", lambda: self._run.alert(title=title, text=text, level="WARN", wait_duration=0))
+
     def finish(self, exit_code: int, status: str) -> None:
         """End the W&B run with the exit code of ours; its summary says how it ended, as `result.json` does."""
         self._attempt("finish", lambda: self._finish(exit_code, status))

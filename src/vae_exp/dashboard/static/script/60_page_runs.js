@@ -130,7 +130,7 @@ function groupRow(value, members, columns) {
 const mean = (numbers) => numbers.reduce((sum, each) => sum + each, 0) / numbers.length;
 const deviation = (numbers) => Math.sqrt(numbers.reduce((sum, each) => sum + (each - mean(numbers)) ** 2, 0) / (numbers.length - 1));
 const meanWords = (numbers) => shown(mean(numbers)) + (numbers.length > 1 ? ` ± ${shown(Number(deviation(numbers).toPrecision(2)))}` : "");
-const stateWords = (run) => ({ failed: `failed (${run.code})`, reading: "reading …" }[run.state] ?? run.state) + (run.lost ? " ⚠" : "");
+const stateWords = (run) => ({ failed: `failed (${run.code})`, reading: "reading …" }[run.state] ?? run.state) + (run.lost ? " ⚠" : "") + (run.warnings.length ? ` ⚠ ${run.warnings.join(", ")}` : "");
 const DATE = new Intl.DateTimeFormat(undefined, { dateStyle: "short", timeStyle: "short" });
 const moment = (seconds) => (seconds ? DATE.format(seconds * 1000) : "");
 
