@@ -23,7 +23,10 @@ test-all: $(INSTALLED)
 gpu-check: $(INSTALLED)
 	@found=$$($(VENV)/bin/python -c 'import torch; print(torch.cuda.is_available())') || exit 1; \
 	if [ "$$found" = True ]; then \
-		$(VENV)/bin/python -m pytest -m cuda && $(VENV)/bin/python -m vae_exp.benchmark device=cuda $(ARGS); \
+		status=0; \
+		$(VENV)/bin/python -m pytest -m cuda || status=1; \
+		$(VENV)/bin/python -m vae_exp.benchmark device=cuda $(ARGS) || status=1; \
+		exit $$status; \
 	else \
 		echo "There is no CUDA device here: nothing to check."; \
 	fi

@@ -10,7 +10,7 @@ import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,36 @@ class Finished:
     code: int
     out: str
     err: str
+
+
+VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")
+HAS_CUDA, COUNT_DEVICES = torch.cuda.is_available, torch.cuda.device_count
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Hide the CUDA devices from everything but tests marked `cuda`: fixtures, subprocesses, other tests."""
+    if any(item.get_closest_marker("cuda") for item in session.items):
+        HAS_CUDA()  # CUDA reads the variable once per process, and these tests need the devices in this one
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    torch.cuda.is_available, torch.cuda.device_count = (lambda: False), (lambda: 0)
+
+
+@pytest.fixture(autouse=True)
+def _devices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A test marked `cuda` sees the devices, and leaves no cached memory of theirs; without one it is skipped."""
+    if not request.node.get_closest_marker("cuda"):
+        yield
+        return
+    if not HAS_CUDA():
+        pytest.skip("needs a CUDA device")
+    monkeypatch.setattr(torch.cuda, "is_available", HAS_CUDA)
+    monkeypatch.setattr(torch.cuda, "device_count", COUNT_DEVICES)
+    if VISIBLE is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", VISIBLE)
+    yield
+    torch.cuda.empty_cache()
 
 
 @pytest.fixture(autouse=True)

@@ -229,6 +229,32 @@ def test_optimizers_that_need_more_than_gradients_are_refused(name):
         build_optimizer({"_target_": f"torch.optim.{name}", "lr": 0.1}, nn.Linear(2, 2).parameters())
 
 
+class AdagradOfTorch211(torch.optim.Adagrad):
+    """Has `fused` in its signature, and no such kernel for the device of these parameters."""
+
+    __module__ = "torch.optim.adagrad"
+
+    def step(self, closure=None):
+        if self.defaults["fused"]:
+            raise RuntimeError("`fused=True` requires all the params to be on supported devices")
+        return super().step(closure)
+
+
+def test_an_optimizer_without_a_fused_kernel_for_the_device_does_without(monkeypatch):
+    monkeypatch.setattr(torch.optim, "Adagrad", AdagradOfTorch211)
+    net = nn.Linear(2, 2)
+    built = build_optimizer({"_target_": "torch.optim.Adagrad", "lr": 0.1}, net.parameters())
+    net(torch.ones(1, 2)).sum().backward()
+    built.step()
+    assert not built.defaults["fused"]
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])
+def test_a_fused_kernel_is_used_where_there_is_one(name):
+    built = build_optimizer({"_target_": f"torch.optim.{name}", "lr": 0.1}, nn.Linear(2, 2).parameters())
+    assert built.defaults["fused"]
+
+
 def test_building_leaves_the_model_ready_to_train():
     assert build_vae(model(), SHAPE).training
 

@@ -128,8 +128,9 @@ def build_loss(loss: Node, vae: VAE, image_shape: Sequence[int], training_images
 
 def build_optimizer(optimizer: Node, parameters: Iterable[nn.Parameter]) -> Optimizer:
     """The optimiser over these parameters; torch's fused kernels are used unless the config says otherwise."""
+    trained = list(parameters)
     factory = _create({**optimizer, "_partial_": True}, "optimizer")
-    built = _finish(_fused(factory, optimizer), "optimizer", optimizer, Optimizer, list(parameters))
+    built = _finish(_fused(factory, optimizer, trained), "optimizer", optimizer, Optimizer, trained)
     if isinstance(built, torch.optim.LBFGS | torch.optim.SparseAdam):
         raise UserError(
             f"optimizer._target_={optimizer['_target_']} needs a closure or sparse gradients; "
@@ -207,14 +208,24 @@ def _finish(factory: Any, key: str, node: Node, kind: type[T], argument: Any) ->
     return built
 
 
-def _fused(factory: Any, optimizer: Node) -> Any:
-    """The factory with `fused=True` where torch has such a kernel and the user has not chosen between them."""
+def _fused(factory: Any, optimizer: Node, parameters: Sequence[nn.Parameter]) -> Any:
+    """The factory with `fused=True` where torch has such a kernel and the user has not chosen between them.
+
+    A signature promises too much: Adagrad of torch 2.11 has `fused`, and no such kernel for CUDA. So one is tried.
+    """
     target = getattr(factory, "func", factory)
     of_torch = getattr(target, "__module__", "").startswith("torch.optim.")
     chosen = any(optimizer.get(name) is not None for name in ("fused", "foreach", "differentiable"))
     if not of_torch or chosen or "fused" not in signature(target).parameters:
         return factory
-    return partial(factory, fused=True)
+    fused = partial(factory, fused=True)
+    try:
+        probe = nn.Parameter(parameters[0].new_zeros(1))
+        probe.grad = torch.zeros_like(probe)
+        fused([probe]).step()
+    except Exception:  # without the kernel, or because of other options, which the caller reports
+        return factory
+    return fused
 
 
 def _explained(error: Exception, key: str, node: Node) -> UserError:

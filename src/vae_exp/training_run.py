@@ -213,6 +213,8 @@ def _prepare(
     wandb_run_id = wandb_run_id if state is None else state.get("wandb_run_id")
     settings = checked(config, TrainSettings)
     device = choose_device(local_device(settings.trainer.device))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # pinned memory and NCCL would start a context on the first GPU otherwise
     require_precision(settings.trainer.precision, device)
     require_determinism(settings.trainer.deterministic)
     choose_mode(settings.trainer.step, device, Team())

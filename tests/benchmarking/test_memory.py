@@ -33,8 +33,6 @@ def test_without_cuda_there_is_no_peak_of_its_memory():
 
 @pytest.mark.cuda
 def test_the_peak_of_the_gpu_leaves_out_what_was_there_before():
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     device = torch.device("cuda")
     before = torch.ones(2**24, device=device)
     _, peak = with_cuda_peak(lambda: [torch.ones(2**20, device=device) for _ in range(2)], device)

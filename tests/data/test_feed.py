@@ -224,7 +224,6 @@ def test_free_memory_is_that_of_the_device(monkeypatch):
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_streamed_batches_on_a_cuda_device_are_those_of_the_cpu():
     device, count, sizes = torch.device("cuda", 0), 5000, [512] * 9 + [392]
     pixels = torch.randint(256, (count, 1, 28, 28), dtype=torch.uint8)

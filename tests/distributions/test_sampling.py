@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Exponential, Independent, Laplace, Normal
 
-from vae_exp.distributions.sampling import ShardedGenerator, binarized, rsample, sample, standard_normal
+from vae_exp.distributions.sampling import binarized, rsample, sample, sharded, standard_normal
 
 FAMILIES = {
     "normal": lambda: Normal(torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0])),
@@ -83,11 +83,13 @@ def test_normal_draws_are_the_noise_of_the_generator_moved_and_scaled(generator)
 DRAW_TWICE = 2
 
 
-def sharded(seed: int, shard: tuple[int, int, int] | None) -> ShardedGenerator:
-    made = ShardedGenerator()
-    made.manual_seed(seed)
-    made.shard = shard
-    return made
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def part_of(shard: tuple[int, int, int] | None, draw, *arguments):
+    with sharded(shard):
+        return draw(*arguments)
 
 
 @st.composite
@@ -101,14 +103,14 @@ def cuts(draw) -> list[int]:
 @settings(deadline=None, derandomize=True, max_examples=80)
 @given(cuts(), st.sampled_from([(), (1,), (3,), (2, 2)]), st.sampled_from([(2,), (3, 2)]), st.integers(0, 2**31))
 def test_the_parts_together_are_the_draw_of_one_process(cut, shape, features, seed):
-    total, alone = cut[-1], sharded(seed, None)
+    total, alone = cut[-1], seeded(seed)
     whole = [standard_normal(torch.zeros(total, *features), alone, shape) for _ in range(DRAW_TWICE)]
     parts = []
     for first, last in pairwise(cut):
-        own = sharded(seed, (first, last, total))
-        parts.append(
-            [standard_normal(torch.zeros(last - first, *features), own, shape) for _ in range(DRAW_TWICE)]
-        )
+        own = seeded(seed)
+        with sharded((first, last, total)):
+            like = torch.zeros(last - first, *features)
+            parts.append([standard_normal(like, own, shape) for _ in range(DRAW_TWICE)])
         assert torch.equal(own.get_state(), alone.get_state())
     for draw in range(DRAW_TWICE):
         assert torch.equal(torch.cat([part[draw] for part in parts], dim=len(shape)), whole[draw])
@@ -123,9 +125,9 @@ def test_draws_of_a_posterior_are_those_of_one_process(cut, seed):
     def posterior(part: slice) -> Distribution:
         return Independent(Normal(loc[part], scale[part]), 1)
 
-    whole = rsample(posterior(slice(None)), sharded(seed, None), (3,))
+    whole = rsample(posterior(slice(None)), seeded(seed), (3,))
     parts = [
-        rsample(posterior(slice(first, last)), sharded(seed, (first, last, total)), (3,))
+        part_of((first, last, total), rsample, posterior(slice(first, last)), seeded(seed), (3,))
         for first, last in pairwise(cut)
     ]
     torch.testing.assert_close(torch.cat(parts, dim=1), whole)
@@ -135,9 +137,9 @@ def test_draws_of_a_posterior_are_those_of_one_process(cut, seed):
 @given(cuts(), st.integers(0, 2**31))
 def test_the_binarised_parts_together_are_those_of_one_process(cut, seed):
     probabilities = torch.linspace(0, 1, 3 * cut[-1]).reshape(cut[-1], 1, 3)
-    whole = binarized(probabilities, sharded(seed, None))
+    whole = binarized(probabilities, seeded(seed))
     parts = [
-        binarized(probabilities[first:last], sharded(seed, (first, last, cut[-1])))
+        part_of((first, last, cut[-1]), binarized, probabilities[first:last], seeded(seed))
         for first, last in pairwise(cut)
     ]
     assert torch.equal(torch.cat(parts), whole)
@@ -154,7 +156,7 @@ def test_binarised_values_are_white_as_often_as_they_say(generator):
 
 def test_draws_of_what_has_no_batch_are_the_same_on_every_process():
     prior = Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
-    draws = [sample(prior, sharded(1, shard), (4,)) for shard in (None, (0, 1, 4), (1, 4, 4))]
+    draws = [part_of(shard, sample, prior, seeded(1), (4,)) for shard in (None, (0, 1, 4), (1, 4, 4))]
     assert all(torch.equal(draw, draws[0]) for draw in draws)
 
 
@@ -173,13 +175,14 @@ def _batch(family: str, part: slice) -> Distribution:
 
 
 def test_draws_of_other_families_differ_between_processes():
-    draws = [sample(_batch("laplace", slice(0, 2)), sharded(1, shard), (8,)) for shard in ((0, 2, 5), (2, 4, 5))]
+    part = _batch("laplace", slice(0, 2))
+    draws = [part_of(shard, sample, part, seeded(1), (8,)) for shard in ((0, 2, 5), (2, 4, 5))]
     assert not torch.equal(*draws)
 
 
 def test_draws_of_bernoullis_are_those_of_one_process():
     def draw(part: slice, shard: tuple[int, int, int] | None) -> Tensor:
-        return sample(_batch("bernoulli", part), sharded(1, shard), (64,))
+        return part_of(shard, sample, _batch("bernoulli", part), seeded(1), (64,))
 
     parts = [draw(slice(0, 2), (0, 2, 5)), draw(slice(2, 5), (2, 5, 5))]
     torch.testing.assert_close(torch.cat(parts, dim=1), draw(slice(None), None))

@@ -12,13 +12,14 @@ def machine(monkeypatch: pytest.MonkeyPatch):
     def pretend(cuda: int, mps: bool = False) -> None:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
 
     return pretend
 
 
 @pytest.mark.parametrize(
-    ("cuda", "mps", "expected"), [(0, False, "cpu"), (0, True, "mps"), (1, False, "cuda"), (2, True, "cuda")]
+    ("cuda", "mps", "expected"), [(0, False, "cpu"), (0, True, "mps"), (1, False, "cuda:0"), (2, True, "cuda:0")]
 )
 def test_auto_takes_cuda_then_mps_then_the_cpu(machine, cuda: int, mps: bool, expected: str):
     machine(cuda, mps)
@@ -44,6 +45,11 @@ def test_a_cuda_index_beyond_the_last_is_refused_with_the_range(machine, index: 
     told = rf"^trainer\.device=cuda:{index}: there are 2 CUDA devices, cuda:0 to cuda:1\.$"
     with pytest.raises(UserError, match=told):
         choose_device(f"cuda:{index}")
+
+
+def test_a_cuda_device_has_its_index_which_events_and_nccl_need(machine):
+    machine(2)
+    assert choose_device("cuda") == torch.device("cuda:0")
 
 
 def test_the_last_cuda_index_is_taken(machine):
@@ -92,7 +98,6 @@ def test_a_cuda_device_is_described_with_its_model(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_real_cuda_device_is_chosen_and_described():
     device = choose_device("auto")
     assert device.type == "cuda"

@@ -1,9 +1,13 @@
+import gc
 import logging
 import random
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
+from itertools import count
+from math import nan
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,24 +15,31 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
-from torch.optim.lr_scheduler import StepLR
+from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
-from tests.engine.runs import CPU, adam, fit, grey_images, make_trainer, small_vae, weights
+from tests.engine.runs import CPU, adam, small_vae, weights
 from tests.engine.test_training_step import make_step
-from vae_exp.data.images import ImageSet
-from vae_exp.distributions.sampling import ShardedGenerator
-from vae_exp.engine.checkpoint import load_checkpoint
+from vae_exp.engine import graph_step as graph_step_module
 from vae_exp.engine.determinism import generator
 from vae_exp.engine.graph_step import GraphStep, make_capturable
 from vae_exp.engine.host_state import HostState, first_change
-from vae_exp.engine.trainer import Trainer
 from vae_exp.engine.training_step import Scoring
-from vae_exp.model.vae import VAE
 from vae_exp.objective.elbo import ELBO
-from vae_exp.objective.loss_terms import LossTerms
 
 WARM_UPS = 3
+
+
+@dataclass
+class FakeDefaultGenerator:
+    """The default generator of a device; before torch 2.14 it stays in the state of a recording that failed."""
+
+    recording: bool = False
+
+    def clone_state(self) -> "FakeDefaultGenerator":
+        return FakeDefaultGenerator()
+
+    def graphsafe_set_state(self, other: "FakeDefaultGenerator") -> None:
+        self.recording = other.recording
 
 
 @dataclass
@@ -37,21 +48,41 @@ class FakeCuda:
 
     recording: "FakeGraph | None" = None
     recorded: int = 0
-    refusal: Exception | None = None
+    refusal: Exception | Callable[[], Exception] | None = None
     order: list[str] = field(default_factory=list)
+    graphs: "weakref.WeakSet[FakeGraph]" = field(default_factory=weakref.WeakSet)
+    pools: set[tuple[int, int]] = field(default_factory=set)  # that the allocator still records into
+    default: FakeDefaultGenerator = field(default_factory=FakeDefaultGenerator)
+
+    def new_graph(self) -> "FakeGraph":
+        self.graphs.add(made := FakeGraph())
+        return made
 
     @contextmanager
-    def graph(self, graph: "FakeGraph", stream: "FakeStream", capture_error_mode: str) -> Iterator[None]:
+    def graph(
+        self, graph: "FakeGraph", pool: tuple[int, int], stream: "FakeStream", capture_error_mode: str
+    ) -> Iterator[None]:
         assert capture_error_mode == "thread_local"  # another thread may gather the next batch meanwhile
         self.recorded += 1
-        assert graph.generators
+        self.pools.add(pool)
         if self.refusal is not None:
+            self.default.recording = True
             for each in graph.generators:
                 torch.randn(3, generator=each)  # a broken recording leaves its generator anywhere
-            raise self.refusal
+            raise self.refusal() if callable(self.refusal) else self.refusal
         self.recording = graph
         yield
         self.recording = None
+        self.end_allocation(0, pool)
+
+    def end_allocation(self, index: int, pool: tuple[int, int]) -> None:
+        self.order.append("end allocation")
+        if pool not in self.pools:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        self.pools.remove(pool)
+
+    def release(self, index: int, pool: tuple[int, int]) -> None:
+        self.order.append("release")
 
     @contextmanager
     def entered(self, what: str) -> Iterator[None]:
@@ -69,30 +100,46 @@ class FakeStream:
         self.cuda.order.append(f"{self.name} waits for {other.name}")
 
 
-@dataclass
+@dataclass(eq=False)
 class FakeGraph:
     work: list[Any] = field(default_factory=list)
     generators: list[torch.Generator] = field(default_factory=list)
 
+    was_reset: bool = False
+
     def register_generator_state(self, used: torch.Generator) -> None:
+        if type(used) is not torch.Generator:  # as torch before 2.14 has it
+            raise TypeError(f"expected a Generator, but got {type(used).__name__}")
         self.generators.append(used)
+
+    def reset(self) -> None:
+        self.was_reset = True
 
     def replay(self) -> None:
         for each in self.work:
             each()
 
 
-@pytest.fixture
-def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+@pytest.fixture(params=[False, True], ids=["torch 2.11", "torch 2.14"])
+def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
+    """As torch before 2.14 has it, and as later versions do, which register generators by themselves."""
     fake = FakeCuda()
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+    monkeypatch.setattr(graph_step_module, "_REGISTERS_GENERATORS", request.param)
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", fake.end_allocation, raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_releasePool", fake.release, raising=False)
+    monkeypatch.setattr(torch.cuda, "default_generators", {None: fake.default, 0: fake.default})
+    pools = ((0, number) for number in count(1))
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(pools))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", fake.new_graph)
     monkeypatch.setattr(torch.cuda, "graph", fake.graph)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: FakeStream(fake, "own"))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: FakeStream(fake, "default"))
     monkeypatch.setattr(torch.cuda, "device", lambda device: fake.entered("device"))
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: fake.entered(f"stream {stream.name}"))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: fake.order.append("synchronize"))
-    return fake
+    graph_step_module._capture_stream.cache_clear()
+    yield fake
+    graph_step_module._capture_stream.cache_clear()
 
 
 class FakeStep:
@@ -101,7 +148,7 @@ class FakeStep:
     def __init__(self, cuda: FakeCuda, optimizer: Optimizer | None = None, score: Any = None) -> None:
         self.optimizer = optimizer or SGD([nn.Parameter(torch.ones(2))], lr=0.1, momentum=0.9)
         self.score = score
-        self.noise = ShardedGenerator()
+        self.noise = torch.Generator()
         self.feed = self
         self.done: list[tuple[str, int, float]] = []
         self.prepared = 0
@@ -172,18 +219,39 @@ def test_a_last_batch_that_is_short_is_not_recorded(cuda: FakeCuda):
     assert [kind for kind, size, _ in step.done if size == 4] == ["eager"] * WARM_UPS + ["replay"] * 9
 
 
-@pytest.mark.parametrize("kind", [Adam, AdamW])
-def test_a_schedule_of_the_learning_rate_needs_no_new_recording_of_adam(cuda: FakeCuda, kind: type[Optimizer]):
-    step = FakeStep(cuda, kind([nn.Parameter(torch.ones(2))], lr=0.5))
-    graph_step, group = GraphStep(step, CPU), step.optimizer.param_groups[0]
-    rates = [0.5, 0.5, 0.25, 0.25, 0.125, 0.125, 0.5]
-    for lr in rates:
+def _fused(kind: type[Optimizer]) -> Callable[..., Optimizer]:
+    return partial(kind, fused=True)
+
+
+@pytest.mark.parametrize(
+    "kind", [Adam, AdamW, RMSprop, _fused(Adam), _fused(SGD), _fused(Adagrad)], ids=lambda kind: str(kind)[-40:]
+)
+def test_all_steps_read_the_learning_rate_in_one_precision_and_a_schedule_needs_no_new_recording(
+    cuda: FakeCuda, kind: Callable[..., Optimizer]
+):
+    """A warm-up step of a resumed run must round as the replay of the run that was not interrupted."""
+    step = FakeStep(cuda, kind([nn.Parameter(torch.ones(2))], lr=0.3))
+    graph_step, group = GraphStep(step, CPU, whole=4), step.optimizer.param_groups[0]
+    rates, sizes = [0.3, 0.3, 0.1, 0.1, 0.7, 0.7, 0.3, 0.3], [4, 4, 4, 4, 4, 4, 3, 4]
+    for lr, size in zip(rates, sizes, strict=True):
         group["lr"] = lr
-        graph_step(4)
+        graph_step(size)
+        assert group["lr"] == lr
         assert isinstance(group["lr"], float)
-    assert [lr for _, _, lr in step.done] == rates
-    assert kinds(step) == ["eager"] * WARM_UPS + ["replay"] * 4
+    assert [lr for _, _, lr in step.done] == torch.tensor(rates).tolist()
+    assert kinds(step) == ["eager"] * WARM_UPS + ["replay"] * 3 + ["eager", "replay"]
     assert cuda.recorded == 1
+
+
+@pytest.mark.parametrize("kind", [SGD, Adagrad, partial(RMSprop, foreach=False)])
+def test_kernels_that_would_wait_for_the_learning_rate_get_a_number(
+    cuda: FakeCuda, kind: Callable[..., Optimizer]
+):
+    step = FakeStep(cuda, kind([nn.Parameter(torch.ones(2))], lr=0.3))
+    graph_step = GraphStep(step, CPU)
+    for _ in range(5):
+        graph_step(4)
+    assert [lr for _, _, lr in step.done] == [0.3] * 5
 
 
 def test_a_hyperparameter_on_the_device_needs_no_new_recording(cuda: FakeCuda):
@@ -197,12 +265,21 @@ def test_a_hyperparameter_on_the_device_needs_no_new_recording(cuda: FakeCuda):
 
 
 def test_a_recording_knows_the_generator_of_the_noise(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch):
+    """Torch before 2.14 must be told, and takes no subclass; later versions call telling it deprecated."""
     step, graphs = FakeStep(cuda), []
+    step.noise = generator(0, "noise", CPU)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graphs.append(FakeGraph()) or graphs[-1])
     graph_step = GraphStep(step, CPU)
     for _ in range(5):
         graph_step(4)
-    assert [graph.generators for graph in graphs] == [[step.noise]]
+    assert graph_step.fallback is None
+    told = [] if graph_step_module._REGISTERS_GENERATORS else [step.noise]
+    assert [graph.generators for graph in graphs] == [told]
+
+
+def test_all_recordings_of_a_process_share_a_stream(cuda: FakeCuda):
+    """cuBLAS keeps a workspace per stream until the process ends."""
+    assert GraphStep(FakeStep(cuda), CPU)._stream is GraphStep(FakeStep(cuda), CPU)._stream
 
 
 # What cannot be recorded
@@ -227,6 +304,26 @@ def test_a_step_that_cannot_be_recorded_goes_on_eagerly_and_says_why(cuda: FakeC
     assert "trainer.step=eager" in record.getMessage()
 
 
+@pytest.mark.parametrize("refusal", [RuntimeError, torch.OutOfMemoryError])
+def test_a_recording_that_failed_leaves_nothing_behind(cuda: FakeCuda, refusal: type[Exception]):
+    """Torch before 2.14 leaves allocator and generators recording, and the next recording of the process fails."""
+    cuda.refusal = refusal
+    graph_step = GraphStep(FakeStep(cuda), CPU)
+    for _ in range(3):
+        graph_step(4)
+    gc.disable()
+    try:
+        with suppress(torch.OutOfMemoryError):
+            graph_step(4)
+        assert not cuda.graphs, "a cycle holds the half-made recording and its activations"
+    finally:
+        gc.enable()
+    if not graph_step_module._REGISTERS_GENERATORS:
+        assert not cuda.pools
+        assert cuda.order[-2:] == ["end allocation", "release"]
+        assert not cuda.default.recording
+
+
 def test_an_error_without_words_is_told_by_its_kind(cuda: FakeCuda):
     cuda.refusal = NotImplementedError()
     graph_step = GraphStep(FakeStep(cuda), CPU)
@@ -246,7 +343,6 @@ def test_after_a_recording_has_failed_training_is_that_of_eager_steps(cuda: Fake
     assert graph_step.fallback
     assert torch.equal(weights(vae), weights(alone))
     assert torch.equal(step.noise.get_state(), eager.noise.get_state())
-    assert isinstance(step.noise, ShardedGenerator)
 
 
 def test_the_reason_is_what_went_wrong_first(cuda: FakeCuda):
@@ -293,6 +389,7 @@ class Changing:
         (lambda loss: random.random(), "the random state of Python"),
         (lambda loss: np.random.random(), "the random state of numpy"),
         (lambda loss: torch.rand(1), "the random state of torch on the CPU"),
+        (lambda loss: setattr(loss, "calls", nan if isinstance(loss.calls, int) else 0), "calls"),
     ],
 )
 def test_what_changes_on_the_host_is_not_recorded(cuda: FakeCuda, change: Callable[[Changing], Any], told: str):
@@ -303,6 +400,14 @@ def test_what_changes_on_the_host_is_not_recorded(cuda: FakeCuda, change: Callab
     assert kinds(step) == ["eager"] * 6
     assert cuda.recorded == 0
     assert graph_step.fallback == f"{told} changes from step to step, which a recording would not see"
+
+
+def test_a_value_that_is_no_number_does_not_change(cuda: FakeCuda):
+    step = FakeStep(cuda, score=Changing(lambda loss: setattr(loss, "calls", float("nan"))))
+    graph_step = GraphStep(step, CPU)
+    for _ in range(6):
+        graph_step(4)
+    assert graph_step.fallback is None
 
 
 def test_what_changes_once_only_is_recorded(cuda: FakeCuda):
@@ -402,121 +507,3 @@ def _stepped_adam() -> tuple[Adam, nn.Parameter]:
     parameter.grad = torch.ones(2)
     optimizer.step()
     return optimizer, parameter
-
-
-# A real device
-
-real = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
-
-
-def on_cuda(function: Any) -> Any:
-    """Only where there is a device."""
-    for mark in real:
-        function = mark(function)
-    return function
-
-
-def _cuda_images(*, streamed: bool = False) -> ImageSet:
-    device = torch.device("cuda", 0)
-    return grey_images(67).streamed_to(device) if streamed else grey_images(67).to(device)
-
-
-def _cuda_run(path: Path, *, streamed: bool = False, epochs: int = 2, **settings: Any) -> tuple[Trainer, VAE]:
-    vae = small_vae(hidden=32)
-    images = _cuda_images(streamed=streamed)
-    trainer = make_trainer(path, train=images, vae=vae, batch_size=8, epochs=epochs, **settings)
-    return fit(trainer), vae
-
-
-def _halving(optimizer: torch.optim.Optimizer) -> StepLR:
-    return StepLR(optimizer, step_size=1, gamma=0.5)
-
-
-@on_cuda
-@pytest.mark.parametrize("settings", [{}, {"gradient_clip": 0.1, "ema_decay": 0.9}, {"scheduler": _halving}])
-def test_recorded_steps_are_eager_ones_to_rounding(tmp_path: Path, settings: dict[str, Any]):
-    """Five epochs of eight whole batches, which are recorded, and a short one, which is not."""
-    graph, recorded = _cuda_run(tmp_path / "graph", epochs=5, step="graph", **settings)
-    _, eager = _cuda_run(tmp_path / "eager", epochs=5, step="eager", **settings)
-    assert graph.step_mode == "graph"
-    assert graph._stepper.fallback is None
-    assert {size for size, _ in graph._stepper._graphs} == {8}
-    torch.testing.assert_close(weights(recorded), weights(eager), rtol=1e-4, atol=1e-5)
-
-
-@on_cuda
-@pytest.mark.parametrize("step", ["graph", "eager"])
-def test_streamed_images_train_as_resident_ones_on_the_device(tmp_path: Path, step: str):
-    resident, one = _cuda_run(tmp_path / "resident", epochs=5, step=step)
-    streamed, other = _cuda_run(tmp_path / "streamed", streamed=True, epochs=5, step=step)
-    assert getattr(streamed._stepper, "fallback", None) is None
-    torch.testing.assert_close(weights(other), weights(one), rtol=1e-4, atol=1e-5)
-    assert resident.position.step == streamed.position.step == 45
-
-
-@on_cuda
-def test_a_run_goes_on_to_the_bit_on_the_device(tmp_path: Path):
-    _, whole = _cuda_run(tmp_path / "whole", epochs=6, step="graph")
-    _cuda_run(tmp_path / "first", epochs=3, step="graph")
-    state = load_checkpoint(tmp_path / "first" / "checkpoints" / "last.pt", CPU)
-    vae = small_vae(hidden=32)
-    resumed = make_trainer(
-        tmp_path / "second", train=_cuda_images(), vae=vae, batch_size=8, epochs=6, step="graph"
-    )
-    resumed.load_state(state)
-    fit(resumed)
-    assert torch.equal(weights(vae), weights(whole))
-
-
-@on_cuda
-@pytest.mark.parametrize("step", ["graph", "eager"])
-def test_no_step_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str):
-    original, steps = Trainer._run_step, []
-
-    def strict(self: Trainer, *arguments: Any) -> None:
-        torch.cuda.set_sync_debug_mode("error" if self.position.epoch >= 3 else "default")
-        try:
-            original(self, *arguments)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-        steps.append(self.position.epoch)
-
-    monkeypatch.setattr(Trainer, "_run_step", strict)
-    _cuda_run(tmp_path, epochs=8, step=step, gradient_clip=0.5, ema_decay=0.9)
-    assert len([epoch for epoch in steps if epoch >= 3]) == 45
-
-
-class Waits(ELBO):
-    """A loss that reads a value on the host."""
-
-    def __call__(self, vae: VAE, images: Tensor, noise: torch.Generator) -> LossTerms:
-        terms = super().__call__(vae, images, noise)
-        assert terms.loss.sum().item() == terms.loss.sum().item()
-        return terms
-
-
-@on_cuda
-def test_a_model_that_waits_for_the_device_trains_eagerly(tmp_path: Path, caplog):
-    with caplog.at_level(logging.WARNING):
-        trainer, vae = _cuda_run(tmp_path / "waits", step="graph", loss=Waits())
-    _, eager = _cuda_run(tmp_path / "eager", step="eager")
-    assert trainer._stepper.fallback
-    assert "cannot be recorded" in caplog.text
-    torch.testing.assert_close(weights(vae), weights(eager), rtol=1e-4, atol=1e-5)
-
-
-@on_cuda
-def test_noise_of_recorded_steps_is_new_at_every_replay():
-    device = torch.device("cuda", 0)
-    noise, graph = generator(0, "noise", device), torch.cuda.CUDAGraph()
-    graph.register_generator_state(noise)
-    with torch.cuda.graph(graph):
-        drawn = torch.randn(4, generator=noise, device=device)
-    draws = []
-    for _ in range(3):
-        graph.replay()
-        draws.append(tuple(drawn.tolist()))
-    assert len(set(draws)) == 3

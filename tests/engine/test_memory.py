@@ -60,7 +60,6 @@ def test_of_a_gpu_it_is_told_how_much_there_is_and_how_much_the_run_holds(monkey
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_that_runs_out_of_memory_is_known():
     device = torch.device("cuda", 0)
     with pytest.raises(torch.cuda.OutOfMemoryError) as caught:

@@ -97,14 +97,41 @@ def test_what_torchrun_has_started_is_read_from_the_environment(monkeypatch: pyt
         ("cuda:0", "2", True, "cuda:0"),
         ("cpu", "2", True, "cpu"),
         ("auto", "2", False, "auto"),
-        ("auto", "1", True, "auto"),
+        ("cuda", "1", True, "cuda:1"),
     ],
 )
 def test_every_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, name, size, cuda, device):
+    _launched(monkeypatch, size)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert local_device(name) == device
+
+
+def _launched(monkeypatch: pytest.MonkeyPatch, size: str) -> None:
+    monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", size)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    assert local_device(name) == device
+
+
+def test_a_process_that_sees_its_own_gpu_alone_takes_that(monkeypatch: pytest.MonkeyPatch):
+    """Slurm's --gpus-per-task=1 shows each process one device."""
+    _launched(monkeypatch, "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert local_device("auto") == "cuda:0"
+
+
+def test_nccl_is_told_the_device(monkeypatch: pytest.MonkeyPatch):
+    """A device with its index, in a team of one too."""
+    told: dict[str, Any] = {}
+    for name, value in _environment(0, 1, _free_port()).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **options: told.update(options, of=backend))
+    monkeypatch.setattr(dist, "new_group", lambda **options: dist.ProcessGroup.__new__(dist.ProcessGroup))
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 1)
+    gather_team("ddp", torch.device("cuda:0"))
+    assert told == {"of": "nccl", "device_id": torch.device("cuda:0")}
 
 
 def test_without_torchrun_a_run_is_of_one_process():

@@ -19,10 +19,12 @@ class FakeEvent:
 
     arrived: bool = True
     recorded: int = 0
+    streams: set[object] = field(default_factory=set)
     queries: int = 0
 
-    def record(self) -> None:
+    def record(self, stream: object = "that of the current device") -> None:
         self.recorded += 1
+        self.streams.add(stream)
 
     def query(self) -> bool:
         self.queries += 1
@@ -51,6 +53,7 @@ class Fake:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Fake]:
     zeros = torch.zeros
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"that of {device}")
 
     def unpinned(*shape: int, pin_memory: bool = False, **kind: object) -> Tensor:
         return zeros(*shape, **kind)
@@ -60,7 +63,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Fake]:
         with monkeypatch.context() as patched:
             patched.setattr(torch, "zeros", unpinned)
             patched.setattr(torch.cuda, "Event", lambda: event)
-            return Fake(DeviceWatch(torch.device("cuda:0")), event)
+            return Fake(DeviceWatch(torch.device("cuda:1")), event)
 
     return make
 
@@ -107,6 +110,7 @@ def test_looking_goes_on_after_the_first_arrival(fake):
     assert len(losses) == 4
     assert losses == sorted(set(losses))
     assert made.event.recorded == 4
+    assert made.event.streams == {"that of cuda:1"}
 
 
 def test_what_was_seen_does_not_change_with_the_next_copy(fake):
@@ -143,7 +147,7 @@ def test_each_kind_of_device_has_its_watch(fake, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_a_real_device_is_watched_without_waiting():
     device = torch.device("cuda", 0)
     watch, rows = DeviceWatch(device), torch.zeros(64, 3, device=device)

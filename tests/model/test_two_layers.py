@@ -5,7 +5,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from tests.objective.models import SHAPE
-from vae_exp.distributions.sampling import ShardedGenerator, rsample, sample
+from vae_exp.distributions.sampling import rsample, sample, sharded
 from vae_exp.model.two_layers import LowerLayerDecoder, TwoLayerEncoder, TwoLayerPrior
 from vae_exp.model.vae import VAE
 from vae_exp.objective.elbo import ELBO
@@ -108,10 +108,9 @@ def test_the_rate_is_that_of_the_lower_layer_and_the_mean_one_of_the_upper():
 def test_draws_of_a_part_of_a_batch_are_those_of_the_whole():
     vae, x = two_layer_vae([3, 2]), images(6)
     whole = rsample(vae.encode(x), noise(), (4,))
-    part = ShardedGenerator()
-    part.manual_seed(1)
-    part.shard = (2, 5, 6)
-    torch.testing.assert_close(rsample(vae.encode(x[2:5]), part, (4,)), whole[:, 2:5])
+    with sharded((2, 5, 6)):
+        part = rsample(vae.encode(x[2:5]), noise(), (4,))
+    torch.testing.assert_close(part, whole[:, 2:5])
 
 
 def test_mean_and_variance_are_those_of_many_draws():

@@ -8,7 +8,7 @@ import torch
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.codes import NearestCodes, UniformCodes
 from vae_exp.distributions.divergence import rate
-from vae_exp.distributions.sampling import ShardedGenerator, rsample, sample
+from vae_exp.distributions.sampling import rsample, sample, sharded
 from vae_exp.evaluation.codes import CodesEvaluator
 from vae_exp.evaluation.pictures import all_pictures
 from vae_exp.model.vae import VAE
@@ -150,9 +150,9 @@ def test_use_of_the_codebook_is_counted():
 
 def test_a_part_of_a_batch_is_encoded_as_the_whole():
     vae, x = vq_vae(), images()
-    part = ShardedGenerator()
-    part.shard = (1, 3, 5)
-    torch.testing.assert_close(rsample(vae.encode(x[1:3]), part), rsample(vae.encode(x), noise())[1:3])
+    with sharded((1, 3, 5)):
+        part = rsample(vae.encode(x[1:3]), noise())
+    torch.testing.assert_close(part, rsample(vae.encode(x), noise())[1:3])
 
 
 @pytest.mark.parametrize(("codes", "code_dim"), [(1, 3), (4, 0)])

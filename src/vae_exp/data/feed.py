@@ -135,7 +135,7 @@ class StreamedFeed:
         self._next += size
         if self._device.type == "cuda":
             slot.arrived = torch.cuda.Event()
-            slot.arrived.record()
+            slot.arrived.record(torch.cuda.current_stream(self._device))  # not that of the current device
         self._gather_next()
 
     def images(self, size: int) -> Tensor:

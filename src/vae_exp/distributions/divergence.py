@@ -27,10 +27,8 @@ def rate(posterior: Distribution, prior: Distribution, latents: Tensor) -> Tenso
     if isinstance(posterior, MultivariateNormal) and gaussians[1] is not None:
         loc, scale = gaussians[1]
         prior = MultivariateNormal(loc, scale_tril=scale.diag_embed(), validate_args=False)
-    try:
-        return kl_divergence(posterior, prior)
-    except NotImplementedError:
-        return (posterior.log_prob(latents) - prior.log_prob(latents)).mean(dim=0)
+    closed = _closed_form(posterior, prior)
+    return (posterior.log_prob(latents) - prior.log_prob(latents)).mean(dim=0) if closed is None else closed
 
 
 def rate_per_unit(posterior: Distribution, prior: Distribution, latents: Tensor) -> Tensor:
@@ -50,11 +48,8 @@ def rate_per_unit(posterior: Distribution, prior: Distribution, latents: Tensor)
         TypeError: if either has units that depend on one another.
     """
     q, p = per_unit(posterior), per_unit(prior)
-    try:
-        divergence: Tensor = kl_divergence(q, p)
-        return divergence
-    except NotImplementedError:
-        return (q.log_prob(latents) - p.log_prob(latents)).mean(dim=0)
+    closed = _closed_form(q, p)
+    return (q.log_prob(latents) - p.log_prob(latents)).mean(dim=0) if closed is None else closed
 
 
 def per_unit(distribution: Distribution) -> Distribution:
@@ -73,6 +68,15 @@ def per_unit(distribution: Distribution) -> Distribution:
         f"a {type(distribution).__name__} over latents has no density for each unit; "
         f"use one with independent units, such as the diagonal Gaussian"
     )
+
+
+def _closed_form(posterior: Distribution, prior: Distribution) -> Tensor | None:
+    """Torch's KL divergence; None where it has none, so that no error is behind an estimate's own."""
+    try:
+        divergence: Tensor = kl_divergence(posterior, prior)
+    except NotImplementedError:
+        return None
+    return divergence
 
 
 def _diagonal_gaussian(distribution: Distribution) -> tuple[Tensor, Tensor] | None:

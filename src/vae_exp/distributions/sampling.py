@@ -6,6 +6,7 @@ a run's noise depends on its seed alone.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import singledispatch
 from typing import Any
 
@@ -13,18 +14,25 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, MultivariateNormal, Normal
 
+Shard = tuple[int, int, int]
+_shard: ContextVar[Shard | None] = ContextVar("shard", default=None)
 
-class ShardedGenerator(torch.Generator):
-    """A generator whose draws are a part of those that one process would make for the whole batch.
 
-    Several processes that share a batch and a seed, each with its own part, draw together what one would alone.
+@contextmanager
+def sharded(shard: Shard | None) -> Iterator[None]:
+    """Make the draws of a block the part of those that one process would make for the whole batch.
 
-    Attributes:
+    Processes that share a batch and a seed, each with its own part, draw together what one process draws alone.
+
+    Args:
         shard: First and last-plus-one position of this process in the batch, and the size of the whole batch;
-            None draws as any generator does.
+            None draws everything.
     """
-
-    shard: tuple[int, int, int] | None = None
+    token = _shard.set(shard)
+    try:
+        yield
+    finally:
+        _shard.reset(token)
 
 
 def standard_normal(like: Tensor, generator: torch.Generator, shape: Sequence[int] = ()) -> Tensor:
@@ -34,7 +42,7 @@ def standard_normal(like: Tensor, generator: torch.Generator, shape: Sequence[in
 
 def drawn(draw: Callable[..., Tensor], like: Tensor, generator: torch.Generator, shape: Sequence[int]) -> Tensor:
     """Independent draws of shape `[*shape, *like.shape]`, or this process's part of the whole batch's."""
-    shard = getattr(generator, "shard", None)
+    shard = _shard.get()
     kind: dict[str, Any] = {"generator": generator, "device": like.device, "dtype": like.dtype}
     if shard is None or like.dim() < 2:
         return draw((*shape, *like.shape), **kind)
@@ -117,7 +125,7 @@ def _seeded_from(generator: torch.Generator) -> Iterator[None]:
     Processes that share a batch draw differently, but not the parts of what one process would.
     """
     device = generator.device
-    shard = getattr(generator, "shard", None)
+    shard = _shard.get()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         drawn = int(torch.randint(2**62, (), generator=generator, device=device).item())
         torch.manual_seed(drawn + (shard[0] if shard else 0))

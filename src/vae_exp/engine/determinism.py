@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from vae_exp.distributions.sampling import ShardedGenerator
-
 STREAMS = ("shuffle", "noise", "evaluation")
 
 
@@ -20,7 +18,7 @@ def seed_process(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def generator(seed: int, stream: str, device: torch.device, after: int = 0) -> ShardedGenerator:
+def generator(seed: int, stream: str, device: torch.device, after: int = 0) -> torch.Generator:
     """A generator for one use, independent of the other streams of the same seed.
 
     Args:
@@ -31,7 +29,7 @@ def generator(seed: int, stream: str, device: torch.device, after: int = 0) -> S
     """
     entropy = [seed, STREAMS.index(stream), *([after] if after else [])]
     [mixed] = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
-    made = ShardedGenerator(device)
+    made = torch.Generator(device)
     made.manual_seed(int(mixed >> np.uint64(1)))
     return made
 

@@ -6,7 +6,7 @@ from vae_exp.errors import UserError
 
 
 def choose_device(name: str, key: str = "trainer.device") -> torch.device:
-    """The device of that name; `auto` takes CUDA, then MPS, then the CPU.
+    """The device of that name, with its index on CUDA; `auto` takes CUDA, then MPS, then the CPU.
 
     Args:
         name: What the user asked for.
@@ -16,7 +16,7 @@ def choose_device(name: str, key: str = "trainer.device") -> torch.device:
         UserError: if the name is not one, or if this machine has no such device.
     """
     if name == "auto":
-        return torch.device(_best_kind())
+        name = _best_kind()
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -33,6 +33,8 @@ def choose_device(name: str, key: str = "trainer.device") -> torch.device:
             raise UserError(f"{key}={name}: there is no CUDA device here; use {_best_kind()} or auto.")
         if device.index is not None and device.index >= count:
             raise UserError(f"{key}={name}: there are {count} CUDA devices, cuda:0 to cuda:{count - 1}.")
+        if device.index is None:
+            return torch.device("cuda", torch.cuda.current_device())
     if device.type == "cpu" and device.index:
         raise UserError(f"{key}={name}: there is one CPU device; use cpu.")
     return device

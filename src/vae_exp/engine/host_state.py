@@ -70,7 +70,7 @@ def _inside(name: str, value: Any, depth: int, met: set[int] | None = None) -> I
     """The plain values of an object and of what it holds, by name; tensors and modules are left out."""
     met = set() if met is None else met
     if isinstance(value, _PLAIN):
-        yield name, value
+        yield name, repr(value)  # NaN equals itself then
         return
     if id(value) in met or not depth:
         return

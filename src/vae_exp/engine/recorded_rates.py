@@ -5,23 +5,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.optim import Adam, Optimizer
+from torch.optim import SGD, Adagrad, Adam, Optimizer, RMSprop
 
 
 class RecordedRates:
-    """The learning rates of an optimiser as a recording reads them; everybody else sees numbers.
-
-    Torch's Adam and AdamW can read theirs from a tensor; other optimisers have none here.
+    """The learning rates of an optimiser as its steps read them, in float32; everything else sees numbers.
 
     Args:
         optimizer: Whose groups have a learning rate each.
-        device: Where the recording runs.
+        device: Where the steps run.
     """
 
     def __init__(self, optimizer: Optimizer, device: torch.device) -> None:
-        readable = isinstance(optimizer, Adam)  # AdamW is one
-        self._groups = [each for each in optimizer.param_groups if readable and isinstance(each["lr"], float)]
+        self._groups = [each for each in optimizer.param_groups if _reads_tensor(optimizer, each)]
         self._numbers = [each["lr"] for each in self._groups]
         self._places = [torch.tensor(each, device=device) for each in self._numbers]
 
@@ -38,12 +34,22 @@ class RecordedRates:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """For the length of a block, in which steps are recorded, the groups hold the places."""
-        numbers: list[float | Tensor] = [each["lr"] for each in self._groups]
+        """For the length of a block, in which a step runs or is recorded, the groups hold the tensors."""
         for group, place in zip(self._groups, self._places, strict=True):
             group["lr"] = place
         try:
             yield
         finally:
-            for group, number in zip(self._groups, numbers, strict=True):
+            for group, number in zip(self._groups, self._numbers, strict=True):
                 group["lr"] = number
+
+
+def _reads_tensor(optimizer: Optimizer, group: dict[str, Any]) -> bool:
+    """Whether the kernels of this group read a learning rate from the device without a wait of the host."""
+    if not isinstance(group["lr"], float):
+        return False
+    if isinstance(optimizer, SGD | Adagrad):
+        return bool(group.get("fused"))
+    if isinstance(optimizer, RMSprop):  # its foreach kernels, which are torch's default on CUDA
+        return group.get("foreach") is not False
+    return isinstance(optimizer, Adam)  # AdamW is one

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vae_exp import torchrun
+from vae_exp.distributions.sampling import Shard
 from vae_exp.errors import DivergedError, Interrupted, UserError
 
 T = TypeVar("T")
@@ -49,16 +50,18 @@ class Team:
         first, last = self.bounds(total)
         return last - first
 
-    def shard(self, total: int) -> tuple[int, int, int] | None:
-        """What `ShardedGenerator` needs to know; None where there is but one process."""
+    def shard(self, total: int) -> Shard | None:
+        """This process's place in a batch of `total` images, for `sharded`; None for a single process."""
         return None if self.size == 1 else (*self.bounds(total), total)
 
     def own(self, order: Tensor, sizes: list[int]) -> Tensor:
         """This process's part of each batch of an epoch's order."""
         if self.size == 1:
             return order
-        batches = order.split(sizes)
-        return torch.cat([batch[slice(*self.bounds(len(batch)))] for batch in batches])
+        whole = order.split(sizes[0] * sizes.count(sizes[0]))  # all batches but the last are of one size
+        batches, rest = whole[0].unflatten(0, (-1, sizes[0])), whole[1:]
+        parts = [batches[:, slice(*self.bounds(sizes[0]))].flatten()]
+        return torch.cat([*parts, *(each[slice(*self.bounds(len(each)))] for each in rest)])
 
     def sum(self, values: Tensor) -> None:
         """Add up over all processes, in place."""
@@ -146,9 +149,12 @@ def _has_idle_parameters(module: nn.Module, *arguments: Any) -> bool:
 
 
 def local_device(name: str) -> str:
-    """The device of this process of the team: the GPU of its local rank where the name leaves it open."""
-    if torchrun.size() > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
-        return f"cuda:{torchrun.local_rank()}"
+    """The device of this process of the team: the GPU of its local rank where the name leaves it open.
+
+    A launcher may show each process all GPUs of its machine, or its own alone.
+    """
+    if torchrun.launched() and name in ("auto", "cuda") and torch.cuda.is_available():
+        return f"cuda:{torchrun.local_rank() % torch.cuda.device_count()}"
     return name
 
 
@@ -171,9 +177,8 @@ def gather_team(distributed: str, device: torch.device) -> Team:
             "trainer.distributed=ddp needs several processes: "
             "torchrun --nproc-per-node=N -m vae_exp.train trainer=ddp (or say trainer.distributed=none)."
         )
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    on_cuda = device.type == "cuda"
+    dist.init_process_group("nccl" if on_cuda else "gloo", device_id=device if on_cuda else None)
     host = dist.new_group(backend="gloo", timeout=_PATIENCE)
     assert isinstance(host, dist.ProcessGroup)  # every process is a member
     return Team(dist.get_rank(), dist.get_world_size(), host)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vae_exp.data.feed import Feed
-from vae_exp.distributions.sampling import ShardedGenerator, binarized
+from vae_exp.distributions.sampling import binarized, sharded
 from vae_exp.engine.averaging import WeightAverage
 from vae_exp.engine.record import TERMS, StepRecord
 from vae_exp.engine.team import Team
@@ -75,7 +75,7 @@ class TrainingStep:
         parameters: list[nn.Parameter],
         optimizer: Optimizer,
         feed: Feed,
-        noise: ShardedGenerator,
+        noise: torch.Generator,
         record: StepRecord,
         reduction: str,
         gradient_clip: float | None,
@@ -113,12 +113,12 @@ class TrainingStep:
     def on_device(self, size: int) -> Tensor:
         """What the device does in a step; a CUDA graph can hold it."""
         own = self._team.part(size)
-        self.noise.shard = self._team.shard(size)
         images = self.feed.images(own)
-        if self._dynamic:
-            images = binarized(images, self.noise)
         labels = [self.feed.labels(own)] if self._labelled else []
-        loss, distortion, rate = self.score(images, self.noise, *labels)
+        with sharded(self._team.shard(size)):
+            if self._dynamic:
+                images = binarized(images, self.noise)
+            loss, distortion, rate = self.score(images, self.noise, *labels)
         kind = self.record.rows.dtype
         sums = torch.stack([each.detach().to(kind) for each in (loss, distortion, rate)]).sum(dim=1)
         self._team.sum(sums)

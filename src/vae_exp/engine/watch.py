@@ -42,6 +42,7 @@ class DeviceWatch:
     """
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._seen = torch.zeros(3, pin_memory=True)
         self._arrival = torch.cuda.Event()
         self._under_way = False
@@ -59,7 +60,7 @@ class DeviceWatch:
             self._countdown = _STEPS_BETWEEN_LOOKS
             # adding 0 × the whole record makes a NaN or an infinity of any step visible
             self._seen.copy_(sums / size + 0 * rows.sum(dim=0), non_blocking=True)
-            self._arrival.record()
+            self._arrival.record(torch.cuda.current_stream(self._device))  # not that of the current device
             self._under_way = True
         return None
 

@@ -1,0 +1,332 @@
+"""Training on a real CUDA device: recorded steps, streams, resumption, and what cannot be recorded."""
+
+import logging
+import signal
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import StepLR
+
+from tests.engine.runs import CPU, SHAPE, fit, grey_images, make_trainer, small_vae, weights
+from vae_exp.build import build_optimizer
+from vae_exp.data.feed import feed_for
+from vae_exp.data.images import ImageSet
+from vae_exp.engine import graph_step
+from vae_exp.engine.checkpoint import load_checkpoint
+from vae_exp.engine.determinism import generator
+from vae_exp.engine.progress import SilentProgress
+from vae_exp.engine.trainer import Trainer
+from vae_exp.errors import DivergedError, Interrupted
+from vae_exp.model.conditional import ConditionalDecoder, ConditionalEncoder, ConditionalVAE
+from vae_exp.model.priors import StandardNormalPrior
+from vae_exp.model.vae import VAE
+from vae_exp.objective.beta_vae import BetaVAE
+from vae_exp.objective.elbo import ELBO
+from vae_exp.objective.loss_terms import LossTerms
+from vae_exp.objective.schedules import Linear
+
+pytestmark = pytest.mark.cuda
+
+LRS = {"Adam": 0.02, "AdamW": 0.02, "SGD": 1e-3, "Adagrad": 0.02, "RMSprop": 1e-3}
+
+
+def _optimizer(name: str, **options: Any) -> Callable[[Any], Optimizer]:
+    """As a run builds it: with fused kernels where torch has them."""
+    return partial(build_optimizer, {"_target_": f"torch.optim.{name}", "lr": LRS[name], **options})
+
+
+def _images(*, streamed: bool = False, count: int = 67, index: int = 0, **changes: Any) -> ImageSet:
+    device, grey = torch.device("cuda", index), grey_images(count)
+    labels = torch.arange(count) % 3
+    images = ImageSet(grey.pixels, labels, grey.pixel_max, **changes)
+    return images.streamed_to(device) if streamed else images.to(device)
+
+
+def _trainer(
+    path: Path, *, images: ImageSet | None = None, vae: VAE | None = None, epochs: int = 2, **settings: Any
+) -> tuple[Trainer, VAE]:
+    vae = vae or small_vae(hidden=32)
+    optimizer = settings.pop("optimizer", _optimizer("Adam"))
+    images = images or _images()
+    return make_trainer(
+        path, train=images, vae=vae, optimizer=optimizer, epochs=epochs, **{"batch_size": 8} | settings
+    ), vae
+
+
+def _run(path: Path, **settings: Any) -> tuple[Trainer, VAE]:
+    trainer, vae = _trainer(path, **settings)
+    return fit(trainer), vae
+
+
+def _fallback(trainer: Trainer) -> str | None:
+    return trainer._stepper.fallback
+
+
+def _halving(optimizer: torch.optim.Optimizer) -> StepLR:
+    return StepLR(optimizer, step_size=1, gamma=0.5)
+
+
+def _conditional() -> VAE:
+    torch.manual_seed(0)
+    encoder = ConditionalEncoder(SHAPE, 2, [32], "tanh", 3)
+    return ConditionalVAE(encoder, ConditionalDecoder(SHAPE, 2, [32], "tanh", 3), StandardNormalPrior(2))
+
+
+SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
+    **{name: lambda name=name: {"optimizer": _optimizer(name)} for name in LRS},
+    **{
+        f"{name}, a schedule of the learning rate": lambda name=name: {
+            "optimizer": _optimizer(name),
+            "scheduler": _halving,
+        }
+        for name in LRS
+    },
+    "SGD with momentum": lambda: {"optimizer": _optimizer("SGD", momentum=0.9)},
+    "gradient clipping and an average": lambda: {"gradient_clip": 0.1, "ema_decay": 0.9},
+    "dynamic binarization": lambda: {"images": _images(drawn_from=0)},
+    "streamed images": lambda: {"images": _images(streamed=True)},
+    "labels": lambda: {"vae": _conditional()},
+    "streamed labels": lambda: {"vae": _conditional(), "images": _images(streamed=True)},
+    "a schedule by step": lambda: {"loss": BetaVAE(Linear(0.0, 1.0, 30, "step"))},
+    "bf16": lambda: {"precision": "bf16"},
+    "tf32": lambda: {"precision": "tf32"},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_recorded_steps_are_eager_ones_to_rounding(tmp_path: Path, name: str):
+    """Five epochs of eight whole batches, which are recorded, and a short one, which is not."""
+    graph, recorded = _run(tmp_path / "graph", epochs=5, step="graph", **SETTINGS[name]())
+    _, eager = _run(tmp_path / "eager", epochs=5, step="eager", **SETTINGS[name]())
+    assert _fallback(graph) is None
+    assert graph.step_mode == "graph"
+    assert set(graph._stepper._recordings) == {8}
+    torch.testing.assert_close(weights(recorded), weights(eager), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", LRS)
+def test_a_schedule_needs_no_new_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    """Where the kernels read the learning rate from the device; Adagrad has such ones from torch 2.14 on."""
+    made, graph = [], torch.cuda.CUDAGraph
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: made.append(1) or graph())
+    trainer, _ = _run(tmp_path, epochs=4, step="graph", optimizer=_optimizer(name), scheduler=_halving)
+    assert _fallback(trainer) is None
+    fused = trainer._optimizer.param_groups[0].get("fused")
+    assert len(made) == (1 if fused or name == "RMSprop" else 4)
+
+
+@pytest.mark.parametrize("step", ["graph", "eager"])
+def test_streamed_images_train_as_resident_ones(tmp_path: Path, step: str):
+    resident, one = _run(tmp_path / "resident", epochs=5, step=step)
+    streamed, other = _run(tmp_path / "streamed", images=_images(streamed=True), epochs=5, step=step)
+    torch.testing.assert_close(weights(other), weights(one), rtol=1e-4, atol=1e-5)
+    assert resident.position.step == streamed.position.step == 45
+
+
+def test_streamed_images_reach_another_device_than_the_current_one(tmp_path: Path):
+    """Pinned buffers are refilled once their copy has left, whichever device is the current one."""
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    pixels = torch.randint(256, (256, 1, 256, 256), dtype=torch.uint8)
+    device = torch.device("cuda", 1)
+    assert torch.cuda.current_device() == 0
+    sums = {}
+    for kind in ("streamed", "resident"):
+        images = ImageSet(pixels, None, 255)
+        images = images.streamed_to(device) if kind == "streamed" else images.to(device)
+        feed = feed_for(images, 32)
+        found = []
+        for _ in range(20):
+            feed.begin(torch.arange(256, device=device), [32] * 8, 0)
+            for _ in range(8):
+                feed.prepare()
+                found.append(feed.images(32).double().sum())
+        sums[kind] = torch.stack(found).cpu()
+    assert torch.equal(sums["streamed"], sums["resident"])
+
+
+# Resumption
+
+
+class StopsAfter(SilentProgress):
+    """Sends this process SIGTERM after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self._left = steps
+
+    def step(self, values: Mapping[str, float] | None) -> None:
+        self._left -= 1
+        if self._left == 0:
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD", "RMSprop"])
+@pytest.mark.parametrize("stop", [5, 14, 27], ids=lambda stop: f"stopped after {stop} steps")
+def test_a_run_goes_on_to_the_bit(tmp_path: Path, name: str, stop: int):
+    """Nine steps are an epoch; a resumed run warms up where the whole one replays."""
+    settings = {"epochs": 6, "step": "graph", "optimizer": _optimizer(name), "scheduler": _halving}
+    whole, expected = _run(tmp_path / "whole", **settings)
+    first, _ = _trainer(tmp_path / "first", **settings)
+    with pytest.raises(Interrupted):
+        fit(first, StopsAfter(stop))
+    assert first.position.step == stop
+    resumed, vae = _trainer(tmp_path / "second", **settings)
+    resumed.load_state(load_checkpoint(tmp_path / "first" / "checkpoints" / "last.pt", CPU))
+    fit(resumed)
+    assert _fallback(whole) is _fallback(resumed) is None
+    assert torch.equal(weights(vae), weights(expected))
+
+
+# Nothing waits
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+@pytest.mark.parametrize("step", ["graph", "eager"])
+@pytest.mark.parametrize("name", ["Adam", "SGD", "RMSprop"])
+def test_no_step_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, name: str):
+    original, steps = Trainer._run_step, []
+
+    def strict(self: Trainer, *arguments: Any) -> None:
+        torch.cuda.set_sync_debug_mode("error" if self.position.epoch >= 3 else "default")
+        try:
+            original(self, *arguments)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        steps.append(self.position.epoch)
+
+    monkeypatch.setattr(Trainer, "_run_step", strict)
+    _run(tmp_path, epochs=8, step=step, gradient_clip=0.5, ema_decay=0.9, optimizer=_optimizer(name))
+    assert len([epoch for epoch in steps if epoch >= 3]) == 45
+
+
+class Synchronizing(SilentProgress):
+    """The host waits for the device after every step, so that steps can be counted."""
+
+    def step(self, values: Mapping[str, float] | None) -> None:
+        torch.cuda.synchronize()
+
+
+class Spoils(ELBO):
+    """A loss that is no number from its tenth call on, counted on the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.calls = torch.zeros((), device=device)
+
+    def __call__(self, vae: VAE, images: Tensor, noise: torch.Generator) -> LossTerms:
+        terms = super().__call__(vae, images, noise)
+        self.calls += 1
+        spoilt = torch.where(self.calls < 10, 1.0, float("nan"))
+        return LossTerms(terms.loss * spoilt, terms.distortion * spoilt, terms.rate)
+
+
+@pytest.mark.parametrize("step", ["graph", "eager"])
+def test_a_loss_that_is_no_number_ends_the_run_within_two_looks(tmp_path: Path, step: str):
+    images = _images(count=1600)
+    trainer, _ = _trainer(tmp_path, images=images, step=step, loss=Spoils(images.device))
+    with pytest.raises(DivergedError, match=r"is nan in epoch 1 \(step 10\)"):
+        fit(trainer, Synchronizing())
+    assert 10 < trainer.position.step <= 2 * 32 + 3
+
+
+# What cannot be recorded, and what comes after it
+
+
+class Waits(ELBO):
+    """A loss that reads a value on the host."""
+
+    def __call__(self, vae: VAE, images: Tensor, noise: torch.Generator) -> LossTerms:
+        terms = super().__call__(vae, images, noise)
+        assert terms.loss.sum().item() == terms.loss.sum().item()
+        return terms
+
+
+class TooLarge(ELBO):
+    """A loss that asks for more memory than there is, while it is recorded."""
+
+    def __call__(self, vae: VAE, images: Tensor, noise: torch.Generator) -> LossTerms:
+        if torch.cuda.is_current_stream_capturing():
+            torch.empty(2**46, dtype=torch.uint8, device=images.device)
+        return super().__call__(vae, images, noise)
+
+
+def _require_that_recording_still_works(path: Path) -> None:
+    torch.cuda.empty_cache()
+    torch.rand(3, device="cuda")  # by the default generator, which takes part in every recording
+    trainer, recorded = _run(path / "graph", step="graph", epochs=3)
+    _, eager = _run(path / "eager", step="eager", epochs=3)
+    assert _fallback(trainer) is None
+    torch.testing.assert_close(weights(recorded), weights(eager), rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_that_waits_for_the_device_trains_eagerly_and_the_next_is_recorded(tmp_path: Path, caplog):
+    with caplog.at_level(logging.WARNING):
+        trainer, vae = _run(tmp_path / "waits", step="graph", loss=Waits())
+    _, eager = _run(tmp_path / "eager", step="eager")
+    assert _fallback(trainer)
+    assert "cannot be recorded" in caplog.text
+    torch.testing.assert_close(weights(vae), weights(eager), rtol=1e-4, atol=1e-5)
+    _require_that_recording_still_works(tmp_path)
+
+
+def test_memory_that_runs_out_in_a_recording_ends_the_run_and_the_next_is_recorded(tmp_path: Path):
+    trainer, _ = _trainer(tmp_path / "large", step="graph", loss=TooLarge())
+    with pytest.raises(torch.OutOfMemoryError):
+        fit(trainer)
+    _require_that_recording_still_works(tmp_path)
+
+
+# Other sources of noise, other steps
+
+
+class Dropout(VAE):
+    """A model that draws from the default generator of the device."""
+
+    def __init__(self) -> None:
+        whole = small_vae(hidden=32)
+        super().__init__(whole.encoder, whole.decoder, whole.prior)
+        self.dropout = nn.Dropout(0.3)
+
+    def encode(self, images: Tensor) -> Distribution:
+        return super().encode(self.dropout(images))
+
+
+def test_a_model_with_dropout_is_recorded_and_drops_as_eager_steps_do(tmp_path: Path):
+    torch.cuda.manual_seed(3)
+    graph, recorded = _run(tmp_path / "graph", epochs=3, step="graph", vae=Dropout())
+    torch.cuda.manual_seed(3)
+    _, eager = _run(tmp_path / "eager", epochs=3, step="eager", vae=Dropout())
+    assert _fallback(graph) is None
+    torch.testing.assert_close(weights(recorded), weights(eager), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(which("cc") is None and which("gcc") is None, reason="torch.compile needs a C compiler")
+def test_compiled_steps_are_recorded_too(tmp_path: Path):
+    pytest.importorskip("triton")
+    compiled, vae = _run(tmp_path / "compile", epochs=3, step="compile")
+    _, eager = _run(tmp_path / "eager", epochs=3, step="eager")
+    assert _fallback(compiled) is None
+    assert set(compiled._stepper._recordings) == {8}
+    torch.testing.assert_close(weights(vae), weights(eager), rtol=1e-3, atol=1e-4)
+
+
+def test_noise_of_recorded_steps_is_new_at_every_replay():
+    device = torch.device("cuda", 0)
+    noise, graph = generator(0, "noise", device), torch.cuda.CUDAGraph()
+    if not graph_step._REGISTERS_GENERATORS:
+        graph.register_generator_state(noise)
+    with torch.cuda.graph(graph):
+        drawn = torch.randn(4, generator=noise, device=device)
+    draws = []
+    for _ in range(3):
+        graph.replay()
+        draws.append(tuple(drawn.tolist()))
+    assert len(set(draws)) == 3
