@@ -32,9 +32,16 @@ Node = Mapping[str, Any]
 T = TypeVar("T")
 
 
-def build_splits(data: DataSettings) -> Splits:
-    """The splits that `data` describes; nothing is opened yet."""
+def build_splits(data: DataSettings, may_download: bool = True) -> Splits:
+    """The splits that `data` describes; nothing is opened yet.
+
+    Args:
+        data: The group `data`.
+        may_download: Whether the source may download files that are missing.
+    """
     source = _create(data.source, "data.source", needs=("train", "test"))
+    if not may_download and hasattr(source, "may_download"):
+        source.may_download = False
     return Splits(
         source,
         data.image_shape,

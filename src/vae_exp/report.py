@@ -10,7 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from vae_exp.errors import UserError
 from vae_exp.run_directory import RunDirectory
+from vae_exp.stored_files import Caller, require_safe
 from vae_exp.trust import packages_to_trust
 
 UNITS = {
@@ -105,21 +107,31 @@ def print_result(result: Mapping[str, Any], directory: RunDirectory, config: Map
         lines.append(f"Weights & Biases, offline: {_python()} -m vae_exp.sync {directory.path} uploads it")
         lines.append(f"Dashboard: {_python()} -m vae_exp.dashboard {directory.path} shows it in a browser")
     lines += [
-        f"Next: {_python()} -m vae_exp.evaluate run={directory.path}{_needed(config)}",
-        f"      {_python()} -m vae_exp.generate run={directory.path}{_needed(config)}",
+        f"Next: {_python()} -m vae_exp.evaluate run={directory.path}{_needed(config, directory)}",
+        f"      {_python()} -m vae_exp.generate run={directory.path}{_needed(config, directory)}",
     ]
     for line in lines:
         _console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _needed(config: Mapping[str, Any]) -> str:
-    """What else the next commands will have to be told: whose classes to trust, which split there is."""
+def _needed(config: Mapping[str, Any], directory: RunDirectory) -> str:
+    """The words that the next commands need: whose classes to trust, where the data are, which split there is."""
     packages = packages_to_trust(config)
     trust = f" trust=[{','.join(packages)}]" if packages else ""
     data = config.get("data", {})
+    trust += _place_of_data(config, data, directory)
     if not data.get("path") or _holds_test_images(Path(str(data["path"])).expanduser()):
         return trust
     return f"{trust} split={'val' if data.get('validation_size') else 'train'}"
+
+
+def _place_of_data(config: Mapping[str, Any], data: Mapping[str, Any], directory: RunDirectory) -> str:
+    """Where the data are, if a stored config alone may not say it."""
+    try:
+        require_safe({"data": data}, Caller(directory.path, packages_to_trust(config)), ["data"])
+    except UserError:
+        return "".join(f" data.{name}={data[name]}" for name in ("root", "path") if data.get(name))
+    return ""
 
 
 def _holds_test_images(path: Path) -> bool:

@@ -16,7 +16,7 @@ from vae_exp.errors import UserError
 from vae_exp.run_directory import RunDirectory, resumed_checkpoint, write_atomically
 from vae_exp.settings import plain_config
 from vae_exp.stored_config import changed, read_config
-from vae_exp.trust import require_trusted
+from vae_exp.stored_files import Caller, require_safe
 
 _log = logging.getLogger(__name__)
 CHANGEABLE = (
@@ -45,11 +45,13 @@ class Resumption:
         config: Its own config, with what the command changes.
         state: What its last checkpoint holds, on the CPU; None if it was ended before there was one.
         checkpoint: Where that was read.
+        may_download: Whether missing data may be downloaded.
     """
 
     config: DictConfig
     state: dict[str, Any] | None
     checkpoint: Path
+    may_download: bool
 
     @property
     def lines(self) -> int:
@@ -79,7 +81,8 @@ def read_resumption(directory: RunDirectory, asked: DictConfig, overrides: Seque
                 f"only {', '.join(CHANGEABLE)} may differ. Start a new run for anything else."
             )
     config = changed(stored, values)
-    require_trusted(plain_config(config), list(asked.trust))
+    caller = Caller(directory.path, list(asked.trust), values)
+    require_safe(plain_config(config), caller)
     checkpoint = _chosen_checkpoint(resumed_checkpoint(str(asked.resume)), directory)
     state = _read_state(checkpoint, directory)
     if state is not None and config.trainer.epochs < state["epoch"]:
@@ -87,15 +90,16 @@ def read_resumption(directory: RunDirectory, asked: DictConfig, overrides: Seque
             f"trainer.epochs={config.trainer.epochs} is less than the {state['epoch']} epochs that "
             f"resume={directory.path} has been trained; raise it."
         )
-    return Resumption(config, state, checkpoint)
+    return Resumption(config, state, checkpoint, caller.may_download)
 
 
-def resumption_of_job(config: DictConfig, directory: RunDirectory) -> Resumption | None:
+def resumption_of_job(config: DictConfig, directory: RunDirectory, may_download: bool) -> Resumption | None:
     """What a half-done job of a sweep goes on from; None where nothing whole is left.
 
     Args:
         config: The job's, as its sweep composes it now: the same but for what does not change the result.
         directory: The job's.
+        may_download: Whether missing data may be downloaded.
     """
     for name in ("last", "best"):
         checkpoint = directory.checkpoint(name)
@@ -105,7 +109,7 @@ def resumption_of_job(config: DictConfig, directory: RunDirectory) -> Resumption
             _log.warning("%s", error)
             continue
         if state is not None:
-            return Resumption(config, state, checkpoint)
+            return Resumption(config, state, checkpoint, may_download)
     return None
 
 

@@ -187,6 +187,7 @@ class SweepSettings:
 
     name: str | None = MISSING
     force: bool = False
+    checked: bool = False
     started: str | None = None
     trial: TrialSettings = field(default_factory=TrialSettings)
 

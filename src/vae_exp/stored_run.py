@@ -20,7 +20,7 @@ from vae_exp.model.vae import VAE
 from vae_exp.run_directory import RunDirectory, absolute_path
 from vae_exp.settings import StoredRunSettings, TrainSettings, checked, plain_config
 from vae_exp.stored_config import changed, read_config
-from vae_exp.trust import require_trusted
+from vae_exp.stored_files import Caller, require_safe
 
 _LATEST = "latest"
 
@@ -36,6 +36,7 @@ class StoredRun:
         vae: The model with its weights, in evaluation mode.
         checkpoint: Which checkpoint the weights are from: `best` or `last`.
         epoch: The epoch of that checkpoint.
+        caller: What the stored config may open.
     """
 
     directory: RunDirectory
@@ -44,11 +45,18 @@ class StoredRun:
     vae: VAE = field(repr=False)
     checkpoint: str
     epoch: int
+    caller: Caller = field(repr=False)
 
     @cached_property
     def data(self) -> Splits:
-        """The splits the run was trained with; opened when first used."""
-        return build_splits(self.settings.data)
+        """The splits the run was trained with; opened when first used.
+
+        Raises:
+            UserError: if the stored config names a file or folder that the caller has not named, outside of the
+                run directory, the data root and the working directory.
+        """
+        require_safe(self.config, self.caller, ["data"])
+        return build_splits(self.settings.data, self.caller.may_download)
 
     @cached_property
     def result(self) -> dict[str, Any] | None:
@@ -90,11 +98,12 @@ def load_run(
     shape = stored.data.get("image_shape") or state.get("image_shape")
     places = {f"data.{name}": value for name, value in (data or {}).items() if value is not None}
     plain = plain_config(changed(stored, places), shape)
-    require_trusted(plain, trust)
+    caller = Caller(place.path, trust, places)
+    require_safe(plain, caller, ["model"])
     settings = checked(OmegaConf.create(plain), TrainSettings)
     vae = _build_with_weights(plain, state, place.checkpoint(chosen))
     vae.to(where).eval()
-    return StoredRun(place, settings, plain, vae, chosen, int(state.get("epoch") or 0))
+    return StoredRun(place, settings, plain, vae, chosen, int(state.get("epoch") or 0), caller)
 
 
 def _build_with_weights(plain: dict[str, Any], state: Mapping[str, Any], checkpoint: Path) -> VAE:

@@ -9,6 +9,8 @@ from omegaconf import DictConfig
 from vae_exp.engine.interruption import InterruptGuard
 from vae_exp.resumption import resumption_of_job
 from vae_exp.run_directory import RunDirectory, owned
+from vae_exp.settings import plain_config
+from vae_exp.stored_files import Caller, require_safe
 from vae_exp.sweep.attempt import Attempt, fruitless_wandb_run, next_attempt, note_words
 from vae_exp.training_run import begin, go_on
 
@@ -42,8 +44,13 @@ def run_job(
             _log.info("%s is finished already; nothing is done.", directory.path.name)
             note_words(directory, words)
             return None
+        may_download = not config.sweep.checked
+        if config.sweep.checked:
+            require_safe(
+                plain_config(config), Caller(directory.path, list(config.trust), remedy="say trust=[command]")
+            )
         if attempt is Attempt.RESUME:
-            resumption = resumption_of_job(config, directory)
+            resumption = resumption_of_job(config, directory, may_download)
             if resumption is not None:
                 note_words(directory, words)
                 return go_on(resumption, directory, sweep, guard)
@@ -52,4 +59,4 @@ def run_job(
         if directory.holds_a_run():
             wandb_run_id = fruitless_wandb_run(directory)
             directory.set_aside()
-        return begin(config, directory, sweep, guard, wandb_run_id)
+        return begin(config, directory, sweep, guard, wandb_run_id, may_download)

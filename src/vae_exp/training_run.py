@@ -101,6 +101,7 @@ def begin(
     sweep: str | None,
     guard: InterruptGuard,
     wandb_run_id: str | None = None,
+    may_download: bool = True,
 ) -> dict[str, Any]:
     """As `train`, in a directory that this process owns; a job of a sweep leaves its reason if it cannot start.
 
@@ -110,6 +111,7 @@ def begin(
         sweep: Its name; None outside of one.
         guard: As `train` has it.
         wandb_run_id: The W&B run of an attempt that came to nothing, which goes on; None begins a new one.
+        may_download: Whether missing data may be downloaded.
     """
     began = time.time()
     metrics_file = MetricsFile(directory.metrics)
@@ -118,7 +120,7 @@ def begin(
             _write_config(config, directory)
             guard.check()
             refuse_contradictions(config, _choices())
-            prepared = _prepare(config, directory, sweep, metrics_file, None, wandb_run_id)
+            prepared = _prepare(config, directory, sweep, metrics_file, None, wandb_run_id, may_download)
         except Exception as error:
             outcome.end_unstarted(error, directory, began, keep_reason=sweep is not None)
             raise
@@ -156,7 +158,9 @@ def go_on(
     guard.check()
     metrics_file = MetricsFile.resumed(directory.metrics, resumption.lines)
     with closing(metrics_file):
-        prepared = _prepare(resumption.config, directory, sweep, metrics_file, state)
+        prepared = _prepare(
+            resumption.config, directory, sweep, metrics_file, state, may_download=resumption.may_download
+        )
         directory.remove_leftovers()
         if state is not None:
             mend_checkpoints(directory, state, resumption.checkpoint)
@@ -185,13 +189,13 @@ def assist(asked: DictConfig, overrides: Sequence[str], directory: RunDirectory,
         directory: Of the run that is resumed; not used for a new one.
         guard: Notes Ctrl-C and SIGTERM.
     """
-    config, state = asked, None
+    config, state, may_download = asked, None, True
     if asked.resume:
         resumption = read_resumption(directory, asked, overrides)
-        config, state = resumption.config, resumption.state
+        config, state, may_download = resumption.config, resumption.state, resumption.may_download
     else:
         refuse_contradictions(asked, _choices())
-    prepared = _prepare(config, directory, None, None, state)
+    prepared = _prepare(config, directory, None, None, state, may_download=may_download)
     trainer = prepared.trainer
     try:
         with computing_with(prepared.threads):
@@ -208,6 +212,7 @@ def _prepare(
     metrics_file: MetricsFile | None,
     state: Mapping[str, Any] | None,
     wandb_run_id: str | None = None,
+    may_download: bool = True,
 ) -> Prepared:
     """Build everything; a process without `metrics_file` assists another and tracks nothing."""
     wandb_run_id = wandb_run_id if state is None else state.get("wandb_run_id")
@@ -219,7 +224,7 @@ def _prepare(
     require_determinism(settings.trainer.deterministic)
     choose_mode(settings.trainer.step, device, Team())
     seed_process(settings.seed)
-    splits = build_splits(settings.data)
+    splits = build_splits(settings.data, may_download)
     resident = settings.data.resident
     plain = plain_config(config, splits.image_shape)
     recipe = _recipe(settings, splits.train, splits.val)

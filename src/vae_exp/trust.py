@@ -189,7 +189,7 @@ def _require_class_of_kind(key: tuple[str, ...], target: Any, trust: Sequence[st
     if target is None:
         return
     kind = _kind(key)
-    found = _located(target)
+    found = target_class(target)
     lies_well = isinstance(found, type) and _lies_in(
         f"{found.__module__}.{found.__qualname__}", (*kind.packages, *trust)
     )
@@ -199,8 +199,8 @@ def _require_class_of_kind(key: tuple[str, ...], target: Any, trust: Sequence[st
         )
 
 
-def _located(target: str) -> Any:
-    """What a dotted name leads to, found the way it will be instantiated."""
+def target_class(target: str) -> Any:
+    """What a dotted name that has been checked leads to, found the way it will be instantiated."""
     try:
         return get_object(target)
     except Exception as error:  # importing a module may raise anything

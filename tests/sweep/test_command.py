@@ -137,15 +137,19 @@ def test_retry_gives_the_commands_again_where_they_were_given(
         return 3
 
     monkeypatch.setattr("vae_exp.sweep.__main__._run", run)
-    assert command("retry", sweep)[0] == 3
+    assert command("retry", sweep, "trust=[command]")[0] == 3
     assert given == [
         (["-m", "vae_exp.train", "--multirun", "seed=0,1", "sweep.name='s'"], tmp_path),
         (["-m", "vae_exp.train", "--multirun", "seed=2", "sweep.name='s'"], tmp_path),
     ]
     given.clear()
+    monkeypatch.chdir(tmp_path)
+    command("retry", sweep, "trust=[my_package]")
+    assert given[1][0][-3:] == ["sweep.name='s'", "sweep.checked=true", "trust=[my_package]"]
+    given.clear()
     elsewhere = sweep.rename(tmp_path / "moved")
     command("retry", elsewhere)
-    assert given[1][0][-2:] == ["sweep.name='moved'", f"hydra.sweep.dir='{elsewhere}'"]
+    assert given[1][0][-3:] == ["sweep.name='moved'", f"hydra.sweep.dir='{elsewhere}'", "sweep.checked=true"]
 
 
 @pytest.mark.parametrize("name", ["status", "summary", "plot", "best", "clean"])
@@ -184,5 +188,6 @@ def test_retry_waits_for_a_command_that_ends_in_order_and_gives_no_other(
         record(tmp_path / "s", [f"seed={seed}"], tmp_path, [[f"seed={seed}"]])
     given = []
     monkeypatch.setattr("vae_exp.sweep.__main__._run", lambda words, folder: given.append(words) or 130)
+    monkeypatch.chdir(tmp_path)
     assert command("retry", tmp_path / "s")[0] == 130
     assert len(given) == 1

@@ -83,7 +83,7 @@ class CelebASource:
     def _decoded(self, file: Path) -> npt.NDArray[np.uint8]:
         """One image, `[3, size, size]`."""
         try:
-            with Image.open(file) as image:
+            with Image.open(file, formats=["JPEG"]) as image:  # no other decoder, some start programs
                 left, above = (image.width - _CROP) // 2, (image.height - _CROP) // 2
                 face = image.convert("RGB").crop((left, above, left + _CROP, above + _CROP))
                 small = face.resize((self._size, self._size), Image.Resampling.BILINEAR)

@@ -16,6 +16,7 @@ from vae_exp.errors import UserError
 
 PROBE_SECONDS = 3.0
 STALL_SECONDS = 10.0
+NOT_ALLOWED = "a stored config downloads nothing unless you name the folder"
 
 
 def md5_of(archive: Path) -> str:

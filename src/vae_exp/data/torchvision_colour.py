@@ -11,7 +11,7 @@ import torch
 from filelock import FileLock
 from torchvision import datasets
 
-from vae_exp.data.downloading import md5_of, patience, those_that_answer
+from vae_exp.data.downloading import NOT_ALLOWED, md5_of, patience, those_that_answer
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
 from vae_exp.run_directory import absolute_path
@@ -37,6 +37,7 @@ class ColourSource:
             raise UserError(f"data.source.dataset={dataset} is not known; use one of {', '.join(DATASETS)}.")
         self._dataset = dataset
         self._folder = absolute_path("data.root", root) / dataset
+        self.may_download = True
 
     def train(self) -> ImageSet:
         """The official training images, `[N, 3, 32, 32]`."""
@@ -101,6 +102,8 @@ class ColourSource:
         return url, self._folder / name, md5
 
     def _require_an_answer(self, url: str) -> None:
+        if not self.may_download:
+            raise self._not_there(url, NOT_ALLOWED)
         if not those_that_answer([url]):
             raise self._not_there(url, "the server does not answer")
 

@@ -13,7 +13,7 @@ from filelock import FileLock
 from torch import Tensor
 from torchvision import datasets
 
-from vae_exp.data.downloading import md5_of, patience, those_that_answer
+from vae_exp.data.downloading import NOT_ALLOWED, md5_of, patience, those_that_answer
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
 from vae_exp.run_directory import absolute_path
@@ -51,6 +51,7 @@ class MNISTSource:
             raise UserError(f"data.source.split={split} does not fit {dataset}; expected {allowed}.")
         self._dataset = DATASETS[dataset]
         self._root = absolute_path("data.root", root)
+        self.may_download = True
         self._options: dict[str, Any] = {} if split is None else {"split": split}
 
     def train(self) -> ImageSet:
@@ -142,6 +143,8 @@ class MNISTSource:
         missing = self._missing()
         if not missing:
             return list(self._dataset.mirrors)
+        if not self.may_download:
+            raise self._no_network(missing, NOT_ALLOWED)
         answering = those_that_answer(self._addresses(missing[0]))
         if not answering:
             raise self._no_network(missing)

@@ -1,6 +1,7 @@
 """`python -m vae_exp.sweep COMMAND DIR`: look at a sweep, draw it, go on with it, tidy it up."""
 
 import argparse
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from vae_exp.errors import UserError, exit_with_message
 from vae_exp.run_directory import require_writable
 from vae_exp.sweep.best import as_words, best_jobs, means_over_seeds
 from vae_exp.sweep.clean import leftovers, remove
+from vae_exp.sweep.command_check import TRUST, require_plain_command
 from vae_exp.sweep.grouping import Group, default_keys, grouped, in_order
 from vae_exp.sweep.jobs import Job, read_jobs, varying
 from vae_exp.sweep.metrics import best_first, chosen_metric, higher_is_better
@@ -79,7 +81,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     best.add_argument("--metric", nargs="*", default=[], metavar="NAME")
     best.add_argument("--over-seeds", action="store_true", help="by the means of jobs that differ in seeds alone")
-    command("retry", _retry, "run again what failed, was interrupted or is missing")
+    retry = command("retry", _retry, "run again what failed, was interrupted or is missing")
+    retry.add_argument(
+        "trust",
+        nargs="?",
+        default="trust=[]",
+        metavar="trust=[NAME,…]",
+        help="packages of yours that the jobs use; `features`; `command` for all that sweep.json says",
+    )
     clean = command("clean", _clean, "list what can go, ask, remove")
     clean.add_argument("--checkpoints", action="store_true", help="last.pt of finished jobs too")
     clean.add_argument("--yes", action="store_true", help="do not ask")
@@ -177,17 +186,32 @@ def _retry(asked: argparse.Namespace) -> int:
     commands = read_plan(asked.sweep).commands
     if not commands:
         raise UserError(f"{asked.sweep} does not say how it was started: there is no sweep.json to go by.")
+    trust = _trusted(asked.trust)
+    for command in commands:
+        folder, words = Path(command["folder"]), lasting_words(command["words"])
+        if not folder.is_dir():
+            raise UserError(f"{asked.sweep} was started in {folder}, which is no longer there.")
+        if TRUST not in trust:
+            require_plain_command(words, folder, asked.sweep)
+    checked = [] if TRUST in trust else ["sweep.checked=true"]
+    if named := [each for each in trust if each != TRUST]:
+        checked.append(f"trust=[{','.join(named)}]")
     worst = 0
     for command in commands:
         folder = Path(command["folder"])
-        if not folder.is_dir():
-            raise UserError(f"{asked.sweep} was started in {folder}, which is no longer there.")
-        words = [*lasting_words(command["words"]), *_place(asked.sweep.resolve(), folder)]
+        words = [*lasting_words(command["words"]), *_place(asked.sweep.resolve(), folder), *checked]
         code = _run([sys.executable, "-m", "vae_exp.train", *words], folder)
         worst = max(worst, code)
         if code in _STOPPED:
             break
     return worst
+
+
+def _trusted(word: str) -> list[str]:
+    found = re.fullmatch(r"trust=\[?([\w.,\s]*)\]?", word)
+    if not found:
+        raise UserError(f"{word} is not known to retry; expected trust=[NAME,…].")
+    return [name for name in re.split(r"[,\s]+", found[1]) if name]
 
 
 def _place(sweep: Path, folder: Path) -> list[str]:

@@ -79,12 +79,9 @@ def record(sweep: Path, words: Sequence[str], folder: Path, jobs: Sequence[Seque
 
 
 def lasting_words(words: Sequence[str]) -> list[str]:
-    """The words of a command that stay right when its sweep is moved, renamed or done again."""
-    return [
-        word
-        for word in words
-        if not word.lstrip("+").startswith(("sweep.force=", "sweep.name=", "hydra.sweep.dir="))
-    ]
+    """The words of a command that stay right when its sweep is moved, renamed, trusted or done again."""
+    passing = ("sweep.force=", "sweep.name=", "sweep.checked=", "hydra.sweep.dir=", "trust=")
+    return [word for word in words if not word.lstrip("+").startswith(passing)]
 
 
 def quoted(text: str) -> str:

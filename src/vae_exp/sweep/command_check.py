@@ -1,0 +1,66 @@
+"""The check of a command in `sweep.json`, which may come from a stranger, before `retry` runs it again.
+
+Words that could lead Hydra to other files or to other code are refused. What the other words set is checked by
+every job, as that of a stored config.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from vae_exp.errors import UserError
+
+TRUST = "command"  # trust=[command] runs the commands as they are
+_FLAGS = ("-m", "--multirun")
+_SEARCH_KEYS = ("n_trials", "objectives", "directions", "sampler", "pruner", "conditions", "batch_size")
+_NUMBERS = re.compile(r"null|true|false|[\d.e+-]+|\[[\d.,\s]*\]")
+_RESERVED = ("hydra", "sweep", "trust", "resume")
+
+
+def require_plain_command(words: Sequence[str], folder: Path, sweep: Path) -> None:
+    """Refuse a stored command that could run code, or read configs, beyond those that are installed.
+
+    Args:
+        words: The command line, without the program.
+        folder: Where the command was given; Python imports from there.
+        sweep: The sweep's directory.
+
+    Raises:
+        UserError: names the word or the folder, and how to allow it.
+    """
+    remedy = f"if you trust what {sweep / 'sweep.json'} says, say trust=[{TRUST}]"
+    if folder.resolve() != Path.cwd().resolve():
+        raise UserError(f"{sweep} was started in {folder}: retry it there, or, {remedy}.")
+    overrides = [word for word in words if word not in _FLAGS]
+    flags = [word for word in overrides if word.startswith("-")]
+    try:
+        parsed = OverridesParser.create().parse_overrides([word for word in overrides if word not in flags])
+    except HydraException as error:
+        raise UserError(f"{sweep / 'sweep.json'} holds a command that cannot be read: {error}") from error
+    refused = [*flags, *(each.input_line for each in parsed if not _is_plain(each))]
+    if refused:
+        raise UserError(f"{sweep} was started with {refused[0]}, which could run other code; refused: {remedy}.")
+
+
+def _is_plain(override: Override) -> bool:
+    key, text = override.key_or_group, str(override.input_line).partition("=")[2]
+    root = re.split(r"[./]", key)[0]
+    if ".." in key or (override.package or "").startswith(("_", *_RESERVED)):
+        return False
+    if root == "hydra":
+        return _is_plain_of_hydra(key, text)
+    is_group = "/" in key or "." not in key
+    return root not in _RESERVED and not (is_group and re.search(r"[/\\$]", text))
+
+
+def _is_plain_of_hydra(key: str, text: str) -> bool:
+    if key in ("hydra/launcher", "hydra/sweeper", "hydra.mode"):
+        return bool(re.fullmatch(r"\w+", text))
+    if key.startswith("hydra.launcher."):
+        return bool(_NUMBERS.fullmatch(text))
+    of_a_search = key.startswith("hydra.sweeper.") and key.split(".")[2] in _SEARCH_KEYS
+    return of_a_search and not re.search(r"\$|hydra|_target_", text)
