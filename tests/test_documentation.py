@@ -8,6 +8,7 @@ import pytest
 from tests.conftest import CHECKOUT
 from vae_exp.report import UNITS
 
+SUFFIXES = (".py", ".md", ".yaml", ".ipynb", ".toml")
 README = (CHECKOUT / "README.md").read_text()
 
 
@@ -26,6 +27,20 @@ def test_every_metric_of_a_run_is_in_the_table(digits_run):
     names = {key.rpartition("/")[2] for key in json.loads(last)} - {"step", "epoch"}
     assert names
     assert names <= set(UNITS)
+
+
+def test_nothing_tells_users_to_install_a_name_that_is_not_published():
+    folders = ("src", "conf", "docs", "notebooks", "tests")
+    files = [path for folder in folders for path in (CHECKOUT / folder).rglob("*") if path.suffix in SUFFIXES]
+    told = [
+        f"{path.relative_to(CHECKOUT)}: {line.strip()}"
+        for path in [*CHECKOUT.glob("*.md"), *files]
+        for line in path.read_text(errors="replace").splitlines()
+        if re.search(r"pip3? install [^#]*\bvae[-_]exp\b(?!\[?\w*\]? @ git\+)", line)
+    ]
+    assert told == []
+    assert "pip install 'vae-exp[slurm] @ git+" in README
+    assert "pip install -e '.[optuna]'" in README
 
 
 def test_the_readme_names_every_option_of_every_group():

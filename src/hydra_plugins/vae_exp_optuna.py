@@ -60,9 +60,7 @@ class OptunaSweeper(Sweeper):
             from vae_exp.sweep.search.space import parsed_space
             from vae_exp.sweep.search.sweeper import run_in_batches, run_in_pool
         except ImportError as error:
-            raise UserError(
-                f"hydra/sweeper=optuna needs Optuna ({error}): pip install 'vae-exp[optuna]'."
-            ) from error
+            raise UserError(f"hydra/sweeper=optuna needs Optuna ({error}): pip install optuna cmaes.") from error
 
         assert self.config is not None
         if isinstance(self._batch_size, bool) or not isinstance(self._batch_size, int) or self._batch_size < 1:

@@ -34,7 +34,7 @@ class RayLauncher(Launcher):
         try:
             import hydra_plugins.hydra_ray_launcher.ray_launcher  # noqa: F401
         except ImportError as error:
-            told = f"hydra/launcher=ray needs other packages ({error}): pip install 'vae-exp[ray]'."
+            told = f"hydra/launcher=ray needs other packages ({error}): pip install hydra-ray-launcher ray."
             raise UserError(told) from error
         self.config, self._context = config, (hydra_context, task_function)
 

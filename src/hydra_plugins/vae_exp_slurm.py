@@ -34,7 +34,7 @@ class SlurmLauncher(Launcher):
         try:
             from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher as Upstream
         except ImportError as error:
-            told = f"hydra/launcher=slurm needs another package ({error}): pip install 'vae-exp[slurm]'."
+            told = f"hydra/launcher=slurm needs another package ({error}): pip install hydra-submitit-launcher."
             raise UserError(told) from error
         if shutil.which("srun") is None:
             raise UserError(

@@ -14,7 +14,7 @@ from vae_exp.errors import UserError, exit_with_message
 from vae_exp.reproduction_table import NOT_RUN, Outcome, Row, chosen, read_rows, rewrite
 from vae_exp.run_directory import RunDirectory, require_writable
 
-_PAGE = Path("docs") / "reproductions.md"
+_PAGE = "reproductions.md"
 _HARMLESS = ("data.root", "data.path", "data.resident", "trainer.device", "trainer.step", "tracker", "checkpoint")
 
 
@@ -28,12 +28,13 @@ def main() -> None:
                 print(f"{row.name:20} {row.what} ({row.source})")
             return
         _check_overrides(asked.override)
+        asked.table = asked.table or asked.root / _PAGE
         _check_table(asked.table)
         names = list(rows) if asked.names == ["all"] else asked.names
         try:
             sys.exit(_reproduce(chosen(rows, names), rows, asked))
         except KeyboardInterrupt:
-            print("Interrupted; the same command goes on where it was.", file=sys.stderr)
+            print("Interrupted; run the same command to continue.", file=sys.stderr)
             raise
 
 
@@ -41,15 +42,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m vae_exp.reproduce",
         description="Run published rows, check each against its tolerance, and write them into a table. Runs that "
-        "were begun go on where they were; finished ones are only evaluated.",
+        "were interrupted are resumed; finished ones are only evaluated.",
     )
     parser.add_argument("names", nargs="*", help="rows to run, or all; without any they are listed")
     parser.add_argument("--root", type=Path, default=Path("reproductions"), help="where runs go (%(default)s)")
     parser.add_argument(
         "--table",
         type=Path,
-        default=_PAGE if _PAGE.exists() else Path(_PAGE.name),
-        help="the page whose table is rewritten (%(default)s)",
+        help="the page whose table is rewritten; by default ROOT/reproductions.md",
     )
     parser.add_argument(
         "--override",
@@ -75,7 +75,7 @@ def _check_overrides(overrides: Sequence[str]) -> None:
 def _check_table(table: Path) -> None:
     """Hours of training should not end with a table that cannot be written."""
     if table.is_dir():
-        raise UserError(f"--table={table} is a directory; name a page, such as {table / _PAGE.name}.")
+        raise UserError(f"--table={table} is a directory; name a page, such as {table / _PAGE}.")
     require_writable(table.absolute().parent, "--table")
     if table.exists():
         try:

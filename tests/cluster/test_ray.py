@@ -54,7 +54,7 @@ def statuses(folder: Path) -> dict[str, str]:
 
 
 def test_a_failed_and_a_killed_job_harm_no_other_and_run_once(tmp_path: Path):
-    pytest.importorskip("ray", reason="ray is not installed: pip install 'vae-exp[ray]'")
+    pytest.importorskip("ray", reason="ray is not installed: pip install hydra-ray-launcher ray")
     ended = sweep(tmp_path)
     assert ended.returncode != 0
     assert (tmp_path / "multirun" / "s" / "summary.csv").exists(), ended.stdout + ended.stderr

@@ -43,20 +43,20 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 def test_a_row_is_trained_evaluated_judged_and_written(run, tmp_path: Path):
     code, told = run("small")
     assert code == 0, told
-    page = (tmp_path / "reproductions.md").read_text()
+    page = (tmp_path / "reproductions" / "reproductions.md").read_text()
     assert "| within | cpu, torch" in page
-    assert "published 30 ± 3: within; written to reproductions.md" in told
+    assert "published 30 ± 3: within; written to reproductions/reproductions.md" in told
     before = (tmp_path / "reproductions" / "small" / "checkpoints" / "last.pt").stat().st_mtime_ns
     assert run("small", expected=99.0)[0] == 1  # evaluated again, not trained again
     assert (tmp_path / "reproductions" / "small" / "checkpoints" / "last.pt").stat().st_mtime_ns == before
-    assert "| outside |" in (tmp_path / "reproductions.md").read_text()
+    assert "| outside |" in (tmp_path / "reproductions" / "reproductions.md").read_text()
 
 
 def test_a_row_that_cannot_be_run_says_so_and_writes_nothing(run, tmp_path: Path):
     code, told = run("small", "--override", "trainer.device=nowhere")
     assert code == 1
     assert "small: not run" in told
-    assert not (tmp_path / "reproductions.md").exists()
+    assert not (tmp_path / "reproductions" / "reproductions.md").exists()
 
 
 def test_a_run_that_was_begun_goes_on(run, tmp_path: Path):

@@ -90,7 +90,7 @@ def write_parquet(table: Rows, path: Path) -> None:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise UserError("--parquet needs pyarrow: pip install 'vae-exp[parquet]'.") from error
+        raise UserError("--parquet needs pyarrow: pip install pyarrow.") from error
     names, rows = table
     columns = pyarrow.table({name: [row[index] for row in rows] for index, name in enumerate(names)})
     write_where_asked(path, lambda file: parquet.write_table(columns, file))
