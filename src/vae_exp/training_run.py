@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -475,6 +476,15 @@ def _pruner(settings: TrainSettings) -> Pruner | None:
     return TrialReporter(Path(trial.journal), trial.number)
 
 
+def _run_name(directory: RunDirectory) -> str:
+    """`digits-mlp_19-26-15-c04f2e13`: the data and the model of a single run, and its directory's name."""
+    try:
+        choices = yaml.safe_load(directory.hydra_config.read_text())["hydra"]["runtime"]["choices"]
+        return f"{choices['data']}-{choices['model']}_{directory.path.name}"
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):  # none of Hydra's files is needed
+        return directory.path.name
+
+
 def _start_wandb(
     settings: TrainSettings,
     plain: dict[str, Any],
@@ -494,7 +504,7 @@ def _start_wandb(
         project=tracker.project,
         group=tracker.group or sweep,
         job_type="train" if sweep is None else "sweep",
-        name=tracker.name or directory.path.name,
+        name=tracker.name or (directory.path.name if sweep else _run_name(directory)),
         tags=tracker.tags,
         config=config,
         run_id=run_id,

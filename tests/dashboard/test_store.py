@@ -99,6 +99,7 @@ def test_a_run_whose_file_can_no_longer_be_read_is_not_waited_for(tmp_path: Path
     store = refreshed(Store([tmp_path]))
     assert store.runs["one"].state == "reading"
     path.unlink()
+    store._looked = float("inf")  # that it is gone is not noticed yet
     store.refresh()
     assert (store.runs["one"].state, store.runs["one"].lost) == ("running", "No such file or directory")
 

@@ -47,6 +47,7 @@ def test_wandb_has_config_metrics_by_step_figures_and_an_end(command, tmp_path):
     [records] = runs(tmp_path)
     [start] = [record.run for record in records if record.WhichOneof("record_type") == "run"]
     assert (start.project, start.run_group, list(start.tags)) == ("vae_exp", "", ["a", "b"])
+    assert start.display_name == f"digits-mlp_{only_run(tmp_path).name}"
     config = {item.key: json.loads(item.value_json) for item in start.config.update}
     assert config["model"]["latent_dim"] == 2
     assert config["model"]["encoder"]["hidden_dims"] == [500]

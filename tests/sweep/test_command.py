@@ -99,6 +99,22 @@ def test_the_summary_is_sorted_and_grouped_as_asked(command, tmp_path: Path):
     assert len([line for line in out.splitlines() if line.startswith("│")]) == 12
 
 
+@pytest.mark.parametrize("others", ["mean", "best"])
+def test_a_summary_combines_other_keys_as_asked_and_says_so(command, tmp_path: Path, others: str):
+    for beta, seed, value in ((1, 0, -3.0), (1, 1, -5.0), (4, 0, -10.0), (4, 1, -12.0), (4, 2, -14.0)):
+        make_job(tmp_path / "s", ["model.latent_dim=2", f"loss.beta={beta}", f"seed={seed}"], val__elbo=value)
+    words = ("--group-by", "model.latent_dim", "--others", others, "--csv", tmp_path / "g.csv")
+    _, out, _ = command("summary", tmp_path / "s", *words)
+    assert f"mean over 2 to 3 seeds; {others} over loss.beta; ± standard errors over seeds" in " ".join(
+        out.split()
+    )
+    with (tmp_path / "g.csv").open() as file:
+        [row] = csv.DictReader(file)
+    errors = {"mean": ((2**0.5) ** 2 / 2 + 2.0**2 / 3) ** 0.5 / 2, "best": 1.0}
+    assert (row["jobs"], float(row["val/elbo"])) == ("5", {"mean": -8.0, "best": -4.0}[others])
+    assert float(row["val/elbo standard error"]) == pytest.approx(errors[others])
+
+
 def test_best_and_plot(command, tmp_path: Path):
     sweep = make_sweep(tmp_path / "s")
     code, out, _ = command("best", sweep)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.sweep.sweeps import make_job, make_sweep
 from vae_exp.errors import UserError
-from vae_exp.sweep.grouping import default_keys, estimate, grouped, in_order
+from vae_exp.sweep.grouping import Group, combined, default_keys, estimate, grouped, in_order, meaning
 from vae_exp.sweep.jobs import read_jobs
 
 
@@ -34,6 +34,52 @@ def test_jobs_that_differ_in_their_seed_alone_are_one_group(tmp_path: Path):
         job.metrics["val/elbo"] for job in jobs if all(job.keys[key] == value for key, value in group.keys.items())
     ]
     assert group.metrics["val/elbo"].mean == pytest.approx(np.mean(values))
+
+
+SEEDS = {("1", "a"): [1.0, 2.0, 6.0], ("2", "a"): [4.0, 5.0], ("3", "b"): [7.0, 9.0]}
+
+
+def _settings() -> list[Group]:
+    return [
+        Group(
+            {"beta": beta, "model": model},
+            len(values),
+            {"val/nll": estimate(values), "val/elbo": estimate(values)},
+        )
+        for (beta, model), values in SEEDS.items()
+    ]
+
+
+def test_the_mean_over_other_keys_is_that_of_the_settings_whatever_their_seeds():
+    """Its error is the spread of that very number when every seed is drawn anew, settings being fixed."""
+    a, b = combined(_settings(), ["model"], "mean", "val/nll")
+    found = a.metrics["val/nll"]
+    assert (a.keys, a.count, found.count) == ({"model": "a"}, 5, 5)
+    assert found.mean == pytest.approx((3.0 + 4.5) / 2)
+    source = np.random.default_rng(0)
+    draws = [
+        source.normal(0, np.std(SEEDS[beta, "a"], ddof=1), (200_000, len(SEEDS[beta, "a"]))).mean(axis=1)
+        for beta in ("1", "2")
+    ]
+    assert found.error == pytest.approx(np.mean(draws, axis=0).std(), rel=0.01)
+    assert b.metrics["val/nll"] == estimate(SEEDS["3", "b"])
+
+
+def test_the_best_over_other_keys_is_one_setting_with_all_its_metrics():
+    a, _ = combined(_settings(), ["model"], "best", "val/nll")
+    assert (a.count, a.metrics["val/nll"], a.metrics["val/elbo"]) == (5, *[estimate(SEEDS["1", "a"])] * 2)
+    [whole] = combined(_settings(), [], "best", "val/elbo")
+    assert whole.metrics["val/nll"].mean == 8.0
+
+
+def test_what_a_number_is_taken_over_is_told():
+    told = [meaning(_settings(), keys, "best", "val/nll") for keys in (["beta", "model"], ["model"], [])]
+    assert told == [
+        "mean over 2 to 3 seeds",
+        "mean over 2 to 3 seeds; best over beta",
+        "mean over 2 to 3 seeds; best over beta, model",
+    ]
+    assert meaning([Group({"a": "1"}, 1, {"m": estimate([1.0])})], ["a"], "mean", "m") == "one seed each"
 
 
 def test_only_completed_jobs_count(tmp_path: Path):

@@ -98,6 +98,7 @@ def test_an_interpolation_counts_as_the_value_that_it_stands_for():
         ),
         (["model.hidden_dims=[500]"], "hidden_dims-500"),
         (["model.hidden_dims=[]", "seed=1"], "hidden_dims_seed-1"),
+        (["model.decoder.hidden_dims=[16]", "model.hidden_dims=[8]"], "decoder.hidden_dims-16_hidden_dims-8"),
         (["+experiment=seed_post"], "experiment-seed_post"),
         (["++trainer.device=cuda:0"], "device-cuda-0"),
         (["~evaluator.nll"], "nll"),
@@ -168,6 +169,8 @@ def test_a_job_that_has_a_directory_keeps_it_in_whatever_words_it_is_asked_for(t
     (tmp_path / "other_4567abcd").mkdir()
     assert job_name(tmp_path, ["seed=0", "model.latent_dim=2"], "0123abcd") == "latent_dim-2_0123abcd"
     assert job_name(tmp_path, ["seed=0"], "89abcdef") == "seed-0_89abcdef"
+    (tmp_path / "hidden_dims-16_fedc3210").mkdir()  # as it was once called
+    assert job_name(tmp_path, ["model.decoder.hidden_dims=[16]"], "fedc3210") == "hidden_dims-16_fedc3210"
 
 
 def test_where_the_archives_lie_does_not_change_the_hash():

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ from PIL import Image
 
 from tests.sweep.sweeps import make_job, make_sweep
 from vae_exp.errors import UserError
-from vae_exp.sweep.grouping import default_keys, grouped
+from vae_exp.sweep.grouping import Others, default_keys, grouped
 from vae_exp.sweep.jobs import read_jobs
 from vae_exp.sweep.plots import curve, draw, heat_map, parallel_coordinates, rate_distortion, scatter
 
@@ -36,10 +37,14 @@ def test_every_figure_is_written_as_png_and_svg(tmp_path: Path):
 
 def test_a_curve_has_the_means_in_the_order_of_the_numbers(tmp_path: Path):
     groups = _groups(tmp_path)
-    [axes] = curve(groups, "val/elbo", "model.latent_dim", ["model.hidden_dims"]).axes
+    [axes] = curve(groups, "val/elbo", "model.latent_dim").axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["2", "8", "16"]
-    assert len(axes.lines) == 2
-    for line in axes.lines:
+    *lines, whole = axes.lines
+    assert len(lines) == 2
+    np.testing.assert_allclose(whole.get_ydata(), np.mean([line.get_ydata() for line in lines], axis=0))
+    told = "mean over 2 seeds; bands: standard errors over seeds; dotted: mean over model.hidden_dims"
+    assert " ".join(axes.get_title().split()) == told
+    for line in lines:
         width = line.get_label().partition("=")[2]
         expected = {
             float(group.keys["model.latent_dim"]): group.metrics["val/elbo"].mean
@@ -58,6 +63,53 @@ def test_a_heat_map_has_a_cell_for_every_pair(tmp_path: Path):
         group for group in groups if group.keys == {"model.latent_dim": "2", "model.hidden_dims": "[50]"}
     )
     assert cells[0, 0] == corner.metrics["val/elbo"].mean
+
+
+@pytest.mark.parametrize("others", ["mean", "best"])
+def test_a_heat_map_combines_the_other_keys_as_asked_and_says_so(tmp_path: Path, others: Others):
+    """Means over seeds first, then the plain mean or the best of them, by a loop over the jobs."""
+    jobs = read_jobs(make_sweep(tmp_path))
+    settings = [
+        replace(group, keys={**group.keys, "loss.beta": "1"}) for group in grouped(jobs, default_keys(jobs))
+    ]
+    axes = heat_map(settings, "val/elbo", "model.latent_dim", "loss.beta", others).axes[0]
+    for column, latent in enumerate(("2", "8", "16")):
+        means = []
+        for width in ("[400]", "[50]"):
+            keys = {"model.latent_dim": latent, "model.hidden_dims": width}
+            means.append(np.mean([job.metrics["val/elbo"] for job in jobs if keys.items() <= job.keys.items()]))
+        expected = np.mean(means) if others == "mean" else max(means)
+        assert axes.images[0].get_array()[0, column] == pytest.approx(expected)
+    assert axes.get_title() == f"mean over 2 seeds; {others} over model.hidden_dims"
+
+
+def test_settings_of_a_search_are_points_without_lines(tmp_path: Path):
+    """Two of them share the other key by chance."""
+    for trial in range(12):
+        make_job(tmp_path, [f"a={trial}", f"b={max(trial, 1)}.5"], val__nll=90.0 + trial)
+    [axes] = curve(grouped(read_jobs(tmp_path), ["a", "b"]), "val/nll", "a").axes
+    assert {line.get_linestyle() for line in axes.lines} == {"None"}
+
+
+def test_a_short_logarithmic_axis_has_plain_numbers_and_no_others(tmp_path: Path):
+    for trial in range(12):
+        make_job(tmp_path, [f"a={2 + 5 * trial}"], val__nll=90.0 + trial)
+    figure = curve(grouped(read_jobs(tmp_path), ["a"]), "val/nll", "a")
+    figure.draw_without_rendering()
+    [axes] = figure.axes
+    low, high = axes.get_xlim()
+    shown = [label for label in axes.get_xticklabels() if low <= label.get_position()[0] <= high]
+    assert [label.get_text() for label in shown] == ["2", "5", "10", "20", "50"]
+    assert not axes.get_xticklabels(minor=True)
+
+
+def test_settings_in_the_plane_are_named_by_their_keys_in_a_legend(tmp_path: Path):
+    figure = rate_distortion(_groups(tmp_path), "val/rate", "val/distortion")
+    [legend] = figure.legends
+    names = {text.get_text() for text in legend.get_texts()}
+    assert names == {f"latent_dim={n}, hidden_dims={w}" for n in (2, 8, 16) for w in ("[50]", "[400]")}
+    markers = {(each.lines[0].get_color(), each.lines[0].get_marker()) for each in figure.axes[0].containers}
+    assert len(markers) == 6
 
 
 def test_the_grey_lines_of_the_plane_have_one_elbo_each(tmp_path: Path):
@@ -102,9 +154,14 @@ def test_one_value_far_from_the_rest_does_not_hide_it(tmp_path: Path):
     for trial in range(11):
         make_job(tmp_path / "s", [f"a={trial}"], val__nll=90.0 + trial / 10)
     make_job(tmp_path / "s", ["a=11"], val__nll=1e6)
-    [axes] = curve(grouped(read_jobs(tmp_path / "s"), ["a"]), "val/nll", "a", []).axes
+    [axes] = curve(grouped(read_jobs(tmp_path / "s"), ["a"]), "val/nll", "a").axes
     assert axes.get_ylim() == pytest.approx((89.88, 91.12))
-    assert axes.get_title() == "one job each; 1 far below or above"
+    assert axes.get_title() == "one seed each; triangles: 1 setting beyond the axis"
+    triangle, line = axes.lines
+    assert triangle.get_marker() == "^"
+    assert triangle.get_xdata() == [11]
+    assert 91 < triangle.get_ydata()[0] < 91.12
+    assert np.isnan(line.get_ydata()).tolist() == [False] * 11 + [True]
 
 
 def test_without_completed_jobs_nothing_is_drawn(tmp_path: Path):

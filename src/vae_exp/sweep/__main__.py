@@ -17,8 +17,8 @@ from vae_exp.run_directory import require_writable
 from vae_exp.sweep.best import as_words, best_jobs, means_over_seeds
 from vae_exp.sweep.clean import leftovers, remove
 from vae_exp.sweep.command_check import TRUST, require_plain_command
-from vae_exp.sweep.grouping import Group, default_keys, grouped, in_order
-from vae_exp.sweep.jobs import Job, read_jobs, varying
+from vae_exp.sweep.grouping import Group, combined, default_keys, grouped, in_order, meaning
+from vae_exp.sweep.jobs import Job, read_jobs, union, varying
 from vae_exp.sweep.metrics import best_first, chosen_metric, higher_is_better
 from vae_exp.sweep.plan import SEARCH, lasting_words, quoted, read_plan
 from vae_exp.sweep.pool.stop import StopRequests
@@ -37,6 +37,9 @@ from vae_exp.sweep.summary import (
 
 _STOPPED = (130, 143)
 _LOOK_SECONDS = 0.1
+_OTHERS = (
+    "how settings that differ in keys which are not shown are combined, after the mean over seeds (%(default)s)"
+)
 
 
 def main() -> None:
@@ -64,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     command("status", _status, "how far it is, what failed and why")
     summary = command("summary", _summary, "a table; means and standard errors over seeds")
     summary.add_argument("--group-by", nargs="*", metavar="KEY", help="keys; by default all that vary but seeds")
+    summary.add_argument("--others", choices=("mean", "best"), default="mean", help=_OTHERS)
     summary.add_argument("--jobs", action="store_true", help="a row per job, not per group")
     summary.add_argument("--sort", metavar="NAME", help="a metric or a key; by default the metric that says most")
     summary.add_argument(
@@ -75,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     summary.add_argument("--parquet", type=Path, metavar="FILE", help="the same, as Parquet")
     plot = command("plot", _plot, "figures as PNG and SVG")
     plot.add_argument("--metric", metavar="NAME", help="by default the one that says most")
+    plot.add_argument("--others", choices=("mean", "best"), default="mean", help=_OTHERS)
     plot.add_argument("--to", type=Path, metavar="FOLDER", help="by default DIR/plots")
     best = command(
         "best", _best, "the overrides of the best job, ready to be pasted; of several metrics the front"
@@ -115,11 +120,17 @@ def _summary(asked: argparse.Namespace) -> int:
     out, name = console(), asked.sweep.resolve().name
     keys = default_keys(jobs) if asked.group_by is None else asked.group_by
     a_row_each = asked.jobs or (asked.group_by is None and keys == varying(jobs))
-    groups = [] if a_row_each else _sorted_groups(grouped(jobs, keys), jobs, asked.sort)
+    groups: list[Group] = []
     if a_row_each:
         out.print(job_table(_sorted_jobs(jobs, asked.sort), f"Sweep {name}", metrics))
     else:
-        title = f"Sweep {name}: means ± standard errors of completed jobs"
+        settings = grouped(jobs, list(dict.fromkeys([*default_keys(jobs), *keys])))
+        metric = chosen_metric(
+            jobs, None if asked.sort in union(job.keys for job in jobs) else asked.sort, "--sort"
+        )
+        groups = _sorted_groups(combined(settings, keys, asked.others, metric), metric, asked.sort)
+        told = meaning(settings, keys, asked.others, metric)
+        title = f"Sweep {name}, completed jobs: {told}; ± standard errors over seeds"
         out.print(group_table(groups, title, metrics))
     print_warnings(jobs, out)
     table = rows_of(jobs) if a_row_each or asked.group_by is None else rows_of_groups(groups)
@@ -138,10 +149,9 @@ def _sorted_jobs(jobs: Sequence[Job], name: str | None) -> list[Job]:
     return best_first(jobs, chosen_metric(jobs, name, "--sort")) if known or name else list(jobs)
 
 
-def _sorted_groups(groups: Sequence[Group], jobs: Sequence[Job], name: str | None) -> list[Group]:
+def _sorted_groups(groups: Sequence[Group], metric: str, name: str | None) -> list[Group]:
     if name is not None and any(name in group.keys for group in groups):
         return sorted(groups, key=lambda group: in_order(group.keys[name]))
-    metric = chosen_metric(jobs, name, "--sort")
     sign = -1 if higher_is_better(metric) else 1
 
     def rank(group: Group) -> float:
@@ -156,7 +166,7 @@ def _plot(asked: argparse.Namespace) -> int:
     folder = asked.to or asked.sweep / "plots"
     jobs = _jobs(asked.sweep)
     require_writable(folder, "--to")
-    for path in draw(jobs, asked.metric, folder):
+    for path in draw(jobs, asked.metric, folder, asked.others):
         print(path)
     return 0
 

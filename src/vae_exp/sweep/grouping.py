@@ -1,16 +1,19 @@
-"""Jobs that differ in their seed alone, taken together: means and standard errors."""
+"""Settings, which are jobs that differ in their seed alone, and settings combined over some of their keys."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import nan, sqrt
 from statistics import fmean, stdev
+from typing import Literal
 
 from vae_exp.errors import UserError
 from vae_exp.sweep.jobs import Job, union, varying
+from vae_exp.sweep.metrics import higher_is_better
 
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?")
 SEEDS = ("seed", "data.split_seed", "data.binarization_seed")
+Others = Literal["mean", "best"]  # what is shown of the settings that differ in keys which are not shown
 
 
 @dataclass(frozen=True)
@@ -18,8 +21,8 @@ class Estimate:
     """The mean of a metric over the jobs of a group.
 
     Args:
-        mean: The arithmetic mean.
-        error: Its standard error, s / √n with n − 1 in s; NaN for a single job.
+        mean: The arithmetic mean; of combined settings, that of their means.
+        error: Its standard error over seeds, s / √n with n − 1 in s; NaN where a setting has a single job.
         count: n.
     """
 
@@ -73,6 +76,62 @@ def grouped(jobs: Sequence[Job], keys: Sequence[str]) -> list[Group]:
         )
         for values, each in members.items()
     ]
+
+
+def combined(settings: Sequence[Group], keys: Sequence[str], others: Others, metric: str) -> list[Group]:
+    """Settings with the same values at some keys as one group, in the order of their first appearance.
+
+    Of S settings with means mᵢ and standard errors sᵢ over seeds, `mean` gives Σ mᵢ / S with the error
+    √(Σ sᵢ²) / S, whatever the number of seeds of each; `best` gives the setting whose mean of `metric` is best.
+
+    Args:
+        settings: Groups of jobs that differ in seeds alone.
+        keys: The keys that are shown.
+        others: How settings that differ in other keys are combined.
+        metric: Which setting is best.
+    """
+    members: dict[tuple[str, ...], list[Group]] = {}
+    for setting in settings:
+        members.setdefault(tuple(setting.keys[key] for key in keys), []).append(setting)
+    groups = []
+    for values, each in members.items():
+        chosen = _best(each, metric) if others == "best" else each
+        names = union(setting.metrics for setting in chosen)
+        metrics = {name: _mean_of([one.metrics[name] for one in chosen if name in one.metrics]) for name in names}
+        count = sum(setting.count for setting in each)
+        groups.append(Group(dict(zip(keys, values, strict=True)), count, metrics))
+    return groups
+
+
+def meaning(settings: Sequence[Group], keys: Sequence[str], others: Others, metric: str) -> str:
+    """What a number over some keys is, in words: over how many seeds, and over which other keys."""
+    counts = sorted({setting.metrics[metric].count for setting in settings if metric in setting.metrics})
+    seeds = "one seed each"
+    if counts and counts[-1] > 1:
+        number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        seeds = f"mean over {number} seeds"
+    rows: dict[tuple[str, ...], list[Group]] = {}
+    for setting in settings:
+        rows.setdefault(tuple(setting.keys[key] for key in keys), []).append(setting)
+    rest = union(dict.fromkeys(varying_keys(row)) for row in rows.values())
+    return f"{seeds}; {others} over {', '.join(rest)}" if rest else seeds
+
+
+def varying_keys(groups: Sequence[Group]) -> list[str]:
+    """Keys in which groups differ."""
+    return [key for key in groups[0].keys if len({group.keys[key] for group in groups}) > 1] if groups else []
+
+
+def _best(settings: Sequence[Group], metric: str) -> Sequence[Group]:
+    having = [setting for setting in settings if metric in setting.metrics]
+    sign = 1 if higher_is_better(metric) else -1
+    return [max(having, key=lambda setting: sign * setting.metrics[metric].mean)] if having else []
+
+
+def _mean_of(estimates: Sequence[Estimate]) -> Estimate:
+    count = len(estimates)
+    error = sqrt(sum(each.error**2 for each in estimates)) / count
+    return Estimate(fmean(each.mean for each in estimates), error, sum(each.count for each in estimates))
 
 
 def in_order(value: str) -> tuple[list[float], str]:

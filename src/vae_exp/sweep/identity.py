@@ -46,6 +46,12 @@ def identifying_text(config: DictConfig) -> str:
     return json.dumps(parts, sort_keys=True, default=str)
 
 
+def short_key(key: str) -> str:
+    """A key without its first part: `latent_dim`, `decoder.hidden_dims`, `encoder`."""
+    parts = re.split(r"[./]", key.partition("@")[2] or key)
+    return ".".join(parts[1:]) or parts[0]
+
+
 def readable_name(overrides: Sequence[str]) -> str:
     """Overrides as part of a directory name: `latent_dim-2_hidden_dims-400-200_seed-0`.
 
@@ -57,8 +63,7 @@ def readable_name(overrides: Sequence[str]) -> str:
         key, _, value = override.lstrip("+~").partition("=")
         if re.split(r"[./@]", key)[0] in NOT_PART_OF_IDENTITY:
             continue
-        last = re.split(r"[./@]", key)[-1]
-        parts.append(f"{last}-{value}" if value else last)
+        parts.append(f"{short_key(key)}-{value}" if value else short_key(key))
     name = re.sub(r"[^A-Za-z0-9._]+", "-", "_".join(parts)).replace("-_", "_")
     return name[:_MOST_CHARACTERS].strip("-_.") or "default"
 

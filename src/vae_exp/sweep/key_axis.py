@@ -6,13 +6,14 @@ from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
 from vae_exp.sweep.grouping import Group, in_order
 
 _FEW = 8  # values that are each named on the axis
 _SHORT = 8  # characters of a number that somebody has written
 _WIDE = 8.0  # from this ratio of greatest to least on, an axis is logarithmic
+_DECADES = 100.0  # from this ratio on, a logarithmic axis is marked at powers of ten alone
 _APART = 0.04  # of an axis: nearer names would cover each other
 _LONGEST = 60  # characters of all names together that stand upright below an axis
 
@@ -59,13 +60,19 @@ class KeyAxis:
 
     def lay_along(self, axes: Axes, side: Literal["x", "y"]) -> None:
         """Make this the horizontal (x) or the vertical (y) axis of a figure."""
+        axis = axes.xaxis if side == "x" else axes.yaxis
         axes.set(**{f"{side}label": self.key})
         if self.is_log:
             axes.set(**{f"{side}scale": "log"})
         if self.is_few or not self.is_numeric:
             places = [self.position(value) for value in self.values]
             axes.set(**{f"{side}ticks": places, f"{side}ticklabels": self._apart()})
-            (axes.xaxis if side == "x" else axes.yaxis).set_minor_locator(NullLocator())
+        elif self.is_log:
+            wide = max(self._numbers) >= _DECADES * min(self._numbers)
+            axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+            axis.set_major_formatter("{x:g}")
+        if self.is_few or not self.is_numeric or self.is_log:
+            axis.set_minor_locator(NullLocator())
         if not self.is_numeric:
             axes.set(**{f"{side}lim": (-0.5, len(self.values) - 0.5)})
             if side == "x":

@@ -5,7 +5,8 @@ from functools import partial
 from itertools import combinations, cycle
 from math import isnan
 from pathlib import Path
-from typing import Any, Literal
+from textwrap import wrap
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -15,7 +16,8 @@ from matplotlib.ticker import MaxNLocator
 
 from vae_exp.errors import UserError
 from vae_exp.run_directory import write_atomically
-from vae_exp.sweep.grouping import Group, default_keys, grouped, in_order
+from vae_exp.sweep.grouping import Group, Others, combined, default_keys, grouped, in_order, meaning, varying_keys
+from vae_exp.sweep.identity import short_key
 from vae_exp.sweep.jobs import Job
 from vae_exp.sweep.key_axis import KeyAxis, turn_long
 from vae_exp.sweep.metrics import chosen_metric, higher_is_better
@@ -23,19 +25,21 @@ from vae_exp.sweep.metrics import chosen_metric, higher_is_better
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe & Ito
 _MARKERS = "osD^vP*"
 _MOST_LINES = len(_COLOURS)
-_MOST_NAMED = 3  # keys in the name of a point
+_MOST_NAMED = 3  # keys in the name of a setting in a legend
 _MANY = 8  # settings, from which on a value can be far from the rest
 _FORMATS = ("png", "svg")
 _DPI = 150
+_CAPTION = 80  # characters in a line of what stands above a figure
 
 
-def draw(jobs: Sequence[Job], asked: str | None, folder: Path) -> list[Path]:
+def draw(jobs: Sequence[Job], asked: str | None, folder: Path, others: Others = "mean") -> list[Path]:
     """Draw whatever the jobs allow, each figure as PNG and SVG.
 
     Args:
         jobs: Of a sweep.
         asked: The metric; None takes the one that says most.
         folder: Where the files go.
+        others: How settings that differ in keys which a figure does not show are combined.
 
     Raises:
         UserError: if no finished job has the metric.
@@ -46,7 +50,7 @@ def draw(jobs: Sequence[Job], asked: str | None, folder: Path) -> list[Path]:
     metric = chosen_metric(completed, asked)
     groups = grouped(completed, default_keys(completed))
     written = []
-    for name, figure in _figures(groups, metric):
+    for name, figure in _figures(groups, metric, others):
         for kind in _FORMATS:
             path = folder / f"{name}.{kind}"
             write_atomically(path, partial(figure.savefig, format=kind, dpi=_DPI))
@@ -54,17 +58,17 @@ def draw(jobs: Sequence[Job], asked: str | None, folder: Path) -> list[Path]:
     return written
 
 
-def _figures(groups: Sequence[Group], metric: str) -> Iterator[tuple[str, Figure]]:
+def _figures(groups: Sequence[Group], metric: str, others: Others) -> Iterator[tuple[str, Figure]]:
     having = sorted(
         (group for group in groups if metric in group.metrics),
         key=lambda group: [in_order(value) for value in group.keys.values()],
     )
-    keys = _varying(having)
+    keys = varying_keys(having)
     for key in keys:
-        yield f"{_plain(metric)}-against-{_plain(key)}", curve(having, metric, key, [k for k in keys if k != key])
+        yield f"{_plain(metric)}-against-{_plain(key)}", curve(having, metric, key, others)
     for across, up in combinations(keys, 2):
         over_both = heat_map if _fill_a_grid(having, across, up) else scatter
-        yield f"{_plain(metric)}-over-{_plain(across)}-{_plain(up)}", over_both(having, metric, across, up)
+        yield f"{_plain(metric)}-over-{_plain(across)}-{_plain(up)}", over_both(having, metric, across, up, others)
     split = metric.partition("/")[0]
     both = [f"{split}/rate", f"{split}/distortion"]
     if all(name in group.metrics for group in having for name in both):
@@ -73,71 +77,87 @@ def _figures(groups: Sequence[Group], metric: str) -> Iterator[tuple[str, Figure
         yield f"{_plain(metric)}-parallel", parallel_coordinates(having, metric, keys)
 
 
-def curve(groups: Sequence[Group], metric: str, key: str, others: Sequence[str]) -> Figure:
-    """A metric against one key, a line for each setting of the others; bands are standard errors over seeds.
+def curve(settings: Sequence[Group], metric: str, key: str, others: Others = "mean") -> Figure:
+    """A metric against one key, a line for each setting of the other keys; bands are standard errors over seeds.
 
-    Values that are no numbers have no order: theirs are points, with bars.
+    Values that are no numbers have no order: theirs are points, with bars. Where several settings share a value,
+    a dotted line combines them.
     """
     figure, axes = _figure()
-    below = KeyAxis(groups, key)
+    below = KeyAxis(settings, key)
+    rest = [each for each in varying_keys(settings) if each != key]
     lines: dict[str, list[Group]] = {}
-    for group in groups:
-        lines.setdefault(_label(group, others), []).append(group)
-    many = len(lines) > _MOST_LINES or 2 * len(lines) > len(groups) > _MOST_LINES
+    for setting in settings:
+        lines.setdefault(_label(setting, rest), []).append(setting)
+    scattered = 2 * len(lines) > len(settings) > _MOST_LINES  # as a search leaves them: hardly any share the rest
+    many = scattered or len(lines) > _MOST_LINES
     colours, markers, alpha = (("0.6",), "o", 0.6) if many else (_COLOURS, _MARKERS, 1.0)
+    values = np.array([setting.metrics[metric].mean for setting in settings])
+    outside = _show_usual(axes, np.array([below.position(each.keys[key]) for each in settings]), values, "y")
+    low, high = _usual(values)
     for (label, found), colour, marker in zip(lines.items(), cycle(colours), cycle(markers), strict=False):
-        members = sorted(found, key=lambda group: below.position(group.keys[key]))
-        x = [below.position(group.keys[key]) for group in members]
-        mean = np.array([group.metrics[metric].mean for group in members])
-        error = np.nan_to_num([group.metrics[metric].error for group in members])
+        members = sorted(found, key=lambda setting: below.position(setting.keys[key]))
+        x = [below.position(setting.keys[key]) for setting in members]
+        mean = np.array([setting.metrics[metric].mean for setting in members])
+        mean[(mean < low) | (mean > high)] = np.nan  # drawn at the edge
+        error = np.nan_to_num([setting.metrics[metric].error for setting in members])
         style: dict[str, Any] = {"color": colour, "alpha": alpha, "marker": marker, "markersize": 5}
-        if below.is_numeric:
+        if below.is_numeric and not scattered:
             axes.plot(x, mean, label=label, **style)
             axes.fill_between(x, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
         else:
             axes.plot(x, mean, label=label, linestyle="none", **style)
             axes.errorbar(x, mean, yerr=error, fmt="none", color=colour, alpha=alpha, linewidth=1)
+    whole = combined(settings, [key], others, metric)
+    told = [
+        meaning(settings, [*settings[0].keys], others, metric),
+        _errors_words(settings, metric, "bands" if below.is_numeric and not scattered else "bars"),
+    ]
+    if len(whole) < len(settings) and below.is_few:
+        whole = sorted(whole, key=lambda group: below.position(group.keys[key]))
+        x = [below.position(group.keys[key]) for group in whole]
+        line, marker = (":", "") if below.is_numeric else ("none", "_")
+        y = [group.metrics[metric].mean for group in whole]
+        axes.plot(x, y, color="0.2", linestyle=line, marker=marker, markersize=30, zorder=4)
+        told.append(f"{'dotted' if below.is_numeric else 'dashes'}: {others} over {', '.join(rest)}")
     below.lay_along(axes, "x")
     axes.set_ylabel(metric)
-    told = [_seeds(groups, metric, "bands" if below.is_numeric else "bars")]
-    values = np.array([group.metrics[metric].mean for group in groups])
-    if outside := int(_show_usual(axes, "y", values).sum()):
-        told.append(f"{outside} far below or above")
-    axes.set_title("; ".join(told), fontsize="small", color="0.35")
-    if others and not many:
+    _caption(axes, [*told, _beyond_words(outside)])
+    if rest and not many:
         axes.legend(fontsize="small", frameon=False)
     return figure
 
 
-def heat_map(groups: Sequence[Group], metric: str, across: str, up: str) -> Figure:
-    """The mean of a metric over two keys; over all others the best of them is shown."""
+def heat_map(settings: Sequence[Group], metric: str, across: str, up: str, others: Others = "mean") -> Figure:
+    """A metric over two keys, settings that differ in others combined."""
     figure, axes = _figure()
-    columns, rows = KeyAxis(groups, across).values, KeyAxis(groups, up).values
-    best = np.full((len(rows), len(columns)), np.nan)
-    pick = np.fmax if higher_is_better(metric) else np.fmin
-    for group in groups:
-        place = rows.index(group.keys[up]), columns.index(group.keys[across])
-        best[place] = pick(best[place], group.metrics[metric].mean)
-    low, high = _usual([group.metrics[metric].mean for group in groups])
-    image = axes.imshow(best, origin="lower", aspect="auto", vmin=low, vmax=high, cmap=_colours(metric))
-    figure.colorbar(image, label=metric, extend=_beyond(best, low, high))
+    columns, rows = KeyAxis(settings, across).values, KeyAxis(settings, up).values
+    cells = np.full((len(rows), len(columns)), np.nan)
+    for group in combined(settings, [across, up], others, metric):
+        cells[rows.index(group.keys[up]), columns.index(group.keys[across])] = group.metrics[metric].mean
+    low, high = _usual(cells[~np.isnan(cells)])
+    image = axes.imshow(cells, origin="lower", aspect="auto", vmin=low, vmax=high, cmap=_colours(metric))
+    figure.colorbar(image, label=metric, extend=_beyond(cells, low, high))
     dark = (low + high) / 2
-    for (row, column), value in np.ndenumerate(best):
+    for (row, column), value in np.ndenumerate(cells):
         if not isnan(value):
             shade = "white" if (value < dark) == higher_is_better(metric) else "black"
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=shade, fontsize="small")
+            text = f"{value:.2f}".replace("-", "−")
+            axes.text(column, row, text, ha="center", va="center", color=shade, fontsize="small")
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     turn_long(axes, columns)
     axes.set_xlabel(across)
     axes.set_ylabel(up)
+    _caption(axes, [meaning(settings, [across, up], others, metric)])
     return figure
 
 
-def scatter(groups: Sequence[Group], metric: str, across: str, up: str) -> Figure:
-    """Two keys of many values, a point for each setting; the colour is the metric."""
+def scatter(settings: Sequence[Group], metric: str, across: str, up: str, others: Others = "mean") -> Figure:
+    """Two keys of many values, a coloured point for each pair, settings that differ in others combined."""
     figure, axes = _figure()
-    below, beside = KeyAxis(groups, across), KeyAxis(groups, up)
+    below, beside = KeyAxis(settings, across), KeyAxis(settings, up)
+    groups = combined(settings, [across, up], others, metric)
     values = np.array([group.metrics[metric].mean for group in groups])
     low, high = _usual(values)
     points = axes.scatter(
@@ -153,22 +173,29 @@ def scatter(groups: Sequence[Group], metric: str, across: str, up: str) -> Figur
     figure.colorbar(points, label=metric, extend=_beyond(values, low, high))
     below.lay_along(axes, "x")
     beside.lay_along(axes, "y")
+    _caption(axes, [meaning(settings, [across, up], others, metric)])
     return figure
 
 
-def rate_distortion(groups: Sequence[Group], rate: str, distortion: str) -> Figure:
+def rate_distortion(settings: Sequence[Group], rate: str, distortion: str) -> Figure:
     """Distortion against rate (Alemi et al. 2018), with the lines on which their sum, −ELBO, is the same."""
-    figure, axes = _figure()
-    x = np.array([group.metrics[rate].mean for group in groups])
-    y = np.array([group.metrics[distortion].mean for group in groups])
-    axes.errorbar(
-        x, y,
-        xerr=np.nan_to_num([group.metrics[rate].error for group in groups]),
-        yerr=np.nan_to_num([group.metrics[distortion].error for group in groups]),
-        fmt="o", color=_COLOURS[0], markersize=5, linewidth=1, zorder=3,
-    )  # fmt: skip
+    keys = varying_keys(settings)
+    named = 1 < len(settings) <= 2 * _MOST_LINES and len(keys) <= _MOST_NAMED
+    figure, axes = _figure(width=8.4 if named else 6.4)
+    x = np.array([setting.metrics[rate].mean for setting in settings])
+    y = np.array([setting.metrics[distortion].mean for setting in settings])
     axes.margins(0.12)
-    outside = int((_show_usual(axes, "x", x) | _show_usual(axes, "y", y)).sum())
+    outside = _show_usual(axes, x, y, "xy")
+    for number, setting in enumerate(settings):
+        if outside[number]:
+            continue
+        turn, colour = divmod(number, _MOST_LINES) if named else (0, 0)
+        axes.errorbar(
+            x[number], y[number],
+            xerr=np.nan_to_num(setting.metrics[rate].error), yerr=np.nan_to_num(setting.metrics[distortion].error),
+            label=_label(setting, keys), color=_COLOURS[colour], marker=_MARKERS[turn],
+            linestyle="none", markersize=6, linewidth=1, zorder=3,
+        )  # fmt: skip
     low, high = axes.get_xlim()
     bottom, top = axes.get_ylim()
     line = np.array([low, high])
@@ -180,19 +207,12 @@ def rate_distortion(groups: Sequence[Group], rate: str, distortion: str) -> Figu
             )
     axes.set_xlim(low, high)
     axes.set_ylim(bottom, top)
-    keys = _varying(groups)
-    if len(groups) <= 2 * _MOST_LINES and len(keys) <= _MOST_NAMED:
-        # Above and below by turns: neighbours would cover each other.
-        for turn, place in enumerate(np.argsort(x)):
-            text = ", ".join(groups[place].keys[key] for key in keys)
-            offset = (5, -9 if turn % 2 else 4)
-            axes.annotate(
-                text, (x[place], y[place]), textcoords="offset points", xytext=offset, fontsize="x-small"
-            )
+    if named:
+        figure.legend(loc="outside right upper", fontsize="small", frameon=False)
     axes.set_xlabel(f"{rate} (nats)")
     axes.set_ylabel(f"{distortion} (nats)")
-    told = f"; {outside} far outside" if outside else ""
-    axes.set_title(f"grey lines: the same −ELBO{told}", fontsize="small", color="0.35")
+    told = [meaning(settings, keys, "mean", rate), _errors_words(settings, rate, "bars")]
+    _caption(axes, [*told, "grey lines: the same −ELBO", _beyond_words(outside)])
     return figure
 
 
@@ -220,6 +240,7 @@ def parallel_coordinates(groups: Sequence[Group], metric: str, keys: Sequence[st
     axes.set_ylim(-0.06, 1.06)
     axes.set_xlim(-0.1, len(keys) + 0.4)
     axes.spines[:].set_visible(False)
+    _caption(axes, [f"a line for each setting: {meaning(groups, [*groups[0].keys], 'mean', metric)}"])
     return figure
 
 
@@ -253,14 +274,43 @@ def _usual(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     return float(min(inside)), float(max(inside))
 
 
-def _show_usual(axes: Axes, side: Literal["x", "y"], values: np.ndarray) -> np.ndarray:
-    """Give an axis the usual range of its values, if there are others; which those are is returned."""
-    low, high = _usual(values)
-    outside: np.ndarray = (values < low) | (values > high)
-    if outside.any():
+def _show_usual(axes: Axes, x: np.ndarray, y: np.ndarray, sides: str) -> np.ndarray:
+    """Limit some axes to the usual range of their values; triangles at the edge mark the points beyond it.
+
+    Returns:
+        Which points those are.
+    """
+    shown = {"x": x, "y": y}
+    markers = np.full(len(x), " ")
+    for side in sides:
+        values = shown[side]
+        low, high = _usual(values)
         edge = 0.12 * ((high - low) or 1.0)
-        axes.set(**{f"{side}lim": (low - edge, high + edge)})
+        markers[values < low], markers[values > high] = "<v"[side == "y"], ">^"[side == "y"]
+        if low > values.min() or high < values.max():
+            axes.set(**{f"{side}lim": (low - edge, high + edge)})
+            shown[side] = np.clip(values, low - edge / 2, high + edge / 2)
+    outside: np.ndarray = markers != " "
+    for number in np.flatnonzero(outside):
+        place = shown["x"][number], shown["y"][number]
+        axes.plot(*place, marker=str(markers[number]), color="0.3", markersize=7, linestyle="none", zorder=4)
     return outside
+
+
+def _errors_words(settings: Sequence[Group], metric: str, drawn_as: str) -> str:
+    known = any(not isnan(setting.metrics[metric].error) for setting in settings)
+    return f"{drawn_as}: standard errors over seeds" if known else ""
+
+
+def _beyond_words(outside: np.ndarray) -> str:
+    count = int(outside.sum())
+    return f"triangles: {count} setting{'s' * (count > 1)} beyond the axis" if count else ""
+
+
+def _caption(axes: Axes, parts: Sequence[str]) -> None:
+    """Say above a figure what its numbers are."""
+    text = "; ".join(filter(None, parts))
+    axes.set_title("\n".join(wrap(text, _CAPTION)), fontsize="small", color="0.35")
 
 
 def _beyond(values: np.ndarray, low: float, high: float) -> str:
@@ -281,21 +331,8 @@ def _fill_a_grid(groups: Sequence[Group], across: str, up: str) -> bool:
     return all(axis.is_few for axis in axes) and 2 * len(tried) > len(axes[0].values) * len(axes[1].values)
 
 
-def _varying(groups: Sequence[Group]) -> list[str]:
-    """Keys in which settings differ."""
-    return [key for key in groups[0].keys if len({group.keys[key] for group in groups}) > 1]
-
-
 def _label(group: Group, keys: Sequence[str]) -> str:
-    return ", ".join(f"{key.rpartition('.')[2]}={group.keys[key]}" for key in keys)
-
-
-def _seeds(groups: Sequence[Group], metric: str, drawn_as: str) -> str:
-    counts = sorted({group.metrics[metric].count for group in groups})
-    if counts == [1]:
-        return "one job each"
-    told = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"means of {told} jobs; {drawn_as} are standard errors"
+    return ", ".join(f"{short_key(key)}={group.keys[key]}" for key in keys)
 
 
 def _plain(name: str) -> str:
