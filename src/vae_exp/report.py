@@ -36,6 +36,7 @@ UNITS = {
     "unit_rates": "nats/image",
     "mutual_information": "nats",
     "aggregate_kl": "nats",
+    "aggregate_kl_upper_bound": "nats",
     "probe_accuracy": "",
     "knn_accuracy": "",
     "quadrature_nll": "nats/image",

@@ -167,7 +167,7 @@ def test_without_factors_nothing_is_measured(images: ImageSet, told: str, caplog
 
 def test_images_in_file_order_are_scored_on_all_of_their_factors(caplog: pytest.LogCaptureFixture):
     """Like dSprites: the first third of the images has one shape, which no unit of this code knows."""
-    v = torch.cartesian_prod(torch.arange(3), torch.arange(30), torch.arange(3))
+    v = torch.cartesian_prod(torch.arange(3), torch.arange(10), torch.arange(9))
     pixels = (v / v.amax(dim=0)).reshape(-1, 1, 1, 3)
     model = Model()
     model.encode = lambda images: Independent(Normal(images.flatten(1)[:, 1:], 0.1), 1)
