@@ -130,8 +130,8 @@ def _summary(asked: argparse.Namespace) -> int:
         )
         groups = _sorted_groups(combined(settings, keys, asked.others, metric), metric, asked.sort)
         told = meaning(settings, keys, asked.others, metric)
-        title = f"Sweep {name}, completed jobs: {told}; ± standard errors over seeds"
-        out.print(group_table(groups, title, metrics))
+        out.print(group_table(groups, f"Sweep {name}", metrics))
+        out.print(Text(f"Completed jobs: {told}; ± standard errors over seeds"), soft_wrap=True)
     print_warnings(jobs, out)
     table = rows_of(jobs) if a_row_each or asked.group_by is None else rows_of_groups(groups)
     for path, write in ((asked.csv, write_csv), (asked.parquet, write_parquet)):

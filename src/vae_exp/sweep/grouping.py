@@ -99,7 +99,10 @@ def combined(settings: Sequence[Group], keys: Sequence[str], others: Others, met
         names = union(setting.metrics for setting in chosen)
         metrics = {name: _mean_of([one.metrics[name] for one in chosen if name in one.metrics]) for name in names}
         count = sum(setting.count for setting in each)
-        groups.append(Group(dict(zip(keys, values, strict=True)), count, metrics))
+        warnings = {
+            name: sum(one.warnings.get(name, 0) for one in each) for name in union(s.warnings for s in each)
+        }
+        groups.append(Group(dict(zip(keys, values, strict=True)), count, metrics, warnings))
     return groups
 
 
