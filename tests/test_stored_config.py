@@ -99,3 +99,14 @@ def test_a_mapping_takes_the_place_of_the_old_one():
 
 def test_none_is_a_value():
     assert changed(_stored(), {"model.latent_dim": None}).model.latent_dim is None
+
+
+def test_a_loss_of_an_earlier_version_means_what_it_was_trained_with(place: RunDirectory):
+    place.config.write_text("data: {}\nloss: {_target_: vae_exp.objective.vq.VQ, commitment: 0.5}\n")
+    assert read_config(place).loss == {
+        "_target_": "vae_exp.objective.vq.VQ",
+        "commitment": 0.5,
+        "position_reduction": "sum",
+    }
+    place.config.write_text("data: {}\nloss: {_target_: vae_exp.objective.vq.VQ, position_reduction: mean}\n")
+    assert read_config(place).loss.position_reduction == "mean"

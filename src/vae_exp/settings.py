@@ -18,6 +18,10 @@ from vae_exp.errors import UserError, did_you_mean
 T = TypeVar("T")
 TRACKER_MODES = ("offline", "online", "none")
 REDUCTIONS = ("sum", "mean")
+_BEFORE_THE_KEY: Mapping[str, Mapping[str, Any]] = {
+    "vae_exp.objective.vq.VQ": {"position_reduction": "sum"},
+    "vae_exp.objective.beta_vae.Capacity": {"over": "image"},
+}
 _INTERNALS = ("reference_type=", "object_type=")
 STEPS = ("auto", "eager", "graph", "compile")
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -363,6 +367,15 @@ def checked(config: DictConfig, schema: type[T]) -> T:
     if not isinstance(settings, schema):
         raise UserError(f"the config does not follow {schema.__name__}.")
     return settings
+
+
+def values_before_the_key(loss: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What runs were trained with before their loss had a key for it; their stored configs lack these keys.
+
+    Args:
+        loss: The group `loss` of a config.
+    """
+    return _BEFORE_THE_KEY.get(str(loss.get("_target_")), {})
 
 
 def _refuse_unknown_keys(plain: Mapping[str, Any], schema: type, prefix: str) -> None:

@@ -10,6 +10,7 @@ from yaml import YAMLError
 
 from vae_exp.errors import UserError
 from vae_exp.run_directory import RunDirectory
+from vae_exp.settings import values_before_the_key
 from vae_exp.trust import require_no_resolvers, require_plain_yaml
 
 
@@ -36,6 +37,10 @@ def read_config(place: RunDirectory, key: str = "run") -> DictConfig:
         raise UserError(f"{place.config} is not a readable config: {error}") from error
     if not isinstance(stored, DictConfig) or not isinstance(stored.get("data"), DictConfig):
         raise UserError(f"{place.config} holds no config of a run; expected a mapping with model and data.")
+    loss = stored.get("loss")
+    if isinstance(loss, DictConfig):
+        for name, value in values_before_the_key(loss).items():
+            loss.setdefault(name, value)
     return stored
 
 

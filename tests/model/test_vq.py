@@ -54,6 +54,17 @@ def test_each_position_takes_the_nearest_entry():
             assert torch.equal(codes.mean[image].reshape(4, 3)[position], codebook[nearest])
 
 
+def test_the_nearest_entry_is_found_among_large_ones_that_are_close():
+    """Vectors of length 100 a distance of 1 apart: ‖z‖² + ‖e‖² − 2 zᵀe in float32 has an error of about 0.01."""
+    centre = torch.nn.functional.normalize(torch.randn(64, generator=noise(0)), dim=0) * 100
+    outputs = centre + 0.1 * torch.randn(20, 49, 64, generator=noise(1))
+    codebook = centre + 0.1 * torch.randn(512, 64, generator=noise(2))
+    found = NearestCodes(outputs, codebook).indices
+    for image in range(20):
+        differences = outputs[image].double().unsqueeze(1) - codebook.double()
+        assert torch.equal(found[image], differences.square().sum(dim=-1).argmin(dim=-1))
+
+
 def test_gradients_of_a_draw_pass_straight_through_to_the_encoder():
     outputs, codebook = torch.randn(2, 4, 3, requires_grad=True), torch.randn(6, 3, requires_grad=True)
     drawn = rsample(NearestCodes(outputs, codebook), noise(), (2,))
@@ -64,17 +75,18 @@ def test_gradients_of_a_draw_pass_straight_through_to_the_encoder():
     assert torch.equal(drawn[0], drawn[1])
 
 
-def test_the_loss_is_the_papers_written_out():
-    """Equation 3, the squares summed in loops; gradients of each term where the paper wants them."""
+@pytest.mark.parametrize(("loss", "weight"), [(VQ(0.3), 1 / POSITIONS), (VQ(0.3, position_reduction="sum"), 1)])
+def test_the_loss_is_the_papers_written_out(loss: VQ, weight: float):
+    """Equation 3 in loops, averaged over positions (section 3.2); gradients where the paper wants them."""
     vae, x = vq_vae(), images()
-    terms = VQ(0.3)(vae, x, noise())
+    terms = loss(vae, x, noise())
     codes = vae.encode(x)
     distortion = -vae.decode(codes.mean).log_prob(x)
     squares = torch.zeros(len(x))
     for image in range(len(x)):
         for position in range(POSITIONS):
             entry = vae.encoder.codebook[codes.indices[image, position]]
-            squares[image] += (codes.outputs[image, position] - entry).square().sum()
+            squares[image] += weight * (codes.outputs[image, position] - entry).square().sum()
     torch.testing.assert_close(terms.distortion, distortion)
     torch.testing.assert_close(terms.loss, distortion + 1.3 * squares)
     torch.testing.assert_close(terms.rate, torch.full((5,), POSITIONS * log(CODES)))
@@ -82,7 +94,7 @@ def test_the_loss_is_the_papers_written_out():
     entries = codes.outputs.detach().reshape(-1, CODE_DIM)
     expected = torch.zeros_like(codebook)
     for output, index in zip(entries, codes.indices.flatten(), strict=True):
-        expected[index] += 2 * (vae.encoder.codebook[index].detach() - output)
+        expected[index] += 2 * weight * (vae.encoder.codebook[index].detach() - output)
     torch.testing.assert_close(codebook, expected)
 
 
@@ -153,6 +165,11 @@ def test_a_part_of_a_batch_is_encoded_as_the_whole():
     with sharded((1, 3, 5)):
         part = rsample(vae.encode(x[1:3]), noise())
     torch.testing.assert_close(part, rsample(vae.encode(x), noise())[1:3])
+
+
+def test_another_reduction_over_positions_is_refused():
+    with pytest.raises(ValueError, match=r"loss\.position_reduction=none must be one of mean, sum"):
+        VQ(position_reduction="none")
 
 
 @pytest.mark.parametrize(("codes", "code_dim"), [(1, 3), (4, 0)])

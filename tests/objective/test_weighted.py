@@ -63,6 +63,20 @@ def test_capacity_pulls_the_rate_from_both_sides():
     assert (rates > middle).any()
 
 
+def test_capacity_over_the_batch_holds_the_mean_rate():
+    """γ |(1/B) Σ Rₙ − C|, charged to every image; not what the mean of the images' own penalties is."""
+    vae = bernoulli_vae(3)
+    rates = [each.item() for each in ELBO()(vae, images(), noise()).rate]
+    middle = sorted(rates)[2]
+    terms = Capacity(7.0, middle, over="batch")(vae, images(), noise())
+    by_hand = 7.0 * abs(sum(rates) / len(rates) - middle)
+    torch.testing.assert_close(terms.loss - terms.distortion, torch.full((5,), by_hand))
+    over_images = Capacity(7.0, middle)(vae, images(), noise())
+    assert (over_images.loss.mean() - terms.loss.mean()).item() > 0.1
+    with pytest.raises(ValueError, match=r"loss\.over=epoch must be one of image, batch"):
+        Capacity(1.0, 0.0, over="epoch")
+
+
 def test_free_bits_charge_each_unit_at_least_its_free_nats():
     """Five images, three units: averaged over images, then the larger of that and λ, then summed over units."""
     vae = bernoulli_vae(3)

@@ -178,3 +178,16 @@ def test_where_the_archives_lie_does_not_change_the_hash():
         _config(data={"root": "/there", "path": "a"})
     )
     assert config_hash(_config(data={"path": "b"})) != config_hash(_config(data={"path": "a"}))
+
+
+@pytest.mark.parametrize(
+    ("target", "key", "before", "other"),
+    [
+        ("vae_exp.objective.vq.VQ", "position_reduction", "sum", "mean"),
+        ("vae_exp.objective.beta_vae.Capacity", "over", "image", "batch"),
+    ],
+)
+def test_a_key_that_a_loss_has_got_does_not_change_jobs_that_were_trained_without(target, key, before, other):
+    old = {"_target_": target, "reduction": "sum"}
+    assert config_hash(_config(loss={**old, key: before})) == config_hash(_config(loss=old))
+    assert config_hash(_config(loss={**old, key: other})) != config_hash(_config(loss=old))

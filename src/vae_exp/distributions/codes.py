@@ -53,9 +53,10 @@ class NearestCodes(_Codes):
 
     @cached_property
     def indices(self) -> Tensor:
-        """Which entry, `[batch, positions]`."""
+        """Which entry, `[batch, positions]`: argmin ‖e‖² − 2 zᵀe, in float64, exact for large entries too."""
         with torch.no_grad():
-            return torch.cdist(self.outputs.float(), self.codebook.unsqueeze(0)).argmin(dim=-1)
+            entries = self.codebook.double()
+            return (entries.square().sum(dim=-1) - 2 * self.outputs.double() @ entries.T).argmin(dim=-1)
 
     @property
     def entries(self) -> Tensor:

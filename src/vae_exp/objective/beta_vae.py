@@ -5,7 +5,7 @@ from torch import Tensor
 
 from vae_exp.model.vae import VAE
 from vae_exp.objective.draws import draw, require_samples
-from vae_exp.objective.loss_terms import LossTerms
+from vae_exp.objective.loss_terms import LossTerms, require_choice
 from vae_exp.objective.schedules import Schedule, current, scalar
 
 
@@ -37,25 +37,32 @@ class BetaVAE:
 class Capacity:
     """−E_q(z|x)[log p(x|z)] + γ |KL(q(z|x) ‖ p(z)) − C| (Burgess et al. 2018, equation 8).
 
-    The rate of each image is held at C nats, which usually rises from zero. C = 0 and γ = 1 is the ELBO.
+    The rate is held at C nats, which usually rises from zero. C = 0 and γ = 1 is the ELBO.
 
     Args:
         gamma: How strongly; a number of at least 0, or a schedule.
         capacity: C in nats per image; a number of at least 0, or a schedule.
         num_samples: Draws of z per image.
+        over: `image` holds the rate of each image at C, as equation 8 is written; `batch` holds the mean rate of
+            the batch there, γ |mean rate − C| charged to every image, as published implementations do (such as
+            disentanglement_lib, Locatello et al. 2019).
 
     Raises:
-        ValueError: if γ or C is negative or there is no draw.
+        ValueError: if γ or C is negative, there is no draw, or `over` is another word.
     """
 
-    def __init__(self, gamma: float | Schedule, capacity: float | Schedule, num_samples: int = 1) -> None:
+    def __init__(
+        self, gamma: float | Schedule, capacity: float | Schedule, num_samples: int = 1, over: str = "image"
+    ) -> None:
         self.gamma = scalar("loss.gamma", gamma, least=0)
         self.capacity = scalar("loss.capacity", capacity, least=0)
         self.num_samples = require_samples("num_samples", num_samples)
+        self.over = require_choice("over", over, ("image", "batch"))
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
         drawn = draw(vae, images, generator, (self.num_samples,))
         distortion, rate = drawn.distortion, drawn.rate
-        penalty = current(self.gamma) * (rate - current(self.capacity)).abs()
+        held = rate.mean() if self.over == "batch" else rate
+        penalty = current(self.gamma) * (held - current(self.capacity)).abs()
         return LossTerms(loss=distortion + penalty, distortion=distortion, rate=rate)

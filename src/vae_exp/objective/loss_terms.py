@@ -1,5 +1,6 @@
 """What every loss returns."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,3 +31,14 @@ class Loss(Protocol):
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` in [0, 1] → terms of shape `[batch]`, in nats."""
         ...
+
+
+def require_choice(key: str, value: str, choices: Sequence[str]) -> str:
+    """One of a few words.
+
+    Raises:
+        ValueError: if it is none of them.
+    """
+    if value not in choices:
+        raise ValueError(f"loss.{key}={value} must be one of {', '.join(choices)}.")
+    return value

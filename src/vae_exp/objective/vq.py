@@ -6,25 +6,28 @@ from torch import Tensor
 from vae_exp.distributions.codes import NearestCodes
 from vae_exp.model.vae import VAE
 from vae_exp.objective.draws import draw
-from vae_exp.objective.loss_terms import LossTerms
+from vae_exp.objective.loss_terms import LossTerms, require_choice
 from vae_exp.objective.schedules import Schedule, current, scalar
 
 
 class VQ:
     """−log p(x|e) + ‖sg[z] − e‖² + β ‖z − sg[e]‖² (van den Oord, Vinyals & Kavukcuoglu 2017, equation 3).
 
-    z are the encoder's outputs, e the nearest entries of the codebook, sg[·] passes no gradient; the squares are
-    summed over positions and numbers. The rate is a constant, positions · log K, and no part of the loss.
+    z are the encoder's outputs, e the nearest entries of the codebook, sg[·] passes no gradient; ‖·‖² sums over
+    the numbers of an entry. With N positions an image, both squares are averaged over them (section 3.2). The rate
+    is a constant, N log K, and no part of the loss.
 
     Args:
         commitment: β; a number of at least 0, or a schedule.
+        position_reduction: `mean` as in the paper, or `sum`: then both squares weigh N times more.
 
     Raises:
-        ValueError: if β is negative.
+        ValueError: if β is negative or there is no such reduction.
     """
 
-    def __init__(self, commitment: float | Schedule = 0.25) -> None:
+    def __init__(self, commitment: float | Schedule = 0.25, position_reduction: str = "mean") -> None:
         self.commitment = scalar("loss.commitment", commitment, least=0)
+        self.position_reduction = require_choice("position_reduction", position_reduction, ("mean", "sum"))
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats.
@@ -36,8 +39,13 @@ class VQ:
         codes = drawn.posterior
         if not isinstance(codes, NearestCodes):
             raise TypeError(f"loss=vq needs the codes of model=vq, not a posterior of type {type(codes).__name__}")
-        to_codebook = (codes.outputs.detach() - codes.entries).square().flatten(1).sum(dim=1)
-        to_encoder = (codes.outputs - codes.entries.detach()).square().flatten(1).sum(dim=1)
+        to_codebook = self._reduce((codes.outputs.detach() - codes.entries).square())
+        to_encoder = self._reduce((codes.outputs - codes.entries.detach()).square())
         distortion = drawn.distortion
         loss = distortion + to_codebook + current(self.commitment) * to_encoder
         return LossTerms(loss=loss, distortion=distortion, rate=drawn.rate)
+
+    def _reduce(self, squares: Tensor) -> Tensor:
+        """`[batch, positions, code_dim]` → `[batch]`."""
+        total = squares.flatten(1).sum(dim=1)
+        return total / squares.shape[1] if self.position_reduction == "mean" else total

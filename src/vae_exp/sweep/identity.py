@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_exp.run_directory import resumed_directory
+from vae_exp.settings import values_before_the_key
 
 NOT_PART_OF_IDENTITY = ("hydra", "tracker", "sweep", "checkpoint", "resume", "trust")
 NOT_COUNTED = ("data.root", "trainer.threads")  # where the archives lie on this machine, and rounding
@@ -43,6 +44,9 @@ def identifying_text(config: DictConfig) -> str:
     for group, key in (name.split(".") for name in NOT_COUNTED):
         if isinstance(parts, dict) and isinstance(parts.get(group), dict):
             parts[group].pop(key, None)
+    if isinstance(parts, dict) and isinstance(loss := parts.get("loss"), dict):
+        same = [name for name, value in values_before_the_key(loss).items() if loss.get(name) == value]
+        parts["loss"] = {name: value for name, value in loss.items() if name not in same}
     return json.dumps(parts, sort_keys=True, default=str)
 
 
