@@ -135,6 +135,34 @@ def test_the_gradient_of_the_continuous_bernoulli_keeps_its_digits_near_zero():
     torch.testing.assert_close(found.double(), 0.75 - exact, rtol=1e-5, atol=1e-6)
 
 
+LOGITS = [-500.0, -60.0, -17.0, -1.01, -0.99, -0.002, -1e-4, 0.0, 5e-4, 0.3, 3.0, 20.0, 100.0]
+
+
+def truncated_exponential(logit: float) -> tuple[scipy.stats.rv_continuous, bool]:
+    """Scipy's density ∝ exp(−|l| y) over [0, 1], and whether x is 1 − y; uniform for l near zero."""
+    if abs(logit) < 1e-3:
+        return scipy.stats.uniform(), False
+    return scipy.stats.truncexpon(abs(logit), scale=1 / abs(logit)), logit > 0
+
+
+@pytest.mark.parametrize("logit", LOGITS)
+def test_the_variance_of_the_continuous_bernoulli_is_scipys_in_float32(logit):
+    parameter = torch.tensor(logit, requires_grad=True)
+    variance = ContinuousBernoulliLikelihood()(parameter.expand(1, 1, 1, 1, 1)).variance
+    assert variance.item() == pytest.approx(truncated_exponential(logit)[0].var(), rel=2e-5)
+    assert torch.autograd.grad(variance.sum(), parameter)[0].isfinite()
+
+
+@pytest.mark.parametrize("logit", LOGITS)
+def test_draws_of_the_continuous_bernoulli_are_distributed_as_scipys(logit):
+    torch.manual_seed(0)
+    drawn = ContinuousBernoulliLikelihood()(torch.full((1, 1, 1, 1), logit)).sample((20_000,)).flatten().double()
+    truth, mirrored = truncated_exponential(logit)
+    assert drawn.min() >= 0
+    assert drawn.max() <= 1
+    assert scipy.stats.kstest(1 - drawn if mirrored else drawn, truth.cdf).pvalue > 1e-3
+
+
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(st.floats(-2, 3), st.floats(1e-4, 10), st.sampled_from([2, 17, 256]), st.data())
 def test_the_discretised_logistic_is_a_difference_of_scipys_distribution_functions(loc, scale, levels, data):
@@ -179,6 +207,22 @@ def test_gradients_of_the_discretised_logistic_agree_with_finite_differences(lev
         assert torch.autograd.gradcheck(
             lambda a, b, v=value: DiscretizedLogistic(a, b, levels).log_prob(v), (loc, scale)
         )
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_the_discretised_logistic_has_gradients_at_every_scale_in_float32(levels):
+    """P of an inner level → δ/(4 s) for s → ∞, so that d log P/d log s → −1; the ends have ½ each."""
+    log_scale = torch.tensor([-100.0, 20.0, 29.0, 85.0, 200.0], requires_grad=True)
+    for level in {0, levels // 2, levels - 1}:
+        parameters = torch.stack([torch.zeros(5), log_scale]).reshape(1, 2, 1, 1, 5)
+        pixels = DiscretizedLogisticLikelihood(levels)(parameters)
+        density = pixels.base_dist.log_prob(torch.full((1, 1, 1, 5), level / (levels - 1))).flatten()
+        [gradient] = torch.autograd.grad(density.sum(), log_scale)
+        assert gradient.isfinite().all()
+        inner = 0 < level < levels - 1
+        torch.testing.assert_close(gradient[1:3], torch.full((2,), -1.0 if inner else 0.0), rtol=1e-4, atol=1e-6)
+        if not inner:
+            torch.testing.assert_close(density[1:], torch.full((4,), -math.log(2)))
 
 
 def test_the_mixture_is_the_weighted_sum_of_its_components():

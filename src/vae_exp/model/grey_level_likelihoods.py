@@ -7,6 +7,7 @@ from vae_exp.distributions.grey_levels import CategoricalLevels, DiscretizedLogi
 from vae_exp.model.likelihoods import Likelihood
 
 _LEAST_LOG_SCALE = -7.0  # of a logistic over [−1, 1], as in PixelCNN++
+_MOST_LOG_SCALE = 30.0  # beyond, probabilities of inner levels and their gradients leave float32's range
 
 
 class DiscretizedLogisticLikelihood(Likelihood):
@@ -87,7 +88,7 @@ class CategoricalLikelihood(Likelihood):
 
 
 def _logistic(location: Tensor, log_scale: Tensor, levels: int) -> DiscretizedLogistic:
-    scale = log_scale.clamp(min=_LEAST_LOG_SCALE).exp() / 2
+    scale = log_scale.clamp(_LEAST_LOG_SCALE, _MOST_LOG_SCALE).exp() / 2
     return DiscretizedLogistic((location + 1) / 2, scale, levels, validate_args=False)
 
 
