@@ -316,3 +316,13 @@ def test_the_optimal_sigma_is_refused_where_draws_are_weighted(loss):
     assert build_loss(one, vae, SHAPE).weighted_draws == 1
     shared = plain_config(composed("train", "data=digits", "model/likelihood=gaussian_shared"))
     assert build_loss(several, build_vae(shared["model"], SHAPE), SHAPE).weighted_draws >= 5
+
+
+@pytest.mark.parametrize("loss", ["beta_tcvae", "info_vae", "dip_vae"])
+def test_a_batch_of_one_is_refused_where_images_are_compared(loss):
+    config = plain_config(composed("train", "data=digits", f"loss={loss}"))
+    vae = build_vae(config["model"], SHAPE)
+    with pytest.raises(UserError, match=r"trainer\.batch_size=1 is too small for loss .*it must be at least 2"):
+        build_loss(config["loss"], vae, SHAPE, 1000, 1)
+    build_loss(config["loss"], vae, SHAPE, 1000, 2)
+    build_loss({"_target_": "vae_exp.objective.elbo.ELBO"}, vae, SHAPE, 1000, 1)

@@ -110,7 +110,13 @@ def check_labels(vae: VAE, images: ImageSet, split: str) -> None:
         )
 
 
-def build_loss(loss: Node, vae: VAE, image_shape: Sequence[int], training_images: int | None = None) -> Loss:
+def build_loss(
+    loss: Node,
+    vae: VAE,
+    image_shape: Sequence[int],
+    training_images: int | None = None,
+    batch_size: int | None = None,
+) -> Loss:
     """The loss, tried on two blank images; `reduction` is the training step's and not passed on.
 
     Args:
@@ -118,9 +124,11 @@ def build_loss(loss: Node, vae: VAE, image_shape: Sequence[int], training_images
         vae: The model that it will score, on the CPU.
         image_shape: `[channels, height, width]` of the data.
         training_images: How many there are; what a loss takes for its `dataset_size` where the config has null.
+        batch_size: Images of a training step; None leaves it unchecked.
 
     Raises:
-        UserError: if it cannot be built, does not return one term per image, or does not fit the likelihood.
+        UserError: if it cannot be built, does not return one term per image, or does not fit the likelihood or the
+            size of a batch.
     """
     arguments = {key: value for key, value in loss.items() if key != "reduction"}
     if "dataset_size" in arguments and arguments["dataset_size"] is None:
@@ -128,6 +136,12 @@ def build_loss(loss: Node, vae: VAE, image_shape: Sequence[int], training_images
     built: Loss = _create(arguments, "loss")
     if not callable(built):
         raise UserError(f"loss._target_={loss['_target_']} makes no callable; expected (vae, images, generator).")
+    least = getattr(built, "least_batch", 1)
+    if batch_size is not None and batch_size < least:
+        raise UserError(
+            f"trainer.batch_size={batch_size} is too small for loss ({loss['_target_']}), which compares the "
+            f"images of a batch; it must be at least {least}."
+        )
     _check_likelihood(built, loss["_target_"], vae)
     _check_terms(built, loss["_target_"], vae, list(image_shape))
     return built

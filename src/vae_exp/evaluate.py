@@ -34,13 +34,13 @@ def _task(config: DictConfig) -> None:
         warn_of_strange_numbers(key, numbers, set())
         metrics |= {f"{settings.split}/{name}": value for name, value in numbers.items()}
         save_figures(figures, path.with_suffix(""))
-    targets = "binary" if images.is_binary() else "greyscale"
+    targets = images.kind
     what = {"checkpoint": run.checkpoint, "epoch": run.epoch, "images": len(images), "seed": settings.seed}
     merge_json(path, {**what, "targets": targets}, {"evaluator": settings.evaluator, "metrics": metrics})
     title = f"{settings.split}: {len(images)} images, checkpoint {run.checkpoint} (epoch {run.epoch})"
     print_metrics(metrics, title)
-    if targets == "greyscale" and is_bernoulli(run.vae, images):
-        print("Targets are greyscale: under a Bernoulli likelihood these are scores, not likelihoods.")
+    if targets != "binary" and is_bernoulli(run.vae, images):
+        print(f"Targets are {targets}: under a Bernoulli likelihood these are scores, not likelihoods.")
     print(f"Written to {path}")
 
 

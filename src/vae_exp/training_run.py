@@ -233,7 +233,7 @@ def _prepare(
     check_labels(vae, splits.train, "training")
     check_labels(vae, splits.val, "validation")
     set_output_bias(vae, settings.model.output_bias, splits.train)
-    loss = build_loss(plain["loss"], vae, splits.image_shape, len(splits.train))
+    loss = build_loss(plain["loss"], vae, splits.image_shape, len(splits.train), recipe.batch_size)
     evaluators = build_evaluators(plain["evaluator"])
     scored = splits.val if len(splits.val) else splits.train
     check_evaluators(evaluators, vae, scored.settled())

@@ -11,7 +11,12 @@ from vae_exp.errors import UserError
 from vae_exp.evaluation.audit import Audit, audit
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
-from vae_exp.model.grey_level_likelihoods import DiscretizedLogisticLikelihood
+from vae_exp.model.grey_level_likelihoods import (
+    CategoricalLikelihood,
+    DiscretizedLogisticLikelihood,
+    DiscretizedLogisticMixtureLikelihood,
+)
+from vae_exp.model.likelihoods import BernoulliLikelihood, Likelihood
 from vae_exp.model.priors import StandardNormalPrior
 from vae_exp.model.vae import VAE
 from vae_exp.objective.beta_vae import BetaVAE
@@ -127,14 +132,66 @@ def test_a_density_on_black_and_white_images_is_told():
     assert audit(vae, ELBO(), grey(), noise()).concerns == ()
 
 
-@pytest.mark.parametrize(("levels", "concerns"), [(256, 0), (17, 1)])
-def test_other_grey_levels_than_those_of_the_data_are_told(levels: int, concerns: int):
+def vae_of(likelihood: Likelihood, shape: tuple[int, int, int] = SHAPE) -> VAE:
     torch.manual_seed(0)
-    decoder = MLPDecoder(SHAPE, 2, [5], "tanh", DiscretizedLogisticLikelihood(levels))
-    vae = VAE(MLPEncoder(SHAPE, 2, [5], "tanh"), decoder, StandardNormalPrior(2))
+    decoder = MLPDecoder(shape, 2, [5], "tanh", likelihood)
+    return VAE(MLPEncoder(shape, 2, [5], "tanh"), decoder, StandardNormalPrior(2))
+
+
+OF_LEVELS = [
+    DiscretizedLogisticLikelihood,
+    lambda levels: DiscretizedLogisticMixtureLikelihood(2, levels),
+    CategoricalLikelihood,
+]
+
+
+@pytest.mark.parametrize("likelihood", OF_LEVELS)
+@pytest.mark.parametrize(("levels", "concerns"), [(256, 0), (300, 1)])
+def test_more_grey_levels_than_those_of_the_data_are_told(likelihood, levels: int, concerns: int):
     pixels = torch.randint(256, (30, *SHAPE), generator=noise()).to(torch.uint8)
-    found = audit(vae, ELBO(), ImageSet(pixels, None, 255), noise())
+    found = audit(vae_of(likelihood(levels)), ELBO(), ImageSet(pixels, None, 255), noise())
     assert len(found.concerns) == concerns
+
+
+@pytest.mark.parametrize("likelihood", OF_LEVELS)
+@pytest.mark.parametrize(("scale", "kind", "white"), [(1, torch.uint8, 16), (1 / 16, torch.float32, 1)])
+def test_fewer_levels_than_the_pixels_take_are_refused(likelihood, scale: float, kind: torch.dtype, white: int):
+    """The probabilities of 17 values under 9 levels add up to more than one."""
+    pixels = (torch.randint(17, (30, *SHAPE), generator=noise()) * scale).to(kind)
+    images = ImageSet(pixels, None, white)
+    with pytest.raises(
+        UserError, match=r"levels=9 is less than the 17 values .* Set model\.likelihood\.levels=17"
+    ):
+        audit(vae_of(likelihood(9)), ELBO(), images, noise())
+    pixel = likelihood(9)(torch.zeros(1, likelihood(9).parameters_per_value, 1, 1, 1)).base_dist
+    values = torch.arange(17) / 16
+    assert sum(pixel.log_prob(value.reshape(1, 1, 1, 1)).exp().item() for value in values) > 1.1
+    assert audit(vae_of(likelihood(17)), ELBO(), images, noise()).concerns == ()
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "told", "advice"),
+    [
+        ((1, 4, 4), torch.uint8, "greyscale", "discretized_logistic model.likelihood.levels=256"),
+        (
+            (1, 4, 4),
+            torch.float32,
+            "continuous",
+            "gaussian_shared, gaussian_optimal or discretized_logistic",
+        ),
+        ((3, 4, 4), torch.uint8, "colour", "gaussian_shared, gaussian_optimal or discretized_logistic"),
+        ((3, 4, 4), torch.float32, "colour", "gaussian_shared, gaussian_optimal or discretized_logistic"),
+    ],
+)
+def test_the_advice_on_a_bernoulli_fits_the_images(shape, kind, told, advice):
+    white = 255 if kind == torch.uint8 else 1
+    pixels = (torch.rand(30, *shape, generator=noise()) * white).to(kind)
+    [concern] = audit(
+        vae_of(BernoulliLikelihood(), shape), ELBO(), ImageSet(pixels, None, white), noise()
+    ).concerns
+    assert f"These are {told} images and the likelihood is a Bernoulli" in concern
+    assert advice in concern
+    assert ("binarization" in concern) == (told == "greyscale")
 
 
 def test_the_random_state_and_the_mode_of_the_model_stay():

@@ -57,6 +57,15 @@ class ImageSet:
         return bool(((self.pixels == 0) | (self.pixels == self.pixel_max)).all())
 
     @property
+    def kind(self) -> str:
+        """`binary`, `greyscale`, `colour` (three channels), or `continuous` for other floats in [0, 1]."""
+        if self.is_binary():
+            return "binary"
+        if self.image_shape[0] == 3:
+            return "colour"
+        return "continuous" if self.pixels.is_floating_point() else "greyscale"
+
+    @property
     def device(self) -> torch.device:
         """Where batches come out."""
         return self.destination or self.pixels.device

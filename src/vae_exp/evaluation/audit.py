@@ -71,7 +71,8 @@ def audit(vae: VAE, loss: Loss, images: ImageSet, generator: torch.Generator) ->
         generator: Of the draws; the process-wide generators stay as they are.
 
     Raises:
-        UserError: if the loss yields something else than numbers.
+        UserError: if the loss yields something else than numbers, or if the likelihood has fewer levels than the
+            pixels take.
     """
     was_training = vae.training
     vae.eval()
@@ -79,6 +80,7 @@ def audit(vae: VAE, loss: Loss, images: ImageSet, generator: torch.Generator) ->
         weight, beta = _weights(vae, loss, images, generator)
         likelihood = getattr(first_likelihood(vae, images), "base_dist", None)
     vae.train(was_training)
+    _require_levels(likelihood, images.first(_PIXELS_FROM))
     pixels = images.first(_PIXELS_FROM).scaled().double()
     bernoulli = isinstance(likelihood, Bernoulli)
     return Audit(
@@ -127,6 +129,25 @@ def _terms(vae: VAE, loss: Loss, images: ImageSet, generator: torch.Generator) -
     return terms
 
 
+def _levels(likelihood: Any) -> int | None:
+    """The grey levels that a likelihood has probabilities for; None where it is no such one."""
+    levels = getattr(getattr(likelihood, "component_distribution", likelihood), "levels", None)
+    return levels if isinstance(levels, int) else None
+
+
+def _require_levels(likelihood: Any, images: ImageSet) -> None:
+    levels = _levels(likelihood)
+    if levels is None:
+        return
+    values = len(images.pixels.unique())
+    if values > levels:
+        wanted = images.pixel_max + 1 if images.pixels.dtype == torch.uint8 else values
+        raise UserError(
+            f"model.likelihood.levels={levels} is less than the {values} values that the pixels take: their "
+            f"probabilities would add up to more than one. Set model.likelihood.levels={wanted}."
+        )
+
+
 def _entropy(pixels: Tensor) -> Tensor:
     return -(torch.xlogy(pixels, pixels) + torch.xlogy(1 - pixels, 1 - pixels))
 
@@ -138,19 +159,17 @@ def _mean_image_distortion(pixels: Tensor) -> float:
 
 def _concerns(likelihood: Any, images: ImageSet, weight: float | None) -> list[str]:
     found = []
-    binary = images.first(_PIXELS_FROM).is_binary()
+    images = images.first(_PIXELS_FROM)
+    binary = images.is_binary()
     if isinstance(likelihood, Bernoulli) and not binary:
-        found.append(
-            "The images are grey and the likelihood is a Bernoulli: losses are cross-entropies, no likelihoods "
-            "(data.binarization=dynamic makes them so)."
-        )
+        found.append(_advice_on_bernoulli(images))
     if isinstance(likelihood, Normal) and binary:
         found.append(
             "The images are black and white and the likelihood is a Gaussian density: it may grow without bound; "
             "model/likelihood=bernoulli is a probability of such images."
         )
-    levels = getattr(likelihood, "levels", None)
-    if isinstance(levels, int) and images.pixels.dtype == torch.uint8 and levels != images.pixel_max + 1:
+    levels = _levels(likelihood)
+    if levels is not None and images.pixels.dtype == torch.uint8 and levels != images.pixel_max + 1:
         found.append(
             f"model.likelihood.levels={levels}, but the images have {images.pixel_max + 1} grey levels: "
             f"bits per dimension would be of other data."
@@ -161,3 +180,18 @@ def _concerns(likelihood: Any, images: ImageSet, weight: float | None) -> list[s
             f"and optimizer.lr and trainer.gradient_clip mean something else."
         )
     return found
+
+
+def _advice_on_bernoulli(images: ImageSet) -> str:
+    """What a Bernoulli likelihood means on images that are not black and white, and what suits them."""
+    if images.kind == "greyscale":
+        advice = (
+            f"data.binarization=dynamic makes likelihoods of them, and model/likelihood=discretized_logistic "
+            f"model.likelihood.levels={images.pixel_max + 1} scores the grey levels themselves"
+        )
+    else:
+        advice = "model/likelihood=gaussian_shared, gaussian_optimal or discretized_logistic suits them better"
+    return (
+        f"These are {images.kind} images and the likelihood is a Bernoulli: losses are cross-entropies, not "
+        f"likelihoods; {advice} ('Which likelihood' in docs/models.md)."
+    )

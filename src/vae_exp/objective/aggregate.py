@@ -1,4 +1,7 @@
-"""Objectives that look at the aggregate posterior q(z) = (1/N) Σₙ q(z|xₙ): β-TCVAE, InfoVAE, DIP-VAE."""
+"""Objectives that look at the aggregate posterior q(z) = (1/N) Σₙ q(z|xₙ): β-TCVAE, InfoVAE, DIP-VAE.
+
+They compare the images of a batch, so that a batch needs at least two (`least_batch`).
+"""
 
 from math import log
 
@@ -29,6 +32,8 @@ class BetaTCVAE:
     Raises:
         ValueError: if a weight is negative, or if N is not known.
     """
+
+    least_batch = 2
 
     def __init__(
         self,
@@ -103,6 +108,8 @@ class InfoVAE:
         ValueError: if α is above 1 or λ negative.
     """
 
+    least_batch = 2
+
     def __init__(self, alpha: float | Schedule, weight: float | Schedule) -> None:
         self.alpha = scalar("loss.alpha", alpha, most=1)
         self.weight = scalar("loss.weight", weight, least=0)
@@ -163,6 +170,8 @@ class DIPVAE:
     Raises:
         ValueError: if there is no such variant or a weight is negative.
     """
+
+    least_batch = 2
 
     def __init__(self, variant: int, off_diagonal: float | Schedule, diagonal: float | Schedule) -> None:
         if variant not in (1, 2):
