@@ -1,5 +1,7 @@
 """`python -m vae_exp.evaluate run=DIR`: score a trained run on a split."""
 
+from dataclasses import replace
+
 from omegaconf import DictConfig
 
 from vae_exp.entry_point import run_command
@@ -13,6 +15,7 @@ def main() -> None:
 def _task(config: DictConfig) -> None:
     from vae_exp.build import build_evaluators, check_evaluators, check_labels
     from vae_exp.engine.evaluating import run_evaluator, save_figures, warn_of_strange_numbers
+    from vae_exp.engine.progress import EvaluationProgress
     from vae_exp.evaluation.requirements import is_bernoulli
     from vae_exp.report import print_metrics
     from vae_exp.run_directory import merge_json, require_inside
@@ -30,7 +33,9 @@ def _task(config: DictConfig) -> None:
     require_inside(path, run.directory.path)
     for key, evaluator in evaluators.items():
         print(f"Evaluating {key} on the {settings.split} images …", flush=True)
-        numbers, figures, _ = run_evaluator(key, evaluator, run.vae, images, settings.seed)
+        with EvaluationProgress(key) as progress:
+            watched = replace(images, on_progress=progress)
+            numbers, figures, _ = run_evaluator(key, evaluator, run.vae, watched, settings.seed)
         warn_of_strange_numbers(key, numbers, set())
         metrics |= {f"{settings.split}/{name}": value for name, value in numbers.items()}
         save_figures(figures, path.with_suffix(""))

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.objective.models import bernoulli_vae
 from vae_exp.data.images import ImageSet
 
 sizes = st.integers(min_value=1, max_value=40)
@@ -134,6 +137,15 @@ def test_a_random_subset_represents_images_in_file_order():
     from_first_half = sum(number < 100 for number in subsets[0])
     assert abs(from_first_half - 30) < 5 * (60 * 0.25 * 140 / 199) ** 0.5
     assert set(images.random_subset(20).pixels.flatten().tolist()) < set(subsets[0])
+
+
+def test_batches_for_a_model_report_the_share_that_is_done():
+    shares: list[float] = []
+    images = replace(numbered(10), on_progress=shares.append)
+    part = images.random_subset(5)
+    for _ in part.batches_for(bernoulli_vae(2), 2):
+        shares.append(-1.0)
+    assert shares == [-1.0, 0.4, -1.0, 0.8, -1.0, 1.0]
 
 
 @pytest.mark.parametrize("count", [None, 4, 9])

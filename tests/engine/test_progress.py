@@ -1,4 +1,5 @@
 import logging
+import re
 import sys
 from io import StringIO
 
@@ -6,7 +7,14 @@ import pytest
 from rich.console import Console
 
 from vae_exp.engine import progress
-from vae_exp.engine.progress import BarProgress, PlainProgress, StandardOutputHandler, epoch_line, progress_display
+from vae_exp.engine.progress import (
+    BarProgress,
+    EvaluationProgress,
+    PlainProgress,
+    StandardOutputHandler,
+    epoch_line,
+    progress_display,
+)
 
 METRICS = {"train/loss": 156.7310, "train/rate": 3.0, "val/loss": 155.25, "val/rate": 4.0}
 SEEDS_WORDS = "Epoch [3 / 10] average reconstruction error: 15673.100459"
@@ -152,3 +160,48 @@ def test_on_a_terminal_progress_is_a_bar(monkeypatch: pytest.MonkeyPatch):
     display = progress_display(1, 1)
     display.close()
     assert isinstance(display, BarProgress)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds of a clock that stands unless a test moves it."""
+    seconds = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: seconds[0])
+    return seconds
+
+
+def _evaluate(name: str, seconds: float, clock: list[float], console: Console | None = None) -> None:
+    """Two passes in a hundred parts each; the first takes no time."""
+    with EvaluationProgress(name, console) as evaluation:
+        for part in range(1, 101):
+            evaluation(part / 100)
+        for part in range(1, 101):
+            clock[0] += seconds / 100
+            evaluation(part / 100)
+
+
+def test_a_long_evaluator_says_once_how_long_and_what_is_quick(clock: list[float], caplog):
+    caplog.set_level(logging.INFO)
+    _evaluate("nll", 135, clock)
+    first, *lines = caplog.messages
+    assert first == "evaluator.nll takes about 2 min more; evaluator=[elbo] alone takes seconds."
+    assert len(lines) == 4  # one every 30 s
+    for line in lines:
+        [(done, left)] = re.findall(r"^evaluator\.nll: (\d+) % done, about (\d+) s left\.$", line)
+        assert int(left) == pytest.approx(1.35 * (100 - int(done)), abs=0.51)
+
+
+@pytest.mark.parametrize(("name", "seconds", "lines"), [("nll", 15, 0), ("elbo", 25, 1)])
+def test_a_quick_evaluator_says_little(name: str, seconds: float, lines: int, clock: list[float], caplog):
+    caplog.set_level(logging.INFO)
+    _evaluate(name, seconds, clock)
+    assert len(caplog.messages) == lines
+    assert "evaluator=[elbo]" not in caplog.text
+
+
+def test_an_evaluator_has_a_bar_on_a_terminal(clock: list[float], terminal: Console, caplog):
+    caplog.set_level(logging.INFO)
+    _evaluate("nll", 135, clock, terminal)
+    assert "nll" in _screen(terminal)
+    assert " 50%" in _screen(terminal)
+    assert len(caplog.messages) == 1

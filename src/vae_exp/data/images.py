@@ -1,7 +1,7 @@
 """A set of images in memory, scaled to [0, 1] only when a batch is taken."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ class ImageSet:
         factors: `[N, factors]`, int64: what an image was made from, such as shape and place; None where unknown.
         destination: The device that batches are taken to while the pixels stay where they are; None uses
             them in place.
+        on_progress: Called by `report`; None where the progress is not shown.
     """
 
     pixels: Tensor
@@ -34,6 +35,7 @@ class ImageSet:
     drawn_from: int | None = None
     factors: Tensor | None = None
     destination: torch.device | None = None
+    on_progress: Callable[[float], None] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.pixel_max == 0:
@@ -153,6 +155,12 @@ class ImageSet:
             part = slice(start, start + batch_size)
             with vae.given(self.labels_at(part)):
                 yield self.scaled(part)
+            self.report(min(1.0, (start + batch_size) / len(self)))
+
+    def report(self, share: float) -> None:
+        """Show how much of the work on the set is done, from 0 to 1; `batches_for` does so after every batch."""
+        if self.on_progress is not None:
+            self.on_progress(share)
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
         """All images in order, scaled, in batches of at most `batch_size`."""

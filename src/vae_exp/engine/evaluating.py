@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import cached_property, partial
 from math import isfinite
 from pathlib import Path
@@ -14,6 +16,7 @@ from vae_exp.engine.determinism import generator
 from vae_exp.engine.interruption import InterruptGuard
 from vae_exp.engine.memory import evaluator_out_of_memory
 from vae_exp.engine.precision import computing_in
+from vae_exp.engine.progress import EvaluationProgress
 from vae_exp.engine.protocols import Evaluator, Tracker
 from vae_exp.errors import Interrupted, UserError
 from vae_exp.model.vae import VAE
@@ -77,7 +80,9 @@ class Evaluations:
             evaluator = self._evaluators[name]
             if not evaluator.every:
                 _log.info("Evaluating %s …", name)
-            numbers, figures, lists = run_evaluator(name, evaluator, self._vae, self._images, self._seed)
+            with nullcontext() if evaluator.every else EvaluationProgress(name) as progress:
+                images = replace(self._images, on_progress=progress)
+                numbers, figures, lists = run_evaluator(name, evaluator, self._vae, images, self._seed)
             self._told |= warn_of_strange_numbers(name, numbers, self._told)
             metrics |= {f"{split}/{key}": value for key, value in numbers.items()}
             if figures:

@@ -1,16 +1,27 @@
-"""What a person sees while a run trains: a bar on a terminal, plain lines elsewhere."""
+"""What a person sees while a run trains or is evaluated: a bar on a terminal, plain lines elsewhere."""
 
 import logging
 import sys
 import time
 from collections.abc import Mapping
-from typing import Protocol, TextIO
+from types import TracebackType
+from typing import Protocol, Self, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 _log = logging.getLogger(__name__)
 _REDRAW_SECONDS = 0.2
+_LINE_SECONDS = 30
+_SECONDS_TO_ESTIMATE = 3  # before the time left of an evaluator is believed
+_LONG_SECONDS = 20
 
 
 class StandardOutputHandler(logging.StreamHandler[TextIO]):
@@ -144,6 +155,68 @@ class BarProgress:
         """Draw the bar for the last time."""
         self._progress.update(self._task, advance=self._pending, refresh=True)
         self._progress.stop()
+
+
+class EvaluationProgress:
+    """The progress of one evaluator: a bar with the time left on a terminal, a line every 30 s elsewhere.
+
+    A line says once how long it takes, if that is more than 20 s, and which evaluator takes seconds. To be entered
+    while the evaluator runs.
+
+    Args:
+        name: The evaluator's key.
+        console: The terminal; None for standard output where it is one.
+    """
+
+    def __init__(self, name: str, console: Console | None = None) -> None:
+        self._name = name
+        self._share = self._first_share = 0.0
+        self._began = self._next_redraw = time.monotonic()
+        self._next_line = self._began + _LINE_SECONDS
+        self._announced = False
+        self._bar: Progress | None = None
+        if console is not None or (sys.stdout is not None and sys.stdout.isatty()):
+            columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+            self._bar = Progress(*columns, console=console, auto_refresh=False, transient=True)
+            self._task = self._bar.add_task(name, total=1.0)
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, share: float) -> None:
+        """A share of the evaluator's work is done, from 0 to 1; a smaller one than before begins another pass."""
+        now = time.monotonic()
+        if share < self._share:
+            self._began, self._first_share = now, share
+            if self._bar is not None:
+                self._bar.reset(self._task)
+        self._share = share
+        seconds = now - self._began
+        done = share - self._first_share
+        left = seconds * (1 - share) / done if done > 0 else 0.0
+        if not self._announced and seconds > _SECONDS_TO_ESTIMATE and left > _LONG_SECONDS:
+            self._announced = True
+            self._next_line = now + _LINE_SECONDS
+            quick = "" if self._name == "elbo" else "; evaluator=[elbo] alone takes seconds"
+            _log.info("evaluator.%s takes about %s more%s.", self._name, _duration(left), quick)
+        elif self._bar is None and now >= self._next_line:
+            self._next_line = now + _LINE_SECONDS
+            _log.info("evaluator.%s: %.0f %% done, about %s left.", self._name, 100 * share, _duration(left))
+        if self._bar is not None and now >= self._next_redraw:
+            self._next_redraw = now + _REDRAW_SECONDS
+            self._bar.update(self._task, completed=share, refresh=True)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def progress_display(epochs: int, steps_per_epoch: int, done: int = 0) -> ProgressDisplay:

@@ -76,11 +76,11 @@ class AggregateEvaluator:
             latents.append(drawn.flatten(0, 1))
         log_count = log(len(images))
         per_part = max(1, _VALUES_AT_ONCE // (min(_BATCH, len(images)) * latents[0][0].numel()))
-        under_mixture = sum(
-            (_log_sum(posteriors, part) - log_count).sum().item()
-            for drawn in latents
-            for part in drawn.split(per_part)
-        )
+        under_mixture = 0.0
+        for place, drawn in enumerate(latents):
+            images.report(place / len(latents))
+            for part in drawn.split(per_part):
+                under_mixture += (_log_sum(posteriors, part) - log_count).sum().item()
         draws = self._num_samples * len(images)
         information, divergence = (own - under_mixture) / draws, (under_mixture - under_prior) / draws
         saturated = information > log_count - _CEILING_MARGIN

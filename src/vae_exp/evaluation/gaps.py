@@ -1,6 +1,7 @@
 """How much of the distance between ELBO and log p(x) is the family's fault, and how much the encoder's."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from math import log
 
 import torch
@@ -17,6 +18,7 @@ from vae_exp.evaluation.subset import scored_images
 from vae_exp.model.vae import VAE
 
 _DRAWS_PER_STEP = 10
+_SHARE_OF_STEPS = 0.8  # of the time of a batch; the estimates take the rest
 _BATCH, _BATCH_ON_A_GPU = 100, 1000  # images; a GPU takes as long for either
 
 
@@ -75,10 +77,13 @@ class GapsEvaluator:
         """Yield names and values."""
         images = scored_images("gaps", images, self._num_images)
         totals = torch.zeros(3, dtype=torch.float64)
+        done = 0
         for batch in images.batches_for(vae, _batch_size(vae, images)):
             with torch.no_grad():
                 amortized = vae.encode(batch)
-            best = self._optimized(vae, batch, amortized, generator)
+            report = partial(_report, images, done, len(batch))
+            done += len(batch)
+            best = self._optimized(vae, batch, amortized, generator, report)
             state = generator.get_state()
             bound, weights = self._scored(vae, batch, amortized, best, generator)
             generator.set_state(state)
@@ -93,7 +98,12 @@ class GapsEvaluator:
 
     @torch.enable_grad()
     def _optimized(
-        self, vae: VAE, images: Tensor, start: Distribution, generator: torch.Generator
+        self,
+        vae: VAE,
+        images: Tensor,
+        start: Distribution,
+        generator: torch.Generator,
+        report: Callable[[float], None],
     ) -> Distribution:
         mean = start.mean.detach().clone().requires_grad_()
         log_scale = start.stddev.detach().clamp(min=1e-6).log().requires_grad_()
@@ -103,7 +113,8 @@ class GapsEvaluator:
         for each in frozen:
             each.requires_grad_(False)
         try:
-            for _ in range(self._num_steps):
+            for step in range(self._num_steps):
+                report(step / self._num_steps)
                 optimizer.zero_grad()
                 posterior = _gaussian(mean, log_scale)
                 latents = rsample(posterior, generator, (_DRAWS_PER_STEP,))
@@ -139,6 +150,11 @@ class GapsEvaluator:
             weights.append(joint - mixture)
             left -= size
         return torch.cat(bounds).mean(dim=0), torch.cat(weights)
+
+
+def _report(images: ImageSet, done: int, size: int, share: float) -> None:
+    """Show the progress within a batch of which a share of the steps is done."""
+    images.report((done + _SHARE_OF_STEPS * share * size) / len(images))
 
 
 def _batch_size(vae: VAE, images: ImageSet) -> int:
