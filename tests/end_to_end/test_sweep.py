@@ -67,17 +67,15 @@ def test_a_failing_job_costs_no_other_and_is_named(command, tmp_path):
 
 
 def test_a_crash_in_a_job_leaves_its_traceback_in_the_jobs_log(command, tmp_path, monkeypatch):
-    from vae_exp.data.digits import DigitsSource
+    def fail(*arguments: object) -> None:
+        raise ZeroDivisionError("of the program")
 
-    def train(self):
-        raise ZeroDivisionError("of the data source")
-
-    monkeypatch.setattr(DigitsSource, "train", train)
+    monkeypatch.setattr("vae_exp.training_run.seed_process", fail)
     with pytest.raises(ZeroDivisionError):
         command("train", "--multirun", *SHORT, "tracker=none", "seed=0,1", "sweep.name=mine")
     logs = list((tmp_path / "multirun" / "mine").glob("*/train.log"))
     assert len(logs) == 2
-    assert all("ZeroDivisionError: of the data source" in log.read_text() for log in logs)
+    assert all("ZeroDivisionError: of the program" in log.read_text() for log in logs)
     assert {row["status"] for row in table(tmp_path / "multirun" / "mine")} == {"failed"}
 
 
