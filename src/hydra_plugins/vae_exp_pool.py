@@ -47,9 +47,9 @@ class PoolLauncher(Launcher):
         found: Sequence[JobReturn] = self._sweep().launch(job_overrides, initial_job_idx)
         return found
 
-    def stream(self, source: Any, total: int) -> None:
+    def stream(self, source: Any, total: int, done: int) -> None:
         """Run jobs that become known one after the other, as those of a search do."""
-        self._sweep().stream(source, total)
+        self._sweep().stream(source, total, done)
 
     def _sweep(self) -> Any:
         from vae_exp.sweep.pool.launcher import PoolSweep

@@ -20,7 +20,9 @@ class Interrupted(Exception):  # noqa: N818 - a request, not an error
     """Ctrl-C or SIGTERM asked the run to end; `signal_number` says which."""
 
     def __init__(self, signal_number: int) -> None:
-        super().__init__(f"interrupted by {signal.Signals(signal_number).name}")
+        super().__init__(
+            "by Ctrl-C" if signal_number == signal.SIGINT else f"by {signal.Signals(signal_number).name}"
+        )
         self.signal_number = signal_number
 
     @property

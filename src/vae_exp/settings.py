@@ -123,6 +123,7 @@ class TrainerSettings:
     distributed: str = MISSING
     threads: Any = None  # torch's own number, as configs of older versions have it
     collapse_monitor: bool = True
+    print_batch_sum: bool = False
     monitor: str | None = MISSING
     early_stopping: EarlyStoppingSettings = MISSING
 

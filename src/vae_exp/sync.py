@@ -126,7 +126,7 @@ def _upload(runs: Sequence[OfflineRun], asked: argparse.Namespace) -> int:
     told = f"{uploads.uploaded} uploaded, {uploads.failed} failed" + (f", {left} left" if left else "")
     print(f"{told}, {plan}", flush=True)
     if stop.first is not None:
-        print("Interrupted; the same command goes on where it was.", file=sys.stderr)
+        print("Interrupted; run the same command to continue.", file=sys.stderr)
         return 128 + stop.first
     return min(uploads.failed, 1)
 

@@ -31,6 +31,7 @@ def _task(config: DictConfig) -> None:
     from vae_exp.settings import plain_config
     from vae_exp.stored_config import read_config
 
+    _announce_loading()
     hydra = HydraConfig.get()
     overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     own = RunDirectory(Path(hydra.runtime.output_dir))
@@ -55,7 +56,7 @@ def _task(config: DictConfig) -> None:
     except Interrupted as interruption:
         if not torchrun.assists():
             print(f"Interrupted; everything up to here is in {directory.path}", file=sys.stderr)
-            print(f"Go on: {sys.executable} -m vae_exp.train resume={directory.path}", file=sys.stderr)
+            print(f"Resume: {sys.executable} -m vae_exp.train resume={directory.path}", file=sys.stderr)
         sys.exit(interruption.exit_code)
     except InUseError as error:
         if sweep is None:
@@ -72,6 +73,12 @@ def _task(config: DictConfig) -> None:
             sys.stdout.flush()
         except BrokenPipeError:  # nobody reads any more; the run itself is whole
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _announce_loading() -> None:
+    """Tell a person at a terminal what the next seconds are spent on."""
+    if sys.stderr is not None and sys.stderr.isatty() and not torchrun.assists():
+        print("Loading PyTorch …", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from vae_exp.engine.interruption import InterruptGuard
 from vae_exp.engine.keeper import Cadence
 from vae_exp.engine.memory import out_of_memory
 from vae_exp.engine.precision import require_precision
-from vae_exp.engine.progress import SilentProgress, progress_display
+from vae_exp.engine.progress import ProgressDisplay, SilentProgress, progress_display
 from vae_exp.engine.protocols import Pruner
 from vae_exp.engine.recipe import Recipe
 from vae_exp.engine.step_mode import choose_mode, compiler_failed
@@ -72,6 +72,13 @@ class Prepared:
     config_hash: str
     audit: dict[str, Any] | None
     threads: int
+    print_batch_sum: bool
+
+    def progress(self, done: int) -> ProgressDisplay:
+        """What shows the progress of training, after that many steps."""
+        return progress_display(
+            self.recipe.epochs, self.steps_per_epoch, done, with_batch_sum=self.print_batch_sum
+        )
 
 
 def train(config: DictConfig, directory: RunDirectory, guard: InterruptGuard) -> dict[str, Any]:
@@ -275,7 +282,8 @@ def _prepare(
     if metrics_file is not None:
         _announce(vae, device, threads, train, val)
     steps = -(-len(train) // recipe.batch_size)
-    return Prepared(trainer, wandb, device, recipe, steps, identity["config_hash"], found, threads)
+    batch_sum = settings.trainer.print_batch_sum
+    return Prepared(trainer, wandb, device, recipe, steps, identity["config_hash"], found, threads, batch_sum)
 
 
 def _load(trainer: Trainer, state: Mapping[str, Any], directory: RunDirectory, *, replan: bool) -> None:
@@ -351,7 +359,7 @@ def _fit(prepared: Prepared, directory: RunDirectory, guard: InterruptGuard, beg
         guard.check()
         done = trainer.position.step
         with computing_with(prepared.threads):
-            trainer.fit(guard, progress_display(prepared.recipe.epochs, prepared.steps_per_epoch, done))
+            trainer.fit(guard, prepared.progress(done))
             trainer.finish(guard)
         status, exit_code = "completed", 0
     except Pruned:

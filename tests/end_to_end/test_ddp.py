@@ -43,7 +43,7 @@ def test_two_processes_train_what_one_would(command, tmp_path):
     assert len(alone) == len(together) == 3
     for one, two in zip(alone, together, strict=True):
         assert two == pytest.approx(one, rel=1e-5)
-    assert out.count("Epoch [2 / 2]") == 1
+    assert out.count("Epoch 2/2") == 1
     assert [path.name for path in (tmp_path / "two").iterdir()] == ["run"]
     assert (tmp_path / "two" / "run" / "train.log").read_text().count("Training ") == 1
 
@@ -68,7 +68,7 @@ def test_a_team_that_is_interrupted_ends_in_order_and_is_resumed(tmp_path):
     long = [*RUN[:1], "trainer.epochs=100000", *RUN[2:3], "evaluator=[]", *RUN[4:], "trainer=ddp"]
     team = torchrun(*long, cwd=tmp_path)
     for line in team.stdout:
-        if "Epoch [3 /" in line:
+        if "Epoch 3/" in line:
             break
     team.send_signal(signal.SIGINT)
     team.communicate(timeout=60)

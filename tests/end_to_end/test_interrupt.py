@@ -24,7 +24,7 @@ def wait_for(process: subprocess.Popen[str], text: str) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_in_order(number, code, tmp_path):
     process = start("train", *LONG, "hydra.run.dir=run", cwd=tmp_path)
-    wait_for(process, "Epoch [3 /")
+    wait_for(process, "Epoch 3/")
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
@@ -44,7 +44,7 @@ def test_a_signal_ends_the_run_in_order(number, code, tmp_path):
 
 def test_a_sweep_ends_with_its_table(tmp_path):
     process = start("train", "--multirun", *LONG, "tracker=none", "seed=0,1,2", "sweep.name=mine", cwd=tmp_path)
-    wait_for(process, "Epoch [2 /")
+    wait_for(process, "Epoch 2/")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
@@ -55,7 +55,7 @@ def test_a_sweep_ends_with_its_table(tmp_path):
 
 def test_a_killed_run_leaves_whole_files(tmp_path):
     process = start("train", *LONG, "hydra.run.dir=run", cwd=tmp_path)
-    wait_for(process, "Epoch [60 /")
+    wait_for(process, "Epoch 60/")
     process.kill()
     process.communicate(timeout=60)
     assert not (tmp_path / "run" / "result.json").exists()

@@ -96,4 +96,4 @@ def test_a_standard_output_that_fails_does_not_cost_the_run(shell, tmp_path):
     )
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "completed"
     assert "Traceback" not in finished.stderr
-    assert Path(tmp_path / "run" / "train.log").read_text().count("Epoch [") == 2
+    assert Path(tmp_path / "run" / "train.log").read_text().count("Epoch ") == 2

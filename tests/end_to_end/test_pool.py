@@ -167,6 +167,9 @@ def test_ctrl_c_ends_all_jobs_and_leaves_no_orphan(tmp_path: Path, times: int, n
     _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive
     if times == 1:
-        statuses = [json.loads(text)["status"] for text in results(tmp_path).values()]
+        ended = [json.loads(text) for text in results(tmp_path).values()]
+        statuses = [result["status"] for result in ended]
         assert "interrupted" in statuses
+        said = {result["error"] for result in ended if result["status"] == "interrupted"}
+        assert said == {"by Ctrl-C" if number == signal.SIGINT else "by SIGTERM"}
         assert "failed" not in statuses

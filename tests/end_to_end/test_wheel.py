@@ -63,7 +63,7 @@ def test_it_trains_from_an_empty_folder(python, tmp_path):
     assert str(CHECKOUT / "src") not in out
     assert out.split()[1].endswith("vae_exp/conf")
     out = run(str(python), "-m", "vae_exp.train", "data=digits", "trainer.epochs=2", cwd=tmp_path)
-    assert "Epoch [2 / 2]" in out
+    assert "Epoch 2/2" in out
     [result] = tmp_path.glob("outputs/*/*/result.json")
     assert json.loads(result.read_text())["status"] == "completed"
     run(str(python), "-m", "vae_exp.evaluate", f"run={result.parent}", "evaluator=[elbo]", cwd=tmp_path)

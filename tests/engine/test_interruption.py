@@ -124,7 +124,7 @@ def test_a_signal_is_noted_even_when_the_terminal_is_gone():
 def test_the_person_who_sent_a_signal_is_told_that_it_was_heard(capfd: pytest.CaptureFixture[str]):
     with InterruptGuard():
         _send(signal.SIGINT)
-    assert "a second signal ends at once" in capfd.readouterr().err
+    assert "press Ctrl-C again to stop at once" in capfd.readouterr().err
 
 
 def test_outside_the_main_thread_nothing_is_changed():

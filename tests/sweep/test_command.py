@@ -136,7 +136,7 @@ def test_clean_asks_before_it_removes(command, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("builtins.input", lambda question: "y")
     assert command("clean", tmp_path)[0] == 0
     assert not job.exists()
-    assert "Nothing can go" in command("clean", tmp_path)[1]
+    assert "Nothing to clean up" in command("clean", tmp_path)[1]
 
 
 def test_retry_gives_the_commands_again_where_they_were_given(

@@ -47,7 +47,7 @@ def test_trials_that_failed_are_told_every_time_and_none_is_promised_again(
     assert "again" not in told
     recorder.note_search(failed=0, unfinished=2)
     assert not recorder.report()
-    assert "2 trials have not ended; the same command goes on" in capsys.readouterr().err
+    assert "2 trials have not ended; run the same command to continue" in capsys.readouterr().err
     recorder.note_search(failed=0, unfinished=0)
     assert recorder.report()
 

@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         help="folders in which .wandb files are found at any depth, or such files; by default this folder",
     )  # fmt: skip
     parser.add_argument(
-        "--port", type=int, default=8765, help="of the loopback address; 0 takes a free one (%(default)s)"
+        "--port", type=int, default=8765, help="port on 127.0.0.1; 0 takes any free one (%(default)s)"
     )
     parser.add_argument("--open", action="store_true", help="open the browser")
     parser.add_argument("--export", type=Path, metavar="FILE.html", help="write one self-contained page and end")

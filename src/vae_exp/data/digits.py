@@ -1,5 +1,9 @@
 """Handwritten digits, 8×8, that come inside scikit-learn: no network, no files."""
 
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
 import torch
 
 from vae_exp.data.images import ImageSet
@@ -24,11 +28,16 @@ class DigitsSource:
 
 
 def _digits(part: slice) -> ImageSet:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
+    table = np.loadtxt(_file(), delimiter=",", dtype=np.uint8)  # a row an image: 64 grey values and the digit
     return ImageSet(
-        pixels=torch.from_numpy(digits.images[part]).to(torch.uint8).unsqueeze(1),
-        labels=torch.from_numpy(digits.target[part]).to(torch.int64),
+        pixels=torch.from_numpy(table[part, :-1]).reshape(-1, 1, 8, 8),
+        labels=torch.from_numpy(table[part, -1]).to(torch.int64),
         pixel_max=16,
     )
+
+
+def _file() -> Path:
+    """The file inside scikit-learn, whose own loader takes one to two seconds to import."""
+    found = find_spec("sklearn")
+    assert found is not None and found.origin is not None, "scikit-learn is a dependency"
+    return Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"

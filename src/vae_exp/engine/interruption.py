@@ -53,7 +53,7 @@ class InterruptGuard:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._received = number
         with suppress(OSError):  # nobody may be listening any more
-            os.write(2, b"\nEnding in order; a second signal ends at once.\n")
+            os.write(2, b"\nStopping after the current step; press Ctrl-C again to stop at once.\n")
         for each in self._previous:
             signal.signal(each, signal.SIG_DFL)
 

@@ -83,14 +83,15 @@ class SilentProgress:
 
 
 class PlainProgress:
-    """A line an epoch, in the words of the minimalist VAE: the loss summed over a batch, averaged over batches.
+    """A line an epoch.
 
     Args:
         epochs: How many epochs there will be.
+        with_batch_sum: Whether lines begin with the loss summed over a batch.
     """
 
-    def __init__(self, epochs: int) -> None:
-        self._epochs = epochs
+    def __init__(self, epochs: int, *, with_batch_sum: bool = False) -> None:
+        self._epochs, self._with_batch_sum = epochs, with_batch_sum
 
     def wants_values(self) -> bool:
         """Never: only epochs are shown."""
@@ -101,7 +102,7 @@ class PlainProgress:
 
     def epoch(self, epoch: int, batch_sum: float, metrics: Mapping[str, float]) -> None:
         """Print and log the epoch."""
-        _log.info(epoch_line(epoch, self._epochs, batch_sum, metrics))
+        _log.info(epoch_line(epoch, self._epochs, batch_sum if self._with_batch_sum else None, metrics))
 
     def close(self) -> None:
         """Nothing is left to do."""
@@ -114,11 +115,20 @@ class BarProgress:
         epochs: How many epochs there will be.
         steps_per_epoch: How many steps each has.
         done: How many steps a resumed run has behind it.
+        with_batch_sum: Whether lines begin with the loss summed over a batch.
         console: The terminal.
     """
 
-    def __init__(self, epochs: int, steps_per_epoch: int, done: int = 0, console: Console | None = None) -> None:
-        self._epochs = epochs
+    def __init__(
+        self,
+        epochs: int,
+        steps_per_epoch: int,
+        done: int = 0,
+        *,
+        with_batch_sum: bool = False,
+        console: Console | None = None,
+    ) -> None:
+        self._epochs, self._with_batch_sum = epochs, with_batch_sum
         self._next_redraw = 0.0
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -149,7 +159,7 @@ class BarProgress:
 
     def epoch(self, epoch: int, batch_sum: float, metrics: Mapping[str, float]) -> None:
         """Leave the epoch's line above the bar."""
-        _log.info(epoch_line(epoch, self._epochs, batch_sum, metrics))
+        _log.info(epoch_line(epoch, self._epochs, batch_sum if self._with_batch_sum else None, metrics))
 
     def close(self) -> None:
         """Draw the bar for the last time."""
@@ -219,16 +229,27 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
-def progress_display(epochs: int, steps_per_epoch: int, done: int = 0) -> ProgressDisplay:
+def progress_display(
+    epochs: int, steps_per_epoch: int, done: int = 0, *, with_batch_sum: bool = False
+) -> ProgressDisplay:
     """A bar when standard output is a terminal, plain lines otherwise; arguments as `BarProgress`."""
     if sys.stdout is not None and sys.stdout.isatty():
-        return BarProgress(epochs, steps_per_epoch, done)
-    return PlainProgress(epochs)
+        return BarProgress(epochs, steps_per_epoch, done, with_batch_sum=with_batch_sum)
+    return PlainProgress(epochs, with_batch_sum=with_batch_sum)
 
 
-def epoch_line(epoch: int, epochs: int, batch_sum: float, metrics: Mapping[str, float]) -> str:
-    """The line of an epoch: the seed's words, then nats per image."""
-    line = f"Epoch [{epoch} / {epochs}] average reconstruction error: {batch_sum:f}"
+def epoch_line(epoch: int, epochs: int, batch_sum: float | None, metrics: Mapping[str, float]) -> str:
+    """The line of an epoch, in nats per image.
+
+    Args:
+        epoch: Which.
+        epochs: Of how many.
+        batch_sum: The loss summed over a batch and averaged over batches, put first in the words of the blog post
+            that `experiment=seed_post` reproduces; None leaves it out.
+        metrics: Of the epoch.
+    """
     shown = {name: metrics[name] for name in ("train/loss", "val/loss") if name in metrics}
     terms = ", ".join(f"{name} {value:.2f}" for name, value in shown.items())
-    return f"{line} ({terms} nats per image)"
+    if batch_sum is None:
+        return f"Epoch {epoch}/{epochs}: {terms} nats per image"
+    return f"Epoch [{epoch} / {epochs}] average reconstruction error: {batch_sum:f} ({terms} nats per image)"

@@ -69,7 +69,11 @@ def _parser() -> argparse.ArgumentParser:
     summary.add_argument("--group-by", nargs="*", metavar="KEY", help="keys; by default all that vary but seeds")
     summary.add_argument("--others", choices=("mean", "best"), default="mean", help=_OTHERS)
     summary.add_argument("--jobs", action="store_true", help="a row per job, not per group")
-    summary.add_argument("--sort", metavar="NAME", help="a metric or a key; by default the metric that says most")
+    summary.add_argument(
+        "--sort",
+        metavar="NAME",
+        help="a metric or a key; by default the main metric: val/elbo or the nearest to it",
+    )
     summary.add_argument(
         "--metric", nargs="*", default=[], metavar="NAME", help="metrics to show beside the usual"
     )
@@ -78,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     summary.add_argument("--parquet", type=Path, metavar="FILE", help="the same, as Parquet")
     plot = command("plot", _plot, "figures as PNG and SVG")
-    plot.add_argument("--metric", metavar="NAME", help="by default the one that says most")
+    plot.add_argument("--metric", metavar="NAME", help="by default the main one: val/elbo or the nearest to it")
     plot.add_argument("--others", choices=("mean", "best"), default="mean", help=_OTHERS)
     plot.add_argument("--to", type=Path, metavar="FOLDER", help="by default DIR/plots")
     best = command(
@@ -94,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="trust=[NAME,…]",
         help="packages of yours that the jobs use; `features`; `command` for all that sweep.json says",
     )
-    clean = command("clean", _clean, "list what can go, ask, remove")
+    clean = command("clean", _clean, "list files that can be removed, ask, and remove them")
     clean.add_argument("--checkpoints", action="store_true", help="last.pt of finished jobs too")
     clean.add_argument("--yes", action="store_true", help="do not ask")
     return parser
@@ -249,7 +253,7 @@ def _clean(asked: argparse.Namespace) -> int:
     _jobs(asked.sweep)
     found = leftovers(asked.sweep, checkpoints=asked.checkpoints)
     if not found:
-        print("Nothing can go.")
+        print("Nothing to clean up.")
         return 0
     for each in found:
         print(f"{each.size / 2**20:8.1f} MiB  {each.path}  ({each.why})")

@@ -14,7 +14,7 @@ from vae_exp.run_directory import resumed_directory
 from vae_exp.settings import values_before_the_key
 
 NOT_PART_OF_IDENTITY = ("hydra", "tracker", "sweep", "checkpoint", "resume", "trust")
-NOT_COUNTED = ("data.root", "trainer.threads")  # where the archives lie on this machine, and rounding
+NOT_COUNTED = ("data.root", "trainer.threads", "trainer.print_batch_sum")  # change no result but by rounding
 _MOST_CHARACTERS = 120
 
 

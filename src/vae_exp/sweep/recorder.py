@@ -29,7 +29,7 @@ class Recorder:
         """So many trials of a search have failed in all, and stay so; so many are begun and not ended."""
         told = [f"{failed} trials failed; they stay so, and count as trials."] if failed else []
         if unfinished:
-            told.append(f"{unfinished} trials have not ended; the same command goes on with them.")
+            told.append(f"{unfinished} trials have not ended; run the same command to continue them.")
         self._of_a_search = told
 
     def report(self) -> bool:
@@ -55,7 +55,8 @@ class Recorder:
         if not self._failures:
             return []
         return [
-            f"{len(self._failures)} of {self._jobs} jobs that were tried did not finish; the same command goes on."
+            f"{len(self._failures)} of {self._jobs} jobs that were tried did not finish; "
+            f"run the same command to continue."
         ]
 
 

@@ -28,6 +28,13 @@ def test_elsewhere_than_on_a_terminal_every_job_is_a_line_and_the_time_left_foll
     assert lines[1] == "[2/4]  diverged  job 1  it diverged  (1 min 00 s left)"
 
 
+def test_jobs_of_an_earlier_command_count():
+    out = io.StringIO()
+    with PoolDisplay(10, 2, Console(file=out, width=200), done=6) as display:
+        display.ended(job(6, end=End.DONE, status="completed", seconds=60.0))
+    assert out.getvalue() == "[ 7/10]  completed  job 6  60.0 s  (1 min 30 s left)\n"
+
+
 def test_a_terminal_has_a_live_table_of_what_runs():
     out = io.StringIO()
     with PoolDisplay(3, 2, Console(file=out, force_terminal=True, width=120)) as display:

@@ -25,11 +25,12 @@ class PoolDisplay:
         total: How many jobs there are.
         slots: How many run at once.
         console: Where to; standard output if None.
+        done: How many of them an earlier command has run.
     """
 
-    def __init__(self, total: int, slots: int, console: Console | None = None) -> None:
+    def __init__(self, total: int, slots: int, console: Console | None = None, done: int = 0) -> None:
         self._console = console or Console(soft_wrap=not sys.stdout.isatty())
-        self._total, self._slots = total, slots
+        self._total, self._slots, self._done_before = total, slots, done
         self._running: dict[int, Job] = {}
         self._counts = dict.fromkeys(End, 0)
         self._spent: list[float] = []
@@ -75,7 +76,7 @@ class PoolDisplay:
 
     def stopping(self, count: int) -> None:
         """The sweep was asked to stop."""
-        self._say(f"Ending {count} running jobs in order; Ctrl-C again ends them at once.")
+        self._say(f"Stopping: {count} running jobs save a checkpoint. Press Ctrl-C again to stop at once.")
 
     def refresh(self) -> None:
         """Draw the table anew."""
@@ -87,7 +88,7 @@ class PoolDisplay:
             self._console.print(Text(text), highlight=False, soft_wrap=True)
 
     def _line(self, job: Job) -> str:
-        done = sum(self._counts.values())
+        done = self._done_before + sum(self._counts.values())
         width = len(str(self._total))
         what = job.status if job.end in (End.DONE, End.FAILED) else job.end.value if job.end else ""
         parts = [f"[{done:{width}}/{self._total}]", what, job.name]
@@ -102,7 +103,7 @@ class PoolDisplay:
 
     def _left(self) -> str:
         """How long the rest will take, at the pace of the jobs so far; empty where nothing is known."""
-        rest = self._total - sum(self._counts.values())
+        rest = self._total - self._done_before - sum(self._counts.values())
         if not rest or not self._spent:
             return ""
         pace = sum(self._spent) / len(self._spent)
@@ -120,7 +121,7 @@ class PoolDisplay:
         return Group(table, Text(self._totals()))
 
     def _totals(self) -> str:
-        waiting = self._total - sum(self._counts.values()) - len(self._running)
+        waiting = self._total - self._done_before - sum(self._counts.values()) - len(self._running)
         told = [f"{len(self._running)} running", f"{waiting} waiting"]
         told += [f"{count} {end.value}" for end, count in self._counts.items() if count]
         left = self._left()

@@ -87,18 +87,19 @@ class PoolSweep:
         self.stream(JobList(jobs), len(jobs))
         return [PoolReturn(job) for job in jobs]
 
-    def stream(self, source: JobSource, total: int) -> None:
+    def stream(self, source: JobSource, total: int, done: int = 0) -> None:
         """Run the jobs of a source until it has no more.
 
         Args:
             source: Where they come from.
-            total: How many there will be.
+            total: How many there will be, with those that are done.
+            done: How many of them an earlier command has run.
 
         Raises:
             SystemExit: on Ctrl-C or SIGTERM, once every job has ended.
         """
         counted = _Counted(source)
-        display = PoolDisplay(total, len(self._slots))
+        display = PoolDisplay(total, len(self._slots), done=done)
         try:
             Pool(self._slots, self._compose, self._grace_seconds, display).run(counted)
         finally:

@@ -28,7 +28,6 @@ _PRELOADED = [  # once for all jobs: with the first comes torch, the others are 
     "vae_exp.sweep_job",
     "torch._dynamo",
     "torch.fx.experimental.symbolic_shapes",
-    "sklearn.datasets",
 ]
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -237,7 +236,7 @@ class Pool:
         for running in self._running:
             if running.process.pid is not None:
                 with suppress(ProcessLookupError):
-                    os.kill(running.process.pid, signal.SIGTERM)
+                    os.kill(running.process.pid, stop.first or signal.SIGTERM)
         until = time.monotonic() + self._grace_seconds
         while self._running and stop.count < 2 and time.monotonic() < until:
             time.sleep(0.05)

@@ -118,9 +118,9 @@ class Search:
         methods.sampler(settings.sampler, space, 0)  # refuses what it cannot take before anything is written
         self._journal = (folder / journal.FILE).absolute()
         (folder / _LOCKS).mkdir(parents=True, exist_ok=True)
-        self._total = settings.n_trials
+        self.total = settings.n_trials
         if settings.sampler.get("name") == "grid":
-            self._total = min(self._total, prod(map(len, space.grid().values())))
+            self.total = min(self.total, prod(map(len, space.grid().values())))
         with self._locked(), journal.readable(self._journal):
             self._study = self._opened()
             self._require_the_same_search()
@@ -128,7 +128,7 @@ class Search:
     def remaining(self) -> int:
         """How many trials are still to be run, here or elsewhere."""
         ended = sum(trial.state.is_finished() for trial in self._trials())
-        return max(0, self._total - ended)
+        return max(0, self.total - ended)
 
     def failures(self) -> int:
         """How many trials have failed; they stay so."""
@@ -151,7 +151,7 @@ class Search:
                     continue
                 if (lock := self._take(frozen.number)) is not None:
                     return self._claimed(Trial(self._study, frozen._trial_id), lock)
-            if len(trials) >= self._total:
+            if len(trials) >= self.total:
                 return None
             self._study.sampler = methods.sampler(self._settings.sampler, self._space, len(trials))
             self._study.pruner = methods.pruner(self._settings.pruner)  # some samplers ask which it is

@@ -22,7 +22,7 @@ def run_in_pool(search: Search, launcher: Any) -> None:
     """
     source = _Source(search)
     try:
-        launcher.stream(source, search.remaining())
+        launcher.stream(source, search.total, search.total - search.remaining())
     finally:
         source.release()
         recorder.note_search(search.failures(), search.unfinished())

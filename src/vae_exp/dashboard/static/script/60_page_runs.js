@@ -12,7 +12,7 @@ function pageRuns(main) {
   refill(main,
     el("div", { class: "controls" }, el("label", { class: "wide" }, "Filter", filter), menus,
       el("button", { type: "button", on: { click: saveTable } }, "CSV")),
-    el("p", { id: "filter-help", class: "quiet" }, "key>=8, key=value, key~part, or a word of the name; several must all hold."),
+    el("p", { id: "filter-help", class: "quiet" }, "key>=8, key=value, key~part, or a word of the name. A run is shown if all terms match."),
     count, el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Runs" }, table));
 
   let menuSignature = "";
