@@ -8,12 +8,14 @@ import time
 from pathlib import Path
 from urllib.parse import urlencode
 
+import numpy as np
 import pytest
 from playwright.sync_api import expect
 
 from tests.conftest import start
 from tests.dashboard.browsers import Watched, dashboard
 from tests.dashboard.records import PNG, append, console_record, history_record, make_run, picture, summary_record
+from vae_exp.sweep.grouping import Group, Others, combined, estimate, meaning
 
 pytestmark = pytest.mark.timeout(240)
 SECONDS = 20_000  # of patience, in milliseconds
@@ -96,7 +98,7 @@ def check_the_charts(watched: Watched, address: str) -> None:
     page.locator(".legend button").first.click()
     expect(charts.first.locator(".trace")).to_have_count(1)
     page.locator(".legend button").first.click()
-    page.get_by_label("Mean ± sd over seeds").check()
+    page.get_by_label("Mean ± standard error over seeds").check()
     expect(charts.first.locator(".trace")).to_have_count(9)
     page.get_by_label("Log axis").check()
     assert "log=1" in page.url
@@ -397,7 +399,7 @@ def test_the_table_that_is_saved_holds_no_formula(watched: Watched, tmp_path: Pa
     ]  # fmt: skip
 
 
-def test_only_a_finished_run_is_the_best_and_columns_are_keys_that_differ(watched: Watched, tmp_path: Path):
+def test_only_a_finished_run_is_the_best_and_columns_differ(watched: Watched, tmp_path: Path):
     """The columns are those of the runs that have the key: a run without any adds none."""
     for number, (elbo, code) in enumerate(((-5.0, 0), (-4.0, 0), (-3.0, 130), (-2.0, None), (-1.0, 1))):
         config = {"model": {"latent_dim": number, "activation": "relu"}}
@@ -411,6 +413,46 @@ def test_only_a_finished_run_is_the_best_and_columns_are_keys_that_differ(watche
         expect(watched.page.locator("tr.best")).to_have_attribute("data-run", "r1")
         heads = [head.strip() for head in watched.page.locator("table.runs thead th").all_inner_texts()]
         assert heads == ["", "name", "state", "val/elbo", "model.latent_dim", "epoch", "runtime", "started ▲"]
+    assert watched.complaints == []
+
+
+@pytest.mark.parametrize("others", ["mean", "best"])
+def test_pages_combine_settings_as_the_sweep_command_does(watched: Watched, tmp_path: Path, others: Others):
+    """Against `vae_exp.sweep.grouping` on the same numbers; a failed run counts nowhere."""
+    source, settings, number = np.random.default_rng(0), [], 0
+    for latent, beta, seeds in ((2, 1, 2), (2, 4, 3), (8, 1, 2), (8, 4, 2)):
+        values = source.normal(-30, 5, seeds).round(3).tolist()
+        keys = {"model.latent_dim": str(latent), "loss.beta": str(beta)}
+        settings.append(Group(keys, seeds, {"val/elbo": estimate(values)}))
+        for seed, value in enumerate([*values, 0.0]):
+            config = {"model": {"latent_dim": latent}, "loss": {"beta": beta}, "seed": seed}
+            code = 0 if seed < seeds else 1
+            make_run(tmp_path, f"r{number}", config, [{"val/elbo": value}], code, started=1_700_000_000 + number)
+            number += 1
+    rows = combined(settings, ["model.latent_dim"], others, "val/elbo")
+    with dashboard([tmp_path]) as address:
+        show(watched, address, page="runs", group="model.latent_dim", sort="model.latent_dim", others=others)
+        group = watched.page.locator("tr.group")
+        expect(group).to_have_count(2, timeout=SECONDS)
+        for number, row in enumerate(rows):
+            found = row.metrics["val/elbo"]
+            expect(group.nth(number)).to_contain_text(f"{found.mean:.5g} ± {found.error:.2g}", timeout=SECONDS)
+        told = meaning(settings, ["model.latent_dim"], others, "val/elbo")
+        expect(watched.page.locator("#count")).to_contain_text(f"groups: {told}; ± standard errors over seeds")
+        show(watched, address, page="sweep", key="loss.beta", rows="model.latent_dim", cols="seed", others=others)
+        expect(watched.page.locator("#caption-key")).to_have_text(
+            "points: mean over 2 to 3 seeds; bars: standard errors over seeds; "
+            f"line: {others} over model.latent_dim",
+            timeout=SECONDS,
+        )
+        expect(watched.page.locator("#caption-heat")).to_have_text(f"one seed each; {others} over loss.beta")
+        expect(watched.page.locator("#chart-key .scatterlayer .trace")).to_have_count(2)
+        line, points = watched.page.evaluate("() => document.getElementById('chart-key').data.map((t) => t.y)")
+        expected = combined(settings, ["loss.beta"], others, "val/elbo")
+        assert line == pytest.approx([each.metrics["val/elbo"].mean for each in expected])
+        assert sorted(points) == pytest.approx(sorted(each.metrics["val/elbo"].mean for each in settings))
+        watched.page.get_by_label("Other keys").select_option("best" if others == "mean" else "")
+        expect(watched.page.locator("#caption-heat")).not_to_contain_text(others)
     assert watched.complaints == []
 
 

@@ -32,7 +32,7 @@ function takeChanges(answer) {
     return false;
   }
   store = answer.store;
-  answer.runs.forEach((run) => runs.set(run.key, { ...run, config: withWords(bare(run.config)), summary: bare(run.summary) }));
+  answer.runs.forEach((run) => runs.set(run.key, { ...run, given: run.config, config: withWords(bare(run.config)), summary: bare(run.summary) }));
   answer.removed.forEach((key) => runs.delete(key));
   answer.higher.forEach((key) => higher.add(key));
   const moved = answer.runs.length > 0 || answer.removed.length > 0 || answer.waiting !== waiting;
@@ -132,9 +132,66 @@ function metricNames(list) {
 const mainMetric = (list) => (state.metric && list.some((run) => state.metric in run.summary) ? state.metric : metricNames(list)[0] ?? "");
 const number = (run, key) => (typeof valueOf(run, key) === "number" ? valueOf(run, key) : NaN);
 
+const finite = (list, ...metrics) => list.filter((run) => metrics.every((metric) => Number.isFinite(number(run, metric))));
+const mean = (numbers) => numbers.reduce((sum, each) => sum + each, 0) / numbers.length;
+const deviation = (numbers) => Math.sqrt(numbers.reduce((sum, each) => sum + (each - mean(numbers)) ** 2, 0) / (numbers.length - 1));
+const isFinished = (run) => run.state === "finished";
+
+// What runs share that differ in seeds alone: their config without seeds and housekeeping, as it was given.
+function settingOf(run) {
+  run.setting ??= JSON.stringify(Object.entries(run.given).filter(([key]) => !isSeed(key) && !(isOurs(run) && HOUSEKEEPING.test(key))).sort(([a], [b]) => (a < b ? -1 : 1)));
+  return run.setting;
+}
+
+function groupsBy(list, signature) {
+  const groups = new Map();
+  for (const run of list) {
+    const value = signature(run);
+    groups.set(value, [...(groups.get(value) ?? []), run]);
+  }
+  return [...groups.values()];
+}
+
+// Numbers mean what they mean in `vae_exp.sweep.grouping`: of finished runs, the mean over the seeds of each setting with
+// its standard error; then, over the keys that are not shown, the plain mean of the settings or the best of them.
+function estimateOf(members, metric) {
+  const numbers = members.map((run) => number(run, metric));
+  return { members, mean: mean(numbers), error: numbers.length > 1 ? deviation(numbers) / Math.sqrt(numbers.length) : NaN };
+}
+
+const estimatesOf = (list, metric) => groupsBy(finite(list.filter(isFinished), metric), settingOf).map((members) => estimateOf(members, metric));
+
+// Of runs that share what is shown; null if none of them has the metric. `judge` says which setting is best.
+function combined(list, metric, judge = metric) {
+  let chosen = list;
+  if (state.others === "best") {
+    const sign = higher.has(judge) ? -1 : 1;
+    chosen = estimatesOf(list, judge).sort((a, b) => sign * (a.mean - b.mean))[0]?.members ?? [];
+  }
+  const found = estimatesOf(chosen, metric);
+  if (!found.length) return null;
+  return { mean: mean(found.map((each) => each.mean)), error: Math.sqrt(found.reduce((sum, each) => sum + each.error ** 2, 0)) / found.length };
+}
+
+// What a number over some keys is: over how many seeds, and over which other keys.
+function meaningOf(list, shownKeys, metric) {
+  const having = finite(list.filter(isFinished), metric);
+  const rows = groupsBy(having, (run) => JSON.stringify(shownKeys.map((key) => textOf(valueOf(run, key)))));
+  const counts = rows.flatMap((row) => estimatesOf(row, metric).map((each) => each.members.length)).sort((a, b) => a - b);
+  if (!counts.length) return "";
+  const [least, most] = [counts[0], counts.at(-1)];
+  const seeds = most === 1 ? "one seed each" : `mean over ${least === most ? most : `${least} to ${most}`} seeds`;
+  if (counts.length === rows.length) return seeds;
+  const rest = varyingKeys(having).filter((key) => !isSeed(key) && !shownKeys.includes(key) && rows.some((row) => new Set(row.map((run) => textOf(run.config[key]))).size > 1));
+  return `${seeds}; ${state.others || "mean"} over ${rest.join(", ") || "other keys"}`;
+}
+
+const othersChoice = () => choice("Other keys", [["", "mean"], ["best", "best"]], state.others, (others) => setState({ others }));
+const withError = ({ mean: middle, error }) => shown(middle) + (Number.isFinite(error) ? ` ± ${shown(Number(error.toPrecision(2)))}` : "");
+
 // Of the finished runs: the last value of any other is not its result.
 function bestRun(list, metric) {
-  const having = list.filter((run) => run.state === "finished" && Number.isFinite(number(run, metric)));
+  const having = finite(list.filter(isFinished), metric);
   const sign = higher.has(metric) ? -1 : 1;
   return having.sort((a, b) => sign * (number(a, metric) - number(b, metric)))[0] ?? null;
 }

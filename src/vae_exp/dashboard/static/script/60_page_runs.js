@@ -19,13 +19,14 @@ function pageRuns(main) {
   return () => {
     const list = filteredRuns();
     const columns = columnsOf(list);
-    const signature = JSON.stringify([columns, metricNames([...runs.values()]), state.group]);
+    const signature = JSON.stringify([columns, metricNames([...runs.values()]), state.group, state.others]);
     if (signature !== menuSignature && !isInUse(menus)) {
       refill(menus, runMenus(columns));
       menuSignature = signature;
     }
     const selected = new Set(listOf(state.selected));
-    const told = [`${list.length} of ${runs.size} runs`, selected.size ? `${selected.size} selected` : "", ...(runs.size ? filterOf(state.filter).problems : [])];
+    const groups = state.group ? meaningOf(list, [state.group], mainMetric(list)) : "";
+    const told = [`${list.length} of ${runs.size} runs`, selected.size ? `${selected.size} selected` : "", groups && `groups: ${groups}; ± standard errors over seeds`, ...(runs.size ? filterOf(state.filter).problems : [])];
     count.textContent = told.filter(Boolean).join(", ");
     refill(table, tableHead(list, columns, selected), tableBodies(list, columns, selected, known));
   };
@@ -44,6 +45,7 @@ function runMenus({ keys, metrics }) {
   const all = [...runs.values()];
   return [
     choice("Group by", [["", "–"], ["group", "group"], ["state", "state"], ...keys.map((key) => [key, key])], state.group, (group) => setState({ group })),
+    state.group ? othersChoice() : null,
     choice("Best by", metricNames(all), mainMetric(all), (metric) => setState({ metric })),
     boxes("Metrics", metricNames(all), metrics, (chosen) => setState({ columns: asList(chosen) })),
   ];
@@ -87,12 +89,8 @@ function tableBodies(list, columns, selected, known) {
   };
   const limit = state.all ? Infinity : ROWS_AT_FIRST;
   if (!state.group) return [el("tbody", {}, list.slice(0, limit).map(rowOf)), more(list, limit, columns)];
-  const groups = new Map();
-  for (const run of list) {
-    const value = shown(valueOf(run, state.group), state.group) || "–";
-    groups.set(value, [...(groups.get(value) ?? []), run]);
-  }
-  return [...groups].map(([value, members]) => el("tbody", {}, groupRow(value, members, columns), members.slice(0, limit).map(rowOf)));
+  const valueIn = (run) => shown(valueOf(run, state.group), state.group) || "–";
+  return groupsBy(list, valueIn).map((members) => el("tbody", {}, groupRow(valueIn(members[0]), members, columns), members.slice(0, limit).map(rowOf)));
 }
 
 function more(list, limit, columns) {
@@ -121,15 +119,14 @@ function tableRow(run, columns, selected, isBest) {
 
 function groupRow(value, members, columns) {
   const cells = headings(columns).slice(1).map((key) => {
-    const numbers = columns.metrics.includes(key) ? members.map((run) => number(run, key)).filter(Number.isFinite) : [];
-    return el("th", { class: "number" }, numbers.length ? meanWords(numbers) : "");
+    const found = columns.metrics.includes(key) ? combined(members, key, mainMetric(members)) : null;
+    return el("th", { class: "number" }, found ? withError(found) : "");
   });
-  return el("tr", { class: "group" }, el("th", {}), el("th", { scope: "rowgroup", title: "means ± standard deviations" }, `${state.group} ${value} · ${members.length} runs, ± sd`), cells);
+  const finished = members.filter(isFinished).length;
+  const count = finished === members.length ? `${finished} runs` : `${finished} of ${members.length} runs finished`;
+  return el("tr", { class: "group" }, el("th", {}), el("th", { scope: "rowgroup" }, `${state.group} ${value} · ${count}`), cells);
 }
 
-const mean = (numbers) => numbers.reduce((sum, each) => sum + each, 0) / numbers.length;
-const deviation = (numbers) => Math.sqrt(numbers.reduce((sum, each) => sum + (each - mean(numbers)) ** 2, 0) / (numbers.length - 1));
-const meanWords = (numbers) => shown(mean(numbers)) + (numbers.length > 1 ? ` ± ${shown(Number(deviation(numbers).toPrecision(2)))}` : "");
 const stateWords = (run) => ({ failed: `failed (${run.code})`, reading: "reading …" }[run.state] ?? run.state) + (run.lost ? " ⚠" : "") + (run.warnings.length ? ` ⚠ ${run.warnings.join(", ")}` : "");
 const DATE = new Intl.DateTimeFormat(undefined, { dateStyle: "short", timeStyle: "short" });
 const moment = (seconds) => (seconds ? DATE.format(seconds * 1000) : "");

@@ -24,7 +24,7 @@ function pageCharts(main) {
     }
     told.textContent = `${list.length} of ${all.length} runs` + (all.length > list.length ? ": filter or select to see others" : "") + (state.isolate ? "; one is isolated" : "");
     const keys = varyingKeys(list);
-    const groups = state.seeds === "1" ? [...groupsOf(list, keys).values()] : list.map((run) => [run]);
+    const groups = state.seeds === "1" ? groupsBy(list, settingOf) : list.map((run) => [run]);
     refill(legend, groups.map((members) => legendButton(members, keys)));
     await fetchCurves(list, metrics, cache);
     for (const [metric, panel] of panels) {
@@ -46,20 +46,9 @@ function chartControls(names, metrics) {
     boxes("Metrics", names, metrics, (chosen) => setState({ metrics: asList(chosen) })),
     choice("Against", ["epoch", "step", ["time", "time (s)"]], state.against, (against) => setState({ against })),
     tick("Log axis", state.log === "1", (on) => setState({ log: on ? "1" : "" })),
-    tick("Mean ± sd over seeds", state.seeds === "1", (on) => setState({ seeds: on ? "1" : "" })),
+    tick("Mean ± standard error over seeds", state.seeds === "1", (on) => setState({ seeds: on ? "1" : "" })),
     el("label", {}, "Smoothing", smooth),
   ];
-}
-
-// Runs that differ in seeds alone, by what they share.
-function groupsOf(list, keys) {
-  const others = keys.filter((key) => !isSeed(key));
-  const groups = new Map();
-  for (const run of list) {
-    const shared = JSON.stringify(others.map((key) => textOf(run.config[key])));
-    groups.set(shared, [...(groups.get(shared) ?? []), run]);
-  }
-  return groups;
 }
 
 const isIsolated = (members) => members.some((run) => run.key === state.isolate);
@@ -137,7 +126,7 @@ function smoothed(values, weight) {
   });
 }
 
-// Runs that differ in seeds alone become their mean and a band of one standard deviation.
+// Runs that differ in seeds alone become their mean and a band of one standard error.
 function bandTraces(members, curveOf, keys) {
   const points = new Map();
   for (const curve of members.map(curveOf)) {
@@ -149,12 +138,12 @@ function bandTraces(members, curveOf, keys) {
   }
   const x = [...points.keys()].sort((a, b) => a - b);
   const middle = x.map((each) => mean(points.get(each)));
-  const spread = x.map((each) => (points.get(each).length > 1 ? deviation(points.get(each)) : 0));
+  const spread = x.map((each) => (points.get(each).length > 1 ? deviation(points.get(each)) / Math.sqrt(points.get(each).length) : 0));
   const [run] = members;
   const edge = { type: "scatter", mode: "lines", x, line: { width: 0 }, hoverinfo: "skip", meta: "" };
   return [
     { ...edge, y: middle.map((each, index) => each - spread[index]) },
     { ...edge, y: middle.map((each, index) => each + spread[index]), fill: "tonexty", fillcolor: `${colour(`c${run.colour}`)}33` },
-    { type: "scatter", mode: "lines", x, y: middle, name: escaped(groupLabel(members, keys)), line: lineOf(run), meta: run.key, customdata: spread, hovertemplate: "%{y:.5g} ± %{customdata:.2g} at %{x}" },
+    { type: "scatter", mode: "lines", x, y: middle, name: escaped(groupLabel(members, keys)), line: lineOf(run), meta: run.key, customdata: x.map((each, index) => [spread[index], points.get(each).length]), hovertemplate: "%{y:.5g} ± %{customdata[0]:.2g} (%{customdata[1]} seeds) at %{x}" },
   ];
 }

@@ -8,36 +8,40 @@ function pageSweep(main) {
   const lines = el("div", { id: "parallel" });
   const share = el("div", { id: "importance" });
   const titles = Object.fromEntries(["key", "heat", "plane", "lines", "share"].map((name) => [name, el("h2")]));
+  const captions = Object.fromEntries(["key", "heat", "plane"].map((name) => [name, el("p", { class: "quiet", id: `caption-${name}` })]));
   refill(grid,
-    el("section", { class: "panel" }, titles.key, charts.key), el("section", { class: "panel" }, titles.heat, charts.heat),
-    el("section", { class: "panel" }, titles.plane, charts.plane), el("section", { class: "panel" }, titles.share, share),
+    el("section", { class: "panel" }, titles.key, captions.key, charts.key), el("section", { class: "panel" }, titles.heat, captions.heat, charts.heat),
+    el("section", { class: "panel" }, titles.plane, captions.plane, charts.plane), el("section", { class: "panel" }, titles.share, share),
     el("section", { class: "panel whole" }, titles.lines, lines));
   refill(main, controls, told, grid);
   let menuSignature = "";
 
   return () => {
     const all = chosenRuns();
-    const list = all.filter((run) => run.state !== "pruned");
+    const list = all.filter(isFinished);
     const keys = varyingKeys(list);
     const metric = mainMetric(list);
     const plain = keys.filter((key) => !isSeed(key));
     const pick = (asked, place) => (keys.includes(asked) ? asked : plain[place] ?? keys[place] ?? "");
     const [key, rows, cols] = [pick(state.key, 0), pick(state.rows, 0), pick(state.cols, 1)];
-    const signature = JSON.stringify([keys, metricNames(list), metric, key, rows, cols]);
+    const signature = JSON.stringify([keys, metricNames(list), metric, key, rows, cols, state.others]);
     if (signature !== menuSignature && !isInUse(controls)) {
       refill(controls,
         choice("Metric", metricNames(list), metric, (chosen) => setState({ metric: chosen })),
         choice("Key", keys, key, (chosen) => setState({ key: chosen })),
         choice("Heat map rows", keys, rows, (chosen) => setState({ rows: chosen })),
-        choice("columns", keys, cols, (chosen) => setState({ cols: chosen })));
+        choice("columns", keys, cols, (chosen) => setState({ cols: chosen })), othersChoice());
       menuSignature = signature;
     }
-    told.textContent = !metric ? "There are no metrics yet." : keys.length ? toldOf(all, list, metric) : "These runs do not differ in their config.";
+    told.textContent = !metric ? "There are no metrics yet." : keys.length ? toldOf(all, list, metric) : `${list.length} of ${all.length} runs have finished; they do not differ in their config.`;
     titles.key.textContent = `${metric} against ${key}`;
     titles.heat.textContent = `${metric} over ${rows} × ${cols}`;
     titles.plane.textContent = "Rate and distortion";
     titles.lines.textContent = "Parallel coordinates";
     titles.share.textContent = "Importance of keys (approximate)";
+    captions.key.textContent = keyCaption(list, key, metric, plain);
+    captions.heat.textContent = meaningOf(list, [rows, cols], metric);
+    captions.plane.textContent = [meaningOf(list, plain, metric), "bars: standard errors over seeds", "dotted: the same −ELBO"].join("; ");
     drawAgainstKey(charts.key, list, key, metric, keys);
     drawHeat(charts.heat, list, rows, cols, metric);
     drawPlane(charts.plane, list, keys);
@@ -48,7 +52,7 @@ function pageSweep(main) {
 
 function toldOf(all, list, metric) {
   const groups = new Set(list.map((run) => run.group));
-  return [`${list.length} runs; the last value of ${metric}`, all.length > list.length ? `${all.length - list.length} pruned runs are left out` : "",
+  return [`${list.length}${all.length > list.length ? ` of ${all.length}` : ""} runs have finished; the last value of ${metric}`,
     groups.size > 1 ? `these are ${groups.size} groups: filter by group=… on the page Runs to see one alone` : ""].filter(Boolean).join("; ");
 }
 
@@ -58,33 +62,45 @@ const byValue = (one, other) => {
 };
 const valuesOf = (list, key) => [...new Set(list.map((run) => textOf(run.config[key])))].sort(byValue);
 const isNumeric = (list, key) => list.every((run) => typeof run.config[key] === "number");
-const finite = (list, ...metrics) => list.filter((run) => metrics.every((metric) => Number.isFinite(number(run, metric))));
+
+// Runs with the same setting, and the same seed where that is what is shown.
+const settingsAt = (list, key) => groupsBy(list, (run) => `${settingOf(run)}${isSeed(key) ? textOf(run.config[key]) : ""}`);
+const settingLabel = (members, keys) => escaped(groupLabel(members, keys));
+const errorBars = (estimates) => ({ type: "data", array: estimates.map(({ error }) => (Number.isFinite(error) ? error : 0)), thickness: 1, width: 3, color: colour("line") });
+
+function keyCaption(list, key, metric, plain) {
+  const [one, several] = [meaningOf(list, [...plain, key], metric), meaningOf(list, [key], metric)];
+  const words = [`points: ${one}`, one.startsWith("mean") ? "bars: standard errors over seeds" : "", several === one ? "" : `${isNumeric(list, key) ? "line" : "dashes"}: ${several.split("; ").at(-1)}`];
+  return words.filter(Boolean).join("; ");
+}
 
 function drawAgainstKey(chart, list, key, metric, keys) {
-  const having = finite(list, metric);
+  const having = finite(list, metric).filter((run) => key in run.config);
   if (!key || !having.length) return clear(chart);
   const numeric = isNumeric(having, key);
   const order = valuesOf(having, key);
-  const place = (run) => (numeric ? run.config[key] : textOf(run.config[key]));
-  const points = { type: "scatter", mode: "markers", x: having.map(place), y: having.map((run) => number(run, metric)),
-    text: having.map((run) => escaped(labelOf(run, keys))), hovertemplate: "%{text}<br>%{y:.5g}<extra></extra>", marker: { color: having.map((run) => colour(`c${run.colour}`)), size: 8 } };
-  const means = order.map((value) => mean(having.filter((run) => textOf(run.config[key]) === value).map((run) => number(run, metric))));
-  const line = { type: "scatter", mode: "lines", x: numeric ? order.map(Number) : order, y: means, hoverinfo: "skip", line: { color: colour("line"), dash: "dot" } };
+  const estimates = settingsAt(having, key).map((members) => estimateOf(members, metric));
+  const place = (run) => (numeric ? run.config[key] : escaped(textOf(run.config[key])));
+  const points = { type: "scatter", mode: "markers", x: estimates.map(({ members }) => place(members[0])), y: estimates.map((each) => each.mean), error_y: errorBars(estimates),
+    text: estimates.map(({ members }) => settingLabel(members, keys)), hovertemplate: "%{text}<br>%{y:.5g}<extra></extra>", marker: { color: estimates.map(({ members }) => colour(`c${members[0].colour}`)), size: 8 } };
+  const means = order.map((value) => combined(having.filter((run) => textOf(run.config[key]) === value), metric).mean);
+  const line = { type: "scatter", mode: numeric ? "lines" : "markers", x: numeric ? order.map(Number) : order.map(escaped), y: means, hoverinfo: "skip",
+    line: { color: colour("line"), dash: "dot" }, marker: { symbol: "line-ew-open", size: 30, color: colour("ink"), line: { width: 2 } } };
   const wide = numeric && order.length > 2 && Number(order[0]) > 0 && Number(order.at(-1)) / Number(order[0]) >= 50;
   const axis = numeric ? { type: wide ? "log" : "linear" } : { type: "category", categoryorder: "array", categoryarray: order.map(escaped) };
-  if (!numeric) { points.x = points.x.map(escaped); line.x = line.x.map(escaped); }
   draw(chart, [line, points], layoutOf(key, metric, { xaxis: axis, uirevision: `${key}${metric}` }));
 }
 
 function drawHeat(chart, list, rows, cols, metric) {
-  const having = finite(list, metric);
+  const having = finite(list, metric).filter((run) => rows in run.config && cols in run.config);
   if (!rows || !cols || rows === cols || !having.length) return clear(chart);
   const [down, across] = [valuesOf(having, rows), valuesOf(having, cols)];
-  const cell = (row, col) => having.filter((run) => textOf(run.config[rows]) === row && textOf(run.config[cols]) === col).map((run) => number(run, metric));
-  const z = down.map((row) => across.map((col) => { const found = cell(row, col); return found.length ? mean(found) : null; }));
+  const cell = (row, col) => combined(having.filter((run) => textOf(run.config[rows]) === row && textOf(run.config[cols]) === col), metric);
+  const cells = down.map((row) => across.map((col) => cell(row, col)));
   const words = (values, key) => values.map((value) => escaped(shown(value, key)));
-  const trace = { type: "heatmap", z, x: words(across, cols), y: words(down, rows), colorscale: "Viridis", reversescale: !higher.has(metric), xgap: 2, ygap: 2,
-    texttemplate: across.length * down.length <= 60 ? "%{z:.4g}" : "", hovertemplate: "%{y}, %{x}: %{z:.5g}<extra></extra>", colorbar: { thickness: 12, tickfont: { size: 11 } } };
+  const trace = { type: "heatmap", z: cells.map((row) => row.map((each) => each && each.mean)), text: cells.map((row) => row.map((each) => (each ? withError(each) : ""))),
+    x: words(across, cols), y: words(down, rows), colorscale: "Viridis", reversescale: !higher.has(metric), xgap: 2, ygap: 2,
+    texttemplate: across.length * down.length <= 60 ? "%{z:.4g}" : "", hovertemplate: "%{y}, %{x}: %{text}<extra></extra>", colorbar: { thickness: 12, tickfont: { size: 11 } } };
   draw(chart, [trace], layoutOf(cols, rows, { xaxis: { type: "category" }, yaxis: { type: "category" } }));
 }
 
@@ -93,8 +109,9 @@ function drawPlane(chart, list, keys) {
   const pairs = [["val/rate", "val/distortion"], ["test/rate", "test/distortion"], ["train/rate", "train/distortion"]];
   const [rate, distortion] = pairs.find(([a, b]) => finite(list, a, b).length) ?? [];
   if (!rate) return clear(chart);
-  const having = finite(list, rate, distortion);
-  const [x, y] = [having.map((run) => number(run, rate)), having.map((run) => number(run, distortion))];
+  const settings = groupsBy(finite(list, rate, distortion), settingOf);
+  const [rates, distortions] = [rate, distortion].map((metric) => settings.map((members) => estimateOf(members, metric)));
+  const [x, y] = [rates, distortions].map((estimates) => estimates.map((each) => each.mean));
   const sums = x.map((each, index) => each + y[index]);
   const [low, high] = [Math.min(...sums), Math.max(...sums)];
   const ends = [Math.max(0, Math.min(...x) - 0.1 * (Math.max(...x) - Math.min(...x) || 1)), Math.max(...x) + 0.1 * (Math.max(...x) - Math.min(...x) || 1)];
@@ -103,8 +120,8 @@ function drawPlane(chart, list, keys) {
     text: ["", `  ${shown(Number(sum.toPrecision(4)))}`], textposition: "middle right", cliponaxis: false, textfont: { size: 10, color: colour("quiet") },
     hovertemplate: `−ELBO ${sum.toFixed(2)}<extra></extra>`,
   }));
-  const points = { type: "scatter", mode: "markers", x, y, text: having.map((run) => escaped(labelOf(run, keys))), customdata: sums,
-    hovertemplate: "%{text}<br>rate %{x:.4g}, distortion %{y:.4g}<br>−ELBO %{customdata:.5g}<extra></extra>", marker: { size: 9, color: having.map((run) => colour(`c${run.colour}`)) } };
+  const points = { type: "scatter", mode: "markers", x, y, error_x: errorBars(rates), error_y: errorBars(distortions), text: settings.map((members) => settingLabel(members, keys)), customdata: sums,
+    hovertemplate: "%{text}<br>rate %{x:.4g}, distortion %{y:.4g}<br>−ELBO %{customdata:.5g}<extra></extra>", marker: { size: 9, color: settings.map(([run]) => colour(`c${run.colour}`)) } };
   const room = 0.1 * (Math.max(...y) - Math.min(...y) || 1);
   draw(chart, [...lines, points], layoutOf(`${rate} (nats)`, `${distortion} (nats)`, { yaxis: { range: [Math.min(...y) - room, Math.max(...y) + room] } }));
 }
@@ -154,7 +171,7 @@ const RUNS_FOR_IMPORTANCE = 10;
 // The part of the metric's variance between the values of a key, corrected for the number of values
 // (adjusted correlation ratio); of a key with many numbers, between the quarters of their range.
 function importance(list, keys, metric) {
-  const having = finite(list.filter((run) => run.state === "finished"), metric);
+  const having = finite(list, metric);
   if (having.length < RUNS_FOR_IMPORTANCE) return el("p", { class: "quiet" }, `From ${RUNS_FOR_IMPORTANCE} finished runs on; there are ${having.length}.`);
   const shares = keys.map((key) => [key, shareOf(having, key, metric)]).filter(([, share]) => share !== null).sort((a, b) => b[1] - a[1]).slice(0, 12);
   return [
