@@ -86,6 +86,8 @@ def test_a_path_names_the_run_of_commands_on_runs(tmp_path: Path, monkeypatch: p
     words = ["outputs/a run", "split=val", "--cfg", "job"]
     assert prepare(words, "evaluate") == ["--cfg", "job", "run='outputs/a run'", "split=val"]
     assert prepare(["lr=1", "~seed"], "generate") == ["run='lr=1'", "~seed"]
+    with pytest.raises(UserError, match=r"a b: evaluate takes one run; --multirun run=a,b"):
+        prepare(["a", "b"], "evaluate")
     with pytest.raises(UserError, match=r"a/b is not an override of the form key=value; expected key=value"):
         prepare(["a/b"], "benchmark")
 

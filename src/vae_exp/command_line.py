@@ -64,6 +64,11 @@ def prepare(arguments: Sequence[str], config_name: str) -> list[str]:
     for override in overrides:
         options.remove(override)
     if not parsed.shell_completion:
+        paths = [override for override in overrides if _is_path(override)]
+        if len(paths) > 1 and config_name in _NAMES_A_RUN:
+            raise UserError(
+                f"{' '.join(paths)}: {config_name} takes one run; --multirun run={','.join(paths)} takes each."
+            )
         overrides = [_prepare_override(override, config_name) for override in overrides]
     return [*options, *overrides]
 

@@ -85,14 +85,15 @@ def end_unstarted(error: Exception, directory: RunDirectory, began: float, *, ke
         directory: Where it would have run.
         began: When it began, in seconds since the epoch.
         keep_reason: Whether an error of the user's leaves a `result.json` with its reason, as the table of a sweep
-            needs it, or nothing at all. Other errors always leave one, and their traceback in the log.
+            needs it, or nothing at all. Other errors always leave one. The log keeps the traceback of other
+            errors, and of an error of the user's that has a cause.
     """
     if isinstance(error, UserError) and not keep_reason:
         _discard(directory)
         return
     expected = isinstance(error, UserError | Interrupted)
     told = str(error) if expected else f"{type(error).__name__}: {error}"
-    if not expected:
+    if not expected or error.__cause__ is not None:
         log_traceback(directory)
     result = {
         "status": "interrupted" if isinstance(error, Interrupted) else "failed",

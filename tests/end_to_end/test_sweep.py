@@ -79,6 +79,24 @@ def test_a_crash_in_a_job_leaves_its_traceback_in_the_jobs_log(command, tmp_path
     assert {row["status"] for row in table(tmp_path / "multirun" / "mine")} == {"failed"}
 
 
+def test_an_error_of_a_users_source_in_a_job_is_one_message_with_the_traceback_in_the_log(
+    command, tmp_path, monkeypatch
+):
+    from vae_exp.data.digits import DigitsSource
+
+    def train(self):
+        raise ZeroDivisionError("of the data source")
+
+    monkeypatch.setattr(DigitsSource, "train", train)
+    finished = command("train", "--multirun", *SHORT, "tracker=none", "seed=0,1", "sweep.name=mine")
+    assert finished.code == 1
+    assert "data.source (DigitsSource) fails: ZeroDivisionError: of the data source" in finished.err
+    assert "Traceback" not in finished.err
+    logs = [log.read_text() for log in (tmp_path / "multirun" / "mine").glob("*/train.log")]
+    assert len(logs) == 2
+    assert all("Traceback" in log and "ZeroDivisionError: of the data source" in log for log in logs)
+
+
 def contents(folder: Path) -> dict[Path, bytes]:
     """Of all jobs' files but their logs, which say that there was nothing to do."""
     return {path: path.read_bytes() for path in folder.glob("*/**/*") if path.is_file() and path.suffix != ".log"}
