@@ -13,7 +13,8 @@ README = (CHECKOUT / "README.md").read_text()
 
 
 def documented_units() -> dict[str, str]:
-    rows = re.findall(r"^\| `(\w+)` \|([^|]*)\|", (CHECKOUT / "docs" / "metrics.md").read_text(), re.MULTILINE)
+    metrics = (CHECKOUT / "docs" / "metrics.md").read_text().partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \|([^|]*)\|", metrics, re.MULTILINE)
     return {name: unit.strip() for name, unit in rows}
 
 
