@@ -4,6 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping
+from math import inf
 from types import TracebackType
 from typing import Protocol, Self, TextIO
 
@@ -20,7 +21,7 @@ from rich.progress import (
 _log = logging.getLogger(__name__)
 _REDRAW_SECONDS = 0.2
 _LINE_SECONDS = 30
-_SECONDS_TO_ESTIMATE = 3  # before the time left of an evaluator is believed
+_SECONDS_TO_ESTIMATE = 5  # before the time left of an evaluator is believed
 _LONG_SECONDS = 20
 
 
@@ -180,7 +181,7 @@ class EvaluationProgress:
 
     def __init__(self, name: str, console: Console | None = None) -> None:
         self._name = name
-        self._share = self._first_share = 0.0
+        self._share = self._first_share = inf  # the first report begins a pass: what precedes it is start-up
         self._began = self._next_redraw = time.monotonic()
         self._next_line = self._began + _LINE_SECONDS
         self._announced = False
