@@ -147,7 +147,8 @@ function groupsBy(list, signature) {
   const groups = new Map();
   for (const run of list) {
     const value = signature(run);
-    groups.set(value, [...(groups.get(value) ?? []), run]);
+    if (!groups.has(value)) groups.set(value, []);
+    groups.get(value).push(run);
   }
   return [...groups.values()];
 }
