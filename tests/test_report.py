@@ -39,7 +39,7 @@ def _shown(metrics: dict[str, float], capsys: pytest.CaptureFixture[str]) -> dic
     [
         (101.23456, "101.235"),
         (-101.23456, "-101.235"),
-        (9999.5, "9999.500"),
+        (9999.5, "9,999.500"),
         (0.0012345, "0.001234"),
         (1e-9, "1e-09"),
         (5.0, "5"),
@@ -132,6 +132,23 @@ def test_the_next_commands_can_be_pasted_from_one_line_each(
     out = _told(result, directory, capsys)
     for command in ("evaluate", "generate"):
         assert f"python -m vae_exp.{command} run={directory}\n" in out
+
+
+def test_paths_below_the_current_folder_are_short(
+    result: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    out = _told(result, tmp_path / "outputs" / "run", capsys)
+    assert "Run directory: outputs/run\n" in out
+    assert "-m vae_exp.evaluate run=outputs/run\n" in out
+
+
+def test_two_elbos_of_the_training_images_are_explained(
+    result: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert "while the weights move" not in _told(result, tmp_path, capsys)
+    result["metrics"] |= {"train/elbo": -152.755, "train/negative_elbo": 152.459}
+    assert "train/elbo averages over the epoch while the weights move" in _told(result, tmp_path, capsys)
 
 
 def test_figures_are_told_by_name(result: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]):

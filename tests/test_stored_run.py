@@ -17,7 +17,12 @@ def test_a_moved_run_gives_model_config_and_data(copied_run, generator):
     images = run.data.test.first(5).scaled()
     assert run.vae.reconstruct(images).shape == (5, 1, 8, 8)
     assert run.vae.sample(3, generator).shape == (3, 1, 8, 8)
-    assert run.vae.encode(images).mean.shape == (5, 2)
+    first, second = run.vae.sample(3), run.vae.sample(3)
+    assert first.shape == (3, 1, 8, 8)
+    assert not torch.equal(first, second)
+    posterior = run.vae.encode(images)
+    assert posterior.mean.numpy().shape == (5, 2)  # numpy refuses what carries a graph
+    assert run.vae.decode(posterior.mean).mean.numpy().shape == (5, 1, 8, 8)
     assert not run.vae.training
     assert run.result["status"] == "completed"
 

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vae_exp import torchrun
 from vae_exp.command_line import group_of, message_of
 from vae_exp.errors import UserError
-from vae_exp.run_directory import RunDirectory, require_inside, require_writable, resumed_directory
+from vae_exp.run_directory import RunDirectory, absolute_path, require_inside, require_writable, resumed_directory
 from vae_exp.settings import TrainSettings, checked, require_sweep_name
 from vae_exp.sweep.plan import planned_jobs, record, refuse_idle_sweeps
 from vae_exp.sweep.recorder import recorder
@@ -39,6 +39,10 @@ class TrainCallback(Callback):
             elif directory.holds_a_run() or directory.log.exists():
                 raise UserError(f"hydra.run.dir={directory.path} already holds a run; choose another directory.")
             require_writable(directory.path, "hydra.run.dir")
+            if config.tracker.mode == "online":  # before the seconds that torch and the data take
+                from vae_exp.tracking.wandb_tracker import require_api_key
+
+                require_api_key(absolute_path("tracker.root", str(config.tracker.root)))
         except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
             raise SystemExit(f"Error: {message_of(error)}") from error
 

@@ -74,10 +74,10 @@ def print_metrics(metrics: Mapping[str, float], title: str) -> None:
 
 
 def _shown(value: float) -> str:
-    """Three decimals; whole and large numbers without any, small ones with four digits."""
+    """Three decimals; whole and large numbers without any, small ones with four digits; a comma for thousands."""
     if float(value).is_integer() or abs(value) >= 10_000:
         return f"{value:,.0f}"
-    return f"{value:.3f}" if abs(value) >= 1 else f"{value:.4g}"
+    return f"{value:,.3f}" if abs(value) >= 1 else f"{value:.4g}"
 
 
 def print_result(result: Mapping[str, Any], directory: RunDirectory, config: Mapping[str, Any]) -> None:
@@ -89,7 +89,12 @@ def print_result(result: Mapping[str, Any], directory: RunDirectory, config: Map
         config: The run's, as plain containers.
     """
     print_metrics(result["metrics"], f"After {result['epochs']} epochs")
-    best = result["best"]
+    if {"train/elbo", "train/negative_elbo"} <= set(result["metrics"]):
+        lines_of_table = (
+            "train/elbo averages over the epoch while the weights move; train/negative_elbo draws again after it."
+        )
+        _console().print(lines_of_table, soft_wrap=True)
+    best, place = result["best"], _relative(directory.path)
     figures = sorted(path.name for path in directory.figures.glob("*.png"))
     lines = [
         *(
@@ -99,17 +104,17 @@ def print_result(result: Mapping[str, Any], directory: RunDirectory, config: Map
         *(["Stopped early: the monitor no longer improved."] if result.get("stopped_early") else []),
         f"Best {result['monitor']}: {best['value']:.3f} in epoch {best['epoch']}",
         f"Training took {result['seconds']['training']:.1f} s, the whole run {result['seconds']['total']:.1f} s.",
-        f"Run directory: {directory.path}",
+        f"Run directory: {place}",
     ]
     if figures:
-        lines.append(f"Figures: {directory.figures} ({', '.join(figures)})")
+        lines.append(f"Figures: {_relative(directory.figures)} ({', '.join(figures)})")
     wandb = result["wandb"]
     if wandb and wandb["mode"] == "offline" and not wandb["error"]:
-        lines.append(f"Weights & Biases, offline: {_python()} -m vae_exp.sync {directory.path} uploads it")
-        lines.append(f"Dashboard: {_python()} -m vae_exp.dashboard {directory.path} shows it in a browser")
+        lines.append(f"Weights & Biases, offline: {_python()} -m vae_exp.sync {place} uploads it")
+        lines.append(f"Dashboard: {_python()} -m vae_exp.dashboard {place} shows it in a browser")
     lines += [
-        f"Next: {_python()} -m vae_exp.evaluate run={directory.path}{_needed(config, directory)}",
-        f"      {_python()} -m vae_exp.generate run={directory.path}{_needed(config, directory)}",
+        f"Next: {_python()} -m vae_exp.evaluate run={place}{_needed(config, directory)}",
+        f"      {_python()} -m vae_exp.generate run={place}{_needed(config, directory)}",
     ]
     for line in lines:
         _console().print(line, markup=False, highlight=False, soft_wrap=True)
@@ -151,7 +156,12 @@ def _python() -> str:
     if found and Path(found).samefile(sys.executable) and Path(found).parent == Path(sys.executable).parent:
         return "python"
     path = Path(sys.executable)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    return str(_relative(path))
+
+
+def _relative(path: Path) -> Path:
+    """The path from the current folder, if it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _console() -> Console:

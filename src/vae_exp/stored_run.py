@@ -33,7 +33,7 @@ class StoredRun:
         directory: Where it lies now.
         settings: The config, typed.
         config: The config as a tree of plain values, all interpolations resolved.
-        vae: The model with its weights, in evaluation mode.
+        vae: The model with its weights, in evaluation mode; `vae.requires_grad_(True)` lets it be trained further.
         checkpoint: Which checkpoint the weights are from: `best` or `last`.
         epoch: The epoch of that checkpoint.
         caller: What the stored config may open.
@@ -102,7 +102,7 @@ def load_run(
     require_safe(plain, caller, ["model"])
     settings = checked(OmegaConf.create(plain), TrainSettings)
     vae = _build_with_weights(plain, state, place.checkpoint(chosen))
-    vae.to(where).eval()
+    vae.to(where).eval().requires_grad_(False)
     return StoredRun(place, settings, plain, vae, chosen, int(state.get("epoch") or 0), caller)
 
 

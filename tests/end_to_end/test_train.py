@@ -38,7 +38,7 @@ def test_a_run_leaves_all_that_the_readme_promises(process, tmp_path):
     assert result["metrics"]["val/loss"] == lines(run)[-1]["val/loss"]
     assert result["best"]["value"] == min(line["val/loss"] for line in lines(run))
     assert "Epoch 2/2: train/loss " in finished.out
-    assert str(run) in finished.out
+    assert f"Run directory: {run.relative_to(tmp_path)}\n" in finished.out
     assert "Epoch 2/2: " in (run / "train.log").read_text()
 
 

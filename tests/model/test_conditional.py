@@ -82,6 +82,7 @@ def test_classes_are_given_for_the_length_of_a_block_however_it_ends():
 def test_samples_are_of_the_classes_in_turn():
     vae = conditional_vae()
     drawn = vae.sample(6, noise())
+    assert vae.sample(6).shape == drawn.shape
     latents = torch.randn(6, 2, generator=noise())
     with vae.given(torch.tensor([0, 1, 2, 3, 0, 1])):
         torch.testing.assert_close(drawn, vae.decode(latents).mean)

@@ -121,11 +121,12 @@ class ConditionalVAE(VAE):
         return likelihood
 
     @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Mean images of `n` draws, `[n, *image_shape]`; of the classes in turn where none are given."""
         if self._labels is not None:
             return super().sample(n, generator)
-        with self.given(torch.arange(n, device=generator.device) % self.classes):
+        device = next(self.parameters()).device
+        with self.given(torch.arange(n, device=device) % self.classes):
             return super().sample(n, generator)
 
     def _one_hot(self, shape: torch.Size, like: Tensor) -> Tensor:

@@ -61,6 +61,14 @@ class VAE(nn.Module):
         return self.decode(self.encode(images).mean).mean
 
     @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """The mean images E[x|z] of `n` draws from the prior: `[n, *image_shape]`, values in [0, 1]."""
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """The mean images E[x|z] of `n` draws from the prior: `[n, *image_shape]`, values in [0, 1].
+
+        Args:
+            n: How many.
+            generator: Of the draws; None makes one with a seed of its own.
+        """
+        if generator is None:
+            generator = torch.Generator(next(self.parameters()).device)
+            generator.seed()
         return self.decode(sample(self.prior(), generator, (n,))).mean

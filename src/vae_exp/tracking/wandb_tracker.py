@@ -184,7 +184,12 @@ def _start(root: Path, arguments: dict[str, Any], **settings: Any) -> Any:
     )
 
 
-def _start_online(root: Path, arguments: dict[str, Any]) -> Any:
+def require_api_key(root: Path) -> None:
+    """Refuse to track online without an API key, or with a root that cannot be written.
+
+    Raises:
+        UserError: says how to continue offline.
+    """
     import wandb
 
     try:
@@ -197,6 +202,12 @@ def _start_online(root: Path, arguments: dict[str, Any]) -> Any:
         raise UserError(
             f"tracker=online needs an API key: run `wandb login` or set WANDB_API_KEY; or {_GO_OFFLINE}."
         )
+
+
+def _start_online(root: Path, arguments: dict[str, Any]) -> Any:
+    import wandb
+
+    require_api_key(root)
     try:
         return _start(root, arguments, init_timeout=_ONLINE_START_SECONDS)
     except wandb.Error as error:
