@@ -235,12 +235,13 @@ def _prepare(
     splits = build_splits(settings.data, may_download)
     resident = settings.data.resident
     plain = plain_config(config, splits.image_shape)
-    recipe = _recipe(settings, splits.train, splits.val)
     vae = build_vae(plain["model"], splits.image_shape)
     check_labels(vae, splits.train, "training")
     check_labels(vae, splits.val, "validation")
     set_output_bias(vae, settings.model.output_bias, splits.train)
-    loss = build_loss(plain["loss"], vae, splits.image_shape, len(splits.train), recipe.batch_size)
+    batch_size = settings.trainer.batch_size
+    loss = build_loss(plain["loss"], vae, splits.image_shape, len(splits.train), batch_size)
+    recipe = _recipe(settings, loss, splits.train, splits.val)
     evaluators = build_evaluators(plain["evaluator"])
     scored = splits.val if len(splits.val) else splits.train
     check_evaluators(evaluators, vae, scored.settled())
@@ -442,13 +443,13 @@ def _save_config(config: Any, path: Path) -> None:
     write_atomically(path, lambda file: file.write(OmegaConf.to_yaml(config).encode()))
 
 
-def _recipe(settings: TrainSettings, train: ImageSet, val: ImageSet) -> Recipe:
+def _recipe(settings: TrainSettings, loss: Loss, train: ImageSet, val: ImageSet) -> Recipe:
     trainer = settings.trainer
     if trainer.batch_size > len(train):
         raise UserError(
             f"trainer.batch_size={trainer.batch_size} is larger than the {len(train)} training images."
         )
-    monitor = trainer.monitor or ("val/loss" if len(val) else "train/loss")
+    monitor = trainer.monitor or f"{'val' if len(val) else 'train'}/{getattr(loss, 'monitor', 'loss')}"
     known = [
         f"{split}/{name}"
         for split in ("train", *(["val"] if len(val) else []))

@@ -63,6 +63,9 @@ def test_a_vq_vae_trains_resumes_and_can_be_evaluated(command, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["train/distortion"] < lines[0]["train/distortion"]
     assert lines[-1]["train/rate"] == pytest.approx(16 * math.log(16))
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    best = min(lines, key=lambda line: line["val/distortion"])
+    assert (result["monitor"], result["best"]["epoch"]) == ("val/distortion", best["epoch"])
     evaluated = command("evaluate", "run=run", "evaluator=[elbo,units,codes,probe]")
     assert evaluated.code == 0, evaluated.err
     assert "test/code_perplexity" in evaluated.out

@@ -29,6 +29,15 @@ class VQ:
         self.commitment = scalar("loss.commitment", commitment, least=0)
         self.position_reduction = require_choice("position_reduction", position_reduction, ("mean", "sum"))
 
+    @property
+    def monitor(self) -> str:
+        """The term whose lowest value marks the best epoch.
+
+        The averaged squares rise while the codebook follows the encoder and reconstructions still improve. With
+        `sum` the loss itself, by which runs of earlier versions chose.
+        """
+        return "distortion" if self.position_reduction == "mean" else "loss"
+
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats.
 
