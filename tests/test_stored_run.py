@@ -43,6 +43,12 @@ def test_the_process_keeps_its_random_state(copied_run):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+def test_a_run_on_the_cpu_leaves_cuda_alone(copied_run, monkeypatch: pytest.MonkeyPatch):
+    """Forking the random state of all devices starts CUDA, and warns where there are several."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: pytest.fail("CUDA is asked for its devices"))
+    vae_exp.load_run(copied_run)
+
+
 def test_without_a_best_checkpoint_the_last_is_taken(copied_run):
     (copied_run / "checkpoints" / "best.pt").unlink()
     assert vae_exp.load_run(copied_run).checkpoint == "last"

@@ -13,6 +13,7 @@ def main() -> None:
 def _task(config: DictConfig) -> None:
     from vae_exp.build import check_labels
     from vae_exp.engine.determinism import generator
+    from vae_exp.engine.precision import computing_in
     from vae_exp.evaluation.pictures import all_pictures
     from vae_exp.run_directory import require_inside, write_atomically
     from vae_exp.settings import GenerateSettings, checked
@@ -23,12 +24,13 @@ def _task(config: DictConfig) -> None:
     images = run.data.split(settings.split).to(run.device)
     check_labels(run.vae, images, settings.split)
     noise = generator(settings.seed, "evaluation", run.device)
-    for picture in all_pictures(run.vae, images, noise, settings.columns, settings.manifold_side):
-        png = run.directory.generated / f"{picture.name}.png"
-        require_inside(png, run.directory.path)
-        write_atomically(png, picture.write_png)
-        write_atomically(png.with_suffix(".npz"), picture.write_npz)
-        print(f"{png} and {picture.name}.npz")
+    with computing_in(run.vae, "fp32"):  # as the evaluator `figures` has it
+        for picture in all_pictures(run.vae, images, noise, settings.columns, settings.manifold_side):
+            png = run.directory.generated / f"{picture.name}.png"
+            require_inside(png, run.directory.path)
+            write_atomically(png, picture.write_png)
+            write_atomically(png.with_suffix(".npz"), picture.write_npz)
+            print(f"{png} and {picture.name}.npz")
 
 
 if __name__ == "__main__":

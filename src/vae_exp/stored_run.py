@@ -108,7 +108,7 @@ def load_run(
 
 def _build_with_weights(plain: dict[str, Any], state: Mapping[str, Any], checkpoint: Path) -> VAE:
     """The model with the checkpoint's weights, their average where there is one; the random state stays."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # the model is built on the CPU
         vae = build_vae(plain["model"], plain["data"]["image_shape"])
     try:
         vae.load_state_dict(state["vae"])

@@ -5,7 +5,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.distributions import Bernoulli, Distribution, Exponential, Independent, Laplace, Normal
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Exponential,
+    Independent,
+    Laplace,
+    MixtureSameFamily,
+    Normal,
+)
 
 from vae_exp.distributions.sampling import binarized, rsample, sample, sharded, standard_normal
 
@@ -15,8 +24,19 @@ FAMILIES = {
     "laplace": lambda: Laplace(torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0])),
     "exponential": lambda: Exponential(torch.tensor([0.5, 3.0])),
     "bernoulli": lambda: Bernoulli(probs=torch.tensor([0.2, 0.9])),
+    "mixture": lambda: mixture(torch.tensor([0.5, 0.0, 0.2, 0.3, 0.0])),
+    "mixture with a batch": lambda: MixtureSameFamily(
+        Categorical(torch.tensor([[0.3, 0.7], [0.8, 0.2]])), Normal(torch.tensor([[1.0, 5.0], [0.0, -4.0]]), 1.0)
+    ),
 }
-REPARAMETERISED = [name for name in FAMILIES if name != "bernoulli"]
+REPARAMETERISED = [name for name in FAMILIES if name not in ("bernoulli", "mixture", "mixture with a batch")]
+
+
+def mixture(weights: Tensor) -> MixtureSameFamily:
+    """Of Gaussians far enough from one another that a draw tells its own."""
+    places = torch.arange(len(weights)) * 10.0
+    components = Independent(Normal(torch.stack([places, -places], dim=1), 0.5), 1)
+    return MixtureSameFamily(Categorical(weights), components)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -52,6 +72,30 @@ def test_the_global_generator_is_left_alone(family, generator):
 def test_consecutive_draws_differ(family, generator):
     distribution = FAMILIES[family]()
     assert not torch.equal(rsample(distribution, generator, (4,)), rsample(distribution, generator, (4,)))
+
+
+@pytest.mark.parametrize("weights", [[1.0], [0.5, 0.0, 0.2, 0.3, 0.0], [0.0, 1.0], [1.0] * 500])
+def test_a_component_is_drawn_as_often_as_it_weighs(weights: list[float], generator):
+    exact = torch.tensor(weights) / sum(weights)
+    draws = sample(mixture(exact), generator, (40_000,))
+    counts = (draws[:, 0] / 10).round().long().bincount(minlength=len(weights))
+    assert ((counts / 40_000 - exact).abs() <= 5 * (exact * (1 - exact) / 40_000).sqrt()).all()
+    within = draws[:, 0] - 10 * (draws[:, 0] / 10).round()
+    assert within.std().item() == pytest.approx(0.5, rel=0.02)
+
+
+def test_draws_of_a_mixture_are_the_same_on_every_process():
+    """A prior has no batch, and the first axis of its components is none."""
+    draws = [
+        part_of(shard, sample, mixture(torch.ones(3)), seeded(1), (4,)) for shard in (None, (0, 1, 4), (1, 4, 4))
+    ]
+    assert all(torch.equal(draw, draws[0]) for draw in draws)
+
+
+@pytest.mark.parametrize("family", ["laplace", "mixture with a batch"])
+def test_draws_on_the_cpu_leave_the_generators_of_devices_alone(family, generator, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("CUDA is seeded"))
+    sample(FAMILIES[family](), generator, (3,))
 
 
 def test_gradients_reach_the_parameters(generator):

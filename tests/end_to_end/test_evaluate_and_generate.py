@@ -8,6 +8,7 @@ import torch
 from matplotlib.image import imread
 
 import vae_exp
+from vae_exp.model.vae import VAE
 
 
 def test_evaluate_writes_what_it_prints(command, copied_run):
@@ -62,6 +63,17 @@ def test_scores_of_greyscale_images_are_not_called_likelihoods(command, copied_r
     finished = command("evaluate", f"run={copied_run}", "evaluator=[elbo]")
     assert "scores, not likelihoods" in finished.out
     assert json.loads((copied_run / "evaluation" / "test-best.json").read_text())["targets"] == "greyscale"
+
+
+def test_generate_computes_in_single_precision_as_the_evaluator_does(command, copied_run, monkeypatch):
+    """Torch's default lets CUDA round the factors of convolutions."""
+    seen, decode = [], VAE.decode
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(
+        VAE, "decode", lambda *arguments: seen.append(torch.backends.cudnn.allow_tf32) or decode(*arguments)
+    )
+    assert command("generate", f"run={copied_run}", "columns=2", "manifold_side=2").code == 0
+    assert seen[-1] is False
 
 
 def test_generate_draws_test_images_and_keeps_the_arrays(command, copied_run):

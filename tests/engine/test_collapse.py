@@ -145,3 +145,13 @@ def test_steps_that_cannot_be_recorded_are_kept_as_a_warning(tmp_path):
     [warning] = trainer.warnings
     assert (warning["name"], warning["epoch"]) == ("no_cuda_graph", 1)
     assert "an attribute changes" in warning["message"]
+
+
+def test_it_looks_in_single_precision(monkeypatch: pytest.MonkeyPatch):
+    """Torch's default lets CUDA round the factors of convolutions."""
+    watch, encoder = monitor()
+    seen = []
+    encoder.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    looks(watch, 1.0)
+    assert seen == [False]

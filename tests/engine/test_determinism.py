@@ -1,6 +1,7 @@
 import os
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,6 +102,27 @@ def test_the_process_goes_on_drawing_from_where_it_was(before: int):
     seed_process(6)
     restore_process_random_state(state, CPU)
     assert [_draw_from_all() for _ in range(3)] == expected
+
+
+def _leaves(value: Any) -> list[Any]:
+    if isinstance(value, dict | list | tuple):
+        return [leaf for each in (value.values() if isinstance(value, dict) else value) for leaf in _leaves(each)]
+    return [value]
+
+
+def test_the_state_of_the_process_is_a_few_tensors_which_are_cheap_to_copy():
+    assert len(_leaves(process_random_state(CPU))) < 20
+
+
+def test_lists_of_numbers_that_earlier_versions_stored_are_restored():
+    seed_process(5)
+    state = process_random_state(CPU)
+    lists = {name: [each.tolist() if isinstance(each, Tensor) else each for each in state[name]]
+             for name in ("python", "numpy")}  # fmt: skip
+    expected = _draw_from_all()
+    seed_process(6)
+    restore_process_random_state({**state, **lists}, CPU)
+    assert _draw_from_all() == expected
 
 
 def test_taking_the_state_of_the_process_draws_nothing():

@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import StepLR
 
+from tests.engine.recordable import LIKELIHOODS, LOSSES, MODELS, Parts, covering, loss_of, model_of, step_of
 from tests.engine.runs import CPU, SHAPE, fit, grey_images, make_trainer, small_vae, weights
 from vae_exp.build import build_optimizer
 from vae_exp.data.feed import feed_for
@@ -22,9 +23,10 @@ from vae_exp.data.images import ImageSet
 from vae_exp.engine import graph_step
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.determinism import generator
+from vae_exp.engine.graph_step import GraphStep
 from vae_exp.engine.progress import SilentProgress
 from vae_exp.engine.trainer import Trainer
-from vae_exp.errors import DivergedError, Interrupted
+from vae_exp.errors import DivergedError, Interrupted, UserError
 from vae_exp.model.conditional import ConditionalDecoder, ConditionalEncoder, ConditionalVAE
 from vae_exp.model.priors import StandardNormalPrior
 from vae_exp.model.vae import VAE
@@ -282,6 +284,41 @@ def test_memory_that_runs_out_in_a_recording_ends_the_run_and_the_next_is_record
     with pytest.raises(torch.OutOfMemoryError):
         fit(trainer)
     _require_that_recording_still_works(tmp_path)
+
+
+# Every combination of the parts
+
+
+def _record(vae: VAE, loss: Any) -> str | None:
+    """Six steps, of which three are replayed; why they were not, if so."""
+    step = step_of(vae.to(torch.device("cuda", 0)), loss, _optimizer("Adam", lr=1e-6))
+    graph_step = GraphStep(step, torch.device("cuda", 0))
+    with graph_step.running():
+        sums = [graph_step(4).clone() for _ in range(6)]
+    assert all(bool(each.isfinite().all()) for each in sums)
+    return graph_step.fallback
+
+
+def _recorded(parts: Parts, loss: str) -> str | None:
+    try:
+        vae = model_of(parts)
+        built = loss_of(loss, vae)
+    except UserError:
+        return None
+    return _record(vae, built)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_is_recorded_with_every_prior_and_posterior_that_it_takes(loss: str):
+    found = {parts: _recorded(parts, loss) for parts in covering(loss)}
+    assert {parts: fallback for parts, fallback in found.items() if fallback} == {}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_is_recorded_with_every_likelihood(model: str):
+    loss = "vq" if model == "vq" else "elbo"
+    found = {each: _recorded((model, "standard_normal", "diagonal", each), loss) for each in LIKELIHOODS}
+    assert {likelihood: fallback for likelihood, fallback in found.items() if fallback} == {}
 
 
 # Other sources of noise, other steps

@@ -12,7 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Distribution, Independent, MultivariateNormal, Normal
+from torch.distributions import (
+    Bernoulli,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+)
 
 Shard = tuple[int, int, int]
 _shard: ContextVar[Shard | None] = ContextVar("shard", default=None)
@@ -118,6 +125,20 @@ def _(distribution: Bernoulli, generator: torch.Generator, shape: Sequence[int] 
         return (drawn(torch.rand, probs, generator, shape) < probs).to(probs.dtype)
 
 
+@sample.register
+def _(distribution: MixtureSameFamily, generator: torch.Generator, shape: Sequence[int] = ()) -> Tensor:
+    if distribution.batch_shape:
+        return sample.dispatch(Distribution)(distribution, generator, shape)
+    with torch.no_grad(), sharded(None):  # the first axis of the components is no batch
+        cumulative = distribution.mixture_distribution.probs.cumsum(dim=-1)
+        uniform = drawn(torch.rand, cumulative[0], generator, shape)
+        chosen = torch.searchsorted(cumulative, uniform, right=True).clamp(max=len(cumulative) - 1)
+        components = sample(distribution.component_distribution, generator, shape)
+        place = chosen.reshape(*shape, 1, *[1] * len(distribution.event_shape))
+        place = place.expand(*shape, 1, *distribution.event_shape)
+        return components.gather(len(shape), place).squeeze(len(shape))
+
+
 @contextmanager
 def _seeded_from(generator: torch.Generator) -> Iterator[None]:
     """Seed the process-wide generators from ours for the length of a block, and put them back after it.
@@ -128,5 +149,6 @@ def _seeded_from(generator: torch.Generator) -> Iterator[None]:
     shard = _shard.get()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         drawn = int(torch.randint(2**62, (), generator=generator, device=device).item())
-        torch.manual_seed(drawn + (shard[0] if shard else 0))
+        seed = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed  # of all devices
+        seed(drawn + (shard[0] if shard else 0))
         yield

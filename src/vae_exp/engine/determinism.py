@@ -48,21 +48,22 @@ def require_determinism(wanted: bool) -> None:
 
 def process_random_state(device: torch.device) -> dict[str, Any]:
     """The state of the process-wide generators, which code of the user's may draw from."""
+    version, inner, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
-        "python": random.getstate(),
-        "numpy": (kind, np.asarray(keys).tolist(), position, has_gauss, cached),
+        "python": (version, torch.tensor(inner), gauss),  # not as 625 numbers, which checkpoints walk through
+        "numpy": (kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, cached),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
 
 
 def restore_process_random_state(state: Mapping[str, Any], device: torch.device) -> None:
-    """Put the process-wide generators back into that state."""
+    """Put the process-wide generators back into that state; earlier versions stored lists of numbers."""
     version, inner, gauss = state["python"]
-    random.setstate((version, tuple(inner), gauss))
+    random.setstate((version, tuple(torch.as_tensor(inner).tolist()), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    np.random.set_state((kind, np.asarray(torch.as_tensor(keys), dtype=np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] is not None and device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)

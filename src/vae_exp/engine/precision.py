@@ -1,4 +1,4 @@
-"""The precision of the networks' matrix products in training; losses, bounds and evaluation stay in float32."""
+"""The precision of matrix products in training; bounds and evaluation stay in float32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,8 +28,9 @@ def require_precision(precision: str, device: torch.device) -> None:
 def computing_in(vae: VAE, precision: str) -> Iterator[None]:
     """For the length of a block, compute in that precision.
 
-    `fp32` is IEEE single precision throughout; `tf32` lets CUDA round the factors of products to 10 bits of
-    mantissa (from Ampere on); `bf16` runs encoder and decoder under autocast, their weights in float32.
+    `fp32` is IEEE single precision throughout; `tf32` lets CUDA round the factors of all products of a step to 10
+    bits of mantissa (from Ampere on), those of a loss too, such as the covariance of DIP-VAE; `bf16` runs encoder
+    and decoder under autocast, their weights in float32.
     """
     before = vae.compute_dtype, torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     _allow_tf32(precision == "tf32", precision == "tf32")

@@ -138,7 +138,7 @@ def trained_classifier(images: ImageSet, epochs: int) -> SmallClassifier:
     classes, labels = images.labels.unique(return_inverse=True)
     generator = torch.Generator().manual_seed(_SEED)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_SEED)
+        torch.default_generator.manual_seed(_SEED)  # and not those of devices, which would stay so
         net = SmallClassifier(images.image_shape, len(classes))
     net.to(images.device)
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)

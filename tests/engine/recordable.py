@@ -1,0 +1,246 @@
+"""What a CUDA graph forbids, checked on the CPU; and every combination of the parts that the configs offer.
+
+A recording allows no read of a value on the host. A dispatch mode sees the operations that read one, on the CPU as
+on CUDA: `item`, `bool` of a tensor, `nonzero` and what is built on it, error checks of factorisations. A function
+mode sees the methods that copy to the host, which are no operations on the CPU.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.test_conf import composed
+from vae_exp.build import build_loss, build_vae
+from vae_exp.command_line import config_directory
+from vae_exp.data.feed import ResidentFeed
+from vae_exp.data.images import ImageSet
+from vae_exp.engine.host_state import HostState, first_change
+from vae_exp.engine.record import StepRecord
+from vae_exp.engine.team import Team
+from vae_exp.engine.training_step import Scoring, TrainingStep
+from vae_exp.errors import UserError
+from vae_exp.model.conditional import ConditionalVAE
+from vae_exp.model.vae import VAE
+
+READS = {
+    f"aten::{name}"
+    for name in (
+        "_local_scalar_dense", "is_nonzero", "nonzero", "nonzero_numpy", "masked_select", "equal",
+        "_linalg_check_errors", "_unique2", "unique_dim", "unique_consecutive", "bincount",
+        "repeat_interleave.Tensor",
+    )
+}  # fmt: skip
+COPIES = {
+    "cpu",
+    "numpy",
+    "tolist",
+    "item",
+    "__bool__",
+    "__int__",
+    "__float__",
+    "__index__",
+    "__array__",
+    "pin_memory",
+}
+CONSTANTS = {"aten::lift_fresh"}  # a tensor of a Python number: on CUDA a copy from the host that is waited for
+
+
+class HostReadError(Exception):
+    """Something that no recording allows."""
+
+
+class _Operations(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name
+        if name in READS | CONSTANTS or f"{name}.{func._overloadname}" in READS:
+            raise HostReadError(name)
+        indices = args[1] if name in ("aten::index", "aten::index_put", "aten::index_put_") else ()
+        if any(isinstance(each, Tensor) and each.dtype in (torch.bool, torch.uint8) for each in indices):
+            raise HostReadError(f"{name} with a mask")
+        return func(*args, **(kwargs or {}))
+
+
+class _Methods(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in COPIES and args and isinstance(args[0], Tensor):
+            raise HostReadError(f"Tensor.{func.__name__}")
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def no_host_reads() -> Iterator[None]:
+    """A block in which nothing may be read on the host.
+
+    Raises:
+        HostReadError: names the operation.
+    """
+    with _Operations(), _Methods():
+        yield
+
+
+# Every combination
+
+
+SHAPE = [1, 8, 8]
+COUNT = 24
+OWN_PRIOR = ("two_layer", "vq")
+POSTERIORS = ("diagonal", "full_covariance", "flow")
+SMALL: dict[str, dict[str, Any]] = {
+    "mlp": {"hidden_dims": [8]},
+    "conditional": {"hidden_dims": [8]},
+    "conv": {"hidden_dims": [4], "latent_dim": 2},
+    "resnet": {"hidden_dims": [8], "latent_dim": 2},
+    "two_layer": {"hidden_dims": [8], "upper_hidden_dims": [8], "latent_dims": [3, 2]},
+    "vq": {"hidden_dims": [4], "codes": 5, "code_dim": 2},
+    "prior/vamp": {"components": 3},
+    "prior/flow": {"hidden_dims": [8]},
+    "likelihood/discretized_logistic": {"levels": 17},
+    "likelihood/discretized_logistic_mixture": {"levels": 17, "components": 2},
+    "likelihood/categorical": {"levels": 17},
+}
+
+
+def options(group: str) -> list[str]:
+    """The names of a config group's options."""
+    return sorted(each.stem for each in (Path(config_directory()) / group).glob("*.yaml"))
+
+
+MODELS, PRIORS, LIKELIHOODS = options("model"), options("model/prior"), options("model/likelihood")
+LOSSES = options("loss")
+Parts = tuple[str, str, str, str]  # model, prior, posterior, likelihood
+
+
+def all_parts() -> list[Parts]:
+    """Every model with every prior, posterior and likelihood that it takes."""
+    return [
+        (model, prior, posterior, likelihood)
+        for model, prior, posterior, likelihood in product(MODELS, PRIORS, POSTERIORS, LIKELIHOODS)
+        if model not in OWN_PRIOR or (prior == "standard_normal" and posterior == "diagonal")
+    ]
+
+
+@cache
+def _base(model: str) -> DictConfig:
+    return composed("train", "data=digits", f"model={model}")
+
+
+def _option(group: str, name: str) -> Any:
+    return OmegaConf.load(Path(config_directory()) / group / f"{name}.yaml")
+
+
+def model_of(parts: Parts) -> VAE:
+    """A small model of these parts, always the same.
+
+    Raises:
+        UserError: if a part does not take another.
+    """
+    model, prior, posterior, likelihood = parts
+    config = _base(model).copy()
+    OmegaConf.set_struct(config, False)
+    OmegaConf.set_readonly(config, False)
+    chosen = {"likelihood": likelihood} | ({} if model in OWN_PRIOR else {"prior": prior})
+    for part, name in chosen.items():
+        config.model[part] = OmegaConf.merge(_option(f"model/{part}", name), SMALL.get(f"{part}/{name}", {}))
+    config.model = OmegaConf.merge(config.model, {"posterior": posterior, **SMALL[model]})
+    config.data.image_shape = SHAPE
+    torch.manual_seed(0)
+    return build_vae(OmegaConf.to_container(config.model, resolve=True), SHAPE)
+
+
+def loss_of(name: str, vae: VAE) -> Any:
+    """The loss with its defaults, on few samples.
+
+    Raises:
+        UserError: if the model cannot serve it.
+    """
+    config = _base("mlp").copy()
+    OmegaConf.set_struct(config, False)
+    config.loss = _option("loss", name)
+    settings = OmegaConf.to_container(config.loss, resolve=True)
+    settings |= {key: min(settings[key], 4) for key in ("num_samples", "num_bounds") if key in settings}
+    return build_loss(settings, vae, SHAPE, COUNT)
+
+
+def images() -> ImageSet:
+    """Grey images of 17 levels with labels of ten classes."""
+    pixels = torch.randint(17, (COUNT, *SHAPE), generator=torch.Generator().manual_seed(0))
+    return ImageSet(pixels.to(torch.uint8), torch.arange(COUNT) % 10, 16)
+
+
+def step_of(
+    vae: VAE, loss: Any, optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer], **changes: Any
+) -> TrainingStep:
+    """A training step on batches of four, on the device of the model, that checks nothing on the host."""
+    device = next(vae.parameters()).device
+    data = images().to(device)
+    feed = ResidentFeed(data, 4)
+    feed.begin(torch.arange(COUNT, device=device), [4] * (COUNT // 4), 0)
+    parameters = list(vae.parameters())
+    settings: Mapping[str, Any] = {
+        "reduction": "sum", "gradient_clip": 1.0, "dynamic": False, "average": None, "team": Team(),
+        "labelled": isinstance(vae, ConditionalVAE),
+    }  # fmt: skip
+    step = TrainingStep(
+        score=Scoring(vae, loss),
+        parameters=parameters,
+        optimizer=optimizer(parameters),
+        feed=feed,
+        noise=torch.Generator(device).manual_seed(0),
+        record=StepRecord(COUNT // 4, device),
+        **{**settings, **changes},
+    )
+    step._on_host = False
+    return step
+
+
+def covering(loss: str) -> list[Parts]:
+    """Every prior with every posterior, and every likelihood and model at least once, for one loss."""
+    if loss == "vq":
+        return [("vq", "standard_normal", "diagonal", likelihood) for likelihood in LIKELIHOODS]
+    models = [each for each in MODELS if each not in OWN_PRIOR]
+    pairs = enumerate(product(PRIORS, POSTERIORS), start=LOSSES.index(loss))
+    parts = [
+        (models[at % len(models)], prior, posterior, LIKELIHOODS[at % len(LIKELIHOODS)])
+        for at, (prior, posterior) in pairs
+    ]
+    return [*parts, ("two_layer", "standard_normal", "diagonal", "bernoulli"), ("mlp", *parts[0][1:])]
+
+
+def host_read(parts: Parts, losses: list[str]) -> dict[str, str | None]:
+    """What a step with these parts reads on the host, by loss; `refused` where a part does not take another."""
+    try:
+        vae = model_of(parts)
+    except UserError:
+        return dict.fromkeys(losses, "refused")
+    return {loss: _host_read(vae, loss) for loss in losses}
+
+
+def _host_read(vae: VAE, loss: str) -> str | None:
+    try:
+        built = loss_of(loss, vae)
+    except UserError:
+        return "refused"
+    return read_by(step_of(vae, built, lambda parameters: torch.optim.SGD(parameters, lr=1e-6)))
+
+
+def read_by(step: TrainingStep) -> str | None:
+    """What the second step reads or changes on the host; the first may prepare constants, as warm-up steps do."""
+    step.on_device(4)
+    host = HostState(step.score, step.optimizer)
+    before = host.seen()
+    try:
+        with no_host_reads():
+            step.on_device(4)
+    except HostReadError as error:
+        return str(error)
+    changed = first_change(before, host.seen())
+    return None if changed is None else f"{changed} changes"

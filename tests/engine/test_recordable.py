@@ -1,0 +1,140 @@
+"""Which steps a CUDA graph can hold: every model, prior, posterior, likelihood and objective."""
+
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adagrad, Adam, AdamW
+
+from tests.engine.recordable import (
+    LIKELIHOODS,
+    LOSSES,
+    MODELS,
+    OWN_PRIOR,
+    POSTERIORS,
+    PRIORS,
+    HostReadError,
+    all_parts,
+    covering,
+    host_read,
+    model_of,
+    no_host_reads,
+    read_by,
+    step_of,
+)
+from vae_exp.engine.averaging import WeightAverage
+from vae_exp.objective.beta_vae import BetaVAE
+from vae_exp.objective.elbo import ELBO
+from vae_exp.objective.schedules import Linear
+
+PLAIN = ("mlp", "standard_normal", "diagonal", "bernoulli")
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_no_step_reads_on_the_host(loss: str):
+    """Every prior with every posterior; likelihoods and models take turns, so that each meets the loss."""
+    found = {parts: host_read(parts, [loss])[loss] for parts in covering(loss)}
+    assert {parts: read for parts, read in found.items() if read not in (None, "refused")} == {}
+    assert None in found.values()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_no_model_reads_on_the_host_with_any_likelihood(model: str):
+    loss = "vq" if model == "vq" else "elbo"
+    found = {
+        likelihood: host_read((model, "standard_normal", "diagonal", likelihood), [loss])[loss]
+        for likelihood in LIKELIHOODS
+    }
+    assert found == dict.fromkeys(LIKELIHOODS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "prior"), [
+    (model, prior) for model, prior in product(MODELS, PRIORS) if model not in OWN_PRIOR or prior == PRIORS[0]
+])  # fmt: skip
+def test_no_combination_reads_on_the_host(model: str, prior: str):
+    """The whole product; a model that takes a prior (conditional ones take no VampPrior) takes every part."""
+    parts = [each for each in all_parts() if each[0] == model and (model in OWN_PRIOR or each[1] == prior)]
+    found = {(each, loss): read for each in parts for loss, read in host_read(each, LOSSES).items()}
+    assert {key: read for key, read in found.items() if read not in (None, "refused")} == {}
+    for index, names in ((2, POSTERIORS), (3, LIKELIHOODS)):
+        recordable = {each[index] for (each, _), read in found.items() if read is None}
+        refused = (model, prior) == ("conditional", "vamp")
+        assert recordable == (set() if refused else {each[index] for each in parts} & set(names))
+
+
+@pytest.mark.parametrize("kind", [Adam, AdamW, SGD, Adagrad])
+def test_fused_optimizers_clipping_averages_dynamic_pixels_and_schedules_read_nothing(kind: type):
+    vae = model_of(PLAIN)
+    loss = BetaVAE(Linear(0.0, 1.0, 10, "step"))
+    average = WeightAverage(vae, 0.9)
+    step = step_of(vae, loss, lambda parameters: kind(parameters, fused=True), average=average, dynamic=True)
+    assert read_by(step) is None
+
+
+# What finds it
+
+
+def _reads(read) -> str | None:
+    """What a loss that does this with its values reads."""
+
+    class Reading(ELBO):
+        def __call__(self, vae, images, generator):
+            terms = super().__call__(vae, images, generator)
+            read(terms.loss)
+            return terms
+
+    vae = model_of(PLAIN)
+    return read_by(step_of(vae, Reading(), lambda parameters: SGD(parameters, lr=1e-6)))
+
+
+@pytest.mark.parametrize(
+    ("read", "found"),
+    [
+        (lambda loss: loss.sum().item(), "Tensor.item"),
+        (lambda loss: float(loss.detach().sum()), "Tensor.__float__"),
+        (lambda loss: bool((loss > 0).all()), "Tensor.__bool__"),
+        (lambda loss: loss.tolist(), "Tensor.tolist"),
+        (lambda loss: loss.detach().cpu(), "Tensor.cpu"),
+        (lambda loss: loss.detach().numpy(), "Tensor.numpy"),
+        (lambda loss: loss.nonzero(), "aten::nonzero"),
+        (lambda loss: loss[loss > 0], "aten::index with a mask"),
+        (lambda loss: loss.detach().masked_select(loss > 0), "aten::masked_select"),
+        (lambda loss: torch.equal(loss, loss), "aten::equal"),
+        (lambda loss: torch.linalg.cholesky(loss.detach()[0] * torch.eye(2)), "aten::_linalg_check_errors"),
+        (lambda loss: loss * torch.tensor(2.0), "aten::lift_fresh"),
+        (lambda loss: loss.sum(), None),
+        (lambda loss: torch.where(loss > 0, loss, 0.0), None),
+        (lambda loss: torch.linalg.cholesky_ex(loss.detach().exp()[0] * torch.eye(2)), None),
+    ],
+)  # fmt: skip
+def test_reads_on_the_host_are_found(read, found: str | None):
+    assert _reads(read) == found
+
+
+def test_reads_in_a_backward_pass_are_found():
+    class Reads(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, value: Tensor) -> Tensor:
+            return value.clone()
+
+        @staticmethod
+        def backward(ctx, gradient: Tensor) -> Tensor:
+            return gradient * gradient.sum().item()
+
+    weight = nn.Parameter(torch.ones(2))
+    with no_host_reads(), pytest.raises(HostReadError, match="_local_scalar_dense"):
+        Reads.apply(weight).sum().backward()
+
+
+def test_a_loss_that_counts_on_the_host_is_found():
+    class Counts(ELBO):
+        calls = 0
+
+        def __call__(self, vae, images, generator):
+            self.calls += 1
+            return super().__call__(vae, images, generator)
+
+    step = step_of(model_of(PLAIN), Counts(), lambda parameters: SGD(parameters, lr=1e-6))
+    assert read_by(step) == "loss.calls changes"
