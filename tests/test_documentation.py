@@ -10,6 +10,7 @@ from vae_exp.report import UNITS
 
 SUFFIXES = (".py", ".md", ".yaml", ".ipynb", ".toml")
 README = (CHECKOUT / "README.md").read_text()
+TRAINING = (CHECKOUT / "docs" / "training.md").read_text()
 
 
 def documented_units() -> dict[str, str]:
@@ -44,9 +45,10 @@ def test_nothing_tells_users_to_install_a_name_that_is_not_published():
     assert "pip install -e '.[optuna]'" in README
 
 
-def test_the_readme_names_every_option_of_every_group():
+def test_the_page_on_training_names_every_option_of_every_group():
+    groups = TRAINING.partition("## Groups")[2].partition("\n## ")[0]
     folders = {path.name for path in (CHECKOUT / "conf").iterdir() if path.is_dir()}
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", README, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", groups, re.MULTILINE))
     assert folders == set(rows)
     for group in folders:
         for option in (CHECKOUT / "conf" / group).glob("*.yaml"):
@@ -62,9 +64,9 @@ def test_links_lead_somewhere():
 
 
 @pytest.mark.parametrize(
-    "line", [line for line in README.splitlines() if re.match(r" {4}python -m vae_exp\.train ", line)]
+    "line", [line for line in (README + TRAINING).splitlines() if re.match(r" {4}python -m vae_exp\.train ", line)]
 )
-def test_every_training_command_of_the_readme_composes(line):
+def test_every_training_command_of_readme_and_training_composes(line):
     import shlex
 
     from tests.test_conf import composed
@@ -77,3 +79,17 @@ def test_every_training_command_of_the_readme_composes(line):
     if "data=arrays" in single:
         single.append("data.image_shape=[1,4,4]")
     checked(composed("train", *single), TrainSettings)
+
+
+def test_the_example_of_a_trained_model_runs(digits_run, tmp_path, monkeypatch):
+    import numpy as np
+
+    from vae_exp import load_run
+
+    [code] = re.findall(r"```python\n(.*?)```", TRAINING, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names = {"run": load_run(digits_run)}
+    exec(code, names)
+    assert np.load("codes.npz")["means"].shape == (360, 2)
+    assert (tmp_path / "decoder.pt2").exists()
+    assert names["cost"][names["worst"][0]] == names["cost"].max()
