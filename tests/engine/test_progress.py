@@ -199,6 +199,20 @@ def test_a_quick_evaluator_says_little(name: str, seconds: float, lines: int, cl
     assert "evaluator=[elbo]" not in caplog.text
 
 
+def test_a_slow_first_part_gives_no_time_left(clock: list[float], caplog):
+    """A pace is known from the second report on."""
+    caplog.set_level(logging.INFO)
+    with EvaluationProgress("nll") as evaluation:
+        for share in (0.25, 0.5, 0.75, 1.0):
+            clock[0] += 40
+            evaluation(share)
+    assert caplog.messages == [
+        "evaluator.nll takes about 80 s more; evaluator=[elbo] alone takes seconds.",
+        "evaluator.nll: 75 % done, about 40 s left.",
+        "evaluator.nll: 100 % done, about 0 s left.",
+    ]
+
+
 def test_an_evaluator_has_a_bar_on_a_terminal(clock: list[float], terminal: Console, caplog):
     caplog.set_level(logging.INFO)
     _evaluate("nll", 135, clock, terminal)

@@ -210,20 +210,23 @@ class EvaluationProgress:
             if self._bar is not None:
                 self._bar.reset(self._task)
         self._share = share
-        seconds = now - self._began
-        done = share - self._first_share
-        left = seconds * (1 - share) / done if done > 0 else 0.0
-        if not self._announced and seconds > _SECONDS_TO_ESTIMATE and left > _LONG_SECONDS:
+        if share > self._first_share:  # the first report of a pass has no pace yet
+            self._report_time_left(now, (now - self._began) * (1 - share) / (share - self._first_share))
+        if self._bar is not None and now >= self._next_redraw:
+            self._next_redraw = now + _REDRAW_SECONDS
+            self._bar.update(self._task, completed=share, refresh=True)
+
+    def _report_time_left(self, now: float, left: float) -> None:
+        if not self._announced and now - self._began > _SECONDS_TO_ESTIMATE and left > _LONG_SECONDS:
             self._announced = True
             self._next_line = now + _LINE_SECONDS
             quick = "" if self._name == "elbo" else "; evaluator=[elbo] alone takes seconds"
             _log.info("evaluator.%s takes about %s more%s.", self._name, _duration(left), quick)
         elif self._bar is None and now >= self._next_line:
             self._next_line = now + _LINE_SECONDS
-            _log.info("evaluator.%s: %.0f %% done, about %s left.", self._name, 100 * share, _duration(left))
-        if self._bar is not None and now >= self._next_redraw:
-            self._next_redraw = now + _REDRAW_SECONDS
-            self._bar.update(self._task, completed=share, refresh=True)
+            _log.info(
+                "evaluator.%s: %.0f %% done, about %s left.", self._name, 100 * self._share, _duration(left)
+            )
 
 
 def _duration(seconds: float) -> str:
