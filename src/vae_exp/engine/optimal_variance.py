@@ -1,7 +1,5 @@
 """The variance of `OptimalGaussianLikelihood` that evaluation uses."""
 
-from functools import cached_property
-
 import torch
 
 from vae_exp.data.images import ImageSet
@@ -23,10 +21,9 @@ class OptimalVariance:
 
     Args:
         vae: The model.
-        train: The training images; of more than 5,000 a random subset of that size is used, which follows from
-            the seed.
+        train: The training images; more than 5,000 are represented by a random subset, the same for every run.
         batch_size: Images per forward pass.
-        seed: Of the subset and of the noise.
+        seed: Of the noise.
     """
 
     def __init__(self, vae: VAE, train: ImageSet, batch_size: int, seed: int) -> None:
@@ -44,20 +41,13 @@ class OptimalVariance:
         if not self._likelihoods:
             return
         self._vae.eval()
-        noise = generator(self._seed, "evaluation", self._images.device)
+        images = self._train.random_subset(_MOST_IMAGES).settled()
+        noise = generator(self._seed, "evaluation", images.device)
         total = torch.zeros((), dtype=torch.float64)
         with computing_in(self._vae, "fp32"):
-            for images in self._images.batches_for(self._vae, self._batch_size):
+            for batch in images.batches_for(self._vae, self._batch_size):
                 guard.check()
-                means = self._vae.decode(rsample(self._vae.encode(images), noise)).mean
-                total += (images - means).square().sum().cpu().double()
+                means = self._vae.decode(rsample(self._vae.encode(batch), noise)).mean
+                total += (batch - means).square().sum().cpu().double()
         for likelihood in self._likelihoods:
-            likelihood.set_variance(total / self._images.pixels.numel())
-
-    @cached_property
-    def _images(self) -> ImageSet:
-        order = torch.randperm(
-            len(self._train), generator=generator(self._seed, "evaluation", torch.device("cpu"))
-        )
-        positions = order[:_MOST_IMAGES].sort().values
-        return self._train.subset(positions).settled()
+            likelihood.set_variance(total / images.pixels.numel())
