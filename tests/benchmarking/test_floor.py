@@ -76,8 +76,6 @@ def test_its_factors_are_those_of_a_real_step(case, generator):
 
 @pytest.mark.cuda
 def test_on_cuda_a_recording_of_the_same_products_is_replayed(make_cases):
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     [case] = make_cases("batch_size=[50]", device=torch.device("cuda"))
     floor = built(case, "floor/fp32")
     for _, _, result in floor._products:

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 REFUSED = {
     ("model.latent_dim=0",): ["model.latent_dim=0", "at least 1"],
@@ -96,7 +95,6 @@ def test_a_value_that_differs_whenever_it_is_read_is_refused(command, tmp_path, 
     assert not list(tmp_path.glob("**/checkpoints" if sweep else "*"))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_cuda_without_cuda_is_refused(command):
     finished = command("train", "data=digits", "trainer.device=cuda")
     assert finished.code == 1
