@@ -21,14 +21,15 @@ class DivergenceFinder:
     """
 
     def __init__(self, vae: VAE, record: StepRecord) -> None:
-        self._weights = [each for each in vae.parameters() if each.requires_grad]
         self._named = [(name, each) for name, each in vae.named_parameters() if each.requires_grad]
         self._record = record
         self._on_host = record.rows.device.type == "cpu"
 
     def weights_are_finite(self) -> bool:
         """Whether everything that is trained is."""
-        return bool(get_total_norm(self._weights, inf).isfinite())  # the host waits for the device once
+        return bool(
+            get_total_norm([each for _, each in self._named], inf).isfinite()
+        )  # the host waits for the device once
 
     def require_finite(self, metrics: Mapping[str, float], position: Position) -> None:
         """Look at what an epoch is reported with, and at the weights it ends with.

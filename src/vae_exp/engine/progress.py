@@ -224,9 +224,7 @@ class EvaluationProgress:
             _log.info("evaluator.%s takes about %s more%s.", self._name, _duration(left), quick)
         elif self._bar is None and now >= self._next_line:
             self._next_line = now + _LINE_SECONDS
-            _log.info(
-                "evaluator.%s: %.0f %% done, about %s left.", self._name, 100 * self._share, _duration(left)
-            )
+            _log.info("evaluator.%s: %.0f %% done, about %s left.", self._name, 100 * self._share, _duration(left))
 
 
 def _duration(seconds: float) -> str:

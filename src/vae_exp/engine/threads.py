@@ -14,9 +14,8 @@ from vae_exp.objective.loss_terms import Loss
 
 _log = logging.getLogger(__name__)
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-_FLOPS_PER_THREAD = (
-    100_000_000  # of a step; two threads gain 10 % at half of it and cost a busy machine 50 times that
-)
+# Of a step; two threads gain 10 % at half of it, and cost 50 times that on a busy machine.
+_FLOPS_PER_THREAD = 100_000_000
 _LEAST_SECONDS = 2.0
 _SHARE = 0.5
 
