@@ -22,7 +22,6 @@ from vae_exp.data.downloading import those_that_answer
 from vae_exp.data.torchvision_mnist import DATASETS, EMNIST_SPLITS, MNISTSource
 from vae_exp.errors import UserError
 
-SHARED_ARCHIVES = Path(__file__).resolve().parents[3] / "shared" / "data" / "MNIST" / "raw"
 ARCHIVES = [name for name, _ in datasets.MNIST.resources]
 FILES = [name.removesuffix(".gz") for name in ARCHIVES]
 PATIENCE = 10.0
@@ -152,10 +151,8 @@ def _no_connection(_socket, address) -> None:
     raise AssertionError(f"connects to {address}")
 
 
-def test_real_mnist_is_downloaded_from_a_mirror(raw, root, monkeypatch):
-    if not all((SHARED_ARCHIVES / name).exists() for name in ARCHIVES):
-        pytest.skip(f"MNIST's archives are not in {SHARED_ARCHIVES}")
-    with mirrors.serving(SHARED_ARCHIVES) as mirror:
+def test_real_mnist_is_downloaded_from_a_mirror(mnist_root, raw, root, monkeypatch):
+    with mirrors.serving(mnist_root / "MNIST" / "raw") as mirror:
         monkeypatch.setattr(datasets.MNIST, "mirrors", [mirror.address])
         assert_is_mnist(MNISTSource("MNIST", str(root)))
     assert mirror.downloads() == set(ARCHIVES)
