@@ -58,6 +58,14 @@ class Resumption:
         """How many lines of `metrics.jsonl` the checkpoint knows of."""
         return 0 if self.state is None else int(self.state["lines"])
 
+    @property
+    def last_row(self) -> dict[str, float] | None:
+        """What the last of these lines holds; None where there is none."""
+        if not self.lines or self.state is None:
+            return None
+        step = self.state["step"] - self.state["batches"]
+        return {"step": step, "epoch": self.state["epoch"], **self.state["metrics"]}
+
 
 def read_resumption(directory: RunDirectory, asked: DictConfig, overrides: Sequence[str]) -> Resumption:
     """Read what is needed to go on with a run.

@@ -125,7 +125,9 @@ def begin(
     metrics_file = MetricsFile(directory.metrics)
     with closing(metrics_file):
         try:
+            directory.remove_leftovers()
             _write_config(config, directory)
+            metrics_file.begin()
             guard.check()
             refuse_contradictions(config, _choices())
             prepared = _prepare(config, directory, sweep, metrics_file, None, wandb_run_id, may_download)
@@ -164,7 +166,7 @@ def go_on(
     """As `resume`, in a directory that this process owns; `sweep` names the sweep that the run is a job of."""
     began, state = time.time(), resumption.state
     guard.check()
-    metrics_file = MetricsFile.resumed(directory.metrics, resumption.lines)
+    metrics_file = MetricsFile(directory.metrics, resumption.lines, resumption.last_row)
     with closing(metrics_file):
         prepared = _prepare(
             resumption.config, directory, sweep, metrics_file, state, may_download=resumption.may_download

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from vae_exp.tracking.metrics_file import read_row
+
 RUN = (
     "data=digits", "trainer.epochs=2", "tracker=none", "evaluator=[elbo]", "trainer.batch_size=130",
     "data.binarization=dynamic", "trainer.gradient_clip=300", "trainer.device=cpu", "hydra.run.dir=run",
@@ -29,7 +31,7 @@ def torchrun(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
 
 
 def lines(run: Path) -> list[dict[str, float]]:
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    found = [read_row(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
     return [{key: value for key, value in line.items() if not key.startswith("time/")} for line in found]
 
 

@@ -8,6 +8,7 @@ import torch
 
 from tests.end_to_end.wandb_records import runs
 from vae_exp.data.digits import DigitsSource
+from vae_exp.tracking.metrics_file import read_row
 
 SHORT = ("data=digits", "trainer.epochs=2", "evaluator.figures.manifold_side=3")
 
@@ -18,7 +19,7 @@ def only_run(folder: Path) -> Path:
 
 
 def lines(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [read_row(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
 
 
 def test_a_run_leaves_all_that_the_readme_promises(process, tmp_path):

@@ -1,12 +1,13 @@
 import json
+import re
+from collections.abc import Iterator
 from contextlib import closing
 from math import inf, nan
 from pathlib import Path
 
 import pytest
 
-from vae_exp.errors import UserError
-from vae_exp.tracking.metrics_file import MetricsFile
+from vae_exp.tracking.metrics_file import MetricsFile, read_row
 
 
 @pytest.fixture
@@ -15,14 +16,16 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def metrics_file(path: Path):
-    file = MetricsFile(path)
-    yield file
-    file.close()
+def metrics_file(path: Path) -> Iterator[MetricsFile]:
+    with closing(MetricsFile(path)) as file:
+        file.begin()
+        yield file
 
 
 def _lines(path: Path) -> list[dict[str, float | None]]:
-    return [json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()]
+    """The lines as another program reads them, without their checksums."""
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "crc32"} for row in rows]
 
 
 def test_each_epoch_is_a_line_with_its_step(metrics_file: MetricsFile, path: Path):
@@ -36,7 +39,7 @@ def test_each_epoch_is_a_line_with_its_step(metrics_file: MetricsFile, path: Pat
 
 def test_a_line_is_on_the_disk_as_soon_as_it_is_logged(metrics_file: MetricsFile, path: Path):
     metrics_file.log({"epoch": 1}, step=1)
-    assert path.read_text() == '{"step": 1, "epoch": 1}\n'
+    assert path.read_text() == '{"step": 1, "epoch": 1, "crc32": "dd26372e"}\n'
 
 
 def test_numbers_that_json_does_not_know_become_null(metrics_file: MetricsFile, path: Path):
@@ -49,32 +52,29 @@ def test_figures_leave_no_line(metrics_file: MetricsFile, path: Path):
     assert path.read_text() == ""
 
 
-def test_a_second_run_in_the_same_directory_is_refused_and_harms_nothing(metrics_file: MetricsFile, path: Path):
-    metrics_file.log({"epoch": 1}, step=1)
-    with pytest.raises(UserError, match="already holds a run") as caught:
-        MetricsFile(path)
-    assert str(path.parent) in str(caught.value)
-    assert _lines(path) == [{"step": 1, "epoch": 1}]
-
-
 # Going on
 
 
+def _row(epoch: int) -> dict[str, float]:
+    return {"step": 10 * epoch, "epoch": epoch, "train/loss": -1 / epoch, "val/J*-gap": nan}
+
+
 def _written(path: Path, epochs: int) -> bytes:
-    file = MetricsFile(path)
-    for epoch in range(1, epochs + 1):
-        file.log({"epoch": epoch, "train/loss": 1 / epoch}, step=10 * epoch)
-    file.close()
+    return _resumed(path, 0, epochs)
+
+
+def _resumed(path: Path, known: int, epochs: int) -> bytes:
+    with closing(MetricsFile(path, known, _row(known) if known else None)) as file:
+        file.begin()
+        for epoch in range(known + 1, epochs + 1):
+            row = _row(epoch)
+            file.log(row, step=int(row.pop("step")))
     return path.read_bytes()
 
 
-def _resumed(path: Path, lines: int, epochs: int) -> bytes:
-    file = MetricsFile.resumed(path, lines)
-    file.begin()
-    for epoch in range(lines + 1, epochs + 1):
-        file.log({"epoch": epoch, "train/loss": 1 / epoch}, step=10 * epoch)
-    file.close()
-    return path.read_bytes()
+def _without_checksums(content: bytes) -> bytes:
+    """As an older version would have written it."""
+    return re.sub(rb', "crc32": "[0-9a-f]{8}"', b"", content)
 
 
 @pytest.mark.parametrize("known", [0, 1, 3, 4])
@@ -88,11 +88,10 @@ def test_a_resumed_file_is_the_one_of_a_run_that_was_never_interrupted(tmp_path:
 
 def test_a_resumed_file_is_written_line_by_line(path: Path):
     _written(path, 1)
-    file = MetricsFile.resumed(path, 1)
-    file.begin()
-    file.log({"epoch": 2}, step=20)
-    assert _lines(path)[-1] == {"step": 20, "epoch": 2}
-    file.close()
+    with closing(MetricsFile(path, 1, _row(1))) as file:
+        file.begin()
+        file.log({"epoch": 2}, step=20)
+        assert _lines(path)[-1] == {"step": 20, "epoch": 2}
 
 
 def test_a_file_that_is_gone_is_begun_again_where_the_checkpoint_knows_of_no_line(path: Path):
@@ -102,19 +101,64 @@ def test_a_file_that_is_gone_is_begun_again_where_the_checkpoint_knows_of_no_lin
 @pytest.mark.parametrize("there", [0, 2])
 def test_a_file_that_has_lost_lines_keeps_the_others(path: Path, there: int, caplog: pytest.LogCaptureFixture):
     content = _written(path, there)
-    with closing(MetricsFile.resumed(path, 3)) as file:
-        file.begin()
-    assert f"has lost {3 - there} of 3 lines" in caplog.text
-    assert path.read_bytes() == content
+    last = _written(path.with_name("whole.jsonl"), 5).splitlines(keepends=True)[4]
+    assert _resumed(path, 5, 5) == content + last
+    assert "line 5 is restored from the checkpoint" in caplog.text
+    assert f"has lost {4 - there} of 5 lines" in caplog.text
 
 
-def test_a_line_cut_short_is_not_counted_among_the_lines(path: Path, caplog: pytest.LogCaptureFixture):
+def test_a_last_line_that_is_cut_short_is_restored(path: Path, caplog: pytest.LogCaptureFixture):
     whole = _written(path, 3)
     path.write_bytes(whole[:-5])
-    with closing(MetricsFile.resumed(path, 3)) as file:
-        file.begin()
-    assert "has lost 1 of 3 lines" in caplog.text
-    assert path.read_bytes() == b"".join(whole.splitlines(keepends=True)[:2])
+    assert _resumed(path, 3, 3) == whole
+    assert "line 3 is damaged" in caplog.text
+    assert "line 3 is restored from the checkpoint" in caplog.text
+
+
+def _flipped(content: bytes, number: int) -> bytes:
+    place, bit = divmod(number, 8)
+    return content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
+
+
+def test_no_line_with_a_flipped_bit_is_read(path: Path):
+    line = _written(path, 1).rstrip(b"\n")
+    assert read_row(line) == {**_row(1), "val/J*-gap": None}
+    assert not [number for number in range(8 * len(line)) if read_row(_flipped(line, number)) is not None]
+
+
+def test_a_line_with_a_flipped_bit_is_named_and_the_last_restored(path: Path, caplog: pytest.LogCaptureFixture):
+    whole = _written(path, 3)
+    lines = whole.splitlines()
+    for flipped in range(0, 8 * len(whole), 61):
+        number = whole.count(b"\n", 0, flipped // 8)
+        path.write_bytes(_flipped(whole, flipped))
+        caplog.clear()
+        after = _resumed(path, 3, 3).splitlines()
+        assert [*after[:number], after[-1]] == [*lines[:number], lines[-1]]
+        assert set(after) <= set(lines)
+        assert f"line {number + 1} is damaged" in caplog.text
+
+
+def test_a_line_after_a_lost_one_is_not_taken_twice(path: Path):
+    """The file is a line ahead of the checkpoint, and has lost one."""
+    first, _, third, fourth = _written(path, 4).splitlines(keepends=True)
+    path.write_bytes(first + third + fourth)
+    assert _resumed(path, 3, 4) == first + third + fourth
+
+
+def test_lines_without_checksums_stay_as_they_are(path: Path, caplog: pytest.LogCaptureFixture):
+    whole = _written(path, 4)
+    old = _without_checksums(whole)
+    path.write_bytes(old)
+    expected = b"".join([*old.splitlines(keepends=True)[:3], *whole.splitlines(keepends=True)[3:]])
+    assert _resumed(path, 3, 4) == expected
+    assert not caplog.text
+
+
+def test_the_last_line_is_compared_with_the_checkpoint_even_without_a_checksum(path: Path):
+    whole = _written(path, 3)
+    path.write_bytes(_without_checksums(whole).replace(b"-0.3333", b"-0.3337"))
+    assert _resumed(path, 3, 3).splitlines()[-1] == whole.splitlines()[-1]
 
 
 def test_a_write_that_fails_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -125,6 +169,6 @@ def test_a_write_that_fails_leaves_the_old_file(path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="No space left"):
-        MetricsFile.resumed(path, 2).begin()
+        MetricsFile(path, 2, _row(2)).begin()
     assert path.read_bytes() == content
     assert list(path.parent.iterdir()) == [path]

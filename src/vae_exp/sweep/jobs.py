@@ -1,6 +1,5 @@
 """The jobs of a sweep as their directories tell of them, while it runs and afterwards."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite
@@ -12,6 +11,7 @@ import yaml
 from vae_exp.errors import UserError
 from vae_exp.run_directory import RunDirectory
 from vae_exp.sweep.plan import job_key, keys_of, own_words, read_plan
+from vae_exp.tracking.metrics_file import read_row
 
 _TAIL_BYTES = 16_384
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -77,16 +77,15 @@ def _rank(job: Job) -> tuple[bool, bool, float]:
 
 
 def last_metrics(directory: RunDirectory) -> dict[str, float]:
-    """The last whole line of `metrics.jsonl`; empty without one."""
+    """The last line of `metrics.jsonl` if it is whole and undamaged; empty otherwise."""
     try:
         with directory.metrics.open("rb") as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - _TAIL_BYTES))
             whole, _, _ = file.read().rpartition(b"\n")
-            line = json.loads(whole.rpartition(b"\n")[2])
-    except (OSError, ValueError):
+    except OSError:
         return {}
-    return _numbers(line)
+    return _numbers(read_row(whole.rpartition(b"\n")[2]))
 
 
 def varying(jobs: Iterable[Job]) -> list[str]:

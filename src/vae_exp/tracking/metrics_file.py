@@ -1,56 +1,63 @@
-"""`metrics.jsonl`: a line per epoch that survives whatever happens elsewhere."""
+"""`metrics.jsonl`: one JSON object per epoch, each with a checksum."""
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
+from zlib import crc32
 
-from vae_exp.errors import UserError
 from vae_exp.run_directory import to_json_line, write_atomically
 
 _log = logging.getLogger(__name__)
+_CHECKSUM = "crc32"
 
 
 class MetricsFile:
-    """Appends a JSON object per epoch; made once, so that two runs can never share a directory.
+    """Appends a JSON object per epoch.
 
     Args:
-        path: Where the lines go.
-
-    Raises:
-        UserError: if the file is there already: another run has written here.
+        path: The file; the caller holds the lock of its directory.
+        epochs: How many epochs a resumed run has trained; their lines stay.
+        last: What the line of the last of these epochs holds, as the checkpoint has it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._kept = path, 0
-        try:
-            self._file: TextIO | None = path.open("x", buffering=1)
-        except FileExistsError:
-            raise UserError(
-                f"{path.parent} already holds a run; choose another directory (hydra.run.dir=…)."
-            ) from None
-
-    @classmethod
-    def resumed(cls, path: Path, lines: int) -> "MetricsFile":
-        """One that will go on after the first `lines` lines; until `begin` the file is left as it is."""
-        resumed = cls.__new__(cls)
-        resumed._path, resumed._kept, resumed._file = path, lines, None
-        return resumed
+    def __init__(self, path: Path, epochs: int = 0, last: Mapping[str, Any] | None = None) -> None:
+        self._path, self._epochs, self._last = path, epochs, last
+        self._file: TextIO | None = None
 
     def begin(self) -> None:
-        """Cut off the lines that were not part of the checkpoint, and go on after the others."""
-        written = self._path.read_bytes().splitlines(keepends=True) if self._path.exists() else []
-        kept = [line for line in written[: self._kept] if line.endswith(b"\n")]
-        if len(kept) < self._kept:
-            lost = self._kept - len(kept)
-            _log.warning("%s has lost %d of %d lines; the run goes on.", self._path, lost, self._kept)
-        write_atomically(self._path, lambda file: file.writelines(kept))
+        """Open the file: remove lines of later epochs and damaged ones, restore the last one if need be."""
+        kept = self._undamaged()
+        write_atomically(self._path, lambda file: file.writelines(line + b"\n" for line in kept))
         self._file = self._path.open("a", buffering=1)
+
+    def _undamaged(self) -> list[bytes]:
+        content = self._path.read_bytes().split(b"\n") if self._epochs and self._path.exists() else []
+        by_epoch: dict[Any, bytes] = {}
+        for number, line in enumerate(content, 1):
+            row = read_row(line)
+            if row is not None:
+                by_epoch.setdefault(row.get("epoch"), line)
+            elif number <= self._epochs and line:
+                _log.warning(
+                    "%s: line %d is damaged, and removed: %r", self._path, number, line.decode(errors="replace")
+                )
+        if self._last is not None:
+            last = _to_line(self._last)[:-1].encode()
+            if read_row(by_epoch.get(self._epochs, b"")) != read_row(last):
+                by_epoch[self._epochs] = last
+                _log.warning("%s: line %d is restored from the checkpoint.", self._path, self._epochs)
+        kept = [by_epoch[epoch] for epoch in range(1, self._epochs + 1) if epoch in by_epoch]
+        if len(kept) < self._epochs:
+            lost = self._epochs - len(kept)
+            _log.warning("%s has lost %d of %d lines; the run goes on.", self._path, lost, self._epochs)
+        return kept
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Write one line, at once."""
         assert self._file is not None, "begin() comes first"
-        self._file.write(to_json_line({"step": step, **metrics}))
+        self._file.write(_to_line({"step": step, **metrics}))
 
     def log_figures(self, figures: Mapping[str, Path], step: int) -> None:
         """Figures already lie beside the file."""
@@ -65,3 +72,30 @@ class MetricsFile:
         """No more lines follow."""
         if self._file is not None:
             self._file.close()
+
+
+def read_row(line: bytes) -> dict[str, Any] | None:
+    """The numbers of a line without its checksum; None if it is damaged.
+
+    Lines of older versions have no checksum: of these any JSON object of numbers is read.
+    """
+    text, mark, _ = line.partition(f', "{_CHECKSUM}": '.encode())
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict):
+        return None
+    if mark and row.pop(_CHECKSUM, None) != _checksum(text):
+        return None
+    return row if all(value is None or isinstance(value, int | float) for value in row.values()) else None
+
+
+def _to_line(row: Mapping[str, Any]) -> str:
+    """A line of JSON whose last value is the CRC-32, in hexadecimal digits, of all before `, "crc32"`."""
+    text = to_json_line(row).removesuffix("}\n")
+    return f'{text}, "{_CHECKSUM}": "{_checksum(text.encode())}"}}\n'
+
+
+def _checksum(text: bytes) -> str:
+    return f"{crc32(text):08x}"
