@@ -48,12 +48,28 @@ def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert RunDirectory(Path("~/run")).path == tmp_path / "run"
 
 
-@pytest.mark.parametrize(("name", "holds"), [("metrics.jsonl", True), ("result.json", True), ("train.log", False)])
-def test_a_directory_holds_a_run_once_metrics_or_a_result_are_there(tmp_path: Path, name: str, holds: bool):
+@pytest.mark.parametrize(
+    ("name", "alone", "beside_a_lock"),
+    [
+        (".hydra/config.yaml", True, True),
+        ("result.json", True, True),
+        ("checkpoints/last.pt", True, True),
+        (".hydra/hydra.yaml", True, False),  # what a start of ours has left that was killed before its config
+        ("metrics.jsonl", True, False),
+        ("train.log", True, False),
+        ("notes.txt", False, False),
+    ],
+)
+def test_a_directory_holds_a_run_once_a_trace_is_there(
+    tmp_path: Path, name: str, alone: bool, beside_a_lock: bool
+):
     run = RunDirectory(tmp_path)
     assert not run.holds_a_run()
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("")
-    assert run.holds_a_run() is holds
+    assert run.holds_a_run() is alone
+    run.lock.touch()
+    assert run.holds_a_run() is beside_a_lock
 
 
 # The result

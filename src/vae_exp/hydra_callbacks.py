@@ -36,8 +36,8 @@ class TrainCallback(Callback):
             if config.resume:
                 _require_a_run(resumed_directory(config.resume))
                 _require_no_other_directory(config)
-            elif directory.holds_a_run() or directory.log.exists():
-                raise UserError(f"hydra.run.dir={directory.path} already holds a run; choose another directory.")
+            else:
+                directory.require_free()
             require_writable(directory.path, "hydra.run.dir")
             if config.tracker.mode == "online":  # before the seconds that torch and the data take
                 from vae_exp.tracking.wandb_tracker import require_api_key

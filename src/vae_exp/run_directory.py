@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from vae_exp.errors import InUseError, UserError
 
 _STAYS = (".lock", "train.log", "output.log", "previous")  # when an attempt is set aside: open, or kept already
+_TEMPORARY = ".*.[0-9]*.tmp"
 _PATIENCE_SECONDS = 2  # with those who only look whether somebody holds a lock
 
 
@@ -95,9 +96,27 @@ class RunDirectory:
         return self.path / ".lock"
 
     def holds_a_run(self) -> bool:
-        """Whether a run, of ours or of another Hydra program, has begun to write here."""
-        traces = (self.config.parent, self.metrics, self.result, self.figures, self.checkpoint("last").parent)
+        """Whether a run, of ours or of another Hydra program, has begun to write here.
+
+        A run of ours takes the lock first and writes its config before all that counts: a lock without a config
+        is what a killed start has left, in which the same command can start again.
+        """
+        traces = [self.config, self.result, self.figures, self.checkpoint("last").parent]
+        if not self.lock.exists():
+            traces += [self.config.parent, self.metrics, self.log]
         return any(trace.exists() for trace in traces)
+
+    def require_free(self) -> None:
+        """Refuse to start a run where there is one.
+
+        Raises:
+            UserError: says how to resume that run.
+        """
+        if self.holds_a_run():
+            raise UserError(
+                f"hydra.run.dir={self.path} already holds a run; resume it with resume={self.path}, or choose "
+                f"another directory."
+            )
 
     def set_aside(self) -> None:
         """Move what an attempt has left into `previous/<number>`, but for its log; only the owner may."""
@@ -123,8 +142,10 @@ class RunDirectory:
         return False
 
     def remove_leftovers(self) -> None:
-        """Remove what processes that were killed had begun to write; only the owner may."""
-        for leftover in self.path.rglob(".*.tmp"):
+        """Remove the temporary files of processes that were killed; only the owner may."""
+        names = (".hydra", "checkpoints", "figures", "evaluation", "generated")
+        found = [path for name in names for path in (self.path / name).rglob(_TEMPORARY)]
+        for leftover in (*self.path.glob(_TEMPORARY), *found):
             leftover.unlink(missing_ok=True)
 
     def read_result(self) -> dict[str, Any] | None:

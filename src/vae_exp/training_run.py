@@ -97,9 +97,8 @@ def train(config: DictConfig, directory: RunDirectory, guard: InterruptGuard) ->
         DivergedError: if the loss is no longer finite.
         Interrupted: on Ctrl-C or SIGTERM, after checkpoint, tracker and result have been written.
     """
-    if directory.holds_a_run():
-        raise UserError(f"{directory.path} already holds a run; choose another directory.")
     with owned(directory):
+        directory.require_free()  # another process may have trained here since the callback looked
         return begin(config, directory, None, guard)
 
 
@@ -411,12 +410,12 @@ def _record(
 
 
 def _write_config(config: DictConfig, directory: RunDirectory) -> None:
-    """Write `.hydra`, as Hydra would have done before anybody could claim the directory."""
-    _save_config(_settled(config), directory.config)
+    """Write `.hydra`, the config last: with it the run can be resumed, so by then the rest must be there."""
     if HydraConfig.initialized():
         hydra: Any = HydraConfig.instance().cfg
         _save_config(hydra, directory.hydra_config)
         _save_config(hydra.hydra.overrides.task, directory.overrides)
+    _save_config(_settled(config), directory.config)
 
 
 def _choices() -> dict[str, Any]:

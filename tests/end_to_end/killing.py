@@ -3,7 +3,8 @@
     python killing.py < jobs.json
 
 A job is `{"arguments": [...], "kill": null | {"at": NAME, "count": N} | {"after_seconds": S}}`; jobs run one after
-another, and the exit statuses are printed as a JSON list (−9 for one that was killed).
+another, and the exit statuses are printed as a JSON list (−9 for one that was killed). `{"at": "file operation"}`
+kills before the N-th operation that changes something below the working directory.
 """
 
 import json
@@ -21,6 +22,8 @@ import vae_exp.engine.keeper
 import vae_exp.run_directory
 import vae_exp.train
 import vae_exp.training_run
+
+CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.truncate"}
 
 
 def die():
@@ -62,6 +65,32 @@ def die_at(name: str, count: int) -> None:
     torch.save, os.fsync, Path.replace = dying_save, dying_fsync, dying_replace
 
 
+def die_at_file_operation(count: int) -> None:
+    """Die before the `count`-th operation that changes the working directory or a file below it."""
+    seen, root = 0, Path.cwd()
+    fsync = os.fsync
+
+    def passed() -> None:
+        nonlocal seen
+        seen += 1
+        if seen == count:
+            die()
+
+    def watch(event: str, arguments: tuple) -> None:
+        if event not in CHANGES or not isinstance(arguments[0], str | Path):
+            return
+        reads = event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        if not reads and Path(arguments[0]).absolute().is_relative_to(root):
+            passed()
+
+    def dying_fsync(number):
+        passed()
+        fsync(number)
+
+    sys.addaudithook(watch)
+    os.fsync = dying_fsync
+
+
 def die_after(seconds: float) -> None:
     """Die so long after the first epoch's order has been drawn."""
     drawn = torch.randperm
@@ -78,7 +107,9 @@ def run(job) -> int:
     child = os.fork()
     if child == 0:
         kill = job.get("kill") or {}
-        if "at" in kill:
+        if kill.get("at") == "file operation":
+            die_at_file_operation(kill["count"])
+        elif "at" in kill:
             die_at(kill["at"], kill["count"])
         elif kill:
             die_after(kill["after_seconds"])

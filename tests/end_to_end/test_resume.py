@@ -7,11 +7,14 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from vae_exp.tracking.metrics_file import read_row
 
 KILLING = Path(__file__).with_name("killing.py")
 EPOCHS = 8
@@ -43,7 +46,7 @@ def run_jobs(jobs: list[dict[str, Any]], cwd: Path, timeout: float = 280) -> lis
 
 def metrics(run: Path) -> list[dict[str, float]]:
     """The lines of a run, less the times."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [read_row(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
     return [{key: value for key, value in line.items() if not key.startswith("time/")} for line in lines]
 
 
@@ -90,10 +93,52 @@ def killed_and_resumed(kill: dict[str, Any], name: str, *more: str) -> list[dict
     "place", [*PLACES[::3], *(pytest.param(place, marks=pytest.mark.slow) for place in PLACES[1:3])]
 )
 def test_a_run_that_is_killed_inside_a_save_goes_on_to_the_bit(tmp_path: Path, whole: Path, place: str):
-    """The first four files that are flushed to the disk hold the config; the fifth is a checkpoint."""
+    """The first four files that are flushed to the disk hold config and metrics; the fifth is a checkpoint."""
     kill = {"at": place, "count": 1 if place != "before fsync" else 5}
     assert run_jobs(killed_and_resumed(kill, "run"), tmp_path) == [-9, 0]
     assert_identical(tmp_path / "run", whole)
+
+
+HYDRA_FILES = ["config.yaml", "hydra.yaml", "overrides.yaml"]
+SMALL = [*RUN, "trainer.epochs=3", "model.hidden_dims=[8]"]
+
+
+def kill_at_file_operations(counts: Iterable[int], cwd: Path) -> list[int]:
+    """Kill small runs before a file operation each, and run the command again or, where it is refused, resume.
+
+    Returns:
+        The counts at which a run was killed; other runs ended before.
+    """
+    assert run_jobs([{"arguments": [*SMALL, "hydra.run.dir=whole"]}], cwd) == [0]
+    commands = {count: [*SMALL, f"hydra.run.dir=run{count}"] for count in counts}
+    jobs = [
+        {"arguments": command, "kill": {"at": "file operation", "count": count}}
+        for count, command in commands.items()
+    ]
+    statuses = run_jobs(jobs, cwd, timeout=900)
+    killed = [count for count, status in zip(commands, statuses, strict=True) if status == -9]
+    again = run_jobs([{"arguments": commands[count]} for count in killed], cwd, timeout=900)
+    refused = [count for count, status in zip(killed, again, strict=True) if status]
+    resumed = run_jobs([{"arguments": [f"resume=run{count}"]} for count in refused], cwd, timeout=900)
+    assert resumed == [0] * len(refused)
+    for count in killed:
+        run = cwd / f"run{count}"
+        assert_identical(run, cwd / "whole")
+        assert sorted(path.name for path in (run / ".hydra").iterdir()) == HYDRA_FILES
+        assert not list(run.rglob("*.tmp"))
+    return killed
+
+
+def test_a_run_that_is_killed_while_it_starts_is_started_or_resumed(tmp_path: Path):
+    """Only the lock is there; the config is half written; it is whole."""
+    assert kill_at_file_operations((8, 20, 24), tmp_path) == [8, 20, 24]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_any_file_operation_is_started_or_resumed(tmp_path: Path):
+    killed = kill_at_file_operations(range(1, 71), tmp_path)
+    assert 40 < len(killed) < 70  # the end of the run is reached
+    assert killed == list(range(1, len(killed) + 1))
 
 
 @pytest.mark.slow
