@@ -63,6 +63,16 @@ def test_a_grid_places_images_by_row_and_column():
     assert (canvas == 0.5).sum() == 20
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 100_000), (1, 100_000, 1)])
+def test_a_figure_of_very_wide_or_high_images_is_of_a_bounded_size(shape):
+    figure = drawings.image_grid(np.zeros((8, 8, *shape)), "title")
+    assert max(figure.get_size_inches()) < 61
+    file = BytesIO()
+    figure.savefig(file, format="png")
+    file.seek(0)
+    assert max(imread(file, format="png").shape) < 61 * figure.dpi
+
+
 def test_the_evaluator_yields_the_same_pictures(generator):
     images = ImageSet(torch.rand(8, 1, 8, 8, generator=generator), None, 1)
     figures = dict(FiguresEvaluator(4, 3, every=0).run(vae(2, (1, 8, 8)), images, generator))

@@ -13,6 +13,7 @@ Rectangle = tuple[float, float, float, float]
 _INCHES_PER_IMAGE = 0.6
 _INCHES_PER_TILE = 0.3  # of a seamless grid
 _LEAST_WIDTH = 3.2
+_MOST_INCHES = 60.0  # of a side of a grid; larger ones are shown smaller
 _DPI = 150
 
 
@@ -30,9 +31,9 @@ def image_grid(
     """
     rows = len(images)
     canvas = _tiled(images, gap)
-    inches = _INCHES_PER_IMAGE if gap else _INCHES_PER_TILE
-    height = rows * inches
-    width = height * canvas.shape[1] / canvas.shape[0]
+    inches = rows * (_INCHES_PER_IMAGE if gap else _INCHES_PER_TILE) / canvas.shape[0]  # per pixel of an image
+    inches = min(inches, _MOST_INCHES / max(canvas.shape[:2]))
+    height, width = canvas.shape[0] * inches, canvas.shape[1] * inches
     left = 0.1 + 0.075 * max((len(label) for label in row_labels), default=0)
     below = 0.3 if footer else 0.1
     margin = max(0.1, (_LEAST_WIDTH - width) / 2 - left + 0.1)
