@@ -14,9 +14,11 @@ from torch.distributions import Distribution
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from vae_exp import torchrun
 from vae_exp.data.images import ImageSet
 from vae_exp.data.splits import Splits
 from vae_exp.distributions.sampling import sample
+from vae_exp.engine.memory import require_memory
 from vae_exp.engine.protocols import Evaluator
 from vae_exp.errors import UserError, user_code_location
 from vae_exp.model.conditional import ConditionalVAE
@@ -116,6 +118,7 @@ def build_loss(
     image_shape: Sequence[int],
     training_images: int | None = None,
     batch_size: int | None = None,
+    device: torch.device | None = None,
 ) -> Loss:
     """The loss, tried on two blank images; `reduction` is the training step's and not passed on.
 
@@ -125,10 +128,11 @@ def build_loss(
         image_shape: `[channels, height, width]` of the data.
         training_images: How many there are; what a loss takes for its `dataset_size` where the config has null.
         batch_size: Images of a training step; None leaves it unchecked.
+        device: Where it will train; None is the CPU.
 
     Raises:
-        UserError: if it cannot be built, does not return one term per image, or does not fit the likelihood or the
-            size of a batch.
+        UserError: if it cannot be built, does not return one term per image, does not fit the likelihood or the
+            size of a batch, or needs more memory than the device has.
     """
     arguments = {key: value for key, value in loss.items() if key != "reduction"}
     if "dataset_size" in arguments and arguments["dataset_size"] is None:
@@ -143,6 +147,9 @@ def build_loss(
             f"images of a batch; it must be at least {least}."
         )
     _check_likelihood(built, loss["_target_"], vae)
+    if batch_size is not None:
+        share = -(-batch_size // torchrun.size())
+        require_memory(built, vae, image_shape, share, device or torch.device("cpu"))
     _check_terms(built, loss["_target_"], vae, list(image_shape))
     return built
 

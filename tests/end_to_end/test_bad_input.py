@@ -36,6 +36,7 @@ REFUSED = {
     ("model=vq",): ["does not train the codebook of model=vq; use loss=vq"],
     ("model=resnet", "model.hidden_dims=[4,4,4]"): ["model.hidden_dims=[4, 4, 4] comes to a map of 1x1"],
     ("loss=beta_vae", "loss.beta=1e40"): ["BetaVAE) yields loss=inf on the first images"],
+    ("loss=iwae", "loss.num_samples=100000000"): ["loss.num_samples=100000000", "GiB for its gradients; cpu has"],
     ("data=arrays", "data.path=none.npz"): ["data.path=", "none.npz does not exist"],
     ("data=arrays", "data.path=pickled.npz"): ["data.path=", "pickled", "never loaded"],
     ("data=arrays", "data.path=nan.npz"): ["'images' in data.path=", "NaN"],

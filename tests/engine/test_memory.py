@@ -3,9 +3,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tests.objective.models import SHAPE, bernoulli_vae
 from vae_exp.engine import memory
-from vae_exp.engine.memory import out_of_memory
+from vae_exp.engine.memory import bytes_of_step, out_of_memory, require_memory
 from vae_exp.errors import UserError
+from vae_exp.objective.elbo import ELBO
+from vae_exp.objective.multi_sample import IWAE
 
 CPU = torch.device("cpu")
 ADVICE = "use a smaller batch, a smaller model, trainer.precision=bf16, or data.resident=false."
@@ -67,3 +70,47 @@ def test_a_gpu_that_runs_out_of_memory_is_known():
     told = str(out_of_memory(caught.value, 8, device))
     assert told.startswith("cuda:0 ran out of memory (")
     assert ADVICE in told
+
+
+# What a step takes
+
+
+@pytest.mark.parametrize("loss", [ELBO(), IWAE(50)], ids=["elbo", "iwae"])
+def test_the_bytes_of_a_step_are_those_that_a_real_one_keeps(loss: ELBO | IWAE):
+    vae, kept = bernoulli_vae(3), {}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        terms = loss(vae, torch.rand(16, *SHAPE), torch.Generator())
+    assert terms.loss.requires_grad
+    assert bytes_of_step(loss, vae, SHAPE, 16) == sum(kept.values())
+
+
+def test_a_step_that_no_device_can_hold_is_refused_and_a_large_one_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    vae = bernoulli_vae(3)
+    with pytest.raises(
+        UserError, match=r"trainer.batch_size=8, loss.num_samples=10000000000 keeps .* GiB for its"
+    ):
+        require_memory(IWAE(10**10), vae, SHAPE, 8, CPU)
+    needed = bytes_of_step(IWAE(5), vae, SHAPE, 8)
+    assert needed is not None
+    for total, told in ((5 * needed, False), (2 * needed, True)):
+        monkeypatch.setattr(memory, "_total_memory", lambda device, total=total: total)
+        require_memory(IWAE(5), vae, SHAPE, 8, CPU)
+        assert ("It may take minutes" in caplog.text) is told
+    monkeypatch.setattr(memory, "_total_memory", lambda device: needed - 1)
+    with pytest.raises(UserError, match="Use a smaller batch"):
+        require_memory(IWAE(5), vae, SHAPE, 8, CPU)
+
+
+def test_a_loss_that_needs_values_is_not_counted():
+    def loss(vae, images, generator):
+        images.sum().item()
+        return ELBO()(vae, images, generator)
+
+    assert bytes_of_step(loss, bernoulli_vae(3), SHAPE, 8) is None
