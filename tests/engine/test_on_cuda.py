@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from torch.optim import Optimizer
+from torch.optim import Adagrad, Optimizer
 from torch.optim.lr_scheduler import StepLR
 
 from tests.engine.recordable import LIKELIHOODS, LOSSES, MODELS, Parts, covering, loss_of, model_of, step_of
@@ -72,6 +72,11 @@ def _fallback(trainer: Trainer) -> str | None:
     return trainer._stepper.fallback
 
 
+def _is_recordable(trainer: Trainer) -> bool:
+    """All optimisers here but Adagrad without fused kernels (torch 2.11 to 2.13), which reads its step count."""
+    return not isinstance(trainer._optimizer, Adagrad) or bool(trainer._optimizer.param_groups[0].get("fused"))
+
+
 def _halving(optimizer: torch.optim.Optimizer) -> StepLR:
     return StepLR(optimizer, step_size=1, gamma=0.5)
 
@@ -108,21 +113,22 @@ def test_recorded_steps_are_eager_ones_to_rounding(tmp_path: Path, name: str):
     """Five epochs of eight whole batches, which are recorded, and a short one, which is not."""
     graph, recorded = _run(tmp_path / "graph", epochs=5, step="graph", **SETTINGS[name]())
     _, eager = _run(tmp_path / "eager", epochs=5, step="eager", **SETTINGS[name]())
-    assert _fallback(graph) is None
-    assert graph.step_mode == "graph"
-    assert set(graph._stepper._recordings) == {8}
+    if _is_recordable(graph):
+        assert _fallback(graph) is None
+        assert graph.step_mode == "graph"
+        assert set(graph._stepper._recordings) == {8}
+    else:
+        assert "capturing" in _fallback(graph)
     torch.testing.assert_close(weights(recorded), weights(eager), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", LRS)
 def test_a_schedule_needs_no_new_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
-    """Where the kernels read the learning rate from the device; Adagrad has such ones from torch 2.14 on."""
     made, graph = [], torch.cuda.CUDAGraph
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: made.append(1) or graph())
     trainer, _ = _run(tmp_path, epochs=4, step="graph", optimizer=_optimizer(name), scheduler=_halving)
-    assert _fallback(trainer) is None
-    fused = trainer._optimizer.param_groups[0].get("fused")
-    assert len(made) == (1 if fused or name == "RMSprop" else 4)
+    assert (_fallback(trainer) is None) == _is_recordable(trainer)
+    assert len(made) == 1
 
 
 @pytest.mark.parametrize("step", ["graph", "eager"])
@@ -346,6 +352,7 @@ def test_a_model_with_dropout_is_recorded_and_drops_as_eager_steps_do(tmp_path: 
 
 
 @pytest.mark.skipif(which("cc") is None and which("gcc") is None, reason="torch.compile needs a C compiler")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore:TensorFloat32:UserWarning")
 def test_compiled_steps_are_recorded_too(tmp_path: Path):
     pytest.importorskip("triton")
     compiled, vae = _run(tmp_path / "compile", epochs=3, step="compile")
