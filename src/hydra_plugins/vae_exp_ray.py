@@ -34,8 +34,8 @@ class RayLauncher(Launcher):
         try:
             import hydra_plugins.hydra_ray_launcher.ray_launcher  # noqa: F401
         except ImportError as error:
-            told = f"hydra/launcher=ray needs other packages ({error}): pip install hydra-ray-launcher ray."
-            raise UserError(told) from error
+            message = f"hydra/launcher=ray needs other packages ({error}): pip install hydra-ray-launcher ray."
+            raise UserError(message) from error
         self.config, self._context = config, (hydra_context, task_function)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:

@@ -34,8 +34,8 @@ class SlurmLauncher(Launcher):
         try:
             from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher as Upstream
         except ImportError as error:
-            told = f"hydra/launcher=slurm needs another package ({error}): pip install hydra-submitit-launcher."
-            raise UserError(told) from error
+            message = f"hydra/launcher=slurm needs another package ({error}): pip install hydra-submitit-launcher."
+            raise UserError(message) from error
         if shutil.which("srun") is None:
             raise UserError(
                 "hydra/launcher=slurm: srun is not on PATH, so there is no Slurm here; use another launcher."

@@ -90,11 +90,11 @@ def print_result(result: Mapping[str, Any], directory: RunDirectory, config: Map
     """
     print_metrics(result["metrics"], f"After {result['epochs']} epochs")
     if {"train/elbo", "train/negative_elbo"} <= set(result["metrics"]):
-        lines_of_table = (
+        note = (
             "train/elbo averages over the epoch while the weights move; train/negative_elbo draws again after it."
         )
-        _console().print(lines_of_table, soft_wrap=True)
-    best, place = result["best"], _relative(directory.path)
+        _console().print(note, soft_wrap=True)
+    best, path = result["best"], _relative(directory.path)
     figures = sorted(path.name for path in directory.figures.glob("*.png"))
     lines = [
         *(
@@ -104,17 +104,17 @@ def print_result(result: Mapping[str, Any], directory: RunDirectory, config: Map
         *(["Stopped early: the monitor no longer improved."] if result.get("stopped_early") else []),
         f"Best {result['monitor']}: {best['value']:.3f} in epoch {best['epoch']}",
         f"Training took {result['seconds']['training']:.1f} s, the whole run {result['seconds']['total']:.1f} s.",
-        f"Run directory: {place}",
+        f"Run directory: {path}",
     ]
     if figures:
         lines.append(f"Figures: {_relative(directory.figures)} ({', '.join(figures)})")
     wandb = result["wandb"]
     if wandb and wandb["mode"] == "offline" and not wandb["error"]:
-        lines.append(f"Weights & Biases, offline: {_python()} -m vae_exp.sync {place} uploads it")
-        lines.append(f"Dashboard: {_python()} -m vae_exp.dashboard {place} shows it in a browser")
+        lines.append(f"Weights & Biases, offline: {_python()} -m vae_exp.sync {path} uploads it")
+        lines.append(f"Dashboard: {_python()} -m vae_exp.dashboard {path} shows it in a browser")
     lines += [
-        f"Next: {_python()} -m vae_exp.evaluate run={place}{_needed(config, directory)}",
-        f"      {_python()} -m vae_exp.generate run={place}{_needed(config, directory)}",
+        f"Next: {_python()} -m vae_exp.evaluate run={path}{_needed(config, directory)}",
+        f"      {_python()} -m vae_exp.generate run={path}{_needed(config, directory)}",
     ]
     for line in lines:
         _console().print(line, markup=False, highlight=False, soft_wrap=True)
@@ -125,13 +125,13 @@ def _needed(config: Mapping[str, Any], directory: RunDirectory) -> str:
     packages = packages_to_trust(config)
     trust = f" trust=[{','.join(packages)}]" if packages else ""
     data = config.get("data", {})
-    trust += _place_of_data(config, data, directory)
+    trust += _data_location(config, data, directory)
     if not data.get("path") or _holds_test_images(Path(str(data["path"])).expanduser()):
         return trust
     return f"{trust} split={'val' if data.get('validation_size') else 'train'}"
 
 
-def _place_of_data(config: Mapping[str, Any], data: Mapping[str, Any], directory: RunDirectory) -> str:
+def _data_location(config: Mapping[str, Any], data: Mapping[str, Any], directory: RunDirectory) -> str:
     """Where the data are, if a stored config alone may not say it."""
     try:
         require_safe({"data": data}, Caller(directory.path, packages_to_trust(config)), ["data"])

@@ -38,6 +38,6 @@ def _digits(part: slice) -> ImageSet:
 
 def _file() -> Path:
     """The file inside scikit-learn, whose own loader takes one to two seconds to import."""
-    found = find_spec("sklearn")
-    assert found is not None and found.origin is not None, "scikit-learn is a dependency"
-    return Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    package = find_spec("sklearn")
+    assert package is not None and package.origin is not None, "scikit-learn is a dependency"
+    return Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"

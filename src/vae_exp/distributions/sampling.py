@@ -134,9 +134,9 @@ def _(distribution: MixtureSameFamily, generator: torch.Generator, shape: Sequen
         uniform = drawn(torch.rand, cumulative[0], generator, shape)
         chosen = torch.searchsorted(cumulative, uniform, right=True).clamp(max=len(cumulative) - 1)
         components = sample(distribution.component_distribution, generator, shape)
-        place = chosen.reshape(*shape, 1, *[1] * len(distribution.event_shape))
-        place = place.expand(*shape, 1, *distribution.event_shape)
-        return components.gather(len(shape), place).squeeze(len(shape))
+        index = chosen.reshape(*shape, 1, *[1] * len(distribution.event_shape))
+        index = index.expand(*shape, 1, *distribution.event_shape)
+        return components.gather(len(shape), index).squeeze(len(shape))
 
 
 @contextmanager

@@ -27,9 +27,8 @@ class DivergenceFinder:
 
     def weights_are_finite(self) -> bool:
         """Whether everything that is trained is."""
-        return bool(
-            get_total_norm([each for _, each in self._named], inf).isfinite()
-        )  # the host waits for the device once
+        norm = get_total_norm([each for _, each in self._named], inf)
+        return bool(norm.isfinite())  # the host waits for the device once
 
     def require_finite(self, metrics: Mapping[str, float], position: Position) -> None:
         """Look at what an epoch is reported with, and at the weights it ends with.

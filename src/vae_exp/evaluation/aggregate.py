@@ -77,8 +77,8 @@ class AggregateEvaluator:
         log_count = log(len(images))
         per_part = max(1, _VALUES_AT_ONCE // (min(_BATCH, len(images)) * latents[0][0].numel()))
         under_mixture = 0.0
-        for place, drawn in enumerate(latents):
-            images.report(place / len(latents))
+        for number, drawn in enumerate(latents):
+            images.report(number / len(latents))
             for part in drawn.split(per_part):
                 under_mixture += (_log_sum(posteriors, part) - log_count).sum().item()
         draws = self._num_samples * len(images)

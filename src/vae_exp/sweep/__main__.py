@@ -133,9 +133,9 @@ def _summary(asked: argparse.Namespace) -> int:
             jobs, None if asked.sort in union(job.keys for job in jobs) else asked.sort, "--sort"
         )
         groups = _sorted_groups(combined(settings, keys, asked.others, metric), metric, asked.sort)
-        told = meaning(settings, keys, asked.others, metric)
+        caption = meaning(settings, keys, asked.others, metric)
         out.print(group_table(groups, f"Sweep {name}", metrics))
-        out.print(Text(f"Completed jobs: {told}; ± standard errors over seeds"), soft_wrap=True)
+        out.print(Text(f"Completed jobs: {caption}; ± standard errors over seeds"), soft_wrap=True)
     print_warnings(jobs, out)
     table = rows_of(jobs) if a_row_each or asked.group_by is None else rows_of_groups(groups)
     for path, write in ((asked.csv, write_csv), (asked.parquet, write_parquet)):
@@ -222,10 +222,10 @@ def _retry(asked: argparse.Namespace) -> int:
 
 
 def _trusted(word: str) -> list[str]:
-    found = re.fullmatch(r"trust=\[?([\w.,\s]*)\]?", word)
-    if not found:
+    names = re.fullmatch(r"trust=\[?([\w.,\s]*)\]?", word)
+    if not names:
         raise UserError(f"{word} is not known to retry; expected trust=[NAME,…].")
-    return [name for name in re.split(r"[,\s]+", found[1]) if name]
+    return [name for name in re.split(r"[,\s]+", names[1]) if name]
 
 
 def _place(sweep: Path, folder: Path) -> list[str]:

@@ -95,8 +95,8 @@ def curve(settings: Sequence[Group], metric: str, key: str, others: Others = "me
     values = np.array([setting.metrics[metric].mean for setting in settings])
     outside = _show_usual(axes, np.array([below.position(each.keys[key]) for each in settings]), values, "y")
     low, high = _usual(values)
-    for (label, found), colour, marker in zip(lines.items(), cycle(colours), cycle(markers), strict=False):
-        members = sorted(found, key=lambda setting: below.position(setting.keys[key]))
+    for (label, line), colour, marker in zip(lines.items(), cycle(colours), cycle(markers), strict=False):
+        members = sorted(line, key=lambda setting: below.position(setting.keys[key]))
         x = [below.position(setting.keys[key]) for setting in members]
         mean = np.array([setting.metrics[metric].mean for setting in members])
         mean[(mean < low) | (mean > high)] = np.nan  # drawn at the edge
@@ -109,20 +109,20 @@ def curve(settings: Sequence[Group], metric: str, key: str, others: Others = "me
             axes.plot(x, mean, label=label, linestyle="none", **style)
             axes.errorbar(x, mean, yerr=error, fmt="none", color=colour, alpha=alpha, linewidth=1)
     whole = combined(settings, [key], others, metric)
-    told = [
+    parts = [
         meaning(settings, [*settings[0].keys], others, metric),
         _errors_words(settings, metric, "bands" if below.is_numeric and not scattered else "bars"),
     ]
     if len(whole) < len(settings) and below.is_few:
         whole = sorted(whole, key=lambda group: below.position(group.keys[key]))
         x = [below.position(group.keys[key]) for group in whole]
-        line, marker = (":", "") if below.is_numeric else ("none", "_")
+        style_of_line, marker = (":", "") if below.is_numeric else ("none", "_")
         y = [group.metrics[metric].mean for group in whole]
-        axes.plot(x, y, color="0.2", linestyle=line, marker=marker, markersize=30, zorder=4)
-        told.append(f"{'dotted' if below.is_numeric else 'dashes'}: {others} over {', '.join(rest)}")
+        axes.plot(x, y, color="0.2", linestyle=style_of_line, marker=marker, markersize=30, zorder=4)
+        parts.append(f"{'dotted' if below.is_numeric else 'dashes'}: {others} over {', '.join(rest)}")
     below.lay_along(axes, "x")
     axes.set_ylabel(metric)
-    _caption(axes, [*told, _beyond_words(outside)])
+    _caption(axes, [*parts, _beyond_words(outside)])
     if rest and not many:
         axes.legend(fontsize="small", frameon=False)
     return figure
@@ -211,8 +211,8 @@ def rate_distortion(settings: Sequence[Group], rate: str, distortion: str) -> Fi
         figure.legend(loc="outside right upper", fontsize="small", frameon=False)
     axes.set_xlabel(f"{rate} (nats)")
     axes.set_ylabel(f"{distortion} (nats)")
-    told = [meaning(settings, keys, "mean", rate), _errors_words(settings, rate, "bars")]
-    _caption(axes, [*told, "grey lines: the same −ELBO", _beyond_words(outside)])
+    parts = [meaning(settings, keys, "mean", rate), _errors_words(settings, rate, "bars")]
+    _caption(axes, [*parts, "grey lines: the same −ELBO", _beyond_words(outside)])
     return figure
 
 
@@ -292,8 +292,8 @@ def _show_usual(axes: Axes, x: np.ndarray, y: np.ndarray, sides: str) -> np.ndar
             shown[side] = np.clip(values, low - edge / 2, high + edge / 2)
     outside: np.ndarray = markers != " "
     for number in np.flatnonzero(outside):
-        place = shown["x"][number], shown["y"][number]
-        axes.plot(*place, marker=str(markers[number]), color="0.3", markersize=7, linestyle="none", zorder=4)
+        point = shown["x"][number], shown["y"][number]
+        axes.plot(*point, marker=str(markers[number]), color="0.3", markersize=7, linestyle="none", zorder=4)
     return outside
 
 

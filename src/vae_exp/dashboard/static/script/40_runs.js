@@ -169,9 +169,9 @@ function combined(list, metric, judge = metric) {
     const sign = higher.has(judge) ? -1 : 1;
     chosen = estimatesOf(list, judge).sort((a, b) => sign * (a.mean - b.mean))[0]?.members ?? [];
   }
-  const found = estimatesOf(chosen, metric);
-  if (!found.length) return null;
-  return { mean: mean(found.map((each) => each.mean)), error: Math.sqrt(found.reduce((sum, each) => sum + each.error ** 2, 0)) / found.length };
+  const estimates = estimatesOf(chosen, metric);
+  if (!estimates.length) return null;
+  return { mean: mean(estimates.map((each) => each.mean)), error: Math.sqrt(estimates.reduce((sum, each) => sum + each.error ** 2, 0)) / estimates.length };
 }
 
 // What a number over some keys is: over how many seeds, and over which other keys.

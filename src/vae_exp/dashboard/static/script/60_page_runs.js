@@ -119,8 +119,8 @@ function tableRow(run, columns, selected, isBest) {
 
 function groupRow(value, members, columns) {
   const cells = headings(columns).slice(1).map((key) => {
-    const found = columns.metrics.includes(key) ? combined(members, key, mainMetric(members)) : null;
-    return el("th", { class: "number" }, found ? withError(found) : "");
+    const estimate = columns.metrics.includes(key) ? combined(members, key, mainMetric(members)) : null;
+    return el("th", { class: "number" }, estimate ? withError(estimate) : "");
   });
   const finished = members.filter(isFinished).length;
   const count = finished === members.length ? `${finished} runs` : `${finished} of ${members.length} runs finished`;
