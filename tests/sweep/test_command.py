@@ -95,6 +95,9 @@ def test_the_summary_is_sorted_and_grouped_as_asked(command, tmp_path: Path):
     _, out, _ = command("summary", sweep, "--group-by", "model.latent_dim")
     cells = [line.split("│")[1].strip() for line in out.splitlines() if line.startswith("│")]
     assert cells == ["16", "8", "2"]
+    code, _, err = command("summary", sweep, "--group-by", "model.latent_dim", "--sort", "model.hidden_dims")
+    assert code != 0
+    assert "--sort model.hidden_dims: no job has it" in err
     _, out, _ = command("summary", sweep, "--jobs", "--sort", "val/rate")
     assert len([line for line in out.splitlines() if line.startswith("│")]) == 12
 

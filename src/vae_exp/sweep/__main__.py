@@ -18,7 +18,7 @@ from vae_exp.sweep.best import as_words, best_jobs, means_over_seeds
 from vae_exp.sweep.clean import leftovers, remove
 from vae_exp.sweep.command_check import TRUST, require_plain_command
 from vae_exp.sweep.grouping import Group, combined, default_keys, grouped, in_order, meaning
-from vae_exp.sweep.jobs import Job, read_jobs, union, varying
+from vae_exp.sweep.jobs import Job, read_jobs, varying
 from vae_exp.sweep.metrics import best_first, chosen_metric, higher_is_better
 from vae_exp.sweep.plan import SEARCH, lasting_words, quoted, read_plan
 from vae_exp.sweep.pool.stop import StopRequests
@@ -129,9 +129,7 @@ def _summary(asked: argparse.Namespace) -> int:
         out.print(job_table(_sorted_jobs(jobs, asked.sort), f"Sweep {name}", metrics))
     else:
         settings = grouped(jobs, list(dict.fromkeys([*default_keys(jobs), *keys])))
-        metric = chosen_metric(
-            jobs, None if asked.sort in union(job.keys for job in jobs) else asked.sort, "--sort"
-        )
+        metric = chosen_metric(jobs, None if asked.sort in keys else asked.sort, "--sort")
         groups = _sorted_groups(combined(settings, keys, asked.others, metric), metric, asked.sort)
         caption = meaning(settings, keys, asked.others, metric)
         out.print(group_table(groups, f"Sweep {name}", metrics))
