@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ _NULL_GROUP = "Config group override must be"  # how Hydra's message begins then
 _NAMES_A_RUN = ("evaluate", "generate")
 
 
+@cache
 def config_directory() -> Path:
     """The folder `conf`: inside the installed package, or beside `src` in a checkout.
 
