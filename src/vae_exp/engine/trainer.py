@@ -283,21 +283,21 @@ class Trainer:
             self._finder.require_finite(metrics, self.position)
             metrics = self._evaluations.run(self._evaluations.due(epoch), self.position.step, guard) | metrics
             for name, message in (self._collapse.look(metrics) if self._collapse else {}).items():
-                self._warn(name, message, epoch)
+                if self._keep_warning(name, message, epoch):
+                    _log.warning("%s, epoch %d: %s", name.replace("_", " ").capitalize(), epoch, message)
         fallback = getattr(self._stepper, "fallback", None)
         if fallback:
-            self._warn("no_cuda_graph", f"steps are not recorded as a CUDA graph ({fallback}).", epoch)
+            self._keep_warning("no_cuda_graph", f"steps are not recorded as a CUDA graph ({fallback}).", epoch)
         return metrics
 
-    def _warn(self, name: str, message: str, epoch: int) -> None:
-        """Log a warning once in a run, and keep it for checkpoints, trackers and `result.json`."""
+    def _keep_warning(self, name: str, message: str, epoch: int) -> bool:
+        """Keep the first warning of a name for checkpoints, trackers and `result.json`; whether this is it."""
         if any(warning["name"] == name for warning in self.warnings):
-            return
+            return False
         self.warnings.append({"name": name, "epoch": epoch, "message": message})
-        title = name.replace("_", " ")
-        _log.warning("%s, epoch %d: %s", title.capitalize(), epoch, message)
         for tracker in self._trackers:
-            tracker.warn(title, f"epoch {epoch}: {message}")
+            tracker.warn(name.replace("_", " "), f"epoch {epoch}: {message}")
+        return True
 
     def _train_epoch(self, guard: InterruptGuard, progress: ProgressDisplay) -> Tensor:
         """The rest of an epoch; the sums over all its images of loss, distortion and rate, in nats."""
