@@ -128,7 +128,7 @@ def build_loss(
         image_shape: `[channels, height, width]` of the data.
         training_images: How many there are; what a loss takes for its `dataset_size` where the config has null.
         batch_size: Images of a training step; None leaves it unchecked.
-        device: Where it will train; None is the CPU.
+        device: Where eager steps in float32 will run; None leaves their memory unchecked.
 
     Raises:
         UserError: if it cannot be built, does not return one term per image, does not fit the likelihood or the
@@ -147,9 +147,8 @@ def build_loss(
             f"images of a batch; it must be at least {least}."
         )
     _check_likelihood(built, loss["_target_"], vae)
-    if batch_size is not None:
-        share = -(-batch_size // torchrun.size())
-        require_memory(built, vae, image_shape, share, device or torch.device("cpu"))
+    if batch_size is not None and device is not None:
+        require_memory(built, vae, image_shape, -(-batch_size // torchrun.size()), device)
     _check_terms(built, loss["_target_"], vae, list(image_shape))
     return built
 

@@ -241,7 +241,9 @@ def _prepare(
     check_labels(vae, splits.val, "validation")
     set_output_bias(vae, settings.model.output_bias, splits.train)
     batch_size = settings.trainer.batch_size
-    loss = build_loss(plain["loss"], vae, splits.image_shape, len(splits.train), batch_size, device)
+    keeps_all = settings.trainer.precision != "bf16" and settings.trainer.step != "compile"  # these keep less
+    counted_on = device if keeps_all else None
+    loss = build_loss(plain["loss"], vae, splits.image_shape, len(splits.train), batch_size, counted_on)
     recipe = _recipe(settings, loss, splits.train, splits.val)
     evaluators = build_evaluators(plain["evaluator"])
     scored = splits.val if len(splits.val) else splits.train

@@ -89,6 +89,15 @@ def test_the_environment_sets_the_threads_and_the_run_says_so(command, tmp_path,
     assert f"trainer.threads={own + 1} is not used: OMP_NUM_THREADS is set; {own} instead" in log
 
 
+def test_memory_is_counted_for_steps_in_float32_alone(command, tmp_path, monkeypatch):
+    """Autocast keeps half of it, and a run that fits must not be refused."""
+    monkeypatch.setattr("vae_exp.engine.memory._total_memory", lambda device: 1000)
+    refused = command("train", "data=digits", "tracker=none")
+    assert refused.code == 1
+    assert "GiB for its gradients" in refused.err
+    trained(command, tmp_path, "half", "trainer.precision=bf16")
+
+
 def test_black_and_white_images_are_scored_as_such(command, tmp_path):
     for binarization in ("dynamic", "fixed"):
         trained(command, tmp_path, binarization, f"data.binarization={binarization}")
