@@ -35,8 +35,8 @@ class Told:
         attempts = directory.path / "attempts.txt"
         again = attempts.exists()
         with attempts.open("a") as file:
-            seen = os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("OMP_NUM_THREADS")
-            file.write(f"{began} {time.monotonic()} {seen[0]} {seen[1]}\n")
+            gpu, threads = os.environ.get("CUDA_VISIBLE_DEVICES") or "none", os.environ.get("OMP_NUM_THREADS")
+            file.write(f"{began} {time.monotonic()} {gpu} {threads}\n")
         print("printed by the job", flush=True)
         if self.what == "memory" and not again:
             raise MemoryExhaustedError("cpu ran out of memory")
