@@ -54,9 +54,10 @@ class NearestCodes(_Codes):
     @cached_property
     def indices(self) -> Tensor:
         """Which entry, `[batch, positions]`: argmin ‖e‖² − 2 zᵀe, in float64, exact for large entries too."""
+        dtype = torch.float32 if self.codebook.device.type == "mps" else torch.float64  # which MPS has not
         with torch.no_grad():
-            entries = self.codebook.double()
-            return (entries.square().sum(dim=-1) - 2 * self.outputs.double() @ entries.T).argmin(dim=-1)
+            entries = self.codebook.to(dtype)
+            return (entries.square().sum(dim=-1) - 2 * self.outputs.to(dtype) @ entries.T).argmin(dim=-1)
 
     @property
     def entries(self) -> Tensor:
