@@ -489,7 +489,7 @@ def test_an_interrupted_upload_goes_on_where_it_was(
     out, err = started.communicate(timeout=20)
     assert started.returncode == 128 + number, out + err
     assert "2 uploaded, 0 failed, 2 left" in out
-    assert "goes on where it was" in err
+    assert "run the same command to continue" in err
     assert sorted(name[-3:] for name in memory(root)) == ["aaa", "bbb"]
     server.behave()
     assert "2 uploaded, 0 failed, 2 uploaded before" in upload(root).out

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
-_NOT_OF_A_USER = {"vae_exp", *sys.stdlib_module_names}
+_NOT_OF_A_USER = {"vae_exp", "hydra", "numpy", "omegaconf", "torch", "torchvision", *sys.stdlib_module_names}
 
 
 class UserError(Exception):

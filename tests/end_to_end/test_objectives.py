@@ -1,9 +1,10 @@
 """Every objective through the real command."""
 
-import json
 from pathlib import Path
 
 import pytest
+
+from vae_exp.tracking.metrics_file import read_row
 
 RUN = (
     "data=digits",
@@ -30,7 +31,7 @@ OBJECTIVES = {
 
 
 def lines(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [read_row(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
 
 
 @pytest.mark.parametrize("loss", OBJECTIVES)

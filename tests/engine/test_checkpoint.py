@@ -1,15 +1,17 @@
 import pickle
+import random
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
 from vae_exp.engine.checkpoint import FORMAT, load_checkpoint, save_checkpoint
-from vae_exp.engine.determinism import generator, process_random_state
+from vae_exp.engine.determinism import generator, process_random_state, restore_process_random_state
 from vae_exp.errors import UserError
 
 CPU = torch.device("cpu")
@@ -163,8 +165,10 @@ def test_the_states_of_generators_are_plain_enough(tmp_path: Path):
     save_checkpoint(tmp_path / "last.pt", state)
     loaded = load_checkpoint(tmp_path / "last.pt", CPU)
     assert torch.equal(loaded["noise"], state["noise"])
-    assert loaded["process"]["python"] == state["process"]["python"]
-    assert loaded["process"]["numpy"] == state["process"]["numpy"]
+    before = random.getstate(), np.random.get_state(legacy=True)[1].tolist()
+    random.random(), np.random.rand()
+    restore_process_random_state(loaded["process"], CPU)
+    assert (random.getstate(), np.random.get_state(legacy=True)[1].tolist()) == before
 
 
 @pytest.mark.parametrize(("content", "found"), [({"vae": {}}, "None"), ([1, 2], "list")])
