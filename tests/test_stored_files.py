@@ -408,6 +408,22 @@ def test_retry_imports_no_class_that_is_not_trusted(retry, tmp_path: Path, monke
     assert (tmp_path / "mark").exists()
 
 
+@pytest.mark.parametrize("name", ["job/train.log", "job", "summary.csv"])
+def test_retry_writes_through_no_link_that_leads_out_of_the_sweep(name, retry, tmp_path: Path):
+    outside = tmp_path / "outside"
+    link = tmp_path / "multirun" / "theirs" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(outside)
+    assert f"{link} leads out of" in retry(["seed=0"])
+    assert not outside.exists()
+
+
+def test_retry_waits_for_no_pipe(retry, tmp_path: Path):
+    (tmp_path / "multirun" / "theirs").mkdir(parents=True)
+    os.mkfifo(tmp_path / "multirun" / "theirs" / "train.log")
+    assert "train.log is neither a file nor a folder" in retry(["seed=0"])
+
+
 OTHER_CODE = [
     "--config-dir=theirs",
     "--config-path=/theirs",

@@ -13,6 +13,7 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from vae_exp.errors import InUseError, UserError
+from vae_exp.plain_files import read_json
 
 _STAYS = (".lock", "train.log", "output.log", "previous")  # when an attempt is set aside: open, or kept already
 _TEMPORARY = ".*.[0-9]*.tmp"
@@ -155,11 +156,9 @@ class RunDirectory:
             UserError: if the file is there and is not a JSON object.
         """
         try:
-            result = json.loads(self.result.read_text())
+            result = read_json(self.result)
         except FileNotFoundError:
             return None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{self.result} is not valid JSON ({error}).") from error
         if not isinstance(result, dict):
             raise UserError(f"{self.result} holds {type(result).__name__}; expected a JSON object.")
         return result
@@ -209,13 +208,22 @@ def absolute_path(key: str, value: str) -> Path:
 
 
 def require_inside(path: Path, folder: Path) -> None:
-    """Refuse to write through a link that leads out of a folder.
+    """Refuse to write through a link that leads out of a folder, or into a pipe or a device.
 
     Raises:
         UserError: names the path and where it leads.
     """
     if not path.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{path} leads out of {folder}, to {path.resolve()}; refused.")
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(f"{path} is neither a file nor a folder; refused.")
+
+
+def require_all_inside(folder: Path) -> None:
+    """`require_inside` for all that a folder holds."""
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            require_inside(Path(parent, name), folder)
 
 
 def require_writable(path: Path, key: str) -> None:
@@ -290,8 +298,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def merge_json(path: Path, what: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]]) -> None:
     """Write `what` and `parts`; parts that the file has of the very same `what` stay beside the new ones."""
     try:
-        before = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+        before = read_json(path)
+    except (FileNotFoundError, UserError):
         before = {}
     same = isinstance(before, dict) and all(before.get(key) == value for key, value in what.items())
     merged = {key: {**(before.get(key, {}) if same else {}), **part} for key, part in parts.items()}

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -45,6 +44,7 @@ from vae_exp.errors import DivergedError, Interrupted, Pruned, UserError
 from vae_exp.evaluation.audit import audit
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
+from vae_exp.plain_files import read_yaml
 from vae_exp.resumption import Resumption, mend_checkpoints, read_resumption
 from vae_exp.run_directory import RunDirectory, owned, write_atomically, write_json
 from vae_exp.settings import TrainSettings, checked, plain_config
@@ -491,9 +491,9 @@ def _pruner(settings: TrainSettings) -> Pruner | None:
 def _run_name(directory: RunDirectory) -> str:
     """`digits-mlp_19-26-15-c04f2e13`: the data and the model of a single run, and its directory's name."""
     try:
-        choices = yaml.safe_load(directory.hydra_config.read_text())["hydra"]["runtime"]["choices"]
+        choices = read_yaml(directory.hydra_config)["hydra"]["runtime"]["choices"]
         return f"{choices['data']}-{choices['model']}_{directory.path.name}"
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):  # none of Hydra's files is needed
+    except (OSError, UserError, KeyError, TypeError):  # none of Hydra's files is needed
         return directory.path.name
 
 

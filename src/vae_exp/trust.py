@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.utils import get_object
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from vae_exp.errors import UserError
+from vae_exp.plain_files import read_yaml
 
 # A reference to another node of the config, or to an environment variable with a plain default.
 _HARMLESS = re.compile(r"\$\{(?:\.*\w[\w.\[\]]*|oc\.env:\w+(?:,[^${}]*)?)\}")
-_MOST_BYTES = 1_000_000
 _SPECIAL_KEYS = {"_partial_", "_args_", "_convert_", "_recursive_", "()"}
 
 
@@ -98,17 +97,7 @@ def require_plain_yaml(path: Path) -> None:
     """
     if not path.exists():
         return
-    if not path.is_file() or path.stat().st_size > _MOST_BYTES:
-        raise UserError(f"{path} is not a file of at most {_MOST_BYTES:,} bytes, as stored configs are; refused.")
-    try:
-        text = path.read_text(encoding="utf-8")
-        aliases = [token for token in yaml.scan(text) if isinstance(token, yaml.AliasToken)]
-        content = None if aliases else yaml.safe_load(text)
-    except Exception as error:  # a YAML constructor stumbles over its values in any way it likes
-        raise UserError(f"{path} is not plain YAML: {type(error).__name__}: {error}") from error
-    if aliases:
-        raise UserError(f"{path} holds the alias *{aliases[0].value}, which no stored config has; refused.")
-    for key, _ in _entries(content, ()):
+    for key, _ in _entries(read_yaml(path), ()):
         if key[-1] == "()":
             raise UserError(f"{path} names a callable at {'.'.join(key)}; refused.")
 
@@ -121,7 +110,7 @@ def require_no_resolvers(path: Path) -> None:
     Raises:
         UserError: names the key and its value.
     """
-    for call in resolver_calls(yaml.safe_load(path.read_text())):
+    for call in resolver_calls(read_yaml(path)):
         raise UserError(f"{path} has {call}, which calls a resolver; refused.")
 
 

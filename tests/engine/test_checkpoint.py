@@ -1,6 +1,8 @@
+import os
 import pickle
 import random
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +193,17 @@ def test_a_write_that_fails_half_way_leaves_the_old_checkpoint(tmp_path: Path, m
         save_checkpoint(path, {"epoch": 2})
     assert load_checkpoint(path, CPU)["epoch"] == 1
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path):
+    os.mkfifo(tmp_path / "last.pt")
+    assert "not a regular file" in _refused(tmp_path / "last.pt")
+
+
+def test_a_compressed_archive_is_refused_before_it_unpacks(tmp_path: Path):
+    save_checkpoint(tmp_path / "plain.pt", {"zeros": torch.zeros(1000)})
+    packed = zipfile.ZipFile(tmp_path / "last.pt", "w", zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    assert "may unpack without bound" in _refused(tmp_path / "last.pt")

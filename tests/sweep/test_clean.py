@@ -74,3 +74,13 @@ def test_a_folder_that_is_no_sweep_is_left_alone(tmp_path: Path):
     make_job(tmp_path, ["a=1"], "failed")
     with pytest.raises(UserError, match=r"has no sweep\.json"):
         leftovers(tmp_path, checkpoints=False)
+
+
+def test_nothing_outside_the_sweep_is_removed_through_a_link(tmp_path: Path):
+    job, outside = make_job(tmp_path / "sweep", ["a=1"]), tmp_path / "outside"
+    outside.mkdir()
+    (outside / "last.pt").write_bytes(b"0")
+    (job / "checkpoints").symlink_to(outside)
+    with pytest.raises(UserError, match=r"checkpoints leads out of .*sweep, to .*outside"):
+        leftovers(_sweep(tmp_path / "sweep"), checkpoints=True)
+    assert (outside / "last.pt").exists()

@@ -56,12 +56,16 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 def _require_undamaged(path: Path) -> None:
-    """Compare the check sums of an archive, which torch does not."""
+    """Refuse what is no file or unpacks without bound, and compare the check sums, which torch does not."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is not a regular file")
     with path.open("rb") as file:
         if not zipfile.is_zipfile(file):
             return
         file.seek(0)
         with zipfile.ZipFile(file) as archive:
+            if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+                raise ValueError("it is compressed, which no checkpoint is, and may unpack without bound")
             damaged = archive.testzip()
     if damaged is not None:
         raise ValueError(f"{damaged} in it is damaged")

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.text import Text
 
 from vae_exp.errors import UserError, exit_with_message
-from vae_exp.run_directory import require_writable
+from vae_exp.run_directory import require_all_inside, require_writable
 from vae_exp.sweep.best import as_words, best_jobs, means_over_seeds
 from vae_exp.sweep.clean import leftovers, remove
 from vae_exp.sweep.command_check import TRUST, require_plain_command
@@ -199,6 +199,8 @@ def _retry(asked: argparse.Namespace) -> int:
     if not commands:
         raise UserError(f"{asked.sweep} does not say how it was started: there is no sweep.json to go by.")
     trust = _trusted(asked.trust)
+    if TRUST not in trust:
+        require_all_inside(asked.sweep)
     for command in commands:
         folder, words = Path(command["folder"]), lasting_words(command["words"])
         if not folder.is_dir():

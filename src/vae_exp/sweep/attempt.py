@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_exp.errors import UserError
+from vae_exp.plain_files import read_yaml
 from vae_exp.run_directory import RunDirectory, write_atomically
 from vae_exp.sweep.identity import identifying_text
 from vae_exp.sweep.jobs import read_overrides
@@ -84,9 +85,10 @@ def _require_the_same(directory: RunDirectory, config: DictConfig) -> None:
     if not directory.config.exists():
         return
     try:
+        read_yaml(directory.config)  # refuses what could wait or grow
         stored = OmegaConf.load(directory.config)
         same = isinstance(stored, DictConfig) and identifying_text(stored) == identifying_text(config)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException):
+    except (OSError, UserError, yaml.YAMLError, OmegaConfBaseException):
         same = False
     if not same:
         raise UserError(
@@ -97,7 +99,6 @@ def _require_the_same(directory: RunDirectory, config: DictConfig) -> None:
 def _started(directory: RunDirectory) -> str | None:
     """When the sweep that began the run of a directory was started."""
     try:
-        stored = yaml.safe_load(directory.config.read_text())
-        return str(stored["sweep"]["started"])
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+        return str(read_yaml(directory.config)["sweep"]["started"])
+    except (OSError, UserError, KeyError, TypeError):
         return None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vae_exp.errors import UserError
-from vae_exp.run_directory import RunDirectory, owned
+from vae_exp.run_directory import RunDirectory, owned, require_all_inside
 from vae_exp.sweep.attempt import FINISHED, status_of
 from vae_exp.sweep.plan import FILE
 
@@ -40,10 +40,11 @@ def leftovers(sweep: Path, *, checkpoints: bool) -> list[Leftover]:
         checkpoints: Whether finished jobs give up what only a resumption would need.
 
     Raises:
-        UserError: if the directory is not that of a sweep of ours.
+        UserError: if the directory is not that of a sweep of ours, or has links that lead out of it.
     """
     if not (sweep / FILE).is_file():
         raise UserError(f"{sweep} has no {FILE}: it is not the directory of a sweep; nothing is removed.")
+    require_all_inside(sweep)
     directories = [RunDirectory(path.parent) for path in sorted(sweep.glob("*/.hydra"))]
     return [each for directory in directories if not directory.is_owned() for each in _of(directory, checkpoints)]
 

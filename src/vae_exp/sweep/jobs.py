@@ -1,20 +1,18 @@
 """The jobs of a sweep as their directories tell of them, while it runs and afterwards."""
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vae_exp.errors import UserError
+from vae_exp.plain_files import read_yaml
 from vae_exp.run_directory import RunDirectory
 from vae_exp.sweep.plan import job_key, keys_of, own_words, read_plan
 from vae_exp.tracking.metrics_file import read_row
 
 _TAIL_BYTES = 16_384
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 NOT_STARTED = "not started"
 RUNNING = "running"
 
@@ -109,8 +107,8 @@ def union(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
 def read_overrides(path: Path) -> list[str]:
     """The overrides that a job was started with; empty where they cannot be read."""
     try:
-        overrides = yaml.load(path.read_text(), Loader=_LOADER)  # noqa: S506 - a safe loader
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        overrides = read_yaml(path)
+    except (OSError, UserError):
         return []
     return [str(each) for each in overrides] if isinstance(overrides, list) else []
 
@@ -156,5 +154,7 @@ def _numbers(metrics: Any) -> dict[str, float]:
     if not isinstance(metrics, dict):
         return {}
     return {
-        str(key): value for key, value in metrics.items() if isinstance(value, int | float) and isfinite(value)
+        str(key): value
+        for key, value in metrics.items()
+        if isinstance(value, int | float) and abs(value) <= sys.float_info.max
     }

@@ -1,6 +1,5 @@
 """What a sweep was asked for: the commands, and the jobs that follow from them, in `sweep.json`."""
 
-import json
 import logging
 import re
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from vae_exp.errors import UserError
+from vae_exp.plain_files import read_json
 from vae_exp.run_directory import write_json
 from vae_exp.sweep.identity import NOT_COUNTED, NOT_PART_OF_IDENTITY
 
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 FILE = "sweep.json"
 SEARCH = "optuna.journal"  # beside it, where jobs are searched for
 _LOCK_SECONDS = 30
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError)
+_UNREADABLE = (OSError, UserError, KeyError, TypeError)
 
 
 @dataclass
@@ -47,7 +47,7 @@ def read_plan(sweep: Path) -> Plan:
 
 
 def _parsed(path: Path) -> Plan:
-    found = json.loads(path.read_text())
+    found = read_json(path)
     jobs = [[str(word) for word in job] for job in found["jobs"]]
     commands = [
         {"words": [str(word) for word in each["words"]], "folder": str(each["folder"])}

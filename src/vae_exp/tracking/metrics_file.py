@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TextIO
 from zlib import crc32
 
+from vae_exp.plain_files import read_regular
 from vae_exp.run_directory import to_json_line, write_atomically
 
 _log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class MetricsFile:
         self._file = self._path.open("a", buffering=1)
 
     def _undamaged(self) -> list[bytes]:
-        content = self._path.read_bytes().split(b"\n") if self._epochs and self._path.exists() else []
+        content = read_regular(self._path).split(b"\n") if self._epochs and self._path.exists() else []
         by_epoch: dict[Any, bytes] = {}
         for number, line in enumerate(content, 1):
             row = read_row(line)

@@ -1,11 +1,11 @@
 """What has been uploaded, remembered beside the runs."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vae_exp.errors import UserError
+from vae_exp.plain_files import read_json
 from vae_exp.run_directory import write_json
 from vae_exp.uploading.offline_runs import SEGMENT, OfflineRun, Segment, folders_of
 
@@ -58,10 +58,10 @@ class Memory:
 
     def _read(self) -> dict[str, Any]:
         try:
-            entries = json.loads(self._path.read_text())
+            entries = read_json(self._path)
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
+        except (OSError, UserError) as error:
             raise UserError(
                 f"{self._path} cannot be read ({error}); remove it to upload everything again."
             ) from error

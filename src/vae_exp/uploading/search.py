@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vae_exp.errors import UserError
+from vae_exp.plain_files import read_yaml
 from vae_exp.run_directory import RunDirectory
 from vae_exp.uploading.offline_runs import SEGMENT, OfflineRun, read_folder
 
 _MEMO = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE")
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Search:
@@ -144,8 +142,8 @@ class Tracked:
 
 def _read_yaml(path: Path, *keys: str) -> Any:
     try:
-        value = yaml.load(path.read_text(), Loader=_LOADER)  # noqa: S506 - a safe loader
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        value = read_yaml(path)
+    except (OSError, UserError):
         return None
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
@@ -154,6 +152,8 @@ def _read_yaml(path: Path, *keys: str) -> Any:
 
 def _id_in_checkpoint(path: Path) -> str | None:
     """The W&B id that a checkpoint remembers: read without torch, and without running what it says."""
+    if not path.is_file():
+        return None
     try:
         with zipfile.ZipFile(path) as archive:
             name = next(each for each in archive.namelist() if each.endswith("/data.pkl"))
