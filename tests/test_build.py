@@ -114,6 +114,10 @@ def test_a_users_encoder_needs_no_fork(generator):
         (["model.encoder._target_=vae_exp.model.encoders.Nope"], r"encoders\.Nope cannot be instantiated"),
         (["model._target_=torch.nn.Identity"], r"model\._target_=torch\.nn\.Identity"),
         (["model.activation=swish"], r"model\.activation=swish is not known"),
+        (
+            ["model.encoder.hidden_dims=[0]"],
+            r"layers of \[64, 0\] units; every width must be at least 1",
+        ),
         (["+model.encoder.depth=3"], r"model\.encoder\._target_=.*depth"),
     ],
 )

@@ -15,6 +15,7 @@ REFUSED = {
     ("experiment=burda_iwea",): ["experiment=burda_iwea is not an option", "did you mean burda_iwae"],
     ("experiment=nope", "--multirun", "seed=0,1"): ["experiment=nope is not an option", "seed_post"],
     ("experiment=[nope]",): ["experiment=[nope] is a list", "takes one option"],
+    ("evaluator=[1]",): ["evaluator=[1]: 1 is not an option of evaluator", "list of names"],
     ("optimizer=[adam,sgd]",): ["optimizer=[adam,sgd] is a list", "--multirun optimizer=adam,sgd"],
     ("loss=[elbo,iwae]",): ["loss=[elbo,iwae] is a list"],
     ("data=[digits,mnist]",): ["data=[digits,mnist] is a list"],

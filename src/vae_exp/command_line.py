@@ -98,6 +98,9 @@ def _prepare_override(override: str, config_name: str) -> str:
     if group in _MAY_BE_EMPTY and chosen in ("", None) and not parsed.is_delete():
         return f"{group}=[]"
     for choice in chosen.list if isinstance(chosen, ChoiceSweep) else [chosen]:
+        for name in choice if isinstance(choice, list) else []:
+            if not isinstance(name, str):  # Hydra fails on it
+                raise UserError(f"{override}: {name} is not an option of {group}; expected a list of names.")
         if isinstance(choice, list) and choice and group not in _LISTS:
             names = ",".join(map(str, choice))
             each = f"; --multirun {group}={names} tries each of them" if len(choice) > 1 else ""

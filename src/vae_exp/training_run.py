@@ -241,6 +241,8 @@ def _prepare(
     check_labels(vae, splits.val, "validation")
     set_output_bias(vae, settings.model.output_bias, splits.train)
     batch_size = settings.trainer.batch_size
+    if batch_size > len(splits.train):
+        raise UserError(f"trainer.batch_size={batch_size} is larger than the {len(splits.train)} training images.")
     keeps_all = settings.trainer.precision != "bf16" and settings.trainer.step != "compile"  # these keep less
     counted_on = device if keeps_all else None
     loss = build_loss(plain["loss"], vae, splits.image_shape, len(splits.train), batch_size, counted_on)
@@ -448,10 +450,6 @@ def _save_config(config: Any, path: Path) -> None:
 
 def _recipe(settings: TrainSettings, loss: Loss, train: ImageSet, val: ImageSet) -> Recipe:
     trainer = settings.trainer
-    if trainer.batch_size > len(train):
-        raise UserError(
-            f"trainer.batch_size={trainer.batch_size} is larger than the {len(train)} training images."
-        )
     monitor = trainer.monitor or f"{'val' if len(val) else 'train'}/{getattr(loss, 'monitor', 'loss')}"
     known = [
         f"{split}/{name}"

@@ -11,6 +11,7 @@ REFUSED = {
     ("model.hidden_dims=[0]",): ["model.hidden_dims=[0]", "at least 1"],
     ("model.hidden_dims=500",): ["model.hidden_dims"],
     ("trainer.batch_size=0",): ["trainer.batch_size=0", "at least 1"],
+    ("trainer.batch_size=99999999999999999999999",): ["trainer.batch_size=9999", "1200 training images"],
     ("trainer.batch_size=1201",): ["trainer.batch_size=1201", "1200 training images"],
     ("optimizer.lr=-1",): ["optimizer.lr=-1", "greater than 0"],
     ("optimizer.lrr=1",): ["optimizer.lrr", "did you mean optimizer.lr?"],

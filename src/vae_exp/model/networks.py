@@ -51,7 +51,12 @@ def mlp(sizes: Sequence[int], activation: str) -> nn.Sequential:
     """Linear layers from `sizes[0]` to `sizes[-1]`, each followed by the activation.
 
     With a single size the stack is empty and passes its input on.
+
+    Raises:
+        ValueError: if a size is below 1.
     """
+    if min(sizes) < 1:
+        raise ValueError(f"layers of {list(sizes)} units; every width must be at least 1.")
     return nn.Sequential(
         *(layer for inputs, outputs in pairwise(sizes) for layer in linear(inputs, outputs, activation))
     )
