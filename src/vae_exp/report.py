@@ -110,11 +110,11 @@ def print_result(result: Mapping[str, Any], directory: RunDirectory, config: Map
         lines.append(f"Figures: {_relative(directory.figures)} ({', '.join(figures)})")
     wandb = result["wandb"]
     if wandb and wandb["mode"] == "offline" and not wandb["error"]:
-        lines.append(f"Weights & Biases, offline: {_python()} -m vae_exp.sync {path} uploads it")
-        lines.append(f"Dashboard: {_python()} -m vae_exp.dashboard {path} shows it in a browser")
+        lines.append(f"Weights & Biases, offline: {python_command()} -m vae_exp.sync {path} uploads it")
+        lines.append(f"Dashboard: {python_command()} -m vae_exp.dashboard {path} shows it in a browser")
     lines += [
-        f"Next: {_python()} -m vae_exp.evaluate run={path}{_needed(config, directory)}",
-        f"      {_python()} -m vae_exp.generate run={path}{_needed(config, directory)}",
+        f"Next: {python_command()} -m vae_exp.evaluate run={path}{_needed(config, directory)}",
+        f"      {python_command()} -m vae_exp.generate run={path}{_needed(config, directory)}",
     ]
     for line in lines:
         _console().print(line, markup=False, highlight=False, soft_wrap=True)
@@ -150,7 +150,7 @@ def _holds_test_images(path: Path) -> bool:
     return "images.npy" not in names or "test_images.npy" in names
 
 
-def _python() -> str:
+def python_command() -> str:
     """What starts this interpreter here: `python` in an activated environment, else its path."""
     found = shutil.which("python")
     if found and Path(found).samefile(sys.executable) and Path(found).parent == Path(sys.executable).parent:

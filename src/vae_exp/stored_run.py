@@ -157,10 +157,12 @@ def open_for(settings: StoredRunSettings) -> StoredRun:
 
 def _latest_run() -> Path:
     """The directory below `outputs` whose checkpoint was written last."""
-    checkpoints = list(Path("outputs").glob("*/*/checkpoints/last.pt"))
+    checkpoints = list(Path("outputs").glob("**/checkpoints/last.pt"))
     if not checkpoints:
         raise UserError("run=latest: no run in outputs has a checkpoint; name its directory.")
-    return max(checkpoints, key=lambda path: path.stat().st_mtime).parent.parent
+    run = max(checkpoints, key=lambda path: path.stat().st_mtime).parent.parent
+    print(f"The latest run is {run}", flush=True)
+    return run
 
 
 def _choose_checkpoint(place: RunDirectory, wanted: str | None) -> str:

@@ -39,7 +39,7 @@ def _task(config: DictConfig) -> None:
     sweep = hydra.sweep.dir.rpartition("/")[2] if hydra.mode == RunMode.MULTIRUN else None
     try:
         with InterruptGuard() as guard:
-            from vae_exp.report import print_result
+            from vae_exp.report import print_result, python_command
             from vae_exp.sweep_job import run_job
             from vae_exp.training_run import assist, resume, train
 
@@ -56,7 +56,7 @@ def _task(config: DictConfig) -> None:
     except Interrupted as interruption:
         if not torchrun.assists():
             print(f"Interrupted; everything up to here is in {directory.path}", file=sys.stderr)
-            print(f"Resume: {sys.executable} -m vae_exp.train resume={directory.path}", file=sys.stderr)
+            print(f"Resume: {python_command()} -m vae_exp.train resume={directory.path}", file=sys.stderr)
         sys.exit(interruption.exit_code)
     except InUseError as error:
         if sweep is None:

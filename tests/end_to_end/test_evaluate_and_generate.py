@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,10 +97,11 @@ def test_generate_draws_test_images_and_keeps_the_arrays(command, copied_run):
 
 
 def test_a_bare_path_or_latest_names_the_run(command, digits_run, tmp_path):
-    first, second = (shutil.copytree(digits_run, tmp_path / "outputs" / "day" / name) for name in ("a(1)", "b"))
+    first, second = (shutil.copytree(digits_run, tmp_path / "outputs" / name) for name in ("day/a(1)", "b"))
     os.utime(first / "checkpoints" / "last.pt", (1, 1))
     finished = command("generate", "run=latest", "columns=2", "manifold_side=2")
     assert finished.code == 0, finished.err
+    assert f"The latest run is {Path('outputs', 'b')}" in finished.out
     assert (second / "generated" / "samples.png").exists()
     assert not (first / "generated").exists()
     finished = command("evaluate", "evaluator=[elbo]", "outputs/day/a(1)")
