@@ -291,6 +291,16 @@ def test_schedulers_need_an_optimizer_and_may_be_absent():
         build_scheduler({"_target_": "torch.optim.lr_scheduler.StepLR"}, optimizer)
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [("StepLR", "step_size", 0), ("CosineAnnealingLR", "T_max", 0), ("MultiStepLR", "milestones", [3, -1])],
+)
+def test_schedules_that_torch_would_stumble_over_are_refused_by_their_key(name, key, value):
+    optimizer = build_optimizer({"_target_": "torch.optim.SGD", "lr": 0.1}, nn.Linear(2, 2).parameters())
+    with pytest.raises(UserError, match=rf"scheduler\.{key}=.* must be at least 1"):
+        build_scheduler({"_target_": f"torch.optim.lr_scheduler.{name}", key: value}, optimizer)
+
+
 def test_a_source_or_evaluator_without_its_methods_is_refused():
     with pytest.raises(UserError, match=r"evaluator\.mine\._target_=.* without 'run'"):
         build_evaluators({"mine": {"_target_": "torch.nn.Identity"}})

@@ -54,6 +54,9 @@ def build_splits(data: DataSettings, may_download: bool = True) -> Splits:
     )
 
 
+_LEAST_OF_SCHEDULERS = {"step_size": 1, "T_max": 1, "milestones": 1, "patience": 0}
+
+
 def build_vae(model: Node, image_shape: Sequence[int]) -> VAE:
     """The model, checked with two blank images before anything is trained.
 
@@ -170,6 +173,14 @@ def build_scheduler(scheduler: Node, optimizer: Optimizer) -> LRScheduler | None
     """The learning rate scheduler of this optimiser; None where the config names none."""
     if not scheduler.get("_target_"):
         return None
+    for (
+        name,
+        least,
+    ) in _LEAST_OF_SCHEDULERS.items():  # torch fails after an epoch, or takes them for something else
+        values = scheduler.get(name)
+        for value in values if isinstance(values, list) else [values]:
+            if isinstance(value, int) and value < least:
+                raise UserError(f"scheduler.{name}={values} must be at least {least}.")
     built = _create({**scheduler, "_partial_": True}, "scheduler")
     return _finish(built, "scheduler", scheduler, LRScheduler, optimizer)
 

@@ -16,6 +16,7 @@ def _task(config: DictConfig) -> None:
     from vae_exp.build import build_evaluators, check_evaluators, check_labels
     from vae_exp.engine.evaluating import run_evaluator, save_figures, warn_of_strange_numbers
     from vae_exp.engine.progress import EvaluationProgress
+    from vae_exp.errors import UserError
     from vae_exp.evaluation.requirements import is_bernoulli
     from vae_exp.report import print_metrics
     from vae_exp.run_directory import merge_json, require_inside
@@ -24,6 +25,8 @@ def _task(config: DictConfig) -> None:
 
     settings = checked(config, EvaluateSettings)
     evaluators = build_evaluators(settings.evaluator)
+    if not evaluators:
+        raise UserError("evaluator=[] computes nothing; name evaluators, such as evaluator=[elbo].")
     run = open_for(settings)
     images = run.data.split(settings.split).to(run.device)
     check_labels(run.vae, images, settings.split)

@@ -7,9 +7,11 @@ import pytest
 from tests.dashboard.portions import everything
 from tests.dashboard.records import make_run
 from vae_exp.dashboard import leet, source
+from vae_exp.dashboard.__main__ import _require_roots
 from vae_exp.dashboard.events import HistoryRow, RunInfo
 from vae_exp.dashboard.run import Segment
 from vae_exp.dashboard.source import FileSource, LeetSource, NativeSource
+from vae_exp.errors import UserError
 
 FIXTURE = Path(__file__).with_name("fixtures") / "wandb-0.31.0.wandb"
 
@@ -70,3 +72,8 @@ def test_the_history_of_a_native_file_has_its_steps(tmp_path: Path):
     path = make_run(tmp_path, "one", rows=[{"a": 1.0}, {"a": 2.0}])
     rows = [event for event in everything(NativeSource(path)) if isinstance(event, HistoryRow)]
     assert [(row.step, row.values["a"]) for row in rows] == [(10, 1.0), (20, 2.0)]
+
+
+def test_a_device_is_no_place_to_look_for_runs():
+    with pytest.raises(UserError, match="ROOT=/dev/null is no folder"):
+        _require_roots([Path("/dev/null")])

@@ -68,10 +68,9 @@ def test_it_is_refused_in_one_message(overrides, command, files, tmp_path, tmp_p
     for part in REFUSED[overrides]:
         assert part in finished.err, finished.err
     assert "Traceback" not in finished.err + finished.out
-    left = [path for path in set(tmp_path.iterdir()) - before if path.name not in ("outputs", "wandb")]
+    left = [path for path in set(tmp_path.iterdir()) - before if path.name != "outputs"]
     assert not left
     assert not [path for path in tmp_path.glob("outputs/**/*") if path.is_file() or path.parent.name != "outputs"]
-    assert not list(tmp_path.glob("wandb/*run*"))
 
 
 def test_an_error_of_a_users_source_is_one_message_and_leaves_nothing(command, tmp_path, monkeypatch):

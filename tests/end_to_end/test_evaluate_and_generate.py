@@ -45,6 +45,13 @@ def test_evaluate_gives_the_same_numbers_twice(command, copied_run):
     assert path.read_text() == first
 
 
+def test_an_evaluation_of_nothing_is_refused(command, copied_run):
+    finished = command("evaluate", f"run={copied_run}", "evaluator=[]")
+    assert finished.code == 1
+    assert "evaluator=[] computes nothing" in finished.err
+    assert not (copied_run / "evaluation").exists()
+
+
 def test_evaluators_that_run_one_after_another_share_a_file(command, copied_run):
     path = copied_run / "evaluation" / "test-best.json"
     command("evaluate", f"run={copied_run}", "evaluator=[elbo]")

@@ -64,6 +64,8 @@ def _require_roots(roots: list[Path]) -> None:
     for root in roots:
         if not root.exists():
             raise UserError(f"ROOT={root} does not exist; name folders such as outputs, multirun or wandb.")
+        if not root.is_dir() and not root.is_file():
+            raise UserError(f"ROOT={root} is no folder; name folders such as outputs, multirun or wandb.")
 
 
 def _serve(asked: argparse.Namespace) -> None:

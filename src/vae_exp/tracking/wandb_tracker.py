@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from vae_exp.errors import UserError
-from vae_exp.run_directory import absolute_path
+from vae_exp.run_directory import absolute_path, require_writable
 
 _log = logging.getLogger(__name__)
 _FLUSH_SECONDS = 1.0
@@ -193,9 +193,9 @@ def require_api_key(root: Path) -> None:
     import wandb
 
     try:
-        _require_writable(root)
+        require_writable(root / "wandb", "tracker.root")
         known = wandb.login(prompt=False)
-    except (OSError, wandb.Error) as error:
+    except (OSError, UserError, wandb.Error) as error:
         _forget_service()
         raise UserError(f"tracker=online cannot start: {error}; {_GO_OFFLINE}.") from error
     if not known:
