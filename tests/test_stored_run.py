@@ -127,3 +127,14 @@ def test_arrays_that_moved_are_found_where_the_caller_says(command, tmp_path, ge
     assert len(found.data.test) == 20
     evaluated = command("evaluate", f"run={moved}", f"data.path={tmp_path / 'theirs.npz'}")
     assert evaluated.code == 0, evaluated.err
+
+
+def test_a_config_that_was_changed_under_its_checkpoint_is_told(copied_run, caplog):
+    vae_exp.load_run(copied_run)
+    assert "edited or damaged" not in caplog.text
+    config = copied_run / ".hydra" / "config.yaml"
+    changed = config.read_text().replace("activation: relu", "activation: gelu")
+    assert changed != config.read_text()
+    config.write_text(changed)
+    vae_exp.load_run(copied_run)
+    assert f"{config} differs from the config that the checkpoint was written with" in caplog.text

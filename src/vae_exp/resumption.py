@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from vae_exp.run_directory import RunDirectory, resumed_checkpoint, write_atomic
 from vae_exp.settings import plain_config
 from vae_exp.stored_config import changed, read_config
 from vae_exp.stored_files import Caller, require_safe
+from vae_exp.sweep.identity import config_hash
 
 _log = logging.getLogger(__name__)
 CHANGEABLE = (
@@ -93,12 +94,24 @@ def read_resumption(directory: RunDirectory, asked: DictConfig, overrides: Seque
     require_safe(plain_config(config), caller)
     checkpoint = _chosen_checkpoint(resumed_checkpoint(str(asked.resume)), directory)
     state = _read_state(checkpoint, directory)
+    if state is not None:
+        warn_of_another_config(stored, state, directory)
     if state is not None and config.trainer.epochs < state["epoch"]:
         raise UserError(
             f"trainer.epochs={config.trainer.epochs} is less than the {state['epoch']} epochs that "
             f"resume={directory.path} has been trained; raise it."
         )
     return Resumption(config, state, checkpoint, caller.may_download)
+
+
+def warn_of_another_config(stored: DictConfig, state: Mapping[str, Any], directory: RunDirectory) -> None:
+    """Log that a stored config is not the one that a checkpoint was written with; weights alone do not show it."""
+    written = state.get("config_hash")
+    if isinstance(written, str) and written != config_hash(stored):
+        _log.warning(
+            "%s differs from the config that the checkpoint was written with: it was edited or damaged since.",
+            directory.config,
+        )
 
 
 def resumption_of_job(config: DictConfig, directory: RunDirectory, may_download: bool) -> Resumption | None:

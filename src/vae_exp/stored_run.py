@@ -17,6 +17,7 @@ from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.device import choose_device
 from vae_exp.errors import UserError
 from vae_exp.model.vae import VAE
+from vae_exp.resumption import warn_of_another_config
 from vae_exp.run_directory import RunDirectory, absolute_path
 from vae_exp.settings import StoredRunSettings, TrainSettings, checked, plain_config
 from vae_exp.stored_config import changed, read_config
@@ -95,6 +96,7 @@ def load_run(
     where = choose_device(device, "device")
     chosen = _choose_checkpoint(place, checkpoint)
     state = load_checkpoint(place.checkpoint(chosen), where)
+    warn_of_another_config(stored, state, place)
     shape = stored.data.get("image_shape") or state.get("image_shape")
     places = {f"data.{name}": value for name, value in (data or {}).items() if value is not None}
     plain = plain_config(changed(stored, places), shape)
