@@ -62,3 +62,10 @@ def test_a_number_that_no_float_holds_is_no_metric(tmp_path: Path):
     (job / "result.json").write_text('{"status": "completed", "metrics": {"a": 1' + 400 * "0" + ', "b": 2}}')
     [read] = read_jobs(tmp_path)
     assert read.metrics == {"b": 2}
+
+
+def test_a_pipe_in_place_of_the_metrics_of_a_job_holds_nothing_up(tmp_path: Path):
+    job = make_job(tmp_path, ["seed=0"], None)
+    os.mkfifo(job / "metrics.jsonl")
+    [read] = read_jobs(tmp_path)
+    assert (read.status, read.metrics) == ("lost", {})

@@ -76,6 +76,8 @@ def _rank(job: Job) -> tuple[bool, bool, float]:
 
 def last_metrics(directory: RunDirectory) -> dict[str, float]:
     """The last line of `metrics.jsonl` if it is whole and undamaged; empty otherwise."""
+    if not directory.metrics.is_file():  # to open a pipe would wait
+        return {}
     try:
         with directory.metrics.open("rb") as file:
             size = file.seek(0, 2)
