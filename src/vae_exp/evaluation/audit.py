@@ -14,6 +14,7 @@ from vae_exp.evaluation.requirements import first_likelihood
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss, LossTerms
 
+_DIGITS = 6  # LAPACK's last ones depend on where the memory lies, and terms are in float32
 _IMAGES = 256
 _PIXELS_FROM = 2000
 _CONSTANT = 1e-4  # relative spread below which a term tells nothing of its weight, as the rate of codes
@@ -107,7 +108,7 @@ def _weights(
     weight, charge = found.flatten().tolist()
     if residual.norm() > _LINEAR * terms.loss.double().norm() or weight == 0:
         return None, None
-    return weight, charge / weight
+    return round(weight, _DIGITS), round(charge / weight, _DIGITS)
 
 
 def _terms(vae: VAE, loss: Loss, images: ImageSet, generator: torch.Generator) -> LossTerms:
