@@ -7,7 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,57 +103,51 @@ HYDRA_FILES = ["config.yaml", "hydra.yaml", "overrides.yaml"]
 SMALL = [*RUN, "trainer.epochs=3", "model.hidden_dims=[8]"]
 
 
-def kill_at_file_operations(counts: Iterable[int], cwd: Path) -> list[int]:
-    """Kill small runs before a file operation each, and run the command again or, where it is refused, resume.
+def kill_and_recover(kills: Sequence[dict[str, Any]], command: list[str], cwd: Path) -> list[int]:
+    """Kill a run for each of `kills`, and give the command again or, where it is refused, resume.
 
     Returns:
-        The counts at which a run was killed; other runs ended before.
+        The positions in `kills` of the runs that were killed; the others ended before.
     """
-    assert run_jobs([{"arguments": [*SMALL, "hydra.run.dir=whole"]}], cwd) == [0]
-    commands = {count: [*SMALL, f"hydra.run.dir=run{count}"] for count in counts}
-    jobs = [
-        {"arguments": command, "kill": {"at": "file operation", "count": count}}
-        for count, command in commands.items()
-    ]
-    statuses = run_jobs(jobs, cwd, timeout=900)
-    killed = [count for count, status in zip(commands, statuses, strict=True) if status == -9]
-    again = run_jobs([{"arguments": commands[count]} for count in killed], cwd, timeout=900)
-    refused = [count for count, status in zip(killed, again, strict=True) if status]
-    resumed = run_jobs([{"arguments": [f"resume=run{count}"]} for count in refused], cwd, timeout=900)
+    assert run_jobs([{"arguments": [*command, "hydra.run.dir=expected"]}], cwd) == [0]
+    commands = [[*command, f"hydra.run.dir=run{number}"] for number in range(len(kills))]
+    jobs = [{"arguments": each, "kill": kill} for each, kill in zip(commands, kills, strict=True)]
+    killed = [number for number, status in enumerate(run_jobs(jobs, cwd, timeout=900)) if status == -9]
+    again = run_jobs([{"arguments": commands[number]} for number in killed], cwd, timeout=900)
+    refused = [number for number, status in zip(killed, again, strict=True) if status]
+    resumed = run_jobs([{"arguments": [f"resume=run{number}"]} for number in refused], cwd, timeout=900)
     assert resumed == [0] * len(refused)
-    for count in killed:
-        run = cwd / f"run{count}"
-        assert_identical(run, cwd / "whole")
+    for number in killed:
+        run = cwd / f"run{number}"
+        assert_identical(run, cwd / "expected")
         assert sorted(path.name for path in (run / ".hydra").iterdir()) == HYDRA_FILES
         assert not list(run.rglob("*.tmp"))
     return killed
 
 
+def file_operations(counts: Iterable[int]) -> list[dict[str, Any]]:
+    return [{"at": "file operation", "count": count} for count in counts]
+
+
 def test_a_run_that_is_killed_while_it_starts_is_started_or_resumed(tmp_path: Path):
     """Only the lock is there; the config is half written; it is whole."""
-    assert kill_at_file_operations((8, 20, 24), tmp_path) == [8, 20, 24]
+    assert kill_and_recover(file_operations((8, 20, 24)), SMALL, tmp_path) == [0, 1, 2]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_run_that_is_killed_at_any_file_operation_is_started_or_resumed(tmp_path: Path):
-    killed = kill_at_file_operations(range(1, 61), tmp_path)
+    killed = kill_and_recover(file_operations(range(1, 61)), SMALL, tmp_path)
     assert 40 < len(killed) < 60  # the end of the run is reached
-    assert killed == list(range(1, len(killed) + 1))
+    assert killed == list(range(len(killed)))
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_bit(tmp_path: Path, whole: Path):
+def test_a_run_that_is_killed_at_any_moment_is_started_or_resumed(tmp_path: Path):
     moments = random.Random(0)
     kills: list[dict[str, Any]] = [{"after_seconds": moments.uniform(0, 0.6)} for _ in range(12)]
     kills += [{"at": moments.choice(PLACES), "count": moments.randint(1, 5)} for _ in range(8)]
-    jobs = [job for number, kill in enumerate(kills) for job in killed_and_resumed(kill, f"run{number}")]
-    statuses = run_jobs(jobs, tmp_path)
-    assert statuses[1::2] == [0] * 20
-    assert statuses[::2].count(-9) >= 15  # a late one may come after the end
-    for number, status in enumerate(statuses[::2]):
-        if status == -9:
-            assert_identical(tmp_path / f"run{number}", whole)
+    assert len(kill_and_recover(kills, [*RUN], tmp_path)) >= 15  # a late one may come after the end
 
 
 @pytest.mark.slow
