@@ -39,5 +39,6 @@ def _digits(part: slice) -> ImageSet:
 def _file() -> Path:
     """The file inside scikit-learn, whose own loader takes one to two seconds to import."""
     package = find_spec("sklearn")
-    assert package is not None and package.origin is not None, "scikit-learn is a dependency"
+    assert package is not None, "scikit-learn is a dependency"
+    assert package.origin is not None, "scikit-learn is a package with a file"
     return Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
