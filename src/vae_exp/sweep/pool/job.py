@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
-from vae_exp.errors import InUseError, UserError
+from vae_exp.errors import Interrupted, InUseError, UserError
 from vae_exp.run_directory import RunDirectory, owned, write_json
 from vae_exp.sweep.attempt import FINISHED
 from vae_exp.sweep.jobs import last_metrics
@@ -151,6 +151,8 @@ def _write_ended(directory: RunDirectory, exit_code: int) -> dict[str, Any]:
 
 def how_it_ended(exit_code: int) -> str:
     """An exit code in words."""
+    if exit_code == 128 + signal.SIGINT:
+        return str(Interrupted(signal.SIGINT))
     if exit_code >= 0:
         return f"exited with code {exit_code}"
     try:

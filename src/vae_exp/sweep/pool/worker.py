@@ -59,15 +59,18 @@ def pickled(hydra_context: Any, task_function: Any, config: Any) -> bytes:
 
 def work(assignment: Assignment, launcher: Connection) -> None:
     """Run a job in a fresh process, in a session of its own, and report to the launcher."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    os.setsid()  # Ctrl-C reaches the launcher alone, which then tells its jobs
-    os.environ.update(assignment.environment)
-    _redirect(assignment.output)
-    faulthandler.enable()
-    if "torch" in sys.modules:  # it was imported with the thread count of the first sweep of this process
-        sys.modules["torch"].set_num_threads(assignment.threads)
-    threading.Thread(target=_end_without_launcher, args=(assignment.grace_seconds,), daemon=True).start()
-    launcher.send(_run(assignment.payload))
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        os.setsid()  # Ctrl-C reaches the launcher alone, which then tells its jobs
+        os.environ.update(assignment.environment)
+        _redirect(assignment.output)
+        faulthandler.enable()
+        if "torch" in sys.modules:  # it was imported with the thread count of the first sweep of this process
+            sys.modules["torch"].set_num_threads(assignment.threads)
+        threading.Thread(target=_end_without_launcher, args=(assignment.grace_seconds,), daemon=True).start()
+        launcher.send(_run(assignment.payload))
+    except KeyboardInterrupt:  # before the run listens for the signal itself
+        sys.exit(128 + signal.SIGINT)
 
 
 def _run(payload: bytes) -> Report:

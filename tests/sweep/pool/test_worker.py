@@ -1,0 +1,26 @@
+import pickle
+import signal
+from multiprocessing import get_context
+from pathlib import Path
+
+from vae_exp.sweep.pool.job import how_it_ended
+from vae_exp.sweep.pool.worker import Assignment, work
+
+
+class InterruptedWhileLoading:
+    """A job that receives SIGINT before its run has installed a handler."""
+
+    def __reduce__(self):
+        return signal.raise_signal, (signal.SIGINT,)
+
+
+def test_a_job_interrupted_before_its_run_starts_ends_by_ctrl_c(tmp_path: Path):
+    context = get_context("spawn")
+    ours, theirs = context.Pipe()
+    payload = pickle.dumps(InterruptedWhileLoading())
+    job = context.Process(target=work, args=(Assignment(payload, tmp_path / "train.log", {}, 1, 1.0), theirs))
+    job.start()
+    job.join(60)
+    ours.close()
+    assert job.exitcode == 128 + signal.SIGINT
+    assert how_it_ended(job.exitcode) == "by Ctrl-C"
