@@ -9,7 +9,7 @@ from torch import nn
 from torch.distributions import Bernoulli, Independent, Laplace
 
 from tests.test_conf import composed
-from vae_exp.build import (
+from vae_exp.configuration.instantiate import (
     build_evaluators,
     build_loss,
     build_optimizer,
@@ -18,10 +18,10 @@ from vae_exp.build import (
     build_vae,
     check_labels,
 )
+from vae_exp.configuration.schema import TrainConfig, checked, resolve_to_dict
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
 from vae_exp.objective.loss_terms import LossTerms
-from vae_exp.settings import TrainSettings, checked, plain_config
 
 SHAPE = [1, 8, 8]
 
@@ -306,7 +306,7 @@ def test_a_source_or_evaluator_without_its_methods_is_refused():
         build_evaluators({"mine": {"_target_": "torch.nn.Identity"}})
     config = composed("train", "data=digits", "data.source._target_=fractions.Fraction")
     with pytest.raises(UserError, match=r"data\.source\._target_=fractions\.Fraction .* without 'train'"):
-        build_splits(checked(config, TrainSettings).data)
+        build_splits(checked(config, TrainConfig).data)
 
 
 def test_the_reduction_is_not_the_losss_business():
@@ -319,7 +319,7 @@ def test_the_reduction_is_not_the_losss_business():
 
 @pytest.mark.parametrize("loss", ["iwae", "miwae", "ciwae", "piwae", "dreg", "stl"])
 def test_the_optimal_sigma_is_refused_where_draws_are_weighted(loss):
-    config = plain_config(composed("train", "data=digits", "model/likelihood=gaussian_optimal", f"loss={loss}"))
+    config = resolve_to_dict(composed("train", "data=digits", "model/likelihood=gaussian_optimal", f"loss={loss}"))
     vae = build_vae(config["model"], SHAPE)
     several = {**config["loss"], "num_samples": 5}
     with pytest.raises(
@@ -328,13 +328,13 @@ def test_the_optimal_sigma_is_refused_where_draws_are_weighted(loss):
         build_loss(several, vae, SHAPE)
     one = {**config["loss"], "num_samples": 1, **({"num_bounds": 1} if loss == "piwae" else {})}
     assert build_loss(one, vae, SHAPE).weighted_draws == 1
-    shared = plain_config(composed("train", "data=digits", "model/likelihood=gaussian_shared"))
+    shared = resolve_to_dict(composed("train", "data=digits", "model/likelihood=gaussian_shared"))
     assert build_loss(several, build_vae(shared["model"], SHAPE), SHAPE).weighted_draws >= 5
 
 
 @pytest.mark.parametrize("loss", ["beta_tcvae", "info_vae", "dip_vae"])
 def test_a_batch_of_one_is_refused_where_images_are_compared(loss):
-    config = plain_config(composed("train", "data=digits", f"loss={loss}"))
+    config = resolve_to_dict(composed("train", "data=digits", f"loss={loss}"))
     vae = build_vae(config["model"], SHAPE)
     with pytest.raises(UserError, match=r"trainer\.batch_size=1 is too small for loss .*it must be at least 2"):
         build_loss(config["loss"], vae, SHAPE, 1000, 1)

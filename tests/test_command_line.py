@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vae_exp.command_line import prepare
+from vae_exp.cli.command_line import prepare
 from vae_exp.errors import UserError, did_you_mean
 
 REFUSED = {

@@ -7,7 +7,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from vae_exp.build import (
+from vae_exp.cli.command_line import config_directory
+from vae_exp.configuration.instantiate import (
     build_evaluators,
     build_loss,
     build_optimizer,
@@ -15,24 +16,23 @@ from vae_exp.build import (
     build_splits,
     build_vae,
 )
-from vae_exp.command_line import config_directory
-from vae_exp.settings import (
-    BenchmarkSettings,
-    EvaluateSettings,
-    GenerateSettings,
-    TrainSettings,
+from vae_exp.configuration.schema import (
+    BenchmarkConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    TrainConfig,
     checked,
     register_schemas,
 )
-from vae_exp.sweep.identity import register_resolvers
+from vae_exp.sweep.job_id import register_resolvers
 
 CONF = config_directory()
 NUMBER_OF_FILES = 99
 PRIMARY = {
-    "train.yaml": TrainSettings,
-    "evaluate.yaml": EvaluateSettings,
-    "generate.yaml": GenerateSettings,
-    "benchmark.yaml": BenchmarkSettings,
+    "train.yaml": TrainConfig,
+    "evaluate.yaml": EvaluateConfig,
+    "generate.yaml": GenerateConfig,
+    "benchmark.yaml": BenchmarkConfig,
 }
 FRAGMENTS = {"stored_run.yaml", "reproductions.yaml"}  # part of evaluate and generate; rows of reproduce
 MULTI = {"evaluator"}  # groups of which several options may be chosen
@@ -75,7 +75,7 @@ def test_no_file_escapes_these_tests():
 @pytest.mark.parametrize("file", [file for file in files() if "/" in file])
 def test_every_option_composes_and_is_built(file):
     config = composed("train", *override_for(file))
-    settings = checked(config, TrainSettings)
+    settings = checked(config, TrainConfig)
     plain = OmegaConf.to_container(config, resolve=True)
     build_splits(settings.data)
     vae = build_vae(plain["model"], plain["data"]["image_shape"])
@@ -102,13 +102,13 @@ def test_experiments_say_how_to_run_them():
 
 
 def test_the_defaults_are_the_seeds_with_5000_images_held_out():
-    settings = checked(composed("train"), TrainSettings)
+    settings = checked(composed("train"), TrainConfig)
     assert (settings.model.latent_dim, settings.model.hidden_dims, settings.model.activation) == (2, [500], "relu")
     assert (settings.trainer.epochs, settings.trainer.batch_size) == (50, 100)
     assert settings.optimizer == {"_target_": "torch.optim.Adam", "lr": 1e-3, "weight_decay": 1e-5}
     assert settings.loss["reduction"] == "sum"
     assert settings.data.validation_size == 5000
-    assert checked(composed("train", "experiment=seed_post"), TrainSettings).data.validation_size == 0
+    assert checked(composed("train", "experiment=seed_post"), TrainConfig).data.validation_size == 0
 
 
 def test_sizes_are_shared_and_each_part_can_be_overridden():

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.test_conf import composed
-from vae_exp.contradictions import refuse_contradictions
+from vae_exp.configuration.validation import check_unused_overrides
 from vae_exp.errors import UserError
 
 CHOICES = {"loss/schedule@loss.beta": "linear", "loss": "beta_vae", "model": "mlp"}
@@ -14,9 +14,9 @@ CHOICES = {"loss/schedule@loss.beta": "linear", "loss": "beta_vae", "model": "ml
 def test_a_number_where_a_schedule_was_chosen_is_refused():
     config = composed("train", "loss=beta_vae", "loss.beta=1", "+loss/schedule@loss.beta=linear")
     with pytest.raises(UserError, match=r"loss\.beta=1(\.0)? overrides loss/schedule@loss\.beta=linear; leave"):
-        refuse_contradictions(config, CHOICES)
+        check_unused_overrides(config, CHOICES)
     config = composed("train", "loss=beta_vae", "+loss/schedule@loss.beta=linear", "loss.beta.end=2")
-    refuse_contradictions(config, CHOICES)
+    check_unused_overrides(config, CHOICES)
 
 
 @pytest.mark.parametrize("sweep", [False, True])
@@ -39,11 +39,11 @@ def test_a_run_and_a_job_of_a_sweep_are_refused_before_they_start(command, tmp_p
 )
 def test_a_key_of_another_model_is_refused(key: str):
     with pytest.raises(UserError, match=r"is not used by this model"):
-        refuse_contradictions(composed("train", f"model.{key}"), {})
+        check_unused_overrides(composed("train", f"model.{key}"), {})
 
 
 def test_keys_that_a_model_uses_are_not_refused():
     for model in ("two_layer", "conditional", "vq", "resnet"):
-        refuse_contradictions(composed("train", f"model={model}"), {})
-    refuse_contradictions(composed("train", "model.classes=3", "+model.encoder.groups=${model.classes}"), {})
-    refuse_contradictions(composed("train", "model.codes=3", "+model.encoder.codes=3"), {})
+        check_unused_overrides(composed("train", f"model={model}"), {})
+    check_unused_overrides(composed("train", "model.classes=3", "+model.encoder.groups=${model.classes}"), {})
+    check_unused_overrides(composed("train", "model.codes=3", "+model.encoder.codes=3"), {})

@@ -5,8 +5,8 @@ import pytest
 
 from tests.sweep.sweeps import make_job
 from vae_exp.errors import UserError
-from vae_exp.plain_files import read_json, read_regular, read_yaml
-from vae_exp.sweep.jobs import read_jobs
+from vae_exp.storage.plain_files import read_json, read_regular, read_yaml
+from vae_exp.sweep.job_records import read_jobs
 from vae_exp.tracking.metrics_file import MetricsFile
 
 BOMB = "- &a [x,x]\n" + "".join(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from vae_exp.cli.console import UNITS, print_metrics_table, print_run_summary
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.validation import named_terms
 from vae_exp.evaluation.elbo import ELBOEvaluator
@@ -13,8 +14,7 @@ from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
 from vae_exp.model.priors import StandardNormalPrior
 from vae_exp.model.vae import VAE
-from vae_exp.report import UNITS, print_metrics, print_result
-from vae_exp.run_directory import RunDirectory
+from vae_exp.storage.run_directory import RunDirectory
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def _rows(out: str) -> dict[str, tuple[str, str]]:
 
 
 def _shown(metrics: dict[str, float], capsys: pytest.CaptureFixture[str]) -> dict[str, tuple[str, str]]:
-    print_metrics(metrics, "a title")
+    print_metrics_table(metrics, "a title")
     return _rows(capsys.readouterr().out)
 
 
@@ -64,7 +64,7 @@ def test_large_numbers_are_not_shown_as_powers_of_ten(
 
 
 def test_the_table_has_a_title(capsys: pytest.CaptureFixture[str]):
-    print_metrics({"test/nll": 1.0}, "test: 30 images")
+    print_metrics_table({"test/nll": 1.0}, "test: 30 images")
     assert capsys.readouterr().out.startswith("test: 30 images")
 
 
@@ -110,7 +110,7 @@ def _told(
     capsys: pytest.CaptureFixture[str],
     config: dict[str, Any] | None = None,
 ) -> str:
-    print_result(result, RunDirectory(directory), config or {})
+    print_run_summary(result, RunDirectory(directory), config or {})
     return capsys.readouterr().out
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from tests.test_conf import composed
-from vae_exp.command_line import config_directory
+from vae_exp.cli.command_line import config_directory
+from vae_exp.configuration.schema import EvaluateConfig, TrainConfig, checked
 from vae_exp.errors import UserError
-from vae_exp.reproduction_table import BEGIN, END, Outcome, Row, chosen, read_rows, rewrite
-from vae_exp.settings import EvaluateSettings, TrainSettings, checked
+from vae_exp.reproduction_table import BEGIN, END, ReproductionResult, Row, chosen, read_rows, rewrite
 
 ROWS = read_rows(config_directory() / "reproductions.yaml")
 KNOWN = Row("known", "a net, NLL", "a paper", (), (), "test/nll", 86.76, 0.5)
@@ -18,8 +18,8 @@ SOME = {"known": KNOWN, "open": OPEN}
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=list(ROWS))
 def test_every_row_can_be_composed(row: Row):
-    assert checked(composed("train", *row.train), TrainSettings).trainer.epochs >= 1
-    assert checked(composed("evaluate", "run=somewhere", *row.evaluate), EvaluateSettings).evaluator
+    assert checked(composed("train", *row.train), TrainConfig).trainer.epochs >= 1
+    assert checked(composed("evaluate", "run=somewhere", *row.evaluate), EvaluateConfig).evaluator
     assert (row.expected is None) == (row.tolerance is None)
     metric = row.metric.partition("/")[2]
     wanted = {"nll": "nll", "negative_elbo": "elbo"}.get(metric)
@@ -55,8 +55,8 @@ def test_rows_that_nobody_has_run_say_so(tmp_path: Path):
 def test_a_row_that_was_run_stays_when_another_is(tmp_path: Path):
     page = tmp_path / "page.md"
     page.write_text(f"# Above\n\ntext\n\n{BEGIN}\nanything\n{END}\n\n## Below\n")
-    rewrite(page, SOME, {"known": Outcome(86.5, "cuda, 2 h")})
-    rewrite(page, SOME, {"open": Outcome(90.0, "cpu, 3 s")})
+    rewrite(page, SOME, {"known": ReproductionResult(86.5, "cuda, 2 h")})
+    rewrite(page, SOME, {"open": ReproductionResult(90.0, "cpu, 3 s")})
     text = page.read_text()
     assert "| 0.5 | 86.50 | within | cuda, 2 h |" in text
     assert "| – | 90.00 | measured | cpu, 3 s |" in text
@@ -67,7 +67,7 @@ def test_a_row_that_was_run_stays_when_another_is(tmp_path: Path):
 
 def test_a_row_whose_expectation_has_changed_is_not_run_again(tmp_path: Path):
     page = tmp_path / "page.md"
-    rewrite(page, SOME, {"known": Outcome(86.5, "cuda")})
+    rewrite(page, SOME, {"known": ReproductionResult(86.5, "cuda")})
     other = {**SOME, "known": Row("known", "a net, NLL", "a paper", (), (), "test/nll", 80.0, 0.5)}
     rewrite(page, other, {})
     assert "| 80 | 0.5 | not run | | |" in page.read_text()

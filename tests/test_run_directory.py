@@ -7,14 +7,14 @@ from typing import IO
 import pytest
 
 from vae_exp.errors import UserError
-from vae_exp.run_directory import (
+from vae_exp.storage.run_directory import (
     RunDirectory,
     merge_json,
     require_writable,
     to_json_line,
     write_atomically,
     write_json,
-    write_where_asked,
+    write_to_user_path,
 )
 
 # Names
@@ -64,12 +64,12 @@ def test_a_directory_holds_a_run_once_a_trace_is_there(
     tmp_path: Path, name: str, alone: bool, beside_a_lock: bool
 ):
     run = RunDirectory(tmp_path)
-    assert not run.holds_a_run()
+    assert not run.contains_run()
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("")
-    assert run.holds_a_run() is alone
+    assert run.contains_run() is alone
     run.lock.touch()
-    assert run.holds_a_run() is beside_a_lock
+    assert run.contains_run() is beside_a_lock
 
 
 # The result
@@ -144,12 +144,12 @@ def test_a_write_that_fails_keeps_the_old_content_and_leaves_no_temporary(tmp_pa
 def test_what_a_user_names_is_followed_and_not_replaced(tmp_path: Path):
     link, target, pipe = tmp_path / "link", tmp_path / "target", tmp_path / "pipe"
     link.symlink_to(target)
-    write_where_asked(link, lambda file: file.write(b"new"))
+    write_to_user_path(link, lambda file: file.write(b"new"))
     assert link.is_symlink()
     assert target.read_bytes() == b"new"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    write_where_asked(pipe, lambda file: file.write(b"through"))
+    write_to_user_path(pipe, lambda file: file.write(b"through"))
     assert os.read(reader, 10) == b"through"
     os.close(reader)
     assert pipe.is_fifo()

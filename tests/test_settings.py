@@ -1,8 +1,8 @@
 import pytest
 
 from tests.test_conf import composed
+from vae_exp.configuration.schema import EvaluateConfig, GenerateConfig, TrainConfig, checked
 from vae_exp.errors import UserError
-from vae_exp.settings import EvaluateSettings, GenerateSettings, TrainSettings, checked
 
 REFUSED = {
     "model.latent_dim=0": r"model\.latent_dim=0 must be at least 1",
@@ -33,11 +33,11 @@ REFUSED = {
 @pytest.mark.parametrize("override", REFUSED)
 def test_a_bad_value_is_refused_by_key_and_value(override):
     with pytest.raises(UserError, match=REFUSED[override]):
-        checked(composed("train", override), TrainSettings)
+        checked(composed("train", override), TrainConfig)
 
 
 def test_a_linear_model_is_allowed():
-    assert checked(composed("train", "model.hidden_dims=[]"), TrainSettings).model.hidden_dims == []
+    assert checked(composed("train", "model.hidden_dims=[]"), TrainConfig).model.hidden_dims == []
 
 
 @pytest.mark.parametrize(
@@ -46,17 +46,17 @@ def test_a_linear_model_is_allowed():
 )
 def test_commands_on_stored_runs_check_theirs(override, message):
     with pytest.raises(UserError, match=message):
-        checked(composed("evaluate", "run=x", override), EvaluateSettings)
+        checked(composed("evaluate", "run=x", override), EvaluateConfig)
     with pytest.raises(UserError, match=message):
-        checked(composed("generate", "run=x", override), GenerateSettings)
+        checked(composed("generate", "run=x", override), GenerateConfig)
 
 
 def test_the_run_must_be_named():
     with pytest.raises(UserError, match="run"):
-        checked(composed("evaluate"), EvaluateSettings)
+        checked(composed("evaluate"), EvaluateConfig)
 
 
 @pytest.mark.parametrize("override", ["columns=1", "columns=101", "manifold_side=1", "manifold_side=100000"])
 def test_pictures_that_nobody_could_look_at_are_refused(override: str):
     with pytest.raises(UserError, match=f"{override} must be from 2 to "):
-        checked(composed("generate", "run=somewhere", override), GenerateSettings)
+        checked(composed("generate", "run=somewhere", override), GenerateConfig)

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from vae_exp.configuration.stored_config import changed, read_config
 from vae_exp.errors import UserError
-from vae_exp.run_directory import RunDirectory
-from vae_exp.stored_config import changed, read_config
+from vae_exp.storage.run_directory import RunDirectory
 
 CONFIG = "seed: 1\ndata:\n  name: digits\n  size: ${seed}\nmodel:\n  latent_dim: 2\n"
 

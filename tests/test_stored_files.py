@@ -24,7 +24,7 @@ from vae_exp import stored_files, trust
 from vae_exp.errors import UserError
 from vae_exp.sweep import __main__ as sweep_command
 from vae_exp.sweep.command_check import require_plain_command
-from vae_exp.sweep.plan import lasting_words, record
+from vae_exp.sweep.manifest import lasting_words, record
 
 KINDS = (trust.MODULE, trust.LOSS, trust.SOURCE, trust.OPTIMIZER, trust.SCHEDULER, trust.EVALUATOR)
 # Arguments whose name suggests something to open, and that take a number, a module or a tensor.
@@ -34,7 +34,7 @@ HARMLESS = {
     "vae_exp.model.posteriors.FullCovarianceGaussianHead.features",
     "vae_exp.evaluation.fid._Sized.features",
     "vae_exp.objective.schedules.LossSchedules.device",
-    "vae_exp.data.feed._Slot.host",
+    "vae_exp.data.batch_loader._Slot.host",
     "torchvision.models.vgg.VGG.features",
     "torchvision.models.feature_extraction.DualGraphModule.root",
 }
@@ -59,7 +59,7 @@ sys.addaudithook(_hook)
 def _watch(monkeypatch: pytest.MonkeyPatch) -> None:
     opened.clear()
     monkeypatch.setattr(sys.modules[__name__], "_watching", True)
-    monkeypatch.setattr("vae_exp.data.downloading.those_that_answer", lambda *_: [])
+    monkeypatch.setattr("vae_exp.data.download.those_that_answer", lambda *_: [])
 
 
 class Mark:
@@ -208,7 +208,7 @@ def change(run: Path, **values: object) -> None:
 
 
 def arrays(path: object, **more: object) -> dict[str, object]:
-    source = {"_target_": "vae_exp.data.arrays.ArraysSource", "path": str(path)}
+    source = {"_target_": "vae_exp.data.npz.NPZSource", "path": str(path)}
     return {"data": {"path": str(path), "source": source, "image_shape": [1, 8, 8], "validation_size": 0}} | more
 
 
@@ -332,7 +332,7 @@ def test_pickled_arrays_are_never_loaded(copied_run: Path, tmp_path: Path):
 
 
 SOURCES = {
-    "MNIST": {"_target_": "vae_exp.data.torchvision_mnist.MNISTSource", "dataset": "MNIST"},
+    "MNIST": {"_target_": "vae_exp.data.torchvision_datasets.MNISTSource", "dataset": "MNIST"},
     "CIFAR10": {"_target_": "vae_exp.data.torchvision_colour.ColourSource", "dataset": "CIFAR10"},
     "CelebA": {"_target_": "vae_exp.data.celeba.CelebASource", "size": 8},
 }

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vae_exp.stored_run import StoredRun, load_run
+    from vae_exp.runs.trained_run import StoredRun, load_run
 
 __version__ = "0.1.0"
 __all__ = ["StoredRun", "__version__", "load_run"]
@@ -19,5 +19,5 @@ __all__ = ["StoredRun", "__version__", "load_run"]
 def __getattr__(name: str) -> Any:
     """Import torch only for those who ask for it: `--help` answers without."""
     if name in ("load_run", "StoredRun"):
-        return getattr(import_module("vae_exp.stored_run"), name)
+        return getattr(import_module("vae_exp.runs.trained_run"), name)
     raise AttributeError(f"module 'vae_exp' has no attribute {name!r}")

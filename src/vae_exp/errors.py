@@ -31,11 +31,11 @@ class Interrupted(Exception):  # noqa: N818 - a request, not an error
         return 128 + self.signal_number
 
 
-class Pruned(Exception):  # noqa: N818 - a decision, not an error
+class TrialPruned(Exception):  # noqa: N818 - a decision, not an error
     """A search has ended the run early: others were better by then."""
 
 
-class InUseError(UserError):
+class RunLockedError(UserError):
     """Another process holds what this one would need."""
 
 

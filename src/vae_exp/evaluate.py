@@ -4,26 +4,26 @@ from dataclasses import replace
 
 from omegaconf import DictConfig
 
-from vae_exp.entry_point import run_command
+from vae_exp.cli.hydra_app import run_hydra_app
 
 
 def main() -> None:
     """The command line."""
-    run_command(_task, "evaluate")
+    run_hydra_app(_task, "evaluate")
 
 
 def _task(config: DictConfig) -> None:
-    from vae_exp.build import build_evaluators, check_evaluators, check_labels
-    from vae_exp.engine.evaluating import run_evaluator, save_figures, warn_of_strange_numbers
+    from vae_exp.cli.console import print_metrics_table
+    from vae_exp.configuration.instantiate import build_evaluators, check_evaluators, check_labels
+    from vae_exp.configuration.schema import EvaluateConfig, checked
+    from vae_exp.engine.evaluator_loop import run_evaluator, save_figures, warn_of_strange_numbers
     from vae_exp.engine.progress import EvaluationProgress
     from vae_exp.errors import UserError
     from vae_exp.evaluation.requirements import is_bernoulli
-    from vae_exp.report import print_metrics
-    from vae_exp.run_directory import merge_json, require_inside
-    from vae_exp.settings import EvaluateSettings, checked
-    from vae_exp.stored_run import open_for
+    from vae_exp.runs.trained_run import open_for
+    from vae_exp.storage.run_directory import merge_json, require_inside
 
-    settings = checked(config, EvaluateSettings)
+    settings = checked(config, EvaluateConfig)
     evaluators = build_evaluators(settings.evaluator)
     if not evaluators:
         raise UserError("evaluator=[] computes nothing; name evaluators, such as evaluator=[elbo].")
@@ -46,7 +46,7 @@ def _task(config: DictConfig) -> None:
     what = {"checkpoint": run.checkpoint, "epoch": run.epoch, "images": len(images), "seed": settings.seed}
     merge_json(path, {**what, "targets": targets}, {"evaluator": settings.evaluator, "metrics": metrics})
     title = f"{settings.split}: {len(images)} images, checkpoint {run.checkpoint} (epoch {run.epoch})"
-    print_metrics(metrics, title)
+    print_metrics_table(metrics, title)
     if targets != "binary" and is_bernoulli(run.vae, images):
         print(f"Targets are {targets}: under a Bernoulli likelihood these are scores, not likelihoods.")
     print(f"Written to {path}")

@@ -2,24 +2,24 @@
 
 from omegaconf import DictConfig
 
-from vae_exp.entry_point import run_command
+from vae_exp.cli.hydra_app import run_hydra_app
 
 
 def main() -> None:
     """The command line."""
-    run_command(_task, "generate")
+    run_hydra_app(_task, "generate")
 
 
 def _task(config: DictConfig) -> None:
-    from vae_exp.build import check_labels
-    from vae_exp.engine.determinism import generator
+    from vae_exp.configuration.instantiate import check_labels
+    from vae_exp.configuration.schema import GenerateConfig, checked
     from vae_exp.engine.precision import computing_in
+    from vae_exp.engine.seeding import generator
     from vae_exp.evaluation.pictures import all_pictures
-    from vae_exp.run_directory import require_inside, write_atomically
-    from vae_exp.settings import GenerateSettings, checked
-    from vae_exp.stored_run import open_for
+    from vae_exp.runs.trained_run import open_for
+    from vae_exp.storage.run_directory import require_inside, write_atomically
 
-    settings = checked(config, GenerateSettings)
+    settings = checked(config, GenerateConfig)
     run = open_for(settings)
     images = run.data.split(settings.split).to(run.device)
     check_labels(run.vae, images, settings.split)

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vae_exp.command_line import config_directory
+from vae_exp.cli.command_line import config_directory
 from vae_exp.errors import UserError, exit_with_message
-from vae_exp.reproduction_table import NOT_RUN, Outcome, Row, chosen, read_rows, rewrite
-from vae_exp.run_directory import RunDirectory, require_writable
+from vae_exp.reproduction_table import NOT_RUN, ReproductionResult, Row, chosen, read_rows, rewrite
+from vae_exp.storage.run_directory import RunDirectory, require_writable
 
 _PAGE = "reproductions.md"
 _HARMLESS = ("data.root", "data.path", "data.resident", "trainer.device", "trainer.step", "tracker", "checkpoint")
@@ -103,7 +103,7 @@ def _reproduce(wanted: Sequence[Row], rows: dict[str, Row], asked: argparse.Name
     return min(bad, 1)
 
 
-def _run(row: Row, directory: RunDirectory, overrides: Sequence[str]) -> Outcome | None:
+def _run(row: Row, directory: RunDirectory, overrides: Sequence[str]) -> ReproductionResult | None:
     """Train and evaluate a row, as far as that has not been done; None if it fails."""
     result = directory.read_result() or {}
     if result.get("status") != "completed":
@@ -121,7 +121,7 @@ def _run(row: Row, directory: RunDirectory, overrides: Sequence[str]) -> Outcome
             return None
         metrics = json.loads(directory.evaluation("test", "last").read_text())["metrics"]
     how = f"{result['device']}, torch {result['versions']['torch']}, {_duration(result['seconds']['training'])}"
-    return Outcome(float(metrics[row.metric]), how)
+    return ReproductionResult(float(metrics[row.metric]), how)
 
 
 def _command(name: str, arguments: Sequence[str]) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from vae_exp.errors import UserError
-from vae_exp.run_directory import write_atomically
+from vae_exp.storage.run_directory import write_atomically
 
 BEGIN, END = "<!-- reproduce: begin -->", "<!-- reproduce: end -->"
 NOT_RUN = "not run"
@@ -47,7 +47,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ReproductionResult:
     """What came of a row.
 
     Args:
@@ -80,7 +80,7 @@ def chosen(rows: Mapping[str, Row], names: Sequence[str]) -> list[Row]:
     return [rows[name] for name in names]
 
 
-def rewrite(page: Path, rows: Mapping[str, Row], outcomes: Mapping[str, Outcome]) -> None:
+def rewrite(page: Path, rows: Mapping[str, Row], outcomes: Mapping[str, ReproductionResult]) -> None:
     """Put the table into a page: what was run now, what the page has of other rows, and `not run` for the rest.
 
     Args:

@@ -15,12 +15,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vae_exp.errors import InUseError, UserError, exit_with_message
-from vae_exp.run_directory import absolute_path, require_writable
+from vae_exp.errors import RunLockedError, UserError, exit_with_message
+from vae_exp.storage.run_directory import absolute_path, require_writable
 from vae_exp.sweep.pool.stop import StopRequests
+from vae_exp.tracking.offline_runs import OfflineRun, folders_of
+from vae_exp.tracking.offline_search import Search
 from vae_exp.uploading.memory import Memories
-from vae_exp.uploading.offline_runs import OfflineRun, folders_of
-from vae_exp.uploading.search import Search
 from vae_exp.uploading.uploads import Uploader, Uploads
 
 LOCK_NAME = ".vae_exp_synced.lock"
@@ -42,7 +42,7 @@ def _locked(folders: Iterable[Path]) -> Iterator[list[int]]:
                 file = stack.enter_context((folder / LOCK_NAME).open("a"))
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise InUseError(
+                raise RunLockedError(
                     f"another process is uploading from {folder}; wait for its end or stop it."
                 ) from None
             except OSError as error:

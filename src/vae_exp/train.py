@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vae_exp import torchrun
-from vae_exp.entry_point import run_command
+from vae_exp.cli.hydra_app import run_hydra_app
+from vae_exp.engine import torchrun
 
 
 def main() -> None:
@@ -18,18 +18,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() if torchrun.assists() else nullcontext() as scratch:
         if scratch is not None:  # of a team started by torchrun the leader alone writes
             sys.argv += [f"hydra.run.dir={scratch}", "hydra.job_logging.root.handlers=[file]"]
-        run_command(_task, "train")
+        run_hydra_app(_task, "train")
 
 
 def _task(config: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from vae_exp.engine.interruption import InterruptGuard
-    from vae_exp.errors import Interrupted, InUseError, UserError
-    from vae_exp.run_directory import RunDirectory, resumed_directory
-    from vae_exp.settings import plain_config
-    from vae_exp.stored_config import read_config
+    from vae_exp.configuration.schema import resolve_to_dict
+    from vae_exp.configuration.stored_config import read_config
+    from vae_exp.engine.shutdown import GracefulShutdown
+    from vae_exp.errors import Interrupted, RunLockedError, UserError
+    from vae_exp.storage.run_directory import RunDirectory, resumed_directory
 
     _announce_loading()
     hydra = HydraConfig.get()
@@ -38,10 +38,10 @@ def _task(config: DictConfig) -> None:
     directory = resumed_directory(config.resume) if config.resume else own
     sweep = hydra.sweep.dir.rpartition("/")[2] if hydra.mode == RunMode.MULTIRUN else None
     try:
-        with InterruptGuard() as guard:
-            from vae_exp.report import print_result, python_command
-            from vae_exp.sweep_job import run_job
-            from vae_exp.training_run import assist, resume, train
+        with GracefulShutdown() as guard:
+            from vae_exp.cli.console import print_run_summary, python_command
+            from vae_exp.runs.training import assist, resume, train
+            from vae_exp.sweep.run_job import run_job
 
             if torchrun.assists():
                 assist(config, overrides, directory, guard)
@@ -58,7 +58,7 @@ def _task(config: DictConfig) -> None:
             print(f"Interrupted; everything up to here is in {directory.path}", file=sys.stderr)
             print(f"Resume: {python_command()} -m vae_exp.train resume={directory.path}", file=sys.stderr)
         sys.exit(interruption.exit_code)
-    except InUseError as error:
+    except RunLockedError as error:
         if sweep is None:
             raise
         print(f"Left to the process that is at it: {error}", file=sys.stderr)
@@ -69,7 +69,7 @@ def _task(config: DictConfig) -> None:
         raise
     if sys.stdout is not None:
         try:
-            print_result(result, directory, plain_config(read_config(directory)))
+            print_run_summary(result, directory, resolve_to_dict(read_config(directory)))
             sys.stdout.flush()
         except BrokenPipeError:  # nobody reads any more; the run itself is whole
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from vae_exp.benchmarking.alternation import (
+from vae_exp.benchmark.interleave import (
     Burst,
     alternate,
     calibrated_steps,

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from vae_exp.benchmarking.cases import chosen_precisions, chosen_steps
-from vae_exp.benchmarking.contenders import entrants
-from vae_exp.benchmarking.hardware import hardware, known_precisions, known_steps
+from vae_exp.benchmark.candidates import entrants
+from vae_exp.benchmark.cases import chosen_precisions, chosen_steps
+from vae_exp.benchmark.hardware import hardware, known_precisions, known_steps
 from vae_exp.errors import UserError
 
 CPU = torch.device("cpu")
@@ -77,7 +77,7 @@ def test_the_cpu_knows_neither_recordings_nor_tf32():
 def test_bf16_is_the_cpus_where_its_flags_say_so(monkeypatch, tmp_path, flags, known):
     info = tmp_path / "cpuinfo"
     info.write_text(f"processor\t: 0\nmodel name\t: A Processor\nflags\t\t: {flags}\n\nprocessor\t: 1\n")
-    monkeypatch.setattr("vae_exp.benchmarking.hardware._CPU_INFO", info)
+    monkeypatch.setattr("vae_exp.benchmark.hardware._CPU_INFO", info)
     assert known_precisions(CPU) == known
     assert hardware(CPU)["cpu"] == "A Processor"
 

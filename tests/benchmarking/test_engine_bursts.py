@@ -1,13 +1,13 @@
 import torch
 
 from tests.engine.runs import plain_recipe
-from vae_exp.benchmarking.contenders import entrants
-from vae_exp.build import build_loss, build_optimizer, build_vae
-from vae_exp.engine.determinism import seed_process
-from vae_exp.engine.interruption import InterruptGuard
-from vae_exp.engine.progress import SilentProgress
+from vae_exp.benchmark.candidates import entrants
+from vae_exp.configuration.instantiate import build_loss, build_optimizer, build_vae
+from vae_exp.engine.progress import NullProgress
+from vae_exp.engine.seeding import seed_everything
+from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.engine.trainer import Trainer
-from vae_exp.run_directory import RunDirectory
+from vae_exp.storage.run_directory import RunDirectory
 
 
 def test_bursts_are_the_steps_of_the_trainer_to_the_bit(case, tmp_path):
@@ -15,7 +15,7 @@ def test_bursts_are_the_steps_of_the_trainer_to_the_bit(case, tmp_path):
     bursts = entrant.build()
     for steps in (5, 30, 13):  # two epochs of 24
         bursts.burst(steps)
-    seed_process(0)
+    seed_everything(0)
     vae = build_vae(case.config["model"], case.images.image_shape)
     trainer = Trainer(
         vae=vae,
@@ -30,7 +30,7 @@ def test_bursts_are_the_steps_of_the_trainer_to_the_bit(case, tmp_path):
         recipe=plain_recipe(epochs=2, batch_size=case.batch_size, step="eager"),
         identity={},
     )
-    trainer.fit(InterruptGuard(), SilentProgress())
+    trainer.fit(GracefulShutdown(), NullProgress())
     for mine, theirs in zip(bursts._vae.parameters(), vae.parameters(), strict=True):
         assert torch.equal(mine, theirs)
     assert (bursts.position.step, bursts.position.epoch, bursts.position.batches) == (48, 1, 24)

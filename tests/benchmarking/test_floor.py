@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vae_exp.benchmarking.contenders import entrants
-from vae_exp.benchmarking.floor import linear_layers
-from vae_exp.build import build_loss, build_vae
+from vae_exp.benchmark.candidates import entrants
+from vae_exp.benchmark.matmul_floor import linear_layers
+from vae_exp.configuration.instantiate import build_loss, build_vae
 
 _FACTORS = {"mm": (0, 1), "addmm": (1, 2)}  # positions of the factors
 _OTHERS = {"bmm", "baddbmm", "addmv", "mv", "dot", "linear", "matmul", "convolution"}

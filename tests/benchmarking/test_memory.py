@@ -4,7 +4,7 @@ import psutil
 import pytest
 import torch
 
-from vae_exp.benchmarking.memory import host_footprint, host_peak, with_cuda_peak
+from vae_exp.benchmark.memory import host_footprint, host_peak, with_cuda_peak
 
 MEBIBYTE = 2**20
 

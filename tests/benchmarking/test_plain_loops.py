@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from vae_exp.benchmarking.contenders import PLAIN, TENSOR_LOOP, entrants
-from vae_exp.benchmarking.plain_loops import PictureDataset, PlainLoop
-from vae_exp.benchmarking.plain_net import PlainNet, plain_loss
-from vae_exp.build import build_loss, build_vae
+from vae_exp.benchmark.baselines import DataLoaderBaseline, PictureDataset
+from vae_exp.benchmark.candidates import PLAIN, TENSOR_LOOP, entrants
+from vae_exp.benchmark.plain_net import PlainNet, plain_loss
+from vae_exp.configuration.instantiate import build_loss, build_vae
 from vae_exp.data.images import ImageSet
 
 
@@ -83,6 +83,6 @@ def test_an_epoch_of_the_plain_loop_shows_every_image_once(case):
 
     net = PlainNet(64, [8], 2, [8], "relu")
     optimizer = torch.optim.Adam(net.parameters())
-    PlainLoop(net, optimizer, Noting(case.images), 50, case.device).burst(24)
+    DataLoaderBaseline(net, optimizer, Noting(case.images), 50, case.device).burst(24)
     assert sorted(seen) == list(range(1200))
     assert seen != sorted(seen)

@@ -1,7 +1,7 @@
 import pytest
 
-from vae_exp.benchmarking.run_costs import PHASES, run_costs, shared
-from vae_exp.benchmarking.timed_training import OPENING, PARTS, located
+from vae_exp.benchmark.run_costs import PHASES, run_costs, shared
+from vae_exp.benchmark.timed_training import OPENING, PARTS, located
 from vae_exp.errors import UserError
 
 

@@ -1,4 +1,4 @@
-from vae_exp.benchmarking.stopwatch import Stopwatch
+from vae_exp.benchmark.stopwatch import Stopwatch
 
 
 def test_nested_phases_share_out_every_second():

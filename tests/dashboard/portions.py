@@ -4,7 +4,7 @@ from typing import Any
 
 
 def everything(reader: Any) -> list[Any]:
-    """All that a `WandbLog` or an `EventSource` has for now."""
+    """All that a `WandbLogReader` or an `EventSource` has for now."""
     found = list(reader.read())
     while reader.has_more:
         found += reader.read()

@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 from tests.conftest import start
 from tests.dashboard.browsers import Watched, dashboard
 from tests.dashboard.records import PNG, append, console_record, history_record, make_run, picture, summary_record
-from vae_exp.sweep.grouping import Group, Others, combined, estimate, meaning
+from vae_exp.sweep.aggregate import Group, Others, combined, estimate, meaning
 
 pytestmark = pytest.mark.timeout(240)
 SECONDS = 20_000  # of patience, in milliseconds
@@ -418,7 +418,7 @@ def test_only_a_finished_run_is_the_best_and_columns_differ(watched: Watched, tm
 
 @pytest.mark.parametrize("others", ["mean", "best"])
 def test_pages_combine_settings_as_the_sweep_command_does(watched: Watched, tmp_path: Path, others: Others):
-    """Against `vae_exp.sweep.grouping` on the same numbers; a failed run counts nowhere."""
+    """Against `vae_exp.sweep.aggregate` on the same numbers; a failed run counts nowhere."""
     source, settings, number = np.random.default_rng(0), [], 0
     for latent, beta, seeds in ((2, 1, 2), (2, 4, 3), (8, 1, 2), (8, 4, 2)):
         values = source.normal(-30, 5, seeds).round(3).tolist()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.dashboard.records import PNG, alert_record, console_record, environment_record, make_run, picture
-from vae_exp.dashboard.export import document, export
-from vae_exp.dashboard.store import Store
+from vae_exp.dashboard.runs.store import Store
+from vae_exp.dashboard.web.export import document, export
 from vae_exp.errors import UserError
 
 HOSTILE = "</script><script>alert(1)</script><!-- \u2028 & <img src=x onerror=alert(1)>"

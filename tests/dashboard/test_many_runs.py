@@ -25,8 +25,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_thousand_runs_take_less_than_500_megabytes(root: Path):
     script = (
-        "import sys, time, psutil; from pathlib import Path; from vae_exp.dashboard.store import Store\n"
-        "import vae_exp.dashboard.server\n"
+        "import sys, time, psutil; from pathlib import Path; from vae_exp.dashboard.runs.store import Store\n"
+        "import vae_exp.dashboard.web.server\n"
         "began = time.perf_counter(); store = Store([Path(sys.argv[1])]); store.refresh()\n"
         "print(len(store.runs), time.perf_counter() - began, psutil.Process().memory_info().rss)"
     )

@@ -19,12 +19,12 @@ from tests.dashboard.records import (
     make_run,
     picture,
 )
-from vae_exp.dashboard.export import document
-from vae_exp.dashboard.media import NoPictureError, read_picture
-from vae_exp.dashboard.run import PictureFile
-from vae_exp.dashboard.security import POLICY
-from vae_exp.dashboard.server import Refresher, application
-from vae_exp.dashboard.store import Store
+from vae_exp.dashboard.runs.media import ImageUnavailableError, read_picture
+from vae_exp.dashboard.runs.run import PictureFile
+from vae_exp.dashboard.runs.store import Store
+from vae_exp.dashboard.web.export import document
+from vae_exp.dashboard.web.security import POLICY
+from vae_exp.dashboard.web.server import Refresher, application
 
 HOSTS = frozenset({"127.0.0.1", "localhost"})
 PAGES = (
@@ -206,7 +206,7 @@ def test_no_file_but_a_raster_image_in_the_media_folder_is_shown(tmp_path: Path,
     import os
 
     os.mkfifo(files / "media" / "pipe.png")
-    with pytest.raises(NoPictureError):
+    with pytest.raises(ImageUnavailableError):
         read_picture(PictureFile("a", 1, None, "", tmp_path / "run", path))
 
 
@@ -216,7 +216,7 @@ def test_a_media_folder_that_is_a_link_shows_nothing(tmp_path: Path):
     (outside / "a.png").write_bytes(PNG)
     (tmp_path / "run" / "files").mkdir(parents=True)
     (tmp_path / "run" / "files" / "media").symlink_to(outside)
-    with pytest.raises(NoPictureError):
+    with pytest.raises(ImageUnavailableError):
         read_picture(PictureFile("a", 1, None, "", tmp_path / "run", "media/a.png"))
 
 

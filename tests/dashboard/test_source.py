@@ -8,9 +8,9 @@ from tests.dashboard.portions import everything
 from tests.dashboard.records import make_run
 from vae_exp.dashboard import leet, source
 from vae_exp.dashboard.__main__ import _require_roots
-from vae_exp.dashboard.events import HistoryRow, RunInfo
-from vae_exp.dashboard.run import Segment
-from vae_exp.dashboard.source import FileSource, LeetSource, NativeSource
+from vae_exp.dashboard.reader.events import HistoryRow, RunInfo
+from vae_exp.dashboard.reader.source import FileSource, LeetSource, NativeSource
+from vae_exp.dashboard.runs.run import Segment
 from vae_exp.errors import UserError
 
 FIXTURE = Path(__file__).with_name("fixtures") / "wandb-0.31.0.wandb"

@@ -20,13 +20,13 @@ from tests.dashboard.records import (
     stats_record,
     summary_record,
 )
-from vae_exp.dashboard import store as store_module
-from vae_exp.dashboard import wandb_log
-from vae_exp.dashboard.downsampling import downsampled
-from vae_exp.dashboard.events import Event
-from vae_exp.dashboard.history import History
-from vae_exp.dashboard.run import STALE_SECONDS, Run, Segment
-from vae_exp.dashboard.store import Store
+from vae_exp.dashboard.reader import log_reader
+from vae_exp.dashboard.reader.events import Event
+from vae_exp.dashboard.runs import store as store_module
+from vae_exp.dashboard.runs.history import History
+from vae_exp.dashboard.runs.run import STALE_SECONDS, Run, Segment
+from vae_exp.dashboard.runs.store import Store
+from vae_exp.dashboard.web.downsampling import downsampled
 
 
 def refreshed(store: Store) -> Store:
@@ -71,7 +71,7 @@ def test_a_run_grows_and_only_what_changed_has_a_new_version(tmp_path: Path):
 
 def test_a_run_is_read_to_its_end_before_its_state_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Whatever is published on the way says `reading`, of a resumed run too; a portion is a third of a file."""
-    monkeypatch.setattr(wandb_log, "_BLOCKS_AT_ONCE", 1)
+    monkeypatch.setattr(log_reader, "_BLOCKS_AT_ONCE", 1)
     monkeypatch.setattr(store_module, "_SECONDS_FOR_A_FILE", 0.0)
     rows = [{"a": 1.0, "text": "x" * 2_000} for _ in range(40)]
     make_run(tmp_path, "one", rows=rows, exit_code=130, started=1_700_000_000)
@@ -93,7 +93,7 @@ def test_a_run_is_read_to_its_end_before_its_state_is_shown(tmp_path: Path, monk
 
 
 def test_a_run_whose_file_can_no_longer_be_read_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(wandb_log, "_BLOCKS_AT_ONCE", 1)
+    monkeypatch.setattr(log_reader, "_BLOCKS_AT_ONCE", 1)
     monkeypatch.setattr(store_module, "_SECONDS_FOR_A_FILE", 0.0)
     path = make_run(tmp_path, "one", rows=[{"text": "x" * 2_000}] * 40, exit_code=None)
     store = refreshed(Store([tmp_path]))

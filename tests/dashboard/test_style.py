@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from vae_exp.dashboard.page import style
+from vae_exp.dashboard.web.page import style
 
 GROUNDS = ("ground", "raised")
 TEXTS = ("ink", "quiet", "accent", "bad", "good", "warn")

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.dashboard.portions import everything
-from vae_exp.dashboard.leet import inspected
-from vae_exp.dashboard.reading import event_of
-from vae_exp.dashboard.records import plain_record
-from vae_exp.dashboard.source import NativeSource
-from vae_exp.dashboard.wandb_log import UnknownFormatError, WandbLog
+from vae_exp.dashboard.reader.leet import inspected
+from vae_exp.dashboard.reader.log_reader import UnknownFormatError, WandbLogReader
+from vae_exp.dashboard.reader.parse import event_of
+from vae_exp.dashboard.reader.protobuf import plain_record
+from vae_exp.dashboard.reader.source import NativeSource
 
 FIXTURES = sorted(Path(__file__).with_name("fixtures").glob("*.wandb"))
 HEADER = struct.pack("<4sHB", b":W&B", 0xBEE1, 0)
@@ -44,7 +44,7 @@ def random_records(count: int, longest: int, seed: int = 0) -> list[bytes]:
 
 
 def read(path: Path) -> list[bytes]:
-    return everything(WandbLog(path))
+    return everything(WandbLogReader(path))
 
 
 @pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.stem)
@@ -85,7 +85,7 @@ def test_a_file_cut_off_anywhere_has_its_whole_records_and_goes_on(tmp_path: Pat
     path = tmp_path / "run.wandb"
     for cut in cuts(data):
         path.write_bytes(data[:cut])
-        log = WandbLog(path)
+        log = WandbLogReader(path)
         before = everything(log)
         assert before == records[: sum(end <= cut for end in ends)]
         with path.open("ab") as file:
@@ -98,7 +98,7 @@ def test_a_file_that_grows_byte_by_byte_is_read_as_a_whole_one(tmp_path: Path):
     records = random_records(10, 40)
     data, _ = written(records)
     path = tmp_path / "run.wandb"
-    log, found = WandbLog(path), []
+    log, found = WandbLogReader(path), []
     with path.open("wb", buffering=0) as file:
         for byte in data:
             file.write(bytes([byte]))
@@ -122,7 +122,7 @@ def test_damage_costs_no_more_than_the_records_it_touches(tmp_path: Path, seed: 
                 places.append(place)
     path = tmp_path / "run.wandb"
     path.write_bytes(damaged)
-    log = WandbLog(path)
+    log = WandbLogReader(path)
     found = everything(log)
     begins = [len(HEADER), *ends[:-1]]
     untouched = [
@@ -168,7 +168,7 @@ def test_bytes_that_pass_their_checksum_but_are_no_records_never_raise(tmp_path:
 def test_a_replaced_file_is_read_anew(tmp_path: Path):
     path, other = tmp_path / "run.wandb", tmp_path / "other"
     path.write_bytes(written([b"a" * 100, b"b"])[0])
-    log = WandbLog(path)
+    log = WandbLogReader(path)
     assert everything(log) == [b"a" * 100, b"b"]
     other.write_bytes(written([b"c"])[0])
     other.replace(path)
@@ -182,7 +182,7 @@ def test_a_record_that_has_lost_its_middle_is_not_put_together_from_its_ends(tmp
     data[2 * BLOCK + 100] ^= 1
     path = tmp_path / "run.wandb"
     path.write_bytes(data)
-    log = WandbLog(path)
+    log = WandbLogReader(path)
     assert everything(log) == [b"a", b"c"]
     assert sum(each.length for each in log.damages) > 99_000
 
@@ -192,7 +192,7 @@ def test_holes_of_a_sparse_file_are_gone_over(tmp_path: Path):
     path.write_bytes(written([b"a" * 50])[0])
     size = 2**40
     os.truncate(path, size)
-    log = WandbLog(path)
+    log = WandbLogReader(path)
     assert everything(log) == [b"a" * 50]
     assert log.size == size
     with path.open("r+b") as file:
@@ -207,7 +207,7 @@ def test_another_format_is_not_guessed_at(tmp_path: Path, data: bytes):
     path = tmp_path / "run.wandb"
     path.write_bytes(data)
     with pytest.raises(UnknownFormatError):
-        WandbLog(path).read()
+        WandbLogReader(path).read()
 
 
 def test_kinds_that_nobody_looks_at_are_none():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.data.unclosed import unclosed_files
-from vae_exp.data.arrays import ArraysSource
+from vae_exp.data.npz import NPZSource
 from vae_exp.errors import UserError
 
 COUNT, HEIGHT, WIDTH = 5, 6, 7
@@ -30,9 +30,9 @@ def path(tmp_path: Path) -> Path:
 def npz(path: Path):
     """Write these arrays to a file and give its source: `npz(images=…)`."""
 
-    def write(layout: str = "auto", **arrays) -> ArraysSource:
+    def write(layout: str = "auto", **arrays) -> NPZSource:
         np.savez(path, **arrays)
-        return ArraysSource(str(path), layout)
+        return NPZSource(str(path), layout)
 
     return write
 
@@ -114,7 +114,7 @@ def test_arrays_in_fortran_s_order_are_read_right(npz):
 
 def test_compressed_files_are_read(path):
     np.savez_compressed(path, images=grey())
-    np.testing.assert_array_equal(ArraysSource(str(path)).train().pixels[:, 0].numpy(), grey())
+    np.testing.assert_array_equal(NPZSource(str(path)).train().pixels[:, 0].numpy(), grey())
 
 
 def test_labels_are_optional(npz):
@@ -139,13 +139,13 @@ def test_test_images_have_arrays_of_their_own(npz):
 def test_a_path_in_the_home_folder_is_found(npz, path, monkeypatch):
     npz(images=grey())
     monkeypatch.setenv("HOME", str(path.parent))
-    assert len(ArraysSource(f"~/{path.name}").train()) == COUNT
+    assert len(NPZSource(f"~/{path.name}").train()) == COUNT
 
 
 def test_the_path_is_that_of_when_the_source_was_made(npz, path, monkeypatch):
     npz(images=grey())
     monkeypatch.chdir(path.parent)
-    source = ArraysSource(path.name)
+    source = NPZSource(path.name)
     monkeypatch.chdir("/")
     assert len(source.train()) == COUNT
 
@@ -156,23 +156,23 @@ def test_the_path_is_that_of_when_the_source_was_made(npz, path, monkeypatch):
 @pytest.mark.parametrize("missing", [None, ""])
 def test_no_path_is_refused_at_once(missing):
     with pytest.raises(UserError, match=r"data\.path is missing.*data\.path=my_images\.npz"):
-        ArraysSource(missing)
+        NPZSource(missing)
 
 
 @pytest.mark.parametrize("layout", ["HWN", "nchw", ""])
 def test_an_unknown_layout_is_refused_at_once(layout):
     with pytest.raises(UserError, match=rf"data\.layout={layout} is not known; use one of auto, NHW, NCHW, NHWC"):
-        ArraysSource("images.npz", layout)
+        NPZSource("images.npz", layout)
 
 
 def test_a_missing_file_is_refused(path):
-    message = refusal(ArraysSource(str(path)).train)
+    message = refusal(NPZSource(str(path)).train)
     assert f"data.path={path} does not exist" in message
     assert "'images'" in message
 
 
 def test_a_folder_is_refused(tmp_path):
-    assert f"data.path={tmp_path} cannot be read" in refusal(ArraysSource(str(tmp_path)).train)
+    assert f"data.path={tmp_path} cannot be read" in refusal(NPZSource(str(tmp_path)).train)
 
 
 def test_a_missing_array_of_images_is_refused(npz, path):
@@ -208,18 +208,18 @@ def test_a_truncated_file_is_closed_again(npz, path):
 
 def test_an_empty_file_is_refused(path):
     path.write_bytes(b"")
-    assert f"data.path={path} cannot be read as an .npz file" in refusal(ArraysSource(str(path)).train)
+    assert f"data.path={path} cannot be read as an .npz file" in refusal(NPZSource(str(path)).train)
 
 
 def test_random_bytes_are_refused(path):
     path.write_bytes(np.random.default_rng(0).bytes(2000))
-    assert f"data.path={path} cannot be read as an .npz file" in refusal(ArraysSource(str(path)).train)
+    assert f"data.path={path} cannot be read as an .npz file" in refusal(NPZSource(str(path)).train)
 
 
 def test_a_single_array_is_refused_as_such(path):
     with path.open("wb") as file:
         np.save(file, grey())
-    assert f"data.path={path} holds a single array" in refusal(ArraysSource(str(path)).train)
+    assert f"data.path={path} holds a single array" in refusal(NPZSource(str(path)).train)
 
 
 def _npy(array: np.ndarray) -> bytes:
@@ -272,7 +272,7 @@ DAMAGED = {
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_an_archive_damaged_inside_is_refused(path, content):
     path.write_bytes(content)
-    assert f"data.path={path}" in refusal(ArraysSource(str(path)).train)
+    assert f"data.path={path}" in refusal(NPZSource(str(path)).train)
 
 
 class _Bomb:
@@ -297,7 +297,7 @@ def test_a_pickled_array_is_refused_and_never_loaded(npz, path, tmp_path):
 def test_a_pickle_in_place_of_an_archive_is_refused_and_never_loaded(path, tmp_path):
     trace = tmp_path / "trace"
     path.write_bytes(pickle.dumps({"images": _Bomb(trace)}))
-    assert f"data.path={path} cannot be read" in refusal(ArraysSource(str(path)).train)
+    assert f"data.path={path} cannot be read" in refusal(NPZSource(str(path)).train)
     assert not trace.exists()
 
 
@@ -396,7 +396,7 @@ def test_the_largest_label_of_int64_is_kept_as_uint64(npz):
 # --- arrays by other names, and factors
 
 
-def dsprites(path: Path, count: int = 20, **changes) -> ArraysSource:
+def dsprites(path: Path, count: int = 20, **changes) -> NPZSource:
     """A file laid out as that of dSprites."""
     rng = np.random.default_rng(0)
     arrays = {
@@ -406,7 +406,7 @@ def dsprites(path: Path, count: int = 20, **changes) -> ArraysSource:
     }
     np.savez(path, **(arrays | changes))
     names = {"images": "imgs", "factors": "latents_classes"}
-    return ArraysSource(str(path), "NHW", names, white=1, test_size=5)
+    return NPZSource(str(path), "NHW", names, white=1, test_size=5)
 
 
 def test_a_file_of_dsprites_is_read_by_its_own_names(path: Path):

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vae_exp.data import feed
-from vae_exp.data.feed import Feed, ResidentFeed, StreamedFeed, feed_for, free_memory, place
+from vae_exp.data import batch_loader
+from vae_exp.data.batch_loader import BatchLoader, DeviceLoader, PrefetchLoader, free_memory, make_loader, place
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
 
@@ -20,7 +20,7 @@ batch_sizes = st.integers(min_value=1, max_value=50)
 seeds = st.integers(min_value=0, max_value=2**31)
 positions = st.integers(min_value=0, max_value=40)
 reproducibly = settings(deadline=None, derandomize=True, max_examples=60)
-both_kinds = pytest.mark.parametrize("kind", [ResidentFeed, StreamedFeed])
+both_kinds = pytest.mark.parametrize("kind", [DeviceLoader, PrefetchLoader])
 
 
 def numbered(count: int) -> ImageSet:
@@ -28,8 +28,8 @@ def numbered(count: int) -> ImageSet:
     return ImageSet(torch.arange(count).to(torch.uint8).reshape(-1, 1, 1, 1), None, pixel_max=255)
 
 
-def made(kind: type, images: ImageSet, largest: int) -> Feed:
-    return kind(images if kind is ResidentFeed else images.streamed_to(CPU), largest)
+def made(kind: type, images: ImageSet, largest: int) -> BatchLoader:
+    return kind(images if kind is DeviceLoader else images.streamed_to(CPU), largest)
 
 
 def batches_of(count: int, batch_size: int) -> list[int]:
@@ -40,13 +40,13 @@ def order_of(count: int, seed: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
 
-def handed_out(feed: Feed, order: Tensor, sizes: list[int], done: int = 0) -> list[Tensor]:
+def handed_out(feed: BatchLoader, order: Tensor, sizes: list[int], done: int = 0) -> list[Tensor]:
     """What the steps of an epoch get, none of it copied."""
-    feed.begin(order, sizes, done)
+    batch_loader.begin(order, sizes, done)
     batches = []
     for size in sizes[done:]:
-        feed.prepare()
-        batches.append(feed.images(size))
+        batch_loader.prepare()
+        batches.append(batch_loader.images(size))
     return batches
 
 
@@ -103,7 +103,7 @@ def test_a_new_epoch_may_begin_in_the_middle_of_another(kind, count, batch_size,
 def test_resident_and_streamed_batches_are_the_same_to_the_bit(count, batch_size, position, seed):
     pixels = torch.randint(17, (count, 1, 2, 2), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
     sizes, shuffle = batches_of(count, batch_size), torch.Generator().manual_seed(seed)
-    feeds = [made(kind, ImageSet(pixels, None, 16), sizes[0]) for kind in (ResidentFeed, StreamedFeed)]
+    feeds = [made(kind, ImageSet(pixels, None, 16), sizes[0]) for kind in (DeviceLoader, PrefetchLoader)]
     for done in (0, min(position, len(sizes)), 0):
         order = torch.randperm(count, generator=shuffle)
         resident, streamed = (handed_out(feed, order, sizes, done) for feed in feeds)
@@ -144,13 +144,13 @@ def test_a_batch_stays_as_it_is_while_later_ones_are_handed_out_and_changed(kind
 
 
 def test_resident_images_need_nothing_of_the_host():
-    used = ResidentFeed(numbered(6), 2)
+    used = DeviceLoader(numbered(6), 2)
     used.begin(torch.tensor([5, 3, 1, 0, 2, 4]), [2, 2, 2], 0)
     assert numbers_in([used.images(2), used.images(2), used.images(2)]) == [5, 3, 1, 0, 2, 4]
 
 
 def test_the_resident_order_is_read_from_where_the_last_epoch_s_was():
-    used = ResidentFeed(numbered(4), 2)
+    used = DeviceLoader(numbered(4), 2)
     places = set()
     for seed in range(3):
         used.begin(order_of(4, seed), [2, 2], 0)
@@ -160,22 +160,22 @@ def test_the_resident_order_is_read_from_where_the_last_epoch_s_was():
 
 
 def test_streamed_batches_arrive_in_one_place():
-    used = StreamedFeed(numbered(6).streamed_to(CPU), 2)
+    used = PrefetchLoader(numbered(6).streamed_to(CPU), 2)
     place = used._batch.data_ptr()
     handed_out(used, torch.arange(6), [2, 2, 2])
     assert used._batch.data_ptr() == place
 
 
 def test_what_goes_wrong_while_gathering_is_raised_by_the_step():
-    used = StreamedFeed(numbered(4).streamed_to(CPU), 2)
+    used = PrefetchLoader(numbered(4).streamed_to(CPU), 2)
     used.begin(torch.tensor([0, 99]), [2], 0)
     with pytest.raises((IndexError, RuntimeError)):
         used.prepare()
 
 
 def test_the_feed_follows_from_where_the_pixels_lie():
-    assert isinstance(feed_for(numbered(3), 2), ResidentFeed)
-    assert isinstance(feed_for(numbered(3).streamed_to(CPU), 2), StreamedFeed)
+    assert isinstance(make_loader(numbered(3), 2), DeviceLoader)
+    assert isinstance(make_loader(numbered(3).streamed_to(CPU), 2), PrefetchLoader)
 
 
 # Where the pixels lie
@@ -190,7 +190,7 @@ def test_on_the_cpu_images_are_resident_unless_they_shall_be_streamed(resident, 
 
 @pytest.mark.parametrize(("free", "expected"), [(199, False), (200, True), (201, True), (None, True)])
 def test_auto_moves_images_that_take_at_most_half_of_the_free_memory(monkeypatch, free, expected):
-    monkeypatch.setattr(feed, "free_memory", lambda device: free)
+    monkeypatch.setattr(batch_loader, "free_memory", lambda device: free)
     placed = place(numbered(100), ELSEWHERE, "auto")
     assert placed.is_resident is expected
     assert placed.device == ELSEWHERE
@@ -199,7 +199,7 @@ def test_auto_moves_images_that_take_at_most_half_of_the_free_memory(monkeypatch
 
 @pytest.mark.parametrize(("free", "refused"), [(99, True), (100, False), (None, False)])
 def test_images_that_must_be_resident_and_do_not_fit_are_refused(monkeypatch, free, refused):
-    monkeypatch.setattr(feed, "free_memory", lambda device: free)
+    monkeypatch.setattr(batch_loader, "free_memory", lambda device: free)
     if not refused:
         assert place(numbered(100), ELSEWHERE, True).is_resident
         return
@@ -208,7 +208,7 @@ def test_images_that_must_be_resident_and_do_not_fit_are_refused(monkeypatch, fr
 
 
 def test_the_refusal_tells_what_is_needed_and_what_is_there(monkeypatch):
-    monkeypatch.setattr(feed, "free_memory", lambda device: 3 * 2**20)
+    monkeypatch.setattr(batch_loader, "free_memory", lambda device: 3 * 2**20)
     images = ImageSet(torch.zeros(5, 1, 1024, 1024, dtype=torch.uint8), None, 255)
     with pytest.raises(UserError, match=r"the images take 5 MiB and meta has 3 MiB free"):
         place(images, ELSEWHERE, True)
@@ -228,7 +228,7 @@ def test_streamed_batches_on_a_cuda_device_are_those_of_the_cpu():
     device, count, sizes = torch.device("cuda", 0), 5000, [512] * 9 + [392]
     pixels = torch.randint(256, (count, 1, 28, 28), dtype=torch.uint8)
     images = ImageSet(pixels, None, 255)
-    feeds = [StreamedFeed(images.streamed_to(device), 512), ResidentFeed(images.to(device), 512)]
+    feeds = [PrefetchLoader(images.streamed_to(device), 512), DeviceLoader(images.to(device), 512)]
     for seed, used in itertools.product(range(3), feeds):
         order = order_of(count, seed)
         batches = handed_out(used, order.to(device), sizes)

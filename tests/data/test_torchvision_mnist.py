@@ -17,9 +17,9 @@ from torchvision import datasets
 
 from tests.data import mirrors
 from tests.data.unclosed import unclosed_files
-from vae_exp.data import downloading
-from vae_exp.data.downloading import those_that_answer
-from vae_exp.data.torchvision_mnist import DATASETS, EMNIST_SPLITS, MNISTSource
+from vae_exp.data import download
+from vae_exp.data.download import those_that_answer
+from vae_exp.data.torchvision_datasets import DATASETS, EMNIST_SPLITS, MNISTSource
 from vae_exp.errors import UserError
 
 ARCHIVES = [name for name, _ in datasets.MNIST.resources]
@@ -209,7 +209,7 @@ def test_where_the_first_mirror_fails_the_second_serves(tiny, root, monkeypatch,
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A download that stalls is given up after half a second."""
-    monkeypatch.setattr(downloading, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(download, "STALL_SECONDS", 0.5)
 
 
 def test_a_silent_mirror_is_not_waited_for_though_another_answers(tiny, root, monkeypatch, hasty):

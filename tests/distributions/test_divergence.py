@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
-from vae_exp.distributions.divergence import rate
+from vae_exp.distributions.kl import rate
 from vae_exp.distributions.sampling import rsample
 
 

@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 
 import vae_exp.engine.checkpoint
-import vae_exp.engine.keeper
-import vae_exp.run_directory
+import vae_exp.engine.checkpoint_manager
+import vae_exp.runs.training
+import vae_exp.storage.run_directory
 import vae_exp.train
-import vae_exp.training_run
 
 CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.truncate"}
 

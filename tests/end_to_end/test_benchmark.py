@@ -73,7 +73,7 @@ def test_bad_input_is_told_in_one_message(command, tmp_path, words, told):
 @pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]])
 def test_help_and_config_come_without_torch(tmp_path, words):
     script = (
-        "import sys; from vae_exp.benchmark import main\n"
+        "import sys; from vae_exp.benchmark.__main__ import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "sys.exit('torch' in sys.modules)"

@@ -70,7 +70,7 @@ def test_a_crash_in_a_job_leaves_its_traceback_in_the_jobs_log(command, tmp_path
     def fail(*arguments: object) -> None:
         raise ZeroDivisionError("of the program")
 
-    monkeypatch.setattr("vae_exp.training_run.seed_process", fail)
+    monkeypatch.setattr("vae_exp.runs.training.seed_everything", fail)
     with pytest.raises(ZeroDivisionError):
         command("train", "--multirun", *SHORT, "tracker=none", "seed=0,1", "sweep.name=mine")
     logs = list((tmp_path / "multirun" / "mine").glob("*/train.log"))

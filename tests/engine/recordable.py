@@ -19,14 +19,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.test_conf import composed
-from vae_exp.build import build_loss, build_vae
-from vae_exp.command_line import config_directory
-from vae_exp.data.feed import ResidentFeed
+from vae_exp.cli.command_line import config_directory
+from vae_exp.configuration.instantiate import build_loss, build_vae
+from vae_exp.data.batch_loader import DeviceLoader
 from vae_exp.data.images import ImageSet
-from vae_exp.engine.host_state import HostState, first_change
-from vae_exp.engine.record import StepRecord
-from vae_exp.engine.team import Team
-from vae_exp.engine.training_step import Scoring, TrainingStep
+from vae_exp.engine.distributed import DistributedContext
+from vae_exp.engine.host_state import HostStateSnapshot, first_change
+from vae_exp.engine.record import EpochLossBuffer
+from vae_exp.engine.train_step import Scoring, TrainStep
 from vae_exp.errors import UserError
 from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
@@ -178,24 +178,24 @@ def images() -> ImageSet:
 
 def step_of(
     vae: VAE, loss: Any, optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer], **changes: Any
-) -> TrainingStep:
+) -> TrainStep:
     """A training step on batches of four, on the device of the model, that checks nothing on the host."""
     device = next(vae.parameters()).device
     data = images().to(device)
-    feed = ResidentFeed(data, 4)
+    feed = DeviceLoader(data, 4)
     feed.begin(torch.arange(COUNT, device=device), [4] * (COUNT // 4), 0)
     parameters = list(vae.parameters())
     settings: Mapping[str, Any] = {
-        "reduction": "sum", "gradient_clip": 1.0, "dynamic": False, "average": None, "team": Team(),
+        "reduction": "sum", "gradient_clip": 1.0, "dynamic": False, "average": None, "team": DistributedContext(),
         "labelled": isinstance(vae, ConditionalVAE),
     }  # fmt: skip
-    step = TrainingStep(
+    step = TrainStep(
         score=Scoring(vae, loss),
         parameters=parameters,
         optimizer=optimizer(parameters),
         feed=feed,
         noise=torch.Generator(device).manual_seed(0),
-        record=StepRecord(COUNT // 4, device),
+        record=EpochLossBuffer(COUNT // 4, device),
         **{**settings, **changes},
     )
     step._on_host = False
@@ -232,10 +232,10 @@ def _host_read(vae: VAE, loss: str) -> str | None:
     return read_by(step_of(vae, built, lambda parameters: torch.optim.SGD(parameters, lr=1e-6)))
 
 
-def read_by(step: TrainingStep) -> str | None:
+def read_by(step: TrainStep) -> str | None:
     """What the second step reads or changes on the host; the first may prepare constants, as warm-up steps do."""
     step.on_device(4)
-    host = HostState(step.score, step.optimizer)
+    host = HostStateSnapshot(step.score, step.optimizer)
     before = host.seen()
     try:
         with no_host_reads():

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from vae_exp.data.images import ImageSet
-from vae_exp.engine.interruption import InterruptGuard
-from vae_exp.engine.keeper import Cadence
-from vae_exp.engine.progress import ProgressDisplay, SilentProgress
-from vae_exp.engine.recipe import Recipe
-from vae_exp.engine.team import Team
+from vae_exp.engine.checkpoint_manager import CheckpointInterval
+from vae_exp.engine.distributed import DistributedContext
+from vae_exp.engine.progress import NullProgress, ProgressDisplay
+from vae_exp.engine.recipe import TrainerConfig
+from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.engine.trainer import Trainer
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
@@ -21,7 +21,7 @@ from vae_exp.model.priors import StandardNormalPrior
 from vae_exp.model.vae import VAE
 from vae_exp.objective.elbo import ELBO
 from vae_exp.objective.loss_terms import Loss
-from vae_exp.run_directory import RunDirectory
+from vae_exp.storage.run_directory import RunDirectory
 
 CPU = torch.device("cpu")
 SHAPE = (1, 2, 3)
@@ -47,7 +47,7 @@ def adam(parameters: Any) -> Optimizer:
     return Adam(parameters, lr=0.02)
 
 
-def plain_recipe(**changes: Any) -> Recipe:
+def plain_recipe(**changes: Any) -> TrainerConfig:
     """An epoch in batches of two, as plain as it can be but for what is said."""
     plain: dict[str, Any] = {
         "epochs": 1,
@@ -62,9 +62,9 @@ def plain_recipe(**changes: Any) -> Recipe:
         "gradient_clip": None,
         "ema_decay": None,
         "collapse_monitor": False,
-        "checkpoint_every": Cadence(epochs=1, seconds=None),
+        "checkpoint_every": CheckpointInterval(epochs=1, seconds=None),
     }
-    return Recipe(**plain | changes)
+    return TrainerConfig(**plain | changes)
 
 
 def make_trainer(
@@ -78,7 +78,7 @@ def make_trainer(
     scheduler: Callable[[Optimizer], Any] = lambda optimizer: None,
     evaluators: Mapping[str, Any] | None = None,
     trackers: Sequence[Any] = (),
-    team: Team | None = None,
+    team: DistributedContext | None = None,
     **recipe: Any,
 ) -> Trainer:
     """A trainer of a small VAE; what is not said is as plain as it can be."""
@@ -105,8 +105,8 @@ def make_trainer(
 
 def fit(trainer: Trainer, progress: ProgressDisplay | None = None) -> Trainer:
     """Train to the end, listening to signals."""
-    with InterruptGuard() as guard:
-        trainer.fit(guard, progress or SilentProgress())
+    with GracefulShutdown() as guard:
+        trainer.fit(guard, progress or NullProgress())
     return trainer
 
 

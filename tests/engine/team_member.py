@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tests.engine.runs import CPU, fit, grey_images, make_trainer, small_vae, weights
-from vae_exp.engine.team import Team, gather_team
+from vae_exp.engine.distributed import DistributedContext, init_distributed
 from vae_exp.errors import DivergedError, Interrupted, UserError
 from vae_exp.model.vae import VAE
 from vae_exp.objective.elbo import ELBO
@@ -28,7 +28,7 @@ TRAINING: dict[str, dict[str, Any]] = {
 }
 
 
-def train(name: str, folder: Path, team: Team, **changes: Any) -> dict[str, Any]:
+def train(name: str, folder: Path, team: DistributedContext, **changes: Any) -> dict[str, Any]:
     """Two epochs, and what came of them."""
     vae = small_vae()
     trainer = make_trainer(
@@ -68,7 +68,7 @@ class Spoils:
         return LossTerms(terms.loss * scale, terms.distortion * scale, terms.rate)
 
 
-def findings(folder: Path, team: Team) -> dict[str, Any]:
+def findings(folder: Path, team: DistributedContext) -> dict[str, Any]:
     """Training, and what the processes tell each other."""
     found: dict[str, Any] = {name: train(name, folder, team) for name in TRAINING}
     sums = torch.full((3,), float(team.rank + 1))
@@ -90,7 +90,7 @@ def findings(folder: Path, team: Team) -> dict[str, Any]:
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    team = gather_team("ddp", CPU)
+    team = init_distributed("ddp", CPU)
     found = findings(folder / str(team.rank), team)
     torch.save(found, folder / f"{team.rank}.pt")
     team.disband()

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from tests.engine.runs import CPU, fit, grey_images, make_trainer, small_vae, stored_weights, weights
 from vae_exp.data.images import ImageSet
-from vae_exp.engine.averaging import WeightAverage
 from vae_exp.engine.checkpoint import load_checkpoint
-from vae_exp.engine.determinism import generator
-from vae_exp.engine.interruption import InterruptGuard
+from vae_exp.engine.ema import ExponentialMovingAverage
+from vae_exp.engine.seeding import generator
+from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.model.vae import VAE
 from vae_exp.objective.elbo import ELBO
 from vae_exp.objective.loss_terms import LossTerms
@@ -43,7 +43,7 @@ def set_to(module: nn.Module, value: float) -> None:
 def test_the_average_is_the_closed_form(decay: float, values: list[float]):
     module = nn.Linear(2, 1)
     set_to(module, values[0])
-    average = WeightAverage(module, decay)
+    average = ExponentialMovingAverage(module, decay)
     for value in values[1:]:
         set_to(module, value)
         average.update()
@@ -54,7 +54,7 @@ def test_the_average_is_the_closed_form(decay: float, values: list[float]):
 
 def test_without_memory_the_average_is_the_weights():
     module = nn.Linear(3, 2)
-    average = WeightAverage(module, 0.0)
+    average = ExponentialMovingAverage(module, 0.0)
     set_to(module, 1.7)
     average.update()
     assert all((each == 1.7).all() for each in average.state_dict().values())
@@ -62,7 +62,7 @@ def test_without_memory_the_average_is_the_weights():
 
 def test_the_weights_themselves_are_not_changed_by_the_average():
     module = nn.Linear(3, 2)
-    average = WeightAverage(module, 0.9)
+    average = ExponentialMovingAverage(module, 0.9)
     set_to(module, 2.0)
     average.update()
     assert all((each == 2.0).all() for each in module.parameters())
@@ -72,7 +72,7 @@ def test_the_weights_themselves_are_not_changed_by_the_average():
 def test_the_average_is_in_place_for_the_length_of_a_block_however_it_ends(fails: bool):
     module = nn.Linear(1, 1)
     set_to(module, 0.0)
-    average = WeightAverage(module, 0.75)
+    average = ExponentialMovingAverage(module, 0.75)
     set_to(module, 1.0)
     average.update()
     set_to(module, 9.0)
@@ -93,7 +93,7 @@ def test_the_average_is_in_place_for_the_length_of_a_block_however_it_ends(fails
 def test_what_training_began_with_has_no_part_in_the_average():
     module = nn.Linear(1, 1)
     set_to(module, 1e6)
-    average = WeightAverage(module, 0.999)
+    average = ExponentialMovingAverage(module, 0.999)
     assert [each.item() for each in average.state_dict().values()] == [1e6, 1e6]
     set_to(module, 2.0)
     average.update()
@@ -102,7 +102,7 @@ def test_what_training_began_with_has_no_part_in_the_average():
 
 def test_buffers_are_not_averaged():
     module = nn.BatchNorm1d(2)
-    average = WeightAverage(module, 0.5)
+    average = ExponentialMovingAverage(module, 0.5)
     assert average.state_dict().keys() == {"weight", "bias"}
     with average.in_place():
         module.running_mean.fill_(5.0)
@@ -111,10 +111,10 @@ def test_buffers_are_not_averaged():
 
 def test_another_average_goes_on_from_the_state():
     module = nn.Linear(2, 2)
-    first = WeightAverage(module, 0.9)
+    first = ExponentialMovingAverage(module, 0.9)
     set_to(module, 3.0)
     first.update()
-    second = WeightAverage(module, 0.9)
+    second = ExponentialMovingAverage(module, 0.9)
     second.load_state_dict({name: each.clone() for name, each in first.state_dict().items()}, 1)
     set_to(module, 4.0)
     for average in (first, second):
@@ -124,7 +124,7 @@ def test_another_average_goes_on_from_the_state():
 
 def test_a_state_of_another_module_is_refused():
     with pytest.raises(KeyError):
-        WeightAverage(nn.Linear(2, 2), 0.9).load_state_dict({}, 0)
+        ExponentialMovingAverage(nn.Linear(2, 2), 0.9).load_state_dict({}, 0)
 
 
 # In training
@@ -201,7 +201,7 @@ def test_evaluators_see_the_average(tmp_path: Path, every: int):
     trainer = fit(
         make_trainer(tmp_path, train=grey_images(11), ema_decay=0.9, epochs=1, evaluators={"sees": evaluator})
     )
-    with InterruptGuard() as guard:
+    with GracefulShutdown() as guard:
         trainer.finish(guard)
     state = load_checkpoint(tmp_path / "checkpoints" / "last.pt", CPU)
     [seen] = evaluator.seen

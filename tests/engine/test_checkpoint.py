@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from vae_exp.engine.checkpoint import FORMAT, load_checkpoint, save_checkpoint
-from vae_exp.engine.determinism import generator, process_random_state, restore_process_random_state
+from vae_exp.engine.seeding import generator, process_random_state, restore_process_random_state
 from vae_exp.errors import UserError
 
 CPU = torch.device("cpu")

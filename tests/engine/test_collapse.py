@@ -10,7 +10,7 @@ from torch.distributions import Independent, Normal
 from tests.engine.runs import CPU, fit, grey_images, make_trainer, small_vae, weights
 from tests.engine.test_trainer import Kept
 from vae_exp.engine.checkpoint import load_checkpoint
-from vae_exp.engine.collapse import CollapseMonitor
+from vae_exp.engine.posterior_collapse import PosteriorCollapseMonitor
 from vae_exp.model.vae import VAE
 from vae_exp.objective.beta_vae import BetaVAE
 from vae_exp.objective.elbo import ELBO
@@ -29,13 +29,13 @@ class Scaled(nn.Module):
         return Independent(Normal(moved, 1.0), 1)
 
 
-def monitor(units: int = 20, schedules: LossSchedules | None = None) -> tuple[CollapseMonitor, Scaled]:
+def monitor(units: int = 20, schedules: LossSchedules | None = None) -> tuple[PosteriorCollapseMonitor, Scaled]:
     encoder = Scaled(units)
     vae = VAE(encoder, nn.Identity(), nn.Identity())
-    return CollapseMonitor(vae, grey_images(50), schedules or LossSchedules(ELBO(), CPU)), encoder
+    return PosteriorCollapseMonitor(vae, grey_images(50), schedules or LossSchedules(ELBO(), CPU)), encoder
 
 
-def looks(watch: CollapseMonitor, *rates: float) -> list[dict[str, str]]:
+def looks(watch: PosteriorCollapseMonitor, *rates: float) -> list[dict[str, str]]:
     return [watch.look({"train/rate": rate}) for rate in rates]
 
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vae_exp.engine.determinism import (
+from vae_exp.engine.seeding import (
     STREAMS,
     generator,
     process_random_state,
-    require_determinism,
     restore_process_random_state,
-    seed_process,
+    seed_everything,
+    set_deterministic,
 )
 
 CPU = torch.device("cpu")
@@ -62,7 +62,7 @@ def test_a_generator_does_not_touch_the_process_wide_one():
 
 
 def _initial_weights(seed: int) -> Tensor:
-    seed_process(seed)
+    seed_everything(seed)
     return nn.Linear(8, 8).weight.detach().clone()
 
 
@@ -72,9 +72,9 @@ def test_seeding_the_process_reproduces_initial_weights():
 
 
 def test_seeding_the_process_reaches_python_and_numpy():
-    seed_process(5)
+    seed_everything(5)
     first = random.random(), np.random.rand()
-    seed_process(5)
+    seed_everything(5)
     assert (random.random(), np.random.rand()) == first
 
 
@@ -94,12 +94,12 @@ def _draw_from_all() -> list[float]:
 
 @pytest.mark.parametrize("before", [0, 1, 2, 700])
 def test_the_process_goes_on_drawing_from_where_it_was(before: int):
-    seed_process(5)
+    seed_everything(5)
     for _ in range(before):
         _draw_from_all()  # one draw of a pair of normals, so that the other is kept
     state = process_random_state(CPU)
     expected = [_draw_from_all() for _ in range(3)]
-    seed_process(6)
+    seed_everything(6)
     restore_process_random_state(state, CPU)
     assert [_draw_from_all() for _ in range(3)] == expected
 
@@ -115,26 +115,26 @@ def test_the_state_of_the_process_is_a_few_tensors_which_are_cheap_to_copy():
 
 
 def test_lists_of_numbers_that_earlier_versions_stored_are_restored():
-    seed_process(5)
+    seed_everything(5)
     state = process_random_state(CPU)
     lists = {name: [each.tolist() if isinstance(each, Tensor) else each for each in state[name]]
              for name in ("python", "numpy")}  # fmt: skip
     expected = _draw_from_all()
-    seed_process(6)
+    seed_everything(6)
     restore_process_random_state({**state, **lists}, CPU)
     assert _draw_from_all() == expected
 
 
 def test_taking_the_state_of_the_process_draws_nothing():
-    seed_process(5)
+    seed_everything(5)
     expected = _draw_from_all()
-    seed_process(5)
+    seed_everything(5)
     process_random_state(CPU)
     assert _draw_from_all() == expected
 
 
 def test_a_state_of_another_kind_of_device_is_taken_as_far_as_it_goes():
-    seed_process(5)
+    seed_everything(5)
     state = {**process_random_state(CPU), "cuda": torch.zeros(16, dtype=torch.uint8)}
     expected = _draw_from_all()
     restore_process_random_state(state, CPU)
@@ -159,17 +159,17 @@ def _own_switches(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("_own_switches")
 def test_deterministic_kernels_are_a_matter_of_choice():
-    require_determinism(True)
+    set_deterministic(True)
     assert torch.are_deterministic_algorithms_enabled()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    require_determinism(False)
+    set_deterministic(False)
     assert not torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.mark.usefixtures("_own_switches")
 def test_a_workspace_of_the_users_choice_stays():
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":16:8"
-    require_determinism(True)
+    set_deterministic(True)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 
@@ -177,5 +177,5 @@ def test_a_workspace_of_the_users_choice_stays():
 @pytest.mark.parametrize("wanted", [False, True])
 def test_no_kernel_is_chosen_by_a_race(wanted: bool):
     torch.backends.cudnn.benchmark = True
-    require_determinism(wanted)
+    set_deterministic(wanted)
     assert not torch.backends.cudnn.benchmark

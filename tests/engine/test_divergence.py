@@ -7,8 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.engine.recordable import READS
 from tests.engine.runs import CPU, small_vae
-from vae_exp.engine.divergence import DivergenceFinder
-from vae_exp.engine.record import StepRecord
+from vae_exp.engine.non_finite import NonFiniteChecker
+from vae_exp.engine.record import EpochLossBuffer
 
 
 class CountsReads(TorchDispatchMode):
@@ -27,7 +27,7 @@ class CountsReads(TorchDispatchMode):
 def test_all_weights_are_looked_at_in_one_wait_for_the_device(value: float, finite: bool):
     vae = small_vae()
     weights = list(vae.parameters())
-    finder = DivergenceFinder(vae, StepRecord(1, CPU))
+    finder = NonFiniteChecker(vae, EpochLossBuffer(1, CPU))
     for weight in weights:
         with torch.no_grad():
             before = weight.clone()

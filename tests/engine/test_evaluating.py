@@ -9,9 +9,9 @@ import torch
 from matplotlib.figure import Figure
 
 from vae_exp.data.images import ImageSet
-from vae_exp.engine.determinism import generator
-from vae_exp.engine.evaluating import Evaluations, run_evaluator, save_figures
-from vae_exp.engine.interruption import InterruptGuard
+from vae_exp.engine.evaluator_loop import EvaluatorLoop, run_evaluator, save_figures
+from vae_exp.engine.seeding import generator
+from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import Interrupted, MemoryExhaustedError, UserError
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
@@ -155,15 +155,15 @@ def test_an_evaluator_without_memory_is_named_and_not_the_batch_size(vae: VAE):
     assert "trainer.batch_size" not in str(caught.value)
 
 
-def evaluations(tmp_path: Path, vae: VAE, **evaluators: Any) -> Evaluations:
-    return Evaluations(
+def evaluations(tmp_path: Path, vae: VAE, **evaluators: Any) -> EvaluatorLoop:
+    return EvaluatorLoop(
         evaluators, vae, train=IMAGES, val=IMAGES.first(0), seed=0, figures=tmp_path / "figures", trackers=[]
     )
 
 
 def test_numbers_that_are_none_are_told_once(vae: VAE, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     each = evaluations(tmp_path, vae, mine=_Yields(a=float("nan"), b=1.0, c=float("inf")), other=_Yields(a=1.0))
-    with caplog.at_level(logging.WARNING), InterruptGuard() as guard:
+    with caplog.at_level(logging.WARNING), GracefulShutdown() as guard:
         for _ in range(3):
             each.run(["mine", "other"], 1, guard)
     assert sorted(record.getMessage() for record in caplog.records) == [
@@ -178,7 +178,7 @@ def test_evaluators_that_wait_for_the_end_are_announced(
     often = _Yields(b=2.0)
     often.every = 1
     each = evaluations(tmp_path, vae, mine=_Yields(a=1.0), often=often)
-    with caplog.at_level(logging.INFO), InterruptGuard() as guard:
+    with caplog.at_level(logging.INFO), GracefulShutdown() as guard:
         assert each.run(["mine", "often"], 1, guard) == {"train/a": 1.0, "train/b": 2.0}
     assert [record.getMessage() for record in caplog.records] == ["Evaluating mine …"]
 

@@ -19,11 +19,11 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
 from tests.engine.runs import CPU, adam, small_vae, weights
 from tests.engine.test_training_step import make_step
-from vae_exp.engine import graph_step as graph_step_module
-from vae_exp.engine.determinism import generator
-from vae_exp.engine.graph_step import GraphStep, make_capturable
-from vae_exp.engine.host_state import HostState, first_change
-from vae_exp.engine.training_step import Scoring
+from vae_exp.engine import cuda_graph as graph_step_module
+from vae_exp.engine.cuda_graph import CUDAGraphStep, make_capturable
+from vae_exp.engine.host_state import HostStateSnapshot, first_change
+from vae_exp.engine.seeding import generator
+from vae_exp.engine.train_step import Scoring
 from vae_exp.objective.elbo import ELBO
 
 WARM_UPS = 3
@@ -174,7 +174,7 @@ def kinds(step: FakeStep) -> list[str]:
 
 def test_warm_up_steps_are_real_ones_and_every_call_is_one_step(cuda: FakeCuda):
     step = FakeStep(cuda)
-    graph_step = GraphStep(step, CPU)
+    graph_step = CUDAGraphStep(step, CPU)
     for call in range(1, 8):
         assert graph_step(4).tolist() == [4.0, 4.0, 4.0]
         assert len(step.done) == step.prepared == call
@@ -184,7 +184,7 @@ def test_warm_up_steps_are_real_ones_and_every_call_is_one_step(cuda: FakeCuda):
 
 def test_there_is_a_recording_for_each_batch_size(cuda: FakeCuda):
     step = FakeStep(cuda)
-    graph_step = GraphStep(step, CPU)
+    graph_step = CUDAGraphStep(step, CPU)
     sizes = [4, 4, 3] * 6
     for size in sizes:
         assert graph_step(size)[0] == size
@@ -196,7 +196,7 @@ def test_there_is_a_recording_for_each_batch_size(cuda: FakeCuda):
 
 def test_it_is_recorded_again_when_a_hyperparameter_changes_and_only_then(cuda: FakeCuda):
     step = FakeStep(cuda)
-    graph_step = GraphStep(step, CPU)
+    graph_step = CUDAGraphStep(step, CPU)
     group = step.optimizer.param_groups[0]
     for lr in (0.1, 0.1, 0.05, 0.05, 0.025):
         group["lr"] = lr
@@ -212,7 +212,7 @@ def test_it_is_recorded_again_when_a_hyperparameter_changes_and_only_then(cuda: 
 
 def test_a_last_batch_that_is_short_is_not_recorded(cuda: FakeCuda):
     step = FakeStep(cuda)
-    graph_step = GraphStep(step, CPU, whole=4)
+    graph_step = CUDAGraphStep(step, CPU, whole=4)
     for size in [4, 4, 3] * 6:
         graph_step(size)
     assert [kind for kind, size, _ in step.done if size == 3] == ["eager"] * 6
@@ -231,7 +231,7 @@ def test_all_steps_read_the_learning_rate_in_one_precision_and_a_schedule_needs_
 ):
     """A warm-up step of a resumed run must round as the replay of the run that was not interrupted."""
     step = FakeStep(cuda, kind([nn.Parameter(torch.ones(2))], lr=0.3))
-    graph_step, group = GraphStep(step, CPU, whole=4), step.optimizer.param_groups[0]
+    graph_step, group = CUDAGraphStep(step, CPU, whole=4), step.optimizer.param_groups[0]
     rates, sizes = [0.3, 0.3, 0.1, 0.1, 0.7, 0.7, 0.3, 0.3], [4, 4, 4, 4, 4, 4, 3, 4]
     for lr, size in zip(rates, sizes, strict=True):
         group["lr"] = lr
@@ -248,7 +248,7 @@ def test_kernels_that_would_wait_for_the_learning_rate_get_a_number(
     cuda: FakeCuda, kind: Callable[..., Optimizer]
 ):
     step = FakeStep(cuda, kind([nn.Parameter(torch.ones(2))], lr=0.3))
-    graph_step = GraphStep(step, CPU)
+    graph_step = CUDAGraphStep(step, CPU)
     for _ in range(5):
         graph_step(4)
     assert [lr for _, _, lr in step.done] == [0.3] * 5
@@ -257,7 +257,7 @@ def test_kernels_that_would_wait_for_the_learning_rate_get_a_number(
 def test_a_hyperparameter_on_the_device_needs_no_new_recording(cuda: FakeCuda):
     step = FakeStep(cuda)
     lr = step.optimizer.param_groups[0]["lr"] = torch.tensor(0.1)
-    graph_step = GraphStep(step, CPU)
+    graph_step = CUDAGraphStep(step, CPU)
     for _ in range(6):
         graph_step(4)
         lr.mul_(0.5)
@@ -269,7 +269,7 @@ def test_a_recording_knows_the_generator_of_the_noise(cuda: FakeCuda, monkeypatc
     step, graphs = FakeStep(cuda), []
     step.noise = generator(0, "noise", CPU)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graphs.append(FakeGraph()) or graphs[-1])
-    graph_step = GraphStep(step, CPU)
+    graph_step = CUDAGraphStep(step, CPU)
     for _ in range(5):
         graph_step(4)
     assert graph_step.fallback is None
@@ -279,7 +279,7 @@ def test_a_recording_knows_the_generator_of_the_noise(cuda: FakeCuda, monkeypatc
 
 def test_all_recordings_of_a_process_share_a_stream(cuda: FakeCuda):
     """cuBLAS keeps a workspace per stream until the process ends."""
-    assert GraphStep(FakeStep(cuda), CPU)._stream is GraphStep(FakeStep(cuda), CPU)._stream
+    assert CUDAGraphStep(FakeStep(cuda), CPU)._stream is CUDAGraphStep(FakeStep(cuda), CPU)._stream
 
 
 # What cannot be recorded
@@ -290,7 +290,7 @@ def test_a_step_that_cannot_be_recorded_goes_on_eagerly_and_says_why(cuda: FakeC
     cuda.refusal = RuntimeError(
         "operation not permitted when stream is capturing\nCompile with TORCH_USE_CUDA_DSA"
     )
-    graph_step = GraphStep(step, CPU)
+    graph_step = CUDAGraphStep(step, CPU)
     with caplog.at_level(logging.WARNING):
         for size in (4, 4, 4, 4, 3, 3, 3, 3, 4):
             graph_step(size)
@@ -308,7 +308,7 @@ def test_a_step_that_cannot_be_recorded_goes_on_eagerly_and_says_why(cuda: FakeC
 def test_a_recording_that_failed_leaves_nothing_behind(cuda: FakeCuda, refusal: type[Exception]):
     """Torch before 2.14 leaves allocator and generators recording, and the next recording of the process fails."""
     cuda.refusal = refusal
-    graph_step = GraphStep(FakeStep(cuda), CPU)
+    graph_step = CUDAGraphStep(FakeStep(cuda), CPU)
     for _ in range(3):
         graph_step(4)
     gc.disable()
@@ -326,7 +326,7 @@ def test_a_recording_that_failed_leaves_nothing_behind(cuda: FakeCuda, refusal: 
 
 def test_an_error_without_words_is_told_by_its_kind(cuda: FakeCuda):
     cuda.refusal = NotImplementedError()
-    graph_step = GraphStep(FakeStep(cuda), CPU)
+    graph_step = CUDAGraphStep(FakeStep(cuda), CPU)
     for _ in range(4):
         graph_step(4)
     assert graph_step.fallback.startswith("NotImplementedError")
@@ -337,7 +337,7 @@ def test_after_a_recording_has_failed_training_is_that_of_eager_steps(cuda: Fake
     vae, alone = small_vae(), small_vae()
     step, eager = (make_step(Scoring(each, ELBO()), each, [1] * 7) for each in (vae, alone))
     cuda.refusal = RuntimeError("no")
-    graph_step = GraphStep(step, CPU)
+    graph_step = CUDAGraphStep(step, CPU)
     for _ in range(7):
         assert torch.equal(graph_step(1), eager(1))
     assert graph_step.fallback
@@ -353,7 +353,7 @@ def test_the_reason_is_what_went_wrong_first(cuda: FakeCuda):
             raise RuntimeError("capture_end: invalidated")
     except RuntimeError as error:
         cuda.refusal = error
-    graph_step = GraphStep(FakeStep(cuda), CPU)
+    graph_step = CUDAGraphStep(FakeStep(cuda), CPU)
     for _ in range(4):
         graph_step(4)
     assert graph_step.fallback == "ValueError: the loss is read"
@@ -361,7 +361,7 @@ def test_the_reason_is_what_went_wrong_first(cuda: FakeCuda):
 
 def test_memory_that_runs_out_while_recording_is_told_as_such(cuda: FakeCuda):
     cuda.refusal = torch.OutOfMemoryError("CUDA out of memory")
-    graph_step = GraphStep(FakeStep(cuda), CPU)
+    graph_step = CUDAGraphStep(FakeStep(cuda), CPU)
     for _ in range(3):
         graph_step(4)
     with pytest.raises(torch.OutOfMemoryError):
@@ -394,7 +394,7 @@ class Changing:
 )
 def test_what_changes_on_the_host_is_not_recorded(cuda: FakeCuda, change: Callable[[Changing], Any], told: str):
     step = FakeStep(cuda, score=Changing(change))
-    graph_step = GraphStep(step, CPU)
+    graph_step = CUDAGraphStep(step, CPU)
     for _ in range(6):
         graph_step(4)
     assert kinds(step) == ["eager"] * 6
@@ -404,7 +404,7 @@ def test_what_changes_on_the_host_is_not_recorded(cuda: FakeCuda, change: Callab
 
 def test_a_value_that_is_no_number_does_not_change(cuda: FakeCuda):
     step = FakeStep(cuda, score=Changing(lambda loss: setattr(loss, "calls", float("nan"))))
-    graph_step = GraphStep(step, CPU)
+    graph_step = CUDAGraphStep(step, CPU)
     for _ in range(6):
         graph_step(4)
     assert graph_step.fallback is None
@@ -412,7 +412,7 @@ def test_a_value_that_is_no_number_does_not_change(cuda: FakeCuda):
 
 def test_what_changes_once_only_is_recorded(cuda: FakeCuda):
     step = FakeStep(cuda, score=Changing(lambda loss: setattr(loss, "calls", 1)))
-    graph_step = GraphStep(step, CPU)
+    graph_step = CUDAGraphStep(step, CPU)
     for _ in range(6):
         graph_step(4)
     assert graph_step.fallback is None
@@ -424,7 +424,7 @@ def test_an_optimiser_that_counts_its_steps_on_the_host_is_not_recorded(cuda: Fa
     state = step.optimizer.state[step.optimizer.param_groups[0]["params"][0]]
     state["step"] = 0
     step.score = lambda: state.update(step=state["step"] + 1)
-    graph_step = GraphStep(step, CPU)
+    graph_step = CUDAGraphStep(step, CPU)
     for _ in range(4):
         graph_step(4)
     assert graph_step.fallback.startswith("optimizer.state[0]['step'] changes from step to step")
@@ -432,7 +432,7 @@ def test_an_optimiser_that_counts_its_steps_on_the_host_is_not_recorded(cuda: Fa
 
 def test_the_attributes_of_a_module_are_named_by_their_place():
     vae = small_vae()
-    host = HostState(Scoring(vae, ELBO()), adam(vae.parameters()))
+    host = HostStateSnapshot(Scoring(vae, ELBO()), adam(vae.parameters()))
     before = host.seen()
     assert first_change(before, host.seen()) is None
     vae.encoder.calls = 1
@@ -442,7 +442,7 @@ def test_the_attributes_of_a_module_are_named_by_their_place():
 def test_objects_that_hold_one_another_are_looked_at_once():
     one, other = SimpleNamespace(count=1), SimpleNamespace(count=2)
     one.other, other.one = other, one
-    host = HostState(one, adam(small_vae().parameters()))
+    host = HostStateSnapshot(one, adam(small_vae().parameters()))
     before = host.seen()
     other.count = 3
     assert first_change(before, host.seen()) == "other.count"
@@ -451,7 +451,7 @@ def test_objects_that_hold_one_another_are_looked_at_once():
 def test_what_the_compiler_keeps_is_not_looked_at():
     vae = small_vae()
     compiled = SimpleNamespace(_orig_mod=vae, counter=0)
-    host = HostState(compiled, adam(vae.parameters()))
+    host = HostStateSnapshot(compiled, adam(vae.parameters()))
     before = host.seen()
     compiled.counter = 1
     assert first_change(before, host.seen()) is None
@@ -461,7 +461,7 @@ def test_what_the_compiler_keeps_is_not_looked_at():
 
 
 def test_everything_is_ordered_on_the_stream_of_the_recordings(cuda: FakeCuda):
-    with GraphStep(FakeStep(cuda), CPU).running():
+    with CUDAGraphStep(FakeStep(cuda), CPU).running():
         cuda.order.append("steps")
     assert cuda.order == [
         "enter device",
@@ -475,7 +475,7 @@ def test_everything_is_ordered_on_the_stream_of_the_recordings(cuda: FakeCuda):
 
 
 def test_what_follows_an_interruption_waits_for_the_steps_too(cuda: FakeCuda):
-    with pytest.raises(KeyError), GraphStep(FakeStep(cuda), CPU).running():
+    with pytest.raises(KeyError), CUDAGraphStep(FakeStep(cuda), CPU).running():
         raise KeyError
     assert "default waits for own" in cuda.order
 

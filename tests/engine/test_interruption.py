@@ -6,14 +6,14 @@ import threading
 
 import pytest
 
-from vae_exp.engine.interruption import InterruptGuard
+from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import Interrupted
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 TWO_SIGNALS = """
 import os, signal, sys
-from vae_exp.engine.interruption import InterruptGuard
+from vae_exp.engine.shutdown import InterruptGuard
 first, second = int(sys.argv[1]), int(sys.argv[2])
 with InterruptGuard():
     os.kill(os.getpid(), first)
@@ -38,7 +38,7 @@ def _send(number: int) -> None:
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_is_noted_and_raised_by_the_next_check(number: int, exit_code: int):
-    with InterruptGuard() as guard:
+    with GracefulShutdown() as guard:
         guard.check()
         _send(number)
         with pytest.raises(Interrupted) as caught:
@@ -48,7 +48,7 @@ def test_a_signal_is_noted_and_raised_by_the_next_check(number: int, exit_code: 
 
 
 def test_check_raises_each_time_once_a_signal_has_come():
-    with InterruptGuard() as guard:
+    with GracefulShutdown() as guard:
         _send(signal.SIGINT)
         for _ in range(2):
             with pytest.raises(Interrupted):
@@ -56,7 +56,7 @@ def test_check_raises_each_time_once_a_signal_has_come():
 
 
 def test_check_is_silent_without_a_signal():
-    with InterruptGuard() as guard:
+    with GracefulShutdown() as guard:
         guard.check()
 
 
@@ -65,7 +65,7 @@ def test_the_handlers_are_restored_on_leaving(send: list[int]):
     mine = {number: (lambda *_: None) for number in SIGNALS}
     for number, handler in mine.items():
         signal.signal(number, handler)
-    with InterruptGuard():
+    with GracefulShutdown():
         for number in send:
             _send(number)
     assert {number: signal.getsignal(number) for number in SIGNALS} == mine
@@ -76,7 +76,7 @@ def test_the_handlers_are_restored_when_the_block_raises():
     seen: dict[int, object] = {}
 
     def raise_inside() -> None:
-        with InterruptGuard():
+        with GracefulShutdown():
             seen.update({number: signal.getsignal(number) for number in SIGNALS})
             raise KeyError
 
@@ -102,7 +102,7 @@ def test_a_second_signal_ends_the_process_the_systems_way(first: int, second: in
 
 WITHOUT_STANDARD_ERROR = """
 import os, signal, sys
-from vae_exp.engine.interruption import InterruptGuard
+from vae_exp.engine.shutdown import InterruptGuard
 from vae_exp.errors import Interrupted
 os.close(2)
 try:
@@ -122,7 +122,7 @@ def test_a_signal_is_noted_even_when_the_terminal_is_gone():
 
 
 def test_the_person_who_sent_a_signal_is_told_that_it_was_heard(capfd: pytest.CaptureFixture[str]):
-    with InterruptGuard():
+    with GracefulShutdown():
         _send(signal.SIGINT)
     assert "press Ctrl-C again to stop at once" in capfd.readouterr().err
 
@@ -133,7 +133,7 @@ def test_outside_the_main_thread_nothing_is_changed():
 
     def work() -> None:
         try:
-            with InterruptGuard() as guard:
+            with GracefulShutdown() as guard:
                 guard.check()
                 seen.append({number: signal.getsignal(number) for number in SIGNALS})
         except BaseException as error:

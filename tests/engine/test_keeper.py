@@ -12,10 +12,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vae_exp.engine import keeper
+from vae_exp.engine import checkpoint_manager
 from vae_exp.engine.checkpoint import load_checkpoint, save_checkpoint
-from vae_exp.engine.keeper import Cadence, CheckpointKeeper, link, mend
-from vae_exp.run_directory import RunDirectory
+from vae_exp.engine.checkpoint_manager import CheckpointInterval, CheckpointManager, link, mend
+from vae_exp.storage.run_directory import RunDirectory
 
 CPU = torch.device("cpu")
 AMPLE = 1e9  # seconds of training beside which saving costs nothing
@@ -56,9 +56,9 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(keeper, "time", made)
-    monkeypatch.setattr(keeper, "save_checkpoint", made.save)
-    monkeypatch.setattr(keeper, "_copied", made.copy)
+    monkeypatch.setattr(checkpoint_manager, "time", made)
+    monkeypatch.setattr(checkpoint_manager, "save_checkpoint", made.save)
+    monkeypatch.setattr(checkpoint_manager, "_copied", made.copy)
     return made
 
 
@@ -66,7 +66,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 class Run:
     """The least that a keeper has to know of a training run: an epoch, and what was best."""
 
-    kept: CheckpointKeeper
+    kept: CheckpointManager
     epoch: int = 0
     batches: int = 0
     best: tuple[int, float] = (0, inf)
@@ -95,7 +95,7 @@ def directory(tmp_path: Path) -> RunDirectory:
 
 
 def run_in(directory: RunDirectory, epochs: int | None = 1, seconds: float | None = None) -> Run:
-    return Run(CheckpointKeeper(directory, Cadence(epochs, seconds)))
+    return Run(CheckpointManager(directory, CheckpointInterval(epochs, seconds)))
 
 
 def stored(directory: RunDirectory, name: str) -> tuple[int, float] | None:
@@ -166,7 +166,9 @@ def test_saving_takes_at_most_a_twentieth_of_the_training_time(
 ):
     clock.cost, clock.copying = cost, copying
     run = run_in(RunDirectory(tmp_path_factory.mktemp("keeper")), epochs=1)
-    guess = keeper._FIRST_GUESS_SECONDS + run.weights.nbytes / keeper._GUESSED_BYTES_PER_SECOND
+    guess = (
+        checkpoint_manager._FIRST_GUESS_SECONDS + run.weights.nbytes / checkpoint_manager._GUESSED_BYTES_PER_SECOND
+    )
     seconds = 0.0
     for duration in durations:
         seconds += duration
@@ -242,7 +244,7 @@ def test_a_resumed_run_has_spent_what_it_had_spent(clock: Clock, directory: RunD
 
 def test_a_copy_is_not_changed_by_what_training_does_next():
     state = {"weights": torch.zeros(2), "list": [torch.zeros(1)], "epoch": 3}
-    copied = keeper._copied(state)
+    copied = checkpoint_manager._copied(state)
     state["weights"].fill_(1)
     state["list"][0].fill_(1)
     assert copied["weights"].tolist() == [0.0, 0.0]
@@ -390,8 +392,8 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(monkeypatch, tmp_path_fa
     kill_at = data.draw(st.integers(min_value=1, max_value=2 * len(values) + 2))
     killer = Killer(kill_at, after)
     with monkeypatch.context() as patched:
-        patched.setattr(keeper, "save_checkpoint", killer.wrapped(save_checkpoint))
-        patched.setattr(keeper, "link", killer.wrapped(link))
+        patched.setattr(checkpoint_manager, "save_checkpoint", killer.wrapped(save_checkpoint))
+        patched.setattr(checkpoint_manager, "link", killer.wrapped(link))
         with suppress(Killed):
             _until_killed(run_in(directory), values, ample)
     run = _resumed(directory)

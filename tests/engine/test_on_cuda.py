@@ -17,14 +17,14 @@ from torch.optim.lr_scheduler import StepLR
 
 from tests.engine.recordable import LIKELIHOODS, LOSSES, MODELS, Parts, covering, loss_of, model_of, step_of
 from tests.engine.runs import CPU, SHAPE, fit, grey_images, make_trainer, small_vae, weights
-from vae_exp.build import build_optimizer
-from vae_exp.data.feed import feed_for
+from vae_exp.configuration.instantiate import build_optimizer
+from vae_exp.data.batch_loader import make_loader
 from vae_exp.data.images import ImageSet
-from vae_exp.engine import graph_step
+from vae_exp.engine import cuda_graph
 from vae_exp.engine.checkpoint import load_checkpoint
-from vae_exp.engine.determinism import generator
-from vae_exp.engine.graph_step import GraphStep
-from vae_exp.engine.progress import SilentProgress
+from vae_exp.engine.cuda_graph import CUDAGraphStep
+from vae_exp.engine.progress import NullProgress
+from vae_exp.engine.seeding import generator
 from vae_exp.engine.trainer import Trainer
 from vae_exp.errors import DivergedError, Interrupted, UserError
 from vae_exp.model.conditional import ConditionalDecoder, ConditionalEncoder, ConditionalVAE
@@ -150,7 +150,7 @@ def test_streamed_images_reach_another_device_than_the_current_one(tmp_path: Pat
     for kind in ("streamed", "resident"):
         images = ImageSet(pixels, None, 255)
         images = images.streamed_to(device) if kind == "streamed" else images.to(device)
-        feed = feed_for(images, 32)
+        feed = make_loader(images, 32)
         found = []
         for _ in range(20):
             feed.begin(torch.arange(256, device=device), [32] * 8, 0)
@@ -164,7 +164,7 @@ def test_streamed_images_reach_another_device_than_the_current_one(tmp_path: Pat
 # Resumption
 
 
-class StopsAfter(SilentProgress):
+class StopsAfter(NullProgress):
     """Sends this process SIGTERM after so many steps."""
 
     def __init__(self, steps: int) -> None:
@@ -215,7 +215,7 @@ def test_no_step_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len([epoch for epoch in steps if epoch >= 3]) == 45
 
 
-class Synchronizing(SilentProgress):
+class Synchronizing(NullProgress):
     """The host waits for the device after every step, so that steps can be counted."""
 
     def step(self, values: Mapping[str, float] | None) -> None:
@@ -298,11 +298,11 @@ def test_memory_that_runs_out_in_a_recording_ends_the_run_and_the_next_is_record
 def _record(vae: VAE, loss: Any) -> str | None:
     """Six steps, of which three are replayed; why they were not, if so."""
     step = step_of(vae.to(torch.device("cuda", 0)), loss, _optimizer("Adam", lr=1e-6))
-    graph_step = GraphStep(step, torch.device("cuda", 0))
-    with graph_step.running():
+    graph_step = CUDAGraphStep(step, torch.device("cuda", 0))
+    with cuda_graph.running():
         sums = [graph_step(4).clone() for _ in range(6)]
     assert all(bool(each.isfinite().all()) for each in sums)
-    return graph_step.fallback
+    return cuda_graph.fallback
 
 
 def _recorded(parts: Parts, loss: str) -> str | None:
@@ -365,7 +365,7 @@ def test_compiled_steps_are_recorded_too(tmp_path: Path):
 def test_noise_of_recorded_steps_is_new_at_every_replay():
     device = torch.device("cuda", 0)
     noise, graph = generator(0, "noise", device), torch.cuda.CUDAGraph()
-    if not graph_step._REGISTERS_GENERATORS:
+    if not cuda_graph._REGISTERS_GENERATORS:
         graph.register_generator_state(noise)
     with torch.cuda.graph(graph):
         drawn = torch.randn(4, generator=noise, device=device)

@@ -11,8 +11,8 @@ from vae_exp.data.images import ImageSet
 from vae_exp.distributions.sampling import rsample
 from vae_exp.engine import optimal_variance
 from vae_exp.engine.checkpoint import load_checkpoint
-from vae_exp.engine.interruption import InterruptGuard
 from vae_exp.engine.optimal_variance import OptimalVariance
+from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
 from vae_exp.model.gaussian_likelihoods import OptimalGaussianLikelihood
@@ -106,7 +106,7 @@ def test_a_bounded_number_of_images_stands_for_all_of_them(monkeypatch):
     images, vae, scored = ImageSet(pixels, None, 1), digits_vae(), []
     encode = vae.encode
     vae.encode = lambda batch: scored.append(len(batch)) or encode(batch)
-    with InterruptGuard() as guard:
+    with GracefulShutdown() as guard:
         OptimalVariance(vae, images, 150, 3).update(guard)
     assert sum(scored) == 400
     truth = mean_squared_error(vae, images, 1)

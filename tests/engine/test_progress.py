@@ -8,9 +8,9 @@ from rich.console import Console
 
 from vae_exp.engine import progress
 from vae_exp.engine.progress import (
-    BarProgress,
     EvaluationProgress,
-    PlainProgress,
+    LogProgress,
+    RichProgress,
     StandardOutputHandler,
     epoch_line,
     progress_display,
@@ -30,7 +30,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Console:
 
 @pytest.fixture
 def bar(terminal: Console):
-    bar = BarProgress(epochs=10, steps_per_epoch=4, console=terminal)
+    bar = RichProgress(epochs=10, steps_per_epoch=4, console=terminal)
     yield bar
     bar.close()
 
@@ -50,19 +50,19 @@ def test_the_line_of_an_epoch_without_validation_has_the_training_loss_alone():
 
 def test_the_sum_over_a_batch_comes_first_where_it_is_wanted(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO)
-    PlainProgress(10, with_batch_sum=True).epoch(3, 15673.100459, METRICS)
+    LogProgress(10, with_batch_sum=True).epoch(3, 15673.100459, METRICS)
     assert caplog.messages == [f"{SEEDS_WORDS} (train/loss 156.73, val/loss 155.25 nats per image)"]
 
 
 def test_plain_progress_logs_each_epoch(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO)
-    PlainProgress(10).epoch(3, 15673.100459, METRICS)
+    LogProgress(10).epoch(3, 15673.100459, METRICS)
     assert caplog.messages == [LINE]
 
 
 def test_plain_progress_shows_no_steps(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]):
     caplog.set_level(logging.INFO)
-    plain = PlainProgress(10)
+    plain = LogProgress(10)
     assert not plain.wants_values()
     plain.step(None)
     plain.close()
@@ -70,12 +70,12 @@ def test_plain_progress_shows_no_steps(caplog: pytest.LogCaptureFixture, capsys:
     assert capsys.readouterr().out == ""
 
 
-def test_the_bar_shows_loss_rate_and_distortion(bar: BarProgress, terminal: Console):
+def test_the_bar_shows_loss_rate_and_distortion(bar: RichProgress, terminal: Console):
     bar.step({"loss": 101.5, "rate": 3.25, "distortion": 98.25})
     assert "loss 101.50  rate 3.25  distortion 98.25" in _screen(terminal)
 
 
-def test_the_bar_counts_the_steps_of_the_whole_run(bar: BarProgress, terminal: Console):
+def test_the_bar_counts_the_steps_of_the_whole_run(bar: RichProgress, terminal: Console):
     bar.step(None)
     bar.step(None)
     bar.step({"loss": 1.0})
@@ -83,26 +83,26 @@ def test_the_bar_counts_the_steps_of_the_whole_run(bar: BarProgress, terminal: C
 
 
 def test_the_bar_of_a_resumed_run_goes_on_where_it_was(terminal: Console):
-    bar = BarProgress(epochs=10, steps_per_epoch=4, done=13, console=terminal)
+    bar = RichProgress(epochs=10, steps_per_epoch=4, done=13, console=terminal)
     bar.step({"loss": 1.0})
     bar.close()
     assert "14/40" in _screen(terminal)
 
 
-def test_steps_without_values_are_not_drawn(bar: BarProgress, terminal: Console):
+def test_steps_without_values_are_not_drawn(bar: RichProgress, terminal: Console):
     before = _screen(terminal)
     bar.step(None)
     assert _screen(terminal) == before
 
 
-def test_steps_without_values_are_counted_at_the_end(bar: BarProgress, terminal: Console):
+def test_steps_without_values_are_counted_at_the_end(bar: RichProgress, terminal: Console):
     for _ in range(40):
         bar.step(None)
     bar.close()
     assert "40/40" in _screen(terminal)
 
 
-def test_the_bar_asks_for_values_a_few_times_a_second(bar: BarProgress, monkeypatch: pytest.MonkeyPatch):
+def test_the_bar_asks_for_values_a_few_times_a_second(bar: RichProgress, monkeypatch: pytest.MonkeyPatch):
     now = 1000.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
     assert bar.wants_values()
@@ -112,7 +112,7 @@ def test_the_bar_asks_for_values_a_few_times_a_second(bar: BarProgress, monkeypa
     assert bar.wants_values()
 
 
-def test_each_epoch_leaves_its_line_in_the_log(bar: BarProgress, caplog: pytest.LogCaptureFixture):
+def test_each_epoch_leaves_its_line_in_the_log(bar: RichProgress, caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO)
     bar.epoch(3, 15673.100459, METRICS)
     assert caplog.messages == [LINE]
@@ -131,7 +131,7 @@ def logs_to_standard_output():
 
 @pytest.mark.usefixtures("logs_to_standard_output")
 def test_what_is_logged_to_standard_output_is_shown_above_the_bar(terminal: Console):
-    bar = BarProgress(epochs=10, steps_per_epoch=4, console=terminal)
+    bar = RichProgress(epochs=10, steps_per_epoch=4, console=terminal)
     bar.epoch(3, 15673.100459, METRICS)
     bar.step({"loss": 1.0})
     bar.close()
@@ -144,13 +144,13 @@ def test_logging_follows_standard_output_wherever_it_goes(monkeypatch: pytest.Mo
     for _ in range(2):
         elsewhere = StringIO()
         monkeypatch.setattr(sys, "stdout", elsewhere)
-        PlainProgress(10).epoch(3, 15673.100459, METRICS)
+        LogProgress(10).epoch(3, 15673.100459, METRICS)
         assert elsewhere.getvalue() == f"{LINE}\n"
 
 
 def test_without_a_terminal_progress_is_plain(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "stdout", StringIO())
-    assert isinstance(progress_display(1, 1), PlainProgress)
+    assert isinstance(progress_display(1, 1), LogProgress)
 
 
 def test_on_a_terminal_progress_is_a_bar(monkeypatch: pytest.MonkeyPatch):
@@ -159,7 +159,7 @@ def test_on_a_terminal_progress_is_a_bar(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "stdout", screen)
     display = progress_display(1, 1)
     display.close()
-    assert isinstance(display, BarProgress)
+    assert isinstance(display, RichProgress)
 
 
 @pytest.fixture

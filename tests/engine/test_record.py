@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vae_exp.engine.record import NonFinite, StepRecord
+from vae_exp.engine.record import EpochLossBuffer, NonFiniteStep
 
 CPU = torch.device("cpu")
 reproducibly = settings(deadline=None, derandomize=True, max_examples=60)
@@ -15,8 +15,8 @@ rows = st.lists(st.tuples(values, values, values), min_size=1, max_size=20)
 strange = st.sampled_from([nan, inf, -inf])
 
 
-def record_of(given_rows: list[tuple[float, float, float]], steps: int | None = None) -> StepRecord:
-    record = StepRecord(steps or len(given_rows), CPU)
+def record_of(given_rows: list[tuple[float, float, float]], steps: int | None = None) -> EpochLossBuffer:
+    record = EpochLossBuffer(steps or len(given_rows), CPU)
     record.begin()
     for row in given_rows:
         record.add(torch.tensor(row))
@@ -94,8 +94,8 @@ def test_the_first_value_that_is_not_finite_is_found(given_rows, data):
 @pytest.mark.parametrize("value", [inf, -inf])
 def test_what_is_found_says_its_value(value: float):
     sums: Tensor = torch.tensor([1.0, 2.0, value])
-    record = StepRecord(2, CPU)
+    record = EpochLossBuffer(2, CPU)
     record.begin()
     record.add(torch.zeros(3))
     record.add(sums)
-    assert record.first_non_finite() == NonFinite(step=1, term="rate", value=value)
+    assert record.first_non_finite() == NonFiniteStep(step=1, term="rate", value=value)

@@ -23,7 +23,7 @@ from tests.engine.recordable import (
     read_by,
     step_of,
 )
-from vae_exp.engine.averaging import WeightAverage
+from vae_exp.engine.ema import ExponentialMovingAverage
 from vae_exp.objective.beta_vae import BetaVAE
 from vae_exp.objective.elbo import ELBO
 from vae_exp.objective.schedules import Linear
@@ -68,7 +68,7 @@ def test_no_combination_reads_on_the_host(model: str, prior: str):
 def test_fused_optimizers_clipping_averages_dynamic_pixels_and_schedules_read_nothing(kind: type):
     vae = model_of(PLAIN)
     loss = BetaVAE(Linear(0.0, 1.0, 10, "step"))
-    average = WeightAverage(vae, 0.9)
+    average = ExponentialMovingAverage(vae, 0.9)
     step = step_of(vae, loss, lambda parameters: kind(parameters, fused=True), average=average, dynamic=True)
     assert read_by(step) is None
 

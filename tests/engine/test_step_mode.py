@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 from vae_exp.engine import step_mode
+from vae_exp.engine.distributed import DistributedContext
 from vae_exp.engine.step_mode import EagerStep, choose_mode, compiled, stepper
-from vae_exp.engine.team import Team
 from vae_exp.errors import UserError
 
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda:0"), torch.device("mps")
-ALONE, PAIR = Team(), Team(rank=1, size=2)
+ALONE, PAIR = DistributedContext(), DistributedContext(rank=1, size=2)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_each_mode_has_its_stepper(
     monkeypatch: pytest.MonkeyPatch, mode: str, device: torch.device, size: int, kind: type
 ):
     monkeypatch.setattr(step_mode, "GraphStep", Recorded)
-    made = stepper(mode, lambda size: torch.zeros(3), device, Team(0, size), 100)
+    made = stepper(mode, lambda size: torch.zeros(3), device, DistributedContext(0, size), 100)
     assert type(made) is kind
     assert kind is EagerStep or made.whole == 100
 

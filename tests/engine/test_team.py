@@ -15,8 +15,8 @@ from torch import nn
 
 from tests.conftest import CHECKOUT
 from tests.engine.team_member import TRAINING, train
-from vae_exp import torchrun
-from vae_exp.engine.team import Team, gather_team, local_device
+from vae_exp.engine import torchrun
+from vae_exp.engine.distributed import DistributedContext, init_distributed, local_device
 from vae_exp.errors import UserError
 
 CPU = torch.device("cpu")
@@ -36,11 +36,11 @@ def _not_launched(monkeypatch: pytest.MonkeyPatch) -> None:
 @reproducibly
 @given(team_sizes, st.integers(min_value=0, max_value=60))
 def test_the_parts_of_a_team_tile_a_batch_in_order_of_rank(size: int, total: int):
-    bounds = [Team(rank, size).bounds(total) for rank in range(size)]
+    bounds = [DistributedContext(rank, size).bounds(total) for rank in range(size)]
     assert bounds[0][0] == 0
     assert bounds[-1][1] == total
     assert all(one[1] == other[0] for one, other in pairwise(bounds))
-    parts = [Team(rank, size).part(total) for rank in range(size)]
+    parts = [DistributedContext(rank, size).part(total) for rank in range(size)]
     assert parts == [last - first for first, last in bounds]
     assert max(parts) - min(parts) <= 1
     assert max(parts) <= -(-total // size)
@@ -51,7 +51,7 @@ def test_the_parts_of_a_team_tile_a_batch_in_order_of_rank(size: int, total: int
 def test_together_the_processes_take_every_image_of_every_batch(size: int, count: int, batch_size: int):
     order = torch.randperm(count, generator=torch.Generator().manual_seed(count))
     sizes = [min(batch_size, count - start) for start in range(0, count, batch_size)]
-    teams = [Team(rank, size) for rank in range(size)]
+    teams = [DistributedContext(rank, size) for rank in range(size)]
     own = [team.own(order, sizes).split([team.part(each) for each in sizes]) for team in teams]
     together = [torch.cat([parts[batch] for parts in own]) for batch in range(len(sizes))]
     assert torch.equal(torch.cat(together), order)
@@ -59,12 +59,12 @@ def test_together_the_processes_take_every_image_of_every_batch(size: int, count
 
 
 def test_a_shard_is_the_place_of_a_part_in_its_batch():
-    assert [Team(rank, 3).shard(7) for rank in range(3)] == [(0, 2, 7), (2, 4, 7), (4, 7, 7)]
-    assert Team().shard(7) is None
+    assert [DistributedContext(rank, 3).shard(7) for rank in range(3)] == [(0, 2, 7), (2, 4, 7), (4, 7, 7)]
+    assert DistributedContext().shard(7) is None
 
 
 def test_one_process_is_a_team_of_its_own():
-    team, order, sums, module = Team(), torch.arange(5), torch.ones(3), nn.Linear(2, 2)
+    team, order, sums, module = DistributedContext(), torch.arange(5), torch.ones(3), nn.Linear(2, 2)
     team.sum(sums)
     team.disband()
     assert team.leads
@@ -76,7 +76,7 @@ def test_one_process_is_a_team_of_its_own():
 
 
 def test_the_first_process_leads():
-    assert [Team(rank, 3).leads for rank in range(3)] == [True, False, False]
+    assert [DistributedContext(rank, 3).leads for rank in range(3)] == [True, False, False]
 
 
 # How a team comes together
@@ -130,29 +130,29 @@ def test_nccl_is_told_the_device(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(dist, "new_group", lambda **options: dist.ProcessGroup.__new__(dist.ProcessGroup))
     monkeypatch.setattr(dist, "get_rank", lambda: 0)
     monkeypatch.setattr(dist, "get_world_size", lambda: 1)
-    gather_team("ddp", torch.device("cuda:0"))
+    init_distributed("ddp", torch.device("cuda:0"))
     assert told == {"of": "nccl", "device_id": torch.device("cuda:0")}
 
 
 def test_without_torchrun_a_run_is_of_one_process():
-    assert gather_team("none", CPU).size == 1
+    assert init_distributed("none", CPU).size == 1
 
 
 def test_several_processes_that_would_train_the_same_are_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(UserError, match=r"^4 processes were started, .*say trainer=ddp\.$"):
-        gather_team("none", CPU)
+        init_distributed("none", CPU)
 
 
 def test_ddp_without_torchrun_is_refused_with_the_command():
     with pytest.raises(UserError, match=r"torchrun --nproc-per-node=N -m vae_exp\.train trainer=ddp"):
-        gather_team("ddp", CPU)
+        init_distributed("ddp", CPU)
 
 
 def test_a_team_of_one_that_torchrun_has_started_disbands_too(monkeypatch: pytest.MonkeyPatch):
     for name, value in _environment(0, 1, _free_port()).items():
         monkeypatch.setenv(name, value)
-    team = gather_team("ddp", CPU)
+    team = init_distributed("ddp", CPU)
     try:
         assert (team.rank, team.size) == (0, 1)
         team.disband()
@@ -215,7 +215,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str,
 @pytest.mark.parametrize("name", TRAINING)
 def test_two_processes_train_as_one(pair, name: str, tmp_path: Path):
     """Two epochs, the last batch uneven."""
-    alone = train(name, tmp_path, Team())
+    alone = train(name, tmp_path, DistributedContext())
     assert alone["step"] == 6
     for found in pair[1]:
         torch.testing.assert_close(found[name]["weights"], alone["weights"], rtol=1e-5, atol=1e-5)
@@ -233,8 +233,8 @@ def test_the_processes_have_the_same_weights_to_the_bit(pair, name: str):
 @pytest.mark.parametrize("name", ["sum", "mean"])
 def test_gradients_are_clipped_in_these_runs(name: str, tmp_path: Path):
     """Or else the comparison would say nothing of it."""
-    clipped = train(name, tmp_path / "clipped", Team())["weights"]
-    free = train(name, tmp_path / "free", Team(), gradient_clip=None)["weights"]
+    clipped = train(name, tmp_path / "clipped", DistributedContext())["weights"]
+    free = train(name, tmp_path / "free", DistributedContext(), gradient_clip=None)["weights"]
     assert (clipped - free).abs().max() > 1e-4
 
 

@@ -16,9 +16,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from tests.engine.runs import plain_recipe
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.checkpoint import load_checkpoint
-from vae_exp.engine.determinism import generator
-from vae_exp.engine.interruption import InterruptGuard
-from vae_exp.engine.progress import PlainProgress
+from vae_exp.engine.progress import LogProgress
+from vae_exp.engine.seeding import generator
+from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.engine.trainer import Trainer
 from vae_exp.errors import DivergedError, Interrupted
 from vae_exp.model.decoders import MLPDecoder
@@ -27,7 +27,7 @@ from vae_exp.model.priors import StandardNormalPrior
 from vae_exp.model.vae import VAE
 from vae_exp.objective.elbo import ELBO
 from vae_exp.objective.loss_terms import LossTerms
-from vae_exp.run_directory import RunDirectory
+from vae_exp.storage.run_directory import RunDirectory
 
 CPU = torch.device("cpu")
 
@@ -125,7 +125,7 @@ class Probe:
 
 
 @dataclass
-class Shown(PlainProgress):
+class Shown(LogProgress):
     """A progress display that remembers."""
 
     wants: bool = False
@@ -156,13 +156,13 @@ class Bench:
     kept: Kept
     directory: RunDirectory
 
-    def fit(self, progress: PlainProgress | None = None) -> "Bench":
-        with InterruptGuard() as guard:
+    def fit(self, progress: LogProgress | None = None) -> "Bench":
+        with GracefulShutdown() as guard:
             self.trainer.fit(guard, progress or Shown())
         return self
 
     def finish(self) -> None:
-        with InterruptGuard() as guard:
+        with GracefulShutdown() as guard:
             self.trainer.finish(guard)
 
     def checkpoint(self, name: str) -> dict[str, Any]:
@@ -533,7 +533,7 @@ class _Signals(Probe):
 def test_a_signal_during_an_evaluator_ends_the_run_before_the_next_evaluator(bench, every: int):
     later = Probe(every)
     made = bench(evaluators={"first": _Signals(every), "later": later})
-    with InterruptGuard() as guard, pytest.raises(Interrupted):
+    with GracefulShutdown() as guard, pytest.raises(Interrupted):
         _run_to_the_end(made.trainer, guard)
     assert later.runs == []
 
@@ -552,7 +552,7 @@ def test_a_signal_during_the_last_batch_of_validation_ends_the_run_before_the_ev
     assert later.runs == []
 
 
-def _run_to_the_end(trainer: Trainer, guard: InterruptGuard) -> None:
+def _run_to_the_end(trainer: Trainer, guard: GracefulShutdown) -> None:
     trainer.fit(guard, Shown())
     trainer.finish(guard)
 
@@ -560,7 +560,7 @@ def _run_to_the_end(trainer: Trainer, guard: InterruptGuard) -> None:
 @pytest.mark.parametrize("every", [0, 1])
 def test_a_signal_during_the_last_evaluator_is_not_lost(bench, every: int):
     made = bench(epochs=1, evaluators={"probe": _Signals(every)})
-    with InterruptGuard() as guard, pytest.raises(Interrupted):
+    with GracefulShutdown() as guard, pytest.raises(Interrupted):
         _run_to_the_end(made.trainer, guard)
 
 

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, ReduceLROnPlat
 from tests.engine.runs import CPU, fit, grey_images, make_trainer, small_vae, weights
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.checkpoint import load_checkpoint
-from vae_exp.engine.progress import SilentProgress
+from vae_exp.engine.progress import NullProgress
 from vae_exp.engine.trainer import Trainer
 from vae_exp.errors import Interrupted
 from vae_exp.model.vae import VAE
@@ -49,7 +49,7 @@ class Lines:
 
 
 @dataclass
-class SignalAtStep(SilentProgress):
+class SignalAtStep(NullProgress):
     """Ctrl-C in a certain step."""
 
     at: int
@@ -101,7 +101,7 @@ def _whole(path: Path, settings: dict[str, Any]) -> tuple[Tensor, list[dict[str,
 
 
 def _continued(
-    path: Path, settings: dict[str, Any], first: Trainer, before: Lines, progress: SilentProgress
+    path: Path, settings: dict[str, Any], first: Trainer, before: Lines, progress: NullProgress
 ) -> tuple[Tensor, list[dict[str, float]], dict[str, Any]]:
     """Interrupt a run, and go on with another trainer."""
     with pytest.raises(Interrupted):
@@ -148,7 +148,7 @@ def test_a_run_interrupted_between_two_epochs_goes_on_to_the_bit(tmp_path: Path,
     expected = _whole(tmp_path / "whole", {})
     before = Lines(signal_after=after)
     first, _ = _trainer(tmp_path / "run", before, {})
-    _assert_same(_continued(tmp_path / "run", {}, first, before, SilentProgress()), expected)
+    _assert_same(_continued(tmp_path / "run", {}, first, before, NullProgress()), expected)
 
 
 def test_a_run_interrupted_in_its_first_validation_goes_on_without_warnings(tmp_path: Path):
@@ -221,7 +221,7 @@ class LateWatch:
 
 
 @dataclass
-class Shown(SilentProgress):
+class Shown(NullProgress):
     """Keeps the values that are shown."""
 
     values: list[Mapping[str, float]] = field(default_factory=list)

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from tests.engine.runs import CPU, SHAPE, grey_images, small_vae, weights
-from vae_exp.data.feed import ResidentFeed
-from vae_exp.engine.averaging import WeightAverage
-from vae_exp.engine.determinism import generator
-from vae_exp.engine.record import StepRecord
-from vae_exp.engine.team import Team
-from vae_exp.engine.training_step import NonFiniteTermError, Scoring, TrainingStep
+from vae_exp.data.batch_loader import DeviceLoader
+from vae_exp.engine.distributed import DistributedContext
+from vae_exp.engine.ema import ExponentialMovingAverage
+from vae_exp.engine.record import EpochLossBuffer
+from vae_exp.engine.seeding import generator
+from vae_exp.engine.train_step import NonFiniteLossError, Scoring, TrainStep
 from vae_exp.objective.elbo import ELBO
 
 LR = 0.1
@@ -22,7 +22,7 @@ COUNT = 7
 
 
 @dataclass
-class PartOfTeam(Team):
+class PartOfTeam(DistributedContext):
     """One process of several, whose sums are not told to the others."""
 
     rank: int
@@ -32,15 +32,17 @@ class PartOfTeam(Team):
         """Alone in this process."""
 
 
-def make_step(score: Any, module: nn.Module, sizes: list[int], *, team: Team | None = None, **changes: Any):
+def make_step(
+    score: Any, module: nn.Module, sizes: list[int], *, team: DistributedContext | None = None, **changes: Any
+):
     """A step over the images in their order."""
-    team, images = team or Team(), grey_images(COUNT)
-    feed = ResidentFeed(images, sizes[0])
+    team, images = team or DistributedContext(), grey_images(COUNT)
+    feed = DeviceLoader(images, sizes[0])
     feed.begin(team.own(torch.arange(COUNT), sizes), [team.part(size) for size in sizes], 0)
-    record = StepRecord(len(sizes), CPU)
+    record = EpochLossBuffer(len(sizes), CPU)
     record.begin()
     settings = {"reduction": "sum", "gradient_clip": None, "average": None, "dynamic": False, "labelled": False}
-    return TrainingStep(
+    return TrainStep(
         score=score,
         parameters=list(module.parameters()),
         optimizer=SGD(module.parameters(), lr=LR),
@@ -116,7 +118,7 @@ def test_gradients_of_an_earlier_step_are_gone():
 
 def test_the_average_is_told_after_the_weights_have_moved():
     module = Linear()
-    average = WeightAverage(module, 0.5)
+    average = ExponentialMovingAverage(module, 0.5)
     make_step(module, module, [4, 3], average=average)(4)
     assert module.weight.abs().sum() > 0
     torch.testing.assert_close(average.state_dict()["weight"], module.weight.detach())
@@ -155,9 +157,9 @@ def test_on_the_cpu_a_loss_that_is_not_finite_never_reaches_the_weights(spoilt, 
             terms[each][1] = value
 
     score = _spoiled(spoil)
-    average = WeightAverage(score.module, 0.5)
+    average = ExponentialMovingAverage(score.module, 0.5)
     step = make_step(score, score.module, [4, 3], average=average)
-    with pytest.raises(NonFiniteTermError) as caught:
+    with pytest.raises(NonFiniteLossError) as caught:
         step(4)
     assert caught.value.term == term
     assert str(caught.value) == f"{term} is {value}"

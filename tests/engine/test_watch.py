@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vae_exp.engine.watch import BlindWatch, DeviceWatch, HostWatch, watch_for
+from vae_exp.engine.watch import AsyncLossMonitor, NullLossMonitor, SyncLossMonitor, make_loss_monitor
 
 STEPS = 32
 
@@ -38,7 +38,7 @@ class FakeEvent:
 class Fake:
     """A watch, the event that it was given, and what its steps have scored."""
 
-    watch: DeviceWatch
+    watch: AsyncLossMonitor
     event: FakeEvent
     rows: Tensor = field(default_factory=lambda: torch.zeros(500, 3))
     steps: int = 0
@@ -63,18 +63,18 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Fake]:
         with monkeypatch.context() as patched:
             patched.setattr(torch, "zeros", unpinned)
             patched.setattr(torch.cuda, "Event", lambda: event)
-            return Fake(DeviceWatch(torch.device("cuda:1")), event)
+            return Fake(AsyncLossMonitor(torch.device("cuda:1")), event)
 
     return make
 
 
 def test_on_the_cpu_every_step_is_seen_at_once():
     sums = torch.tensor([1.0, 2.0, 3.0])
-    assert HostWatch().look(sums, torch.zeros(5, 3), 2).tolist() == [0.5, 1.0, 1.5]
+    assert SyncLossMonitor().look(sums, torch.zeros(5, 3), 2).tolist() == [0.5, 1.0, 1.5]
 
 
 def test_without_events_nothing_is_seen():
-    assert BlindWatch().look(torch.tensor([nan, 0.0, 0.0]), torch.zeros(5, 3), 4) is None
+    assert NullLossMonitor().look(torch.tensor([nan, 0.0, 0.0]), torch.zeros(5, 3), 4) is None
 
 
 def test_a_copy_is_ordered_every_so_many_steps_and_read_at_a_later_one(fake):
@@ -140,17 +140,17 @@ def test_finite_steps_are_seen_as_they_are(fake):
 
 
 def test_each_kind_of_device_has_its_watch(fake, monkeypatch: pytest.MonkeyPatch):
-    assert isinstance(watch_for(torch.device("cpu")), HostWatch)
-    assert isinstance(watch_for(torch.device("mps")), BlindWatch)
+    assert isinstance(make_loss_monitor(torch.device("cpu")), SyncLossMonitor)
+    assert isinstance(make_loss_monitor(torch.device("mps")), NullLossMonitor)
     monkeypatch.setattr(torch, "zeros", lambda *shape, **kind: None)
-    assert isinstance(watch_for(torch.device("cuda:0")), DeviceWatch)
+    assert isinstance(make_loss_monitor(torch.device("cuda:0")), AsyncLossMonitor)
 
 
 @pytest.mark.cuda
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_a_real_device_is_watched_without_waiting():
     device = torch.device("cuda", 0)
-    watch, rows = DeviceWatch(device), torch.zeros(64, 3, device=device)
+    watch, rows = AsyncLossMonitor(device), torch.zeros(64, 3, device=device)
     sums = torch.tensor([4.0, 3.0, 1.0], device=device)
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -8,7 +8,7 @@ from tests.model.test_vq import vq_vae
 from tests.objective.models import SHAPE, bernoulli_vae, linear_gaussian_vae
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
-from vae_exp.evaluation.audit import Audit, audit
+from vae_exp.evaluation.loss_check import LossReport, audit
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
 from vae_exp.model.grey_level_likelihoods import (
@@ -203,13 +203,13 @@ def test_the_random_state_and_the_mode_of_the_model_stay():
 
 
 def test_it_is_told_in_a_line_and_the_concerns():
-    found = Audit(1.0, 4.0, 2.5, 200.0, 784, ("Something.",))
+    found = LossReport(1.0, 4.0, 2.5, 200.0, 784, ("Something.",))
     assert found.lines() == [
         "Loss in nats per image of 784 values: β = 4; no distortion below 2.50 (entropy of the grey values); "
         "the mean image alone scores 200.00.",
         "Something.",
     ]
-    assert Audit(None, None, None, None, 784, ()).lines() == ["Loss in nats per image of 784 values."]
+    assert LossReport(None, None, None, None, 784, ()).lines() == ["Loss in nats per image of 784 values."]
 
 
 def test_a_rate_that_is_the_same_for_all_images_has_no_weight():

@@ -6,7 +6,7 @@ import torch
 from tests.objective.models import SHAPE, bernoulli_vae, linear_gaussian_vae
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
-from vae_exp.evaluation.gaps import GapsEvaluator
+from vae_exp.evaluation.inference_gap import InferenceGapEvaluator
 from vae_exp.evaluation.quadrature import QuadratureEvaluator
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
@@ -27,7 +27,7 @@ def found(vae, images: ImageSet, **options) -> dict[str, float]:
         "every": 0,
     }
     with torch.no_grad():
-        return dict(GapsEvaluator(**settings | options).run(vae, images, noise()))
+        return dict(InferenceGapEvaluator(**settings | options).run(vae, images, noise()))
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_posteriors_of_another_family_are_refused(images: ImageSet, posterior: s
     encoder = MLPEncoder(SHAPE, 2, [5], "tanh", posterior)
     vae = VAE(encoder, MLPDecoder(SHAPE, 2, [5], "tanh"), StandardNormalPrior(2))
     with pytest.raises(UserError, match="compares with the best diagonal Gaussian"):
-        GapsEvaluator(None, 1, 0.1, 1, 0).check(vae, images)
+        InferenceGapEvaluator(None, 1, 0.1, 1, 0).check(vae, images)
 
 
 def test_the_model_is_left_as_it_was(images: ImageSet):
@@ -87,4 +87,4 @@ def test_it_says_how_many_images_it_used(images: ImageSet, asked: int | None, us
 
 def test_a_rate_of_nothing_is_refused():
     with pytest.raises(ValueError, match="learning_rate=0"):
-        GapsEvaluator(None, 1, 0, 1, 0)
+        InferenceGapEvaluator(None, 1, 0, 1, 0)

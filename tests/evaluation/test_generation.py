@@ -3,7 +3,7 @@ from scipy.stats import norm
 
 from tests.objective.models import SHAPE, bernoulli_vae
 from vae_exp.data.images import ImageSet
-from vae_exp.evaluation.generation import interpolations, latent_means, manifold, most_active_units, traversals
+from vae_exp.evaluation.latent_grids import interpolations, latent_means, manifold, most_active_units, traversals
 
 
 def test_the_manifold_is_decoded_at_the_quantiles_of_the_prior():

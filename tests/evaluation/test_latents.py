@@ -10,9 +10,9 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
-from vae_exp.evaluation.aggregate import AggregateEvaluator
-from vae_exp.evaluation.probe import ProbeEvaluator
-from vae_exp.evaluation.units import UnitsEvaluator
+from vae_exp.evaluation.active_units import UnitsEvaluator
+from vae_exp.evaluation.aggregate_posterior import AggregateEvaluator
+from vae_exp.evaluation.linear_probe import ProbeEvaluator
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.priors import StandardNormalPrior
 from vae_exp.model.vae import VAE
@@ -73,7 +73,7 @@ def test_the_figure_shows_every_unit_by_its_number():
 @pytest.mark.parametrize("batch_size", [7, 1000])
 def test_the_two_parts_of_the_rate_are_those_of_quadrature(batch_size: int, monkeypatch: pytest.MonkeyPatch):
     """q(z) of forty Gaussians on a line, integrated over a grid."""
-    monkeypatch.setattr("vae_exp.evaluation.aggregate._BATCH", batch_size)
+    monkeypatch.setattr("vae_exp.evaluation.aggregate_posterior._BATCH", batch_size)
     means = torch.linspace(-2, 2.5, 40).unsqueeze(1)
     found = values(AggregateEvaluator(None, 5000, 0), given(means, torch.tensor([0.3])), numbered(40))
     axis = np.linspace(-6, 6, 4001)
@@ -175,7 +175,7 @@ def test_a_part_of_the_rate_that_cannot_be_is_not_told(caplog: pytest.LogCapture
 def test_parts_of_the_pairs_add_up(monkeypatch: pytest.MonkeyPatch):
     means = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
     whole = values(AggregateEvaluator(None, 3, 0), given(means, torch.ones(2)), numbered(30))
-    monkeypatch.setattr("vae_exp.evaluation.aggregate._VALUES_AT_ONCE", 140)
+    monkeypatch.setattr("vae_exp.evaluation.aggregate_posterior._VALUES_AT_ONCE", 140)
     parts = values(AggregateEvaluator(None, 3, 0), given(means, torch.ones(2)), numbered(30))
     assert parts == pytest.approx(whole)
 

@@ -6,7 +6,7 @@ import torch
 from tests.objective.models import SHAPE, linear_gaussian_vae
 from vae_exp.data.images import ImageSet
 from vae_exp.evaluation.nll import NLLEvaluator, suitable_chunk
-from vae_exp.objective.importance import log_evidence
+from vae_exp.objective.importance_weighted import log_evidence
 
 
 def evaluator(**options) -> NLLEvaluator:

@@ -10,7 +10,7 @@ from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
 from vae_exp.model.priors import StandardNormalPrior
 from vae_exp.model.vae import VAE
-from vae_exp.objective.importance import log_evidence
+from vae_exp.objective.importance_weighted import log_evidence
 
 SHAPE, HIDDEN, LATENT = (1, 28, 28), 500, 2
 SAMPLES, IMAGES, ROUNDS = 5000, 20, 8

@@ -7,7 +7,7 @@ from matplotlib.image import imread
 
 from tests.model.test_conditional import conditional_vae, labelled
 from vae_exp.data.images import ImageSet
-from vae_exp.evaluation import drawings
+from vae_exp.evaluation import plotting
 from vae_exp.evaluation.figures import FiguresEvaluator
 from vae_exp.evaluation.pictures import all_pictures
 from vae_exp.model.decoders import MLPDecoder
@@ -57,7 +57,7 @@ def test_a_picture_is_a_png_with_both_original_and_reconstruction(generator):
 def test_a_grid_places_images_by_row_and_column():
     images = np.zeros((2, 3, 1, 4, 5))
     images[1, 2] = 0.5
-    canvas = drawings._tiled(images, gap=1)
+    canvas = plotting._tiled(images, gap=1)
     assert canvas.shape == (2 * 5 - 1, 3 * 6 - 1)
     assert (canvas[5:9, 12:17] == 0.5).all()
     assert (canvas == 0.5).sum() == 20
@@ -65,7 +65,7 @@ def test_a_grid_places_images_by_row_and_column():
 
 @pytest.mark.parametrize("shape", [(1, 1, 100_000), (1, 100_000, 1)])
 def test_a_figure_of_very_wide_or_high_images_is_of_a_bounded_size(shape):
-    figure = drawings.image_grid(np.zeros((8, 8, *shape)), "title")
+    figure = plotting.plot_image_grid(np.zeros((8, 8, *shape)), "title")
     assert max(figure.get_size_inches()) < 61
     file = BytesIO()
     figure.savefig(file, format="png")

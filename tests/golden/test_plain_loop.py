@@ -6,16 +6,16 @@ from torch import nn
 
 from tests.engine.runs import plain_recipe
 from vae_exp.data.images import ImageSet
-from vae_exp.engine.determinism import generator
-from vae_exp.engine.interruption import InterruptGuard
-from vae_exp.engine.progress import PlainProgress
+from vae_exp.engine.progress import LogProgress
+from vae_exp.engine.seeding import generator
+from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.engine.trainer import Trainer
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
 from vae_exp.model.priors import StandardNormalPrior
 from vae_exp.model.vae import VAE
 from vae_exp.objective.elbo import ELBO
-from vae_exp.run_directory import RunDirectory
+from vae_exp.storage.run_directory import RunDirectory
 
 SHAPE, HIDDEN, LATENT, BATCH, STEPS, SEED = (1, 28, 28), 500, 2, 100, 20, 0
 
@@ -105,7 +105,7 @@ def test_twenty_steps_are_those_of_a_plain_loop(tmp_path):
         recipe=plain_recipe(batch_size=BATCH, seed=SEED),
         identity={},
     )
-    trainer.fit(InterruptGuard(), PlainProgress(1))
+    trainer.fit(GracefulShutdown(), LogProgress(1))
 
     assert len(loss.losses) == STEPS
     assert expected[0] > 1.2 * expected[-1]

@@ -7,11 +7,11 @@ import torch
 
 from tests.engine.runs import CPU, fit, make_trainer
 from vae_exp.data.images import ImageSet
-from vae_exp.engine.interruption import InterruptGuard
+from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.evaluation.elbo import ELBOEvaluator
+from vae_exp.evaluation.linear_probe import ProbeEvaluator
 from vae_exp.evaluation.nll import NLLEvaluator
 from vae_exp.evaluation.pictures import all_pictures
-from vae_exp.evaluation.probe import ProbeEvaluator
 from vae_exp.model.conditional import ConditionalDecoder, ConditionalEncoder, ConditionalVAE
 from vae_exp.model.priors import StandardNormalPrior
 from vae_exp.objective.elbo import ELBO
@@ -132,7 +132,7 @@ def test_a_conditional_model_learns_what_its_classes_tell(tmp_path):
     images = ImageSet(patterns[labels], labels, 1)
     vae = conditional_vae()
     trainer = make_trainer(tmp_path, train=images, vae=vae, epochs=150, batch_size=20)
-    with InterruptGuard():
+    with GracefulShutdown():
         fit(trainer)
     assert trainer.position.metrics["train/distortion"] < 0.3
     assert trainer.position.metrics["train/rate"] < 0.1

@@ -5,7 +5,7 @@ import torch
 from torch.distributions import Distribution
 
 from tests.objective.models import SHAPE
-from vae_exp.distributions.divergence import rate
+from vae_exp.distributions.kl import rate
 from vae_exp.distributions.sampling import rsample, sample
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder

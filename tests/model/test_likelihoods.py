@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logsumexp
 
-from vae_exp.distributions.grey_levels import CategoricalLevels, DiscretizedLogistic, GreyLevels
+from vae_exp.distributions.discretized import CategoricalLevels, DiscreteLevels, DiscretizedLogistic
 from vae_exp.model.gaussian_likelihoods import (
     FixedGaussianLikelihood,
     OptimalGaussianLikelihood,
@@ -77,7 +77,7 @@ def test_draws_have_the_frequencies_of_the_levels(likelihood):
     torch.manual_seed(0)
     pixels = likelihood(outputs(likelihood)).base_dist
     drawn = pixels.sample((20_000,))
-    assert GreyLevels(17).check(drawn).all()
+    assert DiscreteLevels(17).check(drawn).all()
     for level in torch.linspace(0, 1, 17, dtype=torch.float64)[[0, 3, 8, 16]]:
         probability = pixels.log_prob(level.expand(2, 3, 4)).exp()
         frequency = ((drawn - level).abs() < 1e-3).double().mean(0)

@@ -7,10 +7,10 @@ from vae_exp.model.networks import (
     ACTIVATIONS,
     ResidualBlock,
     activation_module,
+    check_group_norm,
     conv_stack,
-    halved_sizes,
     mlp,
-    require_normalisable,
+    strided_sizes,
     transposed_conv_stack,
 )
 
@@ -18,7 +18,7 @@ from vae_exp.model.networks import (
 @settings(deadline=None, max_examples=40)
 @given(height=st.integers(1, 65), width=st.integers(1, 65), depth=st.integers(0, 4))
 def test_convolutions_halve_any_size_and_their_mirror_restores_it(height, width, depth):
-    heights, widths = halved_sizes(height, depth), halved_sizes(width, depth)
+    heights, widths = strided_sizes(height, depth), strided_sizes(width, depth)
     channels = [1, 2, 3, 2, 1][: depth + 1]
     features = conv_stack(channels, "relu")(torch.zeros(2, 1, height, width))
     assert features.shape == (2, channels[-1], heights[-1], widths[-1])
@@ -82,14 +82,14 @@ def test_a_residual_block_normalises_activates_and_convolves_twice():
 @pytest.mark.parametrize("channels", [1, 2, 4, 8])
 def test_residual_blocks_that_would_normalise_single_numbers_are_refused(channels: int):
     with pytest.raises(ValueError, match=r"model\.hidden_dims=.* comes to a map of 1x1"):
-        require_normalisable([16, 16, channels], [1, 8, 8], 1)
-    require_normalisable([16, 16, channels], [1, 8, 8], 0)
-    require_normalisable([16, 16, channels], [1, 8, 16], 1)
-    require_normalisable([channels, channels], [1, 8, 8], 1)
+        check_group_norm([16, 16, channels], [1, 8, 8], 1)
+    check_group_norm([16, 16, channels], [1, 8, 8], 0)
+    check_group_norm([16, 16, channels], [1, 8, 16], 1)
+    check_group_norm([channels, channels], [1, 8, 8], 1)
 
 
 @pytest.mark.parametrize("channels", [3, 6, 12, 16])
 def test_what_is_not_refused_trains_on_a_single_image(channels: int):
-    require_normalisable([channels] * 3, [1, 8, 8], 1)
+    check_group_norm([channels] * 3, [1, 8, 8], 1)
     stack = conv_stack([1, *[channels] * 3], "relu", 1).train()
     assert stack(torch.rand(1, 1, 8, 8)).shape == (1, channels, 1, 1)

@@ -9,9 +9,9 @@ import torch
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from vae_exp.data.images import ImageSet
-from vae_exp.distributions.divergence import rate
+from vae_exp.distributions.kl import rate
 from vae_exp.distributions.sampling import rsample, sample
-from vae_exp.evaluation.units import UnitsEvaluator
+from vae_exp.evaluation.active_units import UnitsEvaluator
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
 from vae_exp.model.posteriors import FullCovarianceGaussianHead, posterior_head

@@ -6,7 +6,7 @@ from torch.distributions import Normal, kl_divergence
 
 from tests.objective.models import SHAPE
 from vae_exp.distributions.sampling import rsample, sample, sharded
-from vae_exp.model.two_layers import LowerLayerDecoder, TwoLayerEncoder, TwoLayerPrior
+from vae_exp.model.hierarchical import BottomLayerDecoder, TwoLayerEncoder, TwoLayerPrior
 from vae_exp.model.vae import VAE
 from vae_exp.objective.elbo import ELBO
 from vae_exp.objective.multi_sample import IWAE
@@ -22,7 +22,7 @@ def two_layer_vae(dims: list[int] = DIMS, scale: float = 1.5) -> VAE:
     torch.manual_seed(0)
     vae = VAE(
         TwoLayerEncoder(SHAPE, dims, [5], [4], "tanh"),
-        LowerLayerDecoder(SHAPE, dims, hidden_dims=[5], activation="tanh"),
+        BottomLayerDecoder(SHAPE, dims, hidden_dims=[5], activation="tanh"),
         TwoLayerPrior(dims, [4], "tanh"),
     )
     with torch.no_grad():

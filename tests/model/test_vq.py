@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from vae_exp.data.images import ImageSet
-from vae_exp.distributions.codes import NearestCodes, UniformCodes
-from vae_exp.distributions.divergence import rate
+from vae_exp.distributions.codebook import UniformCodebookPrior, VectorQuantizedPosterior
+from vae_exp.distributions.kl import rate
 from vae_exp.distributions.sampling import rsample, sample, sharded
-from vae_exp.evaluation.codes import CodesEvaluator
+from vae_exp.evaluation.codebook_usage import CodesEvaluator
 from vae_exp.evaluation.pictures import all_pictures
 from vae_exp.model.vae import VAE
 from vae_exp.model.vq import UniformCodesPrior, VQDecoder, VQEncoder
@@ -45,7 +45,7 @@ def images(count: int = 5) -> torch.Tensor:
 def test_each_position_takes_the_nearest_entry():
     torch.manual_seed(0)
     outputs, codebook = torch.randn(2, 4, 3), torch.randn(6, 3)
-    codes = NearestCodes(outputs, codebook)
+    codes = VectorQuantizedPosterior(outputs, codebook)
     for image in range(2):
         for position in range(4):
             distances = [(outputs[image, position] - entry).square().sum().item() for entry in codebook]
@@ -59,7 +59,7 @@ def test_the_nearest_entry_is_found_among_large_ones_that_are_close():
     centre = torch.nn.functional.normalize(torch.randn(64, generator=noise(0)), dim=0) * 100
     outputs = centre + 0.1 * torch.randn(20, 49, 64, generator=noise(1))
     codebook = centre + 0.1 * torch.randn(512, 64, generator=noise(2))
-    found = NearestCodes(outputs, codebook).indices
+    found = VectorQuantizedPosterior(outputs, codebook).indices
     for image in range(20):
         differences = outputs[image].double().unsqueeze(1) - codebook.double()
         assert torch.equal(found[image], differences.square().sum(dim=-1).argmin(dim=-1))
@@ -67,7 +67,7 @@ def test_the_nearest_entry_is_found_among_large_ones_that_are_close():
 
 def test_gradients_of_a_draw_pass_straight_through_to_the_encoder():
     outputs, codebook = torch.randn(2, 4, 3, requires_grad=True), torch.randn(6, 3, requires_grad=True)
-    drawn = rsample(NearestCodes(outputs, codebook), noise(), (2,))
+    drawn = rsample(VectorQuantizedPosterior(outputs, codebook), noise(), (2,))
     weights = torch.randn(2, 2, 12)
     (drawn * weights).sum().backward()
     torch.testing.assert_close(outputs.grad.flatten(1), weights.sum(dim=0))
@@ -112,7 +112,7 @@ def test_the_rate_is_the_divergence_of_one_code_from_a_uniform_choice():
     """Σ over all joint codes of q log (q / p), enumerated; q is one at the codes taken."""
     vae, x = vq_vae(), images(2)
     posterior, prior = vae.encode(x), vae.prior()
-    assert isinstance(prior, UniformCodes)
+    assert isinstance(prior, UniformCodebookPrior)
     one = 1.0 * log(1.0 / (1 / CODES))
     found = rate(posterior, prior, sample(posterior, noise(), (1,)))
     torch.testing.assert_close(found, torch.full((2,), POSITIONS * one))

@@ -15,7 +15,7 @@ from vae_exp.model.encoders import MLPEncoder
 from vae_exp.model.flows import FlowPrior
 from vae_exp.model.priors import StandardNormalPrior
 from vae_exp.model.vae import VAE
-from vae_exp.objective.aggregate import (
+from vae_exp.objective.disentangling import (
     DIPVAE,
     BetaTCVAE,
     InfoVAE,

@@ -5,7 +5,7 @@ from scipy.special import logsumexp
 from torch.distributions import Bernoulli
 
 from tests.objective.models import SHAPE, bernoulli_vae, linear_gaussian_vae
-from vae_exp.objective.importance import log_evidence, log_weights
+from vae_exp.objective.importance_weighted import log_evidence, log_weights
 
 
 def by_quadrature(vae, images: torch.Tensor, points: int = 400, limit: float = 9.0) -> np.ndarray:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from vae_exp.objective.beta_vae import BetaVAE
 from vae_exp.objective.elbo import ELBO
-from vae_exp.objective.schedules import Cosine, Cyclical, Linear, LossSchedules, Scheduled, current, scalar
+from vae_exp.objective.schedules import Cosine, Cyclical, Linear, LossSchedules, ScheduledValue, current, scalar
 
 CPU = torch.device("cpu")
 
@@ -77,7 +77,7 @@ def test_a_number_stays_a_number():
 
 def test_the_value_changes_in_its_place():
     """A CUDA graph reads the very memory that it was recorded with."""
-    scheduled = Scheduled(Linear(0.0, 1.0, 10))
+    scheduled = ScheduledValue(Linear(0.0, 1.0, 10))
     place = scheduled.value.data_ptr()
     scheduled.set(0.25)
     assert current(scheduled).item() == 0.25

@@ -5,8 +5,8 @@ import torch
 from torch.distributions import Independent, MultivariateNormal, Normal, StudentT, kl_divergence
 
 from tests.objective.models import SHAPE, bernoulli_vae
-from vae_exp.distributions.divergence import rate, rate_per_unit
-from vae_exp.distributions.holding import held
+from vae_exp.distributions.kl import rate, rate_per_unit
+from vae_exp.distributions.stop_gradient import held
 from vae_exp.objective.beta_vae import BetaVAE, Capacity
 from vae_exp.objective.elbo import ELBO
 from vae_exp.objective.free_bits import FreeBits

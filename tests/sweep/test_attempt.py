@@ -5,9 +5,9 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from vae_exp.errors import UserError
-from vae_exp.run_directory import RunDirectory
+from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.attempt import Attempt, fruitless_wandb_run, next_attempt, note_words
-from vae_exp.sweep.identity import config_hash
+from vae_exp.sweep.job_id import config_hash
 
 
 def _config(**sweep: object) -> DictConfig:

@@ -6,7 +6,7 @@ import pytest
 from tests.sweep.sweeps import make_job
 from vae_exp.errors import UserError
 from vae_exp.sweep.best import as_words, best_jobs, means_over_seeds
-from vae_exp.sweep.jobs import read_jobs
+from vae_exp.sweep.job_records import read_jobs
 from vae_exp.sweep.metrics import best_first, chosen_metric, direction
 
 

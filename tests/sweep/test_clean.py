@@ -5,8 +5,8 @@ from filelock import FileLock
 
 from tests.sweep.sweeps import make_job
 from vae_exp.errors import UserError
-from vae_exp.sweep.clean import leftovers, remove
-from vae_exp.sweep.plan import record
+from vae_exp.sweep.cleanup import find_removable, remove
+from vae_exp.sweep.manifest import record
 
 
 def _sweep(folder: Path) -> Path:
@@ -28,7 +28,7 @@ def test_what_failed_and_what_was_set_aside_can_go_and_the_rest_stays(tmp_path: 
     lost = make_job(tmp_path, ["a=4"], None)
     for job in (done, half):
         _checkpoint(job)
-    found = leftovers(_sweep(tmp_path), checkpoints=False)
+    found = find_removable(_sweep(tmp_path), checkpoints=False)
     assert {each.path for each in found} == {done / "previous" / "1", failed, lost}
     assert next(each.size for each in found if each.why == "set aside") == 5
     assert remove(found, checkpoints=False) == []
@@ -40,15 +40,15 @@ def test_checkpoints_of_finished_jobs_can_go_too(tmp_path: Path):
     done, half = make_job(tmp_path, ["a=1"]), make_job(tmp_path, ["a=2"], "interrupted")
     for job in (done, half):
         _checkpoint(job)
-    [found] = leftovers(_sweep(tmp_path), checkpoints=True)
+    [found] = find_removable(_sweep(tmp_path), checkpoints=True)
     assert found.path == done / "checkpoints" / "last.pt"
 
 
 def test_a_job_that_runs_is_never_removed(tmp_path: Path):
     job = make_job(tmp_path, ["a=1"], "failed")
-    [found] = leftovers(_sweep(tmp_path), checkpoints=False)
+    [found] = find_removable(_sweep(tmp_path), checkpoints=False)
     with FileLock(job / ".lock"):
-        assert leftovers(_sweep(tmp_path), checkpoints=False) == []
+        assert find_removable(_sweep(tmp_path), checkpoints=False) == []
         [problem] = remove([found], checkpoints=False)
     assert "another process" in problem
     assert job.is_dir()
@@ -56,7 +56,7 @@ def test_a_job_that_runs_is_never_removed(tmp_path: Path):
 
 def test_what_has_come_to_something_meanwhile_is_not_removed(tmp_path: Path):
     job = make_job(tmp_path, ["a=1"], "failed")
-    found = leftovers(_sweep(tmp_path), checkpoints=False)
+    found = find_removable(_sweep(tmp_path), checkpoints=False)
     (job / "result.json").write_text('{"status": "completed"}')
     [problem] = remove(found, checkpoints=False)
     assert "taken up meanwhile" in problem
@@ -67,13 +67,13 @@ def test_a_job_with_its_best_checkpoint_alone_can_go_on_and_stays(tmp_path: Path
     job = make_job(tmp_path, ["a=1"], None)
     (job / "checkpoints").mkdir()
     (job / "checkpoints" / "best.pt").write_bytes(b"0")
-    assert leftovers(_sweep(tmp_path), checkpoints=True) == []
+    assert find_removable(_sweep(tmp_path), checkpoints=True) == []
 
 
 def test_a_folder_that_is_no_sweep_is_left_alone(tmp_path: Path):
     make_job(tmp_path, ["a=1"], "failed")
     with pytest.raises(UserError, match=r"has no sweep\.json"):
-        leftovers(tmp_path, checkpoints=False)
+        find_removable(tmp_path, checkpoints=False)
 
 
 def test_nothing_outside_the_sweep_is_removed_through_a_link(tmp_path: Path):
@@ -82,5 +82,5 @@ def test_nothing_outside_the_sweep_is_removed_through_a_link(tmp_path: Path):
     (outside / "last.pt").write_bytes(b"0")
     (job / "checkpoints").symlink_to(outside)
     with pytest.raises(UserError, match=r"checkpoints leads out of .*sweep, to .*outside"):
-        leftovers(_sweep(tmp_path / "sweep"), checkpoints=True)
+        find_removable(_sweep(tmp_path / "sweep"), checkpoints=True)
     assert (outside / "last.pt").exists()

@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from tests.sweep.sweeps import make_job, make_sweep
 from vae_exp.sweep.__main__ import main
-from vae_exp.sweep.plan import record
+from vae_exp.sweep.manifest import record
 
 
 @pytest.fixture

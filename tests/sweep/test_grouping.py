@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tests.sweep.sweeps import make_job, make_sweep
 from vae_exp.errors import UserError
-from vae_exp.sweep.grouping import Group, combined, default_keys, estimate, grouped, in_order, meaning
-from vae_exp.sweep.jobs import read_jobs
+from vae_exp.sweep.aggregate import Group, combined, default_keys, estimate, grouped, in_order, meaning
+from vae_exp.sweep.job_records import read_jobs
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=20))

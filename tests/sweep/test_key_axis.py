@@ -1,7 +1,7 @@
 import pytest
 from matplotlib.figure import Figure
 
-from vae_exp.sweep.grouping import Group
+from vae_exp.sweep.aggregate import Group
 from vae_exp.sweep.key_axis import KeyAxis
 
 

@@ -6,7 +6,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from vae_exp.errors import UserError
-from vae_exp.sweep.plan import (
+from vae_exp.sweep.manifest import (
     FILE,
     job_key,
     planned_jobs,

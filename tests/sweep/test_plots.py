@@ -7,8 +7,8 @@ from PIL import Image
 
 from tests.sweep.sweeps import make_job, make_sweep
 from vae_exp.errors import UserError
-from vae_exp.sweep.grouping import Others, default_keys, grouped
-from vae_exp.sweep.jobs import read_jobs
+from vae_exp.sweep.aggregate import Others, default_keys, grouped
+from vae_exp.sweep.job_records import read_jobs
 from vae_exp.sweep.plots import curve, draw, heat_map, parallel_coordinates, rate_distortion, scatter
 
 

@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from vae_exp.sweep.recorder import Recorder
+from vae_exp.sweep.session import SweepSession
 
 
 @pytest.fixture
-def recorder() -> Recorder:
-    return Recorder()
+def recorder() -> SweepSession:
+    return SweepSession()
 
 
 @pytest.fixture
@@ -19,13 +19,13 @@ def sweep(tmp_path: Path) -> Path:
     return tmp_path / "sweep"
 
 
-def test_without_a_sweep_nothing_is_reported(recorder: Recorder, capsys: pytest.CaptureFixture[str]):
+def test_without_a_sweep_nothing_is_reported(recorder: SweepSession, capsys: pytest.CaptureFixture[str]):
     recorder.report()
     assert capsys.readouterr().out == ""
 
 
 def test_a_sweep_that_has_started_is_reported_once(
-    recorder: Recorder, sweep: Path, capsys: pytest.CaptureFixture[str]
+    recorder: SweepSession, sweep: Path, capsys: pytest.CaptureFixture[str]
 ):
     recorder.remember(sweep)
     recorder.report()
@@ -36,7 +36,7 @@ def test_a_sweep_that_has_started_is_reported_once(
 
 
 def test_trials_that_failed_are_told_every_time_and_none_is_promised_again(
-    recorder: Recorder, sweep: Path, capsys: pytest.CaptureFixture[str]
+    recorder: SweepSession, sweep: Path, capsys: pytest.CaptureFixture[str]
 ):
     recorder.remember(sweep)
     recorder.note(["a: broke"], 1)
@@ -53,7 +53,7 @@ def test_trials_that_failed_are_told_every_time_and_none_is_promised_again(
 
 
 def test_a_table_that_cannot_be_written_costs_nothing_else(
-    recorder: Recorder, sweep: Path, capsys: pytest.CaptureFixture[str]
+    recorder: SweepSession, sweep: Path, capsys: pytest.CaptureFixture[str]
 ):
     (sweep / "summary.csv").mkdir()
     recorder.remember(sweep)
@@ -62,7 +62,7 @@ def test_a_table_that_cannot_be_written_costs_nothing_else(
 
 
 def test_a_sweep_is_found_from_another_working_directory(
-    recorder: Recorder, sweep: Path, monkeypatch: pytest.MonkeyPatch
+    recorder: SweepSession, sweep: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(sweep.parent)
     recorder.remember(Path("sweep"))
@@ -71,7 +71,7 @@ def test_a_sweep_is_found_from_another_working_directory(
     assert (sweep / "summary.csv").exists()
 
 
-def test_failed_jobs_are_counted_at_the_end_and_once(recorder: Recorder, capsys: pytest.CaptureFixture[str]):
+def test_failed_jobs_are_counted_at_the_end_and_once(recorder: SweepSession, capsys: pytest.CaptureFixture[str]):
     recorder.note(["a: no", "b: no"], 3)
     recorder.note([], 4)
     assert recorder.report() is False

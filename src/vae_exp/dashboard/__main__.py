@@ -18,7 +18,7 @@ def main() -> None:
         asked = _parser().parse_args()
         _require_roots(asked.roots)
         if asked.export is not None:
-            from vae_exp.dashboard.export import export
+            from vae_exp.dashboard.web.export import export
 
             print(export(asked.roots, asked.export, private=asked.private, most_megabytes=asked.size_limit))
         else:
@@ -71,9 +71,9 @@ def _require_roots(roots: list[Path]) -> None:
 def _serve(asked: argparse.Namespace) -> None:
     import uvicorn
 
-    from vae_exp.dashboard.page import plotly
-    from vae_exp.dashboard.server import Refresher, application
-    from vae_exp.dashboard.store import Store
+    from vae_exp.dashboard.runs.store import Store
+    from vae_exp.dashboard.web.page import plotly
+    from vae_exp.dashboard.web.server import Refresher, application
 
     plotly()
     elsewhere = asked.bind not in _OWN_HOSTS

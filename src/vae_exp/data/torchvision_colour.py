@@ -11,10 +11,10 @@ import torch
 from filelock import FileLock
 from torchvision import datasets
 
-from vae_exp.data.downloading import NOT_ALLOWED, md5_of, patience, those_that_answer
+from vae_exp.data.download import NOT_ALLOWED, md5_of, patience, those_that_answer
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
-from vae_exp.run_directory import absolute_path
+from vae_exp.storage.run_directory import absolute_path
 
 _log = logging.getLogger(__name__)
 DATASETS = ("CIFAR10", "SVHN")

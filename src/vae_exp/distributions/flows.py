@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal
 from zuko.distributions import NormalizingFlow
 
-from vae_exp.distributions.quasi_random import normal_points
+from vae_exp.distributions.quasi_random import sobol_normal
 from vae_exp.distributions.sampling import rsample, sample, standard_normal
 
 _POINTS = 256  # of the quasi-random estimate of a mean
@@ -50,7 +50,7 @@ class GaussianFlow(NormalizingFlow):  # type: ignore[misc]  # zuko's types are n
     def _points(self) -> Tensor:
         base = self.base.base_dist
         units = base.loc.shape[-1]
-        noise = normal_points(_POINTS, units).to(base.loc).reshape(-1, *[1] * len(self.batch_shape), units)
+        noise = sobol_normal(_POINTS, units).to(base.loc).reshape(-1, *[1] * len(self.batch_shape), units)
         latents: Tensor = self.transform.inv(base.loc + base.scale * noise)
         return latents
 

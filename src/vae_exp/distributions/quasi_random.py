@@ -8,7 +8,7 @@ from torch.quasirandom import SobolEngine
 
 
 @lru_cache(maxsize=16)
-def normal_points(count: int, units: int) -> Tensor:
+def sobol_normal(count: int, units: int) -> Tensor:
     """Points of a scrambled Sobol sequence, put through the inverse normal CDF; the same ones every time.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from vae_exp.errors import UserError
-from vae_exp.run_directory import sync_folder, write_atomically
+from vae_exp.storage.run_directory import fsync_directory, write_atomically
 
 FORMAT = 2
 _SPARE_BYTES = 2**20
@@ -30,7 +30,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         if shutil.disk_usage(path.parent).free < _SPARE_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
-    sync_folder(path.parent)
+    fsync_directory(path.parent)
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:

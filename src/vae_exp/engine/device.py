@@ -5,7 +5,7 @@ import torch
 from vae_exp.errors import UserError
 
 
-def choose_device(name: str, key: str = "trainer.device") -> torch.device:
+def resolve_device(name: str, key: str = "trainer.device") -> torch.device:
     """The device of that name, with its index on CUDA; `auto` takes CUDA, then MPS, then the CPU.
 
     Args:

@@ -15,7 +15,7 @@ _OPAQUE = (nn.Module, torch.Tensor, torch.Generator, type, FunctionType, MethodT
 _DEPTH = 6  # of objects inside objects
 
 
-class HostState:
+class HostStateSnapshot:
     """Plain values that the code of a step can reach on the host, and the random states of the process.
 
     Args:

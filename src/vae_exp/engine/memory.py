@@ -8,7 +8,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from vae_exp.data.feed import free_memory
+from vae_exp.data.batch_loader import free_memory
 from vae_exp.errors import MemoryExhaustedError, UserError
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss

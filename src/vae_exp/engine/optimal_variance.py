@@ -4,9 +4,9 @@ import torch
 
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.sampling import rsample
-from vae_exp.engine.determinism import generator
-from vae_exp.engine.interruption import InterruptGuard
 from vae_exp.engine.precision import computing_in
+from vae_exp.engine.seeding import generator
+from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.model.gaussian_likelihoods import OptimalGaussianLikelihood
 from vae_exp.model.vae import VAE
 
@@ -32,7 +32,7 @@ class OptimalVariance:
         self._likelihoods = [each for each in vae.modules() if isinstance(each, OptimalGaussianLikelihood)]
 
     @torch.no_grad()
-    def update(self, guard: InterruptGuard) -> None:
+    def update(self, guard: GracefulShutdown) -> None:
         """Set the variance to the optimum under the current weights.
 
         Raises:

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 _KERNELS = ("capturable", "foreach", "fused")
 
 
-def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any], *, keep_options: bool) -> None:
+def load_optimizer_state(optimizer: Optimizer, state: Mapping[str, Any], *, keep_options: bool) -> None:
     """Take over an optimiser's state, but not how its kernels are run: that is this device's matter.
 
     Args:

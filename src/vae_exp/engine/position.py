@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Position:
+class TrainState:
     """How far a run has come: so many epochs, and so many batches of the next one."""
 
     epoch: int = 0

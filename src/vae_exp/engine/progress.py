@@ -66,7 +66,7 @@ class ProgressDisplay(Protocol):
         ...
 
 
-class SilentProgress:
+class NullProgress:
     """Shows nothing."""
 
     def wants_values(self) -> bool:
@@ -83,7 +83,7 @@ class SilentProgress:
         """Nothing is left to do."""
 
 
-class PlainProgress:
+class LogProgress:
     """A line an epoch.
 
     Args:
@@ -109,7 +109,7 @@ class PlainProgress:
         """Nothing is left to do."""
 
 
-class BarProgress:
+class RichProgress:
     """A bar for the whole run, with the current terms; each epoch leaves a line above it and in the log.
 
     Args:
@@ -234,10 +234,10 @@ def _duration(seconds: float) -> str:
 def progress_display(
     epochs: int, steps_per_epoch: int, done: int = 0, *, with_batch_sum: bool = False
 ) -> ProgressDisplay:
-    """A bar when standard output is a terminal, plain lines otherwise; arguments as `BarProgress`."""
+    """A bar when standard output is a terminal, plain lines otherwise; arguments as `RichProgress`."""
     if sys.stdout is not None and sys.stdout.isatty():
-        return BarProgress(epochs, steps_per_epoch, done, with_batch_sum=with_batch_sum)
-    return PlainProgress(epochs, with_batch_sum=with_batch_sum)
+        return RichProgress(epochs, steps_per_epoch, done, with_batch_sum=with_batch_sum)
+    return LogProgress(epochs, with_batch_sum=with_batch_sum)
 
 
 def epoch_line(epoch: int, epochs: int, batch_sum: float | None, metrics: Mapping[str, float]) -> str:

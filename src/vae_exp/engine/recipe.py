@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from vae_exp.engine.keeper import Cadence
+from vae_exp.engine.checkpoint_manager import CheckpointInterval
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainerConfig:
     """How long, in which portions and by which means to train.
 
     Args:
@@ -37,4 +37,4 @@ class Recipe:
     gradient_clip: float | None
     ema_decay: float | None
     collapse_monitor: bool
-    checkpoint_every: Cadence
+    checkpoint_every: CheckpointInterval

@@ -10,7 +10,7 @@ TERMS = ("loss", "distortion", "rate")
 
 
 @dataclass(frozen=True)
-class NonFinite:
+class NonFiniteStep:
     """The first step of an epoch with a term that is not finite.
 
     Args:
@@ -24,7 +24,7 @@ class NonFinite:
     value: float
 
 
-class StepRecord:
+class EpochLossBuffer:
     """A row per step: the sums over its batch of loss, distortion and rate, in nats.
 
     Args:
@@ -53,11 +53,11 @@ class StepRecord:
         """The sums over all steps so far: `[3]`, summed in float64 on the CPU."""
         return self.rows.cpu().double().sum(dim=0)
 
-    def first_non_finite(self) -> NonFinite | None:
+    def first_non_finite(self) -> NonFiniteStep | None:
         """Where the epoch first went astray, if it did; waits for the device."""
         rows = self.rows.tolist()
         for step, row in enumerate(rows):
             for term, value in zip(TERMS, row, strict=True):
                 if not isfinite(value):
-                    return NonFinite(step, term, value)
+                    return NonFiniteStep(step, term, value)
         return None

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from vae_exp.distributions.sampling import drawn, standard_normal
-from vae_exp.engine.graph_step import GraphStep
-from vae_exp.engine.team import Team
-from vae_exp.engine.training_step import TrainingStep
+from vae_exp.engine.cuda_graph import CUDAGraphStep
+from vae_exp.engine.distributed import DistributedContext
+from vae_exp.engine.train_step import TrainStep
 from vae_exp.errors import UserError
 
 _log = logging.getLogger(__name__)
 
 
-class Stepper(Protocol):
+class StepFn(Protocol):
     """Runs one step after another."""
 
     def __call__(self, size: int) -> Tensor:
@@ -31,7 +31,7 @@ class Stepper(Protocol):
 class EagerStep:
     """Operation by operation."""
 
-    def __init__(self, step: TrainingStep) -> None:
+    def __init__(self, step: TrainStep) -> None:
         self._step = step
 
     def __call__(self, size: int) -> Tensor:
@@ -43,7 +43,7 @@ class EagerStep:
         return nullcontext()
 
 
-def choose_mode(asked: str, device: torch.device, team: Team) -> str:
+def choose_mode(asked: str, device: torch.device, team: DistributedContext) -> str:
     """The mode that steps are run in: `auto` records a CUDA graph where it can.
 
     Raises:
@@ -78,7 +78,9 @@ def compiler_failed(error: BaseException) -> UserError | None:
     )
 
 
-def stepper(mode: str, step: TrainingStep, device: torch.device, team: Team, whole: int | None = None) -> Stepper:
+def stepper(
+    mode: str, step: TrainStep, device: torch.device, team: DistributedContext, whole: int | None = None
+) -> StepFn:
     """What runs the step in that mode; compiled steps are recorded too, where there is CUDA.
 
     Args:
@@ -89,5 +91,5 @@ def stepper(mode: str, step: TrainingStep, device: torch.device, team: Team, who
         whole: The size of whole batches; the last batch of an epoch, which may be short, is not worth recording.
     """
     if mode == "graph" or (mode == "compile" and device.type == "cuda" and team.size == 1):
-        return GraphStep(step, device, whole)
+        return CUDAGraphStep(step, device, whole)
     return EagerStep(step)

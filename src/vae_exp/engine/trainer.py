@@ -12,36 +12,36 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from vae_exp.data.feed import feed_for
+from vae_exp.data.batch_loader import make_loader
 from vae_exp.data.images import ImageSet
-from vae_exp.engine.averaging import WeightAverage
-from vae_exp.engine.collapse import CollapseMonitor
-from vae_exp.engine.determinism import generator, process_random_state, restore_process_random_state
-from vae_exp.engine.divergence import DivergenceFinder
+from vae_exp.engine.checkpoint_manager import CheckpointManager
+from vae_exp.engine.distributed import DistributedContext
 from vae_exp.engine.early_stopping import Best
-from vae_exp.engine.evaluating import Evaluations
-from vae_exp.engine.interruption import InterruptGuard
-from vae_exp.engine.keeper import CheckpointKeeper
+from vae_exp.engine.ema import ExponentialMovingAverage
+from vae_exp.engine.evaluator_loop import EvaluatorLoop
+from vae_exp.engine.non_finite import NonFiniteChecker
 from vae_exp.engine.optimal_variance import OptimalVariance
-from vae_exp.engine.optimizer_state import load_optimizer
-from vae_exp.engine.position import Position
+from vae_exp.engine.optimizer_state import load_optimizer_state
+from vae_exp.engine.position import TrainState
+from vae_exp.engine.posterior_collapse import PosteriorCollapseMonitor
 from vae_exp.engine.precision import computing_in
 from vae_exp.engine.progress import ProgressDisplay
 from vae_exp.engine.protocols import Evaluator, Pruner, Tracker
-from vae_exp.engine.recipe import Recipe
-from vae_exp.engine.record import StepRecord
+from vae_exp.engine.recipe import TrainerConfig
+from vae_exp.engine.record import EpochLossBuffer
+from vae_exp.engine.seeding import generator, process_random_state, restore_process_random_state
+from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.engine.step_mode import choose_mode, compiled, stepper
-from vae_exp.engine.team import Team
 from vae_exp.engine.threads import ContentionWatch
-from vae_exp.engine.training_step import NonFiniteTermError, Scoring, TrainingStep
+from vae_exp.engine.train_step import NonFiniteLossError, Scoring, TrainStep
 from vae_exp.engine.validation import Validation, named_terms
-from vae_exp.engine.watch import watch_for
-from vae_exp.errors import Interrupted, Pruned, UserError
+from vae_exp.engine.watch import make_loss_monitor
+from vae_exp.errors import Interrupted, TrialPruned, UserError
 from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
 from vae_exp.objective.schedules import LossSchedules
-from vae_exp.run_directory import RunDirectory
+from vae_exp.storage.run_directory import RunDirectory
 
 _log = logging.getLogger(__name__)
 _SEEN_BY_MONITOR = 500
@@ -79,12 +79,12 @@ class Trainer:
         evaluators: Mapping[str, Evaluator],
         trackers: Sequence[Tracker],
         directory: RunDirectory,
-        recipe: Recipe,
+        recipe: TrainerConfig,
         identity: Mapping[str, Any],
-        team: Team | None = None,
+        team: DistributedContext | None = None,
         pruner: Pruner | None = None,
     ) -> None:
-        self.position = Position()
+        self.position = TrainState()
         self.seconds_before = 0.0  # of training, before it was resumed
         self.best = Best(recipe.patience, recipe.min_delta)
         self.monitor = recipe.monitor
@@ -101,23 +101,23 @@ class Trainer:
         self._recipe = recipe
         self._identity = dict(identity)
         self._pruner = pruner
-        self.team = team or Team()
+        self.team = team or DistributedContext()
         self._sizes = _batch_sizes(len(train), recipe.batch_size)
         _require_work_for_all(self._sizes, self.team)
-        self._average = None if recipe.ema_decay is None else WeightAverage(vae, recipe.ema_decay)
+        self._average = None if recipe.ema_decay is None else ExponentialMovingAverage(vae, recipe.ema_decay)
         self._shuffle = generator(recipe.seed, "shuffle", self._device)
         self._epoch_start = self._shuffle.get_state()
-        self._record = StepRecord(len(self._sizes), self._device)
-        self._watch = watch_for(self._device)
-        self._finder = DivergenceFinder(vae, self._record)
+        self._record = EpochLossBuffer(len(self._sizes), self._device)
+        self._watch = make_loss_monitor(self._device)
+        self._finder = NonFiniteChecker(vae, self._record)
         self._variance = OptimalVariance(vae, train, recipe.batch_size, recipe.seed)
         self._validation = Validation(vae, loss, self._schedules, val, recipe.batch_size, recipe.seed)
         seen = val if len(val) else train.first(_SEEN_BY_MONITOR).settled()
-        self._collapse = CollapseMonitor(vae, seen, self._schedules) if recipe.collapse_monitor else None
-        self._evaluations = Evaluations(
+        self._collapse = PosteriorCollapseMonitor(vae, seen, self._schedules) if recipe.collapse_monitor else None
+        self._evaluations = EvaluatorLoop(
             evaluators, vae, train=train, val=val, seed=recipe.seed, figures=directory.figures, trackers=trackers
         )
-        self._keeper = CheckpointKeeper(directory, recipe.checkpoint_every)
+        self._keeper = CheckpointManager(directory, recipe.checkpoint_every)
         self._mode = choose_mode(recipe.step, self._device, self.team)
         alone_on_cpu = self._device.type == "cpu" and self._mode == "eager" and self.team.size == 1
         self._contention = ContentionWatch() if alone_on_cpu else None
@@ -131,7 +131,7 @@ class Trainer:
         """How steps are run: `eager`, `graph` or `compile`; what a graph fell back to, if it had to."""
         return "eager" if self._mode == "graph" and getattr(self._stepper, "fallback", None) else self._mode
 
-    def fit(self, guard: InterruptGuard, progress: ProgressDisplay) -> Position:
+    def fit(self, guard: GracefulShutdown, progress: ProgressDisplay) -> TrainState:
         """Train to the end of the recipe, or until patience runs out.
 
         Raises:
@@ -147,7 +147,7 @@ class Trainer:
                     self.position.seconds = before + time.perf_counter() - started
                     self._keep()
                     if self._pruner and self._pruner.stop(self.position.epoch, self.position.metrics):
-                        raise Pruned
+                        raise TrialPruned
                 if self.team.leads and self.position.epoch:
                     self._keeper.finish(self._state, self.position.epoch)
         except Interrupted:
@@ -165,7 +165,7 @@ class Trainer:
             progress.close()
         return self.position
 
-    def finish(self, guard: InterruptGuard) -> None:
+    def finish(self, guard: GracefulShutdown) -> None:
         """Run the evaluators that wait for the end of training; names that training reports stay its own.
 
         Raises:
@@ -190,7 +190,7 @@ class Trainer:
         """
         self._vae.load_state_dict(state["vae"])
         replan = replan and not isinstance(self._scheduler, ReduceLROnPlateau)
-        load_optimizer(self._optimizer, state["optimizer"], keep_options=replan)
+        load_optimizer_state(self._optimizer, state["optimizer"], keep_options=replan)
         if replan:
             for _ in range(state["epoch"]):
                 self._advance_schedule(nan)
@@ -205,7 +205,7 @@ class Trainer:
         if self._collapse is not None and state.get("collapse"):
             self._collapse.load_state_dict(state["collapse"])
         self._load_generators(state["generators"], state["epoch"])
-        self.position = Position(
+        self.position = TrainState(
             epoch=state["epoch"],
             step=state["step"],
             batches=state["batches"],
@@ -233,17 +233,17 @@ class Trainer:
         self._epoch_start = self._shuffle.get_state()
         restore_process_random_state(state["process"], self._device)
 
-    def _training_step(self) -> TrainingStep:
+    def _training_step(self) -> TrainStep:
         scoring = Scoring(self._vae, self._loss)
         two = slice(0, 2)
         labels = [self._train.labels_at(two)] if self._labelled else []
         example = self._train.scaled(two), torch.Generator(self._device), *labels
         wrapped = self.team.wrap(scoring, self._device, *example)
-        return TrainingStep(
+        return TrainStep(
             score=compiled(wrapped) if self._mode == "compile" else wrapped,
             parameters=list(self._vae.parameters()),
             optimizer=self._optimizer,
-            feed=feed_for(self._train, -(-self._sizes[0] // self.team.size)),
+            feed=make_loader(self._train, -(-self._sizes[0] // self.team.size)),
             noise=generator(self._recipe.seed, "noise", self._device),
             record=self._record,
             reduction=self._recipe.reduction,
@@ -254,7 +254,7 @@ class Trainer:
             team=self.team,
         )
 
-    def _run_epoch(self, guard: InterruptGuard, progress: ProgressDisplay) -> None:
+    def _run_epoch(self, guard: GracefulShutdown, progress: ProgressDisplay) -> None:
         began = time.perf_counter()
         epoch = self.position.epoch + 1
         trained = sum(self._sizes[self.position.batches :])
@@ -273,7 +273,7 @@ class Trainer:
         self.position.lines += 1
         progress.epoch(epoch, totals[0].item() / len(self._sizes), metrics)
 
-    def _metrics_of_epoch(self, means: Tensor, epoch: int, guard: InterruptGuard) -> dict[str, float]:
+    def _metrics_of_epoch(self, means: Tensor, epoch: int, guard: GracefulShutdown) -> dict[str, float]:
         """What an epoch is reported with, of the average weights where there is an average."""
         metrics = named_terms("train", means)
         self._finder.require_finite(metrics, self.position)
@@ -299,7 +299,7 @@ class Trainer:
             tracker.warn(name.replace("_", " "), f"epoch {epoch}: {message}")
         return True
 
-    def _train_epoch(self, guard: InterruptGuard, progress: ProgressDisplay) -> Tensor:
+    def _train_epoch(self, guard: GracefulShutdown, progress: ProgressDisplay) -> Tensor:
         """The rest of an epoch; the sums over all its images of loss, distortion and rate, in nats."""
         self._vae.train()
         done = self.position.batches
@@ -315,7 +315,7 @@ class Trainer:
         self._schedules.begin_step(self.position.step)
         try:
             sums = self._stepper(size)
-        except NonFiniteTermError as error:
+        except NonFiniteLossError as error:
             raise self._finder.in_step(error, self.position) from error
         self.position.step += 1
         self.position.batches += 1
@@ -331,7 +331,7 @@ class Trainer:
         self._record.begin(self._record.rows[:done].clone() if done else None)
         self._schedules.begin_epoch(self.position.epoch, self.position.step)
 
-    def _stop_if_asked(self, guard: InterruptGuard) -> None:
+    def _stop_if_asked(self, guard: GracefulShutdown) -> None:
         """Stop all processes of the team at the same step, whichever of them has a reason."""
         raised = self.team.agree(guard.received or (_ASTRAY if self._astray else 0))
         if raised == _ASTRAY:
@@ -387,7 +387,7 @@ class Trainer:
         }
 
 
-def _require_work_for_all(sizes: list[int], team: Team) -> None:
+def _require_work_for_all(sizes: list[int], team: DistributedContext) -> None:
     if sizes and sizes[-1] < team.size:
         raise UserError(
             f"trainer.batch_size={sizes[0]} leaves a last batch of {sizes[-1]} images for {team.size} processes; "

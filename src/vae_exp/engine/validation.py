@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from vae_exp.data.images import ImageSet
-from vae_exp.engine.determinism import generator
-from vae_exp.engine.interruption import InterruptGuard
 from vae_exp.engine.precision import computing_in
+from vae_exp.engine.seeding import generator
+from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
 from vae_exp.objective.schedules import LossSchedules
@@ -35,7 +35,7 @@ class Validation:
         self._seed = seed
 
     @torch.no_grad()
-    def run(self, guard: InterruptGuard) -> dict[str, float]:
+    def run(self, guard: GracefulShutdown) -> dict[str, float]:
         """The mean terms as `val/…`, in nats per image; nothing where no image is held out.
 
         Raises:

@@ -8,7 +8,7 @@ from torch import Tensor
 _STEPS_BETWEEN_LOOKS = 32
 
 
-class Watch(Protocol):
+class LossMonitor(Protocol):
     """Sees the sums of the latest step that are known to the host."""
 
     def look(self, sums: Tensor, rows: Tensor, size: int) -> Tensor | None:
@@ -26,7 +26,7 @@ class Watch(Protocol):
         ...
 
 
-class HostWatch:
+class SyncLossMonitor:
     """For the CPU, where every step can be seen at once."""
 
     def look(self, sums: Tensor, rows: Tensor, size: int) -> Tensor | None:
@@ -34,7 +34,7 @@ class HostWatch:
         return sums / size
 
 
-class DeviceWatch:
+class AsyncLossMonitor:
     """For accelerators: every few steps a copy is ordered, and read once it has arrived.
 
     Args:
@@ -65,7 +65,7 @@ class DeviceWatch:
         return None
 
 
-class BlindWatch:
+class NullLossMonitor:
     """For devices without events: the end of the epoch must do."""
 
     def look(self, sums: Tensor, rows: Tensor, size: int) -> Tensor | None:
@@ -73,8 +73,8 @@ class BlindWatch:
         return None
 
 
-def watch_for(device: torch.device) -> Watch:
+def make_loss_monitor(device: torch.device) -> LossMonitor:
     """The watch that suits a device."""
     if device.type == "cpu":
-        return HostWatch()
-    return DeviceWatch(device) if device.type == "cuda" else BlindWatch()
+        return SyncLossMonitor()
+    return AsyncLossMonitor(device) if device.type == "cuda" else NullLossMonitor()

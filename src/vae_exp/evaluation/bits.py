@@ -3,7 +3,7 @@
 from math import log, prod
 
 from vae_exp.data.images import ImageSet
-from vae_exp.evaluation.requirements import require_probability, why_no_probability
+from vae_exp.evaluation.requirements import not_a_probability_reason, require_probability
 from vae_exp.model.vae import VAE
 
 CHOICES = ("auto", True, False)
@@ -46,6 +46,6 @@ class Bits:
             vae: Whose likelihood p(x|z) is asked what it is a distribution of.
             images: What was scored.
         """
-        if self._wanted is False or why_no_probability(vae, images) is not None:
+        if self._wanted is False or not_a_probability_reason(vae, images) is not None:
             return None
         return nats / log(2) / prod(images.image_shape)

@@ -15,7 +15,7 @@ from vae_exp.evaluation.arguments import require_count
 from vae_exp.evaluation.requirements import is_bernoulli, require_images
 from vae_exp.evaluation.subset import scored_images
 from vae_exp.model.vae import VAE
-from vae_exp.run_directory import absolute_path
+from vae_exp.storage.run_directory import absolute_path
 
 _log = logging.getLogger(__name__)
 _BATCH = 200

@@ -12,7 +12,7 @@ from vae_exp.evaluation.bits import Bits
 from vae_exp.evaluation.requirements import require_density
 from vae_exp.evaluation.subset import scored_images
 from vae_exp.model.vae import VAE
-from vae_exp.objective.importance import log_evidence
+from vae_exp.objective.importance_weighted import log_evidence
 
 _log = logging.getLogger(__name__)
 _LOW_ESS = 10  # effective samples of an image

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from vae_exp.data.images import ImageSet
-from vae_exp.distributions.codes import UniformCodes
-from vae_exp.evaluation import drawings
-from vae_exp.evaluation.generation import (
+from vae_exp.distributions.codebook import UniformCodebookPrior
+from vae_exp.evaluation import plotting
+from vae_exp.evaluation.latent_grids import (
     interpolations,
     latent_means,
     manifold,
@@ -61,7 +61,7 @@ def all_pictures(
     means, deviations = latent_means(vae, points)
     yield reconstructions(vae, images, columns)
     yield samples(vae, generator, columns)
-    if not isinstance(vae.prior(), UniformCodes):  # entries of a codebook have no way from one to another
+    if not isinstance(vae.prior(), UniformCodebookPrior):  # entries of a codebook have no way from one to another
         with vae.given(images.labels_at(slice(0, 1))):  # what is drawn there is of the first image's class
             by_unit = (
                 manifold_picture(vae, manifold_side, _class_of_the_first(vae, images))
@@ -81,7 +81,7 @@ def reconstructions(vae: VAE, images: ImageSet, columns: int) -> Picture:
     with vae.given(images.labels_at(slice(len(originals)))):
         rebuilt = vae.reconstruct(originals)
     pairs = torch.stack([_in_rows(originals, columns), _in_rows(rebuilt, columns)], dim=1).flatten(0, 1)
-    figure = drawings.image_grid(
+    figure = plotting.plot_image_grid(
         pairs.cpu().numpy(),
         "Originals and their reconstructions from E[z|x]",
         row_labels=["original", "reconstruction"] * (len(pairs) // 2),
@@ -92,7 +92,7 @@ def reconstructions(vae: VAE, images: ImageSet, columns: int) -> Picture:
 def samples(vae: VAE, generator: torch.Generator, columns: int) -> Picture:
     """Mean images of draws from the prior."""
     images = vae.sample(columns * columns, generator)
-    figure = drawings.image_grid(
+    figure = plotting.plot_image_grid(
         _in_rows(images, columns).cpu().numpy(),
         "Samples: E[x|z] for z ~ p(z)",
         footer=f"classes 0 to {vae.classes - 1} in turn" if isinstance(vae, ConditionalVAE) else "",
@@ -104,7 +104,7 @@ def manifold_picture(vae: VAE, side: int, of_class: str = "") -> Picture:
     """The two-dimensional latent space, seen through the inverse normal CDF."""
     images, axis = manifold(vae, side)
     low, high = axis[0].item(), axis[-1].item()
-    figure = drawings.image_grid(
+    figure = plotting.plot_image_grid(
         images.cpu().numpy(),
         "E[x|z] over the quantiles of N(0, 1)",
         gap=0 if images.shape[-1] >= _SEAMLESS_FROM else 1,
@@ -117,7 +117,7 @@ def traversal_picture(vae: VAE, images: ImageSet, means: Tensor, columns: int) -
     """One row per unit, most active first, each running through the quantiles of N(0, 1)."""
     units = most_active_units(means, _MOST_ROWS)
     rows, values = traversals(vae, images.scaled(slice(0, 1))[0], units, columns)
-    figure = drawings.image_grid(
+    figure = plotting.plot_image_grid(
         rows.cpu().numpy(),
         "Traversals of the most active units",
         row_labels=[f"z{unit + 1}" for unit in units.tolist()],
@@ -135,7 +135,7 @@ def interpolation_picture(vae: VAE, images: ImageSet, columns: int) -> Picture:
     labels = images.labels_at(slice(half)), images.labels_at(slice(len(chosen) - half, len(chosen)))
     between = interpolations(vae, first, second, columns, labels)
     rows = torch.cat([first[:, None], between, second[:, None]], dim=1)
-    figure = drawings.image_grid(
+    figure = plotting.plot_image_grid(
         rows.cpu().numpy(), "Interpolations between two images", footer="originals at both ends"
     )
     return Picture("interpolations", {"first": first, "second": second, "interpolations": between}, figure)
@@ -145,7 +145,7 @@ def latent_picture(means: Tensor, deviations: Tensor, labels: Tensor | None) -> 
     """Posterior means, coloured by label; of many units the two most active."""
     units = most_active_units(means, 2).sort().values
     names = [f"z{unit + 1}" for unit in units.tolist()] + [""]
-    figure = drawings.latent_scatter(
+    figure = plotting.plot_latent_scatter(
         means[:, units].cpu().numpy(),
         None if labels is None else labels.cpu().numpy(),
         (names[0], names[1]),

@@ -11,8 +11,8 @@ from torch import Tensor
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
 from vae_exp.evaluation.arguments import require_count
-from vae_exp.evaluation.drawings import posterior_maps
 from vae_exp.evaluation.nll import outputs_per_value, suitable_chunk
+from vae_exp.evaluation.plotting import plot_true_posteriors
 from vae_exp.evaluation.requirements import first_posterior, require_density
 from vae_exp.evaluation.subset import scored_images
 from vae_exp.model.conditional import ConditionalVAE
@@ -117,7 +117,7 @@ class QuadratureEvaluator:
         shape = [self._side] * (1 if grid.shape[1] == 1 else 2)
         yield (
             "posteriors",
-            posterior_maps(
+            plot_true_posteriors(
                 [each.reshape(shape).cpu().numpy() for each, _, _ in shown],
                 [(mean.cpu().numpy(), deviation.cpu().numpy()) for _, mean, deviation in shown],
                 self._reach,

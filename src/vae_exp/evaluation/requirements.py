@@ -60,11 +60,11 @@ def require_probability(key: str, vae: VAE, images: ImageSet) -> None:
     Raises:
         UserError: with the reason.
     """
-    if (reason := why_no_probability(vae, images)) is not None:
+    if (reason := not_a_probability_reason(vae, images)) is not None:
         raise UserError(f"{key}=true cannot be told: {reason}.")
 
 
-def why_no_probability(vae: VAE, images: ImageSet) -> str | None:
+def not_a_probability_reason(vae: VAE, images: ImageSet) -> str | None:
     """Why p(x|z) is no probability of these images; None where it is one."""
     likelihood = first_likelihood(vae, images)
     support = likelihood.support

@@ -9,10 +9,10 @@ from torch.distributions import Distribution
 from vae_exp.model.likelihoods import BernoulliLikelihood, Likelihood
 from vae_exp.model.networks import (
     at_least_float32,
-    halved_sizes,
+    check_group_norm,
     linear,
     mlp,
-    require_normalisable,
+    strided_sizes,
     transposed_conv_stack,
 )
 
@@ -73,14 +73,14 @@ class ConvDecoder(nn.Module):
         residual_blocks: int = 0,
     ) -> None:
         super().__init__()
-        require_normalisable(hidden_dims, image_shape, residual_blocks)
+        check_group_norm(hidden_dims, image_shape, residual_blocks)
         self.likelihood = likelihood or BernoulliLikelihood()
         channels, height, width = image_shape
         self._output_shape = (self.likelihood.parameters_per_value, channels, height, width)
         outputs = self.likelihood.parameters_per_value * channels
         stack = [*reversed(hidden_dims), outputs]
-        heights = halved_sizes(height, len(hidden_dims))[::-1]
-        widths = halved_sizes(width, len(hidden_dims))[::-1]
+        heights = strided_sizes(height, len(hidden_dims))[::-1]
+        widths = strided_sizes(width, len(hidden_dims))[::-1]
         self._first_shape = (stack[0], heights[0], widths[0])
         first = prod(self._first_shape)
         self.input = nn.Sequential(

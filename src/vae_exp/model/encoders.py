@@ -6,7 +6,7 @@ from math import prod
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from vae_exp.model.networks import conv_stack, halved_sizes, mlp, require_normalisable
+from vae_exp.model.networks import check_group_norm, conv_stack, mlp, strided_sizes
 from vae_exp.model.posteriors import posterior_head
 
 
@@ -62,10 +62,12 @@ class ConvEncoder(nn.Module):
         residual_blocks: int = 0,
     ) -> None:
         super().__init__()
-        require_normalisable(hidden_dims, image_shape, residual_blocks)
+        check_group_norm(hidden_dims, image_shape, residual_blocks)
         channels, height, width = image_shape
         depth = len(hidden_dims)
-        features = [channels, *hidden_dims][-1] * halved_sizes(height, depth)[-1] * halved_sizes(width, depth)[-1]
+        features = (
+            [channels, *hidden_dims][-1] * strided_sizes(height, depth)[-1] * strided_sizes(width, depth)[-1]
+        )
         self.hidden = conv_stack([channels, *hidden_dims], activation, residual_blocks)
         self.posterior = posterior_head(posterior, features, latent_dim)
 

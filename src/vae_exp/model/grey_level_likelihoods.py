@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily
 
-from vae_exp.distributions.grey_levels import CategoricalLevels, DiscretizedLogistic
+from vae_exp.distributions.discretized import CategoricalLevels, DiscretizedLogistic
 from vae_exp.model.likelihoods import Likelihood
 
 _LEAST_LOG_SCALE = -7.0  # of a logistic over [−1, 1], as in PixelCNN++

@@ -110,7 +110,7 @@ def _convolution(
     return [kind(inputs, outputs, 3, **options), activation_module(activation)]
 
 
-def halved_sizes(size: int, times: int) -> list[int]:
+def strided_sizes(size: int, times: int) -> list[int]:
     """The side lengths that a stack of stride-2 convolutions passes through: n, ⌈n/2⌉, ⌈n/4⌉ and so on."""
     sizes = [size]
     for _ in range(times):
@@ -118,7 +118,7 @@ def halved_sizes(size: int, times: int) -> list[int]:
     return sizes
 
 
-def require_normalisable(hidden_dims: Sequence[int], image_shape: Sequence[int], residual_blocks: int) -> None:
+def check_group_norm(hidden_dims: Sequence[int], image_shape: Sequence[int], residual_blocks: int) -> None:
     """Refuse residual blocks that would normalise single numbers, and so tell nothing of them.
 
     Args:
@@ -131,7 +131,7 @@ def require_normalisable(hidden_dims: Sequence[int], image_shape: Sequence[int],
     """
     if not residual_blocks:
         return
-    heights, widths = (halved_sizes(size, len(hidden_dims))[1:] for size in image_shape[1:])
+    heights, widths = (strided_sizes(size, len(hidden_dims))[1:] for size in image_shape[1:])
     for channels, height, width in zip(hidden_dims, heights, widths, strict=True):
         if height == width == 1 and gcd(_NORM_GROUPS, channels) == channels:
             raise ValueError(

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from vae_exp.distributions.codes import NearestCodes, UniformCodes
+from vae_exp.distributions.codebook import UniformCodebookPrior, VectorQuantizedPosterior
 from vae_exp.model.likelihoods import BernoulliLikelihood, Likelihood
 from vae_exp.model.networks import (
     at_least_float32,
+    check_group_norm,
     conv_stack,
-    halved_sizes,
-    require_normalisable,
+    strided_sizes,
     transposed_conv_stack,
 )
 
@@ -45,7 +45,7 @@ class VQEncoder(nn.Module):
         super().__init__()
         if codes < 2 or code_dim < 1:
             raise ValueError(f"model.codes={codes} must be at least 2, and model.code_dim={code_dim} at least 1.")
-        require_normalisable(hidden_dims, image_shape, residual_blocks)
+        check_group_norm(hidden_dims, image_shape, residual_blocks)
         channels = [image_shape[0], *hidden_dims]
         self.positions = prod(code_grid(image_shape, len(hidden_dims)))
         self.hidden = conv_stack(channels, activation, residual_blocks)
@@ -55,7 +55,7 @@ class VQEncoder(nn.Module):
     def forward(self, images: Tensor) -> Distribution:
         """Images `[batch, *image_shape]` → codes over `[batch, positions · code_dim]`."""
         outputs = at_least_float32(self.output(self.hidden(images)))
-        return NearestCodes(outputs.flatten(2).transpose(1, 2), self.codebook)
+        return VectorQuantizedPosterior(outputs.flatten(2).transpose(1, 2), self.codebook)
 
 
 class VQDecoder(nn.Module):
@@ -80,15 +80,15 @@ class VQDecoder(nn.Module):
         residual_blocks: int = 0,
     ) -> None:
         super().__init__()
-        require_normalisable(hidden_dims, image_shape, residual_blocks)
+        check_group_norm(hidden_dims, image_shape, residual_blocks)
         self.likelihood = likelihood or BernoulliLikelihood()
         channels, height, width = image_shape
         self._output_shape = (self.likelihood.parameters_per_value, channels, height, width)
         self._grid = code_grid(image_shape, len(hidden_dims))
         self._code_dim = code_dim
         stack = [*reversed(hidden_dims), self.likelihood.parameters_per_value * channels]
-        heights = halved_sizes(height, len(hidden_dims))[::-1]
-        widths = halved_sizes(width, len(hidden_dims))[::-1]
+        heights = strided_sizes(height, len(hidden_dims))[::-1]
+        widths = strided_sizes(width, len(hidden_dims))[::-1]
         self.input = nn.Conv2d(code_dim, stack[0], 1)
         self.hidden = transposed_conv_stack(stack, heights, widths, activation, residual_blocks)
 
@@ -122,10 +122,10 @@ class UniformCodesPrior(nn.Module):
     def forward(self) -> Distribution:
         """The distribution, with event shape `[positions · code_dim]`."""
         [encoder] = self._encoder
-        return UniformCodes(encoder.codebook, encoder.positions)
+        return UniformCodebookPrior(encoder.codebook, encoder.positions)
 
 
 def code_grid(image_shape: Sequence[int], halvings: int) -> tuple[int, int]:
     """Height and width of the grid of positions."""
     _, height, width = image_shape
-    return halved_sizes(height, halvings)[-1], halved_sizes(width, halvings)[-1]
+    return strided_sizes(height, halvings)[-1], strided_sizes(width, halvings)[-1]

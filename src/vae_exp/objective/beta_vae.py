@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from vae_exp.model.vae import VAE
-from vae_exp.objective.draws import draw, require_samples
 from vae_exp.objective.loss_terms import LossTerms, require_choice
+from vae_exp.objective.posterior_samples import check_num_samples, draw
 from vae_exp.objective.schedules import Schedule, current, scalar
 
 
@@ -25,7 +25,7 @@ class BetaVAE:
 
     def __init__(self, beta: float | Schedule, num_samples: int = 1) -> None:
         self.beta = scalar("loss.beta", beta, least=0)
-        self.num_samples = require_samples("num_samples", num_samples)
+        self.num_samples = check_num_samples("num_samples", num_samples)
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
@@ -56,7 +56,7 @@ class Capacity:
     ) -> None:
         self.gamma = scalar("loss.gamma", gamma, least=0)
         self.capacity = scalar("loss.capacity", capacity, least=0)
-        self.num_samples = require_samples("num_samples", num_samples)
+        self.num_samples = check_num_samples("num_samples", num_samples)
         self.over = require_choice("over", over, ("image", "batch"))
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:

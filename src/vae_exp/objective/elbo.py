@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from vae_exp.model.vae import VAE
-from vae_exp.objective.draws import draw, require_samples
 from vae_exp.objective.loss_terms import LossTerms
+from vae_exp.objective.posterior_samples import check_num_samples, draw
 
 
 class ELBO:
@@ -21,7 +21,7 @@ class ELBO:
     """
 
     def __init__(self, num_samples: int = 1) -> None:
-        self.num_samples = require_samples("num_samples", num_samples)
+        self.num_samples = check_num_samples("num_samples", num_samples)
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from vae_exp.distributions.divergence import rate_per_unit
+from vae_exp.distributions.kl import rate_per_unit
 from vae_exp.model.vae import VAE
-from vae_exp.objective.draws import draw, require_samples
 from vae_exp.objective.loss_terms import LossTerms
+from vae_exp.objective.posterior_samples import check_num_samples, draw
 from vae_exp.objective.schedules import Schedule, current, scalar
 
 
@@ -26,7 +26,7 @@ class FreeBits:
 
     def __init__(self, free_nats: float | Schedule, num_samples: int = 1) -> None:
         self.free_nats = scalar("loss.free_nats", free_nats, least=0)
-        self.num_samples = require_samples("num_samples", num_samples)
+        self.num_samples = check_num_samples("num_samples", num_samples)
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from vae_exp.distributions.holding import held
 from vae_exp.distributions.sampling import rsample
+from vae_exp.distributions.stop_gradient import held
 from vae_exp.model.vae import VAE
-from vae_exp.objective.draws import Draws, draw
 from vae_exp.objective.loss_terms import LossTerms
 from vae_exp.objective.multi_sample import IWAE, MIWAE, log_mean_weight, with_elbo_terms
+from vae_exp.objective.posterior_samples import PosteriorSamples, draw
 
 
 class STL(IWAE):
@@ -87,7 +87,7 @@ class PIWAE(MIWAE):
         posterior = vae.encode(images)
         latents = rsample(posterior, generator, (self.num_samples, self.num_bounds))
         with _frozen(vae):  # the encoder too, which a VampPrior sees as a part of the prior
-            drawn = Draws(posterior, vae.prior(), latents, vae.decode(latents).log_prob(images))
+            drawn = PosteriorSamples(posterior, vae.prior(), latents, vae.decode(latents).log_prob(images))
         encoder_loss = -log_mean_weight(drawn.log_weights()).mean(dim=0)
         latents = latents.detach()
         log_joint = vae.decode(latents).log_prob(images) + vae.prior().log_prob(latents)

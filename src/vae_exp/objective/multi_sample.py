@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from vae_exp.model.vae import VAE
-from vae_exp.objective.draws import Draws, draw, require_samples
 from vae_exp.objective.loss_terms import LossTerms
+from vae_exp.objective.posterior_samples import PosteriorSamples, check_num_samples, draw
 from vae_exp.objective.schedules import Schedule, current, scalar
 
 
@@ -26,7 +26,7 @@ class IWAE:
     """
 
     def __init__(self, num_samples: int) -> None:
-        self.num_samples = require_samples("num_samples", num_samples)
+        self.num_samples = check_num_samples("num_samples", num_samples)
 
     @property
     def weighted_draws(self) -> int:
@@ -54,7 +54,7 @@ class MIWAE(IWAE):
 
     def __init__(self, num_bounds: int, num_samples: int) -> None:
         super().__init__(num_samples)
-        self.num_bounds = require_samples("num_bounds", num_bounds)
+        self.num_bounds = check_num_samples("num_bounds", num_bounds)
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
@@ -93,6 +93,6 @@ def log_mean_weight(log_weights: Tensor) -> Tensor:
     return log_weights.logsumexp(dim=0) - log(len(log_weights))
 
 
-def with_elbo_terms(loss: Tensor, drawn: Draws) -> LossTerms:
+def with_elbo_terms(loss: Tensor, drawn: PosteriorSamples) -> LossTerms:
     """A loss, `[batch]`, beside the distortion and the rate of the ELBO on the same draws."""
     return LossTerms(loss=loss, distortion=drawn.distortion, rate=drawn.rate)

@@ -100,7 +100,7 @@ class Cyclical(Linear):
         return super()._at_share(min(within / self.rise, 1.0))
 
 
-class Scheduled:
+class ScheduledValue:
     """A scalar of a loss that follows a schedule; `value` is what it is now.
 
     Args:
@@ -120,7 +120,7 @@ class Scheduled:
         self.value.fill_(number)
 
 
-def scalar(key: str, given: float | Schedule, least: float = -inf, most: float = inf) -> float | Scheduled:
+def scalar(key: str, given: float | Schedule, least: float = -inf, most: float = inf) -> float | ScheduledValue:
     """What a loss keeps of an argument that may be a number or a schedule.
 
     Args:
@@ -140,24 +140,24 @@ def scalar(key: str, given: float | Schedule, least: float = -inf, most: float =
             raise ValueError(
                 f"{key}={number} must be at least {least}{'' if most == inf else f' and at most {most}'}."
             )
-    return Scheduled(given) if isinstance(given, Schedule) else float(given)
+    return ScheduledValue(given) if isinstance(given, Schedule) else float(given)
 
 
-def current(scalar: float | Scheduled) -> float | Tensor:
+def current(scalar: float | ScheduledValue) -> float | Tensor:
     """The scalar as it is now."""
-    return scalar.value if isinstance(scalar, Scheduled) else scalar
+    return scalar.value if isinstance(scalar, ScheduledValue) else scalar
 
 
 class LossSchedules:
     """All scheduled scalars of a loss, moved along by the trainer.
 
     Args:
-        loss: Any loss; what it keeps as attributes of type `Scheduled` is found.
+        loss: Any loss; what it keeps as attributes of type `ScheduledValue` is found.
         device: Where the loss is computed.
     """
 
     def __init__(self, loss: object, device: torch.device) -> None:
-        self._scalars = {name: each for name, each in vars(loss).items() if isinstance(each, Scheduled)}
+        self._scalars = {name: each for name, each in vars(loss).items() if isinstance(each, ScheduledValue)}
         for each in self._scalars.values():
             each.to(device)
         self._by_step = any(each.schedule.unit == "step" for each in self._scalars.values())

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from vae_exp.distributions.codes import NearestCodes
+from vae_exp.distributions.codebook import VectorQuantizedPosterior
 from vae_exp.model.vae import VAE
-from vae_exp.objective.draws import draw
 from vae_exp.objective.loss_terms import LossTerms, require_choice
+from vae_exp.objective.posterior_samples import draw
 from vae_exp.objective.schedules import Schedule, current, scalar
 
 
@@ -46,7 +46,7 @@ class VQ:
         """
         drawn = draw(vae, images, generator, (1,))
         codes = drawn.posterior
-        if not isinstance(codes, NearestCodes):
+        if not isinstance(codes, VectorQuantizedPosterior):
             raise TypeError(f"loss=vq needs the codes of model=vq, not a posterior of type {type(codes).__name__}")
         to_codebook = self._reduce((codes.outputs.detach() - codes.entries).square())
         to_encoder = self._reduce((codes.outputs - codes.entries.detach()).square())

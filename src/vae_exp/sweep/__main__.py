@@ -13,14 +13,14 @@ from pathlib import Path
 from rich.text import Text
 
 from vae_exp.errors import UserError, exit_with_message
-from vae_exp.run_directory import require_all_inside, require_writable
+from vae_exp.storage.run_directory import require_all_inside, require_writable
+from vae_exp.sweep.aggregate import Group, combined, default_keys, grouped, in_order, meaning
 from vae_exp.sweep.best import as_words, best_jobs, means_over_seeds
-from vae_exp.sweep.clean import leftovers, remove
+from vae_exp.sweep.cleanup import find_removable, remove
 from vae_exp.sweep.command_check import TRUST, require_plain_command
-from vae_exp.sweep.grouping import Group, combined, default_keys, grouped, in_order, meaning
-from vae_exp.sweep.jobs import Job, read_jobs, varying
+from vae_exp.sweep.job_records import Job, read_jobs, varying
+from vae_exp.sweep.manifest import SEARCH, lasting_words, quoted, read_plan
 from vae_exp.sweep.metrics import best_first, chosen_metric, higher_is_better
-from vae_exp.sweep.plan import SEARCH, lasting_words, quoted, read_plan
 from vae_exp.sweep.pool.stop import StopRequests
 from vae_exp.sweep.status import print_status
 from vae_exp.sweep.summary import (
@@ -189,7 +189,7 @@ def _searched_for(sweep: Path) -> Sequence[str]:
     """The objectives of the search that made a sweep; none where there was no search."""
     if not (sweep / SEARCH).is_file():
         return ()
-    from vae_exp.sweep.search.search import objectives_of
+    from vae_exp.sweep.search.study import objectives_of
 
     return objectives_of(sweep)
 
@@ -251,7 +251,7 @@ def _run(words: Sequence[str], folder: Path) -> int:
 
 def _clean(asked: argparse.Namespace) -> int:
     _jobs(asked.sweep)
-    found = leftovers(asked.sweep, checkpoints=asked.checkpoints)
+    found = find_removable(asked.sweep, checkpoints=asked.checkpoints)
     if not found:
         print("Nothing to clean up.")
         return 0

@@ -8,10 +8,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_exp.errors import UserError
-from vae_exp.plain_files import read_yaml
-from vae_exp.run_directory import RunDirectory, write_atomically
-from vae_exp.sweep.identity import identifying_text
-from vae_exp.sweep.jobs import read_overrides
+from vae_exp.storage.plain_files import read_yaml
+from vae_exp.storage.run_directory import RunDirectory, write_atomically
+from vae_exp.sweep.job_id import identifying_text
+from vae_exp.sweep.job_records import read_overrides
 
 FINISHED = ("completed", "pruned")
 _FAILED = ("failed", "diverged")
@@ -36,7 +36,7 @@ def next_attempt(directory: RunDirectory, config: DictConfig) -> Attempt:
     Raises:
         UserError: if the directory holds a run of another config.
     """
-    if not directory.holds_a_run():
+    if not directory.contains_run():
         return Attempt.ANEW
     _require_the_same(directory, config)
     if config.sweep.force and _started(directory) != config.sweep.started:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 
-from vae_exp.sweep.grouping import Group, in_order
+from vae_exp.sweep.aggregate import Group, in_order
 
 _FEW = 8  # values that are each named on the axis
 _SHORT = 8  # characters of a number that somebody has written

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import inf
 
 from vae_exp.errors import UserError
-from vae_exp.sweep.jobs import Job, union
+from vae_exp.sweep.job_records import Job, union
 
 _HIGHER_IS_BETTER = (
     "elbo",

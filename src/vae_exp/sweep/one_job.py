@@ -6,7 +6,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, run_job, setup_globals
 from omegaconf import DictConfig
 
-from vae_exp.sweep.identity import register_resolvers
+from vae_exp.sweep.job_id import register_resolvers
 
 
 def run_pickled(hydra_context: Any, task_function: Any, config: DictConfig, state: Any) -> JobReturn:

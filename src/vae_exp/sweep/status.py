@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vae_exp.sweep.attempt import FINISHED
-from vae_exp.sweep.jobs import NOT_STARTED, RUNNING, Job, varying
+from vae_exp.sweep.job_records import NOT_STARTED, RUNNING, Job, varying
 from vae_exp.sweep.summary import print_warnings
 
 _MOST_FAILURES = 30

@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from vae_exp.errors import UserError
-from vae_exp.run_directory import write_where_asked
-from vae_exp.sweep.grouping import Estimate, Group
-from vae_exp.sweep.jobs import Job, read_jobs, union, varying
+from vae_exp.storage.run_directory import write_to_user_path
+from vae_exp.sweep.aggregate import Group, MeanAndError
+from vae_exp.sweep.job_records import Job, read_jobs, union, varying
 from vae_exp.sweep.metrics import best_first
 
 _SHOWN_METRICS = ("loss", "elbo", "rate", "distortion")
@@ -64,7 +64,7 @@ def rows_of_groups(groups: Sequence[Group]) -> Rows:
     return [*keys, "jobs", *columns], rows
 
 
-def _mean_and_error(value: Estimate | None) -> tuple[float | None, float | None]:
+def _mean_and_error(value: MeanAndError | None) -> tuple[float | None, float | None]:
     if value is None:
         return None, None
     return value.mean, None if isnan(value.error) else value.error
@@ -77,7 +77,7 @@ def write_csv(table: Rows, path: Path) -> None:
     names, rows = table
     writer.writerow(names)
     writer.writerows(["" if cell is None else cell for cell in row] for row in rows)
-    write_where_asked(path, lambda file: file.write(text.getvalue().encode()))
+    write_to_user_path(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def write_parquet(table: Rows, path: Path) -> None:
@@ -93,7 +93,7 @@ def write_parquet(table: Rows, path: Path) -> None:
         raise UserError("--parquet needs pyarrow: pip install pyarrow.") from error
     names, rows = table
     columns = pyarrow.table({name: [row[index] for row in rows] for index, name in enumerate(names)})
-    write_where_asked(path, lambda file: parquet.write_table(columns, file))
+    write_to_user_path(path, lambda file: parquet.write_table(columns, file))
 
 
 def print_summary(sweep: Path) -> None:
@@ -171,7 +171,7 @@ def group_table(groups: Sequence[Group], title: str, metrics: Sequence[str]) -> 
     return table
 
 
-def _shown(value: Estimate | None) -> str:
+def _shown(value: MeanAndError | None) -> str:
     if value is None:
         return "–"
     return f"{value.mean:.3f}" if isnan(value.error) else f"{value.mean:.3f} ± {value.error:.3f}"

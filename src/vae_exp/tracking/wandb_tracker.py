@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from vae_exp.errors import UserError
-from vae_exp.run_directory import absolute_path, require_writable
+from vae_exp.storage.run_directory import absolute_path, require_writable
 
 _log = logging.getLogger(__name__)
 _FLUSH_SECONDS = 1.0

@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from vae_exp.sweep.pool.stop import StopRequests
+from vae_exp.tracking.offline_runs import OfflineRun, Segment
 from vae_exp.uploading.memory import Memories
-from vae_exp.uploading.offline_runs import OfflineRun, Segment
 
 _LOOK_SECONDS = 0.02
 _GRACE_SECONDS = 5.0

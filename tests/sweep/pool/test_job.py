@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from vae_exp.run_directory import RunDirectory
+from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.pool.job import End, Job, how_it_ended, settle
 from vae_exp.sweep.pool.worker import Report
 

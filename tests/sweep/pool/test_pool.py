@@ -12,7 +12,7 @@ from hydra.conf import HydraConf
 from omegaconf import OmegaConf
 
 from vae_exp.errors import MemoryExhaustedError
-from vae_exp.run_directory import RunDirectory, write_json
+from vae_exp.storage.run_directory import RunDirectory, write_json
 from vae_exp.sweep.attempt import Attempt
 from vae_exp.sweep.pool.display import PoolDisplay
 from vae_exp.sweep.pool.job import End, Job

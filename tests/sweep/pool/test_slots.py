@@ -2,7 +2,7 @@ import pytest
 
 from vae_exp.errors import UserError
 from vae_exp.sweep.pool import slots
-from vae_exp.sweep.pool.slots import SlotSettings, parsed_listing, visible_gpus
+from vae_exp.sweep.pool.slots import SlotConfig, parsed_listing, visible_gpus
 
 LISTING = """GPU 0: NVIDIA H100 (UUID: GPU-aaaa-1)
   MIG 1g.10gb     Device  0: (UUID: MIG-bbbb-1)
@@ -18,8 +18,8 @@ def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
 
 
-def settings(**given: object) -> SlotSettings:
-    return SlotSettings(**({"slots": None, "slots_per_gpu": 1, "gpus": None, "threads": None} | given))
+def settings(**given: object) -> SlotConfig:
+    return SlotConfig(**({"slots": None, "slots_per_gpu": 1, "gpus": None, "threads": None} | given))
 
 
 def test_without_a_gpu_there_is_a_slot_for_every_core():

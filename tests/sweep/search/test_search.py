@@ -10,17 +10,17 @@ import yaml
 from optuna.trial import TrialState
 
 from vae_exp.errors import UserError
-from vae_exp.run_directory import RunDirectory
+from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.search.journal import FILE, load_study
-from vae_exp.sweep.search.reporter import TrialReporter
-from vae_exp.sweep.search.search import Claim, Search, SearchSettings
+from vae_exp.sweep.search.pruning import TrialReporter
 from vae_exp.sweep.search.space import parsed_space
+from vae_exp.sweep.search.study import Claim, Search, SearchConfig
 
 SPACE = parsed_space(["data=digits", "x=interval(-5,5)", "y=int(interval(0,10))"], {})
 
 
-def settings(**given: object) -> SearchSettings:
-    return SearchSettings(
+def settings(**given: object) -> SearchConfig:
+    return SearchConfig(
         **(
             {
                 "n_trials": 6,

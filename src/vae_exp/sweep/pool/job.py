@@ -8,10 +8,10 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
-from vae_exp.errors import Interrupted, InUseError, UserError
-from vae_exp.run_directory import RunDirectory, owned, write_json
+from vae_exp.errors import Interrupted, RunLockedError, UserError
+from vae_exp.storage.run_directory import RunDirectory, owned, write_json
 from vae_exp.sweep.attempt import FINISHED
-from vae_exp.sweep.jobs import last_metrics
+from vae_exp.sweep.job_records import last_metrics
 from vae_exp.sweep.pool.slots import Slot
 from vae_exp.sweep.pool.worker import Report
 
@@ -144,7 +144,7 @@ def _write_ended(directory: RunDirectory, exit_code: int) -> dict[str, Any]:
     try:
         with owned(directory):
             write_json(directory.result, result)
-    except (InUseError, OSError):
+    except (RunLockedError, OSError):
         pass
     return result
 

@@ -9,14 +9,14 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrid
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vae_exp.errors import UserError
-from vae_exp.run_directory import RunDirectory
+from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.attempt import Attempt, next_attempt, note_words
 from vae_exp.sweep.pool.display import PoolDisplay
 from vae_exp.sweep.pool.job import End, Job
 from vae_exp.sweep.pool.pool import Composed, JobList, JobSource, Pool
-from vae_exp.sweep.pool.slots import SlotSettings
+from vae_exp.sweep.pool.slots import SlotConfig
 from vae_exp.sweep.pool.worker import pickled
-from vae_exp.sweep.recorder import recorder
+from vae_exp.sweep.session import recorder
 
 
 class PoolReturn(JobReturn):
@@ -61,7 +61,7 @@ class PoolSweep:
         hydra_context: Any,
         task_function: Any,
         config: DictConfig,
-        settings: SlotSettings,
+        settings: SlotConfig,
         grace_seconds: float,
     ) -> None:
         setup_globals()

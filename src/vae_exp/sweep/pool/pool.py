@@ -13,9 +13,9 @@ from multiprocessing.connection import wait
 from typing import Any, Protocol
 
 from vae_exp.errors import UserError
-from vae_exp.run_directory import RunDirectory
+from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.attempt import Attempt
-from vae_exp.sweep.jobs import last_metrics
+from vae_exp.sweep.job_records import last_metrics
 from vae_exp.sweep.pool.display import PoolDisplay
 from vae_exp.sweep.pool.job import End, Job, Running, settle
 from vae_exp.sweep.pool.slots import Slot
@@ -25,7 +25,7 @@ from vae_exp.sweep.pool.worker import Assignment, work
 _log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.5
 _PRELOADED = [  # once for all jobs: with the first comes torch, the others are what a first step would import
-    "vae_exp.sweep_job",
+    "vae_exp.sweep.run_job",
     "torch._dynamo",
     "torch.fx.experimental.symbolic_shapes",
 ]

@@ -29,7 +29,7 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class SlotSettings:
+class SlotConfig:
     """What a user says about slots.
 
     Args:

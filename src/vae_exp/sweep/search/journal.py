@@ -9,7 +9,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from vae_exp.errors import UserError
-from vae_exp.sweep.plan import SEARCH
+from vae_exp.sweep.manifest import SEARCH
 
 FILE = SEARCH
 STUDY = "search"

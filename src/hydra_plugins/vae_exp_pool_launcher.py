@@ -1,0 +1,59 @@
+"""`hydra/launcher=pool`: a sweep on one node, every job in a process of its own."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class PoolLauncher(Launcher):
+    """Runs jobs side by side, as many as there are slots; none can harm another.
+
+    Args:
+        slots: Jobs at once where there is no GPU; None takes one per core.
+        slots_per_gpu: Jobs at once on each GPU.
+        gpus: Which GPUs; None takes all that are visible, an empty list none.
+        threads: Threads of each job; None shares the cores among the slots.
+        grace_seconds: How long a job may take to end in order when the sweep is stopped.
+    """
+
+    def __init__(
+        self,
+        slots: int | None,
+        slots_per_gpu: int,
+        gpus: Sequence[str | int] | None,
+        threads: int | None,
+        grace_seconds: float,
+    ) -> None:
+        super().__init__()
+        self._options: dict[str, Any] = {
+            "slots": slots,
+            "slots_per_gpu": slots_per_gpu,
+            "gpus": gpus,
+            "threads": threads,
+        }
+        self._grace_seconds = grace_seconds
+        self._arguments: tuple[HydraContext, TaskFunction, DictConfig] | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what the jobs will need."""
+        self._arguments = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs; those that fail are told at the end of the sweep."""
+        found: Sequence[JobReturn] = self._sweep().launch(job_overrides, initial_job_idx)
+        return found
+
+    def stream(self, source: Any, total: int, done: int) -> None:
+        """Run jobs that become known one after the other, as those of a search do."""
+        self._sweep().stream(source, total, done)
+
+    def _sweep(self) -> Any:
+        from vae_exp.sweep.pool.launcher import PoolSweep
+        from vae_exp.sweep.pool.slots import SlotConfig
+
+        assert self._arguments is not None, "Hydra calls setup first"
+        return PoolSweep(*self._arguments, SlotConfig(**self._options), self._grace_seconds)

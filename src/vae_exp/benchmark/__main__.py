@@ -1,0 +1,34 @@
+"""`python -m vae_exp.benchmark.__main__`: this engine, a plain loop and bare matrix products, side by side."""
+
+from omegaconf import DictConfig
+
+from vae_exp.cli.hydra_app import run_hydra_app
+
+
+def main() -> None:
+    """The command line."""
+    run_hydra_app(_task, "benchmark")
+
+
+def _task(config: DictConfig) -> None:
+    from hydra.core.hydra_config import HydraConfig
+
+    from vae_exp.benchmark.report import print_tables
+    from vae_exp.benchmark.suite import measure
+    from vae_exp.configuration.schema import BenchmarkConfig, checked
+    from vae_exp.errors import UserError
+    from vae_exp.storage.run_directory import absolute_path, require_writable, write_json
+
+    settings = checked(config, BenchmarkConfig)
+    path = absolute_path("output", settings.output)
+    if path.is_dir():
+        raise UserError(f"output={settings.output} is a folder; name a file, such as output=benchmark.json.")
+    require_writable(path.parent, "output")
+    found = measure(config, settings, list(HydraConfig.get().overrides.task))
+    write_json(path, found)
+    print_tables(found)
+    print(f"Written to {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Who is compared with whom, all on the same images, the same net and the same batches."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from vae_exp.benchmark.baselines import DataLoaderBaseline, PictureDataset, TensorLoop
+from vae_exp.benchmark.engine_bursts import BurstTrainer
+from vae_exp.benchmark.interleave import Candidate
+from vae_exp.benchmark.matmul_floor import MatmulFloor
+from vae_exp.benchmark.plain_net import PlainNet
+from vae_exp.configuration.instantiate import build_loss, build_optimizer, build_vae
+from vae_exp.data.batch_loader import place
+from vae_exp.data.images import ImageSet
+from vae_exp.engine.checkpoint_manager import CheckpointInterval
+from vae_exp.engine.recipe import TrainerConfig
+from vae_exp.engine.seeding import generator, seed_everything
+from vae_exp.errors import UserError
+from vae_exp.model.vae import VAE
+from vae_exp.storage.run_directory import RunDirectory
+
+PLAIN, TENSOR_LOOP = "plain", "tensor_loop"
+_COMPARABLE = {
+    "model.encoder": "vae_exp.model.encoders.MLPEncoder",
+    "model.decoder": "vae_exp.model.decoders.MLPDecoder",
+    "model.likelihood": "vae_exp.model.likelihoods.BernoulliLikelihood",
+    "model.prior": "vae_exp.model.priors.StandardNormalPrior",
+    "loss": "vae_exp.objective.elbo.ELBO",
+    "optimizer": "torch.optim.Adam",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What all contenders work on.
+
+    Args:
+        config: The benchmark's config as plain containers, all interpolations resolved.
+        images: The training images in host memory, a whole number of batches.
+        batch_size: Images per step.
+        device: Where to train.
+
+    Raises:
+        UserError: if the plain loop cannot be the config's net, loss and optimiser.
+    """
+
+    config: Mapping[str, Any]
+    images: ImageSet
+    batch_size: int
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        for key, wanted in _COMPARABLE.items():
+            node: Any = self.config
+            for part in key.split("."):
+                node = node[part]
+            if node.get("_target_") != wanted:
+                raise UserError(
+                    f"{key}._target_={node.get('_target_')} has no plain loop beside it; use {wanted}."
+                )
+        encoder, decoder = self.config["model"]["encoder"], self.config["model"]["decoder"]
+        mine, other = decoder["activation"], encoder["activation"]
+        if mine != other:
+            raise UserError(f"model.decoder.activation={mine} is not the encoder's; use {other}.")
+        if self.images.dynamic:
+            raise UserError("data.binarization=dynamic is not the plain loop's; use none or fixed.")
+        for key, value in (("num_samples", 1), ("reduction", "sum")):
+            found = self.config["loss"].get(key, value)
+            if found != value:
+                raise UserError(f"loss.{key}={found} is not the plain loop's; use {value}.")
+
+
+@dataclass(frozen=True)
+class CandidateSpec:
+    """A contender that has not been built yet.
+
+    Args:
+        name: `plain`, `tensor_loop`, `engine/<step>/<precision>` or `floor/<precision>`.
+        precision: Of its matrix products.
+        build: Makes it, on the device.
+    """
+
+    name: str
+    precision: str
+    build: Callable[[], Candidate]
+
+
+def entrants(case: Case, steps: Sequence[str], precisions: Sequence[str]) -> list[CandidateSpec]:
+    """All contenders of a case.
+
+    Args:
+        case: What they work on.
+        steps: Step modes of the engine.
+        precisions: Of engine and floor.
+    """
+    engines = [
+        CandidateSpec(f"engine/{step}/{precision}", precision, partial(_engine, case, step, precision))
+        for precision in precisions
+        for step in steps
+    ]
+    floors = [CandidateSpec(f"floor/{each}", each, partial(_floor, case, each)) for each in precisions]
+    return [
+        CandidateSpec(PLAIN, "fp32", partial(_plain, case)),
+        CandidateSpec(TENSOR_LOOP, "fp32", partial(_tensor_loop, case)),
+        *engines,
+        *floors,
+    ]
+
+
+def _plain(case: Case) -> DataLoaderBaseline:
+    net, optimizer = _plain_parts(case)
+    return DataLoaderBaseline(net, optimizer, PictureDataset(case.images), case.batch_size, case.device)
+
+
+def _tensor_loop(case: Case) -> TensorLoop:
+    net, optimizer = _plain_parts(case)
+    return TensorLoop(net, optimizer, case.images.scaled().flatten(1).to(case.device), case.batch_size)
+
+
+def _plain_parts(case: Case) -> tuple[PlainNet, Optimizer]:
+    seed_everything(case.config["seed"])
+    encoder, decoder = case.config["model"]["encoder"], case.config["model"]["decoder"]
+    net = PlainNet(
+        prod(case.images.image_shape),
+        encoder["hidden_dims"],
+        encoder["latent_dim"],
+        decoder["hidden_dims"][::-1],
+        encoder["activation"],
+    ).to(case.device)
+    rest = {key: value for key, value in case.config["optimizer"].items() if key != "_target_"}
+    return net, torch.optim.Adam(net.parameters(), **rest)
+
+
+def _engine(case: Case, step: str, precision: str) -> BurstTrainer:
+    vae, loss = _engine_parts(case)
+    images = place(case.images, case.device, case.config["data"].get("resident", "auto"))
+    return BurstTrainer(
+        vae=vae,
+        loss=loss,
+        optimizer=build_optimizer(case.config["optimizer"], vae.parameters()),
+        scheduler=None,
+        train=images,
+        val=images.first(0),
+        evaluators={},
+        trackers=[],
+        directory=RunDirectory(Path.cwd()),  # nothing is ever written there
+        recipe=_recipe(case, step, precision),
+        identity={},
+    )
+
+
+def _recipe(case: Case, step: str, precision: str) -> TrainerConfig:
+    return TrainerConfig(
+        epochs=1,
+        batch_size=case.batch_size,
+        reduction=case.config["loss"]["reduction"],
+        seed=case.config["seed"],
+        monitor="train/loss",
+        patience=None,
+        min_delta=0.0,
+        step=step,
+        precision=precision,
+        gradient_clip=None,
+        ema_decay=None,
+        collapse_monitor=False,
+        checkpoint_every=CheckpointInterval(epochs=None, seconds=None),
+    )
+
+
+def _engine_parts(case: Case) -> tuple[VAE, Any]:
+    seed_everything(case.config["seed"])
+    vae = build_vae(case.config["model"], case.images.image_shape)
+    loss = build_loss(case.config["loss"], vae, case.images.image_shape)
+    return vae.to(case.device), loss
+
+
+def _floor(case: Case, precision: str) -> MatmulFloor:
+    vae, loss = _engine_parts(case)
+    batch = case.images.scaled(slice(0, case.batch_size)).to(case.device)
+    return MatmulFloor(vae, loss, batch, generator(case.config["seed"], "noise", case.device), precision)

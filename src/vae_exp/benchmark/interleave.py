@@ -1,0 +1,124 @@
+"""Bursts in turn, so that whatever else the machine does hits all contenders alike."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import ceil
+from statistics import median, quantiles
+from typing import Protocol
+
+_WARM_UP_STEPS = 10
+_ENOUGH_TO_JUDGE = 0.25
+
+
+class Candidate(Protocol):
+    """Something that trains, or does a part of it, for some steps at a time."""
+
+    def burst(self, steps: int) -> int:
+        """Run so many steps; how many images they took."""
+        ...
+
+
+@dataclass(frozen=True)
+class Burst:
+    """What a burst took.
+
+    Args:
+        seconds: Wall time, the device's work included.
+        images: Images of all its steps.
+    """
+
+    seconds: float
+    images: int
+
+    @property
+    def rate(self) -> float:
+        """Images per second."""
+        return self.images / self.seconds
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles of a figure over the rounds."""
+
+    median: float
+    low: float
+    high: float
+
+    def as_dict(self) -> dict[str, float]:
+        """For JSON."""
+        return asdict(self)
+
+
+def timed(contender: Candidate, steps: int, synchronise: Callable[[], None]) -> Burst:
+    """One burst; the device is waited for at its ends alone."""
+    synchronise()
+    began = time.perf_counter()
+    images = contender.burst(steps)
+    synchronise()
+    return Burst(time.perf_counter() - began, images)
+
+
+def warm_up(contender: Candidate) -> None:
+    """Steps that are not timed: compilers, recordings and allocators settle."""
+    contender.burst(_WARM_UP_STEPS)
+
+
+def calibrated_steps(contender: Candidate, seconds: float, synchronise: Callable[[], None]) -> int:
+    """How many steps take about that long; at least one."""
+    steps = 1
+    while True:
+        taken = timed(contender, steps, synchronise).seconds
+        if taken >= _ENOUGH_TO_JUDGE * seconds:
+            return max(1, ceil(steps * seconds / taken))
+        steps *= 2
+
+
+def alternate(
+    contenders: Mapping[str, Candidate],
+    steps: Mapping[str, int],
+    rounds: int,
+    synchronise: Callable[[], None],
+) -> dict[str, list[Burst]]:
+    """One burst of each contender a round; every round begins with another one.
+
+    Args:
+        contenders: By name.
+        steps: Of a burst, by name.
+        rounds: How many bursts each runs.
+        synchronise: Waits for the device.
+
+    Returns:
+        The bursts by name, in the order of the rounds.
+    """
+    names = list(contenders)
+    bursts: dict[str, list[Burst]] = {name: [] for name in names}
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            bursts[name].append(timed(contenders[name], steps[name], synchronise))
+    return bursts
+
+
+def median_rate(bursts: Sequence[Burst]) -> float:
+    """Images per second, the median over the rounds."""
+    return median(burst.rate for burst in bursts)
+
+
+def ratios(bursts: Sequence[Burst], others: Sequence[Burst]) -> list[float]:
+    """How many times faster than the others, round by round."""
+    return [mine.rate / other.rate for mine, other in zip(bursts, others, strict=True)]
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median and quartiles; a single value is all three.
+
+    Raises:
+        ValueError: if there are no values.
+    """
+    if not values:
+        raise ValueError("a spread needs at least one value.")
+    if len(values) == 1:
+        return Spread(values[0], values[0], values[0])
+    low, middle, high = quantiles(values, n=4, method="inclusive")
+    return Spread(middle, low, high)

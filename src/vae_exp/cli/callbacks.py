@@ -1,0 +1,128 @@
+"""Where Hydra calls us: before a run has a directory, and when a sweep starts."""
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from vae_exp.cli.command_line import group_of, message_of
+from vae_exp.configuration.schema import TrainConfig, checked, require_sweep_name
+from vae_exp.engine import torchrun
+from vae_exp.errors import UserError
+from vae_exp.storage.run_directory import (
+    RunDirectory,
+    absolute_path,
+    require_inside,
+    require_writable,
+    resumed_directory,
+)
+from vae_exp.sweep.manifest import planned_jobs, record, refuse_idle_sweeps
+from vae_exp.sweep.session import recorder
+
+
+class TrainCallback(Callback):
+    """Refuses a bad config before anything is written, and remembers where a sweep goes.
+
+    Hydra turns exceptions of callbacks into warnings; leaving through SystemExit is what stops it.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check a single run."""
+        try:
+            checked(task_config(config), TrainConfig)
+            _require_a_name("hydra.run.dir", config.hydra.run.dir)
+            directory = RunDirectory(Path.cwd() / str(config.hydra.run.dir))  # as Hydra takes it: no ~
+            if config.resume:
+                _require_a_run(resumed_directory(config.resume))
+                _require_no_other_directory(config)
+            else:
+                directory.require_free()
+            require_writable(directory.path, "hydra.run.dir")
+            if config.tracker.mode == "online":  # before the seconds that torch and the data take
+                from vae_exp.tracking.wandb_tracker import require_api_key
+
+                require_api_key(absolute_path("tracker.root", str(config.tracker.root)))
+        except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+            raise SystemExit(f"Error: {message_of(error)}") from error
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check and remember the directory of a sweep; its jobs are checked one by one."""
+        try:
+            require_sweep_name(config.sweep.name)
+            if torchrun.size() > 1:
+                raise UserError(
+                    "--multirun trains one job after another in one process; torchrun's processes train one run "
+                    "together: leave out one of the two."
+                )
+            resumed = [each for each in _overrides(config, "task") if re.match(r"\+*resume=(?!null$)", each)]
+            if resumed:
+                raise UserError(f"{resumed[0]} goes on with one run; leave out --multirun.")
+            refuse_idle_sweeps(_overrides(config, "task"))
+            _require_a_name("hydra.sweep.dir", config.hydra.sweep.dir)
+            sweep = Path(str(config.hydra.sweep.dir))
+            overrides = _overrides(config, "task")
+            jobs = planned_jobs(config, overrides)
+            _require_options(config, overrides, jobs or [])
+            require_writable(sweep, "hydra.sweep.dir")
+            record(sweep, sys.argv[1:], Path.cwd(), jobs or [])
+        except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+            raise SystemExit(f"Error: {message_of(error)}") from error
+        recorder.remember(sweep, tracked=config.tracker.mode == "offline")
+
+
+def _require_a_name(key: str, directory: object) -> None:
+    if not str(directory).strip():
+        raise UserError(f"{key}= is empty; name a directory, or leave it out.")
+
+
+def _require_options(config: DictConfig, overrides: Sequence[str], jobs: Sequence[Sequence[str]]) -> None:
+    """Compose a job for each option that is swept over: a misspelt one is refused before the first job."""
+    composed = set(overrides)
+    for job in jobs:
+        chosen = {word for word in job if group_of(word)}
+        if chosen - composed:
+            GlobalHydra.instance().config_loader().load_sweep_config(config, list(job))
+            composed |= chosen
+
+
+def _require_a_run(directory: RunDirectory) -> None:
+    if not directory.config.is_file():
+        raise UserError(f"resume={directory.path} holds no run: {directory.config} is missing.")
+    written = [
+        directory.lock,
+        directory.log,
+        directory.metrics,
+        directory.result,
+        directory.figures,
+        directory.config,
+    ]
+    for path in (*written, directory.checkpoint("last"), directory.checkpoint("best")):
+        require_inside(path, directory.path)
+
+
+def _overrides(config: DictConfig, kind: str) -> list[str]:
+    """The overrides of the command line as they were written, whatever they refer to."""
+    raw: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
+    return [str(each) for each in raw[kind]]
+
+
+def _require_no_other_directory(config: DictConfig) -> None:
+    if torchrun.assists():  # those that assist write into a directory of their own
+        return
+    other = [each for each in _overrides(config, "hydra") if each.startswith("hydra.run.dir=")]
+    if other:
+        raise UserError(f"{other[0]} is not for resume={config.resume}: a resumed run stays where it is.")
+
+
+def task_config(config: DictConfig) -> DictConfig:
+    """The config without Hydra's own section."""
+    task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    with open_dict(task):
+        return task

@@ -1,0 +1,217 @@
+"""Command lines for Hydra: what is checked before Hydra reads one, and the message when Hydra refuses it."""
+
+import re
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, Node, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from vae_exp.configuration.schema import strip_omegaconf_noise
+from vae_exp.errors import UserError, did_you_mean
+from vae_exp.sweep.manifest import quoted
+
+_LISTS = ("evaluator",)  # groups of which several options may be chosen
+_MAY_BE_EMPTY = ("evaluator", "experiment")
+_NULL_GROUP = "Config group override must be"  # how Hydra's message begins then
+_NAMES_A_RUN = ("evaluate", "generate")
+
+
+@cache
+def config_directory() -> Path:
+    """The folder `conf`: inside the installed package, or beside `src` in a checkout.
+
+    Raises:
+        UserError: if it is in neither place.
+    """
+    installed = Path(str(files("vae_exp"))) / "conf"
+    checkout = Path(__file__).resolve().parents[2] / "conf"
+    for folder in (installed, checkout):
+        if (folder / "train.yaml").is_file():
+            return folder
+    raise UserError(f"the folder conf is neither at {installed} nor at {checkout}; install vae-exp again.")
+
+
+def prepare(arguments: Sequence[str], config_name: str) -> list[str]:
+    """The arguments of a command as Hydra takes them: its options, then the overrides.
+
+    For `evaluate` and `generate` a path stands for `run=PATH`; an empty `experiment=` or `evaluator=` for an empty
+    list.
+
+    Args:
+        arguments: Those of the command line, without the program.
+        config_name: The command's primary config.
+
+    Raises:
+        UserError: names an option that does not exist, or an override that Hydra would take for something else.
+    """
+    parsed, unknown = get_args_parser().parse_known_intermixed_args(list(arguments))
+    if unknown:
+        raise UserError(_unknown_option(unknown[0], config_name))
+    if parsed.experimental_rerun:
+        raise UserError("--experimental-rerun runs a pickled job, which vae_exp does not write; use resume=DIR.")
+    if parsed.hydra_help:
+        return ["--hydra-help"]  # Hydra composes it without a primary config, where no override has a place
+    overrides: list[str] = parsed.overrides
+    options = list(arguments)
+    for override in overrides:
+        options.remove(override)
+    if not parsed.shell_completion:
+        paths = [override for override in overrides if _is_path(override)]
+        if len(paths) > 1 and config_name in _NAMES_A_RUN:
+            raise UserError(
+                f"{' '.join(paths)}: {config_name} takes one run; --multirun run={','.join(paths)} takes each."
+            )
+        overrides = [_prepare_override(override, config_name) for override in overrides]
+    return [*options, *overrides]
+
+
+def group_of(override: str) -> str | None:
+    """The group of which an override chooses an option, such as `model/prior`; None if it sets a key."""
+    group = re.split(r"[=@]", override.lstrip("+~"))[0]
+    return group if group and (config_directory() / group).is_dir() else None
+
+
+def _prepare_override(override: str, config_name: str) -> str:
+    if _is_path(override):
+        if config_name in _NAMES_A_RUN:
+            return f"run={quoted(override)}"
+        remedy = f"resume={override} continues the run there" if config_name == "train" else "expected key=value"
+        raise UserError(f"{override} is not an override of the form key=value; {remedy}.")
+    group = group_of(override)
+    if group is None:
+        return override
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException:  # Hydra will say what is wrong
+        return override
+    chosen: Any = parsed.value()
+    if group in _MAY_BE_EMPTY and chosen in ("", None) and not parsed.is_delete():
+        return f"{group}=[]"
+    for choice in chosen.list if isinstance(chosen, ChoiceSweep) else [chosen]:
+        for name in choice if isinstance(choice, list) else []:
+            if not isinstance(name, str):  # Hydra fails on it
+                raise UserError(f"{override}: {name} is not an option of {group}; expected a list of names.")
+        if isinstance(choice, list) and choice and group not in _LISTS:
+            names = ",".join(map(str, choice))
+            each = f"; --multirun {group}={names} tries each of them" if len(choice) > 1 else ""
+            raise UserError(
+                f"{group}=[{names}] is a list, and {group} takes one option: {group}={choice[0]}{each}."
+            )
+    return override
+
+
+def _is_path(override: str) -> bool:
+    return not override.startswith("~") and ("=" not in override or Path(override).is_dir())
+
+
+def _unknown_option(option: str, config_name: str) -> str:
+    name, _, value = option.partition("=")
+    options = [each for action in get_args_parser()._actions for each in action.option_strings]
+    close = get_close_matches(name, options, n=1)
+    if close:
+        return f"{name} is not an option; did you mean {close[0]}?"
+    key = name.lstrip("-").replace("-", "_")
+    with initialize_config_dir(str(config_directory()), version_base="1.3"):
+        config = compose(config_name)
+    near = [key] if key in config else _nearest_keys(key, config)
+    hint = ": " + " or ".join(f"{each}={value or '…'}" for each in near) if near else "; --help shows both"
+    return f"{name} is not an option; keys of the config are set without dashes{hint}"
+
+
+def message_of(error: BaseException) -> str:
+    """An error in one message, with the nearest known name where one was misspelt."""
+    cause = error.__cause__
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _unknown_choice(error)
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error)
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.parent_node is not None:
+        return _unknown_key(cause)
+    message = str(error).strip()
+    if message.startswith(_NULL_GROUP):
+        return "a group cannot be null; choose one of its options, such as scheduler=none."
+    if isinstance(cause, OmegaConfBaseException) and str(cause) not in message:
+        message += f"\n{cause}"
+    return strip_omegaconf_noise(message)
+
+
+def _unknown_choice(error: MissingConfigException) -> str:
+    group, _, name = str(error.missing_cfg_file).rpartition("/")
+    options = sorted(error.options or (path.stem for path in (config_directory() / group).glob("*.yaml")))
+    if not group or not options:
+        return str(error).partition("\n")[0]
+    return f"{group}={name} is not an option of {group}; {did_you_mean(name, options)}" + (
+        f" Options: {', '.join(options)}." if get_close_matches(name, options) else ""
+    )
+
+
+def _unreadable(error: OverrideParseException) -> str:
+    key, _, value = error.override.partition("=")
+    as_text = f"{key}={quoted(value)}"
+    reason = str(error).partition("\n")[0]
+    if not value or value[0] in "[{('\"$":
+        return f"{error.override}: {reason}."
+    try:
+        OverridesParser.create().parse_override(as_text)
+    except HydraException:
+        return f"{error.override}: {reason}."
+    foreign = "".join(dict.fromkeys(each for each in value if not each.isascii()))
+    reason = f"Hydra takes {foreign} within quotes only" if foreign else reason
+    return f'{error.override}: {reason}; as text it is {as_text}, in a shell "{as_text}".'
+
+
+def _unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
+    key = error.full_key or str(error.key)
+    prefix, _, last = key.rpartition(".")
+    known = [str(name) for name in error.parent_node] if OmegaConf.is_dict(error.parent_node) else []
+    refused = f"{key} is not a key of the config"
+    if get_close_matches(last, known):
+        return f"{refused}; {did_you_mean(last, known, f'{prefix}.' if prefix else '')}"
+    having = _options_with(prefix, last)
+    if having:
+        choices = " or ".join(f"{prefix.replace('.', '/')}={option}" for option in having)
+        return f"{refused}; it is one with {choices}. For a class of your own, say +{key}=…"
+    near = _nearest_keys(last, error.parent_node._get_root())
+    if near and not prefix:
+        return f"{refused}; did you mean {' or '.join(near)}?"
+    own = f" To give a class of your own another argument, say +{key}=…" if "_target_" in known else ""
+    return f"{refused}; known here: {', '.join(known)}.{own}"
+
+
+def _options_with(prefix: str, key: str) -> list[str]:
+    """The options of the group at `prefix` whose file has a key."""
+    options = sorted((config_directory() / prefix.replace(".", "/")).glob("*.yaml")) if prefix else []
+    return [path.stem for path in options if key in OmegaConf.load(path)]
+
+
+def _nearest_keys(name: str, config: DictConfig) -> list[str]:
+    """Keys anywhere in a config whose last part is a name or, failing that, nearest to it; groups with slashes."""
+    keys: dict[str, list[str]] = {}
+    for key in _keys(config):
+        is_group = (config_directory() / key.replace(".", "/")).is_dir()
+        keys.setdefault(key.rpartition(".")[2], []).append(key.replace(".", "/") if is_group else key)
+    close = get_close_matches(name, keys, n=1)
+    return keys.get(name) or (keys[close[0]] if close else [])
+
+
+def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    """All keys but Hydra's, and those that take the value of another."""
+    for key in config:
+        node = config._get_node(key)
+        if key == "hydra" or (isinstance(node, Node) and node._is_interpolation()):
+            continue
+        yield f"{prefix}{key!s}"
+        if isinstance(node, DictConfig) and not (node._is_none() or node._is_missing()):
+            yield from _keys(node, f"{prefix}{key!s}.")

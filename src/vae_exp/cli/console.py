@@ -1,0 +1,168 @@
+"""Tables that the commands print at their end."""
+
+import shutil
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from vae_exp.configuration.stored_files import Caller, require_safe
+from vae_exp.configuration.target_allowlist import untrusted_packages
+from vae_exp.errors import UserError
+from vae_exp.storage.run_directory import RunDirectory
+
+UNITS = {
+    "loss": "nats/image",
+    "elbo": "nats/image",
+    "negative_elbo": "nats/image",
+    "distortion": "nats/image",
+    "rate": "nats/image",
+    "reconstruction_from_mean": "nats/image",
+    "nll": "nats/image",
+    "nll_se": "nats/image",
+    "nll_monte_carlo_se": "nats/image",
+    "nll_effective_samples": "draws",
+    "nll_low_ess_share": "share",
+    "nll_largest_weight": "share",
+    "nll_images": "images",
+    "bits_per_dim": "bits",
+    "negative_elbo_bits_per_dim": "bits",
+    "active_units": "units",
+    "rate_of_active_units": "nats/image",
+    "unit_rates": "nats/image",
+    "mutual_information": "nats",
+    "aggregate_kl": "nats",
+    "aggregate_kl_upper_bound": "nats",
+    "probe_accuracy": "",
+    "knn_accuracy": "",
+    "quadrature_nll": "nats/image",
+    "quadrature_negative_elbo": "nats/image",
+    "posterior_kl": "nats/image",
+    "quadrature_images": "images",
+    "inference_gap": "nats/image",
+    "approximation_gap": "nats/image",
+    "amortization_gap": "nats/image",
+    "gaps_images": "images",
+    "mig": "",
+    "sap": "",
+    "dci_disentanglement": "",
+    "dci_completeness": "",
+    "dci_informativeness": "",
+    "fid": "",
+    "fid_of_own_classifier": "",
+    "codes_used": "codes",
+    "code_perplexity": "codes",
+    "learning_rate": "",
+    "epoch_seconds": "s",
+    "images_per_second": "images/s",
+}
+
+
+def print_metrics_table(metrics: Mapping[str, float], title: str) -> None:
+    """A table of metrics with their units."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    table.add_column("unit")
+    for name, value in metrics.items():
+        table.add_row(name, _shown(value), UNITS.get(name.rpartition("/")[2], ""))
+    _console().print(table)
+
+
+def _shown(value: float) -> str:
+    """Three decimals; whole and large numbers without any, small ones with four digits; a comma for thousands."""
+    if float(value).is_integer() or abs(value) >= 10_000:
+        return f"{value:,.0f}"
+    return f"{value:,.3f}" if abs(value) >= 1 else f"{value:.4g}"
+
+
+def print_run_summary(result: Mapping[str, Any], directory: RunDirectory, config: Mapping[str, Any]) -> None:
+    """What came of a run, where it lies, and what to do with it next.
+
+    Args:
+        result: What `result.json` holds.
+        directory: The run's.
+        config: The run's, as plain containers.
+    """
+    print_metrics_table(result["metrics"], f"After {result['epochs']} epochs")
+    if {"train/elbo", "train/negative_elbo"} <= set(result["metrics"]):
+        note = (
+            "train/elbo averages over the epoch while the weights move; train/negative_elbo draws again after it."
+        )
+        _console().print(note, soft_wrap=True)
+    best, path = result["best"], _relative(directory.path)
+    figures = sorted(path.name for path in directory.figures.glob("*.png"))
+    lines = [
+        *(
+            f"Warning, {each['name'].replace('_', ' ')} in epoch {each['epoch']}: {each['message']}"
+            for each in result.get("warnings", ())
+        ),
+        *(["Stopped early: the monitor no longer improved."] if result.get("stopped_early") else []),
+        f"Best {result['monitor']}: {best['value']:.3f} in epoch {best['epoch']}",
+        f"Training took {result['seconds']['training']:.1f} s, the whole run {result['seconds']['total']:.1f} s.",
+        f"Run directory: {path}",
+    ]
+    if figures:
+        lines.append(f"Figures: {_relative(directory.figures)} ({', '.join(figures)})")
+    wandb = result["wandb"]
+    if wandb and wandb["mode"] == "offline" and not wandb["error"]:
+        lines.append(f"Weights & Biases, offline: {python_command()} -m vae_exp.sync {path} uploads it")
+        lines.append(f"Dashboard: {python_command()} -m vae_exp.dashboard {path} shows it in a browser")
+    lines += [
+        f"Next: {python_command()} -m vae_exp.evaluate run={path}{_needed(config, directory)}",
+        f"      {python_command()} -m vae_exp.generate run={path}{_needed(config, directory)}",
+    ]
+    for line in lines:
+        _console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _needed(config: Mapping[str, Any], directory: RunDirectory) -> str:
+    """The words that the next commands need: whose classes to trust, where the data are, which split there is."""
+    packages = untrusted_packages(config)
+    trust = f" trust=[{','.join(packages)}]" if packages else ""
+    data = config.get("data", {})
+    trust += _data_location(config, data, directory)
+    if not data.get("path") or _holds_test_images(Path(str(data["path"])).expanduser()):
+        return trust
+    return f"{trust} split={'val' if data.get('validation_size') else 'train'}"
+
+
+def _data_location(config: Mapping[str, Any], data: Mapping[str, Any], directory: RunDirectory) -> str:
+    """Where the data are, if a stored config alone may not say it."""
+    try:
+        require_safe({"data": data}, Caller(directory.path, untrusted_packages(config)), ["data"])
+    except UserError:
+        return "".join(f" data.{name}={data[name]}" for name in ("root", "path") if data.get(name))
+    return ""
+
+
+def _holds_test_images(path: Path) -> bool:
+    """Whether an .npz file has them; one that cannot be read is left to the commands."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return True
+    return "images.npy" not in names or "test_images.npy" in names
+
+
+def python_command() -> str:
+    """What starts this interpreter here: `python` in an activated environment, else its path."""
+    found = shutil.which("python")
+    if found and Path(found).samefile(sys.executable) and Path(found).parent == Path(sys.executable).parent:
+        return "python"
+    path = Path(sys.executable)
+    return str(_relative(path))
+
+
+def _relative(path: Path) -> Path:
+    """The path from the current folder, if it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _console() -> Console:
+    return Console() if sys.stdout is not None and sys.stdout.isatty() else Console(width=120)

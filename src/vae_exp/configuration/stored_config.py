@@ -1,0 +1,52 @@
+"""The config that a run directory holds: read as data, with what may differ the next time."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from vae_exp.configuration.schema import values_before_the_key
+from vae_exp.configuration.target_allowlist import check_plain_yaml, require_no_resolvers
+from vae_exp.errors import UserError
+from vae_exp.storage.run_directory import RunDirectory
+
+
+def read_config(place: RunDirectory, key: str = "run") -> DictConfig:
+    """The composed config of a run, its interpolations as they are.
+
+    Args:
+        place: The run directory.
+        key: The key that named it, for messages.
+
+    Raises:
+        UserError: if there is no run, or if its config is more than plain values.
+    """
+    if not place.path.is_dir():
+        raise UserError(f"{key}={place.path} is not a directory.")
+    if not place.config.is_file():
+        raise UserError(f"{key}={place.path} holds no run: {place.config} is missing.")
+    for path in (place.config, place.hydra_config):
+        check_plain_yaml(path)
+    require_no_resolvers(place.config)
+    try:
+        stored = OmegaConf.load(place.config)
+    except (YAMLError, OmegaConfBaseException, RecursionError, AttributeError, ValueError) as error:
+        raise UserError(f"{place.config} is not a readable config: {error}") from error
+    if not isinstance(stored, DictConfig) or not isinstance(stored.get("data"), DictConfig):
+        raise UserError(f"{place.config} holds no config of a run; expected a mapping with model and data.")
+    loss = stored.get("loss")
+    if isinstance(loss, DictConfig):
+        for name, value in values_before_the_key(loss).items():
+            loss.setdefault(name, value)
+    return stored
+
+
+def changed(stored: DictConfig, values: Mapping[str, Any]) -> DictConfig:
+    """A copy of a config with other values at some of its keys."""
+    config = copy.deepcopy(stored)
+    for key, value in values.items():
+        OmegaConf.update(config, key, value, merge=False, force_add=True)
+    return config

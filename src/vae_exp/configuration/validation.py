@@ -1,0 +1,48 @@
+"""What a command line says twice, or in vain: the config that it composes would keep silent about it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from vae_exp.errors import UserError
+
+_SCHEDULE = "loss/schedule@"
+_OF_SOME_MODELS = ("latent_dims", "upper_hidden_dims", "classes", "codes", "code_dim")
+_PARTS = ("encoder", "decoder", "prior", "likelihood")
+
+
+def check_unused_overrides(config: DictConfig, choices: Mapping[str, Any]) -> None:
+    """Refuse what would be ignored without a word.
+
+    Args:
+        config: As composed, its interpolations as they are.
+        choices: The option that was chosen of each group, by the group's name in the defaults list.
+
+    Raises:
+        UserError: if a number stands where a schedule was chosen, or if the model uses a key of its group nowhere.
+    """
+    for group, option in choices.items():
+        if group.startswith(_SCHEDULE):
+            _require_schedule(config, group, str(option))
+    for key in _OF_SOME_MODELS:
+        _require_use(config, key)
+
+
+def _require_schedule(config: DictConfig, group: str, option: str) -> None:
+    key = group.removeprefix(_SCHEDULE)
+    found = OmegaConf.select(config, key)
+    if not isinstance(found, DictConfig):
+        raise UserError(
+            f"{key}={found} overrides {group}={option}; leave out one of the two (the end of the schedule is "
+            f"{key}.end)."
+        )
+
+
+def _require_use(config: DictConfig, key: str) -> None:
+    value = OmegaConf.select(config, f"model.{key}")
+    if value is None or f"${{model.{key}}}" in OmegaConf.to_yaml(config, resolve=False):
+        return
+    nodes = [OmegaConf.select(config, f"model.{part}") for part in _PARTS]
+    if not any(isinstance(node, DictConfig) and key in node for node in nodes):
+        raise UserError(f"model.{key}={value} is not used by this model; leave it out, or choose another model.")

@@ -1,0 +1,101 @@
+"""What a run has logged, in columns: 12 bytes a number."""
+
+from array import array
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from vae_exp.dashboard.reader.events import Value
+
+_MOST_KEYS = 5_000
+_MOST_NUMBERS = 20_000_000
+NOT_FINITE = ("NaN", "Infinity", "-Infinity")
+
+Numbers = npt.NDArray[np.float64]
+
+
+class _Column:
+    """The numbers of a key, and the rows they stand in."""
+
+    __slots__ = ("rows", "values")
+
+    def __init__(self) -> None:
+        self.rows = array("i")
+        self.values = array("d")
+
+
+class History:
+    """Rows of a run in the order in which they came; a key may be missing in any of them."""
+
+    def __init__(self) -> None:
+        self.steps = array("q")
+        self.others: dict[str, Value] = {}
+        self.full = False
+        self._columns: dict[str, _Column] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @property
+    def keys(self) -> list[str]:
+        """Keys with numbers, in the order of their first appearance."""
+        return list(self._columns)
+
+    def append(self, step: int, values: Mapping[str, Value]) -> None:
+        """Add a row; of texts and lists the last is kept, and numbers beyond what fits are not."""
+        row = len(self.steps)
+        if not -(2**62) < step < 2**62:
+            return
+        self.steps.append(step)
+        for key, value in values.items():
+            if isinstance(value, int | float) or (isinstance(value, str) and value in NOT_FINITE):
+                self._append(key, row, float(value))
+            elif value is not None:
+                self.others[key] = value
+
+    def _append(self, key: str, row: int, value: float) -> None:
+        column = self._columns.get(key)
+        if self._count >= _MOST_NUMBERS or (column is None and len(self._columns) >= _MOST_KEYS):
+            self.full = True
+            return
+        if column is None:
+            column = self._columns[key] = _Column()
+        column.rows.append(row)
+        column.values.append(value)
+        self._count += 1
+
+    def last(self, key: str) -> float | None:
+        """The last number of a key; None if it has none."""
+        column = self._columns.get(key)
+        return None if column is None else column.values[-1]
+
+    def series(self, key: str, against: str | None = None, before: int | None = None) -> tuple[Numbers, Numbers]:
+        """The numbers of a key against those of another, or against the step.
+
+        Args:
+            key: Whose numbers; without any, both arrays are empty.
+            against: The key of the abscissa, in whose absence a row is left out; None takes the step.
+            before: Rows from this step on are left out: another segment has them.
+
+        Returns:
+            Abscissas and values, `[N]` each, in the order of the rows.
+        """
+        column = self._columns.get(key)
+        if column is None:
+            return np.empty(0), np.empty(0)
+        rows, values = np.array(column.rows, dtype=np.int64), np.array(column.values)
+        steps = np.array(self.steps, dtype=np.int64)
+        if before is not None:
+            kept = steps[rows] < before
+            rows, values = rows[kept], values[kept]
+        if against is None:
+            return steps[rows].astype(np.float64), values
+        other = self._columns.get(against)
+        if other is None or not len(rows):
+            return np.empty(0), np.empty(0)
+        _, here, there = np.intersect1d(
+            rows, np.array(other.rows, dtype=np.int64), assume_unique=True, return_indices=True
+        )
+        return np.array(other.values)[there], values[here]

@@ -1,0 +1,199 @@
+"""How the images of an epoch reach the training step: from the device's own memory, or streamed to it."""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import psutil
+import torch
+from torch import Tensor
+
+from vae_exp.data.images import ImageSet
+from vae_exp.errors import UserError
+
+_SHARE_OF_FREE_MEMORY = 0.5
+_PREFETCHED = 2
+
+
+class BatchLoader(Protocol):
+    """Hands out the images of an epoch in the order it was given; both kinds hand out the very same batches."""
+
+    def begin(self, order: Tensor, sizes: list[int], done: int) -> None:
+        """Start an epoch.
+
+        Args:
+            order: Positions of the epoch's images, int64, on the device.
+            sizes: How many of them each batch takes.
+            done: How many batches to leave out, because an interrupted epoch goes on.
+        """
+        ...
+
+    def prepare(self) -> None:
+        """What the host does before a step: nothing where the images are resident."""
+        ...
+
+    def images(self, size: int) -> Tensor:
+        """The next `size` images as float32 in [0, 1]; device work alone, so that a CUDA graph can hold it."""
+        ...
+
+    def labels(self, size: int) -> Tensor | None:
+        """The classes of the images handed out last, `[size]`; None where the data have none."""
+        ...
+
+
+class DeviceLoader:
+    """The images lie in the memory of the training device; a step gathers its rows there.
+
+    Args:
+        images: The training images, on the device.
+        largest: The most images a batch takes.
+    """
+
+    def __init__(self, images: ImageSet, largest: int) -> None:
+        self._images = images
+        self._order = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        self._next = torch.zeros(1, dtype=torch.int64, device=images.device)
+        self._ahead = torch.arange(largest, device=images.device)
+
+    def begin(self, order: Tensor, sizes: list[int], done: int) -> None:
+        """Take the order over into the place where a step looks for it."""
+        self._order[: len(order)].copy_(order)
+        self._next.fill_(sum(sizes[:done]))
+
+    def prepare(self) -> None:
+        """Nothing is left to do on the host."""
+
+    def images(self, size: int) -> Tensor:
+        """Gather, scale, move on."""
+        rows = self._order.index_select(0, self._next + self._ahead[:size])
+        self._next += size
+        return self._images.scaled(rows)
+
+    def labels(self, size: int) -> Tensor | None:
+        """Gather from where the images were."""
+        if self._images.labels is None:
+            return None
+        rows = self._order.index_select(0, self._next - size + self._ahead[:size])
+        return self._images.labels.index_select(0, rows)
+
+
+@dataclass
+class _Slot:
+    """A batch on its way: pinned host memory, its place on the device, and when it has arrived."""
+
+    host: Tensor
+    arrived: torch.cuda.Event | None
+
+
+class PrefetchLoader:
+    """The images stay in host memory; batches travel through pinned memory, some steps ahead of the device.
+
+    Args:
+        images: The training images, in host memory, to be used on `images.device`.
+        largest: The most images a batch takes.
+    """
+
+    def __init__(self, images: ImageSet, largest: int) -> None:
+        self._images = images
+        self._device = images.device
+        shape = (largest, *images.pixels.shape[1:])
+        on_cuda = self._device.type == "cuda"
+        self._slots = [
+            _Slot(torch.empty(shape, dtype=images.pixels.dtype, pin_memory=on_cuda), None)
+            for _ in range(_PREFETCHED + 1)
+        ]
+        self._batch = torch.empty(shape, dtype=images.pixels.dtype, device=self._device)
+        labels = images.labels
+        self._label_batch = None if labels is None else labels.new_empty(largest)
+        self._order = torch.zeros(len(images), dtype=torch.int64, device=self._device)
+        self._next = 0
+        self._gatherer = ThreadPoolExecutor(1, thread_name_prefix="gather")
+        self._ahead: list[tuple[Future[None], _Slot, int]] = []
+        self._rows: Iterator[Tensor] = iter(())
+        self._turn = 0
+
+    def begin(self, order: Tensor, sizes: list[int], done: int) -> None:
+        """Bring the order to the host, once an epoch, and gather the first batches."""
+        for gathered, _, _ in self._ahead:
+            gathered.result()
+        self._ahead = []
+        self._order[: len(order)].copy_(order)
+        self._next = sum(sizes[:done])
+        self._rows = iter(order.cpu()[: sum(sizes)].split(sizes)[done:])
+        for _ in range(_PREFETCHED):
+            self._gather_next()
+
+    def prepare(self) -> None:
+        """Send the next batch to the device, and start to gather the one after those under way."""
+        gathered, slot, size = self._ahead.pop(0)
+        gathered.result()
+        self._batch[:size].copy_(slot.host[:size], non_blocking=True)
+        if self._label_batch is not None and self._images.labels is not None:
+            rows = self._order[self._next : self._next + size]
+            torch.index_select(self._images.labels, 0, rows, out=self._label_batch[:size])
+        self._next += size
+        if self._device.type == "cuda":
+            slot.arrived = torch.cuda.Event()
+            slot.arrived.record(torch.cuda.current_stream(self._device))  # not that of the current device
+        self._gather_next()
+
+    def images(self, size: int) -> Tensor:
+        """Scale the batch that has arrived."""
+        return self._images.as_floats(self._batch[:size])
+
+    def labels(self, size: int) -> Tensor | None:
+        """Those that have come with it."""
+        return None if self._label_batch is None else self._label_batch[:size]
+
+    def _gather_next(self) -> None:
+        rows = next(self._rows, None)
+        if rows is None:
+            return
+        slot = self._slots[self._turn % len(self._slots)]
+        self._turn += 1
+        gathered = self._gatherer.submit(self._gather, rows, slot)
+        self._ahead.append((gathered, slot, len(rows)))
+
+    def _gather(self, rows: Tensor, slot: _Slot) -> None:
+        if slot.arrived is not None:
+            slot.arrived.synchronize()  # its last batch must have left before it is filled again
+        torch.index_select(self._images.pixels, 0, rows, out=slot.host[: len(rows)])
+
+
+def make_loader(images: ImageSet, largest: int) -> BatchLoader:
+    """The feed that suits where the pixels lie."""
+    if images.is_resident:
+        return DeviceLoader(images, largest)
+    return PrefetchLoader(images, largest)
+
+
+def place(images: ImageSet, device: torch.device, resident: str | bool) -> ImageSet:
+    """The images for use on a device: moved into its memory, or left in the host's to be streamed.
+
+    Args:
+        images: In host memory.
+        device: Where they will be used.
+        resident: `True` moves them, `False` streams them, `auto` moves them where they take at most half of
+            the memory that is free there.
+
+    Raises:
+        UserError: if `resident` is True and there is not enough free memory.
+    """
+    free = free_memory(device)
+    needed = images.pixels.nbytes
+    if resident is True and device.type != "cpu" and free is not None and needed > free:
+        raise UserError(
+            f"data.resident=true: the images take {needed / 2**20:.0f} MiB and {device} has "
+            f"{free / 2**20:.0f} MiB free; use data.resident=auto or false."
+        )
+    if resident == "auto":
+        resident = device.type == "cpu" or free is None or needed <= _SHARE_OF_FREE_MEMORY * free
+    return images.to(device) if resident else images.streamed_to(device)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Free memory in bytes: of the GPU, or of this machine; None where it is not known."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available) if device.type == "cpu" else None

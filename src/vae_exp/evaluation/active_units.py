@@ -1,0 +1,71 @@
+"""What each latent unit is used for: activity and rate."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from vae_exp.data.images import ImageSet
+from vae_exp.distributions.kl import rate_per_unit
+from vae_exp.distributions.sampling import sample
+from vae_exp.evaluation.arguments import require_count
+from vae_exp.evaluation.plotting import plot_latent_units
+from vae_exp.model.vae import VAE
+
+
+class UnitsEvaluator:
+    """Active units (Burda, Grosse & Salakhutdinov 2016, section 5.2), and the rate that each unit carries.
+
+    A unit is active if the variance over images of its posterior mean, Var_x E[z|x], is above a threshold. Yields
+    `active_units`, how many; and, where posterior and prior have independent units, `rate_of_active_units` in nats
+    per image, what of the rate they carry, and the figure `units`: all units by their rate, with their variances.
+
+    Args:
+        threshold: Of the variance; the paper's is 0.01.
+        batch_size: Images at once.
+        every: Cadence in epochs during training; 0 runs it once, at the end.
+
+    Raises:
+        ValueError: if a count is below its least, or the threshold below zero.
+    """
+
+    def __init__(self, threshold: float, batch_size: int, every: int) -> None:
+        self.every = require_count("every", every, 0)
+        self._batch_size = require_count("batch_size", batch_size)
+        if not threshold >= 0:
+            raise ValueError(f"threshold={threshold} must be at least 0.")
+        self._threshold = threshold
+
+    @torch.no_grad()
+    def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, Any]]:
+        """Yield numbers and a figure."""
+        prior = vae.prior()
+        means, rates = [], []
+        for batch in images.batches_for(vae, self._batch_size):
+            posterior = vae.encode(batch)
+            means.append(posterior.mean.cpu().double())
+            rates.append(_rate_per_unit(posterior, prior, generator))
+        variance = torch.cat(means).var(dim=0, correction=0)
+        active = variance > self._threshold
+        yield "active_units", int(active.sum())
+        known = [each for each in rates if each is not None]
+        if not known:
+            return
+        rate = torch.cat(known).mean(dim=0)
+        yield "rate_of_active_units", rate[active].sum().item()
+        yield "unit_rates", rate.tolist()
+        order = rate.argsort(descending=True)
+        yield (
+            "units",
+            plot_latent_units(rate[order].numpy(), variance[order].numpy(), order.tolist(), self._threshold),
+        )
+
+
+def _rate_per_unit(posterior: Distribution, prior: Distribution, generator: torch.Generator) -> Tensor | None:
+    """On the CPU in float64, `[batch, units]`; None where units depend on one another."""
+    try:
+        return rate_per_unit(posterior, prior, sample(posterior, generator, (1,))).cpu().double()
+    except TypeError:
+        return None

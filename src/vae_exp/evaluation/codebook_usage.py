@@ -1,0 +1,47 @@
+"""Which entries of a codebook a VQ-VAE uses."""
+
+import logging
+from collections.abc import Iterator
+
+import torch
+
+from vae_exp.data.images import ImageSet
+from vae_exp.distributions.codebook import VectorQuantizedPosterior
+from vae_exp.evaluation.arguments import require_count
+from vae_exp.model.vae import VAE
+
+_log = logging.getLogger(__name__)
+
+
+class CodesEvaluator:
+    """Use of the codebook: `codes_used`, how many entries occur at all, and `code_perplexity`.
+
+    The perplexity is e to the entropy of the entries over all images and positions: the number of entries if all
+    are used alike, 1 if one alone is. Yields nothing for a model without a codebook.
+
+    Args:
+        batch_size: Images at once.
+        every: Cadence in epochs during training; 0 runs it once, at the end.
+
+    Raises:
+        ValueError: if a count is below its least.
+    """
+
+    def __init__(self, batch_size: int, every: int) -> None:
+        self.every = require_count("every", every, 0)
+        self._batch_size = require_count("batch_size", batch_size)
+
+    @torch.no_grad()
+    def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:
+        """Yield names and values."""
+        counts = torch.zeros(0)
+        for batch in images.batches_for(vae, self._batch_size):
+            posterior = vae.encode(batch)
+            if not isinstance(posterior, VectorQuantizedPosterior):
+                _log.warning("evaluator.codes: the model has no codebook; nothing is counted.")
+                return
+            found = torch.bincount(posterior.indices.flatten(), minlength=len(posterior.codebook)).cpu().double()
+            counts = found if len(counts) == 0 else counts + found
+        shares = counts[counts > 0] / counts.sum()
+        yield "codes_used", int((counts > 0).sum())
+        yield "code_perplexity", (-(shares * shares.log()).sum()).exp().item()

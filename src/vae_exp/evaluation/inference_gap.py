@@ -1,0 +1,181 @@
+"""How much of the distance between ELBO and log p(x) is the family's fault, and how much the encoder's."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from math import log
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal
+
+from vae_exp.data.images import ImageSet
+from vae_exp.distributions.sampling import rsample
+from vae_exp.errors import UserError
+from vae_exp.evaluation.arguments import require_count
+from vae_exp.evaluation.nll import outputs_per_value, suitable_chunk
+from vae_exp.evaluation.requirements import first_posterior, require_density
+from vae_exp.evaluation.subset import scored_images
+from vae_exp.model.vae import VAE
+
+_DRAWS_PER_STEP = 10
+_SHARE_OF_STEPS = 0.8  # of the time of a batch; the estimates take the rest
+_BATCH, _BATCH_ON_A_GPU = 100, 1000  # images; a GPU takes as long for either
+
+
+class InferenceGapEvaluator:
+    """Inference gap = approximation gap + amortisation gap (Cremer, Li & Duvenaud 2018, equations 6 to 8).
+
+    With L[q] the ELBO of an image, q the encoder's posterior and q* the diagonal Gaussian that maximises L for
+    this very image, found by Adam from where the encoder is: `inference_gap` = log p(x) − L[q],
+    `approximation_gap` = log p(x) − L[q*], `amortization_gap` = L[q*] − L[q], in nats per image, and
+    `gaps_images`, how many images these are averages of. log p(x) is estimated by importance sampling with half
+    of the draws from q and half from q*, weighed by their mixture (Veach & Guibas 1995): a lower bound in
+    expectation. q and q* are compared with the same noise. For diagonal Gaussian posteriors.
+
+    Args:
+        num_images: How many images of the split, a random subset (`scored_images`); None for all.
+        num_steps: Steps of Adam for each image; its rate falls to zero along half a cosine.
+        learning_rate: Of the first step.
+        num_importance_samples: Draws per image for every estimate.
+        every: Cadence in epochs during training; 0 runs it once, at the end.
+
+    Raises:
+        ValueError: if a count is below its least, or the rate not positive.
+    """
+
+    def __init__(
+        self,
+        num_images: int | None,
+        num_steps: int,
+        learning_rate: float,
+        num_importance_samples: int,
+        every: int,
+    ) -> None:
+        self.every = require_count("every", every, 0)
+        self._num_images = None if num_images is None else require_count("num_images", num_images)
+        self._num_steps = require_count("num_steps", num_steps)
+        self._num_importance_samples = require_count("num_importance_samples", num_importance_samples)
+        if not learning_rate > 0:
+            raise ValueError(f"learning_rate={learning_rate} must be greater than 0.")
+        self._learning_rate = learning_rate
+
+    def check(self, vae: VAE, images: ImageSet) -> None:
+        """Refuse posteriors of another family than that of q*: a gap between families is not amortisation's.
+
+        Raises:
+            UserError: with the reason.
+        """
+        require_density("gaps", vae, images)
+        posterior = first_posterior(vae, images)
+        if not (isinstance(posterior, Independent) and isinstance(posterior.base_dist, Normal)):
+            raise UserError(
+                f"evaluator=gaps compares with the best diagonal Gaussian; the posterior is a "
+                f"{type(posterior).__name__}. Use model.posterior=diagonal."
+            )
+
+    def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:
+        """Yield names and values."""
+        images = scored_images("gaps", images, self._num_images)
+        totals = torch.zeros(3, dtype=torch.float64)
+        done = 0
+        for batch in images.batches_for(vae, _batch_size(vae, images)):
+            with torch.no_grad():
+                amortized = vae.encode(batch)
+            report = partial(_report, images, done, len(batch))
+            done += len(batch)
+            best = self._optimized(vae, batch, amortized, generator, report)
+            state = generator.get_state()
+            bound, weights = self._scored(vae, batch, amortized, best, generator)
+            generator.set_state(state)
+            best_bound, best_weights = self._scored(vae, batch, best, amortized, generator)
+            truth = _log_mean(torch.cat([weights, best_weights]))
+            totals += torch.stack([truth - bound, truth - best_bound, best_bound - bound]).sum(dim=1)
+        inference, approximation, amortization = (totals / len(images)).tolist()
+        yield "inference_gap", inference
+        yield "approximation_gap", approximation
+        yield "amortization_gap", amortization
+        yield "gaps_images", len(images)
+
+    @torch.enable_grad()
+    def _optimized(
+        self,
+        vae: VAE,
+        images: Tensor,
+        start: Distribution,
+        generator: torch.Generator,
+        report: Callable[[float], None],
+    ) -> Distribution:
+        mean = start.mean.detach().clone().requires_grad_()
+        log_scale = start.stddev.detach().clamp(min=1e-6).log().requires_grad_()
+        optimizer = torch.optim.Adam([mean, log_scale], lr=self._learning_rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self._num_steps)
+        frozen = [each for each in vae.parameters() if each.requires_grad]
+        for each in frozen:
+            each.requires_grad_(False)
+        try:
+            for step in range(self._num_steps):
+                report(step / self._num_steps)
+                optimizer.zero_grad()
+                posterior = _gaussian(mean, log_scale)
+                latents = rsample(posterior, generator, (_DRAWS_PER_STEP,))
+                bound = _log_joint(vae, latents, images) - posterior.log_prob(latents)
+                (-bound.mean(dim=0).sum()).backward()
+                optimizer.step()
+                schedule.step()
+        finally:
+            for each in frozen:
+                each.requires_grad_(True)
+        return _gaussian(mean.detach(), log_scale.detach())
+
+    @torch.no_grad()
+    def _scored(
+        self, vae: VAE, images: Tensor, posterior: Distribution, other: Distribution, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """The ELBO under a posterior, `[batch]`, and its draws' weights under the mixture with the other one.
+
+        Returns:
+            Float64 on the CPU; the logarithms of the weights are `[draws, batch]`.
+        """
+        chunk = max(1, _latents_at_once(vae, images) // len(images))
+        bounds, weights, left = [], [], self._num_importance_samples
+        while left:
+            size = min(left, chunk)
+            latents = rsample(posterior, generator, (size,))
+            joint, own = (
+                _log_joint(vae, latents, images).cpu().double(),
+                posterior.log_prob(latents).cpu().double(),
+            )
+            mixture = torch.logaddexp(own, other.log_prob(latents).cpu().double()) - log(2)
+            bounds.append(joint - own)
+            weights.append(joint - mixture)
+            left -= size
+        return torch.cat(bounds).mean(dim=0), torch.cat(weights)
+
+
+def _report(images: ImageSet, done: int, size: int, share: float) -> None:
+    """Show the progress within a batch of which a share of the steps is done."""
+    images.report((done + _SHARE_OF_STEPS * share * size) / len(images))
+
+
+def _batch_size(vae: VAE, images: ImageSet) -> int:
+    if images.device.type != "cuda":
+        return _BATCH
+    latents = _latents_at_once(vae, images.scaled(slice(0, 1)))
+    return max(_BATCH, min(_BATCH_ON_A_GPU, latents // _DRAWS_PER_STEP))
+
+
+def _latents_at_once(vae: VAE, images: Tensor) -> int:
+    return suitable_chunk(images[0].numel() * outputs_per_value(vae), images.device)
+
+
+def _log_mean(log_weights: Tensor) -> Tensor:
+    return log_weights.logsumexp(dim=0) - log(len(log_weights))
+
+
+def _gaussian(mean: Tensor, log_scale: Tensor) -> Distribution:
+    return Independent(Normal(mean, log_scale.exp(), validate_args=False), 1, validate_args=False)
+
+
+def _log_joint(vae: VAE, latents: Tensor, images: Tensor) -> Tensor:
+    joint: Tensor = vae.prior().log_prob(latents) + vae.decode(latents).log_prob(images)
+    return joint

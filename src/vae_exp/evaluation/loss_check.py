@@ -1,0 +1,198 @@
+"""What a loss means on these data with this model, said before training starts."""
+
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Normal
+
+from vae_exp.data.images import ImageSet
+from vae_exp.errors import UserError
+from vae_exp.evaluation.requirements import first_likelihood
+from vae_exp.model.vae import VAE
+from vae_exp.objective.loss_terms import Loss, LossTerms
+
+_DIGITS = 6  # LAPACK's last ones depend on where the memory lies, and terms are in float32
+_IMAGES = 256
+_PIXELS_FROM = 2000
+_CONSTANT = 1e-4  # relative spread below which a term tells nothing of its weight, as the rate of codes
+_LINEAR = 1e-3  # relative residual below which a loss is taken for a weighted sum of its terms
+
+
+@dataclass(frozen=True)
+class LossReport:
+    """Findings about a loss on data; all in nats per image.
+
+    Args:
+        distortion_weight: a in loss = a · distortion + b · rate, by least squares over images at the start;
+            None where the loss is no such sum, as bounds of several samples are not.
+        effective_beta: b / a; 1 is the ELBO.
+        entropy_floor: Mean Σ −x log x − (1 − x) log(1 − x) over pixels: no Bernoulli can have a lower
+            distortion on these images. Zero on black and white ones; None for other likelihoods.
+        mean_image_distortion: −log p(x) of the constant mean image: what a model gets that ignores its latents.
+            None where the likelihood has further parameters.
+        pixels: Values of an image.
+        concerns: Sentences about what does not fit together.
+    """
+
+    distortion_weight: float | None
+    effective_beta: float | None
+    entropy_floor: float | None
+    mean_image_distortion: float | None
+    pixels: int
+    concerns: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**asdict(self), "concerns": list(self.concerns)}
+
+    def lines(self) -> list[str]:
+        """For people."""
+        told = []
+        if self.effective_beta is not None:
+            told.append(f"β = {self.effective_beta:.3g}")
+        if self.entropy_floor:
+            told.append(f"no distortion below {self.entropy_floor:.2f} (entropy of the grey values)")
+        if self.mean_image_distortion is not None:
+            told.append(f"the mean image alone scores {self.mean_image_distortion:.2f}")
+        head = f"Loss in nats per image of {self.pixels} values" + (f": {'; '.join(told)}." if told else ".")
+        return [head, *self.concerns]
+
+
+@torch.no_grad()
+def audit(vae: VAE, loss: Loss, images: ImageSet, generator: torch.Generator) -> LossReport:
+    """Look at a model and a loss before they meet all the data.
+
+    Args:
+        vae: As it is at the start.
+        loss: What will be minimised.
+        images: The training images, as they are scored.
+        generator: Of the draws; the process-wide generators stay as they are.
+
+    Raises:
+        UserError: if the loss yields something else than numbers, or if the likelihood has fewer levels than the
+            pixels take.
+    """
+    was_training = vae.training
+    vae.eval()
+    with torch.random.fork_rng(devices=[]):
+        weight, beta = _weights(vae, loss, images, generator)
+        likelihood = getattr(first_likelihood(vae, images), "base_dist", None)
+    vae.train(was_training)
+    _require_levels(likelihood, images.first(_PIXELS_FROM))
+    pixels = images.first(_PIXELS_FROM).scaled().double()
+    bernoulli = isinstance(likelihood, Bernoulli)
+    return LossReport(
+        distortion_weight=weight,
+        effective_beta=beta,
+        entropy_floor=_entropy(pixels).sum(dim=(1, 2, 3)).mean().item() if bernoulli else None,
+        mean_image_distortion=_mean_image_distortion(pixels) if bernoulli else None,
+        pixels=prod(images.image_shape),
+        concerns=tuple(_concerns(likelihood, images, weight)),
+    )
+
+
+def _weights(
+    vae: VAE, loss: Loss, images: ImageSet, generator: torch.Generator
+) -> tuple[float | None, float | None]:
+    part = images.first(_IMAGES)
+    terms = _terms(vae, loss, part, generator)
+    parts = torch.stack([terms.distortion, terms.rate], dim=1).double()
+    spread = parts.std(dim=0) if len(part) > 2 else torch.zeros(2)
+    if bool((spread < _CONSTANT * parts.abs().mean(dim=0)).any()) or not bool(spread.all()):
+        return None, None
+    found = torch.linalg.lstsq(parts, terms.loss.double().unsqueeze(1)).solution
+    residual = (parts @ found).squeeze(1) - terms.loss.double()
+    weight, charge = found.flatten().tolist()
+    if residual.norm() > _LINEAR * terms.loss.double().norm() or weight == 0:
+        return None, None
+    return round(weight, _DIGITS), round(charge / weight, _DIGITS)
+
+
+def _terms(vae: VAE, loss: Loss, images: ImageSet, generator: torch.Generator) -> LossTerms:
+    """The terms of a loss, all of them numbers: training from anything else would end with its first step."""
+    what = f"loss ({type(loss).__module__}.{type(loss).__qualname__})"
+    try:
+        with vae.given(images.labels):
+            terms = loss(vae, images.scaled(), generator)
+    except ValueError as error:  # of torch.distributions, which look at their parameters
+        raise UserError(f"{what} fails on the first images: {error}") from error
+    for name in ("distortion", "rate", "loss"):
+        values = getattr(terms, name)
+        bad = values[~values.isfinite()]
+        if len(bad):
+            raise UserError(
+                f"{what} yields {name}={bad[0].item()} on the first images; look for an argument of the loss "
+                f"that is too large, or for a division or a logarithm of zero in the model."
+            )
+    return terms
+
+
+def _levels(likelihood: Any) -> int | None:
+    """The grey levels that a likelihood has probabilities for; None where it is no such one."""
+    levels = getattr(getattr(likelihood, "component_distribution", likelihood), "levels", None)
+    return levels if isinstance(levels, int) else None
+
+
+def _require_levels(likelihood: Any, images: ImageSet) -> None:
+    levels = _levels(likelihood)
+    if levels is None:
+        return
+    values = len(images.pixels.unique())
+    if values > levels:
+        wanted = images.pixel_max + 1 if images.pixels.dtype == torch.uint8 else values
+        raise UserError(
+            f"model.likelihood.levels={levels} is less than the {values} values that the pixels take: their "
+            f"probabilities would add up to more than one. Set model.likelihood.levels={wanted}."
+        )
+
+
+def _entropy(pixels: Tensor) -> Tensor:
+    return -(torch.xlogy(pixels, pixels) + torch.xlogy(1 - pixels, 1 - pixels))
+
+
+def _mean_image_distortion(pixels: Tensor) -> float:
+    mean = pixels.mean(dim=0, keepdim=True)
+    return _entropy(mean).sum().item()  # the mean cross-entropy to a fixed image is linear in the pixels
+
+
+def _concerns(likelihood: Any, images: ImageSet, weight: float | None) -> list[str]:
+    found = []
+    images = images.first(_PIXELS_FROM)
+    binary = images.is_binary()
+    if isinstance(likelihood, Bernoulli) and not binary:
+        found.append(_advice_on_bernoulli(images))
+    if isinstance(likelihood, Normal) and binary:
+        found.append(
+            "The images are black and white and the likelihood is a Gaussian density: it may grow without bound; "
+            "model/likelihood=bernoulli is a probability of such images."
+        )
+    levels = _levels(likelihood)
+    if levels is not None and images.pixels.dtype == torch.uint8 and levels != images.pixel_max + 1:
+        found.append(
+            f"model.likelihood.levels={levels}, but the images have {images.pixel_max + 1} grey levels: "
+            f"bits per dimension would be of other data."
+        )
+    if weight is not None and abs(weight - 1) > 0.01:
+        found.append(
+            f"The loss is {weight:.4g} times what it would be in nats: its value cannot be compared with others, "
+            f"and optimizer.lr and trainer.gradient_clip mean something else."
+        )
+    return found
+
+
+def _advice_on_bernoulli(images: ImageSet) -> str:
+    """What a Bernoulli likelihood means on images that are not black and white, and what suits them."""
+    if images.kind == "greyscale":
+        advice = (
+            f"data.binarization=dynamic makes likelihoods of them, and model/likelihood=discretized_logistic "
+            f"model.likelihood.levels={images.pixel_max + 1} scores the grey levels themselves"
+        )
+    else:
+        advice = "model/likelihood=gaussian_shared, gaussian_optimal or discretized_logistic suits them better"
+    return (
+        f"These are {images.kind} images and the likelihood is a Bernoulli: losses are cross-entropies, not "
+        f"likelihoods; {advice} ('Which likelihood' in docs/models.md)."
+    )

@@ -1,0 +1,191 @@
+"""Arrays → matplotlib figures, drawn without a window or a global state."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+Array = npt.NDArray[Any]
+Rectangle = tuple[float, float, float, float]
+_INCHES_PER_IMAGE = 0.6
+_INCHES_PER_TILE = 0.3  # of a seamless grid
+_LEAST_WIDTH = 3.2
+_MOST_INCHES = 60.0  # of a side of a grid; larger ones are shown smaller
+_DPI = 150
+
+
+def plot_image_grid(
+    images: Array, title: str, row_labels: Sequence[str] = (), gap: int = 1, footer: str = ""
+) -> Figure:
+    """Images laid out in rows, pixels crisp.
+
+    Args:
+        images: `[rows, columns, channels, height, width]` in [0, 1].
+        title: Stands above the grid.
+        row_labels: Stand left of the rows; none, or one for each row.
+        gap: Pixels of background between images; 0 for a seamless manifold.
+        footer: Stands below the grid.
+    """
+    rows = len(images)
+    canvas = _tiled(images, gap)
+    inches = rows * (_INCHES_PER_IMAGE if gap else _INCHES_PER_TILE) / canvas.shape[0]  # per pixel of an image
+    inches = min(inches, _MOST_INCHES / max(canvas.shape[:2]))
+    height, width = canvas.shape[0] * inches, canvas.shape[1] * inches
+    left = 0.1 + 0.075 * max((len(label) for label in row_labels), default=0)
+    below = 0.3 if footer else 0.1
+    margin = max(0.1, (_LEAST_WIDTH - width) / 2 - left + 0.1)
+    figure = Figure(figsize=(left + width + 2 * margin - 0.1, below + height + 0.35), dpi=_DPI)
+    axes = figure.add_axes(_rectangle(figure, left + margin - 0.1, below, width, height))
+    axes.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(footer, fontsize=8)
+    axes.set_xticks([])
+    pitch = images.shape[3] + gap
+    if row_labels:
+        axes.set_yticks([pitch * row + images.shape[3] / 2 for row in range(rows)], row_labels, fontsize=8)
+        axes.tick_params(length=0)
+    else:
+        axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure
+
+
+def _rectangle(figure: Figure, left: float, below: float, width: float, height: float) -> Rectangle:
+    """A place on the figure, given in inches, in fractions of the figure: no layout has to be solved."""
+    whole_width, whole_height = figure.get_size_inches()
+    return left / whole_width, below / whole_height, width / whole_width, height / whole_height
+
+
+def plot_latent_scatter(means: Array, labels: Array | None, axis_names: tuple[str, str]) -> Figure:
+    """Posterior means of images in two latent units, coloured by label.
+
+    Args:
+        means: `[N, 2]`, or `[N, 1]`, which is drawn against nothing.
+        labels: `[N]` integers, or None.
+        axis_names: What the axes show.
+    """
+    figure = Figure(figsize=(5.6, 4.8), dpi=_DPI, layout="constrained")
+    axes = figure.add_subplot()
+    first = means[:, 0]
+    second = means[:, 1] if means.shape[1] > 1 else np.zeros_like(first)
+    size = float(np.clip(6000 / len(means), 2, 14))
+    if labels is None:
+        axes.scatter(first, second, s=size, linewidths=0)
+    else:
+        classes = np.unique(labels)
+        palette = colormaps["tab10" if len(classes) <= 10 else "nipy_spectral"]
+        for index, label in enumerate(classes):
+            colour = palette(index if len(classes) <= 10 else index / (len(classes) - 1))
+            chosen = labels == label
+            axes.scatter(
+                first[chosen], second[chosen], s=size, color=colour, label=str(label), linewidths=0, alpha=0.8
+            )
+        columns = 1 + (len(classes) - 1) // 16
+        legend = axes.legend(title="label", loc="center left", bbox_to_anchor=(1.01, 0.5), ncols=columns)
+        for handle in filter(None, legend.legend_handles):
+            handle.set(sizes=[30], alpha=1)
+    axes.set_title("Posterior means E[z|x]", fontsize=10)
+    axes.set_xlabel(axis_names[0])
+    axes.set_ylabel(axis_names[1])
+    axes.set_aspect("equal", adjustable="datalim")
+    return figure
+
+
+def _tiled(images: Array, gap: int) -> Array:
+    """`[rows, columns, channels, height, width]` → `[H, W, 3]` for three channels, else their mean `[H, W]`."""
+    rows, columns, channels, height, width = images.shape
+    canvas = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, channels))
+    for row in range(rows):
+        for column in range(columns):
+            top, left = row * (height + gap), column * (width + gap)
+            canvas[top : top + height, left : left + width] = images[row, column].transpose(1, 2, 0)
+    return canvas if channels == 3 else canvas.mean(axis=2)
+
+
+def plot_latent_units(rates: Array, variances: Array, names: Sequence[int], threshold: float) -> Figure:
+    """Latent units side by side: above what each tells about an image, below how far its mean moves.
+
+    Args:
+        rates: Nats per image of each unit, `[units]`.
+        variances: Var_x E[z|x] of each, `[units]`.
+        names: The numbers of the units.
+        threshold: The variance above which a unit is active.
+    """
+    figure = Figure(figsize=(float(np.clip(0.22 * len(rates), 4.5, 14)), 4.6), dpi=_DPI, layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    places = np.arange(len(rates))
+    active = variances > threshold
+    colours = np.where(active, "tab:blue", "lightgrey")
+    above.bar(places, rates, color=colours, width=0.8)
+    above.set_ylabel("rate, nats")
+    above.set_title(f"{int(active.sum())} of {len(rates)} latent units are active", fontsize=10)
+    below.scatter(places, np.maximum(variances, 1e-12), c=colours, s=14, zorder=2)
+    below.axhline(threshold, color="tab:red", linewidth=1, label=f"threshold {threshold:g}")
+    below.set_yscale("log")
+    below.set_ylim(bottom=max(1e-8, 0.3 * float(variances.min())))
+    below.set_ylabel("variance of E[z|x]")
+    below.set_xlabel("unit")
+    below.legend(fontsize=8)
+    step = -(-len(names) // 40)
+    below.set_xticks(places[::step], [str(name) for name in names[::step]], fontsize=7)
+    return figure
+
+
+def plot_true_posteriors(
+    densities: Sequence[Array], gaussians: Sequence[tuple[Array, Array]], reach: float
+) -> Figure:
+    """True posteriors of some images, with one and two deviations of the encoder's drawn on them.
+
+    Args:
+        densities: Of each image, `[side]`, or `[side, side]` with the first latent unit along the first axis.
+        gaussians: Mean and deviation of each unit by the encoder, `[units]` each.
+        reach: The axes go from −reach to reach.
+    """
+    columns = min(3, len(densities))
+    rows = -(-len(densities) // columns)
+    figure = Figure(figsize=(2.6 * columns, 2.6 * rows + 0.4), dpi=_DPI, layout="constrained")
+    for place, (density, (mean, deviation)) in enumerate(zip(densities, gaussians, strict=True)):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        if density.ndim == 1:
+            _draw_line(axes, density, mean[0], deviation[0], reach)
+        else:
+            _draw_map(axes, density, mean, deviation, reach)
+    figure.suptitle("True posteriors p(z|x); red: one and two deviations of q(z|x)", fontsize=10)
+    return figure
+
+
+def _draw_line(axes: Any, density: Array, mean: float, deviation: float, reach: float) -> None:
+    axis = np.linspace(-reach, reach, len(density))
+    axes.plot(axis, density / density.sum() / (axis[1] - axis[0]), color="tab:blue")
+    axes.plot(
+        axis,
+        np.exp(-0.5 * ((axis - mean) / deviation) ** 2) / (deviation * np.sqrt(2 * np.pi)),
+        color="tab:red",
+        linewidth=1,
+    )
+    axes.set_xlim(mean - 6 * deviation, mean + 6 * deviation)
+    axes.set_yticks([])
+    axes.set_xlabel("z1", fontsize=8)
+    axes.tick_params(labelsize=7)
+
+
+def _draw_map(axes: Any, density: Array, mean: Array, deviation: Array, reach: float) -> None:
+    axes.imshow(
+        density.T, origin="lower", extent=(-reach, reach, -reach, reach), cmap="Greys", interpolation="bilinear"
+    )
+    angle = np.linspace(0, 2 * np.pi, 100)
+    for times in (1, 2):
+        axes.plot(
+            mean[0] + times * deviation[0] * np.cos(angle),
+            mean[1] + times * deviation[1] * np.sin(angle),
+            color="tab:red",
+            linewidth=1,
+        )
+    half = max(0.5, 5 * float(deviation.max()))
+    axes.set_xlim(mean[0] - half, mean[0] + half)
+    axes.set_ylim(mean[1] - half, mean[1] + half)
+    axes.tick_params(labelsize=7)

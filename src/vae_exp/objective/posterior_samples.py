@@ -1,0 +1,74 @@
+"""One pass of images through a VAE, which every objective starts from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from vae_exp.distributions.kl import rate
+from vae_exp.distributions.sampling import rsample
+from vae_exp.model.vae import VAE
+
+
+@dataclass(frozen=True)
+class PosteriorSamples:
+    """Latents drawn from the posterior of each image, and how well they explain it.
+
+    Args:
+        posterior: q(z|x) over `[batch, latent_dim]`.
+        prior: p(z) over `[latent_dim]`.
+        latents: z ~ q(z|x), `[*shape, batch, latent_dim]`, reparameterised.
+        log_likelihood: log p(x|z), `[*shape, batch]`, in nats.
+    """
+
+    posterior: Distribution
+    prior: Distribution
+    latents: Tensor
+    log_likelihood: Tensor
+
+    @property
+    def distortion(self) -> Tensor:
+        """−E_q log p(x|z) by these draws, `[batch]`, in nats."""
+        flat = self.log_likelihood.flatten(0, -2)
+        return -(flat[0] if len(flat) == 1 else flat.mean(dim=0))
+
+    @property
+    def rate(self) -> Tensor:
+        """KL(q(z|x) ‖ p(z)), `[batch]`, in nats; in closed form where there is one."""
+        return rate(self.posterior, self.prior, self.latents.flatten(0, -3))
+
+    def log_weights(self, posterior: Distribution | None = None) -> Tensor:
+        """The importance weights log p(x, z) − log q(z|x), `[*shape, batch]`, in nats.
+
+        Args:
+            posterior: Used in place of q in the density, such as one whose parameters are held fixed.
+        """
+        log_joint = self.log_likelihood + self.prior.log_prob(self.latents)
+        return log_joint - (posterior or self.posterior).log_prob(self.latents)
+
+
+def draw(vae: VAE, images: Tensor, generator: torch.Generator, shape: Sequence[int]) -> PosteriorSamples:
+    """Encode images, draw latents and decode them.
+
+    Args:
+        vae: The model.
+        images: `[batch, *image_shape]` in [0, 1].
+        generator: The source of the noise.
+        shape: How many draws per image, in one or several axes.
+    """
+    posterior = vae.encode(images)
+    latents = rsample(posterior, generator, shape)
+    return PosteriorSamples(posterior, vae.prior(), latents, vae.decode(latents).log_prob(images))
+
+
+def check_num_samples(key: str, count: int) -> int:
+    """A number of draws.
+
+    Raises:
+        ValueError: if it is not a whole number of at least one.
+    """
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ValueError(f"loss.{key}={count} must be a whole number of at least 1.")
+    return count

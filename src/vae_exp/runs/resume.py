@@ -1,0 +1,199 @@
+"""Going on with a run from its directory: what its config and its checkpoint say, and what may be changed."""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from vae_exp.configuration.schema import resolve_to_dict
+from vae_exp.configuration.stored_config import changed, read_config
+from vae_exp.configuration.stored_files import Caller, require_safe
+from vae_exp.engine.checkpoint import load_checkpoint
+from vae_exp.engine.checkpoint_manager import mend
+from vae_exp.errors import UserError
+from vae_exp.storage.run_directory import RunDirectory, resumed_checkpoint, write_atomically
+from vae_exp.sweep.job_id import config_hash
+
+_log = logging.getLogger(__name__)
+CHANGEABLE = (
+    "trainer.epochs",
+    "trainer.device",
+    "trainer.step",
+    "trainer.threads",
+    "trainer.early_stopping",
+    "trainer.distributed",
+    "data.root",
+    "data.path",
+    "data.resident",
+    "checkpoint",
+    "tracker",
+)
+_OF_THE_COMMAND = ("resume", "trust", "hydra")
+_COUNTS = ("epoch", "step", "batches", "lines")
+_NEEDED = ("batches", "rows", "generators", "optimizer", "lines", "best")
+
+
+@dataclass(frozen=True)
+class ResumeState:
+    """A run that is about to go on.
+
+    Args:
+        config: Its own config, with what the command changes.
+        state: What its last checkpoint holds, on the CPU; None if it was ended before there was one.
+        checkpoint: Where that was read.
+        may_download: Whether missing data may be downloaded.
+    """
+
+    config: DictConfig
+    state: dict[str, Any] | None
+    checkpoint: Path
+    may_download: bool
+
+    @property
+    def lines(self) -> int:
+        """How many lines of `metrics.jsonl` the checkpoint knows of."""
+        return 0 if self.state is None else int(self.state["lines"])
+
+    @property
+    def last_row(self) -> dict[str, float] | None:
+        """What the last of these lines holds; None where there is none."""
+        if not self.lines or self.state is None:
+            return None
+        step = self.state["step"] - self.state["batches"]
+        return {"step": step, "epoch": self.state["epoch"], **self.state["metrics"]}
+
+
+def load_resume_state(directory: RunDirectory, asked: DictConfig, overrides: Sequence[str]) -> ResumeState:
+    """Read what is needed to go on with a run.
+
+    Args:
+        directory: The run's.
+        asked: The config that the command line composes.
+        overrides: The overrides of the command line; only keys of `CHANGEABLE` may be among them.
+
+    Raises:
+        UserError: if there is no run, if something else would be changed, if the config names code that is not
+            trusted, or if the checkpoint is damaged or of another version; says which one is whole.
+    """
+    stored = read_config(directory, "resume")
+    values = {key: OmegaConf.select(asked, key) for key in map(_key, overrides) if key not in _OF_THE_COMMAND}
+    for key, value in values.items():
+        if not any(key == each or key.startswith(f"{each}.") for each in CHANGEABLE):
+            told = f"the group {key}" if isinstance(value, DictConfig) else f"{key}={value}"
+            raise UserError(
+                f"{told} cannot be changed on resume: resume={directory.path} goes on with its own config; "
+                f"only {', '.join(CHANGEABLE)} may differ. Start a new run for anything else."
+            )
+    config = changed(stored, values)
+    caller = Caller(directory.path, list(asked.trust), values)
+    require_safe(resolve_to_dict(config), caller)
+    checkpoint = _chosen_checkpoint(resumed_checkpoint(str(asked.resume)), directory)
+    state = _read_state(checkpoint, directory)
+    if state is not None:
+        warn_of_another_config(stored, state, directory)
+    if state is not None and config.trainer.epochs < state["epoch"]:
+        raise UserError(
+            f"trainer.epochs={config.trainer.epochs} is less than the {state['epoch']} epochs that "
+            f"resume={directory.path} has been trained; raise it."
+        )
+    return ResumeState(config, state, checkpoint, caller.may_download)
+
+
+def warn_of_another_config(stored: DictConfig, state: Mapping[str, Any], directory: RunDirectory) -> None:
+    """Log that a stored config is not the one that a checkpoint was written with; weights alone do not show it."""
+    written = state.get("config_hash")
+    if isinstance(written, str) and written != config_hash(stored):
+        _log.warning(
+            "%s differs from the config that the checkpoint was written with: it was edited or damaged since.",
+            directory.config,
+        )
+
+
+def load_job_resume_state(config: DictConfig, directory: RunDirectory, may_download: bool) -> ResumeState | None:
+    """What a half-done job of a sweep goes on from; None where nothing whole is left.
+
+    Args:
+        config: The job's, as its sweep composes it now: the same but for what does not change the result.
+        directory: The job's.
+        may_download: Whether missing data may be downloaded.
+    """
+    for name in ("last", "best"):
+        checkpoint = directory.checkpoint(name)
+        try:
+            state = _read_state(checkpoint, directory) if checkpoint.exists() else None
+        except UserError as error:
+            _log.warning("%s", error)
+            continue
+        if state is not None:
+            return ResumeState(config, state, checkpoint, may_download)
+    return None
+
+
+def repair_checkpoints(directory: RunDirectory, state: dict[str, Any], checkpoint: Path) -> None:
+    """Put right what a kill has left between two writes, and make `last.pt` what the run goes on from.
+
+    Args:
+        directory: The run's.
+        state: What the run goes on from.
+        checkpoint: Where that was read.
+    """
+    last = directory.checkpoint("last")
+    if checkpoint != last:
+        content = checkpoint.read_bytes()
+        write_atomically(last, lambda file: file.write(content))
+    try:
+        best_epoch = load_checkpoint(directory.checkpoint("best"), torch.device("cpu"))["epoch"]
+    except (UserError, KeyError):
+        best_epoch = None
+    mend(directory, state, best_epoch)
+
+
+def _chosen_checkpoint(named: Path, directory: RunDirectory) -> Path:
+    """The checkpoint that was named, or the best one where there is no last."""
+    best = directory.checkpoint("best")
+    if named != directory.checkpoint("last") or named.exists() or not best.exists():
+        return named
+    _log.warning("%s is missing; the run goes on from %s.", named, best)
+    return best
+
+
+def _read_state(checkpoint: Path, directory: RunDirectory) -> dict[str, Any] | None:
+    if checkpoint == directory.checkpoint("last") and not checkpoint.exists():
+        return None
+    try:
+        state = load_checkpoint(checkpoint, torch.device("cpu"))
+    except UserError as error:
+        raise UserError(f"{error}{_older(checkpoint, directory)}") from error
+    if any(name not in state for name in _NEEDED):
+        raise UserError(
+            f"{checkpoint} has weights alone, which an older version of vae_exp wrote: "
+            f"it can be evaluated, not resumed."
+        )
+    for name in _COUNTS:
+        if not isinstance(state.get(name), int) or state[name] < 0:
+            raise UserError(f"{checkpoint} has {name}={state.get(name)}; expected a number of {name} so far.")
+    return state
+
+
+def _older(damaged: Path, directory: RunDirectory) -> str:
+    """What can still be done where a checkpoint cannot be read."""
+    for name in ("last", "best"):
+        other = directory.checkpoint(name)
+        if other == damaged:
+            continue
+        try:
+            epoch = load_checkpoint(other, torch.device("cpu"))["epoch"]
+        except (UserError, KeyError):
+            continue
+        return f" {other} is whole, of epoch {epoch}: go on from it with resume={other}"
+    return " There is no other checkpoint; start the run again."
+
+
+def _key(override: str) -> str:
+    """The key of an override: `+a.b=1` and `a.b=1` are `a.b`, `a/b@c=d` is `a.b`."""
+    return re.split(r"[=@]", override.lstrip("+~"))[0].replace("/", ".")

@@ -1,0 +1,178 @@
+"""A run that has been trained: opened from its directory alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from vae_exp.configuration.instantiate import build_splits, build_vae
+from vae_exp.configuration.schema import StoredRunConfig, TrainConfig, checked, resolve_to_dict
+from vae_exp.configuration.stored_config import changed, read_config
+from vae_exp.configuration.stored_files import Caller, require_safe
+from vae_exp.data.splits import Splits
+from vae_exp.engine.checkpoint import load_checkpoint
+from vae_exp.engine.device import resolve_device
+from vae_exp.errors import UserError
+from vae_exp.model.vae import VAE
+from vae_exp.runs.resume import warn_of_another_config
+from vae_exp.storage.run_directory import RunDirectory, absolute_path
+
+_LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """What a run directory holds, ready for use.
+
+    Args:
+        directory: Where it lies now.
+        settings: The config, typed.
+        config: The config as a tree of plain values, all interpolations resolved.
+        vae: The model with its weights, in evaluation mode; `vae.requires_grad_(True)` lets it be trained further.
+        checkpoint: Which checkpoint the weights are from: `best` or `last`.
+        epoch: The epoch of that checkpoint.
+        caller: What the stored config may open.
+    """
+
+    directory: RunDirectory
+    settings: TrainConfig = field(repr=False)
+    config: dict[str, Any] = field(repr=False)
+    vae: VAE = field(repr=False)
+    checkpoint: str
+    epoch: int
+    caller: Caller = field(repr=False)
+
+    @cached_property
+    def data(self) -> Splits:
+        """The splits the run was trained with; opened when first used.
+
+        Raises:
+            UserError: if the stored config names a file or folder that the caller has not named, outside of the
+                run directory, the data root and the working directory.
+        """
+        require_safe(self.config, self.caller, ["data"])
+        return build_splits(self.settings.data, self.caller.may_download)
+
+    @cached_property
+    def result(self) -> dict[str, Any] | None:
+        """What `result.json` says; None if the run has not ended."""
+        return self.directory.read_result()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.vae.parameters()).device
+
+
+def load_run(
+    directory: str | PathLike[str],
+    *,
+    trust: Sequence[str] = (),
+    device: str = "cpu",
+    checkpoint: str | None = None,
+    data: Mapping[str, str | None] | None = None,
+) -> StoredRun:
+    """Open a run directory, wherever it lies now.
+
+    Args:
+        directory: The run directory.
+        trust: Packages of yours, or of the run's author, whose classes may be instantiated.
+        device: Where the model goes: `cpu`, `cuda`, `auto`, ….
+        checkpoint: `best` or `last`; by default the best, or the last where there is no best yet.
+        data: Where the data lie now, for instance `{"root": "/data"}` or `{"path": "images.npz"}`.
+
+    Raises:
+        UserError: if the directory holds no run, if the stored config names code that is not trusted,
+            or if the checkpoint does not fit the model.
+    """
+    place = RunDirectory(absolute_path("run", str(directory)))
+    stored = read_config(place)
+    where = resolve_device(device, "device")
+    chosen = _choose_checkpoint(place, checkpoint)
+    state = load_checkpoint(place.checkpoint(chosen), where)
+    warn_of_another_config(stored, state, place)
+    shape = stored.data.get("image_shape") or state.get("image_shape")
+    places = {f"data.{name}": value for name, value in (data or {}).items() if value is not None}
+    plain = resolve_to_dict(changed(stored, places), shape)
+    caller = Caller(place.path, trust, places)
+    require_safe(plain, caller, ["model"])
+    settings = checked(OmegaConf.create(plain), TrainConfig)
+    vae = _build_with_weights(plain, state, place.checkpoint(chosen))
+    vae.to(where).eval().requires_grad_(False)
+    return StoredRun(place, settings, plain, vae, chosen, int(state.get("epoch") or 0), caller)
+
+
+def _build_with_weights(plain: dict[str, Any], state: Mapping[str, Any], checkpoint: Path) -> VAE:
+    """The model with the checkpoint's weights, their average where there is one; the random state stays."""
+    with torch.random.fork_rng(devices=[]):  # the model is built on the CPU
+        vae = build_vae(plain["model"], plain["data"]["image_shape"])
+    try:
+        vae.load_state_dict(state["vae"])
+        _load_average(vae, state.get("average") or {})
+    except (RuntimeError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{checkpoint} does not fit the model of its config: {reason}") from error
+    _require_finite(vae, checkpoint)
+    return vae
+
+
+def _require_finite(vae: VAE, checkpoint: Path) -> None:
+    """Refuse weights that every image of theirs would be NaN of; a buffer may be infinite, as masks are."""
+    weights = {name for name, _ in vae.named_parameters(remove_duplicate=False)}
+    for name, tensor in vae.state_dict().items():
+        bad = ~tensor.isfinite() if name in weights else tensor.isnan()
+        if bool(bad.any()):
+            raise UserError(
+                f"{checkpoint} holds {int(bad.sum())} NaN or infinite values in {name}; choose another "
+                f"checkpoint, or train again."
+            )
+
+
+@torch.no_grad()
+def _load_average(vae: VAE, average: Mapping[str, Tensor]) -> None:
+    """Put the averaged weights in place; parameter by parameter, because one may have several names."""
+    parameters = dict(vae.named_parameters())
+    for name, weight in average.items():
+        parameters[name].copy_(weight)
+
+
+def open_for(settings: StoredRunConfig) -> StoredRun:
+    """Open the run that a command was asked to work on.
+
+    Raises:
+        UserError: as `load_run` does, and for `run=latest` where there is none.
+    """
+    return load_run(
+        _latest_run() if settings.run == _LATEST else settings.run,
+        trust=settings.trust,
+        device=settings.device,
+        checkpoint=settings.checkpoint,
+        data={"root": settings.data.root, "path": settings.data.path},
+    )
+
+
+def _latest_run() -> Path:
+    """The directory below `outputs` whose checkpoint was written last."""
+    checkpoints = list(Path("outputs").glob("**/checkpoints/last.pt"))
+    if not checkpoints:
+        raise UserError("run=latest: no run in outputs has a checkpoint; name its directory.")
+    run = max(checkpoints, key=lambda path: path.stat().st_mtime).parent.parent
+    print(f"The latest run is {run}", flush=True)
+    return run
+
+
+def _choose_checkpoint(place: RunDirectory, wanted: str | None) -> str:
+    there = [name for name in ("best", "last") if place.checkpoint(name).exists()]
+    if not there:
+        raise UserError(f"run={place.path} has no checkpoint; expected {place.checkpoint('last')}.")
+    if wanted is None:
+        return there[0]
+    if wanted not in there:
+        raise UserError(f"checkpoint={wanted}: run={place.path} has only {', '.join(there)}.")
+    return wanted

@@ -1,0 +1,106 @@
+"""The identity of a job: a hash of its config, and a directory that carries it."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vae_exp.configuration.schema import values_before_the_key
+from vae_exp.storage.run_directory import resumed_directory
+
+NOT_PART_OF_IDENTITY = ("hydra", "tracker", "sweep", "checkpoint", "resume", "trust")
+EXCLUDED_KEYS = ("data.root", "trainer.threads", "trainer.print_batch_sum")  # change no result but by rounding
+_MOST_CHARACTERS = 120
+
+
+def register_resolvers() -> None:
+    """Make `${vae_exp.config_hash:}`, `job_name`, `sweep_name` and `run_directory` known."""
+    for name, resolver in (
+        ("config_hash", _config_hash),
+        ("job_name", _job_name),
+        ("sweep_name", _sweep_name),
+        ("run_directory", _run_directory),
+    ):
+        OmegaConf.register_new_resolver(f"vae_exp.{name}", resolver, replace=True)
+
+
+def config_hash(config: DictConfig) -> str:
+    """Eight hexadecimal digits that follow from the resolved config, less what does not change the result."""
+    return hashlib.sha256(identifying_text(config).encode()).hexdigest()[:8]
+
+
+def identifying_text(config: DictConfig) -> str:
+    """The resolved config as JSON with sorted keys, less what does not change the result."""
+    kept = OmegaConf.masked_copy(config, [str(key) for key in config if key not in NOT_PART_OF_IDENTITY])
+    try:
+        parts = OmegaConf.to_container(kept, resolve=True)
+    except OmegaConfBaseException:  # the job itself says what is wrong; until then it needs a name
+        parts = OmegaConf.to_container(kept, resolve=False)
+    for group, key in (name.split(".") for name in EXCLUDED_KEYS):
+        if isinstance(parts, dict) and isinstance(parts.get(group), dict):
+            parts[group].pop(key, None)
+    if isinstance(parts, dict) and isinstance(loss := parts.get("loss"), dict):
+        same = [name for name, value in values_before_the_key(loss).items() if loss.get(name) == value]
+        parts["loss"] = {name: value for name, value in loss.items() if name not in same}
+    return json.dumps(parts, sort_keys=True, default=str)
+
+
+def short_key(key: str) -> str:
+    """A key without its first part: `latent_dim`, `decoder.hidden_dims`, `encoder`."""
+    parts = re.split(r"[./]", key.partition("@")[2] or key)
+    return ".".join(parts[1:]) or parts[0]
+
+
+def readable_name(overrides: Sequence[str]) -> str:
+    """Overrides as part of a directory name: `latent_dim-2_hidden_dims-400-200_seed-0`.
+
+    Only letters, digits and `.-_` occur, so that the name can be pasted into an override or a shell; names
+    longer than a file system likes are cut, the hash beside them keeps them apart.
+    """
+    parts = []
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if re.split(r"[./@]", key)[0] in NOT_PART_OF_IDENTITY:
+            continue
+        parts.append(f"{short_key(key)}-{value}" if value else short_key(key))
+    name = re.sub(r"[^A-Za-z0-9._]+", "-", "_".join(parts)).replace("-_", "_")
+    return name[:_MOST_CHARACTERS].strip("-_.") or "default"
+
+
+def _config_hash(*, _root_: DictConfig) -> str:
+    return config_hash(_root_)
+
+
+def job_name(sweep: Path, overrides: Sequence[str], identity: str) -> str:
+    """The name of a job's directory: that of the job in this sweep with the same identity, or a new one.
+
+    Args:
+        sweep: The sweep's directory; it need not be there yet.
+        overrides: What the job was started with; the same job may be asked for in other words.
+        identity: The hash of its config.
+    """
+    for known in sorted(sweep.glob(f"*_{identity}")):
+        if known.is_dir():
+            return known.name
+    return f"{readable_name(overrides)}_{identity}"
+
+
+def _job_name(*, _root_: DictConfig) -> str:
+    overrides: Any = OmegaConf.to_container(_root_.hydra.overrides.task, resolve=False)
+    return job_name(Path(str(_root_.hydra.sweep.dir)), overrides, config_hash(_root_))
+
+
+def _sweep_name(moment: str, *, _root_: DictConfig) -> str:
+    return _root_.sweep.name or moment
+
+
+def _run_directory(moment: str, *, _root_: DictConfig) -> str:
+    """Where a single run goes: a directory of its own, or that of the run that is resumed."""
+    if _root_.get("resume"):
+        return str(resumed_directory(str(_root_.resume)).path)
+    return f"outputs/{moment}-{config_hash(_root_)}"

@@ -1,0 +1,162 @@
+"""The jobs of a sweep as their directories tell of them, while it runs and afterwards."""
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from vae_exp.errors import UserError
+from vae_exp.storage.plain_files import read_yaml
+from vae_exp.storage.run_directory import RunDirectory
+from vae_exp.sweep.manifest import job_key, keys_of, own_words, read_plan
+from vae_exp.tracking.metrics_file import read_row
+
+_TAIL_BYTES = 16_384
+NOT_STARTED = "not started"
+RUNNING = "running"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep.
+
+    Args:
+        name: Its directory's name; empty if it has none yet.
+        keys: The overrides it was started with, by key.
+        status: `completed`, `pruned`, `failed`, `interrupted`, `killed` or `diverged`, as its result says;
+            `running`, `not started`, `lost` where it has no result; `unreadable` where that cannot be read.
+        metrics: The final metrics, or the last ones.
+        monitor: The metric that chose its best checkpoint.
+        error: What ended it; empty if nothing did.
+        epochs: How many epochs it has been trained.
+        seconds: How long it took; None while that is not known.
+        overrides: The overrides as they were written.
+        warnings: What its result warns of, such as `posterior collapse`, each with its message.
+    """
+
+    name: str
+    keys: dict[str, str]
+    status: str
+    metrics: dict[str, float]
+    monitor: str = ""
+    error: str = ""
+    epochs: int = 0
+    seconds: float | None = None
+    overrides: tuple[str, ...] = ()
+    warnings: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_jobs(sweep: Path) -> list[Job]:
+    """All jobs of a sweep, those that have not been started too; best first by the metric they monitored."""
+    found, known = [], set()
+    for path in sorted(sweep.glob("*/.hydra")):
+        directory = RunDirectory(path.parent)
+        job = read_job(directory)
+        known.add(job_key(job.overrides))
+        found.append(job)
+    found += [
+        Job("", keys_of(own_words(overrides)), NOT_STARTED, {}, overrides=tuple(overrides))
+        for overrides in read_plan(sweep).jobs
+        if job_key(overrides) not in known
+    ]
+    return sorted(found, key=_rank)
+
+
+def read_job(directory: RunDirectory) -> Job:
+    """What the directory of a job tells of it."""
+    overrides = read_overrides(directory.overrides)
+    return replace(_read_job(directory, keys_of(own_words(overrides))), overrides=tuple(overrides))
+
+
+def _rank(job: Job) -> tuple[bool, bool, float]:
+    value = job.metrics.get(job.monitor, float("inf"))
+    return job.status != "completed", job.status == NOT_STARTED, value
+
+
+def last_metrics(directory: RunDirectory) -> dict[str, float]:
+    """The last line of `metrics.jsonl` if it is whole and undamaged; empty otherwise."""
+    if not directory.metrics.is_file():  # to open a pipe would wait
+        return {}
+    try:
+        with directory.metrics.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _TAIL_BYTES))
+            whole, _, _ = file.read().rpartition(b"\n")
+    except OSError:
+        return {}
+    return _numbers(read_row(whole.rpartition(b"\n")[2]))
+
+
+def varying(jobs: Iterable[Job]) -> list[str]:
+    """The keys that differ between jobs, in the order of their first appearance; of a single job all."""
+    jobs = list(jobs)
+    return [
+        key
+        for key in union(job.keys for job in jobs)
+        if len(jobs) == 1 or len({job.keys.get(key) for job in jobs}) > 1
+    ]
+
+
+def union(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The keys of all mappings, in the order of their first appearance."""
+    seen: dict[str, None] = {}
+    for mapping in mappings:
+        seen |= dict.fromkeys(mapping)
+    return list(seen)
+
+
+def read_overrides(path: Path) -> list[str]:
+    """The overrides that a job was started with; empty where they cannot be read."""
+    try:
+        overrides = read_yaml(path)
+    except (OSError, UserError):
+        return []
+    return [str(each) for each in overrides] if isinstance(overrides, list) else []
+
+
+def _read_job(directory: RunDirectory, keys: dict[str, str]) -> Job:
+    name = directory.path.name
+    try:
+        result = directory.read_result()
+    except UserError as error:
+        return Job(name, keys, "unreadable", {}, error=str(error))
+    if result is None:
+        return _without_result(directory, keys)
+    seconds = result.get("seconds")
+    total = seconds.get("total") if isinstance(seconds, dict) else None
+    epochs = result.get("epochs")
+    return Job(
+        name=name,
+        keys=keys,
+        status=str(result.get("status")),
+        metrics=_numbers(result.get("metrics")),
+        monitor=str(result.get("monitor", "")),
+        error=str(result.get("error") or ""),
+        epochs=epochs if isinstance(epochs, int) else 0,
+        seconds=total if isinstance(total, int | float) else None,
+        warnings=_warnings(result.get("warnings")),
+    )
+
+
+def _without_result(directory: RunDirectory, keys: dict[str, str]) -> Job:
+    metrics = last_metrics(directory)
+    epochs = int(metrics.get("epoch", 0))
+    if directory.is_owned():
+        return Job(directory.path.name, keys, RUNNING, metrics, epochs=epochs)
+    return Job(directory.path.name, keys, "lost", metrics, error="ended without a result: killed", epochs=epochs)
+
+
+def _warnings(stored: Any) -> dict[str, str]:
+    entries = [each for each in stored if isinstance(each, dict)] if isinstance(stored, list) else []
+    return {str(each.get("name")).replace("_", " "): str(each.get("message")) for each in entries}
+
+
+def _numbers(metrics: Any) -> dict[str, float]:
+    if not isinstance(metrics, dict):
+        return {}
+    return {
+        str(key): value
+        for key, value in metrics.items()
+        if isinstance(value, int | float) and abs(value) <= sys.float_info.max
+    }

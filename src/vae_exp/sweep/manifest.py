@@ -1,0 +1,185 @@
+"""What a sweep was asked for: the commands, and the jobs that follow from them, in `sweep.json`."""
+
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from vae_exp.errors import UserError
+from vae_exp.storage.plain_files import read_json
+from vae_exp.storage.run_directory import write_json
+from vae_exp.sweep.job_id import EXCLUDED_KEYS, NOT_PART_OF_IDENTITY
+
+_log = logging.getLogger(__name__)
+FILE = "sweep.json"
+SEARCH = "optuna.journal"  # beside it, where jobs are searched for
+_LOCK_SECONDS = 30
+_UNREADABLE = (OSError, UserError, KeyError, TypeError)
+
+
+@dataclass
+class Plan:
+    """What a sweep was asked for.
+
+    Args:
+        commands: Every command that was given, in order: its words and the folder it was given in.
+        jobs: The overrides of every job that follows from them.
+    """
+
+    commands: list[dict[str, Any]] = field(default_factory=list)
+    jobs: list[list[str]] = field(default_factory=list)
+
+
+def read_plan(sweep: Path) -> Plan:
+    """The plan of a sweep; an empty one where there is none that can be read."""
+    try:
+        return _parsed(sweep / FILE)
+    except _UNREADABLE:
+        return Plan()
+
+
+def _parsed(path: Path) -> Plan:
+    found = read_json(path)
+    jobs = [[str(word) for word in job] for job in found["jobs"]]
+    commands = [
+        {"words": [str(word) for word in each["words"]], "folder": str(each["folder"])}
+        for each in found["commands"]
+    ]
+    return Plan(commands, jobs)
+
+
+def record(sweep: Path, words: Sequence[str], folder: Path, jobs: Sequence[Sequence[str]]) -> None:
+    """Add a command and its jobs to the plan of a sweep; what is known already is not told twice.
+
+    Args:
+        sweep: The sweep's directory.
+        words: The command line, without the program.
+        folder: Where the command was given.
+        jobs: The overrides of each job.
+    """
+    sweep.mkdir(parents=True, exist_ok=True)
+    with FileLock(sweep / f".{FILE}.lock", timeout=_LOCK_SECONDS):
+        _set_aside_if_unreadable(sweep / FILE)
+        plan = read_plan(sweep)
+        command = {"words": list(words), "folder": str(folder)}
+        asked = lasting_words(words)
+        known = {job_key(job) for job in plan.jobs}
+        plan.jobs += [list(job) for job in jobs if job_key(job) not in known]
+        if not any(lasting_words(each["words"]) == asked for each in plan.commands):
+            plan.commands.append(command)
+        write_json(sweep / FILE, {"commands": plan.commands, "jobs": plan.jobs})
+
+
+def lasting_words(words: Sequence[str]) -> list[str]:
+    """The words of a command that stay right when its sweep is moved, renamed, trusted or done again."""
+    passing = ("sweep.force=", "sweep.name=", "sweep.checked=", "hydra.sweep.dir=", "trust=")
+    return [word for word in words if not word.lstrip("+").startswith(passing)]
+
+
+def quoted(text: str) -> str:
+    """A value as Hydra's grammar takes it, whatever is in it."""
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + (found[2] and "\\'"), text)
+    return f"'{escaped}'"
+
+
+def _set_aside_if_unreadable(path: Path) -> None:
+    """A plan that cannot be read is kept under another name, and that is said: retry may need it mended."""
+    try:
+        if path.exists():
+            _parsed(path)
+    except _UNREADABLE as error:
+        aside = path.with_name(f"{path.name}.unreadable")
+        path.replace(aside)
+        _log.warning("%s could not be read (%s) and is now %s.", path, error, aside.name)
+
+
+def job_key(overrides: Sequence[str]) -> tuple[str, ...]:
+    """What two jobs share that were asked for in the same words, in whatever order."""
+    return tuple(sorted(own_words(overrides)))
+
+
+def own_words(overrides: Sequence[str]) -> list[str]:
+    """Those overrides of a job that decide what it trains."""
+    return [each for each in overrides if not is_idle(key_of(each))]
+
+
+def key_of(override: str) -> str:
+    """The key of an override, groups with dots: `tracker`, `hydra.launcher`, `loss.beta`."""
+    return override.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", ".")
+
+
+def is_idle(key: str) -> bool:
+    """Whether a key tells no jobs apart."""
+    return key.partition(".")[0] in NOT_PART_OF_IDENTITY or key in EXCLUDED_KEYS
+
+
+def swept_keys(sweep: Path, overrides: Sequence[str]) -> dict[str, str]:
+    """Those overrides of a job in which others of its sweep differ; all where the others are not known."""
+    own = keys_of(own_words(overrides))
+    others = [keys_of(own_words(job)) for job in read_plan(sweep).jobs]
+    if len(others) < 2:
+        return own
+    return {key: value for key, value in own.items() if any(each.get(key) != value for each in others)}
+
+
+def keys_of(overrides: Iterable[str]) -> dict[str, str]:
+    """Overrides by their keys."""
+    pairs = [each.lstrip("+~").partition("=") for each in overrides]
+    return {key: value for key, _, value in pairs}
+
+
+def refuse_idle_sweeps(overrides: Sequence[str]) -> None:
+    """Refuse several values for what does not tell jobs apart: they would be one job, or lie in several sweeps.
+
+    Raises:
+        UserError: names the override.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException:  # Hydra itself will say what is wrong
+        return
+    for override in parsed:
+        key = key_of(override.get_key_element())
+        if key == "sweep.name" and "${" in str(override.input_line):
+            raise UserError(f"{override.input_line} would be another sweep for every job; give it a plain name.")
+        if override.is_sweep_override() and is_idle(key):
+            raise UserError(f"{override.input_line}: {key} does not tell jobs apart; give it one value.")
+
+
+def planned_jobs(config: DictConfig, overrides: Sequence[str]) -> list[list[str]] | None:
+    """The jobs that Hydra's basic sweeper makes of a sweep; None where another sweeper decides.
+
+    Args:
+        config: The sweep's.
+        overrides: Those of the command line.
+
+    Raises:
+        UserError: if there would be none, names the keys that have no values.
+    """
+    sweeper = config.hydra.sweeper
+    if not str(sweeper.get("_target_", "")).endswith("BasicSweeper"):
+        return None
+    raw: Any = OmegaConf.to_container(sweeper.params, resolve=True) if sweeper.get("params") else {}
+    words = [*(f"{key}={value}" for key, value in raw.items()), *overrides]
+    try:
+        parsed = OverridesParser.create().parse_overrides(words)
+        batches = BasicSweeper.split_arguments(parsed, None)
+    except HydraException:  # the sweeper itself will say what is wrong
+        return None
+    jobs = [list(job) for batch in batches for job in batch]
+    if not jobs:
+        empty = [each.input_line for each in parsed if each.is_sweep_override() and not _values(each)]
+        raise UserError(f"the sweep has no jobs: {', '.join(map(str, empty))} has no values.")
+    return jobs
+
+
+def _values(override: Any) -> list[str]:
+    return list(override.sweep_string_iterator())

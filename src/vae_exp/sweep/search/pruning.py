@@ -1,0 +1,56 @@
+"""What a job tells its search after every epoch, and whether it is worth going on."""
+
+import logging
+from collections.abc import Mapping
+from math import isfinite
+from pathlib import Path
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import Trial, TrialState
+
+from vae_exp.sweep.search.journal import load_study
+from vae_exp.sweep.search.samplers import pruner
+
+_log = logging.getLogger(__name__)
+
+
+class TrialReporter:
+    """Reports the objective of a search to its journal, epoch by epoch.
+
+    Args:
+        path: The journal.
+        number: Of the trial.
+
+    Raises:
+        UserError: if the journal cannot be read.
+    """
+
+    def __init__(self, path: Path, number: int) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = load_study(path)
+        study.pruner = pruner(study.user_attrs["pruner"])
+        [self._metric] = study.user_attrs["objectives"]
+        frozen = study.get_trials(deepcopy=False)[number]
+        self._running = frozen.state is TrialState.RUNNING
+        self._trial = Trial(study, frozen._trial_id)
+        self._known = set(frozen.intermediate_values)
+
+    def stop(self, epoch: int, metrics: Mapping[str, float]) -> bool:
+        """Report the metrics of an epoch; whether the others have been so much better that this one may end."""
+        value = metrics.get(self._metric)
+        if not self._running or value is None or not isfinite(value):
+            return False
+        try:
+            if epoch not in self._known:
+                self._trial.report(value, epoch)
+                self._known.add(epoch)
+            stop = bool(self._trial.should_prune())
+        except UpdateFinishedTrialError:  # somebody has told the study of it meanwhile
+            self._running = False
+            return False
+        if stop:
+            _log.info(
+                "Pruned after epoch %d: %s is %.4f, and others were better by then.", epoch, self._metric, value
+            )
+        return stop
