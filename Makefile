@@ -25,7 +25,7 @@ gpu-check: $(INSTALLED)
 	if [ "$$found" = True ]; then \
 		status=0; \
 		$(VENV)/bin/python -m pytest -m cuda || status=1; \
-		$(VENV)/bin/python -m vae_exp.benchmark.__main__ device=cuda $(ARGS) || status=1; \
+		$(VENV)/bin/python -m vae_exp.benchmark device=cuda $(ARGS) || status=1; \
 		exit $$status; \
 	else \
 		echo "There is no CUDA device here: nothing to check."; \

@@ -102,7 +102,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
         monkeypatch.setattr(sys, "argv", [f"vae_exp.{name}", *arguments])
         code: object = 0
         try:
-            import_module(f"vae_exp.{name}").main()
+            import_module(f"vae_exp.{name}.__main__" if name == "benchmark" else f"vae_exp.{name}").main()
         except SystemExit as end:
             code = end.code
             if isinstance(code, str):

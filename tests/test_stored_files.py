@@ -20,13 +20,20 @@ import yaml
 from torch import nn
 
 import vae_exp
-from vae_exp import stored_files, trust
+from vae_exp.configuration import stored_files, target_allowlist
 from vae_exp.errors import UserError
 from vae_exp.sweep import __main__ as sweep_command
 from vae_exp.sweep.command_check import require_plain_command
 from vae_exp.sweep.manifest import lasting_words, record
 
-KINDS = (trust.MODULE, trust.LOSS, trust.SOURCE, trust.OPTIMIZER, trust.SCHEDULER, trust.EVALUATOR)
+KINDS = (
+    target_allowlist.MODULE,
+    target_allowlist.LOSS,
+    target_allowlist.SOURCE,
+    target_allowlist.OPTIMIZER,
+    target_allowlist.SCHEDULER,
+    target_allowlist.EVALUATOR,
+)
 # Arguments whose name suggests something to open, and that take a number, a module or a tensor.
 HARMLESS = {
     "vae_exp.model.flows.FlowHead.features",
@@ -110,9 +117,9 @@ def inflated(path: Path, mark: Path) -> None:
 # --- every admitted class
 
 
-def admitted() -> dict[type, trust.Kind]:
-    """Every class that a stored config may name, as `trust` itself decides."""
-    found: dict[type, trust.Kind] = {}
+def admitted() -> dict[type, target_allowlist.Kind]:
+    """Every class that a stored config may name, as `target_allowlist` itself decides."""
+    found: dict[type, target_allowlist.Kind] = {}
     for kind in KINDS:
         for package in kind.packages:
             root = importlib.import_module(package)
@@ -123,7 +130,7 @@ def admitted() -> dict[type, trust.Kind]:
                 except ImportError:
                     continue
                 for each in members:
-                    if isinstance(each, type) and trust._lies_in(
+                    if isinstance(each, type) and target_allowlist._lies_in(
                         f"{each.__module__}.{each.__qualname__}", kind.packages
                     ):
                         found |= {each: kind} if kind.base is None or issubclass(each, kind.base) else {}
@@ -131,7 +138,7 @@ def admitted() -> dict[type, trust.Kind]:
 
 
 @pytest.fixture(scope="module")
-def classes() -> dict[type, trust.Kind]:
+def classes() -> dict[type, target_allowlist.Kind]:
     return admitted()
 
 
@@ -174,14 +181,14 @@ def test_only_classes_of_the_table_open_what_an_argument_names(classes, tmp_path
             opened.clear()
             try:
                 built = cls(**{**plausible, name: str(payload)})
-                if classes[cls] is trust.SOURCE:
+                if classes[cls] is target_allowlist.SOURCE:
                     built.train()
             except Exception:  # most refuse a path
                 pass
             if str(payload) in opened:
                 opening.add((cls.__qualname__, name))
                 assert in_the_table(cls, name)
-    assert opening == {("ArraysSource", "path"), ("FIDEvaluator", "features")}
+    assert opening == {("NPZSource", "path"), ("FIDEvaluator", "features")}
     assert not mark.exists()
 
 
@@ -345,7 +352,7 @@ def test_a_data_root_is_the_callers_and_nothing_is_downloaded_into_it(
     def answer(*_: object) -> list[str]:
         raise AssertionError("the network was asked")
 
-    for module in ("torchvision_mnist", "torchvision_colour"):
+    for module in ("torchvision_datasets", "torchvision_colour"):
         monkeypatch.setattr(f"vae_exp.data.{module}.those_that_answer", answer)
     monkeypatch.setenv("VAE_EXP_DATA", str(tmp_path / "data"))
     change(copied_run, data={"source": {**SOURCES[name], "root": str(copied_run)}, "image_shape": None})

@@ -41,7 +41,7 @@ def _task(config: DictConfig) -> None:
         with GracefulShutdown() as guard:
             from vae_exp.cli.console import print_run_summary, python_command
             from vae_exp.runs.training import assist, resume, train
-            from vae_exp.sweep.run_job import run_job
+            from vae_exp.sweep_job import run_job
 
             if torchrun.assists():
                 assist(config, overrides, directory, guard)

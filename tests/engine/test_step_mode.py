@@ -64,7 +64,7 @@ class Recorded:
 def test_each_mode_has_its_stepper(
     monkeypatch: pytest.MonkeyPatch, mode: str, device: torch.device, size: int, kind: type
 ):
-    monkeypatch.setattr(step_mode, "GraphStep", Recorded)
+    monkeypatch.setattr(step_mode, "CUDAGraphStep", Recorded)
     made = stepper(mode, lambda size: torch.zeros(3), device, DistributedContext(0, size), 100)
     assert type(made) is kind
     assert kind is EagerStep or made.whole == 100

@@ -1,4 +1,4 @@
-"""`python -m vae_exp.benchmark.__main__`: this engine, a plain loop and bare matrix products, side by side."""
+"""`python -m vae_exp.benchmark`: this engine, a plain loop and bare matrix products, side by side."""
 
 from omegaconf import DictConfig
 

@@ -20,8 +20,8 @@ IMPORTED = ("vae_exp.train", "vae_exp.runs.training", "vae_exp.cli.console", "va
 OPENING = "vae_exp.runs.training:build_splits"
 PARTS = {
     "vae_exp.train:_task": REST,  # what comes before it is Hydra's
-    "vae_exp.runs.training:seed_process": "seeding",
-    "vae_exp.runs.training:require_determinism": "seeding",
+    "vae_exp.runs.training:seed_everything": "seeding",
+    "vae_exp.runs.training:set_deterministic": "seeding",
     "vae_exp.runs.training:place": "data",
     "vae_exp.runs.training:build_vae": "build",
     "vae_exp.runs.training:build_loss": "build",

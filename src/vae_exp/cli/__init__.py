@@ -1,1 +1,1 @@
-"""cli."""
+"""The commands' common ground: composing with Hydra, messages, printed tables."""

@@ -34,7 +34,7 @@ def config_directory() -> Path:
         UserError: if it is in neither place.
     """
     installed = Path(str(files("vae_exp"))) / "conf"
-    checkout = Path(__file__).resolve().parents[2] / "conf"
+    checkout = Path(__file__).resolve().parents[3] / "conf"
     for folder in (installed, checkout):
         if (folder / "train.yaml").is_file():
             return folder

@@ -1,1 +1,1 @@
-"""configuration."""
+"""The typed config: schema, validation, instantiation, and stored configs read as data."""

@@ -1,1 +1,1 @@
-"""storage."""
+"""Files of a run directory: names, lock, atomic writes."""

@@ -1,1 +1,1 @@
-"""dashboard/reader."""
+"""Reader of W&B's offline files."""

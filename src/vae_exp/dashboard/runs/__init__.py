@@ -1,1 +1,1 @@
-"""dashboard/runs."""
+"""Runs as the dashboard holds them: discovery, history, media."""

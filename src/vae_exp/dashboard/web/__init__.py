@@ -1,1 +1,1 @@
-"""dashboard/web."""
+"""Server, pages and export of the dashboard."""

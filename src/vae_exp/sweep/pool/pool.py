@@ -25,7 +25,7 @@ from vae_exp.sweep.pool.worker import Assignment, work
 _log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.5
 _PRELOADED = [  # once for all jobs: with the first comes torch, the others are what a first step would import
-    "vae_exp.sweep.run_job",
+    "vae_exp.sweep_job",
     "torch._dynamo",
     "torch.fx.experimental.symbolic_shapes",
 ]
