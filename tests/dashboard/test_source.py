@@ -6,8 +6,8 @@ import pytest
 
 from tests.dashboard.portions import everything
 from tests.dashboard.records import make_run
-from vae_exp.dashboard import leet, source
 from vae_exp.dashboard.__main__ import _require_roots
+from vae_exp.dashboard.reader import leet, source
 from vae_exp.dashboard.reader.events import HistoryRow, RunInfo
 from vae_exp.dashboard.reader.source import FileSource, LeetSource, NativeSource
 from vae_exp.dashboard.runs.run import Segment

@@ -42,11 +42,11 @@ def order_of(count: int, seed: int) -> Tensor:
 
 def handed_out(feed: BatchLoader, order: Tensor, sizes: list[int], done: int = 0) -> list[Tensor]:
     """What the steps of an epoch get, none of it copied."""
-    batch_loader.begin(order, sizes, done)
+    feed.begin(order, sizes, done)
     batches = []
     for size in sizes[done:]:
-        batch_loader.prepare()
-        batches.append(batch_loader.images(size))
+        feed.prepare()
+        batches.append(feed.images(size))
     return batches
 
 

@@ -13,9 +13,9 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 TWO_SIGNALS = """
 import os, signal, sys
-from vae_exp.engine.shutdown import InterruptGuard
+from vae_exp.engine.shutdown import GracefulShutdown
 first, second = int(sys.argv[1]), int(sys.argv[2])
-with InterruptGuard():
+with GracefulShutdown():
     os.kill(os.getpid(), first)
     print("survived the first", flush=True)
     os.kill(os.getpid(), second)
@@ -102,11 +102,11 @@ def test_a_second_signal_ends_the_process_the_systems_way(first: int, second: in
 
 WITHOUT_STANDARD_ERROR = """
 import os, signal, sys
-from vae_exp.engine.shutdown import InterruptGuard
+from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import Interrupted
 os.close(2)
 try:
-    with InterruptGuard() as guard:
+    with GracefulShutdown() as guard:
         os.kill(os.getpid(), signal.SIGTERM)
         guard.check()
 except BaseException as error:
