@@ -22,7 +22,7 @@ SWEEP_ARCHIVES = ["2f4b980/sweep"]
 ROUNDING = 1e-4  # relative, where the computer is another one than that which wrote a run
 
 
-# `mlp` of 2f4b980 by the definition of today: `num_images` takes a random subset, no longer the first images.
+# Of an older version's `mlp` by today's definition: `num_images` takes a random subset, not the first images.
 OF_A_SUBSET = {"val/aggregate_kl": 0.12223953406391445, "val/probe_accuracy": 0.22, "val/knn_accuracy": 0.22}
 
 
