@@ -12,18 +12,24 @@ from typing import Any
 import pytest
 import torch
 
-from tests.stored_runs.write import COMMON, EVALUATION, RUNS, SWEEP, describe_computer
+from tests.stored_runs.write import EVALUATION, describe_computer
 from vae_exp import load_run
 from vae_exp.tracking.metrics_file import read_row
 
 ARCHIVES = Path(__file__).parents[1] / "stored_runs"
-RUN_ARCHIVES = [f"2f4b980/{name}" for name in RUNS]
-SWEEP_ARCHIVES = ["2f4b980/sweep"]
+NAMES = sorted(str(path.relative_to(ARCHIVES)).removesuffix(".tar.xz") for path in ARCHIVES.glob("*/*.tar.xz"))
+SWEEP_ARCHIVES = [name for name in NAMES if name.endswith("/sweep")]
+RUN_ARCHIVES = [name for name in NAMES if name not in SWEEP_ARCHIVES]
 ROUNDING = 1e-4  # relative, where the computer is another one than that which wrote a run
 
 
 # Of an older version's `mlp` by today's definition: `num_images` takes a random subset, not the first images.
 OF_A_SUBSET = {"val/aggregate_kl": 0.12223953406391445, "val/probe_accuracy": 0.22, "val/knn_accuracy": 0.22}
+
+
+def test_there_is_a_run_of_every_kind():
+    kinds = ("conditional", "conv", "mlp", "sweep", "two_layer", "vamp", "vq")
+    assert {f"2f4b980/{kind}" for kind in kinds} <= set(NAMES)
 
 
 def extract(archive: str, target: Path) -> dict[str, Any]:
@@ -113,7 +119,8 @@ def test_a_stored_sweep_is_summarised_and_completed(archive: str, command, tmp_p
     assert load_run(best).epoch == 2
 
     before = {path: path.stat().st_mtime_ns for path in sweep.glob("*/metrics.jsonl")}
-    completed = command("train", *SWEEP, *COMMON)
+    stored_command = json.loads((sweep / "sweep.json").read_text())["commands"][0]
+    completed = command("train", *stored_command["words"])
     assert completed.code == 0, completed.err
     assert {path for path in before if path.stat().st_mtime_ns != before[path]} == {interrupted / "metrics.jsonl"}
     assert_ends_as_expected(interrupted, expected)
@@ -141,7 +148,7 @@ def strings(node: Any) -> Iterator[str]:
         yield from strings(child)
 
 
-@pytest.mark.parametrize("archive", [*RUN_ARCHIVES, *SWEEP_ARCHIVES])
+@pytest.mark.parametrize("archive", NAMES)
 def test_an_archive_names_no_computer(archive: str, tmp_path: Path):
     extract(archive, tmp_path)
     for path in tmp_path.rglob("*"):
