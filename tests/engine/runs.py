@@ -12,7 +12,7 @@ from vae_exp.data.images import ImageSet
 from vae_exp.engine.checkpoint_manager import CheckpointInterval
 from vae_exp.engine.distributed import DistributedContext
 from vae_exp.engine.progress import NullProgress, ProgressDisplay
-from vae_exp.engine.recipe import TrainerConfig
+from vae_exp.engine.recipe import TrainerOptions
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.engine.trainer import Trainer
 from vae_exp.model.decoders import MLPDecoder
@@ -47,7 +47,7 @@ def adam(parameters: Any) -> Optimizer:
     return Adam(parameters, lr=0.02)
 
 
-def plain_recipe(**changes: Any) -> TrainerConfig:
+def plain_recipe(**changes: Any) -> TrainerOptions:
     """An epoch in batches of two, as plain as it can be but for what is said."""
     plain: dict[str, Any] = {
         "epochs": 1,
@@ -64,7 +64,7 @@ def plain_recipe(**changes: Any) -> TrainerConfig:
         "collapse_monitor": False,
         "checkpoint_every": CheckpointInterval(epochs=1, seconds=None),
     }
-    return TrainerConfig(**plain | changes)
+    return TrainerOptions(**plain | changes)
 
 
 def make_trainer(

@@ -19,7 +19,7 @@ from vae_exp.configuration.instantiate import build_loss, build_optimizer, build
 from vae_exp.data.batch_loader import place
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.checkpoint_manager import CheckpointInterval
-from vae_exp.engine.recipe import TrainerConfig
+from vae_exp.engine.recipe import TrainerOptions
 from vae_exp.engine.seeding import generator, seed_everything
 from vae_exp.errors import UserError
 from vae_exp.model.vae import VAE
@@ -155,8 +155,8 @@ def _engine(case: Case, step: str, precision: str) -> BurstTrainer:
     )
 
 
-def _recipe(case: Case, step: str, precision: str) -> TrainerConfig:
-    return TrainerConfig(
+def _recipe(case: Case, step: str, precision: str) -> TrainerOptions:
+    return TrainerOptions(
         epochs=1,
         batch_size=case.batch_size,
         reduction=case.config["loss"]["reduction"],

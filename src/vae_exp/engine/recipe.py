@@ -6,7 +6,7 @@ from vae_exp.engine.checkpoint_manager import CheckpointInterval
 
 
 @dataclass(frozen=True)
-class TrainerConfig:
+class TrainerOptions:
     """How long, in which portions and by which means to train.
 
     Args:

@@ -27,7 +27,7 @@ from vae_exp.engine.posterior_collapse import PosteriorCollapseMonitor
 from vae_exp.engine.precision import computing_in
 from vae_exp.engine.progress import ProgressDisplay
 from vae_exp.engine.protocols import Evaluator, Pruner, Tracker
-from vae_exp.engine.recipe import TrainerConfig
+from vae_exp.engine.recipe import TrainerOptions
 from vae_exp.engine.record import EpochLossBuffer
 from vae_exp.engine.seeding import generator, process_random_state, restore_process_random_state
 from vae_exp.engine.shutdown import GracefulShutdown
@@ -79,7 +79,7 @@ class Trainer:
         evaluators: Mapping[str, Evaluator],
         trackers: Sequence[Tracker],
         directory: RunDirectory,
-        recipe: TrainerConfig,
+        recipe: TrainerOptions,
         identity: Mapping[str, Any],
         team: DistributedContext | None = None,
         pruner: Pruner | None = None,

@@ -36,7 +36,7 @@ from vae_exp.engine.memory import out_of_memory
 from vae_exp.engine.precision import require_precision
 from vae_exp.engine.progress import NullProgress, ProgressDisplay, progress_display
 from vae_exp.engine.protocols import Pruner
-from vae_exp.engine.recipe import TrainerConfig
+from vae_exp.engine.recipe import TrainerOptions
 from vae_exp.engine.seeding import generator, seed_everything, set_deterministic
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.engine.step_mode import choose_mode, compiler_failed
@@ -67,7 +67,7 @@ class TrainingSetup:
     trainer: Trainer
     wandb: WandbTracker | None
     device: torch.device
-    recipe: TrainerConfig
+    recipe: TrainerOptions
     steps_per_epoch: int
     config_hash: str
     audit: dict[str, Any] | None
@@ -450,7 +450,7 @@ def _save_config(config: Any, path: Path) -> None:
     write_atomically(path, lambda file: file.write(OmegaConf.to_yaml(config).encode()))
 
 
-def _recipe(settings: TrainConfig, loss: Loss, train: ImageSet, val: ImageSet) -> TrainerConfig:
+def _recipe(settings: TrainConfig, loss: Loss, train: ImageSet, val: ImageSet) -> TrainerOptions:
     trainer = settings.trainer
     monitor = trainer.monitor or f"{'val' if len(val) else 'train'}/{getattr(loss, 'monitor', 'loss')}"
     known = [
@@ -462,7 +462,7 @@ def _recipe(settings: TrainConfig, loss: Loss, train: ImageSet, val: ImageSet) -
         raise UserError(
             f"trainer.monitor={monitor} is not minimised here; use one of {', '.join(known)}, or null."
         )
-    return TrainerConfig(
+    return TrainerOptions(
         epochs=trainer.epochs,
         batch_size=trainer.batch_size,
         reduction=settings.loss["reduction"],
