@@ -151,8 +151,9 @@ def _write_ended(directory: RunDirectory, exit_code: int) -> dict[str, Any]:
 
 def how_it_ended(exit_code: int) -> str:
     """An exit code in words."""
-    if exit_code == 128 + signal.SIGINT:
-        return str(Interrupted(signal.SIGINT))
+    interrupted = Interrupted(signal.SIGINT)
+    if exit_code == interrupted.exit_code:
+        return str(interrupted)
     if exit_code >= 0:
         return f"exited with code {exit_code}"
     try:

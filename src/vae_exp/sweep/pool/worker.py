@@ -14,7 +14,7 @@ from typing import Any
 
 import cloudpickle
 
-from vae_exp.errors import MemoryExhaustedError
+from vae_exp.errors import Interrupted, MemoryExhaustedError
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def work(assignment: Assignment, launcher: Connection) -> None:
         threading.Thread(target=_end_without_launcher, args=(assignment.grace_seconds,), daemon=True).start()
         launcher.send(_run(assignment.payload))
     except KeyboardInterrupt:  # before the run listens for the signal itself
-        sys.exit(128 + signal.SIGINT)
+        sys.exit(Interrupted(signal.SIGINT).exit_code)
 
 
 def _run(payload: bytes) -> Report:
