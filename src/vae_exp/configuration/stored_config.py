@@ -33,9 +33,8 @@ def read_config(place: RunDirectory, key: str = "run") -> DictConfig:
         check_plain_yaml(path)
     require_no_resolvers(place.config)
     try:
-        stored = OmegaConf.load(place.config)
-        if isinstance(stored, DictConfig):
-            stored = OmegaConf.create(with_current_targets(OmegaConf.to_container(stored, resolve=False)))
+        plain = OmegaConf.to_container(OmegaConf.load(place.config), resolve=False)
+        stored = OmegaConf.create(with_current_targets(plain))
     except (YAMLError, OmegaConfBaseException, RecursionError, AttributeError, ValueError) as error:
         raise UserError(f"{place.config} is not a readable config: {error}") from error
     if not isinstance(stored, DictConfig) or not isinstance(stored.get("data"), DictConfig):
