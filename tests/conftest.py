@@ -102,7 +102,10 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
         monkeypatch.setattr(sys, "argv", [f"vae_exp.{name}", *arguments])
         code: object = 0
         try:
-            import_module(f"vae_exp.{name}.__main__" if name == "benchmark" else f"vae_exp.{name}").main()
+            module = import_module(f"vae_exp.{name}")
+            if hasattr(module, "__path__"):  # a package
+                module = import_module(f"vae_exp.{name}.__main__")
+            module.main()
         except SystemExit as end:
             code = end.code
             if isinstance(code, str):

@@ -21,8 +21,6 @@ NAMES = sorted(str(path.relative_to(ARCHIVES)).removesuffix(".tar.xz") for path 
 SWEEP_ARCHIVES = [name for name in NAMES if name.endswith("/sweep")]
 RUN_ARCHIVES = [name for name in NAMES if name not in SWEEP_ARCHIVES]
 ROUNDING = 1e-4  # relative, where the computer is another one than that which wrote a run
-
-
 # Of an older version's `mlp` by today's definition: `num_images` takes a random subset, not the first images.
 OF_A_SUBSET = {"val/aggregate_kl": 0.12223953406391445, "val/probe_accuracy": 0.22, "val/knn_accuracy": 0.22}
 
@@ -98,13 +96,13 @@ def test_a_stored_run_is_evaluated_drawn_and_resumed(archive: str, command, tmp_
 def test_a_stored_sweep_is_summarised_and_completed(archive: str, command, tmp_path: Path):
     expected = extract(archive, tmp_path)
     sweep = tmp_path / "multirun" / "stored"
-    [interrupted] = sweep.glob("latent_dim-2_seed-1_*")
+    interrupted = sweep / expected["job"]
     [best] = sweep.glob("latent_dim-1_seed-0_*")
 
-    status = command("sweep.__main__", "status", str(sweep))
+    status = command("sweep", "status", str(sweep))
     assert status.code == 0, status.err
     assert "4 jobs: 3 completed, 1 interrupted" in status.out
-    summary = command("sweep.__main__", "summary", str(sweep), "--jobs", "--csv", "jobs.csv")
+    summary = command("sweep", "summary", str(sweep), "--jobs", "--csv", "jobs.csv")
     assert summary.code == 0, summary.err
     with (tmp_path / "jobs.csv").open() as file:
         jobs = {row["job"]: row for row in csv.DictReader(file)}
@@ -113,7 +111,7 @@ def test_a_stored_sweep_is_summarised_and_completed(archive: str, command, tmp_p
         assert (
             float(row["val/elbo"]) == json.loads((sweep / name / "result.json").read_text())["metrics"]["val/elbo"]
         )
-    chosen = command("sweep.__main__", "best", str(sweep))
+    chosen = command("sweep", "best", str(sweep))
     assert chosen.code == 0, chosen.err
     assert best.name in chosen.out
     assert load_run(best).epoch == 2
@@ -124,13 +122,13 @@ def test_a_stored_sweep_is_summarised_and_completed(archive: str, command, tmp_p
     assert completed.code == 0, completed.err
     assert {path for path in before if path.stat().st_mtime_ns != before[path]} == {interrupted / "metrics.jsonl"}
     assert_ends_as_expected(interrupted, expected)
-    assert "4 jobs: 4 completed" in command("sweep.__main__", "status", str(sweep)).out
+    assert "4 jobs: 4 completed" in command("sweep", "status", str(sweep)).out
 
 
 @pytest.mark.parametrize("archive", [archive for archive in RUN_ARCHIVES if archive.endswith("mlp")])
 def test_a_stored_run_is_shown_on_the_dashboard(archive: str, command, tmp_path: Path):
     extract(archive, tmp_path)
-    exported = command("dashboard.__main__", "wandb", "--export", "page.html")
+    exported = command("dashboard", "wandb", "--export", "page.html")
     assert exported.code == 0, exported.err
     page = (tmp_path / "page.html").read_text()
     embedded = re.search(r'<script type="application/json" id="embedded">(.*?)</script>', page, re.DOTALL)
