@@ -13,7 +13,7 @@ from vae_exp.errors import UserError, did_you_mean
 
 REFUSED = {
     ("experiment=burda_iwea",): ["experiment=burda_iwea is not an option", "did you mean burda_iwae"],
-    ("experiment=nope", "--multirun", "seed=0,1"): ["experiment=nope is not an option", "seed_post"],
+    ("experiment=nope", "--multirun", "seed=0,1"): ["experiment=nope is not an option", "minimalist_vae"],
     ("experiment=[nope]",): ["experiment=[nope] is a list", "takes one option"],
     ("evaluator=[1]",): ["evaluator=[1]: 1 is not an option of evaluator", "list of names"],
     ("optimizer=[adam,sgd]",): ["optimizer=[adam,sgd] is a list", "--multirun optimizer=adam,sgd"],

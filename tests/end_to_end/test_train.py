@@ -171,10 +171,10 @@ def test_help_and_config_answer_without_torch(flags, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_first_epoch_on_mnist_is_the_seeds(command, mnist_root, tmp_path):
+def test_the_first_epoch_on_mnist_matches_the_blog_post(command, mnist_root, tmp_path):
     """The blog post prints 18439.41 after one epoch."""
     finished = command(
-        "train", "experiment=seed_post", "trainer.epochs=1", f"data.root={mnist_root}", "tracker=none",
+        "train", "experiment=minimalist_vae", "trainer.epochs=1", f"data.root={mnist_root}", "tracker=none",
         "evaluator.figures.every=5", "hydra.run.dir=run",
     )  # fmt: skip
     assert finished.code == 0, finished.err
@@ -185,10 +185,10 @@ def test_the_first_epoch_on_mnist_is_the_seeds(command, mnist_root, tmp_path):
 
 
 @pytest.mark.slow
-def test_ten_epochs_on_mnist_are_the_seeds(command, mnist_root, tmp_path):
+def test_ten_epochs_on_mnist_match_the_blog_post(command, mnist_root, tmp_path):
     seed = [18439.41, 16523.08, 16100.59, 15850.99, 15673.10, 15539.62, 15431.90, 15348.05, 15278.52, 15210.92]
     finished = command(
-        "train", "experiment=seed_post", "trainer.epochs=10", f"data.root={mnist_root}", "tracker=none",
+        "train", "experiment=minimalist_vae", "trainer.epochs=10", f"data.root={mnist_root}", "tracker=none",
         "hydra.run.dir=run",
     )  # fmt: skip
     assert finished.code == 0, finished.err

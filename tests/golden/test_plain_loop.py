@@ -45,7 +45,7 @@ class PlainVAE(nn.Module):
 def plain_losses(
     net: PlainVAE, images: torch.Tensor, noise: torch.Tensor, orders: list[torch.Tensor]
 ) -> list[float]:
-    """Twenty steps, the seed's way: images already scaled, everything summed."""
+    """Twenty steps of the minimalist VAE: images already scaled, everything summed."""
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, weight_decay=1e-5)
     losses = []
     for step, rows in enumerate(orders):

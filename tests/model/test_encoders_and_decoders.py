@@ -76,7 +76,7 @@ def test_no_hidden_layers_make_a_linear_part(part):
     assert not any(isinstance(each, torch.nn.ReLU) for each in module.modules())
 
 
-def test_the_seeds_net_has_its_number_of_parameters():
+def test_the_minimalist_net_has_its_number_of_parameters():
     encoder, decoder = MLPEncoder((1, 28, 28), 2, [500], "relu"), MLPDecoder((1, 28, 28), 2, [500], "relu")
     count = sum(p.numel() for part in (encoder, decoder) for p in part.parameters())
     assert count == (784 * 500 + 500) + 2 * (500 * 2 + 2) + (2 * 500 + 500) + (500 * 784 + 784)

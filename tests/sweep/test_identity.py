@@ -99,7 +99,7 @@ def test_an_interpolation_counts_as_the_value_that_it_stands_for():
         (["model.hidden_dims=[500]"], "hidden_dims-500"),
         (["model.hidden_dims=[]", "seed=1"], "hidden_dims_seed-1"),
         (["model.decoder.hidden_dims=[16]", "model.hidden_dims=[8]"], "decoder.hidden_dims-16_hidden_dims-8"),
-        (["+experiment=seed_post"], "experiment-seed_post"),
+        (["+experiment=minimalist_vae"], "experiment-minimalist_vae"),
         (["++trainer.device=cuda:0"], "device-cuda-0"),
         (["~evaluator.nll"], "nll"),
         (["optimizer@model.optimizer=adam"], "optimizer-adam"),

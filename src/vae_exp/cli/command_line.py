@@ -149,7 +149,7 @@ def message_of(error: BaseException) -> str:
 
 def _unknown_choice(error: MissingConfigException) -> str:
     group, _, name = str(error.missing_cfg_file).rpartition("/")
-    options = sorted(error.options or (path.stem for path in (config_directory() / group).glob("*.yaml")))
+    options = sorted(error.options or (path.stem for path in (config_directory() / group).glob("[!_]*.yaml")))
     if not group or not options:
         return str(error).partition("\n")[0]
     return f"{group}={name} is not an option of {group}; {did_you_mean(name, options)}" + (
@@ -192,7 +192,7 @@ def _unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
 
 def _options_with(prefix: str, key: str) -> list[str]:
     """The options of the group at `prefix` whose file has a key."""
-    options = sorted((config_directory() / prefix.replace(".", "/")).glob("*.yaml")) if prefix else []
+    options = sorted((config_directory() / prefix.replace(".", "/")).glob("[!_]*.yaml")) if prefix else []
     return [path.stem for path in options if key in OmegaConf.load(path)]
 
 

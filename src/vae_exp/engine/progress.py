@@ -247,7 +247,7 @@ def epoch_line(epoch: int, epochs: int, batch_sum: float | None, metrics: Mappin
         epoch: Which.
         epochs: Of how many.
         batch_sum: The loss summed over a batch and averaged over batches, put first in the words of the blog post
-            that `experiment=seed_post` reproduces; None leaves it out.
+            that `experiment=minimalist_vae` reproduces; None leaves it out.
         metrics: Of the epoch.
     """
     shown = {name: metrics[name] for name in ("train/loss", "val/loss") if name in metrics}

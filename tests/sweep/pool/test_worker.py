@@ -11,7 +11,12 @@ class InterruptedWhileLoading:
     """A job that receives SIGINT before its run has installed a handler."""
 
     def __reduce__(self):
-        return signal.raise_signal, (signal.SIGINT,)
+        return interrupt, ()
+
+
+def interrupt():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell job starts with SIGINT ignored
+    signal.raise_signal(signal.SIGINT)
 
 
 def test_a_job_interrupted_before_its_run_starts_ends_by_ctrl_c(tmp_path: Path):
