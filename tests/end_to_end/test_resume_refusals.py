@@ -63,7 +63,7 @@ def test_an_optimisers_state_of_another_shape_is_refused(command, run: Path):
     torch.save(state, last)
     refused = command("train", "resume=run", "trainer.epochs=4")
     assert refused.code == 1
-    assert "the optimiser's exp_avg is [3] for a weight of [500, 64]" in refused.err
+    assert "the optimizer's exp_avg is [3] for a weight of [500, 64]" in refused.err
 
 
 @pytest.mark.parametrize(("name", "value"), [("epoch", "three"), ("lines", -1), ("batches", None)])

@@ -159,12 +159,10 @@ def test_on_the_cpu_a_loss_that_is_not_finite_never_reaches_the_weights(spoilt, 
     score = _spoiled(spoil)
     average = ExponentialMovingAverage(score.module, 0.5)
     step = make_step(score, score.module, [4, 3], average=average)
-    with pytest.raises(NonFiniteLossError) as caught:
+    with pytest.raises(NonFiniteLossError):
         step(4)
-    assert caught.value.term == term
-    assert str(caught.value) == f"{term} is {value}"
+    assert step.record.first_non_finite() == pytest.approx((0, term, value), nan_ok=True)
     assert score.module.weight.abs().sum() == 0
-    assert step.record.totals().abs().sum() == 0
     assert average.state_dict()["weight"].abs().sum() == 0
 
 

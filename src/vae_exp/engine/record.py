@@ -1,27 +1,11 @@
 """What the steps of an epoch scored, kept on the device until the host asks."""
 
-from dataclasses import dataclass
 from math import isfinite
 
 import torch
 from torch import Tensor
 
 TERMS = ("loss", "distortion", "rate")
-
-
-@dataclass(frozen=True)
-class NonFiniteStep:
-    """The first step of an epoch with a term that is not finite.
-
-    Args:
-        step: Counted from 0 in the epoch.
-        term: `loss`, `distortion` or `rate`.
-        value: What it was.
-    """
-
-    step: int
-    term: str
-    value: float
 
 
 class EpochLossBuffer:
@@ -53,11 +37,13 @@ class EpochLossBuffer:
         """The sums over all steps so far: `[3]`, summed in float64 on the CPU."""
         return self.rows.cpu().double().sum(dim=0)
 
-    def first_non_finite(self) -> NonFiniteStep | None:
-        """Where the epoch first went astray, if it did; waits for the device."""
-        rows = self.rows.tolist()
-        for step, row in enumerate(rows):
-            for term, value in zip(TERMS, row, strict=True):
+    def first_non_finite(self) -> tuple[int, str, float] | None:
+        """The first step with a term that is not finite, counted from 0, that term and its value.
+
+        It waits for the device. The loss itself is named only where distortion and rate are finite.
+        """
+        for step, row in enumerate(self.rows.tolist()):
+            for term, value in sorted(zip(TERMS, row, strict=True), key=lambda pair: pair[0] == "loss"):
                 if not isfinite(value):
-                    return NonFiniteStep(step, term, value)
+                    return step, term, value
         return None

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from math import isfinite
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from vae_exp.data.batch_loader import BatchLoader
 from vae_exp.distributions.sampling import binarized, sharded
 from vae_exp.engine.distributed import DistributedContext
 from vae_exp.engine.ema import ExponentialMovingAverage
-from vae_exp.engine.record import TERMS, EpochLossBuffer
+from vae_exp.engine.record import EpochLossBuffer
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
 
@@ -20,16 +19,7 @@ Score = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
 class NonFiniteLossError(Exception):
-    """A loss that is not finite, seen before it reached the weights.
-
-    Args:
-        term: `loss`, `distortion` or `rate`.
-        value: What it was.
-    """
-
-    def __init__(self, term: str, value: float) -> None:
-        super().__init__(f"{term} is {value}")
-        self.term, self.value = term, value
+    """A loss that is not finite, seen before it reached the weights; the buffer of the epoch has its terms."""
 
 
 class Scoring(nn.Module):
@@ -105,7 +95,7 @@ class TrainStep:
             The sums over the batch of loss, distortion and rate, `[3]`, in nats.
 
         Raises:
-            NonFiniteTermError: on the CPU, where looking costs nothing, before such a loss reaches the weights.
+            NonFiniteLossError: on the CPU, where looking costs nothing, before such a loss reaches the weights.
         """
         self.feed.prepare()
         return self.on_device(size)
@@ -122,8 +112,9 @@ class TrainStep:
         kind = self.record.rows.dtype
         sums = torch.stack([each.detach().to(kind) for each in (loss, distortion, rate)]).sum(dim=1)
         self._team.sum(sums)
+        self.record.add(sums)
         if self._on_host and not isfinite(sums[0].item()):
-            raise _explained(sums)
+            raise NonFiniteLossError
         for each in self._parameters:
             each.grad = None
         loss.backward(loss.new_full((), self._scale(size)).expand_as(loss))
@@ -132,16 +123,8 @@ class TrainStep:
         self.optimizer.step()
         if self._average is not None:
             self._average.update()
-        self.record.add(sums)
         return sums
 
     def _scale(self, size: int) -> float:
         """The weight of an image in what is differentiated; DDP averages over processes."""
         return self._team.size / (size if self._reduction == "mean" else 1)
-
-
-def _explained(sums: Tensor) -> NonFiniteLossError:
-    """The part that went astray, or the loss itself where both parts are finite."""
-    values: dict[str, Any] = dict(zip(TERMS, sums.tolist(), strict=True))
-    astray = [name for name in ("distortion", "rate", "loss") if not isfinite(values[name])]
-    return NonFiniteLossError(astray[0], values[astray[0]])

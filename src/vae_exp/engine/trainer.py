@@ -14,14 +14,14 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from vae_exp.data.batch_loader import make_loader
 from vae_exp.data.images import ImageSet
+from vae_exp.engine.checkpoint import load_optimizer_state
 from vae_exp.engine.checkpoint_manager import CheckpointManager
 from vae_exp.engine.distributed import DistributedContext
 from vae_exp.engine.early_stopping import Best
 from vae_exp.engine.ema import ExponentialMovingAverage
 from vae_exp.engine.evaluator_loop import EvaluatorLoop
-from vae_exp.engine.non_finite import NonFiniteChecker
+from vae_exp.engine.non_finite import LossMonitor, NonFiniteChecker
 from vae_exp.engine.optimal_variance import OptimalVariance
-from vae_exp.engine.optimizer_state import load_optimizer_state
 from vae_exp.engine.position import TrainState
 from vae_exp.engine.posterior_collapse import PosteriorCollapseMonitor
 from vae_exp.engine.precision import computing_in
@@ -35,7 +35,6 @@ from vae_exp.engine.step_mode import choose_mode, compiled, stepper
 from vae_exp.engine.threads import ContentionWatch
 from vae_exp.engine.train_step import NonFiniteLossError, Scoring, TrainStep
 from vae_exp.engine.validation import Validation, named_terms
-from vae_exp.engine.watch import make_loss_monitor
 from vae_exp.errors import Interrupted, TrialPruned, UserError
 from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
@@ -108,8 +107,8 @@ class Trainer:
         self._shuffle = generator(recipe.seed, "shuffle", self._device)
         self._epoch_start = self._shuffle.get_state()
         self._record = EpochLossBuffer(len(self._sizes), self._device)
-        self._watch = make_loss_monitor(self._device)
-        self._finder = NonFiniteChecker(vae, self._record)
+        self._monitor = LossMonitor(self._record)
+        self._checker = NonFiniteChecker(vae, self._record)
         self._variance = OptimalVariance(vae, train, recipe.batch_size, recipe.seed)
         self._validation = Validation(vae, loss, self._schedules, val, recipe.batch_size, recipe.seed)
         seen = val if len(val) else train.first(_SEEN_BY_MONITOR).settled()
@@ -152,7 +151,7 @@ class Trainer:
                     self._keeper.finish(self._state, self.position.epoch)
         except Interrupted:
             self.position.seconds = before + time.perf_counter() - started
-            if self.team.leads and self._finder.weights_are_finite():
+            if self.team.leads and self._checker.weights_are_finite():
                 self._keeper.write_now(self._state, self.position.epoch)
             else:
                 self._keeper.rescue()
@@ -276,11 +275,11 @@ class Trainer:
     def _metrics_of_epoch(self, means: Tensor, epoch: int, guard: GracefulShutdown) -> dict[str, float]:
         """What an epoch is reported with, of the average weights where there is an average."""
         metrics = named_terms("train", means)
-        self._finder.require_finite(metrics, self.position)
+        self._checker.check_metrics(metrics, self.position)
         with self._average.in_place() if self._average else nullcontext():
             self._variance.update(guard)
             metrics |= self._validation.run(guard)
-            self._finder.require_finite(metrics, self.position)
+            self._checker.check_metrics(metrics, self.position)
             metrics = self._evaluations.run(self._evaluations.due(epoch), self.position.step, guard) | metrics
             for name, message in (self._collapse.look(metrics) if self._collapse else {}).items():
                 if self._keep_warning(name, message, epoch):
@@ -315,11 +314,12 @@ class Trainer:
         self._schedules.begin_step(self.position.step)
         try:
             sums = self._stepper(size)
-        except NonFiniteLossError as error:
-            raise self._finder.in_step(error, self.position) from error
+        except NonFiniteLossError:
+            self._checker.check_steps(self.position)
+            raise
         self.position.step += 1
         self.position.batches += 1
-        seen = self._watch.look(sums, self._record.rows, size)
+        seen = self._monitor.poll(sums, size)
         self._astray = seen is not None and not isfinite(seen[0].item())
         progress.step(_shown(seen) if seen is not None and progress.wants_values() else None)
 
@@ -335,7 +335,7 @@ class Trainer:
         """Stop all processes of the team at the same step, whichever of them has a reason."""
         raised = self.team.agree(guard.received or (_ASTRAY if self._astray else 0))
         if raised == _ASTRAY:
-            self._finder.require_finite_record(self.position)
+            self._checker.check_steps(self.position)
         elif raised:
             raise Interrupted(raised)
 
