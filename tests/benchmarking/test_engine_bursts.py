@@ -1,6 +1,6 @@
 import torch
 
-from tests.engine.runs import plain_recipe
+from tests.builders import plain_recipe
 from vae_exp.benchmark.candidates import entrants
 from vae_exp.configuration.instantiate import build_loss, build_optimizer, build_vae
 from vae_exp.engine.progress import NullProgress

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.objective.models import bernoulli_vae
+from tests.builders import bernoulli_vae
 from vae_exp.data.images import ImageSet
 
 sizes = st.integers(min_value=1, max_value=40)

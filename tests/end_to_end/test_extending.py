@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.builders import SHAPE, bernoulli_vae
 from tests.conftest import CHECKOUT
-from tests.objective.models import SHAPE, bernoulli_vae
 
 PAGE = (CHECKOUT / "docs" / "extending.md").read_text()
 SECTIONS = ("An encoder", "A likelihood", "A loss", "A data set", "An evaluator")

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tests.engine.runs import CPU, fit, grey_images, make_trainer, small_vae, weights
+from tests.builders import CPU, fit, grey_images, make_trainer, small_vae, weights
 from vae_exp.engine.distributed import DistributedContext, init_distributed
 from vae_exp.errors import DivergedError, Interrupted, UserError
 from vae_exp.model.vae import VAE

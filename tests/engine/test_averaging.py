@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.engine.runs import CPU, fit, grey_images, make_trainer, small_vae, stored_weights, weights
+from tests.builders import CPU, fit, grey_images, make_trainer, small_vae, stored_weights, weights
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.ema import ExponentialMovingAverage

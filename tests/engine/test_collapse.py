@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.distributions import Independent, Normal
 
-from tests.engine.runs import CPU, fit, grey_images, make_trainer, small_vae, weights
+from tests.builders import CPU, fit, grey_images, make_trainer, small_vae, weights
 from tests.engine.test_trainer import Kept
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.posterior_collapse import PosteriorCollapseMonitor

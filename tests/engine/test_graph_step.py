@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
-from tests.engine.runs import CPU, adam, small_vae, weights
+from tests.builders import CPU, adam, small_vae, weights
 from tests.engine.test_training_step import make_step
 from vae_exp.engine import cuda_graph as graph_step_module
 from vae_exp.engine.cuda_graph import CUDAGraphStep, make_capturable

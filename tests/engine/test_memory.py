@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.objective.models import SHAPE, bernoulli_vae
+from tests.builders import SHAPE, bernoulli_vae
 from vae_exp.engine import memory
 from vae_exp.engine.memory import bytes_of_step, out_of_memory, require_memory
 from vae_exp.errors import UserError

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.builders import CPU, small_vae
 from tests.engine.recordable import READS
-from tests.engine.runs import CPU, small_vae
 from vae_exp.engine.non_finite import LossMonitor, NonFiniteChecker
 from vae_exp.engine.record import EpochLossBuffer
 

@@ -15,8 +15,8 @@ from torch.distributions import Distribution
 from torch.optim import Adagrad, Optimizer
 from torch.optim.lr_scheduler import StepLR
 
+from tests.builders import CPU, SHAPE, fit, grey_images, make_trainer, small_vae, weights
 from tests.engine.recordable import LIKELIHOODS, LOSSES, MODELS, Parts, covering, loss_of, model_of, step_of
-from tests.engine.runs import CPU, SHAPE, fit, grey_images, make_trainer, small_vae, weights
 from vae_exp.configuration.instantiate import build_optimizer
 from vae_exp.data.batch_loader import make_loader
 from vae_exp.data.images import ImageSet

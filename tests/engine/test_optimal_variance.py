@@ -5,7 +5,7 @@ from math import log
 import pytest
 import torch
 
-from tests.engine.runs import fit, make_trainer
+from tests.builders import fit, make_trainer
 from vae_exp.data.digits import DigitsSource
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.sampling import rsample

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.engine.runs import CPU, SHAPE, fit, grey_images, make_trainer, small_vae
+from tests.builders import CPU, SHAPE, fit, grey_images, make_trainer, small_vae
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.precision import computing_in, require_precision
 from vae_exp.errors import UserError

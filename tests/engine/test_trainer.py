@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
-from tests.engine.runs import plain_recipe
+from tests.builders import plain_recipe
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.progress import LogProgress

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, ReduceLROnPlateau, SequentialLR, StepLR
 
-from tests.engine.runs import CPU, fit, grey_images, make_trainer, small_vae, weights
+from tests.builders import CPU, fit, grey_images, make_trainer, small_vae, weights
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.progress import NullProgress

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from tests.engine.runs import CPU, SHAPE, grey_images, small_vae, weights
+from tests.builders import CPU, SHAPE, grey_images, small_vae, weights
 from vae_exp.data.batch_loader import DeviceLoader
 from vae_exp.engine.distributed import DistributedContext
 from vae_exp.engine.ema import ExponentialMovingAverage

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal
 
+from tests.builders import SHAPE, bernoulli_vae, linear_gaussian_vae
 from tests.model.test_vq import vq_vae
-from tests.objective.models import SHAPE, bernoulli_vae, linear_gaussian_vae
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
 from vae_exp.evaluation.loss_check import LossReport, audit

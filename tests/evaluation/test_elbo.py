@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.objective.models import SHAPE, bernoulli_vae
+from tests.builders import SHAPE, bernoulli_vae
 from vae_exp.data.images import ImageSet
 from vae_exp.evaluation.elbo import ELBOEvaluator
 

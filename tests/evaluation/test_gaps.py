@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.objective.models import SHAPE, bernoulli_vae, linear_gaussian_vae
+from tests.builders import SHAPE, bernoulli_vae, linear_gaussian_vae
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
 from vae_exp.evaluation.inference_gap import InferenceGapEvaluator

@@ -1,7 +1,7 @@
 import torch
 from scipy.stats import norm
 
-from tests.objective.models import SHAPE, bernoulli_vae
+from tests.builders import SHAPE, bernoulli_vae
 from vae_exp.data.images import ImageSet
 from vae_exp.evaluation.latent_grids import interpolations, latent_means, manifold, most_active_units, traversals
 

@@ -3,7 +3,7 @@ import logging
 import pytest
 import torch
 
-from tests.objective.models import SHAPE, linear_gaussian_vae
+from tests.builders import SHAPE, linear_gaussian_vae
 from vae_exp.data.images import ImageSet
 from vae_exp.evaluation.nll import NLLEvaluator, suitable_chunk
 from vae_exp.objective.importance_weighted import log_evidence

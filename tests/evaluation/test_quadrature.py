@@ -6,8 +6,8 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from tests.builders import SHAPE, bernoulli_vae, linear_gaussian_vae
 from tests.model.test_conditional import conditional_vae, labelled
-from tests.objective.models import SHAPE, bernoulli_vae, linear_gaussian_vae
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
 from vae_exp.evaluation.quadrature import QuadratureEvaluator

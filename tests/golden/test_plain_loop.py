@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.engine.runs import plain_recipe
+from tests.builders import plain_recipe
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.progress import LogProgress
 from vae_exp.engine.seeding import generator

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from tests.engine.runs import CPU, fit, make_trainer
+from tests.builders import CPU, fit, make_trainer
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.evaluation.elbo import ELBOEvaluator

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Distribution
 
-from tests.objective.models import SHAPE
+from tests.builders import SHAPE
 from vae_exp.distributions.kl import rate
 from vae_exp.distributions.sampling import rsample, sample
 from vae_exp.model.decoders import MLPDecoder

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from tests.objective.models import SHAPE
+from tests.builders import SHAPE
 from vae_exp.distributions.sampling import rsample, sample, sharded
 from vae_exp.model.hierarchical import BottomLayerDecoder, TwoLayerEncoder, TwoLayerPrior
 from vae_exp.model.vae import VAE

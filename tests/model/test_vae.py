@@ -1,6 +1,6 @@
 import torch
 
-from tests.objective.models import SHAPE, bernoulli_vae
+from tests.builders import SHAPE, bernoulli_vae
 
 
 def test_reconstruction_decodes_the_posterior_mean_and_not_a_draw(generator):

@@ -135,8 +135,8 @@ def test_objectives_that_weigh_latents_cannot_use_codes(objective):
 
 
 def test_the_vq_objective_needs_codes():
-    from tests.objective.models import SHAPE as SMALL
-    from tests.objective.models import bernoulli_vae
+    from tests.builders import SHAPE as SMALL
+    from tests.builders import bernoulli_vae
 
     with pytest.raises(TypeError, match="needs the codes of model=vq, not a posterior of type Independent"):
         VQ()(bernoulli_vae(2), torch.rand(2, *SMALL), noise())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from tests.objective.models import SHAPE, bernoulli_vae
+from tests.builders import SHAPE, bernoulli_vae
 from vae_exp.distributions.sampling import sample
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder

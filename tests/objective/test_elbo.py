@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.objective.models import SHAPE, bernoulli_vae
+from tests.builders import SHAPE, bernoulli_vae
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
 from vae_exp.model.priors import StandardNormalPrior
@@ -58,7 +58,7 @@ def test_many_samples_lower_the_spread_and_keep_the_mean(generator):
 
 
 def test_the_bound_is_below_the_true_likelihood(generator):
-    from tests.objective.models import linear_gaussian_vae
+    from tests.builders import linear_gaussian_vae
 
     vae = linear_gaussian_vae(2, generator)
     images = torch.randn(8, *SHAPE, generator=generator)

@@ -4,7 +4,7 @@ import torch
 from scipy.special import logsumexp
 from torch.distributions import Bernoulli
 
-from tests.objective.models import SHAPE, bernoulli_vae, linear_gaussian_vae
+from tests.builders import SHAPE, bernoulli_vae, linear_gaussian_vae
 from vae_exp.objective.importance_weighted import log_evidence, log_weights
 
 

@@ -5,13 +5,11 @@ import math
 import pytest
 import torch
 
+from tests.builders import SHAPE, bernoulli_vae, linear_gaussian_vae
 from tests.objective.models import (
     IMAGE,
-    SHAPE,
-    bernoulli_vae,
     expected_bound,
     gradient,
-    linear_gaussian_vae,
     log_evidence_of_image,
     one_latent_vae,
     sampled_gradient,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Independent, MultivariateNormal, Normal, StudentT, kl_divergence
 
-from tests.objective.models import SHAPE, bernoulli_vae
+from tests.builders import SHAPE, bernoulli_vae
 from vae_exp.distributions.kl import rate, rate_per_unit
 from vae_exp.distributions.stop_gradient import held
 from vae_exp.objective.beta_vae import BetaVAE, Capacity
