@@ -10,7 +10,6 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from torch.optim import Adam, Optimizer
 
 from vae_exp.data.images import ImageSet
-from vae_exp.engine.checkpoint_manager import CheckpointInterval
 from vae_exp.engine.distributed import DistributedContext
 from vae_exp.engine.progress import NullProgress, ProgressDisplay
 from vae_exp.engine.recipe import TrainerOptions
@@ -119,7 +118,8 @@ def plain_recipe(**changes: Any) -> TrainerOptions:
         "gradient_clip": None,
         "ema_decay": None,
         "collapse_monitor": False,
-        "checkpoint_every": CheckpointInterval(epochs=1, seconds=None),
+        "checkpoint_every_n_epochs": 1,
+        "checkpoint_every_n_seconds": None,
     }
     return TrainerOptions(**plain | changes)
 

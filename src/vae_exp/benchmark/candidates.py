@@ -18,7 +18,6 @@ from vae_exp.benchmark.plain_net import PlainNet
 from vae_exp.configuration.instantiate import build_loss, build_optimizer, build_vae
 from vae_exp.data.batch_loader import place
 from vae_exp.data.images import ImageSet
-from vae_exp.engine.checkpoint_manager import CheckpointInterval
 from vae_exp.engine.recipe import TrainerOptions
 from vae_exp.engine.seeding import generator, seed_everything
 from vae_exp.errors import UserError
@@ -169,7 +168,8 @@ def _recipe(case: Case, step: str, precision: str) -> TrainerOptions:
         gradient_clip=None,
         ema_decay=None,
         collapse_monitor=False,
-        checkpoint_every=CheckpointInterval(epochs=None, seconds=None),
+        checkpoint_every_n_epochs=None,
+        checkpoint_every_n_seconds=None,
     )
 
 

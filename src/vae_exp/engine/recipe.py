@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from vae_exp.engine.checkpoint_manager import CheckpointInterval
-
 
 @dataclass(frozen=True)
 class TrainerOptions:
@@ -22,7 +20,8 @@ class TrainerOptions:
         gradient_clip: The norm that gradients are clipped to; None leaves them.
         ema_decay: Decay of the moving average of the weights, which is then what is evaluated; None keeps none.
         collapse_monitor: Whether to warn when the latents tell nothing any more.
-        checkpoint_every: How often `last.pt` is written.
+        checkpoint_every_n_epochs: Save `last.pt` after this many epochs; None leaves it to the seconds.
+        checkpoint_every_n_seconds: Save `last.pt` after this many seconds; None leaves it to the epochs.
     """
 
     epochs: int
@@ -37,4 +36,5 @@ class TrainerOptions:
     gradient_clip: float | None
     ema_decay: float | None
     collapse_monitor: bool
-    checkpoint_every: CheckpointInterval
+    checkpoint_every_n_epochs: int | None
+    checkpoint_every_n_seconds: float | None

@@ -116,7 +116,9 @@ class Trainer:
         self._evaluations = EvaluatorLoop(
             evaluators, vae, train=train, val=val, seed=recipe.seed, figures=directory.figures, trackers=trackers
         )
-        self._keeper = CheckpointManager(directory, recipe.checkpoint_every)
+        self._checkpoints = CheckpointManager(
+            directory, recipe.checkpoint_every_n_epochs, recipe.checkpoint_every_n_seconds
+        )
         self._mode = choose_mode(recipe.step, self._device, self.team)
         alone_on_cpu = self._device.type == "cpu" and self._mode == "eager" and self.team.size == 1
         self._contention = ContentionWatch() if alone_on_cpu else None
@@ -148,16 +150,16 @@ class Trainer:
                     if self._pruner and self._pruner.stop(self.position.epoch, self.position.metrics):
                         raise TrialPruned
                 if self.team.leads and self.position.epoch:
-                    self._keeper.finish(self._state, self.position.epoch)
+                    self._checkpoints.save_final(self._state, self.position.epoch)
         except Interrupted:
             self.position.seconds = before + time.perf_counter() - started
             if self.team.leads and self._checker.weights_are_finite():
-                self._keeper.write_now(self._state, self.position.epoch)
+                self._checkpoints.save_now(self._state)
             else:
-                self._keeper.rescue()
+                self._checkpoints.flush_pending()
             raise
         except (Exception, SystemExit):  # a cluster's handler leaves in this way when time is up
-            self._keeper.rescue()
+            self._checkpoints.flush_pending()
             raise
         finally:
             self.position.seconds = before + time.perf_counter() - started
@@ -198,8 +200,6 @@ class Trainer:
         if self._average is not None and state["average"] is not None:
             self._average.load_state_dict(state["average"], state["step"])
         self.best.load_state_dict(state["best"])
-        if "saving" in state:  # older versions did not count it
-            self._keeper.load_state_dict(state["saving"])
         self.warnings = list(state.get("warnings", ()))
         if self._collapse is not None and state.get("collapse"):
             self._collapse.load_state_dict(state["collapse"])
@@ -356,7 +356,7 @@ class Trainer:
         improved = self.best.update(position.metrics[self._recipe.monitor], position.epoch)
         position.stopped_early = self.best.exhausted
         if self.team.leads:
-            self._keeper.epoch_ended(self._state, position.epoch, improved=improved, seconds=position.seconds)
+            self._checkpoints.on_epoch_end(self._state, position.epoch, improved=improved)
 
     def _state(self) -> dict[str, Any]:
         """Everything that `load_state` needs: tensors and plain values alone."""
@@ -370,7 +370,6 @@ class Trainer:
             "seconds": position.seconds,
             "metrics": position.metrics,
             "lines": position.lines,
-            "saving": self._keeper.state_dict(),
             "warnings": list(self.warnings),
             "collapse": None if self._collapse is None else self._collapse.state_dict(),
             "best": {"monitor": self._recipe.monitor, **self.best.state_dict()},

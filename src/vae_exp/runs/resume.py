@@ -14,7 +14,7 @@ from vae_exp.configuration.schema import resolve_to_dict
 from vae_exp.configuration.stored_config import changed, read_config
 from vae_exp.configuration.stored_files import Caller, require_safe
 from vae_exp.engine.checkpoint import load_checkpoint
-from vae_exp.engine.checkpoint_manager import mend
+from vae_exp.engine.checkpoint_manager import repair_best
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory, resumed_checkpoint, write_atomically
 from vae_exp.sweep.job_id import config_hash
@@ -150,7 +150,7 @@ def repair_checkpoints(directory: RunDirectory, state: dict[str, Any], checkpoin
         best_epoch = load_checkpoint(directory.checkpoint("best"), torch.device("cpu"))["epoch"]
     except (UserError, KeyError):
         best_epoch = None
-    mend(directory, state, best_epoch)
+    repair_best(directory, state, best_epoch)
 
 
 def _chosen_checkpoint(named: Path, directory: RunDirectory) -> Path:

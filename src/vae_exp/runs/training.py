@@ -29,7 +29,6 @@ from vae_exp.configuration.target_allowlist import resolver_calls
 from vae_exp.configuration.validation import check_unused_overrides
 from vae_exp.data.batch_loader import place
 from vae_exp.data.images import ImageSet
-from vae_exp.engine.checkpoint_manager import CheckpointInterval
 from vae_exp.engine.device import describe, resolve_device
 from vae_exp.engine.distributed import DistributedContext, init_distributed, local_device
 from vae_exp.engine.memory import out_of_memory
@@ -475,7 +474,8 @@ def _recipe(settings: TrainConfig, loss: Loss, train: ImageSet, val: ImageSet) -
         gradient_clip=trainer.gradient_clip,
         ema_decay=trainer.ema_decay,
         collapse_monitor=trainer.collapse_monitor,
-        checkpoint_every=CheckpointInterval(settings.checkpoint.every.epochs, settings.checkpoint.every.seconds),
+        checkpoint_every_n_epochs=settings.checkpoint.every.epochs,
+        checkpoint_every_n_seconds=settings.checkpoint.every.seconds,
     )
 
 
