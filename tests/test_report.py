@@ -7,7 +7,7 @@ import torch
 
 from vae_exp.cli.console import UNITS, print_metrics_table, print_run_summary
 from vae_exp.data.images import ImageSet
-from vae_exp.engine.validation import named_terms
+from vae_exp.engine.validation import loss_term_metrics
 from vae_exp.evaluation.elbo import ELBOEvaluator
 from vae_exp.evaluation.nll import NLLEvaluator
 from vae_exp.model.decoders import MLPDecoder
@@ -87,7 +87,7 @@ def test_every_metric_of_our_evaluators_has_a_unit():
 
 
 def test_every_metric_of_training_has_a_place_in_the_table_of_units():
-    names = [*named_terms("train", torch.zeros(3)), "learning_rate", "epoch_seconds", "images_per_second"]
+    names = [*loss_term_metrics("train", torch.zeros(3)), "learning_rate", "epoch_seconds", "images_per_second"]
     assert len(names) == 7
     assert [name for name in names if name.rpartition("/")[2] not in UNITS] == []
 

@@ -16,7 +16,7 @@ def _task(config: DictConfig) -> None:
     from vae_exp.cli.console import print_metrics_table
     from vae_exp.configuration.instantiate import build_evaluators, check_evaluators, check_labels
     from vae_exp.configuration.schema import EvaluateConfig, checked
-    from vae_exp.engine.evaluator_loop import run_evaluator, save_figures, warn_of_strange_numbers
+    from vae_exp.engine.evaluator_loop import run_evaluator, save_figures, warn_non_finite_metrics
     from vae_exp.engine.progress import EvaluationProgress
     from vae_exp.errors import UserError
     from vae_exp.evaluation.requirements import is_bernoulli
@@ -39,7 +39,7 @@ def _task(config: DictConfig) -> None:
         with EvaluationProgress(key) as progress:
             watched = replace(images, on_progress=progress)
             numbers, figures, _ = run_evaluator(key, evaluator, run.vae, watched, settings.seed)
-        warn_of_strange_numbers(key, numbers, set())
+        warn_non_finite_metrics(key, numbers, set())
         metrics |= {f"{settings.split}/{name}": value for name, value in numbers.items()}
         save_figures(figures, path.with_suffix(""))
     targets = images.kind

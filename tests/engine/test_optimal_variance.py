@@ -100,7 +100,7 @@ def test_training_is_the_same_whatever_the_variance_of_evaluation(tmp_path):
 
 def test_a_bounded_number_of_images_stands_for_all_of_them(monkeypatch):
     """Sorted data, as files often are: the first images alone would have a far smaller error."""
-    monkeypatch.setattr(optimal_variance, "_MOST_IMAGES", 400)
+    monkeypatch.setattr(optimal_variance, "_MAX_IMAGES", 400)
     torch.manual_seed(1)
     pixels = torch.cat([torch.full((1000, 1, 8, 8), 0.5), torch.rand(1000, 1, 8, 8)])
     images, vae, scored = ImageSet(pixels, None, 1), digits_vae(), []

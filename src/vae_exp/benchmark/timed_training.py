@@ -34,7 +34,7 @@ PARTS = {
     "vae_exp.runs.training:WandbTracker.log_figures": "tracker log",
     "vae_exp.runs.training:WandbTracker.finish": "tracker finish",
     "vae_exp.engine.trainer:Trainer._train_epoch": "training",
-    "vae_exp.engine.validation:Validation.run": "validation",
+    "vae_exp.engine.validation:Validator.run": "validation",
     "vae_exp.engine.evaluator_loop:run_evaluator": "figures and evaluators",
     "vae_exp.engine.evaluator_loop:save_figures": "figures and evaluators",
     "vae_exp.engine.checkpoint_manager:save_checkpoint": "checkpoint",

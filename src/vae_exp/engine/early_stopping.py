@@ -1,11 +1,11 @@
-"""Stopping when the monitored metric no longer improves, and knowing the best so far."""
+"""The best epoch so far, and when to stop for lack of a better one."""
 
 from collections.abc import Mapping
 from math import inf, isfinite
 from typing import Any
 
 
-class Best:
+class EarlyStopping:
     """The lowest value of a metric so far.
 
     Args:
@@ -22,7 +22,7 @@ class Best:
         self._stale = 0
 
     def update(self, value: float, epoch: int) -> bool:
-        """Take the value of an epoch; whether it is the best so far."""
+        """Add the value of an epoch; whether it is the best so far."""
         if value < self._reference - self._min_delta:
             self._reference, self._stale = value, 0
         else:
@@ -33,7 +33,7 @@ class Best:
         return True
 
     @property
-    def exhausted(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether patience has run out."""
         return self._patience is not None and self._stale >= self._patience
 
@@ -42,6 +42,6 @@ class Best:
         return {"value": self.value, "epoch": self.epoch, "reference": self._reference, "stale": self._stale}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Continue from what `state_dict` returned."""
         self.value, self.epoch = state["value"], state["epoch"]
         self._reference, self._stale = state["reference"], state["stale"]

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, kept beside those that are trained."""
+"""An exponential moving average of the weights."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class ExponentialMovingAverage:
     """(1 − d) Σₜ dᵀ⁻ᵗ aₜ / (1 − dᵀ) over the weights a₁, …, a_T after every step.
 
-    The temporal averaging of Kingma & Ba 2015, section 7.2, with its correction of the bias: the weights that
-    training began with have no part in it, so that it is of use from the first step on.
+    The temporal averaging of Kingma & Ba 2015, section 7.2, with its correction of the bias: the initial weights
+    have no part in it, so that it is of use from the first step on.
     Only device work: it can be part of a CUDA graph.
 
     Args:
@@ -22,21 +22,21 @@ class ExponentialMovingAverage:
     def __init__(self, module: nn.Module, decay: float) -> None:
         self._decay = decay
         self._names = [name for name, _ in module.named_parameters()]
-        self._weights: list[Tensor] = [each.detach() for each in module.parameters()]
-        self._average = [each.clone() for each in self._weights]
+        self._weights: list[Tensor] = [weight.detach() for weight in module.parameters()]
+        self._average = [weight.clone() for weight in self._weights]
         self._steps = torch.zeros((), dtype=torch.float64, device=self._weights[0].device)
 
     def update(self) -> None:
-        """Take the weights after a step into the average."""
+        """Add the weights after a step to the average."""
         self._steps += 1
         share = (1 - self._decay) / (1 - self._decay**self._steps)
         torch._foreach_mul_(self._average, (1 - share).float())
         torch._foreach_add_(self._average, torch._foreach_mul(self._weights, share.float()))
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """For the length of a block the module has its average weights."""
-        trained = [each.clone() for each in self._weights]
+    def average_parameters(self) -> Iterator[None]:
+        """Give the module its average weights within a block."""
+        trained = [weight.clone() for weight in self._weights]
         torch._foreach_copy_(self._weights, self._average)
         try:
             yield
@@ -48,6 +48,6 @@ class ExponentialMovingAverage:
         return dict(zip(self._names, self._average, strict=True))
 
     def load_state_dict(self, state: Mapping[str, Tensor], steps: int) -> None:
-        """Go on from these averages, of so many steps."""
+        """Load averages over that many steps."""
         torch._foreach_copy_(self._average, [state[name] for name in self._names])
         self._steps.fill_(steps)

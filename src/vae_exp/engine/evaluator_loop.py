@@ -1,7 +1,7 @@
-"""Running evaluators: numbers on one side, figures on the other."""
+"""The loop over the evaluators of a run; saving of their figures."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
@@ -23,20 +23,20 @@ from vae_exp.model.vae import VAE
 from vae_exp.storage.run_directory import write_atomically
 
 _log = logging.getLogger(__name__)
-_QUICK = {"compress_level": 1}
+_PNG_OPTIONS = {"compress_level": 1}
 
 
 class EvaluatorLoop:
     """The evaluators of a run, on the held-out images, or on the training images where none are held out.
 
     Args:
-        evaluators: By name; each has its own cadence.
+        evaluators: By name; each has its own interval.
         vae: The model.
         train: The training images.
         val: The held-out images; may be empty.
-        seed: The noise of every evaluator follows from it.
+        seed: Of the noise of every evaluator.
         figures: The folder that figures go to.
-        trackers: Told of every figure.
+        trackers: Log every figure.
     """
 
     def __init__(
@@ -56,18 +56,19 @@ class EvaluatorLoop:
         self._seed = seed
         self._figures = figures
         self._trackers = trackers
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
-    def due(self, epoch: int) -> list[str]:
-        """Those whose turn it is after this epoch."""
-        return [name for name, each in self._evaluators.items() if each.every and epoch % each.every == 0]
+    def due_at_epoch(self, epoch: int) -> list[str]:
+        """The names of those due after this epoch."""
+        intervals = {name: evaluator.every for name, evaluator in self._evaluators.items()}
+        return [name for name, interval in intervals.items() if interval and epoch % interval == 0]
 
-    def waiting(self) -> list[str]:
-        """Those that run once, after the last epoch."""
-        return [name for name, each in self._evaluators.items() if each.every == 0]
+    def due_at_end(self) -> list[str]:
+        """The names of those that run once, after the last epoch."""
+        return [name for name, evaluator in self._evaluators.items() if not evaluator.every]
 
     def run(self, names: Sequence[str], step: int, guard: GracefulShutdown) -> dict[str, float]:
-        """Run these; their numbers by split and name, their figures to the folder and the trackers.
+        """Run these evaluators; log their figures and lists, and return their numbers as `split/name`.
 
         Raises:
             Interrupted: on Ctrl-C or SIGTERM, before the next evaluator.
@@ -83,14 +84,13 @@ class EvaluatorLoop:
             with nullcontext() if evaluator.every else EvaluationProgress(name) as progress:
                 images = replace(self._images, on_progress=progress)
                 numbers, figures, lists = run_evaluator(name, evaluator, self._vae, images, self._seed)
-            self._told |= warn_of_strange_numbers(name, numbers, self._told)
+            self._warned |= warn_non_finite_metrics(name, numbers, self._warned)
             metrics |= {f"{split}/{key}": value for key, value in numbers.items()}
-            if figures:
-                paths = save_figures(figures, self._figures)
-                for tracker in self._trackers:
+            paths = save_figures(figures, self._figures)
+            for tracker in self._trackers:
+                if paths:
                     tracker.log_figures(paths, step)
-            if lists:
-                for tracker in self._trackers:
+                if lists:
                     tracker.log_lists({f"{split}/{key}": value for key, value in lists.items()}, step)
         guard.check()
         return metrics
@@ -100,13 +100,13 @@ class EvaluatorLoop:
         return self._val if len(self._val) else self._train.settled()
 
 
-class Results(NamedTuple):
-    """What an evaluator has yielded, each by name.
+class EvaluatorOutput(NamedTuple):
+    """The output of an evaluator by name.
 
     Args:
         numbers: Metrics.
         figures: matplotlib figures.
-        lists: Numbers that belong together, one for each latent unit, say; only trackers keep them.
+        lists: Numbers that belong together, such as one for each latent unit; only trackers keep them.
     """
 
     numbers: dict[str, float]
@@ -115,8 +115,8 @@ class Results(NamedTuple):
 
 
 @torch.no_grad()
-def run_evaluator(name: str, evaluator: Evaluator, vae: VAE, images: ImageSet, seed: int) -> Results:
-    """What an evaluator yields, with noise that follows from the seed alone.
+def run_evaluator(name: str, evaluator: Evaluator, vae: VAE, images: ImageSet, seed: int) -> EvaluatorOutput:
+    """Run an evaluator with noise that follows from the seed alone.
 
     Args:
         name: Its key in the group `evaluator`.
@@ -126,82 +126,77 @@ def run_evaluator(name: str, evaluator: Evaluator, vae: VAE, images: ImageSet, s
         seed: Of the noise.
 
     Raises:
-        UserError: if it fails, or yields something else than these.
+        UserError: if it fails, or yields something else than numbers, lists of them and figures.
         MemoryExhaustedError: if memory does not suffice for it.
     """
     vae.eval()
     noise = generator(seed, "evaluation", images.device)
-    what = f"evaluator.{name} ({type(evaluator).__module__}.{type(evaluator).__qualname__})"
-    results = Results({}, {}, {})
+    label = f"evaluator.{name} ({type(evaluator).__module__}.{type(evaluator).__qualname__})"
+    output = EvaluatorOutput({}, {}, {})
     try:
         with computing_in(vae, "fp32"):
-            for key, value in _named(what, evaluator.run(vae, images, noise)):
-                if hasattr(value, "savefig"):
-                    results.figures[_file_name(what, key)] = value
-                elif isinstance(value, list):
-                    results.lists[key] = [_number(what, key, each) for each in value]
-                else:
-                    results.numbers[key] = _number(what, key, value)
+            for pair in evaluator.run(vae, images, noise):
+                _add(output, label, pair)
     except (UserError, Interrupted):
         raise
-    except Exception as error:  # of a user's own class, which may stumble over anything
-        told = evaluator_out_of_memory(error, name, images.device)
-        raise told or UserError(f"{what} fails: {type(error).__name__}: {error}") from error
-    return results
+    except Exception as error:  # of a user's own class, which may fail in any way
+        out_of_memory = evaluator_out_of_memory(error, name, images.device)
+        raise out_of_memory or UserError(f"{label} fails: {type(error).__name__}: {error}") from error
+    return output
 
 
-def warn_of_strange_numbers(name: str, numbers: Mapping[str, float], told: set[str]) -> set[str]:
-    """Warn of numbers of an evaluator that are none, unless they have been told before.
+def warn_non_finite_metrics(name: str, numbers: Mapping[str, float], warned: Collection[str]) -> set[str]:
+    """Warn of an evaluator's numbers that are not finite, once for each metric.
 
     Args:
         name: The evaluator's key.
         numbers: What it has yielded.
-        told: Metrics that have been told, each as `evaluator.metric`.
+        warned: Metrics that were warned of before, each as `evaluator.metric`.
 
     Returns:
-        Those of this call, as `told` has them.
+        The non-finite metrics of this call, each as `evaluator.metric`.
     """
-    strange = {key for key, value in numbers.items() if not isfinite(value)}
-    for key in sorted(strange):
-        if f"{name}.{key}" not in told:
-            _log.warning("evaluator.%s yields %s=%s, which is no figure.", name, key, numbers[key])
-    return {f"{name}.{key}" for key in strange}
-
-
-def _named(what: str, results: Any) -> Iterator[tuple[str, Any]]:
-    """What `run` yields, each a pair."""
-    for result in results:
-        if not isinstance(result, tuple | list) or len(result) != 2 or not isinstance(result[0], str):
-            raise UserError(f"{what} yields {_shown(result)}; expected pairs of a name and a value.")
-        yield result[0], result[1]
-
-
-def _number(what: str, key: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"{what} yields {key}={_shown(value)}; expected a number, a list of them, or a matplotlib Figure."
-        ) from error
-
-
-def _file_name(what: str, key: str) -> str:
-    """The name of a figure, which becomes that of a file in the run directory."""
-    if not key or "/" in key or "\\" in key or ".." in key:
-        raise UserError(f"{what} yields a figure called {key!r}; expected a plain name, which a file could have.")
-    return key
-
-
-def _shown(value: Any) -> str:
-    """A value in a few words; of a large one its type."""
-    told = repr(value)
-    return told if len(told) <= 60 and "\n" not in told else f"a {type(value).__name__}"
+    non_finite = {f"{name}.{key}": value for key, value in numbers.items() if not isfinite(value)}
+    for metric, value in sorted(non_finite.items()):
+        if metric not in warned:
+            _log.warning("evaluator.%s is not finite: %s.", metric, value)
+    return set(non_finite)
 
 
 def save_figures(figures: Mapping[str, Any], folder: Path) -> dict[str, Path]:
     """Write figures as PNG files, each whole or not at all; the files by name."""
     paths = {name: folder / f"{name}.png" for name in figures}
     for name, figure in figures.items():
-        write_atomically(paths[name], partial(figure.savefig, format="png", pil_kwargs=_QUICK))
+        write_atomically(paths[name], partial(figure.savefig, format="png", pil_kwargs=_PNG_OPTIONS))
         figure.clear()  # a figure and its parts refer to one another: without this a sweep grows
     return paths
+
+
+def _add(output: EvaluatorOutput, label: str, pair: Any) -> None:
+    """Add one yielded pair of a name and a value."""
+    if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
+        raise UserError(f"{label} yields {_short_repr(pair)}; expected pairs of a name and a value.")
+    key, value = pair
+    if isinstance(value, list):
+        output.lists[key] = [_number(label, key, entry) for entry in value]
+    elif not hasattr(value, "savefig"):
+        output.numbers[key] = _number(label, key, value)
+    elif not key or "/" in key or "\\" in key or ".." in key:  # it becomes the name of a file
+        raise UserError(f"{label} yields a figure called {key!r}; expected a plain name, which a file could have.")
+    else:
+        output.figures[key] = value
+
+
+def _number(label: str, key: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{label} yields {key}={_short_repr(value)}; "
+            "expected a number, a list of them, or a matplotlib Figure."
+        ) from error
+
+
+def _short_repr(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 and "\n" not in text else f"a {type(value).__name__}"

@@ -10,14 +10,14 @@ from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.model.gaussian_likelihoods import OptimalGaussianLikelihood
 from vae_exp.model.vae import VAE
 
-_MOST_IMAGES = 5000
+_MAX_IMAGES = 5000
 
 
 class OptimalVariance:
     """σ² = (1/NP) Σₙ E_q(z|xₙ)[‖xₙ − μ(z)‖²] over training images (Rybkin, Daniilidis & Levine 2021, equation 9).
 
     P is the number of values of an image. The expectation is estimated with one draw of z for each image, from the
-    same noise at every call. A model without an `OptimalGaussianLikelihood` is left alone.
+    same noise at every call. A model without an `OptimalGaussianLikelihood` is not changed.
 
     Args:
         vae: The model.
@@ -29,7 +29,7 @@ class OptimalVariance:
     def __init__(self, vae: VAE, train: ImageSet, batch_size: int, seed: int) -> None:
         self._vae, self._train = vae, train
         self._batch_size, self._seed = batch_size, seed
-        self._likelihoods = [each for each in vae.modules() if isinstance(each, OptimalGaussianLikelihood)]
+        self._likelihoods = [module for module in vae.modules() if isinstance(module, OptimalGaussianLikelihood)]
 
     @torch.no_grad()
     def update(self, guard: GracefulShutdown) -> None:
@@ -41,7 +41,7 @@ class OptimalVariance:
         if not self._likelihoods:
             return
         self._vae.eval()
-        images = self._train.random_subset(_MOST_IMAGES).settled()
+        images = self._train.random_subset(_MAX_IMAGES).settled()
         noise = generator(self._seed, "evaluation", images.device)
         total = torch.zeros((), dtype=torch.float64)
         with computing_in(self._vae, "fp32"):

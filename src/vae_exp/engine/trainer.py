@@ -17,7 +17,7 @@ from vae_exp.data.images import ImageSet
 from vae_exp.engine.checkpoint import load_optimizer_state
 from vae_exp.engine.checkpoint_manager import CheckpointManager
 from vae_exp.engine.distributed import DistributedContext
-from vae_exp.engine.early_stopping import Best
+from vae_exp.engine.early_stopping import EarlyStopping
 from vae_exp.engine.ema import ExponentialMovingAverage
 from vae_exp.engine.evaluator_loop import EvaluatorLoop
 from vae_exp.engine.non_finite import LossMonitor, NonFiniteChecker
@@ -34,7 +34,7 @@ from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.engine.step_mode import choose_mode, compiled, stepper
 from vae_exp.engine.threads import ContentionWatch
 from vae_exp.engine.train_step import NonFiniteLossError, Scoring, TrainStep
-from vae_exp.engine.validation import Validation, named_terms
+from vae_exp.engine.validation import Validator, loss_term_metrics
 from vae_exp.errors import Interrupted, TrialPruned, UserError
 from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
@@ -85,7 +85,7 @@ class Trainer:
     ) -> None:
         self.position = TrainState()
         self.seconds_before = 0.0  # of training, before it was resumed
-        self.best = Best(recipe.patience, recipe.min_delta)
+        self.best = EarlyStopping(recipe.patience, recipe.min_delta)
         self.monitor = recipe.monitor
         self.precision = recipe.precision
         self.warnings: list[dict[str, Any]] = []
@@ -110,10 +110,10 @@ class Trainer:
         self._monitor = LossMonitor(self._record)
         self._checker = NonFiniteChecker(vae, self._record)
         self._variance = OptimalVariance(vae, train, recipe.batch_size, recipe.seed)
-        self._validation = Validation(vae, loss, self._schedules, val, recipe.batch_size, recipe.seed)
+        self._validator = Validator(vae, loss, self._schedules, val, recipe.batch_size, recipe.seed)
         seen = val if len(val) else train.first(_SEEN_BY_MONITOR).settled()
         self._collapse = PosteriorCollapseMonitor(vae, seen, self._schedules) if recipe.collapse_monitor else None
-        self._evaluations = EvaluatorLoop(
+        self._evaluator_loop = EvaluatorLoop(
             evaluators, vae, train=train, val=val, seed=recipe.seed, figures=directory.figures, trackers=trackers
         )
         self._checkpoints = CheckpointManager(
@@ -172,9 +172,9 @@ class Trainer:
         Raises:
             Interrupted: on Ctrl-C or SIGTERM, before the next evaluator.
         """
-        waiting, step = self._evaluations.waiting(), self.position.step
-        with self._average.in_place() if self._average else nullcontext():
-            metrics = self.team.share(lambda: self._evaluations.run(waiting, step, guard) if waiting else {})
+        waiting, step = self._evaluator_loop.due_at_end(), self.position.step
+        with self._average.average_parameters() if self._average else nullcontext():
+            metrics = self.team.share(lambda: self._evaluator_loop.run(waiting, step, guard) if waiting else {})
         if metrics:
             self.position.metrics = metrics | self.position.metrics
             for tracker in self._trackers:
@@ -210,7 +210,7 @@ class Trainer:
             batches=state["batches"],
             seconds=state["seconds"],
             metrics=dict(state["metrics"]),
-            stopped_early=self.best.exhausted,
+            stopped_early=self.best.should_stop,
             lines=state["lines"],
         )
         self.seconds_before = state["seconds"]
@@ -274,14 +274,15 @@ class Trainer:
 
     def _metrics_of_epoch(self, means: Tensor, epoch: int, guard: GracefulShutdown) -> dict[str, float]:
         """What an epoch is reported with, of the average weights where there is an average."""
-        metrics = named_terms("train", means)
+        metrics = loss_term_metrics("train", means)
         self._checker.check_metrics(metrics, self.position)
-        with self._average.in_place() if self._average else nullcontext():
+        with self._average.average_parameters() if self._average else nullcontext():
             self._variance.update(guard)
-            metrics |= self._validation.run(guard)
+            metrics |= self._validator.run(guard)
             self._checker.check_metrics(metrics, self.position)
-            metrics = self._evaluations.run(self._evaluations.due(epoch), self.position.step, guard) | metrics
-            for name, message in (self._collapse.look(metrics) if self._collapse else {}).items():
+            due = self._evaluator_loop.due_at_epoch(epoch)
+            metrics = self._evaluator_loop.run(due, self.position.step, guard) | metrics
+            for name, message in (self._collapse.update(metrics) if self._collapse else {}).items():
                 if self._keep_warning(name, message, epoch):
                     _log.warning("%s, epoch %d: %s", name.replace("_", " ").capitalize(), epoch, message)
         fallback = getattr(self._stepper, "fallback", None)
@@ -354,7 +355,7 @@ class Trainer:
     def _keep(self) -> None:
         position = self.position
         improved = self.best.update(position.metrics[self._recipe.monitor], position.epoch)
-        position.stopped_early = self.best.exhausted
+        position.stopped_early = self.best.should_stop
         if self.team.leads:
             self._checkpoints.on_epoch_end(self._state, position.epoch, improved=improved)
 

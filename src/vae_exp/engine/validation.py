@@ -1,4 +1,4 @@
-"""The loss on the held-out images after every epoch."""
+"""The loss on the held-out images after an epoch."""
 
 import torch
 from torch import Tensor
@@ -12,18 +12,18 @@ from vae_exp.objective.loss_terms import Loss
 from vae_exp.objective.schedules import LossSchedules
 
 
-class Validation:
-    """The very loss that is minimised, on the held-out images, with the same noise every time.
+class Validator:
+    """Computes the training loss on the held-out images, with the same noise every time.
 
-    What follows a schedule is what it ends at, so that epochs can be compared and the best one chosen.
+    Scheduled values are those at the end of their schedules, so that epochs can be compared.
 
     Args:
         vae: The model.
-        loss: What is minimised.
+        loss: The training loss.
         schedules: Of the loss.
         images: Held out; may be empty.
-        batch_size: How many are scored at once.
-        seed: The noise follows from it.
+        batch_size: Images per forward pass.
+        seed: Of the noise.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Validation:
 
     @torch.no_grad()
     def run(self, guard: GracefulShutdown) -> dict[str, float]:
-        """The mean terms as `val/…`, in nats per image; nothing where no image is held out.
+        """Compute the mean terms as `val/…`, in nats per image; none where no image is held out.
 
         Raises:
             Interrupted: on Ctrl-C or SIGTERM, before the next batch.
@@ -52,10 +52,10 @@ class Validation:
                 terms = self._loss(self._vae, images, noise)
                 sums = torch.stack([terms.loss, terms.distortion, terms.rate]).sum(dim=1)
                 totals += sums.cpu().double()
-        return named_terms("val", totals / len(self._images))
+        return loss_term_metrics("val", totals / len(self._images))
 
 
-def named_terms(split: str, means: Tensor) -> dict[str, float]:
+def loss_term_metrics(split: str, means: Tensor) -> dict[str, float]:
     """Mean loss, distortion and rate `[3]` by name, with the ELBO that follows from them."""
     loss, distortion, rate = means.tolist()
     return {

@@ -137,7 +137,7 @@ class _Returns(_Yields):
     ],
 )
 def test_what_an_evaluator_does_wrong_is_told_with_its_key_and_class(vae: VAE, evaluator: Any, told: str):
-    prefix = rf"evaluator\.mine \(.*test_evaluating\.{type(evaluator).__name__}\) "
+    prefix = rf"evaluator\.mine \(.*test_evaluator_loop\.{type(evaluator).__name__}\) "
     with pytest.raises(UserError, match=prefix + told):
         run_evaluator("mine", evaluator, vae, IMAGES, seed=0)
 
@@ -167,8 +167,8 @@ def test_numbers_that_are_none_are_told_once(vae: VAE, tmp_path: Path, caplog: p
         for _ in range(3):
             each.run(["mine", "other"], 1, guard)
     assert sorted(record.getMessage() for record in caplog.records) == [
-        "evaluator.mine yields a=nan, which is no figure.",
-        "evaluator.mine yields c=inf, which is no figure.",
+        "evaluator.mine.a is not finite: nan.",
+        "evaluator.mine.c is not finite: inf.",
     ]
 
 

@@ -79,7 +79,7 @@ def test_the_average_is_in_place_for_the_length_of_a_block_however_it_ends(fails
     average.update()  # ¼ of the new and ¾ · ¼ of the old, over their sum
     places = [each.data_ptr() for each in module.parameters()]
     try:
-        with average.in_place():
+        with average.average_parameters():
             assert [each.item() for each in module.parameters()] == pytest.approx([39 / 7] * 2)
             assert [each.data_ptr() for each in module.parameters()] == places
             if fails:
@@ -104,7 +104,7 @@ def test_buffers_are_not_averaged():
     module = nn.BatchNorm1d(2)
     average = ExponentialMovingAverage(module, 0.5)
     assert average.state_dict().keys() == {"weight", "bias"}
-    with average.in_place():
+    with average.average_parameters():
         module.running_mean.fill_(5.0)
     assert (module.running_mean == 5.0).all()
 

@@ -36,7 +36,7 @@ def monitor(units: int = 20, schedules: LossSchedules | None = None) -> tuple[Po
 
 
 def looks(watch: PosteriorCollapseMonitor, *rates: float) -> list[dict[str, str]]:
-    return [watch.look({"train/rate": rate}) for rate in rates]
+    return [watch.update({"train/rate": rate}) for rate in rates]
 
 
 def test_a_rate_that_goes_to_nothing_is_found_with_a_remedy():
@@ -60,7 +60,7 @@ def test_a_small_rate_is_no_collapse_while_a_schedule_is_on_its_way():
     watch, _ = monitor(schedules=schedules)
     for epoch in range(3):
         schedules.begin_epoch(epoch, 0)
-        assert not watch.look({"train/rate": 0.0})
+        assert not watch.update({"train/rate": 0.0})
     schedules.begin_epoch(3, 0)
     assert [list(found) for found in looks(watch, 0.0, 0.0, 0.0)] == [[], [], ["posterior_collapse"]]
 
@@ -81,14 +81,14 @@ def test_units_that_were_never_in_use_have_not_died():
     watch, encoder = monitor(units=20)
     for reach in (0.4, 0.4, 0.4, 0.4, 0.01, 0.01, 0.01, 0.01):  # variances of 0.06 and 4e-5
         encoder.reach[:15] = reach
-        assert not watch.look({"train/rate": 5.0})
+        assert not watch.update({"train/rate": 5.0})
 
 
 def test_units_that_flicker_in_the_first_epochs_have_not_died():
     watch, encoder = monitor(units=8)
     for reach in (1.0, 1.0, 0.0, 0.0, 0.0, 0.0):
         encoder.reach[:2] = reach
-        assert not watch.look({"train/rate": 5.0})
+        assert not watch.update({"train/rate": 5.0})
 
 
 def test_a_monitor_that_is_restored_counts_on():
@@ -99,8 +99,8 @@ def test_a_monitor_that_is_restored_counts_on():
     second, other = monitor(units=20)
     other.reach[:7] = 0.0
     second.load_state_dict(first.state_dict())
-    assert second.look({"train/rate": 0.01}) == first.look({"train/rate": 0.01})
-    assert list(first.look({"train/rate": 0.01})) == ["posterior_collapse", "dead_units"]
+    assert second.update({"train/rate": 0.01}) == first.update({"train/rate": 0.01})
+    assert list(first.update({"train/rate": 0.01})) == ["posterior_collapse", "dead_units"]
 
 
 @pytest.mark.parametrize("held_out", [0, 5])
