@@ -1,6 +1,7 @@
 """Small images, models, trackers and trainers for tests."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 from torch.optim import Adam, Optimizer
 
+from tests.readers import without_times
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.distributed import DistributedContext
 from vae_exp.engine.progress import NullProgress, ProgressDisplay
@@ -97,6 +99,56 @@ class BlurredPosterior(nn.Module):
 def linear_gaussian_vae(latent_dim: int, generator: torch.Generator, widening: float = 1.3) -> VAE:
     decoder = LinearGaussianDecoder(latent_dim, 0.7, generator)
     return VAE(BlurredPosterior(decoder, widening), decoder, StandardNormalPrior(latent_dim))
+
+
+@dataclass
+class RecordingTracker:
+    """Keeps what is logged; figures must be on the disk by then. `on_row` gets the number of rows after each."""
+
+    lines: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    figures: list[tuple[int, dict[str, Path]]] = field(default_factory=list)
+    lists: list[tuple[int, dict[str, Sequence[float]]]] = field(default_factory=list)
+    warnings: list[tuple[str, str]] = field(default_factory=list)
+    on_row: Callable[[int], None] = lambda count: None
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self.lines.append((step, dict(metrics)))
+        self.on_row(len(self.lines))
+
+    def log_figures(self, figures: Mapping[str, Path], step: int) -> None:
+        assert all(path.read_bytes().startswith(b"\x89PNG") for path in figures.values())
+        self.figures.append((step, dict(figures)))
+
+    def log_lists(self, lists: Mapping[str, Sequence[float]], step: int) -> None:
+        self.lists.append((step, dict(lists)))
+
+    def warn(self, title: str, text: str) -> None:
+        self.warnings.append((title, text))
+
+    def column(self, name: str) -> list[float]:
+        """The values of a metric, of the rows that have it."""
+        return [row[name] for _, row in self.lines if name in row]
+
+    def rows(self) -> list[dict[str, float]]:
+        """The rows with their steps and without times."""
+        return [{"step": step, **without_times(row)} for step, row in self.lines]
+
+
+@dataclass
+class RecordingEvaluator:
+    """Yields results, and keeps the images, the draw and the weights of every call."""
+
+    every: int = 1
+    results: Mapping[str, Any] = field(default_factory=lambda: {"probe": 1.0})
+    images: list[ImageSet] = field(default_factory=list)
+    draws: list[float] = field(default_factory=list)
+    weights: list[Tensor] = field(default_factory=list)
+
+    def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, Any]]:
+        self.images.append(images)
+        self.draws.append(torch.rand((), generator=generator).item())
+        self.weights.append(weights(vae))
+        yield from self.results.items()
 
 
 def adam(parameters: Any) -> Optimizer:

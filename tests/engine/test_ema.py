@@ -1,5 +1,3 @@
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -8,8 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.builders import CPU, fit, grey_images, make_trainer, small_vae, stored_weights, weights
-from vae_exp.data.images import ImageSet
+from tests.builders import (
+    CPU,
+    RecordingEvaluator,
+    fit,
+    grey_images,
+    make_trainer,
+    small_vae,
+    stored_weights,
+    weights,
+)
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.ema import ExponentialMovingAverage
 from vae_exp.engine.seeding import generator
@@ -143,18 +149,6 @@ class Remembering(ELBO):
         return super().__call__(vae, images, noise)
 
 
-@dataclass
-class SeesWeights:
-    """An evaluator that keeps the weights it is run with."""
-
-    every: int
-    seen: list[Tensor] = field(default_factory=list)
-
-    def run(self, vae: VAE, images: ImageSet, noise: torch.Generator) -> Iterator[tuple[str, float]]:
-        self.seen.append(weights(vae))
-        yield "probe", 1.0
-
-
 def test_a_run_keeps_the_average_of_its_steps_beside_the_weights(tmp_path: Path):
     loss, vae = Remembering(), small_vae()
     fit(make_trainer(tmp_path, train=grey_images(11), vae=vae, loss=loss, ema_decay=0.8))
@@ -186,23 +180,14 @@ def test_validation_is_of_the_average(tmp_path: Path):
     assert losses[0] != pytest.approx(losses[1], rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    "every",
-    [
-        pytest.param(1, id="at its cadence"),
-        pytest.param(
-            0,
-            id="at the end",
-        ),
-    ],
-)
+@pytest.mark.parametrize("every", [1, 0], ids=["at its interval", "at the end"])
 def test_evaluators_see_the_average(tmp_path: Path, every: int):
-    evaluator = SeesWeights(every)
+    evaluator = RecordingEvaluator(every)
     trainer = fit(
         make_trainer(tmp_path, train=grey_images(11), ema_decay=0.9, epochs=1, evaluators={"sees": evaluator})
     )
     with GracefulShutdown() as guard:
         trainer.finish(guard)
     state = load_checkpoint(tmp_path / "checkpoints" / "last.pt", CPU)
-    [seen] = evaluator.seen
+    [seen] = evaluator.weights
     assert torch.equal(seen, stored_weights(state["average"]))

@@ -5,7 +5,7 @@ from math import log
 import pytest
 import torch
 
-from tests.builders import fit, make_trainer
+from tests.builders import RecordingTracker, fit, make_trainer
 from vae_exp.data.digits import DigitsSource
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.sampling import rsample
@@ -55,17 +55,9 @@ class NatsLeft:
         yield "left", PIXELS / 2 * (log(used / best) + error / used - error / best)
 
 
-class Rows:
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
-
-    def log(self, metrics, step) -> None:
-        self.rows.append(dict(metrics))
-
-
 @pytest.mark.parametrize("ema_decay", [None, 0.9])
 def test_less_than_a_fifth_of_a_nat_is_left_from_the_first_epoch_on(tmp_path, ema_decay):
-    digits, rows = DigitsSource().train(), Rows()
+    digits, tracker = DigitsSource().train(), RecordingTracker()
     train, val = digits.subset(torch.arange(1000)), digits.subset(torch.arange(1000, 1437))
     trainer = make_trainer(
         tmp_path,
@@ -73,16 +65,15 @@ def test_less_than_a_fifth_of_a_nat_is_left_from_the_first_epoch_on(tmp_path, em
         val=val,
         vae=digits_vae(),
         evaluators={"left": NatsLeft(train)},
-        trackers=[rows],
+        trackers=[tracker],
         epochs=5,
         batch_size=100,
         ema_decay=ema_decay,
     )
     fit(trainer)
-    assert len(rows.rows) == 5
-    for row in rows.rows:
-        [left] = [value for key, value in row.items() if key.endswith("left")]
-        assert abs(left) < 0.2
+    left = tracker.column("val/left")
+    assert len(left) == 5
+    assert all(abs(nats) < 0.2 for nats in left)
     stored = load_checkpoint(tmp_path / "checkpoints" / "last.pt", torch.device("cpu"))["vae"]
     assert stored["decoder.likelihood.variance"] == trainer._vae.decoder.likelihood.variance
 

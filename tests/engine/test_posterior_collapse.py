@@ -7,8 +7,7 @@ import torch
 from torch import nn
 from torch.distributions import Independent, Normal
 
-from tests.builders import CPU, fit, grey_images, make_trainer, small_vae, weights
-from tests.engine.test_trainer import Kept
+from tests.builders import CPU, RecordingTracker, fit, grey_images, make_trainer, small_vae, weights
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.posterior_collapse import PosteriorCollapseMonitor
 from vae_exp.model.vae import VAE
@@ -119,7 +118,7 @@ def test_a_run_is_the_same_with_and_without_it(tmp_path, held_out: int):
 
 
 def test_a_run_whose_rate_vanishes_says_so_once_and_keeps_it(tmp_path, caplog):
-    tracker = Kept()
+    tracker = RecordingTracker()
     with caplog.at_level(logging.WARNING):
         images, loss = grey_images(40), BetaVAE(500.0)
         trainer = make_trainer(

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
-from tests.builders import plain_recipe
+from tests.builders import RecordingEvaluator, RecordingTracker, plain_recipe
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.progress import LogProgress
@@ -82,49 +82,6 @@ class Scripted:
 
 
 @dataclass
-class Kept:
-    """A tracker that remembers, and sees whether figures are on the disk when it is told of them."""
-
-    lines: list[tuple[int, dict[str, float]]] = field(default_factory=list)
-    figures: list[tuple[int, dict[str, Path]]] = field(default_factory=list)
-    lists: list[tuple[int, dict[str, Sequence[float]]]] = field(default_factory=list)
-    warnings: list[tuple[str, str]] = field(default_factory=list)
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        self.lines.append((step, dict(metrics)))
-
-    def log_figures(self, figures: Mapping[str, Path], step: int) -> None:
-        assert all(path.read_bytes().startswith(b"\x89PNG") for path in figures.values())
-        self.figures.append((step, dict(figures)))
-
-    def warn(self, title: str, text: str) -> None:
-        self.warnings.append((title, text))
-
-    def log_lists(self, lists: Mapping[str, Sequence[float]], step: int) -> None:
-        self.lists.append((step, dict(lists)))
-
-    def of(self, name: str) -> list[float]:
-        return [line[name] for _, line in self.lines if name in line]
-
-
-@dataclass
-class Probe:
-    """An evaluator that remembers what it was run on."""
-
-    every: int
-    results: Mapping[str, object] = field(default_factory=lambda: {"probe": 1.0})
-    runs: list[ImageSet] = field(default_factory=list)
-    draws: list[float] = field(default_factory=list)
-    modes: list[tuple[bool, bool]] = field(default_factory=list)
-
-    def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, object]]:
-        self.runs.append(images)
-        self.draws.append(torch.rand((), generator=generator).item())
-        self.modes.append((vae.training, torch.is_grad_enabled()))
-        yield from self.results.items()
-
-
-@dataclass
 class Shown(LogProgress):
     """A progress display that remembers."""
 
@@ -153,7 +110,7 @@ class Bench:
     trainer: Trainer
     vae: VAE
     optimizer: SGD
-    kept: Kept
+    kept: RecordingTracker
     directory: RunDirectory
 
     def fit(self, progress: LogProgress | None = None) -> "Bench":
@@ -184,7 +141,7 @@ def bench(tmp_path: Path) -> Callable[..., Bench]:
         folder: str = "run",
         **recipe: Any,
     ) -> Bench:
-        vae, kept, directory = tiny_vae(), Kept(), RunDirectory(tmp_path / folder)
+        vae, kept, directory = tiny_vae(), RecordingTracker(), RunDirectory(tmp_path / folder)
         optimizer = SGD(vae.parameters(), lr=lr)
         trainer = Trainer(
             vae=vae,
@@ -222,7 +179,7 @@ def test_the_rate_is_that_of_the_models_posterior(bench):
     features = torch.tanh(bench.vae.encoder.hidden[0](images(5).pixels.flatten(1)))
     mean, log_variance = bench.vae.encoder.posterior.mean_and_log_variance(features).chunk(2, dim=1)
     rate = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(dim=1).mean().item()
-    assert bench.kept.of("train/rate") == [pytest.approx(rate, rel=1e-5)]
+    assert bench.kept.column("train/rate") == [pytest.approx(rate, rel=1e-5)]
 
 
 def test_the_elbo_is_minus_distortion_minus_rate_whatever_is_minimised(bench):
@@ -287,13 +244,13 @@ def test_gradients_do_not_pile_up_over_steps(bench):
 
 
 def test_training_lowers_the_loss(bench):
-    losses = bench(lr=0.05, train=20, batch_size=5, epochs=30).fit().kept.of("train/loss")
+    losses = bench(lr=0.05, train=20, batch_size=5, epochs=30).fit().kept.column("train/loss")
     assert losses[-1] < losses[0] - 0.1
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(bench):
     losses = [
-        bench(folder=str(run), lr=0.05, epochs=3, seed=seed).fit().kept.of("train/loss")
+        bench(folder=str(run), lr=0.05, epochs=3, seed=seed).fit().kept.column("train/loss")
         for run, seed in enumerate([4, 4, 5])
     ]
     assert losses[0] == losses[1]
@@ -301,7 +258,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(bench):
 
 
 def test_training_noise_differs_between_epochs(bench):
-    first, second = bench(train=4, batch_size=4, epochs=2).fit().kept.of("train/distortion")
+    first, second = bench(train=4, batch_size=4, epochs=2).fit().kept.column("train/distortion")
     assert first != second
 
 
@@ -309,7 +266,7 @@ def test_training_noise_differs_between_epochs(bench):
 
 
 def test_validation_noise_is_the_same_each_epoch(bench):
-    losses = bench(epochs=4).fit().kept.of("val/loss")
+    losses = bench(epochs=4).fit().kept.column("val/loss")
     assert len(losses) == 4
     assert len(set(losses)) == 1
 
@@ -317,7 +274,7 @@ def test_validation_noise_is_the_same_each_epoch(bench):
 def test_validation_is_of_the_loss_that_is_minimised_with_the_noise_of_evaluation(bench):
     made = bench(val=3, batch_size=3, seed=7)
     terms = ELBO()(made.vae.eval(), images(3, seed=1).pixels, generator(7, "evaluation", CPU))
-    assert made.fit().kept.of("val/loss") == [pytest.approx(terms.loss.mean().item(), rel=1e-6)]
+    assert made.fit().kept.column("val/loss") == [pytest.approx(terms.loss.mean().item(), rel=1e-6)]
 
 
 def test_without_validation_images_nothing_is_told_of_them(bench):
@@ -330,7 +287,7 @@ def test_without_validation_images_nothing_is_told_of_them(bench):
 
 def test_the_scheduler_is_stepped_once_an_epoch(bench):
     made = bench(lr=0.8, train=5, batch_size=1, epochs=3, scheduler=_halving)
-    assert made.fit().kept.of("train/learning_rate") == [0.8, 0.4, 0.2]
+    assert made.fit().kept.column("train/learning_rate") == [0.8, 0.4, 0.2]
 
 
 def _halving(optimizer: SGD) -> StepLR:
@@ -521,7 +478,7 @@ def test_an_interruption_does_not_replace_a_good_checkpoint_by_weights_that_are_
     assert all(torch.isfinite(each).all() for each in made.checkpoint("last")["vae"].values())
 
 
-class _Signals(Probe):
+class _Signals(RecordingEvaluator):
     """An evaluator during which Ctrl-C is pressed."""
 
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, object]]:
@@ -531,11 +488,11 @@ class _Signals(Probe):
 
 @pytest.mark.parametrize("every", [0, 1])
 def test_a_signal_during_an_evaluator_ends_the_run_before_the_next_evaluator(bench, every: int):
-    later = Probe(every)
+    later = RecordingEvaluator(every)
     made = bench(evaluators={"first": _Signals(every), "later": later})
     with GracefulShutdown() as guard, pytest.raises(Interrupted):
         _run_to_the_end(made.trainer, guard)
-    assert later.runs == []
+    assert later.images == []
 
 
 def test_a_signal_during_the_last_batch_of_validation_ends_the_run_before_the_evaluators(bench):
@@ -545,11 +502,11 @@ def test_a_signal_during_the_last_batch_of_validation_ends_the_run_before_the_ev
                 os.kill(os.getpid(), signal.SIGINT)
             return super().__call__(vae, batch, generator)
 
-    later = Probe(every=1)
+    later = RecordingEvaluator(every=1)
     made = bench(loss=Signals(), val=2, batch_size=2, evaluators={"later": later})
     with pytest.raises(Interrupted):
         made.fit()
-    assert later.runs == []
+    assert later.images == []
 
 
 def _run_to_the_end(trainer: Trainer, guard: GracefulShutdown) -> None:
@@ -579,40 +536,40 @@ def test_an_epoch_counts_only_once_it_has_been_told(bench):
 
 
 def test_evaluators_run_at_their_cadence(bench):
-    made = bench(train=5, batch_size=5, epochs=5, evaluators={"probe": Probe(every=2)}).fit()
+    made = bench(train=5, batch_size=5, epochs=5, evaluators={"probe": RecordingEvaluator(every=2)}).fit()
     assert [step for step, line in made.kept.lines if "val/probe" in line] == [2, 4]
 
 
 def test_an_evaluator_without_cadence_runs_once_at_the_end(bench):
-    probe = Probe(every=0)
+    probe = RecordingEvaluator(every=0)
     made = bench(train=5, batch_size=5, epochs=5, evaluators={"probe": probe}).fit()
-    assert probe.runs == []
+    assert probe.images == []
     made.finish()
-    assert len(probe.runs) == 1
+    assert len(probe.images) == 1
     assert made.kept.lines[-1] == (5, {"epoch": 5, "val/probe": 1.0})
     assert made.trainer.position.metrics["val/probe"] == 1.0
     assert "val/loss" in made.trainer.position.metrics
 
 
 def test_an_evaluator_with_a_cadence_does_not_run_again_at_the_end(bench):
-    probe = Probe(every=1)
+    probe = RecordingEvaluator(every=1)
     made = bench(epochs=2, evaluators={"probe": probe}).fit()
     made.finish()
-    assert len(probe.runs) == 2
+    assert len(probe.images) == 2
     assert len(made.kept.lines) == 2
 
 
 def test_evaluators_see_the_held_out_images(bench):
-    probe, held_out = Probe(every=1), images(3, seed=9)
+    probe, held_out = RecordingEvaluator(every=1), images(3, seed=9)
     bench(val=held_out, evaluators={"probe": probe}).fit()
-    assert probe.runs == [held_out]
+    assert probe.images == [held_out]
 
 
 def test_evaluators_see_the_training_images_where_none_are_held_out(bench):
-    probe, train = Probe(every=1), images(5, seed=9)
+    probe, train = RecordingEvaluator(every=1), images(5, seed=9)
     made = bench(train=train, val=0, evaluators={"probe": probe}).fit()
-    assert probe.runs == [train]
-    assert made.kept.of("train/probe") == [1.0]
+    assert probe.images == [train]
+    assert made.kept.column("train/probe") == [1.0]
 
 
 def test_without_validation_images_the_training_loss_can_be_monitored(bench):
@@ -621,58 +578,53 @@ def test_without_validation_images_the_training_loss_can_be_monitored(bench):
 
 
 def test_evaluators_draw_the_same_noise_each_time_and_none_disturbs_another(bench):
-    first, second = Probe(every=1), Probe(every=1, results={})
+    first, second = RecordingEvaluator(every=1), RecordingEvaluator(every=1, results={})
     bench(epochs=3, evaluators={"first": first, "second": second}).fit()
     assert len(first.draws + second.draws) == 6
     assert len({*first.draws, *second.draws}) == 1
 
 
 def test_evaluators_do_not_disturb_training(bench):
-    alone = bench(folder="alone", lr=0.05, epochs=3).fit().kept.of("train/loss")
-    watched = bench(folder="watched", lr=0.05, epochs=3, evaluators={"probe": Probe(every=1)}).fit()
-    assert watched.kept.of("train/loss") == alone
+    alone = bench(folder="alone", lr=0.05, epochs=3).fit().kept.column("train/loss")
+    watched = bench(folder="watched", lr=0.05, epochs=3, evaluators={"probe": RecordingEvaluator(every=1)}).fit()
+    assert watched.kept.column("train/loss") == alone
 
 
 def test_an_evaluator_does_not_change_what_is_monitored(bench):
     script = Scripted(train=[1.0] * 4, val=[3.0, 2.0, 1.0, 2.0])
-    made = bench(loss=script, epochs=4, evaluators={"probe": Probe(every=2, results={"loss": 0.5})}).fit()
+    made = bench(
+        loss=script, epochs=4, evaluators={"probe": RecordingEvaluator(every=2, results={"loss": 0.5})}
+    ).fit()
     assert made.checkpoint("best")["epoch"] == 3
 
 
 def test_a_name_that_training_reports_stays_its_own_at_the_end_too(bench):
     script = Scripted(train=[1.0], val=[3.0])
-    made = bench(loss=script, evaluators={"probe": Probe(every=0, results={"loss": 0.5, "score": 1.0})}).fit()
+    made = bench(
+        loss=script, evaluators={"probe": RecordingEvaluator(every=0, results={"loss": 0.5, "score": 1.0})}
+    ).fit()
     made.finish()
     metrics = made.trainer.position.metrics
     assert (metrics["val/loss"], metrics["val/score"]) == (3.0, 1.0)
 
 
-def test_evaluators_see_a_model_at_evaluation_without_gradients(bench):
-    probe = Probe(every=1)
-    bench(evaluators={"probe": probe}).fit()
-    assert probe.modes == [(False, False)]
-
-
 def test_figures_are_saved_and_handed_to_the_trackers(bench):
-    evaluator = Probe(every=2, results={"samples": Figure(figsize=(1, 1)), "score": 2})
+    evaluator = RecordingEvaluator(every=2, results={"samples": Figure(figsize=(1, 1)), "score": 2})
     made = bench(train=5, batch_size=5, epochs=2, evaluators={"figures": evaluator}).fit()
     assert made.kept.figures == [(2, {"samples": made.directory.figures / "samples.png"})]
-    assert made.kept.of("val/score") == [2.0]
-    assert not made.kept.of("val/samples")
+    assert made.kept.column("val/score") == [2.0]
+    assert not made.kept.column("val/samples")
 
 
 def test_figures_of_the_end_are_handed_to_the_trackers_too(bench):
-    made = bench(evaluators={"figures": Probe(every=0, results={"samples": Figure(figsize=(1, 1))})}).fit()
+    made = bench(
+        evaluators={"figures": RecordingEvaluator(every=0, results={"samples": Figure(figsize=(1, 1))})}
+    ).fit()
     assert made.kept.figures == []
     made.finish()
     assert [sorted(figures) for _, figures in made.kept.figures] == [["samples"]]
 
 
-@pytest.mark.parametrize("value", [torch.tensor(2.0), torch.tensor(2.0).numpy()[()]], ids=["tensor", "np.float32"])
-def test_numbers_of_torch_and_numpy_are_metrics(bench, value: object):
-    assert bench(evaluators={"probe": Probe(1, {"score": value})}).fit().kept.of("val/score") == [2.0]
-
-
 def test_every_tracker_line_is_plain_enough_for_json(bench):
-    [(_, line)] = bench(evaluators={"probe": Probe(every=1)}).fit().kept.lines
+    [(_, line)] = bench(evaluators={"probe": RecordingEvaluator(every=1)}).fit().kept.lines
     assert json.loads(json.dumps(line)) == line

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, ReduceLROnPlateau, SequentialLR, StepLR
 
-from tests.builders import CPU, fit, grey_images, make_trainer, small_vae, weights
+from tests.builders import CPU, RecordingTracker, fit, grey_images, make_trainer, small_vae, weights
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.progress import NullProgress
@@ -23,29 +23,6 @@ from vae_exp.model.vae import VAE
 
 EPOCHS, STEPS = 3, 3  # eleven images in batches of four
 TRAIN, VAL = grey_images(11), grey_images(5, seed=1)
-
-
-@dataclass
-class Lines:
-    """A tracker that keeps what it is told, without times; it may raise a signal after a line."""
-
-    kept: list[dict[str, float]] = field(default_factory=list)
-    signal_after: int | None = None
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        timeless = {name: value for name, value in metrics.items() if not name.startswith("time/")}
-        self.kept.append({"step": step, **timeless})
-        if len(self.kept) == self.signal_after:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def log_figures(self, figures: Mapping[str, Path], step: int) -> None:
-        raise AssertionError
-
-    def warn(self, title: str, text: str) -> None:
-        pass
-
-    def log_lists(self, lists: Mapping[str, Sequence[float]], step: int) -> None:
-        raise AssertionError
 
 
 @dataclass
@@ -85,35 +62,35 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def _trainer(path: Path, lines: Lines, settings: dict[str, Any]) -> tuple[Trainer, VAE]:
+def _trainer(path: Path, tracker: RecordingTracker, settings: dict[str, Any]) -> tuple[Trainer, VAE]:
     torch.manual_seed(0)
     vae = small_vae()
     every = {"noisy": NoisyEvaluator()}
-    given = {"train": TRAIN, "val": VAL, "epochs": EPOCHS, "evaluators": every, "trackers": [lines]} | settings
+    given = {"train": TRAIN, "val": VAL, "epochs": EPOCHS, "evaluators": every, "trackers": [tracker]} | settings
     return make_trainer(path, vae=vae, **given), vae
 
 
 def _whole(path: Path, settings: dict[str, Any]) -> tuple[Tensor, list[dict[str, float]], dict[str, Any]]:
-    lines = Lines()
-    trainer, vae = _trainer(path, lines, settings)
+    tracker = RecordingTracker()
+    trainer, vae = _trainer(path, tracker, settings)
     fit(trainer)
-    return weights(vae), lines.kept, load_checkpoint(path / "checkpoints" / "last.pt", CPU)
+    return weights(vae), tracker.rows(), load_checkpoint(path / "checkpoints" / "last.pt", CPU)
 
 
 def _continued(
-    path: Path, settings: dict[str, Any], first: Trainer, before: Lines, progress: NullProgress
+    path: Path, settings: dict[str, Any], first: Trainer, before: RecordingTracker, progress: NullProgress
 ) -> tuple[Tensor, list[dict[str, float]], dict[str, Any]]:
     """Interrupt a run, and go on with another trainer."""
     with pytest.raises(Interrupted):
         fit(first, progress)
     state = load_checkpoint(path / "checkpoints" / "last.pt", CPU)
-    assert state["lines"] == len(before.kept)
+    assert state["lines"] == len(before.lines)
     torch.manual_seed(99)
-    lines = Lines()
-    trainer, vae = _trainer(path, lines, settings)
+    tracker = RecordingTracker()
+    trainer, vae = _trainer(path, tracker, settings)
     trainer.load_state(state)
     fit(trainer)
-    return weights(vae), before.kept + lines.kept, load_checkpoint(path / "checkpoints" / "last.pt", CPU)
+    return weights(vae), before.rows() + tracker.rows(), load_checkpoint(path / "checkpoints" / "last.pt", CPU)
 
 
 def _assert_same(found: Any, expected: Any) -> None:
@@ -138,7 +115,7 @@ def _random_states(state: dict[str, Any]) -> list[Tensor]:
 def test_a_run_interrupted_at_any_step_goes_on_to_the_bit(tmp_path: Path, settings: str, at: int):
     chosen = SETTINGS[settings]
     expected = _whole(tmp_path / "whole", chosen)
-    before = Lines()
+    before = RecordingTracker()
     first, _ = _trainer(tmp_path / "run", before, chosen)
     _assert_same(_continued(tmp_path / "run", chosen, first, before, SignalAtStep(at)), expected)
 
@@ -146,13 +123,15 @@ def test_a_run_interrupted_at_any_step_goes_on_to_the_bit(tmp_path: Path, settin
 @pytest.mark.parametrize("after", [1, 2])
 def test_a_run_interrupted_between_two_epochs_goes_on_to_the_bit(tmp_path: Path, after: int):
     expected = _whole(tmp_path / "whole", {})
-    before = Lines(signal_after=after)
+    before = RecordingTracker(
+        on_row=lambda count: os.kill(os.getpid(), signal.SIGTERM) if count == after else None
+    )
     first, _ = _trainer(tmp_path / "run", before, {})
     _assert_same(_continued(tmp_path / "run", {}, first, before, NullProgress()), expected)
 
 
 def test_a_run_interrupted_in_its_first_validation_goes_on_without_warnings(tmp_path: Path):
-    before, chosen = Lines(), {"scheduler": _halving, "epochs": 1}
+    before, chosen = RecordingTracker(), {"scheduler": _halving, "epochs": 1}
     first, _ = _trainer(tmp_path / "run", before, chosen)
     _continued(tmp_path / "run", chosen, first, before, SignalAtStep(STEPS))
 
@@ -160,11 +139,11 @@ def test_a_run_interrupted_in_its_first_validation_goes_on_without_warnings(tmp_
 def test_a_finished_run_goes_on_to_more_epochs(tmp_path: Path):
     expected = _whole(tmp_path / "whole", {"epochs": 5})
     _, before, state = _whole(tmp_path / "run", {})
-    lines = Lines()
-    trainer, vae = _trainer(tmp_path / "run", lines, {"epochs": 5})
+    tracker = RecordingTracker()
+    trainer, vae = _trainer(tmp_path / "run", tracker, {"epochs": 5})
     trainer.load_state(state)
     fit(trainer)
-    assert before + lines.kept == expected[1]
+    assert before + tracker.rows() == expected[1]
     assert torch.equal(weights(vae), expected[0])
 
 
@@ -178,11 +157,11 @@ def test_a_schedule_that_is_planned_anew_goes_on_where_it_would_be_by_now(tmp_pa
     shorter, longer = ({"scheduler": partial(_cosine, epochs=epochs), "epochs": epochs} for epochs in (EPOCHS, 6))
     _, expected, _ = _whole(tmp_path / "whole", longer)
     *_, state = _whole(tmp_path / "run", shorter)
-    lines = Lines()
-    trainer, _ = _trainer(tmp_path / "run", lines, longer)
+    tracker = RecordingTracker()
+    trainer, _ = _trainer(tmp_path / "run", tracker, longer)
     trainer.load_state(state, replan=True)
     fit(trainer)
-    rates = [[line["train/learning_rate"] for line in each] for each in (lines.kept, expected)]
+    rates = [[line["train/learning_rate"] for line in each] for each in (tracker.rows(), expected)]
     assert rates[0] == rates[1][EPOCHS:]
     assert len(set(rates[1])) == 6
 
@@ -195,27 +174,27 @@ def test_a_run_of_a_cuda_device_goes_on_on_the_cpu(tmp_path: Path, caplog: pytes
         "noise": torch.zeros(16, dtype=torch.uint8),
     }
     state["optimizer"]["param_groups"][0]["capturable"] = True
-    trainer, _ = _trainer(tmp_path / "run", Lines(), {"epochs": 4})
+    trainer, _ = _trainer(tmp_path / "run", RecordingTracker(), {"epochs": 4})
     trainer.load_state(state)
     assert fit(trainer).position.epoch == 4
     assert "order and noise are drawn anew on cpu" in caplog.text
 
 
 def test_the_time_of_an_interrupted_epoch_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    first, _ = _trainer(tmp_path / "run", Lines(), {})
+    first, _ = _trainer(tmp_path / "run", RecordingTracker(), {})
     with pytest.raises(Interrupted):
         fit(first, SignalAtStep(2))
     state = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt", CPU)
     assert state["seconds"] > 0
 
 
-class LateWatch:
-    """Sees a step when the next one has run, as that of a device does."""
+class LateMonitor:
+    """Sees a step after the next one, as on a GPU."""
 
     def __init__(self) -> None:
         self._earlier: Tensor | None = None
 
-    def look(self, sums: Tensor, rows: Tensor, size: int) -> Tensor | None:
+    def poll(self, sums: Tensor, size: int) -> Tensor | None:
         seen, self._earlier = self._earlier, sums / size
         return seen
 
@@ -235,8 +214,8 @@ class Shown(NullProgress):
 
 
 def test_what_is_shown_late_is_still_per_image(tmp_path: Path):
-    trainer, _ = _trainer(tmp_path / "run", Lines(), {"epochs": 1, "train": grey_images(9)})
-    trainer._watch, shown = LateWatch(), Shown()
+    trainer, _ = _trainer(tmp_path / "run", RecordingTracker(), {"epochs": 1, "train": grey_images(9)})
+    trainer._monitor, shown = LateMonitor(), Shown()
     fit(trainer, shown)
     rows = trainer._record.rows
     assert shown.values[1]["loss"] == pytest.approx((rows[1, 0] / 4).item())
