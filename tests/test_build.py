@@ -313,7 +313,7 @@ def test_the_reduction_is_not_the_losss_business():
     vae = build_vae(model(), SHAPE)
     node = {"_target_": "vae_exp.objective.elbo.ELBO", "num_samples": 2, "reduction": "sum"}
     assert build_loss(node, vae, SHAPE).num_samples == 2
-    with pytest.raises(UserError, match=r"loss\._target_=.*loss\.num_samples=0"):
+    with pytest.raises(UserError, match=r"loss\.num_samples=0"):
         build_loss({**node, "num_samples": 0}, vae, SHAPE)
 
 

@@ -42,6 +42,22 @@ REFUSED = {
     ("--multirun", "hydra.sweep.dir=", "seed=0,1"): ["hydra.sweep.dir= is empty"],
     ("--multirun", "hydra/launcher=slurm", "seed=0,1"): ["hydra/launcher=slurm", "no Slurm"],
     ("--multirun", "loss=elbo,betavae"): ["loss=betavae is not an option of loss"],
+    ("--multirun", "model.latentdim=2,3"): ["model.latentdim is not a key", "did you mean model.latent_dim?"],
+    ("--multirun", "model.latent_dim=2,x"): ["model.latent_dim=x: expected an integer"],
+    ("--multirun", "seed=0,1", "model.latent_dim=2,-1"): ["model.latent_dim=-1 must be at least 1"],
+    ("trainer.epochs=abc",): ["trainer.epochs=abc: expected an integer."],
+    ("model.hidden_dims=400",): ["model.hidden_dims=400: expected a list, such as [400,200]."],
+    ("model.activation=swishh",): ["Error: model.activation=swishh is not known; use one of relu"],
+    ("loss=beta_vae", "loss.beta=-1"): ["Error: loss.beta=-1 must be at least 0"],
+    ("model.encoder._target_=os.system",): [
+        "Target 'os.system' is blocklisted",
+        "execution-capable target family",
+    ],
+    ("model.encoder._target_=vae_exp.model.encoders.MLPEncode",): ["did you mean MLPEncoder?"],
+    ("seed", "=", "3"): ["seed is not an override of the form key=value; write it without spaces"],
+    ("resume=latest",): ["resume=latest: no run in outputs has a checkpoint"],
+    ("hydra/launcher=pool",): ["hydra/launcher=pool is for a sweep; add --multirun"],
+    ("sweep.name=mine",): ["sweep.name=mine is for a sweep; add --multirun"],
 }
 
 
@@ -55,6 +71,7 @@ def test_a_command_line_is_refused_in_one_message(words, command, tmp_path: Path
     for part in REFUSED[words]:
         assert part in message
     assert not list(tmp_path.glob("outputs")) + list(tmp_path.glob("multirun/*/*/"))
+    assert "hydra/launcher=slurm" in words or not list(tmp_path.glob("multirun"))
 
 
 @pytest.mark.parametrize("words", [["experiment="], ["experiment=null"], ["experiment=''"], ["experiment=[]"]])
@@ -89,7 +106,7 @@ def test_a_path_names_the_run_of_commands_on_runs(tmp_path: Path, monkeypatch: p
     assert prepare(["lr=1", "~seed"], "generate") == ["run='lr=1'", "~seed"]
     with pytest.raises(UserError, match=r"a b: evaluate takes one run; --multirun run=a,b"):
         prepare(["a", "b"], "evaluate")
-    with pytest.raises(UserError, match=r"a/b is not an override of the form key=value; expected key=value"):
+    with pytest.raises(UserError, match=r"a/b is not an override of the form key=value; write it"):
         prepare(["a/b"], "benchmark")
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from math import inf, nan
 from pathlib import Path
 from typing import IO
@@ -9,6 +10,7 @@ import pytest
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import (
     RunDirectory,
+    claim_directory,
     merge_json,
     require_writable,
     to_json_line,
@@ -278,3 +280,12 @@ def test_a_full_disk_is_refused_and_nothing_is_left_behind(tmp_path: Path, monke
     with pytest.raises(UserError, match="No space left on device"):
         require_writable(tmp_path / "a" / "b", "hydra.run.dir")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claimed_directory_belongs_to_one_caller(tmp_path: Path):
+    path = tmp_path / "2026-11-27" / "12-00-00-6cb1ea67"
+    with ThreadPoolExecutor(8) as pool:
+        claimed = list(pool.map(claim_directory, [path] * 24))
+    expected = {path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 25))}
+    assert set(claimed) == expected
+    assert all(directory.is_dir() for directory in expected)

@@ -91,6 +91,12 @@ def test_integers_stay_integers_up_to_255(npz):
     assert images.pixel_max == 255
 
 
+def test_booleans_are_binary_images(npz):
+    images = npz(images=grey() > 100).train()
+    assert images.is_binary()
+    assert images.pixel_max == 1
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_numbers_become_float32_up_to_one(npz, dtype):
     images = npz(images=grey(dtype)).train()
@@ -335,10 +341,9 @@ REFUSED_IMAGES = {
     "above one": (_with(1.5), "to 1.5; expected float in [0, 1]"),
     "below zero": (_with(-0.25), "from -0.25 to"),
     "floats up to 255": (grey().astype(np.float32), "uint8 from 0 to 255"),
-    "int64": (grey().astype(np.int64), "of type int64; expected uint8, or float"),
-    "bool": (grey() > 127, "of type bool; expected uint8, or float"),
-    "complex": (grey(np.complex64), "of type complex64; expected uint8, or float"),
-    "text": (np.full((COUNT, HEIGHT, WIDTH), "a"), "of type <U1; expected uint8, or float"),
+    "int64": (grey().astype(np.int64), "of type int64; expected uint8, bool, or float"),
+    "complex": (grey(np.complex64), "of type complex64; expected uint8, bool, or float"),
+    "text": (np.full((COUNT, HEIGHT, WIDTH), "a"), "of type <U1; expected uint8, bool, or float"),
     "no images": (grey(shape=(0, HEIGHT, WIDTH)), f"shape [0, 1, {HEIGHT}, {WIDTH}], which holds no pixels"),
     "no pixels": (grey(shape=(COUNT, HEIGHT, 0)), f"shape [{COUNT}, 1, {HEIGHT}, 0], which holds no pixels"),
     "a number": (np.float32(0.5), "shape []"),

@@ -141,7 +141,7 @@ def test_an_unknown_key_is_refused_before_any_job(command, tmp_path):
     finished = command("train", "--multirun", *SHORT, "model.latnt_dim=2,3", "sweep.name=mine")
     assert finished.code == 1
     assert "did you mean model.latent_dim?" in finished.err
-    assert not list(tmp_path.glob("multirun/mine/*/"))
+    assert not (tmp_path / "multirun").exists()
 
 
 def test_the_worked_example_sweeps_latent_size_and_width(command, tmp_path):

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,15 @@ from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import (
     RunDirectory,
     absolute_path,
+    claim_directory,
     require_inside,
     require_writable,
     resumed_directory,
 )
-from vae_exp.sweep.manifest import planned_jobs, record, refuse_idle_sweeps
+from vae_exp.sweep.manifest import key_of, planned_jobs, record, refuse_idle_sweeps
 from vae_exp.sweep.session import recorder
+
+_CHECKED_VALUES = 20  # of a swept key; composing takes about 0.1 s
 
 
 class TrainCallback(Callback):
@@ -36,6 +40,7 @@ class TrainCallback(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check a single run."""
         try:
+            _refuse_overrides_of_sweeps(config)
             checked(task_config(config), TrainConfig)
             _require_a_name("hydra.run.dir", config.hydra.run.dir)
             directory = RunDirectory(Path.cwd() / str(config.hydra.run.dir))  # as Hydra takes it: no ~
@@ -44,11 +49,13 @@ class TrainCallback(Callback):
                 _require_no_other_directory(config)
             else:
                 directory.require_free()
-            require_writable(directory.path, "hydra.run.dir")
+            require_writable(directory.path.parent, "hydra.run.dir")
             if config.tracker.mode == "online":  # before the seconds that torch and the data take
                 from vae_exp.tracking.wandb_tracker import require_api_key
 
                 require_api_key(absolute_path("tracker.root", str(config.tracker.root)))
+            if not config.resume and _has_default_directory(config):
+                config.hydra.run.dir = str(claim_directory(Path(config.hydra.run.dir)))
         except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
             raise SystemExit(f"Error: {message_of(error)}") from error
 
@@ -69,7 +76,7 @@ class TrainCallback(Callback):
             sweep = Path(str(config.hydra.sweep.dir))
             overrides = _overrides(config, "task")
             jobs = planned_jobs(config, overrides)
-            _require_options(config, overrides, jobs or [])
+            _check_jobs(config, overrides, jobs or [])
             require_writable(sweep, "hydra.sweep.dir")
             record(sweep, sys.argv[1:], Path.cwd(), jobs or [])
         except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
@@ -77,19 +84,35 @@ class TrainCallback(Callback):
         recorder.remember(sweep, tracked=config.tracker.mode == "offline")
 
 
+def _refuse_overrides_of_sweeps(config: DictConfig) -> None:
+    """Refuse, in a single run, what only a sweep uses."""
+    for override in [*_overrides(config, "hydra"), *_overrides(config, "task")]:
+        if key_of(override) in ("hydra.launcher", "hydra.sweeper", "sweep.name"):
+            raise UserError(f"{override} is for a sweep; add --multirun, or leave it out.")
+
+
+def _has_default_directory(config: DictConfig) -> bool:
+    raw: Any = OmegaConf.to_container(config.hydra.run, resolve=False)
+    return str(raw["dir"]).startswith("${vae_exp.run_directory:")
+
+
 def _require_a_name(key: str, directory: object) -> None:
     if not str(directory).strip():
         raise UserError(f"{key}= is empty; name a directory, or leave it out.")
 
 
-def _require_options(config: DictConfig, overrides: Sequence[str], jobs: Sequence[Sequence[str]]) -> None:
-    """Compose a job for each option that is swept over: a misspelt one is refused before the first job."""
-    composed = set(overrides)
+def _check_jobs(config: DictConfig, overrides: Sequence[str], jobs: Sequence[Sequence[str]]) -> None:
+    """Compose and check jobs until every option and the first values of every swept key have occurred."""
+    checked_overrides = set(overrides)
+    values_of_key: Counter[str] = Counter()
     for job in jobs:
-        chosen = {word for word in job if group_of(word)}
-        if chosen - composed:
-            GlobalHydra.instance().config_loader().load_sweep_config(config, list(job))
-            composed |= chosen
+        new = [override for override in job if override not in checked_overrides]
+        if not any(group_of(override) or values_of_key[key_of(override)] < _CHECKED_VALUES for override in new):
+            continue
+        composed = GlobalHydra.instance().config_loader().load_sweep_config(config, list(job))
+        checked(task_config(composed), TrainConfig)
+        checked_overrides.update(new)
+        values_of_key.update(key_of(override) for override in new)
 
 
 def _require_a_run(directory: RunDirectory) -> None:

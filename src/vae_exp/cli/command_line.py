@@ -14,15 +14,17 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, Node, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from vae_exp.configuration.schema import strip_omegaconf_noise
 from vae_exp.errors import UserError, did_you_mean
+from vae_exp.storage.run_directory import LATEST, find_latest_run
 from vae_exp.sweep.manifest import quoted
 
 _LISTS = ("evaluator",)  # groups of which several options may be chosen
 _MAY_BE_EMPTY = ("evaluator", "experiment")
 _NULL_GROUP = "Config group override must be"  # how Hydra's message begins then
+_MERGING = "Error merging override "
 _NAMES_A_RUN = ("evaluate", "generate")
 
 
@@ -85,8 +87,11 @@ def _prepare_override(override: str, config_name: str) -> str:
     if _is_path(override):
         if config_name in _NAMES_A_RUN:
             return f"run={quoted(override)}"
-        remedy = f"resume={override} continues the run there" if config_name == "train" else "expected key=value"
+        is_run = config_name == "train" and ("/" in override or Path(override).exists())
+        remedy = f"resume={override} continues the run there" if is_run else "write it without spaces"
         raise UserError(f"{override} is not an override of the form key=value; {remedy}.")
+    if override == f"resume={LATEST}" and config_name == "train":
+        return f"resume={quoted(str(find_latest_run('resume')))}"
     group = group_of(override)
     if group is None:
         return override
@@ -140,11 +145,21 @@ def message_of(error: BaseException) -> str:
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.parent_node is not None:
         return _unknown_key(cause)
     message = str(error).strip()
-    if message.startswith(_NULL_GROUP):
-        return "a group cannot be null; choose one of its options, such as scheduler=none."
-    if isinstance(cause, OmegaConfBaseException) and str(cause) not in message:
+    expected = _expected_type(str(cause.msg)) if isinstance(cause, ValidationError) else None
+    if expected:
+        message = f"{message.partition(_MERGING)[2].partition(chr(10))[0]}: expected {expected}."
+    elif message.startswith(_NULL_GROUP):
+        message = "a group cannot be null; choose one of its options, such as scheduler=none."
+    elif isinstance(cause, OmegaConfBaseException) and str(cause) not in message:
         message += f"\n{cause}"
     return strip_omegaconf_noise(message)
+
+
+def _expected_type(message: str) -> str | None:
+    """What OmegaConf would take, in words; None for a message of another kind."""
+    names = {"to Integer": "an integer", "to Float": "a number", "to Boolean": "true or false"}
+    names["is not a ListConfig"] = "a list, such as [400,200]"
+    return next((name for part, name in names.items() if part in message), None)
 
 
 def _unknown_choice(error: MissingConfigException) -> str:

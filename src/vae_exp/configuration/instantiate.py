@@ -1,6 +1,8 @@
 """The one room that calls `instantiate`: from a config to the objects of an experiment."""
 
 import logging
+import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from inspect import signature
@@ -21,7 +23,7 @@ from vae_exp.distributions.sampling import sample
 from vae_exp.engine import torchrun
 from vae_exp.engine.memory import require_memory
 from vae_exp.engine.protocols import Evaluator
-from vae_exp.errors import UserError, user_code_location
+from vae_exp.errors import UserError, did_you_mean, user_code_location
 from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.gaussian_likelihoods import OptimalGaussianLikelihood
 from vae_exp.model.initialization import initialize, start_at_mean
@@ -273,14 +275,21 @@ def _explained(error: Exception, key: str, node: Node) -> UserError:
         root = root.__cause__
     if isinstance(root, UserError):
         return root
+    if isinstance(root, ValueError) and re.match(r"[\w.]+=", str(root)):  # names the key and the value itself
+        return UserError(str(root))
     beginning = f"{key}._target_={node['_target_']} cannot be instantiated"
     unexpected = list(_unexpected_keys(node, key))
     if isinstance(root, TypeError) and unexpected:
         removed = " ".join(f"~{each}" for each in unexpected)
         remedy = f"leave out what you added, and remove what the defaults add: {removed}"
         return UserError(f"{beginning}: it does not take {', '.join(unexpected)}; {remedy}")
-    wrapped = root is error and isinstance(error, InstantiationException)
-    reason = str(error).splitlines()[0] if wrapped else f"{type(root).__name__}: {root}"
+    module, _, name = node["_target_"].rpartition(".")
+    if isinstance(root, ImportError) and module in sys.modules:
+        classes = [key for key, value in vars(sys.modules[module]).items() if isinstance(value, type)]
+        return UserError(f"{beginning}: {module} has no {name}; {did_you_mean(name, classes)}")
+    reason = f"{type(root).__name__}: {root}"
+    if root is error and isinstance(error, InstantiationException):
+        reason = " ".join(str(error).partition("full_key:")[0].split())
     return UserError(f"{beginning}: {reason}{user_code_location(root)}")
 
 
@@ -358,7 +367,7 @@ def _check_terms(loss: Loss, target: str, vae: VAE, image_shape: list[int]) -> N
             with vae.given(torch.zeros(2, dtype=torch.int64)):
                 terms = loss(vae.eval(), images, torch.Generator().manual_seed(0))
             shapes = {name: list(getattr(terms, name).shape) for name in ("loss", "distortion", "rate")}
-        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        except Exception as error:  # of a user's class
             reason = f"{type(error).__name__}: {error}{user_code_location(error)}"
             raise UserError(f"loss ({target}) fails on two images: {reason}.") from error
         finally:
@@ -402,8 +411,8 @@ def _require_joint(distribution: Distribution, batch_axes: int, what: str) -> No
 def _tried(part: Any, argument: Tensor | None, what: str) -> Distribution:
     try:
         result = part() if argument is None else part(argument)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise UserError(f"{what} fails: {error}{user_code_location(error)}.") from error
+    except Exception as error:  # of a user's class
+        raise UserError(f"{what} fails: {type(error).__name__}: {error}{user_code_location(error)}.") from error
     if not isinstance(result, Distribution):
         raise UserError(f"{what} returns a {type(result).__name__}; expected a torch.distributions object.")
     return result

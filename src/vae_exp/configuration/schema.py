@@ -343,7 +343,8 @@ def resolve_to_dict(config: DictConfig, image_shape: Sequence[int] | None = None
         shape = {} if image_shape is None else {"data": {"image_shape": list(image_shape)}}
         plain = OmegaConf.to_container(OmegaConf.merge(config, shape), resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
-        raise UserError(f"{error.full_key} is missing; set it, {error.full_key}=…") from error
+        remedy = "run=outputs/DIR, or run=latest" if error.full_key == "run" else f"set it, {error.full_key}=…"
+        raise UserError(f"{error.full_key} is missing; {remedy}") from error
     except OmegaConfBaseException as error:
         raise UserError(f"the config cannot be resolved: {strip_omegaconf_noise(str(error))}") from error
     except RecursionError as error:

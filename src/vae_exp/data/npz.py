@@ -141,12 +141,14 @@ def _pixels(
     array = _channels_first(array, layout, name)
     if 0 in array.shape:
         raise UserError(f"{name} has shape {list(array.shape)}, which holds no pixels; expected {_WANTED}.")
+    if array.dtype == np.bool_:
+        return np.ascontiguousarray(array, dtype=np.uint8), 1
     if array.dtype == np.uint8:
         if white < 255 and (most := int(array.max())) > white:
             raise UserError(f"{name} holds values up to {most}; data.source.white={white} is less.")
         return np.ascontiguousarray(array), white
     if not np.issubdtype(array.dtype, np.floating):
-        raise UserError(f"{name} is of type {array.dtype}; expected uint8, or float in [0, 1].")
+        raise UserError(f"{name} is of type {array.dtype}; expected uint8, bool, or float in [0, 1].")
     if not np.isfinite(array).all():
         raise UserError(f"{name} holds NaN or infinite values; expected float in [0, 1].")
     low, high = array.min(), array.max()

@@ -190,6 +190,8 @@ def _advice_on_bernoulli(images: ImageSet) -> str:
             f"data.binarization=dynamic makes likelihoods of them, and model/likelihood=discretized_logistic "
             f"model.likelihood.levels={images.pixel_max + 1} scores the grey levels themselves"
         )
+    elif images.pixels.is_floating_point():
+        advice = "model/likelihood=gaussian_shared or gaussian_optimal suits them better"
     else:
         advice = "model/likelihood=gaussian_shared, gaussian_optimal or discretized_logistic suits them better"
     return (

@@ -21,9 +21,7 @@ from vae_exp.engine.device import resolve_device
 from vae_exp.errors import UserError
 from vae_exp.model.vae import VAE
 from vae_exp.runs.resume import warn_of_another_config
-from vae_exp.storage.run_directory import RunDirectory, absolute_path
-
-_LATEST = "latest"
+from vae_exp.storage.run_directory import LATEST, RunDirectory, absolute_path, find_latest_run
 
 
 @dataclass(frozen=True)
@@ -149,22 +147,12 @@ def open_for(settings: StoredRunConfig) -> StoredRun:
         UserError: as `load_run` does, and for `run=latest` where there is none.
     """
     return load_run(
-        _latest_run() if settings.run == _LATEST else settings.run,
+        find_latest_run("run") if settings.run == LATEST else settings.run,
         trust=settings.trust,
         device=settings.device,
         checkpoint=settings.checkpoint,
         data={"root": settings.data.root, "path": settings.data.path},
     )
-
-
-def _latest_run() -> Path:
-    """The directory below `outputs` whose checkpoint was written last."""
-    checkpoints = list(Path("outputs").glob("**/checkpoints/last.pt"))
-    if not checkpoints:
-        raise UserError("run=latest: no run in outputs has a checkpoint; name its directory.")
-    run = max(checkpoints, key=lambda path: path.stat().st_mtime).parent.parent
-    print(f"The latest run is {run}", flush=True)
-    return run
 
 
 def _choose_checkpoint(place: RunDirectory, wanted: str | None) -> str:

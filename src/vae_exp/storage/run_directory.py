@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from math import isfinite
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +16,7 @@ from filelock import FileLock, Timeout
 from vae_exp.errors import RunLockedError, UserError
 from vae_exp.storage.plain_files import read_json
 
+LATEST = "latest"  # in place of a run directory, the one that was written last
 _STAYS = (".lock", "train.log", "output.log", "previous")  # when an attempt is set aside: open, or kept already
 _TEMPORARY = ".*.[0-9]*.tmp"
 _PATIENCE_SECONDS = 2  # with those who only look whether somebody holds a lock
@@ -193,6 +195,32 @@ def owned(directory: RunDirectory) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def find_latest_run(key: str) -> Path:
+    """The run directory below `outputs` whose checkpoint was written last; it is printed.
+
+    Raises:
+        UserError: if there is none; names the key that asked for it.
+    """
+    checkpoints = list(Path("outputs").glob("**/checkpoints/last.pt"))
+    if not checkpoints:
+        raise UserError(f"{key}={LATEST}: no run in outputs has a checkpoint; name its directory.")
+    run = max(checkpoints, key=lambda path: path.stat().st_mtime).parent.parent
+    print(f"The latest run is {run}", flush=True)
+    return run
+
+
+def claim_directory(path: Path) -> Path:
+    """Make a directory that no other process has: `path`, or `path-2`, `path-3`, … where it exists."""
+    for number in count(1):
+        candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        try:
+            candidate.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return candidate
+    raise AssertionError("unreachable")
 
 
 def absolute_path(key: str, value: str) -> Path:
