@@ -14,9 +14,8 @@ from tests.readers import without_times
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.distributed import DistributedContext
 from vae_exp.engine.progress import NullProgress, ProgressDisplay
-from vae_exp.engine.recipe import TrainerOptions
 from vae_exp.engine.shutdown import GracefulShutdown
-from vae_exp.engine.trainer import Trainer
+from vae_exp.engine.trainer import Trainer, TrainerOptions
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
 from vae_exp.model.priors import StandardNormalPrior
@@ -155,7 +154,7 @@ def adam(parameters: Any) -> Optimizer:
     return Adam(parameters, lr=0.02)
 
 
-def plain_recipe(**changes: Any) -> TrainerOptions:
+def trainer_options(**changes: Any) -> TrainerOptions:
     """An epoch in batches of two, as plain as it can be but for what is said."""
     plain: dict[str, Any] = {
         "epochs": 1,
@@ -165,11 +164,11 @@ def plain_recipe(**changes: Any) -> TrainerOptions:
         "monitor": "train/loss",
         "patience": None,
         "min_delta": 0.0,
-        "step": "auto",
+        "execution": "auto",
         "precision": "fp32",
-        "gradient_clip": None,
+        "max_grad_norm": None,
         "ema_decay": None,
-        "collapse_monitor": False,
+        "warn_posterior_collapse": False,
         "checkpoint_every_n_epochs": 1,
         "checkpoint_every_n_seconds": None,
     }
@@ -187,8 +186,8 @@ def make_trainer(
     scheduler: Callable[[Optimizer], Any] = lambda optimizer: None,
     evaluators: Mapping[str, Any] | None = None,
     trackers: Sequence[Any] = (),
-    team: DistributedContext | None = None,
-    **recipe: Any,
+    dist: DistributedContext | None = None,
+    **options: Any,
 ) -> Trainer:
     """A trainer of a small VAE; what is not said is as plain as it can be."""
     vae = (vae or small_vae()).to(train.device)
@@ -206,9 +205,9 @@ def make_trainer(
         evaluators=evaluators or {},
         trackers=trackers,
         directory=RunDirectory(directory),
-        recipe=plain_recipe(**settings | recipe),
-        identity={"config_hash": "0123abcd"},
-        team=team,
+        options=trainer_options(**settings | options),
+        checkpoint_metadata={"config_hash": "0123abcd"},
+        dist=dist,
     )
 
 

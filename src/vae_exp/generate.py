@@ -13,8 +13,8 @@ def main() -> None:
 def _task(config: DictConfig) -> None:
     from vae_exp.configuration.instantiate import check_labels
     from vae_exp.configuration.schema import GenerateConfig, checked
-    from vae_exp.engine.precision import computing_in
-    from vae_exp.engine.seeding import generator
+    from vae_exp.engine.device import matmul_precision
+    from vae_exp.engine.seeding import make_generator
     from vae_exp.evaluation.pictures import all_pictures
     from vae_exp.runs.trained_run import open_for
     from vae_exp.storage.run_directory import require_inside, write_atomically
@@ -23,8 +23,8 @@ def _task(config: DictConfig) -> None:
     run = open_for(settings)
     images = run.data.split(settings.split).to(run.device)
     check_labels(run.vae, images, settings.split)
-    noise = generator(settings.seed, "evaluation", run.device)
-    with computing_in(run.vae, "fp32"):  # as the evaluator `figures` has it
+    noise = make_generator(settings.seed, "evaluation", run.device)
+    with matmul_precision(run.vae, "fp32"):  # as the evaluator `figures` has it
         for picture in all_pictures(run.vae, images, noise, settings.columns, settings.manifold_side):
             png = run.directory.generated / f"{picture.name}.png"
             require_inside(png, run.directory.path)

@@ -15,9 +15,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import RunLockedError, UserError, exit_with_message
 from vae_exp.storage.run_directory import absolute_path, require_writable
-from vae_exp.sweep.pool.stop import StopRequests
 from vae_exp.tracking.offline_runs import OfflineRun, folders_of
 from vae_exp.tracking.offline_search import Search
 from vae_exp.uploading.memory import Memories
@@ -117,7 +117,7 @@ def _list(runs: Sequence[OfflineRun], asked: argparse.Namespace) -> int:
 
 def _upload(runs: Sequence[OfflineRun], asked: argparse.Namespace) -> int:
     command = _command(asked)
-    with StopRequests() as stop, _locked(folders_of(runs)) as locks:
+    with GracefulShutdown(second_signal_kills=False) as stop, _locked(folders_of(runs)) as locks:
         memories = Memories(runs, _target(asked))
         plan = _plan(runs, memories, include_running=asked.include_running)
         uploads = Uploads(Uploader(command, asked.command is None, locks), memories, asked.workers)
@@ -125,9 +125,9 @@ def _upload(runs: Sequence[OfflineRun], asked: argparse.Namespace) -> int:
     left = len(plan.wanted) - uploads.uploaded - uploads.failed
     told = f"{uploads.uploaded} uploaded, {uploads.failed} failed" + (f", {left} left" if left else "")
     print(f"{told}, {plan}", flush=True)
-    if stop.first is not None:
+    if stop.signal_number is not None:
         print("Interrupted; run the same command to continue.", file=sys.stderr)
-        return 128 + stop.first
+        return 128 + stop.signal_number
     return min(uploads.failed, 1)
 
 

@@ -15,7 +15,7 @@ from vae_exp.engine import torchrun
 
 def main() -> None:
     """The command line."""
-    with tempfile.TemporaryDirectory() if torchrun.assists() else nullcontext() as scratch:
+    with tempfile.TemporaryDirectory() if not torchrun.is_main_process() else nullcontext() as scratch:
         if scratch is not None:  # of a team started by torchrun the leader alone writes
             sys.argv += [f"hydra.run.dir={scratch}", "hydra.job_logging.root.handlers=[file]"]
         run_hydra_app(_task, "train")
@@ -43,7 +43,7 @@ def _task(config: DictConfig) -> None:
             from vae_exp.runs.training import assist, resume, train
             from vae_exp.sweep_job import run_job
 
-            if torchrun.assists():
+            if not torchrun.is_main_process():
                 assist(config, overrides, directory, guard)
                 return
             if sweep is not None:
@@ -54,7 +54,7 @@ def _task(config: DictConfig) -> None:
             else:
                 result = train(config, directory, guard)
     except Interrupted as interruption:
-        if not torchrun.assists():
+        if torchrun.is_main_process():
             print(f"Interrupted; everything up to here is in {directory.path}", file=sys.stderr)
             print(f"Resume: {python_command()} -m vae_exp.train resume={directory.path}", file=sys.stderr)
         sys.exit(interruption.exit_code)
@@ -77,7 +77,7 @@ def _task(config: DictConfig) -> None:
 
 def _announce_loading() -> None:
     """Tell a person at a terminal what the next seconds are spent on."""
-    if sys.stderr is not None and sys.stderr.isatty() and not torchrun.assists():
+    if sys.stderr is not None and sys.stderr.isatty() and torchrun.is_main_process():
         print("Loading PyTorch …", file=sys.stderr)
 
 

@@ -1,6 +1,6 @@
 import torch
 
-from tests.builders import plain_recipe
+from tests.builders import trainer_options
 from vae_exp.benchmark.candidates import entrants
 from vae_exp.configuration.instantiate import build_loss, build_optimizer, build_vae
 from vae_exp.engine.progress import NullProgress
@@ -27,10 +27,10 @@ def test_bursts_are_the_steps_of_the_trainer_to_the_bit(case, tmp_path):
         evaluators={},
         trackers=[],
         directory=RunDirectory(tmp_path),
-        recipe=plain_recipe(epochs=2, batch_size=case.batch_size, step="eager"),
-        identity={},
+        options=trainer_options(epochs=2, batch_size=case.batch_size, execution="eager"),
+        checkpoint_metadata={},
     )
     trainer.fit(GracefulShutdown(), NullProgress())
     for mine, theirs in zip(bursts._vae.parameters(), vae.parameters(), strict=True):
         assert torch.equal(mine, theirs)
-    assert (bursts.position.step, bursts.position.epoch, bursts.position.batches) == (48, 1, 24)
+    assert (bursts.state.global_step, bursts.state.epoch, bursts.state.batch_in_epoch) == (48, 1, 24)

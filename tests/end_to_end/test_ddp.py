@@ -96,5 +96,5 @@ def test_several_processes_without_ddp_are_refused(tmp_path):
     team = torchrun(*RUN, cwd=tmp_path)
     out, _ = team.communicate(timeout=100)
     assert team.returncode != 0
-    assert "say trainer=ddp" in out
+    assert "use trainer=ddp" in out
     assert time.monotonic() - began < 60

@@ -91,7 +91,7 @@ def test_the_environment_sets_the_threads_and_the_run_says_so(command, tmp_path,
 
 def test_memory_is_counted_for_steps_in_float32_alone(command, tmp_path, monkeypatch):
     """Autocast keeps half of it, and a run that fits must not be refused."""
-    monkeypatch.setattr("vae_exp.engine.memory._total_memory", lambda device: 1000)
+    monkeypatch.setattr("vae_exp.engine.device._total_memory", lambda device: 1000)
     refused = command("train", "data=digits", "tracker=none")
     assert refused.code == 1
     assert "GiB for its gradients" in refused.err

@@ -23,10 +23,9 @@ from vae_exp.cli.command_line import config_directory
 from vae_exp.configuration.instantiate import build_loss, build_vae
 from vae_exp.data.batch_loader import DeviceLoader
 from vae_exp.data.images import ImageSet
+from vae_exp.engine.cuda_graph import HostStateSnapshot, first_difference
 from vae_exp.engine.distributed import DistributedContext
-from vae_exp.engine.host_state import HostStateSnapshot, first_change
-from vae_exp.engine.record import EpochLossBuffer
-from vae_exp.engine.train_step import Scoring, TrainStep
+from vae_exp.engine.train_step import EpochLossBuffer, ModelWithLoss, TrainStep
 from vae_exp.errors import UserError
 from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
@@ -182,20 +181,21 @@ def step_of(
     """A training step on batches of four, on the device of the model, that checks nothing on the host."""
     device = next(vae.parameters()).device
     data = images().to(device)
-    feed = DeviceLoader(data, 4)
-    feed.begin(torch.arange(COUNT, device=device), [4] * (COUNT // 4), 0)
+    loader = DeviceLoader(data, 4)
+    loader.begin(torch.arange(COUNT, device=device), [4] * (COUNT // 4), 0)
     parameters = list(vae.parameters())
     settings: Mapping[str, Any] = {
-        "reduction": "sum", "gradient_clip": 1.0, "dynamic": False, "average": None, "team": DistributedContext(),
-        "labelled": isinstance(vae, ConditionalVAE),
+        "reduction": "sum", "max_grad_norm": 1.0, "dynamic_binarization": False, "ema": None,
+        "dist": DistributedContext(),
+        "needs_labels": isinstance(vae, ConditionalVAE),
     }  # fmt: skip
     step = TrainStep(
-        score=Scoring(vae, loss),
+        model_with_loss=ModelWithLoss(vae, loss),
         parameters=parameters,
         optimizer=optimizer(parameters),
-        feed=feed,
-        noise=torch.Generator(device).manual_seed(0),
-        record=EpochLossBuffer(COUNT // 4, device),
+        loader=loader,
+        generator=torch.Generator(device).manual_seed(0),
+        loss_buffer=EpochLossBuffer(COUNT // 4, device),
         **{**settings, **changes},
     )
     step._on_host = False
@@ -234,13 +234,13 @@ def _host_read(vae: VAE, loss: str) -> str | None:
 
 def read_by(step: TrainStep) -> str | None:
     """What the second step reads or changes on the host; the first may prepare constants, as warm-up steps do."""
-    step.on_device(4)
-    host = HostStateSnapshot(step.score, step.optimizer)
-    before = host.seen()
+    step(4)
+    host = HostStateSnapshot(step.model_with_loss, step.optimizer)
+    before = host.take()
     try:
         with no_host_reads():
-            step.on_device(4)
+            step(4)
     except HostReadError as error:
         return str(error)
-    changed = first_change(before, host.seen())
+    changed = first_difference(before, host.take())
     return None if changed is None else f"{changed} changes"

@@ -15,7 +15,7 @@ from torch.optim import lr_scheduler
 
 from tests.builders import CPU
 from vae_exp.engine.checkpoint import FORMAT, load_checkpoint, save_checkpoint
-from vae_exp.engine.seeding import generator, process_random_state, restore_process_random_state
+from vae_exp.engine.seeding import get_process_rng_state, make_generator, set_process_rng_state
 from vae_exp.errors import UserError
 
 
@@ -73,15 +73,15 @@ def test_the_state_of_a_scheduler_can_be_loaded(tmp_path: Path, make):
 
 
 def test_the_states_of_generators_can_be_loaded(tmp_path: Path):
-    noise = generator(3, "noise", CPU)
+    noise = make_generator(3, "noise", CPU)
     torch.randn(5, generator=noise)
-    state = {"noise": noise.get_state(), "process": process_random_state(CPU)}
+    state = {"noise": noise.get_state(), "process": get_process_rng_state(CPU)}
     save_checkpoint(tmp_path / "last.pt", state)
     loaded = load_checkpoint(tmp_path / "last.pt", CPU)
     assert torch.equal(loaded["noise"], state["noise"])
     before = random.getstate(), np.random.get_state(legacy=True)[1].tolist()
     random.random(), np.random.rand()
-    restore_process_random_state(loaded["process"], CPU)
+    set_process_rng_state(loaded["process"], CPU)
     assert (random.getstate(), np.random.get_state(legacy=True)[1].tolist()) == before
 
 

@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 from vae_exp.engine.seeding import (
     STREAMS,
-    generator,
-    process_random_state,
-    restore_process_random_state,
+    get_process_rng_state,
+    make_generator,
     seed_everything,
     set_deterministic,
+    set_process_rng_state,
 )
 
 CPU = torch.device("cpu")
 
 
 def _draws(seed: int, stream: str) -> Tensor:
-    return torch.randn(64, generator=generator(seed, stream, CPU))
+    return torch.randn(64, generator=make_generator(seed, stream, CPU))
 
 
 def test_there_are_streams_for_order_noise_and_evaluation():
@@ -57,7 +57,7 @@ def test_a_generator_does_not_touch_the_process_wide_one():
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    torch.rand(4, generator=generator(0, "noise", CPU))
+    torch.rand(4, generator=make_generator(0, "noise", CPU))
     assert torch.equal(torch.rand(4), expected)
 
 
@@ -97,10 +97,10 @@ def test_the_process_goes_on_drawing_from_where_it_was(before: int):
     seed_everything(5)
     for _ in range(before):
         _draw_from_all()  # one draw of a pair of normals, so that the other is kept
-    state = process_random_state(CPU)
+    state = get_process_rng_state(CPU)
     expected = [_draw_from_all() for _ in range(3)]
     seed_everything(6)
-    restore_process_random_state(state, CPU)
+    set_process_rng_state(state, CPU)
     assert [_draw_from_all() for _ in range(3)] == expected
 
 
@@ -111,17 +111,17 @@ def _leaves(value: Any) -> list[Any]:
 
 
 def test_the_state_of_the_process_is_a_few_tensors_which_are_cheap_to_copy():
-    assert len(_leaves(process_random_state(CPU))) < 20
+    assert len(_leaves(get_process_rng_state(CPU))) < 20
 
 
 def test_lists_of_numbers_that_earlier_versions_stored_are_restored():
     seed_everything(5)
-    state = process_random_state(CPU)
+    state = get_process_rng_state(CPU)
     lists = {name: [each.tolist() if isinstance(each, Tensor) else each for each in state[name]]
              for name in ("python", "numpy")}  # fmt: skip
     expected = _draw_from_all()
     seed_everything(6)
-    restore_process_random_state({**state, **lists}, CPU)
+    set_process_rng_state({**state, **lists}, CPU)
     assert _draw_from_all() == expected
 
 
@@ -129,15 +129,15 @@ def test_taking_the_state_of_the_process_draws_nothing():
     seed_everything(5)
     expected = _draw_from_all()
     seed_everything(5)
-    process_random_state(CPU)
+    get_process_rng_state(CPU)
     assert _draw_from_all() == expected
 
 
 def test_a_state_of_another_kind_of_device_is_taken_as_far_as_it_goes():
     seed_everything(5)
-    state = {**process_random_state(CPU), "cuda": torch.zeros(16, dtype=torch.uint8)}
+    state = {**get_process_rng_state(CPU), "cuda": torch.zeros(16, dtype=torch.uint8)}
     expected = _draw_from_all()
-    restore_process_random_state(state, CPU)
+    set_process_rng_state(state, CPU)
     assert _draw_from_all() == expected
 
 
@@ -145,7 +145,7 @@ def test_the_state_of_a_cuda_device_is_kept_and_restored(monkeypatch: pytest.Mon
     device, restored = torch.device("cuda:1"), []
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda asked: torch.tensor([asked.index]))
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, asked: restored.append((state.item(), asked)))
-    restore_process_random_state(process_random_state(device), device)
+    set_process_rng_state(get_process_rng_state(device), device)
     assert restored == [(1, device)]
 
 

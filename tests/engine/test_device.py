@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vae_exp.engine.device import describe, resolve_device
+from vae_exp.engine.device import device_name, resolve_device
 from vae_exp.errors import UserError
 
 
@@ -89,16 +89,16 @@ def test_a_second_cpu_is_refused():
 
 
 def test_the_cpu_is_described_by_its_name():
-    assert describe(torch.device("cpu")) == "cpu"
+    assert device_name(torch.device("cpu")) == "cpu"
 
 
 def test_a_cuda_device_is_described_with_its_model(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"model of {device}")
-    assert describe(torch.device("cuda:1")) == "cuda:1 (model of cuda:1)"
+    assert device_name(torch.device("cuda:1")) == "cuda:1 (model of cuda:1)"
 
 
 @pytest.mark.cuda
 def test_a_real_cuda_device_is_chosen_and_described():
     device = resolve_device("auto")
     assert device.type == "cuda"
-    assert torch.cuda.get_device_name(0) in describe(device)
+    assert torch.cuda.get_device_name(0) in device_name(device)

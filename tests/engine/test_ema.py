@@ -18,7 +18,7 @@ from tests.builders import (
 )
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.ema import ExponentialMovingAverage
-from vae_exp.engine.seeding import generator
+from vae_exp.engine.seeding import make_generator
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.model.vae import VAE
 from vae_exp.objective.elbo import ELBO
@@ -173,10 +173,10 @@ def test_validation_is_of_the_average(tmp_path: Path):
     averaged = small_vae()
     averaged.load_state_dict(state["average"])
     losses = [
-        ELBO()(each.eval(), val.scaled(), generator(3, "evaluation", CPU)).loss.mean().item()
+        ELBO()(each.eval(), val.scaled(), make_generator(3, "evaluation", CPU)).loss.mean().item()
         for each in (averaged, vae)
     ]
-    assert trainer.position.metrics["val/loss"] == pytest.approx(losses[0], rel=1e-6)
+    assert trainer.state.metrics["val/loss"] == pytest.approx(losses[0], rel=1e-6)
     assert losses[0] != pytest.approx(losses[1], rel=1e-4)
 
 
@@ -187,7 +187,7 @@ def test_evaluators_see_the_average(tmp_path: Path, every: int):
         make_trainer(tmp_path, train=grey_images(11), ema_decay=0.9, epochs=1, evaluators={"sees": evaluator})
     )
     with GracefulShutdown() as guard:
-        trainer.finish(guard)
+        trainer.run_final_evaluators(guard)
     state = load_checkpoint(tmp_path / "checkpoints" / "last.pt", CPU)
     [seen] = evaluator.weights
     assert torch.equal(seen, stored_weights(state["average"]))

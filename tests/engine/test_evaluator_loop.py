@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.evaluator_loop import EvaluatorLoop, run_evaluator, save_figures
-from vae_exp.engine.seeding import generator
+from vae_exp.engine.seeding import make_generator
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import Interrupted, MemoryExhaustedError, UserError
 from vae_exp.model.decoders import MLPDecoder
@@ -77,7 +77,7 @@ def test_the_noise_is_that_of_evaluation_and_follows_from_the_seed(vae: VAE):
         evaluator = _Yields()
         run_evaluator("mine", evaluator, vae, IMAGES, seed)
         draws.append(evaluator.seen["draw"])
-    expected = torch.rand((), generator=generator(3, "evaluation", torch.device("cpu"))).item()
+    expected = torch.rand((), generator=make_generator(3, "evaluation", torch.device("cpu"))).item()
     assert draws[0] == draws[1] == expected
     assert draws[2] != expected
 
@@ -150,7 +150,7 @@ def test_errors_of_ours_pass_through_an_evaluator(vae: VAE, error: Exception):
 
 
 def test_an_evaluator_without_memory_is_named_and_not_the_batch_size(vae: VAE):
-    with pytest.raises(MemoryExhaustedError, match=r"ran out of memory.* in evaluator\.mine; let it") as caught:
+    with pytest.raises(MemoryExhaustedError, match=r"ran out of memory.* in evaluator\.mine; reduce") as caught:
         run_evaluator("mine", _Fails(MemoryError()), vae, IMAGES, seed=0)
     assert "trainer.batch_size" not in str(caught.value)
 

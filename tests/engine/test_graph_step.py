@@ -20,10 +20,9 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from tests.builders import CPU, adam, small_vae, weights
 from tests.engine.test_training_step import make_step
 from vae_exp.engine import cuda_graph as graph_step_module
-from vae_exp.engine.cuda_graph import CUDAGraphStep, make_capturable
-from vae_exp.engine.host_state import HostStateSnapshot, first_change
-from vae_exp.engine.seeding import generator
-from vae_exp.engine.train_step import Scoring
+from vae_exp.engine.cuda_graph import CUDAGraphStep, HostStateSnapshot, first_difference, make_capturable
+from vae_exp.engine.seeding import make_generator
+from vae_exp.engine.train_step import ModelWithLoss
 from vae_exp.objective.elbo import ELBO
 
 WARM_UPS = 3
@@ -142,25 +141,28 @@ def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     graph_step_module._capture_stream.cache_clear()
 
 
-class FakeStep:
-    """A training step that says what it would do; its feed counts what the host prepares."""
+class Holder(nn.Module):
+    """Stands for a model with its loss."""
 
-    def __init__(self, cuda: FakeCuda, optimizer: Optimizer | None = None, score: Any = None) -> None:
+    def __init__(self, loss: Callable[[], Any]) -> None:
+        super().__init__()
+        self.loss = loss
+
+
+class FakeStep:
+    """A training step that says what it would do."""
+
+    def __init__(self, cuda: FakeCuda, optimizer: Optimizer | None = None, loss: Any = None) -> None:
         self.optimizer = optimizer or SGD([nn.Parameter(torch.ones(2))], lr=0.1, momentum=0.9)
-        self.score = score
-        self.noise = torch.Generator()
-        self.feed = self
+        self.model_with_loss = Holder(loss)
+        self.generator = torch.Generator()
         self.done: list[tuple[str, int, float]] = []
-        self.prepared = 0
         self._cuda = cuda
 
-    def prepare(self) -> None:
-        self.prepared += 1
-
-    def on_device(self, size: int) -> Tensor:
+    def __call__(self, size: int) -> Tensor:
         lr = self.optimizer.param_groups[0]["lr"]
-        if self.score is not None:
-            self.score()
+        if self.model_with_loss.loss is not None:
+            self.model_with_loss.loss()
         if self._cuda.recording is None:
             self.done.append(("eager", size, float(lr)))
         else:
@@ -177,7 +179,7 @@ def test_warm_up_steps_are_real_ones_and_every_call_is_one_step(cuda: FakeCuda):
     graph_step = CUDAGraphStep(step, CPU)
     for call in range(1, 8):
         assert graph_step(4).tolist() == [4.0, 4.0, 4.0]
-        assert len(step.done) == step.prepared == call
+        assert len(step.done) == call
     assert kinds(step) == ["eager"] * WARM_UPS + ["replay"] * 4
     assert cuda.recorded == 1
 
@@ -212,7 +214,7 @@ def test_it_is_recorded_again_when_a_hyperparameter_changes_and_only_then(cuda: 
 
 def test_a_last_batch_that_is_short_is_not_recorded(cuda: FakeCuda):
     step = FakeStep(cuda)
-    graph_step = CUDAGraphStep(step, CPU, whole=4)
+    graph_step = CUDAGraphStep(step, CPU, full_batch_size=4)
     for size in [4, 4, 3] * 6:
         graph_step(size)
     assert [kind for kind, size, _ in step.done if size == 3] == ["eager"] * 6
@@ -231,7 +233,7 @@ def test_all_steps_read_the_learning_rate_in_one_precision_and_a_schedule_needs_
 ):
     """A warm-up step of a resumed run must round as the replay of the run that was not interrupted."""
     step = FakeStep(cuda, kind([nn.Parameter(torch.ones(2))], lr=0.3))
-    graph_step, group = CUDAGraphStep(step, CPU, whole=4), step.optimizer.param_groups[0]
+    graph_step, group = CUDAGraphStep(step, CPU, full_batch_size=4), step.optimizer.param_groups[0]
     rates, sizes = [0.3, 0.3, 0.1, 0.1, 0.7, 0.7, 0.3, 0.3], [4, 4, 4, 4, 4, 4, 3, 4]
     for lr, size in zip(rates, sizes, strict=True):
         group["lr"] = lr
@@ -267,13 +269,13 @@ def test_a_hyperparameter_on_the_device_needs_no_new_recording(cuda: FakeCuda):
 def test_a_recording_knows_the_generator_of_the_noise(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch):
     """Torch before 2.14 must be told, and takes no subclass; later versions call telling it deprecated."""
     step, graphs = FakeStep(cuda), []
-    step.noise = generator(0, "noise", CPU)
+    step.generator = make_generator(0, "noise", CPU)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graphs.append(FakeGraph()) or graphs[-1])
     graph_step = CUDAGraphStep(step, CPU)
     for _ in range(5):
         graph_step(4)
     assert graph_step.fallback is None
-    told = [] if graph_step_module._REGISTERS_GENERATORS else [step.noise]
+    told = [] if graph_step_module._REGISTERS_GENERATORS else [step.generator]
     assert [graph.generators for graph in graphs] == [told]
 
 
@@ -295,11 +297,10 @@ def test_a_step_that_cannot_be_recorded_goes_on_eagerly_and_says_why(cuda: FakeC
         for size in (4, 4, 4, 4, 3, 3, 3, 3, 4):
             graph_step(size)
     assert kinds(step) == ["eager"] * 9
-    assert step.prepared == 9
     assert cuda.recorded == 1
     assert graph_step.fallback == "RuntimeError: operation not permitted when stream is capturing"
     [record] = caplog.records
-    assert "cannot be recorded as a CUDA graph" in record.getMessage()
+    assert "cannot be captured as a CUDA graph" in record.getMessage()
     assert graph_step.fallback in record.getMessage()
     assert "trainer.step=eager" in record.getMessage()
 
@@ -335,14 +336,14 @@ def test_an_error_without_words_is_told_by_its_kind(cuda: FakeCuda):
 def test_after_a_recording_has_failed_training_is_that_of_eager_steps(cuda: FakeCuda):
     """The noise is that which would have come, and no step is lost or made twice."""
     vae, alone = small_vae(), small_vae()
-    step, eager = (make_step(Scoring(each, ELBO()), each, [1] * 7) for each in (vae, alone))
+    step, eager = (make_step(ModelWithLoss(each, ELBO()), each, [1] * 7) for each in (vae, alone))
     cuda.refusal = RuntimeError("no")
     graph_step = CUDAGraphStep(step, CPU)
     for _ in range(7):
         assert torch.equal(graph_step(1), eager(1))
     assert graph_step.fallback
     assert torch.equal(weights(vae), weights(alone))
-    assert torch.equal(step.noise.get_state(), eager.noise.get_state())
+    assert torch.equal(step.generator.get_state(), eager.generator.get_state())
 
 
 def test_the_reason_is_what_went_wrong_first(cuda: FakeCuda):
@@ -373,7 +374,7 @@ class Changing:
     """Stands for a loss that changes something on the host in every call."""
 
     def __init__(self, change: Callable[["Changing"], Any]) -> None:
-        self.calls, self.kept, self.inner, self._change = 0, [1, {"a": 2}], SimpleNamespace(count=0), change
+        self.calls, self.kept, self.inner, self._change = 0, [1], SimpleNamespace(count=0), change
 
     def __call__(self) -> None:
         self._change(self)
@@ -382,28 +383,27 @@ class Changing:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda loss: setattr(loss, "calls", loss.calls + 1), "calls"),
-        (lambda loss: loss.kept[1].update(a=loss.kept[1]["a"] + 1), "kept[1]['a']"),
-        (lambda loss: loss.kept.append(1), "the length of kept"),
-        (lambda loss: setattr(loss.inner, "count", loss.inner.count + 1), "inner.count"),
+        (lambda loss: setattr(loss, "calls", loss.calls + 1), "loss.calls"),
+        (lambda loss: loss.kept.append(1), "the length of loss.kept"),
+        (lambda loss: setattr(loss.inner, "count", loss.inner.count + 1), "loss.inner.count"),
         (lambda loss: random.random(), "the random state of Python"),
         (lambda loss: np.random.random(), "the random state of numpy"),
         (lambda loss: torch.rand(1), "the random state of torch on the CPU"),
-        (lambda loss: setattr(loss, "calls", nan if isinstance(loss.calls, int) else 0), "calls"),
+        (lambda loss: setattr(loss, "calls", nan if isinstance(loss.calls, int) else 0), "loss.calls"),
     ],
 )
 def test_what_changes_on_the_host_is_not_recorded(cuda: FakeCuda, change: Callable[[Changing], Any], told: str):
-    step = FakeStep(cuda, score=Changing(change))
+    step = FakeStep(cuda, loss=Changing(change))
     graph_step = CUDAGraphStep(step, CPU)
     for _ in range(6):
         graph_step(4)
     assert kinds(step) == ["eager"] * 6
     assert cuda.recorded == 0
-    assert graph_step.fallback == f"{told} changes from step to step, which a recording would not see"
+    assert graph_step.fallback == f"{told} changes from step to step, which a graph would not see"
 
 
 def test_a_value_that_is_no_number_does_not_change(cuda: FakeCuda):
-    step = FakeStep(cuda, score=Changing(lambda loss: setattr(loss, "calls", float("nan"))))
+    step = FakeStep(cuda, loss=Changing(lambda loss: setattr(loss, "calls", float("nan"))))
     graph_step = CUDAGraphStep(step, CPU)
     for _ in range(6):
         graph_step(4)
@@ -411,7 +411,7 @@ def test_a_value_that_is_no_number_does_not_change(cuda: FakeCuda):
 
 
 def test_what_changes_once_only_is_recorded(cuda: FakeCuda):
-    step = FakeStep(cuda, score=Changing(lambda loss: setattr(loss, "calls", 1)))
+    step = FakeStep(cuda, loss=Changing(lambda loss: setattr(loss, "calls", 1)))
     graph_step = CUDAGraphStep(step, CPU)
     for _ in range(6):
         graph_step(4)
@@ -423,7 +423,7 @@ def test_an_optimiser_that_counts_its_steps_on_the_host_is_not_recorded(cuda: Fa
     step = FakeStep(cuda)
     state = step.optimizer.state[step.optimizer.param_groups[0]["params"][0]]
     state["step"] = 0
-    step.score = lambda: state.update(step=state["step"] + 1)
+    step.model_with_loss.loss = lambda: state.update(step=state["step"] + 1)
     graph_step = CUDAGraphStep(step, CPU)
     for _ in range(4):
         graph_step(4)
@@ -432,36 +432,27 @@ def test_an_optimiser_that_counts_its_steps_on_the_host_is_not_recorded(cuda: Fa
 
 def test_the_attributes_of_a_module_are_named_by_their_place():
     vae = small_vae()
-    host = HostStateSnapshot(Scoring(vae, ELBO()), adam(vae.parameters()))
-    before = host.seen()
-    assert first_change(before, host.seen()) is None
+    host = HostStateSnapshot(ModelWithLoss(vae, ELBO()), adam(vae.parameters()))
+    before = host.take()
+    assert first_difference(before, host.take()) is None
     vae.encoder.calls = 1
-    assert first_change(before, host.seen()) == "vae.encoder.calls"
-
-
-def test_objects_that_hold_one_another_are_looked_at_once():
-    one, other = SimpleNamespace(count=1), SimpleNamespace(count=2)
-    one.other, other.one = other, one
-    host = HostStateSnapshot(one, adam(small_vae().parameters()))
-    before = host.seen()
-    other.count = 3
-    assert first_change(before, host.seen()) == "other.count"
+    assert first_difference(before, host.take()) == "vae.encoder.calls"
 
 
 def test_what_the_compiler_keeps_is_not_looked_at():
     vae = small_vae()
     compiled = SimpleNamespace(_orig_mod=vae, counter=0)
     host = HostStateSnapshot(compiled, adam(vae.parameters()))
-    before = host.seen()
+    before = host.take()
     compiled.counter = 1
-    assert first_change(before, host.seen()) is None
+    assert first_difference(before, host.take()) is None
 
 
 # The stream
 
 
 def test_everything_is_ordered_on_the_stream_of_the_recordings(cuda: FakeCuda):
-    with CUDAGraphStep(FakeStep(cuda), CPU).running():
+    with CUDAGraphStep(FakeStep(cuda), CPU).on_capture_stream():
         cuda.order.append("steps")
     assert cuda.order == [
         "enter device",
@@ -475,7 +466,7 @@ def test_everything_is_ordered_on_the_stream_of_the_recordings(cuda: FakeCuda):
 
 
 def test_what_follows_an_interruption_waits_for_the_steps_too(cuda: FakeCuda):
-    with pytest.raises(KeyError), CUDAGraphStep(FakeStep(cuda), CPU).running():
+    with pytest.raises(KeyError), CUDAGraphStep(FakeStep(cuda), CPU).on_capture_stream():
         raise KeyError
     assert "default waits for own" in cuda.order
 

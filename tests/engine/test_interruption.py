@@ -39,10 +39,10 @@ def _send(number: int) -> None:
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_is_noted_and_raised_by_the_next_check(number: int, exit_code: int):
     with GracefulShutdown() as guard:
-        guard.check()
+        guard.raise_if_requested()
         _send(number)
         with pytest.raises(Interrupted) as caught:
-            guard.check()
+            guard.raise_if_requested()
     assert caught.value.signal_number == number
     assert caught.value.exit_code == exit_code
 
@@ -52,12 +52,12 @@ def test_check_raises_each_time_once_a_signal_has_come():
         _send(signal.SIGINT)
         for _ in range(2):
             with pytest.raises(Interrupted):
-                guard.check()
+                guard.raise_if_requested()
 
 
 def test_check_is_silent_without_a_signal():
     with GracefulShutdown() as guard:
-        guard.check()
+        guard.raise_if_requested()
 
 
 @pytest.mark.parametrize("send", [[], [signal.SIGINT]], ids=["without a signal", "after a signal"])
@@ -108,7 +108,7 @@ os.close(2)
 try:
     with GracefulShutdown() as guard:
         os.kill(os.getpid(), signal.SIGTERM)
-        guard.check()
+        guard.raise_if_requested()
 except BaseException as error:
     print(type(error).__name__)
 """
@@ -134,7 +134,7 @@ def test_outside_the_main_thread_nothing_is_changed():
     def work() -> None:
         try:
             with GracefulShutdown() as guard:
-                guard.check()
+                guard.raise_if_requested()
                 seen.append({number: signal.getsignal(number) for number in SIGNALS})
         except BaseException as error:
             seen.append(error)

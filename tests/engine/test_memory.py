@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests.builders import SHAPE, bernoulli_vae
-from vae_exp.engine import memory
-from vae_exp.engine.memory import bytes_of_step, out_of_memory, require_memory
+from vae_exp.engine import device as memory
+from vae_exp.engine.device import check_memory, count_step_bytes, oom_error
 from vae_exp.errors import UserError
 from vae_exp.objective.elbo import ELBO
 from vae_exp.objective.multi_sample import IWAE
@@ -32,7 +32,7 @@ def _real_cpu_error() -> RuntimeError:
     ids=["cuda", "python", "cpu", "runtime", "cublas"],
 )
 def test_running_out_of_memory_is_told_with_the_keys_that_help(error: BaseException):
-    told = out_of_memory(error, 4096, CPU)
+    told = oom_error(error, 4096, CPU)
     assert isinstance(told, UserError)
     assert "cpu ran out of memory" in str(told)
     assert f"with trainer.batch_size=4096; {ADVICE}" in str(told)
@@ -40,16 +40,16 @@ def test_running_out_of_memory_is_told_with_the_keys_that_help(error: BaseExcept
 
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), KeyError("memory")])
 def test_other_errors_are_not_about_memory(error: Exception):
-    assert out_of_memory(error, 4096, CPU) is None
+    assert oom_error(error, 4096, CPU) is None
 
 
 def test_free_memory_is_told(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(memory, "free_memory", lambda device: 3 * 2**29)
-    assert "cpu ran out of memory (1.50 GiB free) with" in str(out_of_memory(MemoryError(), 8, CPU))
+    assert "cpu ran out of memory (1.50 GiB free) with" in str(oom_error(MemoryError(), 8, CPU))
 
 
 def test_free_memory_that_is_not_known_is_not_told():
-    told = str(out_of_memory(MemoryError(), 8, torch.device("mps")))
+    told = str(oom_error(MemoryError(), 8, torch.device("mps")))
     assert told == f"mps ran out of memory with trainer.batch_size=8; {ADVICE}"
 
 
@@ -58,7 +58,7 @@ def test_of_a_gpu_it_is_told_how_much_there_is_and_how_much_the_run_holds(monkey
     monkeypatch.setattr(memory, "free_memory", lambda device: 2**28)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 7 * 2**30)
-    told = str(out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory"), 8, torch.device("cuda:0")))
+    told = str(oom_error(torch.cuda.OutOfMemoryError("CUDA out of memory"), 8, torch.device("cuda:0")))
     assert "cuda:0 ran out of memory (0.25 GiB free of 8.00 GiB, 7.00 GiB held by this run) with" in told
 
 
@@ -67,7 +67,7 @@ def test_a_gpu_that_runs_out_of_memory_is_known():
     device = torch.device("cuda", 0)
     with pytest.raises(torch.cuda.OutOfMemoryError) as caught:
         torch.empty(2**46, dtype=torch.uint8, device=device)
-    told = str(out_of_memory(caught.value, 8, device))
+    told = str(oom_error(caught.value, 8, device))
     assert told.startswith("cuda:0 ran out of memory (")
     assert ADVICE in told
 
@@ -86,7 +86,7 @@ def test_the_bytes_of_a_step_are_those_that_a_real_one_keeps(loss: ELBO | IWAE):
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         terms = loss(vae, torch.rand(16, *SHAPE), torch.Generator())
     assert terms.loss.requires_grad
-    assert bytes_of_step(loss, vae, SHAPE, 16) == sum(kept.values())
+    assert count_step_bytes(loss, vae, SHAPE, 16) == sum(kept.values())
 
 
 def test_a_step_that_no_device_can_hold_is_refused_and_a_large_one_told(
@@ -96,16 +96,16 @@ def test_a_step_that_no_device_can_hold_is_refused_and_a_large_one_told(
     with pytest.raises(
         UserError, match=r"trainer.batch_size=8, loss.num_samples=10000000000 keeps .* GiB for its"
     ):
-        require_memory(IWAE(10**10), vae, SHAPE, 8, CPU)
-    needed = bytes_of_step(IWAE(5), vae, SHAPE, 8)
+        check_memory(IWAE(10**10), vae, SHAPE, 8, CPU)
+    needed = count_step_bytes(IWAE(5), vae, SHAPE, 8)
     assert needed is not None
     for total, told in ((5 * needed, False), (2 * needed, True)):
         monkeypatch.setattr(memory, "_total_memory", lambda device, total=total: total)
-        require_memory(IWAE(5), vae, SHAPE, 8, CPU)
+        check_memory(IWAE(5), vae, SHAPE, 8, CPU)
         assert ("It may take minutes" in caplog.text) is told
     monkeypatch.setattr(memory, "_total_memory", lambda device: needed - 1)
     with pytest.raises(UserError, match="Use a smaller batch"):
-        require_memory(IWAE(5), vae, SHAPE, 8, CPU)
+        check_memory(IWAE(5), vae, SHAPE, 8, CPU)
 
 
 def test_a_loss_that_needs_values_is_not_counted():
@@ -113,4 +113,4 @@ def test_a_loss_that_needs_values_is_not_counted():
         images.sum().item()
         return ELBO()(vae, images, generator)
 
-    assert bytes_of_step(loss, bernoulli_vae(3), SHAPE, 8) is None
+    assert count_step_bytes(loss, bernoulli_vae(3), SHAPE, 8) is None

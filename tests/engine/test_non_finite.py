@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.builders import CPU, small_vae
 from tests.engine.recordable import READS
 from vae_exp.engine.non_finite import LossMonitor, NonFiniteChecker
-from vae_exp.engine.record import EpochLossBuffer
+from vae_exp.engine.train_step import EpochLossBuffer
 
 STEPS = 32
 

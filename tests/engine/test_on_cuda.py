@@ -24,7 +24,7 @@ from vae_exp.engine import cuda_graph
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.cuda_graph import CUDAGraphStep
 from vae_exp.engine.progress import NullProgress
-from vae_exp.engine.seeding import generator
+from vae_exp.engine.seeding import make_generator
 from vae_exp.engine.trainer import Trainer
 from vae_exp.errors import DivergedError, Interrupted, UserError
 from vae_exp.model.conditional import ConditionalDecoder, ConditionalEncoder, ConditionalVAE
@@ -69,7 +69,7 @@ def _run(path: Path, **settings: Any) -> tuple[Trainer, VAE]:
 
 
 def _fallback(trainer: Trainer) -> str | None:
-    return trainer._stepper.fallback
+    return trainer._step.fallback
 
 
 def _is_recordable(trainer: Trainer) -> bool:
@@ -97,7 +97,7 @@ SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
         for name in LRS
     },
     "SGD with momentum": lambda: {"optimizer": _optimizer("SGD", momentum=0.9)},
-    "gradient clipping and an average": lambda: {"gradient_clip": 0.1, "ema_decay": 0.9},
+    "gradient clipping and an average": lambda: {"max_grad_norm": 0.1, "ema_decay": 0.9},
     "dynamic binarization": lambda: {"images": _images(drawn_from=0)},
     "streamed images": lambda: {"images": _images(streamed=True)},
     "labels": lambda: {"vae": _conditional()},
@@ -111,12 +111,12 @@ SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
 @pytest.mark.parametrize("name", SETTINGS)
 def test_recorded_steps_are_eager_ones_to_rounding(tmp_path: Path, name: str):
     """Five epochs of eight whole batches, which are recorded, and a short one, which is not."""
-    graph, recorded = _run(tmp_path / "graph", epochs=5, step="graph", **SETTINGS[name]())
-    _, eager = _run(tmp_path / "eager", epochs=5, step="eager", **SETTINGS[name]())
+    graph, recorded = _run(tmp_path / "graph", epochs=5, execution="graph", **SETTINGS[name]())
+    _, eager = _run(tmp_path / "eager", epochs=5, execution="eager", **SETTINGS[name]())
     if _is_recordable(graph):
         assert _fallback(graph) is None
         assert graph.step_mode == "graph"
-        assert set(graph._stepper._recordings) == {8}
+        assert set(graph._step._captures) == {8}
     else:
         assert "capturing" in _fallback(graph)
     torch.testing.assert_close(weights(recorded), weights(eager), rtol=1e-4, atol=1e-5)
@@ -126,7 +126,7 @@ def test_recorded_steps_are_eager_ones_to_rounding(tmp_path: Path, name: str):
 def test_a_schedule_needs_no_new_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
     made, graph = [], torch.cuda.CUDAGraph
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: made.append(1) or graph())
-    trainer, _ = _run(tmp_path, epochs=4, step="graph", optimizer=_optimizer(name), scheduler=_halving)
+    trainer, _ = _run(tmp_path, epochs=4, execution="graph", optimizer=_optimizer(name), scheduler=_halving)
     assert (_fallback(trainer) is None) == _is_recordable(trainer)
     assert len(made) == 1
 
@@ -136,7 +136,7 @@ def test_streamed_images_train_as_resident_ones(tmp_path: Path, step: str):
     resident, one = _run(tmp_path / "resident", epochs=5, step=step)
     streamed, other = _run(tmp_path / "streamed", images=_images(streamed=True), epochs=5, step=step)
     torch.testing.assert_close(weights(other), weights(one), rtol=1e-4, atol=1e-5)
-    assert resident.position.step == streamed.position.step == 45
+    assert resident.position.global_step == streamed.position.global_step == 45
 
 
 def test_streamed_images_reach_another_device_than_the_current_one(tmp_path: Path):
@@ -150,13 +150,13 @@ def test_streamed_images_reach_another_device_than_the_current_one(tmp_path: Pat
     for kind in ("streamed", "resident"):
         images = ImageSet(pixels, None, 255)
         images = images.streamed_to(device) if kind == "streamed" else images.to(device)
-        feed = make_loader(images, 32)
+        loader = make_loader(images, 32)
         found = []
         for _ in range(20):
-            feed.begin(torch.arange(256, device=device), [32] * 8, 0)
+            loader.begin(torch.arange(256, device=device), [32] * 8, 0)
             for _ in range(8):
-                feed.prepare()
-                found.append(feed.images(32).double().sum())
+                loader.prepare()
+                found.append(loader.images(32).double().sum())
         sums[kind] = torch.stack(found).cpu()
     assert torch.equal(sums["streamed"], sums["resident"])
 
@@ -185,9 +185,9 @@ def test_a_run_goes_on_to_the_bit(tmp_path: Path, name: str, stop: int):
     first, _ = _trainer(tmp_path / "first", **settings)
     with pytest.raises(Interrupted):
         fit(first, StopsAfter(stop))
-    assert first.position.step == stop
+    assert first.state.global_step == stop
     resumed, vae = _trainer(tmp_path / "second", **settings)
-    resumed.load_state(load_checkpoint(tmp_path / "first" / "checkpoints" / "last.pt", CPU))
+    resumed.load_state_dict(load_checkpoint(tmp_path / "first" / "checkpoints" / "last.pt", CPU))
     fit(resumed)
     assert _fallback(whole) is _fallback(resumed) is None
     assert torch.equal(weights(vae), weights(expected))
@@ -203,15 +203,15 @@ def test_no_step_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.Monkey
     original, steps = Trainer._run_step, []
 
     def strict(self: Trainer, *arguments: Any) -> None:
-        torch.cuda.set_sync_debug_mode("error" if self.position.epoch >= 3 else "default")
+        torch.cuda.set_sync_debug_mode("error" if self.state.epoch >= 3 else "default")
         try:
             original(self, *arguments)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        steps.append(self.position.epoch)
+        steps.append(self.state.epoch)
 
     monkeypatch.setattr(Trainer, "_run_step", strict)
-    _run(tmp_path, epochs=8, step=step, gradient_clip=0.5, ema_decay=0.9, optimizer=_optimizer(name))
+    _run(tmp_path, epochs=8, execution=step, max_grad_norm=0.5, ema_decay=0.9, optimizer=_optimizer(name))
     assert len([epoch for epoch in steps if epoch >= 3]) == 45
 
 
@@ -239,10 +239,10 @@ class Spoils(ELBO):
 @pytest.mark.parametrize("step", ["graph", "eager"])
 def test_a_loss_that_is_no_number_ends_the_run_within_two_looks(tmp_path: Path, step: str):
     images = _images(count=1600)
-    trainer, _ = _trainer(tmp_path, images=images, step=step, loss=Spoils(images.device))
+    trainer, _ = _trainer(tmp_path, images=images, execution=step, loss=Spoils(images.device))
     with pytest.raises(DivergedError, match=r"is nan in epoch 1 \(step 10\)"):
         fit(trainer, Synchronizing())
-    assert 10 < trainer.position.step <= 2 * 32 + 3
+    assert 10 < trainer.state.global_step <= 2 * 32 + 3
 
 
 # What cannot be recorded, and what comes after it
@@ -269,16 +269,16 @@ class TooLarge(ELBO):
 def _require_that_recording_still_works(path: Path) -> None:
     torch.cuda.empty_cache()
     torch.rand(3, device="cuda")  # by the default generator, which takes part in every recording
-    trainer, recorded = _run(path / "graph", step="graph", epochs=3)
-    _, eager = _run(path / "eager", step="eager", epochs=3)
+    trainer, recorded = _run(path / "graph", execution="graph", epochs=3)
+    _, eager = _run(path / "eager", execution="eager", epochs=3)
     assert _fallback(trainer) is None
     torch.testing.assert_close(weights(recorded), weights(eager), rtol=1e-4, atol=1e-5)
 
 
 def test_a_model_that_waits_for_the_device_trains_eagerly_and_the_next_is_recorded(tmp_path: Path, caplog):
     with caplog.at_level(logging.WARNING):
-        trainer, vae = _run(tmp_path / "waits", step="graph", loss=Waits())
-    _, eager = _run(tmp_path / "eager", step="eager")
+        trainer, vae = _run(tmp_path / "waits", execution="graph", loss=Waits())
+    _, eager = _run(tmp_path / "eager", execution="eager")
     assert _fallback(trainer)
     assert "cannot be recorded" in caplog.text
     torch.testing.assert_close(weights(vae), weights(eager), rtol=1e-4, atol=1e-5)
@@ -286,7 +286,7 @@ def test_a_model_that_waits_for_the_device_trains_eagerly_and_the_next_is_record
 
 
 def test_memory_that_runs_out_in_a_recording_ends_the_run_and_the_next_is_recorded(tmp_path: Path):
-    trainer, _ = _trainer(tmp_path / "large", step="graph", loss=TooLarge())
+    trainer, _ = _trainer(tmp_path / "large", execution="graph", loss=TooLarge())
     with pytest.raises(torch.OutOfMemoryError):
         fit(trainer)
     _require_that_recording_still_works(tmp_path)
@@ -299,7 +299,7 @@ def _record(vae: VAE, loss: Any) -> str | None:
     """Six steps, of which three are replayed; why they were not, if so."""
     step = step_of(vae.to(torch.device("cuda", 0)), loss, _optimizer("Adam", lr=1e-6))
     graph_step = CUDAGraphStep(step, torch.device("cuda", 0))
-    with cuda_graph.running():
+    with cuda_graph.on_capture_stream():
         sums = [graph_step(4).clone() for _ in range(6)]
     assert all(bool(each.isfinite().all()) for each in sums)
     return cuda_graph.fallback
@@ -344,9 +344,9 @@ class Dropout(VAE):
 
 def test_a_model_with_dropout_is_recorded_and_drops_as_eager_steps_do(tmp_path: Path):
     torch.cuda.manual_seed(3)
-    graph, recorded = _run(tmp_path / "graph", epochs=3, step="graph", vae=Dropout())
+    graph, recorded = _run(tmp_path / "graph", epochs=3, execution="graph", vae=Dropout())
     torch.cuda.manual_seed(3)
-    _, eager = _run(tmp_path / "eager", epochs=3, step="eager", vae=Dropout())
+    _, eager = _run(tmp_path / "eager", epochs=3, execution="eager", vae=Dropout())
     assert _fallback(graph) is None
     torch.testing.assert_close(weights(recorded), weights(eager), rtol=1e-4, atol=1e-5)
 
@@ -355,16 +355,16 @@ def test_a_model_with_dropout_is_recorded_and_drops_as_eager_steps_do(tmp_path: 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # of the compiler
 def test_compiled_steps_are_recorded_too(tmp_path: Path):
     pytest.importorskip("triton")
-    compiled, vae = _run(tmp_path / "compile", epochs=3, step="compile")
-    _, eager = _run(tmp_path / "eager", epochs=3, step="eager")
+    compiled, vae = _run(tmp_path / "compile", epochs=3, execution="compile")
+    _, eager = _run(tmp_path / "eager", epochs=3, execution="eager")
     assert _fallback(compiled) is None
-    assert set(compiled._stepper._recordings) == {8}
+    assert set(compiled._step._captures) == {8}
     torch.testing.assert_close(weights(vae), weights(eager), rtol=1e-3, atol=1e-4)
 
 
 def test_noise_of_recorded_steps_is_new_at_every_replay():
     device = torch.device("cuda", 0)
-    noise, graph = generator(0, "noise", device), torch.cuda.CUDAGraph()
+    noise, graph = make_generator(0, "noise", device), torch.cuda.CUDAGraph()
     if not cuda_graph._REGISTERS_GENERATORS:
         graph.register_generator_state(noise)
     with torch.cuda.graph(graph):

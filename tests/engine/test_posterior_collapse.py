@@ -10,6 +10,7 @@ from torch.distributions import Independent, Normal
 from tests.builders import CPU, RecordingTracker, fit, grey_images, make_trainer, small_vae, weights
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.posterior_collapse import PosteriorCollapseMonitor
+from vae_exp.engine.trainer import Trainer
 from vae_exp.model.vae import VAE
 from vae_exp.objective.beta_vae import BetaVAE
 from vae_exp.objective.elbo import ELBO
@@ -109,10 +110,10 @@ def test_a_run_is_the_same_with_and_without_it(tmp_path, held_out: int):
         vae = small_vae()
         val = grey_images(held_out, seed=1) if held_out else None
         trainer = make_trainer(
-            tmp_path / str(watched), train=grey_images(11), val=val, vae=vae, collapse_monitor=watched
+            tmp_path / str(watched), train=grey_images(11), val=val, vae=vae, warn_posterior_collapse=watched
         )
         fit(trainer)
-        found.append((weights(vae), {k: v for k, v in trainer.position.metrics.items() if "time" not in k}))
+        found.append((weights(vae), {k: v for k, v in trainer.state.metrics.items() if "time" not in k}))
     assert torch.equal(found[0][0], found[1][0])
     assert found[0][1] == found[1][1]
 
@@ -122,7 +123,7 @@ def test_a_run_whose_rate_vanishes_says_so_once_and_keeps_it(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         images, loss = grey_images(40), BetaVAE(500.0)
         trainer = make_trainer(
-            tmp_path, train=images, loss=loss, epochs=30, collapse_monitor=True, trackers=[tracker]
+            tmp_path, train=images, loss=loss, epochs=30, warn_posterior_collapse=True, trackers=[tracker]
         )
         fit(trainer)
     [warning] = trainer.warnings
@@ -131,15 +132,15 @@ def test_a_run_whose_rate_vanishes_says_so_once_and_keeps_it(tmp_path, caplog):
     assert caplog.text.count("Posterior collapse, epoch") == 1
     assert tracker.warnings == [("posterior collapse", f"epoch {warning['epoch']}: {warning['message']}")]
 
-    resumed = make_trainer(tmp_path, train=images, loss=loss, epochs=32, collapse_monitor=True)
-    resumed.load_state(load_checkpoint(tmp_path / "checkpoints" / "last.pt", CPU))
+    resumed = make_trainer(tmp_path, train=images, loss=loss, epochs=32, warn_posterior_collapse=True)
+    resumed.load_state_dict(load_checkpoint(tmp_path / "checkpoints" / "last.pt", CPU))
     fit(resumed)
     assert resumed.warnings == [warning]
 
 
-def test_steps_that_cannot_be_recorded_are_kept_as_a_warning(tmp_path, caplog):
+def test_steps_that_cannot_be_captured_are_kept_as_a_warning(tmp_path, caplog, monkeypatch):
     trainer = make_trainer(tmp_path, train=grey_images(8), epochs=2)
-    trainer._stepper.fallback = "an attribute changes"  # what a recording sets where it gives up, and logs
+    monkeypatch.setattr(Trainer, "_graph_fallback", "an attribute changes")
     fit(trainer)
     assert not caplog.records
     [warning] = trainer.warnings

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.builders import CPU, SHAPE, fit, grey_images, make_trainer, small_vae
 from vae_exp.data.images import ImageSet
-from vae_exp.engine.precision import computing_in, require_precision
+from vae_exp.engine.device import check_precision_supported, matmul_precision
 from vae_exp.errors import UserError
 from vae_exp.model.vae import VAE
 from vae_exp.objective.elbo import ELBO
@@ -30,22 +30,22 @@ def _flags() -> tuple[bool, bool]:
 @pytest.mark.parametrize("name", ["cpu", "mps"])
 def test_tf32_is_refused_without_cuda(name: str):
     with pytest.raises(UserError, match=rf"^trainer\.precision=tf32 needs .*, not {name}; use fp32 or bf16\.$"):
-        require_precision("tf32", torch.device(name))
+        check_precision_supported("tf32", torch.device(name))
 
 
 @pytest.mark.parametrize(("capability", "known"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
 def test_tf32_needs_an_ampere(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], known: bool):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     if known:
-        require_precision("tf32", torch.device("cuda:0"))
+        check_precision_supported("tf32", torch.device("cuda:0"))
         return
     with pytest.raises(UserError, match=r"8\.0 or higher, not cuda:0"):
-        require_precision("tf32", torch.device("cuda:0"))
+        check_precision_supported("tf32", torch.device("cuda:0"))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_others_are_known_everywhere(precision: str):
-    require_precision(precision, CPU)
+    check_precision_supported(precision, CPU)
 
 
 @pytest.mark.parametrize("before", [(False, False), (True, True), (False, True)])
@@ -60,7 +60,7 @@ def test_a_precision_holds_for_the_length_of_a_block(
     vae = small_vae()
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
     try:
-        with computing_in(vae, precision):
+        with matmul_precision(vae, precision):
             assert _flags() == (allowed, allowed)
             assert vae.compute_dtype == dtype
             if fails:
@@ -75,7 +75,7 @@ def _step(precision: str) -> tuple[LossTerms, Tensor]:
     """The terms of a loss and its gradient, in a precision."""
     vae, noise = small_vae(hidden=64, latent_dim=8), torch.Generator().manual_seed(5)
     images = torch.rand(32, *SHAPE, generator=torch.Generator().manual_seed(6))
-    with computing_in(vae, precision):
+    with matmul_precision(vae, precision):
         terms = ELBO()(vae, images, noise)
         terms.loss.mean().backward()
     return terms, torch.cat([each.grad.flatten() for each in vae.parameters()])
@@ -96,7 +96,7 @@ def test_terms_in_bf16_are_in_float32():
 
 def test_distributions_in_bf16_have_parameters_in_float32():
     vae = small_vae()
-    with computing_in(vae, "bf16"):
+    with matmul_precision(vae, "bf16"):
         posterior = vae.encode(torch.rand(3, *SHAPE))
         likelihood = vae.decode(posterior.mean)
     assert posterior.mean.dtype == posterior.stddev.dtype == torch.float32
@@ -106,7 +106,7 @@ def test_distributions_in_bf16_have_parameters_in_float32():
 def test_after_the_block_the_model_computes_as_before():
     vae, images = small_vae(), torch.rand(3, *SHAPE)
     before = vae.reconstruct(images)
-    with computing_in(vae, "bf16"):
+    with matmul_precision(vae, "bf16"):
         assert not torch.equal(vae.reconstruct(images), before)
     assert torch.equal(vae.reconstruct(images), before)
 
@@ -157,7 +157,7 @@ def test_training_alone_is_in_bf16(tmp_path: Path):
 
 def test_training_in_bf16_gets_as_far_as_in_fp32(tmp_path: Path):
     losses = [
-        fit(make_trainer(tmp_path / each, train=grey_images(40), precision=each, epochs=5)).position.metrics
+        fit(make_trainer(tmp_path / each, train=grey_images(40), precision=each, epochs=5)).state.metrics
         for each in ("fp32", "bf16")
     ]
     assert losses[1]["train/loss"] == pytest.approx(losses[0]["train/loss"], rel=1e-2)

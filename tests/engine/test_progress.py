@@ -63,7 +63,7 @@ def test_plain_progress_logs_each_epoch(caplog: pytest.LogCaptureFixture):
 def test_plain_progress_shows_no_steps(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]):
     caplog.set_level(logging.INFO)
     plain = LogProgress(10)
-    assert not plain.wants_values()
+    assert not plain.needs_metrics()
     plain.step(None)
     plain.close()
     assert caplog.messages == []
@@ -105,11 +105,11 @@ def test_steps_without_values_are_counted_at_the_end(bar: RichProgress, terminal
 def test_the_bar_asks_for_values_a_few_times_a_second(bar: RichProgress, monkeypatch: pytest.MonkeyPatch):
     now = 1000.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
-    assert bar.wants_values()
+    assert bar.needs_metrics()
     bar.step({"loss": 1.0})
-    assert not bar.wants_values()
+    assert not bar.needs_metrics()
     now += 1.0
-    assert bar.wants_values()
+    assert bar.needs_metrics()
 
 
 def test_each_epoch_leaves_its_line_in_the_log(bar: RichProgress, caplog: pytest.LogCaptureFixture):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vae_exp.engine.record import EpochLossBuffer
+from vae_exp.engine.train_step import EpochLossBuffer
 
 CPU = torch.device("cpu")
 reproducibly = settings(deadline=None, derandomize=True, max_examples=60)
@@ -17,9 +17,9 @@ strange = st.sampled_from([nan, inf, -inf])
 
 def record_of(given_rows: list[tuple[float, float, float]], steps: int | None = None) -> EpochLossBuffer:
     record = EpochLossBuffer(steps or len(given_rows), CPU)
-    record.begin()
+    record.start_epoch()
     for row in given_rows:
-        record.add(torch.tensor(row))
+        record.append(torch.tensor(row))
     return record
 
 
@@ -48,26 +48,26 @@ def test_many_small_sums_are_not_lost_beside_a_large_one():
 def test_an_epoch_that_goes_on_has_the_rows_of_one_that_was_never_interrupted(given_rows, data):
     done = data.draw(st.integers(min_value=0, max_value=len(given_rows)))
     whole, resumed = record_of(given_rows), record_of([(1.0, 2.0, 3.0)], steps=len(given_rows))
-    resumed.begin(torch.tensor(given_rows)[:done])
+    resumed.start_epoch(torch.tensor(given_rows)[:done])
     for row in given_rows[done:]:
-        resumed.add(torch.tensor(row))
+        resumed.append(torch.tensor(row))
     assert torch.equal(resumed.rows, whole.rows)
     assert torch.equal(resumed.totals(), whole.totals())
 
 
 def test_a_new_epoch_starts_from_nothing():
     record = record_of([(1.0, 2.0, 3.0)] * 3)
-    record.begin()
+    record.start_epoch()
     assert record.totals().tolist() == [0.0, 0.0, 0.0]
-    record.add(torch.ones(3))
+    record.append(torch.ones(3))
     assert record.rows.tolist() == [[1.0] * 3, [0.0] * 3, [0.0] * 3]
 
 
 def test_rows_stay_in_the_same_memory():
     record = record_of([(1.0, 2.0, 3.0)] * 2)
     place = record.rows.data_ptr()
-    record.begin(torch.ones(1, 3))
-    record.add(torch.ones(3))
+    record.start_epoch(torch.ones(1, 3))
+    record.append(torch.ones(3))
     assert record.rows.data_ptr() == place
 
 
@@ -95,7 +95,7 @@ def test_the_first_value_that_is_not_finite_is_found(given_rows, data):
 def test_what_is_found_says_its_value(value: float):
     sums: Tensor = torch.tensor([1.0, 2.0, value])
     record = EpochLossBuffer(2, CPU)
-    record.begin()
-    record.add(torch.zeros(3))
-    record.add(sums)
+    record.start_epoch()
+    record.append(torch.zeros(3))
+    record.append(sums)
     assert record.first_non_finite() == (1, "rate", value)

@@ -69,7 +69,9 @@ def test_fused_optimizers_clipping_averages_dynamic_pixels_and_schedules_read_no
     vae = model_of(PLAIN)
     loss = BetaVAE(Linear(0.0, 1.0, 10, "step"))
     average = ExponentialMovingAverage(vae, 0.9)
-    step = step_of(vae, loss, lambda parameters: kind(parameters, fused=True), average=average, dynamic=True)
+    step = step_of(
+        vae, loss, lambda parameters: kind(parameters, fused=True), ema=average, dynamic_binarization=True
+    )
     assert read_by(step) is None
 
 

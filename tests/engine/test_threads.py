@@ -9,7 +9,7 @@ import torch
 
 from vae_exp.data.images import ImageSet
 from vae_exp.engine import threads
-from vae_exp.engine.threads import ContentionWatch, choose_threads, computing_with, flops_of_step
+from vae_exp.engine.threads import ContentionWatch, choose_threads, count_step_flops, cpu_threads
 from vae_exp.model.decoders import ConvDecoder, MLPDecoder
 from vae_exp.model.encoders import ConvEncoder, MLPEncoder
 from vae_exp.model.priors import StandardNormalPrior
@@ -36,7 +36,7 @@ def mlp(side: int, hidden: int) -> tuple[VAE, ImageSet]:
 def test_the_work_of_a_step_is_that_of_its_matrix_products():
     vae, images = mlp(3, 7)
     products = 9 * 7 + 7 * (2 * 2) + 2 * 7 + 7 * 9  # multiply-adds an image: one a weight
-    assert flops_of_step(vae, ELBO(), images, 50) == 3 * 2 * 50 * products
+    assert count_step_flops(vae, ELBO(), images, 50) == 3 * 2 * 50 * products
 
 
 def test_convolutions_count_by_their_positions():
@@ -52,21 +52,21 @@ def test_convolutions_count_by_their_positions():
 
     for module in vae.modules():
         module.register_forward_hook(count)
-    found = flops_of_step(vae, ELBO(), ImageSet(torch.rand(2, *shape), None, 1), 2)
+    found = count_step_flops(vae, ELBO(), ImageSet(torch.rand(2, *shape), None, 1), 2)
     assert found == 3 * expected > 0
 
 
 def test_counting_leaves_the_model_and_the_random_state_as_they_were():
     vae, images = mlp(3, 7)
     state = torch.get_rng_state()
-    flops_of_step(vae.train(), ELBO(), images, 50)
+    count_step_flops(vae.train(), ELBO(), images, 50)
     assert vae.training
     assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.usefixtures("sixteen_threads")
 def test_small_nets_take_one_thread_and_larger_ones_more():
-    digits, mnist = (flops_of_step(*mlp_of, 100) for mlp_of in (with_loss(8, 500), with_loss(28, 500)))
+    digits, mnist = (count_step_flops(*mlp_of, 100) for mlp_of in (with_loss(8, 500), with_loss(28, 500)))
     assert choose_threads("auto", digits) == 1
     assert 1 < choose_threads("auto", mnist) < 16
     assert choose_threads("auto", 100 * mnist) == 16
@@ -94,7 +94,7 @@ def test_the_environment_decides(monkeypatch: pytest.MonkeyPatch, requested: str
 
 def test_threads_are_put_back_after_a_run():
     before = torch.get_num_threads()
-    with suppress(ZeroDivisionError), computing_with(before + 1):
+    with suppress(ZeroDivisionError), cpu_threads(before + 1):
         assert torch.get_num_threads() == before + 1
         raise ZeroDivisionError
     assert torch.get_num_threads() == before

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
-from tests.builders import RecordingEvaluator, RecordingTracker, plain_recipe
+from tests.builders import RecordingEvaluator, RecordingTracker, trainer_options
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.progress import LogProgress
-from vae_exp.engine.seeding import generator
+from vae_exp.engine.seeding import make_generator
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.engine.trainer import Trainer
 from vae_exp.errors import DivergedError, Interrupted
@@ -90,7 +90,7 @@ class Shown(LogProgress):
     epochs: list[tuple[int, float]] = field(default_factory=list)
     closed: int = 0
 
-    def wants_values(self) -> bool:
+    def needs_metrics(self) -> bool:
         return self.wants
 
     def step(self, values: Mapping[str, float] | None) -> None:
@@ -120,7 +120,7 @@ class Bench:
 
     def finish(self) -> None:
         with GracefulShutdown() as guard:
-            self.trainer.finish(guard)
+            self.trainer.run_final_evaluators(guard)
 
     def checkpoint(self, name: str) -> dict[str, Any]:
         return load_checkpoint(self.directory.checkpoint(name), CPU)
@@ -139,7 +139,7 @@ def bench(tmp_path: Path) -> Callable[..., Bench]:
         scheduler: Callable[[SGD], Any] = lambda optimizer: None,
         evaluators: Mapping[str, Any] | None = None,
         folder: str = "run",
-        **recipe: Any,
+        **options: Any,
     ) -> Bench:
         vae, kept, directory = tiny_vae(), RecordingTracker(), RunDirectory(tmp_path / folder)
         optimizer = SGD(vae.parameters(), lr=lr)
@@ -153,8 +153,8 @@ def bench(tmp_path: Path) -> Callable[..., Bench]:
             evaluators=evaluators or {},
             trackers=[kept],
             directory=directory,
-            recipe=plain_recipe(**{"monitor": "val/loss" if val else "train/loss"} | recipe),
-            identity={"config_hash": "0123abcd"},
+            options=trainer_options(**{"monitor": "val/loss" if val else "train/loss"} | options),
+            checkpoint_metadata={"config_hash": "0123abcd"},
         )
         return Bench(trainer, vae, optimizer, kept, directory)
 
@@ -273,7 +273,7 @@ def test_validation_noise_is_the_same_each_epoch(bench):
 
 def test_validation_is_of_the_loss_that_is_minimised_with_the_noise_of_evaluation(bench):
     made = bench(val=3, batch_size=3, seed=7)
-    terms = ELBO()(made.vae.eval(), images(3, seed=1).pixels, generator(7, "evaluation", CPU))
+    terms = ELBO()(made.vae.eval(), images(3, seed=1).pixels, make_generator(7, "evaluation", CPU))
     assert made.fit().kept.column("val/loss") == [pytest.approx(terms.loss.mean().item(), rel=1e-6)]
 
 
@@ -352,15 +352,15 @@ def test_a_checkpoint_holds_what_continuing_would_need(bench):
 
 
 def test_training_ends_after_its_epochs(bench):
-    position = bench(train=5, batch_size=2, epochs=3).fit().trainer.position
-    assert (position.epoch, position.step, position.stopped_early) == (3, 9, False)
-    assert position.seconds > 0
+    position = bench(train=5, batch_size=2, epochs=3).fit().trainer.state
+    assert (position.epoch, position.global_step, position.stopped_early) == (3, 9, False)
+    assert position.train_seconds > 0
 
 
 def test_early_stopping_stops_when_patience_runs_out(bench):
     script = Scripted(train=[1.0] * 9, val=[3.0, 2.0, 2.5, 2.5, 1.0, 1.0, 1.0, 1.0, 1.0])
     made = bench(loss=script, epochs=9, patience=2).fit()
-    assert (made.trainer.position.epoch, made.trainer.position.stopped_early) == (4, True)
+    assert (made.trainer.state.epoch, made.trainer.state.stopped_early) == (4, True)
     assert made.checkpoint("best")["epoch"] == 2
     assert made.checkpoint("last")["epoch"] == 4
 
@@ -370,7 +370,7 @@ def test_a_loss_that_is_not_finite_ends_training_and_names_the_epoch(bench, valu
     made = bench(loss=Scripted(train=[2.0, 1.0, value], val=[1.0] * 3), epochs=5)
     with pytest.raises(DivergedError, match=rf"train/distortion is {value} in epoch 3 \(step 7\)"):
         made.fit()
-    assert made.trainer.position.epoch == 2
+    assert made.trainer.state.epoch == 2
     assert made.checkpoint("last")["epoch"] == 2
 
 
@@ -511,7 +511,7 @@ def test_a_signal_during_the_last_batch_of_validation_ends_the_run_before_the_ev
 
 def _run_to_the_end(trainer: Trainer, guard: GracefulShutdown) -> None:
     trainer.fit(guard, Shown())
-    trainer.finish(guard)
+    trainer.run_final_evaluators(guard)
 
 
 @pytest.mark.parametrize("every", [0, 1])
@@ -526,8 +526,8 @@ def test_an_epoch_counts_only_once_it_has_been_told(bench):
     with pytest.raises(Interrupted):
         made.fit()
     [(step, line)] = made.kept.lines
-    assert (step, line["epoch"], made.trainer.position.epoch) == (3, 1, 1)
-    assert made.trainer.position.metrics["train/loss"] == line["train/loss"]
+    assert (step, line["epoch"], made.trainer.state.epoch) == (3, 1, 1)
+    assert made.trainer.state.metrics["train/loss"] == line["train/loss"]
     last = made.checkpoint("last")
     assert (last["epoch"], last["step"]) == (1, 6)
 
@@ -547,8 +547,8 @@ def test_an_evaluator_without_cadence_runs_once_at_the_end(bench):
     made.finish()
     assert len(probe.images) == 1
     assert made.kept.lines[-1] == (5, {"epoch": 5, "val/probe": 1.0})
-    assert made.trainer.position.metrics["val/probe"] == 1.0
-    assert "val/loss" in made.trainer.position.metrics
+    assert made.trainer.state.metrics["val/probe"] == 1.0
+    assert "val/loss" in made.trainer.state.metrics
 
 
 def test_an_evaluator_with_a_cadence_does_not_run_again_at_the_end(bench):
@@ -604,7 +604,7 @@ def test_a_name_that_training_reports_stays_its_own_at_the_end_too(bench):
         loss=script, evaluators={"probe": RecordingEvaluator(every=0, results={"loss": 0.5, "score": 1.0})}
     ).fit()
     made.finish()
-    metrics = made.trainer.position.metrics
+    metrics = made.trainer.state.metrics
     assert (metrics["val/loss"], metrics["val/score"]) == (3.0, 1.0)
 
 

@@ -57,7 +57,7 @@ def _halving(optimizer: torch.optim.Optimizer) -> StepLR:
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "all": {"ema_decay": 0.9, "gradient_clip": 1.0, "scheduler": _halving, "patience": 5},
+    "all": {"ema_decay": 0.9, "max_grad_norm": 1.0, "scheduler": _halving, "patience": 5},
     "streamed": {"train": TRAIN.streamed_to(CPU), "scheduler": _plateau, "precision": "bf16"},
 }
 
@@ -88,7 +88,7 @@ def _continued(
     torch.manual_seed(99)
     tracker = RecordingTracker()
     trainer, vae = _trainer(path, tracker, settings)
-    trainer.load_state(state)
+    trainer.load_state_dict(state)
     fit(trainer)
     return weights(vae), before.rows() + tracker.rows(), load_checkpoint(path / "checkpoints" / "last.pt", CPU)
 
@@ -141,7 +141,7 @@ def test_a_finished_run_goes_on_to_more_epochs(tmp_path: Path):
     _, before, state = _whole(tmp_path / "run", {})
     tracker = RecordingTracker()
     trainer, vae = _trainer(tmp_path / "run", tracker, {"epochs": 5})
-    trainer.load_state(state)
+    trainer.load_state_dict(state)
     fit(trainer)
     assert before + tracker.rows() == expected[1]
     assert torch.equal(weights(vae), expected[0])
@@ -159,7 +159,7 @@ def test_a_schedule_that_is_planned_anew_goes_on_where_it_would_be_by_now(tmp_pa
     *_, state = _whole(tmp_path / "run", shorter)
     tracker = RecordingTracker()
     trainer, _ = _trainer(tmp_path / "run", tracker, longer)
-    trainer.load_state(state, replan=True)
+    trainer.load_state_dict(state, replan=True)
     fit(trainer)
     rates = [[line["train/learning_rate"] for line in each] for each in (tracker.rows(), expected)]
     assert rates[0] == rates[1][EPOCHS:]
@@ -175,9 +175,9 @@ def test_a_run_of_a_cuda_device_goes_on_on_the_cpu(tmp_path: Path, caplog: pytes
     }
     state["optimizer"]["param_groups"][0]["capturable"] = True
     trainer, _ = _trainer(tmp_path / "run", RecordingTracker(), {"epochs": 4})
-    trainer.load_state(state)
-    assert fit(trainer).position.epoch == 4
-    assert "order and noise are drawn anew on cpu" in caplog.text
+    trainer.load_state_dict(state)
+    assert fit(trainer).state.epoch == 4
+    assert "order and noise come from new generators on cpu" in caplog.text
 
 
 def test_the_time_of_an_interrupted_epoch_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -205,7 +205,7 @@ class Shown(NullProgress):
 
     values: list[Mapping[str, float]] = field(default_factory=list)
 
-    def wants_values(self) -> bool:
+    def needs_metrics(self) -> bool:
         return True
 
     def step(self, values: Mapping[str, float] | None) -> None:
@@ -215,7 +215,7 @@ class Shown(NullProgress):
 
 def test_what_is_shown_late_is_still_per_image(tmp_path: Path):
     trainer, _ = _trainer(tmp_path / "run", RecordingTracker(), {"epochs": 1, "train": grey_images(9)})
-    trainer._monitor, shown = LateMonitor(), Shown()
+    trainer._loss_monitor, shown = LateMonitor(), Shown()
     fit(trainer, shown)
-    rows = trainer._record.rows
+    rows = trainer._loss_buffer.rows
     assert shown.values[1]["loss"] == pytest.approx((rows[1, 0] / 4).item())

@@ -12,9 +12,8 @@ from tests.builders import CPU, SHAPE, grey_images, small_vae, weights
 from vae_exp.data.batch_loader import DeviceLoader
 from vae_exp.engine.distributed import DistributedContext
 from vae_exp.engine.ema import ExponentialMovingAverage
-from vae_exp.engine.record import EpochLossBuffer
-from vae_exp.engine.seeding import generator
-from vae_exp.engine.train_step import NonFiniteLossError, Scoring, TrainStep
+from vae_exp.engine.seeding import make_generator
+from vae_exp.engine.train_step import EpochLossBuffer, ModelWithLoss, NonFiniteLossError, TrainStep
 from vae_exp.objective.elbo import ELBO
 
 LR = 0.1
@@ -26,30 +25,38 @@ class PartOfTeam(DistributedContext):
     """One process of several, whose sums are not told to the others."""
 
     rank: int
-    size: int
+    world_size: int
 
-    def sum(self, values: Tensor) -> None:
+    def all_reduce_sum(self, values: Tensor) -> None:
         """Alone in this process."""
 
 
 def make_step(
-    score: Any, module: nn.Module, sizes: list[int], *, team: DistributedContext | None = None, **changes: Any
+    score: Any, module: nn.Module, sizes: list[int], *, dist: DistributedContext | None = None, **changes: Any
 ):
     """A step over the images in their order."""
-    team, images = team or DistributedContext(), grey_images(COUNT)
-    feed = DeviceLoader(images, sizes[0])
-    feed.begin(team.own(torch.arange(COUNT), sizes), [team.part(size) for size in sizes], 0)
+    dist, images = dist or DistributedContext(), grey_images(COUNT)
+    loader = DeviceLoader(images, sizes[0])
+    loader.begin(
+        dist.local_indices(torch.arange(COUNT), sizes), [dist.local_batch_size(size) for size in sizes], 0
+    )
     record = EpochLossBuffer(len(sizes), CPU)
-    record.begin()
-    settings = {"reduction": "sum", "gradient_clip": None, "average": None, "dynamic": False, "labelled": False}
+    record.start_epoch()
+    settings = {
+        "reduction": "sum",
+        "max_grad_norm": None,
+        "ema": None,
+        "dynamic_binarization": False,
+        "needs_labels": False,
+    }
     return TrainStep(
-        score=score,
+        model_with_loss=score,
         parameters=list(module.parameters()),
         optimizer=SGD(module.parameters(), lr=LR),
-        feed=feed,
-        noise=generator(5, "noise", CPU),
-        record=record,
-        team=team,
+        loader=loader,
+        generator=make_generator(5, "noise", CPU),
+        loss_buffer=record,
+        dist=dist,
         **settings | changes,
     )
 
@@ -74,7 +81,7 @@ def first_images(count: int) -> Tensor:
 @pytest.mark.parametrize("clip", [None, 0.5, 100.0])
 def test_a_step_is_the_one_computed_by_hand(reduction: str, divisor: int, clip: float | None):
     module = Linear()
-    make_step(module, module, [4, 3], reduction=reduction, gradient_clip=clip)(4)
+    make_step(module, module, [4, 3], reduction=reduction, max_grad_norm=clip)(4)
     gradient = first_images(4).sum(dim=0) / divisor
     if clip is not None:
         gradient = gradient * min(1.0, clip / gradient.norm().item())
@@ -86,7 +93,7 @@ def test_a_step_is_the_one_computed_by_hand(reduction: str, divisor: int, clip: 
 def test_the_clip_is_of_the_whole_gradient_and_keeps_its_direction():
     plain, clipped, before = small_vae(), small_vae(), weights(small_vae())
     for vae, clip in ((plain, None), (clipped, 0.25)):
-        make_step(Scoring(vae, ELBO()), vae, [4, 3], gradient_clip=clip)(4)
+        make_step(ModelWithLoss(vae, ELBO()), vae, [4, 3], max_grad_norm=clip)(4)
     full, short = (weights(vae) - before for vae in (plain, clipped))
     assert full.norm() > 2 * LR * 0.25
     assert short.norm().item() == pytest.approx(LR * 0.25, rel=1e-3)
@@ -102,9 +109,9 @@ def test_sums_are_told_and_recorded_whatever_is_differentiated(reduction: str):
     sums = step(4)
     torch.testing.assert_close(sums, expected)
     assert not sums.requires_grad
-    torch.testing.assert_close(step.record.rows[0], expected)
+    torch.testing.assert_close(step._loss_buffer.rows[0], expected)
     step(3)
-    assert step.record.rows[1].abs().sum() > 0
+    assert step._loss_buffer.rows[1].abs().sum() > 0
 
 
 def test_gradients_of_an_earlier_step_are_gone():
@@ -119,15 +126,15 @@ def test_gradients_of_an_earlier_step_are_gone():
 def test_the_average_is_told_after_the_weights_have_moved():
     module = Linear()
     average = ExponentialMovingAverage(module, 0.5)
-    make_step(module, module, [4, 3], average=average)(4)
+    make_step(module, module, [4, 3], ema=average)(4)
     assert module.weight.abs().sum() > 0
     torch.testing.assert_close(average.state_dict()["weight"], module.weight.detach())
 
 
 def test_scoring_is_the_loss_of_the_model():
     vae, images = small_vae(), torch.rand(3, *SHAPE)
-    terms = ELBO()(vae, images, generator(1, "noise", CPU))
-    loss, distortion, rate = Scoring(vae, ELBO())(images, generator(1, "noise", CPU))
+    terms = ELBO()(vae, images, make_generator(1, "noise", CPU))
+    loss, distortion, rate = ModelWithLoss(vae, ELBO())(images, make_generator(1, "noise", CPU))
     assert torch.equal(loss, terms.loss)
     assert torch.equal(distortion, terms.distortion)
     assert torch.equal(rate, terms.rate)
@@ -158,15 +165,15 @@ def test_on_the_cpu_a_loss_that_is_not_finite_never_reaches_the_weights(spoilt, 
 
     score = _spoiled(spoil)
     average = ExponentialMovingAverage(score.module, 0.5)
-    step = make_step(score, score.module, [4, 3], average=average)
+    step = make_step(score, score.module, [4, 3], ema=average)
     with pytest.raises(NonFiniteLossError):
         step(4)
-    assert step.record.first_non_finite() == pytest.approx((0, term, value), nan_ok=True)
+    assert step._loss_buffer.first_non_finite() == pytest.approx((0, term, value), nan_ok=True)
     assert score.module.weight.abs().sum() == 0
     assert average.state_dict()["weight"].abs().sum() == 0
 
 
-# The team
+# The dist
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -175,7 +182,7 @@ def test_the_gradients_of_the_parts_average_to_that_of_the_whole(size: int, redu
     """DDP averages over the processes."""
     whole = small_vae()
     before, sizes = weights(whole), [4, 3]
-    alone = make_step(Scoring(whole, ELBO()), whole, sizes, reduction=reduction)
+    alone = make_step(ModelWithLoss(whole, ELBO()), whole, sizes, reduction=reduction)
     moved, sums, parts, sums_of_parts = [], [], [], []
     for batch in sizes:
         whole.load_state_dict(small_vae().state_dict())
@@ -183,7 +190,7 @@ def test_the_gradients_of_the_parts_average_to_that_of_the_whole(size: int, redu
         moved.append(weights(whole) - before)
     for rank in range(size):
         vae = small_vae()
-        own = make_step(Scoring(vae, ELBO()), vae, sizes, reduction=reduction, team=PartOfTeam(rank, size))
+        own = make_step(ModelWithLoss(vae, ELBO()), vae, sizes, reduction=reduction, dist=PartOfTeam(rank, size))
         for batch in sizes:
             vae.load_state_dict(small_vae().state_dict())
             sums_of_parts.append(own(batch))

@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.builders import plain_recipe
+from tests.builders import trainer_options
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.progress import LogProgress
-from vae_exp.engine.seeding import generator
+from vae_exp.engine.seeding import make_generator
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.engine.trainer import Trainer
 from vae_exp.model.decoders import MLPDecoder
@@ -86,8 +86,8 @@ def test_twenty_steps_are_those_of_a_plain_loop(tmp_path):
         StandardNormalPrior(LATENT),
     )
     plain = PlainVAE(vae)
-    order = torch.randperm(len(images), generator=generator(SEED, "shuffle", torch.device("cpu")))
-    draws = generator(SEED, "noise", torch.device("cpu"))
+    order = torch.randperm(len(images), generator=make_generator(SEED, "shuffle", torch.device("cpu")))
+    draws = make_generator(SEED, "noise", torch.device("cpu"))
     noise = torch.stack([torch.randn(1, BATCH, LATENT, generator=draws)[0] for _ in range(STEPS)])
     expected = plain_losses(plain, pixels.flatten(1) / 255, noise, list(order.split(BATCH)))
 
@@ -102,8 +102,8 @@ def test_twenty_steps_are_those_of_a_plain_loop(tmp_path):
         evaluators={},
         trackers=[],
         directory=RunDirectory(tmp_path),
-        recipe=plain_recipe(batch_size=BATCH, seed=SEED),
-        identity={},
+        options=trainer_options(batch_size=BATCH, seed=SEED),
+        checkpoint_metadata={},
     )
     trainer.fit(GracefulShutdown(), LogProgress(1))
 

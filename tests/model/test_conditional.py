@@ -134,8 +134,8 @@ def test_a_conditional_model_learns_what_its_classes_tell(tmp_path):
     trainer = make_trainer(tmp_path, train=images, vae=vae, epochs=150, batch_size=20)
     with GracefulShutdown():
         fit(trainer)
-    assert trainer.position.metrics["train/distortion"] < 0.3
-    assert trainer.position.metrics["train/rate"] < 0.1
+    assert trainer.state.metrics["train/distortion"] < 0.3
+    assert trainer.state.metrics["train/rate"] < 0.1
 
 
 @pytest.mark.parametrize("latent_dim", [2, 3])

@@ -18,8 +18,8 @@ from vae_exp.benchmark.plain_net import PlainNet
 from vae_exp.configuration.instantiate import build_loss, build_optimizer, build_vae
 from vae_exp.data.batch_loader import place
 from vae_exp.data.images import ImageSet
-from vae_exp.engine.recipe import TrainerOptions
-from vae_exp.engine.seeding import generator, seed_everything
+from vae_exp.engine.seeding import make_generator, seed_everything
+from vae_exp.engine.trainer import TrainerOptions
 from vae_exp.errors import UserError
 from vae_exp.model.vae import VAE
 from vae_exp.storage.run_directory import RunDirectory
@@ -146,15 +146,12 @@ def _engine(case: Case, step: str, precision: str) -> BurstTrainer:
         scheduler=None,
         train=images,
         val=images.first(0),
-        evaluators={},
-        trackers=[],
         directory=RunDirectory(Path.cwd()),  # nothing is ever written there
-        recipe=_recipe(case, step, precision),
-        identity={},
+        options=_options(case, step, precision),
     )
 
 
-def _recipe(case: Case, step: str, precision: str) -> TrainerOptions:
+def _options(case: Case, step: str, precision: str) -> TrainerOptions:
     return TrainerOptions(
         epochs=1,
         batch_size=case.batch_size,
@@ -163,11 +160,11 @@ def _recipe(case: Case, step: str, precision: str) -> TrainerOptions:
         monitor="train/loss",
         patience=None,
         min_delta=0.0,
-        step=step,
+        execution=step,
         precision=precision,
-        gradient_clip=None,
+        max_grad_norm=None,
         ema_decay=None,
-        collapse_monitor=False,
+        warn_posterior_collapse=False,
         checkpoint_every_n_epochs=None,
         checkpoint_every_n_seconds=None,
     )
@@ -183,4 +180,4 @@ def _engine_parts(case: Case) -> tuple[VAE, Any]:
 def _floor(case: Case, precision: str) -> MatmulFloor:
     vae, loss = _engine_parts(case)
     batch = case.images.scaled(slice(0, case.batch_size)).to(case.device)
-    return MatmulFloor(vae, loss, batch, generator(case.config["seed"], "noise", case.device), precision)
+    return MatmulFloor(vae, loss, batch, make_generator(case.config["seed"], "noise", case.device), precision)

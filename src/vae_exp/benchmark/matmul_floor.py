@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vae_exp.engine.precision import computing_in
+from vae_exp.engine.device import matmul_precision
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
 
@@ -71,7 +71,7 @@ class MatmulFloor:
     @torch.no_grad()
     def burst(self, steps: int) -> int:
         """The products of so many steps; how many images they stand for."""
-        with computing_in(self._vae, self._precision):
+        with matmul_precision(self._vae, self._precision):
             for _ in range(steps):
                 self._step()
         return steps * self._batch_size
@@ -83,7 +83,7 @@ class MatmulFloor:
     @torch.no_grad()
     def _recorded(self) -> Callable[[], None]:
         device = self._products[0][0].device
-        with torch.cuda.device(device), computing_in(self._vae, self._precision):
+        with torch.cuda.device(device), matmul_precision(self._vae, self._precision):
             stream = torch.cuda.Stream(device)
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):

@@ -24,7 +24,7 @@ from vae_exp.benchmark.interleave import (
 from vae_exp.benchmark.memory import host_footprint, with_cuda_peak
 from vae_exp.benchmark.run_costs import run_costs
 from vae_exp.configuration.schema import BenchmarkConfig
-from vae_exp.engine.device import describe, resolve_device
+from vae_exp.engine.device import device_name, resolve_device
 
 
 def measure(config: DictConfig, settings: BenchmarkConfig, overrides: Sequence[str]) -> dict[str, Any]:
@@ -56,7 +56,9 @@ def measure(config: DictConfig, settings: BenchmarkConfig, overrides: Sequence[s
 
 
 def _measured(case: Case, contestants: Sequence[CandidateSpec], settings: BenchmarkConfig) -> dict[str, Any]:
-    print(f"Timing batches of {case.batch_size}, widths {_widths(case)}, on {describe(case.device)} …", flush=True)
+    print(
+        f"Timing batches of {case.batch_size}, widths {_widths(case)}, on {device_name(case.device)} …", flush=True
+    )
     wait = partial(synchronise, case.device)
     _open_libraries(case.device)
     contenders: dict[str, Candidate] = {}

@@ -63,7 +63,7 @@ class TrainCallback(Callback):
         """Check and remember the directory of a sweep; its jobs are checked one by one."""
         try:
             require_sweep_name(config.sweep.name)
-            if torchrun.size() > 1:
+            if torchrun.world_size() > 1:
                 raise UserError(
                     "--multirun trains one job after another in one process; torchrun's processes train one run "
                     "together: leave out one of the two."
@@ -137,7 +137,7 @@ def _overrides(config: DictConfig, kind: str) -> list[str]:
 
 
 def _require_no_other_directory(config: DictConfig) -> None:
-    if torchrun.assists():  # those that assist write into a directory of their own
+    if not torchrun.is_main_process():  # those that assist write into a directory of their own
         return
     other = [each for each in _overrides(config, "hydra") if each.startswith("hydra.run.dir=")]
     if other:

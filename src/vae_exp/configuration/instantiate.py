@@ -21,7 +21,7 @@ from vae_exp.data.images import ImageSet
 from vae_exp.data.splits import Splits
 from vae_exp.distributions.sampling import sample
 from vae_exp.engine import torchrun
-from vae_exp.engine.memory import require_memory
+from vae_exp.engine.device import check_memory
 from vae_exp.engine.protocols import Evaluator
 from vae_exp.errors import UserError, did_you_mean, user_code_location
 from vae_exp.model.conditional import ConditionalVAE
@@ -153,7 +153,7 @@ def build_loss(
         )
     _check_likelihood(built, loss["_target_"], vae)
     if batch_size is not None and device is not None:
-        require_memory(built, vae, image_shape, -(-batch_size // torchrun.size()), device)
+        check_memory(built, vae, image_shape, -(-batch_size // torchrun.world_size()), device)
     _check_terms(built, loss["_target_"], vae, list(image_shape))
     return built
 

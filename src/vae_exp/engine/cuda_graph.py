@@ -1,63 +1,66 @@
-"""A training step recorded once as a CUDA graph and replayed: the host launches one thing instead of a hundred."""
+"""A training step captured as a CUDA graph: the host launches one graph instead of a hundred kernels."""
 
 import logging
+import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import SGD, Adagrad, Adam, Optimizer, RMSprop
 
-from vae_exp.engine.host_state import HostStateSnapshot, first_change
-from vae_exp.engine.recorded_rates import RecordedRates
 from vae_exp.engine.train_step import TrainStep
 
 _log = logging.getLogger(__name__)
-_WARM_UPS = 3
-_REGISTERS_GENERATORS = torch.__version__ >= "2.14"  # by itself, at the first draw in a recording
+_WARM_UP_STEPS = 3
+_REGISTERS_GENERATORS = torch.__version__ >= "2.14"  # by itself, at the first draw in a capture
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+_OPAQUE = (nn.Module, Tensor, torch.Generator, type, FunctionType, MethodType, ModuleType)
 
 
-class _Recording(NamedTuple):
+class _Capture(NamedTuple):
     graph: torch.cuda.CUDAGraph
     sums: Tensor
     options: tuple[Any, ...]
 
 
 class CUDAGraphStep:
-    """Runs a training step eagerly until it is warm, then records it and replays the recording.
+    """Runs a training step eagerly a few times, then captures it and replays the graph.
 
-    There is a recording for each batch size, and a new one whenever an option of the optimiser has changed,
-    because a recording holds them as constants; the learning rate is read from the device where the optimiser
-    can, in warm-up steps too, so that all steps of a run round alike. The warm-up steps are real steps of the
-    training: recording runs nothing, so no state has to be put back.
+    There is a graph for each batch size, and a new one whenever an option of the optimizer changes, because a
+    graph holds them as constants; the learning rate is read from the device where the optimizer can, in warm-up
+    steps too, so that all steps of a run round alike. The warm-up steps are real steps of the training: a capture
+    runs nothing, so no state has to be restored.
 
-    A model that waits for the device, draws from a generator that the recording does not know, or changes
-    something on the host in its last warm-up step (an attribute, a random state) goes on eagerly, and a warning
-    says why. What changes on the host more rarely than from step to step is not seen: it stays in the
-    recording as it was.
+    A model that waits for the device, draws from a generator that the capture does not know, or changes state on
+    the host in its last warm-up step (an attribute, a random state) continues eagerly, and a warning says why.
+    State on the host that changes more rarely than every step is not noticed: the graph replays its old value.
 
     Args:
-        step: What is recorded.
+        step: The step to capture.
         device: A CUDA device, with its index.
-        whole: The size of whole batches, which alone are worth a recording; None records all sizes.
+        full_batch_size: The only batch size worth a capture; None captures all sizes.
     """
 
-    def __init__(self, step: TrainStep, device: torch.device, whole: int | None = None) -> None:
+    def __init__(self, step: TrainStep, device: torch.device, full_batch_size: int | None = None) -> None:
         self.fallback: str | None = None
         self._step = step
         self._device = device
-        self._whole = whole
+        self._full_batch_size = full_batch_size
         self._stream = _capture_stream(device)
-        self._recordings: dict[int, _Recording] = {}
-        self._runs: Counter[int] = Counter()
-        self._host = HostStateSnapshot(step.score, step.optimizer)
-        self._rates: RecordedRates | None = None
+        self._captures: dict[int, _Capture] = {}
+        self._warm_ups: Counter[int] = Counter()
+        self._host_state = HostStateSnapshot(step.model_with_loss, step.optimizer)
+        self._rates: _DeviceLearningRates | None = None
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """For the length of a block, everything is ordered on the stream of the recordings."""
+    def on_capture_stream(self) -> Iterator[None]:
+        """Order all device work of a block on the stream of the captures."""
         with torch.cuda.device(self._device):
             self._stream.wait_stream(torch.cuda.current_stream())
             try:
@@ -68,74 +71,72 @@ class CUDAGraphStep:
 
     def __call__(self, size: int) -> Tensor:
         """One step on a batch of `size` images; the sums of its terms, `[3]`, in nats."""
-        self._step.feed.prepare()
-        rates = self._rates = self._rates or self._begin()
-        rates.follow()
-        if self.fallback is not None or self._whole not in (None, size):
-            return self._eager(size, rates)
-        if self._runs[size] < _WARM_UPS:
-            return self._warm_up(size, rates)
-        options = self._options(rates)
-        recorded = self._recordings.get(size)
-        if recorded is None or recorded.options != options:
-            recorded = self._record(size, rates, options)
-        if recorded is None:
-            return self._eager(size, rates)
-        recorded.graph.replay()
-        return recorded.sums
+        if (
+            self._rates is None
+        ):  # not earlier: until the first step a checkpoint may replace the optimizer's groups
+            make_capturable(self._step.optimizer)
+            self._rates = _DeviceLearningRates(self._step.optimizer, self._device)
+        self._rates.follow()
+        if self.fallback is not None or self._full_batch_size not in (None, size):
+            return self._eager(size, self._rates)
+        if self._warm_ups[size] < _WARM_UP_STEPS:
+            return self._warm_up(size, self._rates)
+        options = _constant_options(self._step.optimizer, self._rates)
+        capture = self._captures.get(size)
+        if capture is None or capture.options != options:
+            capture = self._capture(size, self._rates, options)
+        if capture is None:
+            return self._eager(size, self._rates)
+        capture.graph.replay()
+        return capture.sums
 
-    def _begin(self) -> RecordedRates:
-        """Not before the first step: until then a checkpoint may replace the optimiser's groups."""
-        make_capturable(self._step.optimizer)
-        return RecordedRates(self._step.optimizer, self._device)
+    def _eager(self, size: int, rates: "_DeviceLearningRates") -> Tensor:
+        with rates.in_groups():
+            return self._step(size)
 
-    def _eager(self, size: int, rates: RecordedRates) -> Tensor:
-        with rates.in_place():
-            return self._step.on_device(size)
-
-    def _warm_up(self, size: int, rates: RecordedRates) -> Tensor:
-        self._runs[size] += 1
-        if self._runs[size] < _WARM_UPS:
+    def _warm_up(self, size: int, rates: "_DeviceLearningRates") -> Tensor:
+        self._warm_ups[size] += 1
+        if self._warm_ups[size] < _WARM_UP_STEPS:
             return self._eager(size, rates)
-        before = self._host.seen()
+        before = self._host_state.take()
         sums = self._eager(size, rates)
-        changed = first_change(before, self._host.seen())
-        if changed is not None:
-            self._give_up(f"{changed} changes from step to step, which a recording would not see")
+        difference = first_difference(before, self._host_state.take())
+        if difference is not None:
+            self._fall_back_to_eager(f"{difference} changes from step to step, which a graph would not see")
         return sums
 
-    def _record(self, size: int, rates: RecordedRates, options: tuple[Any, ...]) -> _Recording | None:
-        self._recordings.pop(size, None)
-        noise_before = self._step.noise.get_state().clone()
+    def _capture(self, size: int, rates: "_DeviceLearningRates", options: tuple[Any, ...]) -> _Capture | None:
+        self._captures.pop(size, None)
+        generator_state = self._step.generator.get_state().clone()
         graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         try:
             if not _REGISTERS_GENERATORS:
-                graph.register_generator_state(self._step.noise)
+                graph.register_generator_state(self._step.generator)
             self._step.optimizer.zero_grad(set_to_none=True)
-            recording = torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local")
-            with recording:
+            with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
                 sums = self._eager(size, rates)
-        except Exception as error:  # whatever a model does that cannot be recorded
-            self._undo(graph, pool, noise_before)
-            if isinstance(_root(error), torch.OutOfMemoryError):
-                raise _root(error) from None
-            self._give_up(_described(_root(error)))
+        except Exception as error:  # whatever a model does that cannot be captured
+            self._clean_up_failed_capture(graph, pool, generator_state)
+            if isinstance(_root_cause(error), torch.OutOfMemoryError):
+                raise _root_cause(error) from None
+            self._fall_back_to_eager(_first_line(_root_cause(error)))  # a local name would keep the graph alive
             return None
-        self._recordings[size] = _Recording(graph, sums, options)
-        return self._recordings[size]
+        self._captures[size] = _Capture(graph, sums, options)
+        return self._captures[size]
 
-    def _give_up(self, reason: str) -> None:
-        """Go on eagerly."""
+    def _fall_back_to_eager(self, reason: str) -> None:
         self.fallback = reason
-        self._recordings.clear()
+        self._captures.clear()
         _log.warning(
-            "Steps cannot be recorded as a CUDA graph (%s); training goes on without, which is slower. "
-            "trainer.step=eager does not try.",
+            "Steps cannot be captured as a CUDA graph (%s); training continues with eager steps, which are "
+            "slower. trainer.step=eager does not try.",
             reason,
         )
 
-    def _undo(self, graph: torch.cuda.CUDAGraph, pool: tuple[int, int], noise_state: Tensor) -> None:
-        """Clean up after a recording that failed: before 2.14, torch leaves allocator and generators recording."""
+    def _clean_up_failed_capture(
+        self, graph: torch.cuda.CUDAGraph, pool: tuple[int, int], generator_state: Tensor
+    ) -> None:
+        """Before 2.14, torch leaves allocator and generators in the capture."""
         torch.cuda.synchronize(self._device)
         graph.reset()
         if not _REGISTERS_GENERATORS:
@@ -145,39 +146,30 @@ class CUDAGraphStep:
                 torch._C._cuda_releasePool(index, pool)
             default = torch.cuda.default_generators[index]
             default.graphsafe_set_state(default.clone_state())
-        noise = torch.Generator(self._device)
-        noise.set_state(noise_state)
-        self._step.noise = noise
-
-    def _options(self, rates: RecordedRates) -> tuple[Any, ...]:
-        """What a recording holds as constants."""
-        return tuple(
-            value
-            for group in self._step.optimizer.param_groups
-            for name, value in group.items()
-            if name != "params" and not isinstance(value, Tensor) and not (name == "lr" and rates.covers(group))
-        )
+        self._step.generator = torch.Generator(self._device)
+        self._step.generator.set_state(generator_state)
 
 
 @cache
 def _capture_stream(device: torch.device) -> torch.cuda.Stream:
-    """One for all recordings of a process: cuBLAS keeps a workspace for each stream that it has seen."""
+    """One for all captures of a process: cuBLAS keeps a workspace for each stream it is used on."""
     return torch.cuda.Stream(device)
 
 
-def _root(error: BaseException) -> BaseException:
-    """What went wrong first: leaving a broken recording raises an error of its own on top."""
+def _root_cause(error: BaseException) -> BaseException:
+    """The first error: leaving a broken capture raises another on top."""
     while error.__context__ is not None:
         error = error.__context__
     return error
 
 
-def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+def _first_line(error: BaseException) -> str:
+    message = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {message}"
 
 
-def make_capturable(optimizer: torch.optim.Optimizer) -> None:
-    """Tell optimisers that count their steps to count them on the device."""
+def make_capturable(optimizer: Optimizer) -> None:
+    """Make optimizers that count their steps count them on the device."""
     optimizer._warned_capturable_if_run_uncaptured = True  # the warm-ups would warn
     for group in optimizer.param_groups:
         if "capturable" in group:
@@ -186,3 +178,129 @@ def make_capturable(optimizer: torch.optim.Optimizer) -> None:
         step = state.get("step")
         if isinstance(step, Tensor):
             state["step"] = step.to(next(iter(optimizer.param_groups[0]["params"])).device)
+
+
+class _DeviceLearningRates:
+    """Learning rates in float32 that graphs read from the device, so that a schedule needs no new capture.
+
+    Outside of steps the optimizer's groups hold numbers: schedulers compute recursively in double precision.
+    """
+
+    def __init__(self, optimizer: Optimizer, device: torch.device) -> None:
+        self._groups = [group for group in optimizer.param_groups if _reads_tensor(optimizer, group)]
+        self._numbers = [group["lr"] for group in self._groups]
+        self._tensors = [torch.tensor(number, device=device) for number in self._numbers]
+
+    def covers(self, group: dict[str, Any]) -> bool:
+        """Whether the group's learning rate is one of them."""
+        return any(group is covered for covered in self._groups)
+
+    def follow(self) -> None:
+        """Copy the numbers that a scheduler has changed; nothing waits for the device."""
+        for index, group in enumerate(self._groups):
+            if group["lr"] != self._numbers[index]:
+                self._numbers[index] = group["lr"]
+                self._tensors[index].fill_(group["lr"])
+
+    @contextmanager
+    def in_groups(self) -> Iterator[None]:
+        """Put the tensors into the groups for a block in which a step runs or is captured."""
+        for group, tensor in zip(self._groups, self._tensors, strict=True):
+            group["lr"] = tensor
+        try:
+            yield
+        finally:
+            for group, number in zip(self._groups, self._numbers, strict=True):
+                group["lr"] = number
+
+
+def _reads_tensor(optimizer: Optimizer, group: dict[str, Any]) -> bool:
+    """Whether the group's kernels read a learning rate from the device without a wait of the host."""
+    if not isinstance(group["lr"], float):
+        return False
+    if isinstance(optimizer, SGD | Adagrad):
+        return bool(group.get("fused"))
+    if isinstance(optimizer, RMSprop):  # its foreach kernels, which are torch's default on CUDA
+        return group.get("foreach") is not False
+    return isinstance(optimizer, Adam)  # AdamW is one
+
+
+def _constant_options(optimizer: Optimizer, rates: _DeviceLearningRates) -> tuple[Any, ...]:
+    """The options of the optimizer that a graph holds as constants."""
+    return tuple(
+        value
+        for group in optimizer.param_groups
+        for name, value in group.items()
+        if name != "params" and not isinstance(value, Tensor) and not (name == "lr" and rates.covers(group))
+    )
+
+
+class HostStateSnapshot:
+    """Plain values on the host that the code of a step may change, and the random states of the process.
+
+    Args:
+        module: The attributes of its modules, and of objects that it holds such as the loss, are compared, with
+            the plain values one level inside them.
+        optimizer: Its options and its state are compared.
+    """
+
+    def __init__(self, module: object, optimizer: Optimizer) -> None:
+        self._module = getattr(module, "_orig_mod", module)  # not what the compiler adds
+        self._optimizer = optimizer
+
+    def take(self) -> dict[str, Any]:
+        """All values by name, in a form that can be compared."""
+        kind, keys, position, *rest = np.random.get_state(legacy=True)
+        return {
+            **dict(self._attributes()),
+            **dict(self._optimizer_values()),
+            "the random state of Python": random.getstate(),
+            "the random state of numpy": (kind, np.asarray(keys).tobytes(), position, rest),
+            "the random state of torch on the CPU": torch.get_rng_state().numpy().tobytes(),
+        }
+
+    def _attributes(self) -> Iterator[tuple[str, str]]:
+        modules = dict(self._module.named_modules()) if isinstance(self._module, nn.Module) else {}
+        held = {name: value for name, value in vars(self._module).items() if hasattr(value, "__dict__")}
+        torchs = vars(nn.Module())
+        for path, owner in {**held, **modules}.items():
+            for name, value in vars(owner).items():
+                if name not in torchs and not isinstance(owner, FunctionType | MethodType):
+                    yield from _plain_values(f"{path}.{name}" if path else name, value)
+
+    def _optimizer_values(self) -> Iterator[tuple[str, str]]:
+        for index, group in enumerate(self._optimizer.param_groups):
+            for name, value in group.items():
+                yield from _plain_values(f"optimizer.param_groups[{index}][{name!r}]", value)
+        for index, state in enumerate(self._optimizer.state.values()):
+            yield from _plain_values(f"optimizer.state[{index}]", state)
+
+
+def first_difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
+    """The name of a value that differs between two snapshots; None if none does."""
+    absent = object()
+    names = [*before, *(name for name in after if name not in before)]
+    return next((name for name in names if before.get(name, absent) != after.get(name, absent)), None)
+
+
+def _plain_values(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """A plain value, or those that a container or an object holds directly, by name."""
+    if isinstance(value, _PLAIN):
+        yield name, repr(value)  # NaN equals itself then
+        return
+    if isinstance(value, Mapping | list | tuple):
+        yield f"the length of {name}", str(len(value))
+    for key, entry in _entries(value):
+        if isinstance(entry, _PLAIN):
+            yield f"{name}{key}", repr(entry)
+
+
+def _entries(value: Any) -> Iterable[tuple[str, Any]]:
+    """The entries of a container or attributes of an object, by how they are reached."""
+    if isinstance(value, Mapping):
+        return [(f"[{key!r}]", entry) for key, entry in value.items()]
+    if isinstance(value, list | tuple):
+        return [(f"[{index}]", entry) for index, entry in enumerate(value)]
+    if isinstance(value, _OPAQUE) or not hasattr(value, "__dict__"):
+        return []
+    return [(f".{name}", entry) for name, entry in vars(value).items()]

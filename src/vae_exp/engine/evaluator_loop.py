@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import torch
 
 from vae_exp.data.images import ImageSet
-from vae_exp.engine.memory import evaluator_out_of_memory
-from vae_exp.engine.precision import computing_in
+from vae_exp.engine.device import evaluator_oom_error, matmul_precision
 from vae_exp.engine.progress import EvaluationProgress
 from vae_exp.engine.protocols import Evaluator, Tracker
-from vae_exp.engine.seeding import generator
+from vae_exp.engine.seeding import make_generator
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import Interrupted, UserError
 from vae_exp.model.vae import VAE
@@ -77,7 +76,7 @@ class EvaluatorLoop:
         split = "val" if len(self._val) else "train"
         metrics: dict[str, float] = {}
         for name in names:
-            guard.check()
+            guard.raise_if_requested()
             evaluator = self._evaluators[name]
             if not evaluator.every:
                 _log.info("Evaluating %s …", name)
@@ -92,7 +91,7 @@ class EvaluatorLoop:
                     tracker.log_figures(paths, step)
                 if lists:
                     tracker.log_lists({f"{split}/{key}": value for key, value in lists.items()}, step)
-        guard.check()
+        guard.raise_if_requested()
         return metrics
 
     @cached_property
@@ -130,17 +129,17 @@ def run_evaluator(name: str, evaluator: Evaluator, vae: VAE, images: ImageSet, s
         MemoryExhaustedError: if memory does not suffice for it.
     """
     vae.eval()
-    noise = generator(seed, "evaluation", images.device)
+    noise = make_generator(seed, "evaluation", images.device)
     label = f"evaluator.{name} ({type(evaluator).__module__}.{type(evaluator).__qualname__})"
     output = EvaluatorOutput({}, {}, {})
     try:
-        with computing_in(vae, "fp32"):
+        with matmul_precision(vae, "fp32"):
             for pair in evaluator.run(vae, images, noise):
                 _add(output, label, pair)
     except (UserError, Interrupted):
         raise
     except Exception as error:  # of a user's own class, which may fail in any way
-        out_of_memory = evaluator_out_of_memory(error, name, images.device)
+        out_of_memory = evaluator_oom_error(error, name, images.device)
         raise out_of_memory or UserError(f"{label} fails: {type(error).__name__}: {error}") from error
     return output
 

@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping
 from math import inf, isfinite, nan
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from vae_exp.engine.position import TrainState
-from vae_exp.engine.record import EpochLossBuffer
+from vae_exp.engine.train_step import EpochLossBuffer
 from vae_exp.errors import DivergedError
 from vae_exp.model.vae import VAE
+
+if TYPE_CHECKING:
+    from vae_exp.engine.trainer import TrainState
 
 _STEPS_BETWEEN_COPIES = 32
 
@@ -81,7 +84,7 @@ class NonFiniteChecker:
         """Whether all trained weights are; waits for the device once."""
         return bool(get_total_norm(list(self._weights.values()), inf).isfinite())
 
-    def check_steps(self, state: TrainState) -> None:
+    def check_steps(self, state: "TrainState") -> None:
         """Check the steps of the epoch so far; waits for the device.
 
         Raises:
@@ -91,12 +94,12 @@ class NonFiniteChecker:
         if first is None:
             return
         in_epoch, term, value = first
-        step = state.step - state.batches + in_epoch + 1
+        step = state.global_step - state.batch_in_epoch + in_epoch + 1
         if self._buffer.rows.device.type == "cpu" and not self.weights_are_finite():  # since the step before
             raise _error(f"the gradient of {self._bad_weight()}", nan, state, step - 1)
         raise _error(f"train/{term}", value, state, step)
 
-    def check_metrics(self, metrics: Mapping[str, float], state: TrainState) -> None:
+    def check_metrics(self, metrics: Mapping[str, float], state: "TrainState") -> None:
         """Check the metrics of an epoch, and the weights at its end.
 
         Raises:
@@ -106,7 +109,7 @@ class NonFiniteChecker:
         if name is None and self.weights_are_finite():
             return
         self.check_steps(state)
-        raise _error(*(("a weight", nan) if name is None else (name, metrics[name])), state, state.step)
+        raise _error(*(("a weight", nan) if name is None else (name, metrics[name])), state, state.global_step)
 
     def _bad_weight(self) -> str:
         """The first weight with a gradient that is not finite, or else that is not finite itself."""
@@ -118,7 +121,7 @@ class NonFiniteChecker:
         )
 
 
-def _error(name: str, value: float, state: TrainState, step: int) -> DivergedError:
+def _error(name: str, value: float, state: "TrainState", step: int) -> DivergedError:
     advice = "Checkpoints of earlier epochs stand; a" if state.epoch else "There is no checkpoint yet; a"
     return DivergedError(
         f"{name} is {value} in epoch {state.epoch + 1} (step {step}): training diverged. "

@@ -4,8 +4,8 @@ import torch
 
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.sampling import rsample
-from vae_exp.engine.precision import computing_in
-from vae_exp.engine.seeding import generator
+from vae_exp.engine.device import matmul_precision
+from vae_exp.engine.seeding import make_generator
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.model.gaussian_likelihoods import OptimalGaussianLikelihood
 from vae_exp.model.vae import VAE
@@ -42,11 +42,11 @@ class OptimalVariance:
             return
         self._vae.eval()
         images = self._train.random_subset(_MAX_IMAGES).settled()
-        noise = generator(self._seed, "evaluation", images.device)
+        noise = make_generator(self._seed, "evaluation", images.device)
         total = torch.zeros((), dtype=torch.float64)
-        with computing_in(self._vae, "fp32"):
+        with matmul_precision(self._vae, "fp32"):
             for batch in images.batches_for(self._vae, self._batch_size):
-                guard.check()
+                guard.raise_if_requested()
                 means = self._vae.decode(rsample(self._vae.encode(batch), noise)).mean
                 total += (batch - means).square().sum().cpu().double()
         for likelihood in self._likelihoods:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vae_exp.data.images import ImageSet
-from vae_exp.engine.precision import computing_in
+from vae_exp.engine.device import matmul_precision
 from vae_exp.model.vae import VAE
 from vae_exp.objective.schedules import LossSchedules
 
@@ -97,6 +97,6 @@ class PosteriorCollapseMonitor:
     def _variances(self) -> Tensor:
         """The variance of each unit's posterior mean over the images, `[latent_dim]`."""
         self._vae.eval()
-        with self._vae.given(self._images.labels), computing_in(self._vae, "fp32"):
+        with self._vae.given(self._images.labels), matmul_precision(self._vae, "fp32"):
             means = self._vae.encode(self._images.scaled()).mean
         return means.var(dim=0, correction=0)

@@ -49,12 +49,12 @@ class StandardOutputHandler(logging.StreamHandler[TextIO]):
 class ProgressDisplay(Protocol):
     """Told of every step and every epoch."""
 
-    def wants_values(self) -> bool:
+    def needs_metrics(self) -> bool:
         """Whether the next step's values will be shown."""
         ...
 
     def step(self, values: Mapping[str, float] | None) -> None:
-        """A step has ended; its terms in nats per image where `wants_values` asked for them."""
+        """A step has ended; its terms in nats per image where `needs_metrics` asked for them."""
         ...
 
     def epoch(self, epoch: int, batch_sum: float, metrics: Mapping[str, float]) -> None:
@@ -69,7 +69,7 @@ class ProgressDisplay(Protocol):
 class NullProgress:
     """Shows nothing."""
 
-    def wants_values(self) -> bool:
+    def needs_metrics(self) -> bool:
         """Never."""
         return False
 
@@ -94,7 +94,7 @@ class LogProgress:
     def __init__(self, epochs: int, *, with_batch_sum: bool = False) -> None:
         self._epochs, self._with_batch_sum = epochs, with_batch_sum
 
-    def wants_values(self) -> bool:
+    def needs_metrics(self) -> bool:
         """Never: only epochs are shown."""
         return False
 
@@ -144,7 +144,7 @@ class RichProgress:
         self._pending = 0
         self._progress.start()
 
-    def wants_values(self) -> bool:
+    def needs_metrics(self) -> bool:
         """A few times a second."""
         return time.monotonic() >= self._next_redraw
 

@@ -18,7 +18,7 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def generator(seed: int, stream: str, device: torch.device, after: int = 0) -> torch.Generator:
+def make_generator(seed: int, stream: str, device: torch.device, after: int = 0) -> torch.Generator:
     """A generator for one use, independent of the other streams of the same seed.
 
     Args:
@@ -46,7 +46,7 @@ def set_deterministic(wanted: bool) -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def process_random_state(device: torch.device) -> dict[str, Any]:
+def get_process_rng_state(device: torch.device) -> dict[str, Any]:
     """The state of the process-wide generators, which code of the user's may draw from."""
     version, inner, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
@@ -58,7 +58,7 @@ def process_random_state(device: torch.device) -> dict[str, Any]:
     }
 
 
-def restore_process_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+def set_process_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
     """Put the process-wide generators back into that state; earlier versions stored lists of numbers."""
     version, inner, gauss = state["python"]
     random.setstate((version, tuple(torch.as_tensor(inner).tolist()), gauss))

@@ -1,11 +1,11 @@
-"""Ctrl-C and SIGTERM end a run in order."""
+"""Orderly ends on SIGINT and SIGTERM, for runs and for sweeps."""
 
 import os
 import signal
 import threading
 from contextlib import suppress
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Any, Self
 
 from vae_exp.errors import Interrupted
 
@@ -13,15 +13,21 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class GracefulShutdown:
-    """While it is entered, the first Ctrl-C or SIGTERM is noted and raised by the next `check`.
+    """Within its block, SIGINT and SIGTERM are noted instead of ending the process.
 
-    A second signal ends the process at once, the system's way. Outside the main thread, where Python
-    delivers no signals, it does nothing.
+    Outside the main thread, where Python delivers no signals, it does nothing.
+
+    Args:
+        second_signal_kills: For a run: a second signal ends the process at once, by the system's default.
+            Otherwise, for the launcher of jobs, signals are counted, and ignored after the block if one was
+            received: the process is about to end, and what it still writes is short.
     """
 
-    def __init__(self) -> None:
-        self._received: int | None = None
-        self._previous: dict[int, object] = {}
+    def __init__(self, *, second_signal_kills: bool = True) -> None:
+        self.signal_number: int | None = None
+        self.count = 0
+        self._second_signal_kills = second_signal_kills
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -29,35 +35,28 @@ class GracefulShutdown:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._restore()
+        ignore = self.count and not self._second_signal_kills
+        for number, handler in self._previous.items():
+            signal.signal(number, signal.SIG_IGN if ignore else handler)
+        self._previous = {}
 
-    @property
-    def received(self) -> int | None:
-        """The signal that has come, if one has."""
-        return self._received
-
-    def check(self) -> None:
-        """Raise what was received.
+    def raise_if_requested(self) -> None:
+        """Raise the first signal that was received.
 
         Raises:
-            Interrupted: if a signal has come since the guard was entered.
+            Interrupted: if there is one.
         """
-        if self._received is not None:
-            raise Interrupted(self._received)
+        if self.signal_number is not None:
+            raise Interrupted(self.signal_number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._received = number
-        with suppress(OSError):  # nobody may be listening any more
+        self.count += 1
+        self.signal_number = self.signal_number or number
+        if not self._second_signal_kills:
+            return
+        with suppress(OSError):  # standard error may be closed
             os.write(2, b"\nStopping after the current step; press Ctrl-C again to stop at once.\n")
-        for each in self._previous:
+        for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-        self._previous = {}

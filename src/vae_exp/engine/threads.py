@@ -20,7 +20,7 @@ _LEAST_SECONDS = 2.0
 _SHARE = 0.5
 
 
-def flops_of_step(vae: VAE, loss: Loss, images: ImageSet, batch_size: int) -> int:
+def count_step_flops(vae: VAE, loss: Loss, images: ImageSet, batch_size: int) -> int:
     """Count the floating-point operations of a training step in its matrix products and convolutions.
 
     Args:
@@ -61,7 +61,7 @@ def set_by_environment() -> str:
 
 
 @contextmanager
-def computing_with(threads: int) -> Iterator[None]:
+def cpu_threads(threads: int) -> Iterator[None]:
     """Compute with that many CPU threads for the length of a block."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

@@ -1,5 +1,6 @@
-"""One optimiser step: gather, forward, backward, update, record; nothing of it waits for the device."""
+"""One optimizer step, and the buffer of an epoch's losses."""
 
+import logging
 from collections.abc import Callable
 from math import isfinite
 
@@ -8,22 +9,64 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vae_exp.data.batch_loader import BatchLoader
-from vae_exp.distributions.sampling import binarized, sharded
+from vae_exp.distributions.sampling import binarized, drawn, sharded, standard_normal
 from vae_exp.engine.distributed import DistributedContext
 from vae_exp.engine.ema import ExponentialMovingAverage
-from vae_exp.engine.record import EpochLossBuffer
+from vae_exp.errors import UserError
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
 
-Score = Callable[..., tuple[Tensor, Tensor, Tensor]]
+_log = logging.getLogger(__name__)
+TERMS = ("loss", "distortion", "rate")
+
+
+class EpochLossBuffer:
+    """A row per step: the sums over its batch of loss, distortion and rate, in nats; stays on the device.
+
+    Args:
+        steps: Steps of an epoch.
+        device: The device of training.
+    """
+
+    def __init__(self, steps: int, device: torch.device) -> None:
+        self.rows = torch.zeros(steps, len(TERMS), device=device)
+        self._next = torch.zeros(1, dtype=torch.int64, device=device)
+
+    def start_epoch(self, rows: Tensor | None = None) -> None:
+        """Clear all rows; `rows` are those of the steps before an interruption."""
+        self.rows.zero_()
+        done = 0 if rows is None else len(rows)
+        if rows is not None:
+            self.rows[:done].copy_(rows)
+        self._next.fill_(done)
+
+    def append(self, sums: Tensor) -> None:
+        """Add the sums of a step, `[3]`; device work alone, so that a CUDA graph can contain it."""
+        self.rows.index_copy_(0, self._next, sums.unsqueeze(0))
+        self._next += 1
+
+    def totals(self) -> Tensor:
+        """The sums over all steps so far: `[3]`, summed in float64 on the CPU."""
+        return self.rows.cpu().double().sum(dim=0)
+
+    def first_non_finite(self) -> tuple[int, str, float] | None:
+        """The first step with a term that is not finite, counted from 0, that term and its value.
+
+        It waits for the device. The loss itself is named only where distortion and rate are finite.
+        """
+        for step, row in enumerate(self.rows.tolist()):
+            for term, value in sorted(zip(TERMS, row, strict=True), key=lambda pair: pair[0] == "loss"):
+                if not isfinite(value):
+                    return step, term, value
+        return None
 
 
 class NonFiniteLossError(Exception):
-    """A loss that is not finite, seen before it reached the weights; the buffer of the epoch has its terms."""
+    """A loss that is not finite, detected before it reached the weights; the buffer of the epoch has its terms."""
 
 
-class Scoring(nn.Module):
-    """A model under a loss as one module, which DDP and the compiler can wrap."""
+class ModelWithLoss(nn.Module):
+    """A model and its loss as one module, which DDP and the compiler can wrap."""
 
     def __init__(self, vae: VAE, loss: Loss) -> None:
         super().__init__()
@@ -33,98 +76,128 @@ class Scoring(nn.Module):
     def forward(
         self, images: Tensor, generator: torch.Generator, labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Images `[batch, *image_shape]`, of these classes → three tensors of shape `[batch]`, in nats."""
+        """Images `[batch, *image_shape]` with their labels → loss, distortion, rate, each `[batch]`, in nats."""
         with self.vae.given(labels):
             terms = self.loss(self.vae, images, generator)
         return terms.loss, terms.distortion, terms.rate
 
 
 class TrainStep:
-    """Called once per batch; it trains the model on the next images of the feed.
+    """Trains the model on the next batch of the loader; device work alone, so that a CUDA graph can contain it.
 
     Args:
-        score: The model under its loss.
-        parameters: What the optimiser trains.
-        optimizer: Over these parameters.
-        feed: Where images come from.
-        noise: The source of all noise.
-        record: Where the sums over each batch go.
+        model_with_loss: Gives the terms of each image, `[batch]`; a `ModelWithLoss`, wrapped or compiled or not.
+        parameters: The parameters that the optimizer trains.
+        optimizer: The optimizer of these parameters.
+        loader: The source of the images.
+        generator: The source of all noise.
+        loss_buffer: Receives the sums over each batch.
         reduction: Whether the `sum` or the `mean` over the batch is differentiated.
-        gradient_clip: The norm that the whole gradient is clipped to (Pascanu, Mikolov & Bengio 2013); None
-            leaves it as it is.
-        dynamic: Whether the pixels of every batch are drawn anew, black or white.
-        labelled: Whether the model is told the classes of the images.
-        average: Told of every step; may be None.
-        team: The processes that share a batch.
+        max_grad_norm: The norm that the whole gradient is clipped to (Pascanu, Mikolov & Bengio 2013); None for no
+            clipping.
+        dynamic_binarization: Whether each batch is binarized with new draws.
+        needs_labels: Whether the model takes the labels of the images.
+        ema: Updated after every step; None for no average.
+        dist: The processes that share a batch.
     """
 
     def __init__(
         self,
         *,
-        score: Score,
+        model_with_loss: Callable[..., tuple[Tensor, Tensor, Tensor]],
         parameters: list[nn.Parameter],
         optimizer: Optimizer,
-        feed: BatchLoader,
-        noise: torch.Generator,
-        record: EpochLossBuffer,
+        loader: BatchLoader,
+        generator: torch.Generator,
+        loss_buffer: EpochLossBuffer,
         reduction: str,
-        gradient_clip: float | None,
-        dynamic: bool,
-        labelled: bool,
-        average: ExponentialMovingAverage | None,
-        team: DistributedContext,
+        max_grad_norm: float | None,
+        dynamic_binarization: bool,
+        needs_labels: bool,
+        ema: ExponentialMovingAverage | None,
+        dist: DistributedContext,
     ) -> None:
-        self.score = score
+        self.model_with_loss = model_with_loss
         self.optimizer = optimizer
-        self.feed = feed
-        self.noise = noise
-        self.record = record
+        self.loader = loader
+        self.generator = generator
+        self._loss_buffer = loss_buffer
         self._parameters = parameters
         self._reduction = reduction
-        self._gradient_clip = gradient_clip
-        self._dynamic = dynamic
-        self._labelled = labelled
-        self._average = average
-        self._team = team
-        self._on_host = record.rows.device.type == "cpu"
+        self._max_grad_norm = max_grad_norm
+        self._dynamic_binarization = dynamic_binarization
+        self._needs_labels = needs_labels
+        self._ema = ema
+        self._dist = dist
+        self._on_host = loss_buffer.rows.device.type == "cpu"
 
     def __call__(self, size: int) -> Tensor:
-        """One step on a batch of `size` images, of all processes together.
+        """One step on a batch of `size` images, of all processes together; the loader has prefetched it.
 
         Returns:
             The sums over the batch of loss, distortion and rate, `[3]`, in nats.
 
         Raises:
-            NonFiniteLossError: on the CPU, where looking costs nothing, before such a loss reaches the weights.
+            NonFiniteLossError: on the CPU, where reading the loss costs nothing, before it reaches the weights.
         """
-        self.feed.prepare()
-        return self.on_device(size)
-
-    def on_device(self, size: int) -> Tensor:
-        """What the device does in a step; a CUDA graph can hold it."""
-        own = self._team.part(size)
-        images = self.feed.images(own)
-        labels = [self.feed.labels(own)] if self._labelled else []
-        with sharded(self._team.shard(size)):
-            if self._dynamic:
-                images = binarized(images, self.noise)
-            loss, distortion, rate = self.score(images, self.noise, *labels)
-        kind = self.record.rows.dtype
-        sums = torch.stack([each.detach().to(kind) for each in (loss, distortion, rate)]).sum(dim=1)
-        self._team.sum(sums)
-        self.record.add(sums)
+        local_size = self._dist.local_batch_size(size)
+        images = self.loader.images(local_size)
+        labels = [self.loader.labels(local_size)] if self._needs_labels else []
+        with sharded(self._dist.noise_shard(size)):
+            if self._dynamic_binarization:
+                images = binarized(images, self.generator)
+            loss, distortion, rate = self.model_with_loss(images, self.generator, *labels)
+        dtype = self._loss_buffer.rows.dtype
+        sums = torch.stack([term.detach().to(dtype) for term in (loss, distortion, rate)]).sum(dim=1)
+        self._dist.all_reduce_sum(sums)
+        self._loss_buffer.append(sums)
         if self._on_host and not isfinite(sums[0].item()):
             raise NonFiniteLossError
-        for each in self._parameters:
-            each.grad = None
-        loss.backward(loss.new_full((), self._scale(size)).expand_as(loss))
-        if self._gradient_clip is not None:
-            nn.utils.clip_grad_norm_(self._parameters, self._gradient_clip)
+        for parameter in self._parameters:
+            parameter.grad = None
+        loss.backward(loss.new_full((), self._image_weight(size)).expand_as(loss))
+        if self._max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm)
         self.optimizer.step()
-        if self._average is not None:
-            self._average.update()
+        if self._ema is not None:
+            self._ema.update()
         return sums
 
-    def _scale(self, size: int) -> float:
-        """The weight of an image in what is differentiated; DDP averages over processes."""
-        return self._team.size / (size if self._reduction == "mean" else 1)
+    def _image_weight(self, size: int) -> float:
+        """The weight of an image in the differentiated loss; DDP averages over processes."""
+        return self._dist.world_size / (size if self._reduction == "mean" else 1)
+
+
+def resolve_execution_mode(requested: str, device: torch.device, dist: DistributedContext) -> str:
+    """`eager`, `graph` or `compile`; `auto` is a CUDA graph where one can be captured.
+
+    Raises:
+        UserError: if `graph` is requested where none can be captured.
+    """
+    if requested == "auto":
+        return "graph" if device.type == "cuda" and dist.world_size == 1 else "eager"
+    if requested == "graph" and device.type != "cuda":
+        raise UserError(f"trainer.step=graph needs a CUDA device, not {device}; use auto, eager or compile.")
+    if requested == "graph" and dist.world_size > 1:
+        raise UserError("trainer.step=graph works in one process; use auto, eager or compile with trainer=ddp.")
+    return requested
+
+
+def compile_module(module: nn.Module) -> nn.Module:
+    """The module compiled by torch; the first steps take the seconds to a minute that this needs."""
+    from torch._dynamo.decorators import skip  # takes a second to import
+
+    for function in (standard_normal, drawn):  # the compiler cannot trace draws from an explicit generator
+        skip(function)
+    _log.info("trainer.step=compile: the first step of each batch size compiles, which takes a while.")
+    return torch.compile(module)  # type: ignore[return-value]
+
+
+def compiler_error(error: BaseException) -> UserError | None:
+    """An error with a remedy for a model that torch cannot compile; None for any other error."""
+    if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return None
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return UserError(
+        f"trainer.step=compile: torch cannot compile this model here: {reason}; use trainer.step=eager."
+    )

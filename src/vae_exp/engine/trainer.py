@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from math import isfinite, nan
 from typing import Any
 
@@ -16,24 +17,28 @@ from vae_exp.data.batch_loader import make_loader
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.checkpoint import load_optimizer_state
 from vae_exp.engine.checkpoint_manager import CheckpointManager
+from vae_exp.engine.cuda_graph import CUDAGraphStep
+from vae_exp.engine.device import matmul_precision
 from vae_exp.engine.distributed import DistributedContext
 from vae_exp.engine.early_stopping import EarlyStopping
 from vae_exp.engine.ema import ExponentialMovingAverage
 from vae_exp.engine.evaluator_loop import EvaluatorLoop
 from vae_exp.engine.non_finite import LossMonitor, NonFiniteChecker
 from vae_exp.engine.optimal_variance import OptimalVariance
-from vae_exp.engine.position import TrainState
 from vae_exp.engine.posterior_collapse import PosteriorCollapseMonitor
-from vae_exp.engine.precision import computing_in
-from vae_exp.engine.progress import ProgressDisplay
+from vae_exp.engine.progress import NullProgress, ProgressDisplay
 from vae_exp.engine.protocols import Evaluator, Pruner, Tracker
-from vae_exp.engine.recipe import TrainerOptions
-from vae_exp.engine.record import EpochLossBuffer
-from vae_exp.engine.seeding import generator, process_random_state, restore_process_random_state
+from vae_exp.engine.seeding import get_process_rng_state, make_generator, set_process_rng_state
 from vae_exp.engine.shutdown import GracefulShutdown
-from vae_exp.engine.step_mode import choose_mode, compiled, stepper
 from vae_exp.engine.threads import ContentionWatch
-from vae_exp.engine.train_step import NonFiniteLossError, Scoring, TrainStep
+from vae_exp.engine.train_step import (
+    EpochLossBuffer,
+    ModelWithLoss,
+    NonFiniteLossError,
+    TrainStep,
+    compile_module,
+    resolve_execution_mode,
+)
 from vae_exp.engine.validation import Validator, loss_term_metrics
 from vae_exp.errors import Interrupted, TrialPruned, UserError
 from vae_exp.model.conditional import ConditionalVAE
@@ -43,27 +48,79 @@ from vae_exp.objective.schedules import LossSchedules
 from vae_exp.storage.run_directory import RunDirectory
 
 _log = logging.getLogger(__name__)
-_SEEN_BY_MONITOR = 500
-_ASTRAY = 1  # a flag below all numbers of signals that end a run
+_COLLAPSE_MONITOR_IMAGES = 500
+_NON_FINITE = 1  # a flag below all numbers of signals that end a run
+
+
+@dataclass(frozen=True)
+class TrainerOptions:
+    """How a trainer trains.
+
+    Args:
+        epochs: Passes over the training images.
+        batch_size: Images per step, of all processes together; the last batch of an epoch may be short.
+        reduction: Whether the loss that is differentiated is the `sum` or the `mean` over the batch.
+        seed: Order, noise and evaluation draws follow from it.
+        monitor: The metric whose lowest value makes a checkpoint the best.
+        patience: Epochs without improvement of it after which to stop; None trains all epochs.
+        min_delta: How much lower counts as an improvement for `patience`.
+        execution: How steps are run: `auto`, `eager`, `graph` or `compile`.
+        precision: Of the matrix products of a step; `fp32`, `tf32` or `bf16`.
+        max_grad_norm: The norm that gradients are clipped to; None for no clipping.
+        ema_decay: Decay of the moving average of the weights, which is then what is evaluated; None for none.
+        warn_posterior_collapse: Whether to warn of a collapsed posterior.
+        checkpoint_every_n_epochs: Save `last.pt` after this many epochs; None leaves it to the seconds.
+        checkpoint_every_n_seconds: Save `last.pt` after this many seconds; None leaves it to the epochs.
+    """
+
+    epochs: int
+    batch_size: int
+    reduction: str
+    seed: int
+    monitor: str
+    patience: int | None
+    min_delta: float
+    execution: str
+    precision: str
+    max_grad_norm: float | None
+    ema_decay: float | None
+    warn_posterior_collapse: bool
+    checkpoint_every_n_epochs: int | None
+    checkpoint_every_n_seconds: float | None
+
+
+@dataclass
+class TrainState:
+    """The progress of a run: whole epochs, and batches of the next one.
+
+    `metrics` are those of the last epoch, `metrics_rows` counts the epochs that trackers have logged.
+    """
+
+    epoch: int = 0
+    global_step: int = 0
+    batch_in_epoch: int = 0
+    train_seconds: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+    stopped_early: bool = False
+    metrics_rows: int = 0
 
 
 class Trainer:
-    """Trains a VAE, evaluates it as it goes, and keeps its checkpoints.
+    """Trains a VAE, evaluates it, and writes its checkpoints.
 
     Args:
         vae: The model, on the device of the images.
         loss: Scores a batch per example, in nats.
         optimizer: Over the model's parameters.
-        scheduler: Stepped once an epoch; None keeps the learning rate.
+        scheduler: Stepped once an epoch; None for a constant learning rate.
         train: The training images.
         val: The held-out images; may be empty.
-        evaluators: By name; each runs at its own cadence.
-        trackers: Told of every epoch and every figure.
+        evaluators: By name; each has its interval.
+        trackers: Log the metrics of every epoch, figures and warnings.
         directory: Where checkpoints and figures go.
-        recipe: How long to train.
-        identity: Plain values that every checkpoint carries along.
-        team: The processes that share the batches; the leading one alone evaluates, writes and tracks.
-        pruner: Ends the run early where a search has better ones; None lets it be.
+        options: How to train.
+        checkpoint_metadata: Plain values that every checkpoint contains.
+        dist: The processes that share the batches; the main one alone evaluates, writes and tracks.
     """
 
     def __init__(
@@ -75,222 +132,329 @@ class Trainer:
         scheduler: LRScheduler | None,
         train: ImageSet,
         val: ImageSet,
-        evaluators: Mapping[str, Evaluator],
-        trackers: Sequence[Tracker],
         directory: RunDirectory,
-        recipe: TrainerOptions,
-        identity: Mapping[str, Any],
-        team: DistributedContext | None = None,
-        pruner: Pruner | None = None,
+        options: TrainerOptions,
+        evaluators: Mapping[str, Evaluator] | None = None,
+        trackers: Sequence[Tracker] = (),
+        checkpoint_metadata: Mapping[str, Any] | None = None,
+        dist: DistributedContext | None = None,
     ) -> None:
-        self.position = TrainState()
-        self.seconds_before = 0.0  # of training, before it was resumed
-        self.best = EarlyStopping(recipe.patience, recipe.min_delta)
-        self.monitor = recipe.monitor
-        self.precision = recipe.precision
+        self.state = TrainState()
+        self.previous_train_seconds = 0.0  # before this process resumed the run
+        self.phase_seconds = dict.fromkeys(("training", "validation", "evaluators", "checkpoints"), 0.0)
+        self.best = EarlyStopping(options.patience, options.min_delta)
+        self.options = options
         self.warnings: list[dict[str, Any]] = []
+        self.dist = dist or DistributedContext()
         self._vae = vae
-        self._loss = loss
-        self._schedules = LossSchedules(loss, train.device)
-        self._optimizer = optimizer
-        self._scheduler = scheduler
+        self._optimizer, self._scheduler = optimizer, scheduler
         self._train = train
         self._device = train.device
         self._trackers = trackers
-        self._recipe = recipe
-        self._identity = dict(identity)
-        self._pruner = pruner
-        self.team = team or DistributedContext()
-        self._sizes = _batch_sizes(len(train), recipe.batch_size)
-        _require_work_for_all(self._sizes, self.team)
-        self._average = None if recipe.ema_decay is None else ExponentialMovingAverage(vae, recipe.ema_decay)
-        self._shuffle = generator(recipe.seed, "shuffle", self._device)
+        self._checkpoint_metadata = dict(checkpoint_metadata or {})
+        self._batch_sizes = _batch_sizes(len(train), options.batch_size, self.dist)
+        self._schedules = LossSchedules(loss, self._device)
+        self._ema = None if options.ema_decay is None else ExponentialMovingAverage(vae, options.ema_decay)
+        self._shuffle = make_generator(options.seed, "shuffle", self._device)
         self._epoch_start = self._shuffle.get_state()
-        self._record = EpochLossBuffer(len(self._sizes), self._device)
-        self._monitor = LossMonitor(self._record)
-        self._checker = NonFiniteChecker(vae, self._record)
-        self._variance = OptimalVariance(vae, train, recipe.batch_size, recipe.seed)
-        self._validator = Validator(vae, loss, self._schedules, val, recipe.batch_size, recipe.seed)
-        seen = val if len(val) else train.first(_SEEN_BY_MONITOR).settled()
-        self._collapse = PosteriorCollapseMonitor(vae, seen, self._schedules) if recipe.collapse_monitor else None
+        self._loss_buffer = EpochLossBuffer(len(self._batch_sizes), self._device)
+        self._loader = make_loader(train, -(-self._batch_sizes[0] // self.dist.world_size))
+        self._loss_monitor = LossMonitor(self._loss_buffer)
+        self._non_finite = NonFiniteChecker(vae, self._loss_buffer)
+        self._saw_non_finite = False
+        self._variance = OptimalVariance(vae, train, options.batch_size, options.seed)
+        self._validator = Validator(vae, loss, self._schedules, val, options.batch_size, options.seed)
+        self._collapse = None
+        if options.warn_posterior_collapse:
+            images = val if len(val) else train.first(_COLLAPSE_MONITOR_IMAGES).settled()
+            self._collapse = PosteriorCollapseMonitor(vae, images, self._schedules)
         self._evaluator_loop = EvaluatorLoop(
-            evaluators, vae, train=train, val=val, seed=recipe.seed, figures=directory.figures, trackers=trackers
+            evaluators or {},
+            vae,
+            train=train,
+            val=val,
+            seed=options.seed,
+            figures=directory.figures,
+            trackers=trackers,
         )
         self._checkpoints = CheckpointManager(
-            directory, recipe.checkpoint_every_n_epochs, recipe.checkpoint_every_n_seconds
+            directory, options.checkpoint_every_n_epochs, options.checkpoint_every_n_seconds
         )
-        self._mode = choose_mode(recipe.step, self._device, self.team)
-        alone_on_cpu = self._device.type == "cpu" and self._mode == "eager" and self.team.size == 1
-        self._contention = ContentionWatch() if alone_on_cpu else None
-        self._astray = False
-        self._labelled = isinstance(vae, ConditionalVAE)
-        self._step = self._training_step()
-        self._stepper = stepper(self._mode, self._step, self._device, self.team, self._sizes[0])
+        mode = resolve_execution_mode(options.execution, self._device, self.dist)
+        on_one_cpu = self._device.type == "cpu" and mode == "eager" and self.dist.world_size == 1
+        self._contention = ContentionWatch() if on_one_cpu else None
+        self._mode = mode
+        self._train_step = self._make_train_step(loss)
+        self._step: TrainStep | CUDAGraphStep = self._train_step
+        if mode == "graph" or (mode == "compile" and self._device.type == "cuda" and self.dist.world_size == 1):
+            self._step = CUDAGraphStep(self._train_step, self._device, self._batch_sizes[0])
 
     @property
-    def step_mode(self) -> str:
-        """How steps are run: `eager`, `graph` or `compile`; what a graph fell back to, if it had to."""
-        return "eager" if self._mode == "graph" and getattr(self._stepper, "fallback", None) else self._mode
+    def execution(self) -> str:
+        """How steps are run: `eager`, `graph` or `compile`; `eager` where a graph could not be captured."""
+        return "eager" if self._mode == "graph" and self._graph_fallback else self._mode
 
-    def fit(self, guard: GracefulShutdown, progress: ProgressDisplay) -> TrainState:
-        """Train to the end of the recipe, or until patience runs out.
+    def fit(
+        self, shutdown: GracefulShutdown, progress: ProgressDisplay, pruner: Pruner | None = None
+    ) -> TrainState:
+        """Train for all epochs, or until early stopping.
+
+        Args:
+            shutdown: Notes Ctrl-C and SIGTERM.
+            progress: Shows steps and epochs.
+            pruner: Asked after every epoch whether to end the run; None for no pruning.
 
         Raises:
             Interrupted: on Ctrl-C or SIGTERM, after `last.pt` has been written.
             DivergedError: if a loss, a gradient or a weight is not finite; the last good checkpoint stands.
-            Pruned: if the pruner ends it.
+            TrialPruned: if the pruner ends the run.
         """
-        before, started = self.position.seconds, time.perf_counter()
+        state = self.state
+        start = time.perf_counter() - state.train_seconds
         try:
-            with self._stepper.running():
-                while self.position.epoch < self._recipe.epochs and not self.position.stopped_early:
-                    self._run_epoch(guard, progress)
-                    self.position.seconds = before + time.perf_counter() - started
-                    self._keep()
-                    if self._pruner and self._pruner.stop(self.position.epoch, self.position.metrics):
+            with self._on_capture_stream():
+                while state.epoch < self.options.epochs and not state.stopped_early:
+                    with self._training_phase():
+                        sizes = self._start_epoch()
+                        for size in sizes:
+                            self._prepare_step(shutdown)
+                            sums = self._step(size)
+                            self._finish_step(sums, size, progress)
+                        totals = self._loss_buffer.totals()
+                    self._end_epoch(totals, sum(sizes), shutdown, progress)
+                    state.train_seconds = time.perf_counter() - start
+                    self._checkpoint()
+                    if pruner and pruner.stop(state.epoch, state.metrics):
                         raise TrialPruned
-                if self.team.leads and self.position.epoch:
-                    self._checkpoints.save_final(self._state, self.position.epoch)
+                if state.epoch and self.dist.is_main:
+                    with self._phase("checkpoints"):
+                        self._checkpoints.save_final(self.state_dict, state.epoch)
         except Interrupted:
-            self.position.seconds = before + time.perf_counter() - started
-            if self.team.leads and self._checker.weights_are_finite():
-                self._checkpoints.save_now(self._state)
+            state.train_seconds = time.perf_counter() - start
+            if self.dist.is_main and self._non_finite.weights_are_finite():
+                self._checkpoints.save_now(self.state_dict)
             else:
                 self._checkpoints.flush_pending()
             raise
-        except (Exception, SystemExit):  # a cluster's handler leaves in this way when time is up
+        except (Exception, SystemExit) as error:  # a cluster's signal handler raises SystemExit when time is up
             self._checkpoints.flush_pending()
+            if isinstance(error, NonFiniteLossError):
+                self._non_finite.check_steps(state)
             raise
         finally:
-            self.position.seconds = before + time.perf_counter() - started
+            state.train_seconds = time.perf_counter() - start
             progress.close()
-        return self.position
+        return state
 
-    def finish(self, guard: GracefulShutdown) -> None:
-        """Run the evaluators that wait for the end of training; names that training reports stay its own.
+    def run_steps(self, count: int) -> int:
+        """Train on the next `count` batches, without validation, evaluators, trackers and checkpoints.
+
+        Returns:
+            The number of images.
+
+        Raises:
+            DivergedError: if a loss or a weight is not finite at the end of an epoch.
+        """
+        state, images = self.state, 0
+        shutdown, progress = GracefulShutdown(), NullProgress()
+        with self._on_capture_stream(), matmul_precision(self._vae, self.options.precision):
+            for _ in range(count):
+                if state.batch_in_epoch == len(self._batch_sizes):
+                    means = self._loss_buffer.totals() / len(self._train)
+                    self._non_finite.check_metrics(loss_term_metrics("train", means), state)
+                    state.epoch, state.batch_in_epoch = state.epoch + 1, 0
+                if state.batch_in_epoch == 0:
+                    self._start_epoch()
+                size = self._batch_sizes[state.batch_in_epoch]
+                self._prepare_step(shutdown)
+                self._finish_step(self._step(size), size, progress)
+                images += size
+        return images
+
+    def run_final_evaluators(self, shutdown: GracefulShutdown) -> None:
+        """Run the evaluators whose turn is after training; metrics of the last epoch are not replaced.
 
         Raises:
             Interrupted: on Ctrl-C or SIGTERM, before the next evaluator.
         """
-        waiting, step = self._evaluator_loop.due_at_end(), self.position.step
-        with self._average.average_parameters() if self._average else nullcontext():
-            metrics = self.team.share(lambda: self._evaluator_loop.run(waiting, step, guard) if waiting else {})
+        names, step = self._evaluator_loop.due_at_end(), self.state.global_step
+        with self._phase("evaluators"), self._average_weights():
+            metrics = self.dist.run_on_main_and_broadcast(
+                lambda: self._evaluator_loop.run(names, step, shutdown) if names else {}
+            )
         if metrics:
-            self.position.metrics = metrics | self.position.metrics
+            self.state.metrics = metrics | self.state.metrics
             for tracker in self._trackers:
-                tracker.log({"epoch": self.position.epoch, **metrics}, self.position.step)
+                tracker.log({"epoch": self.state.epoch, **metrics}, step)
 
-    def load_state(self, state: Mapping[str, Any], *, replan: bool = False) -> None:
-        """Go on from what a checkpoint holds, to the bit.
+    def load_state_dict(self, state: Mapping[str, Any], *, replan: bool = False) -> None:
+        """Continue from a checkpoint, to the bit.
 
         Args:
-            state: Of a run with the same model, optimiser, data and batches.
-            replan: Whether the schedule of the learning rate is another than the checkpoint's, as when it follows
-                from a number of epochs that has been raised: it goes on where it would be by now, had it been
-                the schedule from the start.
+            state: Of a run with the same model, optimizer, data and batches.
+            replan: Whether the schedule of the learning rate is not the checkpoint's, as when it follows from a
+                number of epochs that has been raised: it continues where it would be by now, had it been the
+                schedule from the start.
         """
         self._vae.load_state_dict(state["vae"])
         replan = replan and not isinstance(self._scheduler, ReduceLROnPlateau)
         load_optimizer_state(self._optimizer, state["optimizer"], keep_options=replan)
         if replan:
             for _ in range(state["epoch"]):
-                self._advance_schedule(nan)
+                self._step_scheduler(nan)
         elif self._scheduler is not None:
             self._scheduler.load_state_dict(state["scheduler"])
-        if self._average is not None and state["average"] is not None:
-            self._average.load_state_dict(state["average"], state["step"])
+        if self._ema is not None and state["average"] is not None:
+            self._ema.load_state_dict(state["average"], state["step"])
         self.best.load_state_dict(state["best"])
         self.warnings = list(state.get("warnings", ()))
         if self._collapse is not None and state.get("collapse"):
             self._collapse.load_state_dict(state["collapse"])
         self._load_generators(state["generators"], state["epoch"])
-        self.position = TrainState(
+        self.state = TrainState(
             epoch=state["epoch"],
-            step=state["step"],
-            batches=state["batches"],
-            seconds=state["seconds"],
+            global_step=state["step"],
+            batch_in_epoch=state["batches"],
+            train_seconds=state["seconds"],
             metrics=dict(state["metrics"]),
             stopped_early=self.best.should_stop,
-            lines=state["lines"],
+            metrics_rows=state["lines"],
         )
-        self.seconds_before = state["seconds"]
-        self._record.begin(state["rows"].to(self._device))
+        self.previous_train_seconds = state["seconds"]
+        self._loss_buffer.start_epoch(state["rows"].to(self._device))
 
     def _load_generators(self, state: Mapping[str, Any], epoch: int) -> None:
         if state["device"] != self._device.type:
             _log.warning(
-                "The checkpoint was made on %s: order and noise are drawn anew on %s, so that the run is another "
-                "from here on.",
+                "The checkpoint was written on %s: order and noise come from new generators on %s, so the rest of "
+                "the run differs.",
                 state["device"],
                 self._device.type,
             )
-            self._shuffle = generator(self._recipe.seed, "shuffle", self._device, epoch)
-            self._step.noise = generator(self._recipe.seed, "noise", self._device, epoch)
+            seed = self.options.seed
+            self._shuffle = make_generator(seed, "shuffle", self._device, epoch)
+            self._train_step.generator = make_generator(seed, "noise", self._device, epoch)
         else:
             self._shuffle.set_state(state["shuffle"].cpu())
-            self._step.noise.set_state(state["noise"].cpu())
+            self._train_step.generator.set_state(state["noise"].cpu())
         self._epoch_start = self._shuffle.get_state()
-        restore_process_random_state(state["process"], self._device)
+        set_process_rng_state(state["process"], self._device)
 
-    def _training_step(self) -> TrainStep:
-        scoring = Scoring(self._vae, self._loss)
+    def _make_train_step(self, loss: Loss) -> TrainStep:
+        needs_labels = isinstance(self._vae, ConditionalVAE)
         two = slice(0, 2)
-        labels = [self._train.labels_at(two)] if self._labelled else []
+        labels = [self._train.labels_at(two)] if needs_labels else []
         example = self._train.scaled(two), torch.Generator(self._device), *labels
-        wrapped = self.team.wrap(scoring, self._device, *example)
+        module = self.dist.wrap_ddp(ModelWithLoss(self._vae, loss), self._device, *example)
         return TrainStep(
-            score=compiled(wrapped) if self._mode == "compile" else wrapped,
+            model_with_loss=compile_module(module) if self._mode == "compile" else module,
             parameters=list(self._vae.parameters()),
             optimizer=self._optimizer,
-            feed=make_loader(self._train, -(-self._sizes[0] // self.team.size)),
-            noise=generator(self._recipe.seed, "noise", self._device),
-            record=self._record,
-            reduction=self._recipe.reduction,
-            gradient_clip=self._recipe.gradient_clip,
-            dynamic=self._train.dynamic,
-            labelled=self._labelled,
-            average=self._average,
-            team=self.team,
+            loader=self._loader,
+            generator=make_generator(self.options.seed, "noise", self._device),
+            loss_buffer=self._loss_buffer,
+            reduction=self.options.reduction,
+            max_grad_norm=self.options.max_grad_norm,
+            dynamic_binarization=self._train.dynamic,
+            needs_labels=needs_labels,
+            ema=self._ema,
+            dist=self.dist,
         )
 
-    def _run_epoch(self, guard: GracefulShutdown, progress: ProgressDisplay) -> None:
-        began = time.perf_counter()
-        epoch = self.position.epoch + 1
-        trained = sum(self._sizes[self.position.batches :])
-        totals = self._train_epoch(guard, progress)
-        seconds = time.perf_counter() - began
-        count = len(self._train)
-        metrics = self.team.share(lambda: self._metrics_of_epoch(totals / count, epoch, guard))
+    @property
+    def _graph_fallback(self) -> str | None:
+        return self._step.fallback if isinstance(self._step, CUDAGraphStep) else None
+
+    def _on_capture_stream(self) -> AbstractContextManager[None]:
+        return self._step.on_capture_stream() if isinstance(self._step, CUDAGraphStep) else nullcontext()
+
+    def _average_weights(self) -> AbstractContextManager[None]:
+        return self._ema.average_parameters() if self._ema else nullcontext()
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        """Add the wall seconds of a block to those of a phase."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phase_seconds[name] += time.perf_counter() - start
+
+    @contextmanager
+    def _training_phase(self) -> Iterator[None]:
+        contention = self._contention.watching() if self._contention else nullcontext()
+        with self._phase("training"), matmul_precision(self._vae, self.options.precision), contention:
+            self._epoch_started = time.perf_counter()
+            yield
+            self._epoch_seconds = time.perf_counter() - self._epoch_started
+
+    def _start_epoch(self) -> list[int]:
+        """Draw the order of the epoch; the sizes of its batches, without those trained before an interruption."""
+        self._vae.train()
+        done = self.state.batch_in_epoch
+        order = torch.randperm(len(self._train), generator=self._shuffle, device=self._device)
+        local_sizes = [self.dist.local_batch_size(size) for size in self._batch_sizes]
+        self._loader.begin(self.dist.local_indices(order, self._batch_sizes), local_sizes, done)
+        self._loss_buffer.start_epoch(self._loss_buffer.rows[:done].clone() if done else None)
+        self._schedules.begin_epoch(self.state.epoch, self.state.global_step)
+        return self._batch_sizes[done:]
+
+    def _prepare_step(self, shutdown: GracefulShutdown) -> None:
+        """What the host does before a step; all processes stop at the same step, whichever has a reason."""
+        flag = self.dist.any_rank_flag(shutdown.signal_number or (_NON_FINITE if self._saw_non_finite else 0))
+        if flag == _NON_FINITE:
+            self._non_finite.check_steps(self.state)
+        elif flag:
+            raise Interrupted(flag)
+        self._schedules.begin_step(self.state.global_step)
+        self._loader.prepare()
+
+    def _finish_step(self, sums: Tensor, size: int, progress: ProgressDisplay) -> None:
+        self.state.global_step += 1
+        self.state.batch_in_epoch += 1
+        means = self._loss_monitor.poll(sums, size)
+        self._saw_non_finite = means is not None and not isfinite(means[0].item())
+        progress.step(_progress_values(means) if means is not None and progress.needs_metrics() else None)
+
+    def _end_epoch(
+        self, totals: Tensor, images: int, shutdown: GracefulShutdown, progress: ProgressDisplay
+    ) -> None:
+        """Validate, evaluate, step the schedule of the learning rate, and log."""
+        state, seconds = self.state, self._epoch_seconds
+        epoch, means = state.epoch + 1, totals / len(self._train)
+        metrics = self.dist.run_on_main_and_broadcast(lambda: self._epoch_metrics(means, epoch, shutdown))
         metrics["train/learning_rate"] = float(self._optimizer.param_groups[0]["lr"])
         metrics |= {f"loss/{name}": value for name, value in self._schedules.values().items()}
-        metrics |= {"time/epoch_seconds": seconds, "time/images_per_second": trained / seconds}
-        self._advance_schedule(metrics[self._recipe.monitor])
-        self.position.epoch, self.position.batches, self.position.metrics = epoch, 0, metrics
+        metrics |= {"time/epoch_seconds": seconds, "time/images_per_second": images / seconds}
+        self._step_scheduler(metrics[self.options.monitor])
+        state.epoch, state.batch_in_epoch, state.metrics = epoch, 0, metrics
         self._epoch_start = self._shuffle.get_state()
         for tracker in self._trackers:
-            tracker.log({"epoch": epoch, **metrics}, self.position.step)
-        self.position.lines += 1
-        progress.epoch(epoch, totals[0].item() / len(self._sizes), metrics)
+            tracker.log({"epoch": epoch, **metrics}, state.global_step)
+        state.metrics_rows += 1
+        progress.epoch(epoch, totals[0].item() / len(self._batch_sizes), metrics)
 
-    def _metrics_of_epoch(self, means: Tensor, epoch: int, guard: GracefulShutdown) -> dict[str, float]:
-        """What an epoch is reported with, of the average weights where there is an average."""
+    def _epoch_metrics(self, means: Tensor, epoch: int, shutdown: GracefulShutdown) -> dict[str, float]:
+        """The metrics of an epoch, of the average weights where there is an average."""
         metrics = loss_term_metrics("train", means)
-        self._checker.check_metrics(metrics, self.position)
-        with self._average.average_parameters() if self._average else nullcontext():
-            self._variance.update(guard)
-            metrics |= self._validator.run(guard)
-            self._checker.check_metrics(metrics, self.position)
-            due = self._evaluator_loop.due_at_epoch(epoch)
-            metrics = self._evaluator_loop.run(due, self.position.step, guard) | metrics
+        self._non_finite.check_metrics(metrics, self.state)
+        with self._average_weights():
+            with self._phase("validation"):
+                self._variance.update(shutdown)
+                metrics |= self._validator.run(shutdown)
+            self._non_finite.check_metrics(metrics, self.state)
+            with self._phase("evaluators"):
+                due = self._evaluator_loop.due_at_epoch(epoch)
+                metrics = self._evaluator_loop.run(due, self.state.global_step, shutdown) | metrics
             for name, message in (self._collapse.update(metrics) if self._collapse else {}).items():
-                if self._keep_warning(name, message, epoch):
+                if self._add_warning(name, message, epoch):
                     _log.warning("%s, epoch %d: %s", name.replace("_", " ").capitalize(), epoch, message)
-        fallback = getattr(self._stepper, "fallback", None)
-        if fallback:
-            self._keep_warning("no_cuda_graph", f"steps are not recorded as a CUDA graph ({fallback}).", epoch)
+        if self._graph_fallback:
+            message = f"steps are not captured as a CUDA graph ({self._graph_fallback})."
+            self._add_warning("no_cuda_graph", message, epoch)
         return metrics
 
-    def _keep_warning(self, name: str, message: str, epoch: int) -> bool:
+    def _add_warning(self, name: str, message: str, epoch: int) -> bool:
         """Keep the first warning of a name for checkpoints, trackers and `result.json`; whether this is it."""
         if any(warning["name"] == name for warning in self.warnings):
             return False
@@ -299,48 +463,7 @@ class Trainer:
             tracker.warn(name.replace("_", " "), f"epoch {epoch}: {message}")
         return True
 
-    def _train_epoch(self, guard: GracefulShutdown, progress: ProgressDisplay) -> Tensor:
-        """The rest of an epoch; the sums over all its images of loss, distortion and rate, in nats."""
-        self._vae.train()
-        done = self.position.batches
-        self._begin_epoch(done)
-        contention = self._contention.watching() if self._contention else nullcontext()
-        with computing_in(self._vae, self._recipe.precision), contention:
-            for size in self._sizes[done:]:
-                self._stop_if_asked(guard)
-                self._run_step(size, progress)
-        return self._record.totals()
-
-    def _run_step(self, size: int, progress: ProgressDisplay) -> None:
-        self._schedules.begin_step(self.position.step)
-        try:
-            sums = self._stepper(size)
-        except NonFiniteLossError:
-            self._checker.check_steps(self.position)
-            raise
-        self.position.step += 1
-        self.position.batches += 1
-        seen = self._monitor.poll(sums, size)
-        self._astray = seen is not None and not isfinite(seen[0].item())
-        progress.step(_shown(seen) if seen is not None and progress.wants_values() else None)
-
-    def _begin_epoch(self, done: int) -> None:
-        """Draw the order of the epoch; `done` batches of it have been trained before an interruption."""
-        order = torch.randperm(len(self._train), generator=self._shuffle, device=self._device)
-        sizes = [self.team.part(size) for size in self._sizes]
-        self._step.feed.begin(self.team.own(order, self._sizes), sizes, done)
-        self._record.begin(self._record.rows[:done].clone() if done else None)
-        self._schedules.begin_epoch(self.position.epoch, self.position.step)
-
-    def _stop_if_asked(self, guard: GracefulShutdown) -> None:
-        """Stop all processes of the team at the same step, whichever of them has a reason."""
-        raised = self.team.agree(guard.received or (_ASTRAY if self._astray else 0))
-        if raised == _ASTRAY:
-            self._checker.check_steps(self.position)
-        elif raised:
-            raise Interrupted(raised)
-
-    def _advance_schedule(self, monitored: float) -> None:
+    def _step_scheduler(self, monitored: float) -> None:
         try:
             if isinstance(self._scheduler, ReduceLROnPlateau):
                 self._scheduler.step(monitored)
@@ -348,58 +471,62 @@ class Trainer:
                 self._scheduler.step()
         except (ValueError, ArithmeticError) as error:
             raise UserError(
-                f"scheduler cannot go on after epoch {self.position.epoch + 1} of {self._recipe.epochs}: {error}; "
+                f"scheduler cannot continue after epoch {self.state.epoch + 1} of {self.options.epochs}: {error}; "
                 f"its length must fit trainer.epochs."
             ) from error
 
-    def _keep(self) -> None:
-        position = self.position
-        improved = self.best.update(position.metrics[self._recipe.monitor], position.epoch)
-        position.stopped_early = self.best.should_stop
-        if self.team.leads:
-            self._checkpoints.on_epoch_end(self._state, position.epoch, improved=improved)
+    def _checkpoint(self) -> None:
+        state = self.state
+        improved = self.best.update(state.metrics[self.options.monitor], state.epoch)
+        state.stopped_early = self.best.should_stop
+        if self.dist.is_main:
+            with self._phase("checkpoints"):
+                self._checkpoints.on_epoch_end(self.state_dict, state.epoch, improved=improved)
 
-    def _state(self) -> dict[str, Any]:
-        """Everything that `load_state` needs: tensors and plain values alone."""
-        position = self.position
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `load_state_dict` needs: tensors and plain values alone."""
+        state = self.state
         return {
-            **self._identity,
-            "epoch": position.epoch,
-            "step": position.step,
-            "batches": position.batches,
-            "rows": self._record.rows[: position.batches].clone(),
-            "seconds": position.seconds,
-            "metrics": position.metrics,
-            "lines": position.lines,
+            **self._checkpoint_metadata,
+            "epoch": state.epoch,
+            "step": state.global_step,
+            "batches": state.batch_in_epoch,
+            "rows": self._loss_buffer.rows[: state.batch_in_epoch].clone(),
+            "seconds": state.train_seconds,
+            "metrics": state.metrics,
+            "lines": state.metrics_rows,
             "warnings": list(self.warnings),
             "collapse": None if self._collapse is None else self._collapse.state_dict(),
-            "best": {"monitor": self._recipe.monitor, **self.best.state_dict()},
+            "best": {"monitor": self.options.monitor, **self.best.state_dict()},
             "vae": self._vae.state_dict(),
-            "average": None if self._average is None else self._average.state_dict(),
+            "average": None if self._ema is None else self._ema.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
             "generators": {
                 "device": self._device.type,
                 "shuffle": self._epoch_start,
-                "noise": self._step.noise.get_state(),
-                "process": process_random_state(self._device),
+                "noise": self._train_step.generator.get_state(),
+                "process": get_process_rng_state(self._device),
             },
         }
 
 
-def _require_work_for_all(sizes: list[int], team: DistributedContext) -> None:
-    if sizes and sizes[-1] < team.size:
-        raise UserError(
-            f"trainer.batch_size={sizes[0]} leaves a last batch of {sizes[-1]} images for {team.size} processes; "
-            f"choose one that leaves at least {team.size}, or none."
-        )
+def _batch_sizes(count: int, batch_size: int, dist: DistributedContext) -> list[int]:
+    """The batch sizes of an epoch.
 
-
-def _batch_sizes(count: int, batch_size: int) -> list[int]:
+    Raises:
+        UserError: if the last batch leaves a process without images.
+    """
     whole, rest = divmod(count, batch_size)
-    return [batch_size] * whole + [rest] * (rest > 0)
+    sizes = [batch_size] * whole + [rest] * (rest > 0)
+    if sizes and sizes[-1] < dist.world_size:
+        raise UserError(
+            f"trainer.batch_size={sizes[0]} leaves a last batch of {sizes[-1]} images for {dist.world_size} "
+            f"processes; choose one that leaves at least {dist.world_size}, or none."
+        )
+    return sizes
 
 
-def _shown(means: Tensor) -> dict[str, float]:
+def _progress_values(means: Tensor) -> dict[str, float]:
     loss, distortion, rate = means.tolist()
     return {"loss": loss, "rate": rate, "distortion": distortion}

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from vae_exp.data.images import ImageSet
-from vae_exp.engine.precision import computing_in
-from vae_exp.engine.seeding import generator
+from vae_exp.engine.device import matmul_precision
+from vae_exp.engine.seeding import make_generator
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
@@ -44,11 +44,11 @@ class Validator:
         if not len(self._images):
             return {}
         self._vae.eval()
-        noise = generator(self._seed, "evaluation", self._images.device)
+        noise = make_generator(self._seed, "evaluation", self._images.device)
         totals = torch.zeros(3, dtype=torch.float64)
-        with self._schedules.at_end(), computing_in(self._vae, "fp32"):
+        with self._schedules.at_end(), matmul_precision(self._vae, "fp32"):
             for images in self._images.batches_for(self._vae, self._batch_size):
-                guard.check()
+                guard.raise_if_requested()
                 terms = self._loss(self._vae, images, noise)
                 sums = torch.stack([terms.loss, terms.distortion, terms.rate]).sum(dim=1)
                 totals += sums.cpu().double()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import vae_exp
-from vae_exp.engine.device import describe
+from vae_exp.engine.device import device_name
 from vae_exp.engine.trainer import Trainer
 from vae_exp.errors import Interrupted, UserError
 from vae_exp.storage.run_directory import RunDirectory, write_json
@@ -42,7 +42,7 @@ def ended(
         audit: What its loss means on its data.
         wandb: What the tracker says of itself.
     """
-    position, best = trainer.position, trainer.best
+    position, best = trainer.state, trainer.best
     warnings = list(trainer.warnings)
     if wandb and wandb["error"]:
         warnings.append(
@@ -56,20 +56,20 @@ def ended(
         "status": status,
         "error": error,
         "epochs": position.epoch,
-        "steps": position.step,
+        "steps": position.global_step,
         "stopped_early": position.stopped_early,
-        "monitor": trainer.monitor,
+        "monitor": trainer.options.monitor,
         "best": {"epoch": best.epoch, "value": best.value},
         "warnings": warnings,
         "metrics": position.metrics,
         "seconds": {
-            "training": round(position.seconds, 3),
-            "total": round(trainer.seconds_before + time.time() - began, 3),
+            "training": round(position.train_seconds, 3),
+            "total": round(trainer.previous_train_seconds + time.time() - began, 3),
         },
-        "device": describe(device),
+        "device": device_name(device),
         "threads": threads,
-        "step": trainer.step_mode,
-        "precision": trainer.precision,
+        "step": trainer.execution,
+        "precision": trainer.options.precision,
         "versions": _versions(),
         "config_hash": config_hash,
         "audit": audit,

@@ -29,18 +29,15 @@ from vae_exp.configuration.target_allowlist import resolver_calls
 from vae_exp.configuration.validation import check_unused_overrides
 from vae_exp.data.batch_loader import place
 from vae_exp.data.images import ImageSet
-from vae_exp.engine.device import describe, resolve_device
-from vae_exp.engine.distributed import DistributedContext, init_distributed, local_device
-from vae_exp.engine.memory import out_of_memory
-from vae_exp.engine.precision import require_precision
+from vae_exp.engine.device import check_precision_supported, device_name, oom_error, resolve_device
+from vae_exp.engine.distributed import DistributedContext, init_distributed, local_rank_device
 from vae_exp.engine.progress import NullProgress, ProgressDisplay, progress_display
 from vae_exp.engine.protocols import Pruner
-from vae_exp.engine.recipe import TrainerOptions
-from vae_exp.engine.seeding import generator, seed_everything, set_deterministic
+from vae_exp.engine.seeding import make_generator, seed_everything, set_deterministic
 from vae_exp.engine.shutdown import GracefulShutdown
-from vae_exp.engine.step_mode import choose_mode, compiler_failed
-from vae_exp.engine.threads import choose_threads, computing_with, flops_of_step, set_by_environment
-from vae_exp.engine.trainer import Trainer
+from vae_exp.engine.threads import choose_threads, count_step_flops, cpu_threads, set_by_environment
+from vae_exp.engine.train_step import compiler_error, resolve_execution_mode
+from vae_exp.engine.trainer import Trainer, TrainerOptions
 from vae_exp.errors import DivergedError, Interrupted, TrialPruned, UserError
 from vae_exp.evaluation.loss_check import audit
 from vae_exp.model.vae import VAE
@@ -66,7 +63,8 @@ class TrainingSetup:
     trainer: Trainer
     wandb: WandbTracker | None
     device: torch.device
-    recipe: TrainerOptions
+    options: TrainerOptions
+    pruner: Pruner | None
     steps_per_epoch: int
     config_hash: str
     audit: dict[str, Any] | None
@@ -76,7 +74,7 @@ class TrainingSetup:
     def progress(self, done: int) -> ProgressDisplay:
         """What shows the progress of training, after that many steps."""
         return progress_display(
-            self.recipe.epochs, self.steps_per_epoch, done, with_batch_sum=self.print_batch_sum
+            self.options.epochs, self.steps_per_epoch, done, with_batch_sum=self.print_batch_sum
         )
 
 
@@ -126,7 +124,7 @@ def begin(
             directory.remove_temp_files()
             _write_config(config, directory)
             metrics_file.begin()
-            guard.check()
+            guard.raise_if_requested()
             check_unused_overrides(config, _choices())
             prepared = _prepare(config, directory, sweep, metrics_file, None, wandb_run_id, may_download)
         except Exception as error:
@@ -163,7 +161,7 @@ def go_on(
 ) -> dict[str, Any]:
     """As `resume`, in a directory that this process owns; `sweep` names the sweep that the run is a job of."""
     began, state = time.time(), resumption.state
-    guard.check()
+    guard.raise_if_requested()
     metrics_file = MetricsFile(directory.metrics, resumption.lines, resumption.last_row)
     with closing(metrics_file):
         prepared = _prepare(
@@ -180,9 +178,9 @@ def go_on(
 
 
 def _tell_resumed(directory: RunDirectory, prepared: TrainingSetup) -> None:
-    done, wanted = prepared.trainer.position.epoch, prepared.recipe.epochs
+    done, wanted = prepared.trainer.state.epoch, prepared.options.epochs
     _log.info("Resuming %s after %d of %d epochs.", directory.path, done, wanted)
-    if prepared.trainer.position.stopped_early:
+    if prepared.trainer.state.stopped_early:
         _log.info("Its training had stopped early, and stays so: raise trainer.early_stopping.patience to go on.")
     elif done >= wanted:
         _log.info("Its training is already finished: raise trainer.epochs to go further.")
@@ -206,11 +204,11 @@ def assist(asked: DictConfig, overrides: Sequence[str], directory: RunDirectory,
     prepared = _prepare(config, directory, None, None, state, may_download=may_download)
     trainer = prepared.trainer
     try:
-        with computing_with(prepared.threads):
-            trainer.fit(guard, NullProgress())
-            trainer.finish(guard)
+        with cpu_threads(prepared.threads):
+            trainer.fit(guard, NullProgress(), prepared.pruner)
+            trainer.run_final_evaluators(guard)
     finally:
-        trainer.team.disband()
+        trainer.dist.shutdown()
 
 
 def _prepare(
@@ -225,12 +223,12 @@ def _prepare(
     """Build everything; a process without `metrics_file` assists another and tracks nothing."""
     wandb_run_id = wandb_run_id if state is None else state.get("wandb_run_id")
     settings = checked(config, TrainConfig)
-    device = resolve_device(local_device(settings.trainer.device))
+    device = resolve_device(local_rank_device(settings.trainer.device))
     if device.type == "cuda":
         torch.cuda.set_device(device)  # pinned memory and NCCL would start a context on the first GPU otherwise
-    require_precision(settings.trainer.precision, device)
+    check_precision_supported(settings.trainer.precision, device)
     set_deterministic(settings.trainer.deterministic)
-    choose_mode(settings.trainer.step, device, DistributedContext())
+    resolve_execution_mode(settings.trainer.step, device, DistributedContext())
     seed_everything(settings.seed)
     splits = build_splits(settings.data, may_download)
     resident = settings.data.resident
@@ -245,7 +243,7 @@ def _prepare(
     keeps_all = settings.trainer.precision != "bf16" and settings.trainer.step != "compile"  # these keep less
     counted_on = device if keeps_all else None
     loss = build_loss(plain["loss"], vae, splits.image_shape, len(splits.train), batch_size, counted_on)
-    recipe = _recipe(settings, loss, splits.train, splits.val)
+    options = _options(settings, loss, splits.train, splits.val)
     evaluators = build_evaluators(plain["evaluator"])
     scored = splits.val if len(splits.val) else splits.train
     check_evaluators(evaluators, vae, scored.settled())
@@ -255,7 +253,7 @@ def _prepare(
     train, val = place(splits.train, device, resident), place(splits.val, device, resident)
     optimizer = build_optimizer(plain["optimizer"], vae.parameters())
     scheduler = build_scheduler(plain["scheduler"], optimizer)
-    team = init_distributed(settings.trainer.distributed, device)
+    dist = init_distributed(settings.trainer.distributed, device)
     wandb = None
     if metrics_file is not None:
         wandb = _start_wandb(settings, plain, directory, sweep, wandb_run_id)
@@ -274,28 +272,38 @@ def _prepare(
         scheduler=scheduler,
         train=train,
         val=val,
-        evaluators=evaluators if team.leads else {},
+        evaluators=evaluators if dist.is_main else {},
         trackers=[each for each in (metrics_file, wandb) if each is not None],
         directory=directory,
-        recipe=recipe,
-        identity=identity,
-        team=team,
-        pruner=_pruner(settings),
+        options=options,
+        checkpoint_metadata=identity,
+        dist=dist,
     )
     if state is not None:
         _load(trainer, state, directory, replan=state.get("schedule", plain["scheduler"]) != plain["scheduler"])
     if metrics_file is not None:
         _announce(vae, device, threads, train, val)
-    steps = -(-len(train) // recipe.batch_size)
+    steps = -(-len(train) // options.batch_size)
     batch_sum = settings.trainer.print_batch_sum
-    return TrainingSetup(trainer, wandb, device, recipe, steps, identity["config_hash"], found, threads, batch_sum)
+    return TrainingSetup(
+        trainer,
+        wandb,
+        device,
+        options,
+        _pruner(settings),
+        steps,
+        identity["config_hash"],
+        found,
+        threads,
+        batch_sum,
+    )
 
 
 def _load(trainer: Trainer, state: Mapping[str, Any], directory: RunDirectory, *, replan: bool) -> None:
     if replan:
         _log.info("The schedule of the learning rate is planned anew for the epochs that are now asked for.")
     try:
-        trainer.load_state(state, replan=replan)
+        trainer.load_state_dict(state, replan=replan)
     except (RuntimeError, KeyError, ValueError, TypeError, IndexError) as error:
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
@@ -311,7 +319,7 @@ def _audited(
     if state is not None:
         known: dict[str, Any] | None = state.get("audit")
         return known
-    found = audit(vae, loss, images.first(_AUDITED).settled(), generator(seed, "evaluation", images.device))
+    found = audit(vae, loss, images.first(_AUDITED).settled(), make_generator(seed, "evaluation", images.device))
     first, *concerns = found.lines()
     _log.info(first)
     for concern in concerns:
@@ -333,7 +341,7 @@ def _threads(
         requested = None if state is None else state.get("threads")
     flops = 0
     if requested == "auto":
-        flops = flops_of_step(vae, loss, images.first(2).settled(), settings.trainer.batch_size)
+        flops = count_step_flops(vae, loss, images.first(2).settled(), settings.trainer.batch_size)
     threads = choose_threads(requested, flops)
     if settings.trainer.threads not in ("auto", None, threads):
         reason = f"{set_by_environment()} is set" if set_by_environment() else "there are no more cores"
@@ -347,7 +355,7 @@ def _announce(vae: VAE, device: torch.device, threads: int, train: ImageSet, val
     _log.info(
         "Training %s parameters on %s%s: %d training and %d validation images of %s%s.",
         f"{sum(parameter.numel() for parameter in vae.parameters()):,}",
-        describe(device),
+        device_name(device),
         on_cpu,
         len(train),
         len(val),
@@ -363,11 +371,11 @@ def _fit(
     status, error = "failed", None
     exit_code = 1
     try:
-        guard.check()
-        done = trainer.position.step
-        with computing_with(prepared.threads):
-            trainer.fit(guard, prepared.progress(done))
-            trainer.finish(guard)
+        guard.raise_if_requested()
+        done = trainer.state.global_step
+        with cpu_threads(prepared.threads):
+            trainer.fit(guard, prepared.progress(done), prepared.pruner)
+            trainer.run_final_evaluators(guard)
         status, exit_code = "completed", 0
     except TrialPruned:
         status, exit_code = "pruned", 0
@@ -381,7 +389,7 @@ def _fit(
         status, error = "interrupted", f"exited with code {leaving.code}"
         raise
     except BaseException as failure:
-        told = out_of_memory(failure, prepared.recipe.batch_size, prepared.device) or compiler_failed(failure)
+        told = oom_error(failure, prepared.options.batch_size, prepared.device) or compiler_error(failure)
         error = str(told) if told else f"{type(failure).__name__}: {failure}"
         log_traceback(directory)
         if told:
@@ -392,7 +400,7 @@ def _fit(
         if prepared.wandb:
             prepared.wandb.finish(exit_code, status)
             result = _record(prepared, directory, status, error, began)
-        trainer.team.disband()
+        trainer.dist.shutdown()
     return result
 
 
@@ -449,7 +457,7 @@ def _save_config(config: Any, path: Path) -> None:
     write_atomically(path, lambda file: file.write(OmegaConf.to_yaml(config).encode()))
 
 
-def _recipe(settings: TrainConfig, loss: Loss, train: ImageSet, val: ImageSet) -> TrainerOptions:
+def _options(settings: TrainConfig, loss: Loss, train: ImageSet, val: ImageSet) -> TrainerOptions:
     trainer = settings.trainer
     monitor = trainer.monitor or f"{'val' if len(val) else 'train'}/{getattr(loss, 'monitor', 'loss')}"
     known = [
@@ -469,11 +477,11 @@ def _recipe(settings: TrainConfig, loss: Loss, train: ImageSet, val: ImageSet) -
         monitor=monitor,
         patience=trainer.early_stopping.patience,
         min_delta=trainer.early_stopping.min_delta,
-        step=trainer.step,
+        execution=trainer.step,
         precision=trainer.precision,
-        gradient_clip=trainer.gradient_clip,
+        max_grad_norm=trainer.gradient_clip,
         ema_decay=trainer.ema_decay,
-        collapse_monitor=trainer.collapse_monitor,
+        warn_posterior_collapse=trainer.collapse_monitor,
         checkpoint_every_n_epochs=settings.checkpoint.every.epochs,
         checkpoint_every_n_seconds=settings.checkpoint.every.seconds,
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.text import Text
 
+from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import UserError, exit_with_message
 from vae_exp.storage.run_directory import require_all_inside, require_writable
 from vae_exp.sweep.aggregate import Group, combined, default_keys, grouped, in_order, meaning
@@ -21,7 +22,6 @@ from vae_exp.sweep.command_check import TRUST, require_plain_command
 from vae_exp.sweep.job_records import Job, read_jobs, varying
 from vae_exp.sweep.manifest import SEARCH, lasting_words, quoted, read_plan
 from vae_exp.sweep.metrics import best_first, chosen_metric, higher_is_better
-from vae_exp.sweep.pool.stop import StopRequests
 from vae_exp.sweep.status import print_status
 from vae_exp.sweep.summary import (
     console,
@@ -237,11 +237,11 @@ def _place(sweep: Path, folder: Path) -> list[str]:
 
 def _run(words: Sequence[str], folder: Path) -> int:
     """Run a command to its end, however long that takes after Ctrl-C, which the terminal sends to both."""
-    with StopRequests() as stop:
+    with GracefulShutdown(second_signal_kills=False) as stop:
         process = subprocess.Popen(words, cwd=folder)  # noqa: S603 - what was run before
         told = False
         while process.poll() is None:
-            if stop.first == signal.SIGTERM and not told:
+            if stop.signal_number == signal.SIGTERM and not told:
                 told = True
                 process.terminate()
             time.sleep(_LOOK_SECONDS)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from vae_exp.sweep.pool.stop import StopRequests
+from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.tracking.offline_runs import OfflineRun, Segment
 from vae_exp.uploading.memory import Memories
 
@@ -138,7 +138,7 @@ class Uploads:
         self._workers = workers
         self._running: list[Upload] = []
 
-    def upload(self, runs: Iterable[OfflineRun], stop: StopRequests) -> None:
+    def upload(self, runs: Iterable[OfflineRun], stop: GracefulShutdown) -> None:
         """Upload runs until all are done, or a stop is asked for: what is under way then is ended."""
         waiting = deque(runs)
         try:
@@ -161,7 +161,7 @@ class Uploads:
         except OSError as error:  # that run alone fails
             self._fail(upload, str(error))
 
-    def _collect(self, stop: StopRequests) -> None:
+    def _collect(self, stop: GracefulShutdown) -> None:
         """Wait a moment, then look which uploads have ended."""
         time.sleep(_LOOK_SECONDS)
         for upload in [each for each in self._running if not each.is_under_way()]:
@@ -172,7 +172,7 @@ class Uploads:
             else:
                 self._begin(upload)
 
-    def _finish(self, upload: Upload, stop: StopRequests) -> None:
+    def _finish(self, upload: Upload, stop: GracefulShutdown) -> None:
         if not upload.failure:
             self._remember(upload)
         elif stop.count:
@@ -200,7 +200,7 @@ class Uploads:
         self._running.remove(upload)
         upload.close()
 
-    def _end(self, stop: StopRequests) -> None:
+    def _end(self, stop: GracefulShutdown) -> None:
         """End what is under way; a second request, or too long a wait, ends it by force."""
         for upload in self._running:
             upload.end(signal.SIGTERM)

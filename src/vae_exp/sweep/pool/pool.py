@@ -12,6 +12,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from typing import Any, Protocol
 
+from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.attempt import Attempt
@@ -19,7 +20,6 @@ from vae_exp.sweep.job_records import last_metrics
 from vae_exp.sweep.pool.display import PoolDisplay
 from vae_exp.sweep.pool.job import End, Job, Running, settle
 from vae_exp.sweep.pool.slots import Slot
-from vae_exp.sweep.pool.stop import StopRequests
 from vae_exp.sweep.pool.worker import Assignment, work
 
 _log = logging.getLogger(__name__)
@@ -121,7 +121,11 @@ class Pool:
             SystemExit: with 130 or 143 on Ctrl-C or SIGTERM, once every job has ended.
         """
         self._source, self._exhausted = source, False
-        with StopRequests() as stop, self._display, _threads_in_environment(self._slots[0].threads):
+        with (
+            GracefulShutdown(second_signal_kills=False) as stop,
+            self._display,
+            _threads_in_environment(self._slots[0].threads),
+        ):
             _start_forkserver()
             try:
                 while not stop.count and (self._start_what_may(stop) or self._running):
@@ -129,10 +133,10 @@ class Pool:
             finally:
                 if self._running:  # the sweep is stopped, or something has gone wrong here
                     self._stop(stop)
-            if stop.first is not None:
-                raise SystemExit(128 + stop.first)
+            if stop.signal_number is not None:
+                raise SystemExit(128 + stop.signal_number)
 
-    def _start_what_may(self, stop: StopRequests) -> bool:
+    def _start_what_may(self, stop: GracefulShutdown) -> bool:
         """Fill the free slots; whether there may be more to start."""
         while self._out_of_memory and not stop.count and (slot := self._slot_on_idle_gpu()):
             self._start(self._out_of_memory.popleft(), slot)
@@ -192,7 +196,7 @@ class Pool:
         self._display.ended(job)
         self._source.ended(job)
 
-    def _collect(self, stop: StopRequests) -> None:
+    def _collect(self, stop: GracefulShutdown) -> None:
         """Wait a moment for jobs to end."""
         if not self._running:
             return
@@ -229,14 +233,14 @@ class Pool:
     def _shares_its_gpu(self, slot: Slot) -> bool:
         return sum(other.gpu == slot.gpu for other in self._slots) > 1
 
-    def _stop(self, stop: StopRequests) -> None:
+    def _stop(self, stop: GracefulShutdown) -> None:
         """Ask all jobs to end, and wait; a second request, or too long a wait, ends them by force."""
         self._stopping = True
         self._display.stopping(len(self._running))
         for running in self._running:
             if running.process.pid is not None:
                 with suppress(ProcessLookupError):
-                    os.kill(running.process.pid, stop.first or signal.SIGTERM)
+                    os.kill(running.process.pid, stop.signal_number or signal.SIGTERM)
         until = time.monotonic() + self._grace_seconds
         while self._running and stop.count < 2 and time.monotonic() < until:
             time.sleep(0.05)

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
+import torch.distributed as torch_dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from tests.conftest import CHECKOUT
-from tests.engine.team_member import TRAINING, train
+from tests.engine.distributed_member import TRAINING, train
 from vae_exp.engine import torchrun
-from vae_exp.engine.distributed import DistributedContext, init_distributed, local_device
+from vae_exp.engine.distributed import DistributedContext, init_distributed, local_rank_device
 from vae_exp.errors import UserError
 
 CPU = torch.device("cpu")
@@ -36,11 +36,11 @@ def _not_launched(monkeypatch: pytest.MonkeyPatch) -> None:
 @reproducibly
 @given(team_sizes, st.integers(min_value=0, max_value=60))
 def test_the_parts_of_a_team_tile_a_batch_in_order_of_rank(size: int, total: int):
-    bounds = [DistributedContext(rank, size).bounds(total) for rank in range(size)]
+    bounds = [DistributedContext(rank, size).local_slice(total) for rank in range(size)]
     assert bounds[0][0] == 0
     assert bounds[-1][1] == total
     assert all(one[1] == other[0] for one, other in pairwise(bounds))
-    parts = [DistributedContext(rank, size).part(total) for rank in range(size)]
+    parts = [DistributedContext(rank, size).local_batch_size(total) for rank in range(size)]
     assert parts == [last - first for first, last in bounds]
     assert max(parts) - min(parts) <= 1
     assert max(parts) <= -(-total // size)
@@ -52,41 +52,46 @@ def test_together_the_processes_take_every_image_of_every_batch(size: int, count
     order = torch.randperm(count, generator=torch.Generator().manual_seed(count))
     sizes = [min(batch_size, count - start) for start in range(0, count, batch_size)]
     teams = [DistributedContext(rank, size) for rank in range(size)]
-    own = [team.own(order, sizes).split([team.part(each) for each in sizes]) for team in teams]
+    own = [
+        dist.local_indices(order, sizes).split([dist.local_batch_size(each) for each in sizes]) for dist in teams
+    ]
     together = [torch.cat([parts[batch] for parts in own]) for batch in range(len(sizes))]
     assert torch.equal(torch.cat(together), order)
     assert [len(batch) for batch in together] == sizes
 
 
 def test_a_shard_is_the_place_of_a_part_in_its_batch():
-    assert [DistributedContext(rank, 3).shard(7) for rank in range(3)] == [(0, 2, 7), (2, 4, 7), (4, 7, 7)]
-    assert DistributedContext().shard(7) is None
+    assert [DistributedContext(rank, 3).noise_shard(7) for rank in range(3)] == [(0, 2, 7), (2, 4, 7), (4, 7, 7)]
+    assert DistributedContext().noise_shard(7) is None
 
 
 def test_one_process_is_a_team_of_its_own():
-    team, order, sums, module = DistributedContext(), torch.arange(5), torch.ones(3), nn.Linear(2, 2)
-    team.sum(sums)
-    team.disband()
-    assert team.leads
-    assert torch.equal(team.own(order, [3, 2]), order)
+    dist, order, sums, module = DistributedContext(), torch.arange(5), torch.ones(3), nn.Linear(2, 2)
+    dist.all_reduce_sum(sums)
+    dist.shutdown()
+    assert dist.is_main
+    assert torch.equal(dist.local_indices(order, [3, 2]), order)
     assert sums.tolist() == [1.0, 1.0, 1.0]
-    assert (team.agree(0), team.agree(15)) == (0, 15)
-    assert team.share(lambda: "made") == "made"
-    assert team.wrap(module, CPU) is module
+    assert (dist.any_rank_flag(0), dist.any_rank_flag(15)) == (0, 15)
+    assert dist.run_on_main_and_broadcast(lambda: "made") == "made"
+    assert dist.wrap_ddp(module, CPU) is module
 
 
 def test_the_first_process_leads():
-    assert [DistributedContext(rank, 3).leads for rank in range(3)] == [True, False, False]
+    assert [DistributedContext(rank, 3).is_main for rank in range(3)] == [True, False, False]
 
 
-# How a team comes together
+# How a dist comes together
 
 
 def test_what_torchrun_has_started_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch):
-    assert (torchrun.launched(), torchrun.size(), torchrun.rank(), torchrun.assists()) == (False, 1, 0, False)
+    def values() -> tuple[bool, int, int, bool]:
+        return torchrun.is_launched(), torchrun.world_size(), torchrun.rank(), torchrun.is_main_process()
+
+    assert values() == (False, 1, 0, True)
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "3")
-    assert (torchrun.launched(), torchrun.size(), torchrun.rank(), torchrun.assists()) == (True, 4, 3, True)
+    assert values() == (True, 4, 3, False)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +109,7 @@ def test_every_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, nam
     _launched(monkeypatch, size)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert local_device(name) == device
+    assert local_rank_device(name) == device
 
 
 def _launched(monkeypatch: pytest.MonkeyPatch, size: str) -> None:
@@ -118,29 +123,33 @@ def test_a_process_that_sees_its_own_gpu_alone_takes_that(monkeypatch: pytest.Mo
     _launched(monkeypatch, "2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert local_device("auto") == "cuda:0"
+    assert local_rank_device("auto") == "cuda:0"
 
 
 def test_nccl_is_told_the_device(monkeypatch: pytest.MonkeyPatch):
-    """A device with its index, in a team of one too."""
+    """A device with its index, in a dist of one too."""
     told: dict[str, Any] = {}
     for name, value in _environment(0, 1, _free_port()).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(dist, "init_process_group", lambda backend, **options: told.update(options, of=backend))
-    monkeypatch.setattr(dist, "new_group", lambda **options: dist.ProcessGroup.__new__(dist.ProcessGroup))
-    monkeypatch.setattr(dist, "get_rank", lambda: 0)
-    monkeypatch.setattr(dist, "get_world_size", lambda: 1)
+    monkeypatch.setattr(
+        torch_dist, "init_process_group", lambda backend, **options: told.update(options, of=backend)
+    )
+    monkeypatch.setattr(
+        torch_dist, "new_group", lambda **options: torch_dist.ProcessGroup.__new__(torch_dist.ProcessGroup)
+    )
+    monkeypatch.setattr(torch_dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(torch_dist, "get_world_size", lambda: 1)
     init_distributed("ddp", torch.device("cuda:0"))
     assert told == {"of": "nccl", "device_id": torch.device("cuda:0")}
 
 
 def test_without_torchrun_a_run_is_of_one_process():
-    assert init_distributed("none", CPU).size == 1
+    assert init_distributed("none", CPU).world_size == 1
 
 
 def test_several_processes_that_would_train_the_same_are_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(UserError, match=r"^4 processes were started, .*say trainer=ddp\.$"):
+    with pytest.raises(UserError, match=r"^4 processes were started, .*use trainer=ddp\.$"):
         init_distributed("none", CPU)
 
 
@@ -152,14 +161,14 @@ def test_ddp_without_torchrun_is_refused_with_the_command():
 def test_a_team_of_one_that_torchrun_has_started_disbands_too(monkeypatch: pytest.MonkeyPatch):
     for name, value in _environment(0, 1, _free_port()).items():
         monkeypatch.setenv(name, value)
-    team = init_distributed("ddp", CPU)
+    dist = init_distributed("ddp", CPU)
     try:
-        assert (team.rank, team.size) == (0, 1)
-        team.disband()
-        assert not dist.is_initialized()
+        assert (dist.rank, dist.world_size) == (0, 1)
+        dist.shutdown()
+        assert not torch_dist.is_initialized()
     finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        if torch_dist.is_initialized():
+            torch_dist.destroy_process_group()
 
 
 # Two processes
@@ -188,7 +197,7 @@ def _two_processes(folder: Path) -> list[dict[str, Any]]:
     port = _free_port()
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.engine.team_member", str(folder)],
+            [sys.executable, "-m", "tests.engine.distributed_member", str(folder)],
             cwd=CHECKOUT,
             env={**os.environ, **_environment(rank, 2, port)},
             stdout=subprocess.PIPE,
@@ -208,7 +217,7 @@ def _two_processes(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    folder = tmp_path_factory.mktemp("team")
+    folder = tmp_path_factory.mktemp("dist")
     return folder, _two_processes(folder)
 
 
@@ -234,7 +243,7 @@ def test_the_processes_have_the_same_weights_to_the_bit(pair, name: str):
 def test_gradients_are_clipped_in_these_runs(name: str, tmp_path: Path):
     """Or else the comparison would say nothing of it."""
     clipped = train(name, tmp_path / "clipped", DistributedContext())["weights"]
-    free = train(name, tmp_path / "free", DistributedContext(), gradient_clip=None)["weights"]
+    free = train(name, tmp_path / "free", DistributedContext(), max_grad_norm=None)["weights"]
     assert (clipped - free).abs().max() > 1e-4
 
 

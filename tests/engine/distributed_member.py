@@ -1,4 +1,4 @@
-"""One process of a team on this machine: `python -m tests.engine.team_member FOLDER`.
+"""One process of a dist on this machine: `python -m tests.engine.distributed_member FOLDER`.
 
 It leaves in the folder what it found, as `RANK.pt`.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
+import torch.distributed as torch_dist
 from torch import Tensor
 
 from tests.builders import CPU, fit, grey_images, make_trainer, small_vae, weights
@@ -22,24 +22,24 @@ from vae_exp.objective.loss_terms import LossTerms
 
 # eleven images: batches of 4, 4 and 3
 TRAINING: dict[str, dict[str, Any]] = {
-    "sum": {"reduction": "sum", "gradient_clip": 5.0},
-    "mean": {"reduction": "mean", "gradient_clip": 0.1, "ema_decay": 0.8, "val": grey_images(5, seed=1)},
+    "sum": {"reduction": "sum", "max_grad_norm": 5.0},
+    "mean": {"reduction": "mean", "max_grad_norm": 0.1, "ema_decay": 0.8, "val": grey_images(5, seed=1)},
     "streamed": {"reduction": "mean", "train": grey_images(11).streamed_to(CPU)},
 }
 
 
-def train(name: str, folder: Path, team: DistributedContext, **changes: Any) -> dict[str, Any]:
+def train(name: str, folder: Path, dist: DistributedContext, **changes: Any) -> dict[str, Any]:
     """Two epochs, and what came of them."""
     vae = small_vae()
     trainer = make_trainer(
-        folder / name, vae=vae, team=team, **({"train": grey_images(11)} | TRAINING.get(name, {}) | changes)
+        folder / name, vae=vae, dist=dist, **({"train": grey_images(11)} | TRAINING.get(name, {}) | changes)
     )
     fit(trainer)
-    metrics = {key: value for key, value in trainer.position.metrics.items() if not key.startswith("time/")}
+    metrics = {key: value for key, value in trainer.state.metrics.items() if not key.startswith("time/")}
     average = torch.zeros(0)
-    if trainer._average is not None:
-        average = torch.cat([each.flatten() for each in trainer._average.state_dict().values()])
-    return {"weights": weights(vae), "average": average, "metrics": metrics, "step": trainer.position.step}
+    if trainer._ema is not None:
+        average = torch.cat([each.flatten() for each in trainer._ema.state_dict().values()])
+    return {"weights": weights(vae), "average": average, "metrics": metrics, "step": trainer.state.global_step}
 
 
 class Signals:
@@ -68,21 +68,21 @@ class Spoils:
         return LossTerms(terms.loss * scale, terms.distortion * scale, terms.rate)
 
 
-def findings(folder: Path, team: DistributedContext) -> dict[str, Any]:
+def findings(folder: Path, dist: DistributedContext) -> dict[str, Any]:
     """Training, and what the processes tell each other."""
-    found: dict[str, Any] = {name: train(name, folder, team) for name in TRAINING}
-    sums = torch.full((3,), float(team.rank + 1))
-    team.sum(sums)
+    found: dict[str, Any] = {name: train(name, folder, dist) for name in TRAINING}
+    sums = torch.full((3,), float(dist.rank + 1))
+    dist.all_reduce_sum(sums)
     found["sum of ranks"] = sums.tolist()
-    found["agreed"] = [team.agree(each) for each in (0, 15 * team.rank, 0, 2 - team.rank, 0)]
-    found["shared"] = team.share(lambda: {"made by": team.rank})
-    for name, loss in (("interrupted", Signals(team.rank)), ("diverged", Spoils(team.rank))):
+    found["agreed"] = [dist.any_rank_flag(each) for each in (0, 15 * dist.rank, 0, 2 - dist.rank, 0)]
+    found["shared"] = dist.run_on_main_and_broadcast(lambda: {"made by": dist.rank})
+    for name, loss in (("interrupted", Signals(dist.rank)), ("diverged", Spoils(dist.rank))):
         try:
-            train(name, folder, team, loss=loss)
+            train(name, folder, dist, loss=loss)
         except (Interrupted, DivergedError) as error:
             found[name] = f"{type(error).__name__}: {error}"
     try:
-        train("single", folder, team, train=grey_images(9))
+        train("single", folder, dist, train=grey_images(9))
     except UserError as error:
         found["single"] = str(error)
     return found
@@ -90,11 +90,11 @@ def findings(folder: Path, team: DistributedContext) -> dict[str, Any]:
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    team = init_distributed("ddp", CPU)
-    found = findings(folder / str(team.rank), team)
-    torch.save(found, folder / f"{team.rank}.pt")
-    team.disband()
-    assert not dist.is_initialized()
+    dist = init_distributed("ddp", CPU)
+    found = findings(folder / str(dist.rank), dist)
+    torch.save(found, folder / f"{dist.rank}.pt")
+    dist.shutdown()
+    assert not torch_dist.is_initialized()
 
 
 if __name__ == "__main__":
