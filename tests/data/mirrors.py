@@ -82,13 +82,6 @@ def down() -> Iterator[str]:
 
 
 @contextmanager
-def silent() -> Iterator[str]:
-    """The address of a server that takes connections and never says a word."""
-    with socket.create_server((HOST, 0)) as listening:  # the kernel accepts on its behalf
-        yield f"http://{HOST}:{listening.getsockname()[1]}/"
-
-
-@contextmanager
 def stalling() -> Iterator[str]:
     """The address of a mirror that sends half of each file and then no more."""
     over = threading.Event()
@@ -114,17 +107,3 @@ def stalling() -> Iterator[str]:
             yield f"http://{HOST}:{server.server_port}/"
         finally:
             over.set()
-
-
-@contextmanager
-def babbling() -> Iterator[str]:
-    """The address of a server that does not speak HTTP."""
-
-    class Babble(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            self.rfile.readline()
-            self.wfile.write(b"220 mail.example ready\r\n")
-
-    server = socketserver.TCPServer((HOST, 0), Babble)
-    with _running(server):
-        yield f"http://{HOST}:{server.server_address[1]}/"

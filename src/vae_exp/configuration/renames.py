@@ -5,6 +5,7 @@ from typing import Any
 
 RENAMED_TARGETS = {
     "vae_exp.data.arrays.ArraysSource": "vae_exp.data.npz.NPZSource",
+    "vae_exp.data.torchvision_colour.ColourSource": "vae_exp.data.torchvision_datasets.ColourSource",
     "vae_exp.data.torchvision_mnist.MNISTSource": "vae_exp.data.torchvision_datasets.MNISTSource",
     "vae_exp.evaluation.aggregate.AggregateEvaluator": "vae_exp.evaluation.aggregate_posterior.AggregateEvaluator",
     "vae_exp.evaluation.codes.CodesEvaluator": "vae_exp.evaluation.codebook_usage.CodesEvaluator",

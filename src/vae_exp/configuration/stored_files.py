@@ -154,7 +154,7 @@ def _check_journal(key: str, value: Any, caller: Caller) -> None:
 ARGUMENTS: dict[str, dict[str, Check]] = {
     "vae_exp.data.npz.NPZSource": {"path": _check_archive},
     "vae_exp.data.celeba.CelebASource": {"root": _check_data_root},
-    "vae_exp.data.torchvision_colour.ColourSource": {"root": _check_data_root},
+    "vae_exp.data.torchvision_datasets.ColourSource": {"root": _check_data_root},
     "vae_exp.data.torchvision_datasets.MNISTSource": {"root": _check_data_root},
     "vae_exp.evaluation.fid.FIDEvaluator": {"features": _check_program},
     "torch.nn.modules.module.Module": dict.fromkeys(
