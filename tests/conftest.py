@@ -156,7 +156,7 @@ def process(tmp_path: Path) -> Callable[..., Finished]:
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a short run on the digits; copy it before changing it."""
     cwd = tmp_path_factory.mktemp("digits_run")
-    arguments = ("data=digits", "trainer.epochs=3", "tracker=none", "hydra.run.dir=run")
+    arguments = ("data=digits", "trainer.epochs=3", "tracker=none", "evaluator=[elbo]", "hydra.run.dir=run")
     started = start("train", *arguments, cwd=cwd)
     out, err = started.communicate(timeout=120)
     assert started.returncode == 0, out + err

@@ -24,7 +24,7 @@ HOSTILE = {
     "subprocess in the data": ("data.source", "subprocess.Popen"),
     "an optimiser from elsewhere": ("optimizer", "shutil.rmtree"),
     "a scheduler from elsewhere": ("scheduler", "os.remove"),
-    "an evaluator from elsewhere": ("evaluator.figures", "os.system"),
+    "an evaluator from elsewhere": ("evaluator.elbo", "os.system"),
     "a relative name": ("model.encoder", "..os.system"),
     "an empty name": ("model.encoder", ""),
     "not a name": ("model.encoder", "__import__('os').system"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vae_exp.tracking.metrics_file import read_row
+from tests.readers import read_metrics, without_times
 
 RUN = (
     "data=digits", "trainer.epochs=2", "tracker=none", "evaluator=[elbo]", "trainer.batch_size=130",
@@ -31,8 +31,7 @@ def torchrun(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
 
 
 def lines(run: Path) -> list[dict[str, float]]:
-    found = [read_row(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
-    return [{key: value for key, value in line.items() if not key.startswith("time/")} for line in found]
+    return [without_times(row) for row in read_metrics(run)]
 
 
 def test_two_processes_train_what_one_would(command, tmp_path):

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.readers import read_result
+
 RUN = ("data=digits", "trainer.epochs=2", "tracker=none", "evaluator=[]", "trainer.device=cpu")
 
 
@@ -15,7 +17,7 @@ def trained(command, tmp_path: Path, name: str, *overrides: str) -> dict[str, An
     """The result of a run, its weights beside it."""
     finished = command("train", *RUN, f"hydra.run.dir={name}", *overrides)
     assert finished.code == 0, finished.err
-    result: dict[str, Any] = json.loads((tmp_path / name / "result.json").read_text())
+    result = read_result(tmp_path / name)
     result["weights"] = torch.load(tmp_path / name / "checkpoints" / "last.pt", weights_only=True)
     return result
 
@@ -116,7 +118,7 @@ def test_a_run_that_diverges_keeps_the_last_good_epoch(command, tmp_path):
     target = "scheduler._target_=torch.optim.lr_scheduler.StepLR"
     finished = command("train", *RUN, "hydra.run.dir=run", "trainer.epochs=5", f"+{target}", *schedule)
     assert finished.code == 1
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    result = read_result(tmp_path / "run")
     assert result["status"] == "diverged"
     assert result["epochs"] == 1
     assert "in epoch 2 (step " in result["error"]

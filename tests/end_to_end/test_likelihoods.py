@@ -5,6 +5,8 @@ from math import log
 
 import pytest
 
+from tests.readers import read_metrics
+
 RUN = (
     "data=digits",
     "trainer.epochs=3",
@@ -21,7 +23,7 @@ def run(command, tmp_path, *overrides: str) -> tuple[list[dict[str, float]], dic
     """The lines of a training and what its evaluation wrote."""
     trained = command("train", *RUN, "hydra.run.dir=run", *overrides)
     assert trained.code == 0, trained.err
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    lines = read_metrics(tmp_path / "run")
     evaluated = command("evaluate", "run=run", "evaluator=[elbo,nll]", "evaluator.nll.num_importance_samples=20")
     assert evaluated.code == 0, evaluated.err
     [written] = (tmp_path / "run" / "evaluation").glob("*.json")

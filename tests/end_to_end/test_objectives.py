@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vae_exp.tracking.metrics_file import read_row
+from tests.readers import read_metrics, without_times
 
 RUN = (
     "data=digits",
@@ -30,15 +30,11 @@ OBJECTIVES = {
 }
 
 
-def lines(run: Path) -> list[dict[str, float]]:
-    return [read_row(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
-
-
 @pytest.mark.parametrize("loss", OBJECTIVES)
 def test_it_trains_and_can_be_evaluated(command, tmp_path: Path, loss: str):
     trained = command("train", *RUN, f"loss={loss}", *OBJECTIVES[loss], "hydra.run.dir=run")
     assert trained.code == 0, trained.err
-    found = lines(tmp_path / "run")
+    found = read_metrics(tmp_path / "run")
     assert found[-1]["train/distortion"] < found[0]["train/distortion"]
     for line in found:
         assert line["val/elbo"] == pytest.approx(-(line["val/distortion"] + line["val/rate"]))
@@ -49,7 +45,7 @@ def test_it_trains_and_can_be_evaluated(command, tmp_path: Path, loss: str):
 def test_a_schedule_from_the_command_line_is_followed_and_logged(command, tmp_path: Path):
     scheduled = ["loss=beta_vae", "+loss/schedule@loss.beta=linear", "loss.beta.over=2", "loss.beta.end=3"]
     assert command("train", *RUN, *scheduled, "hydra.run.dir=run").code == 0
-    found = lines(tmp_path / "run")
+    found = read_metrics(tmp_path / "run")
     assert [line["loss/beta"] for line in found] == [0.0, 1.5, 3.0]
     for line in found:
         now = line["train/distortion"] + line["loss/beta"] * line["train/rate"]
@@ -62,12 +58,10 @@ def test_a_schedule_by_steps_goes_on_to_the_bit_on_resume(command, tmp_path: Pat
     assert command("train", *RUN, *scheduled, "hydra.run.dir=whole").code == 0
     assert command("train", *RUN, *scheduled, "hydra.run.dir=run", "trainer.epochs=1").code == 0
     assert command("train", "resume=run", "trainer.epochs=3").code == 0
-    whole, resumed = lines(tmp_path / "whole"), lines(tmp_path / "run")
+    whole, resumed = read_metrics(tmp_path / "whole"), read_metrics(tmp_path / "run")
     assert 0 < whole[0]["loss/beta"] < whole[1]["loss/beta"] <= 1
     for one, other in zip(whole, resumed, strict=True):
-        assert {key: one[key] for key in one if "time/" not in key} == {
-            key: other[key] for key in other if "time/" not in key
-        }
+        assert without_times(one) == without_times(other)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 """Every prior and posterior through the real commands."""
 
-import json
 import math
 
 import pytest
 
-RUN = ("data=digits", "trainer.epochs=3", "tracker=none", "evaluator=[figures]", "model.latent_dim=3")
+from tests.readers import read_metrics, read_result
+
+RUN = ("data=digits", "trainer.epochs=3", "tracker=none", "evaluator=[]", "model.latent_dim=3")
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def test_it_trains_resumes_and_can_be_evaluated(command, tmp_path, overrides):
     trained = command("train", *RUN, *overrides, "hydra.run.dir=run")
     assert trained.code == 0, trained.err
     assert command("train", "resume=run", "trainer.epochs=4").code == 0
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    lines = read_metrics(tmp_path / "run")
     assert lines[-1]["train/distortion"] < lines[0]["train/distortion"]
     chosen = "evaluator=[elbo,nll,units,aggregate,probe]"
     evaluated = command("evaluate", "run=run", chosen, "evaluator.nll.num_importance_samples=20")
@@ -60,10 +61,10 @@ def test_a_vq_vae_trains_resumes_and_can_be_evaluated(command, tmp_path):
     trained = command("train", *RUN, *vq, "hydra.run.dir=run")
     assert trained.code == 0, trained.err
     assert command("train", "resume=run", "trainer.epochs=4").code == 0
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    lines = read_metrics(tmp_path / "run")
     assert lines[-1]["train/distortion"] < lines[0]["train/distortion"]
     assert lines[-1]["train/rate"] == pytest.approx(16 * math.log(16))
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    result = read_result(tmp_path / "run")
     best = min(lines, key=lambda line: line["val/distortion"])
     assert (result["monitor"], result["best"]["epoch"]) == ("val/distortion", best["epoch"])
     evaluated = command("evaluate", "run=run", "evaluator=[elbo,units,codes,probe]")

@@ -1,9 +1,9 @@
 """Published recipes, a few steps of each on the embedded data."""
 
-import json
-
 import pytest
 import torch
+
+from tests.readers import read_metrics
 
 SHORT = ("data=digits", "data.validation_size=0", "tracker=none", "evaluator=[]", "trainer.epochs=5")
 
@@ -14,7 +14,7 @@ def test_the_recipe_of_burda_and_others_starts_at_the_mean_and_lowers_its_rate_b
 ):
     ended = command("train", *SHORT, f"experiment={experiment}", "loss.num_samples=3", "hydra.run.dir=run")
     assert ended.code == 0, ended.err
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    lines = read_metrics(tmp_path / "run")
     rates = [line["train/learning_rate"] for line in lines]
     expected = [1e-3 * 10 ** (-stage / 7) for stage in (0, 1, 1, 1, 2)]  # stages of 1, 3 and 9 epochs
     assert rates == pytest.approx(expected)

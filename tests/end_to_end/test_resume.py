@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from vae_exp.tracking.metrics_file import read_row
+from tests.readers import read_metrics, read_result, without_times
 
 KILLING = Path(__file__).with_name("killing.py")
 EPOCHS = 8
@@ -45,9 +45,8 @@ def run_jobs(jobs: list[dict[str, Any]], cwd: Path, timeout: float = 280) -> lis
 
 
 def metrics(run: Path) -> list[dict[str, float]]:
-    """The lines of a run, less the times."""
-    lines = [read_row(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
-    return [{key: value for key, value in line.items() if not key.startswith("time/")} for line in lines]
+    """The rows of a run without times."""
+    return [without_times(row) for row in read_metrics(run)]
 
 
 def same(one: Any, other: Any) -> bool:
@@ -68,7 +67,7 @@ def assert_identical(run: Path, whole: Path) -> None:
     for name in ("last", "best"):
         states = [torch.load(each / "checkpoints" / f"{name}.pt", weights_only=True) for each in (run, whole)]
         assert same(*states), name
-    results = [json.loads((each / "result.json").read_text()) for each in (run, whole)]
+    results = [read_result(each) for each in (run, whole)]
     for key in ("status", "epochs", "steps", "best", "stopped_early"):
         assert results[0][key] == results[1][key]
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.pt", "last.pt"]

@@ -1,12 +1,12 @@
 """A resume that cannot be: it says why, and leaves the run as it was."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.readers import read_metrics, read_result
 from vae_exp import load_run
 from vae_exp.model.encoders import MLPEncoder
 from vae_exp.objective.elbo import ELBO
@@ -16,9 +16,9 @@ RUN = ("data=digits", "tracker=none", "evaluator=[]", "trainer.epochs=3", "train
 
 
 @pytest.fixture
-def run(command, tmp_path: Path) -> Path:
-    assert command("train", *RUN, "hydra.run.dir=run").code == 0
-    return tmp_path / "run"
+def run(digits_run: Path, tmp_path: Path) -> Path:
+    """A copy of a run of three epochs."""
+    return Path(shutil.copytree(digits_run, tmp_path / "run"))
 
 
 def content(run: Path) -> dict[str, bytes]:
@@ -37,11 +37,10 @@ def test_a_refused_resume_leaves_every_line(command, run: Path):
 def test_a_resume_from_the_best_checkpoint_makes_it_the_last(command, tmp_path: Path):
     chosen = [*RUN, "trainer.epochs=12", "trainer.monitor=train/rate"]
     assert command("train", *chosen, "hydra.run.dir=run").code == 0
-    best = json.loads((tmp_path / "run" / "result.json").read_text())["best"]["epoch"]
+    best = read_result(tmp_path / "run")["best"]["epoch"]
     assert best < 12
     assert command("train", "resume=run/checkpoints/best.pt").code == 0
-    lines = [json.loads(line)["epoch"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert lines == list(range(1, 13))
+    assert [row["epoch"] for row in read_metrics(tmp_path / "run")] == list(range(1, 13))
 
 
 def test_a_single_flipped_bit_is_found(command, run: Path):
@@ -93,7 +92,7 @@ def test_without_the_last_checkpoint_a_run_goes_on_from_the_best(command, run: P
     assert ended.code == 0
     assert "last.pt is missing; the run goes on from" in (run / "train.log").read_text()
     after = (run / "metrics.jsonl").read_text().splitlines()
-    epoch = json.loads((run / "result.json").read_text())["epochs"]
+    epoch = read_result(run)["epochs"]
     assert epoch == 4
     assert after[:2] == before[:2]  # trained once, not again
 
@@ -123,7 +122,7 @@ def test_what_is_finished_is_said_to_be(command, run: Path):
     ended = command("train", "resume=run")
     assert ended.code == 0
     assert "is already finished: raise trainer.epochs to go further" in (run / "train.log").read_text()
-    seconds = json.loads((run / "result.json").read_text())["seconds"]
+    seconds = read_result(run)["seconds"]
     assert seconds["training"] <= seconds["total"]
 
 

@@ -9,8 +9,9 @@ import yaml
 from filelock import FileLock
 
 from tests.end_to_end.wandb_records import runs
+from tests.readers import read_result, without_times
 
-SHORT = ("data=digits", "trainer.epochs=1", "evaluator.figures.manifold_side=3")
+SHORT = ("data=digits", "trainer.epochs=1", "evaluator=[]", "tracker=none")
 
 
 def table(sweep: Path) -> list[dict[str, str]]:
@@ -19,14 +20,14 @@ def table(sweep: Path) -> list[dict[str, str]]:
 
 
 def metrics(run: Path) -> dict[str, float]:
-    found = json.loads((run / "result.json").read_text())["metrics"]
-    return {key: value for key, value in found.items() if not key.startswith("time/")}
+    return without_times(read_result(run)["metrics"])
 
 
 def test_every_job_has_a_directory_a_wandb_run_and_a_row(command, tmp_path):
     finished = command(
-        "train", "--multirun", *SHORT, "model.latent_dim=2,3", "model.hidden_dims=[20],[30,10]", "sweep.name=mine"
-    )
+        "train", "--multirun", *SHORT, "tracker=offline", "model.latent_dim=2,3", "model.hidden_dims=[20],[30,10]",
+        "sweep.name=mine",
+    )  # fmt: skip
     assert finished.code == 0, finished.err
     sweep = tmp_path / "multirun" / "mine"
     jobs = [path for path in sweep.iterdir() if path.is_dir()]
@@ -39,6 +40,15 @@ def test_every_job_has_a_directory_a_wandb_run_and_a_row(command, tmp_path):
     starts = [r.run for records in runs(tmp_path) for r in records if r.WhichOneof("record_type") == "run"]
     assert len({start.run_id for start in starts}) == 4
     assert {start.run_group for start in starts} == {"mine"}
+    assert {start.job_type for start in starts} == {"sweep"}
+    swept = [
+        json.loads(update.value_json)
+        for start in starts
+        for update in start.config.update
+        if update.key == "swept"
+    ]
+    assert [sorted(values) for values in swept] == [["model.hidden_dims", "model.latent_dim"]] * 4
+    assert sorted(values["model.latent_dim"] for values in swept) == ["2", "2", "3", "3"]
     rows = table(sweep)
     losses = [float(row["val/loss"]) for row in rows]
     assert losses == sorted(losses)
@@ -48,16 +58,14 @@ def test_every_job_has_a_directory_a_wandb_run_and_a_row(command, tmp_path):
 
 
 def test_no_state_is_carried_from_job_to_job(command, tmp_path):
-    command("train", "--multirun", *SHORT, "tracker=none", "model.latent_dim=5,2", "sweep.name=both")
-    command("train", *SHORT, "tracker=none", "model.latent_dim=2", "hydra.run.dir=alone")
+    command("train", "--multirun", *SHORT, "model.latent_dim=5,2", "sweep.name=both")
+    command("train", *SHORT, "model.latent_dim=2", "hydra.run.dir=alone")
     [job] = (tmp_path / "multirun" / "both").glob("*latent_dim-2*")
     assert metrics(job) == metrics(tmp_path / "alone")
 
 
 def test_a_failing_job_costs_no_other_and_is_named(command, tmp_path):
-    finished = command(
-        "train", "--multirun", *SHORT, "tracker=none", "trainer.batch_size=100,5000,60", "sweep.name=mine"
-    )
+    finished = command("train", "--multirun", *SHORT, "trainer.batch_size=100,5000,60", "sweep.name=mine")
     assert finished.code != 0
     rows = {row["trainer.batch_size"]: row for row in table(tmp_path / "multirun" / "mine")}
     assert [rows[size]["status"] for size in ("100", "60", "5000")] == ["completed", "completed", "failed"]
@@ -72,7 +80,7 @@ def test_a_crash_in_a_job_leaves_its_traceback_in_the_jobs_log(command, tmp_path
 
     monkeypatch.setattr("vae_exp.runs.training.seed_everything", fail)
     with pytest.raises(ZeroDivisionError):
-        command("train", "--multirun", *SHORT, "tracker=none", "seed=0,1", "sweep.name=mine")
+        command("train", "--multirun", *SHORT, "seed=0,1", "sweep.name=mine")
     logs = list((tmp_path / "multirun" / "mine").glob("*/train.log"))
     assert len(logs) == 2
     assert all("ZeroDivisionError: of the program" in log.read_text() for log in logs)
@@ -88,7 +96,7 @@ def test_an_error_of_a_users_source_in_a_job_is_one_message_with_the_traceback_i
         raise ZeroDivisionError("of the data source")
 
     monkeypatch.setattr(DigitsSource, "train", train)
-    finished = command("train", "--multirun", *SHORT, "tracker=none", "seed=0,1", "sweep.name=mine")
+    finished = command("train", "--multirun", *SHORT, "seed=0,1", "sweep.name=mine")
     assert finished.code == 1
     assert "data.source (DigitsSource) fails: ZeroDivisionError: of the data source" in finished.err
     assert "Traceback" not in finished.err
@@ -103,7 +111,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 def test_the_same_sweep_again_does_nothing_and_more_values_only_what_is_new(command, tmp_path):
-    arguments = ("train", "--multirun", *SHORT, "tracker=none", "sweep.name=mine")
+    arguments = ("train", "--multirun", *SHORT, "sweep.name=mine")
     assert command(*arguments, "model.latent_dim=2,3").code == 0
     sweep = tmp_path / "multirun" / "mine"
     before = contents(sweep)
@@ -117,15 +125,15 @@ def test_the_same_sweep_again_does_nothing_and_more_values_only_what_is_new(comm
 
 
 def test_a_job_is_known_by_its_config_in_whatever_words(command, tmp_path):
-    assert command("train", "--multirun", *SHORT, "tracker=none", "sweep.name=mine", "optimizer.lr=1e-3").code == 0
+    assert command("train", "--multirun", *SHORT, "sweep.name=mine", "optimizer.lr=1e-3").code == 0
     before = contents(tmp_path / "multirun" / "mine")
-    words = ("sweep.name=mine", "optimizer.lr=0.001", "seed=0", "tracker=none")
+    words = ("sweep.name=mine", "optimizer.lr=0.001", "seed=0")
     assert command("train", "--multirun", *words, *SHORT).code == 0
     assert contents(tmp_path / "multirun" / "mine").keys() == before.keys()
 
 
 def test_force_runs_all_anew_and_sets_aside_what_was_there(command, tmp_path):
-    arguments = ("train", "--multirun", *SHORT, "tracker=none", "seed=0,1", "sweep.name=mine")
+    arguments = ("train", "--multirun", *SHORT, "seed=0,1", "sweep.name=mine")
     assert command(*arguments).code == 0
     sweep = tmp_path / "multirun" / "mine"
     before = {path.parent.name: path.read_bytes() for path in sweep.glob("*/result.json")}
@@ -147,7 +155,7 @@ def test_an_unknown_key_is_refused_before_any_job(command, tmp_path):
 def test_the_worked_example_sweeps_latent_size_and_width(command, tmp_path):
     finished = command(
         "train", "experiment=latent_sweep", "data=digits", "trainer.epochs=1", "tracker=none",
-        "sweep.name=example", "evaluator.figures.every=5",
+        "sweep.name=example", "evaluator=[]",
     )  # fmt: skip
     assert finished.code == 0, finished.err
     rows = table(tmp_path / "multirun" / "example")
@@ -158,9 +166,7 @@ def test_the_worked_example_sweeps_latent_size_and_width(command, tmp_path):
 
 
 def test_jobs_with_other_losses_are_compared_by_their_elbo(command, tmp_path):
-    finished = command(
-        "train", "--multirun", *SHORT, "tracker=none", "loss=beta_vae", "loss.beta=8,1,0.01", "sweep.name=mine"
-    )
+    finished = command("train", "--multirun", *SHORT, "loss=beta_vae", "loss.beta=8,1,0.01", "sweep.name=mine")
     assert "best val/elbo first" in finished.out
     rows = table(tmp_path / "multirun" / "mine")
     elbos = [float(row["val/elbo"]) for row in rows]
@@ -194,7 +200,7 @@ def test_a_launcher_that_is_not_installed_names_its_packages(command, monkeypatc
 
 
 def test_a_corrupt_result_is_not_taken_for_a_finished_job(command, tmp_path):
-    arguments = ("train", "--multirun", *SHORT, "tracker=none", "seed=0,1", "sweep.name=mine")
+    arguments = ("train", "--multirun", *SHORT, "seed=0,1", "sweep.name=mine")
     assert command(*arguments).code == 0
     victim = sorted((tmp_path / "multirun" / "mine").glob("*/result.json"))[0]
     whole = metrics(victim.parent)
@@ -204,7 +210,7 @@ def test_a_corrupt_result_is_not_taken_for_a_finished_job(command, tmp_path):
 
 
 def test_a_job_that_another_process_is_at_is_left_to_it(command, tmp_path):
-    arguments = ("train", "--multirun", *SHORT, "tracker=none", "seed=0,1", "sweep.name=mine")
+    arguments = ("train", "--multirun", *SHORT, "seed=0,1", "sweep.name=mine")
     assert command(*arguments).code == 0
     [job] = (tmp_path / "multirun" / "mine").glob("*seed-0*")
     (job / "result.json").unlink()
@@ -214,17 +220,3 @@ def test_a_job_that_another_process_is_at_is_left_to_it(command, tmp_path):
     assert "Left to the process that is at it" in finished.err
     assert {row["seed"]: row["status"] for row in table(tmp_path / "multirun" / "mine")}["1"] == "completed"
     assert not (job / "result.json").exists()
-
-
-def test_wandb_knows_what_was_swept(command, tmp_path):
-    assert command("train", "--multirun", *SHORT, "model.latent_dim=2,3", "sweep.name=mine").code == 0
-    started = [r.run for records in runs(tmp_path) for r in records if r.WhichOneof("record_type") == "run"]
-    assert {start.job_type for start in started} == {"sweep"}
-    swept = [
-        json.loads(update.value_json)
-        for start in started
-        for update in start.config.update
-        if update.key == "swept"
-    ]
-    assert sorted(each["model.latent_dim"] for each in swept) == ["2", "3"]
-    assert all(set(each) == {"model.latent_dim"} for each in swept)

@@ -1,29 +1,20 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from tests.end_to_end.wandb_records import runs
+from tests.readers import only_run, read_metrics, read_result, without_times
 from vae_exp.data.digits import DigitsSource
-from vae_exp.tracking.metrics_file import read_row
 
-SHORT = ("data=digits", "trainer.epochs=2", "evaluator.figures.manifold_side=3")
-
-
-def only_run(folder: Path) -> Path:
-    [run] = folder.glob("outputs/*/*")
-    return run
-
-
-def lines(run: Path) -> list[dict]:
-    return [read_row(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
+DRAWING = ("data=digits", "trainer.epochs=2", "evaluator.figures.manifold_side=3")
+SHORT = ("data=digits", "trainer.epochs=2", "evaluator=[]", "tracker=none")
 
 
 def test_a_run_leaves_all_that_the_readme_promises(process, tmp_path):
-    finished = process("train", *SHORT)
+    finished = process("train", *DRAWING)
     assert finished.code == 0, finished.err
     run = only_run(tmp_path)
     left = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
@@ -33,18 +24,18 @@ def test_a_run_leaves_all_that_the_readme_promises(process, tmp_path):
         "checkpoints/last.pt", "metrics.jsonl", "result.json", "train.log",
         *(f"figures/{name}.png" for name in figures),
     }  # fmt: skip
-    result = json.loads((run / "result.json").read_text())
+    result = read_result(run)
     assert result["status"] == "completed"
     assert (result["epochs"], result["steps"]) == (2, 24)
-    assert result["metrics"]["val/loss"] == lines(run)[-1]["val/loss"]
-    assert result["best"]["value"] == min(line["val/loss"] for line in lines(run))
+    assert result["metrics"]["val/loss"] == read_metrics(run)[-1]["val/loss"]
+    assert result["best"]["value"] == min(line["val/loss"] for line in read_metrics(run))
     assert "Epoch 2/2: train/loss " in finished.out
     assert f"Run directory: {run.relative_to(tmp_path)}\n" in finished.out
     assert "Epoch 2/2: " in (run / "train.log").read_text()
 
 
 def test_wandb_has_config_metrics_by_step_figures_and_an_end(command, tmp_path):
-    assert command("train", *SHORT, "tracker.tags=[a,b]").code == 0
+    assert command("train", *DRAWING, "tracker.tags=[a,b]").code == 0
     [records] = runs(tmp_path)
     [start] = [record.run for record in records if record.WhichOneof("record_type") == "run"]
     assert (start.project, start.run_group, list(start.tags)) == ("vae_exp", "", ["a", "b"])
@@ -57,7 +48,7 @@ def test_wandb_has_config_metrics_by_step_figures_and_an_end(command, tmp_path):
         each.step.num: {item.key or ".".join(item.nested_key): item.value_json for item in each.item}
         for each in history
     }
-    written = lines(only_run(tmp_path))
+    written = read_metrics(only_run(tmp_path))
     assert sorted(by_step) == [12, 24]
     for line in written:
         assert float(by_step[line["step"]]["val/elbo"]) == pytest.approx(line["val/elbo"])
@@ -68,12 +59,8 @@ def test_wandb_has_config_metrics_by_step_figures_and_an_end(command, tmp_path):
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(command, tmp_path):
     def metrics(name: str, seed: int) -> list[dict]:
-        arguments = (*SHORT, "tracker=none", f"seed={seed}", f"hydra.run.dir={name}")
-        assert command("train", *arguments).code == 0
-        return [
-            {key: value for key, value in line.items() if not key.startswith("time/")}
-            for line in lines(tmp_path / name)
-        ]
+        assert command("train", *SHORT, f"seed={seed}", f"hydra.run.dir={name}").code == 0
+        return [without_times(line) for line in read_metrics(tmp_path / name)]
 
     first = metrics("first", 3)
     assert metrics("again", 3) == first
@@ -81,22 +68,22 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(command, t
 
 
 def test_the_printed_sum_is_that_of_a_batch(command, tmp_path):
-    finished = command("train", *SHORT, "tracker=none", "trainer.print_batch_sum=true")
-    [run] = tmp_path.glob("outputs/*/*")
+    finished = command("train", *SHORT, "trainer.print_batch_sum=true")
+    run = only_run(tmp_path)
     printed = float(finished.out.split("Epoch [1 / 2] average reconstruction error: ")[1].split()[0])
-    assert printed == pytest.approx(100 * lines(run)[0]["train/loss"], rel=1e-6)
+    assert printed == pytest.approx(100 * read_metrics(run)[0]["train/loss"], rel=1e-6)
 
 
 def test_training_never_opens_the_test_images(command, monkeypatch):
     monkeypatch.setattr(DigitsSource, "test", lambda self: pytest.fail("test images were opened"))
-    assert command("train", *SHORT, "tracker=none").code == 0
+    assert command("train", *SHORT).code == 0
 
 
 def test_a_lost_tracker_does_not_cost_the_run(command, tmp_path):
     (tmp_path / "blocked").write_text("a file where a folder should be")
-    finished = command("train", *SHORT, "tracker.root=blocked")
+    finished = command("train", *DRAWING, "evaluator=[]", "tracker.root=blocked")
     assert finished.code == 0
-    result = json.loads((only_run(tmp_path) / "result.json").read_text())
+    result = read_result(only_run(tmp_path))
     assert result["status"] == "completed"
     assert "could not start" in result["wandb"]["error"]
     assert [each["name"] for each in result["warnings"]] == ["tracker_lost"]
@@ -105,53 +92,45 @@ def test_a_lost_tracker_does_not_cost_the_run(command, tmp_path):
 
 
 def test_a_collapse_is_kept_in_the_result(command, tmp_path):
-    finished = command(
-        "train",
-        "data=digits",
-        "loss=beta_vae",
-        "loss.beta=1000",
-        "trainer.epochs=8",
-        "tracker=none",
-        "evaluator=[]",
-    )
-    [warning] = json.loads((only_run(tmp_path) / "result.json").read_text())["warnings"]
+    finished = command("train", *SHORT, "loss=beta_vae", "loss.beta=1000", "trainer.epochs=8")
+    [warning] = read_result(only_run(tmp_path))["warnings"]
     assert warning["name"] == "posterior_collapse"
     assert finished.out.count("osterior collapse") == 2  # when it is found, and at the end
     assert f"Warning, posterior collapse in epoch {warning['epoch']}: {warning['message']}" in finished.out
 
 
 def test_a_directory_that_holds_a_run_is_left_as_it_is(command, tmp_path):
-    assert command("train", *SHORT, "tracker=none", "hydra.run.dir=run").code == 0
+    assert command("train", *SHORT, "hydra.run.dir=run").code == 0
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    again = command("train", *SHORT, "tracker=none", "hydra.run.dir=run", "seed=5")
+    again = command("train", *SHORT, "hydra.run.dir=run", "seed=5")
     assert again.code == 1
     assert "already holds a run" in again.err
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
 def test_divergence_is_a_status_of_its_own(command, tmp_path):
-    finished = command("train", *SHORT, "tracker=none", "optimizer=sgd", "optimizer.lr=1e9", "hydra.run.dir=run")
+    finished = command("train", *SHORT, "optimizer=sgd", "optimizer.lr=1e9", "hydra.run.dir=run")
     assert finished.code == 1
     assert "training diverged" in finished.err
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    result = read_result(tmp_path / "run")
     assert result["status"] == "diverged"
 
 
 def test_early_stopping_and_schedules_are_options(command, tmp_path):
     options = ("trainer.epochs=30", "trainer.early_stopping.patience=2", "trainer.early_stopping.min_delta=5")
-    finished = command("train", "data=digits", *options, "scheduler=cosine", "tracker=none", "hydra.run.dir=run")
+    finished = command("train", *SHORT, *options, "scheduler=cosine", "hydra.run.dir=run")
     assert finished.code == 0, finished.err
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    result = read_result(tmp_path / "run")
     assert result["stopped_early"]
     assert result["epochs"] < 30
-    rates = [line["train/learning_rate"] for line in lines(tmp_path / "run")]
+    rates = [line["train/learning_rate"] for line in read_metrics(tmp_path / "run")]
     assert rates[0] == 1e-3
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] < rates[0]
 
 
 def test_the_convolutional_net_trains(command, tmp_path):
-    finished = command("train", *SHORT, "model=conv", "model.latent_dim=3", "tracker=none", "hydra.run.dir=run")
+    finished = command("train", *DRAWING, "model=conv", "model.latent_dim=3", "tracker=none", "hydra.run.dir=run")
     assert finished.code == 0, finished.err
     assert (tmp_path / "run" / "figures" / "traversals.png").exists()
 
@@ -175,10 +154,10 @@ def test_the_first_epoch_on_mnist_matches_the_blog_post(command, mnist_root, tmp
     """The blog post prints 18439.41 after one epoch."""
     finished = command(
         "train", "experiment=minimalist_vae", "trainer.epochs=1", f"data.root={mnist_root}", "tracker=none",
-        "evaluator.figures.every=5", "hydra.run.dir=run",
+        "evaluator=[]", "hydra.run.dir=run",
     )  # fmt: skip
     assert finished.code == 0, finished.err
-    [line] = lines(tmp_path / "run")
+    [line] = read_metrics(tmp_path / "run")
     assert 100 * line["train/loss"] == pytest.approx(18439.41, rel=0.02)
     state = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
     assert state["step"] == 600
@@ -192,6 +171,6 @@ def test_ten_epochs_on_mnist_match_the_blog_post(command, mnist_root, tmp_path):
         "hydra.run.dir=run",
     )  # fmt: skip
     assert finished.code == 0, finished.err
-    ours = [100 * line["train/loss"] for line in lines(tmp_path / "run")]
+    ours = [100 * line["train/loss"] for line in read_metrics(tmp_path / "run")]
     assert ours == pytest.approx(seed, rel=0.02)
     assert ours[-1] == pytest.approx(seed[-1], rel=0.015)
