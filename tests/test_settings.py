@@ -27,6 +27,21 @@ REFUSED = {
     "~model.encoder._target_": r"model\.encoder\._target_ is missing",
     "~loss._target_": r"loss\._target_ is missing",
     "model.latent_dim=???": r"model\.latent_dim",
+    "model.hidden_dims=500": r"model\.hidden_dims",
+    "seed=99999999999999999999": r"seed=99999999999999999999 .*2\*\*63",
+    "data=dsprites": r"data\.path is missing; name the \.npz file",
+    "trainer.step=fast": r"trainer\.step=fast must be one of auto, eager, graph, compile",
+    "trainer.precision=fp16": r"trainer\.precision=fp16 must be one of fp32, tf32, bf16",
+    "trainer.gradient_clip=0": r"trainer\.gradient_clip=0\.0 must be greater than 0",
+    "trainer.gradient_clip=nan": r"trainer\.gradient_clip=nan must be greater than 0",
+    "trainer.ema_decay=1": r"trainer\.ema_decay=1\.0 must be at least 0 and below 1",
+    "trainer.threads=0": r"trainer\.threads=0 must be auto, null \(torch's own\) or at least 1",
+    "trainer.threads=all": r"trainer\.threads=all must be auto, null \(torch's own\) or at least 1",
+    "trainer.distributed=fsdp": r"trainer\.distributed=fsdp must be one of none, ddp",
+    "data.resident=maybe": r"data\.resident=maybe must be one of auto, True, False",
+    "data.binarization=static": r"data\.binarization=static must be one of none, dynamic, fixed",
+    "checkpoint.every.epochs=0": r"checkpoint\.every\.epochs=0 must be at least 1",
+    "checkpoint.every.seconds=-1": r"checkpoint\.every\.seconds=-1\.0 must be at least 0",
 }
 
 

@@ -3,7 +3,6 @@
 import importlib
 import inspect
 import io
-import json
 import os
 import pkgutil
 import re
@@ -21,6 +20,7 @@ import yaml
 from torch import nn
 
 import vae_exp
+from tests.readers import read_result
 from vae_exp.configuration import stored_files, target_allowlist
 from vae_exp.errors import UserError
 from vae_exp.sweep import __main__ as sweep_command
@@ -283,7 +283,7 @@ def test_resume_reads_a_features_file_that_the_caller_trusts(copied_run: Path, c
     change(copied_run, **fid(copied_run / "features.pt2"))
     finished = command("train", f"resume={copied_run}", "trainer.epochs=4", "trust=[features]")
     assert finished.code == 0, finished.err
-    assert "val/fid" in json.loads((copied_run / "result.json").read_text())["metrics"]
+    assert "val/fid" in read_result(copied_run)["metrics"]
 
 
 FILES = {

@@ -128,28 +128,16 @@ def test_a_run_that_diverges_keeps_the_last_good_epoch(command, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "reason"),
     [
         ("trainer.step=graph", "trainer.step=graph needs a CUDA device, not cpu; use auto, eager or compile"),
-        ("trainer.step=fast", "trainer.step=fast must be one of auto, eager, graph, compile"),
         ("trainer.precision=tf32", "trainer.precision=tf32 needs a CUDA device"),
-        ("trainer.precision=fp16", "trainer.precision=fp16 must be one of fp32, tf32, bf16"),
-        ("trainer.gradient_clip=0", "trainer.gradient_clip=0.0 must be greater than 0"),
-        ("trainer.gradient_clip=nan", "trainer.gradient_clip=nan must be greater than 0"),
-        ("trainer.ema_decay=1", "trainer.ema_decay=1.0 must be at least 0 and below 1"),
-        ("trainer.threads=0", "trainer.threads=0 must be auto, null (torch's own) or at least 1"),
-        ("trainer.threads=all", "trainer.threads=all must be auto, null (torch's own) or at least 1"),
-        ("trainer.distributed=fsdp", "trainer.distributed=fsdp must be one of none, ddp"),
-        ("data.resident=maybe", "data.resident=maybe must be one of auto, True, False"),
-        ("data.binarization=static", "data.binarization=static must be one of none, dynamic, fixed"),
-        ("checkpoint.every.epochs=0", "checkpoint.every.epochs=0 must be at least 1"),
-        ("checkpoint.every.seconds=-1", "checkpoint.every.seconds=-1.0 must be at least 0"),
     ],
 )
-def test_what_cannot_be_is_refused(command, tmp_path, override: str, said: str):
+def test_what_the_device_cannot_do_is_refused(command, tmp_path, override: str, reason: str):
     refused = command("train", *RUN, "hydra.run.dir=run", override)
     assert refused.code == 1
-    assert said in refused.err
+    assert reason in refused.err
     assert len(refused.err.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
 

@@ -1,6 +1,5 @@
 """docs/extending.md, done exactly as it says: its files are written, its commands run, in its order."""
 
-import json
 import os
 import re
 import shlex
@@ -14,6 +13,7 @@ import torch
 
 from tests.builders import SHAPE, bernoulli_vae
 from tests.conftest import CHECKOUT
+from tests.readers import read_result
 
 PAGE = (CHECKOUT / "docs" / "extending.md").read_text()
 SECTIONS = ("An encoder", "A likelihood", "A loss", "A data set", "An evaluator")
@@ -75,12 +75,12 @@ def test_the_page_has_what_it_promises():
 def test_a_part_of_ones_own_trains_as_the_page_says(package: Path, title: str):
     told = [run(command, package) for command in commands(section(title))]
     [run_directory, *_] = [word.partition("=")[2] for word in commands(section(title))[0] if "run.dir=" in word]
-    result = json.loads((package / run_directory / "result.json").read_text())
+    result = read_result(package / run_directory)
     assert result["status"] == "completed"
     assert result["epochs"] == 2
     if title == "An evaluator":
         assert "test/sharpness" in told[1]
-        resumed = json.loads((package / "runs" / "all" / "result.json").read_text())
+        resumed = read_result(package / "runs" / "all")
         assert resumed["epochs"] == 3
         assert "val/sharpness" in resumed["metrics"]
 

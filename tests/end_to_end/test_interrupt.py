@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import start
 from tests.end_to_end.wandb_records import runs
+from tests.readers import read_result
 from vae_exp import load_run
 
 LONG = ("data=digits", "trainer.epochs=100000", "model.hidden_dims=[8]")
@@ -29,7 +30,7 @@ def test_a_signal_ends_the_run_in_order(number, code, tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert "Traceback" not in err
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    result = read_result(tmp_path / "run")
     assert result["status"] == "interrupted"
     assert result["epochs"] >= 3
     run = load_run(tmp_path / "run", checkpoint="last")

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from tests.conftest import start
+from tests.readers import read_result
 
 SHORT = ("data=digits", "trainer.epochs=2", "tracker=none", "evaluator=[elbo]", "model.hidden_dims=[8]")
 
@@ -23,7 +24,7 @@ def test_of_two_runs_that_start_together_one_is_refused_and_the_other_whole(tmp_
     winner = (8, 16)[[code for _, code in ended].index(0)]
     stored = yaml.safe_load((tmp_path / "same" / ".hydra" / "config.yaml").read_text())
     assert stored["model"]["hidden_dims"] == [winner]
-    assert json.loads((tmp_path / "same" / "result.json").read_text())["status"] == "completed"
+    assert read_result(tmp_path / "same")["status"] == "completed"
 
 
 @pytest.mark.parametrize("trace", [".hydra/config.yaml", "checkpoints/last.pt", "train.log", "figures/mine.png"])
@@ -94,6 +95,6 @@ def test_a_standard_output_that_fails_does_not_cost_the_run(shell, tmp_path):
     finished = subprocess.run(
         ["bash", "-c", shell.format(line)], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
     )
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "completed"
+    assert read_result(tmp_path / "run")["status"] == "completed"
     assert "Traceback" not in finished.stderr
     assert Path(tmp_path / "run" / "train.log").read_text().count("Epoch ") == 2

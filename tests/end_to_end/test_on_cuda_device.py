@@ -1,6 +1,5 @@
 """Whole runs on a real CUDA device: torchrun, the pool, every evaluator with deterministic kernels."""
 
-import json
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 import vae_exp
+from tests.readers import read_result
 from vae_exp.evaluation.nll import NLLEvaluator
 from vae_exp.evaluation.quadrature import QuadratureEvaluator
 
@@ -20,7 +20,7 @@ RUN = ("data=digits", "trainer.epochs=2", "tracker=none", "evaluator=[elbo]", "t
 
 
 def _result(run: Path) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads((run / "result.json").read_text())
+    result = read_result(run)
     assert result["status"] == "completed", result
     assert "cuda:" in result["device"], result["device"]
     return result

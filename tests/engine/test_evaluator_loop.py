@@ -8,113 +8,76 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from tests.builders import CPU, RecordingEvaluator, grey_images, small_vae
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.evaluator_loop import EvaluatorLoop, run_evaluator, save_figures
 from vae_exp.engine.seeding import make_generator
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import Interrupted, MemoryExhaustedError, UserError
-from vae_exp.model.decoders import MLPDecoder
-from vae_exp.model.encoders import MLPEncoder
-from vae_exp.model.priors import StandardNormalPrior
 from vae_exp.model.vae import VAE
 
-IMAGES = ImageSet(torch.zeros(2, 1, 2, 2), None, 1)
+IMAGES = grey_images(2)
 
 
-class _Yields:
-    """An evaluator that yields these, and remembers how it was called."""
-
-    every = 0
-
-    def __init__(self, **results: Any) -> None:
-        self._results = results
-        self.seen: dict[str, Any] = {}
-
-    def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, Any]]:
-        draw = torch.rand((), generator=generator).item()
-        self.seen = {
-            "training": vae.training,
-            "gradients": torch.is_grad_enabled(),
-            "images": images,
-            "draw": draw,
-        }
-        yield from self._results.items()
-
-
-@pytest.fixture
-def vae() -> VAE:
-    torch.manual_seed(0)
-    return VAE(
-        MLPEncoder([1, 2, 2], 2, [3], "tanh"), MLPDecoder([1, 2, 2], 2, [3], "tanh"), StandardNormalPrior(2)
-    )
-
-
-def test_numbers_and_figures_are_told_apart(vae: VAE):
+def test_numbers_figures_and_lists_are_separated():
     figure = Figure()
-    yields = _Yields(elbo=-1.5, count=3, samples=figure, rates=[1, torch.tensor(2.0)])
-    numbers, figures, lists = run_evaluator("mine", yields, vae, IMAGES, seed=0)
-    assert numbers == {"elbo": -1.5, "count": 3.0}
-    assert figures == {"samples": figure}
-    assert lists == {"rates": [1.0, 2.0]}
+    results = {"elbo": -1.5, "count": 3, "samples": figure, "rates": [1, torch.tensor(2.0)], "numpy": np.int64(2)}
+    output = run_evaluator("mine", RecordingEvaluator(results=results), small_vae(), IMAGES, seed=0)
+    assert output.numbers == {"elbo": -1.5, "count": 3.0, "numpy": 2.0}
+    assert {type(number) for number in output.numbers.values()} == {float}
+    assert output.figures == {"samples": figure}
+    assert output.lists == {"rates": [1.0, 2.0]}
 
 
-@pytest.mark.parametrize("value", [torch.tensor(2.0), np.float32(2.0), np.int64(2)], ids=repr)
-def test_numbers_of_torch_and_numpy_become_floats(vae: VAE, value: Any):
-    [number] = run_evaluator("mine", _Yields(score=value), vae, IMAGES, seed=0)[0].values()
-    assert (type(number), number) == (float, 2.0)
+def test_the_model_is_at_evaluation_and_builds_no_graph():
+    class Looks(RecordingEvaluator):
+        def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, Any]]:
+            yield from {
+                "training": vae.training,
+                "gradients": torch.is_grad_enabled(),
+                "same": images is IMAGES,
+            }.items()
+
+    assert run_evaluator("mine", Looks(), small_vae().train(), IMAGES, seed=0).numbers == {
+        "training": False,
+        "gradients": False,
+        "same": True,
+    }
 
 
-def test_the_model_is_at_evaluation_and_builds_no_graph(vae: VAE):
-    evaluator = _Yields()
-    run_evaluator("mine", evaluator, vae.train(), IMAGES, seed=0)
-    assert (evaluator.seen["training"], evaluator.seen["gradients"]) == (False, False)
-    assert evaluator.seen["images"] is IMAGES
-
-
-def test_the_noise_is_that_of_evaluation_and_follows_from_the_seed(vae: VAE):
-    draws = []
+def test_the_noise_is_that_of_evaluation_and_follows_from_the_seed():
+    evaluator = RecordingEvaluator()
     for seed in (3, 3, 4):
-        evaluator = _Yields()
-        run_evaluator("mine", evaluator, vae, IMAGES, seed)
-        draws.append(evaluator.seen["draw"])
-    expected = torch.rand((), generator=make_generator(3, "evaluation", torch.device("cpu"))).item()
-    assert draws[0] == draws[1] == expected
-    assert draws[2] != expected
+        run_evaluator("mine", evaluator, small_vae(), IMAGES, seed)
+    expected = torch.rand((), generator=make_generator(3, "evaluation", CPU)).item()
+    assert evaluator.draws[0] == evaluator.draws[1] == expected
+    assert evaluator.draws[2] != expected
 
 
-class _Fails(_Yields):
-    """An evaluator that raises."""
+class _Returns:
+    """An evaluator that returns an object, or raises it."""
 
-    def __init__(self, error: Exception) -> None:
-        self.error = error
+    def __init__(self, result: Any) -> None:
+        self._result = result
 
-    def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, Any]]:
-        yield "elbo", 1.0
-        raise self.error
+    def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Any:
+        if isinstance(self._result, Exception):
+            raise self._result
+        return self._result
 
 
-class _OtherSignature(_Yields):
-    """An evaluator whose `run` takes something else."""
+class _OtherSignature(_Returns):
+    """An evaluator whose `run` takes other arguments."""
 
     def run(self, vae: VAE) -> list[Any]:
         return []
 
 
-class _Returns(_Yields):
-    """An evaluator that returns this instead of pairs."""
-
-    def __init__(self, results: Any) -> None:
-        self._results = results
-
-    def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Any:
-        return self._results
-
-
 @pytest.mark.parametrize(
-    ("evaluator", "told"),
+    ("evaluator", "reason"),
     [
-        (_Fails(IndexError("out of range")), "fails: IndexError: out of range"),
-        (_OtherSignature(), r"fails: TypeError: .*takes 2 positional arguments but 4 were given"),
+        (_Returns(IndexError("out of range")), "fails: IndexError: out of range"),
+        (_OtherSignature([]), r"fails: TypeError: .*takes 2 positional arguments but 4 were given"),
         (_Returns(None), "fails: TypeError: 'NoneType' object is not iterable"),
         (_Returns([1.0]), r"yields 1\.0; expected pairs of a name and a value"),
         (_Returns(["ab"]), "yields 'ab'; expected pairs of a name and a value"),
@@ -136,51 +99,48 @@ class _Returns(_Yields):
         (_Returns([("a\\b", Figure())]), "yields a figure called 'a"),
     ],
 )
-def test_what_an_evaluator_does_wrong_is_told_with_its_key_and_class(vae: VAE, evaluator: Any, told: str):
+def test_a_faulty_evaluator_is_named_with_its_key_and_class(evaluator: Any, reason: str):
     prefix = rf"evaluator\.mine \(.*test_evaluator_loop\.{type(evaluator).__name__}\) "
-    with pytest.raises(UserError, match=prefix + told):
-        run_evaluator("mine", evaluator, vae, IMAGES, seed=0)
+    with pytest.raises(UserError, match=prefix + reason):
+        run_evaluator("mine", evaluator, small_vae(), IMAGES, seed=0)
 
 
-@pytest.mark.parametrize("error", [UserError("mend it"), Interrupted(2)])
-def test_errors_of_ours_pass_through_an_evaluator(vae: VAE, error: Exception):
+@pytest.mark.parametrize("error", [UserError("a reason"), Interrupted(2)])
+def test_errors_of_the_package_pass_through(error: Exception):
     with pytest.raises(type(error)) as caught:
-        run_evaluator("mine", _Fails(error), vae, IMAGES, seed=0)
+        run_evaluator("mine", _Returns(error), small_vae(), IMAGES, seed=0)
     assert caught.value is error
 
 
-def test_an_evaluator_without_memory_is_named_and_not_the_batch_size(vae: VAE):
-    with pytest.raises(MemoryExhaustedError, match=r"ran out of memory.* in evaluator\.mine; reduce") as caught:
-        run_evaluator("mine", _Fails(MemoryError()), vae, IMAGES, seed=0)
+def test_an_evaluator_without_memory_is_named_and_not_the_batch_size():
+    with pytest.raises(MemoryExhaustedError, match=r"ran out of memory.* in evaluator\.mine; let it") as caught:
+        run_evaluator("mine", _Returns(MemoryError()), small_vae(), IMAGES, seed=0)
     assert "trainer.batch_size" not in str(caught.value)
 
 
-def evaluations(tmp_path: Path, vae: VAE, **evaluators: Any) -> EvaluatorLoop:
-    return EvaluatorLoop(
-        evaluators, vae, train=IMAGES, val=IMAGES.first(0), seed=0, figures=tmp_path / "figures", trackers=[]
-    )
+def make_loop(tmp_path: Path, **evaluators: RecordingEvaluator) -> EvaluatorLoop:
+    none = IMAGES.first(0)
+    return EvaluatorLoop(evaluators, small_vae(), train=IMAGES, val=none, seed=0, figures=tmp_path, trackers=[])
 
 
-def test_numbers_that_are_none_are_told_once(vae: VAE, tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    each = evaluations(tmp_path, vae, mine=_Yields(a=float("nan"), b=1.0, c=float("inf")), other=_Yields(a=1.0))
+def test_metrics_that_are_not_finite_are_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    bad = RecordingEvaluator(results={"a": float("nan"), "b": 1.0, "c": float("inf")})
+    loop = make_loop(tmp_path, mine=bad, other=RecordingEvaluator(results={"a": 1.0}))
     with caplog.at_level(logging.WARNING), GracefulShutdown() as guard:
         for _ in range(3):
-            each.run(["mine", "other"], 1, guard)
-    assert sorted(record.getMessage() for record in caplog.records) == [
+            loop.run(["mine", "other"], 1, guard)
+    assert [record.getMessage() for record in caplog.records] == [
         "evaluator.mine.a is not finite: nan.",
         "evaluator.mine.c is not finite: inf.",
     ]
 
 
-def test_evaluators_that_wait_for_the_end_are_announced(
-    vae: VAE, tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
-    often = _Yields(b=2.0)
-    often.every = 1
-    each = evaluations(tmp_path, vae, mine=_Yields(a=1.0), often=often)
+def test_evaluators_of_the_end_are_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    loop = make_loop(tmp_path, end=RecordingEvaluator(0, {"a": 1.0}), often=RecordingEvaluator(1, {"b": 2.0}))
+    assert (loop.due_at_epoch(1), loop.due_at_end()) == (["often"], ["end"])
     with caplog.at_level(logging.INFO), GracefulShutdown() as guard:
-        assert each.run(["mine", "often"], 1, guard) == {"train/a": 1.0, "train/b": 2.0}
-    assert [record.getMessage() for record in caplog.records] == ["Evaluating mine …"]
+        assert loop.run(["end", "often"], 1, guard) == {"train/a": 1.0, "train/b": 2.0}
+    assert [record.getMessage() for record in caplog.records] == ["Evaluating end …"]
 
 
 def test_figures_are_written_by_name(tmp_path: Path):

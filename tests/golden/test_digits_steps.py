@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.readers import read_metrics
+
 GOLDEN = Path(__file__).with_name("digits_twenty_steps.json")
 
 
@@ -14,7 +16,7 @@ def test_twenty_steps_on_the_digits_are_the_golden_ones(command, tmp_path):
         "trainer.device=cpu", "evaluator.figures.every=5",
     )  # fmt: skip
     assert finished.code == 0, finished.err
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    lines = read_metrics(tmp_path / "run")
     assert lines[-1]["step"] == 20
     golden = json.loads(GOLDEN.read_text())
     assert len(golden) == len(lines) == 2

@@ -11,6 +11,7 @@ import yaml
 from filelock import FileLock
 from pyarrow import parquet
 
+from tests.readers import read_result
 from tests.sweep.sweeps import make_job, make_sweep
 from vae_exp.sweep.__main__ import main
 from vae_exp.sweep.manifest import record
@@ -46,7 +47,7 @@ def test_a_grouped_summary_is_written_as_it_is_shown(command, tmp_path: Path):
 def test_status_summary_and_best_mark_jobs_with_warnings(command, tmp_path: Path):
     for seed in (0, 1):
         job = make_job(tmp_path, ["loss.beta=4", f"seed={seed}"], val__elbo=-1.0)
-        result = json.loads((job / "result.json").read_text())
+        result = read_result(job)
         collapse = {"name": "posterior_collapse", "epoch": 4, "message": "the rate is 0.01"}
         (job / "result.json").write_text(json.dumps({**result, "warnings": [collapse][: 1 - seed]}))
     line = "Warning: posterior collapse in 1 of 2 jobs, such as loss.beta-4_seed-0: the rate is 0.01"
