@@ -21,7 +21,7 @@ from vae_exp.objective.elbo import ELBO
 def sixteen_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch would take 16 threads, and the environment says nothing."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
-    for name in threads.VARIABLES:
+    for name in threads.ENVIRONMENT_VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -86,7 +86,7 @@ def test_a_number_is_taken_as_far_as_there_are_cores(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.usefixtures("sixteen_threads")
 @pytest.mark.parametrize("requested", ["auto", 2, None])
-@pytest.mark.parametrize("name", threads.VARIABLES)
+@pytest.mark.parametrize("name", threads.ENVIRONMENT_VARIABLES)
 def test_the_environment_decides(monkeypatch: pytest.MonkeyPatch, requested: str | int | None, name: str):
     monkeypatch.setenv(name, "16")
     assert choose_threads(requested, 0) == 16
@@ -121,6 +121,6 @@ def test_a_thread_that_has_its_core_is_not_reported(caplog):
     with caplog.at_level(logging.WARNING):
         for _ in range(100):
             watch.add(1.0, 0.6)
-        with watch.watching():
+        with watch.measure():
             pass
     assert not caplog.records

@@ -1,4 +1,4 @@
-"""What a person sees while a run trains or is evaluated: a bar on a terminal, plain lines elsewhere."""
+"""Progress of training and of evaluators: a bar on a terminal, plain lines elsewhere."""
 
 import logging
 import sys
@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from math import inf
 from types import TracebackType
-from typing import Protocol, Self, TextIO
+from typing import Self, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -21,22 +21,22 @@ from rich.progress import (
 _log = logging.getLogger(__name__)
 _REDRAW_SECONDS = 0.2
 _LINE_SECONDS = 30
-_SECONDS_TO_ESTIMATE = 5  # before the time left of an evaluator is believed
+_SECONDS_TO_ESTIMATE = 5  # before the time left of an evaluator is reported
 _LONG_SECONDS = 20
 
 
 class StandardOutputHandler(logging.StreamHandler[TextIO]):
-    """Logs to whatever `sys.stdout` is at the moment: above a bar while one is drawn, into W&B's capture of it.
+    """Logs to the current `sys.stdout`: above a bar while one is drawn, into W&B's capture of it.
 
     Args:
-        stream: What Hydra's default configuration names; not used.
+        stream: The stream that Hydra's default configuration names; not used.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         logging.Handler.__init__(self)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Nobody reads standard output any more: the log file goes on alone."""
+        """Ignore a closed standard output; the log file still gets the record."""
         if not isinstance(sys.exc_info()[1], BrokenPipeError | AttributeError):
             super().handleError(record)
 
@@ -46,76 +46,50 @@ class StandardOutputHandler(logging.StreamHandler[TextIO]):
         return sys.stdout
 
 
-class ProgressDisplay(Protocol):
-    """Told of every step and every epoch."""
+class ProgressDisplay:
+    """Shows nothing; the base of the displays below."""
 
     def needs_metrics(self) -> bool:
-        """Whether the next step's values will be shown."""
-        ...
-
-    def step(self, values: Mapping[str, float] | None) -> None:
-        """A step has ended; its terms in nats per image where `needs_metrics` asked for them."""
-        ...
-
-    def epoch(self, epoch: int, batch_sum: float, metrics: Mapping[str, float]) -> None:
-        """An epoch has ended."""
-        ...
-
-    def close(self) -> None:
-        """Training has ended, however."""
-        ...
-
-
-class NullProgress:
-    """Shows nothing."""
-
-    def needs_metrics(self) -> bool:
-        """Never."""
+        """Whether the metrics of the next step will be shown."""
         return False
 
-    def step(self, values: Mapping[str, float] | None) -> None:
-        """Nothing is shown."""
+    def step(self, metrics: Mapping[str, float] | None) -> None:
+        """Advance by a step, with its terms in nats per image where `needs_metrics` was true."""
 
     def epoch(self, epoch: int, batch_sum: float, metrics: Mapping[str, float]) -> None:
-        """Nothing is shown."""
+        """Show an epoch."""
 
     def close(self) -> None:
-        """Nothing is left to do."""
+        """End the display."""
 
 
-class LogProgress:
+class NullProgress(ProgressDisplay):
+    """Shows nothing."""
+
+
+class LogProgress(ProgressDisplay):
     """A line an epoch.
 
     Args:
-        epochs: How many epochs there will be.
+        epochs: The number of epochs.
         with_batch_sum: Whether lines begin with the loss summed over a batch.
     """
 
     def __init__(self, epochs: int, *, with_batch_sum: bool = False) -> None:
         self._epochs, self._with_batch_sum = epochs, with_batch_sum
 
-    def needs_metrics(self) -> bool:
-        """Never: only epochs are shown."""
-        return False
-
-    def step(self, values: Mapping[str, float] | None) -> None:
-        """Nothing is shown."""
-
     def epoch(self, epoch: int, batch_sum: float, metrics: Mapping[str, float]) -> None:
         """Print and log the epoch."""
         _log.info(epoch_line(epoch, self._epochs, batch_sum if self._with_batch_sum else None, metrics))
 
-    def close(self) -> None:
-        """Nothing is left to do."""
 
-
-class RichProgress:
+class RichProgress(LogProgress):
     """A bar for the whole run, with the current terms; each epoch leaves a line above it and in the log.
 
     Args:
-        epochs: How many epochs there will be.
-        steps_per_epoch: How many steps each has.
-        done: How many steps a resumed run has behind it.
+        epochs: The number of epochs.
+        steps_per_epoch: The number of steps of an epoch.
+        done: Steps before the run was resumed.
         with_batch_sum: Whether lines begin with the loss summed over a batch.
         console: The terminal.
     """
@@ -129,18 +103,18 @@ class RichProgress:
         with_batch_sum: bool = False,
         console: Console | None = None,
     ) -> None:
-        self._epochs, self._with_batch_sum = epochs, with_batch_sum
+        super().__init__(epochs, with_batch_sum=with_batch_sum)
         self._next_redraw = 0.0
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("[cyan]{task.fields[values]}"),
+            TextColumn("[cyan]{task.fields[metrics]}"),
             TimeRemainingColumn(),
             console=console,
             auto_refresh=False,
         )
-        self._task = self._progress.add_task("steps", total=epochs * steps_per_epoch, completed=done, values="")
+        self._task = self._progress.add_task("steps", total=epochs * steps_per_epoch, completed=done, metrics="")
         self._pending = 0
         self._progress.start()
 
@@ -148,19 +122,15 @@ class RichProgress:
         """A few times a second."""
         return time.monotonic() >= self._next_redraw
 
-    def step(self, values: Mapping[str, float] | None) -> None:
-        """Advance the bar; redrawn only when there are values."""
+    def step(self, metrics: Mapping[str, float] | None) -> None:
+        """Advance the bar; redraw only with metrics."""
         self._pending += 1
-        if values is None:
+        if metrics is None:
             return
-        text = "  ".join(f"{name} {value:.2f}" for name, value in values.items())
-        self._progress.update(self._task, advance=self._pending, values=text, refresh=True)
+        text = "  ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+        self._progress.update(self._task, advance=self._pending, metrics=text, refresh=True)
         self._pending = 0
         self._next_redraw = time.monotonic() + _REDRAW_SECONDS
-
-    def epoch(self, epoch: int, batch_sum: float, metrics: Mapping[str, float]) -> None:
-        """Leave the epoch's line above the bar."""
-        _log.info(epoch_line(epoch, self._epochs, batch_sum if self._with_batch_sum else None, metrics))
 
     def close(self) -> None:
         """Draw the bar for the last time."""
@@ -171,8 +141,8 @@ class RichProgress:
 class EvaluationProgress:
     """The progress of one evaluator: a bar with the time left on a terminal, a line every 30 s elsewhere.
 
-    A line says once how long it takes, if that is more than 20 s, and which evaluator takes seconds. To be entered
-    while the evaluator runs.
+    A line says once how long it takes, if that is more than 20 s, and which evaluator takes seconds. The display
+    is the context manager around the evaluator.
 
     Args:
         name: The evaluator's key.
@@ -181,9 +151,9 @@ class EvaluationProgress:
 
     def __init__(self, name: str, console: Console | None = None) -> None:
         self._name = name
-        self._share = self._first_share = inf  # the first report begins a pass: what precedes it is start-up
-        self._began = self._next_redraw = time.monotonic()
-        self._next_line = self._began + _LINE_SECONDS
+        self._share = self._first_share = inf  # the first report starts a pass
+        self._start = self._next_redraw = time.monotonic()
+        self._next_line = self._start + _LINE_SECONDS
         self._announced = False
         self._bar: Progress | None = None
         if console is not None or (sys.stdout is not None and sys.stdout.isatty()):
@@ -203,21 +173,21 @@ class EvaluationProgress:
             self._bar.stop()
 
     def __call__(self, share: float) -> None:
-        """A share of the evaluator's work is done, from 0 to 1; a smaller one than before begins another pass."""
+        """Report the share of the work that is done, from 0 to 1; a smaller one than before starts a new pass."""
         now = time.monotonic()
         if share < self._share:
-            self._began, self._first_share = now, share
+            self._start, self._first_share = now, share
             if self._bar is not None:
                 self._bar.reset(self._task)
         self._share = share
         if share > self._first_share:  # the first report of a pass has no pace yet
-            self._report_time_left(now, (now - self._began) * (1 - share) / (share - self._first_share))
+            self._report_time_left(now, (now - self._start) * (1 - share) / (share - self._first_share))
         if self._bar is not None and now >= self._next_redraw:
             self._next_redraw = now + _REDRAW_SECONDS
             self._bar.update(self._task, completed=share, refresh=True)
 
     def _report_time_left(self, now: float, left: float) -> None:
-        if not self._announced and now - self._began > _SECONDS_TO_ESTIMATE and left > _LONG_SECONDS:
+        if not self._announced and now - self._start > _SECONDS_TO_ESTIMATE and left > _LONG_SECONDS:
             self._announced = True
             self._next_line = now + _LINE_SECONDS
             quick = "" if self._name == "elbo" else "; evaluator=[elbo] alone takes seconds"
@@ -244,14 +214,14 @@ def epoch_line(epoch: int, epochs: int, batch_sum: float | None, metrics: Mappin
     """The line of an epoch, in nats per image.
 
     Args:
-        epoch: Which.
-        epochs: Of how many.
-        batch_sum: The loss summed over a batch and averaged over batches, put first in the words of the blog post
-            that `experiment=minimalist_vae` reproduces; None leaves it out.
-        metrics: Of the epoch.
+        epoch: The number of the epoch.
+        epochs: The number of epochs.
+        batch_sum: The loss summed over a batch and averaged over batches, which comes first as in the blog post
+            that `experiment=minimalist_vae` reproduces; None for a line without it.
+        metrics: The metrics of the epoch.
     """
-    shown = {name: metrics[name] for name in ("train/loss", "val/loss") if name in metrics}
-    terms = ", ".join(f"{name} {value:.2f}" for name, value in shown.items())
+    losses = {name: metrics[name] for name in ("train/loss", "val/loss") if name in metrics}
+    terms = ", ".join(f"{name} {value:.2f}" for name, value in losses.items())
     if batch_sum is None:
         return f"Epoch {epoch}/{epochs}: {terms} nats per image"
     return f"Epoch [{epoch} / {epochs}] average reconstruction error: {batch_sum:f} ({terms} nats per image)"

@@ -1,4 +1,4 @@
-"""What the engine asks of evaluators and trackers, without knowing any of them."""
+"""Interfaces of evaluators, pruners and trackers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,33 +24,33 @@ class Evaluator(Protocol):
 
 
 class Pruner(Protocol):
-    """Decides after every epoch whether a run is worth going on."""
+    """Decides after every epoch whether to end a run."""
 
     def stop(self, epoch: int, metrics: Mapping[str, float]) -> bool:
-        """Whether it ends here.
+        """Whether to end the run.
 
         Args:
-            epoch: How many epochs have been trained.
-            metrics: Those of the last one.
+            epoch: The number of trained epochs.
+            metrics: The metrics of the last one.
         """
         ...
 
 
 class Tracker(Protocol):
-    """Keeps what a run reports; losing it must never lose the run."""
+    """Logs the metrics of a run; its failure must never end the run."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Keep the metrics of an epoch, under keys such as `val/elbo`."""
+        """Log the metrics of an epoch, under keys such as `val/elbo`."""
         ...
 
     def log_figures(self, figures: Mapping[str, Path], step: int) -> None:
-        """Keep figures, given as PNG files by name."""
+        """Log figures, given as PNG files by name."""
         ...
 
     def warn(self, title: str, text: str) -> None:
-        """Keep a warning about the run."""
+        """Log a warning about the run."""
         ...
 
     def log_lists(self, lists: Mapping[str, Sequence[float]], step: int) -> None:
-        """Keep numbers that belong together, such as the rate of each latent unit."""
+        """Log numbers that belong together, such as the rate of each latent unit."""
         ...

@@ -1,4 +1,4 @@
-"""Seeds: every source of randomness of a run follows from one number."""
+"""Seeds, generators and random states of a run."""
 
 import os
 import random
@@ -12,7 +12,7 @@ STREAMS = ("shuffle", "noise", "evaluation")
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the process-wide generators, which initialise weights; called before anything is built."""
+    """Seed the process-wide generators, which initialise weights; call it before anything is built."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -25,29 +25,29 @@ def make_generator(seed: int, stream: str, device: torch.device, after: int = 0)
         seed: The run's seed.
         stream: One of `STREAMS`.
         device: Where the draws are made.
-        after: Epochs that another device has drawn for; each gives another stream.
+        after: Epochs that were drawn on another device; each gives another stream.
     """
     entropy = [seed, STREAMS.index(stream), *([after] if after else [])]
     [mixed] = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
-    made = torch.Generator(device)
-    made.manual_seed(int(mixed >> np.uint64(1)))
-    return made
+    generator = torch.Generator(device)
+    generator.manual_seed(int(mixed >> np.uint64(1)))
+    return generator
 
 
-def set_deterministic(wanted: bool) -> None:
-    """Make torch use deterministic kernels alone, or let it choose the fastest.
+def set_deterministic(enabled: bool) -> None:
+    """Restrict torch to deterministic kernels, or let it choose the fastest.
 
     On the CPU the same run gives the same bits either way; on CUDA only with this.
     """
-    if wanted:
+    if enabled:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
-    if wanted != torch.are_deterministic_algorithms_enabled():  # the call imports a second's worth of torch
-        torch.use_deterministic_algorithms(wanted)
+    if enabled != torch.are_deterministic_algorithms_enabled():  # the call imports a second's worth of torch
+        torch.use_deterministic_algorithms(enabled)
     torch.backends.cudnn.benchmark = False
 
 
 def get_process_rng_state(device: torch.device) -> dict[str, Any]:
-    """The state of the process-wide generators, which code of the user's may draw from."""
+    """The state of the process-wide generators, which user code may draw from."""
     version, inner, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
@@ -59,7 +59,7 @@ def get_process_rng_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_process_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
-    """Put the process-wide generators back into that state; earlier versions stored lists of numbers."""
+    """Restore the state of the process-wide generators; earlier versions stored lists of numbers."""
     version, inner, gauss = state["python"]
     random.setstate((version, tuple(torch.as_tensor(inner).tolist()), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]

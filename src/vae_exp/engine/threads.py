@@ -1,4 +1,4 @@
-"""CPU threads of a run: how many a step is worth, and a warning when they do not get their cores."""
+"""CPU threads of a run, and a warning when they do not get their cores."""
 
 import logging
 import os
@@ -13,11 +13,11 @@ from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
 
 _log = logging.getLogger(__name__)
-VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+ENVIRONMENT_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 # Of a step; two threads gain 10 % at half of it, and cost 50 times that on a busy machine.
 _FLOPS_PER_THREAD = 100_000_000
-_LEAST_SECONDS = 2.0
-_SHARE = 0.5
+_MIN_SECONDS = 2.0
+_MIN_CPU_SHARE = 0.5
 
 
 def count_step_flops(vae: VAE, loss: Loss, images: ImageSet, batch_size: int) -> int:
@@ -25,7 +25,7 @@ def count_step_flops(vae: VAE, loss: Loss, images: ImageSet, batch_size: int) ->
 
     Args:
         vae: The model, on the CPU.
-        loss: What is minimised.
+        loss: The loss.
         images: Two suffice: the count grows with the batch, and the backward pass takes twice the forward one.
         batch_size: Images of a step.
     """
@@ -40,29 +40,29 @@ def count_step_flops(vae: VAE, loss: Loss, images: ImageSet, batch_size: int) ->
 
 
 def choose_threads(requested: str | int | None, flops: int) -> int:
-    """The number of CPU threads of a run; follows from the config and the machine alone.
+    """The number of CPU threads of a run, from the config and the machine.
 
     Args:
-        requested: `auto` takes one per 10⁸ operations of a step, at most torch's own number; None takes that.
-            Where the environment sets the number of threads, it decides.
-        flops: Of a step.
+        requested: `auto` takes one per 10⁸ operations of a step, at most torch's default; None for that default.
+            A number set by the environment takes precedence.
+        flops: The operations of a step.
     """
-    own = torch.get_num_threads()
-    if requested is None or set_by_environment():
-        return own
+    default = torch.get_num_threads()
+    if requested is None or thread_variable():
+        return default
     if requested == "auto":
-        return min(own, max(1, flops // _FLOPS_PER_THREAD))
+        return min(default, max(1, flops // _FLOPS_PER_THREAD))
     return min(int(requested), os.cpu_count() or 1)
 
 
-def set_by_environment() -> str:
-    """The variable that sets the number of threads; empty without one."""
-    return next((name for name in VARIABLES if os.environ.get(name)), "")
+def thread_variable() -> str:
+    """The environment variable that sets the number of threads; empty if there is none."""
+    return next((name for name in ENVIRONMENT_VARIABLES if os.environ.get(name)), "")
 
 
 @contextmanager
 def cpu_threads(threads: int) -> Iterator[None]:
-    """Compute with that many CPU threads for the length of a block."""
+    """Compute with this many CPU threads within a block."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -72,15 +72,15 @@ def cpu_threads(threads: int) -> Iterator[None]:
 
 
 class ContentionWatch:
-    """Warns once when the thread that trains on the CPU gets its core for less than half of the time."""
+    """Warns once if the thread that trains on the CPU has a core for less than half of the time."""
 
     def __init__(self) -> None:
         self._wall = self._cpu = 0.0
         self._warned = False
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Measure steps on the CPU in one process, which never wait for anything but the CPU."""
+    def measure(self) -> Iterator[None]:
+        """Measure a block of steps on the CPU in one process, which wait for nothing but the CPU."""
         wall, cpu = time.perf_counter(), time.thread_time()
         yield
         self.add(time.perf_counter() - wall, time.thread_time() - cpu)
@@ -89,7 +89,7 @@ class ContentionWatch:
         """Add the seconds that steps took, and those that their thread spent on a core."""
         self._wall += wall
         self._cpu += cpu
-        if self._warned or self._wall < _LEAST_SECONDS or self._cpu > _SHARE * self._wall:
+        if self._warned or self._wall < _MIN_SECONDS or self._cpu > _MIN_CPU_SHARE * self._wall:
             return
         self._warned = True
         threads = torch.get_num_threads()

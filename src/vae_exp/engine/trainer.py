@@ -164,10 +164,10 @@ class Trainer:
         self._saw_non_finite = False
         self._variance = OptimalVariance(vae, train, options.batch_size, options.seed)
         self._validator = Validator(vae, loss, self._schedules, val, options.batch_size, options.seed)
-        self._collapse = None
-        if options.warn_posterior_collapse:
-            images = val if len(val) else train.first(_COLLAPSE_MONITOR_IMAGES).settled()
-            self._collapse = PosteriorCollapseMonitor(vae, images, self._schedules)
+        seen = val if len(val) else train.first(_COLLAPSE_MONITOR_IMAGES).settled()
+        self._collapse = (
+            PosteriorCollapseMonitor(vae, seen, self._schedules) if options.warn_posterior_collapse else None
+        )
         self._evaluator_loop = EvaluatorLoop(
             evaluators or {},
             vae,
@@ -180,13 +180,14 @@ class Trainer:
         self._checkpoints = CheckpointManager(
             directory, options.checkpoint_every_n_epochs, options.checkpoint_every_n_seconds
         )
-        mode = resolve_execution_mode(options.execution, self._device, self.dist)
-        on_one_cpu = self._device.type == "cpu" and mode == "eager" and self.dist.world_size == 1
-        self._contention = ContentionWatch() if on_one_cpu else None
-        self._mode = mode
+        self._mode = resolve_execution_mode(options.execution, self._device, self.dist)
+        is_alone, device_type = self.dist.world_size == 1, self._device.type
+        self._contention = (
+            ContentionWatch() if is_alone and (device_type, self._mode) == ("cpu", "eager") else None
+        )
         self._train_step = self._make_train_step(loss)
         self._step: TrainStep | CUDAGraphStep = self._train_step
-        if mode == "graph" or (mode == "compile" and self._device.type == "cuda" and self.dist.world_size == 1):
+        if self._mode != "eager" and device_type == "cuda" and is_alone:
             self._step = CUDAGraphStep(self._train_step, self._device, self._batch_sizes[0])
 
     @property
@@ -214,6 +215,7 @@ class Trainer:
         try:
             with self._on_capture_stream():
                 while state.epoch < self.options.epochs and not state.stopped_early:
+                    epoch_start = time.perf_counter()
                     with self._training_phase():
                         sizes = self._start_epoch()
                         for size in sizes:
@@ -221,7 +223,7 @@ class Trainer:
                             sums = self._step(size)
                             self._finish_step(sums, size, progress)
                         totals = self._loss_buffer.totals()
-                    self._end_epoch(totals, sum(sizes), shutdown, progress)
+                    self._end_epoch(totals, sum(sizes), time.perf_counter() - epoch_start, shutdown, progress)
                     state.train_seconds = time.perf_counter() - start
                     self._checkpoint()
                     if pruner and pruner.stop(state.epoch, state.metrics):
@@ -382,11 +384,9 @@ class Trainer:
 
     @contextmanager
     def _training_phase(self) -> Iterator[None]:
-        contention = self._contention.watching() if self._contention else nullcontext()
+        contention = self._contention.measure() if self._contention else nullcontext()
         with self._phase("training"), matmul_precision(self._vae, self.options.precision), contention:
-            self._epoch_started = time.perf_counter()
             yield
-            self._epoch_seconds = time.perf_counter() - self._epoch_started
 
     def _start_epoch(self) -> list[int]:
         """Draw the order of the epoch; the sizes of its batches, without those trained before an interruption."""
@@ -417,11 +417,10 @@ class Trainer:
         progress.step(_progress_values(means) if means is not None and progress.needs_metrics() else None)
 
     def _end_epoch(
-        self, totals: Tensor, images: int, shutdown: GracefulShutdown, progress: ProgressDisplay
+        self, totals: Tensor, images: int, seconds: float, shutdown: GracefulShutdown, progress: ProgressDisplay
     ) -> None:
         """Validate, evaluate, step the schedule of the learning rate, and log."""
-        state, seconds = self.state, self._epoch_seconds
-        epoch, means = state.epoch + 1, totals / len(self._train)
+        state, epoch, means = self.state, self.state.epoch + 1, totals / len(self._train)
         metrics = self.dist.run_on_main_and_broadcast(lambda: self._epoch_metrics(means, epoch, shutdown))
         metrics["train/learning_rate"] = float(self._optimizer.param_groups[0]["lr"])
         metrics |= {f"loss/{name}": value for name, value in self._schedules.values().items()}

@@ -52,13 +52,18 @@ class LossReport:
         """For people."""
         told = []
         if self.effective_beta is not None:
-            told.append(f"β = {self.effective_beta:.3g}")
+            told.append(f"β = {_two_decimals(self.effective_beta)}")
         if self.entropy_floor:
             told.append(f"no distortion below {self.entropy_floor:.2f} (entropy of the grey values)")
         if self.mean_image_distortion is not None:
             told.append(f"the mean image alone scores {self.mean_image_distortion:.2f}")
         head = f"Loss in nats per image of {self.pixels} values" + (f": {'; '.join(told)}." if told else ".")
         return [head, *self.concerns]
+
+
+def _two_decimals(beta: float) -> str:
+    """β as text: its error is large where the rate is small beside the distortion, and a zero has no sign."""
+    return f"{round(beta, 2) + 0.0:g}" if not 1e-4 <= abs(beta) < 0.1 else f"{beta:.1g}"
 
 
 @torch.no_grad()

@@ -35,7 +35,7 @@ from vae_exp.engine.progress import NullProgress, ProgressDisplay, progress_disp
 from vae_exp.engine.protocols import Pruner
 from vae_exp.engine.seeding import make_generator, seed_everything, set_deterministic
 from vae_exp.engine.shutdown import GracefulShutdown
-from vae_exp.engine.threads import choose_threads, count_step_flops, cpu_threads, set_by_environment
+from vae_exp.engine.threads import choose_threads, count_step_flops, cpu_threads, thread_variable
 from vae_exp.engine.train_step import compiler_error, resolve_execution_mode
 from vae_exp.engine.trainer import Trainer, TrainerOptions
 from vae_exp.errors import DivergedError, Interrupted, TrialPruned, UserError
@@ -344,13 +344,13 @@ def _threads(
         flops = count_step_flops(vae, loss, images.first(2).settled(), settings.trainer.batch_size)
     threads = choose_threads(requested, flops)
     if settings.trainer.threads not in ("auto", None, threads):
-        reason = f"{set_by_environment()} is set" if set_by_environment() else "there are no more cores"
+        reason = f"{thread_variable()} is set" if thread_variable() else "there are no more cores"
         _log.warning("trainer.threads=%s is not used: %s; %d instead.", settings.trainer.threads, reason, threads)
     return threads
 
 
 def _announce(vae: VAE, device: torch.device, threads: int, train: ImageSet, val: ImageSet) -> None:
-    source = f" by {set_by_environment()}" if set_by_environment() else ""
+    source = f" by {thread_variable()}" if thread_variable() else ""
     on_cpu = f", {threads} thread{'s' * (threads > 1)}{source}" if device.type == "cpu" else ""
     _log.info(
         "Training %s parameters on %s%s: %d training and %d validation images of %s%s.",
