@@ -113,7 +113,9 @@ def test_errors_of_the_package_pass_through(error: Exception):
 
 
 def test_an_evaluator_without_memory_is_named_and_not_the_batch_size():
-    with pytest.raises(MemoryExhaustedError, match=r"ran out of memory.* in evaluator\.mine; let it") as caught:
+    with pytest.raises(
+        MemoryExhaustedError, match=r"ran out of memory.* in evaluator\.mine; reduce num_images"
+    ) as caught:
         run_evaluator("mine", _Returns(MemoryError()), small_vae(), IMAGES, seed=0)
     assert "trainer.batch_size" not in str(caught.value)
 
