@@ -24,6 +24,8 @@ REFUSED = {
     ("data.image_shape=[1,28,28]",): ["data.image_shape=[1, 28, 28]", "[1, 8, 8]"],
     ("tracker=online",): ["tracker=online", "API key", "tracker=offline"],
     ("data=arrays",): ["data.path is missing", "data.path=my_images.npz"],
+    ("data=dsprites",): ["data.path is missing; name the .npz file"],
+    ("model=conditional", "model.classes=null"): ["model.classes=null must be at least 1"],
     ("model.latent_dims=[5,6]",): ["model.latent_dims=[5, 6] is not used by this model"],
     ("model=vq",): ["does not train the codebook of model=vq; use loss=vq"],
     ("model=resnet", "model.hidden_dims=[4,4,4]"): ["model.hidden_dims=[4, 4, 4] comes to a map of 1x1"],
