@@ -1,8 +1,35 @@
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
+from torch import Tensor
 
-from vae_exp.engine.device import device_name, resolve_device
+from tests.builders import CPU, SHAPE, bernoulli_vae, fit, grey_images, make_trainer, small_vae
+from vae_exp.data.images import ImageSet
+from vae_exp.engine import device as device_module
+from vae_exp.engine.device import (
+    check_memory,
+    check_precision_supported,
+    count_step_bytes,
+    device_name,
+    matmul_precision,
+    oom_error,
+    resolve_device,
+)
 from vae_exp.errors import UserError
+from vae_exp.model.vae import VAE
+from vae_exp.objective.elbo import ELBO
+from vae_exp.objective.loss_terms import LossTerms
+from vae_exp.objective.multi_sample import IWAE
+
+ADVICE = "use a smaller batch, a smaller model, trainer.precision=bf16, or data.resident=false."
+
+# Devices
 
 
 @pytest.fixture
@@ -26,79 +53,255 @@ def test_auto_takes_cuda_then_mps_then_the_cpu(machine, cuda: int, mps: bool, ex
     assert resolve_device("auto") == torch.device(expected)
 
 
-@pytest.mark.parametrize("name", ["cuda", "cuda:0"])
-def test_cuda_is_refused_where_there_is_none(machine, name: str):
-    machine(0)
-    with pytest.raises(UserError, match=rf"^trainer\.device={name}: .*no CUDA device.*use cpu or auto"):
-        resolve_device(name)
+@pytest.mark.parametrize(("name", "device"), [("cuda", "cuda:0"), ("cuda:1", "cuda:1"), ("cpu:0", "cpu:0")])
+def test_a_device_has_its_index_which_events_and_nccl_need(machine, name: str, device: str):
+    machine(2)
+    assert resolve_device(name) == torch.device(device)
 
 
-def test_a_refusal_of_cuda_points_to_mps_where_that_exists(machine):
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("cuda", "there is no CUDA device here; use mps or auto."),
+        ("cuda:0", "there is no CUDA device here; use mps or auto."),
+        ("cpu:1", "there is one CPU device; use cpu."),
+        ("cuda:256", "is not a device"),  # torch would wrap it round to cuda:0
+        *((name, "is not a device; use auto, cpu, mps, cuda or cuda:N.") for name in ("gpu", "", "cuda:", "xpu")),
+    ],
+)
+def test_other_names_are_refused_with_those_that_exist(machine, name: str, reason: str):
     machine(0, mps=True)
-    with pytest.raises(UserError, match="use mps or auto"):
-        resolve_device("cuda")
-
-
-@pytest.mark.parametrize("index", [2, 5])
-def test_a_cuda_index_beyond_the_last_is_refused_with_the_range(machine, index: int):
-    machine(2)
-    told = rf"^trainer\.device=cuda:{index}: there are 2 CUDA devices, cuda:0 to cuda:1\.$"
-    with pytest.raises(UserError, match=told):
-        resolve_device(f"cuda:{index}")
-
-
-def test_a_cuda_device_has_its_index_which_events_and_nccl_need(machine):
-    machine(2)
-    assert resolve_device("cuda") == torch.device("cuda:0")
-
-
-def test_the_last_cuda_index_is_taken(machine):
-    machine(2)
-    assert resolve_device("cuda:1") == torch.device("cuda:1")
-
-
-@pytest.mark.parametrize("name", ["cuda:256", "cuda:255", "cpu:256"])
-def test_an_index_that_torch_would_wrap_around_is_refused(machine, name: str):
-    machine(2)
-    with pytest.raises(UserError, match=rf"^trainer\.device={name} "):
+    with pytest.raises(UserError, match=rf"^trainer\.device={name}:? {re.escape(reason)}"):
         resolve_device(name)
 
 
-def test_mps_is_refused_where_there_is_none(machine):
-    machine(0)
-    with pytest.raises(UserError, match=r"^trainer\.device=mps: .*no MPS device"):
+def test_indices_and_mps_are_refused_with_what_exists(machine):
+    machine(2)
+    with pytest.raises(UserError, match=r"^trainer\.device=cuda:2: there are 2 CUDA devices, cuda:0 to cuda:1\.$"):
+        resolve_device("cuda:2")
+    with pytest.raises(UserError, match=r"^trainer\.device=mps: there is no MPS device here; use cuda or auto"):
         resolve_device("mps")
 
 
-@pytest.mark.parametrize("name", ["gpu", "", "CPU", "cuda:", "cuda:x", "cuda:-1", "0", "meta", "xpu"])
-def test_a_name_that_is_none_of_the_known_is_refused(name: str):
-    with pytest.raises(
-        UserError, match=r"^trainer\.device=.* is not a device; use auto, cpu, mps, cuda or cuda:N"
-    ):
-        resolve_device(name)
-
-
-@pytest.mark.parametrize("name", ["cpu", "cpu:0"])
-def test_the_cpu_is_always_there(name: str):
-    assert resolve_device(name).type == "cpu"
-
-
-def test_a_second_cpu_is_refused():
-    with pytest.raises(UserError, match=r"^trainer\.device=cpu:1: there is one CPU device; use cpu\.$"):
-        resolve_device("cpu:1")
-
-
-def test_the_cpu_is_described_by_its_name():
-    assert device_name(torch.device("cpu")) == "cpu"
-
-
-def test_a_cuda_device_is_described_with_its_model(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"model of {device}")
-    assert device_name(torch.device("cuda:1")) == "cuda:1 (model of cuda:1)"
-
-
 @pytest.mark.cuda
-def test_a_real_cuda_device_is_chosen_and_described():
+def test_a_real_cuda_device_is_chosen_and_named():
+    assert device_name(CPU) == "cpu"
     device = resolve_device("auto")
     assert device.type == "cuda"
     assert torch.cuda.get_device_name(0) in device_name(device)
+
+
+# Memory
+
+
+def _real_cpu_error() -> RuntimeError:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**48, dtype=torch.uint8)  # more than any address space has
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory."),
+        MemoryError(),
+        _real_cpu_error(),
+        torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=["cuda", "python", "cpu", "runtime", "cublas"],
+)
+def test_running_out_of_memory_names_the_keys_that_help(error: BaseException):
+    message = oom_error(error, 4096, CPU)
+    assert isinstance(message, UserError)
+    assert "cpu ran out of memory" in str(message)
+    assert f"with trainer.batch_size=4096; {ADVICE}" in str(message)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), KeyError("memory")])
+def test_other_errors_are_not_about_memory(error: Exception):
+    assert oom_error(error, 4096, CPU) is None
+
+
+def test_the_message_has_the_free_memory_and_on_a_gpu_that_of_the_run(monkeypatch: pytest.MonkeyPatch):
+    properties = SimpleNamespace(total_memory=8 * 2**30)
+    monkeypatch.setattr(device_module, "free_memory", lambda device: None if device.type == "mps" else 2**28)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 7 * 2**30)
+    messages = {
+        "cpu": "cpu ran out of memory (0.25 GiB free) with",
+        "mps": "mps ran out of memory with",
+        "cuda:0": "cuda:0 ran out of memory (0.25 GiB free of 8.00 GiB, 7.00 GiB held by this run) with",
+    }
+    for name, message in messages.items():
+        assert str(oom_error(MemoryError(), 8, torch.device(name))).startswith(message)
+
+
+@pytest.mark.cuda
+def test_a_gpu_that_runs_out_of_memory_is_known():
+    device = torch.device("cuda", 0)
+    with pytest.raises(torch.cuda.OutOfMemoryError) as caught:
+        torch.empty(2**46, dtype=torch.uint8, device=device)
+    message = str(oom_error(caught.value, 8, device))
+    assert message.startswith("cuda:0 ran out of memory (")
+    assert ADVICE in message
+
+
+# What a step takes
+
+
+@pytest.mark.parametrize("loss", [ELBO(), IWAE(50)], ids=["elbo", "iwae"])
+def test_the_bytes_of_a_step_are_those_that_a_real_one_keeps(loss: ELBO | IWAE):
+    vae, kept = bernoulli_vae(3), {}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        terms = loss(vae, torch.rand(16, *SHAPE), torch.Generator())
+    assert terms.loss.requires_grad
+    assert count_step_bytes(loss, vae, SHAPE, 16) == sum(kept.values())
+
+
+def test_a_step_that_no_device_can_hold_is_refused_and_a_large_one_message(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    vae = bernoulli_vae(3)
+    with pytest.raises(
+        UserError, match=r"trainer.batch_size=8, loss.num_samples=10000000000 keeps .* GiB for its"
+    ):
+        check_memory(IWAE(10**10), vae, SHAPE, 8, CPU)
+    needed = count_step_bytes(IWAE(5), vae, SHAPE, 8)
+    assert needed is not None
+    for total, message in ((5 * needed, False), (2 * needed, True)):
+        monkeypatch.setattr(device_module, "_total_memory", lambda device, total=total: total)
+        check_memory(IWAE(5), vae, SHAPE, 8, CPU)
+        assert ("It may take minutes" in caplog.text) is message
+    monkeypatch.setattr(device_module, "_total_memory", lambda device: needed - 1)
+    with pytest.raises(UserError, match="Use a smaller batch"):
+        check_memory(IWAE(5), vae, SHAPE, 8, CPU)
+
+
+def test_a_loss_that_needs_values_is_not_counted():
+    def loss(vae, images, generator):
+        images.sum().item()
+        return ELBO()(vae, images, generator)
+
+    assert count_step_bytes(loss, bernoulli_vae(3), SHAPE, 8) is None
+
+
+# Precision
+
+
+@pytest.fixture(autouse=True)
+def _own_flags() -> Iterator[None]:
+    """Whatever a test does to the flags of the process, the session gets its own back."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def _flags() -> tuple[bool, bool]:
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize(
+    ("name", "capability"),
+    [("cpu", None), ("mps", None), ("cuda:0", (7, 5)), ("cuda:0", (8, 0)), ("cuda:0", (9, 0))],
+)
+def test_tf32_needs_an_ampere_gpu(monkeypatch: pytest.MonkeyPatch, name: str, capability: tuple[int, int] | None):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    check_precision_supported("bf16", torch.device(name))
+    if capability is not None and capability >= (8, 0):
+        check_precision_supported("tf32", torch.device(name))
+        return
+    with pytest.raises(UserError, match=rf"^trainer\.precision=tf32 needs .*8\.0 or higher, not {name}; use fp32"):
+        check_precision_supported("tf32", torch.device(name))
+
+
+@pytest.mark.parametrize("before", [(True, True), (False, True)])
+@pytest.mark.parametrize(
+    ("precision", "allowed", "dtype"),
+    [("fp32", False, torch.float32), ("tf32", True, torch.float32), ("bf16", False, torch.bfloat16)],
+)
+def test_a_precision_holds_within_a_block(
+    precision: str, allowed: bool, dtype: torch.dtype, before: tuple[bool, bool]
+):
+    vae = small_vae()
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+    with suppress(KeyError), matmul_precision(vae, precision):
+        assert _flags() == (allowed, allowed)
+        assert vae.compute_dtype == dtype
+        raise KeyError
+    assert _flags() == before
+    assert vae.compute_dtype == torch.float32
+
+
+def _step(precision: str) -> tuple[LossTerms, Tensor]:
+    """The terms of a loss and its gradient, in a precision."""
+    vae, noise = small_vae(hidden=64, latent_dim=8), torch.Generator().manual_seed(5)
+    images = torch.rand(32, *SHAPE, generator=torch.Generator().manual_seed(6))
+    with matmul_precision(vae, precision):
+        terms = ELBO()(vae, images, noise)
+        terms.loss.mean().backward()
+    return terms, torch.cat([each.grad.flatten() for each in vae.parameters()])
+
+
+def test_a_step_in_bf16_is_near_one_in_fp32_with_terms_in_float32():
+    (exact, gradient), (rounded, rounded_gradient) = _step("fp32"), _step("bf16")
+    torch.testing.assert_close(rounded.loss, exact.loss, rtol=1e-2, atol=0)  # bf16 has 8 bits of mantissa
+    assert {rounded.loss.dtype, rounded.distortion.dtype, rounded.rate.dtype} == {torch.float32}
+    assert rounded_gradient.dtype == torch.float32
+    distance = (rounded_gradient - gradient).norm() / gradient.norm()
+    assert 0 < distance < 0.02
+
+
+def test_distributions_in_bf16_have_parameters_in_float32_and_the_model_is_as_before_afterwards():
+    vae, images = small_vae(), torch.rand(3, *SHAPE)
+    before = vae.reconstruct(images)
+    with matmul_precision(vae, "bf16"):
+        posterior = vae.encode(images)
+        likelihood = vae.decode(posterior.mean)
+        assert not torch.equal(vae.reconstruct(images), before)
+    assert posterior.mean.dtype == posterior.stddev.dtype == torch.float32
+    assert likelihood.base_dist.logits.dtype == torch.float32
+    assert torch.equal(vae.reconstruct(images), before)
+
+
+class SeesPrecision(ELBO):
+    """Keeps what training and validation are computed in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[bool, torch.dtype]] = set()
+
+    def __call__(self, vae: VAE, images: Tensor, noise: torch.Generator) -> LossTerms:
+        self.seen.add((vae.training, vae.compute_dtype))
+        return super().__call__(vae, images, noise)
+
+
+@dataclass
+class SeesEvaluation:
+    """An evaluator that keeps what it is computed in."""
+
+    every: int = 1
+    seen: list[torch.dtype] = field(default_factory=list)
+
+    def run(self, vae: VAE, images: ImageSet, noise: torch.Generator) -> Iterator[tuple[str, float]]:
+        self.seen.append(vae.compute_dtype)
+        yield "probe", 1.0
+
+
+def test_training_alone_is_in_bf16_and_gets_as_far_as_in_fp32(tmp_path: Path):
+    losses = []
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        loss, evaluator = SeesPrecision(), SeesEvaluation()
+        images, val = grey_images(40), grey_images(3, seed=1)
+        options = {"precision": precision, "epochs": 5, "evaluators": {"sees": evaluator}}
+        trainer = fit(make_trainer(tmp_path / precision, train=images, val=val, loss=loss, **options))
+        losses.append(trainer.state.metrics["train/loss"])
+        assert loss.seen == {(True, dtype), (False, torch.float32)}
+        assert evaluator.seen == [torch.float32] * 5
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+    assert losses[1] != losses[0]

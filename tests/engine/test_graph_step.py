@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
 from tests.builders import CPU, adam, small_vae, weights
-from tests.engine.test_training_step import make_step
+from tests.engine.test_train_step import make_step
 from vae_exp.engine import cuda_graph as graph_step_module
 from vae_exp.engine.cuda_graph import CUDAGraphStep, HostStateSnapshot, first_difference, make_capturable
 from vae_exp.engine.seeding import make_generator

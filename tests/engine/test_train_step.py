@@ -1,3 +1,4 @@
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf, nan
@@ -5,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim import SGD
 
@@ -13,7 +16,15 @@ from vae_exp.data.batch_loader import DeviceLoader
 from vae_exp.engine.distributed import DistributedContext
 from vae_exp.engine.ema import ExponentialMovingAverage
 from vae_exp.engine.seeding import make_generator
-from vae_exp.engine.train_step import EpochLossBuffer, ModelWithLoss, NonFiniteLossError, TrainStep
+from vae_exp.engine.train_step import (
+    EpochLossBuffer,
+    ModelWithLoss,
+    NonFiniteLossError,
+    TrainStep,
+    compile_module,
+    resolve_execution_mode,
+)
+from vae_exp.errors import UserError
 from vae_exp.objective.elbo import ELBO
 
 LR = 0.1
@@ -21,8 +32,8 @@ COUNT = 7
 
 
 @dataclass
-class PartOfTeam(DistributedContext):
-    """One process of several, whose sums are not told to the others."""
+class OneOfSeveral(DistributedContext):
+    """One process of several, whose sums are not reduced."""
 
     rank: int
     world_size: int
@@ -32,7 +43,12 @@ class PartOfTeam(DistributedContext):
 
 
 def make_step(
-    score: Any, module: nn.Module, sizes: list[int], *, dist: DistributedContext | None = None, **changes: Any
+    model_with_loss: Any,
+    module: nn.Module,
+    sizes: list[int],
+    *,
+    dist: DistributedContext | None = None,
+    **changes: Any,
 ):
     """A step over the images in their order."""
     dist, images = dist or DistributedContext(), grey_images(COUNT)
@@ -40,24 +56,18 @@ def make_step(
     loader.begin(
         dist.local_indices(torch.arange(COUNT), sizes), [dist.local_batch_size(size) for size in sizes], 0
     )
-    record = EpochLossBuffer(len(sizes), CPU)
-    record.start_epoch()
-    settings = {
-        "reduction": "sum",
-        "max_grad_norm": None,
-        "ema": None,
-        "dynamic_binarization": False,
-        "needs_labels": False,
-    }
+    defaults = {"reduction": "sum", "max_grad_norm": None, "ema": None}
     return TrainStep(
-        model_with_loss=score,
+        model_with_loss=model_with_loss,
         parameters=list(module.parameters()),
         optimizer=SGD(module.parameters(), lr=LR),
         loader=loader,
         generator=make_generator(5, "noise", CPU),
-        loss_buffer=record,
+        loss_buffer=EpochLossBuffer(len(sizes), CPU),
         dist=dist,
-        **settings | changes,
+        dynamic_binarization=False,
+        needs_labels=False,
+        **defaults | changes,
     )
 
 
@@ -101,7 +111,7 @@ def test_the_clip_is_of_the_whole_gradient_and_keeps_its_direction():
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
-def test_sums_are_told_and_recorded_whatever_is_differentiated(reduction: str):
+def test_sums_are_returned_and_buffered_whatever_is_differentiated(reduction: str):
     module = Linear()
     step = make_step(module, module, [4, 3], reduction=reduction)
     total = first_images(4).sum().item()
@@ -110,8 +120,6 @@ def test_sums_are_told_and_recorded_whatever_is_differentiated(reduction: str):
     torch.testing.assert_close(sums, expected)
     assert not sums.requires_grad
     torch.testing.assert_close(step._loss_buffer.rows[0], expected)
-    step(3)
-    assert step._loss_buffer.rows[1].abs().sum() > 0
 
 
 def test_gradients_of_an_earlier_step_are_gone():
@@ -123,7 +131,7 @@ def test_gradients_of_an_earlier_step_are_gone():
     torch.testing.assert_close(module.weight.detach(), -LR * both, rtol=1e-5, atol=1e-6)
 
 
-def test_the_average_is_told_after_the_weights_have_moved():
+def test_the_average_is_updated_after_the_weights():
     module = Linear()
     average = ExponentialMovingAverage(module, 0.5)
     make_step(module, module, [4, 3], ema=average)(4)
@@ -131,13 +139,11 @@ def test_the_average_is_told_after_the_weights_have_moved():
     torch.testing.assert_close(average.state_dict()["weight"], module.weight.detach())
 
 
-def test_scoring_is_the_loss_of_the_model():
+def test_a_model_with_loss_returns_the_terms_of_the_loss():
     vae, images = small_vae(), torch.rand(3, *SHAPE)
     terms = ELBO()(vae, images, make_generator(1, "noise", CPU))
-    loss, distortion, rate = ModelWithLoss(vae, ELBO())(images, make_generator(1, "noise", CPU))
-    assert torch.equal(loss, terms.loss)
-    assert torch.equal(distortion, terms.distortion)
-    assert torch.equal(rate, terms.rate)
+    returned = ModelWithLoss(vae, ELBO())(images, make_generator(1, "noise", CPU))
+    assert all(map(torch.equal, returned, (terms.loss, terms.distortion, terms.rate)))
 
 
 # Losses that are not finite
@@ -173,7 +179,7 @@ def test_on_the_cpu_a_loss_that_is_not_finite_never_reaches_the_weights(spoilt, 
     assert average.state_dict()["weight"].abs().sum() == 0
 
 
-# The dist
+# Several processes
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -190,7 +196,7 @@ def test_the_gradients_of_the_parts_average_to_that_of_the_whole(size: int, redu
         moved.append(weights(whole) - before)
     for rank in range(size):
         vae = small_vae()
-        own = make_step(ModelWithLoss(vae, ELBO()), vae, sizes, reduction=reduction, dist=PartOfTeam(rank, size))
+        own = make_step(ModelWithLoss(vae, ELBO()), vae, sizes, reduction=reduction, dist=OneOfSeveral(rank, size))
         for batch in sizes:
             vae.load_state_dict(small_vae().state_dict())
             sums_of_parts.append(own(batch))
@@ -199,3 +205,102 @@ def test_the_gradients_of_the_parts_average_to_that_of_the_whole(size: int, redu
         average = torch.stack(parts[batch :: len(sizes)]).mean(dim=0)
         torch.testing.assert_close(average, moved[batch], rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(torch.stack(sums_of_parts[batch :: len(sizes)]).sum(dim=0), sums[batch])
+
+
+# The buffer of an epoch
+
+
+values = st.floats(min_value=-1e6, max_value=1e6, width=32)
+rows = st.lists(st.tuples(values, values, values), min_size=1, max_size=20)
+
+
+def buffer_of(given_rows: list[tuple[float, float, float]], steps: int | None = None) -> EpochLossBuffer:
+    buffer = EpochLossBuffer(steps or len(given_rows), CPU)
+    buffer.start_epoch()
+    for row in given_rows:
+        buffer.append(torch.tensor(row))
+    return buffer
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(rows, st.data())
+def test_steps_are_kept_in_order_and_a_continued_epoch_has_the_rows_of_a_whole_one(given_rows, data):
+    done = data.draw(st.integers(min_value=0, max_value=len(given_rows)))
+    whole, resumed = buffer_of(given_rows, steps=25), buffer_of([(1.0, 2.0, 3.0)], steps=25)
+    memory = resumed.rows.data_ptr()
+    resumed.start_epoch(torch.tensor(given_rows)[:done])
+    for row in given_rows[done:]:
+        resumed.append(torch.tensor(row))
+    assert torch.equal(whole.rows[: len(given_rows)], torch.tensor(given_rows))
+    assert torch.equal(resumed.rows, whole.rows)
+    assert torch.equal(resumed.totals(), whole.totals())
+    assert resumed.rows.data_ptr() == memory
+
+
+def test_totals_are_summed_in_double_precision():
+    buffer = buffer_of([(2.0**24, 0.0, 0.0)] + [(1.0, 0.0, 0.0)] * 1000)
+    assert buffer.totals()[0].item() == 2**24 + 1000
+
+
+@pytest.mark.parametrize(
+    ("bad", "first"),
+    [
+        ({}, None),
+        ({(2, 1): inf}, (2, "distortion", inf)),
+        ({(3, 1): nan, (1, 0): -inf}, (1, "loss", -inf)),
+        ({(1, 0): nan, (1, 2): inf}, (1, "rate", inf)),
+    ],
+)
+def test_the_first_term_that_is_not_finite_is_named(bad: dict[tuple[int, int], float], first: Any):
+    buffer = buffer_of([(1.0, 2.0, 3.0)] * 4)
+    for index, value in bad.items():
+        buffer.rows[index] = value
+    assert buffer.first_non_finite() == first
+
+
+# Execution modes
+
+
+CUDA, MPS = torch.device("cuda:0"), torch.device("mps")
+ALONE, PAIR = DistributedContext(), DistributedContext(rank=1, world_size=2)
+
+
+@pytest.mark.parametrize(
+    ("requested", "device", "dist", "mode"),
+    [
+        ("auto", CUDA, ALONE, "graph"),
+        ("auto", CUDA, PAIR, "eager"),
+        ("auto", CPU, ALONE, "eager"),
+        ("auto", MPS, ALONE, "eager"),
+        ("auto", CPU, PAIR, "eager"),
+        ("graph", CUDA, ALONE, "graph"),
+        ("eager", CUDA, ALONE, "eager"),
+        ("compile", CPU, ALONE, "compile"),
+        ("compile", CUDA, PAIR, "compile"),
+    ],
+)
+def test_auto_captures_a_graph_where_it_can(requested, device, dist, mode):
+    assert resolve_execution_mode(requested, device, dist) == mode
+
+
+@pytest.mark.parametrize(
+    ("device", "dist", "reason"),
+    [
+        (CPU, ALONE, "needs a CUDA device, not cpu"),
+        (MPS, ALONE, "needs a CUDA device, not mps"),
+        (CUDA, PAIR, "works in one process"),
+    ],
+)
+def test_a_graph_that_cannot_be_captured_is_refused(device: torch.device, dist: DistributedContext, reason: str):
+    with pytest.raises(UserError, match=rf"^trainer\.step=graph {reason}; use auto, eager or compile"):
+        resolve_execution_mode("graph", device, dist)
+
+
+def test_compiling_is_left_to_torch_and_announced(monkeypatch: pytest.MonkeyPatch, caplog):
+    given: list[nn.Module] = []
+    monkeypatch.setattr(torch, "compile", lambda module: given.append(module) or nn.Identity())
+    module = nn.Linear(2, 2)
+    with caplog.at_level(logging.INFO):
+        assert isinstance(compile_module(module), nn.Identity)
+    assert given == [module]
+    assert "compiles, which takes a while" in caplog.text
