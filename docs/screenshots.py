@@ -1,12 +1,13 @@
-"""Pictures of every page of the dashboard, at two sizes, in both themes: python docs/screenshots.py ROOT [FOLDER].
+"""Pictures of every page of the dashboard, at two sizes, in both themes: `screenshots.py [ROOT] [FOLDER]`.
 
-ROOT is searched for W&B runs; those in docs/screenshots show this sweep on MNIST:
+ROOT, by default `multirun/widths`, is searched for W&B runs; those in docs/screenshots show this sweep on MNIST:
 
     python -m vae_exp.train --multirun hydra/launcher=pool sweep.name=widths model.latent_dim=2,8,20 \
         'model.hidden_dims=[200],[500]' seed=0,1 trainer.epochs=10 'evaluator=[figures,units]' \
         evaluator.figures.every=2 evaluator.units.every=2
 """
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -32,24 +33,27 @@ SETTLED_MILLISECONDS = 2500
 
 def main() -> None:
     """The command line."""
-    root, folder = (
-        Path(sys.argv[1]),
-        Path(sys.argv[2] if len(sys.argv) > 2 else Path(__file__).parent / "screenshots"),
-    )
-    folder.mkdir(exist_ok=True)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("root", nargs="?", type=Path, default=Path("multirun/widths"), metavar="ROOT")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).parent / "screenshots")
+    args = parser.parse_args()
+    args.folder.mkdir(exist_ok=True)
     program = shutil.which("chromium") or shutil.which("google-chrome")
-    command = [sys.executable, "-m", "vae_exp.dashboard", str(root), "--port", "0"]
+    command = [sys.executable, "-m", "vae_exp.dashboard", str(args.root), "--port", "0"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
     assert server.stdout is not None
-    address = server.stdout.readline().split()[1]
+    printed = server.stdout.readline()
+    if not printed:  # the dashboard has said why
+        sys.exit(server.wait())
+    address = printed.split()[1]
     try:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=program, args=SILENT)
             for size, (width, height) in SIZES.items():
                 page = browser.new_page(viewport={"width": width, "height": height})
-                picture(page, address, folder, size)
+                picture(page, address, args.folder, size)
             dark = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme="dark")
-            picture(dark, address, folder, "dark")
+            picture(dark, address, args.folder, "dark")
             browser.close()
     finally:
         server.terminate()

@@ -15,6 +15,7 @@ from playwright.sync_api import expect
 from tests.conftest import start
 from tests.dashboard.browsers import Watched, dashboard
 from tests.dashboard.records import PNG, append, console_record, history_record, make_run, picture, summary_record
+from vae_exp.dashboard.web.export import export
 from vae_exp.sweep.aggregate import Group, Others, combined, estimate, meaning
 
 pytestmark = pytest.mark.timeout(240)
@@ -416,6 +417,62 @@ def test_only_a_finished_run_is_the_best_and_columns_differ(watched: Watched, tm
     assert watched.complaints == []
 
 
+def test_only_runs_of_the_same_data_and_likelihood_are_compared(watched: Watched, tmp_path: Path):
+    runs = [("MNIST", "Bernoulli", -90.0), ("MNIST", "Bernoulli", -80.0), ("MNIST", "Gaussian", 900.0),
+            ("MNIST", "Gaussian", 800.0), ("CIFAR10", "Gaussian", 5_000.0)]  # fmt: skip
+    for number, (source, likelihood, elbo) in enumerate(runs):
+        config = {
+            "data": {"source": {"_target_": f"data.{source}", "root": f"/home/{number}"}, "split_seed": number},
+            "model": {"likelihood": {"_target_": f"model.{likelihood}"}},
+        }
+        make_run(tmp_path, f"r{number}", config, [{"val/elbo": elbo}], started=1_700_000_000 + number)
+    best = watched.page.locator("table.runs tr.best")
+    with dashboard([tmp_path]) as address:
+        show(watched, address, page="runs", sort="started")
+        expect(best).to_have_count(2, timeout=SECONDS)
+        expect(best.first).to_contain_text("★ best r1of source=MNIST likelihood=Bernoulli")
+        assert [row.get_attribute("data-run") for row in best.all()] == ["r1", "r2"]
+        watched.page.get_by_label("Filter").fill("likelihood._target_=Bernoulli")
+        expect(best).to_have_count(1)
+        expect(best).to_contain_text("★ best r1")
+    assert watched.complaints == []
+
+
+def test_columns_and_labels_name_what_tells_the_shown_runs_apart(watched: Watched, tmp_path: Path):
+    for number in range(12):
+        path = {f"a{key}": f"a text of run {number // 4}" for key in range(8)}
+        config = {**path, "x": number % 4, "y": number // 4, "seed": number % 2}
+        make_run(tmp_path, f"r{number}", config, [{"val/elbo": -1.0}], started=1_700_000_000 + number)
+    with dashboard([tmp_path]) as address:
+        show(watched, address, page="runs", filter="y=1")
+        expect(rows(watched)).to_have_count(4, timeout=SECONDS)
+        heads = [head.strip() for head in watched.page.locator("table.runs thead th").all_inner_texts()]
+        assert heads == ["", "name", "state", "val/elbo", "x", "seed", "epoch", "runtime", "started ▼"]
+        show(watched, address, page="charts")
+        legend = watched.page.locator(".legend button")
+        expect(legend).to_have_count(12, timeout=SECONDS)
+        texts = legend.all_inner_texts()
+        assert len(set(texts)) == 12
+        assert all(len(text) < 48 for text in texts)
+    assert watched.complaints == []
+
+
+def test_a_job_that_was_retried_has_one_row(watched: Watched, tmp_path: Path):
+    make_run(tmp_path, "first", {"run_directory": "/runs/a"}, [{"val/elbo": -2.0}], 1)
+    make_run(tmp_path, "second", {"run_directory": "/runs/a"}, [{"val/elbo": -1.0}], started=1_700_000_300)
+    page = tmp_path / "page.html"
+    export([tmp_path], page, private=False, most_megabytes=50)
+    with dashboard([tmp_path]) as address:
+        for place in (address, page.as_uri()):
+            show(watched, place, page="runs")
+            expect(rows(watched)).to_have_count(1, timeout=SECONDS)
+            expect_cells(watched, "state", ["finished, attempt 2"])
+            expect(watched.page.locator("#status")).to_have_text("1 runs")
+            show(watched, place, page="run", run="first")
+            expect(watched.page.locator("main")).to_contain_text("replaced by a later attempt", timeout=SECONDS)
+    assert watched.complaints == []
+
+
 @pytest.mark.parametrize("others", ["mean", "best"])
 def test_pages_combine_settings_as_the_sweep_command_does(watched: Watched, tmp_path: Path, others: Others):
     """Against `vae_exp.sweep.aggregate` on the same numbers; a failed run counts nowhere."""
@@ -459,7 +516,7 @@ def test_pages_combine_settings_as_the_sweep_command_does(watched: Watched, tmp_
 def test_runs_are_filtered_by_the_words_of_their_sweep(watched: Watched, tmp_path: Path):
     for number, (loss, target) in enumerate((("iwae", "a.b.IWAE"), ("elbo", "a.b.ELBO"), ("elbo", "a.b.ELBO"))):
         config = {
-            "run_directory": "x",
+            "run_directory": f"x{number}",
             "loss": {"_target_": target, "num_samples": 5 if loss == "iwae" else None},
             "model": {"latent_dim": 2 * number},
             "swept": {"loss": loss, "model.latent_dim": str(2 * number)},

@@ -116,6 +116,8 @@ def test_a_run_that_nobody_writes_any_more_is_stale(tmp_path: Path):
         (0, "completed", "finished"),
         (0, "pruned", "pruned"),
         (1, "failed", "failed"),
+        (1, "diverged", "diverged"),
+        (1, "interrupted", "interrupted"),
         (130, "interrupted", "interrupted"),
         (143, "interrupted", "interrupted"),
         (255, None, "failed"),
@@ -159,6 +161,19 @@ def test_pictures_of_steps_that_were_gone_through_again_are_shown_once(tmp_path:
     append(second, history_record(20, {"p": picture("media/c.png"), "epoch": 2}))
     [run] = refreshed(Store([tmp_path])).runs.values()
     assert [(each.path, each.epoch) for each in run.pictures] == [("media/a.png", 1), ("media/c.png", 2)]
+
+
+def test_attempts_at_one_run_directory_are_numbered_and_the_last_counts(tmp_path: Path):
+    make_run(tmp_path, "first", {"run_directory": "/runs/a"}, exit_code=1)
+    make_run(tmp_path, "other", {"run_directory": "/runs/b"}, started=1_700_000_100)
+    make_run(tmp_path / "elsewhere", "foreign", {"run_directory": "/runs/a"}, started=1_700_000_200)
+    store = refreshed(Store([tmp_path]))
+    version = store.version
+    make_run(tmp_path, "second", {"run_directory": "/runs/a"}, started=1_700_000_300)
+    refreshed(store)
+    attempts = {key: (run.attempt, run.is_replaced) for key, run in store.runs.items()}
+    assert attempts == {"first": (1, True), "second": (2, False), "other": (1, False), "foreign": (1, False)}
+    assert {key for key, run in store.runs.items() if run.version > version} == {"first", "second"}
 
 
 def test_runs_of_one_id_in_two_roots_are_two(tmp_path: Path):

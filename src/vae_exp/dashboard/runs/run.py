@@ -193,7 +193,9 @@ class Run:
         key: What the dashboard calls it: the id, and more where two roots hold another run of the same id.
         segments: At least one.
         version: Of the store, when it last changed.
-        state: `reading`, `running`, `finished`, `pruned`, `interrupted`, `failed` or `stale`.
+        state: `reading`, `running`, `finished`, `pruned`, `interrupted`, `diverged`, `failed` or `stale`.
+        attempt: Which attempt at its run directory it is, from 1.
+        is_replaced: Whether a later attempt has the same run directory.
     """
 
     run_id: str
@@ -201,6 +203,8 @@ class Run:
     segments: list[Segment] = field(default_factory=list)
     version: int = 0
     state: str = "reading"
+    attempt: int = 1
+    is_replaced: bool = False
 
     @property
     def info(self) -> RunInfo:
@@ -280,10 +284,12 @@ class Run:
         """
         if any(each.is_behind for each in self.segments):
             return "reading"
-        code = self.exit_code
+        code, status = self.exit_code, self.segments[-1].summary.get("status")
         if code == 0:
-            return "pruned" if self.segments[-1].summary.get("status") == "pruned" else "finished"
+            return "pruned" if status == "pruned" else "finished"
         if code is not None:
+            if status in ("diverged", "interrupted"):
+                return str(status)
             return "interrupted" if code in _INTERRUPTED else "failed"
         self.segments[-1].is_stale = now - self.modified >= STALE_SECONDS
         return "stale" if self.segments[-1].is_stale else "running"

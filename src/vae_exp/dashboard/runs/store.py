@@ -70,6 +70,7 @@ class Store:
             self.waiting -= fresh and segment.was_read
         with self.lock:
             self._look_at_states()
+            self._number_attempts()
             self.notes = self._notes()
         return any(segment.has_more for segment in segments)
 
@@ -165,6 +166,19 @@ class Store:
         for run in self.runs.values():
             if run.state_at(now) != run.state:
                 self._touch(run)
+
+    def _number_attempts(self) -> None:
+        """Number the runs that share a W&B folder and a run directory: attempts at one job."""
+        attempts: dict[tuple[Path, str], list[Run]] = {}
+        for run in sorted(self.runs.values(), key=lambda run: run.started):
+            directory = run.segments[-1].config.get("run_directory")
+            if isinstance(directory, str):
+                attempts.setdefault((run.segments[0].path.parent.parent, directory), []).append(run)
+        for runs in attempts.values():
+            for number, run in enumerate(runs, 1):
+                if (run.attempt, run.is_replaced) != (number, number < len(runs)):
+                    run.attempt, run.is_replaced = number, number < len(runs)
+                    self._touch(run)
 
     def _touch(self, run: Run) -> None:
         self.version += 1

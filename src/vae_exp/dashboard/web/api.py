@@ -69,6 +69,8 @@ def row(run: Run) -> dict[str, Any]:
         "type": _short(info.job_type),
         "tags": [_short(tag) for tag in info.tags[:100]],
         "state": run.state,
+        "attempt": run.attempt,
+        "replaced": run.is_replaced,
         "code": run.exit_code,
         "started": run.started,
         "segments": len(run.segments),

@@ -75,13 +75,14 @@ const lastName = (key) => key.slice(key.lastIndexOf(".") + 1);
 const isSeed = (key) => /(^|[._])seed$/.test(key);
 
 // Of runs of ours: what changes no number, or is told elsewhere.
-const HOUSEKEEPING = /^(swept|sweep|tracker|checkpoint|evaluator|run_directory|resume|trust|data\.root|data\.resident)(\.|$)/;
+const HOUSEKEEPING = /^(swept|sweep|tracker|checkpoint|evaluator|run_directory|resume|trust|trusted_packages|data\.(source\.)?root|data\.(resident|preload_to_device))(\.|$)/;
 const isOurs = (run) => "run_directory" in run.config;
 
 // The keys of the config that differ among the runs that have them; of those that always go together and end alike, the shortest.
+const listSignature = (list) => `${cursor} ${list.map((run) => run.key).join(" ")}`;
 const keysOfLists = new Map();
 function varyingKeys(list) {
-  const which = `${cursor} ${list.map((run) => run.key).join(" ")}`;
+  const which = listSignature(list);
   if (!keysOfLists.has(which)) {
     if (keysOfLists.size >= 8) keysOfLists.clear();
     keysOfLists.set(which, findVaryingKeys(list));
@@ -190,11 +191,27 @@ function meaningOf(list, shownKeys, metric) {
 const othersChoice = () => choice("Other keys", [["", "mean"], ["best", "best"]], state.others, (others) => setState({ others }));
 const withError = ({ mean: middle, error }) => shown(middle) + (Number.isFinite(error) ? ` ± ${shown(Number(error.toPrecision(2)))}` : "");
 
-// Of the finished runs: the last value of any other is not its result.
-function bestRun(list, metric) {
-  const having = finite(list.filter(isFinished), metric);
+// Metrics compare runs of the same data and likelihood, whose config has these keys.
+const COMPARABLE = /^(data|model\.likelihood)(\.|$)/;
+const isCompared = (key) => COMPARABLE.test(key) && !HOUSEKEEPING.test(key) && !isSeed(key);
+
+function comparableOf(run) {
+  run.comparable ??= JSON.stringify(Object.entries(run.given).filter(([key]) => isCompared(key)).sort(([a], [b]) => (a < b ? -1 : 1)));
+  return run.comparable;
+}
+
+// Run → label of its group. Only finished runs: the last value of any other is not its result. Where not all runs can be
+// compared, the best of every group of at least two that can; the label is empty if there is one group.
+function bestRuns(list, metric) {
+  const groups = groupsBy(list, comparableOf);
   const sign = higher.has(metric) ? -1 : 1;
-  return having.sort((a, b) => sign * (number(a, metric) - number(b, metric)))[0] ?? null;
+  const keys = findLabelKeys(groups.map(([run]) => run), varyingKeys(list).filter(isCompared));
+  const best = new Map();
+  for (const members of groups) {
+    const [first, second] = finite(members.filter(isFinished), metric).sort((a, b) => sign * (number(a, metric) - number(b, metric)));
+    if (first && (second || groups.length === 1)) best.set(first, groups.length > 1 ? labelOf(first, keys) : "");
+  }
+  return best;
 }
 
 // `model.latent_dim>=8 state=finished "a name"`: terms that must all hold.
@@ -256,7 +273,9 @@ function ordered(list, sort) {
   });
 }
 
-const filteredRuns = () => ordered([...runs.values()].filter(filterOf(state.filter).passes), state.sort);
+// Of several attempts at a job the last.
+const currentRuns = () => [...runs.values()].filter((run) => !run.replaced);
+const filteredRuns = () => ordered(currentRuns().filter(filterOf(state.filter).passes), state.sort);
 
 // What the pages other than the table show: the selected of those that pass the filter, or all of them.
 function chosenRuns() {
@@ -264,6 +283,32 @@ function chosenRuns() {
   const list = filteredRuns();
   const some = list.filter((run) => selected.has(run.key));
   return some.length ? some : list;
+}
+
+// The keys that labels name: if labels with all varying keys are long, only as many as tell the runs apart.
+const LONG_LABEL = 48;
+const keysOfLabels = new Map();
+function labelKeys(list) {
+  const which = listSignature(list);
+  if (!keysOfLabels.has(which)) {
+    if (keysOfLabels.size >= 8) keysOfLabels.clear();
+    keysOfLabels.set(which, findLabelKeys(list, varyingKeys(list)));
+  }
+  return keysOfLabels.get(which);
+}
+
+function findLabelKeys(list, keys) {
+  if (!list.some((run) => labelOf(run, keys).length > LONG_LABEL)) return keys;
+  const count = (some) => new Set(list.map((run) => JSON.stringify(some.map((key) => textOf(run.config[key]))))).size;
+  const chosen = new Set();
+  for (const candidates of [keys.filter((key) => !isSeed(key)), keys]) { // seeds last: labels of means leave them out
+    const all = count([...chosen, ...candidates]);
+    while (count([...chosen]) < all) {
+      const counts = new Map(candidates.map((key) => [key, count([...chosen, key])]));
+      chosen.add(candidates.reduce((best, key) => (counts.get(key) > counts.get(best) ? key : best)));
+    }
+  }
+  return keys.filter((key) => chosen.has(key));
 }
 
 // What tells a run from the others, in a few words.

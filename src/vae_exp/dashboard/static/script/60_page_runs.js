@@ -19,35 +19,34 @@ function pageRuns(main) {
   return () => {
     const list = filteredRuns();
     const columns = columnsOf(list);
-    const signature = JSON.stringify([columns, metricNames([...runs.values()]), state.group, state.others]);
+    const signature = JSON.stringify([columns, state.group, state.others]);
     if (signature !== menuSignature && !isInUse(menus)) {
-      refill(menus, runMenus(columns));
+      refill(menus, runMenus(list, columns));
       menuSignature = signature;
     }
     const selected = new Set(listOf(state.selected));
     const groups = state.group ? meaningOf(list, [state.group], mainMetric(list)) : "";
-    const told = [`${list.length} of ${runs.size} runs`, selected.size ? `${selected.size} selected` : "", groups && `groups: ${groups}; ± standard errors over seeds`, ...(runs.size ? filterOf(state.filter).problems : [])];
+    const told = [`${list.length} of ${currentRuns().length} runs`, selected.size ? `${selected.size} selected` : "", groups && `groups: ${groups}; ± standard errors over seeds`, ...(runs.size ? filterOf(state.filter).problems : [])];
     count.textContent = told.filter(Boolean).join(", ");
     refill(table, tableHead(list, columns, selected), tableBodies(list, columns, selected, known));
   };
 }
 
+// The columns of the runs that are shown.
 function columnsOf(list) {
-  const all = [...runs.values()];
-  const keys = varyingKeys(all);
-  const asked = listOf(state.columns);
-  const metrics = asked.length ? asked : metricNames(all).slice(0, 6);
-  const first = metrics.includes(mainMetric(all)) ? [mainMetric(all)] : [];
-  return { keys, metrics, first, grouped: new Set(all.map((run) => run.group)).size > 1, common: commonStart(all.map((run) => run.name)) };
+  const names = metricNames(list);
+  const chosen = listOf(state.columns);
+  const metrics = chosen.length ? chosen : names.slice(0, 6);
+  const first = metrics.includes(mainMetric(list)) ? [mainMetric(list)] : [];
+  return { keys: varyingKeys(list), names, metrics, first, grouped: new Set(list.map((run) => run.group)).size > 1, common: commonStart(list.map((run) => run.name)) };
 }
 
-function runMenus({ keys, metrics }) {
-  const all = [...runs.values()];
+function runMenus(list, { keys, names, metrics }) {
   return [
     choice("Group by", [["", "–"], ["group", "group"], ["state", "state"], ...keys.map((key) => [key, key])], state.group, (group) => setState({ group })),
     state.group ? othersChoice() : null,
-    choice("Best by", metricNames(all), mainMetric(all), (metric) => setState({ metric })),
-    boxes("Metrics", metricNames(all), metrics, (chosen) => setState({ columns: asList(chosen) })),
+    choice("Best by", names, mainMetric(list), (metric) => setState({ metric })),
+    boxes("Metrics", names, metrics, (chosen) => setState({ columns: asList(chosen) })),
   ];
 }
 
@@ -78,12 +77,12 @@ function tableHead(list, columns, selected) {
 }
 
 function tableBodies(list, columns, selected, known) {
-  const best = bestRun(list, mainMetric(list));
+  const best = bestRuns(list, mainMetric(list));
   const rowOf = (run) => {
-    const signature = JSON.stringify([run.version, columns, selected.has(run.key), best === run, run.colour, run.dash]);
+    const signature = JSON.stringify([run.version, columns, selected.has(run.key), best.get(run), run.colour, run.dash]);
     const found = known.get(run.key);
     if (found?.signature === signature) return found.row;
-    const row = tableRow(run, columns, selected, best === run);
+    const row = tableRow(run, columns, selected, best.get(run));
     known.set(run.key, { signature, row });
     return row;
   };
@@ -99,7 +98,7 @@ function more(list, limit, columns) {
     el("button", { type: "button", on: { click: () => setState({ all: "1" }) } }, `Show all ${list.length}`))));
 }
 
-function tableRow(run, columns, selected, isBest) {
+function tableRow(run, columns, selected, best) {
   const box = el("input", { type: "checkbox", checked: selected.has(run.key), "data-key": `box ${run.key}`, "aria-label": `Select ${run.name}`, on: { change: () => {
     const now = new Set(listOf(state.selected));
     if (box.checked) now.add(run.key); else now.delete(run.key);
@@ -107,14 +106,14 @@ function tableRow(run, columns, selected, isBest) {
   } } });
   const cells = headings(columns).map((key) => {
     if (key === "name") return el("td", {}, el("span", { class: `swatch c${run.colour} d${run.dash}`, "aria-hidden": "true" }), " ",
-      isBest ? el("span", { title: `the best ${mainMetric([run])}` }, "★ best ") : null, el("a", { href: fragmentWith({ page: "run", run: run.key }), "data-key": `link ${run.key}`, title: run.name }, columns.common ? `…${run.name.slice(columns.common)}` : run.name));
+      best === undefined ? null : el("span", { title: `the best ${mainMetric([run])} of runs with the same data and likelihood` }, "★ best "), el("a", { href: fragmentWith({ page: "run", run: run.key }), "data-key": `link ${run.key}`, title: run.name }, columns.common ? `…${run.name.slice(columns.common)}` : run.name), best ? el("span", { class: "comparable" }, `of ${best}`) : null);
     if (key === "state") return el("td", { class: run.state }, stateWords(run));
     if (key === "started") return el("td", { class: "number" }, moment(run.started));
     if (key === "runtime") return el("td", { class: "number" }, duration(valueOf(run, key)));
     const value = valueOf(run, key);
     return el("td", { class: typeof value === "number" ? "number" : null, title: textOf(value) }, shown(value, key));
   });
-  return el("tr", { class: isBest ? "best" : null, "data-run": run.key }, el("td", {}, box), cells);
+  return el("tr", { class: best === undefined ? null : "best", "data-run": run.key }, el("td", {}, box), cells);
 }
 
 function groupRow(value, members, columns) {
@@ -127,7 +126,7 @@ function groupRow(value, members, columns) {
   return el("tr", { class: "group" }, el("th", {}), el("th", { scope: "rowgroup" }, `${state.group} ${value} · ${count}`), cells);
 }
 
-const stateWords = (run) => ({ failed: `failed (${run.code})`, reading: "reading …" }[run.state] ?? run.state) + (run.lost ? " ⚠" : "") + (run.warnings.length ? ` ⚠ ${run.warnings.join(", ")}` : "");
+const stateWords = (run) => ({ failed: `failed (${run.code})`, reading: "reading …" }[run.state] ?? run.state) + (run.attempt > 1 ? `, attempt ${run.attempt}` : "") + (run.lost ? " ⚠" : "") + (run.warnings.length ? ` ⚠ ${run.warnings.join(", ")}` : "");
 const DATE = new Intl.DateTimeFormat(undefined, { dateStyle: "short", timeStyle: "short" });
 const moment = (seconds) => (seconds ? DATE.format(seconds * 1000) : "");
 
@@ -142,7 +141,7 @@ const isFormula = (text) => /^\s*[=+@-]/.test(text) && Number.isNaN(Number(text)
 
 function saveTable() {
   const list = filteredRuns();
-  const columns = ["key", "name", "state", "group", ...varyingKeys([...runs.values()]), ...metricNames(list), "epoch", "runtime", "started"];
+  const columns = ["key", "name", "state", "group", ...varyingKeys(list), ...metricNames(list), "epoch", "runtime", "started"];
   const quoted = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
   const cellOf = (text) => quoted(isFormula(text) ? `'${text}` : text);
   const cell = (run, key) => cellOf(key === "key" ? run.key : textOf(valueOf(run, key)));

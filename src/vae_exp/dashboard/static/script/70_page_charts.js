@@ -23,7 +23,7 @@ function pageCharts(main) {
       menuSignature = signature;
     }
     told.textContent = `${list.length} of ${all.length} runs` + (all.length > list.length ? ": filter or select to see others" : "") + (state.isolate ? "; one is isolated" : "");
-    const keys = varyingKeys(list);
+    const keys = labelKeys(list);
     const groups = state.seeds === "1" ? groupsBy(list, settingOf) : list.map((run) => [run]);
     refill(legend, groups.map((members) => legendButton(members, keys)));
     await fetchCurves(list, metrics, cache);

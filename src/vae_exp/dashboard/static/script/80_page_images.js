@@ -28,7 +28,7 @@ function pageImages(main) {
     const signature = JSON.stringify([names, name, moments, state.every, now]);
     if (signature !== menuSignature) { refillControls(controls, names, name, moments, now); menuSignature = signature; }
     told.textContent = list.length ? `${name}, ${list.length} of ${all.length} runs${all.length > list.length ? ": the others have no pictures, or are too many" : ""}` : "No run has pictures yet; evaluator.figures.every=5 draws them during training.";
-    const keys = varyingKeys(list);
+    const keys = labelKeys(list);
     const content = JSON.stringify([name, now, state.every, list.map((run) => [run.key, run.colour, of(run).length, labelOf(run, keys)])]);
     if (content === wallSignature) return;
     wallSignature = content;

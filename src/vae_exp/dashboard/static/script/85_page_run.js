@@ -30,7 +30,7 @@ function pageRun(main) {
 
 function runChoices(run, other) {
   const list = ordered([...runs.values()], "name");
-  const title = (each) => [each.key, `${each.name} (${each.id})`];
+  const title = (each) => [each.key, `${each.name} (${each.id})${each.replaced ? `, attempt ${each.attempt}` : ""}`];
   return [
     choice("Run", list.map(title), run.key, (key) => setState({ run: key })),
     choice("Compare with", [["", "–"], ...list.filter((each) => each !== run).map(title)], other?.key ?? "", (key) => setState({ other: key })),
@@ -39,7 +39,7 @@ function runChoices(run, other) {
 
 function runHead(run) {
   const facts = [`${stateWords(run)}`, run.group && `group ${run.group}`, run.type, run.project && `project ${run.project}`, `id ${run.id}`,
-    run.started && `started ${moment(run.started)}`, duration(valueOf(run, "runtime")), run.segments > 1 && `${run.segments} segments`, run.tags.length && `tags ${run.tags.join(", ")}`];
+    run.started && `started ${moment(run.started)}`, duration(valueOf(run, "runtime")), run.replaced && "replaced by a later attempt", run.segments > 1 && `${run.segments} segments`, run.tags.length && `tags ${run.tags.join(", ")}`];
   return [
     el("h2", {}, el("span", { class: `swatch c${run.colour} d${run.dash}`, "aria-hidden": "true" }), " ", run.name),
     el("p", { class: `quiet` }, facts.filter(Boolean).join(" · ")),

@@ -36,8 +36,9 @@ async function refreshPage() {
 }
 
 function tellStatus(problem) {
-  const running = [...runs.values()].filter((run) => run.state === "running").length;
-  const words = [`${runs.size} runs`, running ? `${running} running` : "", waiting > 0 ? `${waiting} still to be read` : "", ...notes];
+  const current = currentRuns();
+  const running = current.filter((run) => run.state === "running").length;
+  const words = [`${current.length} runs`, running ? `${running} running` : "", waiting > 0 ? `${waiting} still to be read` : "", ...notes];
   const text = problem ?? words.filter(Boolean).join(", ");
   if (statusLine.textContent !== text) statusLine.textContent = text;
   statusLine.classList.toggle("live", source.live && !problem && running > 0);
