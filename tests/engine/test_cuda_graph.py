@@ -1,0 +1,393 @@
+"""Capture and replay on a stand-in for `torch.cuda`, which runs captured work at each replay."""
+
+import gc
+import random
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from math import nan
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+
+from tests.builders import CPU, adam, small_vae, weights
+from tests.engine.test_train_step import make_step
+from vae_exp.engine import cuda_graph
+from vae_exp.engine.cuda_graph import CUDAGraphStep, HostStateSnapshot, first_difference, make_capturable
+from vae_exp.engine.train_step import ModelWithLoss
+from vae_exp.objective.elbo import ELBO
+
+WARM_UPS = ["eager"] * 3
+
+
+@dataclass
+class FakeDefaultGenerator:
+    """The default generator of a device; before torch 2.14 a failed capture leaves it capturing."""
+
+    capturing: bool = False
+
+    def clone_state(self) -> "FakeDefaultGenerator":
+        return FakeDefaultGenerator()
+
+    def graphsafe_set_state(self, other: "FakeDefaultGenerator") -> None:
+        self.capturing = other.capturing
+
+
+@dataclass(eq=False)
+class FakeGraph:
+    work: list[Callable[[], None]] = field(default_factory=list)
+    generators: list[torch.Generator] = field(default_factory=list)
+
+    def register_generator_state(self, generator: torch.Generator) -> None:
+        if type(generator) is not torch.Generator:  # as torch before 2.14
+            raise TypeError(f"expected a Generator, but got {type(generator).__name__}")
+        self.generators.append(generator)
+
+    def reset(self) -> None:
+        """Frees the memory of a graph."""
+
+    def replay(self) -> None:
+        for each in self.work:
+            each()
+
+
+@dataclass
+class FakeCuda:
+    """Counts captures and makes them fail with `refusal`."""
+
+    capturing: FakeGraph | None = None
+    captured: int = 0
+    refusal: Exception | type[Exception] | None = None
+    order: list[str] = field(default_factory=list)
+    graphs: "weakref.WeakSet[FakeGraph]" = field(default_factory=weakref.WeakSet)
+    pools: set[tuple[int, int]] = field(default_factory=set)  # those that the allocator still captures into
+    default: FakeDefaultGenerator = field(default_factory=FakeDefaultGenerator)
+
+    def new_graph(self) -> FakeGraph:
+        graph = FakeGraph()
+        self.graphs.add(graph)
+        return graph
+
+    @contextmanager
+    def graph(
+        self, graph: FakeGraph, pool: tuple[int, int], stream: "FakeStream", capture_error_mode: str
+    ) -> Iterator[None]:
+        assert capture_error_mode == "thread_local"  # another thread may gather the next batch meanwhile
+        self.captured += 1
+        self.pools.add(pool)
+        if self.refusal is not None:
+            self.default.capturing = True
+            for generator in graph.generators:
+                torch.randn(3, generator=generator)  # a broken capture leaves its generator anywhere
+            raise self.refusal() if isinstance(self.refusal, type) else self.refusal
+        self.capturing = graph
+        yield
+        self.capturing = None
+        self.pools.remove(pool)
+
+    def end_allocation(self, index: int, pool: tuple[int, int]) -> None:
+        self.order.append("end allocation")
+        self.pools.remove(pool)
+
+    @contextmanager
+    def block(self, name: str) -> Iterator[None]:
+        self.order.append(f"enter {name}")
+        yield
+        self.order.append(f"leave {name}")
+
+
+@dataclass
+class FakeStream:
+    cuda: FakeCuda
+    name: str
+
+    def wait_stream(self, other: "FakeStream") -> None:
+        self.cuda.order.append(f"{self.name} waits for {other.name}")
+
+
+@pytest.fixture(params=[False, True], ids=["torch 2.11", "torch 2.14"])
+def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
+    """Before torch 2.14, and since, when graphs register generators by themselves."""
+    fake, pools = FakeCuda(), ((0, number) for number in count(1))
+    monkeypatch.setattr(cuda_graph, "_REGISTERS_GENERATORS", request.param)
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", fake.end_allocation, raising=False)
+    release = lambda index, pool: fake.order.append("release")  # noqa: E731
+    monkeypatch.setattr(torch._C, "_cuda_releasePool", release, raising=False)
+    for name, value in {
+        "default_generators": {None: fake.default, 0: fake.default},
+        "graph_pool_handle": lambda: next(pools),
+        "CUDAGraph": fake.new_graph,
+        "graph": fake.graph,
+        "Stream": lambda device: FakeStream(fake, "own"),
+        "current_stream": lambda: FakeStream(fake, "default"),
+        "device": lambda device: fake.block("device"),
+        "stream": lambda stream: fake.block(f"stream {stream.name}"),
+        "synchronize": lambda device: fake.order.append("synchronize"),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    cuda_graph._capture_stream.cache_clear()
+    yield fake
+    cuda_graph._capture_stream.cache_clear()
+
+
+class FakeStep:
+    """A training step that records each run with its batch size and learning rate."""
+
+    def __init__(
+        self, cuda: FakeCuda, optimizer: Optimizer | None = None, loss: Callable[[], Any] = lambda: None
+    ) -> None:
+        self.optimizer = optimizer or SGD([nn.Parameter(torch.ones(2))], lr=0.1, momentum=0.9)
+        self.model_with_loss = nn.Module()
+        self.model_with_loss.loss = loss
+        self.generator = torch.Generator()
+        self.runs: list[tuple[str, int, float]] = []
+        self._cuda = cuda
+
+    def __call__(self, size: int) -> Tensor:
+        lr = self.optimizer.param_groups[0]["lr"]
+        self.model_with_loss.loss()
+        if self._cuda.capturing is None:
+            self.runs.append(("eager", size, float(lr)))
+        else:
+            self._cuda.capturing.work.append(lambda: self.runs.append(("replay", size, float(lr))))
+        return torch.full((3,), float(size))
+
+
+def kinds(step: FakeStep, size: int = 4) -> list[str]:
+    return [kind for kind, run_size, _ in step.runs if run_size == size]
+
+
+def run(step: Any, calls: int = 6) -> CUDAGraphStep:
+    graph_step = CUDAGraphStep(step, CPU)
+    for _ in range(calls):
+        graph_step(4)
+    return graph_step
+
+
+# Captures
+
+
+@pytest.mark.parametrize("full_batch_size", [None, 4])
+def test_each_batch_size_is_captured_after_warm_ups_that_are_real_steps(cuda: FakeCuda, full_batch_size):
+    """The last batch, which may be short, is not worth a capture."""
+    step = FakeStep(cuda)
+    graph_step, sizes = CUDAGraphStep(step, CPU, full_batch_size), [4, 4, 3] * 6
+    for calls, size in enumerate(sizes, start=1):
+        assert graph_step(size).tolist() == [size] * 3
+        assert len(step.runs) == calls
+    assert [size for _, size, _ in step.runs] == sizes
+    assert kinds(step) == WARM_UPS + ["replay"] * 9
+    assert kinds(step, 3) == (WARM_UPS + ["replay"] * 3 if full_batch_size is None else ["eager"] * 6)
+    assert cuda.captured == (2 if full_batch_size is None else 1)
+
+
+def test_a_step_is_captured_again_when_an_option_changes_and_only_then(cuda: FakeCuda):
+    step = FakeStep(cuda)
+    graph_step, group = CUDAGraphStep(step, CPU), step.optimizer.param_groups[0]
+    rates = (0.1, 0.1, 0.05, 0.05, 0.025)
+    for lr in rates:
+        group["lr"] = lr
+        for size in (4, 4, 4, 3, 3, 3):
+            graph_step(size)
+    assert [lr for _, _, lr in step.runs] == [lr for lr in rates for _ in range(6)]
+    assert cuda.captured == 2 * 3
+    group["momentum"] = 0.5
+    graph_step(4)
+    assert cuda.captured == 7
+    group["lr"] = torch.tensor(0.1)  # read from the device
+    for _ in range(3):
+        graph_step(4)
+        group["lr"].mul_(0.5)
+    assert cuda.captured == 8
+
+
+def _fused(kind: type[Optimizer]) -> Callable[..., Optimizer]:
+    return partial(kind, fused=True)
+
+
+@pytest.mark.parametrize(
+    "kind", [Adam, AdamW, RMSprop, _fused(Adam), _fused(SGD), _fused(Adagrad)], ids=lambda kind: str(kind)[-40:]
+)
+def test_all_steps_read_the_learning_rate_in_one_precision_and_a_schedule_needs_no_new_capture(
+    cuda: FakeCuda, kind: Callable[..., Optimizer]
+):
+    """A warm-up step of a resumed run must round as the replay of the run that was not interrupted."""
+    step = FakeStep(cuda, kind([nn.Parameter(torch.ones(2))], lr=0.3))
+    graph_step, group = CUDAGraphStep(step, CPU, full_batch_size=4), step.optimizer.param_groups[0]
+    rates, sizes = [0.3, 0.3, 0.1, 0.1, 0.7, 0.7, 0.3, 0.3], [4, 4, 4, 4, 4, 4, 3, 4]
+    for lr, size in zip(rates, sizes, strict=True):
+        group["lr"] = lr
+        graph_step(size)
+        assert group["lr"] == lr
+        assert isinstance(group["lr"], float)
+    assert [lr for _, _, lr in step.runs] == torch.tensor(rates).tolist()
+    assert kinds(step) == WARM_UPS + ["replay"] * 4
+    assert kinds(step, 3) == ["eager"]
+    assert cuda.captured == 1
+
+
+@pytest.mark.parametrize("kind", [SGD, Adagrad, partial(RMSprop, foreach=False)])
+def test_kernels_that_would_wait_for_the_learning_rate_get_a_number(
+    cuda: FakeCuda, kind: Callable[..., Optimizer]
+):
+    step = FakeStep(cuda, kind([nn.Parameter(torch.ones(2))], lr=0.3))
+    run(step)
+    assert [lr for _, _, lr in step.runs] == [0.3] * 6
+
+
+def test_a_capture_registers_the_generator_where_torch_does_not(cuda: FakeCuda):
+    step = FakeStep(cuda)
+    graph_step = run(step)  # keeps its graphs
+    assert graph_step.fallback is None
+    registered = [] if cuda_graph._REGISTERS_GENERATORS else [step.generator]
+    assert [graph.generators for graph in cuda.graphs] == [registered]
+
+
+# Steps that cannot be captured
+
+
+def test_a_step_that_cannot_be_captured_continues_eagerly_and_says_why(cuda: FakeCuda, caplog):
+    step, message = FakeStep(cuda), "operation not permitted when stream is capturing"
+    cuda.refusal = RuntimeError(f"{message}\nCompile with TORCH_USE_CUDA_DSA")
+    graph_step = run(step)
+    assert kinds(step) == ["eager"] * 6
+    assert cuda.captured == 1
+    assert graph_step.fallback == f"RuntimeError: {message}"
+    assert f"cannot be captured as a CUDA graph (RuntimeError: {message})" in caplog.text
+    assert "trainer.step=eager" in caplog.text
+
+
+@pytest.mark.parametrize("refusal", [RuntimeError, torch.OutOfMemoryError])
+def test_a_failed_capture_leaves_nothing_behind(cuda: FakeCuda, refusal: type[Exception]):
+    """Torch before 2.14 leaves allocator and generators capturing, and the next capture of the process fails."""
+    cuda.refusal = refusal
+    graph_step = run(FakeStep(cuda), calls=3)
+    gc.disable()
+    try:
+        with suppress(torch.OutOfMemoryError):
+            graph_step(4)
+        assert not cuda.graphs, "a cycle holds the half-made graph and its activations"
+    finally:
+        gc.enable()
+    if not cuda_graph._REGISTERS_GENERATORS:
+        assert not cuda.pools
+        assert cuda.order[-2:] == ["end allocation", "release"]
+        assert not cuda.default.capturing
+
+
+def test_after_a_failed_capture_training_is_that_of_eager_steps(cuda: FakeCuda):
+    vae, other = small_vae(), small_vae()
+    step, eager = (make_step(ModelWithLoss(each, ELBO()), each, [1] * 7) for each in (vae, other))
+    cuda.refusal = RuntimeError("no")
+    graph_step = CUDAGraphStep(step, CPU)
+    for _ in range(7):
+        assert torch.equal(graph_step(1), eager(1))
+    assert graph_step.fallback
+    assert torch.equal(weights(vae), weights(other))
+    assert torch.equal(step.generator.get_state(), eager.generator.get_state())
+
+
+def test_the_reason_is_the_first_error(cuda: FakeCuda):
+    cuda.refusal = RuntimeError("capture_end: invalidated")
+    cuda.refusal.__context__ = ValueError("the loss is read")
+    assert run(FakeStep(cuda)).fallback == "ValueError: the loss is read"
+
+
+def test_a_capture_that_runs_out_of_memory_raises(cuda: FakeCuda):
+    cuda.refusal = torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(torch.OutOfMemoryError):
+        run(FakeStep(cuda))
+
+
+class Changing:
+    """Stands for a loss that changes something on the host in every call."""
+
+    def __init__(self, change: Callable[["Changing"], Any]) -> None:
+        self.calls, self.items, self.inner, self._change = 0, [1], SimpleNamespace(count=0), change
+
+    def __call__(self) -> None:
+        self._change(self)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda loss: setattr(loss, "calls", loss.calls + 1), "loss.calls"),
+        (lambda loss: setattr(loss, "calls", nan if isinstance(loss.calls, int) else 0), "loss.calls"),
+        (lambda loss: loss.items.append(1), "the length of loss.items"),
+        (lambda loss: setattr(loss.inner, "count", loss.inner.count + 1), "loss.inner.count"),
+        (lambda loss: random.random(), "the random state of Python"),
+        (lambda loss: np.random.random(), "the random state of numpy"),
+        (lambda loss: torch.rand(1), "the random state of torch on the CPU"),
+        (lambda loss: setattr(loss, "calls", nan), None),
+        (lambda loss: setattr(loss, "calls", 1), None),
+    ],
+)
+def test_a_step_that_changes_the_host_is_not_captured(cuda: FakeCuda, change: Any, name: str | None):
+    graph_step = run(FakeStep(cuda, loss=Changing(change)))
+    reason = f"{name} changes from step to step, which a graph would not see"
+    assert graph_step.fallback == (None if name is None else reason)
+    assert cuda.captured == (name is None)
+
+
+def test_an_optimizer_that_counts_its_steps_on_the_host_is_not_captured(cuda: FakeCuda):
+    step = FakeStep(cuda)
+    state = step.optimizer.state[step.optimizer.param_groups[0]["params"][0]]
+    state["step"] = 0
+    step.model_with_loss.loss = lambda: state.update(step=state["step"] + 1)
+    assert run(step).fallback.startswith("optimizer.state[0]['step'] changes from step to step")
+
+
+def test_attributes_of_modules_are_named_by_their_path_and_those_of_the_compiler_ignored():
+    vae = small_vae()
+    compiled = SimpleNamespace(_orig_mod=ModelWithLoss(vae, ELBO()), counter=0)
+    host_state = HostStateSnapshot(compiled, adam(vae.parameters()))
+    before = host_state.take()
+    compiled.counter = 1
+    assert first_difference(before, host_state.take()) is None
+    vae.encoder.calls = 1
+    assert first_difference(before, host_state.take()) == "vae.encoder.calls"
+
+
+# Streams and optimizers
+
+
+def test_device_work_is_ordered_on_the_one_stream_of_the_captures(cuda: FakeCuda):
+    """cuBLAS keeps a workspace per stream until the process ends."""
+    graph_step = CUDAGraphStep(FakeStep(cuda), CPU)
+    with graph_step.on_capture_stream():
+        cuda.order.append("steps")
+    assert cuda.order == [
+        "enter device",
+        "own waits for default",
+        "enter stream own",
+        "steps",
+        "leave stream own",
+        "default waits for own",
+        "leave device",
+    ]
+    cuda.order.clear()
+    with suppress(KeyError), graph_step.on_capture_stream():
+        raise KeyError
+    assert "default waits for own" in cuda.order
+    assert CUDAGraphStep(FakeStep(cuda), CPU)._stream is graph_step._stream
+
+
+@pytest.mark.parametrize(("kind", "counts"), [(Adam, True), (partial(SGD, momentum=0.9), False)])
+def test_optimizers_that_count_steps_count_them_on_the_device(kind: Callable[..., Optimizer], counts: bool):
+    parameter = nn.Parameter(torch.ones(2))
+    optimizer = kind([parameter], lr=0.1)
+    parameter.grad = torch.ones(2)
+    optimizer.step()
+    make_capturable(optimizer)
+    assert optimizer.param_groups[0].get("capturable", False) is counts
+    [state] = optimizer.state.values()
+    assert not counts or (state["step"].device, state["step"].item()) == (parameter.device, 1)
