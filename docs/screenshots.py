@@ -4,7 +4,7 @@ ROOT, by default `multirun/widths`, is searched for W&B runs; those in docs/scre
 
     python -m vae_exp.train --multirun hydra/launcher=pool sweep.name=widths model.latent_dim=2,8,20 \
         'model.hidden_dims=[200],[500]' seed=0,1 trainer.epochs=10 'evaluator=[figures,units]' \
-        evaluator.figures.every=2 evaluator.units.every=2
+        evaluator.figures.every_n_epochs=2 evaluator.units.every_n_epochs=2
 """
 
 import argparse

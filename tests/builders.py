@@ -137,7 +137,7 @@ class RecordingTracker:
 class RecordingEvaluator:
     """Yields results, and keeps the images, the draw and the weights of every call."""
 
-    every: int = 1
+    every_n_epochs: int | None = 1
     results: Mapping[str, Any] = field(default_factory=lambda: {"probe": 1.0})
     images: list[ImageSet] = field(default_factory=list)
     draws: list[float] = field(default_factory=list)

@@ -4,7 +4,7 @@ import pytest
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from vae_exp.configuration.renames import RENAMED_TARGETS
+from vae_exp.configuration.renames import RENAMED_TARGETS, rename_override, with_current_names, with_first_names
 from vae_exp.configuration.stored_config import read_config
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.job_id import config_hash
@@ -28,3 +28,60 @@ def test_a_stored_config_with_an_old_target_names_the_class_of_today(old: str, t
 def test_a_rename_leaves_the_hash_of_a_job_as_it_was(old: str):
     hashes = {config_hash(OmegaConf.create(config_with(name))) for name in (old, RENAMED_TARGETS[old])}
     assert len(hashes) == 1
+
+
+OLD = {
+    "checkpoint": {"every": {"epochs": 1, "seconds": None}},
+    "evaluator": {
+        "figures": {"_target_": "vae_exp.evaluation.figures.FiguresEvaluator", "every": 0},
+        "elbo": {"_target_": "vae_exp.evaluation.elbo.ELBOEvaluator", "every": 3},
+        "mine": {"_target_": "mine.Evaluator", "every": 0},
+    },
+}
+CURRENT = {
+    "checkpoint": {"every_n_epochs": 1, "every_n_seconds": None},
+    "evaluator": {
+        "figures": {"_target_": "vae_exp.evaluation.figures.FiguresEvaluator", "every_n_epochs": None},
+        "elbo": {"_target_": "vae_exp.evaluation.elbo.ELBOEvaluator", "every_n_epochs": 3},
+        "mine": {"_target_": "mine.Evaluator", "every": 0},
+    },
+}
+
+
+def test_keys_of_a_stored_config_get_their_current_names_and_back():
+    assert with_current_names(OLD) == with_current_names(CURRENT) == CURRENT
+    assert with_first_names(CURRENT) == with_first_names(OLD) == OLD
+    assert len({config_hash(OmegaConf.create(config)) for config in (OLD, CURRENT)}) == 1
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"evaluator": None}, {"evaluator": {"figures": None}}, {"checkpoint": "x"}]
+)
+def test_a_config_without_these_keys_stays(config: dict[str, object]):
+    assert with_current_names(config) == config
+
+
+@pytest.mark.parametrize(
+    ("old", "current"),
+    [
+        ("checkpoint.every.epochs=1", "checkpoint.every_n_epochs=1"),
+        ("++checkpoint.every.seconds=0", "++checkpoint.every_n_seconds=0"),
+        ("~checkpoint.every.epochs", "~checkpoint.every_n_epochs"),
+        ("evaluator.elbo.every=0", "evaluator.elbo.every_n_epochs=null"),
+        ("evaluator.elbo.every=0,10,5", "evaluator.elbo.every_n_epochs=null,10,5"),
+        ("evaluator.elbo.every=choice(0,1)", "evaluator.elbo.every_n_epochs=choice(null,1)"),
+        ("evaluator.mine.every=0", "evaluator.mine.every=0"),
+        ("trainer.epochs=0", "trainer.epochs=0"),
+    ],
+)
+def test_overrides_get_the_current_name_of_their_key(old: str, current: str):
+    assert rename_override(old, lambda group, name: (group, name) != ("evaluator", "mine")) == current
+
+
+def test_a_command_takes_old_keys(command):
+    finished = command(
+        "train", "evaluator=[elbo]", "evaluator.elbo.every=0", "checkpoint.every.epochs=3", "--cfg", "job"
+    )
+    assert finished.code == 0, finished.err
+    assert "every_n_epochs: null" in finished.out
+    assert "every_n_epochs: 3" in finished.out

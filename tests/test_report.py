@@ -78,8 +78,8 @@ def test_every_metric_of_our_evaluators_has_a_unit():
     vae = VAE(MLPEncoder([1, 2, 2], 2, [3], "tanh"), MLPDecoder([1, 2, 2], 2, [3], "tanh"), StandardNormalPrior(2))
     images = ImageSet(torch.rand(3, 1, 2, 2), None, 1)
     evaluators = [
-        ELBOEvaluator(num_samples=1, batch_size=3, every=0),
-        NLLEvaluator(num_importance_samples=2, num_images=None, chunk_size=6, every=0),
+        ELBOEvaluator(num_samples=1, batch_size=3, every_n_epochs=None),
+        NLLEvaluator(num_importance_samples=2, num_images=None, chunk_size=6, every_n_epochs=None),
     ]
     names = [name for each in evaluators for name, _ in each.run(vae, images, torch.Generator().manual_seed(0))]
     assert len(names) == 12

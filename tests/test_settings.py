@@ -38,8 +38,8 @@ REFUSED = {
     "trainer.distributed=fsdp": r"trainer\.distributed=fsdp must be one of none, ddp",
     "data.resident=maybe": r"data\.resident=maybe must be one of auto, True, False",
     "data.binarization=static": r"data\.binarization=static must be one of none, dynamic, fixed",
-    "checkpoint.every.epochs=0": r"checkpoint\.every\.epochs=0 must be at least 1",
-    "checkpoint.every.seconds=-1": r"checkpoint\.every\.seconds=-1\.0 must be at least 0",
+    "checkpoint.every_n_epochs=0": r"checkpoint\.every_n_epochs=0 must be at least 1",
+    "checkpoint.every_n_seconds=-1": r"checkpoint\.every_n_seconds=-1\.0 must be at least 0",
 }
 
 

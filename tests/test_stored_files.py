@@ -223,7 +223,13 @@ def fid(features: object) -> dict[str, object]:
     target = "vae_exp.evaluation.fid.FIDEvaluator"
     return {
         "evaluator": {
-            "fid": {"_target_": target, "features": str(features), "num_images": 2, "epochs": 1, "every": 0}
+            "fid": {
+                "_target_": target,
+                "features": str(features),
+                "num_images": 2,
+                "epochs": 1,
+                "every_n_epochs": None,
+            }
         }
     }
 

@@ -159,7 +159,7 @@ def six_jobs(tmp_path_factory: pytest.TempPathFactory, browser) -> Path:
         page.goto(address)
         process = start(
             "train", "--multirun", "data=digits", "model.latent_dim=2,4,8", "seed=0,1", "trainer.epochs=2",
-            "sweep.name=six", "evaluator.figures.every=1", cwd=root, env={"WANDB_SILENT": "true"},
+            "sweep.name=six", "evaluator.figures.every_n_epochs=1", cwd=root, env={"WANDB_SILENT": "true"},
         )  # fmt: skip
         expect(page.locator("td.running").first).to_be_visible(timeout=90_000)
         assert process.poll() is None, "the table was empty until the sweep had ended"

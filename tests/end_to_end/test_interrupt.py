@@ -55,7 +55,7 @@ def test_a_sweep_ends_with_its_table(tmp_path):
 
 
 def test_a_killed_run_leaves_whole_files(tmp_path):
-    process = start("train", *LONG, "checkpoint.every.epochs=1", "hydra.run.dir=run", cwd=tmp_path)
+    process = start("train", *LONG, "checkpoint.every_n_epochs=1", "hydra.run.dir=run", cwd=tmp_path)
     wait_for(process, "Epoch 60/")
     process.kill()
     process.communicate(timeout=60)

@@ -90,9 +90,9 @@ def test_quadrature_and_nll_are_those_of_the_cpu(copied_run: Path):
         run = vae_exp.load_run(copied_run, device=device)
         images = run.data.test.to(run.device)
         noise = torch.Generator(run.device).manual_seed(0)
-        found = dict(QuadratureEvaluator(201, 6.0, 50, 0).run(run.vae, images, noise))
+        found = dict(QuadratureEvaluator(201, 6.0, 50, None).run(run.vae, images, noise))
         exact[device] = {name: value for name, value in found.items() if isinstance(value, float)}
-        estimate[device] = dict(NLLEvaluator(1000, 50, None, 0).run(run.vae, images, noise))
+        estimate[device] = dict(NLLEvaluator(1000, 50, None, None).run(run.vae, images, noise))
     assert exact["cpu"]
     assert exact["cuda"] == pytest.approx(exact["cpu"], rel=1e-4, abs=1e-3)
     spread = estimate["cpu"]["nll_monte_carlo_se"] + estimate["cuda"]["nll_monte_carlo_se"]

@@ -119,7 +119,7 @@ def begin(folder: Path, jobs: int, epochs: int, checkpoints: int) -> subprocess.
     """A sweep that has written so many checkpoints."""
     shutil.copy(FAULTS, folder)
     path = os.pathsep.join([str(folder), *sys.path])
-    _, _, *overrides = words(jobs, f"trainer.epochs={epochs}", "checkpoint.every.epochs=1")
+    _, _, *overrides = words(jobs, f"trainer.epochs={epochs}", "checkpoint.every_n_epochs=1")
     process = start("train", *overrides, cwd=folder, env={"PYTHONPATH": path, "MENDED": "1"})
     until = time.monotonic() + 240
     while len(list((folder / "multirun").glob("s/*/checkpoints/last.pt"))) < checkpoints:
@@ -143,7 +143,7 @@ def test_a_killed_launcher_leaves_no_orphan_and_the_same_command_does_the_rest(t
     finished = {name for name, text in results(tmp_path).items() if json.loads(text)["status"] == "completed"}
     assert len(finished) < 4
     kept = {name: text for name, text in results(tmp_path).items() if name in finished}
-    again = sweep(tmp_path, 4, "trainer.epochs=20", "checkpoint.every.epochs=1", MENDED="1")
+    again = sweep(tmp_path, 4, "trainer.epochs=20", "checkpoint.every_n_epochs=1", MENDED="1")
     assert again.returncode == 0, again.stdout + again.stderr
     after = results(tmp_path)
     assert {name: after[name] for name in kept} == kept

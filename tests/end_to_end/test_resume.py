@@ -19,9 +19,10 @@ from tests.readers import read_metrics, read_result, without_times
 KILLING = Path(__file__).with_name("killing.py")
 EPOCHS = 8
 RUN = (
-    "data=digits", f"trainer.epochs={EPOCHS}", "tracker=none", "evaluator=[elbo]", "evaluator.elbo.every=3",
+    "data=digits", f"trainer.epochs={EPOCHS}", "tracker=none", "evaluator=[elbo]",
+    "evaluator.elbo.every_n_epochs=3",
     "scheduler=step", "scheduler.step_size=3", "trainer.ema_decay=0.9", "trainer.gradient_clip=500",
-    "trainer.device=cpu", "checkpoint.every.epochs=1",
+    "trainer.device=cpu", "checkpoint.every_n_epochs=1",
 )  # fmt: skip
 PLACES = ("half written", "before fsync", "before rename", "after rename")
 
@@ -177,7 +178,7 @@ def test_a_schedule_that_follows_the_epochs_is_planned_anew_when_they_are_raised
         "evaluator=[]",
         "hydra.run.dir=run",
         "trainer.epochs=2",
-        "checkpoint.every.epochs=1",
+        "checkpoint.every_n_epochs=1",
     ]
     longer = ["resume=run", "trainer.epochs=5"]
     killed = {"arguments": longer, "kill": {"at": "half written", "count": 1}}

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def test_a_killed_search_goes_on_and_ends_with_exactly_as_many_trials(tmp_path: Path):
-    words = (*SEARCH, *POOL, "hydra.sweeper.n_trials=5", "trainer.epochs=20", "checkpoint.every.epochs=1")
+    words = (*SEARCH, *POOL, "hydra.sweeper.n_trials=5", "trainer.epochs=20", "checkpoint.every_n_epochs=1")
     process = start("train", *words, cwd=tmp_path)
     until = time.monotonic() + 240
     while len(list((tmp_path / "multirun").glob("s/*/checkpoints/last.pt"))) < 3:

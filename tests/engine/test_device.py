@@ -285,7 +285,7 @@ class SeesPrecision(ELBO):
 class SeesEvaluation:
     """An evaluator that keeps what it is computed in."""
 
-    every: int = 1
+    every_n_epochs: int | None = 1
     seen: list[torch.dtype] = field(default_factory=list)
 
     def run(self, vae: VAE, images: ImageSet, noise: torch.Generator) -> Iterator[tuple[str, float]]:

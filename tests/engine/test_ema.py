@@ -180,8 +180,8 @@ def test_validation_is_of_the_average(tmp_path: Path):
     assert losses[0] != pytest.approx(losses[1], rel=1e-4)
 
 
-@pytest.mark.parametrize("every", [1, 0], ids=["at its interval", "at the end"])
-def test_evaluators_see_the_average(tmp_path: Path, every: int):
+@pytest.mark.parametrize("every", [1, None], ids=["at its interval", "at the end"])
+def test_evaluators_see_the_average(tmp_path: Path, every: int | None):
     evaluator = RecordingEvaluator(every)
     trainer = fit(
         make_trainer(tmp_path, train=grey_images(11), ema_decay=0.9, epochs=1, evaluators={"sees": evaluator})

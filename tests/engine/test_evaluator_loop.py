@@ -138,7 +138,7 @@ def test_metrics_that_are_not_finite_are_warned_of_once(tmp_path: Path, caplog: 
 
 
 def test_evaluators_of_the_end_are_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    loop = make_loop(tmp_path, end=RecordingEvaluator(0, {"a": 1.0}), often=RecordingEvaluator(1, {"b": 2.0}))
+    loop = make_loop(tmp_path, end=RecordingEvaluator(None, {"a": 1.0}), often=RecordingEvaluator(1, {"b": 2.0}))
     assert (loop.due_at_epoch(1), loop.due_at_end()) == (["often"], ["end"])
     with caplog.at_level(logging.INFO), GracefulShutdown() as guard:
         assert loop.run(["end", "often"], 1, guard) == {"train/a": 1.0, "train/b": 2.0}

@@ -43,7 +43,7 @@ def mean_squared_error(vae: VAE, images: ImageSet, repeats: int) -> float:
 class NatsLeft:
     """How much better the images would be scored by the σ² that is best for the training images."""
 
-    every = 1
+    every_n_epochs = 1
 
     def __init__(self, train: ImageSet) -> None:
         self._train = train

@@ -193,7 +193,9 @@ def test_the_same_seed_gives_the_same_run_and_evaluators_do_not_disturb_it(bench
         bench(folder=str(run), lr=0.05, epochs=30, seed=seed, evaluators=evaluators)
         .fit()
         .tracker.column("train/loss")
-        for run, (seed, evaluators) in enumerate([(4, {}), (4, {"probe": RecordingEvaluator(every=1)}), (5, {})])
+        for run, (seed, evaluators) in enumerate(
+            [(4, {}), (4, {"probe": RecordingEvaluator(every_n_epochs=1)}), (5, {})]
+        )
     ]
     assert losses[0] == losses[1]
     assert losses[0] != losses[2]
@@ -369,8 +371,8 @@ class _Signals(RecordingEvaluator):
         yield from super().run(vae, images, generator)
 
 
-@pytest.mark.parametrize("every", [0, 1])
-def test_a_signal_during_an_evaluator_ends_the_run_before_the_next_evaluator(bench, every: int):
+@pytest.mark.parametrize("every", [None, 1])
+def test_a_signal_during_an_evaluator_ends_the_run_before_the_next_evaluator(bench, every: int | None):
     later = RecordingEvaluator(every)
     made = bench(evaluators={"first": _Signals(every), "later": later})
     with GracefulShutdown() as shutdown, pytest.raises(Interrupted):
@@ -385,7 +387,7 @@ def test_a_signal_during_the_last_batch_of_validation_ends_the_run_before_the_ev
                 os.kill(os.getpid(), signal.SIGINT)
             return super().__call__(vae, batch, generator)
 
-    later = RecordingEvaluator(every=1)
+    later = RecordingEvaluator(every_n_epochs=1)
     made = bench(loss=Signals(), val=2, batch_size=2, evaluators={"later": later})
     with pytest.raises(Interrupted):
         made.fit()
@@ -398,7 +400,7 @@ def _run_to_the_end(trainer: Trainer, shutdown: GracefulShutdown) -> None:
 
 
 def test_an_epoch_counts_only_once_it_has_been_told(bench):
-    made = bench(train=5, batch_size=2, epochs=5, evaluators={"first": _Signals(every=2)})
+    made = bench(train=5, batch_size=2, epochs=5, evaluators={"first": _Signals(every_n_epochs=2)})
     with pytest.raises(Interrupted):
         made.fit()
     [(step, line)] = made.tracker.lines
@@ -413,7 +415,10 @@ def test_an_epoch_counts_only_once_it_has_been_told(bench):
 
 def test_evaluators_run_at_their_interval_or_once_at_the_end(bench):
     """Metrics of training are not replaced."""
-    second, at_end = RecordingEvaluator(2), RecordingEvaluator(0, {"loss": 0.5, "score": 1.0, "figure": _figure()})
+    second, at_end = (
+        RecordingEvaluator(2),
+        RecordingEvaluator(None, {"loss": 0.5, "score": 1.0, "figure": _figure()}),
+    )
     made = bench(train=5, batch_size=5, epochs=5, evaluators={"second": second, "at_end": at_end}).fit()
     assert [step for step, line in made.tracker.lines if "val/probe" in line] == [2, 4]
     assert at_end.images == []
@@ -432,7 +437,7 @@ def _figure() -> Figure:
 
 @pytest.mark.parametrize(("held_out", "split"), [(3, "val"), (0, "train")])
 def test_evaluators_see_the_held_out_images_or_else_those_of_training(bench, held_out: int, split: str):
-    probe, train, val = RecordingEvaluator(every=1), images(5, seed=9), images(held_out, seed=8)
+    probe, train, val = RecordingEvaluator(every_n_epochs=1), images(5, seed=9), images(held_out, seed=8)
     made = bench(train=train, val=val, evaluators={"probe": probe}, monitor="train/loss").fit()
     assert probe.images == [val if held_out else train]
     assert made.tracker.column(f"{split}/probe") == [1.0]
@@ -440,7 +445,7 @@ def test_evaluators_see_the_held_out_images_or_else_those_of_training(bench, hel
 
 
 def test_evaluators_draw_the_same_noise_each_time_and_none_disturbs_another(bench):
-    first, second = RecordingEvaluator(every=1), RecordingEvaluator(every=1, results={})
+    first, second = RecordingEvaluator(every_n_epochs=1), RecordingEvaluator(every_n_epochs=1, results={})
     bench(epochs=3, evaluators={"first": first, "second": second}).fit()
     assert len(first.draws + second.draws) == 6
     assert len({*first.draws, *second.draws}) == 1
@@ -449,13 +454,13 @@ def test_evaluators_draw_the_same_noise_each_time_and_none_disturbs_another(benc
 def test_an_evaluator_does_not_change_what_is_monitored(bench):
     script = Scripted(train=[1.0] * 4, val=[3.0, 2.0, 1.0, 2.0])
     made = bench(
-        loss=script, epochs=4, evaluators={"probe": RecordingEvaluator(every=2, results={"loss": 0.5})}
+        loss=script, epochs=4, evaluators={"probe": RecordingEvaluator(every_n_epochs=2, results={"loss": 0.5})}
     ).fit()
     assert made.checkpoint("best")["epoch"] == 3
 
 
 def test_figures_are_saved_and_handed_to_the_trackers(bench):
-    evaluator = RecordingEvaluator(every=2, results={"samples": Figure(figsize=(1, 1)), "score": 2})
+    evaluator = RecordingEvaluator(every_n_epochs=2, results={"samples": Figure(figsize=(1, 1)), "score": 2})
     made = bench(train=5, batch_size=5, epochs=2, evaluators={"figures": evaluator}).fit()
     assert made.tracker.figures == [(2, {"samples": made.directory.figures / "samples.png"})]
     assert made.tracker.column("val/score") == [2.0]

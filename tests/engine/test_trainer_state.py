@@ -41,7 +41,7 @@ class SignalAtStep(NullProgress):
 class NoisyEvaluator:
     """An evaluator that draws from the generators of the process, as code of a user's may."""
 
-    every = 1
+    every_n_epochs = 1
 
     def run(self, vae: VAE, images: ImageSet, noise: torch.Generator):
         yield "draw", torch.rand(()).item()

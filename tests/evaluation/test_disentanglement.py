@@ -110,7 +110,7 @@ def test_dci_of_a_code_that_is_the_factors_is_one(sizes: list[int], noise_units:
     model.encode = lambda images: Independent(Normal(images.flatten(1).double(), 0.1), 1)
     pixels = torch.cat([v.double(), noise], dim=1)[:, None, None, :]
     images = ImageSet(pixels, None, 1, factors=v)
-    found = dict(DisentanglementEvaluator(None, COUNT, 0).run(model, images, torch.Generator().manual_seed(0)))
+    found = dict(DisentanglementEvaluator(None, COUNT, None).run(model, images, torch.Generator().manual_seed(0)))
     assert found["dci_disentanglement"] == pytest.approx(1, abs=1e-3)
     assert found["dci_completeness"] == pytest.approx(1, abs=1e-3)
     assert found["dci_informativeness"] == pytest.approx(1, abs=2e-3)
@@ -147,7 +147,7 @@ def image_set(with_factors: bool = True, constant: bool = False) -> ImageSet:
 
 def test_a_model_that_reads_the_factors_scores_high_on_all():
     found = dict(
-        DisentanglementEvaluator(1000, 300, 0).run(Model(), image_set(), torch.Generator().manual_seed(0))
+        DisentanglementEvaluator(1000, 300, None).run(Model(), image_set(), torch.Generator().manual_seed(0))
     )
     assert set(found) == {"mig", "sap", "dci_disentanglement", "dci_completeness", "dci_informativeness"}
     assert found["mig"] > 0.95
@@ -161,7 +161,7 @@ def test_a_model_that_reads_the_factors_scores_high_on_all():
 )
 def test_without_factors_nothing_is_measured(images: ImageSet, told: str, caplog):
     with caplog.at_level(logging.WARNING):
-        assert not list(DisentanglementEvaluator(None, 300, 0).run(Model(), images, torch.Generator()))
+        assert not list(DisentanglementEvaluator(None, 300, None).run(Model(), images, torch.Generator()))
     assert told in caplog.text
 
 
@@ -171,7 +171,7 @@ def test_images_in_file_order_are_scored_on_all_of_their_factors(caplog: pytest.
     pixels = (v / v.amax(dim=0)).reshape(-1, 1, 1, 3)
     model = Model()
     model.encode = lambda images: Independent(Normal(images.flatten(1)[:, 1:], 0.1), 1)
-    evaluator = DisentanglementEvaluator(90, 300, 0)
+    evaluator = DisentanglementEvaluator(90, 300, None)
     images = ImageSet(pixels, None, 1, factors=v)
     found = dict(evaluator.run(model, images, torch.Generator().manual_seed(0)))
     assert found["mig"] < 0.75  # the mean of about 0, 1 and 1
@@ -182,7 +182,7 @@ def test_images_in_file_order_are_scored_on_all_of_their_factors(caplog: pytest.
 
 
 def test_data_without_factors_are_refused_before_training():
-    evaluator = DisentanglementEvaluator(None, 300, 0)
+    evaluator = DisentanglementEvaluator(None, 300, None)
     evaluator.check(Model(), image_set())
     with pytest.raises(UserError, match=r"evaluator=disentanglement needs factors, and the data have none"):
         evaluator.check(Model(), image_set(with_factors=False))

@@ -12,7 +12,7 @@ def images(generator):
 
 
 def evaluate(vae, images, **options):
-    options = {"num_samples": 5, "batch_size": 10, "every": 0} | options
+    options = {"num_samples": 5, "batch_size": 10, "every_n_epochs": None} | options
     return dict(ELBOEvaluator(**options).run(vae, images, torch.Generator().manual_seed(0)))
 
 

@@ -75,7 +75,7 @@ def distance(one: np.ndarray, other: np.ndarray) -> float:
 def test_it_is_the_closed_form_on_the_features(features: str):
     images = ImageSet(torch.rand(450, *SHAPE, generator=noise(3)), None, 1)
     model = Sampler(torch.rand(300, *SHAPE, generator=noise(4)) ** 2)
-    found = dict(FIDEvaluator(features, None, 1, 0).run(model, images, noise()))
+    found = dict(FIDEvaluator(features, None, 1, None).run(model, images, noise()))
     net = Features()
     with torch.no_grad():
         expected = distance(net(images.scaled()).double().numpy(), net(torch.cat(model.drawn)).double().numpy())
@@ -86,8 +86,10 @@ def test_it_is_the_closed_form_on_the_features(features: str):
 def test_without_a_file_the_features_are_those_of_a_classifier_which_the_name_says():
     images = DigitsSource().train()
     model = Sampler(images.scaled())
-    same = dict(FIDEvaluator(None, 400, 2, 0).run(model, images, noise()))
-    black = dict(FIDEvaluator(None, 400, 2, 0).run(Sampler(torch.zeros(5, *images.image_shape)), images, noise()))
+    same = dict(FIDEvaluator(None, 400, 2, None).run(model, images, noise()))
+    black = dict(
+        FIDEvaluator(None, 400, 2, None).run(Sampler(torch.zeros(5, *images.image_shape)), images, noise())
+    )
     assert list(same) == ["fid_of_own_classifier"]
     assert black["fid_of_own_classifier"] > 20 * same["fid_of_own_classifier"]
 
@@ -106,33 +108,33 @@ def test_the_classifier_learns_and_is_the_same_for_all_runs(monkeypatch):
 def test_without_labels_and_without_a_file_nothing_is_told(caplog):
     images = ImageSet(torch.rand(5, *SHAPE), None, 1)
     with caplog.at_level(logging.WARNING):
-        assert not list(FIDEvaluator(None, None, 1, 0).run(Sampler(images.scaled()), images, noise()))
+        assert not list(FIDEvaluator(None, None, 1, None).run(Sampler(images.scaled()), images, noise()))
     assert "neither a file of features nor labels" in caplog.text
 
 
 def test_a_single_image_is_refused():
     images = ImageSet(torch.rand(2, *SHAPE), None, 1)
     model = Sampler(images.scaled())
-    FIDEvaluator(None, None, 1, 0).check(model, images)
+    FIDEvaluator(None, None, 1, None).check(model, images)
     with pytest.raises(UserError, match=r"evaluator=fid needs at least 2 images and would have 1"):
-        FIDEvaluator(None, None, 1, 0).check(model, images.first(1))
+        FIDEvaluator(None, None, 1, None).check(model, images.first(1))
 
 
 def test_a_file_that_is_missing_or_something_else_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match=r"nowhere.pt2 does not exist"):
-        FIDEvaluator(str(tmp_path / "nowhere.pt2"), None, 1, 0)
+        FIDEvaluator(str(tmp_path / "nowhere.pt2"), None, 1, None)
     (tmp_path / "other.pt2").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"other.pt2 is not a program that torch.export.save has written"):
-        FIDEvaluator(str(tmp_path / "other.pt2"), None, 1, 0)
+        FIDEvaluator(str(tmp_path / "other.pt2"), None, 1, None)
 
 
 def test_samples_of_black_and_white_images_are_black_and_white(features: str):
     """A model that has the very probabilities of the pixels is as good as another draw of the images."""
     probabilities = torch.rand(1, *SHAPE, generator=noise(3)).expand(400, *SHAPE)
     images = ImageSet(torch.bernoulli(probabilities, generator=noise(4)), None, 1)
-    found = dict(FIDEvaluator(features, None, 1, 0).run(Sampler(probabilities), images, noise()))["fid"]
+    found = dict(FIDEvaluator(features, None, 1, None).run(Sampler(probabilities), images, noise()))["fid"]
     grey = ImageSet(images.pixels.clamp(0.001, 0.999), None, 1)
-    means = dict(FIDEvaluator(features, None, 1, 0).run(Sampler(probabilities), grey, noise()))["fid"]
+    means = dict(FIDEvaluator(features, None, 1, None).run(Sampler(probabilities), grey, noise()))["fid"]
     assert found < 0.1 < means
 
 

@@ -24,7 +24,7 @@ def found(vae, images: ImageSet, **options) -> dict[str, float]:
         "num_steps": 400,
         "learning_rate": 0.05,
         "num_importance_samples": 4000,
-        "every": 0,
+        "every_n_epochs": None,
     }
     with torch.no_grad():
         return dict(InferenceGapEvaluator(**settings | options).run(vae, images, noise()))
@@ -39,7 +39,7 @@ def test_where_the_family_holds_the_true_posterior_all_of_the_gap_is_the_encoder
     """One unit of a linear-Gaussian model: the true posterior is Gaussian, the encoder's is twice as wide."""
     vae = linear_gaussian_vae(1, noise(), widening=2.0)
     gaps = found(vae, images)
-    exact = dict(QuadratureEvaluator(801, 8.0, None, 0).run(vae, images, noise()))["posterior_kl"]
+    exact = dict(QuadratureEvaluator(801, 8.0, None, None).run(vae, images, noise()))["posterior_kl"]
     assert gaps["inference_gap"] == pytest.approx(exact, abs=0.03)
     assert gaps["approximation_gap"] == pytest.approx(0, abs=0.01)
     assert gaps["amortization_gap"] == pytest.approx(exact, abs=0.03)
@@ -48,7 +48,7 @@ def test_where_the_family_holds_the_true_posterior_all_of_the_gap_is_the_encoder
 def test_the_gaps_add_up_to_the_divergence_of_quadrature(images: ImageSet):
     vae = bernoulli_vae(2)
     gaps = found(vae, images)
-    exact = dict(QuadratureEvaluator(401, 8.0, None, 0).run(vae, images, noise()))["posterior_kl"]
+    exact = dict(QuadratureEvaluator(401, 8.0, None, None).run(vae, images, noise()))["posterior_kl"]
     assert gaps["inference_gap"] == pytest.approx(exact, abs=0.05)
     assert gaps["inference_gap"] == pytest.approx(gaps["approximation_gap"] + gaps["amortization_gap"])
     assert gaps["approximation_gap"] > -0.02
@@ -68,7 +68,7 @@ def test_posteriors_of_another_family_are_refused(images: ImageSet, posterior: s
     encoder = MLPEncoder(SHAPE, 2, [5], "tanh", posterior)
     vae = VAE(encoder, MLPDecoder(SHAPE, 2, [5], "tanh"), StandardNormalPrior(2))
     with pytest.raises(UserError, match="compares with the best diagonal Gaussian"):
-        InferenceGapEvaluator(None, 1, 0.1, 1, 0).check(vae, images)
+        InferenceGapEvaluator(None, 1, 0.1, 1, None).check(vae, images)
 
 
 def test_the_model_is_left_as_it_was(images: ImageSet):
@@ -87,4 +87,4 @@ def test_it_says_how_many_images_it_used(images: ImageSet, asked: int | None, us
 
 def test_a_rate_of_nothing_is_refused():
     with pytest.raises(ValueError, match="learning_rate=0"):
-        InferenceGapEvaluator(None, 1, 0, 1, 0)
+        InferenceGapEvaluator(None, 1, 0, 1, None)

@@ -49,20 +49,20 @@ def test_a_unit_is_active_if_its_mean_moves_more_than_the_threshold():
     base = base / base.std(correction=0)
     means = torch.stack([base, 0.0995 * base, torch.full((50,), 3.0)], dim=1)
     scales = torch.tensor([0.5, 1.0, 1.0])
-    found = values(UnitsEvaluator(0.01, batch_size=7, every=0), given(means, scales), numbered(50))
+    found = values(UnitsEvaluator(0.01, batch_size=7, every_n_epochs=None), given(means, scales), numbered(50))
     assert found["active_units"] == 1
     first = (0.5 * (base**2 + 0.25 - 1) - math.log(0.5)).mean().item()
     assert found["rate_of_active_units"] == pytest.approx(first, rel=1e-5)
     assert len(found["unit_rates"]) == 3
     assert found["unit_rates"][0] == pytest.approx(first, rel=1e-5)
     assert found["unit_rates"][2] == pytest.approx(4.5, rel=1e-5)  # N(3, 1) against N(0, 1)
-    lower = values(UnitsEvaluator(0.0098, 7, 0), given(means, scales), numbered(50))
+    lower = values(UnitsEvaluator(0.0098, 7, None), given(means, scales), numbered(50))
     assert lower["active_units"] == 2
 
 
 def test_the_figure_shows_every_unit_by_its_number():
     means = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
-    figure = values(UnitsEvaluator(0.01, 10, 0), given(means, torch.ones(6)), numbered(20))["units"]
+    figure = values(UnitsEvaluator(0.01, 10, None), given(means, torch.ones(6)), numbered(20))["units"]
     above, below = figure.axes
     assert len(above.patches) == 6
     assert sorted(label.get_text() for label in below.get_xticklabels()) == list("012345")
@@ -75,7 +75,7 @@ def test_the_two_parts_of_the_rate_are_those_of_quadrature(batch_size: int, monk
     """q(z) of forty Gaussians on a line, integrated over a grid."""
     monkeypatch.setattr("vae_exp.evaluation.aggregate_posterior._BATCH", batch_size)
     means = torch.linspace(-2, 2.5, 40).unsqueeze(1)
-    found = values(AggregateEvaluator(None, 5000, 0), given(means, torch.tensor([0.3])), numbered(40))
+    found = values(AggregateEvaluator(None, 5000, None), given(means, torch.tensor([0.3])), numbered(40))
     axis = np.linspace(-6, 6, 4001)
     each = np.exp(-0.5 * ((axis[:, None] - means[:, 0].numpy()) / 0.3) ** 2) / 0.3 / math.sqrt(2 * math.pi)
     mixture = each.mean(1)
@@ -111,7 +111,7 @@ def aggregate_of_prior(count: int, units: int, information: float) -> tuple[dict
     means = math.sqrt(1 - scale**2) * torch.randn(count, units, generator=noise)
     encoder = MeanIsImage(scale)
     vae = VAE(encoder, MLPDecoder((1, 1, units), units, [], "tanh"), StandardNormalPrior(units))
-    found = values(AggregateEvaluator(None, 1, 0), vae, ImageSet(means[:, None, None, :], None, 1))
+    found = values(AggregateEvaluator(None, 1, None), vae, ImageSet(means[:, None, None, :], None, 1))
     rate = 0.5 * (means.square().sum(dim=1).mean().item() + units * (scale**2 - 1 - 2 * math.log(scale)))
     return found, rate, encoder.batch_sizes
 
@@ -142,18 +142,18 @@ def test_a_divergence_that_the_number_of_images_decides_is_an_upper_bound(
 
 def test_codes_that_lie_far_apart_tell_which_image_it_was():
     means = 100.0 * torch.arange(30).unsqueeze(1)
-    found = values(AggregateEvaluator(None, 3, 0), given(means, torch.ones(1)), numbered(30))
+    found = values(AggregateEvaluator(None, 3, None), given(means, torch.ones(1)), numbered(30))
     assert found["mutual_information"] == pytest.approx(math.log(30), abs=1e-5)
 
 
 def test_collapsed_codes_tell_nothing_and_are_the_prior():
-    found = values(AggregateEvaluator(20, 3, 0), given(torch.zeros(30, 2), torch.ones(2)), numbered(30))
+    found = values(AggregateEvaluator(20, 3, None), given(torch.zeros(30, 2), torch.ones(2)), numbered(30))
     assert found["mutual_information"] == pytest.approx(0, abs=1e-5)
     assert found["aggregate_kl"] == pytest.approx(0, abs=1e-5)
 
 
 def test_of_a_single_image_nothing_is_told(caplog: pytest.LogCaptureFixture):
-    assert values(AggregateEvaluator(1, 3, 0), given(torch.zeros(30, 2), torch.ones(2)), numbered(30)) == {}
+    assert values(AggregateEvaluator(1, 3, None), given(torch.zeros(30, 2), torch.ones(2)), numbered(30)) == {}
     assert "raise evaluator.aggregate.num_images" in caplog.text
 
 
@@ -162,7 +162,7 @@ def test_a_part_of_the_rate_that_cannot_be_is_not_told(caplog: pytest.LogCapture
     means = torch.linspace(-1.5, 1.5, 3).unsqueeze(1)
     told, left_out = 0, 0
     for seed in range(40):
-        evaluator, model = AggregateEvaluator(None, 1, 0), given(means, torch.tensor([0.6]))
+        evaluator, model = AggregateEvaluator(None, 1, None), given(means, torch.tensor([0.6]))
         found = dict(evaluator.run(model, numbered(3), torch.Generator().manual_seed(seed)))
         assert all(value >= 0 for value in found.values())
         told += "aggregate_kl" in found or "aggregate_kl_upper_bound" in found
@@ -174,16 +174,16 @@ def test_a_part_of_the_rate_that_cannot_be_is_not_told(caplog: pytest.LogCapture
 
 def test_parts_of_the_pairs_add_up(monkeypatch: pytest.MonkeyPatch):
     means = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
-    whole = values(AggregateEvaluator(None, 3, 0), given(means, torch.ones(2)), numbered(30))
+    whole = values(AggregateEvaluator(None, 3, None), given(means, torch.ones(2)), numbered(30))
     monkeypatch.setattr("vae_exp.evaluation.aggregate_posterior._VALUES_AT_ONCE", 140)
-    parts = values(AggregateEvaluator(None, 3, 0), given(means, torch.ones(2)), numbered(30))
+    parts = values(AggregateEvaluator(None, 3, None), given(means, torch.ones(2)), numbered(30))
     assert parts == pytest.approx(whole)
 
 
 def test_a_full_covariance_has_an_aggregate_too():
     vae = given(torch.randn(30, 2), torch.ones(2))
     vae.encoder.forward = lambda images: MultivariateNormal(torch.zeros(len(images), 2), torch.eye(2))
-    found = values(AggregateEvaluator(None, 50, 0), vae, numbered(30))
+    found = values(AggregateEvaluator(None, 50, None), vae, numbered(30))
     assert found["mutual_information"] == pytest.approx(0, abs=1e-5)
 
 
@@ -192,7 +192,7 @@ def test_labels_that_the_codes_hold_are_read_and_others_are_not():
     labels = torch.arange(200) % 4
     corners = torch.tensor([[0.0, 0.0], [0.0, 5.0], [5.0, 0.0], [5.0, 5.0]])
     means = corners[labels] + 0.1 * torch.randn(200, 2, generator=generator)
-    images, evaluator = numbered(200, labels), ProbeEvaluator(3, None, 64, 0)
+    images, evaluator = numbered(200, labels), ProbeEvaluator(3, None, 64, None)
     assert values(evaluator, given(means, torch.ones(2)), images) == {"probe_accuracy": 1.0, "knn_accuracy": 1.0}
     noise = torch.randn(200, 2, generator=generator)
     for accuracy in values(evaluator, given(noise, torch.ones(2)), images).values():
@@ -203,7 +203,7 @@ def test_a_ring_is_read_by_its_neighbours_and_not_by_a_line():
     angles = torch.linspace(0, 2 * math.pi, 200)
     labels = torch.arange(200) % 2
     means = torch.stack([angles.cos(), angles.sin()], 1) * (1 + 2 * labels).unsqueeze(1)
-    found = values(ProbeEvaluator(3, None, 64, 0), given(means, torch.ones(2)), numbered(200, labels))
+    found = values(ProbeEvaluator(3, None, 64, None), given(means, torch.ones(2)), numbered(200, labels))
     assert found["knn_accuracy"] > 0.95
     assert found["probe_accuracy"] < 0.7
 
@@ -211,14 +211,14 @@ def test_a_ring_is_read_by_its_neighbours_and_not_by_a_line():
 @pytest.mark.parametrize("labels", [None, torch.zeros(40, dtype=torch.int64)])
 def test_without_labels_nothing_is_probed(labels, caplog: pytest.LogCaptureFixture):
     assert (
-        values(ProbeEvaluator(3, None, 64, 0), given(torch.randn(40, 2), torch.ones(2)), numbered(40, labels))
+        values(ProbeEvaluator(3, None, 64, None), given(torch.randn(40, 2), torch.ones(2)), numbered(40, labels))
         == {}
     )
     assert "nothing is probed" in caplog.text
 
 
 def test_a_split_too_small_to_be_probed_is_refused():
-    evaluator, model = ProbeEvaluator(2, None, 64, 0), given(torch.zeros(9, 2), torch.ones(2))
+    evaluator, model = ProbeEvaluator(2, None, 64, None), given(torch.zeros(9, 2), torch.ones(2))
     with pytest.raises(UserError, match=r"evaluator=probe needs at least 4 images and would have 3: "):
         evaluator.check(model, numbered(3, torch.arange(3)))
     evaluator.check(model, numbered(4, torch.arange(4)))
@@ -228,21 +228,21 @@ def test_a_split_too_small_to_be_probed_is_refused():
 @pytest.mark.parametrize(("num_images", "most"), [(None, 10), (9, 4), (50, 10)])
 def test_more_neighbours_than_images_to_fit_on_are_refused(num_images: int | None, most: int):
     model, images = given(torch.zeros(20, 2), torch.ones(2)), numbered(20, torch.arange(20) % 2)
-    ProbeEvaluator(most, num_images, 64, 0).check(model, images)
+    ProbeEvaluator(most, num_images, 64, None).check(model, images)
     with pytest.raises(UserError, match=rf"evaluator\.probe\.neighbours={most + 1} must be at most {most}: "):
-        ProbeEvaluator(most + 1, num_images, 64, 0).check(model, images)
+        ProbeEvaluator(most + 1, num_images, 64, None).check(model, images)
 
 
 def test_classes_that_the_subset_lacks_are_named(caplog: pytest.LogCaptureFixture):
     """Two classes in file order: the first images have one of them alone."""
     means = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
     images, model = numbered(40, torch.arange(40) // 20), given(means, torch.ones(2))
-    assert set(values(ProbeEvaluator(1, 20, 64, 0), model, images)) == {"probe_accuracy", "knn_accuracy"}
+    assert set(values(ProbeEvaluator(1, 20, 64, None), model, images)) == {"probe_accuracy", "knn_accuracy"}
     assert "classes" not in caplog.text
     left_out = set(range(40)) - set(images.random_subset(20).pixels.flatten().tolist())
     labels = torch.arange(40) % 2
     labels[min(left_out)] = 7
-    values(ProbeEvaluator(1, 20, 64, 0), model, numbered(40, labels))
+    values(ProbeEvaluator(1, 20, 64, None), model, numbered(40, labels))
     assert "the 20 images scored have none of 1 classes of the split (7); raise" in caplog.text
     assert "evaluator.probe.num_images" in caplog.text
 
@@ -250,12 +250,12 @@ def test_classes_that_the_subset_lacks_are_named(caplog: pytest.LogCaptureFixtur
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: UnitsEvaluator(-0.1, 10, 0),
-        lambda: UnitsEvaluator(0.01, 0, 0),
-        lambda: AggregateEvaluator(0, 1, 0),
-        lambda: AggregateEvaluator(None, 0, 0),
-        lambda: ProbeEvaluator(0, None, 10, 0),
-        lambda: ProbeEvaluator(1, 3, 10, 0),
+        lambda: UnitsEvaluator(-0.1, 10, None),
+        lambda: UnitsEvaluator(0.01, 0, None),
+        lambda: AggregateEvaluator(0, 1, None),
+        lambda: AggregateEvaluator(None, 0, None),
+        lambda: ProbeEvaluator(0, None, 10, None),
+        lambda: ProbeEvaluator(1, 3, 10, None),
     ],
 )
 def test_values_out_of_range_are_refused(make):

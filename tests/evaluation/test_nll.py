@@ -11,7 +11,8 @@ from vae_exp.objective.importance_weighted import log_evidence
 
 def evaluator(**options) -> NLLEvaluator:
     return NLLEvaluator(
-        **{"num_importance_samples": 2000, "num_images": None, "chunk_size": 10_000, "every": 0} | options
+        **{"num_importance_samples": 2000, "num_images": None, "chunk_size": 10_000, "every_n_epochs": None}
+        | options
     )
 
 

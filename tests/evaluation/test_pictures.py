@@ -75,7 +75,7 @@ def test_a_figure_of_very_wide_or_high_images_is_of_a_bounded_size(shape):
 
 def test_the_evaluator_yields_the_same_pictures(generator):
     images = ImageSet(torch.rand(8, 1, 8, 8, generator=generator), None, 1)
-    figures = dict(FiguresEvaluator(4, 3, every=0).run(vae(2, (1, 8, 8)), images, generator))
+    figures = dict(FiguresEvaluator(4, 3, every_n_epochs=None).run(vae(2, (1, 8, 8)), images, generator))
     assert list(figures) == ["reconstructions", "samples", "manifold", "interpolations", "latent_scatter"]
 
 
@@ -94,4 +94,4 @@ def test_pictures_of_a_class_conditional_model_say_which_class_they_show(generat
 @pytest.mark.parametrize(("columns", "side"), [(1, 3), (101, 3), (4, 1), (4, 101)])
 def test_a_grid_that_no_page_shows_is_refused(columns: int, side: int):
     with pytest.raises(ValueError, match="must be"):
-        FiguresEvaluator(columns, side, every=0)
+        FiguresEvaluator(columns, side, every_n_epochs=None)

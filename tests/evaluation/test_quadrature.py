@@ -26,7 +26,7 @@ def images() -> ImageSet:
 @pytest.mark.parametrize("units", [1, 2])
 def test_the_evidence_is_the_closed_form(images: ImageSet, units: int):
     vae = linear_gaussian_vae(units, noise())
-    found = dict(QuadratureEvaluator(401, 8.0, None, 0).run(vae, images, noise()))
+    found = dict(QuadratureEvaluator(401, 8.0, None, None).run(vae, images, noise()))
     truth = -vae.decoder.log_evidence(images.scaled()).mean().item()
     assert found["quadrature_nll"] == pytest.approx(truth, abs=1e-4)
     assert isinstance(found["posteriors"], Figure)
@@ -35,7 +35,7 @@ def test_the_evidence_is_the_closed_form(images: ImageSet, units: int):
 @pytest.mark.parametrize("units", [1, 2])
 def test_the_bound_is_that_of_many_draws_and_lies_above_by_the_divergence(images: ImageSet, units: int):
     vae = bernoulli_vae(units)
-    found = dict(QuadratureEvaluator(401, 8.0, None, 0).run(vae, images, noise()))
+    found = dict(QuadratureEvaluator(401, 8.0, None, None).run(vae, images, noise()))
     with torch.no_grad():
         drawn = torch.stack([ELBO(2000)(vae, images.scaled(), noise(seed)).loss.mean() for seed in range(10)])
     assert found["quadrature_negative_elbo"] == pytest.approx(
@@ -47,20 +47,22 @@ def test_the_bound_is_that_of_many_draws_and_lies_above_by_the_divergence(images
 
 def test_a_part_of_the_split_is_a_random_subset(images: ImageSet):
     vae = linear_gaussian_vae(1, noise())
-    found = dict(QuadratureEvaluator(401, 8.0, 4, 0).run(vae, images, noise()))
+    found = dict(QuadratureEvaluator(401, 8.0, 4, None).run(vae, images, noise()))
     truth = -vae.decoder.log_evidence(images.random_subset(4).scaled()).mean().item()
     assert found["quadrature_nll"] == pytest.approx(truth, abs=1e-4)
 
 
 def test_a_grid_that_misses_something_is_told(images: ImageSet, caplog):
     with caplog.at_level(logging.WARNING):
-        list(QuadratureEvaluator(401, 1.0, None, 0).run(linear_gaussian_vae(1, noise()), images, noise()))
+        list(QuadratureEvaluator(401, 1.0, None, None).run(linear_gaussian_vae(1, noise()), images, noise()))
     assert "the grid misses" in caplog.text
 
 
 def test_a_divergence_that_cannot_be_is_not_told_but_its_remedy_is(images: ImageSet, caplog):
     with caplog.at_level(logging.WARNING):
-        found = dict(QuadratureEvaluator(401, 0.01, None, 0).run(linear_gaussian_vae(1, noise()), images, noise()))
+        found = dict(
+            QuadratureEvaluator(401, 0.01, None, None).run(linear_gaussian_vae(1, noise()), images, noise())
+        )
     assert set(found) == {"quadrature_nll", "quadrature_negative_elbo", "quadrature_images", "posteriors"}
     assert "posterior_kl would be -" in caplog.text
     assert "Raise evaluator.quadrature.reach" in caplog.text
@@ -69,13 +71,13 @@ def test_a_divergence_that_cannot_be_is_not_told_but_its_remedy_is(images: Image
 def test_it_says_how_many_images_it_used(images: ImageSet):
     vae = linear_gaussian_vae(1, noise())
     for asked, used in ((None, 9), (4, 4)):
-        found = dict(QuadratureEvaluator(11, 8.0, asked, 0).run(vae, images, noise()))
+        found = dict(QuadratureEvaluator(11, 8.0, asked, None).run(vae, images, noise()))
         assert found["quadrature_images"] == used
 
 
 def test_more_units_than_can_be_integrated_over_are_refused(images: ImageSet):
     with pytest.raises(UserError, match="at most 2 latent units; the model has 3"):
-        QuadratureEvaluator(11, 6.0, None, 0).check(bernoulli_vae(3), images)
+        QuadratureEvaluator(11, 6.0, None, None).check(bernoulli_vae(3), images)
 
 
 @pytest.mark.parametrize(
@@ -83,25 +85,25 @@ def test_more_units_than_can_be_integrated_over_are_refused(images: ImageSet):
 )
 def test_a_grid_without_extent_is_refused(side: int, reach: float, told: str):
     with pytest.raises(ValueError, match=told):
-        QuadratureEvaluator(side, reach, None, 0)
+        QuadratureEvaluator(side, reach, None, None)
 
 
 def test_a_class_conditional_model_is_integrated_for_the_class_of_each_image():
     vae = conditional_vae(1).eval()
     images = labelled(5)
-    found = dict(QuadratureEvaluator(401, 8.0, None, 0).run(vae, images, noise()))
+    found = dict(QuadratureEvaluator(401, 8.0, None, None).run(vae, images, noise()))
     alone = []
     for place in range(5):
         one = images.subset(torch.tensor([place]))
-        alone.append(dict(QuadratureEvaluator(401, 8.0, None, 0).run(vae, one, noise()))["quadrature_nll"])
+        alone.append(dict(QuadratureEvaluator(401, 8.0, None, None).run(vae, one, noise()))["quadrature_nll"])
     assert found["quadrature_nll"] == pytest.approx(sum(alone) / 5, rel=1e-5)
     other = ImageSet(images.pixels, (images.labels + 1) % 4, 255)
-    assert dict(QuadratureEvaluator(401, 8.0, None, 0).run(vae, other, noise())) != found
+    assert dict(QuadratureEvaluator(401, 8.0, None, None).run(vae, other, noise())) != found
 
 
 def test_a_grid_too_coarse_for_a_true_posterior_is_told(images: ImageSet, caplog):
     vae = linear_gaussian_vae(1, noise())
     vae.decoder.sigma = 0.004
     with caplog.at_level(logging.WARNING):
-        list(QuadratureEvaluator(201, 8.0, None, 0).run(vae, images, noise()))
+        list(QuadratureEvaluator(201, 8.0, None, None).run(vae, images, noise()))
     assert "of a true posterior lie in a single cell of the grid" in caplog.text

@@ -13,7 +13,7 @@ GOLDEN = Path(__file__).with_name("digits_twenty_steps.json")
 def test_twenty_steps_on_the_digits_are_the_golden_ones(command, tmp_path):
     finished = command(
         "train", "data=digits", "trainer.batch_size=120", "trainer.epochs=2", "tracker=none", "hydra.run.dir=run",
-        "trainer.device=cpu", "evaluator.figures.every=5",
+        "trainer.device=cpu", "evaluator.figures.every_n_epochs=5",
     )  # fmt: skip
     assert finished.code == 0, finished.err
     lines = read_metrics(tmp_path / "run")

@@ -90,7 +90,7 @@ def test_samples_are_of_the_classes_in_turn():
 
 def test_a_set_of_images_gives_each_batch_its_classes():
     vae, images = conditional_vae().eval(), labelled()
-    found = dict(ELBOEvaluator(3, 4, 0).run(vae, images, noise()))
+    found = dict(ELBOEvaluator(3, 4, None).run(vae, images, noise()))
     with vae.given(images.labels):
         whole = -vae.decode(vae.encode(images.scaled()).mean).log_prob(images.scaled()).mean().item()
     assert found["reconstruction_from_mean"] == pytest.approx(whole, rel=1e-5)
@@ -143,11 +143,11 @@ def test_every_picture_and_estimate_can_be_made(latent_dim: int):
     vae, images = conditional_vae(latent_dim).eval(), labelled()
     pictures = list(all_pictures(vae, images, noise(), 4, 3))
     assert len(pictures) == 5
-    found = dict(NLLEvaluator(7, None, 20, 0).run(vae, images, noise()))
+    found = dict(NLLEvaluator(7, None, 20, None).run(vae, images, noise()))
     assert found["nll_images"] == 11
 
 
 def test_a_probe_of_codes_that_know_the_class_is_not_made(caplog):
     with caplog.at_level(logging.WARNING):
-        assert not list(ProbeEvaluator(3, None, 5, 0).run(conditional_vae(), labelled(), noise()))
+        assert not list(ProbeEvaluator(3, None, 5, None).run(conditional_vae(), labelled(), noise()))
     assert "a class-conditional model are told the class" in caplog.text

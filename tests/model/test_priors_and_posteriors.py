@@ -185,5 +185,5 @@ def test_a_diagonal_factor_is_the_diagonal_gaussian():
 @pytest.mark.parametrize("prior", [GaussianMixturePrior(2, 3), StandardNormalPrior(2)])
 def test_units_that_depend_on_one_another_are_counted_without_rates(prior):
     posterior = "full_covariance" if isinstance(prior, StandardNormalPrior) else "diagonal"
-    found = UnitsEvaluator(0.0, 3, 0).run(vae_with(prior, posterior), ImageSet(images(), None, 1), noise())
+    found = UnitsEvaluator(0.0, 3, None).run(vae_with(prior, posterior), ImageSet(images(), None, 1), noise())
     assert dict(found) == {"active_units": 2}

@@ -151,7 +151,7 @@ def test_the_elbo_of_codes_has_the_rate_of_the_choice():
 def test_use_of_the_codebook_is_counted():
     vae = vq_vae().eval()
     pixels = ImageSet(images(40), None, 1)
-    found = dict(CodesEvaluator(7, 0).run(vae, pixels, noise()))
+    found = dict(CodesEvaluator(7, None).run(vae, pixels, noise()))
     counts = [0.0] * CODES
     for index in vae.encode(pixels.scaled()).indices.flatten().tolist():
         counts[index] += 1

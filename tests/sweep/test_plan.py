@@ -54,7 +54,7 @@ def test_a_sweep_without_jobs_is_refused_with_the_key_that_is_empty():
         "sweep.name=a,b",
         "data.root=/a,/b",
         "tracker=none,offline",
-        "checkpoint.every.epochs=1,2",
+        "checkpoint.every_n_epochs=1,2",
         "sweep.name=${seed}",
     ],
 )

@@ -16,6 +16,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
+from vae_exp.configuration.renames import rename_override
 from vae_exp.configuration.schema import strip_omegaconf_noise
 from vae_exp.errors import UserError, did_you_mean
 from vae_exp.storage.run_directory import LATEST, find_latest_run
@@ -92,6 +93,9 @@ def _prepare_override(override: str, config_name: str) -> str:
         raise UserError(f"{override} is not an override of the form key=value; {remedy}.")
     if override == f"resume={LATEST}" and config_name == "train":
         return f"resume={quoted(str(find_latest_run('resume')))}"
+    override = rename_override(
+        override, lambda group, name: (config_directory() / group / f"{name}.yaml").is_file()
+    )
     group = group_of(override)
     if group is None:
         return override

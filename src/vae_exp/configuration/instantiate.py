@@ -189,7 +189,10 @@ def build_scheduler(scheduler: Node, optimizer: Optimizer) -> LRScheduler | None
 
 def build_evaluators(evaluators: Node) -> dict[str, Evaluator]:
     """The evaluators by name."""
-    return {name: _create(node, f"evaluator.{name}", needs=("run", "every")) for name, node in evaluators.items()}
+    return {
+        name: _create(node, f"evaluator.{name}", needs=("run", "every_n_epochs"))
+        for name, node in evaluators.items()
+    }
 
 
 def check_evaluators(evaluators: Mapping[str, Evaluator], vae: VAE, images: ImageSet) -> None:

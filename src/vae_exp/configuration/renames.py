@@ -1,6 +1,8 @@
-"""Rename table of the classes that stored configs name by `_target_`."""
+"""Rename tables of stored configs and command lines: classes by `_target_`, and config keys."""
 
-from collections.abc import Mapping
+import copy
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 RENAMED_TARGETS = {
@@ -19,23 +21,93 @@ RENAMED_TARGETS = {
     "vae_exp.objective.aggregate.DIPVAE": "vae_exp.objective.disentangling.DIPVAE",
     "vae_exp.objective.aggregate.InfoVAE": "vae_exp.objective.disentangling.InfoVAE",
 }
-_FIRST_NAMES = {new: old for old, new in RENAMED_TARGETS.items()}
+# `*` stands for one part. A key beside the `_target_` of another package is an argument of that class: it stays.
+RENAMED_KEYS = {
+    "checkpoint.every.epochs": "checkpoint.every_n_epochs",
+    "checkpoint.every.seconds": "checkpoint.every_n_seconds",
+    "evaluator.*.every": "evaluator.*.every_n_epochs",
+}
+# Old and new values of keys, by their old names.
+RENAMED_VALUES: dict[str, dict[Any, Any]] = {"evaluator.*.every": {0: None}}
+_FIRST_TARGETS = {new: old for old, new in RENAMED_TARGETS.items()}
+_FIRST_KEYS = {new: old for old, new in RENAMED_KEYS.items()}
+_FIRST_VALUES = {
+    RENAMED_KEYS[key]: {new: old for old, new in values.items()} for key, values in RENAMED_VALUES.items()
+}
 
 
-def with_current_targets(config: Any) -> Any:
-    """A plain config with every `_target_` under its current name."""
-    return _rename(config, RENAMED_TARGETS)
+def with_current_names(config: Any) -> Any:
+    """Give every `_target_` and every key of a plain config its current name."""
+    return _rename_keys(_rename_targets(config, RENAMED_TARGETS), RENAMED_KEYS, RENAMED_VALUES)
 
 
-def with_first_targets(config: Any) -> Any:
-    """A plain config with every `_target_` under its first name, from which the hash of a job is computed."""
-    return _rename(config, _FIRST_NAMES)
+def with_first_names(config: Any) -> Any:
+    """Give every `_target_` and every key of a plain config its first name; the hash of a job needs them."""
+    return _rename_targets(_rename_keys(config, _FIRST_KEYS, _FIRST_VALUES), _FIRST_TARGETS)
 
 
-def _rename(node: Any, names: Mapping[str, str]) -> Any:
+def rename_override(override: str, is_option: Callable[[str, str], bool]) -> str:
+    """An override of the command line with its key under the current name.
+
+    Args:
+        override: Such as `checkpoint.every.epochs=1`; its value may be a sweep.
+        is_option: Whether a group has an option of that name: an evaluator of the user's own keeps its arguments.
+    """
+    key, equals, value = override.partition("=")
+    name = key.lstrip("+~")
+    for old, new in RENAMED_KEYS.items():
+        star = _match(old, name)
+        if star is None or (star and not is_option(old.partition(".*")[0], star)):
+            continue
+        for before, after in RENAMED_VALUES.get(old, {}).items():
+            value = re.sub(rf"(?<![\w.]){before}(?![\w.])", "null" if after is None else str(after), value)
+        return f"{key.removesuffix(name)}{new.replace('*', star)}{equals}{value}"
+    return override
+
+
+def _match(pattern: str, key: str) -> str | None:
+    """What stands for `*`, which is empty where there is none; None for another key."""
+    matched = re.fullmatch(re.escape(pattern).replace(r"\*", r"([^.]+)"), key)
+    return None if matched is None else "".join(matched.groups())
+
+
+def _rename_targets(node: Any, names: Mapping[str, str]) -> Any:
     if isinstance(node, dict):
         return {
-            key: names.get(value, value) if key == "_target_" and isinstance(value, str) else _rename(value, names)
+            key: names.get(value, value)
+            if key == "_target_" and isinstance(value, str)
+            else _rename_targets(value, names)
             for key, value in node.items()
         }
-    return [_rename(value, names) for value in node] if isinstance(node, list) else node
+    return [_rename_targets(value, names) for value in node] if isinstance(node, list) else node
+
+
+def _rename_keys(config: Any, keys: Mapping[str, str], values: Mapping[str, Mapping[Any, Any]]) -> Any:
+    renamed = copy.deepcopy(config)
+    for old, new in keys.items():
+        group = old.partition(".*")[0] if "*" in old else ""
+        for star in list(_node(renamed, group.split("."))) if group else [""]:
+            _move(renamed, old.replace("*", str(star)), new.replace("*", str(star)), values.get(old, {}))
+    return renamed
+
+
+def _move(config: Any, old: str, new: str, values: Mapping[Any, Any]) -> None:
+    *parents, key = old.split(".")
+    node = _node(config, parents)
+    if key not in node or not str(node.get("_target_", "vae_exp.")).startswith("vae_exp."):
+        return
+    value = node.pop(key)
+    if not node:  # no other key is left
+        del _node(config, parents[:-1])[parents[-1]]
+    *parents, key = new.split(".")
+    target = config
+    for parent in parents:
+        target = target.setdefault(parent, {})
+    target[key] = values.get(value, value) if isinstance(value, Hashable) else value
+
+
+def _node(config: Any, path: Sequence[str]) -> dict[str, Any]:
+    """The mapping at a path; an empty one where there is none."""
+    for part in path:
+        config = config.get(part) if isinstance(config, dict) else None
+    return config if isinstance(config, dict) else {}

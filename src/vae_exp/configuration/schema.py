@@ -142,24 +142,17 @@ class TrainerConfig:
 
 
 @dataclass
-class CheckpointIntervalConfig:
-    """`checkpoint.every`: whichever comes first."""
+class CheckpointConfig:
+    """`checkpoint`: how often `last.pt` is saved, whichever comes first."""
 
-    epochs: int | None = MISSING
-    seconds: float | None = MISSING
+    every_n_epochs: int | None = MISSING
+    every_n_seconds: float | None = MISSING
 
     def __post_init__(self) -> None:
-        if self.epochs is not None:
-            _at_least("checkpoint.every.epochs", self.epochs, 1)
-        if self.seconds is not None:
-            _at_least("checkpoint.every.seconds", self.seconds, 0)
-
-
-@dataclass
-class CheckpointConfig:
-    """`checkpoint`: how often `last.pt` is written."""
-
-    every: CheckpointIntervalConfig = MISSING
+        if self.every_n_epochs is not None:
+            _at_least("checkpoint.every_n_epochs", self.every_n_epochs, 1)
+        if self.every_n_seconds is not None:
+            _at_least("checkpoint.every_n_seconds", self.every_n_seconds, 0)
 
 
 @dataclass

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from vae_exp.configuration.renames import with_current_targets
+from vae_exp.configuration.renames import with_current_names
 from vae_exp.configuration.schema import values_before_the_key
 from vae_exp.configuration.target_allowlist import check_plain_yaml, require_no_resolvers
 from vae_exp.errors import UserError
@@ -34,7 +34,7 @@ def read_config(place: RunDirectory, key: str = "run") -> DictConfig:
     require_no_resolvers(place.config)
     try:
         plain = OmegaConf.to_container(OmegaConf.load(place.config), resolve=False)
-        stored = OmegaConf.create(with_current_targets(plain))
+        stored = OmegaConf.create(with_current_names(plain))
     except (YAMLError, OmegaConfBaseException, RecursionError, AttributeError, ValueError) as error:
         raise UserError(f"{place.config} is not a readable config: {error}") from error
     if not isinstance(stored, DictConfig) or not isinstance(stored.get("data"), DictConfig):

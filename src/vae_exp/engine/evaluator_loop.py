@@ -59,12 +59,12 @@ class EvaluatorLoop:
 
     def due_at_epoch(self, epoch: int) -> list[str]:
         """The names of those due after this epoch."""
-        intervals = {name: evaluator.every for name, evaluator in self._evaluators.items()}
+        intervals = {name: evaluator.every_n_epochs for name, evaluator in self._evaluators.items()}
         return [name for name, interval in intervals.items() if interval and epoch % interval == 0]
 
     def due_at_end(self) -> list[str]:
         """The names of those that run once, after the last epoch."""
-        return [name for name, evaluator in self._evaluators.items() if not evaluator.every]
+        return [name for name, evaluator in self._evaluators.items() if not evaluator.every_n_epochs]
 
     def run(self, names: Sequence[str], step: int, guard: GracefulShutdown) -> dict[str, float]:
         """Run these evaluators; log their figures and lists, and return their numbers as `split/name`.
@@ -78,9 +78,9 @@ class EvaluatorLoop:
         for name in names:
             guard.raise_if_requested()
             evaluator = self._evaluators[name]
-            if not evaluator.every:
+            if not evaluator.every_n_epochs:
                 _log.info("Evaluating %s …", name)
-            with nullcontext() if evaluator.every else EvaluationProgress(name) as progress:
+            with nullcontext() if evaluator.every_n_epochs else EvaluationProgress(name) as progress:
                 images = replace(self._images, on_progress=progress)
                 numbers, figures, lists = run_evaluator(name, evaluator, self._vae, images, self._seed)
             self._warned |= warn_non_finite_metrics(name, numbers, self._warned)

@@ -13,10 +13,10 @@ from vae_exp.model.vae import VAE
 class Evaluator(Protocol):
     """Scores or draws a model; the same object serves training and the `evaluate` command.
 
-    `every` is its cadence in epochs during training; 0 means once, after the last epoch.
+    `every_n_epochs` is its interval during training; None means once, after the last epoch.
     """
 
-    every: int
+    every_n_epochs: int | None
 
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, Any]]:
         """Yield names without the split, and values: what `float` takes, lists of it, or matplotlib figures."""

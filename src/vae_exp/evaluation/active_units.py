@@ -10,7 +10,7 @@ from torch.distributions import Distribution
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.kl import rate_per_unit
 from vae_exp.distributions.sampling import sample
-from vae_exp.evaluation.arguments import require_count
+from vae_exp.evaluation.arguments import require_count, require_interval
 from vae_exp.evaluation.plotting import plot_latent_units
 from vae_exp.model.vae import VAE
 
@@ -25,14 +25,14 @@ class UnitsEvaluator:
     Args:
         threshold: Of the variance; the paper's is 0.01.
         batch_size: Images at once.
-        every: Cadence in epochs during training; 0 runs it once, at the end.
+        every_n_epochs: Interval during training; None runs it once, at the end.
 
     Raises:
         ValueError: if a count is below its least, or the threshold below zero.
     """
 
-    def __init__(self, threshold: float, batch_size: int, every: int) -> None:
-        self.every = require_count("every", every, 0)
+    def __init__(self, threshold: float, batch_size: int, every_n_epochs: int | None) -> None:
+        self.every_n_epochs = require_interval("every_n_epochs", every_n_epochs)
         self._batch_size = require_count("batch_size", batch_size)
         if not threshold >= 0:
             raise ValueError(f"threshold={threshold} must be at least 0.")

@@ -10,7 +10,7 @@ from torch.distributions import Distribution
 
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.sampling import sample
-from vae_exp.evaluation.arguments import require_count
+from vae_exp.evaluation.arguments import require_count, require_interval
 from vae_exp.evaluation.requirements import require_density
 from vae_exp.evaluation.subset import scored_images
 from vae_exp.model.vae import VAE
@@ -35,14 +35,14 @@ class AggregateEvaluator:
         num_images: N, a random subset of the split (`scored_images`); None for all. Time grows with its square,
             memory with N times the size of a posterior.
         num_samples: Draws of z per image.
-        every: Cadence in epochs during training; 0 runs it once, at the end.
+        every_n_epochs: Interval during training; None runs it once, at the end.
 
     Raises:
         ValueError: if a count is below its least.
     """
 
-    def __init__(self, num_images: int | None, num_samples: int, every: int) -> None:
-        self.every = require_count("every", every, 0)
+    def __init__(self, num_images: int | None, num_samples: int, every_n_epochs: int | None) -> None:
+        self.every_n_epochs = require_interval("every_n_epochs", every_n_epochs)
         self._num_images = None if num_images is None else require_count("num_images", num_images)
         self._num_samples = require_count("num_samples", num_samples)
 

@@ -12,3 +12,12 @@ def require_count(name: str, value: object, least: int = 1, most: int | None = N
     if most is not None and value > most:
         raise ValueError(f"{name}={value} must be at most {most}.")
     return value
+
+
+def require_interval(name: str, value: object) -> int | None:
+    """A whole number of at least 1, or None.
+
+    Raises:
+        ValueError: names the argument, its value and what would be right.
+    """
+    return None if value is None else require_count(name, value)

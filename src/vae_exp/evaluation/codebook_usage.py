@@ -7,7 +7,7 @@ import torch
 
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.codebook import VectorQuantizedPosterior
-from vae_exp.evaluation.arguments import require_count
+from vae_exp.evaluation.arguments import require_count, require_interval
 from vae_exp.model.vae import VAE
 
 _log = logging.getLogger(__name__)
@@ -21,14 +21,14 @@ class CodesEvaluator:
 
     Args:
         batch_size: Images at once.
-        every: Cadence in epochs during training; 0 runs it once, at the end.
+        every_n_epochs: Interval during training; None runs it once, at the end.
 
     Raises:
         ValueError: if a count is below its least.
     """
 
-    def __init__(self, batch_size: int, every: int) -> None:
-        self.every = require_count("every", every, 0)
+    def __init__(self, batch_size: int, every_n_epochs: int | None) -> None:
+        self.every_n_epochs = require_interval("every_n_epochs", every_n_epochs)
         self._batch_size = require_count("batch_size", batch_size)
 
     @torch.no_grad()

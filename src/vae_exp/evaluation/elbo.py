@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from vae_exp.data.images import ImageSet
-from vae_exp.evaluation.arguments import require_count
+from vae_exp.evaluation.arguments import require_count, require_interval
 from vae_exp.evaluation.bits import Bits
 from vae_exp.model.vae import VAE
 from vae_exp.objective.elbo import ELBO
@@ -22,12 +22,14 @@ class ELBOEvaluator:
     Args:
         num_samples: Draws of z per image.
         batch_size: Images at once.
-        every: Cadence in epochs during training; 0 runs it once, at the end.
+        every_n_epochs: Interval during training; None runs it once, at the end.
         bits: Whether bits per dimension are told: `auto`, `True` or `False`, as `Bits` takes it.
     """
 
-    def __init__(self, num_samples: int, batch_size: int, every: int, bits: str | bool = "auto") -> None:
-        self.every = require_count("every", every, 0)
+    def __init__(
+        self, num_samples: int, batch_size: int, every_n_epochs: int | None, bits: str | bool = "auto"
+    ) -> None:
+        self.every_n_epochs = require_interval("every_n_epochs", every_n_epochs)
         self._elbo = ELBO(require_count("num_samples", num_samples))
         self._batch_size = require_count("batch_size", batch_size)
         self._bits = Bits("evaluator.elbo.bits", bits)

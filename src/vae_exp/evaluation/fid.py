@@ -11,7 +11,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.sampling import binarized
 from vae_exp.errors import UserError
-from vae_exp.evaluation.arguments import require_count
+from vae_exp.evaluation.arguments import require_count, require_interval
 from vae_exp.evaluation.requirements import is_bernoulli, require_images
 from vae_exp.evaluation.subset import scored_images
 from vae_exp.model.vae import VAE
@@ -40,15 +40,17 @@ class FIDEvaluator:
             features `[batch, size]`; None trains the classifier.
         num_images: How many images of the split, a random subset (`scored_images`), and samples; None for all.
         epochs: That the classifier is trained for.
-        every: Cadence in epochs during training; 0 runs it once, at the end.
+        every_n_epochs: Interval during training; None runs it once, at the end.
 
     Raises:
         ValueError: if a count is below its least.
         UserError: if the file cannot be read.
     """
 
-    def __init__(self, features: str | None, num_images: int | None, epochs: int, every: int) -> None:
-        self.every = require_count("every", every, 0)
+    def __init__(
+        self, features: str | None, num_images: int | None, epochs: int, every_n_epochs: int | None
+    ) -> None:
+        self.every_n_epochs = require_interval("every_n_epochs", every_n_epochs)
         self._num_images = None if num_images is None else require_count("num_images", num_images, _LEAST)
         self._epochs = require_count("epochs", epochs)
         self._features = None if features is None else _loaded(features)

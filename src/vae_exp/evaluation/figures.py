@@ -6,7 +6,7 @@ import torch
 from matplotlib.figure import Figure
 
 from vae_exp.data.images import ImageSet
-from vae_exp.evaluation.arguments import require_count
+from vae_exp.evaluation.arguments import require_count, require_interval
 from vae_exp.evaluation.pictures import all_pictures
 from vae_exp.model.vae import VAE
 
@@ -19,11 +19,11 @@ class FiguresEvaluator:
     Args:
         columns: Images per row, 2 to 100.
         manifold_side: Points along an axis of the manifold of a two-dimensional latent space, 2 to 100.
-        every: Cadence in epochs during training; 0 runs it once, at the end.
+        every_n_epochs: Interval during training; None runs it once, at the end.
     """
 
-    def __init__(self, columns: int, manifold_side: int, every: int) -> None:
-        self.every = require_count("every", every, 0)
+    def __init__(self, columns: int, manifold_side: int, every_n_epochs: int | None) -> None:
+        self.every_n_epochs = require_interval("every_n_epochs", every_n_epochs)
         self._columns = require_count("columns", columns, 2, _MOST)
         self._manifold_side = require_count("manifold_side", manifold_side, 2, _MOST)
 

@@ -11,7 +11,7 @@ from torch.distributions import Distribution, Independent, Normal
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.sampling import rsample
 from vae_exp.errors import UserError
-from vae_exp.evaluation.arguments import require_count
+from vae_exp.evaluation.arguments import require_count, require_interval
 from vae_exp.evaluation.nll import outputs_per_value, suitable_chunk
 from vae_exp.evaluation.requirements import first_posterior, require_density
 from vae_exp.evaluation.subset import scored_images
@@ -37,7 +37,7 @@ class InferenceGapEvaluator:
         num_steps: Steps of Adam for each image; its rate falls to zero along half a cosine.
         learning_rate: Of the first step.
         num_importance_samples: Draws per image for every estimate.
-        every: Cadence in epochs during training; 0 runs it once, at the end.
+        every_n_epochs: Interval during training; None runs it once, at the end.
 
     Raises:
         ValueError: if a count is below its least, or the rate not positive.
@@ -49,9 +49,9 @@ class InferenceGapEvaluator:
         num_steps: int,
         learning_rate: float,
         num_importance_samples: int,
-        every: int,
+        every_n_epochs: int | None,
     ) -> None:
-        self.every = require_count("every", every, 0)
+        self.every_n_epochs = require_interval("every_n_epochs", every_n_epochs)
         self._num_images = None if num_images is None else require_count("num_images", num_images)
         self._num_steps = require_count("num_steps", num_steps)
         self._num_importance_samples = require_count("num_importance_samples", num_importance_samples)

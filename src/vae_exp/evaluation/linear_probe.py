@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
-from vae_exp.evaluation.arguments import require_count
+from vae_exp.evaluation.arguments import require_count, require_interval
 from vae_exp.evaluation.requirements import require_images
 from vae_exp.evaluation.subset import scored_images
 from vae_exp.model.conditional import ConditionalVAE
@@ -32,14 +32,16 @@ class ProbeEvaluator:
         neighbours: k.
         num_images: How many images of the split, a random subset (`scored_images`); None for all.
         batch_size: Images at once.
-        every: Cadence in epochs during training; 0 runs it once, at the end.
+        every_n_epochs: Interval during training; None runs it once, at the end.
 
     Raises:
         ValueError: if a count is below its least.
     """
 
-    def __init__(self, neighbours: int, num_images: int | None, batch_size: int, every: int) -> None:
-        self.every = require_count("every", every, 0)
+    def __init__(
+        self, neighbours: int, num_images: int | None, batch_size: int, every_n_epochs: int | None
+    ) -> None:
+        self.every_n_epochs = require_interval("every_n_epochs", every_n_epochs)
         self._neighbours = require_count("neighbours", neighbours)
         self._num_images = None if num_images is None else require_count("num_images", num_images, _LEAST)
         self._batch_size = require_count("batch_size", batch_size)

@@ -7,7 +7,7 @@ from math import prod, sqrt
 import torch
 
 from vae_exp.data.images import ImageSet
-from vae_exp.evaluation.arguments import require_count
+from vae_exp.evaluation.arguments import require_count, require_interval
 from vae_exp.evaluation.bits import Bits
 from vae_exp.evaluation.requirements import require_density
 from vae_exp.evaluation.subset import scored_images
@@ -38,7 +38,7 @@ class NLLEvaluator:
         num_importance_samples: Draws of z per image.
         num_images: How many images of the split, a random subset (`scored_images`); None for all.
         chunk_size: The most latents decoded at once, which bounds the memory; None takes what suits the device.
-        every: Cadence in epochs during training; 0 runs it once, at the end.
+        every_n_epochs: Interval during training; None runs it once, at the end.
         bits: Whether bits per dimension are told: `auto`, `True` or `False`, as `Bits` takes it.
 
     Raises:
@@ -50,10 +50,10 @@ class NLLEvaluator:
         num_importance_samples: int,
         num_images: int | None,
         chunk_size: int | None,
-        every: int,
+        every_n_epochs: int | None,
         bits: str | bool = "auto",
     ) -> None:
-        self.every = require_count("every", every, 0)
+        self.every_n_epochs = require_interval("every_n_epochs", every_n_epochs)
         self._num_importance_samples = require_count("num_importance_samples", num_importance_samples)
         self._num_images = None if num_images is None else require_count("num_images", num_images)
         self._chunk_size = None if chunk_size is None else require_count("chunk_size", chunk_size)

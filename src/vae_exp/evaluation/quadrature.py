@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
-from vae_exp.evaluation.arguments import require_count
+from vae_exp.evaluation.arguments import require_count, require_interval
 from vae_exp.evaluation.nll import outputs_per_value, suitable_chunk
 from vae_exp.evaluation.plotting import plot_true_posteriors
 from vae_exp.evaluation.requirements import first_posterior, require_density
@@ -41,14 +41,14 @@ class QuadratureEvaluator:
         side: Points along each axis.
         reach: The grid goes from −reach to reach; 6 covers a standard normal prior.
         num_images: How many images of the split, a random subset (`scored_images`); None for all.
-        every: Cadence in epochs during training; 0 runs it once, at the end.
+        every_n_epochs: Interval during training; None runs it once, at the end.
 
     Raises:
         ValueError: if a count is below its least, or the reach not positive and finite.
     """
 
-    def __init__(self, side: int, reach: float, num_images: int | None, every: int) -> None:
-        self.every = require_count("every", every, 0)
+    def __init__(self, side: int, reach: float, num_images: int | None, every_n_epochs: int | None) -> None:
+        self.every_n_epochs = require_interval("every_n_epochs", every_n_epochs)
         self._side = require_count("side", side, 3)
         self._num_images = None if num_images is None else require_count("num_images", num_images)
         if not reach > 0 or not isfinite(reach):

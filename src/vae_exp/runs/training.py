@@ -482,8 +482,8 @@ def _options(settings: TrainConfig, loss: Loss, train: ImageSet, val: ImageSet) 
         max_grad_norm=trainer.gradient_clip,
         ema_decay=trainer.ema_decay,
         warn_posterior_collapse=trainer.collapse_monitor,
-        checkpoint_every_n_epochs=settings.checkpoint.every.epochs,
-        checkpoint_every_n_seconds=settings.checkpoint.every.seconds,
+        checkpoint_every_n_epochs=settings.checkpoint.every_n_epochs,
+        checkpoint_every_n_seconds=settings.checkpoint.every_n_seconds,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vae_exp.configuration.renames import with_first_targets
+from vae_exp.configuration.renames import with_first_names
 from vae_exp.configuration.schema import values_before_the_key
 from vae_exp.storage.run_directory import resumed_directory
 
@@ -48,7 +48,7 @@ def identifying_text(config: DictConfig) -> str:
     if isinstance(parts, dict) and isinstance(loss := parts.get("loss"), dict):
         same = [name for name, value in values_before_the_key(loss).items() if loss.get(name) == value]
         parts["loss"] = {name: value for name, value in loss.items() if name not in same}
-    return json.dumps(with_first_targets(parts), sort_keys=True, default=str)
+    return json.dumps(with_first_names(parts), sort_keys=True, default=str)
 
 
 def short_key(key: str) -> str:
