@@ -17,6 +17,7 @@ from vae_exp.configuration.instantiate import (
     build_splits,
     build_vae,
 )
+from vae_exp.configuration.resolvers import register_resolvers
 from vae_exp.configuration.schema import (
     BenchmarkConfig,
     EvaluateConfig,
@@ -25,7 +26,6 @@ from vae_exp.configuration.schema import (
     checked,
     register_schemas,
 )
-from vae_exp.sweep.job_id import register_resolvers
 
 CONF = config_directory()
 PRIMARY = {

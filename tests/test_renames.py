@@ -5,9 +5,9 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from vae_exp.configuration.renames import RENAMED_TARGETS, rename_override, with_current_names, with_first_names
+from vae_exp.configuration.resolvers import config_hash
 from vae_exp.configuration.stored_config import read_config
 from vae_exp.storage.run_directory import RunDirectory
-from vae_exp.sweep.job_id import config_hash
 
 
 def config_with(target: str) -> dict[str, object]:

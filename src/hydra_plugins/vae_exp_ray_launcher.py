@@ -43,7 +43,7 @@ class RayLauncher(Launcher):
         import ray
         from hydra_plugins.hydra_ray_launcher._launcher_util import start_ray
 
-        from vae_exp.sweep.one_job import run_pickled
+        from vae_exp.sweep.run_job import run_pickled
 
         assert self._context is not None, "Hydra calls setup first"
         assert self.config is not None

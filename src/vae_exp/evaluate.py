@@ -4,15 +4,22 @@ from dataclasses import replace
 
 from omegaconf import DictConfig
 
-from vae_exp.cli.hydra_app import run_hydra_app
+from vae_exp.cli.hydra_app import hydra_app, one_message_per_error
 
 
 def main() -> None:
     """The command line."""
-    run_hydra_app(_task, "evaluate")
+    with hydra_app("evaluate") as app:
+        app(evaluate)()
 
 
-def _task(config: DictConfig) -> None:
+def evaluate(config: DictConfig) -> None:
+    """Score a trained run on a split."""
+    with one_message_per_error():
+        _evaluate(config)
+
+
+def _evaluate(config: DictConfig) -> None:
     from vae_exp.cli.console import print_metrics_table
     from vae_exp.configuration.instantiate import build_evaluators, check_evaluators, check_labels
     from vae_exp.configuration.schema import EvaluateConfig, checked

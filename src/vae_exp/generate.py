@@ -2,15 +2,22 @@
 
 from omegaconf import DictConfig
 
-from vae_exp.cli.hydra_app import run_hydra_app
+from vae_exp.cli.hydra_app import hydra_app, one_message_per_error
 
 
 def main() -> None:
     """The command line."""
-    run_hydra_app(_task, "generate")
+    with hydra_app("generate") as app:
+        app(generate)()
 
 
-def _task(config: DictConfig) -> None:
+def generate(config: DictConfig) -> None:
+    """Draw pictures of a trained run."""
+    with one_message_per_error():
+        _generate(config)
+
+
+def _generate(config: DictConfig) -> None:
     from vae_exp.configuration.instantiate import check_labels
     from vae_exp.configuration.schema import GenerateConfig, checked
     from vae_exp.engine.device import matmul_precision

@@ -1,82 +1,107 @@
-"""`python -m vae_exp.train`: compose a config, train, say where everything lies."""
+"""`python -m vae_exp.train`: compose a config, train, print a summary."""
 
 import os
 import sys
 import tempfile
-from contextlib import nullcontext
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vae_exp.cli.hydra_app import run_hydra_app
+from vae_exp.cli.hydra_app import hydra_app, one_message_per_error
 from vae_exp.engine import torchrun
+
+_STARTED = time.perf_counter()
 
 
 def main() -> None:
     """The command line."""
     with tempfile.TemporaryDirectory() if not torchrun.is_main_process() else nullcontext() as scratch:
-        if scratch is not None:  # of a team started by torchrun the leader alone writes
+        if scratch is not None:  # of torchrun's processes only the main one writes
             sys.argv += [f"hydra.run.dir={scratch}", "hydra.job_logging.root.handlers=[file]"]
-        run_hydra_app(_task, "train")
+        with hydra_app("train") as app:
+            app(train)()
 
 
-def _task(config: DictConfig) -> None:
+def train(config: DictConfig) -> None:
+    """Train a run, resume one, or do what is left of a job of a sweep."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from vae_exp.configuration.schema import resolve_to_dict
-    from vae_exp.configuration.stored_config import read_config
     from vae_exp.engine.shutdown import GracefulShutdown
-    from vae_exp.errors import Interrupted, RunLockedError, UserError
-    from vae_exp.storage.run_directory import RunDirectory, resumed_directory
+    from vae_exp.storage.run_directory import RunDirectory, lock_run_directory, resumed_directory
 
-    _announce_loading()
+    phases = {"compose": time.perf_counter() - _STARTED}
     hydra = HydraConfig.get()
     overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
-    own = RunDirectory(Path(hydra.runtime.output_dir))
-    directory = resumed_directory(config.resume) if config.resume else own
-    sweep = hydra.sweep.dir.rpartition("/")[2] if hydra.mode == RunMode.MULTIRUN else None
-    try:
-        with GracefulShutdown() as guard:
-            from vae_exp.cli.console import print_run_summary, python_command
-            from vae_exp.runs.training import assist, resume, train
-            from vae_exp.sweep_job import run_job
+    own_dir = RunDirectory(Path(hydra.runtime.output_dir))
+    run_dir = resumed_directory(config.resume) if config.resume else own_dir
+    _announce_loading()
+    with one_message_per_error(), _exit_code_of_interruption(run_dir), GracefulShutdown() as shutdown:
+        start = time.perf_counter()
+        from vae_exp.runs.resume import load_resume_state
+        from vae_exp.runs.training import run_training
 
-            if not torchrun.is_main_process():
-                assist(config, overrides, directory, guard)
-                return
-            if sweep is not None:
-                run_job(config, overrides, directory, sweep, guard)
-                return
-            if config.resume:
-                result = resume(config, overrides, directory, guard)
-            else:
-                result = train(config, directory, guard)
+        phases["imports"] = time.perf_counter() - start
+        if hydra.mode == RunMode.MULTIRUN:
+            _run_job(config, overrides, run_dir, hydra.sweep.dir.rpartition("/")[2], shutdown)
+            return
+        with lock_run_directory(run_dir) if torchrun.is_main_process() else nullcontext():
+            resume_state = load_resume_state(run_dir, config, overrides) if config.resume else None
+            if torchrun.is_main_process() and resume_state is None:
+                run_dir.require_free()  # another process may have trained here since the callback looked
+            result = run_training(config, run_dir, shutdown, resume_state=resume_state, phases=phases)
+    if torchrun.is_main_process():
+        _print_summary(result, run_dir)
+
+
+def _run_job(config: DictConfig, overrides: list[str], run_dir: Any, sweep: str, shutdown: Any) -> None:
+    from vae_exp.errors import RunLockedError, UserError
+    from vae_exp.sweep.run_job import run_job
+
+    try:
+        run_job(config, overrides, run_dir, sweep, shutdown)
+    except RunLockedError as error:
+        print(f"Skipped: {error}", file=sys.stderr)
+    except UserError as error:
+        print(f"Error: {run_dir.path.name}: {error}", file=sys.stderr)
+        raise
+
+
+def _print_summary(result: dict[str, Any], run_dir: Any) -> None:
+    from vae_exp.cli.console import print_run_summary
+    from vae_exp.configuration.schema import resolve_to_dict
+    from vae_exp.configuration.stored_config import read_config
+
+    if sys.stdout is None:
+        return
+    try:
+        print_run_summary(result, run_dir, resolve_to_dict(read_config(run_dir)))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has closed the pipe; the run is complete
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _exit_code_of_interruption(run_dir: Any) -> Iterator[None]:
+    from vae_exp.errors import Interrupted
+
+    try:
+        yield
     except Interrupted as interruption:
         if torchrun.is_main_process():
-            print(f"Interrupted; everything up to here is in {directory.path}", file=sys.stderr)
-            print(f"Resume: {python_command()} -m vae_exp.train resume={directory.path}", file=sys.stderr)
+            from vae_exp.cli.console import python_command
+
+            print(f"Interrupted; everything up to here is in {run_dir.path}", file=sys.stderr)
+            print(f"Resume: {python_command()} -m vae_exp.train resume={run_dir.path}", file=sys.stderr)
         sys.exit(interruption.exit_code)
-    except RunLockedError as error:
-        if sweep is None:
-            raise
-        print(f"Left to the process that is at it: {error}", file=sys.stderr)
-        return
-    except UserError as error:
-        if sweep is not None:
-            print(f"Error: {directory.path.name}: {error}", file=sys.stderr)
-        raise
-    if sys.stdout is not None:
-        try:
-            print_run_summary(result, directory, resolve_to_dict(read_config(directory)))
-            sys.stdout.flush()
-        except BrokenPipeError:  # nobody reads any more; the run itself is whole
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _announce_loading() -> None:
-    """Tell a person at a terminal what the next seconds are spent on."""
+    """Say at a terminal what the next seconds are spent on."""
     if sys.stderr is not None and sys.stderr.isatty() and torchrun.is_main_process():
         print("Loading PyTorch …", file=sys.stderr)
 

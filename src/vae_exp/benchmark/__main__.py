@@ -2,15 +2,22 @@
 
 from omegaconf import DictConfig
 
-from vae_exp.cli.hydra_app import run_hydra_app
+from vae_exp.cli.hydra_app import hydra_app, one_message_per_error
 
 
 def main() -> None:
     """The command line."""
-    run_hydra_app(_task, "benchmark")
+    with hydra_app("benchmark") as app:
+        app(benchmark)()
 
 
-def _task(config: DictConfig) -> None:
+def benchmark(config: DictConfig) -> None:
+    """Measure, print and write the tables."""
+    with one_message_per_error():
+        _benchmark(config)
+
+
+def _benchmark(config: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from vae_exp.benchmark.report import print_tables

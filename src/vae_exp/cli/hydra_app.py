@@ -4,8 +4,8 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
 
 import hydra
@@ -16,60 +16,71 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_exp.cli.command_line import config_directory, message_of, prepare
+from vae_exp.configuration import resolvers
 from vae_exp.configuration.schema import register_schemas
 from vae_exp.errors import UserError, exit_with_message
-from vae_exp.sweep import job_id
 from vae_exp.sweep.session import recorder
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
-def run_hydra_app(task: Callable[[DictConfig], None], config_name: str) -> None:
-    """Compose the config of a command from the command line and run its task; one message per error.
+Task = Callable[[DictConfig], None]
 
-    Hydra prints long traces for errors of the user's; here it is told to raise, and the message alone is shown
-    unless `HYDRA_FULL_ERROR=1` is set.
+
+@contextmanager
+def hydra_app(config_name: str) -> Iterator[Callable[[Task], Callable[[], None]]]:
+    """A block in which Hydra composes the config of a command and runs its task; one message per error.
+
+    The value is Hydra's decorator: `app(task)()` runs the task. A context manager adds no frames to a stack trace.
+    Hydra prints long traces for errors of users; here it is told to raise, and the message alone is shown unless
+    `HYDRA_FULL_ERROR=1` is set.
     """
-    _open_missing_streams()
+    _reopen_closed_std_streams()
     register_schemas()
-    job_id.register_resolvers()
-    traced = os.environ.get(_FULL_ERROR)
+    resolvers.register_resolvers()
+    full_error = os.environ.get(_FULL_ERROR)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without Unicode gets question marks, not a crash
-
-    @wraps(task)
-    def told(config: DictConfig) -> None:
-        try:
-            task(config)
-        except UserError as error:
-            # An exception lets the other jobs of a sweep go on, but Hydra adds words of its own to it.
-            if traced == "1" or HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise
-            raise SystemExit(f"Error: {error}") from error
-
-    main = hydra.main(version_base="1.3", config_path=str(config_directory()), config_name=config_name)(told)
     errors_of_logging = logging.raiseExceptions
-    well = True
-    with exit_with_message(show_traceback=traced == "1"):
+    succeeded = True
+    with exit_with_message(show_traceback=full_error == "1"):
         os.environ[_FULL_ERROR] = "1"
         try:
             sys.argv[1:] = prepare(sys.argv[1:], config_name)
             logging.raiseExceptions = not {"--info", "-i"} & set(sys.argv)  # which log into a pipe
-            main()
+            yield hydra.main(version_base="1.3", config_path=str(config_directory()), config_name=config_name)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
-            if traced == "1" or (isinstance(error, ValueError) and not _raised_by_hydra(error)):
+            if full_error == "1" or (isinstance(error, ValueError) and not _raised_by_hydra(error)):
                 raise
             raise UserError(message_of(error)) from error
+        except SystemExit as leaving:
+            if full_error == "1" and isinstance(leaving.__cause__, UserError):
+                raise leaving.__cause__ from None
+            raise
         finally:
             logging.raiseExceptions = errors_of_logging
-            if traced is None:
+            if full_error is None:
                 os.environ.pop(_FULL_ERROR, None)
             else:
-                os.environ[_FULL_ERROR] = traced
-            well = recorder.report()
-    if not well:
+                os.environ[_FULL_ERROR] = full_error
+            succeeded = recorder.report()
+    if not succeeded:
         sys.exit(1)
+
+
+@contextmanager
+def one_message_per_error() -> Iterator[None]:
+    """A block of a task that ends a single run with the message alone; Hydra would add a line of its own.
+
+    In a sweep the error is raised, so that the other jobs run.
+    """
+    try:
+        yield
+    except UserError as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        raise SystemExit(f"Error: {error}") from error
 
 
 def _raised_by_hydra(error: BaseException) -> bool:
@@ -77,8 +88,8 @@ def _raised_by_hydra(error: BaseException) -> bool:
     return str(frame.f_globals.get("__name__")).startswith("hydra.")
 
 
-def _open_missing_streams() -> None:
-    """Where a caller has closed a standard stream, its number must not become that of a file or a pipe of ours."""
+def _reopen_closed_std_streams() -> None:
+    """Open closed standard streams on /dev/null, so that no file gets their numbers."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)

@@ -191,6 +191,11 @@ class Trainer:
             self._step = CUDAGraphStep(self._train_step, self._device, self._batch_sizes[0])
 
     @property
+    def steps_per_epoch(self) -> int:
+        """The number of batches of an epoch."""
+        return len(self._batch_sizes)
+
+    @property
     def execution(self) -> str:
         """How steps are run: `eager`, `graph` or `compile`; `eager` where a graph could not be captured."""
         return "eager" if self._mode == "graph" and self._graph_fallback else self._mode

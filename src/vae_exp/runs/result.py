@@ -4,6 +4,7 @@ import platform
 import shutil
 import time
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,73 +18,72 @@ from vae_exp.errors import Interrupted, UserError
 from vae_exp.storage.run_directory import RunDirectory, write_json
 
 
-def ended(
+def build_result(
     trainer: Trainer,
     *,
     status: str,
     error: str | None,
-    began: float,
+    start: float,
+    phases: Mapping[str, float],
     device: torch.device,
-    threads: int,
-    config_hash: str,
-    audit: dict[str, Any] | None,
+    metadata: Mapping[str, Any],
     wandb: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """What `result.json` holds of a run that has started.
+    """The contents of `result.json` of a run that has started.
 
     Args:
         trainer: Knows how far the run has come.
-        status: `completed`, `interrupted`, `diverged` or `failed`.
+        status: `completed`, `pruned`, `interrupted`, `diverged` or `failed`.
         error: What ended it, if anything did.
-        began: When this process took it up, in seconds since the epoch.
+        start: When this process started it, in seconds since the epoch.
+        phases: Wall seconds of this process before training, by phase.
         device: Where it trained.
-        threads: CPU threads.
-        config_hash: The hash of its config.
-        audit: What its loss means on its data.
+        metadata: What its checkpoints contain beside the state: config hash, loss check, threads.
         wandb: What the tracker says of itself.
     """
-    position, best = trainer.state, trainer.best
+    state, best = trainer.state, trainer.best
     warnings = list(trainer.warnings)
     if wandb and wandb["error"]:
         warnings.append(
             {
                 "name": "tracker_lost",
-                "epoch": position.epoch,
+                "epoch": state.epoch,
                 "message": f"Weights & Biases was lost: {wandb['error']}",
             }
         )
     return {
         "status": status,
         "error": error,
-        "epochs": position.epoch,
-        "steps": position.global_step,
-        "stopped_early": position.stopped_early,
+        "epochs": state.epoch,
+        "steps": state.global_step,
+        "stopped_early": state.stopped_early,
         "monitor": trainer.options.monitor,
         "best": {"epoch": best.epoch, "value": best.value},
         "warnings": warnings,
-        "metrics": position.metrics,
+        "metrics": state.metrics,
         "seconds": {
-            "training": round(position.train_seconds, 3),
-            "total": round(trainer.previous_train_seconds + time.time() - began, 3),
+            "training": round(state.train_seconds, 3),
+            "total": round(trainer.previous_train_seconds + time.time() - start, 3),
         },
+        "phase_seconds": {name: round(value, 3) for name, value in {**phases, **trainer.phase_seconds}.items()},
         "device": device_name(device),
-        "threads": threads,
+        "threads": metadata["threads"],
         "step": trainer.execution,
         "precision": trainer.options.precision,
         "versions": _versions(),
-        "config_hash": config_hash,
-        "audit": audit,
+        "config_hash": metadata["config_hash"],
+        "audit": metadata["audit"],
         "wandb": wandb,
     }
 
 
-def end_unstarted(error: Exception, directory: RunDirectory, began: float, *, keep_reason: bool) -> None:
-    """A run ended before its first step.
+def write_startup_failure(error: Exception, directory: RunDirectory, start: float, *, keep_reason: bool) -> None:
+    """Record a run that ended before its first step.
 
     Args:
         error: Why.
         directory: Where it would have run.
-        began: When it began, in seconds since the epoch.
+        start: When it started, in seconds since the epoch.
         keep_reason: Whether an error of the user's leaves a `result.json` with its reason, as the table of a sweep
             needs it, or nothing at all. Other errors always leave one. The log keeps the traceback of other
             errors, and of an error of the user's that has a cause.
@@ -92,15 +92,15 @@ def end_unstarted(error: Exception, directory: RunDirectory, began: float, *, ke
         _discard(directory)
         return
     expected = isinstance(error, UserError | Interrupted)
-    told = str(error) if expected else f"{type(error).__name__}: {error}"
+    reason = str(error) if expected else f"{type(error).__name__}: {error}"
     if not expected or error.__cause__ is not None:
         log_traceback(directory)
     result = {
         "status": "interrupted" if isinstance(error, Interrupted) else "failed",
-        "error": told,
+        "error": reason,
         "epochs": 0,
         "metrics": {},
-        "seconds": {"total": round(time.time() - began, 3)},
+        "seconds": {"total": round(time.time() - start, 3)},
         "versions": _versions(),
     }
     write_json(directory.result, result)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from vae_exp.configuration.resolvers import config_hash
 from vae_exp.configuration.schema import resolve_to_dict
 from vae_exp.configuration.stored_config import changed, read_config
 from vae_exp.configuration.stored_files import Caller, require_safe
@@ -17,7 +18,6 @@ from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.checkpoint_manager import repair_best
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory, resumed_checkpoint, write_atomically
-from vae_exp.sweep.job_id import config_hash
 
 _log = logging.getLogger(__name__)
 CHANGEABLE = (

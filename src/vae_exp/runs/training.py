@@ -2,9 +2,9 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,15 @@ from vae_exp.configuration.instantiate import (
     check_labels,
     init_output_bias,
 )
+from vae_exp.configuration.resolvers import config_hash
 from vae_exp.configuration.schema import TrainConfig, checked, resolve_to_dict
 from vae_exp.configuration.stored_config import changed
 from vae_exp.configuration.target_allowlist import resolver_calls
 from vae_exp.configuration.validation import check_unused_overrides
 from vae_exp.data.batch_loader import place
 from vae_exp.data.images import ImageSet
+from vae_exp.data.splits import Splits
+from vae_exp.engine import torchrun
 from vae_exp.engine.device import check_precision_supported, device_name, oom_error, resolve_device
 from vae_exp.engine.distributed import DistributedContext, init_distributed, local_rank_device
 from vae_exp.engine.progress import NullProgress, ProgressDisplay, progress_display
@@ -42,13 +45,10 @@ from vae_exp.errors import DivergedError, Interrupted, TrialPruned, UserError
 from vae_exp.evaluation.loss_check import audit
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
-from vae_exp.runs.result import end_unstarted, ended, log_traceback
-from vae_exp.runs.resume import ResumeState, load_resume_state, repair_checkpoints
+from vae_exp.runs.result import build_result, log_traceback, write_startup_failure
+from vae_exp.runs.resume import ResumeState, repair_checkpoints
 from vae_exp.storage.plain_files import read_yaml
-from vae_exp.storage.run_directory import RunDirectory, owned, write_atomically, write_json
-from vae_exp.sweep.job_id import config_hash
-from vae_exp.sweep.job_records import read_overrides
-from vae_exp.sweep.manifest import swept_keys
+from vae_exp.storage.run_directory import RunDirectory, write_atomically, write_json
 from vae_exp.tracking.metrics_file import MetricsFile
 from vae_exp.tracking.wandb_tracker import WandbTracker
 
@@ -56,173 +56,177 @@ _log = logging.getLogger(__name__)
 _AUDITED = 2000
 
 
-@dataclass
-class TrainingSetup:
-    """Everything that a run needs before its first step."""
-
-    trainer: Trainer
-    wandb: WandbTracker | None
-    device: torch.device
-    options: TrainerOptions
-    pruner: Pruner | None
-    steps_per_epoch: int
-    config_hash: str
-    audit: dict[str, Any] | None
-    threads: int
-    print_batch_sum: bool
-
-    def progress(self, done: int) -> ProgressDisplay:
-        """What shows the progress of training, after that many steps."""
-        return progress_display(
-            self.options.epochs, self.steps_per_epoch, done, with_batch_sum=self.print_batch_sum
-        )
-
-
-def train(config: DictConfig, directory: RunDirectory, guard: GracefulShutdown) -> dict[str, Any]:
-    """Train as the config says, and leave everything in the run directory.
+@dataclass(frozen=True)
+class SweepJob:
+    """What a sweep passes to the run that is one of its jobs.
 
     Args:
-        config: The composed config, without Hydra's section.
-        directory: The run directory; made by the caller.
-        guard: Notes Ctrl-C and SIGTERM.
-
-    Returns:
-        What `result.json` holds.
-
-    Raises:
-        UserError: if the run cannot start; nothing of the directory is left then.
-        DivergedError: if the loss is no longer finite.
-        Interrupted: on Ctrl-C or SIGTERM, after checkpoint, tracker and result have been written.
-    """
-    with owned(directory):
-        directory.require_free()  # another process may have trained here since the callback looked
-        return begin(config, directory, None, guard)
-
-
-def begin(
-    config: DictConfig,
-    directory: RunDirectory,
-    sweep: str | None,
-    guard: GracefulShutdown,
-    wandb_run_id: str | None = None,
-    may_download: bool = True,
-) -> dict[str, Any]:
-    """As `train`, in a directory that this process owns; a job of a sweep leaves its reason if it cannot start.
-
-    Args:
-        config: As `train` has it.
-        directory: The run's.
-        sweep: Its name; None outside of one.
-        guard: As `train` has it.
-        wandb_run_id: The W&B run of an attempt that came to nothing, which goes on; None begins a new one.
+        sweep: The name of the sweep.
+        swept: The overrides in which the jobs of the sweep differ.
+        pruner: Asked after every epoch whether to end the run.
+        wandb_run_id: The W&B run to continue; None starts one.
         may_download: Whether missing data may be downloaded.
     """
-    began = time.time()
-    metrics_file = MetricsFile(directory.metrics)
-    with closing(metrics_file):
-        try:
-            directory.remove_temp_files()
-            _write_config(config, directory)
-            metrics_file.begin()
-            guard.raise_if_requested()
-            check_unused_overrides(config, _choices())
-            prepared = _prepare(config, directory, sweep, metrics_file, None, wandb_run_id, may_download)
-        except Exception as error:
-            end_unstarted(error, directory, began, keep_reason=sweep is not None)
-            raise
-        return _fit(prepared, directory, guard, began)
+
+    sweep: str
+    swept: Mapping[str, str] = field(default_factory=dict)
+    pruner: Pruner | None = None
+    wandb_run_id: str | None = None
+    may_download: bool = True
 
 
-def resume(
-    asked: DictConfig, overrides: Sequence[str], directory: RunDirectory, guard: GracefulShutdown
+@dataclass
+class TrainingSetup:
+    """Everything that a run needs before its first step; a process that is not the main one has no `wandb`."""
+
+    trainer: Trainer
+    settings: TrainConfig
+    device: torch.device
+    threads: int
+    metadata: dict[str, Any]
+    wandb: WandbTracker | None
+
+    def progress(self) -> ProgressDisplay:
+        """What shows the progress of training from here on."""
+        if not torchrun.is_main_process():
+            return NullProgress()
+        trainer = self.trainer
+        return progress_display(
+            self.settings.trainer.epochs,
+            trainer.steps_per_epoch,
+            trainer.state.global_step,
+            with_batch_sum=self.settings.trainer.print_batch_sum,
+        )
+
+
+def run_training(
+    config: DictConfig,
+    run_dir: RunDirectory,
+    shutdown: GracefulShutdown,
+    *,
+    resume_state: ResumeState | None = None,
+    job: SweepJob | None = None,
+    phases: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Go on with the run of a directory from its last checkpoint, to the bit.
+    """Train a new or a resumed run, and leave everything in its directory.
+
+    The caller holds the lock of the directory. A process of torchrun that is not the main one takes part in the
+    training and writes nothing.
 
     Args:
-        asked: The config that the command line composes.
-        overrides: The overrides of the command line.
-        directory: The run's.
-        guard: Notes Ctrl-C and SIGTERM.
+        config: The composed config, without Hydra's section; replaced by that of `resume_state`.
+        run_dir: The run's directory.
+        shutdown: Notes Ctrl-C and SIGTERM.
+        resume_state: What the run continues from; None for a new run.
+        job: What the sweep passes on, if the run is a job of one.
+        phases: Seconds that have passed before, by phase; those of the run are added.
 
     Returns:
-        What `result.json` holds.
+        The contents of `result.json`.
 
     Raises:
-        UserError: if it cannot go on; the directory is left as it was.
+        UserError: if the run cannot start. A new run leaves nothing then, or, in a sweep, a `result.json` with the
+            reason; a resumed one is left as it was.
         DivergedError: if the loss is no longer finite.
         Interrupted: on Ctrl-C or SIGTERM, after checkpoint, tracker and result have been written.
     """
-    with owned(directory):
-        return go_on(load_resume_state(directory, asked, overrides), directory, None, guard)
+    start, phases = time.time(), {} if phases is None else phases
+    config = config if resume_state is None else resume_state.config
+    is_main, is_new = torchrun.is_main_process(), resume_state is None
+    metrics_file = _open_metrics(run_dir, resume_state) if is_main else None
+    with closing(metrics_file) if metrics_file else nullcontext():
+        with _failed_start(run_dir, start, job) if is_main and is_new else nullcontext():
+            if metrics_file and is_new:
+                run_dir.remove_temp_files()
+                _write_config(config, run_dir)
+                metrics_file.begin()
+            shutdown.raise_if_requested()
+            if is_new:
+                check_unused_overrides(config, _choices())
+            setup = set_up(config, run_dir, metrics_file, resume_state, job, phases)
+        if metrics_file and resume_state:
+            _begin_resumed(run_dir, resume_state, metrics_file, setup)
+        with _recorded_result(setup, run_dir, start, phases) as result, cpu_threads(setup.threads):
+            shutdown.raise_if_requested()
+            setup.trainer.fit(shutdown, setup.progress(), job.pruner if job else None)
+            setup.trainer.run_final_evaluators(shutdown)
+    return result
 
 
-def go_on(
-    resumption: ResumeState, directory: RunDirectory, sweep: str | None, guard: GracefulShutdown
-) -> dict[str, Any]:
-    """As `resume`, in a directory that this process owns; `sweep` names the sweep that the run is a job of."""
-    began, state = time.time(), resumption.state
-    guard.raise_if_requested()
-    metrics_file = MetricsFile(directory.metrics, resumption.lines, resumption.last_row)
-    with closing(metrics_file):
-        prepared = _prepare(
-            resumption.config, directory, sweep, metrics_file, state, may_download=resumption.may_download
-        )
-        directory.remove_temp_files()
-        if state is not None:
-            repair_checkpoints(directory, state, resumption.checkpoint)
-        metrics_file.begin()
-        directory.result.unlink(missing_ok=True)
-        _save_config(_settled(resumption.config), directory.config)
-        _tell_resumed(directory, prepared)
-        return _fit(prepared, directory, guard, began)
-
-
-def _tell_resumed(directory: RunDirectory, prepared: TrainingSetup) -> None:
-    done, wanted = prepared.trainer.state.epoch, prepared.options.epochs
-    _log.info("Resuming %s after %d of %d epochs.", directory.path, done, wanted)
-    if prepared.trainer.state.stopped_early:
-        _log.info("Its training had stopped early, and stays so: raise trainer.early_stopping.patience to go on.")
-    elif done >= wanted:
-        _log.info("Its training is already finished: raise trainer.epochs to go further.")
-
-
-def assist(asked: DictConfig, overrides: Sequence[str], directory: RunDirectory, guard: GracefulShutdown) -> None:
-    """Take part in a run that another process of the team leads; nothing is written.
-
-    Args:
-        asked: The config that the command line composes.
-        overrides: The overrides of the command line.
-        directory: Of the run that is resumed; not used for a new one.
-        guard: Notes Ctrl-C and SIGTERM.
-    """
-    config, state, may_download = asked, None, True
-    if asked.resume:
-        resumption = load_resume_state(directory, asked, overrides)
-        config, state, may_download = resumption.config, resumption.state, resumption.may_download
-    else:
-        check_unused_overrides(asked, _choices())
-    prepared = _prepare(config, directory, None, None, state, may_download=may_download)
-    trainer = prepared.trainer
-    try:
-        with cpu_threads(prepared.threads):
-            trainer.fit(guard, NullProgress(), prepared.pruner)
-            trainer.run_final_evaluators(guard)
-    finally:
-        trainer.dist.shutdown()
-
-
-def _prepare(
+def set_up(
     config: DictConfig,
-    directory: RunDirectory,
-    sweep: str | None,
+    run_dir: RunDirectory,
     metrics_file: MetricsFile | None,
-    state: Mapping[str, Any] | None,
-    wandb_run_id: str | None = None,
-    may_download: bool = True,
+    resume_state: ResumeState | None,
+    job: SweepJob | None,
+    phases: dict[str, float],
 ) -> TrainingSetup:
-    """Build everything; a process without `metrics_file` assists another and tracks nothing."""
-    wandb_run_id = wandb_run_id if state is None else state.get("wandb_run_id")
+    """Build data, model, loss, optimizer, trackers and trainer; without `metrics_file` nothing is tracked."""
+    state = None if resume_state is None else resume_state.state
     settings = checked(config, TrainConfig)
+    may_download = (job is None or job.may_download) if resume_state is None else resume_state.may_download
+    device = _set_up_process(settings)
+    with timed(phases, "data"):
+        splits = build_splits(settings.data, may_download)
+    with timed(phases, "build"):
+        plain = resolve_to_dict(config, splits.image_shape)
+        vae, loss = _build_model(settings, plain, splits, device)
+        options = _options(settings, loss, splits.train, splits.val)
+        evaluators = build_evaluators(plain["evaluator"])
+        check_evaluators(evaluators, vae, (splits.val if len(splits.val) else splits.train).settled())
+        loss_check = _check_loss(settings.seed, vae, loss, splits.train, state) if metrics_file else None
+        threads = _choose_threads(settings, state, device, vae, loss, splits.train)
+        vae.to(device)
+        train, val = (place(images, device, settings.data.resident) for images in (splits.train, splits.val))
+        optimizer = build_optimizer(plain["optimizer"], vae.parameters())
+        scheduler = build_scheduler(plain["scheduler"], optimizer)
+    dist = init_distributed(settings.trainer.distributed, device)
+    initial_run_id = job.wandb_run_id if job else None
+    wandb_run_id = initial_run_id if state is None else state.get("wandb_run_id")
+    with timed(phases, "tracker"):
+        wandb = _start_wandb(settings, plain, run_dir, job, wandb_run_id) if metrics_file else None
+    metadata: dict[str, Any] = {
+        "config_hash": config_hash(config),
+        "image_shape": splits.image_shape,
+        "wandb_run_id": wandb.run_id if wandb else wandb_run_id,
+        "schedule": plain["scheduler"],
+        "audit": loss_check,
+        "threads": threads,
+    }
+    with timed(phases, "build"):
+        trainer = Trainer(
+            vae=vae,
+            loss=loss,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            train=train,
+            val=val,
+            evaluators=evaluators if dist.is_main else {},
+            trackers=[tracker for tracker in (metrics_file, wandb) if tracker is not None],
+            directory=run_dir,
+            options=options,
+            checkpoint_metadata=metadata,
+            dist=dist,
+        )
+        if state is not None:
+            _load(trainer, state, run_dir, replan=state.get("schedule", plain["scheduler"]) != plain["scheduler"])
+    if metrics_file:
+        _log_start(vae, device, threads, train, val)
+    return TrainingSetup(trainer, settings, device, threads, metadata, wandb)
+
+
+@contextmanager
+def timed(phases: dict[str, float], name: str) -> Iterator[None]:
+    """Add the wall seconds of a block to those of a phase."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        phases[name] = phases.get(name, 0.0) + time.perf_counter() - start
+
+
+def _set_up_process(settings: TrainConfig) -> torch.device:
+    """Seed this process and set torch's switches; the device of training."""
     device = resolve_device(local_rank_device(settings.trainer.device))
     if device.type == "cuda":
         torch.cuda.set_device(device)  # pinned memory and NCCL would start a context on the first GPU otherwise
@@ -230,9 +234,12 @@ def _prepare(
     set_deterministic(settings.trainer.deterministic)
     resolve_execution_mode(settings.trainer.step, device, DistributedContext())
     seed_everything(settings.seed)
-    splits = build_splits(settings.data, may_download)
-    resident = settings.data.resident
-    plain = resolve_to_dict(config, splits.image_shape)
+    return device
+
+
+def _build_model(
+    settings: TrainConfig, plain: dict[str, Any], splits: Splits, device: torch.device
+) -> tuple[VAE, Loss]:
     vae = build_vae(plain["model"], splits.image_shape)
     check_labels(vae, splits.train, "training")
     check_labels(vae, splits.val, "validation")
@@ -242,77 +249,56 @@ def _prepare(
         raise UserError(f"trainer.batch_size={batch_size} is larger than the {len(splits.train)} training images.")
     keeps_all = settings.trainer.precision != "bf16" and settings.trainer.step != "compile"  # these keep less
     counted_on = device if keeps_all else None
-    loss = build_loss(plain["loss"], vae, splits.image_shape, len(splits.train), batch_size, counted_on)
-    options = _options(settings, loss, splits.train, splits.val)
-    evaluators = build_evaluators(plain["evaluator"])
-    scored = splits.val if len(splits.val) else splits.train
-    check_evaluators(evaluators, vae, scored.settled())
-    found = _audited(settings.seed, vae, loss, splits.train, state) if metrics_file is not None else None
-    threads = _threads(settings, state, device, vae, loss, splits.train)
-    vae.to(device)
-    train, val = place(splits.train, device, resident), place(splits.val, device, resident)
-    optimizer = build_optimizer(plain["optimizer"], vae.parameters())
-    scheduler = build_scheduler(plain["scheduler"], optimizer)
-    dist = init_distributed(settings.trainer.distributed, device)
-    wandb = None
-    if metrics_file is not None:
-        wandb = _start_wandb(settings, plain, directory, sweep, wandb_run_id)
-    identity: dict[str, Any] = {
-        "config_hash": config_hash(config),
-        "image_shape": splits.image_shape,
-        "wandb_run_id": wandb.run_id if wandb else wandb_run_id,
-        "schedule": plain["scheduler"],
-        "audit": found,
-        "threads": threads,
-    }
-    trainer = Trainer(
-        vae=vae,
-        loss=loss,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        train=train,
-        val=val,
-        evaluators=evaluators if dist.is_main else {},
-        trackers=[each for each in (metrics_file, wandb) if each is not None],
-        directory=directory,
-        options=options,
-        checkpoint_metadata=identity,
-        dist=dist,
-    )
-    if state is not None:
-        _load(trainer, state, directory, replan=state.get("schedule", plain["scheduler"]) != plain["scheduler"])
-    if metrics_file is not None:
-        _announce(vae, device, threads, train, val)
-    steps = -(-len(train) // options.batch_size)
-    batch_sum = settings.trainer.print_batch_sum
-    return TrainingSetup(
-        trainer,
-        wandb,
-        device,
-        options,
-        _pruner(settings),
-        steps,
-        identity["config_hash"],
-        found,
-        threads,
-        batch_sum,
-    )
+    return vae, build_loss(plain["loss"], vae, splits.image_shape, len(splits.train), batch_size, counted_on)
+
+
+def _open_metrics(run_dir: RunDirectory, resume_state: ResumeState | None) -> MetricsFile:
+    if resume_state is None:
+        return MetricsFile(run_dir.metrics)
+    return MetricsFile(run_dir.metrics, resume_state.lines, resume_state.last_row)
+
+
+@contextmanager
+def _failed_start(run_dir: RunDirectory, start: float, job: SweepJob | None) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        write_startup_failure(error, run_dir, start, keep_reason=job is not None)
+        raise
+
+
+def _begin_resumed(
+    run_dir: RunDirectory, resume_state: ResumeState, metrics_file: MetricsFile, setup: TrainingSetup
+) -> None:
+    """Change the files of a run from those of its last process to those of this one."""
+    run_dir.remove_temp_files()
+    if resume_state.state is not None:
+        repair_checkpoints(run_dir, resume_state.state, resume_state.checkpoint)
+    metrics_file.begin()
+    run_dir.result.unlink(missing_ok=True)
+    _save_config(_settled(resume_state.config), run_dir.config)
+    state, epochs = setup.trainer.state, setup.settings.trainer.epochs
+    _log.info("Resuming %s after %d of %d epochs.", run_dir.path, state.epoch, epochs)
+    if state.stopped_early:
+        _log.info("Training had stopped early and is not continued; raise trainer.early_stopping.patience.")
+    elif state.epoch >= epochs:
+        _log.info("Training is already finished; raise trainer.epochs to train longer.")
 
 
 def _load(trainer: Trainer, state: Mapping[str, Any], directory: RunDirectory, *, replan: bool) -> None:
     if replan:
-        _log.info("The schedule of the learning rate is planned anew for the epochs that are now asked for.")
+        _log.info("The learning rate schedule is recomputed for the new number of epochs.")
     try:
         trainer.load_state_dict(state, replan=replan)
     except (RuntimeError, KeyError, ValueError, TypeError, IndexError) as error:
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{directory.checkpoint('last')} does not fit the run of {directory.config}, from which its "
-            f"architecture follows: {told}"
+            f"architecture follows: {reason}"
         ) from error
 
 
-def _audited(
+def _check_loss(
     seed: int, vae: VAE, loss: Loss, images: ImageSet, state: Mapping[str, Any] | None
 ) -> dict[str, Any] | None:
     """What the loss means on these data; said once, at the start of a run, and kept for its resumptions."""
@@ -327,7 +313,7 @@ def _audited(
     return found.as_dict()
 
 
-def _threads(
+def _choose_threads(
     settings: TrainConfig,
     state: Mapping[str, Any] | None,
     device: torch.device,
@@ -349,7 +335,7 @@ def _threads(
     return threads
 
 
-def _announce(vae: VAE, device: torch.device, threads: int, train: ImageSet, val: ImageSet) -> None:
+def _log_start(vae: VAE, device: torch.device, threads: int, train: ImageSet, val: ImageSet) -> None:
     source = f" by {thread_variable()}" if thread_variable() else ""
     on_cpu = f", {threads} thread{'s' * (threads > 1)}{source}" if device.type == "cpu" else ""
     _log.info(
@@ -364,18 +350,15 @@ def _announce(vae: VAE, device: torch.device, threads: int, train: ImageSet, val
     )
 
 
-def _fit(
-    prepared: TrainingSetup, directory: RunDirectory, guard: GracefulShutdown, began: float
-) -> dict[str, Any]:
-    trainer = prepared.trainer
-    status, error = "failed", None
-    exit_code = 1
+@contextmanager
+def _recorded_result(
+    setup: TrainingSetup, run_dir: RunDirectory, start: float, phases: Mapping[str, float]
+) -> Iterator[dict[str, Any]]:
+    """Write `result.json` at the end of a block, however it ends; the mapping has its contents then."""
+    result: dict[str, Any] = {}
+    status, error, exit_code = "failed", None, 1
     try:
-        guard.raise_if_requested()
-        done = trainer.state.global_step
-        with cpu_threads(prepared.threads):
-            trainer.fit(guard, prepared.progress(done), prepared.pruner)
-            trainer.run_final_evaluators(guard)
+        yield result
         status, exit_code = "completed", 0
     except TrialPruned:
         status, exit_code = "pruned", 0
@@ -389,36 +372,42 @@ def _fit(
         status, error = "interrupted", f"exited with code {leaving.code}"
         raise
     except BaseException as failure:
-        told = oom_error(failure, prepared.options.batch_size, prepared.device) or compiler_error(failure)
-        error = str(told) if told else f"{type(failure).__name__}: {failure}"
-        log_traceback(directory)
-        if told:
-            raise told from failure
+        batch_size = setup.settings.trainer.batch_size
+        known = oom_error(failure, batch_size, setup.device) or compiler_error(failure)
+        error = str(known) if known else f"{type(failure).__name__}: {failure}"
+        if torchrun.is_main_process():
+            log_traceback(run_dir)
+        if known:
+            raise known from failure
         raise
     finally:
-        result = _record(prepared, directory, status, error, began)
-        if prepared.wandb:
-            prepared.wandb.finish(exit_code, status)
-            result = _record(prepared, directory, status, error, began)
-        trainer.dist.shutdown()
-    return result
+        if torchrun.is_main_process():
+            result |= _write_result(setup, run_dir, status, error, start, phases)
+            if setup.wandb:
+                setup.wandb.finish(exit_code, status)
+                result |= _write_result(setup, run_dir, status, error, start, phases)
+        setup.trainer.dist.shutdown()
 
 
-def _record(
-    prepared: TrainingSetup, directory: RunDirectory, status: str, error: str | None, began: float
+def _write_result(
+    setup: TrainingSetup,
+    run_dir: RunDirectory,
+    status: str,
+    error: str | None,
+    start: float,
+    phases: Mapping[str, float],
 ) -> dict[str, Any]:
-    result = ended(
-        prepared.trainer,
+    result = build_result(
+        setup.trainer,
         status=status,
         error=error,
-        began=began,
-        device=prepared.device,
-        threads=prepared.threads,
-        config_hash=prepared.config_hash,
-        audit=prepared.audit,
-        wandb=prepared.wandb.description if prepared.wandb else None,
+        start=start,
+        phases=phases,
+        device=setup.device,
+        metadata=setup.metadata,
+        wandb=setup.wandb.description if setup.wandb else None,
     )
-    write_json(directory.result, result)
+    write_json(run_dir.result, result)
     return result
 
 
@@ -487,15 +476,6 @@ def _options(settings: TrainConfig, loss: Loss, train: ImageSet, val: ImageSet) 
     )
 
 
-def _pruner(settings: TrainConfig) -> Pruner | None:
-    trial = settings.sweep.trial
-    if trial.journal is None or not trial.prune:
-        return None
-    from vae_exp.sweep.search.pruning import TrialReporter
-
-    return TrialReporter(Path(trial.journal), trial.number)
-
-
 def _run_name(directory: RunDirectory) -> str:
     """`digits-mlp_19-26-15-c04f2e13`: the data and the model of a single run, and its directory's name."""
     try:
@@ -509,22 +489,22 @@ def _start_wandb(
     settings: TrainConfig,
     plain: dict[str, Any],
     directory: RunDirectory,
-    sweep: str | None,
+    job: SweepJob | None,
     run_id: str | None,
 ) -> WandbTracker | None:
     tracker = settings.tracker
     if tracker.mode == "none":
         return None
     config = {**plain, "run_directory": str(directory.path)}
-    if sweep is not None:
-        config["swept"] = swept_keys(directory.path.parent, read_overrides(directory.overrides))
+    if job:
+        config["swept"] = dict(job.swept)
     return WandbTracker(
         mode=tracker.mode,
         root=Path(tracker.root),
         project=tracker.project,
-        group=tracker.group or sweep,
-        job_type="train" if sweep is None else "sweep",
-        name=tracker.name or (directory.path.name if sweep else _run_name(directory)),
+        group=tracker.group or (job.sweep if job else None),
+        job_type="sweep" if job else "train",
+        name=tracker.name or (directory.path.name if job else _run_name(directory)),
         tags=tracker.tags,
         config=config,
         run_id=run_id,

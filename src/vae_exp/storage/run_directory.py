@@ -130,7 +130,7 @@ class RunDirectory:
             if path.name not in _STAYS:
                 path.rename(target / path.name)
 
-    def is_owned(self) -> bool:
+    def is_locked(self) -> bool:
         """Whether a living process trains here."""
         if not self.lock.exists():
             return False
@@ -178,7 +178,7 @@ def resumed_directory(value: str) -> RunDirectory:
 
 
 @contextmanager
-def owned(directory: RunDirectory) -> Iterator[None]:
+def lock_run_directory(directory: RunDirectory) -> Iterator[None]:
     """For the length of a block no other process trains in this directory; a dead process owns nothing.
 
     Raises:

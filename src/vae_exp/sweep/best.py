@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
+from vae_exp.configuration.resolvers import NOT_PART_OF_IDENTITY
 from vae_exp.errors import UserError
 from vae_exp.sweep.aggregate import SEEDS
-from vae_exp.sweep.job_id import NOT_PART_OF_IDENTITY
 from vae_exp.sweep.job_records import Job
 from vae_exp.sweep.manifest import key_of
 from vae_exp.sweep.metrics import best_first, chosen_metric, higher_is_better

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vae_exp.errors import UserError
-from vae_exp.storage.run_directory import RunDirectory, owned, require_all_inside
-from vae_exp.sweep.attempt import FINISHED, status_of
+from vae_exp.storage.run_directory import RunDirectory, lock_run_directory, require_all_inside
 from vae_exp.sweep.manifest import FILE
+from vae_exp.sweep.run_job import FINISHED, status_of
 
 _FAILED = ("failed", "diverged")
 
@@ -46,7 +46,7 @@ def find_removable(sweep: Path, *, checkpoints: bool) -> list[Removable]:
         raise UserError(f"{sweep} has no {FILE}: it is not the directory of a sweep; nothing is removed.")
     require_all_inside(sweep)
     directories = [RunDirectory(path.parent) for path in sorted(sweep.glob("*/.hydra"))]
-    return [each for directory in directories if not directory.is_owned() for each in _of(directory, checkpoints)]
+    return [each for directory in directories if not directory.is_locked() for each in _of(directory, checkpoints)]
 
 
 def _of(directory: RunDirectory, checkpoints: bool) -> list[Removable]:
@@ -67,7 +67,7 @@ def remove(found: Sequence[Removable], *, checkpoints: bool) -> list[str]:
     problems = []
     for each in found:
         try:
-            with owned(each.job):
+            with lock_run_directory(each.job):
                 if not any(now.path == each.path for now in _of(each.job, checkpoints)):
                     raise UserError("it has been taken up meanwhile")
                 _delete(each.path)

@@ -142,7 +142,7 @@ def _read_job(directory: RunDirectory, keys: dict[str, str]) -> Job:
 def _without_result(directory: RunDirectory, keys: dict[str, str]) -> Job:
     metrics = last_metrics(directory)
     epochs = int(metrics.get("epoch", 0))
-    if directory.is_owned():
+    if directory.is_locked():
         return Job(directory.path.name, keys, RUNNING, metrics, epochs=epochs)
     return Job(directory.path.name, keys, "lost", metrics, error="ended without a result: killed", epochs=epochs)
 

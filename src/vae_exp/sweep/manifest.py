@@ -13,10 +13,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from vae_exp.configuration.resolvers import EXCLUDED_KEYS, NOT_PART_OF_IDENTITY
 from vae_exp.errors import UserError
 from vae_exp.storage.plain_files import read_json
 from vae_exp.storage.run_directory import write_json
-from vae_exp.sweep.job_id import EXCLUDED_KEYS, NOT_PART_OF_IDENTITY
 
 _log = logging.getLogger(__name__)
 FILE = "sweep.json"

@@ -14,10 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from vae_exp.configuration.resolvers import short_key
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import write_atomically
 from vae_exp.sweep.aggregate import Group, Others, combined, default_keys, grouped, in_order, meaning, varying_keys
-from vae_exp.sweep.job_id import short_key
 from vae_exp.sweep.job_records import Job
 from vae_exp.sweep.key_axis import KeyAxis, turn_long
 from vae_exp.sweep.metrics import chosen_metric, higher_is_better

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vae_exp.sweep.attempt import FINISHED
 from vae_exp.sweep.job_records import NOT_STARTED, RUNNING, Job, varying
+from vae_exp.sweep.run_job import FINISHED
 from vae_exp.sweep.summary import print_warnings
 
 _MOST_FAILURES = 30

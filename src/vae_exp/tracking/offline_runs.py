@@ -73,7 +73,7 @@ class OfflineRun:
     def is_running(self) -> bool:
         """Whether somebody is still writing it, as far as can be told."""
         if self.directory is not None:
-            if self.directory.is_owned():
+            if self.directory.is_locked():
                 return True
             if self.directory.result.exists():
                 return False

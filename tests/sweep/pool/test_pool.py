@@ -13,11 +13,11 @@ from omegaconf import OmegaConf
 
 from vae_exp.errors import MemoryExhaustedError
 from vae_exp.storage.run_directory import RunDirectory, write_json
-from vae_exp.sweep.attempt import Attempt
 from vae_exp.sweep.pool.display import PoolDisplay
 from vae_exp.sweep.pool.job import End, Job
 from vae_exp.sweep.pool.pool import Composed, JobList, Pool
 from vae_exp.sweep.pool.slots import Slot
+from vae_exp.sweep.run_job import JobAction
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -62,7 +62,7 @@ def run(folder: Path, whats: list[str], slots: list[Slot]) -> list[Job]:
         hydra.sweep.dir, hydra.sweep.subdir, hydra.output_subdir = str(folder), place.name, None
         hydra.job_logging = {"version": 1, "root": {"level": "INFO"}}
         config = OmegaConf.create({"place": str(place), "hydra": hydra})
-        attempt = Attempt.SKIP if what == "skip" else Attempt.ANEW
+        attempt = JobAction.SKIP if what == "skip" else JobAction.RESTART
         payload = lambda: _pickled(Told(folder, what), config)  # noqa: E731
         return Composed(RunDirectory(place), 1, attempt, payload)
 

@@ -9,11 +9,11 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from vae_exp.errors import Interrupted, RunLockedError, UserError
-from vae_exp.storage.run_directory import RunDirectory, owned, write_json
-from vae_exp.sweep.attempt import FINISHED
+from vae_exp.storage.run_directory import RunDirectory, lock_run_directory, write_json
 from vae_exp.sweep.job_records import last_metrics
 from vae_exp.sweep.pool.slots import Slot
 from vae_exp.sweep.pool.worker import Report
+from vae_exp.sweep.run_job import FINISHED
 
 
 class End(Enum):
@@ -102,7 +102,7 @@ def settle(job: Job, exit_code: int, report: Report | None, began_at: float, *, 
     assert job.directory is not None
     ended_well = exit_code == 0 and report is not None and report.error is None
     result = _result(job.directory, None if ended_well else began_at)
-    if ended_well and job.directory.is_owned():
+    if ended_well and job.directory.is_locked():
         job.end, job.status = End.ELSEWHERE, "running"
         return
     if result is None and (report is None or report.error is None) and exit_code:
@@ -142,7 +142,7 @@ def _write_ended(directory: RunDirectory, exit_code: int) -> dict[str, Any]:
         "metrics": {key: value for key, value in last.items() if "/" in key},
     }
     try:
-        with owned(directory):
+        with lock_run_directory(directory):
             write_json(directory.result, result)
     except (RunLockedError, OSError):
         pass

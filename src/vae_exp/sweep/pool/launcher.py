@@ -10,12 +10,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
-from vae_exp.sweep.attempt import Attempt, next_attempt, note_words
 from vae_exp.sweep.pool.display import PoolDisplay
 from vae_exp.sweep.pool.job import End, Job
 from vae_exp.sweep.pool.pool import Composed, JobList, JobSource, Pool
 from vae_exp.sweep.pool.slots import SlotConfig
 from vae_exp.sweep.pool.worker import pickled
+from vae_exp.sweep.run_job import JobAction, decide_action, save_overrides
 from vae_exp.sweep.session import recorder
 
 
@@ -111,9 +111,9 @@ class PoolSweep:
             composed.hydra.job.id = composed.hydra.job.num = job.number
         place = Path(str(composed.hydra.sweep.dir)) / str(composed.hydra.sweep.subdir)
         directory = RunDirectory(place)
-        attempt = next_attempt(directory, composed)
-        if attempt is Attempt.SKIP:
-            note_words(directory, job.overrides)
+        attempt = decide_action(directory, composed)
+        if attempt is JobAction.SKIP:
+            save_overrides(directory, job.overrides)
         payload = partial(pickled, self._hydra_context, self._task_function, composed)
         return Composed(directory, int(composed.trainer.epochs), attempt, payload)
 

@@ -15,17 +15,18 @@ from typing import Any, Protocol
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
-from vae_exp.sweep.attempt import Attempt
 from vae_exp.sweep.job_records import last_metrics
 from vae_exp.sweep.pool.display import PoolDisplay
 from vae_exp.sweep.pool.job import End, Job, Running, settle
 from vae_exp.sweep.pool.slots import Slot
 from vae_exp.sweep.pool.worker import Assignment, work
+from vae_exp.sweep.run_job import JobAction
 
 _log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.5
 _PRELOADED = [  # once for all jobs: with the first comes torch, the others are what a first step would import
-    "vae_exp.sweep_job",
+    "vae_exp.sweep.run_job",
+    "vae_exp.runs.training",
     "torch._dynamo",
     "torch.fx.experimental.symbolic_shapes",
 ]
@@ -73,7 +74,7 @@ class Composed:
     """
 
     def __init__(
-        self, directory: RunDirectory, epochs: int, attempt: Attempt, payload: Callable[[], bytes]
+        self, directory: RunDirectory, epochs: int, attempt: JobAction, payload: Callable[[], bytes]
     ) -> None:
         self.directory = directory
         self.epochs = epochs
@@ -162,9 +163,9 @@ class Pool:
         try:
             composed = self._compose(job)
             job.directory, job.epochs = composed.directory, composed.epochs
-            if composed.attempt is Attempt.SKIP:
+            if composed.attempt is JobAction.SKIP:
                 job.end, job.status = End.SKIPPED, "completed"
-            elif composed.directory.is_owned():
+            elif composed.directory.is_locked():
                 job.end, job.status = End.ELSEWHERE, "running"
             else:
                 self._fork(job, composed, slot)

@@ -76,7 +76,7 @@ def work(assignment: Assignment, launcher: Connection) -> None:
 def _run(payload: bytes) -> Report:
     from hydra.core.utils import JobStatus
 
-    from vae_exp.sweep.one_job import run_pickled
+    from vae_exp.sweep.run_job import run_pickled
 
     ended = run_pickled(*cloudpickle.loads(payload))
     if ended.status is JobStatus.COMPLETED:

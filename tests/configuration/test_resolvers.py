@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from vae_exp.sweep.job_id import config_hash, job_name, readable_name, register_resolvers
+from vae_exp.configuration.resolvers import config_hash, job_name, readable_name, register_resolvers
 
 PLAIN: dict[str, Any] = {
     "seed": 0,

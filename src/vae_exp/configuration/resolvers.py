@@ -1,4 +1,4 @@
-"""The identity of a job: a hash of its config, and a directory that carries it."""
+"""OmegaConf resolvers: the hash of a config, and the names of run and job directories."""
 
 import hashlib
 import json

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from vae_exp.configuration.resolvers import config_hash
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
-from vae_exp.sweep.attempt import Attempt, fruitless_wandb_run, next_attempt, note_words
-from vae_exp.sweep.job_id import config_hash
+from vae_exp.sweep.run_job import JobAction, decide_action, reusable_wandb_run_id, save_overrides
 
 
 def _config(**sweep: object) -> DictConfig:
@@ -29,53 +29,53 @@ def _job(folder: Path, status: str | None, *, checkpoint: bool = False, started:
 @pytest.mark.parametrize(
     ("status", "checkpoint", "attempt"),
     [
-        ("completed", True, Attempt.SKIP),
-        ("completed", False, Attempt.SKIP),
-        ("pruned", True, Attempt.SKIP),
-        ("failed", True, Attempt.ANEW),
-        ("diverged", True, Attempt.ANEW),
-        ("interrupted", True, Attempt.RESUME),
-        ("interrupted", False, Attempt.ANEW),
-        ("killed", True, Attempt.RESUME),
-        (None, True, Attempt.RESUME),
-        (None, False, Attempt.ANEW),
-        ("nonsense", True, Attempt.RESUME),
+        ("completed", True, JobAction.SKIP),
+        ("completed", False, JobAction.SKIP),
+        ("pruned", True, JobAction.SKIP),
+        ("failed", True, JobAction.RESTART),
+        ("diverged", True, JobAction.RESTART),
+        ("interrupted", True, JobAction.RESUME),
+        ("interrupted", False, JobAction.RESTART),
+        ("killed", True, JobAction.RESUME),
+        (None, True, JobAction.RESUME),
+        (None, False, JobAction.RESTART),
+        ("nonsense", True, JobAction.RESUME),
     ],
 )
-def test_what_is_done_about_a_job(tmp_path: Path, status: str | None, checkpoint: bool, attempt: Attempt):
-    assert next_attempt(_job(tmp_path, status, checkpoint=checkpoint), _config()) is attempt
+def test_what_is_done_about_a_job(tmp_path: Path, status: str | None, checkpoint: bool, attempt: JobAction):
+    assert decide_action(_job(tmp_path, status, checkpoint=checkpoint), _config()) is attempt
 
 
 def test_a_job_whose_result_is_corrupt_goes_on_from_its_checkpoint(tmp_path: Path):
     directory = _job(tmp_path, None, checkpoint=True)
     directory.result.write_text('{"status": "comp')
-    assert next_attempt(directory, _config()) is Attempt.RESUME
+    assert decide_action(directory, _config()) is JobAction.RESUME
 
 
 def test_an_empty_directory_is_begun(tmp_path: Path):
-    assert next_attempt(RunDirectory(tmp_path / "new"), _config()) is Attempt.ANEW
+    assert decide_action(RunDirectory(tmp_path / "new"), _config()) is JobAction.RESTART
 
 
 def test_force_begins_anew_what_this_very_sweep_has_not_begun(tmp_path: Path):
     directory = _job(tmp_path, "completed", started="before")
-    assert next_attempt(directory, _config(force=True)) is Attempt.ANEW
-    assert next_attempt(directory, _config(force=True, started="before")) is Attempt.SKIP
+    assert decide_action(directory, _config(force=True)) is JobAction.RESTART
+    assert decide_action(directory, _config(force=True, started="before")) is JobAction.SKIP
 
 
 def test_a_directory_with_the_run_of_another_config_is_left_alone(tmp_path: Path):
     directory = _job(tmp_path, "completed")
     moved = RunDirectory(directory.path.rename(tmp_path / "x"))
-    assert next_attempt(moved, _config()) is Attempt.SKIP
+    assert decide_action(moved, _config()) is JobAction.SKIP
     with pytest.raises(UserError, match=r"another config; let hydra\.sweep\.subdir differ"):
-        next_attempt(moved, OmegaConf.merge(_config(), {"seed": 1}))
+        decide_action(moved, OmegaConf.merge(_config(), {"seed": 1}))
 
 
 def test_the_words_that_a_job_was_asked_for_with_last_are_kept(tmp_path: Path):
     directory = _job(tmp_path, "completed")
-    note_words(directory, ["seed=0", "a='b: c'"])
+    save_overrides(directory, ["seed=0", "a='b: c'"])
     first = directory.overrides.stat().st_mtime_ns
     assert OmegaConf.to_container(OmegaConf.load(directory.overrides)) == ["seed=0", "a='b: c'"]
-    note_words(directory, ["seed=0", "a='b: c'"])
+    save_overrides(directory, ["seed=0", "a='b: c'"])
     assert directory.overrides.stat().st_mtime_ns == first
 
 
@@ -98,4 +98,4 @@ def test_an_attempt_without_an_epoch_leaves_its_w_and_b_run_to_the_next(
         directory.result.write_text(json.dumps(result))
     if metrics is not None:
         directory.metrics.write_text(metrics)
-    assert fruitless_wandb_run(directory) == found
+    assert reusable_wandb_run_id(directory) == found
