@@ -145,7 +145,7 @@ def test_a_schedule_that_is_too_short_is_told_as_such(command):
     one_cycle = ["scheduler._target_=torch.optim.lr_scheduler.OneCycleLR", "+scheduler.max_lr=0.01"]
     refused = command("train", *RUN, *one_cycle, "+scheduler.total_steps=2", "hydra.run.dir=run")
     assert refused.code == 1
-    assert "scheduler cannot go on after epoch 3 of 3" in refused.err
+    assert "scheduler cannot continue after epoch 3 of 3" in refused.err
     assert "its length must fit trainer.epochs" in refused.err
 
 
