@@ -16,9 +16,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SHARED_MNIST = CHECKOUT.parent / "shared" / "data" / "MNIST"
+# A busy machine draws slowly; fixtures of these tests do not change between examples.
+slow_or_shared = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("tests", deadline=None, derandomize=True, suppress_health_check=slow_or_shared)
+settings.load_profile("tests")
 
 
 @dataclass(frozen=True)

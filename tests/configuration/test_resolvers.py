@@ -133,7 +133,7 @@ OVERRIDES = st.lists(
 )
 
 
-@settings(derandomize=True, deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(OVERRIDES)
 def test_a_name_is_never_empty_never_long_and_safe_in_a_shell(overrides: list[str]):
     name = readable_name(overrides)

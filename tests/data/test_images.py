@@ -10,7 +10,7 @@ from vae_exp.data.images import ImageSet
 
 sizes = st.integers(min_value=1, max_value=40)
 batch_sizes = st.integers(min_value=1, max_value=50)
-reproducibly = settings(deadline=None, derandomize=True, max_examples=60)
+reproducibly = settings(max_examples=60)
 
 
 def numbered(count: int) -> ImageSet:

@@ -37,7 +37,7 @@ def numbers(images: ImageSet) -> list[int]:
     return images.pixels[:, 0, 0, 0].tolist()
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(1, 60), st.data())
 def test_train_and_validation_are_disjoint_and_complete(size, data):
     validation_size = data.draw(st.integers(0, size - 1))

@@ -32,7 +32,7 @@ def pair(dtype: torch.dtype, shapes_: tuple[tuple[int, ...], tuple[int, ...]], s
     return logits, values
 
 
-@settings(deadline=None, derandomize=True, max_examples=80)
+@settings(max_examples=80)
 @given(shapes, st.integers(0, 2**31))
 def test_log_prob_is_that_of_torch_in_double_precision(shapes_, seed):
     logits, values = pair(torch.float64, shapes_, seed)
@@ -42,7 +42,7 @@ def test_log_prob_is_that_of_torch_in_double_precision(shapes_, seed):
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
 
-@settings(deadline=None, derandomize=True, max_examples=80)
+@settings(max_examples=80)
 @given(shapes, st.integers(0, 2**31))
 def test_gradients_are_those_of_torch(shapes_, seed):
     logits, values = pair(torch.float64, shapes_, seed)
@@ -79,7 +79,7 @@ def test_a_gradient_is_computed_where_it_is_wanted(wanted: str):
     assert {name for name, each in given_.items() if each.grad is not None} == {wanted}
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.floats(min_value=-(2.0**13), max_value=2.0**13, width=32),
     st.one_of(st.sampled_from([0.0, 1.0]), st.floats(min_value=0.0, max_value=1.0, width=32)),
@@ -90,7 +90,7 @@ def test_in_single_precision_it_is_within_some_roundings_of_the_truth(logit: flo
     assert abs(found - truth) <= 4 * ROUNDING * (1 + abs(logit))
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(max_examples=200)
 @given(st.floats(min_value=-60, max_value=60, width=32), st.sampled_from([0.0, 1.0]))
 def test_in_single_precision_black_and_white_are_a_rounding_from_the_truth(logit: float, value: float):
     found = LogitBernoulli(logits=torch.tensor(logit)).log_prob(torch.tensor(value)).item()

@@ -144,7 +144,7 @@ def cuts(draw) -> list[int]:
     return [0, *sorted(inner), total]
 
 
-@settings(deadline=None, derandomize=True, max_examples=80)
+@settings(max_examples=80)
 @given(cuts(), st.sampled_from([(), (1,), (3,), (2, 2)]), st.sampled_from([(2,), (3, 2)]), st.integers(0, 2**31))
 def test_the_parts_together_are_the_draw_of_one_process(cut, shape, features, seed):
     total, alone = cut[-1], seeded(seed)
@@ -160,7 +160,7 @@ def test_the_parts_together_are_the_draw_of_one_process(cut, shape, features, se
         assert torch.equal(torch.cat([part[draw] for part in parts], dim=len(shape)), whole[draw])
 
 
-@settings(deadline=None, derandomize=True, max_examples=30)
+@settings(max_examples=30)
 @given(cuts(), st.integers(0, 2**31))
 def test_draws_of_a_posterior_are_those_of_one_process(cut, seed):
     total = cut[-1]
@@ -177,7 +177,7 @@ def test_draws_of_a_posterior_are_those_of_one_process(cut, seed):
     torch.testing.assert_close(torch.cat(parts, dim=1), whole)
 
 
-@settings(deadline=None, derandomize=True, max_examples=30)
+@settings(max_examples=30)
 @given(cuts(), st.integers(0, 2**31))
 def test_the_binarised_parts_together_are_those_of_one_process(cut, seed):
     probabilities = torch.linspace(0, 1, 3 * cut[-1]).reshape(cut[-1], 1, 3)

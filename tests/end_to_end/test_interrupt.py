@@ -22,7 +22,9 @@ def wait_for(process: subprocess.Popen[str], text: str) -> None:
     pytest.fail(f"ended without saying {text!r}: {process.stderr.read()}")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_the_run_in_order(number, code, tmp_path):
     process = start("train", *LONG, "hydra.run.dir=run", cwd=tmp_path)
     wait_for(process, "Epoch 3/")
@@ -54,6 +56,7 @@ def test_a_sweep_ends_with_its_table(tmp_path):
     assert (tmp_path / "multirun" / "mine" / "summary.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_whole_files(tmp_path):
     process = start("train", *LONG, "checkpoint.every_n_epochs=1", "hydra.run.dir=run", cwd=tmp_path)
     wait_for(process, "Epoch 60/")

@@ -20,7 +20,7 @@ from vae_exp.engine.distributed import DistributedContext, init_distributed, loc
 from vae_exp.errors import UserError
 
 CPU = torch.device("cpu")
-reproducibly = settings(deadline=None, derandomize=True, max_examples=100)
+reproducibly = settings(max_examples=100)
 team_sizes = st.integers(min_value=1, max_value=9)
 
 

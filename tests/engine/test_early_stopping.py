@@ -33,7 +33,7 @@ def test_the_best_value_and_when_to_stop(values, patience, min_delta, best, shou
     assert stopping.should_stop is should_stop
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.lists(st.sampled_from([1.0, 1.5, 2.0, 3.0, nan, inf]), max_size=12),
     st.integers(min_value=0, max_value=12),

@@ -24,7 +24,7 @@ from vae_exp.model.vae import VAE
 from vae_exp.objective.elbo import ELBO
 from vae_exp.objective.loss_terms import LossTerms
 
-reproducibly = settings(deadline=None, derandomize=True, max_examples=40)
+reproducibly = settings(max_examples=40)
 
 
 def closed_form(history: list[Tensor], decay: float) -> Tensor:

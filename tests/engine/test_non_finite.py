@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -125,9 +125,7 @@ def test_polling_continues_and_earlier_results_do_not_change(make_gpu):
 
 
 @pytest.mark.parametrize("value", [nan, inf, -inf])
-@settings(
-    deadline=None, derandomize=True, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=20)
 @given(bad=st.integers(min_value=0, max_value=STEPS - 1))
 def test_a_non_finite_step_is_seen_though_later_ones_are_finite(make_gpu, value: float, bad: int):
     gpu = make_gpu()

@@ -222,7 +222,7 @@ def buffer_of(given_rows: list[tuple[float, float, float]], steps: int | None = 
     return buffer
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(max_examples=60)
 @given(rows, st.data())
 def test_steps_are_kept_in_order_and_a_continued_epoch_has_the_rows_of_a_whole_one(given_rows, data):
     done = data.draw(st.integers(min_value=0, max_value=len(given_rows)))

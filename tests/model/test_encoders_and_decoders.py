@@ -26,7 +26,7 @@ def _built(net, *arguments):
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(shape=shapes, hidden=widths, latent_dim=st.integers(1, 5), batch=st.integers(1, 3), activation=names)
 def test_an_encoder_gives_a_posterior_for_every_image(encoder, shape, hidden, latent_dim, batch, activation):
     posterior = _built(encoder, shape, latent_dim, hidden, activation)(torch.rand(batch, *shape))
@@ -37,7 +37,7 @@ def test_an_encoder_gives_a_posterior_for_every_image(encoder, shape, hidden, la
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     shape=shapes,
     hidden=widths,

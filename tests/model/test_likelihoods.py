@@ -96,7 +96,7 @@ def test_the_densities_over_the_line_integrate_to_one(likelihood):
     )
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(max_examples=60)
 @given(st.floats(-40, 40))
 def test_the_continuous_bernoulli_integrates_to_one_over_the_unit_interval(logit):
     likelihood = ContinuousBernoulliLikelihood()
@@ -107,7 +107,7 @@ def test_the_continuous_bernoulli_integrates_to_one_over_the_unit_interval(logit
     assert torch.trapezoid(places * density, places).item() == pytest.approx(distribution.mean[0].item(), abs=1e-6)
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(max_examples=100)
 @given(st.floats(-12, 12), st.floats(0, 1))
 def test_the_continuous_bernoulli_is_torchs_where_torchs_is_right(logit, value):
     ours = ContinuousBernoulliLikelihood()(torch.full((1, 1, 1, 1, 1), logit, dtype=torch.float64))
@@ -163,7 +163,7 @@ def test_draws_of_the_continuous_bernoulli_are_distributed_as_scipys(logit):
     assert scipy.stats.kstest(1 - drawn if mirrored else drawn, truth.cdf).pvalue > 1e-3
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(max_examples=100)
 @given(st.floats(-2, 3), st.floats(1e-4, 10), st.sampled_from([2, 17, 256]), st.data())
 def test_the_discretised_logistic_is_a_difference_of_scipys_distribution_functions(loc, scale, levels, data):
     level = data.draw(st.integers(0, levels - 1))

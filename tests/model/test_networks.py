@@ -15,7 +15,7 @@ from vae_exp.model.networks import (
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(height=st.integers(1, 65), width=st.integers(1, 65), depth=st.integers(0, 4))
 def test_convolutions_halve_any_size_and_their_mirror_restores_it(height, width, depth):
     heights, widths = strided_sizes(height, depth), strided_sizes(width, depth)

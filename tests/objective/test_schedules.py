@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vae_exp.objective.beta_vae import BetaVAE
@@ -33,7 +33,6 @@ def test_a_cycle_rises_for_its_share_and_starts_again():
     )
 
 
-@settings(deadline=None, derandomize=True)
 @given(
     st.sampled_from([Linear, Cosine, Cyclical]),
     st.floats(-5, 5),
