@@ -3,9 +3,9 @@
 from typing import Any
 
 
-def everything(reader: Any) -> list[Any]:
-    """All that a `WandbLogReader` or an `EventSource` has for now."""
-    found = list(reader.read())
+def read_to_end(reader: Any) -> list[Any]:
+    """Return all that a `WandbLogReader` or an `EventSource` has for now."""
+    items = list(reader.read())
     while reader.has_more:
-        found += reader.read()
-    return found
+        items += reader.read()
+    return items

@@ -8,7 +8,7 @@ from typing import Any
 from google.protobuf.message import Message
 from wandb.proto import wandb_internal_pb2
 
-from tests.dashboard.test_wandb_log import written
+from tests.wandb_records import encode_log
 
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010800000000"
@@ -119,7 +119,7 @@ def make_run(
     if exit_code is not None:
         records.append(exit_record(exit_code))
     path = folder / f"run-{run_id}.wandb"
-    path.write_bytes(written(records)[0])
+    path.write_bytes(encode_log(records)[0])
     return path
 
 
@@ -128,4 +128,4 @@ def append(path: Path, *records: bytes) -> None:
     size = path.stat().st_size
     assert size + sum(map(len, records)) < 32_000, "this stays within the first block"
     with path.open("ab") as file:
-        file.write(written(list(records))[0][7:])
+        file.write(encode_log(list(records))[0][7:])

@@ -18,7 +18,7 @@ from tests.dashboard.records import PNG, append, console_record, history_record,
 from vae_exp.dashboard.web.export import export
 from vae_exp.sweep.aggregate import Group, Others, combined, estimate, meaning
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 SECONDS = 20_000  # of patience, in milliseconds
 
 
@@ -296,7 +296,7 @@ def test_what_a_run_calls_itself_is_never_markup(watched: Watched, tmp_path: Pat
     assert watched.complaints == []
 
 
-@pytest.mark.parametrize("width", [320, pytest.param(390, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("width", [320, 390])
 def test_pages_are_as_wide_as_a_phone_and_as_a_screen_at_400_percent(watched: Watched, tmp_path: Path, width: int):
     """1280 pixels at 400 % are 320; what is wider than the page scrolls inside of its own frame."""
     for number in range(12):
@@ -461,7 +461,7 @@ def test_a_job_that_was_retried_has_one_row(watched: Watched, tmp_path: Path):
     make_run(tmp_path, "first", {"run_directory": "/runs/a"}, [{"val/elbo": -2.0}], 1)
     make_run(tmp_path, "second", {"run_directory": "/runs/a"}, [{"val/elbo": -1.0}], started=1_700_000_300)
     page = tmp_path / "page.html"
-    export([tmp_path], page, private=False, most_megabytes=50)
+    export([tmp_path], page, private=False, max_megabytes=50)
     with dashboard([tmp_path]) as address:
         for place in (address, page.as_uri()):
             show(watched, place, page="runs")

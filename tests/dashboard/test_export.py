@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.dashboard.records import PNG, alert_record, console_record, environment_record, make_run, picture
-from vae_exp.dashboard.runs.store import Store
-from vae_exp.dashboard.web.export import document, export
+from vae_exp.dashboard.runs.store import RunStore
+from vae_exp.dashboard.web.export import export, render_document
 from vae_exp.errors import UserError
 
 HOSTILE = "</script><script>alert(1)</script><!-- \u2028 & <img src=x onerror=alert(1)>"
@@ -45,9 +45,9 @@ def root(tmp_path: Path) -> Path:
 
 
 def exported(root: Path, private: bool = False) -> str:
-    store = Store([root])
+    store = RunStore([root])
     store.read_all()
-    return document(store, private).decode()
+    return render_document(store, private).decode()
 
 
 def data_of(html: str) -> dict:

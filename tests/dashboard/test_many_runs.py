@@ -25,9 +25,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_thousand_runs_take_less_than_500_megabytes(root: Path):
     script = (
-        "import sys, time, psutil; from pathlib import Path; from vae_exp.dashboard.runs.store import Store\n"
+        "import sys, time, psutil; from pathlib import Path; from vae_exp.dashboard.runs.store import RunStore\n"
         "import vae_exp.dashboard.web.server\n"
-        "began = time.perf_counter(); store = Store([Path(sys.argv[1])]); store.refresh()\n"
+        "began = time.perf_counter(); store = RunStore([Path(sys.argv[1])]); store.refresh()\n"
         "print(len(store.runs), time.perf_counter() - began, psutil.Process().memory_info().rss)"
     )
     told = subprocess.run(

@@ -20,11 +20,11 @@ from tests.dashboard.records import (
     picture,
 )
 from vae_exp.dashboard.runs.media import ImageUnavailableError, read_picture
-from vae_exp.dashboard.runs.run import PictureFile
-from vae_exp.dashboard.runs.store import Store
-from vae_exp.dashboard.web.export import document
+from vae_exp.dashboard.runs.run import ImageFile
+from vae_exp.dashboard.runs.store import RunStore
+from vae_exp.dashboard.web.export import render_document
 from vae_exp.dashboard.web.security import POLICY
-from vae_exp.dashboard.web.server import Refresher, application
+from vae_exp.dashboard.web.server import Refresher, make_app
 
 HOSTS = frozenset({"127.0.0.1", "localhost"})
 PAGES = (
@@ -41,7 +41,7 @@ PAGES = (
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path) -> RunStore:
     path = make_run(
         tmp_path,
         "one",
@@ -56,17 +56,17 @@ def store(tmp_path: Path) -> Store:
         ],
     )
     (path.parent / "files" / "media" / "images" / "a.png").write_bytes(PNG)
-    store = Store([tmp_path])
+    store = RunStore([tmp_path])
     store.refresh()
     return store
 
 
 @pytest.fixture
-def client(store: Store) -> TestClient:
-    return TestClient(application(store, HOSTS), base_url="http://127.0.0.1:8765")
+def client(store: RunStore) -> TestClient:
+    return TestClient(make_app(store, HOSTS), base_url="http://127.0.0.1:8765")
 
 
-def test_the_table_has_what_changed_since(store: Store, client: TestClient, tmp_path: Path):
+def test_the_table_has_what_changed_since(store: RunStore, client: TestClient, tmp_path: Path):
     first = client.get("/api/runs?since=0").json()
     [row] = first["runs"]
     assert (row["key"], row["state"], row["config"]) == ("one", "finished", {"model.latent_dim": 2})
@@ -75,7 +75,7 @@ def test_the_table_has_what_changed_since(store: Store, client: TestClient, tmp_
     assert first["higher"] == ["val/elbo"]
     assert client.get(f"/api/runs?since={first['cursor']}").json()["runs"] == []
     make_run(tmp_path, "two")
-    store._looked = float("-inf")
+    store._discovered = float("-inf")
     store.refresh()
     later = client.get(f"/api/runs?since={first['cursor']}").json()
     assert [each["key"] for each in later["runs"]] == ["two"]
@@ -87,9 +87,9 @@ def test_curves_are_given_against_step_epoch_and_time(client: TestClient, agains
     assert (curve["run"], curve["metric"], curve["x"], curve["y"]) == ("one", "val/elbo", x, [-2, -1])
 
 
-def test_numbers_that_json_does_not_know_become_null(store: Store, client: TestClient, tmp_path: Path):
+def test_numbers_that_json_does_not_know_become_null(store: RunStore, client: TestClient, tmp_path: Path):
     make_run(tmp_path, "two", {"odd": float("inf")}, [{"a": float("nan")}, {"a": float("inf")}, {"a": 1.0}])
-    store._looked = float("-inf")
+    store._discovered = float("-inf")
     store.refresh()
     [curve] = client.get("/api/curves?run=two&metric=a").json()["curves"]
     assert curve["y"] == [None, None, 1]
@@ -160,8 +160,8 @@ def test_our_own_host_is_answered(client: TestClient, host: str):
     assert client.get("/api/runs", headers={"host": host}).status_code == 200
 
 
-def test_with_a_token_nothing_is_answered_without_it(store: Store):
-    client = TestClient(application(store, frozenset(), "secret"), base_url="http://192.0.2.1:8765")
+def test_with_a_token_nothing_is_answered_without_it(store: RunStore):
+    client = TestClient(make_app(store, frozenset(), "secret"), base_url="http://192.0.2.1:8765")
     for path in PAGES:
         assert client.get(path).status_code == 404
         assert client.get(f"/wrong{path}").status_code == 404
@@ -207,7 +207,7 @@ def test_no_file_but_a_raster_image_in_the_media_folder_is_shown(tmp_path: Path,
 
     os.mkfifo(files / "media" / "pipe.png")
     with pytest.raises(ImageUnavailableError):
-        read_picture(PictureFile("a", 1, None, "", tmp_path / "run", path))
+        read_picture(ImageFile("a", 1, None, "", tmp_path / "run", path))
 
 
 def test_a_media_folder_that_is_a_link_shows_nothing(tmp_path: Path):
@@ -217,7 +217,7 @@ def test_a_media_folder_that_is_a_link_shows_nothing(tmp_path: Path):
     (tmp_path / "run" / "files").mkdir(parents=True)
     (tmp_path / "run" / "files" / "media").symlink_to(outside)
     with pytest.raises(ImageUnavailableError):
-        read_picture(PictureFile("a", 1, None, "", tmp_path / "run", "media/a.png"))
+        read_picture(ImageFile("a", 1, None, "", tmp_path / "run", "media/a.png"))
 
 
 @pytest.mark.parametrize(
@@ -265,10 +265,10 @@ def test_names_are_json_and_never_markup(client: TestClient):
 
 
 def test_a_run_that_grows_is_seen(
-    store: Store, client: TestClient, tmp_path: Path, make_growing: Callable[[], Path]
+    store: RunStore, client: TestClient, tmp_path: Path, make_growing: Callable[[], Path]
 ):
     path = make_growing()
-    store._looked = float("-inf")
+    store._discovered = float("-inf")
     store.refresh()
     cursor = client.get("/api/runs").json()["cursor"]
     append(path, history_record(20, {"a": 2.0, "epoch": 2}))
@@ -283,15 +283,15 @@ def make_growing(tmp_path: Path) -> Callable[[], Path]:
     return lambda: make_run(tmp_path, "growing", rows=[{"a": 1.0}], exit_code=None)
 
 
-def test_what_no_encoding_can_write_breaks_no_answer(store: Store, client: TestClient, tmp_path: Path):
+def test_what_no_encoding_can_write_breaks_no_answer(store: RunStore, client: TestClient, tmp_path: Path):
     make_run(tmp_path, "two", {"k": ["\ud800", {"\udfff": 1}]}, [{"m": {"n\udfff": 1.0}}])
     Path(os.fsdecode(bytes(tmp_path) + b"/run-\xff.wandb")).write_bytes(b"nothing that anybody knows")
-    store._looked = float("-inf")
+    store._discovered = float("-inf")
     store.read_all()
     answer = client.get("/api/runs").json()
     assert answer["runs"][-1]["config"]["k"] == ["?", {"?": 1}]
     assert "run-?.wandb" in answer["notes"][0]
-    assert document(store, private=False)
+    assert render_document(store, private=False)
 
 
 def test_a_picture_is_looked_for_under_any_number_and_behind_no_loop(client: TestClient, tmp_path: Path):
@@ -303,7 +303,7 @@ def test_a_picture_is_looked_for_under_any_number_and_behind_no_loop(client: Tes
     assert client.get("/media/one/0").status_code == 404
 
 
-def test_a_look_that_fails_is_told_and_is_not_the_last(store: Store, monkeypatch: pytest.MonkeyPatch):
+def test_a_look_that_fails_is_told_and_is_not_the_last(store: RunStore, monkeypatch: pytest.MonkeyPatch):
     looks = []
 
     def refresh() -> bool:
@@ -321,4 +321,4 @@ def test_a_look_that_fails_is_told_and_is_not_the_last(store: Store, monkeypatch
         time.sleep(0.01)
     refresher.stop()
     assert len(looks) > 2
-    assert store.notes == ["the runs could not be looked at: RuntimeError: unheard of"]
+    assert store.notes == ["the runs could not be read: RuntimeError: unheard of"]

@@ -24,13 +24,13 @@ from vae_exp.dashboard.reader import log_reader
 from vae_exp.dashboard.reader.events import Event
 from vae_exp.dashboard.runs import store as store_module
 from vae_exp.dashboard.runs.history import History
-from vae_exp.dashboard.runs.run import STALE_SECONDS, Run, Segment
-from vae_exp.dashboard.runs.store import Store
-from vae_exp.dashboard.web.downsampling import downsampled
+from vae_exp.dashboard.runs.run import STALE_SECONDS, Run, RunSegment
+from vae_exp.dashboard.runs.store import RunStore
+from vae_exp.dashboard.web.api import downsample
 
 
-def refreshed(store: Store) -> Store:
-    store._looked = float("-inf")
+def refreshed(store: RunStore) -> RunStore:
+    store._discovered = float("-inf")
     store.refresh()
     return store
 
@@ -40,7 +40,7 @@ def test_what_a_finished_run_has_logged(tmp_path: Path):
     make_run(
         tmp_path, "one", {"model": {"latent_dim": 2, "hidden_dims": [5]}}, rows, display_name="a name", tags=["t"]
     )
-    [run] = refreshed(Store([tmp_path])).runs.values()
+    [run] = refreshed(RunStore([tmp_path])).runs.values()
     assert (run.info.name, run.info.tags, run.state, run.exit_code) == ("a name", ("t",), "finished", 0)
     assert run.config == {"model.latent_dim": 2, "model.hidden_dims": [5]}
     x, y = run.series("val/elbo", "epoch")
@@ -49,13 +49,13 @@ def test_what_a_finished_run_has_logged(tmp_path: Path):
     np.testing.assert_array_equal(run.series("flag")[0], [20])
     assert run.summary["word"] == "text"
     assert run.series("nothing")[0].size == 0
-    assert run.lost == ""
+    assert run.data_loss == ""
 
 
 def test_a_run_grows_and_only_what_changed_has_a_new_version(tmp_path: Path):
     path = make_run(tmp_path, "one", rows=[{"a": 1.0}], exit_code=None)
     make_run(tmp_path, "two", rows=[{"a": 1.0}])
-    store = refreshed(Store([tmp_path]))
+    store = refreshed(RunStore([tmp_path]))
     seen = store.version
     assert store.runs["one"].state == "running"
     append(path, history_record(20, {"a": 2.0}))
@@ -71,19 +71,19 @@ def test_a_run_grows_and_only_what_changed_has_a_new_version(tmp_path: Path):
 
 def test_a_run_is_read_to_its_end_before_its_state_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Whatever is published on the way says `reading`, of a resumed run too; a portion is a third of a file."""
-    monkeypatch.setattr(log_reader, "_BLOCKS_AT_ONCE", 1)
-    monkeypatch.setattr(store_module, "_SECONDS_FOR_A_FILE", 0.0)
+    monkeypatch.setattr(log_reader, "_BLOCKS_PER_READ", 1)
+    monkeypatch.setattr(store_module, "_SECONDS_PER_FILE", 0.0)
     rows = [{"a": 1.0, "text": "x" * 2_000} for _ in range(40)]
     make_run(tmp_path, "one", rows=rows, exit_code=130, started=1_700_000_000)
     make_run(tmp_path, "one", rows=rows, exit_code=0, started=1_700_000_500)
-    store = Store([tmp_path])
+    store = RunStore([tmp_path])
     published = []
 
     def touch(run: Run) -> None:
-        Store._touch(store, run)
+        RunStore._mark_changed(store, run)
         published.append(run.state)
 
-    monkeypatch.setattr(store, "_touch", touch)
+    monkeypatch.setattr(store, "_mark_changed", touch)
     passes = 0
     while store.refresh():
         passes += 1
@@ -93,20 +93,20 @@ def test_a_run_is_read_to_its_end_before_its_state_is_shown(tmp_path: Path, monk
 
 
 def test_a_run_whose_file_can_no_longer_be_read_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(log_reader, "_BLOCKS_AT_ONCE", 1)
-    monkeypatch.setattr(store_module, "_SECONDS_FOR_A_FILE", 0.0)
+    monkeypatch.setattr(log_reader, "_BLOCKS_PER_READ", 1)
+    monkeypatch.setattr(store_module, "_SECONDS_PER_FILE", 0.0)
     path = make_run(tmp_path, "one", rows=[{"text": "x" * 2_000}] * 40, exit_code=None)
-    store = refreshed(Store([tmp_path]))
+    store = refreshed(RunStore([tmp_path]))
     assert store.runs["one"].state == "reading"
     path.unlink()
-    store._looked = float("inf")  # that it is gone is not noticed yet
+    store._discovered = float("inf")  # that it is gone is not noticed yet
     store.refresh()
-    assert (store.runs["one"].state, store.runs["one"].lost) == ("running", "No such file or directory")
+    assert (store.runs["one"].state, store.runs["one"].data_loss) == ("running", "No such file or directory")
 
 
 def test_a_run_that_nobody_writes_any_more_is_stale(tmp_path: Path):
     path = make_run(tmp_path, "one", exit_code=None)
-    store = refreshed(Store([tmp_path], clock=lambda: path.stat().st_mtime + STALE_SECONDS + 1))
+    store = refreshed(RunStore([tmp_path], clock=lambda: path.stat().st_mtime + STALE_SECONDS + 1))
     assert store.runs["one"].state == "stale"
 
 
@@ -125,7 +125,7 @@ def test_a_run_that_nobody_writes_any_more_is_stale(tmp_path: Path):
 )
 def test_the_end_of_a_run(tmp_path: Path, code: int, status: str | None, state: str):
     make_run(tmp_path, "one", more=[summary_record({"status": status})], exit_code=code)
-    assert refreshed(Store([tmp_path])).runs["one"].state == state
+    assert refreshed(RunStore([tmp_path])).runs["one"].state == state
 
 
 @pytest.mark.parametrize("later_first", [False, True])
@@ -142,11 +142,11 @@ def test_segments_of_one_id_are_one_run_and_the_later_one_wins(tmp_path: Path, l
     )
     if later_first:
         hidden = first.rename(first.with_suffix(".hidden"))
-        store = refreshed(Store([tmp_path]))
+        store = refreshed(RunStore([tmp_path]))
         hidden.rename(first)
         refreshed(store)
     else:
-        store = refreshed(Store([tmp_path]))
+        store = refreshed(RunStore([tmp_path]))
     [run] = store.runs.values()
     assert len(run.segments) == 2
     np.testing.assert_array_equal(run.series("a")[0], [10, 20, 30, 40])
@@ -159,7 +159,7 @@ def test_pictures_of_steps_that_were_gone_through_again_are_shown_once(tmp_path:
     make_run(tmp_path, "one", rows=[{"p": picture("media/a.png")}, {"p": picture("media/b.png")}], exit_code=None)
     second = make_run(tmp_path, "one", started=1_700_000_500)
     append(second, history_record(20, {"p": picture("media/c.png"), "epoch": 2}))
-    [run] = refreshed(Store([tmp_path])).runs.values()
+    [run] = refreshed(RunStore([tmp_path])).runs.values()
     assert [(each.path, each.epoch) for each in run.pictures] == [("media/a.png", 1), ("media/c.png", 2)]
 
 
@@ -167,7 +167,7 @@ def test_attempts_at_one_run_directory_are_numbered_and_the_last_counts(tmp_path
     make_run(tmp_path, "first", {"run_directory": "/runs/a"}, exit_code=1)
     make_run(tmp_path, "other", {"run_directory": "/runs/b"}, started=1_700_000_100)
     make_run(tmp_path / "elsewhere", "foreign", {"run_directory": "/runs/a"}, started=1_700_000_200)
-    store = refreshed(Store([tmp_path]))
+    store = refreshed(RunStore([tmp_path]))
     version = store.version
     make_run(tmp_path, "second", {"run_directory": "/runs/a"}, started=1_700_000_300)
     refreshed(store)
@@ -179,7 +179,7 @@ def test_attempts_at_one_run_directory_are_numbered_and_the_last_counts(tmp_path
 def test_runs_of_one_id_in_two_roots_are_two(tmp_path: Path):
     make_run(tmp_path / "a", "one", {"x": 1})
     make_run(tmp_path / "b", "one", {"x": 2})
-    store = refreshed(Store([tmp_path]))
+    store = refreshed(RunStore([tmp_path]))
     assert set(store.runs) == {"one", "one~2"}
 
 
@@ -197,9 +197,9 @@ def test_tests_hidden_folders_and_packages_hold_no_runs_of_the_users(tmp_path: P
     for folder in ("outputs/a", "multirun/b", ".", "elsewhere"):
         make_run(tmp_path / folder, f"own-{Path(folder).name}")
     (tmp_path / "elsewhere" / "wandb").rename(tmp_path / "elsewhere" / ".wandb")  # W&B's other name for it
-    assert set(refreshed(Store([tmp_path])).runs) == {"own-a", "own-b", "own-", "own-elsewhere"}
+    assert set(refreshed(RunStore([tmp_path])).runs) == {"own-a", "own-b", "own-", "own-elsewhere"}
     named = tmp_path / "tests" / "dashboard" / "fixtures"
-    assert set(refreshed(Store([named])).runs) == {"foreign-tests-dashboard-fixtures"}
+    assert set(refreshed(RunStore([named])).runs) == {"foreign-tests-dashboard-fixtures"}
 
 
 def test_links_are_left_alone_and_a_removed_run_goes(tmp_path: Path):
@@ -207,7 +207,7 @@ def test_links_are_left_alone_and_a_removed_run_goes(tmp_path: Path):
     (tmp_path / "real" / "wandb" / "latest-run").symlink_to(path.parent)
     (tmp_path / "link").symlink_to(tmp_path / "real")
     (path.parent / "other.wandb").symlink_to(path)
-    store = refreshed(Store([tmp_path]))
+    store = refreshed(RunStore([tmp_path]))
     assert len(store.runs["one"].segments) == 1
     version = store.version
     path.unlink()
@@ -218,7 +218,7 @@ def test_links_are_left_alone_and_a_removed_run_goes(tmp_path: Path):
 
 def test_a_file_that_is_replaced_is_read_anew(tmp_path: Path):
     path = make_run(tmp_path, "one", {"x": 1}, [{"a": 1.0}, {"a": 2.0}])
-    store = refreshed(Store([tmp_path]))
+    store = refreshed(RunStore([tmp_path]))
     other = make_run(tmp_path / "elsewhere", "one", {"x": 2}, [{"a": 5.0}])
     other.replace(path)
     [run] = refreshed(store).runs.values()
@@ -230,7 +230,7 @@ def test_an_unknown_format_is_told_and_other_runs_are_read(tmp_path: Path):
     path = make_run(tmp_path, "strange")
     path.write_bytes(b"not a log")
     make_run(tmp_path, "one")
-    store = refreshed(Store([tmp_path]))
+    store = refreshed(RunStore([tmp_path]))
     assert set(store.runs) == {"one"}
     [note] = store.notes
     assert note.startswith("1 files could not be read, such as run-strange.wandb: unknown format")
@@ -244,7 +244,7 @@ def test_an_unreadable_file_is_left_out(tmp_path: Path):
     else:
         path.chmod(0)
     make_run(tmp_path, "two")
-    assert set(refreshed(Store([tmp_path])).runs) == {"two"}
+    assert set(refreshed(RunStore([tmp_path])).runs) == {"two"}
 
 
 def test_the_machine_has_its_own_columns(tmp_path: Path):
@@ -253,7 +253,7 @@ def test_the_machine_has_its_own_columns(tmp_path: Path):
         "one",
         more=[stats_record(1_700_000_010, {"cpu": 50.0}), stats_record(1_700_000_020, {"cpu": 60.0})],
     )
-    [run] = refreshed(Store([tmp_path])).runs.values()
+    [run] = refreshed(RunStore([tmp_path])).runs.values()
     x, y = run.segments[0].machine.series("cpu", "_timestamp")
     np.testing.assert_array_equal(x - run.started, [10, 20])
     np.testing.assert_array_equal(y, [50, 60])
@@ -280,7 +280,7 @@ def test_a_long_curve_keeps_its_ends_its_extremes_and_its_gaps(count: int, broke
     source = np.random.default_rng(count)
     x, y = np.arange(count, dtype=float), source.normal(size=count)
     y[source.random(count) < broken] = np.nan
-    short_x, short_y = downsampled(x, y)
+    short_x, short_y = downsample(x, y)
     assert len(short_x) <= 2_000
     assert (np.diff(short_x) > 0).all()
     assert (short_x[0], short_x[-1]) == (0, count - 1)
@@ -294,15 +294,15 @@ def test_a_long_curve_keeps_its_ends_its_extremes_and_its_gaps(count: int, broke
 def test_whole_numbers_beyond_a_float_are_infinite(tmp_path: Path):
     huge = 10**400
     make_run(tmp_path, "one", {"a": huge, "b": [huge]}, [{"m": huge, "epoch": -huge, "v": [huge]}, {"m": 1.0}])
-    [run] = refreshed(Store([tmp_path])).runs.values()
+    [run] = refreshed(RunStore([tmp_path])).runs.values()
     assert run.series("m")[1].tolist() == [float("inf"), 1.0]
-    assert (run.config, run.lost) == ({"a": "Infinity", "b": ["Infinity"]}, "")
+    assert (run.config, run.data_loss) == ({"a": "Infinity", "b": ["Infinity"]}, "")
 
 
 def test_a_start_that_no_calendar_has_costs_nothing_else(tmp_path: Path):
     make_run(tmp_path, "one", {"a": 1}, [{"m": 1.0}], started=10**13)
-    [run] = refreshed(Store([tmp_path])).runs.values()
-    assert (run.started, run.config, run.lost) == (0.0, {"a": 1}, "")
+    [run] = refreshed(RunStore([tmp_path])).runs.values()
+    assert (run.started, run.config, run.data_loss) == (0.0, {"a": 1}, "")
 
 
 @pytest.mark.parametrize("text", ["[" * 2000 + "]" * 2000, "1" * 5000, "{", '{"a":' * 300 + "1" + "}" * 300])
@@ -312,22 +312,22 @@ def test_a_value_that_cannot_be_read_costs_no_other(tmp_path: Path, text: str):
     item = record.config.update.add()
     item.key, item.value_json = "bad", text
     append(path, record.SerializeToString())
-    [run] = refreshed(Store([tmp_path])).runs.values()
+    [run] = refreshed(RunStore([tmp_path])).runs.values()
     assert run.config == {"good": 1, "bad": "(not readable)"}
 
 
 def test_a_file_that_fails_holds_no_other_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     make_run(tmp_path, "bad")
     good = make_run(tmp_path, "good", rows=[{"m": 1.0}], exit_code=None, started=1_700_000_500)
-    usual = Segment.take
+    usual = RunSegment.apply_events
 
-    def take(segment: Segment, events: Sequence[Event]) -> None:
+    def take(segment: RunSegment, events: Sequence[Event]) -> None:
         if "bad" in segment.path.name:
             raise RuntimeError("unheard of")
         usual(segment, events)
 
-    monkeypatch.setattr(Segment, "take", take)
-    store = refreshed(Store([tmp_path]))
+    monkeypatch.setattr(RunSegment, "apply_events", take)
+    store = refreshed(RunStore([tmp_path]))
     assert list(store.runs) == ["good"]
     assert store.notes == ["1 files could not be read, such as run-bad.wandb: RuntimeError: unheard of"]
     append(good, history_record(20, {"m": 2.0}))
@@ -337,7 +337,7 @@ def test_a_file_that_fails_holds_no_other_up(tmp_path: Path, monkeypatch: pytest
 
 def test_another_run_in_a_file_of_the_same_name_is_another_run(tmp_path: Path):
     path = make_run(tmp_path, "old", {"a": 1})
-    store = refreshed(Store([tmp_path]))
+    store = refreshed(RunStore([tmp_path]))
     assert list(store.runs) == ["old"]
     seen = store.version
     other = make_run(tmp_path / "elsewhere", "new", {"b": 2})
@@ -352,7 +352,7 @@ def test_another_run_in_a_file_of_the_same_name_is_another_run(tmp_path: Path):
 
 def test_runs_in_a_folder_that_cannot_be_listed_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     make_run(tmp_path, "one")
-    store = refreshed(Store([tmp_path]))
+    store = refreshed(RunStore([tmp_path]))
 
     def walk(root: Path, *, followlinks: bool, onerror: Callable[[OSError], None]) -> Iterator[Any]:
         onerror(OSError(errno.EMFILE, "Too many open files", str(root)))

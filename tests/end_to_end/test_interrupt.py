@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import start
-from tests.end_to_end.wandb_records import runs
 from tests.readers import read_result
+from tests.wandb_records import runs
 from vae_exp import load_run
 
 LONG = ("data=digits", "trainer.epochs=100000", "model.hidden_dims=[8]")

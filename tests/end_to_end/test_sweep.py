@@ -8,8 +8,8 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from tests.end_to_end.wandb_records import runs
 from tests.readers import read_result, without_times
+from tests.wandb_records import runs
 
 SHORT = ("data=digits", "trainer.epochs=1", "evaluator=[]", "tracker=none")
 

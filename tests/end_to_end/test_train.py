@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
-from tests.end_to_end.wandb_records import runs
 from tests.readers import only_run, read_metrics, read_result, without_times
+from tests.wandb_records import runs
 from vae_exp.data.digits import DigitsSource
 
 DRAWING = ("data=digits", "trainer.epochs=2", "evaluator.figures.manifold_side=3")

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import time
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
+from tests.wandb_records import read_records
 from vae_exp.tracking.wandb_tracker import WandbTracker
 
 CONFIG = {"seed": 3, "model": {"latent_dim": 2}}
@@ -40,32 +40,8 @@ def _tracker(root: Path, mode: str = "offline", **arguments: Any) -> WandbTracke
 # Offline, with W&B itself
 
 
-def _records(path: Path) -> list[Any]:
-    """The whole records of a `.wandb` file so far: leveldb's log format, each chunk `crc32 length type data`."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    content = path.read_bytes()
-    at, record, records = 7, b"", []
-    while at + 7 <= len(content):
-        if 32768 - at % 32768 < 7:
-            at += 32768 - at % 32768
-            continue
-        checksum = int.from_bytes(content[at : at + 4], "little")
-        length, kind = int.from_bytes(content[at + 4 : at + 6], "little"), content[at + 6]
-        data = content[at + 7 : at + 7 + length]
-        if len(data) < length:
-            break
-        assert zlib.crc32(bytes([kind]) + data) == checksum
-        record += data
-        at += 7 + length
-        if kind in (1, 4):
-            records.append(Record.FromString(record))
-            record = b""
-    return records
-
-
 def _of_kind(kind: str, path: Path) -> list[Any]:
-    return [getattr(record, kind) for record in _records(path) if record.WhichOneof("record_type") == kind]
+    return [getattr(record, kind) for record in read_records(path) if record.WhichOneof("record_type") == kind]
 
 
 def _await(condition: Callable[[], bool]) -> None:

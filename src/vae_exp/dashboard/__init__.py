@@ -1,1 +1,1 @@
-"""A page for the browser over W&B's offline files: read as they grow, served on the loopback address, exported."""
+"""The dashboard: W&B's offline files in a browser, read as they grow, served on loopback or exported."""

@@ -13,22 +13,22 @@ _OWN_HOSTS = frozenset({_LOOPBACK, "localhost", "::1"})
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     with exit_with_message():
-        asked = _parser().parse_args()
-        _require_roots(asked.roots)
-        if asked.export is not None:
+        args = _make_parser().parse_args()
+        _check_roots(args.roots)
+        if args.export is not None:
             from vae_exp.dashboard.web.export import export
 
-            print(export(asked.roots, asked.export, private=asked.private, most_megabytes=asked.size_limit))
+            print(export(args.roots, args.export, private=args.private, max_megabytes=args.size_limit))
         else:
-            _serve(asked)
+            _serve(args)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m vae_exp.dashboard",
-        description="Look at offline W&B runs in a browser while they are written, or write them into one page.",
+        description="Show offline W&B runs in a browser while they are written, or write them into one page.",
     )
     parser.add_argument(
         "roots", nargs="*", type=Path, default=[Path()], metavar="ROOT",
@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
         "--port", type=int, default=8765, help="port on 127.0.0.1; 0 takes any free one (%(default)s)"
     )
     parser.add_argument("--open", action="store_true", help="open the browser")
-    parser.add_argument("--export", type=Path, metavar="FILE.html", help="write one self-contained page and end")
+    parser.add_argument("--export", type=Path, metavar="FILE.html", help="write one self-contained page and exit")
     parser.add_argument(
         "--private", action="store_true",
         help="with --export: leave in what may name people and places: console, environment, absolute paths",
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--bind", default=_LOOPBACK, metavar="ADDRESS",
-        help="another address to listen on; whoever knows the printed address can then see everything",
+        help="another address to listen on; whoever has the printed address can then see everything",
     )  # fmt: skip
     return parser
 
@@ -60,42 +60,42 @@ def _megabytes(text: str) -> float:
     return size
 
 
-def _require_roots(roots: list[Path]) -> None:
+def _check_roots(roots: list[Path]) -> None:
     for root in roots:
-        if not root.exists():
-            raise UserError(f"ROOT={root} does not exist; name folders such as outputs, multirun or wandb.")
         if not root.is_dir() and not root.is_file():
-            raise UserError(f"ROOT={root} is no folder; name folders such as outputs, multirun or wandb.")
+            problem = "is no folder" if root.exists() else "does not exist"
+            raise UserError(f"ROOT={root} {problem}; name folders such as outputs, multirun or wandb.")
 
 
-def _serve(asked: argparse.Namespace) -> None:
+def _serve(args: argparse.Namespace) -> None:
     import uvicorn
 
-    from vae_exp.dashboard.runs.store import Store
+    from vae_exp.dashboard.runs.store import RunStore
     from vae_exp.dashboard.web.page import plotly
-    from vae_exp.dashboard.web.server import Refresher, application
+    from vae_exp.dashboard.web.server import Refresher, make_app
 
     plotly()
-    elsewhere = asked.bind not in _OWN_HOSTS
-    token = secrets.token_urlsafe(24) if elsewhere else ""
-    listening = _listen(asked.bind, asked.port)
-    store = Store(asked.roots)
+    is_public = args.bind not in _OWN_HOSTS
+    token = secrets.token_urlsafe(24) if is_public else ""
+    listening = _listen(args.bind, args.port)
+    store = RunStore(args.roots)
     refresher = Refresher(store)
     refresher.start()
     config = uvicorn.Config(
-        application(store, frozenset() if elsewhere else _OWN_HOSTS, token),
+        make_app(store, frozenset() if is_public else _OWN_HOSTS, token),
         log_level="critical", server_header=False, date_header=False, lifespan="off", timeout_graceful_shutdown=1,
     )  # fmt: skip
-    address = _address(asked.bind, listening.getsockname()[1], token)
+    host = f"[{args.bind}]" if ":" in args.bind else args.bind
+    address = f"http://{host}:{listening.getsockname()[1]}/{token + '/' if token else ''}"
     print(f"Dashboard: {address}  (Ctrl-C ends it)", flush=True)
-    if asked.open:
+    if args.open:
         webbrowser.open(address)
     uvicorn.Server(config).run(sockets=[listening])
     refresher.stop()
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens, so that the printed address is right, and a port in use is told."""
+    """Return a listening socket: the printed address is then right, and a port in use is an error."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -111,11 +111,6 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.close()
         raise UserError(f"--bind {host} --port {port}: {error}; --port 0 takes a free one.") from error
     return listening
-
-
-def _address(host: str, port: int, token: str) -> str:
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{port}/{token}/" if token else f"http://{shown}:{port}/"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a run's records say, whichever reader they came from."""
+"""Events: what the records of a run say, whichever reader they come from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,20 +9,7 @@ Value = Any  # what JSON can hold: None, bool, int, float, str, and lists of the
 
 @dataclass(frozen=True)
 class RunInfo:
-    """Who a run is.
-
-    Args:
-        run_id: W&B's; segments with the same one are one run.
-        name: The name that is shown.
-        project: W&B project.
-        group: Runs of one sweep share it.
-        job_type: What it is within its group.
-        tags: W&B tags.
-        notes: The user's words.
-        started: Seconds since 1970.
-        config: Its config as far as it was known then, flattened.
-        host: The machine: left out of what is exported.
-    """
+    """Identity of a run; segments with the same `run_id` are one run."""
 
     run_id: str
     name: str = ""
@@ -31,93 +18,71 @@ class RunInfo:
     job_type: str = ""
     tags: tuple[str, ...] = ()
     notes: str = ""
-    started: float = 0.0
-    config: Mapping[str, Value] = field(default_factory=dict)
-    host: str = ""
+    started: float = 0.0  # seconds since 1970
+    config: Mapping[str, Value] = field(default_factory=dict)  # flat, as far as it was set by then
+    host: str = ""  # left out of exports
 
 
 @dataclass(frozen=True)
 class ConfigChange:
-    """Keys of the config that were set, or taken away."""
+    """Keys of the config that were set or removed."""
 
     update: Mapping[str, Value]
     remove: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image file that belongs to a key of the history.
+class SummaryChange:
+    """Keys of the summary that were set or removed."""
 
-    Args:
-        path: Below the run's `files/`, as the record has it: not to be trusted.
-        caption: What stands beside it.
-    """
+    update: Mapping[str, Value]
+    remove: tuple[str, ...] = ()
 
-    path: str
+
+@dataclass(frozen=True)
+class ImageReference:
+    """An image file that was logged under a key of the history."""
+
+    path: str  # below the run's `files/`, as the record has it: untrusted
     caption: str = ""
 
 
 @dataclass(frozen=True)
 class HistoryRow:
-    """What was logged at a step.
-
-    Args:
-        step: The step.
-        values: Numbers, texts and lists by key.
-        pictures: Image files by key.
-    """
+    """Values and images that were logged at a step."""
 
     step: int
     values: Mapping[str, Value]
-    pictures: Mapping[str, tuple[Picture, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class SummaryChange:
-    """Keys of the summary that were set, or taken away."""
-
-    update: Mapping[str, Value]
-    remove: tuple[str, ...] = ()
+    pictures: Mapping[str, tuple[ImageReference, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ConsoleText:
-    """What the run has printed.
-
-    Args:
-        text: With its line ends.
-        error: Whether it went to the standard error output.
-        time: Seconds since 1970.
-    """
+    """Text that the run printed, with its line ends."""
 
     text: str
     error: bool = False
-    time: float = 0.0
+    time: float = 0.0  # seconds since 1970
 
 
 @dataclass(frozen=True)
 class MachineState:
-    """Load, memory, temperatures.
+    """Load, memory and temperatures of the machine, by W&B's keys."""
 
-    Args:
-        time: Seconds since 1970.
-        values: By W&B's key.
-    """
-
-    time: float
+    time: float  # seconds since 1970
     values: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Environment:
-    """Where the run was started, and how: left out of what is exported."""
+    """Host, user and command line of a run; left out of exports."""
 
     values: Mapping[str, Value]
 
 
 @dataclass(frozen=True)
 class Alert:
-    """Something that the run has drawn attention to."""
+    """A warning that the run sent."""
 
     title: str
     text: str = ""
@@ -126,12 +91,7 @@ class Alert:
 
 @dataclass(frozen=True)
 class Exit:
-    """The run has ended.
-
-    Args:
-        code: 0 if well.
-        runtime: Seconds.
-    """
+    """The end of a run; `code` is 0 for success, `runtime` is in seconds."""
 
     code: int
     runtime: float = 0.0

@@ -1,7 +1,7 @@
-"""Plain records → events."""
+"""Plain records → events: nested keys flattened, images apart from values."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -13,36 +13,39 @@ from vae_exp.dashboard.reader.events import (
     Event,
     Exit,
     HistoryRow,
+    ImageReference,
     MachineState,
     RunInfo,
     SummaryChange,
     Value,
 )
-from vae_exp.dashboard.reader.flattening import flattened, split_pictures
 
 _HIDDEN = "_wandb"
-_GREATEST = int(sys.float_info.max)
-_STRANGE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+_MAX_INT = int(sys.float_info.max)
+_IMAGE_TYPES = ("image-file", "images/separated")
+_TYPE = "._type"
+_MAX_DEPTH = 100
+_PARSE_ERRORS = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
-class StrangeRecordError(Exception):
-    """A record does not have the fields that its kind has."""
+class InvalidRecordError(Exception):
+    """A record cannot be decoded, or does not have the fields that its kind has."""
 
 
-def event_of(record: Mapping[str, Any]) -> Event | None:
-    """What a record says; None if nothing here looks at its kind.
+def parse_event(record: Mapping[str, Any]) -> Event | None:
+    """Return what a record says; None for kinds that the dashboard does not use.
 
     Args:
         record: `{"type": kind, kind: {…}}`, fields that have their default left out, keys of items flattened.
 
     Raises:
-        StrangeRecordError: if it is not as its kind should be.
+        InvalidRecordError: if it is not as its kind should be.
     """
     try:
-        reader = _READERS.get(record["type"])
-        return None if reader is None else reader(record[record["type"]])
-    except _STRANGE as error:
-        raise StrangeRecordError(f"{type(error).__name__}: {error}") from error
+        parse = _PARSERS.get(record["type"])
+        return None if parse is None else parse(record[record["type"]])
+    except _PARSE_ERRORS as error:
+        raise InvalidRecordError(f"{type(error).__name__}: {error}") from error
 
 
 def _run(body: Mapping[str, Any]) -> RunInfo:
@@ -55,23 +58,23 @@ def _run(body: Mapping[str, Any]) -> RunInfo:
         tags=tuple(str(tag) for tag in body.get("tags", ())),
         notes=str(body.get("notes", "")),
         started=_seconds(body.get("start_time")),
-        config=_shown(body.get("config", {}).get("update")),
+        config=_visible(body.get("config", {}).get("update")),
         host=str(body.get("host", "")),
     )
 
 
 def _config(body: Mapping[str, Any]) -> ConfigChange:
-    return ConfigChange(_shown(body.get("update")), tuple(body.get("remove", ())))
+    return ConfigChange(_visible(body.get("update")), tuple(body.get("remove", ())))
 
 
 def _history(body: Mapping[str, Any]) -> HistoryRow:
-    values, pictures = split_pictures(_shown(body.get("item")))
+    values, pictures = _split_images(_visible(body.get("item")))
     step = body["step"].get("num", 0) if "step" in body else values.get("_step", 0)
     return HistoryRow(int(step), values, pictures)
 
 
 def _summary(body: Mapping[str, Any]) -> SummaryChange:
-    return SummaryChange(_shown(body.get("update")), tuple(body.get("remove", ())))
+    return SummaryChange(_visible(body.get("update")), tuple(body.get("remove", ())))
 
 
 def _console(body: Mapping[str, Any]) -> ConsoleText:
@@ -80,13 +83,13 @@ def _console(body: Mapping[str, Any]) -> ConsoleText:
 
 
 def _machine(body: Mapping[str, Any]) -> MachineState:
-    items = _shown(body.get("item")).items()
+    items = _visible(body.get("item")).items()
     values = {key: float(value) for key, value in items if isinstance(value, int | float)}
     return MachineState(_seconds(body.get("timestamp")), values)
 
 
 def _environment(body: Mapping[str, Any]) -> Environment:
-    return Environment(flattened((key, value) for key, value in body.items() if key != "writer_id"))
+    return Environment(flatten((key, value) for key, value in body.items() if key != "writer_id"))
 
 
 def _alert(body: Mapping[str, Any]) -> Alert:
@@ -97,7 +100,7 @@ def _exit(body: Mapping[str, Any]) -> Exit:
     return Exit(int(body.get("exit_code", 0)), float(body.get("runtime", 0)))
 
 
-_READERS: dict[str, Callable[[Mapping[str, Any]], Event]] = {
+_PARSERS: dict[str, Callable[[Mapping[str, Any]], Event]] = {
     "run": _run,
     "config": _config,
     "history": _history,
@@ -111,20 +114,69 @@ _READERS: dict[str, Callable[[Mapping[str, Any]], Event]] = {
 }
 
 
-def _shown(items: Mapping[str, Any] | None) -> dict[str, Value]:
-    flat = flattened((items or {}).items())
-    return {key: _held(value) for key, value in flat.items() if key.partition(".")[0] != _HIDDEN}
+def flatten(items: Iterable[tuple[str, Any]]) -> dict[str, Value]:
+    """Join the keys of nested objects by dots; an empty object stays as it is."""
+    flat: dict[str, Value] = {}
+    for name, item in items:
+        pending = [(name, item)]
+        while pending:
+            key, value = pending.pop()
+            if isinstance(value, dict) and value:
+                pending.extend((f"{key}.{part}", inner) for part, inner in reversed(value.items()))
+            else:
+                flat[key] = value
+    return flat
 
 
-def _held(value: Value) -> Value:
-    """Whole numbers beyond what a float holds become the words for infinity."""
-    if isinstance(value, int) and not -_GREATEST <= value <= _GREATEST:
+def _split_images(flat: Mapping[str, Value]) -> tuple[dict[str, Value], dict[str, tuple[ImageReference, ...]]]:
+    """Separate plain values from image files; other media are left out. `key._type` says what an object is."""
+    objects = {key.removesuffix(_TYPE): str(value) for key, value in flat.items() if key.endswith(_TYPE)}
+    if not objects:
+        return dict(flat), {}
+    members: dict[str, dict[str, Value]] = {key: {} for key in objects}
+    values: dict[str, Value] = {}
+    for key, value in flat.items():
+        owner = next((x for x in _ancestors(key) if x in members), None)
+        if owner is None:
+            values[key] = value
+        else:
+            members[owner][key[len(owner) + 1 :]] = value
+    images = {key: _images(members[key]) for key, kind in objects.items() if kind in _IMAGE_TYPES}
+    return values, {key: x for key, x in images.items() if x}
+
+
+def _ancestors(key: str) -> Iterable[str]:
+    end = key.find(".")
+    for _ in range(_MAX_DEPTH):
+        if end < 0:
+            return
+        yield key[:end]
+        end = key.find(".", end + 1)
+
+
+def _images(members: Mapping[str, Value]) -> tuple[ImageReference, ...]:
+    paths, captions = members.get("filenames"), members.get("captions")
+    if isinstance(paths, list):
+        texts = [str(x) for x in captions] if isinstance(captions, list) else []
+        padded = texts + [""] * len(paths)
+        return tuple(ImageReference(str(path), text) for path, text in zip(paths, padded, strict=False))
+    path = members.get("path")
+    return (ImageReference(path, str(members.get("caption", ""))),) if isinstance(path, str) else ()
+
+
+def _visible(items: Mapping[str, Any] | None) -> dict[str, Value]:
+    flat = flatten((items or {}).items())
+    return {key: _clip(value) for key, value in flat.items() if key.partition(".")[0] != _HIDDEN}
+
+
+def _clip(value: Value) -> Value:
+    """Replace integers beyond the range of a float by the words for infinity."""
+    if isinstance(value, int) and not -_MAX_INT <= value <= _MAX_INT:
         return "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, dict):
-        return {key: _held(each) for key, each in value.items()}
-    return [_held(each) for each in value] if isinstance(value, list) else value
+        return {key: _clip(x) for key, x in value.items()}
+    return [_clip(x) for x in value] if isinstance(value, list) else value
 
 
 def _seconds(timestamp: str | None) -> float:
-    """Nanoseconds are cut to microseconds, which is all that a datetime holds."""
     return 0.0 if timestamp is None else datetime.fromisoformat(timestamp).timestamp()

@@ -1,4 +1,4 @@
-"""W&B's records, as protobuf → plain objects, as W&B's own reader prints them."""
+"""W&B's protobuf records → plain objects, as W&B's own reader prints them."""
 
 import json
 from collections.abc import Iterable
@@ -7,26 +7,19 @@ from math import isfinite, isnan
 from typing import Any
 
 from vae_exp.dashboard.reader.events import Value
-from vae_exp.dashboard.reader.flattening import flattened
+from vae_exp.dashboard.reader.parse import InvalidRecordError, flatten
 
 _ITEMS = {"history": "item", "stats": "item", "summary": "update", "config": "update"}
-_OF_INTEREST = {*_ITEMS, "run", "output", "output_raw", "environment", "alert", "exit"}
-
-
+_KINDS = {*_ITEMS, "run", "output", "output_raw", "environment", "alert", "exit"}
 _NOT_READABLE = "(not readable)"
-_DEEPEST = 100
-_scan = vars(json.JSONDecoder())["scan_once"]
+_MAX_DEPTH = 100
 
 
-class UnreadableRecordError(Exception):
-    """The bytes are no record, or hold a value that is none."""
-
-
-def plain_record(data: bytes) -> dict[str, Any] | None:
-    """`{"type": kind, kind: {…}}`; None for kinds that nothing here looks at.
+def decode_record(data: bytes) -> dict[str, Any] | None:
+    """Return `{"type": kind, kind: {…}}`; None for kinds that the dashboard does not use.
 
     Raises:
-        UnreadableRecordError: if it cannot be read.
+        InvalidRecordError: if it cannot be decoded.
     """
     from google.protobuf.json_format import Error as JsonError
     from google.protobuf.message import DecodeError
@@ -35,9 +28,9 @@ def plain_record(data: bytes) -> dict[str, Any] | None:
     try:
         record.ParseFromString(data)
         kind = record.WhichOneof("record_type")
-        return {"type": kind, kind: _body(kind, getattr(record, kind))} if kind in _OF_INTEREST else None
+        return {"type": kind, kind: _body(kind, getattr(record, kind))} if kind in _KINDS else None
     except (DecodeError, JsonError, ValueError, RecursionError) as error:
-        raise UnreadableRecordError(str(error)) from error
+        raise InvalidRecordError(str(error)) from error
 
 
 @cache
@@ -48,72 +41,63 @@ def _record_class() -> Any:
 
 
 def _body(kind: str, message: Any) -> dict[str, Any]:
-    items = {name: _flat(getattr(message, name)) for name in [_ITEMS.get(kind)] if name}
+    items: dict[str, Any] = {}
     if kind == "run":
         items = {"config": {"update": _flat(message.config.update)}}
         message.ClearField("config")
         message.ClearField("summary")
-    elif items:
+    elif kind in _ITEMS:
+        items = {_ITEMS[kind]: _flat(getattr(message, _ITEMS[kind]))}
         message.ClearField(_ITEMS[kind])
-    rest = _as_dict(message)
+    rest = _to_dict(message)
     if "remove" in rest:
         rest["remove"] = [_key(item) for item in message.remove]
     return rest | items
 
 
-def _as_dict(message: Any) -> dict[str, Any]:
+def _to_dict(message: Any) -> dict[str, Any]:
     from google.protobuf.json_format import Error, MessageToDict
 
     try:
-        found: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
+        return dict(MessageToDict(message, preserving_proto_field_name=True))
     except Error:  # a time that no calendar has
         for name in {"start_time", "timestamp"} & set(message.DESCRIPTOR.fields_by_name):
             message.ClearField(name)
-        found = MessageToDict(message, preserving_proto_field_name=True)
-    return found
+        return dict(MessageToDict(message, preserving_proto_field_name=True))
 
 
 def _flat(items: Iterable[Any]) -> dict[str, Value]:
-    return flattened((_key(item), _readable(item)) for item in items)
-
-
-def _readable(item: Any) -> Any:
-    """The value of an item; one that cannot be read costs no other."""
-    try:
-        return _as_json(_value(item))
-    except (ValueError, RecursionError):
-        return _NOT_READABLE
-
-
-def _as_json(value: Any, depth: int = 0) -> Any:
-    """Numbers that JSON does not know become the words that W&B has for them."""
-    if isinstance(value, float) and not isfinite(value):
-        return "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if depth > _DEEPEST:
-        raise ValueError("it is nested too deeply")
-    if isinstance(value, dict):
-        return {key: _as_json(each, depth + 1) for key, each in value.items()}
-    return [_as_json(each, depth + 1) for each in value] if isinstance(value, list) else value
+    return flatten((_key(item), _readable_value(item)) for item in items)
 
 
 def _key(item: Any) -> str:
     return ".".join(getattr(item, "nested_key", ())) or str(item.key)
 
 
+def _readable_value(item: Any) -> Any:
+    """Return the value of an item; one that cannot be read affects no other."""
+    try:
+        return _as_json(_value(item))
+    except (ValueError, RecursionError):
+        return _NOT_READABLE
+
+
 def _value(item: Any) -> Any:
-    """The value of an item, whether it is written as JSON or in a field of its type."""
+    """Return the value of an item, whether it is stored as JSON or in a typed field."""
     if item.value_json:
-        return _parsed(item.value_json)
+        return json.loads(item.value_json)
     kind = item.WhichOneof("value") if "value" in item.DESCRIPTOR.oneofs_by_name else None
     if kind is None or kind == "none":
         return None
-    return _parsed(item.json) if kind == "json" else getattr(item, kind)
+    return json.loads(item.json) if kind == "json" else getattr(item, kind)
 
 
-def _parsed(text: str) -> Any:
-    """As `json.loads`, without what that does around its scanner, which for a number takes ten times as long."""
-    try:
-        value, end = _scan(text, 0)
-    except StopIteration:
-        return json.loads(text)
-    return value if end == len(text) else json.loads(text)
+def _as_json(value: Any, depth: int = 0) -> Any:
+    """Replace numbers that JSON does not have by W&B's words for them."""
+    if isinstance(value, float) and not isfinite(value):
+        return "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if depth > _MAX_DEPTH:
+        raise ValueError("it is nested too deeply")
+    if isinstance(value, dict):
+        return {key: _as_json(x, depth + 1) for key, x in value.items()}
+    return [_as_json(x, depth + 1) for x in value] if isinstance(value, list) else value

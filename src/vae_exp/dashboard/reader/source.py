@@ -1,189 +1,118 @@
-"""Where the events of a `.wandb` file come from; another reader has the same members."""
+"""Events of a `.wandb` file, through the native reader or, for unknown formats, `wandb leet`."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 from vae_exp.dashboard.reader.events import Event
-from vae_exp.dashboard.reader.leet import LeetError, inspected
 from vae_exp.dashboard.reader.log_reader import UnknownFormatError, WandbLogReader
-from vae_exp.dashboard.reader.parse import StrangeRecordError, event_of
-from vae_exp.dashboard.reader.protobuf import UnreadableRecordError, plain_record
+from vae_exp.dashboard.reader.parse import InvalidRecordError, parse_event
+from vae_exp.dashboard.reader.protobuf import decode_record
+
+_LEET_TIMEOUT_SECONDS = 60.0
 
 
-class EventSource(Protocol):
-    """Reads a file that may still grow."""
-
-    @property
-    def generation(self) -> int:
-        """Changes when everything read before is void, because the file was replaced."""
-        ...
-
-    @property
-    def lost(self) -> str:
-        """What could not be read, in words; empty if nothing."""
-        ...
-
-    @property
-    def unfinished(self) -> int:
-        """Bytes at the end that are no whole record yet; of a file that no longer grows, they are lost."""
-        ...
-
-    @property
-    def has_more(self) -> bool:
-        """Whether the last call of `read` has left something for the next."""
-        ...
-
-    def read(self) -> list[Event]:
-        """A portion of the events that have come since the last call.
-
-        Raises:
-            OSError: if the file cannot be read.
-        """
-        ...
+class LeetError(Exception):
+    """W&B's own reader could not read the file either."""
 
 
-class NativeSource:
-    """Reads the file itself, from where it stopped.
+class EventSource:
+    """Reads a file that may still grow.
+
+    `generation` changes when everything read before is void, because the file was replaced; `unfinished` counts
+    the bytes at the end that are not a whole record yet; `has_more` says whether the last call of `read` has left
+    something for the next.
 
     Args:
         path: The `.wandb` file.
     """
 
     def __init__(self, path: Path) -> None:
-        self._log = WandbLogReader(path)
-        self._strange = 0
-        self._generation = 0
+        self.generation = 0
+        self.unfinished = 0
+        self.has_more = False
+        self._path = path
+        self._log: WandbLogReader | None = WandbLogReader(path)
+        self._leet_problem = ""
+        self._stamp: tuple[int, int] | None = None
+        self._invalid = 0
 
     @property
-    def generation(self) -> int:
-        """Changes when the file was replaced."""
-        return self._log.generation
-
-    @property
-    def lost(self) -> str:
-        """What could not be read, in words."""
-        told = []
-        if self._log.damages:
-            count = sum(each.length for each in self._log.damages)
-            told.append(f"{count} damaged bytes in {len(self._log.damages)} places were skipped")
-        if self._strange:
-            told.append(f"{self._strange} records could not be understood")
-        return "; ".join(told)
-
-    @property
-    def unfinished(self) -> int:
-        """Bytes at the end that are no whole record yet."""
-        return self._log.unread
-
-    @property
-    def has_more(self) -> bool:
-        """Whether the last portion did not go to the end of the file."""
-        return self._log.has_more
+    def data_loss(self) -> str:
+        """What could not be read; empty if nothing."""
+        ranges = self._log.corrupt_ranges if self._log else []
+        damage = f"{sum(x.length for x in ranges)} damaged bytes in {len(ranges)} places were skipped"
+        invalid = f"{self._invalid} records could not be understood"
+        parts = [damage if ranges else "", invalid if self._invalid else "", self._leet_problem]
+        return "; ".join(filter(None, parts))
 
     def read(self) -> list[Event]:
-        """A portion of the events that have come since the last call.
+        """Read a portion of the events that were written since the last call.
 
         Raises:
             OSError: if the file cannot be read.
-            UnknownFormatError: if it is not of the known format.
         """
-        records = self._log.read()
-        if self._generation != self._log.generation:
-            self._generation, self._strange = self._log.generation, 0
+        if self._log is not None:
+            try:
+                return self._read_log(self._log)
+            except UnknownFormatError:
+                self._log, self.has_more, self.unfinished = None, False, 0
+        return self._read_with_leet()
+
+    def _read_log(self, log: WandbLogReader) -> list[Event]:
+        records = log.read()
+        if self.generation != log.generation:
+            self.generation, self._invalid = log.generation, 0
+        self.has_more, self.unfinished = log.has_more, log.unread
         return [event for data in records if (event := self._event(data)) is not None]
 
-    def _event(self, data: bytes) -> Event | None:
+    def _read_with_leet(self) -> list[Event]:
+        """Read the whole file if it has changed, as another generation."""
+        status = self._path.stat()
+        if self._stamp == (status.st_size, status.st_mtime_ns):
+            return []
+        self._stamp = status.st_size, status.st_mtime_ns
         try:
-            record = plain_record(data)
-            return None if record is None else event_of(record)
-        except (UnreadableRecordError, StrangeRecordError):
-            self._strange += 1
+            records = inspect_with_leet(self._path)
+        except LeetError as error:
+            self._leet_problem = f"unknown format, and W&B's own reader says: {error}"
+            return []
+        self.generation += 1
+        self._leet_problem, self._invalid = "", 0
+        return [event for record in records if (event := self._event(record)) is not None]
+
+    def _event(self, record: bytes | dict[str, Any]) -> Event | None:
+        try:
+            decoded = decode_record(record) if isinstance(record, bytes) else record
+            return None if decoded is None else parse_event(decoded)
+        except InvalidRecordError:
+            self._invalid += 1
             return None
 
 
-class LeetSource:
-    """Asks W&B's own reader, for the whole file whenever it has changed.
+def inspect_with_leet(path: Path) -> list[dict[str, Any]]:
+    """Return all records of a file as `wandb leet inspect --json` prints them.
 
-    Args:
-        path: The `.wandb` file.
+    Raises:
+        LeetError: if it fails or takes too long.
     """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._stamp: tuple[int, int] | None = None
-        self.unfinished = 0
-        self.generation = 0
-        self.has_more = False
-        self.lost = ""
-
-    def read(self) -> list[Event]:
-        """All events of the file if it has changed, as another generation.
-
-        Raises:
-            OSError: if the file cannot be read.
-        """
-        found = self._path.stat()
-        if self._stamp == (found.st_size, found.st_mtime_ns):
-            return []
-        self._stamp = found.st_size, found.st_mtime_ns
-        try:
-            records = inspected(self._path)
-        except LeetError as error:
-            self.lost = f"unknown format, and W&B's own reader says: {error}"
-            return []
-        self.generation += 1
-        events, strange = [], 0
-        for record in records:
-            try:
-                event = event_of(record)
-            except StrangeRecordError:
-                strange += 1
-                continue
-            if event is not None:
-                events.append(event)
-        self.lost = f"{strange} records could not be understood" if strange else ""
-        return events
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
+    try:
+        process = subprocess.run(  # noqa: S603 - no shell, and the file is a separate argument
+            command, capture_output=True, timeout=_LEET_TIMEOUT_SECONDS, stdin=subprocess.DEVNULL, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LeetError(str(error)) from error
+    if process.returncode != 0 and not process.stdout:
+        message = process.stderr.decode(errors="replace").strip()
+        raise LeetError(message or f"wandb leet ended with {process.returncode}")
+    return [record for line in process.stdout.splitlines() if isinstance(record := _load_json(line), dict)]
 
 
-class FileSource:
-    """Reads a file itself where it knows the format, through W&B's own reader otherwise.
-
-    Args:
-        path: The `.wandb` file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._source: EventSource = NativeSource(path)
-
-    @property
-    def generation(self) -> int:
-        """Changes when everything read before is void."""
-        return self._source.generation
-
-    @property
-    def lost(self) -> str:
-        """What could not be read, in words."""
-        return self._source.lost
-
-    @property
-    def unfinished(self) -> int:
-        """Bytes at the end that are no whole record yet."""
-        return self._source.unfinished
-
-    @property
-    def has_more(self) -> bool:
-        """Whether the last call of `read` has left something for the next."""
-        return self._source.has_more
-
-    def read(self) -> list[Event]:
-        """A portion of the events that have come since the last call.
-
-        Raises:
-            OSError: if the file cannot be read.
-        """
-        try:
-            return self._source.read()
-        except UnknownFormatError:
-            self._source = LeetSource(self._path)
-            return self._source.read()
+def _load_json(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None

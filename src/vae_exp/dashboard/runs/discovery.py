@@ -1,4 +1,4 @@
-"""Finds `.wandb` files: below folders, and where the runs of sweeps and run directories have written theirs."""
+"""Discovery of `.wandb` files: below folders, and where sweeps and run directories have written theirs."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -8,18 +8,18 @@ from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.tracking.offline_search import Tracked
 
-_MOST_FILES = 20_000
+_MAX_FILES = 20_000
 _SKIPPED = {"tests", "node_modules", "__pycache__", "checkpoints", "figures", "media", "site-packages"}
 _HYDRA = ".hydra"
 _HIDDEN_BUT_SEARCHED = ".wandb"  # W&B writes there instead of into wandb/ where such a folder exists
 
 
 class RunDiscovery:
-    """Looks again and again for files below the same roots.
+    """Finds the files below some roots whenever it is asked to.
 
     Args:
-        roots: Folders, which are searched at any depth, links, hidden folders, `tests` and installed packages
-            left alone; or `.wandb` files.
+        roots: Folders, searched at any depth without links, hidden folders, `tests` and installed packages; or
+            `.wandb` files.
     """
 
     def __init__(self, roots: Sequence[Path]) -> None:
@@ -28,9 +28,9 @@ class RunDiscovery:
         self._unlisted: set[Path] = set()
 
     def files(self) -> dict[Path, bool]:
-        """The files, and whether they lie below a root; of others only runs that do so are meant."""
+        """Return the files, and whether they are below a root; of the others only runs below a root are shown."""
         self._unlisted.clear()
-        found: dict[Path, bool] = {}
+        files: dict[Path, bool] = {}
         seen: set[tuple[int, int]] = set()
         for path, inside in self._candidates():
             try:
@@ -40,17 +40,17 @@ class RunDiscovery:
             except OSError:
                 self._unlisted.add(path)
                 continue
-            if (status.st_dev, status.st_ino) not in seen and len(found) < _MOST_FILES:
+            if (status.st_dev, status.st_ino) not in seen and len(files) < _MAX_FILES:
                 seen.add((status.st_dev, status.st_ino))
-                found[path] = inside
-        return found
+                files[path] = inside
+        return files
 
-    def is_out_of_sight(self, path: Path) -> bool:
-        """Whether a file was not found for no other reason than that a folder could not be looked at."""
+    def is_unreadable(self, path: Path) -> bool:
+        """Whether a file may exist in a folder that could not be listed."""
         return any(path.is_relative_to(folder) for folder in self._unlisted)
 
     def is_below_a_root(self, run_directory: object) -> bool:
-        """Whether a run with this directory is one of those that were asked for."""
+        """Whether a run with this directory is below one of the roots."""
         if not isinstance(run_directory, str):
             return False
         try:
@@ -74,7 +74,7 @@ class RunDiscovery:
         for folder, folders, files in os.walk(root, followlinks=False, onerror=self._note_unlisted):
             if _HYDRA in folders:
                 self._note_run_directory(Path(folder))
-            folders[:] = sorted(each for each in folders if _is_searched(each))
+            folders[:] = sorted(name for name in folders if _is_searched(name))
             for name in sorted(files):
                 path = Path(folder, name)
                 if name.endswith(".wandb") and not path.is_symlink():
@@ -85,7 +85,7 @@ class RunDiscovery:
             self._unlisted.add(Path(error.filename))
 
     def _note_run_directory(self, path: Path) -> None:
-        """Learn where the runs of a folder write their W&B files; those of one sweep have one place."""
+        """Note where the runs of a folder write their W&B files; those of one sweep share a folder."""
         if self._folders.get(path.parent):
             return
         try:
@@ -95,6 +95,6 @@ class RunDiscovery:
 
 
 def _is_searched(folder: str) -> bool:
-    """Whether a folder can hold runs of the user's: not tests, installed packages or hidden folders."""
+    """Whether a folder can hold runs of the user: not tests, installed packages or hidden folders."""
     is_hidden = folder.startswith(".") and folder != _HIDDEN_BUT_SEARCHED
     return not is_hidden and folder not in _SKIPPED

@@ -1,4 +1,4 @@
-"""What a run has logged, in columns: 12 bytes a number."""
+"""The logged values of a run in columns, 12 bytes a number."""
 
 from array import array
 from collections.abc import Mapping
@@ -8,15 +8,15 @@ import numpy.typing as npt
 
 from vae_exp.dashboard.reader.events import Value
 
-_MOST_KEYS = 5_000
-_MOST_NUMBERS = 20_000_000
+_MAX_KEYS = 5_000
+_MAX_NUMBERS = 20_000_000
 NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 
 Numbers = npt.NDArray[np.float64]
 
 
 class _Column:
-    """The numbers of a key, and the rows they stand in."""
+    """The numbers of a key, and the rows they are in."""
 
     __slots__ = ("rows", "values")
 
@@ -26,11 +26,11 @@ class _Column:
 
 
 class History:
-    """Rows of a run in the order in which they came; a key may be missing in any of them."""
+    """Rows of a run in the order in which they were logged; a key may be missing in any of them."""
 
     def __init__(self) -> None:
         self.steps = array("q")
-        self.others: dict[str, Value] = {}
+        self.non_numeric: dict[str, Value] = {}
         self.full = False
         self._columns: dict[str, _Column] = {}
         self._count = 0
@@ -44,7 +44,7 @@ class History:
         return list(self._columns)
 
     def append(self, step: int, values: Mapping[str, Value]) -> None:
-        """Add a row; of texts and lists the last is kept, and numbers beyond what fits are not."""
+        """Add a row; of texts and lists the last is stored, and numbers beyond the limits are not."""
         row = len(self.steps)
         if not -(2**62) < step < 2**62:
             return
@@ -53,11 +53,11 @@ class History:
             if isinstance(value, int | float) or (isinstance(value, str) and value in NOT_FINITE):
                 self._append(key, row, float(value))
             elif value is not None:
-                self.others[key] = value
+                self.non_numeric[key] = value
 
     def _append(self, key: str, row: int, value: float) -> None:
         column = self._columns.get(key)
-        if self._count >= _MOST_NUMBERS or (column is None and len(self._columns) >= _MOST_KEYS):
+        if self._count >= _MAX_NUMBERS or (column is None and len(self._columns) >= _MAX_KEYS):
             self.full = True
             return
         if column is None:
@@ -66,17 +66,12 @@ class History:
         column.values.append(value)
         self._count += 1
 
-    def last(self, key: str) -> float | None:
-        """The last number of a key; None if it has none."""
-        column = self._columns.get(key)
-        return None if column is None else column.values[-1]
-
     def series(self, key: str, against: str | None = None, before: int | None = None) -> tuple[Numbers, Numbers]:
-        """The numbers of a key against those of another, or against the step.
+        """Return the numbers of a key against those of another, or against the step.
 
         Args:
-            key: Whose numbers; without any, both arrays are empty.
-            against: The key of the abscissa, in whose absence a row is left out; None takes the step.
+            key: The key; without numbers, both arrays are empty.
+            against: The key of the x-axis; rows without it are left out. None takes the step.
             before: Rows from this step on are left out: another segment has them.
 
         Returns:
@@ -88,8 +83,8 @@ class History:
         rows, values = np.array(column.rows, dtype=np.int64), np.array(column.values)
         steps = np.array(self.steps, dtype=np.int64)
         if before is not None:
-            kept = steps[rows] < before
-            rows, values = rows[kept], values[kept]
+            is_before = steps[rows] < before
+            rows, values = rows[is_before], values[is_before]
         if against is None:
             return steps[rows].astype(np.float64), values
         other = self._columns.get(against)

@@ -1,12 +1,12 @@
-"""Images that runs have logged, from inside their own folder of media and nowhere else."""
+"""Images that runs have logged: read from a segment's media folder and nowhere else."""
 
 import os
 import stat
 from pathlib import Path
 
-from vae_exp.dashboard.runs.run import PictureFile
+from vae_exp.dashboard.runs.run import ImageFile
 
-_MOST_BYTES = 20 * 1024 * 1024
+_MAX_BYTES = 20 * 1024 * 1024
 _SIGNATURES = {
     b"\x89PNG\r\n\x1a\n": "image/png",
     b"\xff\xd8\xff": "image/jpeg",
@@ -16,20 +16,20 @@ _SIGNATURES = {
 
 
 class ImageUnavailableError(Exception):
-    """There is no such image, or it must not be shown."""
+    """The image does not exist, or must not be shown."""
 
 
-def read_picture(picture: PictureFile) -> tuple[bytes, str]:
-    """The bytes of an image and its media type, which its first bytes decide.
+def read_picture(picture: ImageFile) -> tuple[bytes, str]:
+    """Return the bytes of an image and its media type, which its first bytes decide.
 
     Raises:
-        NoPictureError: if it lies outside of `files/media`, is no raster image, too large, or gone.
+        ImageUnavailableError: if it is outside of `files/media`, is no raster image, too large, or gone.
     """
     try:
         folder = picture.folder.resolve() / "files" / "media"
         path = Path(folder.parent, picture.path).resolve(strict=True)
         if folder.resolve(strict=True) != folder or not path.is_relative_to(folder):
-            raise ImageUnavailableError("it lies outside of the run's files/media")
+            raise ImageUnavailableError("it is outside of the run's files/media")
         data = _read(path)
     except (OSError, ValueError, RuntimeError) as error:
         raise ImageUnavailableError(str(error)) from error
@@ -39,12 +39,12 @@ def read_picture(picture: PictureFile) -> tuple[bytes, str]:
 def _read(path: Path) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise ImageUnavailableError("it is not a file")
-        if found.st_size > _MOST_BYTES:
-            raise ImageUnavailableError(f"it is larger than {_MOST_BYTES} bytes")
-        return file.read(_MOST_BYTES)
+        if status.st_size > _MAX_BYTES:
+            raise ImageUnavailableError(f"it is larger than {_MAX_BYTES} bytes")
+        return file.read(_MAX_BYTES)
 
 
 def _media_type(data: bytes) -> str:

@@ -1,4 +1,4 @@
-"""What the page is given: plain objects that JSON can hold, whether they are served or embedded."""
+"""The objects that the page is sent, served or embedded, as JSON can hold them."""
 
 import json
 from collections.abc import Sequence
@@ -6,68 +6,65 @@ from math import isfinite
 from typing import Any
 from zlib import crc32
 
-from vae_exp.dashboard.reader.events import ConsoleText, Value
+import numpy as np
+import numpy.typing as npt
+
+from vae_exp.dashboard.reader.events import Value
 from vae_exp.dashboard.runs.history import NOT_FINITE, Numbers
 from vae_exp.dashboard.runs.run import Run
-from vae_exp.dashboard.runs.store import Store
-from vae_exp.dashboard.web.downsampling import downsampled
+from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.sweep.metrics import higher_is_better
 
-_MOST_CHARACTERS = 2_000
+MAX_POINTS = 2_000
+X_AXES = {"step": None, "epoch": "epoch", "time": "_runtime"}
+_MAX_CHARACTERS = 2_000
+_MAX_CONSOLE_LINES = 2_000
+_MAX_VECTOR_LENGTH = 10_000
 _DIGITS = 7
-_MOST_CONSOLE_LINES = 2_000
-ABSCISSAS = {"step": None, "epoch": "epoch", "time": "_runtime"}
+_ESCAPED = str.maketrans({x: f"\\u{ord(x):04x}" for x in "<>&\u2028\u2029"})
+_MEDIA_FIELDS = ("._type", ".sha256", ".path", ".format", ".size")
 
 
-def encoded(value: Any) -> str:
-    """JSON that a script element can hold too: nothing in it ends one, and NaN does not occur.
+def to_json(value: Any) -> str:
+    """Return JSON that a script element can hold too: nothing in it ends one, and NaN does not occur.
 
     Lone surrogates, which no encoding can write, become question marks.
     """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    text = text.encode("utf-8", "replace").decode()
-    for character, escaped in (
-        ("<", "\\u003c"),
-        (">", "\\u003e"),
-        ("&", "\\u0026"),
-        ("\u2028", "\\u2028"),
-        ("\u2029", "\\u2029"),
-    ):
-        text = text.replace(character, escaped)
-    return text
+    return text.encode("utf-8", "replace").decode().translate(_ESCAPED)
 
 
-def changes(store: Store, since: int) -> dict[str, Any]:
-    """The runs that have changed, as rows of the table.
+def changes(store: RunStore, since: int) -> dict[str, Any]:
+    """Return the runs that have changed, as rows of the table.
 
     Args:
-        store: Under its lock.
-        since: The `cursor` of the last answer; 0 asks for all.
+        store: Its lock must be held.
+        since: The `cursor` of the last answer; 0 returns all.
     """
     changed = [run for run in store.runs.values() if run.version > since]
     metrics = {key for run in changed for key in run.keys}
     return {
         "store": store.identity,
         "cursor": store.version,
-        "waiting": store.waiting,
+        "waiting": store.pending,
         "notes": store.notes,
         "removed": store.removed_since(since),
-        "runs": [row(run) for run in changed],
+        "runs": [serialize_row(run) for run in changed],
         "higher": sorted(key for key in metrics if higher_is_better(key)),
     }
 
 
-def row(run: Run) -> dict[str, Any]:
-    """What the table shows of a run."""
+def serialize_row(run: Run) -> dict[str, Any]:
+    """Return what the table shows of a run."""
     info = run.info
     return {
         "key": run.key,
         "id": run.run_id,
-        "name": _short(info.name or run.run_id),
-        "project": _short(info.project),
-        "group": _short(info.group),
-        "type": _short(info.job_type),
-        "tags": [_short(tag) for tag in info.tags[:100]],
+        "name": _shorten(info.name or run.run_id),
+        "project": _shorten(info.project),
+        "group": _shorten(info.group),
+        "type": _shorten(info.job_type),
+        "tags": [_shorten(tag) for tag in info.tags[:100]],
         "state": run.state,
         "attempt": run.attempt,
         "replaced": run.is_replaced,
@@ -76,127 +73,140 @@ def row(run: Run) -> dict[str, Any]:
         "segments": len(run.segments),
         "version": run.version,
         "pictures": len(run.pictures),
-        "lost": run.lost,
-        "warnings": list(dict.fromkeys(_short(each.title) for each in run.alerts))[:10],
-        "config": {_short(key): _plain(value) for key, value in run.config.items()},
-        "summary": {_short(key): _plain(value) for key, value in run.summary.items() if _is_shown(key, value)},
-        "keys": [_short(key) for key in run.keys],
+        "lost": run.data_loss,
+        "warnings": list(dict.fromkeys(_shorten(alert.title) for alert in run.alerts))[:10],
+        "config": {_shorten(key): _plain(value) for key, value in run.config.items()},
+        "summary": {_shorten(k): _plain(x) for k, x in run.summary.items() if _is_in_table(k, x)},
+        "keys": [_shorten(key) for key in run.keys],
     }
 
 
-def details(run: Run, private: bool) -> dict[str, Any]:
-    """What the page of a run shows beside its row.
+def serialize_details(run: Run, private: bool) -> dict[str, Any]:
+    """Return what the page of a run shows beside its row.
 
     Args:
         run: The run.
-        private: Whether console and environment are shown, which name places and people.
+        private: Whether console and environment are included, which name files and people.
     """
-    console = run.console[-_MOST_CONSOLE_LINES:] if private else []
+    console = run.console[-_MAX_CONSOLE_LINES:] if private else []
     return {
         "key": run.key,
         "version": run.version,
-        "notes": _short(run.info.notes),
-        "console": [_line(text) for text in console],
-        "alerts": [{"title": _short(each.title), "text": _short(each.text)} for each in run.alerts],
+        "notes": _shorten(run.info.notes),
+        "console": [{"text": line.text, "error": line.error} for line in console],
+        "alerts": [{"title": _shorten(x.title), "text": _shorten(x.text)} for x in run.alerts],
         "environment": {key: _plain(value) for key, value in run.environment.items()} if private else {},
-        "machine": machine(run),
-        "vectors": vectors(run),
-        "lost": run.lost,
+        "machine": _serialize_machine(run),
+        "vectors": _serialize_vectors(run),
+        "lost": run.data_loss,
     }
 
 
-def vectors(run: Run) -> dict[str, list[float | None]]:
-    """Lists of numbers that the run has logged, as they were last: the rate of each latent unit, for instance."""
-    found: dict[str, list[float | None]] = {}
+def _serialize_vectors(run: Run) -> dict[str, list[float | None]]:
+    """Return the last value of logged lists of numbers: the rate of each latent unit, for instance."""
+    vectors: dict[str, list[float | None]] = {}
     for segment in run.segments:
-        for key, value in segment.history.others.items():
-            if isinstance(value, list) and value and all(_is_number(each) for each in value):
-                found[_short(key)] = [_number(float(each)) for each in value[:10_000]]
-    return found
+        for key, value in segment.history.non_numeric.items():
+            if isinstance(value, list) and value and all(_is_number(x) for x in value):
+                vectors[_shorten(key)] = [_number(float(x)) for x in value[:_MAX_VECTOR_LENGTH]]
+    return vectors
+
+
+def _serialize_machine(run: Run) -> list[dict[str, Any]]:
+    """Return load, memory and so on over the seconds since the start."""
+    keys = dict.fromkeys(key for x in run.segments for key in x.machine.keys if key != "_timestamp")
+    curves = []
+    for key in keys:
+        pieces = [segment.machine.series(key, "_timestamp") for segment in run.segments]
+        x = [round(time - run.started, 1) for times, _ in pieces for time in times.tolist()]
+        y = [_number(value) for _, values in pieces for value in values.tolist()]
+        curves.append({"metric": _shorten(key), "x": x, "y": y})
+    return curves
+
+
+def serialize_curves(runs: Sequence[Run], metrics: Sequence[str], x_axis: str) -> list[dict[str, Any]]:
+    """Return curves of metrics, at most `MAX_POINTS` points each; null for values that are not finite.
+
+    Args:
+        runs: The runs.
+        metrics: The metrics.
+        x_axis: `step`, `epoch` or `time` (seconds of training).
+    """
+    curves = []
+    for metric in metrics:
+        for run in runs:
+            x, y = (
+                [_number(value) for value in numbers.tolist()]
+                for numbers in downsample(*run.series(metric, X_AXES[x_axis]))
+            )
+            curves.append({"run": run.key, "metric": metric, "version": run.version, "x": x, "y": y})
+    return curves
+
+
+def serialize_pictures(run: Run) -> list[dict[str, Any]]:
+    """Return the images of a run; an address has the image's number, and a mark that changes with its file."""
+    return [
+        {
+            "n": number,
+            "name": _shorten(picture.key),
+            "step": picture.step,
+            "epoch": picture.epoch,
+            "caption": _shorten(picture.caption),
+            "mark": f"{crc32(f'{picture.folder} {picture.path}'.encode(errors='replace')):08x}",
+        }
+        for number, picture in enumerate(run.pictures)
+    ]
+
+
+def downsample(x: Numbers, y: Numbers, max_points: int = MAX_POINTS) -> tuple[Numbers, Numbers]:
+    """Reduce a curve to `max_points`: of every stretch the least, the greatest and one that is not finite, if any.
+
+    The first and the last point stay, and so do the extremes of the whole curve.
+
+    Args:
+        x: Abscissas `[N]`.
+        y: Values `[N]`; NaN where the curve is broken.
+        max_points: At least 8.
+    """
+    if len(y) <= max_points:
+        return x, y
+    edges = np.linspace(0, len(y), max(1, (max_points - 2) // 3) + 1).astype(np.int64)[:-1]
+    finite = np.isfinite(y)
+    selected = np.zeros(len(y), dtype=bool)
+    selected[[0, -1]] = True
+    stretch = np.repeat(np.arange(len(edges)), np.diff(np.append(edges, len(y))))
+    for values, better in ((np.where(finite, y, np.inf), np.minimum), (np.where(finite, y, -np.inf), np.maximum)):
+        extreme = better.reduceat(values, edges)
+        selected[_first_of_each(finite & (values == extreme[stretch]), stretch)] = True
+    selected[_first_of_each(~finite, stretch)] = True
+    return x[selected], y[selected]
+
+
+def _first_of_each(mask: npt.NDArray[np.bool_], stretch: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the first index of every stretch where the mask is set."""
+    indices = np.flatnonzero(mask)
+    _, first = np.unique(stretch[indices], return_index=True)
+    return indices[first]
 
 
 def _is_number(value: Value) -> bool:
     return isinstance(value, int | float) or (isinstance(value, str) and value in NOT_FINITE)
 
 
-def machine(run: Run) -> list[dict[str, Any]]:
-    """Load, memory and so on over the time since the start, in seconds."""
-    keys = dict.fromkeys(key for each in run.segments for key in each.machine.keys if key != "_timestamp")
-    curves = []
-    for key in keys:
-        pieces = [each.machine.series(key, "_timestamp") for each in run.segments]
-        x = [value - run.started for times, _ in pieces for value in times.tolist()]
-        y = [value for _, values in pieces for value in values.tolist()]
-        curves.append(
-            {"metric": _short(key), "x": [round(each, 1) for each in x], "y": [_number(each) for each in y]}
-        )
-    return curves
-
-
-def curves(runs: Sequence[Run], metrics: Sequence[str], abscissa: str) -> list[dict[str, Any]]:
-    """Curves of metrics, at most 2,000 points each.
-
-    Args:
-        runs: Whose.
-        metrics: Which.
-        abscissa: `step`, `epoch` or `time` (seconds of training).
-    """
-    return [
-        {
-            "run": run.key,
-            "metric": metric,
-            "version": run.version,
-            **curve(*run.series(metric, ABSCISSAS[abscissa])),
-        }
-        for metric in metrics
-        for run in runs
-    ]
-
-
-def curve(x: Numbers, y: Numbers) -> dict[str, list[float | None]]:
-    """Two arrays of as many numbers; null where there is none."""
-    x, y = downsampled(x, y)
-    return {"x": [_number(each) for each in x.tolist()], "y": [_number(each) for each in y.tolist()]}
-
-
-def pictures(run: Run) -> list[dict[str, Any]]:
-    """The images of a run; each is asked for by its number, and has a mark that changes with its file."""
-    return [
-        {
-            "n": number,
-            "name": _short(each.key),
-            "step": each.step,
-            "epoch": each.epoch,
-            "caption": _short(each.caption),
-            "mark": f"{crc32(f'{each.folder} {each.path}'.encode(errors='replace')):08x}",
-        }
-        for number, each in enumerate(run.pictures)
-    ]
-
-
-def _line(text: ConsoleText) -> dict[str, Any]:
-    return {"text": text.text, "error": text.error}
-
-
-def _is_shown(key: str, value: Value) -> bool:
-    """Numbers and short texts; what describes media is not for the table."""
-    return not isinstance(value, list | dict) and not key.endswith(
-        ("._type", ".sha256", ".path", ".format", ".size")
-    )
+def _is_in_table(key: str, value: Value) -> bool:
+    """Whether a key of the summary is a number or a short text, not a description of media."""
+    return not isinstance(value, list | dict) and not key.endswith(_MEDIA_FIELDS)
 
 
 def _plain(value: Value) -> Value:
     if isinstance(value, float):
         return _number(value)
     if isinstance(value, str):
-        return _short(value)
+        return _shorten(value)
     if isinstance(value, list | dict):
         text = json.dumps(value, ensure_ascii=False, default=str)
-        return (
-            value
-            if len(text) <= _MOST_CHARACTERS and "NaN" not in text and "Infinity" not in text
-            else _short(text)
-        )
+        is_plain = len(text) <= _MAX_CHARACTERS and "NaN" not in text and "Infinity" not in text
+        return value if is_plain else _shorten(text)
     return value
 
 
@@ -208,6 +218,5 @@ def _number(value: float) -> float | int | None:
     return float(f"{value:.{_DIGITS}g}")
 
 
-def _short(text: str) -> str:
-    """Long texts are cut."""
-    return text if len(text) <= _MOST_CHARACTERS else text[:_MOST_CHARACTERS] + "…"
+def _shorten(text: str) -> str:
+    return text if len(text) <= _MAX_CHARACTERS else text[:_MAX_CHARACTERS] + "…"

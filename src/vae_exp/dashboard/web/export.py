@@ -1,4 +1,4 @@
-"""The dashboard as one HTML file: the same page, its script, style and numbers inside, no network."""
+"""The dashboard as one HTML file: the same page with its script, style and numbers inside, no network."""
 
 import base64
 import hashlib
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vae_exp.dashboard.runs.media import ImageUnavailableError, read_picture
-from vae_exp.dashboard.runs.run import PictureFile, Run
-from vae_exp.dashboard.runs.store import Store
+from vae_exp.dashboard.runs.run import ImageFile, Run
+from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.dashboard.web import api, page
 from vae_exp.dashboard.web.redaction import Redactor
 from vae_exp.errors import UserError
@@ -20,43 +20,48 @@ _NO_REFERRER = '<meta name="referrer" content="no-referrer">'
 _MEGABYTE = 1_000_000
 
 
-def export(roots: Sequence[Path], path: Path, private: bool, most_megabytes: float) -> str:
+def export(roots: Sequence[Path], path: Path, private: bool, max_megabytes: float) -> str:
     """Write the runs below some folders into one page.
 
     Args:
-        roots: Where runs are looked for.
+        roots: Where runs are searched.
         path: The file.
-        private: Whether console, environment and absolute paths, which may name people and places, are left in.
-        most_megabytes: A larger file is not written.
+        private: Whether to leave in console, environment and absolute paths, which may name people and places.
+        max_megabytes: A larger file is not written.
 
     Returns:
-        What was written, in words.
+        A message that says what was written.
 
     Raises:
         UserError: if there are no runs, the file would be too large, or it cannot be written.
     """
-    store = Store(roots)
+    store = RunStore(roots)
     store.read_all()
     if not store.runs:
         raise UserError(f"there are no .wandb files below {', '.join(map(str, roots))}.")
-    html = document(store, private, most_megabytes * _MEGABYTE)
+    html = render_document(store, private, max_megabytes * _MEGABYTE)
     size = len(html) / _MEGABYTE
-    if size > most_megabytes:
-        raise UserError(_too_large(size, most_megabytes))
-    _write(path, html)
+    if size > max_megabytes:
+        raise UserError(_too_large(size, max_megabytes))
+    try:
+        write_to_user_path(path, lambda file: file.write(html))
+    except OSError as error:
+        raise UserError(f"--export={path} cannot be written: {error}.") from error
     return f"{len(store.runs)} runs, {size:.1f} MB, written to {path}"
 
 
-def document(store: Store, private: bool, most_bytes: float = float("inf")) -> bytes:
-    """The page.
+def render_document(store: RunStore, private: bool, max_bytes: float = float("inf")) -> bytes:
+    """Return the page.
 
     Args:
-        store: Has been read.
+        store: It must have been read.
         private: Whether what may name people and places is left in.
-        most_bytes: Pictures beyond that raise an error.
+        max_bytes: Images beyond that raise an error.
+
+    Raises:
+        UserError: if the images are too large.
     """
-    runs = list(store.runs.values())
-    data = api.encoded(_data(store, runs, private, most_bytes))
+    data = api.to_json(_data(store, private, max_bytes))
     scripts = [_inline(page.plotly()), _inline(page.script())]
     style = page.style()
     policy = (
@@ -64,7 +69,7 @@ def document(store: Store, private: bool, most_bytes: float = float("inf")) -> b
         f"script-src {' '.join(_hash(script) for script in scripts)}; "
         f"style-src-elem {_hash(style)} {_hash('')}; style-src-attr 'unsafe-inline'"
     )
-    html = page.filled(
+    html = page.render(
         policy=f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n{_NO_REFERRER}',
         style=f"<style>{style}</style>",
         data=f'<script type="application/json" id="embedded">{data}</script>',
@@ -73,73 +78,71 @@ def document(store: Store, private: bool, most_bytes: float = float("inf")) -> b
     return html.encode()
 
 
-def _data(store: Store, runs: Sequence[Run], private: bool, most_bytes: float) -> dict[str, Any]:
-    discretion = None if private else Redactor(runs)
-    known = {run.key: _key(run, number, discretion) for number, run in enumerate(runs, 1)}
+def _data(store: RunStore, private: bool, max_bytes: float) -> dict[str, Any]:
+    runs = list(store.runs.values())
+    redactor = None if private else Redactor(runs)
+    keys = {run.key: _exported_key(run, number, redactor) for number, run in enumerate(runs, 1)}
     changes = api.changes(store, 0) | {"waiting": 0}
-    changes["runs"] = [row | {"key": known[row["key"]]} for row in changes["runs"]]
-    told = {
+    changes["runs"] = [row | {"key": keys[row["key"]]} for row in changes["runs"]]
+    details = [api.serialize_details(run, private) | {"key": keys[run.key]} for run in runs]
+    data = {
         "changes": changes,
-        "pictures": {known[run.key]: api.pictures(run) for run in runs},
-        "details": {known[run.key]: api.details(run, private) | {"key": known[run.key]} for run in runs},
+        "pictures": {keys[run.key]: api.serialize_pictures(run) for run in runs},
+        "details": dict(zip(keys.values(), details, strict=True)),
     }
     curves = {
-        each: [curve | {"run": known[run.key]} for run in runs for curve in api.curves([run], run.keys, each)]
-        for each in api.ABSCISSAS
+        axis: [
+            curve | {"run": keys[run.key]} for run in runs for curve in api.serialize_curves([run], run.keys, axis)
+        ]
+        for axis in api.X_AXES
     }
-    if discretion is not None:
-        told = discretion.of(told)
-        for curve in (curve for each in curves.values() for curve in each):
-            curve["metric"] = discretion.of_key(curve["metric"])
-    pictures = [run.pictures for run in runs]
-    return told | {"curves": curves, "pictures": _with_files(told["pictures"], pictures, most_bytes)}
+    if redactor is not None:
+        data = redactor.redact(data)
+        for curve in (curve for group in curves.values() for curve in group):
+            curve["metric"] = redactor.redact_key(curve["metric"])
+    images = _embed_images(data["pictures"], [run.pictures for run in runs], max_bytes)
+    return data | {"curves": curves, "pictures": images}
 
 
-def _key(run: Run, number: int, discretion: Redactor | None) -> str:
-    """What the page calls a run: as the dashboard does, unless that names somebody."""
-    return run.key if discretion is None or discretion.of(run.key) == run.key else f"run{number}"
+def _exported_key(run: Run, number: int, redactor: Redactor | None) -> str:
+    """Return the key of a run, or a number if the key names a person or a place."""
+    return run.key if redactor is None or redactor.redact(run.key) == run.key else f"run{number}"
 
 
-def _with_files(
-    described: Mapping[str, Sequence[dict[str, Any]]],
-    pictures: Sequence[Sequence[PictureFile]],
-    most_bytes: float,
+def _embed_images(
+    descriptions: Mapping[str, Sequence[dict[str, Any]]],
+    images: Sequence[Sequence[ImageFile]],
+    max_bytes: float,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Descriptions of the runs' pictures with their bytes; those without a file are left out."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    """Add their bytes to the descriptions of the runs' images; those without a file are left out."""
+    embedded: dict[str, list[dict[str, Any]]] = {}
     size = 0
-    for (key, descriptions), files in zip(described.items(), pictures, strict=True):
-        found[key] = []
-        for words, picture in zip(descriptions, files, strict=True):
+    for (key, described), files in zip(descriptions.items(), images, strict=True):
+        embedded[key] = []
+        for description, image in zip(described, files, strict=True):
             try:
-                data, media_type = read_picture(picture)
+                data, media_type = read_picture(image)
             except ImageUnavailableError:
                 continue
             size += len(data) * 4 // 3
-            if size > most_bytes:
-                raise UserError(_too_large(size / _MEGABYTE, most_bytes / _MEGABYTE))
-            found[key].append(words | {"data": f"data:{media_type};base64,{base64.b64encode(data).decode()}"})
-    return found
+            if size > max_bytes:
+                raise UserError(_too_large(size / _MEGABYTE, max_bytes / _MEGABYTE))
+            address = f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+            embedded[key].append(description | {"data": address})
+    return embedded
 
 
-def _too_large(size: float, most: float) -> str:
+def _too_large(size: float, limit: float) -> str:
     return (
-        f"the page would have more than {size:.0f} MB, and --size-limit is {most:g}; export fewer runs (name "
+        f"the page would have more than {size:.0f} MB, and --size-limit is {limit:g}; export fewer runs (name "
         "their folders), or raise the limit."
     )
 
 
 def _inline(script: str) -> str:
-    """A script that may stand inside of a script element: inside of strings alone it could end one."""
-    return _ENDS_SCRIPT.sub(lambda found: "<\\" + found[0][1:] if found[0] != "<!--" else "<\\!--", script)
+    """Escape what would end a script element; it occurs in strings alone."""
+    return _ENDS_SCRIPT.sub(lambda match: "<\\" + match[0][1:] if match[0] != "<!--" else "<\\!--", script)
 
 
 def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _write(path: Path, html: bytes) -> None:
-    try:
-        write_to_user_path(path, lambda file: file.write(html))
-    except OSError as error:
-        raise UserError(f"--export={path} cannot be written: {error}.") from error

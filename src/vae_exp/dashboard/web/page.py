@@ -1,4 +1,4 @@
-"""The page, put together from its parts: one script, one style sheet, Plotly from its wheel."""
+"""The page, assembled from its parts: one script, one style sheet, Plotly from its wheel."""
 
 import re
 from functools import cache
@@ -14,26 +14,26 @@ _STYLE_IDS = re.compile(r'getElementById\("([0-9a-f]{64})"\)')
 
 @cache
 def script() -> str:
-    """Our own script: the parts in the order of their names."""
+    """Return the dashboard's script: the parts in the order of their names."""
     parts = sorted((_STATIC / "script").iterdir(), key=lambda part: part.name)
     return "\n".join(part.read_text(encoding="utf-8") for part in parts)
 
 
 @cache
 def style() -> str:
-    """Our own style sheet."""
+    """Return the dashboard's style sheet."""
     return (_STATIC / "style.css").read_text(encoding="utf-8")
 
 
 @cache
 def plotly() -> str:
-    """Plotly's script.
+    """Return Plotly's script.
 
     Raises:
         UserError: if the package plotly is not installed.
     """
-    found = find_spec("plotly")
-    path = Path(found.origin).parent / "package_data" / "plotly.min.js" if found and found.origin else None
+    spec = find_spec("plotly")
+    path = Path(spec.origin).parent / "package_data" / "plotly.min.js" if spec and spec.origin else None
     if path is None or not path.is_file():
         raise UserError("the dashboard needs plotly.min.js of the package plotly: pip install plotly.")
     return path.read_text(encoding="utf-8")
@@ -41,22 +41,16 @@ def plotly() -> str:
 
 @cache
 def index() -> str:
-    """The page that asks the server for everything."""
-    return filled(
-        policy="",
-        style='<link rel="stylesheet" href="style.css">',
-        data="",
-        scripts='<script src="app.js"></script>',
-    )
+    """Return the served page, which fetches everything."""
+    link = '<link rel="stylesheet" href="style.css">'
+    return render(policy="", style=link, data="", scripts='<script src="app.js"></script>')
 
 
-def filled(policy: str, style: str, data: str, scripts: str) -> str:
-    """The page with its parts."""
-    parts = {"POLICY": policy, "STYLE": style, "PLACEHOLDERS": _placeholders(), "DATA": data, "SCRIPTS": scripts}
+def render(policy: str, style: str, data: str, scripts: str) -> str:
+    """Fill the template of the page."""
+    # These elements keep Plotly from adding style sheets of maps, which the page's policy would refuse.
+    ids = sorted(set(_STYLE_IDS.findall(plotly())))
+    placeholders = "\n".join(f'<span id="{name}" hidden></span>' for name in ids)
+    parts = {"POLICY": policy, "STYLE": style, "PLACEHOLDERS": placeholders, "DATA": data, "SCRIPTS": scripts}
     template = (_STATIC / "index.html").read_text(encoding="utf-8")
-    return re.sub(r"<!--([A-Z]+)-->", lambda found: parts[found[1]], template)
-
-
-def _placeholders() -> str:
-    """Elements that keep Plotly from adding style sheets of maps, which the page's policy would refuse."""
-    return "\n".join(f'<span id="{each}" hidden></span>' for each in sorted(set(_STYLE_IDS.findall(plotly()))))
+    return re.sub(r"<!--([A-Z]+)-->", lambda match: parts[match[1]], template)

@@ -1,4 +1,4 @@
-"""What every answer carries, and which requests are answered at all."""
+"""Response headers, and the check of every request."""
 
 import hmac
 from urllib.parse import urlsplit
@@ -7,7 +7,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# Plotly makes an empty style element and adds its rules to it one by one, and sets attributes of its own elements.
+# Plotly makes an empty style element, adds its rules to it one by one, and sets style attributes of its elements.
 _EMPTY_STYLE = "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"
 POLICY = (
     "default-src 'none'; script-src 'self'; connect-src 'self'; img-src 'self' data: blob:; "
@@ -26,20 +26,20 @@ _HEADERS = {
 }
 
 
-class Guard:
-    """Lets only requests through that the page itself makes.
+class RequestGuardMiddleware:
+    """Passes only the requests that the page itself makes.
 
     Args:
-        app: What answers them.
-        hosts: Values of the Host header, without port, that are right; empty takes any (then there is a token).
-        token: The first part of every address; empty asks for none.
+        app: The application.
+        hosts: Accepted values of the Host header, without port; empty accepts any (then there is a token).
+        token: The first part of every address; empty for none.
     """
 
     def __init__(self, app: ASGIApp, hosts: frozenset[str], token: str) -> None:
         self._app, self._hosts, self._token = app, hosts, token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or refuse it."""
+        """Pass a request on, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -70,11 +70,11 @@ class Guard:
 
 
 def _host_of(headers: Headers) -> str | None:
-    """The host that a request is for, without its port; None if it names none or several."""
-    named = headers.getlist("host")
-    if len(named) != 1:
+    """Return the host that a request is for, without its port; None if it names none or several."""
+    hosts = headers.getlist("host")
+    if len(hosts) != 1:
         return None
     try:
-        return urlsplit(f"//{named[0]}").hostname
+        return urlsplit(f"//{hosts[0]}").hostname
     except ValueError:
         return None

@@ -1,4 +1,4 @@
-"""The dashboard's answers: a page, its script and style, and what the store holds."""
+"""The web application: the page, its script and style, and the contents of the store."""
 
 import logging
 import threading
@@ -13,108 +13,103 @@ from starlette.routing import Route
 
 from vae_exp.dashboard.runs.media import ImageUnavailableError, read_picture
 from vae_exp.dashboard.runs.run import Run
-from vae_exp.dashboard.runs.store import Store
+from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.dashboard.web import api
 from vae_exp.dashboard.web.page import index, plotly, script, style
-from vae_exp.dashboard.web.security import Guard
+from vae_exp.dashboard.web.security import RequestGuardMiddleware
 
 _log = logging.getLogger(__name__)
-_MOST_CURVES = 5_000
-_MOST_RUNS_OF_PICTURES = 2_000
-_KEPT = {"Cache-Control": "private, max-age=86400, immutable"}  # another picture has another mark in its address
+_MAX_CURVES = 5_000
+_MAX_RUNS_WITH_PICTURES = 2_000
+_CACHED = {"Cache-Control": "private, max-age=86400, immutable"}  # a changed image has another address
 
 
-def application(store: Store, hosts: frozenset[str], token: str = "") -> Starlette:
-    """What answers requests; it reads no run's files but images.
+def make_app(store: RunStore, hosts: frozenset[str], token: str = "") -> Starlette:
+    """Make the application, which reads no run's files but images.
 
     Args:
-        store: Kept up to date by somebody else.
-        hosts: Values of the Host header that are right; empty takes any.
-        token: The first part of every address; empty asks for none.
+        store: A `Refresher` keeps it up to date.
+        hosts: Accepted values of the Host header; empty accepts any.
+        token: The first part of every address; empty for none.
     """
-    answers = _Answers(store)
+    endpoints = _Endpoints(store)
     routes = [
         Route("/", _constant(index, "text/html")),
         Route("/app.js", _constant(script, "text/javascript")),
         Route("/style.css", _constant(style, "text/css")),
         Route("/plotly.min.js", _constant(plotly, "text/javascript")),
-        Route("/api/runs", answers.runs),
-        Route("/api/curves", answers.curves),
-        Route("/api/pictures", answers.pictures),
-        Route("/api/run/{key}", answers.run),
-        Route("/media/{key}/{number}", answers.picture),
+        Route("/api/runs", endpoints.runs),
+        Route("/api/curves", endpoints.curves),
+        Route("/api/pictures", endpoints.pictures),
+        Route("/api/run/{key}", endpoints.run),
+        Route("/media/{key}/{number}", endpoints.picture),
     ]
-    return Starlette(routes=routes, middleware=[Middleware(Guard, hosts=hosts, token=token)])
+    return Starlette(routes=routes, middleware=[Middleware(RequestGuardMiddleware, hosts=hosts, token=token)])
 
 
 def _constant(make: Callable[[], str], media_type: str) -> Callable[[Request], Response]:
-    def answer(request: Request) -> Response:
-        return Response(make(), media_type=media_type)
-
-    return answer
+    return lambda request: Response(make(), media_type=media_type)
 
 
-class _Answers:
-    """Each in a thread of its own, under the store's lock for as long as it looks at runs."""
+class _Endpoints:
+    """Each runs in a separate thread, and holds the store's lock while it reads runs."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: RunStore) -> None:
         self._store = store
 
     def runs(self, request: Request) -> Response:
-        since = _whole(request.query_params.get("since"))
+        since = _parse_number(request.query_params.get("since", ""), default=0)
         with self._store.lock:
             return _json(api.changes(self._store, since))
 
     def curves(self, request: Request) -> Response:
         metrics = request.query_params.getlist("metric")
-        abscissa = request.query_params.get("against", "step")
-        if abscissa not in api.ABSCISSAS:
-            return PlainTextResponse(f"against is one of {', '.join(api.ABSCISSAS)}\n", 400)
+        x_axis = request.query_params.get("against", "step")
+        if x_axis not in api.X_AXES:
+            return PlainTextResponse(f"against is one of {', '.join(api.X_AXES)}\n", 400)
         with self._store.lock:
-            runs = self._known(request.query_params.getlist("run"))
-            if len(runs) * len(metrics) > _MOST_CURVES:
-                return PlainTextResponse(f"at most {_MOST_CURVES} curves at once\n", 400)
-            return _json({"curves": api.curves(runs, metrics, abscissa)})
+            runs = self._existing(request.query_params.getlist("run"))
+            if len(runs) * len(metrics) > _MAX_CURVES:
+                return PlainTextResponse(f"at most {_MAX_CURVES} curves at once\n", 400)
+            return _json({"curves": api.serialize_curves(runs, metrics, x_axis)})
 
     def pictures(self, request: Request) -> Response:
         with self._store.lock:
-            runs = self._known(request.query_params.getlist("run"))[:_MOST_RUNS_OF_PICTURES]
-            return _json({"pictures": {run.key: api.pictures(run) for run in runs}})
+            runs = self._existing(request.query_params.getlist("run"))[:_MAX_RUNS_WITH_PICTURES]
+            return _json({"pictures": {run.key: api.serialize_pictures(run) for run in runs}})
 
     def run(self, request: Request) -> Response:
         with self._store.lock:
             run = self._store.runs.get(request.path_params["key"])
-            return _not_found() if run is None else _json(api.details(run, private=True))
+            return _not_found() if run is None else _json(api.serialize_details(run, private=True))
 
     def picture(self, request: Request) -> Response:
         with self._store.lock:
             run = self._store.runs.get(request.path_params["key"])
-            known = [] if run is None else run.pictures
-        number = _whole(request.path_params["number"], otherwise=len(known))
-        if number >= len(known):
+            pictures = [] if run is None else run.pictures
+        number = _parse_number(request.path_params["number"], default=len(pictures))
+        if number >= len(pictures):
             return _not_found()
         try:
-            data, media_type = read_picture(known[number])
+            data, media_type = read_picture(pictures[number])
         except ImageUnavailableError:
             return _not_found()
-        return Response(data, media_type=media_type, headers=_KEPT)
+        return Response(data, media_type=media_type, headers=_CACHED)
 
-    def _known(self, keys: Sequence[str]) -> list[Run]:
+    def _existing(self, keys: Sequence[str]) -> list[Run]:
         return [self._store.runs[key] for key in dict.fromkeys(keys) if key in self._store.runs]
 
 
 def _json(value: Any) -> Response:
-    return Response(api.encoded(value), media_type="application/json")
+    return Response(api.to_json(value), media_type="application/json")
 
 
 def _not_found() -> Response:
     return PlainTextResponse("not found\n", 404)
 
 
-def _whole(text: str | None, otherwise: int = 0) -> int:
-    """The number that a part of an address says."""
-    is_one = text is not None and text.isascii() and text.isdigit() and len(text) < 16
-    return int(text) if text is not None and is_one else otherwise
+def _parse_number(text: str, default: int) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else default
 
 
 class Refresher(threading.Thread):
@@ -122,27 +117,27 @@ class Refresher(threading.Thread):
 
     Args:
         store: The store.
-        seconds: Between two looks at the files.
+        seconds: Between two refreshes.
     """
 
-    def __init__(self, store: Store, seconds: float = 0.5) -> None:
+    def __init__(self, store: RunStore, seconds: float = 0.5) -> None:
         super().__init__(daemon=True, name="dashboard-refresher")
         self._store, self._seconds = store, seconds
         self._stopped = threading.Event()
 
     def run(self) -> None:
-        """Look, wait, look again."""
+        """Refresh, wait, repeat."""
         while not self._stopped.is_set():
             try:
                 has_more = self._store.refresh()
             except Exception as error:
                 has_more = False
-                self._store.notes = [f"the runs could not be looked at: {type(error).__name__}: {error}"]
-                _log.debug("the runs could not be looked at", exc_info=True)
+                self._store.notes = [f"the runs could not be read: {type(error).__name__}: {error}"]
+                _log.debug("the runs could not be read", exc_info=True)
             if not has_more:
                 self._stopped.wait(self._seconds)
 
     def stop(self) -> None:
-        """End after the look that is under way."""
+        """Stop after the current refresh."""
         self._stopped.set()
         self.join(timeout=10)

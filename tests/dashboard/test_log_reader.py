@@ -1,0 +1,171 @@
+"""Reading `.wandb` files: cut off, growing, damaged."""
+
+import os
+import random
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from tests.dashboard.portions import read_to_end
+from tests.wandb_records import BLOCK, FILE_HEADER, encode_log
+from vae_exp.dashboard.reader import log_reader
+from vae_exp.dashboard.reader.log_reader import UnknownFormatError, WandbLogReader
+from vae_exp.dashboard.reader.source import EventSource
+
+FIXTURES = sorted(Path(__file__).with_name("fixtures").glob("*.wandb"))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run.wandb"
+
+
+def random_records(count: int, longest: int, seed: int = 0) -> list[bytes]:
+    source = random.Random(seed)
+    return [source.randbytes(source.choice([0, 1, 50, source.randrange(longest)])) for _ in range(count)]
+
+
+def read(path: Path) -> list[bytes]:
+    return read_to_end(WandbLogReader(path))
+
+
+def test_records_of_any_length_come_back(path: Path):
+    records = random_records(60, 100_000)
+    path.write_bytes(encode_log(records)[0])
+    assert read(path) == records
+
+
+def test_records_that_end_near_the_edge_of_a_block_come_back(path: Path):
+    for length in range(BLOCK - 30, BLOCK + 10):
+        records = [bytes([1]) * length, b"next"]
+        path.write_bytes(encode_log(records)[0])
+        assert read(path) == records
+
+
+def cuts(data: bytes) -> list[int]:
+    if len(data) < BLOCK:
+        return list(range(len(data) + 1))
+    edges = range(BLOCK, len(data), BLOCK)
+    return sorted({min(len(data), edge + shift) for edge in edges for shift in range(-9, 10)})
+
+
+@pytest.mark.parametrize(("count", "longest"), [(12, 60), (40, 40_000)])
+def test_a_file_cut_off_anywhere_has_its_whole_records_and_can_grow(path: Path, count: int, longest: int):
+    records = random_records(count, longest)
+    data, ends = encode_log(records)
+    for cut in cuts(data):
+        path.write_bytes(data[:cut])
+        log = WandbLogReader(path)
+        before = read_to_end(log)
+        assert before == records[: sum(end <= cut for end in ends)]
+        with path.open("ab") as file:
+            file.write(data[cut:])
+        assert before + read_to_end(log) == records
+        assert (log.corrupt_ranges, log.unread, log.generation) == ([], 0, 0)
+
+
+def test_a_file_that_grows_byte_by_byte_is_read_as_a_whole_one(path: Path):
+    records = random_records(10, 40)
+    log, result = WandbLogReader(path), []
+    with path.open("wb", buffering=0) as file:
+        for byte in encode_log(records)[0]:
+            file.write(bytes([byte]))
+            result += read_to_end(log)
+    assert result == records
+
+
+@pytest.mark.parametrize("longest", [200, 5_000, 70_000])
+def test_damage_loses_no_record_of_undamaged_blocks(path: Path, longest: int):
+    """From a damaged chunk on the rest of its block is lost, and records that reach into it."""
+    for seed in range(40):
+        source = random.Random(seed)
+        records = random_records(40, longest, seed)
+        data, ends = encode_log(records)
+        damaged = bytearray(data)
+        for _ in range(source.randrange(1, 6)):
+            start = source.randrange(len(FILE_HEADER), len(data))
+            length = min(source.choice([1, 1, 20, 3_000]), len(data) - start)
+            damaged[start : start + length] = source.randbytes(length)
+        blocks = {at // BLOCK for at in range(len(data)) if damaged[at] != data[at]}
+        path.write_bytes(damaged)
+        log = WandbLogReader(path)
+        result = read_to_end(log)
+        remaining = iter(result)
+        for record, (begin, end) in zip(records, pairwise([len(FILE_HEADER), *ends]), strict=True):
+            if blocks.isdisjoint(range(begin // BLOCK, (end - 1) // BLOCK + 1)):
+                assert record in remaining, "an undamaged record was lost, or came out of order"
+        lost = sum(x.length for x in log.corrupt_ranges) + log.unread
+        assert lost or result == records
+        assert all(a.offset + a.length < b.offset for a, b in pairwise(log.corrupt_ranges))
+
+
+def test_damaged_fixtures_never_raise(path: Path):
+    for seed in range(50):
+        source = random.Random(seed)
+        data = bytearray(FIXTURES[seed % len(FIXTURES)].read_bytes())
+        for _ in range(source.randrange(1, 40)):
+            data[source.randrange(len(FILE_HEADER), len(data))] = source.randrange(256)
+        path.write_bytes(data)
+        reader = EventSource(path)
+        read_to_end(reader)
+        assert reader.data_loss or reader.unfinished
+
+
+def test_bytes_that_pass_their_checksum_but_are_no_records_never_raise(path: Path):
+    for seed in range(50):
+        source = random.Random(seed)
+        changed = [bytearray(record) for record in read(FIXTURES[seed % len(FIXTURES)])]
+        for record in changed:
+            for _ in range(source.randrange(1, 4)):
+                record[source.randrange(len(record))] = source.randrange(256)
+        path.write_bytes(encode_log([bytes(record) for record in changed])[0])
+        read_to_end(EventSource(path))
+
+
+def test_a_replaced_file_is_read_from_its_beginning(path: Path, tmp_path: Path):
+    path.write_bytes(encode_log([b"a" * 100, b"b"])[0])
+    log = WandbLogReader(path)
+    assert read_to_end(log) == [b"a" * 100, b"b"]
+    other = tmp_path / "other"
+    other.write_bytes(encode_log([b"c"])[0])
+    other.replace(path)
+    assert read_to_end(log) == [b"c"]
+    assert log.generation == 1
+
+
+def test_a_record_that_has_lost_its_middle_is_not_joined_from_its_ends(path: Path):
+    records = [b"a", b"b" * 100_000, b"c"]
+    data = bytearray(encode_log(records)[0])
+    data[2 * BLOCK + 100] ^= 1
+    path.write_bytes(data)
+    log = WandbLogReader(path)
+    assert read_to_end(log) == [b"a", b"c"]
+    assert sum(x.length for x in log.corrupt_ranges) > 99_000
+
+
+def test_time_and_memory_are_bounded_for_every_file(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A sparse file can have any size: a portion is 1 MiB, a file is read up to a limit."""
+    monkeypatch.setattr(log_reader, "_MAX_FILE_BYTES", 8 * 2**20)
+    path.write_bytes(encode_log([b"a" * 50])[0])
+    os.truncate(path, 2**40)
+    log = WandbLogReader(path)
+    assert log.read() == [b"a" * 50]
+    assert log.unread == 2**40 - 2**20
+    portions = 1
+    while log.has_more:
+        assert log.read() == []
+        portions += 1
+    assert portions == 8
+    assert len(log.corrupt_ranges) == 1
+    assert log.unread == 2**40 - 8 * 2**20
+    monkeypatch.setattr(log_reader, "_MAX_RECORD_BYTES", 1_000)
+    path.write_bytes(encode_log([b"a" * 1_000, b"b" * 40_000, b"c"])[0])
+    assert read(path) == [b"a" * 1_000, b"c"]
+
+
+@pytest.mark.parametrize("data", [b"no such file at all", b":W&B\xe1\xbe\x01", b"\0" * 100])
+def test_another_format_is_not_guessed_at(path: Path, data: bytes):
+    path.write_bytes(data)
+    with pytest.raises(UnknownFormatError):
+        WandbLogReader(path).read()
