@@ -1,4 +1,4 @@
-"""Warnings when latents tell nothing any more."""
+"""Warnings of posterior collapse."""
 
 import logging
 
@@ -29,19 +29,21 @@ class Scaled(nn.Module):
         return Independent(Normal(moved, 1.0), 1)
 
 
-def monitor(units: int = 20, schedules: LossSchedules | None = None) -> tuple[PosteriorCollapseMonitor, Scaled]:
+def make_monitor(
+    units: int = 20, schedules: LossSchedules | None = None
+) -> tuple[PosteriorCollapseMonitor, Scaled]:
     encoder = Scaled(units)
     vae = VAE(encoder, nn.Identity(), nn.Identity())
     return PosteriorCollapseMonitor(vae, grey_images(50), schedules or LossSchedules(ELBO(), CPU)), encoder
 
 
-def looks(watch: PosteriorCollapseMonitor, *rates: float) -> list[dict[str, str]]:
-    return [watch.update({"train/rate": rate}) for rate in rates]
+def updates(monitor: PosteriorCollapseMonitor, *rates: float) -> list[dict[str, str]]:
+    return [monitor.update({"train/rate": rate}) for rate in rates]
 
 
 def test_a_rate_that_goes_to_nothing_is_found_with_a_remedy():
-    watch, _ = monitor()
-    found = looks(watch, 0.02, 5.0, 0.2, 0.001, 0.01, 0.001)
+    monitor, _ = make_monitor()
+    found = updates(monitor, 0.02, 5.0, 0.2, 0.001, 0.01, 0.001)
     assert not any(found[:-1])
     message = found[-1]["posterior_collapse"]
     assert "the rate is 0.001 nats per image" in message
@@ -50,53 +52,52 @@ def test_a_rate_that_goes_to_nothing_is_found_with_a_remedy():
 
 
 def test_a_rate_that_still_rises_is_no_collapse():
-    watch, _ = monitor()
+    monitor, _ = make_monitor()
     rates = (0.383, 0.415, 0.0447, 0.0321, 0.0514, 0.152, 0.45)  # data=digits, with seed 0
-    assert not any(looks(watch, *rates))
+    assert not any(updates(monitor, *rates))
 
 
 def test_a_small_rate_is_no_collapse_while_a_schedule_is_on_its_way():
     schedules = LossSchedules(BetaVAE(Linear(0.0, 1.0, 3)), CPU)
-    watch, _ = monitor(schedules=schedules)
+    monitor, _ = make_monitor(schedules=schedules)
     for epoch in range(3):
         schedules.begin_epoch(epoch, 0)
-        assert not watch.update({"train/rate": 0.0})
+        assert not monitor.update({"train/rate": 0.0})
     schedules.begin_epoch(3, 0)
-    assert [list(found) for found in looks(watch, 0.0, 0.0, 0.0)] == [[], [], ["posterior_collapse"]]
+    assert [list(found) for found in updates(monitor, 0.0, 0.0, 0.0)] == [[], [], ["posterior_collapse"]]
 
 
 def test_units_that_die_are_found_with_their_number():
-    watch, encoder = monitor(units=20)
-    looks(watch, 5.0, 5.0, 5.0)
+    monitor, encoder = make_monitor(units=20)
+    updates(monitor, 5.0, 5.0, 5.0)
     encoder.reach[:2] = 0.01  # a tenth of them may come and go
-    assert not any(looks(watch, 5.0, 5.0, 5.0))
+    assert not any(updates(monitor, 5.0, 5.0, 5.0))
     encoder.reach[:7] = 0.01
-    *before, last = looks(watch, 5.0, 5.0, 5.0)
+    *before, last = updates(monitor, 5.0, 5.0, 5.0)
     assert not any(before)  # an epoch or two may be a bad one
     assert "13 of 20 latent units are active, and 7 that were in use" in last["dead_units"]
 
 
-def test_units_that_were_never_in_use_have_not_died():
-    """Random weights move a unit's mean a little; training then stills it before it is put to use, or for good."""
-    watch, encoder = monitor(units=20)
-    for reach in (0.4, 0.4, 0.4, 0.4, 0.01, 0.01, 0.01, 0.01):  # variances of 0.06 and 4e-5
-        encoder.reach[:15] = reach
-        assert not watch.update({"train/rate": 5.0})
-
-
-def test_units_that_flicker_in_the_first_epochs_have_not_died():
-    watch, encoder = monitor(units=8)
-    for reach in (1.0, 1.0, 0.0, 0.0, 0.0, 0.0):
-        encoder.reach[:2] = reach
-        assert not watch.update({"train/rate": 5.0})
+@pytest.mark.parametrize(
+    ("units", "changing", "reaches"),
+    [
+        (20, 15, (0.4, 0.4, 0.4, 0.4, 0.01, 0.01, 0.01, 0.01)),  # never in use: variances of 0.06 and 4e-5
+        (8, 2, (1.0, 1.0, 0.0, 0.0, 0.0, 0.0)),  # in use for the first epochs only
+    ],
+)
+def test_units_that_were_not_in_use_for_long_have_not_died(units: int, changing: int, reaches: tuple[float, ...]):
+    monitor, encoder = make_monitor(units)
+    for reach in reaches:
+        encoder.reach[:changing] = reach
+        assert not monitor.update({"train/rate": 5.0})
 
 
 def test_a_monitor_that_is_restored_counts_on():
-    first, encoder = monitor(units=20)
-    looks(first, 5.0, 5.0, 5.0)
+    first, encoder = make_monitor(units=20)
+    updates(first, 5.0, 5.0, 5.0)
     encoder.reach[:7] = 0.0
-    looks(first, 0.01, 0.01)
-    second, other = monitor(units=20)
+    updates(first, 0.01, 0.01)
+    second, other = make_monitor(units=20)
     other.reach[:7] = 0.0
     second.load_state_dict(first.state_dict())
     assert second.update({"train/rate": 0.01}) == first.update({"train/rate": 0.01})
@@ -106,11 +107,15 @@ def test_a_monitor_that_is_restored_counts_on():
 @pytest.mark.parametrize("held_out", [0, 5])
 def test_a_run_is_the_same_with_and_without_it(tmp_path, held_out: int):
     found = []
-    for watched in (True, False):
+    for is_monitored in (True, False):
         vae = small_vae()
         val = grey_images(held_out, seed=1) if held_out else None
         trainer = make_trainer(
-            tmp_path / str(watched), train=grey_images(11), val=val, vae=vae, warn_posterior_collapse=watched
+            tmp_path / str(is_monitored),
+            train=grey_images(11),
+            val=val,
+            vae=vae,
+            warn_posterior_collapse=is_monitored,
         )
         fit(trainer)
         found.append((weights(vae), {k: v for k, v in trainer.state.metrics.items() if "time" not in k}))
@@ -150,9 +155,9 @@ def test_steps_that_cannot_be_captured_are_kept_as_a_warning(tmp_path, caplog, m
 
 def test_it_looks_in_single_precision(monkeypatch: pytest.MonkeyPatch):
     """Torch's default lets CUDA round the factors of convolutions."""
-    watch, encoder = monitor()
+    monitor, encoder = make_monitor()
     seen = []
     encoder.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    looks(watch, 1.0)
+    updates(monitor, 1.0)
     assert seen == [False]
