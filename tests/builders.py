@@ -191,7 +191,7 @@ def make_trainer(
 ) -> Trainer:
     """A trainer of a small VAE; what is not said is as plain as it can be."""
     vae = (vae or small_vae()).to(train.device)
-    val = train.first(0) if val is None else val
+    val = train.take(0) if val is None else val
     made = optimizer(vae.parameters())
     monitor = "val/loss" if len(val) else "train/loss"
     settings = {"epochs": 2, "batch_size": 4, "seed": 3, "reduction": "mean", "monitor": monitor}

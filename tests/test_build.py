@@ -205,8 +205,8 @@ def test_labels_of_every_split_are_classes_of_the_model():
     images = ImageSet(torch.zeros(4, *SHAPE), torch.tensor([0, 1, 2, 3]), 1)
     with pytest.raises(UserError, match=r"model\.classes=3 .* those of the validation images go from 0 to 3"):
         check_labels(vae, images, "validation")
-    check_labels(vae, images.first(3), "validation")
-    check_labels(vae, images.first(0), "validation")
+    check_labels(vae, images.take(3), "validation")
+    check_labels(vae, images.take(0), "validation")
     check_labels(build_vae(model(), SHAPE), images, "validation")
     with pytest.raises(UserError, match=r"model=conditional needs labels"):
         check_labels(vae, ImageSet(images.pixels, None, 1), "test")

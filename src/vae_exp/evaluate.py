@@ -35,7 +35,7 @@ def _evaluate(config: DictConfig) -> None:
     if not evaluators:
         raise UserError("evaluator=[] computes nothing; name evaluators, such as evaluator=[elbo].")
     run = open_for(settings)
-    images = run.data.split(settings.split).to(run.device)
+    images = run.data.get_split(settings.split).to(run.device)
     check_labels(run.vae, images, settings.split)
     check_evaluators(evaluators, run.vae, images)
     metrics: dict[str, float] = {}

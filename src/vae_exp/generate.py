@@ -22,17 +22,17 @@ def _generate(config: DictConfig) -> None:
     from vae_exp.configuration.schema import GenerateConfig, checked
     from vae_exp.engine.device import matmul_precision
     from vae_exp.engine.seeding import make_generator
-    from vae_exp.evaluation.pictures import all_pictures
+    from vae_exp.evaluation.figures import draw_figures
     from vae_exp.runs.trained_run import open_for
     from vae_exp.storage.run_directory import require_inside, write_atomically
 
     settings = checked(config, GenerateConfig)
     run = open_for(settings)
-    images = run.data.split(settings.split).to(run.device)
+    images = run.data.get_split(settings.split).to(run.device)
     check_labels(run.vae, images, settings.split)
     noise = make_generator(settings.seed, "evaluation", run.device)
     with matmul_precision(run.vae, "fp32"):  # as the evaluator `figures` has it
-        for picture in all_pictures(run.vae, images, noise, settings.columns, settings.manifold_side):
+        for picture in draw_figures(run.vae, images, noise, settings.columns, settings.manifold_side):
             png = run.directory.generated / f"{picture.name}.png"
             require_inside(png, run.directory.path)
             write_atomically(png, picture.write_png)

@@ -23,7 +23,7 @@ def test_bursts_are_the_steps_of_the_trainer_to_the_bit(case, tmp_path):
         optimizer=build_optimizer(case.config["optimizer"], vae.parameters()),
         scheduler=None,
         train=case.images,
-        val=case.images.first(0),
+        val=case.images.take(0),
         evaluators={},
         trackers=[],
         directory=RunDirectory(tmp_path),

@@ -59,7 +59,7 @@ def test_a_burst_of_the_floor_multiplies_and_does_nothing_else(case, precision):
 def test_its_factors_are_those_of_a_real_step(case, generator):
     vae = build_vae(case.config["model"], case.images.image_shape)
     loss = build_loss(case.config["loss"], vae, case.images.image_shape)
-    images = case.images.scaled(slice(0, 50))
+    images = case.images.batch(slice(0, 50))
     state = generator.get_state()
     layers = linear_layers(vae, loss, images, generator)
     assert all(each.grad is None for each in vae.parameters())

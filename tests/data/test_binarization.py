@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vae_exp.data.images import ImageSet
-from vae_exp.data.splits import Splits
+from vae_exp.data.splits import DataSplits
 
 GREY = torch.tensor([0, 51, 127, 204, 255], dtype=torch.uint8)
 
@@ -18,15 +18,15 @@ class GreySource:
     test = train
 
 
-def splits(binarization: str, seed: int = 0) -> Splits:
-    return Splits(GreySource(), [1, 1, 5], 1500, 0, binarization, seed)
+def splits(binarization: str, seed: int = 0) -> DataSplits:
+    return DataSplits(GreySource(), [1, 1, 5], 1500, 0, binarization, seed)
 
 
 def test_no_binarization_leaves_grey_values():
     parts = splits("none")
     for images in (parts.train, parts.val, parts.test):
         assert torch.equal(images.pixels[0].flatten(), GREY)
-        assert not images.dynamic
+        assert not images.is_dynamic
 
 
 @pytest.mark.parametrize("name", ["train", "val", "test"])
@@ -34,7 +34,7 @@ def test_fixed_pixels_are_white_as_often_as_they_are_light(name):
     images = getattr(splits("fixed"), name)
     assert images.is_binary()
     assert images.pixels.dtype == torch.uint8
-    frequency = images.scaled().mean(dim=0).flatten()
+    frequency = images.batch().mean(dim=0).flatten()
     expected = GREY / 255
     four_errors = 4 * (expected * (1 - expected) / len(images)).sqrt()
     assert ((frequency - expected).abs() <= four_errors).all()
@@ -48,7 +48,7 @@ def test_fixed_pixels_follow_from_their_seed():
 @pytest.mark.parametrize("binarization", ["fixed", "dynamic"])
 def test_no_two_splits_share_their_draws(binarization):
     parts = splits(binarization)
-    drawn = [parts.split(name).pixels[:1500] for name in ("train", "val", "test")]
+    drawn = [parts.get_split(name).pixels[:1500] for name in ("train", "val", "test")]
     assert not torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[1], drawn[2])
     assert not torch.equal(drawn[0], drawn[2])
@@ -56,7 +56,7 @@ def test_no_two_splits_share_their_draws(binarization):
 
 def test_dynamic_training_images_stay_grey_until_a_step_draws_them():
     parts = splits("dynamic")
-    assert parts.train.dynamic
+    assert parts.train.is_dynamic
     assert torch.equal(parts.train.pixels[0].flatten(), GREY)
 
 
@@ -64,18 +64,18 @@ def test_dynamic_training_images_stay_grey_until_a_step_draws_them():
 def test_dynamic_images_that_are_scored_are_drawn_once(name):
     images = getattr(splits("dynamic"), name)
     assert images.is_binary()
-    assert not images.dynamic
+    assert not images.is_dynamic
     assert torch.equal(images.pixels, getattr(splits("dynamic"), name).pixels)
 
 
 @pytest.mark.parametrize("name", ["train", "val", "test"])
 @pytest.mark.parametrize("binarization", ["none", "fixed", "dynamic"])
 def test_a_split_that_is_scored_is_never_dynamic(binarization, name):
-    assert not splits(binarization).split(name).dynamic
+    assert not splits(binarization).get_split(name).is_dynamic
 
 
 def test_dynamic_training_images_are_scored_as_fixed_ones():
-    assert torch.equal(splits("dynamic").split("train").pixels, splits("fixed").train.pixels)
+    assert torch.equal(splits("dynamic").get_split("train").pixels, splits("fixed").train.pixels)
 
 
 def test_the_global_seed_has_no_part_in_the_draws():
@@ -89,6 +89,6 @@ def test_the_global_seed_has_no_part_in_the_draws():
 
 def test_parts_that_are_drawn_one_after_another_do_not_repeat_each_other():
     half = torch.full((12_000, 1, 1, 8), 127, dtype=torch.uint8)
-    drawn = ImageSet(half, None, pixel_max=255).binarized(0).pixels.flatten(1)
+    drawn = ImageSet(half, None, pixel_max=255).binarize(0).pixels.flatten(1)
     assert not torch.equal(drawn[:2000], drawn[10_000:])
     assert abs(float(drawn.float().mean()) - 127 / 255) < 4 * 0.5 / drawn.numel() ** 0.5

@@ -24,7 +24,7 @@ def test_digits_are_small_integers_of_one_channel(part, count):
 
 def test_train_then_test_are_scikit_learn_s_images_in_their_order(oracle):
     source = DigitsSource()
-    scaled = torch.cat([source.train().scaled(), source.test().scaled()])
+    scaled = torch.cat([source.train().batch(), source.test().batch()])
     np.testing.assert_array_equal(scaled[:, 0].numpy(), oracle.images / 16)
 
 

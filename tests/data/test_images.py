@@ -26,25 +26,25 @@ def numbers_in(batches) -> list[int]:
 @pytest.mark.parametrize("pixel_max", [255, 16])
 def test_integer_pixels_are_scaled_to_between_zero_and_one(pixel_max):
     pixels = torch.arange(pixel_max + 1, dtype=torch.uint8).reshape(-1, 1, 1, 1)
-    scaled = ImageSet(pixels, None, pixel_max).scaled()
+    scaled = ImageSet(pixels, None, pixel_max).batch()
     assert scaled.dtype == torch.float32
     assert torch.equal(scaled.flatten(), torch.arange(pixel_max + 1) / pixel_max)
 
 
 def test_white_is_255_for_bytes_and_1_for_floats_unless_stated():
     pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(-1, 1, 1, 1)
-    assert torch.equal(ImageSet(pixels).scaled().flatten(), torch.tensor([0.0, 0.2, 1.0]))
-    assert torch.equal(ImageSet(pixels / 255).scaled(), pixels / 255)
+    assert torch.equal(ImageSet(pixels).batch().flatten(), torch.tensor([0.0, 0.2, 1.0]))
+    assert torch.equal(ImageSet(pixels / 255).batch(), pixels / 255)
 
 
 def test_float_pixels_stay_as_they_are():
     pixels = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(ImageSet(pixels.clone(), None, 1).scaled(), pixels)
+    assert torch.equal(ImageSet(pixels.clone(), None, 1).batch(), pixels)
 
 
 def test_scaling_leaves_the_stored_integers_alone():
     images = numbered(5)
-    images.scaled()
+    images.batch()
     assert images.pixels.dtype == torch.uint8
     assert images.pixels.flatten().tolist() == [0, 1, 2, 3, 4]
 
@@ -52,7 +52,7 @@ def test_scaling_leaves_the_stored_integers_alone():
 @pytest.mark.parametrize("positions", [slice(None), torch.tensor([0, 1, 2])], ids=["slice", "positions"])
 def test_changing_scaled_float_pixels_does_not_change_the_set(positions):
     images = ImageSet(torch.full((3, 1, 2, 2), 0.5), None, 1)
-    images.scaled(positions).zero_()
+    images.batch(positions).zero_()
     assert (images.pixels == 0.5).all()
 
 
@@ -66,11 +66,11 @@ def test_a_second_batch_of_float_pixels_leaves_the_gradient_of_the_first_computa
 
 
 def test_scaled_takes_positions_in_their_order():
-    assert numbers_in([numbered(9).scaled(torch.tensor([7, 2, 5]))]) == [7, 2, 5]
+    assert numbers_in([numbered(9).batch(torch.tensor([7, 2, 5]))]) == [7, 2, 5]
 
 
 def test_scaled_takes_a_slice():
-    assert numbers_in([numbered(9).scaled(slice(3, 6))]) == [3, 4, 5]
+    assert numbers_in([numbered(9).batch(slice(3, 6))]) == [3, 4, 5]
 
 
 def test_image_shape_is_channels_height_width():
@@ -103,23 +103,23 @@ def test_an_empty_set_has_no_batches():
 @reproducibly
 @given(sizes, st.integers(min_value=0, max_value=50))
 def test_first_takes_as_many_images_as_asked_and_there_are(size, count):
-    first = numbered(size).first(count)
+    first = numbered(size).take(count)
     assert first.pixels.flatten().tolist() == list(range(min(size, count)))
     assert first.labels.tolist() == list(range(min(size, count)))
 
 
 @pytest.mark.parametrize(("count", "length"), [(3, 3), (4, 4), (5, 4)])
 def test_first_takes_no_more_than_there_are(count, length):
-    assert len(numbered(4).first(count)) == length
+    assert len(numbered(4).take(count)) == length
 
 
 def test_first_none_is_all():
     images = numbered(4)
-    assert images.first(None) is images
+    assert images.take(None) is images
 
 
 def test_first_zero_keeps_the_image_shape():
-    none = ImageSet(torch.zeros(2, 3, 4, 5), torch.zeros(2, dtype=torch.int64), 1).first(0)
+    none = ImageSet(torch.zeros(2, 3, 4, 5), torch.zeros(2, dtype=torch.int64), 1).take(0)
     assert len(none) == 0
     assert none.image_shape == [3, 4, 5]
 
@@ -139,11 +139,11 @@ def test_a_random_subset_represents_images_in_file_order():
     assert set(images.random_subset(20).pixels.flatten().tolist()) < set(subsets[0])
 
 
-def test_batches_for_a_model_report_the_share_that_is_done():
+def test_labelled_batches_report_the_share_that_is_done():
     shares: list[float] = []
     images = replace(numbered(10), on_progress=shares.append)
     part = images.random_subset(5)
-    for _ in part.batches_for(bernoulli_vae(2), 2):
+    for _ in part.labelled_batches(bernoulli_vae(2), 2):
         shares.append(-1.0)
     assert shares == [-1.0, 0.4, -1.0, 0.8, -1.0, 1.0]
 
@@ -183,7 +183,7 @@ def test_to_moves_images_without_labels():
 
 def test_a_set_is_resident_until_it_is_streamed():
     images = numbered(3)
-    streamed = images.streamed_to(torch.device("meta"))
+    streamed = images.stream_to(torch.device("meta"))
     assert (images.is_resident, streamed.is_resident) == (True, False)
     assert (images.device.type, streamed.device.type) == ("cpu", "meta")
     assert streamed.pixels is images.pixels
@@ -191,20 +191,20 @@ def test_a_set_is_resident_until_it_is_streamed():
 
 
 def test_streamed_images_come_out_on_their_device():
-    streamed = numbered(5).streamed_to(torch.device("meta"))
-    assert streamed.scaled(slice(1, 3)).device.type == "meta"
+    streamed = numbered(5).stream_to(torch.device("meta"))
+    assert streamed.batch(slice(1, 3)).device.type == "meta"
     assert [tuple(batch.shape) for batch in streamed.batches(3)] == [(3, 1, 1, 1), (2, 1, 1, 1)]
 
 
 def test_parts_of_a_streamed_set_are_streamed():
-    streamed = numbered(9).streamed_to(torch.device("cpu"))
-    for part, numbers in ((streamed.first(2), [0, 1]), (streamed.subset(torch.tensor([8, 0])), [8, 0])):
+    streamed = numbered(9).stream_to(torch.device("cpu"))
+    for part, numbers in ((streamed.take(2), [0, 1]), (streamed.subset(torch.tensor([8, 0])), [8, 0])):
         assert not part.is_resident
-        assert numbers_in([part.scaled()]) == numbers
+        assert numbers_in([part.batch()]) == numbers
 
 
 def test_moving_a_streamed_set_makes_it_resident():
-    moved = numbered(3).streamed_to(torch.device("cpu")).to(torch.device("meta"))
+    moved = numbered(3).stream_to(torch.device("cpu")).to(torch.device("meta"))
     assert moved.is_resident
     assert moved.pixels.device.type == "meta"
 

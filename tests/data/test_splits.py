@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vae_exp.data.images import ImageSet
-from vae_exp.data.splits import Splits
+from vae_exp.data.splits import DataSplits
 from vae_exp.errors import UserError
 
 
@@ -29,8 +29,8 @@ class NumberedSource:
         return ImageSet(pixels, numbers, pixel_max=255)
 
 
-def splits(source=None, image_shape=(1, 1, 1), validation_size=6, split_seed=0) -> Splits:
-    return Splits(source or NumberedSource(), image_shape, validation_size, split_seed)
+def splits(source=None, image_shape=(1, 1, 1), validation_size=6, split_seed=0) -> DataSplits:
+    return DataSplits(source or NumberedSource(), image_shape, validation_size, split_seed)
 
 
 def numbers(images: ImageSet) -> list[int]:
@@ -102,7 +102,7 @@ def test_nothing_is_opened_before_it_is_asked_for():
 @pytest.mark.parametrize("name", ["train", "val"])
 def test_training_and_validation_leave_the_test_images_closed(name):
     source = NumberedSource()
-    splits(source).split(name)
+    splits(source).get_split(name)
     assert source.opened == ["train"]
 
 
@@ -116,27 +116,27 @@ def test_each_part_is_opened_once():
     source = NumberedSource()
     parts = splits(source)
     for name in ("train", "val", "test", "test", "val", "train"):
-        parts.split(name)
+        parts.get_split(name)
     assert sorted(source.opened) == ["test", "train"]
 
 
 @pytest.mark.parametrize("name", ["train", "val", "test"])
 def test_split_gives_the_part_of_that_name(name):
     parts = splits()
-    assert parts.split(name) is getattr(parts, name)
+    assert parts.get_split(name) is getattr(parts, name)
 
 
 @pytest.mark.parametrize("name", ["nope", "Train", "image_shape", ""])
 def test_an_unknown_split_is_refused(name):
     source = NumberedSource()
     with pytest.raises(UserError, match=rf"split={name} is not known; use one of train, val, test"):
-        splits(source).split(name)
+        splits(source).get_split(name)
     assert source.opened == []
 
 
 def test_an_empty_validation_split_is_refused():
     with pytest.raises(UserError, match=r"split=val is empty: data\.validation_size=0"):
-        splits(validation_size=0).split("val")
+        splits(validation_size=0).get_split("val")
 
 
 def test_training_images_of_another_shape_are_refused():

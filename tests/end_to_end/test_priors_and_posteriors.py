@@ -96,7 +96,7 @@ def test_a_vq_vae_trains_resumes_and_can_be_evaluated(command, tmp_path):
         (["evaluator=[elbo]", "evaluator.elbo.bits=true"], "(LogitBernoulli) has no probability for grey values"),
         (
             ["evaluator=[nll]", "evaluator.nll.bits=true", "model/likelihood=gaussian"],
-            "evaluator.nll.bits=true cannot be told: the likelihood (Normal) is a density of real values",
+            "evaluator.nll.bits=true is not possible: the likelihood (Normal) is a density of real values",
         ),
     ],
 )

@@ -182,7 +182,7 @@ def step_of(
     device = next(vae.parameters()).device
     data = images().to(device)
     loader = DeviceLoader(data, 4)
-    loader.begin(torch.arange(COUNT, device=device), [4] * (COUNT // 4), 0)
+    loader.start_epoch(torch.arange(COUNT, device=device), [4] * (COUNT // 4), 0)
     parameters = list(vae.parameters())
     settings: Mapping[str, Any] = {
         "reduction": "sum", "max_grad_norm": 1.0, "dynamic_binarization": False, "ema": None,

@@ -148,7 +148,7 @@ def test_validation_is_of_the_average(tmp_path: Path):
     averaged = small_vae()
     averaged.load_state_dict(state["average"])
     losses = [
-        ELBO()(each.eval(), val.scaled(), make_generator(3, "evaluation", CPU)).loss.mean().item()
+        ELBO()(each.eval(), val.batch(), make_generator(3, "evaluation", CPU)).loss.mean().item()
         for each in (averaged, vae)
     ]
     assert trainer.state.metrics["val/loss"] == pytest.approx(losses[0], rel=1e-6)

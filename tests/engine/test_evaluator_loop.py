@@ -121,7 +121,7 @@ def test_an_evaluator_without_memory_is_named_and_not_the_batch_size():
 
 
 def make_loop(tmp_path: Path, **evaluators: RecordingEvaluator) -> EvaluatorLoop:
-    none = IMAGES.first(0)
+    none = IMAGES.take(0)
     return EvaluatorLoop(evaluators, small_vae(), train=IMAGES, val=none, seed=0, figures=tmp_path, trackers=[])
 
 

@@ -49,7 +49,7 @@ def _images(*, streamed: bool = False, count: int = 67, index: int = 0, **change
     device, grey = torch.device("cuda", index), grey_images(count)
     labels = torch.arange(count) % 3
     images = ImageSet(grey.pixels, labels, grey.pixel_max, **changes)
-    return images.streamed_to(device) if streamed else images.to(device)
+    return images.stream_to(device) if streamed else images.to(device)
 
 
 def _trainer(
@@ -98,7 +98,7 @@ SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
     },
     "SGD with momentum": lambda: {"optimizer": _optimizer("SGD", momentum=0.9)},
     "gradient clipping and an average": lambda: {"max_grad_norm": 0.1, "ema_decay": 0.9},
-    "dynamic binarization": lambda: {"images": _images(drawn_from=0)},
+    "dynamic binarization": lambda: {"images": _images(binarization_seed=0)},
     "streamed images": lambda: {"images": _images(streamed=True)},
     "labels": lambda: {"vae": _conditional()},
     "streamed labels": lambda: {"vae": _conditional(), "images": _images(streamed=True)},
@@ -149,14 +149,14 @@ def test_streamed_images_reach_another_device_than_the_current_one(tmp_path: Pat
     sums = {}
     for kind in ("streamed", "resident"):
         images = ImageSet(pixels, None, 255)
-        images = images.streamed_to(device) if kind == "streamed" else images.to(device)
+        images = images.stream_to(device) if kind == "streamed" else images.to(device)
         loader = make_loader(images, 32)
         found = []
         for _ in range(20):
-            loader.begin(torch.arange(256, device=device), [32] * 8, 0)
+            loader.start_epoch(torch.arange(256, device=device), [32] * 8, 0)
             for _ in range(8):
-                loader.prepare()
-                found.append(loader.images(32).double().sum())
+                loader.prefetch()
+                found.append(loader.next_images(32).double().sum())
         sums[kind] = torch.stack(found).cpu()
     assert torch.equal(sums["streamed"], sums["resident"])
 

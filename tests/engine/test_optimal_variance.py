@@ -33,7 +33,7 @@ def digits_vae() -> VAE:
 
 def mean_squared_error(vae: VAE, images: ImageSet, repeats: int) -> float:
     generator = torch.Generator().manual_seed(8)
-    pixels, total = images.scaled(), 0.0
+    pixels, total = images.batch(), 0.0
     for _ in range(repeats):
         means = vae.decode(rsample(vae.encode(pixels), generator)).mean
         total += (pixels - means).square().mean().item()
@@ -102,4 +102,4 @@ def test_a_bounded_number_of_images_stands_for_all_of_them(monkeypatch):
     assert sum(scored) == 400
     truth = mean_squared_error(vae, images, 1)
     assert vae.decoder.likelihood.variance.item() == pytest.approx(truth, rel=0.1)
-    assert mean_squared_error(vae, images.first(400), 1) < 0.7 * truth
+    assert mean_squared_error(vae, images.take(400), 1) < 0.7 * truth

@@ -53,7 +53,7 @@ def make_step(
     """A step over the images in their order."""
     dist, images = dist or DistributedContext(), grey_images(COUNT)
     loader = DeviceLoader(images, sizes[0])
-    loader.begin(
+    loader.start_epoch(
         dist.local_indices(torch.arange(COUNT), sizes), [dist.local_batch_size(size) for size in sizes], 0
     )
     defaults = {"reduction": "sum", "max_grad_norm": None, "ema": None}
@@ -84,7 +84,7 @@ class Linear(nn.Module):
 
 
 def first_images(count: int) -> Tensor:
-    return grey_images(COUNT).scaled(slice(0, count)).flatten(1)
+    return grey_images(COUNT).batch(slice(0, count)).flatten(1)
 
 
 @pytest.mark.parametrize(("reduction", "divisor"), [("sum", 1), ("mean", 4)])
@@ -127,7 +127,7 @@ def test_gradients_of_an_earlier_step_are_gone():
     step = make_step(module, module, [4, 3])
     step(4)
     step(3)
-    both = grey_images(COUNT).scaled().flatten(1).sum(dim=0)
+    both = grey_images(COUNT).batch().flatten(1).sum(dim=0)
     torch.testing.assert_close(module.weight.detach(), -LR * both, rtol=1e-5, atol=1e-6)
 
 

@@ -58,7 +58,7 @@ def _halving(optimizer: torch.optim.Optimizer) -> StepLR:
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "all": {"ema_decay": 0.9, "max_grad_norm": 1.0, "scheduler": _halving, "patience": 5},
-    "streamed": {"train": TRAIN.streamed_to(CPU), "scheduler": _plateau, "precision": "bf16"},
+    "streamed": {"train": TRAIN.stream_to(CPU), "scheduler": _plateau, "precision": "bf16"},
 }
 
 

@@ -187,4 +187,4 @@ def test_data_without_factors_are_refused_before_training():
     with pytest.raises(UserError, match=r"evaluator=disentanglement needs factors, and the data have none"):
         evaluator.check(Model(), image_set(with_factors=False))
     with pytest.raises(UserError, match=r"evaluator=disentanglement needs at least 4 images and would have 3"):
-        evaluator.check(Model(), image_set().first(3))
+        evaluator.check(Model(), image_set().take(3))

@@ -78,14 +78,14 @@ def test_it_is_the_closed_form_on_the_features(features: str):
     found = dict(FIDEvaluator(features, None, 1, None).run(model, images, noise()))
     net = Features()
     with torch.no_grad():
-        expected = distance(net(images.scaled()).double().numpy(), net(torch.cat(model.drawn)).double().numpy())
+        expected = distance(net(images.batch()).double().numpy(), net(torch.cat(model.drawn)).double().numpy())
     assert list(found) == ["fid"]
     assert found["fid"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_without_a_file_the_features_are_those_of_a_classifier_which_the_name_says():
     images = DigitsSource().train()
-    model = Sampler(images.scaled())
+    model = Sampler(images.batch())
     same = dict(FIDEvaluator(None, 400, 2, None).run(model, images, noise()))
     black = dict(
         FIDEvaluator(None, 400, 2, None).run(Sampler(torch.zeros(5, *images.image_shape)), images, noise())
@@ -100,24 +100,24 @@ def test_the_classifier_learns_and_is_the_same_for_all_runs(monkeypatch):
     before = torch.get_rng_state()
     one, other = (trained_classifier(images, 6) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(one(images.scaled()), other(images.scaled()))
-    right = one.output(one(images.scaled())).argmax(dim=1) == images.labels
+    assert torch.equal(one(images.batch()), other(images.batch()))
+    right = one.output(one(images.batch())).argmax(dim=1) == images.labels
     assert right.float().mean() > 0.9
 
 
 def test_without_labels_and_without_a_file_nothing_is_told(caplog):
     images = ImageSet(torch.rand(5, *SHAPE), None, 1)
     with caplog.at_level(logging.WARNING):
-        assert not list(FIDEvaluator(None, None, 1, None).run(Sampler(images.scaled()), images, noise()))
+        assert not list(FIDEvaluator(None, None, 1, None).run(Sampler(images.batch()), images, noise()))
     assert "neither a file of features nor labels" in caplog.text
 
 
 def test_a_single_image_is_refused():
     images = ImageSet(torch.rand(2, *SHAPE), None, 1)
-    model = Sampler(images.scaled())
+    model = Sampler(images.batch())
     FIDEvaluator(None, None, 1, None).check(model, images)
     with pytest.raises(UserError, match=r"evaluator=fid needs at least 2 images and would have 1"):
-        FIDEvaluator(None, None, 1, None).check(model, images.first(1))
+        FIDEvaluator(None, None, 1, None).check(model, images.take(1))
 
 
 def test_a_file_that_is_missing_or_something_else_is_refused(tmp_path: Path):

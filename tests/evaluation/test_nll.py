@@ -28,7 +28,7 @@ def images(generator):
 def test_it_is_minus_the_mean_log_evidence(images, generator):
     vae = linear_gaussian_vae(2, generator)
     metrics = dict(evaluator().run(vae, images, generator))
-    truth = -vae.decoder.log_evidence(images.scaled())
+    truth = -vae.decoder.log_evidence(images.batch())
     assert metrics["nll"] == pytest.approx(truth.mean().item(), abs=4 * metrics["nll_monte_carlo_se"])
     assert metrics["nll_se"] == pytest.approx(truth.std().item() / 40**0.5, rel=0.05)
     assert metrics["nll_monte_carlo_se"] < 0.02
@@ -40,7 +40,7 @@ def test_it_reports_and_warns_where_few_draws_count(images, generator, caplog, w
     vae = linear_gaussian_vae(3, generator, widening)
     with caplog.at_level(logging.WARNING):
         found = dict(evaluator(num_importance_samples=100, chunk_size=4000).run(vae, images, noise(3)))
-    estimate = log_evidence(vae, images.scaled(), 100, noise(3), 4000)
+    estimate = log_evidence(vae, images.batch(), 100, noise(3), 4000)
     assert found["nll_low_ess_share"] == (estimate.effective_samples < 10).double().mean().item()
     assert found["nll_largest_weight"] == pytest.approx(estimate.largest_weight.mean().item())
     assert (found["nll_low_ess_share"] > 0.05) is few_count
@@ -52,7 +52,7 @@ def test_it_reports_and_warns_where_few_draws_count(images, generator, caplog, w
 def test_a_part_of_the_split_is_a_random_subset(images, generator):
     vae = linear_gaussian_vae(2, generator)
     part = dict(evaluator(num_images=7).run(vae, images, generator))
-    truth = -vae.decoder.log_evidence(images.random_subset(7).scaled()).mean().item()
+    truth = -vae.decoder.log_evidence(images.random_subset(7).batch()).mean().item()
     assert part["nll_images"] == 7
     assert part["nll"] == pytest.approx(truth, abs=4 * part["nll_monte_carlo_se"])
 

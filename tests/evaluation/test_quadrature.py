@@ -27,7 +27,7 @@ def images() -> ImageSet:
 def test_the_evidence_is_the_closed_form(images: ImageSet, units: int):
     vae = linear_gaussian_vae(units, noise())
     found = dict(QuadratureEvaluator(401, 8.0, None, None).run(vae, images, noise()))
-    truth = -vae.decoder.log_evidence(images.scaled()).mean().item()
+    truth = -vae.decoder.log_evidence(images.batch()).mean().item()
     assert found["quadrature_nll"] == pytest.approx(truth, abs=1e-4)
     assert isinstance(found["posteriors"], Figure)
 
@@ -37,7 +37,7 @@ def test_the_bound_is_that_of_many_draws_and_lies_above_by_the_divergence(images
     vae = bernoulli_vae(units)
     found = dict(QuadratureEvaluator(401, 8.0, None, None).run(vae, images, noise()))
     with torch.no_grad():
-        drawn = torch.stack([ELBO(2000)(vae, images.scaled(), noise(seed)).loss.mean() for seed in range(10)])
+        drawn = torch.stack([ELBO(2000)(vae, images.batch(), noise(seed)).loss.mean() for seed in range(10)])
     assert found["quadrature_negative_elbo"] == pytest.approx(
         drawn.mean().item(), abs=5 * drawn.std().item() / 10**0.5
     )
@@ -48,7 +48,7 @@ def test_the_bound_is_that_of_many_draws_and_lies_above_by_the_divergence(images
 def test_a_part_of_the_split_is_a_random_subset(images: ImageSet):
     vae = linear_gaussian_vae(1, noise())
     found = dict(QuadratureEvaluator(401, 8.0, 4, None).run(vae, images, noise()))
-    truth = -vae.decoder.log_evidence(images.random_subset(4).scaled()).mean().item()
+    truth = -vae.decoder.log_evidence(images.random_subset(4).batch()).mean().item()
     assert found["quadrature_nll"] == pytest.approx(truth, abs=1e-4)
 
 

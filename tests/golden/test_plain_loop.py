@@ -98,7 +98,7 @@ def test_twenty_steps_are_those_of_a_plain_loop(tmp_path):
         optimizer=torch.optim.Adam(vae.parameters(), lr=1e-3, weight_decay=1e-5),
         scheduler=None,
         train=images,
-        val=images.first(0),
+        val=images.take(0),
         evaluators={},
         trackers=[],
         directory=RunDirectory(tmp_path),

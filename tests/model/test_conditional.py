@@ -9,9 +9,9 @@ from tests.builders import CPU, fit, make_trainer
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.evaluation.elbo import ELBOEvaluator
+from vae_exp.evaluation.figures import draw_figures
 from vae_exp.evaluation.linear_probe import ProbeEvaluator
 from vae_exp.evaluation.nll import NLLEvaluator
-from vae_exp.evaluation.pictures import all_pictures
 from vae_exp.model.conditional import ConditionalDecoder, ConditionalEncoder, ConditionalVAE
 from vae_exp.model.priors import StandardNormalPrior
 from vae_exp.objective.elbo import ELBO
@@ -92,7 +92,7 @@ def test_a_set_of_images_gives_each_batch_its_classes():
     vae, images = conditional_vae().eval(), labelled()
     found = dict(ELBOEvaluator(3, 4, None).run(vae, images, noise()))
     with vae.given(images.labels):
-        whole = -vae.decode(vae.encode(images.scaled()).mean).log_prob(images.scaled()).mean().item()
+        whole = -vae.decode(vae.encode(images.batch()).mean).log_prob(images.batch()).mean().item()
     assert found["reconstruction_from_mean"] == pytest.approx(whole, rel=1e-5)
 
 
@@ -112,13 +112,13 @@ class SeesClasses(ELBO):
 @pytest.mark.parametrize("streamed", [False, True])
 def test_training_gives_every_image_its_own_class(tmp_path, streamed: bool):
     images, loss = labelled(), SeesClasses()
-    train = images.streamed_to(CPU) if streamed else images
+    train = images.stream_to(CPU) if streamed else images
     fit(make_trainer(tmp_path, train=train, val=labelled(5), vae=conditional_vae(), loss=loss))
     pixels = torch.cat([each for each, _ in loss.seen])
     labels = torch.cat([each for _, each in loss.seen])
     assert len(pixels) == 22
     by_image = {
-        tuple(each.flatten().tolist()): label for each, label in zip(images.scaled(), images.labels, strict=True)
+        tuple(each.flatten().tolist()): label for each, label in zip(images.batch(), images.labels, strict=True)
     }
     assert len(by_image) == 11
     for each, label in zip(pixels, labels, strict=True):
@@ -141,7 +141,7 @@ def test_a_conditional_model_learns_what_its_classes_tell(tmp_path):
 @pytest.mark.parametrize("latent_dim", [2, 3])
 def test_every_picture_and_estimate_can_be_made(latent_dim: int):
     vae, images = conditional_vae(latent_dim).eval(), labelled()
-    pictures = list(all_pictures(vae, images, noise(), 4, 3))
+    pictures = list(draw_figures(vae, images, noise(), 4, 3))
     assert len(pictures) == 5
     found = dict(NLLEvaluator(7, None, 20, None).run(vae, images, noise()))
     assert found["nll_images"] == 11

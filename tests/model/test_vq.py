@@ -10,7 +10,7 @@ from vae_exp.distributions.codebook import UniformCodebookPrior, VectorQuantized
 from vae_exp.distributions.kl import rate
 from vae_exp.distributions.sampling import rsample, sample, sharded
 from vae_exp.evaluation.codebook_usage import CodesEvaluator
-from vae_exp.evaluation.pictures import all_pictures
+from vae_exp.evaluation.figures import draw_figures
 from vae_exp.model.vae import VAE
 from vae_exp.model.vq import UniformCodesPrior, VQDecoder, VQEncoder
 from vae_exp.objective.elbo import ELBO
@@ -153,7 +153,7 @@ def test_use_of_the_codebook_is_counted():
     pixels = ImageSet(images(40), None, 1)
     found = dict(CodesEvaluator(7, None).run(vae, pixels, noise()))
     counts = [0.0] * CODES
-    for index in vae.encode(pixels.scaled()).indices.flatten().tolist():
+    for index in vae.encode(pixels.batch()).indices.flatten().tolist():
         counts[index] += 1
     shares = [count / sum(counts) for count in counts if count]
     assert found["codes_used"] == len(shares)
@@ -180,5 +180,5 @@ def test_a_codebook_without_a_choice_is_refused(codes: int, code_dim: int):
 
 def test_codes_are_not_traversed():
     pixels = ImageSet(images(20), None, 1)
-    names = [picture.name for picture in all_pictures(vq_vae().eval(), pixels, noise(), 4, 3)]
+    names = [picture.name for picture in draw_figures(vq_vae().eval(), pixels, noise(), 4, 3)]
     assert names == ["reconstructions", "samples", "interpolations", "latent_scatter"]

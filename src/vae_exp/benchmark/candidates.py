@@ -16,7 +16,7 @@ from vae_exp.benchmark.interleave import Candidate
 from vae_exp.benchmark.matmul_floor import MatmulFloor
 from vae_exp.benchmark.plain_net import PlainNet
 from vae_exp.configuration.instantiate import build_loss, build_optimizer, build_vae
-from vae_exp.data.batch_loader import place
+from vae_exp.data.batch_loader import move_to_device
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.seeding import make_generator, seed_everything
 from vae_exp.engine.trainer import TrainerOptions
@@ -67,7 +67,7 @@ class Case:
         mine, other = decoder["activation"], encoder["activation"]
         if mine != other:
             raise UserError(f"model.decoder.activation={mine} is not the encoder's; use {other}.")
-        if self.images.dynamic:
+        if self.images.is_dynamic:
             raise UserError("data.binarization=dynamic is not the plain loop's; use none or fixed.")
         for key, value in (("num_samples", 1), ("reduction", "sum")):
             found = self.config["loss"].get(key, value)
@@ -119,7 +119,7 @@ def _plain(case: Case) -> DataLoaderBaseline:
 
 def _tensor_loop(case: Case) -> TensorLoop:
     net, optimizer = _plain_parts(case)
-    return TensorLoop(net, optimizer, case.images.scaled().flatten(1).to(case.device), case.batch_size)
+    return TensorLoop(net, optimizer, case.images.batch().flatten(1).to(case.device), case.batch_size)
 
 
 def _plain_parts(case: Case) -> tuple[PlainNet, Optimizer]:
@@ -138,14 +138,14 @@ def _plain_parts(case: Case) -> tuple[PlainNet, Optimizer]:
 
 def _engine(case: Case, step: str, precision: str) -> BurstTrainer:
     vae, loss = _engine_parts(case)
-    images = place(case.images, case.device, case.config["data"].get("resident", "auto"))
+    images = move_to_device(case.images, case.device, case.config["data"].get("resident", "auto"))
     return BurstTrainer(
         vae=vae,
         loss=loss,
         optimizer=build_optimizer(case.config["optimizer"], vae.parameters()),
         scheduler=None,
         train=images,
-        val=images.first(0),
+        val=images.take(0),
         directory=RunDirectory(Path.cwd()),  # nothing is ever written there
         options=_options(case, step, precision),
     )
@@ -179,5 +179,5 @@ def _engine_parts(case: Case) -> tuple[VAE, Any]:
 
 def _floor(case: Case, precision: str) -> MatmulFloor:
     vae, loss = _engine_parts(case)
-    batch = case.images.scaled(slice(0, case.batch_size)).to(case.device)
+    batch = case.images.batch(slice(0, case.batch_size)).to(case.device)
     return MatmulFloor(vae, loss, batch, make_generator(case.config["seed"], "noise", case.device), precision)

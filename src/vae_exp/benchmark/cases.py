@@ -37,7 +37,7 @@ def training_images(data: DataConfig, batch_size: int) -> ImageSet:
     images = build_splits(data).train
     if batch_size > len(images):
         raise UserError(f"batch_size=[{batch_size}] is larger than the {len(images)} training images; use fewer.")
-    return images.first(len(images) // batch_size * batch_size)
+    return images.take(len(images) // batch_size * batch_size)
 
 
 def chosen_steps(asked: Sequence[str] | None, device: torch.device) -> list[str]:

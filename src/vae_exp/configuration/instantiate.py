@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from vae_exp.configuration.schema import DataConfig
 from vae_exp.data.images import ImageSet
-from vae_exp.data.splits import Splits
+from vae_exp.data.splits import DataSplits
 from vae_exp.distributions.sampling import sample
 from vae_exp.engine import torchrun
 from vae_exp.engine.device import check_memory
@@ -36,7 +36,7 @@ Node = Mapping[str, Any]
 T = TypeVar("T")
 
 
-def build_splits(data: DataConfig, may_download: bool = True) -> Splits:
+def build_splits(data: DataConfig, may_download: bool = True) -> DataSplits:
     """The splits that `data` describes; nothing is opened yet.
 
     Args:
@@ -46,7 +46,7 @@ def build_splits(data: DataConfig, may_download: bool = True) -> Splits:
     source = _create(data.source, "data.source", needs=("train", "test"))
     if not may_download and hasattr(source, "may_download"):
         source.may_download = False
-    return Splits(
+    return DataSplits(
         source,
         data.image_shape,
         data.validation_size,

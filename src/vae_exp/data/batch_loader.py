@@ -1,4 +1,4 @@
-"""How the images of an epoch reach the training step: from the device's own memory, or streamed to it."""
+"""Loaders that hand the batches of an epoch to the training step, from device or from host memory."""
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,41 +13,41 @@ from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
 
 _SHARE_OF_FREE_MEMORY = 0.5
-_PREFETCHED = 2
+_PREFETCHED = 2  # batches
 
 
 class BatchLoader(Protocol):
-    """Hands out the images of an epoch in the order it was given; both kinds hand out the very same batches."""
+    """Yields the batches of an epoch in a given order; all loaders yield the same batches."""
 
-    def begin(self, order: Tensor, sizes: list[int], done: int) -> None:
+    def start_epoch(self, order: Tensor, sizes: list[int], done: int) -> None:
         """Start an epoch.
 
         Args:
             order: Positions of the epoch's images, int64, on the device.
             sizes: How many of them each batch takes.
-            done: How many batches to leave out, because an interrupted epoch goes on.
+            done: How many batches to skip, in an epoch that is resumed.
         """
         ...
 
-    def prepare(self) -> None:
-        """What the host does before a step: nothing where the images are resident."""
+    def prefetch(self) -> None:
+        """Do the host's work before a step: none where the images are in device memory."""
         ...
 
-    def images(self, size: int) -> Tensor:
-        """The next `size` images as float32 in [0, 1]; device work alone, so that a CUDA graph can hold it."""
+    def next_images(self, size: int) -> Tensor:
+        """The next `size` images as float32 in [0, 1]; device work alone, which a CUDA graph can record."""
         ...
 
-    def labels(self, size: int) -> Tensor | None:
-        """The classes of the images handed out last, `[size]`; None where the data have none."""
+    def next_labels(self, size: int) -> Tensor | None:
+        """The labels of the last `next_images`, `[size]`; None where the data have none."""
         ...
 
 
 class DeviceLoader:
-    """The images lie in the memory of the training device; a step gathers its rows there.
+    """Gathers batches on the training device, which holds all images.
 
     Args:
         images: The training images, on the device.
-        largest: The most images a batch takes.
+        largest: Maximum batch size.
     """
 
     def __init__(self, images: ImageSet, largest: int) -> None:
@@ -56,22 +56,22 @@ class DeviceLoader:
         self._next = torch.zeros(1, dtype=torch.int64, device=images.device)
         self._ahead = torch.arange(largest, device=images.device)
 
-    def begin(self, order: Tensor, sizes: list[int], done: int) -> None:
-        """Take the order over into the place where a step looks for it."""
+    def start_epoch(self, order: Tensor, sizes: list[int], done: int) -> None:
+        """Copy the order into the tensor that a step reads."""
         self._order[: len(order)].copy_(order)
         self._next.fill_(sum(sizes[:done]))
 
-    def prepare(self) -> None:
-        """Nothing is left to do on the host."""
+    def prefetch(self) -> None:
+        """Do nothing."""
 
-    def images(self, size: int) -> Tensor:
-        """Gather, scale, move on."""
+    def next_images(self, size: int) -> Tensor:
+        """Gather and scale the next images."""
         rows = self._order.index_select(0, self._next + self._ahead[:size])
         self._next += size
-        return self._images.scaled(rows)
+        return self._images.batch(rows)
 
-    def labels(self, size: int) -> Tensor | None:
-        """Gather from where the images were."""
+    def next_labels(self, size: int) -> Tensor | None:
+        """Gather the labels of the same rows."""
         if self._images.labels is None:
             return None
         rows = self._order.index_select(0, self._next - size + self._ahead[:size])
@@ -80,18 +80,18 @@ class DeviceLoader:
 
 @dataclass
 class _Slot:
-    """A batch on its way: pinned host memory, its place on the device, and when it has arrived."""
+    """Pinned host memory of a batch, and the event of its copy to the device."""
 
     host: Tensor
     arrived: torch.cuda.Event | None
 
 
 class PrefetchLoader:
-    """The images stay in host memory; batches travel through pinned memory, some steps ahead of the device.
+    """Copies batches from host memory through pinned memory, some steps ahead of the device.
 
     Args:
         images: The training images, in host memory, to be used on `images.device`.
-        largest: The most images a batch takes.
+        largest: Maximum batch size.
     """
 
     def __init__(self, images: ImageSet, largest: int) -> None:
@@ -113,8 +113,8 @@ class PrefetchLoader:
         self._rows: Iterator[Tensor] = iter(())
         self._turn = 0
 
-    def begin(self, order: Tensor, sizes: list[int], done: int) -> None:
-        """Bring the order to the host, once an epoch, and gather the first batches."""
+    def start_epoch(self, order: Tensor, sizes: list[int], done: int) -> None:
+        """Copy the order to the host and gather the first batches."""
         for gathered, _, _ in self._ahead:
             gathered.result()
         self._ahead = []
@@ -124,8 +124,8 @@ class PrefetchLoader:
         for _ in range(_PREFETCHED):
             self._gather_next()
 
-    def prepare(self) -> None:
-        """Send the next batch to the device, and start to gather the one after those under way."""
+    def prefetch(self) -> None:
+        """Copy the next batch to the device and start to gather another."""
         gathered, slot, size = self._ahead.pop(0)
         gathered.result()
         self._batch[:size].copy_(slot.host[:size], non_blocking=True)
@@ -135,15 +135,15 @@ class PrefetchLoader:
         self._next += size
         if self._device.type == "cuda":
             slot.arrived = torch.cuda.Event()
-            slot.arrived.record(torch.cuda.current_stream(self._device))  # not that of the current device
+            slot.arrived.record(torch.cuda.current_stream(self._device))  # the current device may be another
         self._gather_next()
 
-    def images(self, size: int) -> Tensor:
-        """Scale the batch that has arrived."""
-        return self._images.as_floats(self._batch[:size])
+    def next_images(self, size: int) -> Tensor:
+        """Scale the batch on the device."""
+        return self._images.to_float(self._batch[:size])
 
-    def labels(self, size: int) -> Tensor | None:
-        """Those that have come with it."""
+    def next_labels(self, size: int) -> Tensor | None:
+        """The labels copied with it."""
         return None if self._label_batch is None else self._label_batch[:size]
 
     def _gather_next(self) -> None:
@@ -157,23 +157,21 @@ class PrefetchLoader:
 
     def _gather(self, rows: Tensor, slot: _Slot) -> None:
         if slot.arrived is not None:
-            slot.arrived.synchronize()  # its last batch must have left before it is filled again
+            slot.arrived.synchronize()  # its last batch must have been copied
         torch.index_select(self._images.pixels, 0, rows, out=slot.host[: len(rows)])
 
 
 def make_loader(images: ImageSet, largest: int) -> BatchLoader:
-    """The feed that suits where the pixels lie."""
-    if images.is_resident:
-        return DeviceLoader(images, largest)
-    return PrefetchLoader(images, largest)
+    """Make the loader for where the pixels are."""
+    return DeviceLoader(images, largest) if images.is_resident else PrefetchLoader(images, largest)
 
 
-def place(images: ImageSet, device: torch.device, resident: str | bool) -> ImageSet:
-    """The images for use on a device: moved into its memory, or left in the host's to be streamed.
+def move_to_device(images: ImageSet, device: torch.device, resident: str | bool) -> ImageSet:
+    """Copy the images to a device, or leave them in host memory and stream their batches.
 
     Args:
         images: In host memory.
-        device: Where they will be used.
+        device: Where they are used.
         resident: `True` moves them, `False` streams them, `auto` moves them where they take at most half of
             the memory that is free there.
 
@@ -189,7 +187,7 @@ def place(images: ImageSet, device: torch.device, resident: str | bool) -> Image
         )
     if resident == "auto":
         resident = device.type == "cpu" or free is None or needed <= _SHARE_OF_FREE_MEMORY * free
-    return images.to(device) if resident else images.streamed_to(device)
+    return images.to(device) if resident else images.stream_to(device)
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from vae_exp.model.vae import VAE
 
 _SUBSET_SEED = 0
-_DRAWN_AT_ONCE = 10_000  # bounds the float copy while pixels are drawn
+_BINARIZE_CHUNK = 10_000  # images; bounds the float copy
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,12 @@ class ImageSet:
         pixels: `[N, channels, height, width]`; integers from 0 to `pixel_max` as uint8, or float32 in [0, 1].
         labels: `[N]`, int64; None where the data have none.
         pixel_max: The integer that stands for white; by default 255 for uint8 pixels and 1 for float pixels.
-        drawn_from: The seed from which whoever scores the set draws its pixels once (`settled`); a training
-            step draws every pixel anew, black or white with its grey value as probability (Salakhutdinov &
-            Murray 2008). None where the pixels are used as they are.
-        factors: `[N, factors]`, int64: what an image was made from, such as shape and place; None where unknown.
-        destination: The device that batches are taken to while the pixels stay where they are; None uses
+        binarization_seed: Set for dynamic binarisation: each training step draws every pixel, black or white with
+            its grey value as probability (Salakhutdinov & Murray 2008); for scoring the pixels are drawn once from
+            this seed (`with_fixed_binarization`). None uses the pixels as they are.
+        factors: `[N, factors]`, int64: the factors of variation of an image, such as shape and position; None
+            where unknown.
+        stream_device: The device that batches are copied to while the pixels stay where they are; None uses
             them in place.
         on_progress: Called by `report`; None where the progress is not shown.
     """
@@ -32,9 +33,9 @@ class ImageSet:
     pixels: Tensor
     labels: Tensor | None = None
     pixel_max: int = 0
-    drawn_from: int | None = None
+    binarization_seed: int | None = None
     factors: Tensor | None = None
-    destination: torch.device | None = None
+    stream_device: torch.device | None = None
     on_progress: Callable[[float], None] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -50,12 +51,12 @@ class ImageSet:
         return list(self.pixels.shape[1:])
 
     @property
-    def dynamic(self) -> bool:
-        """Whether a training step draws every pixel anew."""
-        return self.drawn_from is not None
+    def is_dynamic(self) -> bool:
+        """Whether each training step draws every pixel."""
+        return self.binarization_seed is not None
 
     def is_binary(self) -> bool:
-        """Whether every pixel is black or white: then a Bernoulli likelihood is one of the images."""
+        """Whether every pixel is black or white: then a Bernoulli is a probability of the images."""
         return bool(((self.pixels == 0) | (self.pixels == self.pixel_max)).all())
 
     @property
@@ -69,62 +70,62 @@ class ImageSet:
 
     @property
     def device(self) -> torch.device:
-        """Where batches come out."""
-        return self.destination or self.pixels.device
+        """Where batches are."""
+        return self.stream_device or self.pixels.device
 
     @property
     def is_resident(self) -> bool:
-        """Whether the pixels lie where they are used."""
-        return self.destination is None
+        """Whether the pixels are in the memory of the device that uses them."""
+        return self.stream_device is None
 
-    def binarized(self, seed: int) -> "ImageSet":
-        """The set with every pixel drawn once, 1 with its grey value as probability, whatever the device.
+    def binarize(self, seed: int) -> "ImageSet":
+        """Draw every pixel once, 1 with its grey value as probability; the same on every device.
 
         Args:
-            seed: The same seed draws the same pixels.
+            seed: Of the draws.
         """
         drawn = torch.empty_like(self.pixels, dtype=torch.uint8)
         noise = torch.Generator().manual_seed(seed)
-        for start in range(0, len(self), _DRAWN_AT_ONCE):
-            part = slice(start, start + _DRAWN_AT_ONCE)
-            drawn[part] = torch.bernoulli(self.as_floats(self.pixels[part].cpu()), generator=noise)
-        return replace(self, pixels=drawn, pixel_max=1, drawn_from=None)
+        for start in range(0, len(self), _BINARIZE_CHUNK):
+            part = slice(start, start + _BINARIZE_CHUNK)
+            drawn[part] = torch.bernoulli(self.to_float(self.pixels[part].cpu()), generator=noise)
+        return replace(self, pixels=drawn, pixel_max=1, binarization_seed=None)
 
     def mean(self) -> Tensor:
         """The mean image, `[channels, height, width]` in [0, 1], summed in float64."""
         total = torch.zeros(self.image_shape, dtype=torch.float64)
-        for batch in self.batches(_DRAWN_AT_ONCE):
+        for batch in self.batches(_BINARIZE_CHUNK):
             total += batch.double().sum(dim=0).cpu()
         return (total / len(self)).float()
 
-    def settled(self) -> "ImageSet":
-        """The set as it is scored: a dynamic one is drawn once, any other is itself."""
-        return self if self.drawn_from is None else self.binarized(self.drawn_from)
+    def with_fixed_binarization(self) -> "ImageSet":
+        """The set as it is scored: pixels drawn once where binarisation is dynamic, else the set itself."""
+        return self if self.binarization_seed is None else self.binarize(self.binarization_seed)
 
-    def streamed_to(self, device: torch.device) -> "ImageSet":
-        """The same set with its pixels left where they are, and batches taken to a device."""
+    def stream_to(self, device: torch.device) -> "ImageSet":
+        """The same set, its pixels left where they are and its batches copied to a device."""
         labels = None if self.labels is None else self.labels.to(device)
-        return replace(self, labels=labels, destination=device)
+        return replace(self, labels=labels, stream_device=device)
 
     def to(self, device: torch.device) -> "ImageSet":
-        """The same set on another device, still unscaled."""
+        """Copy the unscaled pixels and the labels to a device."""
         labels = None if self.labels is None else self.labels.to(device)
-        return replace(self, pixels=self.pixels.to(device), labels=labels, destination=None)
+        return replace(self, pixels=self.pixels.to(device), labels=labels, stream_device=None)
 
     def subset(self, indices: Tensor) -> "ImageSet":
-        """The images at these positions, in this order."""
+        """Select the images at these positions, in this order."""
         labels = None if self.labels is None else self.labels[indices.to(self.labels.device)]
         factors = None if self.factors is None else self.factors[indices.to(self.factors.device)]
         return replace(self, pixels=self.pixels[indices.to(self.pixels.device)], labels=labels, factors=factors)
 
-    def first(self, count: int | None) -> "ImageSet":
-        """The first `count` images, or all of them."""
+    def take(self, count: int | None) -> "ImageSet":
+        """Select the first `count` images; None selects all."""
         if count is None or count >= len(self):
             return self
         return self.subset(torch.arange(count, device=self.device))
 
     def random_subset(self, count: int | None) -> "ImageSet":
-        """`count` images drawn without replacement, in the order of the set; the set itself if it has no more.
+        """Draw `count` images without replacement, in the order of the set; the set itself if it has no more.
 
         The draw depends on the size of the set and on `count` alone, so every run on the data has the same images.
         """
@@ -133,36 +134,36 @@ class ImageSet:
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(_SUBSET_SEED))
         return self.subset(order[:count].sort().values)
 
-    def scaled(self, positions: Tensor | slice = slice(None)) -> Tensor:
+    def batch(self, positions: Tensor | slice = slice(None)) -> Tensor:
         """Images at these positions as float32 in [0, 1], `[len, channels, height, width]`."""
         if isinstance(positions, Tensor):
-            found = self.pixels.index_select(0, positions.to(self.pixels.device))
+            pixels = self.pixels.index_select(0, positions.to(self.pixels.device))
         else:
-            found = self.pixels[positions]
-        return self.as_floats(found.to(self.device))
+            pixels = self.pixels[positions]
+        return self.to_float(pixels.to(self.device))
 
-    def as_floats(self, pixels: Tensor) -> Tensor:
-        """Pixels of this set's kind, scaled to float32 in [0, 1]; a copy."""
+    def to_float(self, pixels: Tensor) -> Tensor:
+        """Scale raw pixels by `pixel_max`: float32 in [0, 1], a copy."""
         return pixels.to(torch.float32, copy=True).div_(self.pixel_max)
 
     def labels_at(self, positions: slice) -> Tensor | None:
         """The labels at these positions, `[len]`; None where there are none."""
         return None if self.labels is None else self.labels[positions]
 
-    def batches_for(self, vae: VAE, batch_size: int) -> Iterator[Tensor]:
-        """All images in order, as `batches`; while one is worked on, the model is given its classes."""
+    def labelled_batches(self, vae: VAE, batch_size: int) -> Iterator[Tensor]:
+        """All images in order, as `batches`; the model has the labels of the batch while it is processed."""
         for start in range(0, len(self), batch_size):
             part = slice(start, start + batch_size)
             with vae.given(self.labels_at(part)):
-                yield self.scaled(part)
+                yield self.batch(part)
             self.report(min(1.0, (start + batch_size) / len(self)))
 
     def report(self, share: float) -> None:
-        """Show how much of the work on the set is done, from 0 to 1; `batches_for` does so after every batch."""
+        """Report the share of the work done, from 0 to 1; `labelled_batches` does so after every batch."""
         if self.on_progress is not None:
             self.on_progress(share)
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
         """All images in order, scaled, in batches of at most `batch_size`."""
         for start in range(0, len(self), batch_size):
-            yield self.scaled(slice(start, start + batch_size))
+            yield self.batch(slice(start, start + batch_size))

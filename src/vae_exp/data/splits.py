@@ -1,4 +1,4 @@
-"""Train, validation and test: official splits, validation carved from train, test opened only when asked for."""
+"""Train, validation and test splits: validation is held out from train, test is opened only on access."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,11 +11,11 @@ from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError, user_code_location
 
 SPLITS = ("train", "val", "test")
-_VAL, _TEST = 1, 2  # added to the seed, so that no two splits share their draws
+_VAL, _TEST = 1, 2  # added to the seed: no two splits share their draws
 
 
 class Source(Protocol):
-    """Where images come from; the official training and test images, each opened when called for."""
+    """The official training and test images of a data set, each read when called."""
 
     def train(self) -> ImageSet:
         """All official training images."""
@@ -26,17 +26,17 @@ class Source(Protocol):
         ...
 
 
-class Splits:
+class DataSplits:
     """The three splits of a source.
 
     Args:
         source: The images.
         image_shape: `[channels, height, width]` that the images must have; None takes what the source has.
         validation_size: How many training images are held out for validation; may be zero.
-        split_seed: Which ones: the same seed always holds out the same images.
+        split_seed: Selects which ones.
         binarization: `none` leaves grey values; `fixed` draws every pixel once, black or white with its grey value
-            as probability; `dynamic` draws the training images anew for every step, the others once.
-        binarization_seed: What `fixed` draws, and `dynamic` outside training, follows from it.
+            as probability; `dynamic` draws the training images in every step, the others once.
+        binarization_seed: Seeds the draws of `fixed`, and of `dynamic` outside training.
 
     Raises:
         UserError: when the images are opened, if they are not of `image_shape` or too few.
@@ -65,57 +65,57 @@ class Splits:
 
     @property
     def train(self) -> ImageSet:
-        """The training images that are not held out; drawn anew for every step where binarisation is dynamic."""
-        images = self._train_and_validation[0]
-        return replace(images, drawn_from=self._binarization_seed) if self._binarization == "dynamic" else images
+        """The training images that are not held out."""
+        train = self._train_val[0]
+        is_dynamic = self._binarization == "dynamic"
+        return replace(train, binarization_seed=self._binarization_seed) if is_dynamic else train
 
     @property
     def val(self) -> ImageSet:
         """The held-out training images; may be empty."""
-        return self._train_and_validation[1]
+        return self._train_val[1]
 
     @cached_property
     def test(self) -> ImageSet:
-        """The official test images; training never asks for them."""
-        images = self._checked(self._open("test"), "test")
-        return images if self._binarization == "none" else images.binarized(self._binarization_seed + _TEST)
+        """The official test images; training never opens them."""
+        images = self._check_image_shape(self._open("test"), "test")
+        return images if self._binarization == "none" else images.binarize(self._binarization_seed + _TEST)
 
-    def split(self, name: str) -> ImageSet:
-        """The split of that name.
+    def get_split(self, name: str) -> ImageSet:
+        """Open a split as it is scored.
 
         Raises:
             UserError: if there is no such split, or if it is empty.
         """
         if name not in SPLITS:
             raise UserError(f"split={name} is not known; use one of {', '.join(SPLITS)}.")
-        images: ImageSet = getattr(self, name).settled()
+        images: ImageSet = getattr(self, name).with_fixed_binarization()
         if not len(images):
             raise UserError(f"split={name} is empty: data.validation_size=0 holds out no images.")
         return images
 
     @cached_property
-    def _train_and_validation(self) -> tuple[ImageSet, ImageSet]:
-        """Both parts; what is scored is binarised here, once, if at all."""
-        train, val = self._carved
+    def _train_val(self) -> tuple[ImageSet, ImageSet]:
+        """Both splits; pixels that are drawn once are drawn here."""
+        train, val = self._grey_train_val()
         if self._binarization == "none":
             return train, val
-        val = val.binarized(self._binarization_seed + _VAL)
-        return (train if self._binarization == "dynamic" else train.binarized(self._binarization_seed)), val
+        val = val.binarize(self._binarization_seed + _VAL)
+        return (train if self._binarization == "dynamic" else train.binarize(self._binarization_seed)), val
 
-    @cached_property
-    def _carved(self) -> tuple[ImageSet, ImageSet]:
-        images = self._checked(self._open("train"), "training")
+    def _grey_train_val(self) -> tuple[ImageSet, ImageSet]:
+        images = self._check_image_shape(self._open("train"), "training")
         if self._validation_size >= len(images):
             raise UserError(
                 f"data.validation_size={self._validation_size} leaves no image to train on: "
                 f"there are {len(images)} training images; hold out fewer."
             )
         if self._validation_size == 0:
-            return images, images.first(0)
+            return images, images.take(0)
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self._split_seed))
         held_out = order[: self._validation_size].sort().values
-        kept = order[self._validation_size :].sort().values
-        return images.subset(kept), images.subset(held_out)
+        retained = order[self._validation_size :].sort().values
+        return images.subset(retained), images.subset(held_out)
 
     def _open(self, split: str) -> ImageSet:
         try:
@@ -130,7 +130,7 @@ class Splits:
             ) from error
         return images
 
-    def _checked(self, images: ImageSet, split: str) -> ImageSet:
+    def _check_image_shape(self, images: ImageSet, split: str) -> ImageSet:
         if self._image_shape is not None and images.image_shape != self._image_shape:
             raise UserError(
                 f"data.image_shape={self._image_shape} does not fit the {split} images, "

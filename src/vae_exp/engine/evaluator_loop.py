@@ -96,7 +96,7 @@ class EvaluatorLoop:
 
     @cached_property
     def _images(self) -> ImageSet:
-        return self._val if len(self._val) else self._train.settled()
+        return self._val if len(self._val) else self._train.with_fixed_binarization()
 
 
 class EvaluatorOutput(NamedTuple):

@@ -41,11 +41,11 @@ class OptimalVariance:
         if not self._likelihoods:
             return
         self._vae.eval()
-        images = self._train.random_subset(_MAX_IMAGES).settled()
+        images = self._train.random_subset(_MAX_IMAGES).with_fixed_binarization()
         noise = make_generator(self._seed, "evaluation", images.device)
         total = torch.zeros((), dtype=torch.float64)
         with matmul_precision(self._vae, "fp32"):
-            for batch in images.batches_for(self._vae, self._batch_size):
+            for batch in images.labelled_batches(self._vae, self._batch_size):
                 guard.raise_if_requested()
                 means = self._vae.decode(rsample(self._vae.encode(batch), noise)).mean
                 total += (batch - means).square().sum().cpu().double()

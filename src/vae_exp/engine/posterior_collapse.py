@@ -36,7 +36,7 @@ class PosteriorCollapseMonitor:
 
     def __init__(self, vae: VAE, images: ImageSet, schedules: LossSchedules) -> None:
         self._vae = vae
-        self._images = images.first(_NUM_IMAGES)
+        self._images = images.take(_NUM_IMAGES)
         self._schedules = schedules
         self._low_epochs = 0
         self._previous_rate = inf
@@ -98,5 +98,5 @@ class PosteriorCollapseMonitor:
         """The variance of each unit's posterior mean over the images, `[latent_dim]`."""
         self._vae.eval()
         with self._vae.given(self._images.labels), matmul_precision(self._vae, "fp32"):
-            means = self._vae.encode(self._images.scaled()).mean
+            means = self._vae.encode(self._images.batch()).mean
         return means.var(dim=0, correction=0)

@@ -141,8 +141,8 @@ class TrainStep:
             NonFiniteLossError: on the CPU, where reading the loss costs nothing, before it reaches the weights.
         """
         local_size = self._dist.local_batch_size(size)
-        images = self.loader.images(local_size)
-        labels = [self.loader.labels(local_size)] if self._needs_labels else []
+        images = self.loader.next_images(local_size)
+        labels = [self.loader.next_labels(local_size)] if self._needs_labels else []
         with sharded(self._dist.noise_shard(size)):
             if self._dynamic_binarization:
                 images = binarized(images, self.generator)

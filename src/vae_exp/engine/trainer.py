@@ -164,7 +164,7 @@ class Trainer:
         self._saw_non_finite = False
         self._variance = OptimalVariance(vae, train, options.batch_size, options.seed)
         self._validator = Validator(vae, loss, self._schedules, val, options.batch_size, options.seed)
-        seen = val if len(val) else train.first(_COLLAPSE_MONITOR_IMAGES).settled()
+        seen = val if len(val) else train.take(_COLLAPSE_MONITOR_IMAGES).with_fixed_binarization()
         self._collapse = (
             PosteriorCollapseMonitor(vae, seen, self._schedules) if options.warn_posterior_collapse else None
         )
@@ -351,7 +351,7 @@ class Trainer:
         needs_labels = isinstance(self._vae, ConditionalVAE)
         two = slice(0, 2)
         labels = [self._train.labels_at(two)] if needs_labels else []
-        example = self._train.scaled(two), torch.Generator(self._device), *labels
+        example = self._train.batch(two), torch.Generator(self._device), *labels
         module = self.dist.wrap_ddp(ModelWithLoss(self._vae, loss), self._device, *example)
         return TrainStep(
             model_with_loss=compile_module(module) if self._mode == "compile" else module,
@@ -362,7 +362,7 @@ class Trainer:
             loss_buffer=self._loss_buffer,
             reduction=self.options.reduction,
             max_grad_norm=self.options.max_grad_norm,
-            dynamic_binarization=self._train.dynamic,
+            dynamic_binarization=self._train.is_dynamic,
             needs_labels=needs_labels,
             ema=self._ema,
             dist=self.dist,
@@ -399,7 +399,7 @@ class Trainer:
         done = self.state.batch_in_epoch
         order = torch.randperm(len(self._train), generator=self._shuffle, device=self._device)
         local_sizes = [self.dist.local_batch_size(size) for size in self._batch_sizes]
-        self._loader.begin(self.dist.local_indices(order, self._batch_sizes), local_sizes, done)
+        self._loader.start_epoch(self.dist.local_indices(order, self._batch_sizes), local_sizes, done)
         self._loss_buffer.start_epoch(self._loss_buffer.rows[:done].clone() if done else None)
         self._schedules.begin_epoch(self.state.epoch, self.state.global_step)
         return self._batch_sizes[done:]
@@ -412,7 +412,7 @@ class Trainer:
         elif flag:
             raise Interrupted(flag)
         self._schedules.begin_step(self.state.global_step)
-        self._loader.prepare()
+        self._loader.prefetch()
 
     def _finish_step(self, sums: Tensor, size: int, progress: ProgressDisplay) -> None:
         self.state.global_step += 1

@@ -47,7 +47,7 @@ class Validator:
         noise = make_generator(self._seed, "evaluation", self._images.device)
         totals = torch.zeros(3, dtype=torch.float64)
         with self._schedules.at_end(), matmul_precision(self._vae, "fp32"):
-            for images in self._images.batches_for(self._vae, self._batch_size):
+            for images in self._images.labelled_batches(self._vae, self._batch_size):
                 guard.raise_if_requested()
                 terms = self._loss(self._vae, images, noise)
                 sums = torch.stack([terms.loss, terms.distortion, terms.rate]).sum(dim=1)

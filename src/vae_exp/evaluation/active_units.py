@@ -10,8 +10,8 @@ from torch.distributions import Distribution
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.kl import rate_per_unit
 from vae_exp.distributions.sampling import sample
-from vae_exp.evaluation.arguments import require_count, require_interval
 from vae_exp.evaluation.plotting import plot_latent_units
+from vae_exp.evaluation.requirements import check_int, check_optional_int
 from vae_exp.model.vae import VAE
 
 
@@ -32,8 +32,8 @@ class UnitsEvaluator:
     """
 
     def __init__(self, threshold: float, batch_size: int, every_n_epochs: int | None) -> None:
-        self.every_n_epochs = require_interval("every_n_epochs", every_n_epochs)
-        self._batch_size = require_count("batch_size", batch_size)
+        self.every_n_epochs = check_optional_int("every_n_epochs", every_n_epochs)
+        self._batch_size = check_int("batch_size", batch_size)
         if not threshold >= 0:
             raise ValueError(f"threshold={threshold} must be at least 0.")
         self._threshold = threshold
@@ -43,7 +43,7 @@ class UnitsEvaluator:
         """Yield numbers and a figure."""
         prior = vae.prior()
         means, rates = [], []
-        for batch in images.batches_for(vae, self._batch_size):
+        for batch in images.labelled_batches(vae, self._batch_size):
             posterior = vae.encode(batch)
             means.append(posterior.mean.cpu().double())
             rates.append(_rate_per_unit(posterior, prior, generator))

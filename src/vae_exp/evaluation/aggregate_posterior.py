@@ -10,9 +10,7 @@ from torch.distributions import Distribution
 
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.sampling import sample
-from vae_exp.evaluation.arguments import require_count, require_interval
-from vae_exp.evaluation.requirements import require_density
-from vae_exp.evaluation.subset import scored_images
+from vae_exp.evaluation.requirements import check_int, check_optional_int, require_density, scored_images
 from vae_exp.model.vae import VAE
 
 _log = logging.getLogger(__name__)
@@ -42,9 +40,9 @@ class AggregateEvaluator:
     """
 
     def __init__(self, num_images: int | None, num_samples: int, every_n_epochs: int | None) -> None:
-        self.every_n_epochs = require_interval("every_n_epochs", every_n_epochs)
-        self._num_images = None if num_images is None else require_count("num_images", num_images)
-        self._num_samples = require_count("num_samples", num_samples)
+        self.every_n_epochs = check_optional_int("every_n_epochs", every_n_epochs)
+        self._num_images = check_optional_int("num_images", num_images)
+        self._num_samples = check_int("num_samples", num_samples)
 
     def check(self, vae: VAE, images: ImageSet) -> None:
         """Refuse models without a density of latents.
@@ -67,7 +65,7 @@ class AggregateEvaluator:
             return
         prior = vae.prior()
         posteriors, latents, own, under_prior = [], [], 0.0, 0.0
-        for batch in images.batches_for(vae, _BATCH):
+        for batch in images.labelled_batches(vae, _BATCH):
             posterior = vae.encode(batch)
             drawn = sample(posterior, generator, (self._num_samples,))
             own += posterior.log_prob(drawn).double().sum().item()

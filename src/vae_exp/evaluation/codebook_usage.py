@@ -7,7 +7,7 @@ import torch
 
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.codebook import VectorQuantizedPosterior
-from vae_exp.evaluation.arguments import require_count, require_interval
+from vae_exp.evaluation.requirements import check_int, check_optional_int
 from vae_exp.model.vae import VAE
 
 _log = logging.getLogger(__name__)
@@ -28,14 +28,14 @@ class CodesEvaluator:
     """
 
     def __init__(self, batch_size: int, every_n_epochs: int | None) -> None:
-        self.every_n_epochs = require_interval("every_n_epochs", every_n_epochs)
-        self._batch_size = require_count("batch_size", batch_size)
+        self.every_n_epochs = check_optional_int("every_n_epochs", every_n_epochs)
+        self._batch_size = check_int("batch_size", batch_size)
 
     @torch.no_grad()
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:
         """Yield names and values."""
         counts = torch.zeros(0)
-        for batch in images.batches_for(vae, self._batch_size):
+        for batch in images.labelled_batches(vae, self._batch_size):
             posterior = vae.encode(batch)
             if not isinstance(posterior, VectorQuantizedPosterior):
                 _log.warning("evaluator.codes: the model has no codebook; nothing is counted.")

@@ -13,9 +13,7 @@ from sklearn.svm import LinearSVC
 
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
-from vae_exp.evaluation.arguments import require_count, require_interval
-from vae_exp.evaluation.requirements import require_images
-from vae_exp.evaluation.subset import scored_images
+from vae_exp.evaluation.requirements import check_int, check_optional_int, require_images, scored_images
 from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
 
@@ -48,9 +46,9 @@ class DisentanglementEvaluator:
     """
 
     def __init__(self, num_images: int | None, batch_size: int, every_n_epochs: int | None) -> None:
-        self.every_n_epochs = require_interval("every_n_epochs", every_n_epochs)
-        self._num_images = None if num_images is None else require_count("num_images", num_images, _LEAST)
-        self._batch_size = require_count("batch_size", batch_size)
+        self.every_n_epochs = check_optional_int("every_n_epochs", every_n_epochs)
+        self._num_images = check_optional_int("num_images", num_images, _LEAST)
+        self._batch_size = check_int("batch_size", batch_size)
 
     def check(self, vae: VAE, images: ImageSet) -> None:
         """Refuse data that do not say what an image was made from.
@@ -77,7 +75,7 @@ class DisentanglementEvaluator:
         if images.factors is None:
             _log.warning("evaluator.disentanglement: the data have no factors; nothing is measured.")
             return
-        means = [vae.encode(batch).mean for batch in images.batches_for(vae, self._batch_size)]
+        means = [vae.encode(batch).mean for batch in images.labelled_batches(vae, self._batch_size)]
         codes = torch.cat(means).cpu().double().numpy()
         factors = images.factors.cpu().numpy()
         varies = np.array([len(np.unique(column)) > 1 for column in factors.T])

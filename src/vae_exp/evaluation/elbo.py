@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from vae_exp.data.images import ImageSet
-from vae_exp.evaluation.arguments import require_count, require_interval
-from vae_exp.evaluation.bits import Bits
+from vae_exp.evaluation.requirements import BitsPerDim, check_int, check_optional_int
 from vae_exp.model.vae import VAE
 from vae_exp.objective.elbo import ELBO
 
@@ -23,16 +22,16 @@ class ELBOEvaluator:
         num_samples: Draws of z per image.
         batch_size: Images at once.
         every_n_epochs: Interval during training; None runs it once, at the end.
-        bits: Whether bits per dimension are told: `auto`, `True` or `False`, as `Bits` takes it.
+        bits: Whether bits per dimension are told: `auto`, `True` or `False`, as `BitsPerDim` takes it.
     """
 
     def __init__(
         self, num_samples: int, batch_size: int, every_n_epochs: int | None, bits: str | bool = "auto"
     ) -> None:
-        self.every_n_epochs = require_interval("every_n_epochs", every_n_epochs)
-        self._elbo = ELBO(require_count("num_samples", num_samples))
-        self._batch_size = require_count("batch_size", batch_size)
-        self._bits = Bits("evaluator.elbo.bits", bits)
+        self.every_n_epochs = check_optional_int("every_n_epochs", every_n_epochs)
+        self._elbo = ELBO(check_int("num_samples", num_samples))
+        self._batch_size = check_int("batch_size", batch_size)
+        self._bits = BitsPerDim("evaluator.elbo.bits", bits)
 
     def check(self, vae: VAE, images: ImageSet) -> None:
         """Refuse bits that cannot be told.
@@ -46,7 +45,7 @@ class ELBOEvaluator:
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:
         """Yield names and values, averaged over the images with equal weight."""
         distortion = rate = from_mean = 0.0
-        for batch in images.batches_for(vae, self._batch_size):
+        for batch in images.labelled_batches(vae, self._batch_size):
             terms = self._elbo(vae, batch, generator)
             distortion += terms.distortion.cpu().double().sum().item()
             rate += terms.rate.cpu().double().sum().item()
@@ -55,7 +54,7 @@ class ELBOEvaluator:
         count = len(images)
         yield "elbo", -(distortion + rate) / count
         yield "negative_elbo", (distortion + rate) / count
-        if (bits := self._bits.of((distortion + rate) / count, vae, images)) is not None:
+        if (bits := self._bits.compute((distortion + rate) / count, vae, images)) is not None:
             yield "negative_elbo_bits_per_dim", bits
         yield "rate", rate / count
         yield "distortion", distortion / count

@@ -11,9 +11,13 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.sampling import binarized
 from vae_exp.errors import UserError
-from vae_exp.evaluation.arguments import require_count, require_interval
-from vae_exp.evaluation.requirements import is_bernoulli, require_images
-from vae_exp.evaluation.subset import scored_images
+from vae_exp.evaluation.requirements import (
+    check_int,
+    check_optional_int,
+    is_bernoulli,
+    require_images,
+    scored_images,
+)
 from vae_exp.model.vae import VAE
 from vae_exp.storage.run_directory import absolute_path
 
@@ -50,9 +54,9 @@ class FIDEvaluator:
     def __init__(
         self, features: str | None, num_images: int | None, epochs: int, every_n_epochs: int | None
     ) -> None:
-        self.every_n_epochs = require_interval("every_n_epochs", every_n_epochs)
-        self._num_images = None if num_images is None else require_count("num_images", num_images, _LEAST)
-        self._epochs = require_count("epochs", epochs)
+        self.every_n_epochs = check_optional_int("every_n_epochs", every_n_epochs)
+        self._num_images = check_optional_int("num_images", num_images, _LEAST)
+        self._epochs = check_int("epochs", epochs)
         self._features = None if features is None else _loaded(features)
 
     def check(self, vae: VAE, images: ImageSet) -> None:
@@ -76,7 +80,7 @@ class FIDEvaluator:
         features = features.to(images.device)
         distance = FrechetInceptionDistance(_Sized(features, images)).to(images.device)
         pixels_are_drawn = images.is_binary() and is_bernoulli(vae, images)
-        for batch in images.batches_for(vae, _BATCH):  # of the images' classes, where the model asks for them
+        for batch in images.labelled_batches(vae, _BATCH):  # of the images' classes, where the model asks for them
             samples = vae.sample(len(batch), generator)
             distance.update(batch, real=True)
             distance.update(binarized(samples, generator) if pixels_are_drawn else samples, real=False)
@@ -148,7 +152,7 @@ def trained_classifier(images: ImageSet, epochs: int) -> SmallClassifier:
         order = torch.randperm(len(images), generator=generator).to(images.device)
         for rows in order.split(100):
             optimizer.zero_grad()
-            scores = net.output(net(images.scaled(rows)))
+            scores = net.output(net(images.batch(rows)))
             functional.cross_entropy(scores, labels[rows]).backward()
             optimizer.step()
     net.eval().requires_grad_(False)
@@ -161,7 +165,7 @@ class _Sized(nn.Module):
     def __init__(self, features: nn.Module, images: ImageSet) -> None:
         super().__init__()
         self.features = features
-        found = features(images.first(2).scaled())
+        found = features(images.take(2).batch())
         if not isinstance(found, Tensor) or found.dim() != 2 or len(found) != min(2, len(images)):
             told = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise UserError(f"evaluator.fid.features returns {told} for two images; expected [2, size].")

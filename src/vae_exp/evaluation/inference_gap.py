@@ -11,10 +11,14 @@ from torch.distributions import Distribution, Independent, Normal
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.sampling import rsample
 from vae_exp.errors import UserError
-from vae_exp.evaluation.arguments import require_count, require_interval
 from vae_exp.evaluation.nll import outputs_per_value, suitable_chunk
-from vae_exp.evaluation.requirements import first_posterior, require_density
-from vae_exp.evaluation.subset import scored_images
+from vae_exp.evaluation.requirements import (
+    check_int,
+    check_optional_int,
+    first_posterior,
+    require_density,
+    scored_images,
+)
 from vae_exp.model.vae import VAE
 
 _DRAWS_PER_STEP = 10
@@ -51,10 +55,10 @@ class InferenceGapEvaluator:
         num_importance_samples: int,
         every_n_epochs: int | None,
     ) -> None:
-        self.every_n_epochs = require_interval("every_n_epochs", every_n_epochs)
-        self._num_images = None if num_images is None else require_count("num_images", num_images)
-        self._num_steps = require_count("num_steps", num_steps)
-        self._num_importance_samples = require_count("num_importance_samples", num_importance_samples)
+        self.every_n_epochs = check_optional_int("every_n_epochs", every_n_epochs)
+        self._num_images = check_optional_int("num_images", num_images)
+        self._num_steps = check_int("num_steps", num_steps)
+        self._num_importance_samples = check_int("num_importance_samples", num_importance_samples)
         if not learning_rate > 0:
             raise ValueError(f"learning_rate={learning_rate} must be greater than 0.")
         self._learning_rate = learning_rate
@@ -78,7 +82,7 @@ class InferenceGapEvaluator:
         images = scored_images("gaps", images, self._num_images)
         totals = torch.zeros(3, dtype=torch.float64)
         done = 0
-        for batch in images.batches_for(vae, _batch_size(vae, images)):
+        for batch in images.labelled_batches(vae, _batch_size(vae, images)):
             with torch.no_grad():
                 amortized = vae.encode(batch)
             report = partial(_report, images, done, len(batch))
@@ -160,7 +164,7 @@ def _report(images: ImageSet, done: int, size: int, share: float) -> None:
 def _batch_size(vae: VAE, images: ImageSet) -> int:
     if images.device.type != "cuda":
         return _BATCH
-    latents = _latents_at_once(vae, images.scaled(slice(0, 1)))
+    latents = _latents_at_once(vae, images.batch(slice(0, 1)))
     return max(_BATCH, min(_BATCH_ON_A_GPU, latents // _DRAWS_PER_STEP))
 
 

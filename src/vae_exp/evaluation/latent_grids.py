@@ -88,7 +88,7 @@ def interpolations(
 @torch.no_grad()
 def latent_means(vae: VAE, images: ImageSet) -> tuple[Tensor, Tensor]:
     """Posterior means and standard deviations of images, `[N, latent_dim]` each."""
-    posteriors = [vae.encode(batch) for batch in images.batches_for(vae, _BATCH)]
+    posteriors = [vae.encode(batch) for batch in images.labelled_batches(vae, _BATCH)]
     return torch.cat([each.mean for each in posteriors]), torch.cat([each.stddev for each in posteriors])
 
 

@@ -11,9 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
-from vae_exp.evaluation.arguments import require_count, require_interval
-from vae_exp.evaluation.requirements import require_images
-from vae_exp.evaluation.subset import scored_images
+from vae_exp.evaluation.requirements import check_int, check_optional_int, require_images, scored_images
 from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
 
@@ -41,10 +39,10 @@ class ProbeEvaluator:
     def __init__(
         self, neighbours: int, num_images: int | None, batch_size: int, every_n_epochs: int | None
     ) -> None:
-        self.every_n_epochs = require_interval("every_n_epochs", every_n_epochs)
-        self._neighbours = require_count("neighbours", neighbours)
-        self._num_images = None if num_images is None else require_count("num_images", num_images, _LEAST)
-        self._batch_size = require_count("batch_size", batch_size)
+        self.every_n_epochs = check_optional_int("every_n_epochs", every_n_epochs)
+        self._neighbours = check_int("neighbours", neighbours)
+        self._num_images = check_optional_int("num_images", num_images, _LEAST)
+        self._batch_size = check_int("batch_size", batch_size)
 
     def check(self, vae: VAE, images: ImageSet) -> None:
         """Refuse so few images that none could be fitted on, none be scored, or k neighbours not be found.
@@ -75,7 +73,7 @@ class ProbeEvaluator:
             _log.warning("evaluator.probe: the images have no labels; nothing is probed.")
             return
         means = (
-            torch.cat([vae.encode(batch).mean for batch in images.batches_for(vae, self._batch_size)])
+            torch.cat([vae.encode(batch).mean for batch in images.labelled_batches(vae, self._batch_size)])
             .cpu()
             .double()
         )

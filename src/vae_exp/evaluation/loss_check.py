@@ -1,4 +1,4 @@
-"""What a loss means on these data with this model, said before training starts."""
+"""What a loss means on these data with this model, reported before training starts."""
 
 from dataclasses import asdict, dataclass
 from math import prod
@@ -14,10 +14,10 @@ from vae_exp.evaluation.requirements import first_likelihood
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss, LossTerms
 
-_DIGITS = 6  # LAPACK's last ones depend on where the memory lies, and terms are in float32
+_DIGITS = 6  # further ones depend on memory alignment in LAPACK, and terms are in float32
 _IMAGES = 256
 _PIXELS_FROM = 2000
-_CONSTANT = 1e-4  # relative spread below which a term tells nothing of its weight, as the rate of codes
+_CONSTANT = 1e-4  # relative spread below which the weight of a term cannot be estimated, as of the rate of codes
 _LINEAR = 1e-3  # relative residual below which a loss is taken for a weighted sum of its terms
 
 
@@ -34,7 +34,7 @@ class LossReport:
         mean_image_distortion: −log p(x) of the constant mean image: what a model gets that ignores its latents.
             None where the likelihood has further parameters.
         pixels: Values of an image.
-        concerns: Sentences about what does not fit together.
+        warnings: Sentences about what does not fit together; `concerns` in `result.json`.
     """
 
     distortion_weight: float | None
@@ -42,23 +42,24 @@ class LossReport:
     entropy_floor: float | None
     mean_image_distortion: float | None
     pixels: int
-    concerns: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain values."""
-        return {**asdict(self), "concerns": list(self.concerns)}
+        """Convert to plain values, as `result.json` has them."""
+        values = asdict(self)
+        return {**values, "concerns": list(values.pop("warnings"))}
 
-    def lines(self) -> list[str]:
-        """For people."""
-        told = []
+    def to_log_lines(self) -> list[str]:
+        """A summary line, then the warnings."""
+        parts = []
         if self.effective_beta is not None:
-            told.append(f"β = {_two_decimals(self.effective_beta)}")
+            parts.append(f"β = {_two_decimals(self.effective_beta)}")
         if self.entropy_floor:
-            told.append(f"no distortion below {self.entropy_floor:.2f} (entropy of the grey values)")
+            parts.append(f"no distortion below {self.entropy_floor:.2f} (entropy of the grey values)")
         if self.mean_image_distortion is not None:
-            told.append(f"the mean image alone scores {self.mean_image_distortion:.2f}")
-        head = f"Loss in nats per image of {self.pixels} values" + (f": {'; '.join(told)}." if told else ".")
-        return [head, *self.concerns]
+            parts.append(f"the mean image alone scores {self.mean_image_distortion:.2f}")
+        head = f"Loss in nats per image of {self.pixels} values" + (f": {'; '.join(parts)}." if parts else ".")
+        return [head, *self.warnings]
 
 
 def _two_decimals(beta: float) -> str:
@@ -67,17 +68,17 @@ def _two_decimals(beta: float) -> str:
 
 
 @torch.no_grad()
-def audit(vae: VAE, loss: Loss, images: ImageSet, generator: torch.Generator) -> LossReport:
-    """Look at a model and a loss before they meet all the data.
+def check_loss(vae: VAE, loss: Loss, images: ImageSet, generator: torch.Generator) -> LossReport:
+    """Estimate the weights of a loss, its floor and its mistakes from the first images.
 
     Args:
-        vae: As it is at the start.
-        loss: What will be minimised.
+        vae: The model before training.
+        loss: The loss to be minimised.
         images: The training images, as they are scored.
-        generator: Of the draws; the process-wide generators stay as they are.
+        generator: Draws the latents; the process-wide generators keep their state.
 
     Raises:
-        UserError: if the loss yields something else than numbers, or if the likelihood has fewer levels than the
+        UserError: if the loss yields NaN or infinity, or if the likelihood has fewer levels than the
             pixels take.
     """
     was_training = vae.training
@@ -86,8 +87,8 @@ def audit(vae: VAE, loss: Loss, images: ImageSet, generator: torch.Generator) ->
         weight, beta = _weights(vae, loss, images, generator)
         likelihood = getattr(first_likelihood(vae, images), "base_dist", None)
     vae.train(was_training)
-    _require_levels(likelihood, images.first(_PIXELS_FROM))
-    pixels = images.first(_PIXELS_FROM).scaled().double()
+    _require_levels(likelihood, images.take(_PIXELS_FROM))
+    pixels = images.take(_PIXELS_FROM).batch().double()
     bernoulli = isinstance(likelihood, Bernoulli)
     return LossReport(
         distortion_weight=weight,
@@ -95,48 +96,48 @@ def audit(vae: VAE, loss: Loss, images: ImageSet, generator: torch.Generator) ->
         entropy_floor=_entropy(pixels).sum(dim=(1, 2, 3)).mean().item() if bernoulli else None,
         mean_image_distortion=_mean_image_distortion(pixels) if bernoulli else None,
         pixels=prod(images.image_shape),
-        concerns=tuple(_concerns(likelihood, images, weight)),
+        warnings=tuple(_warnings(likelihood, images, weight)),
     )
 
 
 def _weights(
     vae: VAE, loss: Loss, images: ImageSet, generator: torch.Generator
 ) -> tuple[float | None, float | None]:
-    part = images.first(_IMAGES)
+    part = images.take(_IMAGES)
     terms = _terms(vae, loss, part, generator)
     parts = torch.stack([terms.distortion, terms.rate], dim=1).double()
     spread = parts.std(dim=0) if len(part) > 2 else torch.zeros(2)
     if bool((spread < _CONSTANT * parts.abs().mean(dim=0)).any()) or not bool(spread.all()):
         return None, None
-    found = torch.linalg.lstsq(parts, terms.loss.double().unsqueeze(1)).solution
-    residual = (parts @ found).squeeze(1) - terms.loss.double()
-    weight, charge = found.flatten().tolist()
+    solution = torch.linalg.lstsq(parts, terms.loss.double().unsqueeze(1)).solution
+    residual = (parts @ solution).squeeze(1) - terms.loss.double()
+    weight, charge = solution.flatten().tolist()
     if residual.norm() > _LINEAR * terms.loss.double().norm() or weight == 0:
         return None, None
     return round(weight, _DIGITS), round(charge / weight, _DIGITS)
 
 
 def _terms(vae: VAE, loss: Loss, images: ImageSet, generator: torch.Generator) -> LossTerms:
-    """The terms of a loss, all of them numbers: training from anything else would end with its first step."""
-    what = f"loss ({type(loss).__module__}.{type(loss).__qualname__})"
+    """The terms of a loss on images; refuses NaN and infinity, with which training would end at its first step."""
+    label = f"loss ({type(loss).__module__}.{type(loss).__qualname__})"
     try:
         with vae.given(images.labels):
-            terms = loss(vae, images.scaled(), generator)
-    except ValueError as error:  # of torch.distributions, which look at their parameters
-        raise UserError(f"{what} fails on the first images: {error}") from error
+            terms = loss(vae, images.batch(), generator)
+    except ValueError as error:  # torch.distributions checks its parameters
+        raise UserError(f"{label} fails on the first images: {error}") from error
     for name in ("distortion", "rate", "loss"):
         values = getattr(terms, name)
         bad = values[~values.isfinite()]
         if len(bad):
             raise UserError(
-                f"{what} yields {name}={bad[0].item()} on the first images; look for an argument of the loss "
+                f"{label} yields {name}={bad[0].item()} on the first images; look for an argument of the loss "
                 f"that is too large, or for a division or a logarithm of zero in the model."
             )
     return terms
 
 
 def _levels(likelihood: Any) -> int | None:
-    """The grey levels that a likelihood has probabilities for; None where it is no such one."""
+    """How many grey levels a likelihood has probabilities for; None for likelihoods without levels."""
     levels = getattr(getattr(likelihood, "component_distribution", likelihood), "levels", None)
     return levels if isinstance(levels, int) else None
 
@@ -147,10 +148,10 @@ def _require_levels(likelihood: Any, images: ImageSet) -> None:
         return
     values = len(images.pixels.unique())
     if values > levels:
-        wanted = images.pixel_max + 1 if images.pixels.dtype == torch.uint8 else values
+        expected = images.pixel_max + 1 if images.pixels.dtype == torch.uint8 else values
         raise UserError(
             f"model.likelihood.levels={levels} is less than the {values} values that the pixels take: their "
-            f"probabilities would add up to more than one. Set model.likelihood.levels={wanted}."
+            f"probabilities would add up to more than one. Set model.likelihood.levels={expected}."
         )
 
 
@@ -163,29 +164,29 @@ def _mean_image_distortion(pixels: Tensor) -> float:
     return _entropy(mean).sum().item()  # the mean cross-entropy to a fixed image is linear in the pixels
 
 
-def _concerns(likelihood: Any, images: ImageSet, weight: float | None) -> list[str]:
-    found = []
-    images = images.first(_PIXELS_FROM)
+def _warnings(likelihood: Any, images: ImageSet, weight: float | None) -> list[str]:
+    warnings = []
+    images = images.take(_PIXELS_FROM)
     binary = images.is_binary()
     if isinstance(likelihood, Bernoulli) and not binary:
-        found.append(_advice_on_bernoulli(images))
+        warnings.append(_advice_on_bernoulli(images))
     if isinstance(likelihood, Normal) and binary:
-        found.append(
+        warnings.append(
             "The images are black and white and the likelihood is a Gaussian density: it may grow without bound; "
             "model/likelihood=bernoulli is a probability of such images."
         )
     levels = _levels(likelihood)
     if levels is not None and images.pixels.dtype == torch.uint8 and levels != images.pixel_max + 1:
-        found.append(
+        warnings.append(
             f"model.likelihood.levels={levels}, but the images have {images.pixel_max + 1} grey levels: "
             f"bits per dimension would be of other data."
         )
     if weight is not None and abs(weight - 1) > 0.01:
-        found.append(
+        warnings.append(
             f"The loss is {weight:.4g} times what it would be in nats: its value cannot be compared with others, "
             f"and optimizer.lr and trainer.gradient_clip mean something else."
         )
-    return found
+    return warnings
 
 
 def _advice_on_bernoulli(images: ImageSet) -> str:

@@ -7,10 +7,13 @@ from math import prod, sqrt
 import torch
 
 from vae_exp.data.images import ImageSet
-from vae_exp.evaluation.arguments import require_count, require_interval
-from vae_exp.evaluation.bits import Bits
-from vae_exp.evaluation.requirements import require_density
-from vae_exp.evaluation.subset import scored_images
+from vae_exp.evaluation.requirements import (
+    BitsPerDim,
+    check_int,
+    check_optional_int,
+    require_density,
+    scored_images,
+)
 from vae_exp.model.vae import VAE
 from vae_exp.objective.importance_weighted import log_evidence
 
@@ -39,7 +42,7 @@ class NLLEvaluator:
         num_images: How many images of the split, a random subset (`scored_images`); None for all.
         chunk_size: The most latents decoded at once, which bounds the memory; None takes what suits the device.
         every_n_epochs: Interval during training; None runs it once, at the end.
-        bits: Whether bits per dimension are told: `auto`, `True` or `False`, as `Bits` takes it.
+        bits: Whether bits per dimension are told: `auto`, `True` or `False`, as `BitsPerDim` takes it.
 
     Raises:
         ValueError: if a count is below one.
@@ -53,11 +56,11 @@ class NLLEvaluator:
         every_n_epochs: int | None,
         bits: str | bool = "auto",
     ) -> None:
-        self.every_n_epochs = require_interval("every_n_epochs", every_n_epochs)
-        self._num_importance_samples = require_count("num_importance_samples", num_importance_samples)
-        self._num_images = None if num_images is None else require_count("num_images", num_images)
-        self._chunk_size = None if chunk_size is None else require_count("chunk_size", chunk_size)
-        self._bits = Bits("evaluator.nll.bits", bits)
+        self.every_n_epochs = check_optional_int("every_n_epochs", every_n_epochs)
+        self._num_importance_samples = check_int("num_importance_samples", num_importance_samples)
+        self._num_images = check_optional_int("num_images", num_images)
+        self._chunk_size = None if chunk_size is None else check_int("chunk_size", chunk_size)
+        self._bits = BitsPerDim("evaluator.nll.bits", bits)
 
     def check(self, vae: VAE, images: ImageSet) -> None:
         """Refuse models without a density of latents, and bits that cannot be told.
@@ -77,14 +80,14 @@ class NLLEvaluator:
         per_batch = max(1, chunk_size // self._num_importance_samples)
         estimates = [
             log_evidence(vae, batch, self._num_importance_samples, generator, chunk_size)
-            for batch in images.batches_for(vae, per_batch)
+            for batch in images.labelled_batches(vae, per_batch)
         ]
         values = torch.cat([estimate.value for estimate in estimates])
         variance = torch.cat([estimate.variance for estimate in estimates])
         count = len(values)
         nll = -values.mean().item()
         yield "nll", nll
-        if (bits := self._bits.of(nll, vae, images)) is not None:
+        if (bits := self._bits.compute(nll, vae, images)) is not None:
             yield "bits_per_dim", bits
         yield "nll_se", values.std().item() / sqrt(count) if count > 1 else float("nan")
         yield "nll_monte_carlo_se", variance.sum().sqrt().item() / count

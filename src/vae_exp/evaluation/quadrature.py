@@ -10,11 +10,15 @@ from torch import Tensor
 
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
-from vae_exp.evaluation.arguments import require_count, require_interval
 from vae_exp.evaluation.nll import outputs_per_value, suitable_chunk
 from vae_exp.evaluation.plotting import plot_true_posteriors
-from vae_exp.evaluation.requirements import first_posterior, require_density
-from vae_exp.evaluation.subset import scored_images
+from vae_exp.evaluation.requirements import (
+    check_int,
+    check_optional_int,
+    first_posterior,
+    require_density,
+    scored_images,
+)
 from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
 
@@ -48,9 +52,9 @@ class QuadratureEvaluator:
     """
 
     def __init__(self, side: int, reach: float, num_images: int | None, every_n_epochs: int | None) -> None:
-        self.every_n_epochs = require_interval("every_n_epochs", every_n_epochs)
-        self._side = require_count("side", side, 3)
-        self._num_images = None if num_images is None else require_count("num_images", num_images)
+        self.every_n_epochs = check_optional_int("every_n_epochs", every_n_epochs)
+        self._side = check_int("side", side, 3)
+        self._num_images = check_optional_int("num_images", num_images)
         if not reach > 0 or not isfinite(reach):
             raise ValueError(f"reach={reach} must be a finite number greater than 0.")
         self._reach = float(reach)
@@ -77,7 +81,7 @@ class QuadratureEvaluator:
         coarsest = 0.0
         nll, elbo = [], []
         maps: list[tuple[Tensor, Tensor, Tensor]] = []
-        for batch in images.batches_for(vae, _BATCH):
+        for batch in images.labelled_batches(vae, _BATCH):
             log_joint = _log_likelihood(vae, grid, batch) + log_prior.unsqueeze(1)
             posterior = vae.encode(batch)
             log_q = posterior.log_prob(grid.unsqueeze(1)).double()

@@ -1,4 +1,7 @@
-"""What evaluators need of a model, asked for before a run rather than at its end."""
+"""Checks of evaluators before a run: their arguments, the images, the model; and bits per dimension."""
+
+import logging
+from math import log, prod
 
 import torch
 from torch.distributions import Bernoulli, Distribution
@@ -8,36 +11,82 @@ from vae_exp.distributions.sampling import sample
 from vae_exp.errors import UserError
 from vae_exp.model.vae import VAE
 
-_LOOKED_AT = 256
+_log = logging.getLogger(__name__)
+_NUM_CHECKED = 256
+_CLASSES_LISTED = 10
+BITS_MODES = ("auto", True, False)
 
 
-def require_images(key: str, images: ImageSet, num_images: int | None, least: int) -> None:
+def check_int(name: str, value: object, minimum: int = 1, maximum: int | None = None) -> int:
+    """Return the value if it is an integer between the bounds, both included.
+
+    Raises:
+        ValueError: names the argument, its value and the bound.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"{name}={value} must be a whole number of at least {minimum}.")
+    if maximum is not None and value > maximum:
+        raise ValueError(f"{name}={value} must be at most {maximum}.")
+    return value
+
+
+def check_optional_int(name: str, value: object, minimum: int = 1) -> int | None:
+    """Return the value if it is None or an integer of at least `minimum`.
+
+    Raises:
+        ValueError: as `check_int`.
+    """
+    return None if value is None else check_int(name, value, minimum)
+
+
+def scored_images(key: str, images: ImageSet, num_images: int | None) -> ImageSet:
+    """A random subset of a split, the same for every run on the data; a warning lists the classes it lacks.
+
+    Args:
+        key: The evaluator, for the message.
+        images: The split.
+        num_images: How many to score; None for all.
+    """
+    subset = images.random_subset(num_images)
+    if images.labels is not None and subset.labels is not None and subset is not images:
+        missing = sorted(set(images.labels.unique().tolist()) - set(subset.labels.unique().tolist()))
+        if missing:
+            listed = ", ".join(map(str, missing[:_CLASSES_LISTED]))
+            _log.warning(
+                "evaluator.%s: the %d images scored have none of %d classes of the split (%s%s); raise "
+                "evaluator.%s.num_images.",
+                key,
+                len(subset),
+                len(missing),
+                listed,
+                ", …" if len(missing) > _CLASSES_LISTED else "",
+                key,
+            )
+    return subset
+
+
+def require_images(key: str, images: ImageSet, num_images: int | None, minimum: int) -> None:
     """Refuse a split that is too small for an evaluator.
 
     Args:
         key: The evaluator, for the message.
-        images: What it will be asked to score.
-        num_images: How many of them it would take; None for all.
-        least: How many it needs.
+        images: The split.
+        num_images: How many images the evaluator scores; None for all.
+        minimum: How many it needs.
 
     Raises:
         UserError: with both numbers.
     """
     count = len(images) if num_images is None else min(num_images, len(images))
-    if count < least:
+    if count < minimum:
         raise UserError(
-            f"evaluator={key} needs at least {least} images and would have {count}: hold out more with "
+            f"evaluator={key} needs at least {minimum} images and would have {count}: hold out more with "
             f"data.validation_size, score another split, or leave the evaluator out."
         )
 
 
 def require_density(key: str, vae: VAE, images: ImageSet) -> None:
     """Refuse a posterior that has no density over latents.
-
-    Args:
-        key: The evaluator, for the message.
-        vae: The model.
-        images: What it will be asked to score.
 
     Raises:
         UserError: with the reason.
@@ -49,21 +98,6 @@ def require_density(key: str, vae: VAE, images: ImageSet) -> None:
         raise UserError(f"evaluator={key} cannot be used with this model: {error}.") from error
 
 
-def require_probability(key: str, vae: VAE, images: ImageSet) -> None:
-    """Refuse bits per dimension where the likelihood is no probability of the images.
-
-    Args:
-        key: The setting that asked for them, for the message.
-        vae: The model.
-        images: What it will be asked to score.
-
-    Raises:
-        UserError: with the reason.
-    """
-    if (reason := not_a_probability_reason(vae, images)) is not None:
-        raise UserError(f"{key}=true cannot be told: {reason}.")
-
-
 def not_a_probability_reason(vae: VAE, images: ImageSet) -> str | None:
     """Why p(x|z) is no probability of these images; None where it is one."""
     likelihood = first_likelihood(vae, images)
@@ -71,7 +105,7 @@ def not_a_probability_reason(vae: VAE, images: ImageSet) -> str | None:
     name = type(getattr(likelihood, "base_dist", likelihood)).__name__
     if support is None or not support.is_discrete:
         return f"the likelihood ({name}) is a density of real values, which has no bits"
-    if not bool(support.check(images.first(_LOOKED_AT).scaled()).all()):
+    if not bool(support.check(images.take(_NUM_CHECKED).batch()).all()):
         return f"the likelihood ({name}) has no probability for grey values such as those of these images"
     return None
 
@@ -85,7 +119,7 @@ def is_bernoulli(vae: VAE, images: ImageSet) -> bool:
 def first_likelihood(vae: VAE, images: ImageSet) -> Distribution:
     """p(x|z) at the posterior mean of the first image."""
     with vae.given(images.labels_at(slice(0, 1))):
-        return vae.decode(vae.encode(images.first(1).scaled()).mean)
+        return vae.decode(vae.encode(images.take(1).batch()).mean)
 
 
 @torch.no_grad()
@@ -94,6 +128,48 @@ def first_posterior(vae: VAE, images: ImageSet) -> Distribution:
     was_training = vae.training
     vae.eval()
     with vae.given(images.labels_at(slice(0, 1))):
-        posterior = vae.encode(images.first(1).scaled())
+        posterior = vae.encode(images.take(1).batch())
     vae.train(was_training)
     return posterior
+
+
+class BitsPerDim:
+    """Bits per pixel and channel, where the likelihood is a probability of the images.
+
+    A density of real values has none, and neither has a Bernoulli on grey values.
+
+    Args:
+        key: The setting, for messages.
+        mode: `auto` computes them where they exist, `True` refuses to run where they do not, `False` never
+            computes them.
+
+    Raises:
+        ValueError: for any other mode.
+    """
+
+    def __init__(self, key: str, mode: str | bool) -> None:
+        if mode not in BITS_MODES:
+            raise ValueError(f"{key}={mode} must be one of {', '.join(map(str, BITS_MODES))}.")
+        self._key = key
+        self._mode = mode
+
+    def check(self, vae: VAE, images: ImageSet) -> None:
+        """Refuse a model and images without bits per dimension if the mode is `True`.
+
+        Raises:
+            UserError: with the reason.
+        """
+        if self._mode is True and (reason := not_a_probability_reason(vae, images)) is not None:
+            raise UserError(f"{self._key}=true is not possible: {reason}.")
+
+    def compute(self, nats: float, vae: VAE, images: ImageSet) -> float | None:
+        """Convert nats per image; None where there are no bits per dimension, or the mode is `False`.
+
+        Args:
+            nats: −log p(x) per image, or a bound on it.
+            vae: The model whose likelihood p(x|z) gave them.
+            images: The images scored.
+        """
+        if self._mode is False or not_a_probability_reason(vae, images) is not None:
+            return None
+        return nats / log(2) / prod(images.image_shape)

@@ -15,7 +15,7 @@ from vae_exp.configuration.instantiate import build_splits, build_vae
 from vae_exp.configuration.schema import StoredRunConfig, TrainConfig, checked, resolve_to_dict
 from vae_exp.configuration.stored_config import changed, read_config
 from vae_exp.configuration.stored_files import Caller, require_safe
-from vae_exp.data.splits import Splits
+from vae_exp.data.splits import DataSplits
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.device import resolve_device
 from vae_exp.errors import UserError
@@ -47,7 +47,7 @@ class StoredRun:
     caller: Caller = field(repr=False)
 
     @cached_property
-    def data(self) -> Splits:
+    def data(self) -> DataSplits:
         """The splits the run was trained with; opened when first used.
 
         Raises:

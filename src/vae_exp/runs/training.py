@@ -28,9 +28,9 @@ from vae_exp.configuration.schema import TrainConfig, checked, resolve_to_dict
 from vae_exp.configuration.stored_config import changed
 from vae_exp.configuration.target_allowlist import resolver_calls
 from vae_exp.configuration.validation import check_unused_overrides
-from vae_exp.data.batch_loader import place
+from vae_exp.data.batch_loader import move_to_device
 from vae_exp.data.images import ImageSet
-from vae_exp.data.splits import Splits
+from vae_exp.data.splits import DataSplits
 from vae_exp.engine import torchrun
 from vae_exp.engine.device import check_precision_supported, device_name, oom_error, resolve_device
 from vae_exp.engine.distributed import DistributedContext, init_distributed, local_rank_device
@@ -42,7 +42,7 @@ from vae_exp.engine.threads import choose_threads, count_step_flops, cpu_threads
 from vae_exp.engine.train_step import compiler_error, resolve_execution_mode
 from vae_exp.engine.trainer import Trainer, TrainerOptions
 from vae_exp.errors import DivergedError, Interrupted, TrialPruned, UserError
-from vae_exp.evaluation.loss_check import audit
+from vae_exp.evaluation.loss_check import check_loss
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
 from vae_exp.runs.result import build_result, log_traceback, write_startup_failure
@@ -173,11 +173,15 @@ def set_up(
         vae, loss = _build_model(settings, plain, splits, device)
         options = _options(settings, loss, splits.train, splits.val)
         evaluators = build_evaluators(plain["evaluator"])
-        check_evaluators(evaluators, vae, (splits.val if len(splits.val) else splits.train).settled())
+        check_evaluators(
+            evaluators, vae, (splits.val if len(splits.val) else splits.train).with_fixed_binarization()
+        )
         loss_check = _check_loss(settings.seed, vae, loss, splits.train, state) if metrics_file else None
         threads = _choose_threads(settings, state, device, vae, loss, splits.train)
         vae.to(device)
-        train, val = (place(images, device, settings.data.resident) for images in (splits.train, splits.val))
+        train, val = (
+            move_to_device(images, device, settings.data.resident) for images in (splits.train, splits.val)
+        )
         optimizer = build_optimizer(plain["optimizer"], vae.parameters())
         scheduler = build_scheduler(plain["scheduler"], optimizer)
     dist = init_distributed(settings.trainer.distributed, device)
@@ -238,7 +242,7 @@ def _set_up_process(settings: TrainConfig) -> torch.device:
 
 
 def _build_model(
-    settings: TrainConfig, plain: dict[str, Any], splits: Splits, device: torch.device
+    settings: TrainConfig, plain: dict[str, Any], splits: DataSplits, device: torch.device
 ) -> tuple[VAE, Loss]:
     vae = build_vae(plain["model"], splits.image_shape)
     check_labels(vae, splits.train, "training")
@@ -305,8 +309,13 @@ def _check_loss(
     if state is not None:
         known: dict[str, Any] | None = state.get("audit")
         return known
-    found = audit(vae, loss, images.first(_AUDITED).settled(), make_generator(seed, "evaluation", images.device))
-    first, *concerns = found.lines()
+    found = check_loss(
+        vae,
+        loss,
+        images.take(_AUDITED).with_fixed_binarization(),
+        make_generator(seed, "evaluation", images.device),
+    )
+    first, *concerns = found.to_log_lines()
     _log.info(first)
     for concern in concerns:
         _log.warning(concern)
@@ -327,7 +336,7 @@ def _choose_threads(
         requested = None if state is None else state.get("threads")
     flops = 0
     if requested == "auto":
-        flops = count_step_flops(vae, loss, images.first(2).settled(), settings.trainer.batch_size)
+        flops = count_step_flops(vae, loss, images.take(2).with_fixed_binarization(), settings.trainer.batch_size)
     threads = choose_threads(requested, flops)
     if settings.trainer.threads not in ("auto", None, threads):
         reason = f"{thread_variable()} is set" if thread_variable() else "there are no more cores"

@@ -8,8 +8,7 @@ from matplotlib.image import imread
 from tests.model.test_conditional import conditional_vae, labelled
 from vae_exp.data.images import ImageSet
 from vae_exp.evaluation import plotting
-from vae_exp.evaluation.figures import FiguresEvaluator
-from vae_exp.evaluation.pictures import all_pictures
+from vae_exp.evaluation.figures import FiguresEvaluator, draw_figures
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
 from vae_exp.model.priors import StandardNormalPrior
@@ -32,7 +31,7 @@ def vae(latent_dim: int, shape: tuple[int, int, int]) -> VAE:
 def test_every_model_and_any_number_of_images_is_drawn(latent_dim, shape, count, labelled, generator):
     pixels = torch.randint(0, 256, (count, *shape), generator=generator, dtype=torch.uint8)
     images = ImageSet(pixels, torch.arange(count) % 12 if labelled else None, 255)
-    pictures = {each.name: each for each in all_pictures(vae(latent_dim, shape), images, generator, 4, 3)}
+    pictures = {each.name: each for each in draw_figures(vae(latent_dim, shape), images, generator, 4, 3)}
     space = "manifold" if latent_dim == 2 else "traversals"
     assert set(pictures) == {"reconstructions", "samples", space, "interpolations", "latent_scatter"}
     for picture in pictures.values():
@@ -46,12 +45,12 @@ def test_every_model_and_any_number_of_images_is_drawn(latent_dim, shape, count,
 
 def test_a_picture_is_a_png_with_both_original_and_reconstruction(generator):
     images = ImageSet(torch.rand(8, 1, 8, 8, generator=generator), None, 1)
-    picture = next(all_pictures(vae(2, (1, 8, 8)), images, generator, 4, 3))
+    picture = next(draw_figures(vae(2, (1, 8, 8)), images, generator, 4, 3))
     file = BytesIO()
     picture.write_png(file)
     file.seek(0)
     assert imread(file, format="png").ndim == 3
-    torch.testing.assert_close(picture.arrays["originals"], images.scaled())
+    torch.testing.assert_close(picture.arrays["originals"], images.batch())
 
 
 def test_a_grid_places_images_by_row_and_column():
@@ -81,12 +80,12 @@ def test_the_evaluator_yields_the_same_pictures(generator):
 
 def test_pictures_of_a_class_conditional_model_say_which_class_they_show(generator):
     images = labelled()
-    pictures = {each.name: each for each in all_pictures(conditional_vae().eval(), images, generator, 4, 3)}
+    pictures = {each.name: each for each in draw_figures(conditional_vae().eval(), images, generator, 4, 3)}
     footers = {name: each.figure.axes[0].get_xlabel() for name, each in pictures.items()}
     assert footers["samples"] == "classes 0 to 3 in turn"
     assert images.labels is not None
     assert footers["manifold"].endswith(f"; class {images.labels[0]}")
-    plain = {each.name: each for each in all_pictures(vae(2, (1, 2, 3)), images, generator, 4, 3)}
+    plain = {each.name: each for each in draw_figures(vae(2, (1, 2, 3)), images, generator, 4, 3)}
     assert plain["samples"].figure.axes[0].get_xlabel() == ""
     assert "class" not in plain["manifold"].figure.axes[0].get_xlabel()
 

@@ -8,7 +8,7 @@ from tests.builders import SHAPE, bernoulli_vae, linear_gaussian_vae
 from tests.model.test_vq import vq_vae
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
-from vae_exp.evaluation.loss_check import LossReport, audit
+from vae_exp.evaluation.loss_check import LossReport, check_loss
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
 from vae_exp.model.grey_level_likelihoods import (
@@ -51,15 +51,15 @@ class PerPixel:
     [(ELBO(), 1, 1), (BetaVAE(4.0), 1, 4), (BetaVAE(0.0), 1, 0), (PerPixel(), 1 / 6, 6)],
 )
 def test_the_weights_of_distortion_and_rate_are_found(loss: Loss, weight: float, beta: float):
-    found = audit(bernoulli_vae(2), loss, grey(), noise())
+    found = check_loss(bernoulli_vae(2), loss, grey(), noise())
     assert found.distortion_weight == pytest.approx(weight, rel=1e-4)
     assert found.effective_beta == pytest.approx(beta, abs=1e-3)
 
 
 def test_a_loss_that_is_not_in_nats_is_told():
-    found = audit(bernoulli_vae(2), PerPixel(), black_and_white(), noise())
-    assert len(found.concerns) == 1
-    assert "The loss is 0.1667 times what it would be in nats" in found.concerns[0]
+    found = check_loss(bernoulli_vae(2), PerPixel(), black_and_white(), noise())
+    assert len(found.warnings) == 1
+    assert "The loss is 0.1667 times what it would be in nats" in found.warnings[0]
 
 
 class Off:
@@ -77,59 +77,59 @@ class Off:
 @pytest.mark.parametrize(("name", "value"), [("rate", "nan"), ("distortion", "inf"), ("loss", "-inf")])
 def test_a_loss_that_yields_no_numbers_is_refused(name: str, value: str):
     with pytest.raises(UserError, match=rf"loss \(.*\.Off\) yields {name}={value} on the first images"):
-        audit(bernoulli_vae(2), Off(name, float(value)), grey(), noise())
+        check_loss(bernoulli_vae(2), Off(name, float(value)), grey(), noise())
 
 
 def test_a_weight_beyond_single_precision_is_refused():
     with pytest.raises(UserError, match=r"BetaVAE\) yields loss=inf on the first images"):
-        audit(bernoulli_vae(2), BetaVAE(1e40), grey(), noise())
+        check_loss(bernoulli_vae(2), BetaVAE(1e40), grey(), noise())
 
 
 def test_a_posterior_of_no_numbers_is_refused():
     vae = bernoulli_vae(2)
     vae.encoder.forward = lambda images: Independent(Normal(images.flatten(1)[:, :2] * float("nan"), 1.0), 1)
     with pytest.raises(UserError, match=r"loss \(.*ELBO\) (fails|yields \w+=nan) on the first images"):
-        audit(vae, ELBO(), grey(), noise())
+        check_loss(vae, ELBO(), grey(), noise())
 
 
 def test_a_bound_of_several_samples_has_no_weights():
-    found = audit(bernoulli_vae(2), IWAE(5), grey(), noise())
+    found = check_loss(bernoulli_vae(2), IWAE(5), grey(), noise())
     assert found.distortion_weight is None
     assert found.effective_beta is None
 
 
 def test_no_bernoulli_is_below_the_entropy_of_the_grey_values():
     images = grey()
-    found = audit(bernoulli_vae(2), ELBO(), images, noise())
-    pixels = images.scaled().double()
+    found = check_loss(bernoulli_vae(2), ELBO(), images, noise())
+    pixels = images.batch().double()
     best = -torch.distributions.Bernoulli(probs=pixels, validate_args=False).log_prob(pixels).sum(dim=(1, 2, 3))
     assert found.entropy_floor == pytest.approx(best.mean().item())
-    assert audit(bernoulli_vae(2), ELBO(), black_and_white(), noise()).entropy_floor == 0
+    assert check_loss(bernoulli_vae(2), ELBO(), black_and_white(), noise()).entropy_floor == 0
 
 
 def test_the_mean_image_is_scored_as_every_image_would_be():
     images = grey()
-    found = audit(bernoulli_vae(2), ELBO(), images, noise())
-    pixels = images.scaled().double()
+    found = check_loss(bernoulli_vae(2), ELBO(), images, noise())
+    pixels = images.batch().double()
     mean = torch.distributions.Bernoulli(probs=pixels.mean(dim=0), validate_args=False)
     assert found.mean_image_distortion == pytest.approx(-mean.log_prob(pixels).sum(dim=(1, 2, 3)).mean().item())
 
 
 def test_images_of_one_value_have_no_entropy():
-    found = audit(bernoulli_vae(2), ELBO(), ImageSet(torch.zeros(9, *SHAPE), None, 1), noise())
+    found = check_loss(bernoulli_vae(2), ELBO(), ImageSet(torch.zeros(9, *SHAPE), None, 1), noise())
     assert (found.entropy_floor, found.mean_image_distortion) == (0, 0)
 
 
 def test_a_bernoulli_on_grey_images_is_told_and_on_black_and_white_ones_not():
-    assert "losses are cross-entropies" in audit(bernoulli_vae(2), ELBO(), grey(), noise()).concerns[0]
-    assert audit(bernoulli_vae(2), ELBO(), black_and_white(), noise()).concerns == ()
+    assert "losses are cross-entropies" in check_loss(bernoulli_vae(2), ELBO(), grey(), noise()).warnings[0]
+    assert check_loss(bernoulli_vae(2), ELBO(), black_and_white(), noise()).warnings == ()
 
 
 def test_a_density_on_black_and_white_images_is_told():
     vae = linear_gaussian_vae(2, noise())
-    [concern] = audit(vae, ELBO(), black_and_white(), noise()).concerns
+    [concern] = check_loss(vae, ELBO(), black_and_white(), noise()).warnings
     assert "it may grow without bound" in concern
-    assert audit(vae, ELBO(), grey(), noise()).concerns == ()
+    assert check_loss(vae, ELBO(), grey(), noise()).warnings == ()
 
 
 def vae_of(likelihood: Likelihood, shape: tuple[int, int, int] = SHAPE) -> VAE:
@@ -149,8 +149,8 @@ OF_LEVELS = [
 @pytest.mark.parametrize(("levels", "concerns"), [(256, 0), (300, 1)])
 def test_more_grey_levels_than_those_of_the_data_are_told(likelihood, levels: int, concerns: int):
     pixels = torch.randint(256, (30, *SHAPE), generator=noise()).to(torch.uint8)
-    found = audit(vae_of(likelihood(levels)), ELBO(), ImageSet(pixels, None, 255), noise())
-    assert len(found.concerns) == concerns
+    found = check_loss(vae_of(likelihood(levels)), ELBO(), ImageSet(pixels, None, 255), noise())
+    assert len(found.warnings) == concerns
 
 
 @pytest.mark.parametrize("likelihood", OF_LEVELS)
@@ -162,11 +162,11 @@ def test_fewer_levels_than_the_pixels_take_are_refused(likelihood, scale: float,
     with pytest.raises(
         UserError, match=r"levels=9 is less than the 17 values .* Set model\.likelihood\.levels=17"
     ):
-        audit(vae_of(likelihood(9)), ELBO(), images, noise())
+        check_loss(vae_of(likelihood(9)), ELBO(), images, noise())
     pixel = likelihood(9)(torch.zeros(1, likelihood(9).parameters_per_value, 1, 1, 1)).base_dist
     values = torch.arange(17) / 16
     assert sum(pixel.log_prob(value.reshape(1, 1, 1, 1)).exp().item() for value in values) > 1.1
-    assert audit(vae_of(likelihood(17)), ELBO(), images, noise()).concerns == ()
+    assert check_loss(vae_of(likelihood(17)), ELBO(), images, noise()).warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -186,9 +186,9 @@ def test_fewer_levels_than_the_pixels_take_are_refused(likelihood, scale: float,
 def test_the_advice_on_a_bernoulli_fits_the_images(shape, kind, told, advice):
     white = 255 if kind == torch.uint8 else 1
     pixels = (torch.rand(30, *shape, generator=noise()) * white).to(kind)
-    [concern] = audit(
+    [concern] = check_loss(
         vae_of(BernoulliLikelihood(), shape), ELBO(), ImageSet(pixels, None, white), noise()
-    ).concerns
+    ).warnings
     assert f"These are {told} images and the likelihood is a Bernoulli" in concern
     assert advice in concern
     assert ("binarization" in concern) == (told == "greyscale")
@@ -197,21 +197,21 @@ def test_the_advice_on_a_bernoulli_fits_the_images(shape, kind, told, advice):
 def test_the_random_state_and_the_mode_of_the_model_stay():
     vae = bernoulli_vae(2).train()
     before = torch.get_rng_state()
-    audit(vae, ELBO(), grey(), noise())
+    check_loss(vae, ELBO(), grey(), noise())
     assert torch.equal(torch.get_rng_state(), before)
     assert vae.training
 
 
 def test_it_is_told_in_a_line_and_the_concerns():
     found = LossReport(1.0, 4.0, 2.5, 200.0, 784, ("Something.",))
-    assert found.lines() == [
+    assert found.to_log_lines() == [
         "Loss in nats per image of 784 values: β = 4; no distortion below 2.50 (entropy of the grey values); "
         "the mean image alone scores 200.00.",
         "Something.",
     ]
-    assert LossReport(None, None, None, None, 784, ()).lines() == ["Loss in nats per image of 784 values."]
+    assert LossReport(None, None, None, None, 784, ()).to_log_lines() == ["Loss in nats per image of 784 values."]
 
 
 def test_a_rate_that_is_the_same_for_all_images_has_no_weight():
-    found = audit(vq_vae(), VQ(), ImageSet(torch.rand(30, 1, 6, 5, generator=noise(3)), None, 1), noise())
+    found = check_loss(vq_vae(), VQ(), ImageSet(torch.rand(30, 1, 6, 5, generator=noise(3)), None, 1), noise())
     assert found.effective_beta is None

@@ -47,4 +47,4 @@ def test_latent_means_join_batches(generator):
     images = ImageSet(torch.rand(1003, *SHAPE, generator=generator), None, 1)
     means, deviations = latent_means(vae, images)
     assert means.shape == deviations.shape == (1003, 3)
-    torch.testing.assert_close(means[1000:], vae.encode(images.scaled(slice(1000, None))).mean)
+    torch.testing.assert_close(means[1000:], vae.encode(images.batch(slice(1000, None))).mean)

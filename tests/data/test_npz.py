@@ -105,8 +105,8 @@ def test_numbers_become_float32_up_to_one(npz, dtype):
 
 
 def test_integers_and_numbers_of_the_same_picture_are_scaled_alike(npz):
-    integers = npz(images=grey()).train().scaled()
-    numbers = npz(images=grey(np.float64)).train().scaled()
+    integers = npz(images=grey()).train().batch()
+    numbers = npz(images=grey(np.float64)).train().batch()
     assert torch.allclose(integers, numbers, rtol=0, atol=1e-7)
 
 
@@ -419,7 +419,7 @@ def test_a_file_of_dsprites_is_read_by_its_own_names(path: Path):
     train, test = source.train(), source.test()
     assert (len(train), len(test)) == (15, 5)
     assert train.is_binary()
-    assert train.scaled().max() == 1
+    assert train.batch().max() == 1
     with np.load(path) as archive:
         both = zip(archive["imgs"], archive["latents_classes"], strict=True)
         rows = {(image.tobytes(), tuple(row)) for image, row in both}
@@ -456,4 +456,4 @@ def test_factors_follow_their_images_into_every_subset(path: Path):
     images = dsprites(path).train()
     chosen = images.subset(torch.tensor([3, 1]))
     assert torch.equal(chosen.factors, images.factors[[3, 1]])
-    assert torch.equal(images.first(4).factors, images.factors[:4])
+    assert torch.equal(images.take(4).factors, images.factors[:4])

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vae_exp.data import batch_loader
-from vae_exp.data.batch_loader import BatchLoader, DeviceLoader, PrefetchLoader, free_memory, make_loader, place
+from vae_exp.data.batch_loader import (
+    BatchLoader,
+    DeviceLoader,
+    PrefetchLoader,
+    free_memory,
+    make_loader,
+    move_to_device,
+)
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
 
@@ -29,7 +36,7 @@ def numbered(count: int) -> ImageSet:
 
 
 def made(kind: type, images: ImageSet, largest: int) -> BatchLoader:
-    return kind(images if kind is DeviceLoader else images.streamed_to(CPU), largest)
+    return kind(images if kind is DeviceLoader else images.stream_to(CPU), largest)
 
 
 def batches_of(count: int, batch_size: int) -> list[int]:
@@ -42,11 +49,11 @@ def order_of(count: int, seed: int) -> Tensor:
 
 def handed_out(feed: BatchLoader, order: Tensor, sizes: list[int], done: int = 0) -> list[Tensor]:
     """What the steps of an epoch get, none of it copied."""
-    feed.begin(order, sizes, done)
+    feed.start_epoch(order, sizes, done)
     batches = []
     for size in sizes[done:]:
-        feed.prepare()
-        batches.append(feed.images(size))
+        feed.prefetch()
+        batches.append(feed.next_images(size))
     return batches
 
 
@@ -90,10 +97,10 @@ def test_an_interrupted_epoch_goes_on_where_it_was(kind, count, batch_size, posi
 def test_a_new_epoch_may_begin_in_the_middle_of_another(kind, count, batch_size, position, seed):
     sizes = batches_of(count, batch_size)
     used = made(kind, numbered(count), sizes[0])
-    used.begin(order_of(count, seed), sizes, 0)
+    used.start_epoch(order_of(count, seed), sizes, 0)
     for size in sizes[:position]:
-        used.prepare()
-        used.images(size)
+        used.prefetch()
+        used.next_images(size)
     order = order_of(count, seed + 1)
     assert numbers_in(handed_out(used, order, sizes)) == order.tolist()
 
@@ -145,37 +152,37 @@ def test_a_batch_stays_as_it_is_while_later_ones_are_handed_out_and_changed(kind
 
 def test_resident_images_need_nothing_of_the_host():
     used = DeviceLoader(numbered(6), 2)
-    used.begin(torch.tensor([5, 3, 1, 0, 2, 4]), [2, 2, 2], 0)
-    assert numbers_in([used.images(2), used.images(2), used.images(2)]) == [5, 3, 1, 0, 2, 4]
+    used.start_epoch(torch.tensor([5, 3, 1, 0, 2, 4]), [2, 2, 2], 0)
+    assert numbers_in([used.next_images(2), used.next_images(2), used.next_images(2)]) == [5, 3, 1, 0, 2, 4]
 
 
 def test_the_resident_order_is_read_from_where_the_last_epoch_s_was():
     used = DeviceLoader(numbered(4), 2)
     places = set()
     for seed in range(3):
-        used.begin(order_of(4, seed), [2, 2], 0)
+        used.start_epoch(order_of(4, seed), [2, 2], 0)
         places.add((used._order.data_ptr(), used._next.data_ptr()))
-        used.images(2)
+        used.next_images(2)
     assert len(places) == 1  # a recorded step looks nowhere else
 
 
 def test_streamed_batches_arrive_in_one_place():
-    used = PrefetchLoader(numbered(6).streamed_to(CPU), 2)
+    used = PrefetchLoader(numbered(6).stream_to(CPU), 2)
     place = used._batch.data_ptr()
     handed_out(used, torch.arange(6), [2, 2, 2])
     assert used._batch.data_ptr() == place
 
 
 def test_what_goes_wrong_while_gathering_is_raised_by_the_step():
-    used = PrefetchLoader(numbered(4).streamed_to(CPU), 2)
-    used.begin(torch.tensor([0, 99]), [2], 0)
+    used = PrefetchLoader(numbered(4).stream_to(CPU), 2)
+    used.start_epoch(torch.tensor([0, 99]), [2], 0)
     with pytest.raises((IndexError, RuntimeError)):
-        used.prepare()
+        used.prefetch()
 
 
 def test_the_feed_follows_from_where_the_pixels_lie():
     assert isinstance(make_loader(numbered(3), 2), DeviceLoader)
-    assert isinstance(make_loader(numbered(3).streamed_to(CPU), 2), PrefetchLoader)
+    assert isinstance(make_loader(numbered(3).stream_to(CPU), 2), PrefetchLoader)
 
 
 # Where the pixels lie
@@ -183,7 +190,7 @@ def test_the_feed_follows_from_where_the_pixels_lie():
 
 @pytest.mark.parametrize(("resident", "expected"), [(True, True), ("auto", True), (False, False)])
 def test_on_the_cpu_images_are_resident_unless_they_shall_be_streamed(resident, expected):
-    placed = place(numbered(3), CPU, resident)
+    placed = move_to_device(numbered(3), CPU, resident)
     assert placed.is_resident is expected
     assert placed.device == CPU
 
@@ -191,7 +198,7 @@ def test_on_the_cpu_images_are_resident_unless_they_shall_be_streamed(resident, 
 @pytest.mark.parametrize(("free", "expected"), [(199, False), (200, True), (201, True), (None, True)])
 def test_auto_moves_images_that_take_at_most_half_of_the_free_memory(monkeypatch, free, expected):
     monkeypatch.setattr(batch_loader, "free_memory", lambda device: free)
-    placed = place(numbered(100), ELSEWHERE, "auto")
+    placed = move_to_device(numbered(100), ELSEWHERE, "auto")
     assert placed.is_resident is expected
     assert placed.device == ELSEWHERE
     assert placed.pixels.device == (ELSEWHERE if expected else CPU)
@@ -201,17 +208,17 @@ def test_auto_moves_images_that_take_at_most_half_of_the_free_memory(monkeypatch
 def test_images_that_must_be_resident_and_do_not_fit_are_refused(monkeypatch, free, refused):
     monkeypatch.setattr(batch_loader, "free_memory", lambda device: free)
     if not refused:
-        assert place(numbered(100), ELSEWHERE, True).is_resident
+        assert move_to_device(numbered(100), ELSEWHERE, True).is_resident
         return
     with pytest.raises(UserError, match=r"^data\.resident=true: .* use data\.resident=auto or false\.$"):
-        place(numbered(100), ELSEWHERE, True)
+        move_to_device(numbered(100), ELSEWHERE, True)
 
 
 def test_the_refusal_tells_what_is_needed_and_what_is_there(monkeypatch):
     monkeypatch.setattr(batch_loader, "free_memory", lambda device: 3 * 2**20)
     images = ImageSet(torch.zeros(5, 1, 1024, 1024, dtype=torch.uint8), None, 255)
     with pytest.raises(UserError, match=r"the images take 5 MiB and meta has 3 MiB free"):
-        place(images, ELSEWHERE, True)
+        move_to_device(images, ELSEWHERE, True)
 
 
 def test_free_memory_is_that_of_the_device(monkeypatch):
@@ -228,11 +235,11 @@ def test_streamed_batches_on_a_cuda_device_are_those_of_the_cpu():
     device, count, sizes = torch.device("cuda", 0), 5000, [512] * 9 + [392]
     pixels = torch.randint(256, (count, 1, 28, 28), dtype=torch.uint8)
     images = ImageSet(pixels, None, 255)
-    feeds = [PrefetchLoader(images.streamed_to(device), 512), DeviceLoader(images.to(device), 512)]
+    feeds = [PrefetchLoader(images.stream_to(device), 512), DeviceLoader(images.to(device), 512)]
     for seed, used in itertools.product(range(3), feeds):
         order = order_of(count, seed)
         batches = handed_out(used, order.to(device), sizes)
         batch = torch.cat(batches)
-        assert torch.equal(batch, images.to(device).scaled(order))
+        assert torch.equal(batch, images.to(device).batch(order))
         # CUDA multiplies by 1/255 where the CPU divides: one unit in the last place.
-        torch.testing.assert_close(batch.cpu(), images.scaled(order), rtol=2**-23, atol=0)
+        torch.testing.assert_close(batch.cpu(), images.batch(order), rtol=2**-23, atol=0)
