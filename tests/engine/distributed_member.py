@@ -1,6 +1,6 @@
 """One process of a dist on this machine: `python -m tests.engine.distributed_member FOLDER`.
 
-It leaves in the folder what it found, as `RANK.pt`.
+It saves its results in the folder, as `RANK.pt`.
 """
 
 import os
@@ -68,31 +68,31 @@ class Spoils:
         return LossTerms(terms.loss * scale, terms.distortion * scale, terms.rate)
 
 
-def findings(folder: Path, dist: DistributedContext) -> dict[str, Any]:
-    """Training, and what the processes tell each other."""
-    found: dict[str, Any] = {name: train(name, folder, dist) for name in TRAINING}
+def run_all(folder: Path, dist: DistributedContext) -> dict[str, Any]:
+    """Training, and what the processes exchange."""
+    results: dict[str, Any] = {name: train(name, folder, dist) for name in TRAINING}
     sums = torch.full((3,), float(dist.rank + 1))
     dist.all_reduce_sum(sums)
-    found["sum of ranks"] = sums.tolist()
-    found["agreed"] = [dist.any_rank_flag(each) for each in (0, 15 * dist.rank, 0, 2 - dist.rank, 0)]
-    found["shared"] = dist.run_on_main_and_broadcast(lambda: {"made by": dist.rank})
+    results["sum of ranks"] = sums.tolist()
+    results["agreed"] = [dist.any_rank_flag(each) for each in (0, 15 * dist.rank, 0, 2 - dist.rank, 0)]
+    results["shared"] = dist.run_on_main_and_broadcast(lambda: {"made by": dist.rank})
     for name, loss in (("interrupted", Signals(dist.rank)), ("diverged", Spoils(dist.rank))):
         try:
             train(name, folder, dist, loss=loss)
         except (Interrupted, DivergedError) as error:
-            found[name] = f"{type(error).__name__}: {error}"
+            results[name] = f"{type(error).__name__}: {error}"
     try:
         train("single", folder, dist, train=grey_images(9))
     except UserError as error:
-        found["single"] = str(error)
-    return found
+        results["single"] = str(error)
+    return results
 
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     dist = init_distributed("ddp", CPU)
-    found = findings(folder / str(dist.rank), dist)
-    torch.save(found, folder / f"{dist.rank}.pt")
+    results = run_all(folder / str(dist.rank), dist)
+    torch.save(results, folder / f"{dist.rank}.pt")
     dist.shutdown()
     assert not torch_dist.is_initialized()
 

@@ -1,4 +1,4 @@
-"""Training on a real CUDA device: recorded steps, streams, resumption, and what cannot be recorded."""
+"""Training on a real CUDA device: captured steps, streams, resumption, and what cannot be captured."""
 
 import logging
 import signal
@@ -72,7 +72,7 @@ def _fallback(trainer: Trainer) -> str | None:
     return trainer._step.fallback
 
 
-def _is_recordable(trainer: Trainer) -> bool:
+def _is_capturable(trainer: Trainer) -> bool:
     """All optimisers here but Adagrad without fused kernels (torch 2.11 to 2.13), which reads its step count."""
     return not isinstance(trainer._optimizer, Adagrad) or bool(trainer._optimizer.param_groups[0].get("fused"))
 
@@ -109,13 +109,13 @@ SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_recorded_steps_are_eager_ones_to_rounding(tmp_path: Path, name: str):
-    """Five epochs of eight whole batches, which are recorded, and a short one, which is not."""
+def test_captured_steps_are_eager_ones_to_rounding(tmp_path: Path, name: str):
+    """Five epochs of eight whole batches, which are captured, and a short one, which is not."""
     graph, recorded = _run(tmp_path / "graph", epochs=5, execution="graph", **SETTINGS[name]())
     _, eager = _run(tmp_path / "eager", epochs=5, execution="eager", **SETTINGS[name]())
-    if _is_recordable(graph):
+    if _is_capturable(graph):
         assert _fallback(graph) is None
-        assert graph.step_mode == "graph"
+        assert graph.execution == "graph"
         assert set(graph._step._captures) == {8}
     else:
         assert "capturing" in _fallback(graph)
@@ -123,20 +123,20 @@ def test_recorded_steps_are_eager_ones_to_rounding(tmp_path: Path, name: str):
 
 
 @pytest.mark.parametrize("name", LRS)
-def test_a_schedule_needs_no_new_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+def test_a_schedule_needs_no_new_capture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
     made, graph = [], torch.cuda.CUDAGraph
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: made.append(1) or graph())
     trainer, _ = _run(tmp_path, epochs=4, execution="graph", optimizer=_optimizer(name), scheduler=_halving)
-    assert (_fallback(trainer) is None) == _is_recordable(trainer)
+    assert (_fallback(trainer) is None) == _is_capturable(trainer)
     assert len(made) == 1
 
 
 @pytest.mark.parametrize("step", ["graph", "eager"])
 def test_streamed_images_train_as_resident_ones(tmp_path: Path, step: str):
-    resident, one = _run(tmp_path / "resident", epochs=5, step=step)
-    streamed, other = _run(tmp_path / "streamed", images=_images(streamed=True), epochs=5, step=step)
+    resident, one = _run(tmp_path / "resident", epochs=5, execution=step)
+    streamed, other = _run(tmp_path / "streamed", images=_images(streamed=True), epochs=5, execution=step)
     torch.testing.assert_close(weights(other), weights(one), rtol=1e-4, atol=1e-5)
-    assert resident.position.global_step == streamed.position.global_step == 45
+    assert resident.state.global_step == streamed.state.global_step == 45
 
 
 def test_streamed_images_reach_another_device_than_the_current_one(tmp_path: Path):
@@ -151,13 +151,13 @@ def test_streamed_images_reach_another_device_than_the_current_one(tmp_path: Pat
         images = ImageSet(pixels, None, 255)
         images = images.stream_to(device) if kind == "streamed" else images.to(device)
         loader = make_loader(images, 32)
-        found = []
+        pixel_sums = []
         for _ in range(20):
             loader.start_epoch(torch.arange(256, device=device), [32] * 8, 0)
             for _ in range(8):
                 loader.prefetch()
-                found.append(loader.next_images(32).double().sum())
-        sums[kind] = torch.stack(found).cpu()
+                pixel_sums.append(loader.next_images(32).double().sum())
+        sums[kind] = torch.stack(pixel_sums).cpu()
     assert torch.equal(sums["streamed"], sums["resident"])
 
 
@@ -170,7 +170,7 @@ class StopsAfter(NullProgress):
     def __init__(self, steps: int) -> None:
         self._left = steps
 
-    def step(self, values: Mapping[str, float] | None) -> None:
+    def step(self, metrics: Mapping[str, float] | None) -> None:
         self._left -= 1
         if self._left == 0:
             signal.raise_signal(signal.SIGTERM)
@@ -178,9 +178,9 @@ class StopsAfter(NullProgress):
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD", "RMSprop"])
 @pytest.mark.parametrize("stop", [5, 14, 27], ids=lambda stop: f"stopped after {stop} steps")
-def test_a_run_goes_on_to_the_bit(tmp_path: Path, name: str, stop: int):
+def test_a_run_resumes_to_the_bit(tmp_path: Path, name: str, stop: int):
     """Nine steps are an epoch; a resumed run warms up where the whole one replays."""
-    settings = {"epochs": 6, "step": "graph", "optimizer": _optimizer(name), "scheduler": _halving}
+    settings = {"epochs": 6, "execution": "graph", "optimizer": _optimizer(name), "scheduler": _halving}
     whole, expected = _run(tmp_path / "whole", **settings)
     first, _ = _trainer(tmp_path / "first", **settings)
     with pytest.raises(Interrupted):
@@ -200,25 +200,30 @@ def test_a_run_goes_on_to_the_bit(tmp_path: Path, name: str, stop: int):
 @pytest.mark.parametrize("step", ["graph", "eager"])
 @pytest.mark.parametrize("name", ["Adam", "SGD", "RMSprop"])
 def test_no_step_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, name: str):
-    original, steps = Trainer._run_step, []
+    prepare, finish, steps = Trainer._prepare_step, Trainer._finish_step, []
 
-    def strict(self: Trainer, *arguments: Any) -> None:
+    def prepare_strictly(self: Trainer, *arguments: Any) -> None:
         torch.cuda.set_sync_debug_mode("error" if self.state.epoch >= 3 else "default")
-        try:
-            original(self, *arguments)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+        prepare(self, *arguments)
+
+    def finish_strictly(self: Trainer, *arguments: Any) -> None:
+        finish(self, *arguments)
+        torch.cuda.set_sync_debug_mode("default")
         steps.append(self.state.epoch)
 
-    monkeypatch.setattr(Trainer, "_run_step", strict)
-    _run(tmp_path, epochs=8, execution=step, max_grad_norm=0.5, ema_decay=0.9, optimizer=_optimizer(name))
+    monkeypatch.setattr(Trainer, "_prepare_step", prepare_strictly)
+    monkeypatch.setattr(Trainer, "_finish_step", finish_strictly)
+    try:
+        _run(tmp_path, epochs=8, execution=step, max_grad_norm=0.5, ema_decay=0.9, optimizer=_optimizer(name))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
     assert len([epoch for epoch in steps if epoch >= 3]) == 45
 
 
 class Synchronizing(NullProgress):
     """The host waits for the device after every step, so that steps can be counted."""
 
-    def step(self, values: Mapping[str, float] | None) -> None:
+    def step(self, metrics: Mapping[str, float] | None) -> None:
         torch.cuda.synchronize()
 
 
@@ -258,7 +263,7 @@ class Waits(ELBO):
 
 
 class TooLarge(ELBO):
-    """A loss that asks for more memory than there is, while it is recorded."""
+    """A loss that asks for more memory than there is, while it is captured."""
 
     def __call__(self, vae: VAE, images: Tensor, noise: torch.Generator) -> LossTerms:
         if torch.cuda.is_current_stream_capturing():
@@ -266,65 +271,65 @@ class TooLarge(ELBO):
         return super().__call__(vae, images, noise)
 
 
-def _require_that_recording_still_works(path: Path) -> None:
+def _check_that_captures_still_work(path: Path) -> None:
     torch.cuda.empty_cache()
-    torch.rand(3, device="cuda")  # by the default generator, which takes part in every recording
+    torch.rand(3, device="cuda")  # by the default generator, which takes part in every capture
     trainer, recorded = _run(path / "graph", execution="graph", epochs=3)
     _, eager = _run(path / "eager", execution="eager", epochs=3)
     assert _fallback(trainer) is None
     torch.testing.assert_close(weights(recorded), weights(eager), rtol=1e-4, atol=1e-5)
 
 
-def test_a_model_that_waits_for_the_device_trains_eagerly_and_the_next_is_recorded(tmp_path: Path, caplog):
+def test_a_model_that_waits_for_the_device_trains_eagerly_and_the_next_is_captured(tmp_path: Path, caplog):
     with caplog.at_level(logging.WARNING):
         trainer, vae = _run(tmp_path / "waits", execution="graph", loss=Waits())
     _, eager = _run(tmp_path / "eager", execution="eager")
     assert _fallback(trainer)
-    assert "cannot be recorded" in caplog.text
+    assert "cannot be captured" in caplog.text
     torch.testing.assert_close(weights(vae), weights(eager), rtol=1e-4, atol=1e-5)
-    _require_that_recording_still_works(tmp_path)
+    _check_that_captures_still_work(tmp_path)
 
 
-def test_memory_that_runs_out_in_a_recording_ends_the_run_and_the_next_is_recorded(tmp_path: Path):
+def test_memory_that_runs_out_in_a_capture_ends_the_run_and_the_next_is_captured(tmp_path: Path):
     trainer, _ = _trainer(tmp_path / "large", execution="graph", loss=TooLarge())
     with pytest.raises(torch.OutOfMemoryError):
         fit(trainer)
-    _require_that_recording_still_works(tmp_path)
+    _check_that_captures_still_work(tmp_path)
 
 
 # Every combination of the parts
 
 
-def _record(vae: VAE, loss: Any) -> str | None:
+def _capture(vae: VAE, loss: Any) -> str | None:
     """Six steps, of which three are replayed; why they were not, if so."""
     step = step_of(vae.to(torch.device("cuda", 0)), loss, _optimizer("Adam", lr=1e-6))
     graph_step = CUDAGraphStep(step, torch.device("cuda", 0))
-    with cuda_graph.on_capture_stream():
+    with graph_step.on_capture_stream():
         sums = [graph_step(4).clone() for _ in range(6)]
     assert all(bool(each.isfinite().all()) for each in sums)
-    return cuda_graph.fallback
+    return graph_step.fallback
 
 
-def _recorded(parts: Parts, loss: str) -> str | None:
+def _capture_parts(parts: Parts, loss: str) -> str | None:
     try:
         vae = model_of(parts)
         built = loss_of(loss, vae)
     except UserError:
         return None
-    return _record(vae, built)
+    return _capture(vae, built)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_every_loss_is_recorded_with_every_prior_and_posterior_that_it_takes(loss: str):
-    found = {parts: _recorded(parts, loss) for parts in covering(loss)}
-    assert {parts: fallback for parts, fallback in found.items() if fallback} == {}
+def test_every_loss_is_captured_with_every_prior_and_posterior_that_it_takes(loss: str):
+    fallbacks = {parts: _capture_parts(parts, loss) for parts in covering(loss)}
+    assert {parts: fallback for parts, fallback in fallbacks.items() if fallback} == {}
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_every_model_is_recorded_with_every_likelihood(model: str):
+def test_every_model_is_captured_with_every_likelihood(model: str):
     loss = "vq" if model == "vq" else "elbo"
-    found = {each: _recorded((model, "standard_normal", "diagonal", each), loss) for each in LIKELIHOODS}
-    assert {likelihood: fallback for likelihood, fallback in found.items() if fallback} == {}
+    fallbacks = {each: _capture_parts((model, "standard_normal", "diagonal", each), loss) for each in LIKELIHOODS}
+    assert {likelihood: fallback for likelihood, fallback in fallbacks.items() if fallback} == {}
 
 
 # Other sources of noise, other steps
@@ -342,7 +347,7 @@ class Dropout(VAE):
         return super().encode(self.dropout(images))
 
 
-def test_a_model_with_dropout_is_recorded_and_drops_as_eager_steps_do(tmp_path: Path):
+def test_a_model_with_dropout_is_captured_and_drops_as_eager_steps_do(tmp_path: Path):
     torch.cuda.manual_seed(3)
     graph, recorded = _run(tmp_path / "graph", epochs=3, execution="graph", vae=Dropout())
     torch.cuda.manual_seed(3)
@@ -353,7 +358,7 @@ def test_a_model_with_dropout_is_recorded_and_drops_as_eager_steps_do(tmp_path: 
 
 @pytest.mark.skipif(which("cc") is None and which("gcc") is None, reason="torch.compile needs a C compiler")
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # of the compiler
-def test_compiled_steps_are_recorded_too(tmp_path: Path):
+def test_compiled_steps_are_captured_too(tmp_path: Path):
     pytest.importorskip("triton")
     compiled, vae = _run(tmp_path / "compile", epochs=3, execution="compile")
     _, eager = _run(tmp_path / "eager", epochs=3, execution="eager")
@@ -362,7 +367,7 @@ def test_compiled_steps_are_recorded_too(tmp_path: Path):
     torch.testing.assert_close(weights(vae), weights(eager), rtol=1e-3, atol=1e-4)
 
 
-def test_noise_of_recorded_steps_is_new_at_every_replay():
+def test_noise_of_captured_steps_is_new_at_every_replay():
     device = torch.device("cuda", 0)
     noise, graph = make_generator(0, "noise", device), torch.cuda.CUDAGraph()
     if not cuda_graph._REGISTERS_GENERATORS:
