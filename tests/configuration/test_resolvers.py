@@ -18,6 +18,7 @@ PLAIN: dict[str, Any] = {
         "encoder": {"_target_": "a.B", "wide": "${model.latent_dim}"},
     },
     "loss": {"beta": 1.0},
+    "trainer": {"epochs": 50},
     "tracker": {"mode": "offline"},
     "sweep": {"name": None},
     "hydra": {"overrides": {"task": ["model.latent_dim=2", "+model.hidden_dims=[400,200]"]}},
@@ -50,6 +51,7 @@ def test_the_hash_of_a_config_is_the_same_in_every_version_and_process():
         {"sweep__name": "mine"},
         {"hydra__overrides__task": ["seed=1"]},
         {"hydra": {"job": {"name": "x"}}},
+        {"trainer__max_train_images": None},
     ],
     ids=str,
 )
@@ -69,6 +71,7 @@ def test_what_does_not_change_the_result_does_not_change_the_hash(changes: dict[
         {"model__encoder___target_": "a.C"},
         {"model__more": 1},
         {"loss__beta": 1.0000001},
+        {"trainer__max_train_images": 1000},
     ],
     ids=str,
 )

@@ -53,6 +53,14 @@ def test_an_average_of_the_weights_is_what_is_scored_and_loaded(command, tmp_pat
         assert not torch.equal(loaded[name], averaged["weights"]["vae"][name])
 
 
+def test_the_debug_trainer_takes_two_epochs_on_the_first_training_images(command, tmp_path):
+    run = ("trainer=debug", "trainer.max_train_images=300", "hydra.run.dir=run")
+    finished = command("train", *RUN[:1], *RUN[2:], *run)
+    assert finished.code == 0, finished.err
+    assert (read_result(tmp_path / "run")["epochs"], read_result(tmp_path / "run")["steps"]) == (2, 6)
+    assert ": 300 training and" in (tmp_path / "run" / "train.log").read_text()
+
+
 def test_a_clipped_gradient_trains_otherwise(command, tmp_path):
     clipped = trained(command, tmp_path, "clipped", "trainer.gradient_clip=0.001", "optimizer=sgd")
     free = trained(command, tmp_path, "free", "optimizer=sgd")

@@ -45,6 +45,9 @@ def identifying_text(config: DictConfig) -> str:
     for group, key in (name.split(".") for name in EXCLUDED_KEYS):
         if isinstance(parts, dict) and isinstance(parts.get(group), dict):
             parts[group].pop(key, None)
+    trainer = parts.get("trainer") if isinstance(parts, dict) else None
+    if isinstance(trainer, dict) and trainer.get("max_train_images", 0) is None:
+        del trainer["max_train_images"]  # as in configs that were written before this key
     if isinstance(parts, dict) and isinstance(loss := parts.get("loss"), dict):
         same = [name for name, value in values_before_the_key(loss).items() if loss.get(name) == value]
         parts["loss"] = {name: value for name, value in loss.items() if name not in same}

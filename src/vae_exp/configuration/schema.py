@@ -124,6 +124,7 @@ class TrainerConfig:
     threads: Any = None  # torch's own number, as configs of older versions have it
     collapse_monitor: bool = True
     print_batch_sum: bool = False
+    max_train_images: int | None = None
     monitor: str | None = MISSING
     early_stopping: EarlyStoppingConfig = MISSING
 
@@ -137,6 +138,8 @@ class TrainerConfig:
             raise UserError(f"trainer.threads={self.threads} must be auto, null (torch's own) or at least 1.")
         if self.gradient_clip is not None:
             _positive("trainer.gradient_clip", self.gradient_clip)
+        if self.max_train_images is not None:
+            _at_least("trainer.max_train_images", self.max_train_images, 1)
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise UserError(f"trainer.ema_decay={self.ema_decay} must be at least 0 and below 1; null keeps none.")
 

@@ -30,7 +30,6 @@ from vae_exp.configuration.target_allowlist import resolver_calls
 from vae_exp.configuration.validation import check_unused_overrides
 from vae_exp.data.batch_loader import move_to_device
 from vae_exp.data.images import ImageSet
-from vae_exp.data.splits import DataSplits
 from vae_exp.engine import torchrun
 from vae_exp.engine.device import check_precision_supported, device_name, oom_error, resolve_device
 from vae_exp.engine.distributed import DistributedContext, init_distributed, local_rank_device
@@ -168,20 +167,17 @@ def set_up(
     device = _set_up_process(settings)
     with timed(phases, "data"):
         splits = build_splits(settings.data, may_download)
+        images, val = splits.train.take(settings.trainer.max_train_images), splits.val
     with timed(phases, "build"):
         plain = resolve_to_dict(config, splits.image_shape)
-        vae, loss = _build_model(settings, plain, splits, device)
-        options = _options(settings, loss, splits.train, splits.val)
+        vae, loss = _build_model(settings, plain, images, val, device)
+        options = _options(settings, loss, images, val)
         evaluators = build_evaluators(plain["evaluator"])
-        check_evaluators(
-            evaluators, vae, (splits.val if len(splits.val) else splits.train).with_fixed_binarization()
-        )
-        loss_check = _check_loss(settings.seed, vae, loss, splits.train, state) if metrics_file else None
-        threads = _choose_threads(settings, state, device, vae, loss, splits.train)
+        check_evaluators(evaluators, vae, (val if len(val) else images).with_fixed_binarization())
+        loss_check = _check_loss(settings.seed, vae, loss, images, state) if metrics_file else None
+        threads = _choose_threads(settings, state, device, vae, loss, images)
         vae.to(device)
-        train, val = (
-            move_to_device(images, device, settings.data.resident) for images in (splits.train, splits.val)
-        )
+        train, val = (move_to_device(split, device, settings.data.resident) for split in (images, val))
         optimizer = build_optimizer(plain["optimizer"], vae.parameters())
         scheduler = build_scheduler(plain["scheduler"], optimizer)
     dist = init_distributed(settings.trainer.distributed, device)
@@ -242,18 +238,18 @@ def _set_up_process(settings: TrainConfig) -> torch.device:
 
 
 def _build_model(
-    settings: TrainConfig, plain: dict[str, Any], splits: DataSplits, device: torch.device
+    settings: TrainConfig, plain: dict[str, Any], images: ImageSet, val: ImageSet, device: torch.device
 ) -> tuple[VAE, Loss]:
-    vae = build_vae(plain["model"], splits.image_shape)
-    check_labels(vae, splits.train, "training")
-    check_labels(vae, splits.val, "validation")
-    init_output_bias(vae, settings.model.output_bias, splits.train)
+    vae = build_vae(plain["model"], images.image_shape)
+    check_labels(vae, images, "training")
+    check_labels(vae, val, "validation")
+    init_output_bias(vae, settings.model.output_bias, images)
     batch_size = settings.trainer.batch_size
-    if batch_size > len(splits.train):
-        raise UserError(f"trainer.batch_size={batch_size} is larger than the {len(splits.train)} training images.")
+    if batch_size > len(images):
+        raise UserError(f"trainer.batch_size={batch_size} is larger than the {len(images)} training images.")
     keeps_all = settings.trainer.precision != "bf16" and settings.trainer.step != "compile"  # these keep less
     counted_on = device if keeps_all else None
-    return vae, build_loss(plain["loss"], vae, splits.image_shape, len(splits.train), batch_size, counted_on)
+    return vae, build_loss(plain["loss"], vae, images.image_shape, len(images), batch_size, counted_on)
 
 
 def _open_metrics(run_dir: RunDirectory, resume_state: ResumeState | None) -> MetricsFile:
