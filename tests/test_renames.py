@@ -37,6 +37,7 @@ OLD = {
         "elbo": {"_target_": "vae_exp.evaluation.elbo.ELBOEvaluator", "every": 3},
         "mine": {"_target_": "mine.Evaluator", "every": 0},
     },
+    "trainer": {"step": "auto", "distributed": "none", "gradient_clip": 5.0, "collapse_monitor": True},
 }
 CURRENT = {
     "checkpoint": {"every_n_epochs": 1, "every_n_seconds": None},
@@ -45,6 +46,7 @@ CURRENT = {
         "elbo": {"_target_": "vae_exp.evaluation.elbo.ELBOEvaluator", "every_n_epochs": 3},
         "mine": {"_target_": "mine.Evaluator", "every": 0},
     },
+    "trainer": {"execution": "auto", "strategy": "none", "max_grad_norm": 5.0, "warn_posterior_collapse": True},
 }
 
 

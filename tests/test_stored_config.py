@@ -89,7 +89,7 @@ def test_nothing_changed_is_the_same_config():
 
 
 def test_a_key_that_was_not_there_is_added():
-    assert changed(_stored(), {"trainer.step": "eager"}).trainer.step == "eager"
+    assert changed(_stored(), {"trainer.execution": "eager"}).trainer.execution == "eager"
 
 
 def test_a_mapping_takes_the_place_of_the_old_one():

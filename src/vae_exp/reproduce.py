@@ -15,7 +15,15 @@ from vae_exp.reproduction_table import NOT_RUN, ReproductionResult, Row, chosen,
 from vae_exp.storage.run_directory import RunDirectory, require_writable
 
 _PAGE = "reproductions.md"
-_HARMLESS = ("data.root", "data.path", "data.resident", "trainer.device", "trainer.step", "tracker", "checkpoint")
+_HARMLESS = (
+    "data.root",
+    "data.path",
+    "data.resident",
+    "trainer.device",
+    "trainer.execution",
+    "tracker",
+    "checkpoint",
+)
 
 
 def main() -> None:

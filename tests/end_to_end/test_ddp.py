@@ -16,7 +16,7 @@ from vae_exp.model.encoders import MLPEncoder
 
 RUN = (
     "data=digits", "trainer.epochs=2", "tracker=none", "evaluator=[elbo]", "trainer.batch_size=130",
-    "data.binarization=dynamic", "trainer.gradient_clip=300", "trainer.device=cpu", "hydra.run.dir=run",
+    "data.binarization=dynamic", "trainer.max_grad_norm=300", "trainer.device=cpu", "hydra.run.dir=run",
 )  # fmt: skip
 
 

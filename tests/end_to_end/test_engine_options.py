@@ -62,7 +62,7 @@ def test_the_debug_trainer_takes_two_epochs_on_the_first_training_images(command
 
 
 def test_a_clipped_gradient_trains_otherwise(command, tmp_path):
-    clipped = trained(command, tmp_path, "clipped", "trainer.gradient_clip=0.001", "optimizer=sgd")
+    clipped = trained(command, tmp_path, "clipped", "trainer.max_grad_norm=0.001", "optimizer=sgd")
     free = trained(command, tmp_path, "free", "optimizer=sgd")
     assert clipped["metrics"]["train/loss"] > free["metrics"]["train/loss"]
 
@@ -138,7 +138,10 @@ def test_a_run_that_diverges_keeps_the_last_good_epoch(command, tmp_path):
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
-        ("trainer.step=graph", "trainer.step=graph needs a CUDA device, not cpu; use auto, eager or compile"),
+        (
+            "trainer.execution=graph",
+            "trainer.execution=graph needs a CUDA device, not cpu; use auto, eager or compile",
+        ),
         ("trainer.precision=tf32", "trainer.precision=tf32 needs a CUDA device"),
     ],
 )
@@ -153,7 +156,7 @@ def test_what_the_device_cannot_do_is_refused(command, tmp_path, override: str, 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default:The .grad attribute")  # the compiler looks at one
 def test_compiled_steps_train_the_same(command, tmp_path):
-    eager = trained(command, tmp_path, "eager", "trainer.step=eager")
-    compiled = trained(command, tmp_path, "compiled", "trainer.step=compile")
-    assert compiled["step"] == "compile"
+    eager = trained(command, tmp_path, "eager", "trainer.execution=eager")
+    compiled = trained(command, tmp_path, "compiled", "trainer.execution=compile")
+    assert compiled["execution"] == "compile"
     assert compiled["metrics"]["train/loss"] == pytest.approx(eager["metrics"]["train/loss"], rel=1e-4)

@@ -21,7 +21,7 @@ EPOCHS = 8
 RUN = (
     "data=digits", f"trainer.epochs={EPOCHS}", "tracker=none", "evaluator=[elbo]",
     "evaluator.elbo.every_n_epochs=3",
-    "scheduler=step", "scheduler.step_size=3", "trainer.ema_decay=0.9", "trainer.gradient_clip=500",
+    "scheduler=step", "scheduler.step_size=3", "trainer.ema_decay=0.9", "trainer.max_grad_norm=500",
     "trainer.device=cpu", "checkpoint.every_n_epochs=1",
 )  # fmt: skip
 PLACES = ("half written", "before fsync", "before rename", "after rename")

@@ -28,9 +28,9 @@ def content(run: Path) -> dict[str, bytes]:
 
 def test_a_refused_resume_leaves_every_line(command, run: Path):
     before = content(run)
-    refused = command("train", "resume=run/checkpoints/best.pt", "trainer.epochs=9", "trainer.step=graph")
+    refused = command("train", "resume=run/checkpoints/best.pt", "trainer.epochs=9", "trainer.execution=graph")
     assert refused.code == 1
-    assert "trainer.step=graph needs a CUDA device" in refused.err
+    assert "trainer.execution=graph needs a CUDA device" in refused.err
     assert content(run) == before
 
 

@@ -262,7 +262,7 @@ def test_a_step_that_cannot_be_captured_continues_eagerly_and_says_why(cuda: Fak
     assert cuda.captured == 1
     assert graph_step.fallback == f"RuntimeError: {message}"
     assert f"cannot be captured as a CUDA graph (RuntimeError: {message})" in caplog.text
-    assert "trainer.step=eager" in caplog.text
+    assert "trainer.execution=eager" in caplog.text
 
 
 @pytest.mark.parametrize("refusal", [RuntimeError, torch.OutOfMemoryError])

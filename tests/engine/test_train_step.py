@@ -292,7 +292,7 @@ def test_auto_captures_a_graph_where_it_can(requested, device, dist, mode):
     ],
 )
 def test_a_graph_that_cannot_be_captured_is_refused(device: torch.device, dist: DistributedContext, reason: str):
-    with pytest.raises(UserError, match=rf"^trainer\.step=graph {reason}; use auto, eager or compile"):
+    with pytest.raises(UserError, match=rf"^trainer\.execution=graph {reason}; use auto, eager or compile"):
         resolve_execution_mode("graph", device, dist)
 
 

@@ -26,6 +26,10 @@ RENAMED_KEYS = {
     "checkpoint.every.epochs": "checkpoint.every_n_epochs",
     "checkpoint.every.seconds": "checkpoint.every_n_seconds",
     "evaluator.*.every": "evaluator.*.every_n_epochs",
+    "trainer.collapse_monitor": "trainer.warn_posterior_collapse",
+    "trainer.distributed": "trainer.strategy",
+    "trainer.gradient_clip": "trainer.max_grad_norm",
+    "trainer.step": "trainer.execution",
 }
 # Old and new values of keys, by their old names.
 RENAMED_VALUES: dict[str, dict[Any, Any]] = {"evaluator.*.every": {0: None}}

@@ -23,7 +23,7 @@ _BEFORE_THE_KEY: Mapping[str, Mapping[str, Any]] = {
     "vae_exp.objective.beta_vae.Capacity": {"over": "image"},
 }
 _INTERNALS = ("reference_type=", "object_type=")
-STEPS = ("auto", "eager", "graph", "compile")
+EXECUTION_MODES = ("auto", "eager", "graph", "compile")
 PRECISIONS = ("fp32", "tf32", "bf16")
 STRATEGIES = ("none", "ddp")
 BINARIZATIONS = ("none", "dynamic", "fixed")
@@ -115,14 +115,14 @@ class TrainerConfig:
     device: str = MISSING
     epochs: int = MISSING
     batch_size: int = MISSING
-    step: str = MISSING
+    execution: str = MISSING
     precision: str = MISSING
     deterministic: bool = MISSING
-    gradient_clip: float | None = MISSING
+    max_grad_norm: float | None = MISSING
     ema_decay: float | None = MISSING
-    distributed: str = MISSING
+    strategy: str = MISSING
     threads: Any = None  # torch's own number, as configs of older versions have it
-    collapse_monitor: bool = True
+    warn_posterior_collapse: bool = True
     print_batch_sum: bool = False
     max_train_images: int | None = None
     monitor: str | None = MISSING
@@ -131,13 +131,13 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         _at_least("trainer.epochs", self.epochs, 1)
         _at_least("trainer.batch_size", self.batch_size, 1)
-        _one_of("trainer.step", self.step, STEPS)
+        _one_of("trainer.execution", self.execution, EXECUTION_MODES)
         _one_of("trainer.precision", self.precision, PRECISIONS)
-        _one_of("trainer.distributed", self.distributed, STRATEGIES)
+        _one_of("trainer.strategy", self.strategy, STRATEGIES)
         if self.threads not in ("auto", None) and (type(self.threads) is not int or self.threads < 1):
             raise UserError(f"trainer.threads={self.threads} must be auto, null (torch's own) or at least 1.")
-        if self.gradient_clip is not None:
-            _positive("trainer.gradient_clip", self.gradient_clip)
+        if self.max_grad_norm is not None:
+            _positive("trainer.max_grad_norm", self.max_grad_norm)
         if self.max_train_images is not None:
             _at_least("trainer.max_train_images", self.max_train_images, 1)
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
@@ -309,7 +309,7 @@ class BenchmarkConfig:
                 f"widths={self.widths} must list lists of widths of at least 1, such as [[500],[400,200]]; "
                 f"null takes model.hidden_dims."
             )
-        _some_of("steps", self.steps, STEPS[1:])
+        _some_of("steps", self.steps, EXECUTION_MODES[1:])
         _some_of("precisions", self.precisions, PRECISIONS)
 
 

@@ -129,7 +129,7 @@ class CUDAGraphStep:
         self._captures.clear()
         _log.warning(
             "Steps cannot be captured as a CUDA graph (%s); training continues with eager steps, which are "
-            "slower. trainer.step=eager does not try.",
+            "slower. trainer.execution=eager does not try.",
             reason,
         )
 

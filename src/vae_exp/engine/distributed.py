@@ -170,14 +170,14 @@ def init_distributed(strategy: str, device: torch.device) -> DistributedContext:
     if strategy == "none":
         if world_size > 1:
             raise UserError(
-                f"{world_size} processes were started, and trainer.distributed=none would have each train the "
+                f"{world_size} processes were started, and trainer.strategy=none would have each train the "
                 f"same run; use trainer=ddp."
             )
         return DistributedContext()
     if not torchrun.is_launched():
         raise UserError(
-            "trainer.distributed=ddp needs several processes: "
-            "torchrun --nproc-per-node=N -m vae_exp.train trainer=ddp (or trainer.distributed=none)."
+            "trainer.strategy=ddp needs several processes: "
+            "torchrun --nproc-per-node=N -m vae_exp.train trainer=ddp (or trainer.strategy=none)."
         )
     on_cuda = device.type == "cuda"
     torch_dist.init_process_group("nccl" if on_cuda else "gloo", device_id=device if on_cuda else None)

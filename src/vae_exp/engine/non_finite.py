@@ -125,5 +125,5 @@ def _error(name: str, value: float, state: "TrainState", step: int) -> DivergedE
     advice = "Checkpoints of earlier epochs stand; a" if state.epoch else "There is no checkpoint yet; a"
     return DivergedError(
         f"{name} is {value} in epoch {state.epoch + 1} (step {step}): training diverged. "
-        f"{advice} smaller optimizer.lr or trainer.gradient_clip may help."
+        f"{advice} smaller optimizer.lr or trainer.max_grad_norm may help."
     )

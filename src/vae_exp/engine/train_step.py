@@ -177,9 +177,11 @@ def resolve_execution_mode(requested: str, device: torch.device, dist: Distribut
     if requested == "auto":
         return "graph" if device.type == "cuda" and dist.world_size == 1 else "eager"
     if requested == "graph" and device.type != "cuda":
-        raise UserError(f"trainer.step=graph needs a CUDA device, not {device}; use auto, eager or compile.")
+        raise UserError(f"trainer.execution=graph needs a CUDA device, not {device}; use auto, eager or compile.")
     if requested == "graph" and dist.world_size > 1:
-        raise UserError("trainer.step=graph works in one process; use auto, eager or compile with trainer=ddp.")
+        raise UserError(
+            "trainer.execution=graph works in one process; use auto, eager or compile with trainer=ddp."
+        )
     return requested
 
 
@@ -189,7 +191,7 @@ def compile_module(module: nn.Module) -> nn.Module:
 
     for function in (standard_normal, drawn):  # the compiler cannot trace draws from an explicit generator
         skip(function)
-    _log.info("trainer.step=compile: the first step of each batch size compiles, which takes a while.")
+    _log.info("trainer.execution=compile: the first step of each batch size compiles, which takes a while.")
     return torch.compile(module)  # type: ignore[return-value]
 
 
@@ -199,5 +201,5 @@ def compiler_error(error: BaseException) -> UserError | None:
         return None
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return UserError(
-        f"trainer.step=compile: torch cannot compile this model here: {reason}; use trainer.step=eager."
+        f"trainer.execution=compile: torch cannot compile this model here: {reason}; use trainer.execution=eager."
     )

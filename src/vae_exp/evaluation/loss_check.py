@@ -184,7 +184,7 @@ def _warnings(likelihood: Any, images: ImageSet, weight: float | None) -> list[s
     if weight is not None and abs(weight - 1) > 0.01:
         warnings.append(
             f"The loss is {weight:.4g} times what it would be in nats: its value cannot be compared with others, "
-            f"and optimizer.lr and trainer.gradient_clip mean something else."
+            f"and optimizer.lr and trainer.max_grad_norm mean something else."
         )
     return warnings
 

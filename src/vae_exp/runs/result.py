@@ -68,7 +68,7 @@ def build_result(
         "phase_seconds": {name: round(value, 3) for name, value in {**phases, **trainer.phase_seconds}.items()},
         "device": device_name(device),
         "threads": metadata["threads"],
-        "step": trainer.execution,
+        "execution": trainer.execution,
         "precision": trainer.options.precision,
         "versions": _versions(),
         "config_hash": metadata["config_hash"],

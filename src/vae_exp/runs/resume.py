@@ -23,10 +23,10 @@ _log = logging.getLogger(__name__)
 CHANGEABLE = (
     "trainer.epochs",
     "trainer.device",
-    "trainer.step",
+    "trainer.execution",
     "trainer.threads",
     "trainer.early_stopping",
-    "trainer.distributed",
+    "trainer.strategy",
     "data.root",
     "data.path",
     "data.resident",

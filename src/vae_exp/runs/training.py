@@ -180,7 +180,7 @@ def set_up(
         train, val = (move_to_device(split, device, settings.data.resident) for split in (images, val))
         optimizer = build_optimizer(plain["optimizer"], vae.parameters())
         scheduler = build_scheduler(plain["scheduler"], optimizer)
-    dist = init_distributed(settings.trainer.distributed, device)
+    dist = init_distributed(settings.trainer.strategy, device)
     initial_run_id = job.wandb_run_id if job else None
     wandb_run_id = initial_run_id if state is None else state.get("wandb_run_id")
     with timed(phases, "tracker"):
@@ -232,7 +232,7 @@ def _set_up_process(settings: TrainConfig) -> torch.device:
         torch.cuda.set_device(device)  # pinned memory and NCCL would start a context on the first GPU otherwise
     check_precision_supported(settings.trainer.precision, device)
     set_deterministic(settings.trainer.deterministic)
-    resolve_execution_mode(settings.trainer.step, device, DistributedContext())
+    resolve_execution_mode(settings.trainer.execution, device, DistributedContext())
     seed_everything(settings.seed)
     return device
 
@@ -247,7 +247,7 @@ def _build_model(
     batch_size = settings.trainer.batch_size
     if batch_size > len(images):
         raise UserError(f"trainer.batch_size={batch_size} is larger than the {len(images)} training images.")
-    keeps_all = settings.trainer.precision != "bf16" and settings.trainer.step != "compile"  # these keep less
+    keeps_all = settings.trainer.precision != "bf16" and settings.trainer.execution != "compile"  # these keep less
     counted_on = device if keeps_all else None
     return vae, build_loss(plain["loss"], vae, images.image_shape, len(images), batch_size, counted_on)
 
@@ -471,11 +471,11 @@ def _options(settings: TrainConfig, loss: Loss, train: ImageSet, val: ImageSet) 
         monitor=monitor,
         patience=trainer.early_stopping.patience,
         min_delta=trainer.early_stopping.min_delta,
-        execution=trainer.step,
+        execution=trainer.execution,
         precision=trainer.precision,
-        max_grad_norm=trainer.gradient_clip,
+        max_grad_norm=trainer.max_grad_norm,
         ema_decay=trainer.ema_decay,
-        warn_posterior_collapse=trainer.collapse_monitor,
+        warn_posterior_collapse=trainer.warn_posterior_collapse,
         checkpoint_every_n_epochs=settings.checkpoint.every_n_epochs,
         checkpoint_every_n_seconds=settings.checkpoint.every_n_seconds,
     )
