@@ -23,7 +23,7 @@ from vae_exp.cli.command_line import config_directory
 from vae_exp.configuration.instantiate import build_loss, build_vae
 from vae_exp.data.batch_loader import DeviceLoader
 from vae_exp.data.images import ImageSet
-from vae_exp.engine.cuda_graph import HostStateSnapshot, first_difference
+from vae_exp.engine.cuda_graph import first_difference, host_state
 from vae_exp.engine.distributed import DistributedContext
 from vae_exp.engine.train_step import EpochLossBuffer, ModelWithLoss, TrainStep
 from vae_exp.errors import UserError
@@ -235,12 +235,11 @@ def _host_read(vae: VAE, loss: str) -> str | None:
 def read_by(step: TrainStep) -> str | None:
     """What the second step reads or changes on the host; the first may prepare constants, as warm-up steps do."""
     step(4)
-    host = HostStateSnapshot(step.model_with_loss, step.optimizer)
-    before = host.take()
+    before = host_state(step.model_with_loss, step.optimizer)
     try:
         with no_host_reads():
             step(4)
     except HostReadError as error:
         return str(error)
-    changed = first_difference(before, host.take())
+    changed = first_difference(before, host_state(step.model_with_loss, step.optimizer))
     return None if changed is None else f"{changed} changes"

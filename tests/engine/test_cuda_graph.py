@@ -21,7 +21,7 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from tests.builders import CPU, adam, small_vae, weights
 from tests.engine.test_train_step import make_step
 from vae_exp.engine import cuda_graph
-from vae_exp.engine.cuda_graph import CUDAGraphStep, HostStateSnapshot, first_difference, make_capturable
+from vae_exp.engine.cuda_graph import CUDAGraphStep, first_difference, host_state, make_capturable
 from vae_exp.engine.train_step import ModelWithLoss
 from vae_exp.objective.elbo import ELBO
 
@@ -348,13 +348,12 @@ def test_an_optimizer_that_counts_its_steps_on_the_host_is_not_captured(cuda: Fa
 
 def test_attributes_of_modules_are_named_by_their_path_and_those_of_the_compiler_ignored():
     vae = small_vae()
-    compiled = SimpleNamespace(_orig_mod=ModelWithLoss(vae, ELBO()), counter=0)
-    host_state = HostStateSnapshot(compiled, adam(vae.parameters()))
-    before = host_state.take()
+    compiled, optimizer = SimpleNamespace(_orig_mod=ModelWithLoss(vae, ELBO()), counter=0), adam(vae.parameters())
+    before = host_state(compiled, optimizer)
     compiled.counter = 1
-    assert first_difference(before, host_state.take()) is None
+    assert first_difference(before, host_state(compiled, optimizer)) is None
     vae.encoder.calls = 1
-    assert first_difference(before, host_state.take()) == "vae.encoder.calls"
+    assert first_difference(before, host_state(compiled, optimizer)) == "vae.encoder.calls"
 
 
 # Streams and optimizers

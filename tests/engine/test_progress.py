@@ -17,7 +17,7 @@ from vae_exp.engine.progress import (
 )
 
 METRICS = {"train/loss": 156.7310, "train/rate": 3.0, "val/loss": 155.25, "val/rate": 4.0}
-SEEDS_WORDS = "Epoch [3 / 10] average reconstruction error: 15673.100459"
+BLOG_POST_LINE = "Epoch [3 / 10] average reconstruction error: 15673.100459"
 LINE = "Epoch 3/10: train/loss 156.73, val/loss 155.25 nats per image"
 
 
@@ -29,10 +29,11 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Console:
 
 
 @pytest.fixture
-def bar(terminal: Console):
-    bar = RichProgress(epochs=10, steps_per_epoch=4, console=terminal)
-    yield bar
-    bar.close()
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds of a clock that stands unless a test moves it."""
+    seconds = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: seconds[0])
+    return seconds
 
 
 def _screen(terminal: Console) -> str:
@@ -40,24 +41,12 @@ def _screen(terminal: Console) -> str:
     return terminal.file.getvalue()
 
 
-def test_the_line_of_an_epoch_is_in_nats_per_image():
-    assert epoch_line(3, 10, None, METRICS) == LINE
-
-
-def test_the_line_of_an_epoch_without_validation_has_the_training_loss_alone():
-    assert epoch_line(3, 10, None, {"train/loss": 156.731}) == "Epoch 3/10: train/loss 156.73 nats per image"
-
-
-def test_the_sum_over_a_batch_comes_first_where_it_is_wanted(caplog: pytest.LogCaptureFixture):
-    caplog.set_level(logging.INFO)
-    LogProgress(10, with_batch_sum=True).epoch(3, 15673.100459, METRICS)
-    assert caplog.messages == [f"{SEEDS_WORDS} (train/loss 156.73, val/loss 155.25 nats per image)"]
-
-
-def test_plain_progress_logs_each_epoch(caplog: pytest.LogCaptureFixture):
+def test_the_line_of_an_epoch_is_in_nats_per_image(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO)
     LogProgress(10).epoch(3, 15673.100459, METRICS)
-    assert caplog.messages == [LINE]
+    LogProgress(10, with_batch_sum=True).epoch(3, 15673.100459, METRICS)
+    assert caplog.messages == [LINE, f"{BLOG_POST_LINE} (train/loss 156.73, val/loss 155.25 nats per image)"]
+    assert epoch_line(3, 10, None, {"train/loss": 156.731}) == "Epoch 3/10: train/loss 156.73 nats per image"
 
 
 def test_plain_progress_shows_no_steps(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]):
@@ -70,52 +59,29 @@ def test_plain_progress_shows_no_steps(caplog: pytest.LogCaptureFixture, capsys:
     assert capsys.readouterr().out == ""
 
 
-def test_the_bar_shows_loss_rate_and_distortion(bar: RichProgress, terminal: Console):
-    bar.step({"loss": 101.5, "rate": 3.25, "distortion": 98.25})
-    assert "loss 101.50  rate 3.25  distortion 98.25" in _screen(terminal)
-
-
-def test_the_bar_counts_the_steps_of_the_whole_run(bar: RichProgress, terminal: Console):
-    bar.step(None)
-    bar.step(None)
-    bar.step({"loss": 1.0})
-    assert "3/40" in _screen(terminal)
-
-
-def test_the_bar_of_a_resumed_run_goes_on_where_it_was(terminal: Console):
+def test_the_bar_counts_all_steps_of_the_run_and_is_drawn_with_metrics(terminal: Console):
     bar = RichProgress(epochs=10, steps_per_epoch=4, done=13, console=terminal)
-    bar.step({"loss": 1.0})
-    bar.close()
-    assert "14/40" in _screen(terminal)
-
-
-def test_steps_without_values_are_not_drawn(bar: RichProgress, terminal: Console):
     before = _screen(terminal)
     bar.step(None)
+    bar.step(None)
     assert _screen(terminal) == before
-
-
-def test_steps_without_values_are_counted_at_the_end(bar: RichProgress, terminal: Console):
-    for _ in range(40):
+    bar.step({"loss": 101.5, "rate": 3.25, "distortion": 98.25})
+    assert "16/40" in _screen(terminal)
+    assert "loss 101.50  rate 3.25  distortion 98.25" in _screen(terminal)
+    for _ in range(24):
         bar.step(None)
     bar.close()
     assert "40/40" in _screen(terminal)
 
 
-def test_the_bar_asks_for_values_a_few_times_a_second(bar: RichProgress, monkeypatch: pytest.MonkeyPatch):
-    now = 1000.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+def test_the_bar_needs_metrics_a_few_times_a_second(terminal: Console, clock: list[float]):
+    bar = RichProgress(epochs=10, steps_per_epoch=4, console=terminal)
     assert bar.needs_metrics()
     bar.step({"loss": 1.0})
     assert not bar.needs_metrics()
-    now += 1.0
+    clock[0] += 1.0
     assert bar.needs_metrics()
-
-
-def test_each_epoch_leaves_its_line_in_the_log(bar: RichProgress, caplog: pytest.LogCaptureFixture):
-    caplog.set_level(logging.INFO)
-    bar.epoch(3, 15673.100459, METRICS)
-    assert caplog.messages == [LINE]
+    bar.close()
 
 
 @pytest.fixture
@@ -130,44 +96,29 @@ def logs_to_standard_output():
 
 
 @pytest.mark.usefixtures("logs_to_standard_output")
-def test_what_is_logged_to_standard_output_is_shown_above_the_bar(terminal: Console):
+def test_log_lines_are_shown_above_the_bar_and_follow_standard_output(
+    terminal: Console, monkeypatch: pytest.MonkeyPatch
+):
     bar = RichProgress(epochs=10, steps_per_epoch=4, console=terminal)
     bar.epoch(3, 15673.100459, METRICS)
     bar.step({"loss": 1.0})
     bar.close()
     assert f"{LINE}\n" in _screen(terminal)
     assert _screen(terminal).rindex(LINE) < _screen(terminal).rindex("loss 1.00")
+    stdout = StringIO()
+    monkeypatch.setattr(sys, "stdout", stdout)
+    LogProgress(10).epoch(3, 15673.100459, METRICS)
+    assert stdout.getvalue() == f"{LINE}\n"
 
 
-@pytest.mark.usefixtures("logs_to_standard_output")
-def test_logging_follows_standard_output_wherever_it_goes(monkeypatch: pytest.MonkeyPatch):
-    for _ in range(2):
-        elsewhere = StringIO()
-        monkeypatch.setattr(sys, "stdout", elsewhere)
-        LogProgress(10).epoch(3, 15673.100459, METRICS)
-        assert elsewhere.getvalue() == f"{LINE}\n"
-
-
-def test_without_a_terminal_progress_is_plain(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sys, "stdout", StringIO())
-    assert isinstance(progress_display(1, 1), LogProgress)
-
-
-def test_on_a_terminal_progress_is_a_bar(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("is_terminal", "kind"), [(False, LogProgress), (True, RichProgress)])
+def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, is_terminal: bool, kind: type):
     screen = StringIO()
-    screen.isatty = lambda: True  # type: ignore[method-assign]
+    screen.isatty = lambda: is_terminal  # type: ignore[method-assign]
     monkeypatch.setattr(sys, "stdout", screen)
     display = progress_display(1, 1)
     display.close()
-    assert isinstance(display, RichProgress)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds of a clock that stands unless a test moves it."""
-    seconds = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: seconds[0])
-    return seconds
+    assert type(display) is kind
 
 
 def _evaluate(name: str, seconds: float, clock: list[float], console: Console | None = None) -> None:

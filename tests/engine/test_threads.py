@@ -36,7 +36,10 @@ def mlp(side: int, hidden: int) -> tuple[VAE, ImageSet]:
 def test_the_work_of_a_step_is_that_of_its_matrix_products():
     vae, images = mlp(3, 7)
     products = 9 * 7 + 7 * (2 * 2) + 2 * 7 + 7 * 9  # multiply-adds an image: one a weight
-    assert count_step_flops(vae, ELBO(), images, 50) == 3 * 2 * 50 * products
+    state = torch.get_rng_state()
+    assert count_step_flops(vae.train(), ELBO(), images, 50) == 3 * 2 * 50 * products
+    assert vae.training
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_convolutions_count_by_their_positions():
@@ -56,25 +59,13 @@ def test_convolutions_count_by_their_positions():
     assert found == 3 * expected > 0
 
 
-def test_counting_leaves_the_model_and_the_random_state_as_they_were():
-    vae, images = mlp(3, 7)
-    state = torch.get_rng_state()
-    count_step_flops(vae.train(), ELBO(), images, 50)
-    assert vae.training
-    assert torch.equal(torch.get_rng_state(), state)
-
-
 @pytest.mark.usefixtures("sixteen_threads")
 def test_small_nets_take_one_thread_and_larger_ones_more():
-    digits, mnist = (count_step_flops(*mlp_of, 100) for mlp_of in (with_loss(8, 500), with_loss(28, 500)))
-    assert choose_threads("auto", digits) == 1
-    assert 1 < choose_threads("auto", mnist) < 16
-    assert choose_threads("auto", 100 * mnist) == 16
-
-
-def with_loss(side: int, hidden: int) -> tuple[VAE, ELBO, ImageSet]:
-    vae, images = mlp(side, hidden)
-    return vae, ELBO(), images
+    digits, mnist = ((vae, ELBO(), images) for vae, images in (mlp(8, 500), mlp(28, 500)))
+    assert choose_threads("auto", count_step_flops(*digits, 100)) == 1
+    flops = count_step_flops(*mnist, 100)
+    assert 1 < choose_threads("auto", flops) < 16
+    assert choose_threads("auto", 100 * flops) == 16
 
 
 @pytest.mark.usefixtures("sixteen_threads")

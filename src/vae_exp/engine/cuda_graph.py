@@ -55,7 +55,6 @@ class CUDAGraphStep:
         self._stream = _capture_stream(device)
         self._captures: dict[int, _Capture] = {}
         self._warm_ups: Counter[int] = Counter()
-        self._host_state = HostStateSnapshot(step.model_with_loss, step.optimizer)
         self._rates: _DeviceLearningRates | None = None
 
     @contextmanager
@@ -98,9 +97,9 @@ class CUDAGraphStep:
         self._warm_ups[size] += 1
         if self._warm_ups[size] < _WARM_UP_STEPS:
             return self._eager(size, rates)
-        before = self._host_state.take()
+        before = host_state(self._step.model_with_loss, self._step.optimizer)
         sums = self._eager(size, rates)
-        difference = first_difference(before, self._host_state.take())
+        difference = first_difference(before, host_state(self._step.model_with_loss, self._step.optimizer))
         if difference is not None:
             self._fall_back_to_eager(f"{difference} changes from step to step, which a graph would not see")
         return sums
@@ -235,72 +234,53 @@ def _constant_options(optimizer: Optimizer, rates: _DeviceLearningRates) -> tupl
     )
 
 
-class HostStateSnapshot:
-    """Plain values on the host that the code of a step may change, and the random states of the process.
+def host_state(module: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    """Plain values on the host that the code of a step may change, by name, in a form that can be compared.
 
-    Args:
-        module: The attributes of its modules, and of objects that it holds such as the loss, are compared, with
-            the plain values one level inside them.
-        optimizer: Its options and its state are compared.
+    They are the attributes of the modules and of objects that `module` holds such as the loss, the options and the
+    state of the optimizer, all with the plain values one level inside, and the random states of the process.
     """
-
-    def __init__(self, module: object, optimizer: Optimizer) -> None:
-        self._module = getattr(module, "_orig_mod", module)  # not what the compiler adds
-        self._optimizer = optimizer
-
-    def take(self) -> dict[str, Any]:
-        """All values by name, in a form that can be compared."""
-        kind, keys, position, *rest = np.random.get_state(legacy=True)
-        return {
-            **dict(self._attributes()),
-            **dict(self._optimizer_values()),
-            "the random state of Python": random.getstate(),
-            "the random state of numpy": (kind, np.asarray(keys).tobytes(), position, rest),
-            "the random state of torch on the CPU": torch.get_rng_state().numpy().tobytes(),
-        }
-
-    def _attributes(self) -> Iterator[tuple[str, str]]:
-        modules = dict(self._module.named_modules()) if isinstance(self._module, nn.Module) else {}
-        held = {name: value for name, value in vars(self._module).items() if hasattr(value, "__dict__")}
-        torchs = vars(nn.Module())
-        for path, owner in {**held, **modules}.items():
-            for name, value in vars(owner).items():
-                if name not in torchs and not isinstance(owner, FunctionType | MethodType):
-                    yield from _plain_values(f"{path}.{name}" if path else name, value)
-
-    def _optimizer_values(self) -> Iterator[tuple[str, str]]:
-        for index, group in enumerate(self._optimizer.param_groups):
-            for name, value in group.items():
-                yield from _plain_values(f"optimizer.param_groups[{index}][{name!r}]", value)
-        for index, state in enumerate(self._optimizer.state.values()):
-            yield from _plain_values(f"optimizer.state[{index}]", state)
-
-
-def first_difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
-    """The name of a value that differs between two snapshots; None if none does."""
-    absent = object()
-    names = [*before, *(name for name in after if name not in before)]
-    return next((name for name in names if before.get(name, absent) != after.get(name, absent)), None)
+    module = getattr(module, "_orig_mod", module)  # not what the compiler adds
+    held = {name: value for name, value in vars(module).items() if hasattr(value, "__dict__")}
+    torchs = vars(nn.Module())
+    values: dict[str, Any] = {
+        f"{path}.{name}".lstrip("."): value
+        for path, owner in {**held, **dict(module.named_modules())}.items()
+        if not isinstance(owner, FunctionType | MethodType)
+        for name, value in vars(owner).items()
+        if name not in torchs
+    }
+    values |= {f"optimizer.param_groups[{index}]": group for index, group in enumerate(optimizer.param_groups)}
+    values |= {f"optimizer.state[{index}]": state for index, state in enumerate(optimizer.state.values())}
+    kind, keys, position, *rest = np.random.get_state(legacy=True)
+    return {
+        **{name: text for path, value in values.items() for name, text in _plain_values(path, value)},
+        "the random state of Python": random.getstate(),
+        "the random state of numpy": (kind, np.asarray(keys).tobytes(), position, rest),
+        "the random state of torch on the CPU": torch.get_rng_state().numpy().tobytes(),
+    }
 
 
 def _plain_values(name: str, value: Any) -> Iterator[tuple[str, str]]:
     """A plain value, or those that a container or an object holds directly, by name."""
+    entries: Iterable[tuple[str, Any]] = []
     if isinstance(value, _PLAIN):
         yield name, repr(value)  # NaN equals itself then
-        return
+    elif isinstance(value, Mapping):
+        entries = [(f"[{key!r}]", entry) for key, entry in value.items()]
+    elif isinstance(value, list | tuple):
+        entries = [(f"[{index}]", entry) for index, entry in enumerate(value)]
+    elif not isinstance(value, _OPAQUE) and hasattr(value, "__dict__"):
+        entries = [(f".{key}", entry) for key, entry in vars(value).items()]
     if isinstance(value, Mapping | list | tuple):
         yield f"the length of {name}", str(len(value))
-    for key, entry in _entries(value):
+    for key, entry in entries:
         if isinstance(entry, _PLAIN):
             yield f"{name}{key}", repr(entry)
 
 
-def _entries(value: Any) -> Iterable[tuple[str, Any]]:
-    """The entries of a container or attributes of an object, by how they are reached."""
-    if isinstance(value, Mapping):
-        return [(f"[{key!r}]", entry) for key, entry in value.items()]
-    if isinstance(value, list | tuple):
-        return [(f"[{index}]", entry) for index, entry in enumerate(value)]
-    if isinstance(value, _OPAQUE) or not hasattr(value, "__dict__"):
-        return []
-    return [(f".{name}", entry) for name, entry in vars(value).items()]
+def first_difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
+    """The name of a value that differs between two host states; None if none does."""
+    absent = object()
+    names = [*before, *(name for name in after if name not in before)]
+    return next((name for name in names if before.get(name, absent) != after.get(name, absent)), None)

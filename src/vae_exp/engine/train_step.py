@@ -1,7 +1,6 @@
 """One optimizer step, and the buffer of an epoch's losses."""
 
 import logging
-from collections.abc import Callable
 from math import isfinite
 
 import torch
@@ -104,7 +103,7 @@ class TrainStep:
     def __init__(
         self,
         *,
-        model_with_loss: Callable[..., tuple[Tensor, Tensor, Tensor]],
+        model_with_loss: nn.Module,
         parameters: list[nn.Parameter],
         optimizer: Optimizer,
         loader: BatchLoader,

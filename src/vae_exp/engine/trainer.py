@@ -105,6 +105,16 @@ class TrainState:
     metrics_rows: int = 0
 
 
+@contextmanager
+def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    """Add the wall seconds of a block to those of a phase."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start
+
+
 class Trainer:
     """Trains a VAE, evaluates it, and writes its checkpoints.
 
@@ -234,12 +244,13 @@ class Trainer:
                     if pruner and pruner.stop(state.epoch, state.metrics):
                         raise TrialPruned
                 if state.epoch and self.dist.is_main:
-                    with self._phase("checkpoints"):
+                    with timed(self.phase_seconds, "checkpoints"):
                         self._checkpoints.save_final(self.state_dict, state.epoch)
         except Interrupted:
             state.train_seconds = time.perf_counter() - start
             if self.dist.is_main and self._non_finite.weights_are_finite():
-                self._checkpoints.save_now(self.state_dict)
+                with timed(self.phase_seconds, "checkpoints"):
+                    self._checkpoints.save_now(self.state_dict)
             else:
                 self._checkpoints.flush_pending()
             raise
@@ -285,7 +296,7 @@ class Trainer:
             Interrupted: on Ctrl-C or SIGTERM, before the next evaluator.
         """
         names, step = self._evaluator_loop.due_at_end(), self.state.global_step
-        with self._phase("evaluators"), self._average_weights():
+        with timed(self.phase_seconds, "evaluators"), self._average_weights():
             metrics = self.dist.run_on_main_and_broadcast(
                 lambda: self._evaluator_loop.run(names, step, shutdown) if names else {}
             )
@@ -379,18 +390,13 @@ class Trainer:
         return self._ema.average_parameters() if self._ema else nullcontext()
 
     @contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
-        """Add the wall seconds of a block to those of a phase."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.phase_seconds[name] += time.perf_counter() - start
-
-    @contextmanager
     def _training_phase(self) -> Iterator[None]:
         contention = self._contention.measure() if self._contention else nullcontext()
-        with self._phase("training"), matmul_precision(self._vae, self.options.precision), contention:
+        with (
+            timed(self.phase_seconds, "training"),
+            matmul_precision(self._vae, self.options.precision),
+            contention,
+        ):
             yield
 
     def _start_epoch(self) -> list[int]:
@@ -443,11 +449,11 @@ class Trainer:
         metrics = loss_term_metrics("train", means)
         self._non_finite.check_metrics(metrics, self.state)
         with self._average_weights():
-            with self._phase("validation"):
+            with timed(self.phase_seconds, "validation"):
                 self._variance.update(shutdown)
                 metrics |= self._validator.run(shutdown)
             self._non_finite.check_metrics(metrics, self.state)
-            with self._phase("evaluators"):
+            with timed(self.phase_seconds, "evaluators"):
                 due = self._evaluator_loop.due_at_epoch(epoch)
                 metrics = self._evaluator_loop.run(due, self.state.global_step, shutdown) | metrics
             for name, message in (self._collapse.update(metrics) if self._collapse else {}).items():
@@ -484,7 +490,7 @@ class Trainer:
         improved = self.best.update(state.metrics[self.options.monitor], state.epoch)
         state.stopped_early = self.best.should_stop
         if self.dist.is_main:
-            with self._phase("checkpoints"):
+            with timed(self.phase_seconds, "checkpoints"):
                 self._checkpoints.on_epoch_end(self.state_dict, state.epoch, improved=improved)
 
     def state_dict(self) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from vae_exp.engine.seeding import make_generator, seed_everything, set_determin
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.engine.threads import choose_threads, count_step_flops, cpu_threads, thread_variable
 from vae_exp.engine.train_step import compiler_error, resolve_execution_mode
-from vae_exp.engine.trainer import Trainer, TrainerOptions
+from vae_exp.engine.trainer import Trainer, TrainerOptions, timed
 from vae_exp.errors import DivergedError, Interrupted, TrialPruned, UserError
 from vae_exp.evaluation.loss_check import check_loss
 from vae_exp.model.vae import VAE
@@ -213,16 +213,6 @@ def set_up(
     if metrics_file:
         _log_start(vae, device, threads, train, val)
     return TrainingSetup(trainer, settings, device, threads, metadata, wandb)
-
-
-@contextmanager
-def timed(phases: dict[str, float], name: str) -> Iterator[None]:
-    """Add the wall seconds of a block to those of a phase."""
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        phases[name] = phases.get(name, 0.0) + time.perf_counter() - start
 
 
 def _set_up_process(settings: TrainConfig) -> torch.device:
