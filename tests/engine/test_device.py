@@ -152,16 +152,16 @@ def test_a_gpu_that_runs_out_of_memory_is_known():
 
 @pytest.mark.parametrize("loss", [ELBO(), IWAE(50)], ids=["elbo", "iwae"])
 def test_the_bytes_of_a_step_are_those_that_a_real_one_keeps(loss: ELBO | IWAE):
-    vae, kept = bernoulli_vae(3), {}
+    vae, saved = bernoulli_vae(3), {}
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         terms = loss(vae, torch.rand(16, *SHAPE), torch.Generator())
     assert terms.loss.requires_grad
-    assert count_step_bytes(loss, vae, SHAPE, 16) == sum(kept.values())
+    assert count_step_bytes(loss, vae, SHAPE, 16) == sum(saved.values())
 
 
 def test_a_step_that_no_device_can_hold_is_refused_and_a_large_one_message(

@@ -34,19 +34,19 @@ PLAIN = ("mlp", "standard_normal", "diagonal", "bernoulli")
 @pytest.mark.parametrize("loss", LOSSES)
 def test_no_step_reads_on_the_host(loss: str):
     """Every prior with every posterior; likelihoods and models take turns, so that each meets the loss."""
-    found = {parts: host_read(parts, [loss])[loss] for parts in covering(loss)}
-    assert {parts: read for parts, read in found.items() if read not in (None, "refused")} == {}
-    assert None in found.values()
+    reads = {parts: host_read(parts, [loss])[loss] for parts in covering(loss)}
+    assert {parts: read for parts, read in reads.items() if read not in (None, "refused")} == {}
+    assert None in reads.values()
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_no_model_reads_on_the_host_with_any_likelihood(model: str):
     loss = "vq" if model == "vq" else "elbo"
-    found = {
+    reads = {
         likelihood: host_read((model, "standard_normal", "diagonal", likelihood), [loss])[loss]
         for likelihood in LIKELIHOODS
     }
-    assert found == dict.fromkeys(LIKELIHOODS)
+    assert reads == dict.fromkeys(LIKELIHOODS)
 
 
 @pytest.mark.slow
@@ -56,10 +56,10 @@ def test_no_model_reads_on_the_host_with_any_likelihood(model: str):
 def test_no_combination_reads_on_the_host(model: str, prior: str):
     """The whole product; a model that takes a prior (conditional ones take no VampPrior) takes every part."""
     parts = [each for each in all_parts() if each[0] == model and (model in OWN_PRIOR or each[1] == prior)]
-    found = {(each, loss): read for each in parts for loss, read in host_read(each, LOSSES).items()}
-    assert {key: read for key, read in found.items() if read not in (None, "refused")} == {}
+    reads = {(each, loss): read for each in parts for loss, read in host_read(each, LOSSES).items()}
+    assert {key: read for key, read in reads.items() if read not in (None, "refused")} == {}
     for index, names in ((2, POSTERIORS), (3, LIKELIHOODS)):
-        recordable = {each[index] for (each, _), read in found.items() if read is None}
+        recordable = {each[index] for (each, _), read in reads.items() if read is None}
         refused = (model, prior) == ("conditional", "vamp")
         assert recordable == (set() if refused else {each[index] for each in parts} & set(names))
 
@@ -92,7 +92,7 @@ def _reads(read) -> str | None:
 
 
 @pytest.mark.parametrize(
-    ("read", "found"),
+    ("read", "name"),
     [
         (lambda loss: loss.sum().item(), "Tensor.item"),
         (lambda loss: float(loss.detach().sum()), "Tensor.__float__"),
@@ -111,11 +111,11 @@ def _reads(read) -> str | None:
         (lambda loss: torch.linalg.cholesky_ex(loss.detach().exp()[0] * torch.eye(2)), None),
     ],
 )  # fmt: skip
-def test_reads_on_the_host_are_found(read, found: str | None):
-    assert _reads(read) == found
+def test_reads_on_the_host_are_named(read, name: str | None):
+    assert _reads(read) == name
 
 
-def test_reads_in_a_backward_pass_are_found():
+def test_reads_in_a_backward_pass_are_named():
     class Reads(torch.autograd.Function):
         @staticmethod
         def forward(ctx, value: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ def test_reads_in_a_backward_pass_are_found():
         Reads.apply(weight).sum().backward()
 
 
-def test_a_loss_that_counts_on_the_host_is_found():
+def test_a_loss_that_counts_on_the_host_is_named():
     class Counts(ELBO):
         calls = 0
 

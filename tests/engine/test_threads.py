@@ -55,8 +55,8 @@ def test_convolutions_count_by_their_positions():
 
     for module in vae.modules():
         module.register_forward_hook(count)
-    found = count_step_flops(vae, ELBO(), ImageSet(torch.rand(2, *shape), None, 1), 2)
-    assert found == 3 * expected > 0
+    flops = count_step_flops(vae, ELBO(), ImageSet(torch.rand(2, *shape), None, 1), 2)
+    assert flops == 3 * expected > 0
 
 
 @pytest.mark.usefixtures("sixteen_threads")

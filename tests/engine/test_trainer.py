@@ -210,6 +210,17 @@ def test_validation_has_the_same_noise_each_epoch_and_training_has_not(bench):
     assert len(set(tracker.column("train/distortion"))) == 3
 
 
+def test_run_steps_trains_as_fit_and_writes_nothing(bench):
+    whole, parts = bench(folder="whole", lr=0.05, epochs=2).fit(), bench(folder="parts", lr=0.05)
+    assert [parts.trainer.run_steps(count) for count in (2, 4)] == [4, 6]  # of batches of 2, 2 and 1 images
+    for trained, expected in zip(parts.vae.parameters(), whole.vae.parameters(), strict=True):
+        assert torch.equal(trained, expected)
+    state = parts.trainer.state
+    assert (state.global_step, state.epoch, state.batch_in_epoch) == (6, 1, 3)
+    assert parts.tracker.lines == []
+    assert not parts.directory.checkpoint("last").exists()
+
+
 # The schedule
 
 
@@ -399,7 +410,7 @@ def _run_to_the_end(trainer: Trainer, shutdown: GracefulShutdown) -> None:
     trainer.run_final_evaluators(shutdown)
 
 
-def test_an_epoch_counts_only_once_it_has_been_told(bench):
+def test_an_epoch_counts_once_it_has_been_logged(bench):
     made = bench(train=5, batch_size=2, epochs=5, evaluators={"first": _Signals(every_n_epochs=2)})
     with pytest.raises(Interrupted):
         made.fit()

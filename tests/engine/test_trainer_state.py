@@ -80,7 +80,7 @@ def _whole(path: Path, settings: dict[str, Any]) -> tuple[Tensor, list[dict[str,
 def _continued(
     path: Path, settings: dict[str, Any], first: Trainer, before: RecordingTracker, progress: NullProgress
 ) -> tuple[Tensor, list[dict[str, float]], dict[str, Any]]:
-    """Interrupt a run, and go on with another trainer."""
+    """Interrupt a run, and continue with another trainer."""
     with pytest.raises(Interrupted):
         fit(first, progress)
     state = load_checkpoint(path / "checkpoints" / "last.pt", CPU)
@@ -93,14 +93,14 @@ def _continued(
     return weights(vae), before.rows() + tracker.rows(), load_checkpoint(path / "checkpoints" / "last.pt", CPU)
 
 
-def _assert_same(found: Any, expected: Any) -> None:
-    assert found[1] == expected[1]
-    assert torch.equal(found[0], expected[0])
+def _assert_same(resumed: Any, expected: Any) -> None:
+    assert resumed[1] == expected[1]
+    assert torch.equal(resumed[0], expected[0])
     for name in ("epoch", "step", "batches", "best", "lines"):
-        assert found[2][name] == expected[2][name]
+        assert resumed[2][name] == expected[2][name]
     for name in ("vae", "average", "optimizer"):
-        torch.testing.assert_close(found[2][name], expected[2][name], rtol=0, atol=0)
-    for one, other in zip(_random_states(found[2]), _random_states(expected[2]), strict=True):
+        torch.testing.assert_close(resumed[2][name], expected[2][name], rtol=0, atol=0)
+    for one, other in zip(_random_states(resumed[2]), _random_states(expected[2]), strict=True):
         assert torch.equal(one, other)
 
 
@@ -112,7 +112,7 @@ def _random_states(state: dict[str, Any]) -> list[Tensor]:
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("at", range(1, EPOCHS * STEPS))
-def test_a_run_interrupted_at_any_step_goes_on_to_the_bit(tmp_path: Path, settings: str, at: int):
+def test_a_run_interrupted_at_any_step_continues_to_the_bit(tmp_path: Path, settings: str, at: int):
     chosen = SETTINGS[settings]
     expected = _whole(tmp_path / "whole", chosen)
     before = RecordingTracker()
@@ -121,7 +121,7 @@ def test_a_run_interrupted_at_any_step_goes_on_to_the_bit(tmp_path: Path, settin
 
 
 @pytest.mark.parametrize("after", [1, 2])
-def test_a_run_interrupted_between_two_epochs_goes_on_to_the_bit(tmp_path: Path, after: int):
+def test_a_run_interrupted_between_two_epochs_continues_to_the_bit(tmp_path: Path, after: int):
     expected = _whole(tmp_path / "whole", {})
     before = RecordingTracker(
         on_row=lambda count: os.kill(os.getpid(), signal.SIGTERM) if count == after else None
@@ -130,13 +130,13 @@ def test_a_run_interrupted_between_two_epochs_goes_on_to_the_bit(tmp_path: Path,
     _assert_same(_continued(tmp_path / "run", {}, first, before, NullProgress()), expected)
 
 
-def test_a_run_interrupted_in_its_first_validation_goes_on_without_warnings(tmp_path: Path):
+def test_a_run_interrupted_in_its_first_validation_continues_without_warnings(tmp_path: Path):
     before, chosen = RecordingTracker(), {"scheduler": _halving, "epochs": 1}
     first, _ = _trainer(tmp_path / "run", before, chosen)
     _continued(tmp_path / "run", chosen, first, before, SignalAtStep(STEPS))
 
 
-def test_a_finished_run_goes_on_to_more_epochs(tmp_path: Path):
+def test_a_finished_run_continues_to_more_epochs(tmp_path: Path):
     expected = _whole(tmp_path / "whole", {"epochs": 5})
     _, before, state = _whole(tmp_path / "run", {})
     tracker = RecordingTracker()
@@ -153,7 +153,7 @@ def _cosine(optimizer: torch.optim.Optimizer, epochs: int) -> SequentialLR:
     return SequentialLR(optimizer, [warm_up, CosineAnnealingLR(optimizer, epochs - 1)], milestones=[1])
 
 
-def test_a_schedule_that_is_planned_anew_goes_on_where_it_would_be_by_now(tmp_path: Path):
+def test_a_replanned_schedule_continues_where_it_would_be_by_now(tmp_path: Path):
     shorter, longer = ({"scheduler": partial(_cosine, epochs=epochs), "epochs": epochs} for epochs in (EPOCHS, 6))
     _, expected, _ = _whole(tmp_path / "whole", longer)
     *_, state = _whole(tmp_path / "run", shorter)
@@ -166,7 +166,7 @@ def test_a_schedule_that_is_planned_anew_goes_on_where_it_would_be_by_now(tmp_pa
     assert len(set(rates[1])) == 6
 
 
-def test_a_run_of_a_cuda_device_goes_on_on_the_cpu(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_a_run_of_a_cuda_device_continues_on_the_cpu(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     *_, state = _whole(tmp_path / "run", {})
     state["generators"] |= {
         "device": "cuda",

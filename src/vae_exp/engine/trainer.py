@@ -158,8 +158,7 @@ class Trainer:
         self.dist = dist or DistributedContext()
         self._vae = vae
         self._optimizer, self._scheduler = optimizer, scheduler
-        self._train = train
-        self._device = train.device
+        self._train, self._device = train, train.device
         self._trackers = trackers
         self._checkpoint_metadata = dict(checkpoint_metadata or {})
         self._batch_sizes = _batch_sizes(len(train), options.batch_size, self.dist)
@@ -169,15 +168,14 @@ class Trainer:
         self._epoch_start = self._shuffle.get_state()
         self._loss_buffer = EpochLossBuffer(len(self._batch_sizes), self._device)
         self._loader = make_loader(train, -(-self._batch_sizes[0] // self.dist.world_size))
-        self._loss_monitor = LossMonitor(self._loss_buffer)
+        self._loss_monitor, self._saw_non_finite = LossMonitor(self._loss_buffer), False
         self._non_finite = NonFiniteChecker(vae, self._loss_buffer)
-        self._saw_non_finite = False
         self._variance = OptimalVariance(vae, train, options.batch_size, options.seed)
         self._validator = Validator(vae, loss, self._schedules, val, options.batch_size, options.seed)
-        seen = val if len(val) else train.take(_COLLAPSE_MONITOR_IMAGES).with_fixed_binarization()
-        self._collapse = (
-            PosteriorCollapseMonitor(vae, seen, self._schedules) if options.warn_posterior_collapse else None
-        )
+        self._collapse = None
+        if options.warn_posterior_collapse:
+            images = val if len(val) else train.take(_COLLAPSE_MONITOR_IMAGES).with_fixed_binarization()
+            self._collapse = PosteriorCollapseMonitor(vae, images, self._schedules)
         self._evaluator_loop = EvaluatorLoop(
             evaluators or {},
             vae,
@@ -191,14 +189,14 @@ class Trainer:
             directory, options.checkpoint_every_n_epochs, options.checkpoint_every_n_seconds
         )
         self._mode = resolve_execution_mode(options.execution, self._device, self.dist)
-        is_alone, device_type = self.dist.world_size == 1, self._device.type
-        self._contention = (
-            ContentionWatch() if is_alone and (device_type, self._mode) == ("cpu", "eager") else None
-        )
         self._train_step = self._make_train_step(loss)
         self._step: TrainStep | CUDAGraphStep = self._train_step
-        if self._mode != "eager" and device_type == "cuda" and is_alone:
-            self._step = CUDAGraphStep(self._train_step, self._device, self._batch_sizes[0])
+        self._contention: ContentionWatch | None = None
+        if self.dist.world_size == 1:
+            if self._device.type == "cuda" and self._mode != "eager":
+                self._step = CUDAGraphStep(self._train_step, self._device, self._batch_sizes[0])
+            if self._device.type == "cpu" and self._mode == "eager":
+                self._contention = ContentionWatch()
 
     @property
     def steps_per_epoch(self) -> int:
