@@ -149,6 +149,7 @@ class Trainer:
         checkpoint_metadata: Mapping[str, Any] | None = None,
         dist: DistributedContext | None = None,
     ) -> None:
+        seed = options.seed
         self.state = TrainState()
         self.previous_train_seconds = 0.0  # before this process resumed the run
         self.phase_seconds = dict.fromkeys(("training", "validation", "evaluators", "checkpoints"), 0.0)
@@ -164,26 +165,20 @@ class Trainer:
         self._batch_sizes = _batch_sizes(len(train), options.batch_size, self.dist)
         self._schedules = LossSchedules(loss, self._device)
         self._ema = None if options.ema_decay is None else ExponentialMovingAverage(vae, options.ema_decay)
-        self._shuffle = make_generator(options.seed, "shuffle", self._device)
+        self._shuffle = make_generator(seed, "shuffle", self._device)
         self._epoch_start = self._shuffle.get_state()
         self._loss_buffer = EpochLossBuffer(len(self._batch_sizes), self._device)
         self._loader = make_loader(train, -(-self._batch_sizes[0] // self.dist.world_size))
         self._loss_monitor, self._saw_non_finite = LossMonitor(self._loss_buffer), False
         self._non_finite = NonFiniteChecker(vae, self._loss_buffer)
-        self._variance = OptimalVariance(vae, train, options.batch_size, options.seed)
-        self._validator = Validator(vae, loss, self._schedules, val, options.batch_size, options.seed)
+        self._variance = OptimalVariance(vae, train, options.batch_size, seed)
+        self._validator = Validator(vae, loss, self._schedules, val, options.batch_size, seed)
         self._collapse = None
         if options.warn_posterior_collapse:
             images = val if len(val) else train.take(_COLLAPSE_MONITOR_IMAGES).with_fixed_binarization()
             self._collapse = PosteriorCollapseMonitor(vae, images, self._schedules)
         self._evaluator_loop = EvaluatorLoop(
-            evaluators or {},
-            vae,
-            train=train,
-            val=val,
-            seed=options.seed,
-            figures=directory.figures,
-            trackers=trackers,
+            evaluators or {}, vae, train=train, val=val, seed=seed, figures=directory.figures, trackers=trackers
         )
         self._checkpoints = CheckpointManager(
             directory, options.checkpoint_every_n_epochs, options.checkpoint_every_n_seconds
