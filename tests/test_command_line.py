@@ -115,7 +115,7 @@ def test_a_path_names_the_run_of_commands_on_runs(tmp_path: Path, monkeypatch: p
     [
         ("train", "vae-train optimizer=ada", {"optimizer=adam", "optimizer=adagrad", "optimizer=adamw"}),
         ("evaluate", "vae-evaluate run=./out", {"run=./outputs"}),
-        ("generate", "vae-generate manifold", {"manifold_side="}),
+        ("generate", "vae-generate manifold", {"manifold_size="}),
         ("benchmark", "vae-benchmark round", {"rounds="}),
     ],
 )

@@ -73,6 +73,9 @@ def test_a_config_without_these_keys_stays(config: dict[str, object]):
         ("evaluator.elbo.every=0,10,5", "evaluator.elbo.every_n_epochs=null,10,5"),
         ("evaluator.elbo.every=choice(0,1)", "evaluator.elbo.every_n_epochs=choice(null,1)"),
         ("evaluator.mine.every=0", "evaluator.mine.every=0"),
+        ("data.resident=false", "data.preload_to_device=false"),
+        ("evaluator.quadrature.side=11,21", "evaluator.quadrature.points_per_axis=11,21"),
+        ("manifold_side=4", "manifold_size=4"),
         ("trainer.epochs=0", "trainer.epochs=0"),
     ],
 )

@@ -36,7 +36,7 @@ REFUSED = {
     "trainer.threads=0": r"trainer\.threads=0 must be auto, null \(torch's own\) or at least 1",
     "trainer.threads=all": r"trainer\.threads=all must be auto, null \(torch's own\) or at least 1",
     "trainer.strategy=fsdp": r"trainer\.strategy=fsdp must be one of none, ddp",
-    "data.resident=maybe": r"data\.resident=maybe must be one of auto, True, False",
+    "data.preload_to_device=maybe": r"data\.preload_to_device=maybe must be one of auto, True, False",
     "data.binarization=static": r"data\.binarization=static must be one of none, dynamic, fixed",
     "checkpoint.every_n_epochs=0": r"checkpoint\.every_n_epochs=0 must be at least 1",
     "checkpoint.every_n_seconds=-1": r"checkpoint\.every_n_seconds=-1\.0 must be at least 0",
@@ -69,7 +69,7 @@ def test_the_run_must_be_named():
         checked(composed("evaluate"), EvaluateConfig)
 
 
-@pytest.mark.parametrize("override", ["columns=1", "columns=101", "manifold_side=1", "manifold_side=100000"])
+@pytest.mark.parametrize("override", ["columns=1", "columns=101", "manifold_size=1", "manifold_size=100000"])
 def test_pictures_that_nobody_could_look_at_are_refused(override: str):
     with pytest.raises(UserError, match=f"{override} must be from 2 to "):
         checked(composed("generate", "run=somewhere", override), GenerateConfig)

@@ -32,7 +32,7 @@ def _generate(config: DictConfig) -> None:
     check_labels(run.vae, images, settings.split)
     noise = make_generator(settings.seed, "evaluation", run.device)
     with matmul_precision(run.vae, "fp32"):  # as the evaluator `figures` has it
-        for picture in draw_figures(run.vae, images, noise, settings.columns, settings.manifold_side):
+        for picture in draw_figures(run.vae, images, noise, settings.columns, settings.manifold_size):
             png = run.directory.generated / f"{picture.name}.png"
             require_inside(png, run.directory.path)
             write_atomically(png, picture.write_png)

@@ -18,7 +18,7 @@ _PAGE = "reproductions.md"
 _HARMLESS = (
     "data.root",
     "data.path",
-    "data.resident",
+    "data.preload_to_device",
     "trainer.device",
     "trainer.execution",
     "tracker",

@@ -210,7 +210,9 @@ def test_images_that_must_be_resident_and_do_not_fit_are_refused(monkeypatch, fr
     if not refused:
         assert move_to_device(numbered(100), ELSEWHERE, True).is_resident
         return
-    with pytest.raises(UserError, match=r"^data\.resident=true: .* use data\.resident=auto or false\.$"):
+    with pytest.raises(
+        UserError, match=r"^data\.preload_to_device=true: .* use data\.preload_to_device=auto or false\.$"
+    ):
         move_to_device(numbered(100), ELSEWHERE, True)
 
 

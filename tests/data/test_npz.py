@@ -411,7 +411,7 @@ def dsprites(path: Path, count: int = 20, **changes) -> NPZSource:
     }
     np.savez(path, **(arrays | changes))
     names = {"images": "imgs", "factors": "latents_classes"}
-    return NPZSource(str(path), "NHW", names, white=1, test_size=5)
+    return NPZSource(str(path), "NHW", names, max_value=1, test_size=5)
 
 
 def test_a_file_of_dsprites_is_read_by_its_own_names(path: Path):
@@ -442,7 +442,7 @@ def test_what_is_kept_for_testing_is_the_same_every_time(path: Path):
     [
         ({"latents_classes": np.zeros((20,), dtype=int)}, "expected a row for each image, [20, factors]"),
         ({"latents_classes": np.zeros((20, 2))}, "is of type float64; expected integers"),
-        ({"imgs": np.full((20, HEIGHT, WIDTH), 9, dtype=np.uint8)}, "values up to 9; data.source.white=1 is less"),
+        ({"imgs": np.full((20, HEIGHT, WIDTH), 9, dtype=np.uint8)}, "up to 9; data.source.max_value=1 is less"),
         ({"imgs": np.zeros((5, HEIGHT, WIDTH), dtype=np.uint8)}, "leaves none of the 5 images to train on"),
     ],
 )

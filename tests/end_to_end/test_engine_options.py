@@ -23,8 +23,8 @@ def trained(command, tmp_path: Path, name: str, *overrides: str) -> dict[str, An
 
 
 def test_streamed_images_give_the_same_weights_to_the_bit(command, tmp_path):
-    resident = trained(command, tmp_path, "resident", "data.resident=true", "data.binarization=dynamic")
-    streamed = trained(command, tmp_path, "streamed", "data.resident=false", "data.binarization=dynamic")
+    resident = trained(command, tmp_path, "resident", "data.preload_to_device=true", "data.binarization=dynamic")
+    streamed = trained(command, tmp_path, "streamed", "data.preload_to_device=false", "data.binarization=dynamic")
     for name, weight in resident["weights"]["vae"].items():
         assert torch.equal(weight, streamed["weights"]["vae"][name])
     assert "streamed from host memory" in (tmp_path / "streamed" / "train.log").read_text()

@@ -62,7 +62,7 @@ def test_evaluators_that_run_one_after_another_share_a_file(command, copied_run)
 
 
 def test_evaluate_draws_what_it_is_asked_to_draw(command, copied_run):
-    finished = command("evaluate", f"run={copied_run}", "evaluator=[figures]", "evaluator.figures.manifold_side=3")
+    finished = command("evaluate", f"run={copied_run}", "evaluator=[figures]", "evaluator.figures.manifold_size=3")
     assert finished.code == 0, finished.err
     assert (copied_run / "evaluation" / "test-best" / "manifold.png").exists()
 
@@ -80,12 +80,12 @@ def test_generate_computes_in_single_precision_as_the_evaluator_does(command, co
     monkeypatch.setattr(
         VAE, "decode", lambda *arguments: seen.append(torch.backends.cudnn.allow_tf32) or decode(*arguments)
     )
-    assert command("generate", f"run={copied_run}", "columns=2", "manifold_side=2").code == 0
+    assert command("generate", f"run={copied_run}", "columns=2", "manifold_size=2").code == 0
     assert seen[-1] is False
 
 
 def test_generate_draws_test_images_and_keeps_the_arrays(command, copied_run):
-    finished = command("generate", f"run={copied_run}", "columns=5", "manifold_side=4")
+    finished = command("generate", f"run={copied_run}", "columns=5", "manifold_size=4")
     assert finished.code == 0, finished.err
     names = {"reconstructions", "samples", "manifold", "interpolations", "latent_scatter"}
     assert {path.stem for path in (copied_run / "generated").glob("*.png")} == names
@@ -106,7 +106,7 @@ def test_generate_draws_test_images_and_keeps_the_arrays(command, copied_run):
 def test_a_bare_path_or_latest_names_the_run(command, digits_run, tmp_path):
     first, second = (shutil.copytree(digits_run, tmp_path / "outputs" / name) for name in ("day/a(1)", "b"))
     os.utime(first / "checkpoints" / "last.pt", (1, 1))
-    finished = command("generate", "run=latest", "columns=2", "manifold_side=2")
+    finished = command("generate", "run=latest", "columns=2", "manifold_size=2")
     assert finished.code == 0, finished.err
     assert f"The latest run is {Path('outputs', 'b')}" in finished.out
     assert (second / "generated" / "samples.png").exists()
@@ -121,7 +121,7 @@ def test_a_bare_path_or_latest_names_the_run(command, digits_run, tmp_path):
 def test_neither_command_touches_the_folder_it_is_started_in(command, copied_run, tmp_path):
     before = set(tmp_path.iterdir())
     command("evaluate", f"run={copied_run}", "evaluator=[elbo]")
-    command("generate", f"run={copied_run}", "manifold_side=2")
+    command("generate", f"run={copied_run}", "manifold_size=2")
     assert set(tmp_path.iterdir()) == before
 
 

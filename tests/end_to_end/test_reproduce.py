@@ -94,7 +94,8 @@ def test_an_override_that_changes_the_recipe_is_refused(run, tmp_path: Path, ove
     assert code == 1
     assert f"--override {override} may change the numbers of a row" in told
     assert (
-        "only data.root, data.path, data.resident, trainer.device, trainer.execution, tracker, checkpoint" in told
+        "only data.root, data.path, data.preload_to_device, trainer.device, trainer.execution, tracker, checkpoint"
+        in told
     )
     assert not (tmp_path / "reproductions").exists()
 

@@ -80,7 +80,7 @@ def test_a_stored_run_is_evaluated_drawn_and_resumed(archive: str, command, tmp_
         assert error < metrics["test/nll_monte_carlo_se"] < 1.5 * error
     assert {key: metrics[key] for key in former} == pytest.approx(former, rel=ROUNDING)
 
-    drawn = command("generate", f"run={run}", "columns=2", "manifold_side=2", "device=cpu")
+    drawn = command("generate", f"run={run}", "columns=2", "manifold_size=2", "device=cpu")
     assert drawn.code == 0, drawn.err
     assert {"reconstructions.npz", "samples.npz"} <= {path.name for path in (run / "generated").iterdir()}
 

@@ -9,7 +9,7 @@ from tests.readers import only_run, read_metrics, read_result, without_times
 from tests.wandb_records import runs
 from vae_exp.data.digits import DigitsSource
 
-DRAWING = ("data=digits", "trainer.epochs=2", "evaluator.figures.manifold_side=3")
+DRAWING = ("data=digits", "trainer.epochs=2", "evaluator.figures.manifold_size=3")
 SHORT = ("data=digits", "trainer.epochs=2", "evaluator=[]", "tracker=none")
 
 

@@ -27,7 +27,7 @@ from vae_exp.objective.elbo import ELBO
 from vae_exp.objective.loss_terms import LossTerms
 from vae_exp.objective.multi_sample import IWAE
 
-ADVICE = "use a smaller batch, a smaller model, trainer.precision=bf16, or data.resident=false."
+ADVICE = "use a smaller batch, a smaller model, trainer.precision=bf16, or data.preload_to_device=false."
 
 # Devices
 

@@ -229,7 +229,7 @@ def test_a_split_too_small_to_be_probed_is_refused():
 def test_more_neighbours_than_images_to_fit_on_are_refused(num_images: int | None, most: int):
     model, images = given(torch.zeros(20, 2), torch.ones(2)), numbered(20, torch.arange(20) % 2)
     ProbeEvaluator(most, num_images, 64, None).check(model, images)
-    with pytest.raises(UserError, match=rf"evaluator\.probe\.neighbours={most + 1} must be at most {most}: "):
+    with pytest.raises(UserError, match=rf"evaluator\.probe\.num_neighbors={most + 1} must be at most {most}: "):
         ProbeEvaluator(most + 1, num_images, 64, None).check(model, images)
 
 

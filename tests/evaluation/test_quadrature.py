@@ -65,7 +65,7 @@ def test_a_divergence_that_cannot_be_is_not_told_but_its_remedy_is(images: Image
         )
     assert set(found) == {"quadrature_nll", "quadrature_negative_elbo", "quadrature_images", "posteriors"}
     assert "posterior_kl would be -" in caplog.text
-    assert "Raise evaluator.quadrature.reach" in caplog.text
+    assert "Raise evaluator.quadrature.extent" in caplog.text
 
 
 def test_it_says_how_many_images_it_used(images: ImageSet):
@@ -81,11 +81,12 @@ def test_more_units_than_can_be_integrated_over_are_refused(images: ImageSet):
 
 
 @pytest.mark.parametrize(
-    ("side", "reach", "told"), [(2, 6.0, "side=2"), (5, 0.0, "reach=0.0"), (5, float("inf"), "reach=inf")]
+    ("points", "extent", "message"),
+    [(2, 6.0, "points_per_axis=2"), (5, 0.0, "extent=0.0"), (5, float("inf"), "extent=inf")],
 )
-def test_a_grid_without_extent_is_refused(side: int, reach: float, told: str):
-    with pytest.raises(ValueError, match=told):
-        QuadratureEvaluator(side, reach, None, None)
+def test_a_grid_without_extent_is_refused(points: int, extent: float, message: str):
+    with pytest.raises(ValueError, match=message):
+        QuadratureEvaluator(points, extent, None, None)
 
 
 def test_a_class_conditional_model_is_integrated_for_the_class_of_each_image():

@@ -138,7 +138,7 @@ def _plain_parts(case: Case) -> tuple[PlainNet, Optimizer]:
 
 def _engine(case: Case, step: str, precision: str) -> BurstTrainer:
     vae, loss = _engine_parts(case)
-    images = move_to_device(case.images, case.device, case.config["data"].get("resident", "auto"))
+    images = move_to_device(case.images, case.device, case.config["data"].get("preload_to_device", "auto"))
     return BurstTrainer(
         vae=vae,
         loss=loss,

@@ -27,7 +27,7 @@ EXECUTION_MODES = ("auto", "eager", "graph", "compile")
 PRECISIONS = ("fp32", "tf32", "bf16")
 STRATEGIES = ("none", "ddp")
 BINARIZATIONS = ("none", "dynamic", "fixed")
-RESIDENT = ("auto", True, False)
+PRELOAD_TO_DEVICE = ("auto", True, False)
 INITIALIZATIONS = ("torch", "glorot_uniform")
 OUTPUT_BIASES = ("torch", "data_mean")
 SPLITS = ("train", "val", "test")
@@ -78,7 +78,7 @@ class DataConfig:
     root: str | None = None
     path: str | None = None
     layout: str = "auto"
-    resident: Any = "auto"  # as configs of older versions have it
+    preload_to_device: Any = "auto"  # as configs of older versions have it
     binarization: str = MISSING
     binarization_seed: int = MISSING
     source: dict[str, Any] = field(default_factory=dict)
@@ -89,7 +89,7 @@ class DataConfig:
         _require_target("data.source", self.source)
         _one_of("data.binarization", self.binarization, BINARIZATIONS)
         _check_seed("data.binarization_seed", self.binarization_seed)
-        _one_of("data.resident", self.resident, RESIDENT)
+        _one_of("data.preload_to_device", self.preload_to_device, PRELOAD_TO_DEVICE)
         shape = self.image_shape
         if shape is not None and (len(shape) != 3 or min(shape) < 1):
             raise UserError(f"data.image_shape={shape} must be [channels, height, width], each at least 1.")
@@ -265,12 +265,12 @@ class GenerateConfig(StoredRunConfig):
     """The whole configuration of `generate`."""
 
     columns: int = MISSING
-    manifold_side: int = MISSING
+    manifold_size: int = MISSING
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _within("columns", self.columns, 2, 100)
-        _within("manifold_side", self.manifold_side, 2, 200)
+        _within("manifold_size", self.manifold_size, 2, 200)
 
 
 @dataclass

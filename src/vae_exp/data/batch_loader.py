@@ -166,28 +166,28 @@ def make_loader(images: ImageSet, largest: int) -> BatchLoader:
     return DeviceLoader(images, largest) if images.is_resident else PrefetchLoader(images, largest)
 
 
-def move_to_device(images: ImageSet, device: torch.device, resident: str | bool) -> ImageSet:
+def move_to_device(images: ImageSet, device: torch.device, preload: str | bool) -> ImageSet:
     """Copy the images to a device, or leave them in host memory and stream their batches.
 
     Args:
         images: In host memory.
         device: Where they are used.
-        resident: `True` moves them, `False` streams them, `auto` moves them where they take at most half of
+        preload: `True` moves them, `False` streams them, `auto` moves them where they take at most half of
             the memory that is free there.
 
     Raises:
-        UserError: if `resident` is True and there is not enough free memory.
+        UserError: if `preload` is True and there is not enough free memory.
     """
     free = free_memory(device)
     needed = images.pixels.nbytes
-    if resident is True and device.type != "cpu" and free is not None and needed > free:
+    if preload is True and device.type != "cpu" and free is not None and needed > free:
         raise UserError(
-            f"data.resident=true: the images take {needed / 2**20:.0f} MiB and {device} has "
-            f"{free / 2**20:.0f} MiB free; use data.resident=auto or false."
+            f"data.preload_to_device=true: the images take {needed / 2**20:.0f} MiB and {device} has "
+            f"{free / 2**20:.0f} MiB free; use data.preload_to_device=auto or false."
         )
-    if resident == "auto":
-        resident = device.type == "cpu" or free is None or needed <= _SHARE_OF_FREE_MEMORY * free
-    return images.to(device) if resident else images.stream_to(device)
+    if preload == "auto":
+        preload = device.type == "cpu" or free is None or needed <= _SHARE_OF_FREE_MEMORY * free
+    return images.to(device) if preload else images.stream_to(device)
 
 
 def free_memory(device: torch.device) -> int | None:

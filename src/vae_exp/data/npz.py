@@ -24,7 +24,7 @@ class NPZSource:
         layout: The order of the axes: `NHW`, `NCHW`, `NHWC`, or `auto`, which looks for one or three channels.
         names: What these arrays are called in the file where it is something else, such as `{"images": "imgs"}`.
             `factors`, `[N, factors]` integers, says what each image was made from.
-        white: The integer that stands for white in uint8 images.
+        max_value: The integer that stands for white in uint8 images.
         test_size: How many images are kept for testing where the file has no test images; drawn by a fixed seed.
 
     Raises:
@@ -36,22 +36,22 @@ class NPZSource:
         path: str | None,
         layout: str = "auto",
         names: Mapping[str, str] | None = None,
-        white: int = 255,
+        max_value: int = 255,
         test_size: int = 0,
     ) -> None:
         if not path:
             raise UserError("data.path is missing; name the .npz file, data.path=my_images.npz.")
         if layout not in LAYOUTS:
             raise UserError(f"data.layout={layout} is not known; use one of {', '.join(LAYOUTS)}.")
-        if not 1 <= white <= 255 or test_size < 0:
+        if not 1 <= max_value <= 255 or test_size < 0:
             raise UserError(
-                f"data.source.white={white} must be from 1 to 255, and data.source.test_size={test_size} "
+                f"data.source.max_value={max_value} must be from 1 to 255, and data.source.test_size={test_size} "
                 f"at least 0."
             )
         self._path = absolute_path("data.path", path)
         self._layout = layout
         self._names = dict(names or {})
-        self._white = white
+        self._max_value = max_value
         self._test_size = test_size
 
     def train(self) -> ImageSet:
@@ -88,7 +88,7 @@ class NPZSource:
                 )
             )
         name = f"'{images_key}' in data.path={self._path}"
-        pixels, pixel_max = _pixels(arrays[images_key], self._layout, name, self._white)
+        pixels, pixel_max = _pixels(arrays[images_key], self._layout, name, self._max_value)
         labels, factors = arrays.get(labels_key), arrays.get(factors_key)
         if labels is not None:
             _check_integers(labels, len(pixels), 1, f"'{labels_key}' in data.path={self._path}")
@@ -135,7 +135,7 @@ class NPZSource:
 
 
 def _pixels(
-    array: npt.NDArray[np.generic], layout: str, name: str, white: int
+    array: npt.NDArray[np.generic], layout: str, name: str, max_value: int
 ) -> tuple[npt.NDArray[np.generic], int]:
     """The array as `[N, C, H, W]`, uint8 or float32, and the value that stands for white."""
     array = _channels_first(array, layout, name)
@@ -144,9 +144,9 @@ def _pixels(
     if array.dtype == np.bool_:
         return np.ascontiguousarray(array, dtype=np.uint8), 1
     if array.dtype == np.uint8:
-        if white < 255 and (most := int(array.max())) > white:
-            raise UserError(f"{name} holds values up to {most}; data.source.white={white} is less.")
-        return np.ascontiguousarray(array), white
+        if max_value < 255 and (highest := int(array.max())) > max_value:
+            raise UserError(f"{name} holds values up to {highest}; data.source.max_value={max_value} is less.")
+        return np.ascontiguousarray(array), max_value
     if not np.issubdtype(array.dtype, np.floating):
         raise UserError(f"{name} is of type {array.dtype}; expected uint8, bool, or float in [0, 1].")
     if not np.isfinite(array).all():

@@ -179,7 +179,7 @@ def oom_error(error: BaseException, batch_size: int, device: torch.device) -> Me
         return None
     return MemoryExhaustedError(
         f"{device} ran out of memory{_free_memory_hint(device)} with trainer.batch_size={batch_size}; use a "
-        f"smaller batch, a smaller model, trainer.precision=bf16, or data.resident=false."
+        f"smaller batch, a smaller model, trainer.precision=bf16, or data.preload_to_device=false."
     )
 
 

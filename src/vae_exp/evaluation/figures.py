@@ -34,18 +34,18 @@ class FiguresEvaluator:
 
     Args:
         columns: Images per row, 2 to 100.
-        manifold_side: Points along an axis of the manifold of a two-dimensional latent space, 2 to 100.
+        manifold_size: Points along an axis of the manifold of a two-dimensional latent space, 2 to 100.
         every_n_epochs: Interval during training; None runs it once, at the end.
     """
 
-    def __init__(self, columns: int, manifold_side: int, every_n_epochs: int | None) -> None:
+    def __init__(self, columns: int, manifold_size: int, every_n_epochs: int | None) -> None:
         self.every_n_epochs = check_optional_int("every_n_epochs", every_n_epochs)
         self._columns = check_int("columns", columns, 2, _MAX_PER_ROW)
-        self._manifold_side = check_int("manifold_side", manifold_side, 2, _MAX_PER_ROW)
+        self._manifold_size = check_int("manifold_size", manifold_size, 2, _MAX_PER_ROW)
 
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, Figure]]:
         """Yield names and figures."""
-        for figure in draw_figures(vae, images, generator, self._columns, self._manifold_side):
+        for figure in draw_figures(vae, images, generator, self._columns, self._manifold_size):
             yield figure.name, figure.figure
 
 
@@ -68,7 +68,7 @@ class NamedFigure:
 
 
 def draw_figures(
-    vae: VAE, images: ImageSet, generator: torch.Generator, columns: int, manifold_side: int
+    vae: VAE, images: ImageSet, generator: torch.Generator, columns: int, manifold_size: int
 ) -> Iterator[NamedFigure]:
     """Draw every figure that fits the model, one after another.
 
@@ -77,7 +77,7 @@ def draw_figures(
         images: Where originals come from.
         generator: Draws the samples.
         columns: Images per row.
-        manifold_side: Points along an axis of the manifold of a two-dimensional latent space.
+        manifold_size: Points along an axis of the manifold of a two-dimensional latent space.
     """
     points = images.random_subset(_MAX_POINTS)
     means, deviations = latent_means(vae, points)
@@ -86,7 +86,7 @@ def draw_figures(
     if not isinstance(vae.prior(), UniformCodebookPrior):  # there is no path between entries of a codebook
         with vae.given(images.labels_at(slice(0, 1))):  # both figures show the class of the first image
             by_unit = (
-                _manifold(vae, manifold_side, _class_note(vae, images))
+                _manifold(vae, manifold_size, _class_note(vae, images))
                 if means.shape[1] == 2
                 else _traversals(vae, images, means, columns)
             )

@@ -27,7 +27,7 @@ class ProbeEvaluator:
     data have no labels.
 
     Args:
-        neighbours: k.
+        num_neighbors: k.
         num_images: How many images of the split, a random subset (`scored_images`); None for all.
         batch_size: Images at once.
         every_n_epochs: Interval during training; None runs it once, at the end.
@@ -37,10 +37,10 @@ class ProbeEvaluator:
     """
 
     def __init__(
-        self, neighbours: int, num_images: int | None, batch_size: int, every_n_epochs: int | None
+        self, num_neighbors: int, num_images: int | None, batch_size: int, every_n_epochs: int | None
     ) -> None:
         self.every_n_epochs = check_optional_int("every_n_epochs", every_n_epochs)
-        self._neighbours = check_int("neighbours", neighbours)
+        self._num_neighbors = check_int("num_neighbors", num_neighbors)
         self._num_images = check_optional_int("num_images", num_images, _LEAST)
         self._batch_size = check_int("batch_size", batch_size)
 
@@ -54,10 +54,10 @@ class ProbeEvaluator:
             return
         require_images("probe", images, self._num_images, _LEAST)
         count = min(len(images), self._num_images or len(images))
-        if self._neighbours > count // 2:
+        if self._num_neighbors > count // 2:
             raise UserError(
-                f"evaluator.probe.neighbours={self._neighbours} must be at most {count // 2}: the probe is fitted "
-                f"on half of its {count} images."
+                f"evaluator.probe.num_neighbors={self._num_neighbors} must be at most {count // 2}: the probe is "
+                f"fitted on half of its {count} images."
             )
 
     @torch.no_grad()
@@ -84,7 +84,7 @@ class ProbeEvaluator:
             _log.warning("evaluator.probe: the images have a single label; nothing is probed.")
             return
         linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-        nearest = KNeighborsClassifier(self._neighbours)
+        nearest = KNeighborsClassifier(self._num_neighbors)
         for name, classifier in (("probe_accuracy", linear), ("knn_accuracy", nearest)):
             classifier.fit(codes[train], labels[train])
             yield name, float(classifier.score(codes[test], labels[test]))

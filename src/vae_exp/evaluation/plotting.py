@@ -136,14 +136,14 @@ def plot_latent_units(rates: Array, variances: Array, names: Sequence[int], thre
 
 
 def plot_true_posteriors(
-    densities: Sequence[Array], gaussians: Sequence[tuple[Array, Array]], reach: float
+    densities: Sequence[Array], gaussians: Sequence[tuple[Array, Array]], extent: float
 ) -> Figure:
     """True posteriors of some images, with one and two deviations of the encoder's drawn on them.
 
     Args:
         densities: Of each image, `[side]`, or `[side, side]` with the first latent unit along the first axis.
         gaussians: Mean and deviation of each unit by the encoder, `[units]` each.
-        reach: The axes go from −reach to reach.
+        extent: The axes go from −extent to extent.
     """
     columns = min(3, len(densities))
     rows = -(-len(densities) // columns)
@@ -151,15 +151,15 @@ def plot_true_posteriors(
     for place, (density, (mean, deviation)) in enumerate(zip(densities, gaussians, strict=True)):
         axes = figure.add_subplot(rows, columns, place + 1)
         if density.ndim == 1:
-            _draw_line(axes, density, mean[0], deviation[0], reach)
+            _draw_line(axes, density, mean[0], deviation[0], extent)
         else:
-            _draw_map(axes, density, mean, deviation, reach)
+            _draw_map(axes, density, mean, deviation, extent)
     figure.suptitle("True posteriors p(z|x); red: one and two deviations of q(z|x)", fontsize=10)
     return figure
 
 
-def _draw_line(axes: Any, density: Array, mean: float, deviation: float, reach: float) -> None:
-    axis = np.linspace(-reach, reach, len(density))
+def _draw_line(axes: Any, density: Array, mean: float, deviation: float, extent: float) -> None:
+    axis = np.linspace(-extent, extent, len(density))
     axes.plot(axis, density / density.sum() / (axis[1] - axis[0]), color="tab:blue")
     axes.plot(
         axis,
@@ -173,9 +173,13 @@ def _draw_line(axes: Any, density: Array, mean: float, deviation: float, reach: 
     axes.tick_params(labelsize=7)
 
 
-def _draw_map(axes: Any, density: Array, mean: Array, deviation: Array, reach: float) -> None:
+def _draw_map(axes: Any, density: Array, mean: Array, deviation: Array, extent: float) -> None:
     axes.imshow(
-        density.T, origin="lower", extent=(-reach, reach, -reach, reach), cmap="Greys", interpolation="bilinear"
+        density.T,
+        origin="lower",
+        extent=(-extent, extent, -extent, extent),
+        cmap="Greys",
+        interpolation="bilinear",
     )
     angle = np.linspace(0, 2 * np.pi, 100)
     for times in (1, 2):

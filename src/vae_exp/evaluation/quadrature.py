@@ -42,22 +42,24 @@ class QuadratureEvaluator:
     more than 1 % of the prior's mass or of an image's q.
 
     Args:
-        side: Points along each axis.
-        reach: The grid goes from −reach to reach; 6 covers a standard normal prior.
+        points_per_axis: Points along each axis.
+        extent: The grid goes from −extent to extent; 6 covers a standard normal prior.
         num_images: How many images of the split, a random subset (`scored_images`); None for all.
         every_n_epochs: Interval during training; None runs it once, at the end.
 
     Raises:
-        ValueError: if a count is below its least, or the reach not positive and finite.
+        ValueError: if a count is below its least, or the extent not positive and finite.
     """
 
-    def __init__(self, side: int, reach: float, num_images: int | None, every_n_epochs: int | None) -> None:
+    def __init__(
+        self, points_per_axis: int, extent: float, num_images: int | None, every_n_epochs: int | None
+    ) -> None:
         self.every_n_epochs = check_optional_int("every_n_epochs", every_n_epochs)
-        self._side = check_int("side", side, 3)
+        self._points_per_axis = check_int("points_per_axis", points_per_axis, 3)
         self._num_images = check_optional_int("num_images", num_images)
-        if not reach > 0 or not isfinite(reach):
-            raise ValueError(f"reach={reach} must be a finite number greater than 0.")
-        self._reach = float(reach)
+        if not extent > 0 or not isfinite(extent):
+            raise ValueError(f"extent={extent} must be a finite number greater than 0.")
+        self._extent = float(extent)
 
     def check(self, vae: VAE, images: ImageSet) -> None:
         """Refuse more latent units than can be integrated over.
@@ -96,13 +98,13 @@ class QuadratureEvaluator:
         if missed > _TOLERANCE:
             _log.warning(
                 "evaluator.quadrature: the grid misses %.1f %% of a density; raise "
-                "evaluator.quadrature.side or evaluator.quadrature.reach.",
+                "evaluator.quadrature.points_per_axis or evaluator.quadrature.extent.",
                 100 * missed,
             )
         if coarsest > _COARSE:
             _log.warning(
                 "evaluator.quadrature: %.0f %% of a true posterior lie in a single cell of the grid; raise "
-                "evaluator.quadrature.side.",
+                "evaluator.quadrature.points_per_axis.",
                 100 * coarsest,
             )
         exact, bound = torch.cat(nll).mean().item(), torch.cat(elbo).mean().item()
@@ -114,24 +116,25 @@ class QuadratureEvaluator:
         else:
             _log.warning(
                 "evaluator.quadrature: posterior_kl would be %.3g, and no divergence is negative; it is not told. "
-                "Raise evaluator.quadrature.reach or evaluator.quadrature.side.",
+                "Raise evaluator.quadrature.extent or evaluator.quadrature.points_per_axis.",
                 bound - exact,
             )
         shown = maps[:_DRAWN]
-        shape = [self._side] * (1 if grid.shape[1] == 1 else 2)
+        shape = [self._points_per_axis] * (1 if grid.shape[1] == 1 else 2)
         yield (
             "posteriors",
             plot_true_posteriors(
                 [each.reshape(shape).cpu().numpy() for each, _, _ in shown],
                 [(mean.cpu().numpy(), deviation.cpu().numpy()) for _, mean, deviation in shown],
-                self._reach,
+                self._extent,
             ),
         )
 
     def _grid(self, units: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Points `[side^units, units]`, and the logarithm of the space that each stands for, `[side^units]`."""
-        axis = torch.linspace(-self._reach, self._reach, self._side, device=device)
-        weights = torch.full((self._side,), 2 * self._reach / (self._side - 1), dtype=torch.float64, device=device)
+        """The points of the grid, `[points, units]`, and the log volume of their cells, `[points]`."""
+        count = self._points_per_axis
+        axis = torch.linspace(-self._extent, self._extent, count, device=device)
+        weights = torch.full((count,), 2 * self._extent / (count - 1), dtype=torch.float64, device=device)
         weights[[0, -1]] /= 2
         if units == 1:
             return axis.unsqueeze(1), weights.log()

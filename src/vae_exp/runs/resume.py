@@ -29,7 +29,7 @@ CHANGEABLE = (
     "trainer.strategy",
     "data.root",
     "data.path",
-    "data.resident",
+    "data.preload_to_device",
     "checkpoint",
     "tracker",
 )

@@ -177,7 +177,7 @@ def set_up(
         loss_check = _check_loss(settings.seed, vae, loss, images, state) if metrics_file else None
         threads = _choose_threads(settings, state, device, vae, loss, images)
         vae.to(device)
-        train, val = (move_to_device(split, device, settings.data.resident) for split in (images, val))
+        train, val = (move_to_device(split, device, settings.data.preload_to_device) for split in (images, val))
         optimizer = build_optimizer(plain["optimizer"], vae.parameters())
         scheduler = build_scheduler(plain["scheduler"], optimizer)
     dist = init_distributed(settings.trainer.strategy, device)
