@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,7 @@ def _continued(
         fit(first, progress)
     state = load_checkpoint(path / "checkpoints" / "last.pt", CPU)
     assert state["lines"] == len(before.lines)
+    assert state["seconds"] > 0
     torch.manual_seed(99)
     tracker = RecordingTracker()
     trainer, vae = _trainer(path, tracker, settings)
@@ -109,25 +110,29 @@ def _random_states(state: dict[str, Any]) -> list[Tensor]:
     return [state["generators"]["shuffle"], state["generators"]["noise"], process["torch"]]
 
 
+@pytest.fixture(scope="module")
+def whole_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The results of runs that are not interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    return {name: _whole(folder / name, settings) for name, settings in SETTINGS.items()}
+
+
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
-@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("at", range(1, EPOCHS * STEPS))
-def test_a_run_interrupted_at_any_step_continues_to_the_bit(tmp_path: Path, settings: str, at: int):
-    chosen = SETTINGS[settings]
-    expected = _whole(tmp_path / "whole", chosen)
+def test_a_run_interrupted_at_any_step_continues_to_the_bit(tmp_path: Path, whole_runs, name: str, at: int):
     before = RecordingTracker()
-    first, _ = _trainer(tmp_path / "run", before, chosen)
-    _assert_same(_continued(tmp_path / "run", chosen, first, before, SignalAtStep(at)), expected)
+    first, _ = _trainer(tmp_path, before, SETTINGS[name])
+    _assert_same(_continued(tmp_path, SETTINGS[name], first, before, SignalAtStep(at)), whole_runs[name])
 
 
 @pytest.mark.parametrize("after", [1, 2])
-def test_a_run_interrupted_between_two_epochs_continues_to_the_bit(tmp_path: Path, after: int):
-    expected = _whole(tmp_path / "whole", {})
+def test_a_run_interrupted_between_two_epochs_continues_to_the_bit(tmp_path: Path, whole_runs, after: int):
     before = RecordingTracker(
         on_row=lambda count: os.kill(os.getpid(), signal.SIGTERM) if count == after else None
     )
-    first, _ = _trainer(tmp_path / "run", before, {})
-    _assert_same(_continued(tmp_path / "run", {}, first, before, NullProgress()), expected)
+    first, _ = _trainer(tmp_path, before, {})
+    _assert_same(_continued(tmp_path, {}, first, before, NullProgress()), whole_runs["plain"])
 
 
 def test_a_run_interrupted_in_its_first_validation_continues_without_warnings(tmp_path: Path):
@@ -178,44 +183,3 @@ def test_a_run_of_a_cuda_device_continues_on_the_cpu(tmp_path: Path, caplog: pyt
     trainer.load_state_dict(state)
     assert fit(trainer).state.epoch == 4
     assert "order and noise come from new generators on cpu" in caplog.text
-
-
-def test_the_time_of_an_interrupted_epoch_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    first, _ = _trainer(tmp_path / "run", RecordingTracker(), {})
-    with pytest.raises(Interrupted):
-        fit(first, SignalAtStep(2))
-    state = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt", CPU)
-    assert state["seconds"] > 0
-
-
-class LateMonitor:
-    """Sees a step after the next one, as on a GPU."""
-
-    def __init__(self) -> None:
-        self._earlier: Tensor | None = None
-
-    def poll(self, sums: Tensor, size: int) -> Tensor | None:
-        seen, self._earlier = self._earlier, sums / size
-        return seen
-
-
-@dataclass
-class Shown(NullProgress):
-    """Keeps the values that are shown."""
-
-    values: list[Mapping[str, float]] = field(default_factory=list)
-
-    def needs_metrics(self) -> bool:
-        return True
-
-    def step(self, values: Mapping[str, float] | None) -> None:
-        if values is not None:
-            self.values.append(values)
-
-
-def test_what_is_shown_late_is_still_per_image(tmp_path: Path):
-    trainer, _ = _trainer(tmp_path / "run", RecordingTracker(), {"epochs": 1, "train": grey_images(9)})
-    trainer._loss_monitor, shown = LateMonitor(), Shown()
-    fit(trainer, shown)
-    rows = trainer._loss_buffer.rows
-    assert shown.values[1]["loss"] == pytest.approx((rows[1, 0] / 4).item())
