@@ -121,7 +121,7 @@ def test_a_whole_group_cannot_be_chosen_on_resume(command, run: Path):
 def test_what_is_finished_is_said_to_be(command, run: Path):
     ended = command("train", "resume=run")
     assert ended.code == 0
-    assert "is already finished: raise trainer.epochs to go further" in (run / "train.log").read_text()
+    assert "is already finished; raise trainer.epochs to train longer" in (run / "train.log").read_text()
     seconds = read_result(run)["seconds"]
     assert seconds["training"] <= seconds["total"]
 

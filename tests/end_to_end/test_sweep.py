@@ -216,6 +216,6 @@ def test_a_job_that_another_process_is_at_is_left_to_it(command, tmp_path):
     with FileLock(job / ".lock"):
         finished = command(*arguments)
     assert finished.code == 0
-    assert "Left to the process that is at it" in finished.err
+    assert "Skipped: another process is training in" in finished.err
     assert {row["seed"]: row["status"] for row in table(tmp_path / "multirun" / "mine")}["1"] == "completed"
     assert not (job / "result.json").exists()

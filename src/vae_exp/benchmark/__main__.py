@@ -21,7 +21,7 @@ def _benchmark(config: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from vae_exp.benchmark.report import print_tables
-    from vae_exp.benchmark.suite import measure
+    from vae_exp.benchmark.suite import run_benchmark
     from vae_exp.configuration.schema import BenchmarkConfig, checked
     from vae_exp.errors import UserError
     from vae_exp.storage.run_directory import absolute_path, require_writable, write_json
@@ -31,9 +31,9 @@ def _benchmark(config: DictConfig) -> None:
     if path.is_dir():
         raise UserError(f"output={settings.output} is a folder; name a file, such as output=benchmark.json.")
     require_writable(path.parent, "output")
-    found = measure(config, settings, list(HydraConfig.get().overrides.task))
-    write_json(path, found)
-    print_tables(found)
+    results = run_benchmark(config, settings, list(HydraConfig.get().overrides.task))
+    write_json(path, results)
+    print_tables(results)
     print(f"Written to {path}")
 
 

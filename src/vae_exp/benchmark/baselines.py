@@ -1,18 +1,69 @@
-"""The loops of the minimalist VAE: over a DataLoader of PIL images, and over one tensor on the device."""
+"""Plain loops to compare with: the minimalist VAE over a DataLoader of PIL images, and over one tensor."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import ToTensor
 
-from vae_exp.benchmark.plain_net import PlainNet, plain_loss
 from vae_exp.data.images import ImageSet
+from vae_exp.model.networks import activation_module
+
+
+class PlainNet(nn.Module):
+    """A perceptron on either side of two heads, with sigmoid outputs.
+
+    Args:
+        pixels: Values of an image.
+        encoder_dims: Widths of the encoder's hidden layers, from the image inwards.
+        latent_dim: Number of latent units.
+        decoder_dims: Widths of the decoder's hidden layers, from the latent outwards.
+        activation: A name from `vae_exp.model.networks.ACTIVATIONS`.
+    """
+
+    def __init__(
+        self,
+        pixels: int,
+        encoder_dims: Sequence[int],
+        latent_dim: int,
+        decoder_dims: Sequence[int],
+        activation: str,
+    ) -> None:
+        super().__init__()
+        inwards, outwards = [pixels, *encoder_dims], [latent_dim, *decoder_dims]
+        self.encoder = _hidden_layers(inwards, activation)
+        self.mean = nn.Linear(inwards[-1], latent_dim)
+        self.log_variance = nn.Linear(inwards[-1], latent_dim)
+        self.decoder = _hidden_layers(outwards, activation)
+        self.image = nn.Linear(outwards[-1], pixels)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images `[batch, pixels]` → their reconstructions, and mean and log variance, `[batch, latent_dim]`."""
+        hidden = self.encoder(x)
+        mean, log_variance = self.mean(hidden), self.log_variance(hidden)
+        z = mean + torch.randn_like(mean) * torch.exp(0.5 * log_variance)
+        return torch.sigmoid(self.image(self.decoder(z))), mean, log_variance
+
+
+def plain_loss(x: Tensor, reconstruction: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Cross-entropy plus KL in closed form, both summed over the batch, in nats."""
+    cross_entropy = binary_cross_entropy(reconstruction, x, reduction="sum")
+    kl = -0.5 * torch.sum(1 + log_variance - mean.pow(2) - log_variance.exp())
+    return cross_entropy + kl
+
+
+def _hidden_layers(sizes: Sequence[int], activation: str) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), activation_module(activation)]
+    return nn.Sequential(*layers)
 
 
 class PictureDataset(Dataset[tuple[Tensor, int]]):
@@ -37,7 +88,7 @@ class PictureDataset(Dataset[tuple[Tensor, int]]):
 
 
 class DataLoaderBaseline:
-    """The plain DataLoader loop: every image is decoded anew, every step waits for its loss.
+    """The plain DataLoader loop: every image is decoded in every epoch, every step waits for its loss.
 
     Args:
         net: On the device.
@@ -59,10 +110,10 @@ class DataLoaderBaseline:
         self._loader: DataLoader[Any] = DataLoader(dataset, batch_size=batch_size, shuffle=True, num_workers=0)
         self._batches = self._endless()
 
-    def burst(self, steps: int) -> int:
-        """Train on the next batches, epoch after epoch; how many images that were."""
+    def run_steps(self, count: int) -> int:
+        """Train on the next batches, epoch after epoch; the number of images."""
         seen = 0
-        for _ in range(steps):
+        for _ in range(count):
             images, _ = next(self._batches)
             x = images.view(len(images), -1).to(self._device)
             seen += len(x)
@@ -88,10 +139,10 @@ class TensorLoop:
         self._net, self._optimizer, self._images, self._batch_size = net, optimizer, images, batch_size
         self._rows = self._endless()
 
-    def burst(self, steps: int) -> int:
-        """Train on the next batches, epoch after epoch; how many images that were."""
+    def run_steps(self, count: int) -> int:
+        """Train on the next batches, epoch after epoch; the number of images."""
         seen = 0
-        for _ in range(steps):
+        for _ in range(count):
             x = self._images[next(self._rows)]
             seen += len(x)
             _plain_step(self._net, self._optimizer, x)

@@ -1,4 +1,4 @@
-"""Who is compared with whom, all on the same images, the same net and the same batches."""
+"""The candidates that are compared, all with the same images, net and batches."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,16 +10,15 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from vae_exp.benchmark.baselines import DataLoaderBaseline, PictureDataset, TensorLoop
-from vae_exp.benchmark.engine_bursts import BurstTrainer
+from vae_exp.benchmark.baselines import DataLoaderBaseline, PictureDataset, PlainNet, TensorLoop
 from vae_exp.benchmark.interleave import Candidate
 from vae_exp.benchmark.matmul_floor import MatmulFloor
-from vae_exp.benchmark.plain_net import PlainNet
-from vae_exp.configuration.instantiate import build_loss, build_optimizer, build_vae
+from vae_exp.configuration.instantiate import build_loss, build_optimizer, build_splits, build_vae
+from vae_exp.configuration.schema import DataConfig
 from vae_exp.data.batch_loader import move_to_device
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.seeding import make_generator, seed_everything
-from vae_exp.engine.trainer import TrainerOptions
+from vae_exp.engine.trainer import Trainer, TrainerOptions
 from vae_exp.errors import UserError
 from vae_exp.model.vae import VAE
 from vae_exp.storage.run_directory import RunDirectory
@@ -37,7 +36,7 @@ _COMPARABLE = {
 
 @dataclass(frozen=True)
 class Case:
-    """What all contenders work on.
+    """What all candidates work on.
 
     Args:
         config: The benchmark's config as plain containers, all interpolations resolved.
@@ -55,13 +54,13 @@ class Case:
     device: torch.device
 
     def __post_init__(self) -> None:
-        for key, wanted in _COMPARABLE.items():
+        for key, expected in _COMPARABLE.items():
             node: Any = self.config
             for part in key.split("."):
                 node = node[part]
-            if node.get("_target_") != wanted:
+            if node.get("_target_") != expected:
                 raise UserError(
-                    f"{key}._target_={node.get('_target_')} has no plain loop beside it; use {wanted}."
+                    f"{key}._target_={node.get('_target_')} has no plain loop beside it; use {expected}."
                 )
         encoder, decoder = self.config["model"]["encoder"], self.config["model"]["decoder"]
         mine, other = decoder["activation"], encoder["activation"]
@@ -70,17 +69,29 @@ class Case:
         if self.images.is_dynamic:
             raise UserError("data.binarization=dynamic is not the plain loop's; use none or fixed.")
         for key, value in (("num_samples", 1), ("reduction", "sum")):
-            found = self.config["loss"].get(key, value)
-            if found != value:
-                raise UserError(f"loss.{key}={found} is not the plain loop's; use {value}.")
+            actual = self.config["loss"].get(key, value)
+            if actual != value:
+                raise UserError(f"loss.{key}={actual} is not the plain loop's; use {value}.")
+
+
+def training_images(data: DataConfig, batch_size: int) -> ImageSet:
+    """The training images in host memory, as many as whole batches hold.
+
+    Raises:
+        UserError: if they are fewer than one batch.
+    """
+    images = build_splits(data).train
+    if batch_size > len(images):
+        raise UserError(f"batch_size=[{batch_size}] is larger than the {len(images)} training images; use fewer.")
+    return images.take(len(images) // batch_size * batch_size)
 
 
 @dataclass(frozen=True)
 class CandidateSpec:
-    """A contender that has not been built yet.
+    """A candidate that has not been built yet.
 
     Args:
-        name: `plain`, `tensor_loop`, `engine/<step>/<precision>` or `floor/<precision>`.
+        name: `plain`, `tensor_loop`, `engine/<execution>/<precision>` or `floor/<precision>`.
         precision: Of its matrix products.
         build: Makes it, on the device.
     """
@@ -90,20 +101,20 @@ class CandidateSpec:
     build: Callable[[], Candidate]
 
 
-def entrants(case: Case, steps: Sequence[str], precisions: Sequence[str]) -> list[CandidateSpec]:
-    """All contenders of a case.
+def candidate_specs(case: Case, executions: Sequence[str], precisions: Sequence[str]) -> list[CandidateSpec]:
+    """All candidates of a case.
 
     Args:
         case: What they work on.
-        steps: Step modes of the engine.
+        executions: How the engine runs steps.
         precisions: Of engine and floor.
     """
     engines = [
-        CandidateSpec(f"engine/{step}/{precision}", precision, partial(_engine, case, step, precision))
+        CandidateSpec(f"engine/{execution}/{precision}", precision, partial(_engine, case, execution, precision))
         for precision in precisions
-        for step in steps
+        for execution in executions
     ]
-    floors = [CandidateSpec(f"floor/{each}", each, partial(_floor, case, each)) for each in precisions]
+    floors = [CandidateSpec(f"floor/{name}", name, partial(_floor, case, name)) for name in precisions]
     return [
         CandidateSpec(PLAIN, "fp32", partial(_plain, case)),
         CandidateSpec(TENSOR_LOOP, "fp32", partial(_tensor_loop, case)),
@@ -136,10 +147,10 @@ def _plain_parts(case: Case) -> tuple[PlainNet, Optimizer]:
     return net, torch.optim.Adam(net.parameters(), **rest)
 
 
-def _engine(case: Case, step: str, precision: str) -> BurstTrainer:
+def _engine(case: Case, execution: str, precision: str) -> Trainer:
     vae, loss = _engine_parts(case)
     images = move_to_device(case.images, case.device, case.config["data"].get("preload_to_device", "auto"))
-    return BurstTrainer(
+    return Trainer(
         vae=vae,
         loss=loss,
         optimizer=build_optimizer(case.config["optimizer"], vae.parameters()),
@@ -147,11 +158,11 @@ def _engine(case: Case, step: str, precision: str) -> BurstTrainer:
         train=images,
         val=images.take(0),
         directory=RunDirectory(Path.cwd()),  # nothing is ever written there
-        options=_options(case, step, precision),
+        options=_options(case, execution, precision),
     )
 
 
-def _options(case: Case, step: str, precision: str) -> TrainerOptions:
+def _options(case: Case, execution: str, precision: str) -> TrainerOptions:
     return TrainerOptions(
         epochs=1,
         batch_size=case.batch_size,
@@ -160,7 +171,7 @@ def _options(case: Case, step: str, precision: str) -> TrainerOptions:
         monitor="train/loss",
         patience=None,
         min_delta=0.0,
-        execution=step,
+        execution=execution,
         precision=precision,
         max_grad_norm=None,
         ema_decay=None,

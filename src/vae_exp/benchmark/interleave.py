@@ -1,4 +1,4 @@
-"""Bursts in turn, so that whatever else the machine does hits all contenders alike."""
+"""Bursts in turn, so that other load of the machine affects all candidates alike."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +14,8 @@ _ENOUGH_TO_JUDGE = 0.25
 class Candidate(Protocol):
     """Something that trains, or does a part of it, for some steps at a time."""
 
-    def burst(self, steps: int) -> int:
-        """Run so many steps; how many images they took."""
+    def run_steps(self, count: int) -> int:
+        """Run `count` steps; the number of images they took."""
         ...
 
 
@@ -50,53 +50,53 @@ class Spread:
         return asdict(self)
 
 
-def timed(contender: Candidate, steps: int, synchronise: Callable[[], None]) -> Burst:
+def time_burst(candidate: Candidate, steps: int, synchronize: Callable[[], None]) -> Burst:
     """One burst; the device is waited for at its ends alone."""
-    synchronise()
-    began = time.perf_counter()
-    images = contender.burst(steps)
-    synchronise()
-    return Burst(time.perf_counter() - began, images)
+    synchronize()
+    start = time.perf_counter()
+    images = candidate.run_steps(steps)
+    synchronize()
+    return Burst(time.perf_counter() - start, images)
 
 
-def warm_up(contender: Candidate) -> None:
+def warm_up(candidate: Candidate) -> None:
     """Steps that are not timed: compilers, recordings and allocators settle."""
-    contender.burst(_WARM_UP_STEPS)
+    candidate.run_steps(_WARM_UP_STEPS)
 
 
-def calibrated_steps(contender: Candidate, seconds: float, synchronise: Callable[[], None]) -> int:
+def calibrated_steps(candidate: Candidate, seconds: float, synchronize: Callable[[], None]) -> int:
     """How many steps take about that long; at least one."""
     steps = 1
     while True:
-        taken = timed(contender, steps, synchronise).seconds
+        taken = time_burst(candidate, steps, synchronize).seconds
         if taken >= _ENOUGH_TO_JUDGE * seconds:
             return max(1, ceil(steps * seconds / taken))
         steps *= 2
 
 
-def alternate(
-    contenders: Mapping[str, Candidate],
+def interleave(
+    candidates: Mapping[str, Candidate],
     steps: Mapping[str, int],
     rounds: int,
-    synchronise: Callable[[], None],
+    synchronize: Callable[[], None],
 ) -> dict[str, list[Burst]]:
-    """One burst of each contender a round; every round begins with another one.
+    """One burst of each candidate a round; every round begins with another one.
 
     Args:
-        contenders: By name.
+        candidates: By name.
         steps: Of a burst, by name.
         rounds: How many bursts each runs.
-        synchronise: Waits for the device.
+        synchronize: Waits for the device.
 
     Returns:
         The bursts by name, in the order of the rounds.
     """
-    names = list(contenders)
+    names = list(candidates)
     bursts: dict[str, list[Burst]] = {name: [] for name in names}
     for number in range(rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            bursts[name].append(timed(contenders[name], steps[name], synchronise))
+            bursts[name].append(time_burst(candidates[name], steps[name], synchronize))
     return bursts
 
 

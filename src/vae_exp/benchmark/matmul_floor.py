@@ -37,7 +37,7 @@ class Layer:
 
 
 class MatmulFloor:
-    """Multiplies, and nothing else: results go to memory that is there already; on CUDA one recording is replayed.
+    """Multiplies, and nothing else, into allocated memory; on CUDA one captured graph is replayed.
 
     Args:
         vae: Whose weights are used, on the device of the images.
@@ -56,7 +56,7 @@ class MatmulFloor:
             for left, right in layer.products()
         ]
         self._products = [(left, right, torch.mm(left, right)) for left, right in factors]
-        self._step = self._recorded() if images.device.type == "cuda" else self._multiply
+        self._step = self._capture() if images.device.type == "cuda" else self._multiply
 
     @property
     def shapes(self) -> list[tuple[int, int, int]]:
@@ -69,19 +69,19 @@ class MatmulFloor:
         return sum(2 * rows * inner * columns for rows, inner, columns in self.shapes)
 
     @torch.no_grad()
-    def burst(self, steps: int) -> int:
-        """The products of so many steps; how many images they stand for."""
+    def run_steps(self, count: int) -> int:
+        """The products of `count` steps; the number of images that these would train on."""
         with matmul_precision(self._vae, self._precision):
-            for _ in range(steps):
+            for _ in range(count):
                 self._step()
-        return steps * self._batch_size
+        return count * self._batch_size
 
     def _multiply(self) -> None:
         for left, right, result in self._products:
             torch.mm(left, right, out=result)
 
     @torch.no_grad()
-    def _recorded(self) -> Callable[[], None]:
+    def _capture(self) -> Callable[[], None]:
         device = self._products[0][0].device
         with torch.cuda.device(device), matmul_precision(self._vae, self._precision):
             stream = torch.cuda.Stream(device)
@@ -106,14 +106,14 @@ def linear_layers(vae: VAE, loss: Loss, images: Tensor, noise: torch.Generator) 
         images: `[batch, *image_shape]`.
         noise: The source of the latent draws.
     """
-    seen: list[_Seen] = []
-    with _watched(vae, seen):
+    seen: list[_LayerRecord] = []
+    with _recorded(vae, seen):
         loss(vae, images, noise).loss.sum().backward()
     vae.zero_grad(set_to_none=True)
     return [each.layer() for each in seen]
 
 
-class _Seen:
+class _LayerRecord:
     """A linear layer in the course of a step."""
 
     def __init__(self, module: nn.Linear, inputs: Tensor) -> None:
@@ -129,10 +129,10 @@ class _Seen:
 
 
 @contextmanager
-def _watched(vae: VAE, seen: list[_Seen]) -> Iterator[None]:
+def _recorded(vae: VAE, seen: list[_LayerRecord]) -> Iterator[None]:
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         assert isinstance(module, nn.Linear)
-        seen.append(_Seen(module, inputs[0]))
+        seen.append(_LayerRecord(module, inputs[0]))
         output.register_hook(seen[-1].note)
 
     hooks = [each.register_forward_hook(note) for each in vae.modules() if isinstance(each, nn.Linear)]

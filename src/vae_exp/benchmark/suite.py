@@ -1,4 +1,4 @@
-"""The whole benchmark: every case, then memory, then where a real run spends its time."""
+"""The whole benchmark: every case, then memory, then the phases of a real run."""
 
 import gc
 from collections.abc import Mapping, Sequence
@@ -6,28 +6,35 @@ from functools import partial
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from vae_exp.benchmark.candidates import PLAIN, TENSOR_LOOP, CandidateSpec, Case, entrants
-from vae_exp.benchmark.cases import cases, chosen_precisions, chosen_steps
-from vae_exp.benchmark.hardware import hardware, synchronise
+from vae_exp.benchmark.candidates import (
+    PLAIN,
+    TENSOR_LOOP,
+    CandidateSpec,
+    Case,
+    candidate_specs,
+    training_images,
+)
 from vae_exp.benchmark.interleave import (
     Burst,
     Candidate,
-    alternate,
     calibrated_steps,
+    interleave,
     median_rate,
     ratios,
     spread,
     warm_up,
 )
-from vae_exp.benchmark.memory import host_footprint, with_cuda_peak
-from vae_exp.benchmark.run_costs import run_costs
-from vae_exp.configuration.schema import BenchmarkConfig
+from vae_exp.benchmark.peak_memory import measure_host_peak, with_cuda_peak
+from vae_exp.benchmark.report import available_executions, available_precisions, describe_hardware, synchronize
+from vae_exp.benchmark.run_profile import profile_run
+from vae_exp.configuration.schema import BenchmarkConfig, resolve_to_dict
 from vae_exp.engine.device import device_name, resolve_device
+from vae_exp.errors import UserError
 
 
-def measure(config: DictConfig, settings: BenchmarkConfig, overrides: Sequence[str]) -> dict[str, Any]:
+def run_benchmark(config: DictConfig, settings: BenchmarkConfig, overrides: Sequence[str]) -> dict[str, Any]:
     """Run the benchmark.
 
     Args:
@@ -36,59 +43,112 @@ def measure(config: DictConfig, settings: BenchmarkConfig, overrides: Sequence[s
         overrides: Those of the command line that composed it.
 
     Returns:
-        Plain values for JSON: `hardware`, `config`, `cases`, `memory` and `costs`.
+        Plain values for JSON: `hardware`, `config`, `cases`, `memory` and `profile`.
 
     Raises:
         UserError: if the config asks for what this machine does not have, or what cannot be compared.
     """
     device = resolve_device(settings.device, "device")
-    steps = chosen_steps(settings.steps, device)
-    precisions = chosen_precisions(settings.precisions, device)
-    asked = cases(config, settings, device)
-    found: dict[str, Any] = {"hardware": hardware(device), "config": dict(asked[0].config)}
-    found["cases"] = [_measured(case, entrants(case, steps, precisions), settings) for case in asked]
-    found["memory"] = _host_memory(asked[0], steps[0], precisions[0]) if settings.memory else None
-    found["costs"] = None
-    if settings.costs:
-        print("Timing the parts of a training run of one epoch …", flush=True)
-        found["costs"] = run_costs(overrides, asked[0].batch_size, _widths(asked[0]), str(device))
-    return found
+    executions = choose_executions(settings.execution_modes, device)
+    precisions = choose_precisions(settings.precisions, device)
+    cases = make_cases(config, settings, device)
+    results: dict[str, Any] = {"hardware": describe_hardware(device), "config": dict(cases[0].config)}
+    results["cases"] = [_measure(case, candidate_specs(case, executions, precisions), settings) for case in cases]
+    results["memory"] = _host_memory(cases[0], executions[0], precisions[0]) if settings.memory else None
+    results["profile"] = None
+    if settings.profile_run:
+        print("Timing the phases of a training run of one epoch …", flush=True)
+        results["profile"] = profile_run(overrides, cases[0].batch_size, _hidden_dims(cases[0]), str(device))
+    return results
 
 
-def _measured(case: Case, contestants: Sequence[CandidateSpec], settings: BenchmarkConfig) -> dict[str, Any]:
+def make_cases(config: DictConfig, settings: BenchmarkConfig, device: torch.device) -> list[Case]:
+    """Every `hidden_dims` with every batch size, on the same images.
+
+    Raises:
+        UserError: if a batch is larger than the data, or if something has no plain loop to compare with.
+    """
+    return [
+        Case(_resolve(config, hidden_dims, images.image_shape), images, batch_size, device)
+        for hidden_dims in settings.hidden_dims or [settings.model.hidden_dims]
+        for batch_size in settings.batch_size
+        for images in [training_images(settings.data, batch_size)]
+    ]
+
+
+def choose_executions(requested: Sequence[str] | None, device: torch.device) -> list[str]:
+    """How the engine runs steps; `graph` needs CUDA.
+
+    Raises:
+        UserError: if a mode was asked for that the device does not have.
+    """
+    if requested is None:
+        return available_executions(device)
+    if "graph" in requested and device.type != "cuda":
+        raise UserError(
+            f"execution_modes={list(requested)}: graph needs a CUDA device, not {device}; use eager or compile."
+        )
+    return list(requested)
+
+
+def choose_precisions(requested: Sequence[str] | None, device: torch.device) -> list[str]:
+    """The precisions; `bf16` may be asked for where it has to be emulated.
+
+    Raises:
+        UserError: if `tf32` was asked for on a device that does not have it.
+    """
+    available = available_precisions(device)
+    if requested is None:
+        return available
+    if "tf32" in requested and "tf32" not in available:
+        raise UserError(
+            f"precisions={list(requested)}: tf32 needs a CUDA device of compute capability 8.0 or higher, "
+            f"not {device}; use {' or '.join(available)}."
+        )
+    return list(requested)
+
+
+def _resolve(config: DictConfig, hidden_dims: Sequence[int], image_shape: Sequence[int]) -> dict[str, Any]:
+    sized = OmegaConf.merge(config, {"model": {"hidden_dims": list(hidden_dims)}})
+    assert isinstance(sized, DictConfig)
+    return resolve_to_dict(sized, image_shape)
+
+
+def _measure(case: Case, specs: Sequence[CandidateSpec], settings: BenchmarkConfig) -> dict[str, Any]:
     print(
-        f"Timing batches of {case.batch_size}, widths {_widths(case)}, on {device_name(case.device)} …", flush=True
+        f"Timing batches of {case.batch_size}, widths {_hidden_dims(case)}, on {device_name(case.device)} …",
+        flush=True,
     )
-    wait = partial(synchronise, case.device)
+    wait = partial(synchronize, case.device)
     _open_libraries(case.device)
-    contenders: dict[str, Candidate] = {}
+    candidates: dict[str, Candidate] = {}
     peaks: dict[str, int | None] = {}
-    for each in contestants:
-        contenders[each.name], peaks[each.name] = with_cuda_peak(partial(_warmed, each), case.device)
+    for spec in specs:
+        candidates[spec.name], peaks[spec.name] = with_cuda_peak(partial(_build_warm, spec), case.device)
     steps = {
-        name: settings.burst_steps or calibrated_steps(each, settings.burst_seconds, wait)
-        for name, each in contenders.items()
+        name: settings.burst_steps or calibrated_steps(candidate, settings.burst_seconds, wait)
+        for name, candidate in candidates.items()
     }
-    bursts = alternate(contenders, steps, settings.rounds, wait)
-    precisions = {each.name: each.precision for each in contestants}
-    found = {
-        name: _summary(name, bursts, precisions[name], len(case.images))
+    bursts = interleave(candidates, steps, settings.rounds, wait)
+    precisions = {spec.name: spec.precision for spec in specs}
+    summaries = {
+        name: _summarize(name, bursts, precisions[name], len(case.images))
         | {"steps_per_burst": steps[name], "peak_bytes": peaks[name] if settings.memory else None}
-        for name in contenders
+        for name in candidates
     }
-    contenders.clear()
+    candidates.clear()
     _free(case.device)
     return {
         "batch_size": case.batch_size,
-        "hidden_dims": _widths(case),
+        "hidden_dims": _hidden_dims(case),
         "images": len(case.images),
         "steps_per_epoch": len(case.images) // case.batch_size,
-        "contenders": found,
+        "candidates": summaries,
     }
 
 
-def _summary(name: str, bursts: Mapping[str, Sequence[Burst]], precision: str, images: int) -> dict[str, Any]:
-    """What is told of a contender: `over_plain` is its speed by plain's, `over_floor` its time by the floor's."""
+def _summarize(name: str, bursts: Mapping[str, Sequence[Burst]], precision: str, images: int) -> dict[str, Any]:
+    """Figures of a candidate: `over_plain` is its speed by plain's, `over_floor` its time by the floor's."""
     mine, floor = bursts[name], bursts.get(f"floor/{precision}")
     rate = median_rate(mine)
     return {
@@ -97,34 +157,34 @@ def _summary(name: str, bursts: Mapping[str, Sequence[Burst]], precision: str, i
         "epochs_per_second": rate / images,
         "over_plain": spread(ratios(mine, bursts[PLAIN])).as_dict(),
         "over_floor": spread(ratios(floor, mine)).as_dict() if floor else None,
-        "burst_seconds": [each.seconds for each in mine],
-        "burst_images": [each.images for each in mine],
+        "burst_seconds": [burst.seconds for burst in mine],
+        "burst_images": [burst.images for burst in mine],
     }
 
 
-def _host_memory(case: Case, step: str, precision: str) -> dict[str, Any] | None:
-    """Peak memory of the process that trains; of the GPU each contender has been told already."""
+def _host_memory(case: Case, execution: str, precision: str) -> dict[str, Any] | None:
+    """Peak memory of the process that trains; the GPU's is measured with each candidate."""
     if case.device.type == "cuda":
         return None
     print("Measuring the peak memory of short trainings …", flush=True)
-    names = (TENSOR_LOOP, f"engine/{step}/{precision}")
-    found = {name: host_footprint(case.config, name, case.batch_size, str(case.device)) for name in names}
-    loop, engine = (found[name]["peak"] for name in names)
-    return {"batch_size": case.batch_size, "bytes": found, "engine_over_tensor_loop": engine / loop}
+    names = (TENSOR_LOOP, f"engine/{execution}/{precision}")
+    peaks = {name: measure_host_peak(case.config, name, case.batch_size, str(case.device)) for name in names}
+    loop, engine = (peaks[name]["peak"] for name in names)
+    return {"batch_size": case.batch_size, "bytes": peaks, "engine_over_tensor_loop": engine / loop}
 
 
-def _warmed(entrant: CandidateSpec) -> Candidate:
-    contender = entrant.build()
-    warm_up(contender)
-    return contender
+def _build_warm(spec: CandidateSpec) -> Candidate:
+    candidate = spec.build()
+    warm_up(candidate)
+    return candidate
 
 
-def _widths(case: Case) -> list[int]:
+def _hidden_dims(case: Case) -> list[int]:
     return list(case.config["model"]["hidden_dims"])
 
 
 def _open_libraries(device: torch.device) -> None:
-    """What cuBLAS allocates at its first product is nobody's in particular."""
+    """Let cuBLAS allocate its workspace before candidates are measured."""
     if device.type == "cuda":
         torch.ones(8, 8, device=device).mm(torch.ones(8, 8, device=device))
 

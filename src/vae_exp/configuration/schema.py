@@ -284,14 +284,14 @@ class BenchmarkConfig:
     loss: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     batch_size: list[int] = MISSING
-    widths: list[list[int]] | None = MISSING
-    steps: list[str] | None = MISSING
+    hidden_dims: list[list[int]] | None = MISSING
+    execution_modes: list[str] | None = MISSING
     precisions: list[str] | None = MISSING
     rounds: int = MISSING
     burst_seconds: float = MISSING
     burst_steps: int | None = MISSING
     memory: bool = MISSING
-    costs: bool = MISSING
+    profile_run: bool = MISSING
     output: str = MISSING
 
     def __post_init__(self) -> None:
@@ -304,12 +304,12 @@ class BenchmarkConfig:
             _at_least("burst_steps", self.burst_steps, 1)
         if not self.batch_size or min(self.batch_size) < 1:
             raise UserError(f"batch_size={self.batch_size} must list sizes of at least 1, such as [100,1000].")
-        if self.widths is not None and (not self.widths or min(sum(self.widths, [1])) < 1):
+        if self.hidden_dims is not None and (not self.hidden_dims or min(sum(self.hidden_dims, [1])) < 1):
             raise UserError(
-                f"widths={self.widths} must list lists of widths of at least 1, such as [[500],[400,200]]; "
-                f"null takes model.hidden_dims."
+                f"hidden_dims={self.hidden_dims} must list lists of widths of at least 1, such as "
+                f"[[500],[400,200]]; null takes model.hidden_dims."
             )
-        _some_of("steps", self.steps, EXECUTION_MODES[1:])
+        _some_of("execution_modes", self.execution_modes, EXECUTION_MODES[1:])
         _some_of("precisions", self.precisions, PRECISIONS)
 
 

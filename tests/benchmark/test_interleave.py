@@ -4,12 +4,12 @@ import pytest
 
 from vae_exp.benchmark.interleave import (
     Burst,
-    alternate,
     calibrated_steps,
+    interleave,
     median_rate,
     ratios,
     spread,
-    timed,
+    time_burst,
 )
 
 
@@ -19,10 +19,10 @@ class Named:
     def __init__(self, name: str, calls: list[str], clock: list[float], seconds: float) -> None:
         self.name, self.calls, self.clock, self.seconds = name, calls, clock, seconds
 
-    def burst(self, steps: int) -> int:
-        self.calls.append(f"{self.name}{steps}")
-        self.clock[0] += steps * self.seconds
-        return steps * 100
+    def run_steps(self, count: int) -> int:
+        self.calls.append(f"{self.name}{count}")
+        self.clock[0] += count * self.seconds
+        return count * 100
 
 
 @pytest.fixture
@@ -32,10 +32,10 @@ def clock(monkeypatch):
     return now
 
 
-def test_every_round_runs_each_contender_once_and_begins_with_another(clock):
+def test_every_round_runs_each_candidate_once_and_begins_with_another(clock):
     calls: list[str] = []
-    contenders = {name: Named(name, calls, clock, 0.25) for name in "abc"}
-    bursts = alternate(contenders, {"a": 1, "b": 2, "c": 3}, 4, lambda: None)
+    candidates = {name: Named(name, calls, clock, 0.25) for name in "abc"}
+    bursts = interleave(candidates, {"a": 1, "b": 2, "c": 3}, 4, lambda: None)
     assert calls == ["a1", "b2", "c3", "b2", "c3", "a1", "c3", "a1", "b2", "a1", "b2", "c3"]
     assert bursts["b"] == [Burst(0.5, 200)] * 4
 
@@ -47,7 +47,7 @@ def test_the_device_is_waited_for_at_the_ends_of_a_burst_alone(clock):
         calls.append("wait")
         clock[0] += 1.0  # what the device had still to do
 
-    assert timed(Named("a", calls, clock, 0.5), 4, wait) == Burst(3.0, 400)
+    assert time_burst(Named("a", calls, clock, 0.5), 4, wait) == Burst(3.0, 400)
     assert calls == ["wait", "a4", "wait"]
 
 

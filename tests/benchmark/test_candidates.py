@@ -1,16 +1,23 @@
 import pytest
 import torch
 
-from vae_exp.benchmark.candidates import entrants
-from vae_exp.benchmark.cases import chosen_precisions, chosen_steps
-from vae_exp.benchmark.hardware import hardware, known_precisions, known_steps
+from tests.builders import trainer_options
+from vae_exp.benchmark.candidates import candidate_specs
+from vae_exp.benchmark.report import available_executions, available_precisions, describe_hardware
+from vae_exp.benchmark.suite import choose_executions, choose_precisions
+from vae_exp.configuration.instantiate import build_loss, build_optimizer, build_vae
+from vae_exp.engine.progress import NullProgress
+from vae_exp.engine.seeding import seed_everything
+from vae_exp.engine.shutdown import GracefulShutdown
+from vae_exp.engine.trainer import Trainer
 from vae_exp.errors import UserError
+from vae_exp.storage.run_directory import RunDirectory
 
 CPU = torch.device("cpu")
 
 
 def test_every_step_mode_meets_every_precision_and_each_precision_has_its_floor(case):
-    names = [each.name for each in entrants(case, ["eager", "graph"], ["fp32", "bf16"])]
+    names = [spec.name for spec in candidate_specs(case, ["eager", "graph"], ["fp32", "bf16"])]
     assert names == [
         "plain", "tensor_loop",
         "engine/eager/fp32", "engine/graph/fp32", "engine/eager/bf16", "engine/graph/bf16",
@@ -19,7 +26,7 @@ def test_every_step_mode_meets_every_precision_and_each_precision_has_its_floor(
 
 
 def test_a_case_for_each_width_and_batch_size_on_whole_batches(make_cases):
-    found = make_cases("batch_size=[100,500]", "widths=[[30],[20,10]]")
+    found = make_cases("batch_size=[100,500]", "hidden_dims=[[30],[20,10]]")
     sizes = [(each.config["model"]["encoder"]["hidden_dims"], each.batch_size) for each in found]
     assert sizes == [([30], 100), ([30], 500), ([20, 10], 100), ([20, 10], 500)]
     assert [len(each.images) for each in found] == [1200, 1000, 1200, 1000]
@@ -40,9 +47,9 @@ def test_a_case_for_each_width_and_batch_size_on_whole_batches(make_cases):
         (["model.decoder.activation=tanh"], r"model.decoder.activation=tanh is not the encoder's; use relu"),
         (["data.binarization=dynamic"], r"data.binarization=dynamic is not the plain loop's; use none or fixed"),
         (["batch_size=[]"], r"batch_size=\[\] must list sizes of at least 1"),
-        (["widths=[[0]]"], r"widths=\[\[0\]\] must list lists of widths of at least 1"),
-        (["widths=[]"], r"widths=\[\] must list lists"),
-        (["steps=[fast]"], r"steps=\['fast'\] must list some of eager, graph, compile"),
+        (["hidden_dims=[[0]]"], r"hidden_dims=\[\[0\]\] must list lists of widths of at least 1"),
+        (["hidden_dims=[]"], r"hidden_dims=\[\] must list lists"),
+        (["execution_modes=[fast]"], r"execution_modes=\['fast'\] must list some of eager, graph, compile"),
         (["precisions=[]"], r"precisions=\[\] must list some of fp32, tf32, bf16"),
         (["rounds=0"], r"rounds=0 must be at least 1"),
         (["burst_seconds=0"], r"burst_seconds=0.0 must be greater than 0"),
@@ -55,19 +62,19 @@ def test_what_cannot_be_measured_is_refused_by_name(make_cases, overrides, told)
 
 
 def test_linear_models_have_no_widths(make_cases):
-    [case] = make_cases("widths=[[]]", "batch_size=[100]")
-    assert all(each.build().burst(2) == 200 for each in entrants(case, ["eager"], ["fp32"]))
+    [case] = make_cases("hidden_dims=[[]]", "batch_size=[100]")
+    assert all(spec.build().run_steps(2) == 200 for spec in candidate_specs(case, ["eager"], ["fp32"]))
 
 
 def test_the_cpu_knows_neither_recordings_nor_tf32():
-    assert known_steps(CPU) == chosen_steps(None, CPU) == ["eager"]
-    assert chosen_steps(["compile"], CPU) == ["compile"]
-    assert chosen_precisions(None, CPU) == known_precisions(CPU)
-    assert chosen_precisions(["bf16"], CPU) == ["bf16"]
-    with pytest.raises(UserError, match=r"steps=\['graph'\]: graph needs a CUDA device, not cpu"):
-        chosen_steps(["graph"], CPU)
+    assert available_executions(CPU) == choose_executions(None, CPU) == ["eager"]
+    assert choose_executions(["compile"], CPU) == ["compile"]
+    assert choose_precisions(None, CPU) == available_precisions(CPU)
+    assert choose_precisions(["bf16"], CPU) == ["bf16"]
+    with pytest.raises(UserError, match=r"execution_modes=\['graph'\]: graph needs a CUDA device, not cpu"):
+        choose_executions(["graph"], CPU)
     with pytest.raises(UserError, match=r"precisions=\['tf32'\]: tf32 needs a CUDA device"):
-        chosen_precisions(["tf32"], CPU)
+        choose_precisions(["tf32"], CPU)
 
 
 @pytest.mark.parametrize(
@@ -77,9 +84,9 @@ def test_the_cpu_knows_neither_recordings_nor_tf32():
 def test_bf16_is_the_cpus_where_its_flags_say_so(monkeypatch, tmp_path, flags, known):
     info = tmp_path / "cpuinfo"
     info.write_text(f"processor\t: 0\nmodel name\t: A Processor\nflags\t\t: {flags}\n\nprocessor\t: 1\n")
-    monkeypatch.setattr("vae_exp.benchmark.hardware._CPU_INFO", info)
-    assert known_precisions(CPU) == known
-    assert hardware(CPU)["cpu"] == "A Processor"
+    monkeypatch.setattr("vae_exp.benchmark.report._CPU_INFO", info)
+    assert available_precisions(CPU) == known
+    assert describe_hardware(CPU)["cpu"] == "A Processor"
 
 
 def test_all_training_images_are_used_where_batches_fit(make_cases):
@@ -91,3 +98,29 @@ def test_all_training_images_are_used_where_batches_fit(make_cases):
 def training_images_of(make_cases, batch_size):
     [case] = make_cases(f"batch_size=[{batch_size}]")
     return case.images
+
+
+def test_bursts_are_the_steps_of_the_trainer_to_the_bit(case, tmp_path):
+    [spec] = [spec for spec in candidate_specs(case, ["eager"], ["fp32"]) if spec.name == "engine/eager/fp32"]
+    bursts = spec.build()
+    for steps in (5, 30, 13):  # two epochs of 24
+        bursts.run_steps(steps)
+    seed_everything(0)
+    vae = build_vae(case.config["model"], case.images.image_shape)
+    trainer = Trainer(
+        vae=vae,
+        loss=build_loss(case.config["loss"], vae, case.images.image_shape),
+        optimizer=build_optimizer(case.config["optimizer"], vae.parameters()),
+        scheduler=None,
+        train=case.images,
+        val=case.images.take(0),
+        evaluators={},
+        trackers=[],
+        directory=RunDirectory(tmp_path),
+        options=trainer_options(epochs=2, batch_size=case.batch_size, execution="eager"),
+        checkpoint_metadata={},
+    )
+    trainer.fit(GracefulShutdown(), NullProgress())
+    for mine, theirs in zip(bursts._vae.parameters(), vae.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    assert (bursts.state.global_step, bursts.state.epoch, bursts.state.batch_in_epoch) == (48, 1, 24)

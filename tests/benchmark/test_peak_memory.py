@@ -4,7 +4,7 @@ import psutil
 import pytest
 import torch
 
-from vae_exp.benchmark.memory import host_footprint, host_peak, with_cuda_peak
+from vae_exp.benchmark.peak_memory import host_peak, measure_host_peak, with_cuda_peak
 
 MEBIBYTE = 2**20
 
@@ -22,7 +22,7 @@ def test_the_peak_of_the_process_grows_by_what_it_holds_for_a_moment():
 
 def test_a_fresh_process_tells_its_own_peak(case):
     ballast = torch.ones(2**28)  # 1 GiB in this process, which must not be seen from there
-    found = host_footprint(case.config, "engine/eager/fp32", case.batch_size, "cpu")
+    found = measure_host_peak(case.config, "engine/eager/fp32", case.batch_size, "cpu")
     assert ballast[-1] == 1
     assert 50 * MEBIBYTE < found["imported"] < found["peak"] < 1024 * MEBIBYTE
 

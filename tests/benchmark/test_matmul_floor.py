@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vae_exp.benchmark.candidates import entrants
+from vae_exp.benchmark.candidates import candidate_specs
 from vae_exp.benchmark.matmul_floor import linear_layers
 from vae_exp.configuration.instantiate import build_loss, build_vae
 
@@ -30,15 +30,15 @@ class Products(TorchDispatchMode):
 
 
 def built(case, name):
-    [found] = [each for each in entrants(case, ["eager"], ["fp32", "bf16"]) if each.name == name]
+    [found] = [spec for spec in candidate_specs(case, ["eager"], ["fp32", "bf16"]) if spec.name == name]
     return found.build()
 
 
 def test_the_floor_has_the_products_of_a_training_step_and_no_others(case):
     engine, floor = built(case, "engine/eager/fp32"), built(case, "floor/fp32")
-    engine.burst(2)
+    engine.run_steps(2)
     with Products() as counted:
-        engine.burst(1)
+        engine.run_steps(1)
     assert not _OTHERS & set(counted.operations)
     assert Counter(floor.shapes) == counted.shapes
     # 64-40-20-(2·2) and 2-20-40-64: six layers, three products each, less the gradient of the images
@@ -51,7 +51,7 @@ def test_the_floor_has_the_products_of_a_training_step_and_no_others(case):
 def test_a_burst_of_the_floor_multiplies_and_does_nothing_else(case, precision):
     floor = built(case, f"floor/{precision}")
     with Products() as counted:
-        assert floor.burst(3) == 3 * 50
+        assert floor.run_steps(3) == 3 * 50
     assert set(counted.operations) == {"mm"}
     assert counted.operations["mm"] == 3 * len(floor.shapes)
 
@@ -80,6 +80,6 @@ def test_on_cuda_a_recording_of_the_same_products_is_replayed(make_cases):
     floor = built(case, "floor/fp32")
     for _, _, result in floor._products:
         result.zero_()
-    floor.burst(1)
+    floor.run_steps(1)
     for left, right, result in floor._products:
         torch.testing.assert_close(result, left @ right, rtol=1e-3, atol=1e-2)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from vae_exp.benchmark import suite
 from vae_exp.benchmark.candidates import Case
-from vae_exp.benchmark.cases import cases
 from vae_exp.cli.command_line import config_directory
 from vae_exp.configuration.schema import BenchmarkConfig, checked, register_schemas
 
@@ -20,7 +20,7 @@ def make_cases() -> Callable[..., list[Case]]:
         register_schemas()
         with initialize_config_dir(str(config_directory()), version_base="1.3"):
             config = compose("benchmark", ["data=digits", *overrides])
-        return cases(config, checked(config, BenchmarkConfig), device)
+        return suite.make_cases(config, checked(config, BenchmarkConfig), device)
 
     return make
 

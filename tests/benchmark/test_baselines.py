@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from vae_exp.benchmark.baselines import DataLoaderBaseline, PictureDataset
-from vae_exp.benchmark.candidates import PLAIN, TENSOR_LOOP, entrants
-from vae_exp.benchmark.plain_net import PlainNet, plain_loss
+from vae_exp.benchmark.baselines import DataLoaderBaseline, PictureDataset, PlainNet, plain_loss
+from vae_exp.benchmark.candidates import PLAIN, TENSOR_LOOP, candidate_specs
 from vae_exp.configuration.instantiate import build_loss, build_vae
 from vae_exp.data.images import ImageSet
 
@@ -58,12 +57,12 @@ def test_other_grey_values_are_stretched_to_bytes(case):
 
 
 @pytest.mark.parametrize("name", [PLAIN, TENSOR_LOOP, "engine/eager/fp32"])
-def test_every_contender_learns(case, name):
-    [entrant] = [each for each in entrants(case, ["eager"], ["fp32"]) if each.name == name]
-    contender = entrant.build()
-    net = contender._vae if name.startswith("engine") else contender._net
+def test_every_candidate_learns(case, name):
+    [spec] = [spec for spec in candidate_specs(case, ["eager"], ["fp32"]) if spec.name == name]
+    candidate = spec.build()
+    net = candidate._vae if name.startswith("engine") else candidate._net
     weights = [each.clone() for each in net.parameters()]
-    assert contender.burst(60) == 60 * 50  # 24 batches an epoch: two ends of epochs among them
+    assert candidate.run_steps(60) == 60 * 50  # 24 batches an epoch: two ends of epochs among them
     assert sum(each.numel() for each in weights) == 64 * 40 + 40 + 40 * 20 + 20 + 84 + 60 + 20 * 40 + 40 + 41 * 64
     assert all((before != after).any() for before, after in zip(weights, net.parameters(), strict=True))
     x = case.images.batch()
@@ -83,6 +82,6 @@ def test_an_epoch_of_the_plain_loop_shows_every_image_once(case):
 
     net = PlainNet(64, [8], 2, [8], "relu")
     optimizer = torch.optim.Adam(net.parameters())
-    DataLoaderBaseline(net, optimizer, Noting(case.images), 50, case.device).burst(24)
+    DataLoaderBaseline(net, optimizer, Noting(case.images), 50, case.device).run_steps(24)
     assert sorted(seen) == list(range(1200))
     assert seen != sorted(seen)
