@@ -4,7 +4,8 @@
 
 A job is `{"arguments": [...], "kill": null | {"at": NAME, "count": N} | {"after_seconds": S}}`; jobs run one after
 another, and the exit statuses are printed as a JSON list (−9 for one that was killed). `{"at": "file operation"}`
-kills before the N-th operation that changes something below the working directory.
+kills before the N-th operation that changes something below the working directory. The commands of `"recover"` run
+after a kill, up to the first that succeeds; the status of the last is printed in place of −9 if none does.
 """
 
 import json
@@ -12,7 +13,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 
 import torch
@@ -132,7 +132,16 @@ def run(job) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def recover(job) -> int:
+    status = run(job)
+    if status != -signal.SIGKILL or "recover" not in job:
+        return status
+    for arguments in job["recover"]:
+        recovered = run({"arguments": arguments})
+        if recovered == 0:
+            return status
+    return recovered
+
+
 if __name__ == "__main__":
-    began = time.monotonic()
-    statuses = [run(job) for job in json.load(sys.stdin)]
-    print(json.dumps(statuses), flush=True)
+    print(json.dumps([recover(job) for job in json.load(sys.stdin)]), flush=True)
