@@ -210,6 +210,13 @@ def test_validation_has_the_same_noise_each_epoch_and_training_has_not(bench):
     assert len(set(tracker.column("train/distortion"))) == 3
 
 
+def test_the_gradient_of_the_sum_is_that_of_the_mean_times_the_batch_size(bench):
+    by_sum = bench(folder="sum", lr=0.01, reduction="sum", train=4, batch_size=2).fit()
+    by_mean = bench(folder="mean", lr=0.02, reduction="mean", train=4, batch_size=2).fit()
+    for one, other in zip(by_sum.vae.parameters(), by_mean.vae.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_run_steps_trains_as_fit_and_writes_nothing(bench):
     whole, parts = bench(folder="whole", lr=0.05, epochs=2).fit(), bench(folder="parts", lr=0.05)
     assert [parts.trainer.run_steps(count) for count in (2, 4)] == [4, 6]  # of batches of 2, 2 and 1 images
@@ -331,7 +338,7 @@ class Explodes(PixelSum):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "refuse", "val"), [("loss", False, 0), ("gradient", False, 0), ("gradient", True, 0)]
+    ("spoil", "refuse", "val"), [("loss", False, 0), ("gradient", False, 0), ("gradient", True, 3)]
 )
 def test_weights_that_are_not_finite_never_replace_a_good_checkpoint(bench, spoil: str, refuse: bool, val: int):
     made = bench(loss=Explodes(spoil, refuse), lr=0.01, train=4, val=val, batch_size=4, epochs=3)
@@ -383,9 +390,10 @@ class _Signals(RecordingEvaluator):
 
 
 @pytest.mark.parametrize("every", [None, 1])
-def test_a_signal_during_an_evaluator_ends_the_run_before_the_next_evaluator(bench, every: int | None):
+@pytest.mark.parametrize("is_last", [False, True])
+def test_a_signal_during_an_evaluator_ends_the_run_before_the_next(bench, every: int | None, is_last: bool):
     later = RecordingEvaluator(every)
-    made = bench(evaluators={"first": _Signals(every), "later": later})
+    made = bench(evaluators={"first": _Signals(every)} | ({} if is_last else {"later": later}))
     with GracefulShutdown() as shutdown, pytest.raises(Interrupted):
         _run_to_the_end(made.trainer, shutdown)
     assert later.images == []
