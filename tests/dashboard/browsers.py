@@ -1,4 +1,4 @@
-"""Pages of ours in a headless browser, with everything that they asked for and complained about."""
+"""The dashboard's pages in a headless browser, with their requests and complaints."""
 
 import subprocess
 import sys
@@ -22,11 +22,11 @@ SILENT = (
 
 @dataclass
 class Watched:
-    """A page, and what happened on it.
+    """A page with its requests and errors.
 
     Args:
         page: Playwright's.
-        requests: Addresses that were asked for.
+        requests: Requested addresses.
         complaints: Errors and warnings of the console, errors of scripts, dialogs.
     """
 
@@ -37,9 +37,9 @@ class Watched:
 
 @contextmanager
 def dashboard(roots: Sequence[Path], *options: str) -> Iterator[str]:
-    """A server of its own; its address."""
-    words = [sys.executable, "-m", "vae_exp.dashboard", *map(str, roots), "--port", "0", *options]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    """A new server; yields its address."""
+    command = [sys.executable, "-m", "vae_exp.dashboard", *map(str, roots), "--port", "0", *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
         yield process.stdout.readline().split()[1]

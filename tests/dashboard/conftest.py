@@ -12,15 +12,15 @@ from tests.dashboard.browsers import NAMES, SILENT, Watched
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """A browser; without one on the path the test is skipped."""
-    program = next((found for name in NAMES if (found := shutil.which(name))), None)
+    program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         pytest.skip(f"no browser: none of {', '.join(NAMES)} is on the path")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=program, args=list(SILENT))
-        yield found
-        found.close()
+        browser = playwright.chromium.launch(executable_path=program, args=list(SILENT))
+        yield browser
+        browser.close()
 
 
 @pytest.fixture
@@ -28,12 +28,12 @@ def watched(browser: Any) -> Iterator[Watched]:
     """A fresh page."""
     context = browser.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
     page = context.new_page()
-    found = Watched(page)
-    page.on("request", lambda request: found.requests.append(request.url))
+    result = Watched(page)
+    page.on("request", lambda request: result.requests.append(request.url))
     page.on(
-        "console", lambda message: message.type in ("error", "warning") and found.complaints.append(message.text)
+        "console", lambda message: message.type in ("error", "warning") and result.complaints.append(message.text)
     )
-    page.on("pageerror", lambda error: found.complaints.append(str(error)))
-    page.on("dialog", lambda dialog: (found.complaints.append(f"dialog {dialog.message}"), dialog.dismiss()))
-    yield found
+    page.on("pageerror", lambda error: result.complaints.append(str(error)))
+    page.on("dialog", lambda dialog: (result.complaints.append(f"dialog {dialog.message}"), dialog.dismiss()))
+    yield result
     context.close()

@@ -1,4 +1,4 @@
-"""Writes offline runs as W&B does, without W&B: hostile ones too."""
+"""Builders of offline runs as W&B writes them, hostile ones too."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The pages as a browser has them: served, live and exported."""
+"""The pages in a browser: served, live and exported."""
 
 import csv
 import re
@@ -19,7 +19,7 @@ from vae_exp.dashboard.web.export import export
 from vae_exp.sweep.aggregate import Group, Others, combined, estimate, meaning
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
-SECONDS = 20_000  # of patience, in milliseconds
+TIMEOUT = 20_000  # milliseconds
 
 
 def show(watched: Watched, address: str, **state: str) -> None:
@@ -30,19 +30,19 @@ def cells(watched: Watched, heading: str) -> list[str]:
     """The column of the table under a heading."""
     script = """(heading) => {
       const heads = [...document.querySelectorAll('table.runs thead th')];
-      const place = heads.findIndex((head) => head.innerText.replace(/[▲▼]/g, '').trim() === heading);
+      const index = heads.findIndex((head) => head.innerText.replace(/[▲▼]/g, '').trim() === heading);
       const rows = [...document.querySelectorAll('table.runs tr[data-run]')];
-      return rows.map((row) => row.children[place]?.innerText.trim() ?? `no ${heading}`);
+      return rows.map((row) => row.children[index]?.innerText.trim() ?? `no ${heading}`);
     }"""
     return watched.page.evaluate(script, heading)
 
 
-def expect_cells(watched: Watched, heading: str, wanted: list[str]) -> None:
-    """Wait until the column under a heading is as it should be."""
-    until = time.monotonic() + SECONDS / 1000
-    while cells(watched, heading) != wanted and time.monotonic() < until:
+def expect_cells(watched: Watched, heading: str, expected: list[str]) -> None:
+    """Wait until the column under a heading has these texts."""
+    until = time.monotonic() + TIMEOUT / 1000
+    while cells(watched, heading) != expected and time.monotonic() < until:
         watched.page.wait_for_timeout(50)
-    assert cells(watched, heading) == wanted
+    assert cells(watched, heading) == expected
 
 
 def rows(watched: Watched):
@@ -50,7 +50,7 @@ def rows(watched: Watched):
 
 
 def check_all_views(watched: Watched, address: str) -> None:
-    """What both the served and the exported pages of six digits jobs must show."""
+    """Check the served or the exported pages of six digits jobs."""
     elbos = check_the_table(watched, address)
     check_the_charts(watched, address)
     check_the_sweep(watched, address, elbos)
@@ -61,7 +61,7 @@ def check_all_views(watched: Watched, address: str) -> None:
 def check_the_table(watched: Watched, address: str) -> list[float]:
     page = watched.page
     show(watched, address, page="runs")
-    expect(rows(watched)).to_have_count(6, timeout=SECONDS)
+    expect(rows(watched)).to_have_count(6, timeout=TIMEOUT)
     expect_cells(watched, "state", ["finished"] * 6)
     page.get_by_role("button", name="model.latent_dim", exact=True).click()
     expect_cells(watched, "model.latent_dim", ["2", "2", "4", "4", "8", "8"])
@@ -76,7 +76,7 @@ def check_the_table(watched: Watched, address: str) -> list[float]:
     expect(rows(watched)).to_have_count(2)
     assert "filter=model.latent_dim" in page.url
     page.reload()
-    expect(rows(watched)).to_have_count(2, timeout=SECONDS)
+    expect(rows(watched)).to_have_count(2, timeout=TIMEOUT)
     page.get_by_label("Filter").fill("")
     page.get_by_label("Group by").select_option("model.latent_dim")
     expect(page.locator("tr.group")).to_have_count(3)
@@ -94,7 +94,7 @@ def check_the_charts(watched: Watched, address: str) -> None:
     page = watched.page
     show(watched, address, page="charts")
     charts = page.locator(".chart .scatterlayer")
-    expect(charts).to_have_count(4, timeout=SECONDS)
+    expect(charts).to_have_count(4, timeout=TIMEOUT)
     expect(charts.first.locator(".trace")).to_have_count(6)
     page.locator(".legend button").first.click()
     expect(charts.first.locator(".trace")).to_have_count(1)
@@ -108,7 +108,7 @@ def check_the_charts(watched: Watched, address: str) -> None:
 def check_the_sweep(watched: Watched, address: str, elbos: list[float]) -> None:
     page = watched.page
     show(watched, address, page="sweep", rows="model.latent_dim", cols="seed")
-    expect(page.locator("#chart-heat .heatmaplayer")).to_have_count(1, timeout=SECONDS)
+    expect(page.locator("#chart-heat .heatmaplayer")).to_have_count(1, timeout=TIMEOUT)
     heat = page.evaluate(
         "() => { const [t] = document.getElementById('chart-heat').data; return {x: t.x, y: t.y, z: t.z}; }"
     )
@@ -124,7 +124,7 @@ def check_the_sweep(watched: Watched, address: str, elbos: list[float]) -> None:
 def check_the_images(watched: Watched, address: str) -> None:
     page = watched.page
     show(watched, address, page="images", picture="figures/samples")
-    expect(page.locator("figure img")).to_have_count(6, timeout=SECONDS)
+    expect(page.locator("figure img")).to_have_count(6, timeout=TIMEOUT)
     page.wait_for_function(
         "() => [...document.querySelectorAll('figure img')].slice(0, 2).every((i) => i.naturalWidth > 0)"
     )
@@ -151,7 +151,7 @@ def check_a_run(watched: Watched, address: str) -> None:
 
 @pytest.fixture(scope="module")
 def six_jobs(tmp_path_factory: pytest.TempPathFactory, browser) -> Path:
-    """The W&B files of six jobs; that they appear while the sweep runs is seen on the way."""
+    """The W&B files of six jobs, which must appear while the sweep runs."""
     root = tmp_path_factory.mktemp("six")
     (root / "wandb").mkdir()
     page = browser.new_page()
@@ -165,9 +165,9 @@ def six_jobs(tmp_path_factory: pytest.TempPathFactory, browser) -> Path:
         assert process.poll() is None, "the table was empty until the sweep had ended"
         first = page.locator("tr[data-run]").count()
         assert first < 6
-        _, told = process.communicate(timeout=200)
-        assert process.returncode == 0, told
-        expect(page.locator("td.finished")).to_have_count(6, timeout=SECONDS)
+        _, output = process.communicate(timeout=200)
+        assert process.returncode == 0, output
+        expect(page.locator("td.finished")).to_have_count(6, timeout=TIMEOUT)
     page.close()
     return root
 
@@ -175,17 +175,17 @@ def six_jobs(tmp_path_factory: pytest.TempPathFactory, browser) -> Path:
 def test_a_sweep_is_watched_and_every_page_works_served(watched: Watched, six_jobs: Path):
     with dashboard([six_jobs]) as address:
         check_all_views(watched, address)
-        assert all(each.startswith((address, "blob:", "data:")) for each in watched.requests)
+        assert all(url.startswith((address, "blob:", "data:")) for url in watched.requests)
     assert watched.complaints == []
 
 
-def test_every_page_works_exported_and_asks_for_nothing(watched: Watched, six_jobs: Path, tmp_path: Path):
+def test_every_page_works_exported_without_requests(watched: Watched, six_jobs: Path, tmp_path: Path):
     page = tmp_path / "page.html"
     command = [sys.executable, "-m", "vae_exp.dashboard", str(six_jobs), "--export", str(page)]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert told.startswith("6 runs,")
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert output.startswith("6 runs,")
     check_all_views(watched, page.as_uri())
-    assert {each.partition("#")[0] for each in watched.requests if not each.startswith(("blob:", "data:"))} == {
+    assert {url.partition("#")[0] for url in watched.requests if not url.startswith(("blob:", "data:"))} == {
         page.as_uri()
     }
     assert watched.complaints == []
@@ -196,23 +196,20 @@ def test_a_row_and_a_curve_grow_within_three_polls(watched: Watched, tmp_path: P
     with dashboard([tmp_path]) as address:
         show(watched, address, page="charts")
         points = "() => document.querySelector('.js-plotly-plot')?.data?.[0]?.x?.length ?? 0"
-        watched.page.wait_for_function(f"{points[:6]} ({points[6:]}) === 2", timeout=SECONDS)
-        asked = len(watched.requests)
-        append(
-            path,
-            history_record(30, {"val/elbo": -1.0, "epoch": 3}),
-            summary_record({"val/elbo": -1.0, "epoch": 3}),
-        )
-        watched.page.wait_for_function(f"{points[:6]} ({points[6:]}) === 3", timeout=SECONDS, polling=50)
-        assert sum("/api/runs" in address for address in watched.requests[asked:]) <= 3  # one a second
+        watched.page.wait_for_function(f"{points[:6]} ({points[6:]}) === 2", timeout=TIMEOUT)
+        count = len(watched.requests)
+        values = {"val/elbo": -1.0, "epoch": 3}
+        append(path, history_record(30, values), summary_record(values))
+        watched.page.wait_for_function(f"{points[:6]} ({points[6:]}) === 3", timeout=TIMEOUT, polling=50)
+        assert sum("/api/runs" in address for address in watched.requests[count:]) <= 3  # one a second
         show(watched, address, page="runs")
         watched.page.wait_for_function(
-            "() => document.querySelector('tr[data-run]')?.innerText.includes('-1')", timeout=SECONDS
+            "() => document.querySelector('tr[data-run]')?.innerText.includes('-1')", timeout=TIMEOUT
         )
     assert watched.complaints == []
 
 
-def test_a_hidden_page_asks_for_nothing(watched: Watched, tmp_path: Path):
+def test_a_hidden_page_sends_no_requests(watched: Watched, tmp_path: Path):
     make_run(tmp_path, "one", rows=[{"a": 1.0}])
     with dashboard([tmp_path]) as address:
         show(watched, address, page="runs")
@@ -221,60 +218,37 @@ def test_a_hidden_page_asks_for_nothing(watched: Watched, tmp_path: Path):
             "() => Object.defineProperty(document, 'hidden', { get: () => window.covered ?? true })"
         )
         watched.page.wait_for_timeout(1_500)
-        asked = len(watched.requests)
+        count = len(watched.requests)
         watched.page.wait_for_timeout(2_500)
-        assert len(watched.requests) == asked
-        watched.page.evaluate(
-            "() => { window.covered = false; document.dispatchEvent(new Event('visibilitychange')); }"
-        )
+        assert len(watched.requests) == count
+        watched.page.evaluate("window.covered = false; document.dispatchEvent(new Event('visibilitychange'))")
         watched.page.wait_for_timeout(1_500)
-        assert len(watched.requests) > asked
+        assert len(watched.requests) > count
 
 
 HOSTILE = "<img src=x onerror=\"window.broken='name'\"><b>bold</b></script><script>window.broken='script'</script>"
 
 
 @pytest.mark.parametrize("way", ["served", "exported"])
-def test_what_a_run_calls_itself_is_never_markup(watched: Watched, tmp_path: Path, way: str):
+def test_names_and_texts_of_a_run_are_never_markup(watched: Watched, tmp_path: Path, way: str):
     for number in range(12):
+        config = {HOSTILE: f"{HOSTILE}{number}", "x": f"<b>{number % 3}", "seed": number % 2}
+        row = {"val/elbo": -1.0 * number, HOSTILE: 1.0 * number, "val/rate": 1.0 + number, "val/distortion": 2.0}
+        row |= {"figures/" + HOSTILE: picture("media/images/a.png")}
+        texts = {"display_name": HOSTILE + str(number), "run_group": HOSTILE, "tags": [HOSTILE], "notes": HOSTILE}
+        console = [console_record(f"WARNING {HOSTILE}\n")]
         path = make_run(
-            tmp_path,
-            f"r{number}",
-            {HOSTILE: f"{HOSTILE}{number}", "x": f"<b>{number % 3}", "seed": number % 2},
-            [
-                {
-                    "val/elbo": -1.0 * number,
-                    HOSTILE: 1.0 * number,
-                    "val/rate": 1.0 + number,
-                    "val/distortion": 2.0,
-                    "figures/" + HOSTILE: picture("media/images/a.png"),
-                }
-            ],
-            started=1_700_000_000 + number,
-            display_name=HOSTILE + str(number),
-            run_group=HOSTILE,
-            tags=[HOSTILE],
-            notes=HOSTILE,
-            more=[console_record(f"WARNING {HOSTILE}\n")],
+            tmp_path, f"r{number}", config, [row], started=1_700_000_000 + number, more=console, **texts
         )
         (path.parent / "files" / "media" / "images" / "a.png").write_bytes(PNG)
 
     def visit(address: str) -> None:
         for page in ("runs", "charts", "sweep", "images", "run"):
-            show(
-                watched,
-                address,
-                page=page,
-                metric=HOSTILE,
-                metrics=f"{HOSTILE}\x1fval/elbo",
-                key=HOSTILE,
-                rows="x",
-                cols=HOSTILE,
-                picture="figures/" + HOSTILE,
-            )
+            state = {"metric": HOSTILE, "metrics": f"{HOSTILE}\x1fval/elbo", "key": HOSTILE, "rows": "x"}
+            show(watched, address, page=page, cols=HOSTILE, picture="figures/" + HOSTILE, **state)
             watched.page.reload()
             watched.page.wait_for_function(
-                "(n) => document.getElementById('status').innerText.includes('12 runs')", timeout=SECONDS
+                "(n) => document.getElementById('status').innerText.includes('12 runs')", timeout=TIMEOUT
             )
             watched.page.wait_for_timeout(700)
             for hover in watched.page.locator(".scatterlayer .point").all()[:2]:
@@ -288,10 +262,7 @@ def test_what_a_run_calls_itself_is_never_markup(watched: Watched, tmp_path: Pat
             visit(address)
     else:
         page = tmp_path / "page.html"
-        subprocess.run(
-            [sys.executable, "-m", "vae_exp.dashboard", str(tmp_path), "--export", str(page), "--private"],
-            check=True,
-        )
+        export([tmp_path], page, private=True, max_megabytes=50)
         visit(page.as_uri())
     assert watched.complaints == []
 
@@ -301,15 +272,14 @@ def test_pages_are_as_wide_as_a_phone_and_as_a_screen_at_400_percent(watched: Wa
     """1280 pixels at 400 % are 320; what is wider than the page scrolls inside of its own frame."""
     for number in range(12):
         config = {"model": {"latent_dim": 2 ** (number % 3), "hidden_dims": [100 * (number % 2)]}, "seed": number}
-        rows = [
-            {
-                "val/elbo": -1.0 * number,
-                "val/rate": 1.0,
-                "val/distortion": 1.0 * number,
-                "val/unit_rates": [1.0, 0.5],
-            }
-        ]
-        make_run(tmp_path, f"r{number}", config, rows, display_name="a_name_that_is_long_" * 4)
+        row = {"val/elbo": -1.0 * number, "val/rate": 1.0, "val/distortion": 1.0 * number}
+        make_run(
+            tmp_path,
+            f"r{number}",
+            config,
+            [row | {"val/unit_rates": [1.0, 0.5]}],
+            display_name="a_name_that_is_long_" * 4,
+        )
     watched.page.set_viewport_size({"width": width, "height": 256})
     with dashboard([tmp_path]) as address:
         for page in ("runs", "charts", "sweep", "images", "run"):
@@ -328,7 +298,7 @@ def test_everything_is_reached_and_kept_by_the_keyboard(watched: Watched, tmp_pa
     page = watched.page
     with dashboard([tmp_path]) as address:
         show(watched, address, page="runs")
-        expect(rows(watched)).to_have_count(3, timeout=SECONDS)
+        expect(rows(watched)).to_have_count(3, timeout=TIMEOUT)
         page.keyboard.press("Tab")
         expect(page.locator("#skip")).to_be_focused()
         page.get_by_role("button", name="x", exact=True).focus()
@@ -339,11 +309,11 @@ def test_everything_is_reached_and_kept_by_the_keyboard(watched: Watched, tmp_pa
         page.keyboard.press("Space")
         expect(page.locator("#count")).to_contain_text("1 selected")
         append(paths[1], history_record(20, {"val/elbo": 7.0}), summary_record({"val/elbo": 7.0}))
-        expect(page.locator("tr[data-run=r1]")).to_contain_text("7", timeout=SECONDS)
+        expect(page.locator("tr[data-run=r1]")).to_contain_text("7", timeout=TIMEOUT)
         expect(page.locator("[data-key='box r1']")).to_be_focused()
         page.get_by_role("link", name="Charts").focus()
         page.keyboard.press("Enter")
-        expect(page.locator(".chart .scatterlayer .trace")).to_have_count(1, timeout=SECONDS)
+        expect(page.locator(".chart .scatterlayer .trace")).to_have_count(1, timeout=TIMEOUT)
         expect(page.get_by_role("link", name="Charts")).to_be_focused()
         page.locator("summary", has_text="Metrics").press("Enter")
         expect(page.locator("details.menu[open]")).to_have_count(1)
@@ -352,29 +322,29 @@ def test_everything_is_reached_and_kept_by_the_keyboard(watched: Watched, tmp_pa
     assert watched.complaints == []
 
 
-def test_a_server_that_was_started_again_is_asked_for_everything(watched: Watched, tmp_path: Path):
+def test_everything_is_fetched_again_from_a_restarted_server(watched: Watched, tmp_path: Path):
     path = make_run(tmp_path, "one", rows=[{"a": 1.0}], exit_code=None)
     with dashboard([tmp_path]) as address:
         show(watched, address, page="runs")
-        expect(rows(watched)).to_have_count(1, timeout=SECONDS)
+        expect(rows(watched)).to_have_count(1, timeout=TIMEOUT)
         for step in range(20, 26):  # the first server's cursor is ahead of the second's
             append(path, history_record(step, {"a": 1.0 * step}), summary_record({"a": 1.0 * step}))
             watched.page.wait_for_timeout(600)
-        expect(rows(watched).first).to_contain_text("25", timeout=SECONDS)
+        expect(rows(watched).first).to_contain_text("25", timeout=TIMEOUT)
     make_run(tmp_path, "two", rows=[{"a": 7.0}], started=1_700_000_500)
     with dashboard([tmp_path], "--port", address.rstrip("/").rpartition(":")[2]):
-        expect(rows(watched)).to_have_count(2, timeout=SECONDS)
+        expect(rows(watched)).to_have_count(2, timeout=TIMEOUT)
         expect(watched.page.locator("#status")).to_contain_text("2 runs")
 
 
-def test_words_that_javascript_knows_are_names_like_others(watched: Watched, tmp_path: Path):
+def test_names_of_javascript_properties_are_names_like_others(watched: Watched, tmp_path: Path):
     names = {"constructor": 1.0, "toString": 2.0, "__proto__": 3.0}
     make_run(tmp_path, "one", names, [{"a": 1.0, **names, "v": [1e308, -1e308, 0.0]}])
     make_run(tmp_path, "two", {"x": 1}, [{"a": 1.0}], started=1_700_000_500)
     with dashboard([tmp_path]) as address:
         for page in ("constructor", "__proto__", "runs", "charts", "sweep", "images", "run"):
             show(watched, address, page=page, columns="constructor\x1f__proto__", sort="started", run="one")
-            expect(watched.page.locator("#status")).to_contain_text("2 runs", timeout=SECONDS)
+            expect(watched.page.locator("#status")).to_contain_text("2 runs", timeout=TIMEOUT)
             watched.page.wait_for_timeout(500)
             assert watched.page.locator("main *").count() > 3
             if page in ("constructor", "runs"):
@@ -385,11 +355,11 @@ def test_words_that_javascript_knows_are_names_like_others(watched: Watched, tmp
 
 def test_the_table_that_is_saved_holds_no_formula(watched: Watched, tmp_path: Path):
     values = ["=1+1", "@SUM(1)", "-1+cmd|' /C calc'!A0", "\r=1+1", "-1.5", "plain"]
-    make_run(tmp_path, "one", {"=HYPERLINK(1)": values[0], **{f"k{n}": each for n, each in enumerate(values)}})
+    make_run(tmp_path, "one", {"=HYPERLINK(1)": values[0], **{f"k{n}": value for n, value in enumerate(values)}})
     make_run(tmp_path, "two", {"=HYPERLINK(1)": "", **{f"k{n}": "other" for n in range(6)}}, started=1_700_000_500)
     with dashboard([tmp_path]) as address:
         show(watched, address, page="runs", sort="started")
-        expect(rows(watched)).to_have_count(2, timeout=SECONDS)
+        expect(rows(watched)).to_have_count(2, timeout=TIMEOUT)
         with watched.page.expect_download() as download:
             watched.page.get_by_role("button", name="CSV").click()
         with Path(download.value.path()).open(newline="") as file:
@@ -429,7 +399,7 @@ def test_only_runs_of_the_same_data_and_likelihood_are_compared(watched: Watched
     best = watched.page.locator("table.runs tr.best")
     with dashboard([tmp_path]) as address:
         show(watched, address, page="runs", sort="started")
-        expect(best).to_have_count(2, timeout=SECONDS)
+        expect(best).to_have_count(2, timeout=TIMEOUT)
         expect(best.first).to_contain_text("★ best r1of source=MNIST likelihood=Bernoulli")
         assert [row.get_attribute("data-run") for row in best.all()] == ["r1", "r2"]
         watched.page.get_by_label("Filter").fill("likelihood._target_=Bernoulli")
@@ -445,12 +415,12 @@ def test_columns_and_labels_name_what_tells_the_shown_runs_apart(watched: Watche
         make_run(tmp_path, f"r{number}", config, [{"val/elbo": -1.0}], started=1_700_000_000 + number)
     with dashboard([tmp_path]) as address:
         show(watched, address, page="runs", filter="y=1")
-        expect(rows(watched)).to_have_count(4, timeout=SECONDS)
+        expect(rows(watched)).to_have_count(4, timeout=TIMEOUT)
         heads = [head.strip() for head in watched.page.locator("table.runs thead th").all_inner_texts()]
         assert heads == ["", "name", "state", "val/elbo", "x", "seed", "epoch", "runtime", "started ▼"]
         show(watched, address, page="charts")
         legend = watched.page.locator(".legend button")
-        expect(legend).to_have_count(12, timeout=SECONDS)
+        expect(legend).to_have_count(12, timeout=TIMEOUT)
         texts = legend.all_inner_texts()
         assert len(set(texts)) == 12
         assert all(len(text) < 48 for text in texts)
@@ -463,13 +433,13 @@ def test_a_job_that_was_retried_has_one_row(watched: Watched, tmp_path: Path):
     page = tmp_path / "page.html"
     export([tmp_path], page, private=False, max_megabytes=50)
     with dashboard([tmp_path]) as address:
-        for place in (address, page.as_uri()):
-            show(watched, place, page="runs")
-            expect(rows(watched)).to_have_count(1, timeout=SECONDS)
+        for url in (address, page.as_uri()):
+            show(watched, url, page="runs")
+            expect(rows(watched)).to_have_count(1, timeout=TIMEOUT)
             expect_cells(watched, "state", ["finished, attempt 2"])
             expect(watched.page.locator("#status")).to_have_text("1 runs")
-            show(watched, place, page="run", run="first")
-            expect(watched.page.locator("main")).to_contain_text("replaced by a later attempt", timeout=SECONDS)
+            show(watched, url, page="run", run="first")
+            expect(watched.page.locator("main")).to_contain_text("replaced by a later attempt", timeout=TIMEOUT)
     assert watched.complaints == []
 
 
@@ -490,30 +460,30 @@ def test_pages_combine_settings_as_the_sweep_command_does(watched: Watched, tmp_
     with dashboard([tmp_path]) as address:
         show(watched, address, page="runs", group="model.latent_dim", sort="model.latent_dim", others=others)
         group = watched.page.locator("tr.group")
-        expect(group).to_have_count(2, timeout=SECONDS)
+        expect(group).to_have_count(2, timeout=TIMEOUT)
         for number, row in enumerate(rows):
-            found = row.metrics["val/elbo"]
-            expect(group.nth(number)).to_contain_text(f"{found.mean:.5g} ± {found.error:.2g}", timeout=SECONDS)
-        told = meaning(settings, ["model.latent_dim"], others, "val/elbo")
-        expect(watched.page.locator("#count")).to_contain_text(f"groups: {told}; ± standard errors over seeds")
+            value = row.metrics["val/elbo"]
+            expect(group.nth(number)).to_contain_text(f"{value.mean:.5g} ± {value.error:.2g}", timeout=TIMEOUT)
+        text = meaning(settings, ["model.latent_dim"], others, "val/elbo")
+        expect(watched.page.locator("#count")).to_contain_text(f"groups: {text}; ± standard errors over seeds")
         show(watched, address, page="sweep", key="loss.beta", rows="model.latent_dim", cols="seed", others=others)
         expect(watched.page.locator("#caption-key")).to_have_text(
             "points: mean over 2 to 3 seeds; bars: standard errors over seeds; "
             f"line: {others} over model.latent_dim",
-            timeout=SECONDS,
+            timeout=TIMEOUT,
         )
         expect(watched.page.locator("#caption-heat")).to_have_text(f"one seed each; {others} over loss.beta")
         expect(watched.page.locator("#chart-key .scatterlayer .trace")).to_have_count(2)
         line, points = watched.page.evaluate("() => document.getElementById('chart-key').data.map((t) => t.y)")
         expected = combined(settings, ["loss.beta"], others, "val/elbo")
-        assert line == pytest.approx([each.metrics["val/elbo"].mean for each in expected])
-        assert sorted(points) == pytest.approx(sorted(each.metrics["val/elbo"].mean for each in settings))
+        assert line == pytest.approx([x.metrics["val/elbo"].mean for x in expected])
+        assert sorted(points) == pytest.approx(sorted(x.metrics["val/elbo"].mean for x in settings))
         watched.page.get_by_label("Other keys").select_option("best" if others == "mean" else "")
         expect(watched.page.locator("#caption-heat")).not_to_contain_text(others)
     assert watched.complaints == []
 
 
-def test_runs_are_filtered_by_the_words_of_their_sweep(watched: Watched, tmp_path: Path):
+def test_runs_are_filtered_by_swept_overrides(watched: Watched, tmp_path: Path):
     for number, (loss, target) in enumerate((("iwae", "a.b.IWAE"), ("elbo", "a.b.ELBO"), ("elbo", "a.b.ELBO"))):
         config = {
             "run_directory": f"x{number}",
@@ -524,11 +494,11 @@ def test_runs_are_filtered_by_the_words_of_their_sweep(watched: Watched, tmp_pat
         make_run(tmp_path, f"r{number}", config, [{"val/elbo": -1.0}], started=1_700_000_000 + number)
     with dashboard([tmp_path]) as address:
         show(watched, address, page="runs", sort="started")
-        expect(rows(watched)).to_have_count(3, timeout=SECONDS)
+        expect(rows(watched)).to_have_count(3, timeout=TIMEOUT)
         expect_cells(watched, "loss", ["iwae", "elbo", "elbo"])
         assert watched.page.get_by_role("button", name="loss.num_samples").count() == 0
         count = watched.page.locator("#count")
-        for text, told in (
+        for text, status in (
             ("loss=elbo", "2 of 3 runs"),
             ("loss!=elbo", "1 of 3 runs"),
             ("loss._target_=IWAE", "1 of 3 runs"),
@@ -538,5 +508,5 @@ def test_runs_are_filtered_by_the_words_of_their_sweep(watched: Watched, tmp_pat
             ("latent_dim>>2", "0 of 3 runs, “>2” is no number to compare latent_dim with"),
         ):
             watched.page.get_by_label("Filter").fill(text)
-            expect(count).to_have_text(told)
+            expect(count).to_have_text(status)
     assert watched.complaints == []

@@ -25,7 +25,7 @@ def root(tmp_path: Path) -> Path:
             "text": HOSTILE,
             "data": {"root": "/home/a-user-of-it/data"},
             "paths": ["~/x", "plain"],
-            "told": "by a-user-of-it",
+            "text2": "by a-user-of-it",
         },
         [
             {
@@ -51,9 +51,9 @@ def exported(root: Path, private: bool = False) -> str:
 
 
 def data_of(html: str) -> dict:
-    found = re.search(r'<script type="application/json" id="embedded">(.*?)</script>', html, re.DOTALL)
-    assert found is not None
-    return json.loads(found[1])
+    match = re.search(r'<script type="application/json" id="embedded">(.*?)</script>', html, re.DOTALL)
+    assert match is not None
+    return json.loads(match[1])
 
 
 def test_the_file_holds_the_numbers_and_the_pictures(root: Path):
@@ -61,11 +61,11 @@ def test_the_file_holds_the_numbers_and_the_pictures(root: Path):
     [row] = data["changes"]["runs"]
     assert row["name"] == row["config"]["text"] == HOSTILE
     assert {curve["metric"] for curve in data["curves"]["epoch"]} >= {"val/elbo"}
-    [found] = data["pictures"]["one"]
-    assert found["data"] == f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+    [picture_data] = data["pictures"]["one"]
+    assert picture_data["data"] == f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
 
 
-def test_paths_host_user_and_console_are_left_out_unless_asked_for(root: Path):
+def test_paths_host_user_and_console_are_left_out_unless_private(root: Path):
     html = exported(root)
     assert "a-user-of-it" not in html
     assert "secret-host" not in html
@@ -73,11 +73,11 @@ def test_paths_host_user_and_console_are_left_out_unless_asked_for(root: Path):
         "text": HOSTILE,
         "data.root": "(left out)",
         "paths": ["(left out)", "plain"],
-        "told": "by (left out)",
+        "text2": "by (left out)",
     }
-    asked = exported(root, private=True)
-    assert "secret-host" in asked
-    assert "/home/a-user-of-it" in asked
+    private = exported(root, private=True)
+    assert "secret-host" in private
+    assert "/home/a-user-of-it" in private
 
 
 @pytest.mark.parametrize(
@@ -96,12 +96,12 @@ def test_paths_host_user_and_console_are_left_out_unless_asked_for(root: Path):
         ("val/elbo 1/2 and/or outputs/2026 </b> / 3", "val/elbo 1/2 and/or outputs/2026 </b> / 3"),
     ],
 )
-def test_places_are_left_out_wherever_they_stand(tmp_path: Path, value: object, shown: object):
-    make_run(tmp_path, "one", {"told": value}, more=[environment_record(host="secret-host")])
+def test_paths_are_left_out_in_every_position(tmp_path: Path, value: object, shown: object):
+    make_run(tmp_path, "one", {"text": value}, more=[environment_record(host="secret-host")])
     html = exported(tmp_path)
     assert "SECRET" not in html
     if shown is not None:
-        assert data_of(html)["changes"]["runs"][0]["config"]["told"] == shown
+        assert data_of(html)["changes"]["runs"][0]["config"]["text"] == shown
 
 
 def test_no_part_of_the_page_names_places_or_people(tmp_path: Path):
@@ -116,7 +116,7 @@ def test_no_part_of_the_page_names_places_or_people(tmp_path: Path):
         more=[environment_record(host="second-host", username="user-of-it"), alert_record("at /home/SECRET")],
     )
     (path.parent / "files" / "media" / "images" / "a.png").write_bytes(PNG)
-    make_run(tmp_path, "user-of-it-1", {"told": "first-host"}, started=1_700_000_500)
+    make_run(tmp_path, "user-of-it-1", {"text": "first-host"}, started=1_700_000_500)
     html = exported(tmp_path)
     for name in ("SECRET", "user-of-it", "first-host", "second-host", str(tmp_path)):
         assert name not in html
@@ -170,7 +170,7 @@ def test_a_folder_without_runs_is_refused(tmp_path: Path):
         export([tmp_path], tmp_path / "page.html", False, 50)
 
 
-def test_a_place_that_cannot_be_written_is_told(root: Path, tmp_path: Path):
+def test_a_path_that_cannot_be_written_is_an_error(root: Path, tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--export=.*cannot be written"):
         export([root], tmp_path / "file" / "page.html", False, 50)

@@ -1,4 +1,4 @@
-"""Runs as they are put together from files that grow, vanish and go on elsewhere."""
+"""Runs assembled from files that grow, vanish and are replaced."""
 
 import errno
 import os
@@ -35,12 +35,16 @@ def refreshed(store: RunStore) -> RunStore:
     return store
 
 
+def only_run(root: Path) -> Run:
+    [run] = refreshed(RunStore([root])).runs.values()
+    return run
+
+
 def test_what_a_finished_run_has_logged(tmp_path: Path):
     rows = [{"val/elbo": -3.0}, {"val/elbo": float("nan"), "flag": True}, {"val/elbo": -1.0, "word": "text"}]
-    make_run(
-        tmp_path, "one", {"model": {"latent_dim": 2, "hidden_dims": [5]}}, rows, display_name="a name", tags=["t"]
-    )
-    [run] = refreshed(RunStore([tmp_path])).runs.values()
+    config = {"model": {"latent_dim": 2, "hidden_dims": [5]}}
+    make_run(tmp_path, "one", config, rows, display_name="a name", tags=["t"])
+    run = only_run(tmp_path)
     assert (run.info.name, run.info.tags, run.state, run.exit_code) == ("a name", ("t",), "finished", 0)
     assert run.config == {"model.latent_dim": 2, "model.hidden_dims": [5]}
     x, y = run.series("val/elbo", "epoch")
@@ -92,19 +96,19 @@ def test_a_run_is_read_to_its_end_before_its_state_is_shown(tmp_path: Path, monk
     assert published[-1] == store.runs["one"].state == "finished"
 
 
-def test_a_run_whose_file_can_no_longer_be_read_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_whose_file_becomes_unreadable_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(log_reader, "_BLOCKS_PER_READ", 1)
     monkeypatch.setattr(store_module, "_SECONDS_PER_FILE", 0.0)
     path = make_run(tmp_path, "one", rows=[{"text": "x" * 2_000}] * 40, exit_code=None)
     store = refreshed(RunStore([tmp_path]))
     assert store.runs["one"].state == "reading"
     path.unlink()
-    store._discovered = float("inf")  # that it is gone is not noticed yet
+    store._discovered = float("inf")  # its removal is not noticed yet
     store.refresh()
     assert (store.runs["one"].state, store.runs["one"].data_loss) == ("running", "No such file or directory")
 
 
-def test_a_run_that_nobody_writes_any_more_is_stale(tmp_path: Path):
+def test_a_run_without_further_writes_is_stale(tmp_path: Path):
     path = make_run(tmp_path, "one", exit_code=None)
     store = refreshed(RunStore([tmp_path], clock=lambda: path.stat().st_mtime + STALE_SECONDS + 1))
     assert store.runs["one"].state == "stale"
@@ -133,13 +137,8 @@ def test_segments_of_one_id_are_one_run_and_the_later_one_wins(tmp_path: Path, l
     rows = [{"a": 1.0}, {"a": 2.0}, {"a": 3.0}]
     first = make_run(tmp_path, "one", {"x": 1, "y": 1}, rows, exit_code=None, started=1_700_000_000)
     second = make_run(tmp_path, "one", {"y": 2}, [], exit_code=None, started=1_700_000_500)
-    append(
-        second,
-        history_record(30, {"a": 30.0}),
-        history_record(40, {"a": 40.0}),
-        summary_record({"a": 40.0}),
-        exit_record(),
-    )
+    append(second, *(history_record(step, {"a": 1.0 * step}) for step in (30, 40)))
+    append(second, summary_record({"a": 40.0}), exit_record())
     if later_first:
         hidden = first.rename(first.with_suffix(".hidden"))
         store = refreshed(RunStore([tmp_path]))
@@ -155,12 +154,12 @@ def test_segments_of_one_id_are_one_run_and_the_later_one_wins(tmp_path: Path, l
     assert (run.summary["a"], run.state) == (40.0, "finished")
 
 
-def test_pictures_of_steps_that_were_gone_through_again_are_shown_once(tmp_path: Path):
+def test_pictures_of_steps_that_were_run_twice_are_shown_once(tmp_path: Path):
     make_run(tmp_path, "one", rows=[{"p": picture("media/a.png")}, {"p": picture("media/b.png")}], exit_code=None)
     second = make_run(tmp_path, "one", started=1_700_000_500)
     append(second, history_record(20, {"p": picture("media/c.png"), "epoch": 2}))
-    [run] = refreshed(RunStore([tmp_path])).runs.values()
-    assert [(each.path, each.epoch) for each in run.pictures] == [("media/a.png", 1), ("media/c.png", 2)]
+    run = only_run(tmp_path)
+    assert [(x.path, x.epoch) for x in run.pictures] == [("media/a.png", 1), ("media/c.png", 2)]
 
 
 def test_attempts_at_one_run_directory_are_numbered_and_the_last_counts(tmp_path: Path):
@@ -184,15 +183,15 @@ def test_runs_of_one_id_in_two_roots_are_two(tmp_path: Path):
 
 
 def test_tests_hidden_folders_and_packages_hold_no_runs_of_the_users(tmp_path: Path):
-    """As in a clone in which somebody has trained, where tests hold `.wandb` files of their own."""
-    for folder in (
+    """As in a clone with trained runs, whose tests hold other `.wandb` files."""
+    for folder in [
         "tests/dashboard/fixtures",
         "node_modules/x",
         ".venv/lib",
         ".tox",
         "lib/site-packages",
         ".cache",
-    ):
+    ]:
         make_run(tmp_path / folder, f"foreign-{folder.replace('/', '-')}")
     for folder in ("outputs/a", "multirun/b", ".", "elsewhere"):
         make_run(tmp_path / folder, f"own-{Path(folder).name}")
@@ -216,7 +215,7 @@ def test_links_are_left_alone_and_a_removed_run_goes(tmp_path: Path):
     assert store.removed_since(version) == ["one"]
 
 
-def test_a_file_that_is_replaced_is_read_anew(tmp_path: Path):
+def test_a_replaced_file_is_read_from_its_beginning(tmp_path: Path):
     path = make_run(tmp_path, "one", {"x": 1}, [{"a": 1.0}, {"a": 2.0}])
     store = refreshed(RunStore([tmp_path]))
     other = make_run(tmp_path / "elsewhere", "one", {"x": 2}, [{"a": 5.0}])
@@ -226,7 +225,7 @@ def test_a_file_that_is_replaced_is_read_anew(tmp_path: Path):
     np.testing.assert_array_equal(run.series("a")[1], [5])
 
 
-def test_an_unknown_format_is_told_and_other_runs_are_read(tmp_path: Path):
+def test_an_unknown_format_is_reported_and_other_runs_are_read(tmp_path: Path):
     path = make_run(tmp_path, "strange")
     path.write_bytes(b"not a log")
     make_run(tmp_path, "one")
@@ -248,12 +247,9 @@ def test_an_unreadable_file_is_left_out(tmp_path: Path):
 
 
 def test_the_machine_has_its_own_columns(tmp_path: Path):
-    make_run(
-        tmp_path,
-        "one",
-        more=[stats_record(1_700_000_010, {"cpu": 50.0}), stats_record(1_700_000_020, {"cpu": 60.0})],
-    )
-    [run] = refreshed(RunStore([tmp_path])).runs.values()
+    records = [stats_record(1_700_000_010, {"cpu": 50.0}), stats_record(1_700_000_020, {"cpu": 60.0})]
+    make_run(tmp_path, "one", more=records)
+    run = only_run(tmp_path)
     x, y = run.segments[0].machine.series("cpu", "_timestamp")
     np.testing.assert_array_equal(x - run.started, [10, 20])
     np.testing.assert_array_equal(y, [50, 60])
@@ -261,12 +257,7 @@ def test_the_machine_has_its_own_columns(tmp_path: Path):
 
 def test_a_row_without_the_abscissa_is_left_out():
     history = History()
-    for step, values in (
-        (1, {"a": 1.0, "x": 10.0}),
-        (2, {"a": 2.0}),
-        (3, {"x": 30.0}),
-        (4, {"a": 4.0, "x": 40.0}),
-    ):
+    for step, values in enumerate([{"a": 1.0, "x": 10.0}, {"a": 2.0}, {"x": 30.0}, {"a": 4.0, "x": 40.0}], 1):
         history.append(step, values)
     x, y = history.series("a", "x")
     np.testing.assert_array_equal(x, [10, 40])
@@ -294,14 +285,14 @@ def test_a_long_curve_keeps_its_ends_its_extremes_and_its_gaps(count: int, broke
 def test_whole_numbers_beyond_a_float_are_infinite(tmp_path: Path):
     huge = 10**400
     make_run(tmp_path, "one", {"a": huge, "b": [huge]}, [{"m": huge, "epoch": -huge, "v": [huge]}, {"m": 1.0}])
-    [run] = refreshed(RunStore([tmp_path])).runs.values()
+    run = only_run(tmp_path)
     assert run.series("m")[1].tolist() == [float("inf"), 1.0]
     assert (run.config, run.data_loss) == ({"a": "Infinity", "b": ["Infinity"]}, "")
 
 
 def test_a_start_that_no_calendar_has_costs_nothing_else(tmp_path: Path):
     make_run(tmp_path, "one", {"a": 1}, [{"m": 1.0}], started=10**13)
-    [run] = refreshed(RunStore([tmp_path])).runs.values()
+    run = only_run(tmp_path)
     assert (run.started, run.config, run.data_loss) == (0.0, {"a": 1}, "")
 
 
@@ -312,24 +303,24 @@ def test_a_value_that_cannot_be_read_costs_no_other(tmp_path: Path, text: str):
     item = record.config.update.add()
     item.key, item.value_json = "bad", text
     append(path, record.SerializeToString())
-    [run] = refreshed(RunStore([tmp_path])).runs.values()
+    run = only_run(tmp_path)
     assert run.config == {"good": 1, "bad": "(not readable)"}
 
 
-def test_a_file_that_fails_holds_no_other_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_error_in_one_file_affects_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     make_run(tmp_path, "bad")
     good = make_run(tmp_path, "good", rows=[{"m": 1.0}], exit_code=None, started=1_700_000_500)
     usual = RunSegment.apply_events
 
     def take(segment: RunSegment, events: Sequence[Event]) -> None:
         if "bad" in segment.path.name:
-            raise RuntimeError("unheard of")
+            raise RuntimeError("unexpected")
         usual(segment, events)
 
     monkeypatch.setattr(RunSegment, "apply_events", take)
     store = refreshed(RunStore([tmp_path]))
     assert list(store.runs) == ["good"]
-    assert store.notes == ["1 files could not be read, such as run-bad.wandb: RuntimeError: unheard of"]
+    assert store.notes == ["1 files could not be read, such as run-bad.wandb: RuntimeError: unexpected"]
     append(good, history_record(20, {"m": 2.0}))
     refreshed(store)
     assert store.runs["good"].series("m")[1].tolist() == [1.0, 2.0]

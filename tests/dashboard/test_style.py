@@ -22,18 +22,18 @@ BLINDNESS = {
 def theme(name: str) -> dict[str, str]:
     """The variables of a theme."""
     blocks = {"light": r":root \{(.*?)\}", "dark": r':root\[data-theme="dark"\] \{(.*?)\}'}
-    found = re.search(blocks[name], style(), re.DOTALL)
-    assert found is not None
-    return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", found[1]))
+    match = re.search(blocks[name], style(), re.DOTALL)
+    assert match is not None
+    return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", match[1]))
 
 
 def linear(colour: str) -> np.ndarray:
-    values = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)]) / 255
+    values = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
 def contrast(one: str, other: str) -> float:
-    light = sorted(float(linear(each) @ [0.2126, 0.7152, 0.0722]) for each in (one, other))
+    light = sorted(float(linear(x) @ [0.2126, 0.7152, 0.0722]) for x in (one, other))
     return (light[1] + 0.05) / (light[0] + 0.05)
 
 
@@ -70,7 +70,7 @@ def test_marks_stand_out_from_every_ground(name: str, mark: str):
 @pytest.mark.parametrize("kind", BLINDNESS)
 def test_neighbouring_curves_can_be_told_apart(name: str, kind: str):
     colours = theme(name)
-    seen = [lab(np.clip(BLINDNESS[kind] @ linear(colours[each]), 0, 1)) for each in CURVES]
+    seen = [lab(np.clip(BLINDNESS[kind] @ linear(colours[x]), 0, 1)) for x in CURVES]
     distances = {(a, b): np.linalg.norm(seen[a] - seen[b]) for a, b in itertools.combinations(range(8), 2)}
     nearest = min(distances, key=lambda pair: distances[pair])
     assert distances[nearest] >= 15, f"c{nearest[0]} and c{nearest[1]}: {distances[nearest]:.1f}"

@@ -14,7 +14,7 @@ METRICS = [
 def make_runs(root: Path, runs: int, epochs: int) -> None:
     """Runs with a config of a hundred keys and ten metrics."""
     source = np.random.default_rng(0)
-    constant = {f"group{number}": {f"key{place}": place for place in range(10)} for number in range(10)}
+    constant = {f"group{number}": {f"key{index}": index for index in range(10)} for number in range(10)}
     for number in range(runs):
         falling = 100 * np.exp(-np.arange(epochs) / 50)[:, None] + source.normal(size=(epochs, len(METRICS)))
         rows = [dict(zip(METRICS, row.round(6).tolist(), strict=True)) for row in falling]

@@ -44,20 +44,13 @@ def _make_parser() -> argparse.ArgumentParser:
         help="with --export: leave in what may name people and places: console, environment, absolute paths",
     )  # fmt: skip
     parser.add_argument(
-        "--size-limit", type=_megabytes, default=50.0, metavar="MB", help="of what is exported (%(default)s)"
+        "--size-limit", type=float, default=50.0, metavar="MB", help="of what is exported (%(default)s)"
     )
     parser.add_argument(
         "--bind", default=_LOOPBACK, metavar="ADDRESS",
         help="another address to listen on; whoever has the printed address can then see everything",
     )  # fmt: skip
     return parser
-
-
-def _megabytes(text: str) -> float:
-    size = float(text)
-    if not size > 0:
-        raise ValueError(text)
-    return size
 
 
 def _check_roots(roots: list[Path]) -> None:
@@ -102,14 +95,11 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listening.bind((host, port))
         listening.listen()
-    except (UnicodeError, socket.gaierror) as error:
+    except (OSError, UnicodeError, OverflowError) as error:
         listening.close()
-        raise UserError(
-            f"--bind {host}: {error}; expected an address of this machine, such as 0.0.0.0."
-        ) from error
-    except (OSError, OverflowError) as error:
-        listening.close()
-        raise UserError(f"--bind {host} --port {port}: {error}; --port 0 takes a free one.") from error
+        is_address = isinstance(error, UnicodeError | socket.gaierror)
+        remedy = "give an address of this machine, such as 0.0.0.0" if is_address else "--port 0 takes a free one"
+        raise UserError(f"--bind {host} --port {port}: {error}; {remedy}.") from error
     return listening
 
 

@@ -118,6 +118,9 @@ def flatten(items: Iterable[tuple[str, Any]]) -> dict[str, Value]:
     """Join the keys of nested objects by dots; an empty object stays as it is."""
     flat: dict[str, Value] = {}
     for name, item in items:
+        if not isinstance(item, dict):
+            flat[name] = item
+            continue
         pending = [(name, item)]
         while pending:
             key, value = pending.pop()

@@ -36,7 +36,6 @@ class EventSource:
         self._path = path
         self._log: WandbLogReader | None = WandbLogReader(path)
         self._leet_problem = ""
-        self._stamp: tuple[int, int] | None = None
         self._invalid = 0
 
     @property
@@ -49,7 +48,7 @@ class EventSource:
         return "; ".join(filter(None, parts))
 
     def read(self) -> list[Event]:
-        """Read a portion of the events that were written since the last call.
+        """Read a portion of the events that were written since the last call; with `wandb leet`, all events again.
 
         Raises:
             OSError: if the file cannot be read.
@@ -69,11 +68,7 @@ class EventSource:
         return [event for data in records if (event := self._event(data)) is not None]
 
     def _read_with_leet(self) -> list[Event]:
-        """Read the whole file if it has changed, as another generation."""
-        status = self._path.stat()
-        if self._stamp == (status.st_size, status.st_mtime_ns):
-            return []
-        self._stamp = status.st_size, status.st_mtime_ns
+        """Read the whole file, as another generation."""
         try:
             records = inspect_with_leet(self._path)
         except LeetError as error:

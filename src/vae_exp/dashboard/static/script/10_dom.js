@@ -1,5 +1,5 @@
 "use strict";
-// Elements are made here and nowhere else: what a run calls itself becomes text, never markup.
+// The only place that makes elements: names and texts of runs become text, never markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -22,7 +22,7 @@ const option = (value, chosen, text = value) => el("option", { value, selected: 
 
 function choice(label, values, chosen, onChange) {
   const select = el("select", { on: { change: () => onChange(select.value) } });
-  const pairs = values.map((each) => (Array.isArray(each) ? each : [each, each]));
+  const pairs = values.map((item) => (Array.isArray(item) ? item : [item, item]));
   if (chosen !== undefined && chosen !== null && !pairs.some(([value]) => value === chosen)) pairs.unshift([chosen, chosen]);
   select.append(...pairs.map(([value, text]) => option(value, chosen, text)));
   return el("label", {}, label, select);
@@ -33,12 +33,12 @@ function tick(label, checked, onChange) {
   return el("label", {}, box, label);
 }
 
-// A menu of boxes; it stays open while its boxes are ticked, and Escape closes it.
+// A menu of checkboxes; it stays open while they are ticked, and Escape closes it.
 function boxes(label, values, chosen, onChange) {
   const now = new Set(chosen);
   const list = el("div", {}, values.map((value) => tick(value, now.has(value), (on) => {
     if (on) now.add(value); else now.delete(value);
-    onChange(values.filter((each) => now.has(each)));
+    onChange(values.filter((item) => now.has(item)));
   })));
   const menu = el("details", { class: "menu" }, el("summary", {}, label), list);
   menu.addEventListener("keydown", (event) => {
@@ -50,26 +50,26 @@ function boxes(label, values, chosen, onChange) {
   return menu;
 }
 
-// Put new children in, keeping the place that was scrolled to, and the focus: on the very element if it is still
-// there, else on the one with the same data-key.
+// Replace the children and keep the scroll position and the focus: on the same element if it still exists, else on the
+// one with the same data-key.
 function refill(container, ...children) {
   const { scrollTop, scrollLeft } = container;
   const focused = container.contains(document.activeElement) ? document.activeElement : null;
-  container.replaceChildren(...children.flat(3).filter((each) => each !== null && each !== undefined && each !== false));
+  container.replaceChildren(...children.flat(3).filter((item) => item !== null && item !== undefined && item !== false));
   container.scrollTop = scrollTop;
   container.scrollLeft = scrollLeft;
   if (!focused) return;
   const key = focused.dataset.key;
-  const heir = focused.isConnected ? focused : key && container.querySelector(`[data-key="${CSS.escape(key)}"]`);
-  if (heir) heir.focus({ preventScroll: true });
+  const target = focused.isConnected ? focused : key && container.querySelector(`[data-key="${CSS.escape(key)}"]`);
+  if (target) target.focus({ preventScroll: true });
 }
 
 const isInUse = (container) => container.contains(document.activeElement);
 
-function later(action, milliseconds) {
+function debounce(action, milliseconds) {
   let timer = 0;
-  return (...words) => {
+  return (...args) => {
     clearTimeout(timer);
-    timer = setTimeout(() => action(...words), milliseconds);
+    timer = setTimeout(() => action(...args), milliseconds);
   };
 }

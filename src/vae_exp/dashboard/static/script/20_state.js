@@ -1,4 +1,4 @@
-// What is looked at, all of it in the address's fragment, so that a view can be kept as a bookmark.
+// The state of the view, all of it in the address's fragment, so that a bookmark stores a view.
 
 const DEFAULTS = {
   page: "runs", filter: "", sort: "-started", group: "", columns: "", selected: "", metrics: "", against: "epoch",
@@ -11,24 +11,24 @@ const state = { ...DEFAULTS };
 const stateListeners = [];
 
 function readFragment() {
-  const given = new URLSearchParams(location.hash.slice(1));
+  const fragment = new URLSearchParams(location.hash.slice(1));
   let changed = false;
-  for (const [name, usual] of Object.entries(DEFAULTS)) {
-    const value = given.get(name) ?? usual;
+  for (const [name, initial] of Object.entries(DEFAULTS)) {
+    const value = fragment.get(name) ?? initial;
     if (state[name] !== value) { state[name] = value; changed = true; }
   }
   if (changed) stateListeners.forEach((listener) => listener());
 }
 
 function fragmentWith(patch) {
-  const words = new URLSearchParams();
+  const params = new URLSearchParams();
   for (const [name, value] of Object.entries({ ...state, ...patch })) {
-    if (value !== DEFAULTS[name]) words.set(name, value);
+    if (value !== DEFAULTS[name]) params.set(name, value);
   }
-  return `#${words}`;
+  return `#${params}`;
 }
 
-// A new page is a step that "back" takes back; anything else replaces the address.
+// "Back" undoes a change of the page; anything else replaces the address.
 function setState(patch) {
   const address = fragmentWith(patch);
   if ("page" in patch || "run" in patch) history.pushState(null, "", address);

@@ -1,4 +1,4 @@
-// The runs that are known, and what follows from them: columns that vary, filters, order, colours, the best one.
+// The runs, and what is computed from them: varying keys, filters, order, colours, the best runs.
 
 const runs = new Map();
 const higher = new Set();
@@ -11,20 +11,20 @@ let waiting = 0;
 const PREFERRED = ["val/elbo", "test/nll", "val/nll", "val/loss", "val/rate", "val/distortion", "val/active_units", "train/elbo", "train/loss"];
 const NOT_METRICS = new Set(["_runtime", "_timestamp", "_step", "epoch"]);
 
-// With no keys but its own: a metric may be called "constructor".
+// Without a prototype: a metric may be called "constructor".
 const bare = (values) => Object.assign(Object.create(null), values);
 
-// Sweeps of ours keep the words that were swept. One that is no key of the config has chosen a group of it: `loss=iwae`.
+// Sweeps of vae_exp store the swept overrides. One that is not a key of the config selects a config group: `loss=iwae`.
 const SWEPT = "swept.";
-function withWords(config) {
+function withSwept(config) {
   for (const [key, value] of Object.entries(config)) {
-    const word = key.slice(SWEPT.length);
-    if (key.startsWith(SWEPT) && !(word in config)) config[word] = value;
+    const name = key.slice(SWEPT.length);
+    if (key.startsWith(SWEPT) && !(name in config)) config[name] = value;
   }
   return config;
 }
 
-// False if another server has answered: its cursor is another's, and everything must be asked for again.
+// False if another server answered, whose cursor differs: everything must be fetched again.
 function takeChanges(answer) {
   if (store !== null && answer.store !== store) {
     runs.clear();
@@ -32,7 +32,7 @@ function takeChanges(answer) {
     return false;
   }
   store = answer.store;
-  answer.runs.forEach((run) => runs.set(run.key, { ...run, given: run.config, config: withWords(bare(run.config)), summary: bare(run.summary) }));
+  answer.runs.forEach((run) => runs.set(run.key, { ...run, given: run.config, config: withSwept(bare(run.config)), summary: bare(run.summary) }));
   answer.removed.forEach((key) => runs.delete(key));
   answer.higher.forEach((key) => higher.add(key));
   const moved = answer.runs.length > 0 || answer.removed.length > 0 || answer.waiting !== waiting;
@@ -41,7 +41,7 @@ function takeChanges(answer) {
   return true;
 }
 
-// A run keeps its colour and dash as long as no older run appears.
+// A run has the same colour and dash as long as no older run appears.
 function numberRuns() {
   [...runs.values()].sort((a, b) => a.started - b.started || a.key.localeCompare(b.key)).forEach((run, index) => {
     run.colour = index % 8;
@@ -74,7 +74,7 @@ function shown(value, key = "") {
 const lastName = (key) => key.slice(key.lastIndexOf(".") + 1);
 const isSeed = (key) => /(^|[._])seed$/.test(key);
 
-// Of runs of ours: what changes no number, or is told elsewhere.
+// Keys of vae_exp's runs that change no result, or are shown elsewhere.
 const HOUSEKEEPING = /^(swept|sweep|tracker|checkpoint|evaluator|run_directory|resume|trust|trusted_packages|data\.(source\.)?root|data\.(resident|preload_to_device))(\.|$)/;
 const isOurs = (run) => "run_directory" in run.config;
 
@@ -96,25 +96,25 @@ function findVaryingKeys(list) {
   for (const run of list) {
     for (const key of Object.keys(run.config)) if (!values.has(key) && !(isOurs(run) && HOUSEKEEPING.test(key))) values.set(key, null);
   }
-  const kept = new Map();
+  const representatives = new Map();
   for (const key of [...values.keys()].sort((a, b) => a.length - b.length || a.localeCompare(b))) {
     const texts = list.map((run) => textOf(run.config[key]));
     if (new Set(texts.filter((_, index) => key in list[index].config)).size < 2) continue;
-    if ([...kept.values()].some((group) => key.startsWith(`${group}.`) && followsFrom(list, group, texts))) continue;
+    if ([...representatives.values()].some((group) => key.startsWith(`${group}.`) && followsFrom(list, group, texts))) continue;
     const signature = `${lastName(key)}\n${texts.join("\u001f")}`;
-    if (!kept.has(signature)) kept.set(signature, key);
+    if (!representatives.has(signature)) representatives.set(signature, key);
   }
   const order = [...values.keys()];
-  return [...kept.values()].sort((a, b) => isSeed(a) - isSeed(b) || order.indexOf(a) - order.indexOf(b));
+  return [...representatives.values()].sort((a, b) => isSeed(a) - isSeed(b) || order.indexOf(a) - order.indexOf(b));
 }
 
-// Whether the value of a group of the config, such as `loss`, decides these texts.
+// Whether the value of a config group, such as `loss`, determines these texts.
 function followsFrom(list, group, texts) {
   const seen = new Map();
   return list.every((run, index) => {
-    const word = textOf(run.config[group]);
-    if (!seen.has(word)) seen.set(word, texts[index]);
-    return seen.get(word) === texts[index];
+    const value = textOf(run.config[group]);
+    if (!seen.has(value)) seen.set(value, texts[index]);
+    return seen.get(value) === texts[index];
   });
 }
 
@@ -126,7 +126,7 @@ function metricNames(list) {
       if (typeof value === "number" && !NOT_METRICS.has(key) && !key.startsWith("figures/")) names.add(key);
     }
   }
-  const rank = (name) => { const place = PREFERRED.indexOf(name); return place < 0 ? PREFERRED.length : place; };
+  const rank = (name) => { const index = PREFERRED.indexOf(name); return index < 0 ? PREFERRED.length : index; };
   return [...names].sort((a, b) => rank(a) - rank(b) || a.localeCompare(b));
 }
 
@@ -134,11 +134,11 @@ const mainMetric = (list) => (state.metric && list.some((run) => state.metric in
 const number = (run, key) => (typeof valueOf(run, key) === "number" ? valueOf(run, key) : NaN);
 
 const finite = (list, ...metrics) => list.filter((run) => metrics.every((metric) => Number.isFinite(number(run, metric))));
-const mean = (numbers) => numbers.reduce((sum, each) => sum + each, 0) / numbers.length;
-const deviation = (numbers) => Math.sqrt(numbers.reduce((sum, each) => sum + (each - mean(numbers)) ** 2, 0) / (numbers.length - 1));
+const mean = (numbers) => numbers.reduce((sum, item) => sum + item, 0) / numbers.length;
+const deviation = (numbers) => Math.sqrt(numbers.reduce((sum, item) => sum + (item - mean(numbers)) ** 2, 0) / (numbers.length - 1));
 const isFinished = (run) => run.state === "finished";
 
-// What runs share that differ in seeds alone: their config without seeds and housekeeping, as it was given.
+// The setting of a run, which runs that differ only in seeds share: its config without seeds and housekeeping.
 function settingOf(run) {
   run.setting ??= JSON.stringify(Object.entries(run.given).filter(([key]) => !isSeed(key) && !(isOurs(run) && HOUSEKEEPING.test(key))).sort(([a], [b]) => (a < b ? -1 : 1)));
   return run.setting;
@@ -154,7 +154,7 @@ function groupsBy(list, signature) {
   return [...groups.values()];
 }
 
-// Numbers mean what they mean in `vae_exp.sweep.grouping`: of finished runs, the mean over the seeds of each setting with
+// Numbers mean what they mean in `vae_exp.sweep.aggregate`: of finished runs, the mean over the seeds of each setting with
 // its standard error; then, over the keys that are not shown, the plain mean of the settings or the best of them.
 function estimateOf(members, metric) {
   const numbers = members.map((run) => number(run, metric));
@@ -163,33 +163,33 @@ function estimateOf(members, metric) {
 
 const estimatesOf = (list, metric) => groupsBy(finite(list.filter(isFinished), metric), settingOf).map((members) => estimateOf(members, metric));
 
-// Of runs that share what is shown; null if none of them has the metric. `judge` says which setting is best.
-function combined(list, metric, judge = metric) {
+// The number for runs that share the shown keys; null if none has the metric. `criterion` decides which setting is best.
+function combined(list, metric, criterion = metric) {
   let chosen = list;
   if (state.others === "best") {
-    const sign = higher.has(judge) ? -1 : 1;
-    chosen = estimatesOf(list, judge).sort((a, b) => sign * (a.mean - b.mean))[0]?.members ?? [];
+    const sign = higher.has(criterion) ? -1 : 1;
+    chosen = estimatesOf(list, criterion).sort((a, b) => sign * (a.mean - b.mean))[0]?.members ?? [];
   }
   const estimates = estimatesOf(chosen, metric);
   if (!estimates.length) return null;
-  return { mean: mean(estimates.map((each) => each.mean)), error: Math.sqrt(estimates.reduce((sum, each) => sum + each.error ** 2, 0)) / estimates.length };
+  return { mean: mean(estimates.map((item) => item.mean)), error: Math.sqrt(estimates.reduce((sum, item) => sum + item.error ** 2, 0)) / estimates.length };
 }
 
-// What a number over some keys is: over how many seeds, and over which other keys.
+// Describe a number over some keys: over how many seeds, and over which other keys.
 function meaningOf(list, shownKeys, metric) {
-  const having = finite(list.filter(isFinished), metric);
-  const rows = groupsBy(having, (run) => JSON.stringify(shownKeys.map((key) => textOf(valueOf(run, key)))));
-  const counts = rows.flatMap((row) => estimatesOf(row, metric).map((each) => each.members.length)).sort((a, b) => a - b);
+  const finished = finite(list.filter(isFinished), metric);
+  const rows = groupsBy(finished, (run) => JSON.stringify(shownKeys.map((key) => textOf(valueOf(run, key)))));
+  const counts = rows.flatMap((row) => estimatesOf(row, metric).map((item) => item.members.length)).sort((a, b) => a - b);
   if (!counts.length) return "";
   const [least, most] = [counts[0], counts.at(-1)];
   const seeds = most === 1 ? "one seed each" : `mean over ${least === most ? most : `${least} to ${most}`} seeds`;
   if (counts.length === rows.length) return seeds;
-  const rest = varyingKeys(having).filter((key) => !isSeed(key) && !shownKeys.includes(key) && rows.some((row) => new Set(row.map((run) => textOf(run.config[key]))).size > 1));
+  const rest = varyingKeys(finished).filter((key) => !isSeed(key) && !shownKeys.includes(key) && rows.some((row) => new Set(row.map((run) => textOf(run.config[key]))).size > 1));
   return `${seeds}; ${state.others || "mean"} over ${rest.join(", ") || "other keys"}`;
 }
 
 const othersChoice = () => choice("Other keys", [["", "mean"], ["best", "best"]], state.others, (others) => setState({ others }));
-const withError = ({ mean: middle, error }) => shown(middle) + (Number.isFinite(error) ? ` ± ${shown(Number(error.toPrecision(2)))}` : "");
+const withError = ({ mean: value, error }) => shown(value) + (Number.isFinite(error) ? ` ± ${shown(Number(error.toPrecision(2)))}` : "");
 
 // Metrics compare runs of the same data and likelihood, whose config has these keys.
 const COMPARABLE = /^(data|model\.likelihood)(\.|$)/;
@@ -226,20 +226,20 @@ function filterOf(text) {
   const problems = [];
   const tests = terms.map((raw) => {
     const term = raw.replaceAll('"', "");
-    const found = term.match(TERM);
-    if (!found) return (run) => `${run.name} ${run.group} ${run.key} ${run.tags.join(" ")}`.toLowerCase().includes(term.toLowerCase());
-    const [, name, sign, wanted] = found;
+    const match = term.match(TERM);
+    if (!match) return (run) => `${run.name} ${run.group} ${run.key} ${run.tags.join(" ")}`.toLowerCase().includes(term.toLowerCase());
+    const [, name, sign, expected] = match;
     const key = keyCalled(name);
     if (key === null) { problems.push(`no run has “${name}”`); return () => false; }
-    if (sign === "~") return (run) => [textOf, shown].some((words) => words(valueOf(run, key), key).toLowerCase().includes(wanted.toLowerCase()));
-    const asNumber = wanted.trim() === "" ? NaN : Number(wanted);
+    if (sign === "~") return (run) => [textOf, shown].some((format) => format(valueOf(run, key), key).toLowerCase().includes(expected.toLowerCase()));
+    const asNumber = expected.trim() === "" ? NaN : Number(expected);
     const isOrder = !["=", "==", "!="].includes(sign);
-    if (isOrder && Number.isNaN(asNumber)) { problems.push(`“${wanted}” is no number to compare ${name} with`); return () => false; }
+    if (isOrder && Number.isNaN(asNumber)) { problems.push(`“${expected}” is no number to compare ${name} with`); return () => false; }
     return (run) => {
       const value = valueOf(run, key);
       if (typeof value === "number" && !Number.isNaN(asNumber)) return COMPARISONS[sign](value, asNumber);
       if (isOrder) return false;
-      const same = textOf(value) === wanted || shown(value, key) === wanted;
+      const same = textOf(value) === expected || shown(value, key) === expected;
       return sign === "!=" ? !same : same;
     };
   });
@@ -273,11 +273,11 @@ function ordered(list, sort) {
   });
 }
 
-// Of several attempts at a job the last.
+// The last attempt at each job.
 const currentRuns = () => [...runs.values()].filter((run) => !run.replaced);
 const filteredRuns = () => ordered(currentRuns().filter(filterOf(state.filter).passes), state.sort);
 
-// What the pages other than the table show: the selected of those that pass the filter, or all of them.
+// The runs of the pages other than the table: the selected ones that pass the filter, or all that pass it.
 function chosenRuns() {
   const selected = new Set(listOf(state.selected));
   const list = filteredRuns();
@@ -285,7 +285,7 @@ function chosenRuns() {
   return some.length ? some : list;
 }
 
-// The keys that labels name: if labels with all varying keys are long, only as many as tell the runs apart.
+// The keys in labels: if labels with all varying keys are long, only as many as distinguish the runs.
 const LONG_LABEL = 48;
 const keysOfLabels = new Map();
 function labelKeys(list) {
@@ -311,8 +311,8 @@ function findLabelKeys(list, keys) {
   return keys.filter((key) => chosen.has(key));
 }
 
-// What tells a run from the others, in a few words.
+// A short label that distinguishes a run from the others.
 function labelOf(run, keys) {
-  const words = keys.filter((key) => key in run.config).map((key) => `${key.endsWith("_target_") ? key.split(".").at(-2) : lastName(key)}=${shown(run.config[key], key)}`);
-  return words.length ? words.join(" ") : run.name;
+  const parts = keys.filter((key) => key in run.config).map((key) => `${key.endsWith("_target_") ? key.split(".").at(-2) : lastName(key)}=${shown(run.config[key], key)}`);
+  return parts.length ? parts.join(" ") : run.name;
 }

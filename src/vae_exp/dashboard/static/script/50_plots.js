@@ -1,13 +1,13 @@
-// Plotly, in the colours of the page. It reads tags in texts: they are escaped before they come here.
+// Plotly in the colours of the page. It interprets tags in texts: callers escape them.
 
-// It is large, and the table does without: whatever draws awaits it.
-let plotlyComes = window.Plotly ? Promise.resolve() : null;
+// It is large, and the table does not need it: whatever draws awaits it.
+let plotlyLoading = window.Plotly ? Promise.resolve() : null;
 function plotly() {
-  plotlyComes ??= new Promise((there, failed) => {
-    const lost = () => { plotlyComes = null; failed(new Error("plotly.min.js did not come")); };
-    document.head.append(el("script", { src: "plotly.min.js", on: { load: there, error: lost } }));
+  plotlyLoading ??= new Promise((resolve, reject) => {
+    const onError = () => { plotlyLoading = null; reject(new Error("plotly.min.js could not be loaded")); };
+    document.head.append(el("script", { src: "plotly.min.js", on: { load: resolve, error: onError } }));
   });
-  return plotlyComes;
+  return plotlyLoading;
 }
 
 const escaped = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
@@ -29,9 +29,9 @@ function layoutOf(xTitle, yTitle, more = {}) {
   };
 }
 
-function draw(place, traces, layout) {
-  place.setAttribute("role", "img");
-  return Plotly.react(place, traces, layout, PLOT_OPTIONS);
+function draw(chart, traces, layout) {
+  chart.setAttribute("role", "img");
+  return Plotly.react(chart, traces, layout, PLOT_OPTIONS);
 }
 
-const clear = (place) => { if (place.data) Plotly.purge(place); };
+const clear = (chart) => { if (chart.data) Plotly.purge(chart); };

@@ -4,11 +4,11 @@ const ROWS_AT_FIRST = 200;
 
 function pageRuns(main) {
   const filter = el("input", { type: "search", value: state.filter, placeholder: "model.latent_dim>=8 state=finished", "aria-describedby": "filter-help",
-    on: { input: later(() => setState({ filter: filter.value }), 150) } });
+    on: { input: debounce(() => setState({ filter: filter.value }), 150) } });
   const menus = el("span", { class: "controls" });
   const count = el("p", { class: "quiet", id: "count", role: "status" });
   const table = el("table", { class: "runs" });
-  const known = new Map();
+  const rowCache = new Map();
   refill(main,
     el("div", { class: "controls" }, el("label", { class: "wide" }, "Filter", filter), menus,
       el("button", { type: "button", on: { click: saveTable } }, "CSV")),
@@ -26,9 +26,9 @@ function pageRuns(main) {
     }
     const selected = new Set(listOf(state.selected));
     const groups = state.group ? meaningOf(list, [state.group], mainMetric(list)) : "";
-    const told = [`${list.length} of ${currentRuns().length} runs`, selected.size ? `${selected.size} selected` : "", groups && `groups: ${groups}; ± standard errors over seeds`, ...(runs.size ? filterOf(state.filter).problems : [])];
-    count.textContent = told.filter(Boolean).join(", ");
-    refill(table, tableHead(list, columns, selected), tableBodies(list, columns, selected, known));
+    const parts = [`${list.length} of ${currentRuns().length} runs`, selected.size ? `${selected.size} selected` : "", groups && `groups: ${groups}; ± standard errors over seeds`, ...(runs.size ? filterOf(state.filter).problems : [])];
+    count.textContent = parts.filter(Boolean).join(", ");
+    refill(table, tableHead(list, columns, selected), tableBodies(list, columns, selected, rowCache));
   };
 }
 
@@ -53,10 +53,10 @@ function runMenus(list, { keys, names, metrics }) {
 const NUMERIC = new Set(["epoch", "runtime", "started"]);
 
 function headings({ keys, metrics, first, grouped }) {
-  return ["name", "state", ...first, ...(grouped ? ["group"] : []), ...keys, ...metrics.filter((each) => !first.includes(each)), "epoch", "runtime", "started"];
+  return ["name", "state", ...first, ...(grouped ? ["group"] : []), ...keys, ...metrics.filter((item) => !first.includes(item)), "epoch", "runtime", "started"];
 }
 
-// With how many characters all names begin, up to the end of a word.
+// The length of the common prefix of all names, up to the end of a word.
 function commonStart(names) {
   if (names.length < 2) return 0;
   let length = 0;
@@ -76,14 +76,14 @@ function tableHead(list, columns, selected) {
   return el("thead", {}, el("tr", {}, el("th", {}, el("span", {}, all)), cells));
 }
 
-function tableBodies(list, columns, selected, known) {
+function tableBodies(list, columns, selected, rowCache) {
   const best = bestRuns(list, mainMetric(list));
   const rowOf = (run) => {
     const signature = JSON.stringify([run.version, columns, selected.has(run.key), best.get(run), run.colour, run.dash]);
-    const found = known.get(run.key);
-    if (found?.signature === signature) return found.row;
+    const cached = rowCache.get(run.key);
+    if (cached?.signature === signature) return cached.row;
     const row = tableRow(run, columns, selected, best.get(run));
-    known.set(run.key, { signature, row });
+    rowCache.set(run.key, { signature, row });
     return row;
   };
   const limit = state.all ? Infinity : ROWS_AT_FIRST;
@@ -107,7 +107,7 @@ function tableRow(run, columns, selected, best) {
   const cells = headings(columns).map((key) => {
     if (key === "name") return el("td", {}, el("span", { class: `swatch c${run.colour} d${run.dash}`, "aria-hidden": "true" }), " ",
       best === undefined ? null : el("span", { title: `the best ${mainMetric([run])} of runs with the same data and likelihood` }, "★ best "), el("a", { href: fragmentWith({ page: "run", run: run.key }), "data-key": `link ${run.key}`, title: run.name }, columns.common ? `…${run.name.slice(columns.common)}` : run.name), best ? el("span", { class: "comparable" }, `of ${best}`) : null);
-    if (key === "state") return el("td", { class: run.state }, stateWords(run));
+    if (key === "state") return el("td", { class: run.state }, stateText(run));
     if (key === "started") return el("td", { class: "number" }, moment(run.started));
     if (key === "runtime") return el("td", { class: "number" }, duration(valueOf(run, key)));
     const value = valueOf(run, key);
@@ -126,7 +126,7 @@ function groupRow(value, members, columns) {
   return el("tr", { class: "group" }, el("th", {}), el("th", { scope: "rowgroup" }, `${state.group} ${value} · ${count}`), cells);
 }
 
-const stateWords = (run) => ({ failed: `failed (${run.code})`, reading: "reading …" }[run.state] ?? run.state) + (run.attempt > 1 ? `, attempt ${run.attempt}` : "") + (run.lost ? " ⚠" : "") + (run.warnings.length ? ` ⚠ ${run.warnings.join(", ")}` : "");
+const stateText = (run) => ({ failed: `failed (${run.code})`, reading: "reading …" }[run.state] ?? run.state) + (run.attempt > 1 ? `, attempt ${run.attempt}` : "") + (run.lost ? " ⚠" : "") + (run.warnings.length ? ` ⚠ ${run.warnings.join(", ")}` : "");
 const DATE = new Intl.DateTimeFormat(undefined, { dateStyle: "short", timeStyle: "short" });
 const moment = (seconds) => (seconds ? DATE.format(seconds * 1000) : "");
 
@@ -136,7 +136,7 @@ function duration(seconds) {
   return seconds < 6000 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
 }
 
-// What a spreadsheet would run: a number is none, however it is signed.
+// Whether a spreadsheet would evaluate a text; signed numbers are not formulas.
 const isFormula = (text) => /^\s*[=+@-]/.test(text) && Number.isNaN(Number(text));
 
 function saveTable() {

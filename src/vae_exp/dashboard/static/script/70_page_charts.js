@@ -4,12 +4,12 @@ const MOST_RUNS_IN_A_CHART = 50;
 
 function pageCharts(main) {
   const controls = el("div", { class: "controls" });
-  const told = el("p", { class: "quiet", role: "status" });
+  const message = el("p", { class: "quiet", role: "status" });
   const legend = el("div", { class: "legend", role: "group", "aria-label": "Runs; press one to isolate it" });
   const grid = el("div", { class: "grid" });
   const panels = new Map();
   const cache = new Map();
-  refill(main, controls, told, legend, grid);
+  refill(main, controls, message, legend, grid);
   let menuSignature = "";
 
   return async () => {
@@ -22,7 +22,7 @@ function pageCharts(main) {
       refill(controls, chartControls(names, metrics));
       menuSignature = signature;
     }
-    told.textContent = `${list.length} of ${all.length} runs` + (all.length > list.length ? ": filter or select to see others" : "") + (state.isolate ? "; one is isolated" : "");
+    message.textContent = `${list.length} of ${all.length} runs` + (all.length > list.length ? ": filter or select to see others" : "") + (state.isolate ? "; one is isolated" : "");
     const keys = labelKeys(list);
     const groups = state.seeds === "1" ? groupsBy(list, settingOf) : list.map((run) => [run]);
     refill(legend, groups.map((members) => legendButton(members, keys)));
@@ -36,12 +36,12 @@ function pageCharts(main) {
       if (grid.children[metrics.indexOf(metric)] !== panel.box) grid.insertBefore(panel.box, grid.children[metrics.indexOf(metric)] ?? null);
       drawCurves(panel.chart, metric, groups, keys, cache);
     }
-    if (!metrics.length) told.textContent = "There are no metrics yet.";
+    if (!metrics.length) message.textContent = "There are no metrics yet.";
   };
 }
 
 function chartControls(names, metrics) {
-  const smooth = el("input", { type: "range", min: 0, max: 0.98, step: 0.02, value: state.smooth, on: { input: later(() => setState({ smooth: smooth.value }), 60) } });
+  const smooth = el("input", { type: "range", min: 0, max: 0.98, step: 0.02, value: state.smooth, on: { input: debounce(() => setState({ smooth: smooth.value }), 60) } });
   return [
     boxes("Metrics", names, metrics, (chosen) => setState({ metrics: asList(chosen) })),
     choice("Against", ["epoch", "step", ["time", "time (s)"]], state.against, (against) => setState({ against })),
@@ -61,11 +61,11 @@ function legendButton(members, keys) {
     el("span", { class: `swatch c${run.colour} d${run.dash}`, "aria-hidden": "true" }), groupLabel(members, keys));
 }
 
-// Only what has changed is asked for.
+// Fetch only what has changed.
 async function fetchCurves(list, metrics, cache) {
-  const place = (key, metric) => `${state.against}\n${metric}\n${key}`;
+  const cacheKey = (key, metric) => `${state.against}\n${metric}\n${key}`;
   const against = state.against;
-  const stale = list.filter((run) => metrics.some((metric) => cache.get(place(run.key, metric))?.version !== run.version));
+  const stale = list.filter((run) => metrics.some((metric) => cache.get(cacheKey(run.key, metric))?.version !== run.version));
   if (!stale.length || !metrics.length) return;
   for (const curve of await source.curves(stale.map((run) => run.key), metrics, against)) {
     cache.set(`${against}\n${curve.metric}\n${curve.run}`, { ...curve, version: runs.get(curve.run)?.version });
@@ -99,12 +99,12 @@ function chartPanel(metric, panels) {
 function drawCurves(chart, metric, groups, keys, cache) {
   const isolated = groups.filter(isIsolated);
   const curveOf = (run) => cache.get(`${state.against}\n${metric}\n${run.key}`);
-  const having = (isolated.length ? isolated : groups).map((members) => members.filter((run) => curveOf(run)?.x.length)).filter((members) => members.length);
-  const traces = having.flatMap((members) => (members.length > 1 ? bandTraces(members, curveOf, keys) : lineTrace(members[0], curveOf(members[0]), keys)));
+  const drawn = (isolated.length ? isolated : groups).map((members) => members.filter((run) => curveOf(run)?.x.length)).filter((members) => members.length);
+  const traces = drawn.flatMap((members) => (members.length > 1 ? bandTraces(members, curveOf, keys) : lineTrace(members[0], curveOf(members[0]), keys)));
   const axis = { type: state.log === "1" ? "log" : "linear" };
-  const words = { epoch: "epoch", step: "step", time: "seconds" }[state.against];
+  const xTitle = { epoch: "epoch", step: "step", time: "seconds" }[state.against];
   const first = !chart.data;
-  draw(chart, traces, layoutOf(words, metric, { yaxis: axis, uirevision: `${state.against}${state.log}`, hovermode: groups.length > 12 ? "closest" : "x" }));
+  draw(chart, traces, layoutOf(xTitle, metric, { yaxis: axis, uirevision: `${state.against}${state.log}`, hovermode: groups.length > 12 ? "closest" : "x" }));
   if (first) chart.dispatchEvent(new Event("plotly-ready"));
 }
 
@@ -114,7 +114,7 @@ const lineTrace = (run, curve, keys) => ({
   hovertemplate: "%{y:.5g} at %{x}",
 });
 
-// An exponential moving average that is corrected for its start, as Adam's are; gaps stay gaps.
+// An exponential moving average with Adam's bias correction; gaps stay gaps.
 function smoothed(values, weight) {
   if (!(weight > 0)) return values;
   let [sum, norm] = [0, 0];
@@ -137,13 +137,13 @@ function bandTraces(members, curveOf, keys) {
     });
   }
   const x = [...points.keys()].sort((a, b) => a - b);
-  const middle = x.map((each) => mean(points.get(each)));
-  const spread = x.map((each) => (points.get(each).length > 1 ? deviation(points.get(each)) / Math.sqrt(points.get(each).length) : 0));
+  const means = x.map((item) => mean(points.get(item)));
+  const spread = x.map((item) => (points.get(item).length > 1 ? deviation(points.get(item)) / Math.sqrt(points.get(item).length) : 0));
   const [run] = members;
   const edge = { type: "scatter", mode: "lines", x, line: { width: 0 }, hoverinfo: "skip", meta: "" };
   return [
-    { ...edge, y: middle.map((each, index) => each - spread[index]) },
-    { ...edge, y: middle.map((each, index) => each + spread[index]), fill: "tonexty", fillcolor: `${colour(`c${run.colour}`)}33` },
-    { type: "scatter", mode: "lines", x, y: middle, name: escaped(groupLabel(members, keys)), line: lineOf(run), meta: run.key, customdata: x.map((each, index) => [spread[index], points.get(each).length]), hovertemplate: "%{y:.5g} ± %{customdata[0]:.2g} (%{customdata[1]} seeds) at %{x}" },
+    { ...edge, y: means.map((item, index) => item - spread[index]) },
+    { ...edge, y: means.map((item, index) => item + spread[index]), fill: "tonexty", fillcolor: `${colour(`c${run.colour}`)}33` },
+    { type: "scatter", mode: "lines", x, y: means, name: escaped(groupLabel(members, keys)), line: lineOf(run), meta: run.key, customdata: x.map((item, index) => [spread[index], points.get(item).length]), hovertemplate: "%{y:.5g} ± %{customdata[0]:.2g} (%{customdata[1]} seeds) at %{x}" },
   ];
 }

@@ -1,8 +1,8 @@
-// What the keys of a sweep do to its metrics.
+// The effect of a sweep's keys on its metrics.
 
 function pageSweep(main) {
   const controls = el("div", { class: "controls" });
-  const told = el("p", { class: "quiet", role: "status" });
+  const message = el("p", { class: "quiet", role: "status" });
   const grid = el("div", { class: "grid" });
   const charts = Object.fromEntries(["key", "heat", "plane"].map((name) => [name, el("div", { class: "chart", id: `chart-${name}` })]));
   const lines = el("div", { id: "parallel" });
@@ -13,7 +13,7 @@ function pageSweep(main) {
     el("section", { class: "panel" }, titles.key, captions.key, charts.key), el("section", { class: "panel" }, titles.heat, captions.heat, charts.heat),
     el("section", { class: "panel" }, titles.plane, captions.plane, charts.plane), el("section", { class: "panel" }, titles.share, share),
     el("section", { class: "panel whole" }, titles.lines, lines));
-  refill(main, controls, told, grid);
+  refill(main, controls, message, grid);
   let menuSignature = "";
 
   return () => {
@@ -22,7 +22,7 @@ function pageSweep(main) {
     const keys = varyingKeys(list);
     const metric = mainMetric(list);
     const plain = keys.filter((key) => !isSeed(key));
-    const pick = (asked, place) => (keys.includes(asked) ? asked : plain[place] ?? keys[place] ?? "");
+    const pick = (key, index) => (keys.includes(key) ? key : plain[index] ?? keys[index] ?? "");
     const [key, rows, cols] = [pick(state.key, 0), pick(state.rows, 0), pick(state.cols, 1)];
     const signature = JSON.stringify([keys, metricNames(list), metric, key, rows, cols, state.others]);
     if (signature !== menuSignature && !isInUse(controls)) {
@@ -33,7 +33,7 @@ function pageSweep(main) {
         choice("columns", keys, cols, (chosen) => setState({ cols: chosen })), othersChoice());
       menuSignature = signature;
     }
-    told.textContent = !metric ? "There are no metrics yet." : keys.length ? toldOf(all, list, metric) : `${list.length} of ${all.length} runs have finished; they do not differ in their config.`;
+    message.textContent = !metric ? "There are no metrics yet." : keys.length ? statusOf(all, list, metric) : `${list.length} of ${all.length} runs have finished; they do not differ in their config.`;
     titles.key.textContent = `${metric} against ${key}`;
     titles.heat.textContent = `${metric} over ${rows} × ${cols}`;
     titles.plane.textContent = "Rate and distortion";
@@ -50,7 +50,7 @@ function pageSweep(main) {
   };
 }
 
-function toldOf(all, list, metric) {
+function statusOf(all, list, metric) {
   const groups = new Set(list.map((run) => run.group));
   return [`${list.length}${all.length > list.length ? ` of ${all.length}` : ""} runs have finished; the last value of ${metric}`,
     groups.size > 1 ? `these are ${groups.size} groups: filter by group=… on the page Runs to see one alone` : ""].filter(Boolean).join("; ");
@@ -63,27 +63,27 @@ const byValue = (one, other) => {
 const valuesOf = (list, key) => [...new Set(list.map((run) => textOf(run.config[key])))].sort(byValue);
 const isNumeric = (list, key) => list.every((run) => typeof run.config[key] === "number");
 
-// Runs with the same setting, and the same seed where that is what is shown.
+// Runs with the same setting, and the same seed where seeds are shown.
 const settingsAt = (list, key) => groupsBy(list, (run) => `${settingOf(run)}${isSeed(key) ? textOf(run.config[key]) : ""}`);
 const settingLabel = (members, keys) => escaped(groupLabel(members, keys));
 const errorBars = (estimates) => ({ type: "data", array: estimates.map(({ error }) => (Number.isFinite(error) ? error : 0)), thickness: 1, width: 3, color: colour("line") });
 
 function keyCaption(list, key, metric, plain) {
   const [one, several] = [meaningOf(list, [...plain, key], metric), meaningOf(list, [key], metric)];
-  const words = [`points: ${one}`, one.startsWith("mean") ? "bars: standard errors over seeds" : "", several === one ? "" : `${isNumeric(list, key) ? "line" : "dashes"}: ${several.split("; ").at(-1)}`];
-  return words.filter(Boolean).join("; ");
+  const parts = [`points: ${one}`, one.startsWith("mean") ? "bars: standard errors over seeds" : "", several === one ? "" : `${isNumeric(list, key) ? "line" : "dashes"}: ${several.split("; ").at(-1)}`];
+  return parts.filter(Boolean).join("; ");
 }
 
 function drawAgainstKey(chart, list, key, metric, keys) {
-  const having = finite(list, metric).filter((run) => key in run.config);
-  if (!key || !having.length) return clear(chart);
-  const numeric = isNumeric(having, key);
-  const order = valuesOf(having, key);
-  const estimates = settingsAt(having, key).map((members) => estimateOf(members, metric));
-  const place = (run) => (numeric ? run.config[key] : escaped(textOf(run.config[key])));
-  const points = { type: "scatter", mode: "markers", x: estimates.map(({ members }) => place(members[0])), y: estimates.map((each) => each.mean), error_y: errorBars(estimates),
+  const measured = finite(list, metric).filter((run) => key in run.config);
+  if (!key || !measured.length) return clear(chart);
+  const numeric = isNumeric(measured, key);
+  const order = valuesOf(measured, key);
+  const estimates = settingsAt(measured, key).map((members) => estimateOf(members, metric));
+  const xOf = (run) => (numeric ? run.config[key] : escaped(textOf(run.config[key])));
+  const points = { type: "scatter", mode: "markers", x: estimates.map(({ members }) => xOf(members[0])), y: estimates.map((item) => item.mean), error_y: errorBars(estimates),
     text: estimates.map(({ members }) => settingLabel(members, keys)), hovertemplate: "%{text}<br>%{y:.5g}<extra></extra>", marker: { color: estimates.map(({ members }) => colour(`c${members[0].colour}`)), size: 8 } };
-  const means = order.map((value) => combined(having.filter((run) => textOf(run.config[key]) === value), metric).mean);
+  const means = order.map((value) => combined(measured.filter((run) => textOf(run.config[key]) === value), metric).mean);
   const line = { type: "scatter", mode: numeric ? "lines" : "markers", x: numeric ? order.map(Number) : order.map(escaped), y: means, hoverinfo: "skip",
     line: { color: colour("line"), dash: "dot" }, marker: { symbol: "line-ew-open", size: 30, color: colour("ink"), line: { width: 2 } } };
   const wide = numeric && order.length > 2 && Number(order[0]) > 0 && Number(order.at(-1)) / Number(order[0]) >= 50;
@@ -92,31 +92,31 @@ function drawAgainstKey(chart, list, key, metric, keys) {
 }
 
 function drawHeat(chart, list, rows, cols, metric) {
-  const having = finite(list, metric).filter((run) => rows in run.config && cols in run.config);
-  if (!rows || !cols || rows === cols || !having.length) return clear(chart);
-  const [down, across] = [valuesOf(having, rows), valuesOf(having, cols)];
-  const cell = (row, col) => combined(having.filter((run) => textOf(run.config[rows]) === row && textOf(run.config[cols]) === col), metric);
+  const measured = finite(list, metric).filter((run) => rows in run.config && cols in run.config);
+  if (!rows || !cols || rows === cols || !measured.length) return clear(chart);
+  const [down, across] = [valuesOf(measured, rows), valuesOf(measured, cols)];
+  const cell = (row, col) => combined(measured.filter((run) => textOf(run.config[rows]) === row && textOf(run.config[cols]) === col), metric);
   const cells = down.map((row) => across.map((col) => cell(row, col)));
-  const words = (values, key) => values.map((value) => escaped(shown(value, key)));
-  const trace = { type: "heatmap", z: cells.map((row) => row.map((each) => each && each.mean)), text: cells.map((row) => row.map((each) => (each ? withError(each) : ""))),
-    x: words(across, cols), y: words(down, rows), colorscale: "Viridis", reversescale: !higher.has(metric), xgap: 2, ygap: 2,
+  const labels = (values, key) => values.map((value) => escaped(shown(value, key)));
+  const trace = { type: "heatmap", z: cells.map((row) => row.map((item) => item && item.mean)), text: cells.map((row) => row.map((item) => (item ? withError(item) : ""))),
+    x: labels(across, cols), y: labels(down, rows), colorscale: "Viridis", reversescale: !higher.has(metric), xgap: 2, ygap: 2,
     texttemplate: across.length * down.length <= 60 ? "%{z:.4g}" : "", hovertemplate: "%{y}, %{x}: %{text}<extra></extra>", colorbar: { thickness: 12, tickfont: { size: 11 } } };
   draw(chart, [trace], layoutOf(cols, rows, { xaxis: { type: "category" }, yaxis: { type: "category" } }));
 }
 
-// Distortion over rate; along a dotted line their sum, the negative ELBO, stays the same, and stands at its end.
+// Distortion over rate; along a dotted line their sum, the negative ELBO at its end, is constant.
 function drawPlane(chart, list, keys) {
   const pairs = [["val/rate", "val/distortion"], ["test/rate", "test/distortion"], ["train/rate", "train/distortion"]];
   const [rate, distortion] = pairs.find(([a, b]) => finite(list, a, b).length) ?? [];
   if (!rate) return clear(chart);
   const settings = groupsBy(finite(list, rate, distortion), settingOf);
   const [rates, distortions] = [rate, distortion].map((metric) => settings.map((members) => estimateOf(members, metric)));
-  const [x, y] = [rates, distortions].map((estimates) => estimates.map((each) => each.mean));
-  const sums = x.map((each, index) => each + y[index]);
+  const [x, y] = [rates, distortions].map((estimates) => estimates.map((item) => item.mean));
+  const sums = x.map((item, index) => item + y[index]);
   const [low, high] = [Math.min(...sums), Math.max(...sums)];
   const ends = [Math.max(0, Math.min(...x) - 0.1 * (Math.max(...x) - Math.min(...x) || 1)), Math.max(...x) + 0.1 * (Math.max(...x) - Math.min(...x) || 1)];
   const lines = [0, 0.25, 0.5, 0.75, 1].slice(0, high > low ? 5 : 1).map((part) => low + part * (high - low)).map((sum) => ({
-    type: "scatter", mode: "lines+text", x: ends, y: ends.map((each) => sum - each), line: { color: colour("line"), width: 1, dash: "dot" },
+    type: "scatter", mode: "lines+text", x: ends, y: ends.map((item) => sum - item), line: { color: colour("line"), width: 1, dash: "dot" },
     text: ["", `  ${shown(Number(sum.toPrecision(4)))}`], textposition: "middle right", cliponaxis: false, textfont: { size: 10, color: colour("quiet") },
     hovertemplate: `−ELBO ${sum.toFixed(2)}<extra></extra>`,
   }));
@@ -128,14 +128,14 @@ function drawPlane(chart, list, keys) {
 
 // One path per run through an axis per key, the metric last.
 function parallel(list, keys, metric, room) {
-  const having = finite(list, metric);
-  const axes = [...keys.filter((key) => valuesOf(having, key).length > 1).slice(0, 8), metric];
-  if (having.length < 2 || axes.length < 2) return el("p", { class: "quiet" }, "Two runs that differ are needed.");
+  const measured = finite(list, metric);
+  const axes = [...keys.filter((key) => valuesOf(measured, key).length > 1).slice(0, 8), metric];
+  if (measured.length < 2 || axes.length < 2) return el("p", { class: "quiet" }, "Two runs that differ are needed.");
   const [width, height, top, bottom] = [Math.max(300, Math.min(room, 280 * axes.length)), 300, 34, 24];
   const x = (index) => 50 + (index * (width - 110)) / (axes.length - 1);
-  const scales = axes.map((key) => scaleOf(having, key, key === metric, height - bottom, top));
-  const paths = having.map((run) => {
-    const points = axes.map((key, index) => `${x(index).toFixed(1)},${scales[index].place(run).toFixed(1)}`);
+  const scales = axes.map((key) => scaleOf(measured, key, key === metric, height - bottom, top));
+  const paths = measured.map((run) => {
+    const points = axes.map((key, index) => `${x(index).toFixed(1)},${scales[index].yOf(run).toFixed(1)}`);
     const open = () => setState({ page: "run", run: run.key });
     return svg("path", { class: `run s${run.colour}`, d: `M${points.join("L")}`, tabindex: "0", role: "link", "data-key": run.key, "aria-label": `${labelOf(run, keys)}: ${shown(number(run, metric))}`,
       on: { click: open, keydown: (event) => { if (event.key === "Enter") open(); } } }, svg("title", {}, `${labelOf(run, keys)}: ${shown(number(run, metric))}`));
@@ -159,24 +159,24 @@ function scaleOf(list, key, isMetric, bottom, top) {
     const warp = log ? Math.log : (value) => value;
     const y = (value) => bottom - ((warp(value) - warp(low)) / (warp(high) - warp(low) || 1)) * (bottom - top);
     const few = [...new Set(numbers)].sort((a, b) => a - b);
-    return { place: (run) => y(read(run)), ticks: (few.length <= 6 && !isMetric ? few : [low, high]).map((value) => [shown(value), y(value)]) };
+    return { yOf: (run) => y(read(run)), ticks: (few.length <= 6 && !isMetric ? few : [low, high]).map((value) => [shown(value), y(value)]) };
   }
   const values = valuesOf(list, key);
   const y = (value) => bottom - (values.indexOf(value) / Math.max(1, values.length - 1)) * (bottom - top);
-  return { place: (run) => y(textOf(read(run))), ticks: values.slice(0, 12).map((value) => [cut(shown(value, key), 16), y(value)]) };
+  return { yOf: (run) => y(textOf(read(run))), ticks: values.slice(0, 12).map((value) => [cut(shown(value, key), 16), y(value)]) };
 }
 
 const RUNS_FOR_IMPORTANCE = 10;
 
-// The part of the metric's variance between the values of a key, corrected for the number of values
+// The share of the metric's variance between the values of a key, corrected for the number of values
 // (adjusted correlation ratio); of a key with many numbers, between the quarters of their range.
 function importance(list, keys, metric) {
-  const having = finite(list, metric);
-  if (having.length < RUNS_FOR_IMPORTANCE) return el("p", { class: "quiet" }, `From ${RUNS_FOR_IMPORTANCE} finished runs on; there are ${having.length}.`);
-  const shares = keys.map((key) => [key, shareOf(having, key, metric)]).filter(([, share]) => share !== null).sort((a, b) => b[1] - a[1]).slice(0, 12);
+  const measured = finite(list, metric);
+  if (measured.length < RUNS_FOR_IMPORTANCE) return el("p", { class: "quiet" }, `From ${RUNS_FOR_IMPORTANCE} finished runs on; there are ${measured.length}.`);
+  const shares = keys.map((key) => [key, shareOf(measured, key, metric)]).filter(([, share]) => share !== null).sort((a, b) => b[1] - a[1]).slice(0, 12);
   return [
     barChart(shares.map(([key, share]) => [key, share]), (share) => `${Math.round(100 * share)} %`, 1),
-    el("p", { class: "quiet" }, `Variance of ${metric} that goes with each key alone, over ${having.length} finished runs. Approximate: keys that only matter together are not seen.`),
+    el("p", { class: "quiet" }, `Variance of ${metric} that goes with each key alone, over ${measured.length} finished runs. Approximate: keys that only matter together are not seen.`),
   ];
 }
 
@@ -191,20 +191,20 @@ function shareOf(list, key, metric) {
   const [n, k] = [list.length, groups.size];
   const numbers = list.map((run) => number(run, metric));
   const all = mean(numbers);
-  const total = numbers.reduce((sum, each) => sum + (each - all) ** 2, 0);
+  const total = numbers.reduce((sum, item) => sum + (item - all) ** 2, 0);
   if (k < 2 || n <= k || total === 0) return null;
-  const within = [...groups.values()].reduce((sum, group) => sum + group.reduce((part, each) => part + (each - mean(group)) ** 2, 0), 0);
+  const within = [...groups.values()].reduce((sum, group) => sum + group.reduce((part, item) => part + (item - mean(group)) ** 2, 0), 0);
   return Math.max(0, 1 - (within / total) * ((n - 1) / (n - k)));
 }
 
-function barChart(pairs, words, most = Math.max(...pairs.map(([, value]) => value), 1e-12)) {
+function barChart(pairs, format, most = Math.max(...pairs.map(([, value]) => value), 1e-12)) {
   const longest = Math.min(28, Math.max(...pairs.map(([name]) => name.length)));
   const left = 12 + 7.2 * longest;
   const step = 22;
-  return svg("svg", { width: left + 330, viewBox: `0 0 ${left + 330} ${pairs.length * step + 6}`, role: "img", "aria-label": pairs.map(([name, value]) => `${name} ${words(value)}`).join(", ") },
+  return svg("svg", { width: left + 330, viewBox: `0 0 ${left + 330} ${pairs.length * step + 6}`, role: "img", "aria-label": pairs.map(([name, value]) => `${name} ${format(value)}`).join(", ") },
     pairs.map(([name, value], index) => [
       svg("text", { x: left - 6, y: index * step + 17, "text-anchor": "end" }, cut(name, 28)),
-      svg("rect", { class: "bar", x: left, y: index * step + 5, width: Math.max(1, 250 * (value / most)), height: step - 8 }, svg("title", {}, `${name}: ${words(value)}`)),
-      svg("text", { class: "quiet", x: left + Math.max(1, 250 * (value / most)) + 6, y: index * step + 17 }, words(value)),
+      svg("rect", { class: "bar", x: left, y: index * step + 5, width: Math.max(1, 250 * (value / most)), height: step - 8 }, svg("title", {}, `${name}: ${format(value)}`)),
+      svg("text", { class: "quiet", x: left + Math.max(1, 250 * (value / most)) + 6, y: index * step + 17 }, format(value)),
     ]));
 }

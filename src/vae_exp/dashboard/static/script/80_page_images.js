@@ -1,12 +1,12 @@
-// The pictures of all runs, side by side, at one epoch or through all of them.
+// The pictures of all runs side by side, at one epoch or at all of them.
 
 const MOST_RUNS_OF_PICTURES = 40;
 
 function pageImages(main) {
   const controls = el("div", { class: "controls" });
-  const told = el("p", { class: "quiet", role: "status" });
+  const message = el("p", { class: "quiet", role: "status" });
   const wall = el("div", { class: "wall" });
-  refill(main, controls, told, wall);
+  refill(main, controls, message, wall);
   const cache = new Map();
   let menuSignature = "";
   let wallSignature = "";
@@ -16,24 +16,24 @@ function pageImages(main) {
     const list = all.filter((run) => run.pictures > 0).slice(0, MOST_RUNS_OF_PICTURES);
     const stale = list.filter((run) => cache.get(run.key)?.version !== run.version);
     if (stale.length) {
-      const found = await source.pictures(stale.map((run) => run.key));
-      for (const run of stale) cache.set(run.key, { version: run.version, pictures: found[run.key] ?? [] });
+      const fetched = await source.pictures(stale.map((run) => run.key));
+      for (const run of stale) cache.set(run.key, { version: run.version, pictures: fetched[run.key] ?? [] });
     }
-    const of = (run) => cache.get(run.key)?.pictures ?? [];
-    const names = [...new Set(list.flatMap((run) => of(run).map((picture) => picture.name)))].sort();
-    const name = names.includes(state.picture) ? state.picture : names.find((each) => each.endsWith("reconstructions")) ?? names[0] ?? "";
-    const moments = [...new Set(list.flatMap((run) => of(run).filter((picture) => picture.name === name).map(momentOf)))].sort((a, b) => a - b);
-    const asked = state.epoch === "" ? Infinity : Number(state.epoch);
-    const now = moments.filter((each) => each <= asked).at(-1) ?? moments[0] ?? 0;
+    const picturesOf = (run) => cache.get(run.key)?.pictures ?? [];
+    const names = [...new Set(list.flatMap((run) => picturesOf(run).map((picture) => picture.name)))].sort();
+    const name = names.includes(state.picture) ? state.picture : names.find((item) => item.endsWith("reconstructions")) ?? names[0] ?? "";
+    const moments = [...new Set(list.flatMap((run) => picturesOf(run).filter((picture) => picture.name === name).map(momentOf)))].sort((a, b) => a - b);
+    const selected = state.epoch === "" ? Infinity : Number(state.epoch);
+    const now = moments.filter((item) => item <= selected).at(-1) ?? moments[0] ?? 0;
     const signature = JSON.stringify([names, name, moments, state.every, now]);
     if (signature !== menuSignature) { refillControls(controls, names, name, moments, now); menuSignature = signature; }
-    told.textContent = list.length ? `${name}, ${list.length} of ${all.length} runs${all.length > list.length ? ": the others have no pictures, or are too many" : ""}` : "No run has pictures yet; evaluator.figures.every=5 draws them during training.";
+    message.textContent = list.length ? `${name}, ${list.length} of ${all.length} runs${all.length > list.length ? ": the others have no pictures, or are too many" : ""}` : "No run has pictures yet; evaluator.figures.every_n_epochs=5 draws them during training.";
     const keys = labelKeys(list);
-    const content = JSON.stringify([name, now, state.every, list.map((run) => [run.key, run.colour, of(run).length, labelOf(run, keys)])]);
+    const content = JSON.stringify([name, now, state.every, list.map((run) => [run.key, run.colour, picturesOf(run).length, labelOf(run, keys)])]);
     if (content === wallSignature) return;
     wallSignature = content;
-    refill(wall, state.every === "1" ? list.map((run) => strip(run, keys, of(run).filter((picture) => picture.name === name)))
-      : el("div", { class: "tiles" }, list.map((run) => tile(run, keys, of(run).filter((picture) => picture.name === name && momentOf(picture) <= now)))));
+    refill(wall, state.every === "1" ? list.map((run) => strip(run, keys, picturesOf(run).filter((picture) => picture.name === name)))
+      : el("div", { class: "tiles" }, list.map((run) => tile(run, keys, picturesOf(run).filter((picture) => picture.name === name && momentOf(picture) <= now)))));
   };
 }
 
@@ -45,27 +45,27 @@ function refillControls(controls, names, name, moments, now) {
     on: { input: () => setState({ epoch: String(moments[Number(slider.value)]) }) } });
   const focused = document.activeElement?.id === "epoch-slider";
   refill(controls,
-    choice("Picture", names.map((each) => [each, each.replace(/^figures\//, "")]), name, (picture) => setState({ picture })),
+    choice("Picture", names.map((item) => [item, item.replace(/^figures\//, "")]), name, (picture) => setState({ picture })),
     el("label", {}, "Epoch", slider, el("output", {}, String(now))),
     tick("All epochs side by side", state.every === "1", (on) => setState({ every: on ? "1" : "" })));
   if (focused) slider.focus();
 }
 
 function pictureOf(run, picture, keys) {
-  const words = `${labelOf(run, keys)}: ${picture.name}, epoch ${momentOf(picture)}`;
-  const image = el("img", { src: source.address(run.key, picture), alt: words, loading: "lazy", decoding: "async", on: {
+  const label = `${labelOf(run, keys)}: ${picture.name}, epoch ${momentOf(picture)}`;
+  const image = el("img", { src: source.address(run.key, picture), alt: label, loading: "lazy", decoding: "async", on: {
     load: () => image.classList.toggle("crisp", image.naturalWidth < image.clientWidth),
     error: () => button.replaceWith(el("p", { class: "quiet" }, "The file is gone, or is no picture.")),
   } });
-  const button = el("button", { type: "button", class: "picture", title: "Enlarge", on: { click: () => enlarge(image, words) } }, image);
+  const button = el("button", { type: "button", class: "picture", title: "Enlarge", on: { click: () => enlarge(image, label) } }, image);
   return button;
 }
 
-// The picture in its own size, until Escape or a click.
-function enlarge(image, words) {
+// Show the picture in full size until Escape or a click.
+function enlarge(image, label) {
   const close = el("button", { type: "button", autofocus: true }, "Close");
-  const dialog = el("dialog", { "aria-label": words, on: { click: () => dialog.close(), close: () => dialog.remove() } },
-    close, el("p", {}, words), el("img", { src: image.src, alt: words, class: image.naturalWidth < 400 ? "crisp large" : null }));
+  const dialog = el("dialog", { "aria-label": label, on: { click: () => dialog.close(), close: () => dialog.remove() } },
+    close, el("p", {}, label), el("img", { src: image.src, alt: label, class: image.naturalWidth < 400 ? "crisp large" : null }));
   document.body.append(dialog);
   dialog.showModal();
 }
@@ -74,15 +74,15 @@ function titleOf(run, keys) {
   return [el("span", { class: `swatch c${run.colour} d${run.dash}`, "aria-hidden": "true" }), " ", el("a", { href: fragmentWith({ page: "run", run: run.key }) }, labelOf(run, keys))];
 }
 
-function tile(run, keys, found) {
-  const last = momentOf(found.at(-1) ?? {});
-  const shownNow = found.filter((picture) => momentOf(picture) === last);
-  return el("figure", { "data-run": run.key }, el("figcaption", {}, titleOf(run, keys), found.length ? ` · ${last}` : " · not drawn yet"),
+function tile(run, keys, pictures) {
+  const last = momentOf(pictures.at(-1) ?? {});
+  const shownNow = pictures.filter((picture) => momentOf(picture) === last);
+  return el("figure", { "data-run": run.key }, el("figcaption", {}, titleOf(run, keys), pictures.length ? ` · ${last}` : " · not drawn yet"),
     shownNow.map((picture) => [pictureOf(run, picture, keys), picture.caption ? el("figcaption", {}, picture.caption) : null]));
 }
 
-function strip(run, keys, found) {
+function strip(run, keys, pictures) {
   return el("section", { "data-run": run.key }, el("h3", {}, titleOf(run, keys)),
     el("div", { class: "strip", tabindex: "0", role: "region", "aria-label": labelOf(run, keys) },
-      found.map((picture) => el("figure", {}, pictureOf(run, picture, keys), el("figcaption", {}, `epoch ${momentOf(picture)}`, picture.caption ? ` · ${picture.caption}` : "")))));
+      pictures.map((picture) => el("figure", {}, pictureOf(run, picture, keys), el("figcaption", {}, `epoch ${momentOf(picture)}`, picture.caption ? ` · ${picture.caption}` : "")))));
 }

@@ -1,4 +1,4 @@
-// One run, with everything that is known of it.
+// One run with everything that it logged.
 
 function pageRun(main) {
   const choices = el("div", { class: "controls" });
@@ -18,11 +18,11 @@ function pageRun(main) {
     const [details, pictures] = await Promise.all([source.details(run.key), source.pictures([run.key])]);
     signature = now;
     refill(head, runHead(run));
-    const place = [...body.querySelectorAll("pre")].map((each) => [each.scrollTop, each.scrollHeight - each.scrollTop - each.clientHeight < 5]);
+    const scrolled = [...body.querySelectorAll("pre")].map((item) => [item.scrollTop, item.scrollHeight - item.scrollTop - item.clientHeight < 5]);
     machine.forEach((chart) => clear(chart));
     machine = new Map(details.machine.slice(0, 40).map((curve) => [curve.metric, el("div", { class: "chart small" })]));
     refill(body, runSections(run, other, details, pictures[run.key] ?? [], machine));
-    [...body.querySelectorAll("pre")].forEach((each, index) => { each.scrollTop = place[index]?.[1] === false ? place[index][0] : each.scrollHeight; });
+    [...body.querySelectorAll("pre")].forEach((item, index) => { item.scrollTop = scrolled[index]?.[1] === false ? scrolled[index][0] : item.scrollHeight; });
     if (body.querySelector("details.machine")?.open) drawMachine(details, machine);
     body.querySelector("details.machine")?.addEventListener("toggle", () => drawMachine(details, machine));
   };
@@ -30,15 +30,15 @@ function pageRun(main) {
 
 function runChoices(run, other) {
   const list = ordered([...runs.values()], "name");
-  const title = (each) => [each.key, `${each.name} (${each.id})${each.replaced ? `, attempt ${each.attempt}` : ""}`];
+  const title = (item) => [item.key, `${item.name} (${item.id})${item.replaced ? `, attempt ${item.attempt}` : ""}`];
   return [
     choice("Run", list.map(title), run.key, (key) => setState({ run: key })),
-    choice("Compare with", [["", "–"], ...list.filter((each) => each !== run).map(title)], other?.key ?? "", (key) => setState({ other: key })),
+    choice("Compare with", [["", "–"], ...list.filter((item) => item !== run).map(title)], other?.key ?? "", (key) => setState({ other: key })),
   ];
 }
 
 function runHead(run) {
-  const facts = [`${stateWords(run)}`, run.group && `group ${run.group}`, run.type, run.project && `project ${run.project}`, `id ${run.id}`,
+  const facts = [`${stateText(run)}`, run.group && `group ${run.group}`, run.type, run.project && `project ${run.project}`, `id ${run.id}`,
     run.started && `started ${moment(run.started)}`, duration(valueOf(run, "runtime")), run.replaced && "replaced by a later attempt", run.segments > 1 && `${run.segments} segments`, run.tags.length && `tags ${run.tags.join(", ")}`];
   return [
     el("h2", {}, el("span", { class: `swatch c${run.colour} d${run.dash}`, "aria-hidden": "true" }), " ", run.name),
@@ -68,7 +68,7 @@ function runSections(run, other, details, pictures, machine) {
   ];
 }
 
-// Terminals understand more than text: colours are left out, and of a line that was overwritten the last state is shown.
+// Remove terminal control codes: no colours, and of an overwritten line its last state.
 function plainText(text) {
   // eslint-disable-next-line no-control-regex
   return text.replace(/\u001b\[[0-9;?]*[ -/]*[@-~]/g, "").replace(/\r+\n/g, "\n").replace(/^.*\r(?!$)/gm, "").replace(/[\u0000-\u0008\u000b-\u001f]/g, "");
@@ -81,12 +81,12 @@ function warningsOf(details) {
 
 function facts(title, pairs, compared) {
   const rows = pairs.sort(([a], [b]) => a.localeCompare(b)).map(([key, value]) => {
-    const theirs = compared?.(key);
-    const differs = compared && textOf(theirs) !== textOf(value);
-    return { differs, row: el("tr", { class: differs ? "differs" : null }, el("th", { scope: "row" }, key), el("td", {}, shown(value)), compared ? el("td", {}, shown(theirs)) : null) };
+    const otherValue = compared?.(key);
+    const differs = compared && textOf(otherValue) !== textOf(value);
+    return { differs, row: el("tr", { class: differs ? "differs" : null }, el("th", { scope: "row" }, key), el("td", {}, shown(value)), compared ? el("td", {}, shown(otherValue)) : null) };
   });
-  return el("section", { class: "panel" }, el("h2", {}, title, compared ? ` (${rows.filter((each) => each.differs).length} differ)` : ""),
-    el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title }, el("table", { class: "facts" }, el("tbody", {}, [...rows].sort((a, b) => (b.differs ?? 0) - (a.differs ?? 0)).map((each) => each.row)))));
+  return el("section", { class: "panel" }, el("h2", {}, title, compared ? ` (${rows.filter((item) => item.differs).length} differ)` : ""),
+    el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title }, el("table", { class: "facts" }, el("tbody", {}, [...rows].sort((a, b) => (b.differs ?? 0) - (a.differs ?? 0)).map((item) => item.row)))));
 }
 
 function drawMachine(details, machine) {

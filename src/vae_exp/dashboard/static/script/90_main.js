@@ -1,4 +1,4 @@
-// The page that is shown, kept up to date while somebody looks.
+// The current page, kept up to date while the tab is visible.
 
 const PAGES = { runs: ["Runs", pageRuns], charts: ["Charts", pageCharts], sweep: ["Sweep", pageSweep], images: ["Images", pageImages], run: ["Run", pageRun] };
 const POLL_MILLISECONDS = 1000;
@@ -21,7 +21,7 @@ function showPage() {
   refreshPage();
 }
 
-// One drawing at a time; whatever has changed meanwhile is drawn after it.
+// One drawing at a time; changes in the meantime are drawn after it.
 async function refreshPage() {
   if (drawing) { again = true; return; }
   drawing = true;
@@ -35,11 +35,11 @@ async function refreshPage() {
   drawing = false;
 }
 
-function tellStatus(problem) {
+function showStatus(problem) {
   const current = currentRuns();
   const running = current.filter((run) => run.state === "running").length;
-  const words = [`${current.length} runs`, running ? `${running} running` : "", waiting > 0 ? `${waiting} still to be read` : "", ...notes];
-  const text = problem ?? words.filter(Boolean).join(", ");
+  const parts = [`${current.length} runs`, running ? `${running} running` : "", waiting > 0 ? `${waiting} still to be read` : "", ...notes];
+  const text = problem ?? parts.filter(Boolean).join(", ");
   if (statusLine.textContent !== text) statusLine.textContent = text;
   statusLine.classList.toggle("live", source.live && !problem && running > 0);
 }
@@ -53,12 +53,12 @@ async function poll() {
   let wait = POLL_MILLISECONDS;
   try {
     if (!takeChanges(await source.changes(cursor))) takeChanges(await source.changes(0));
-    tellStatus();
+    showStatus();
     setTimeout(() => plotly().catch(() => {}), 1000); // other pages will need it soon
     if (waiting > 0) wait = 200;
   } catch (error) {
     console.debug(error);
-    tellStatus("The server does not answer; what is shown stands still.");
+    showStatus("The server does not answer; the page is not up to date.");
     wait = 3 * POLL_MILLISECONDS;
   }
   polling = false;
