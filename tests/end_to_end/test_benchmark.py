@@ -52,7 +52,7 @@ def test_the_whole_benchmark(process, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reason"),
     [
         (["model=conv"], r"ConvEncoder has no plain loop beside it; use vae_exp\.model\.encoders\.MLPEncoder"),
         (
@@ -65,10 +65,10 @@ def test_the_whole_benchmark(process, tmp_path):
         (["output=."], r"output=\. is a folder"),
     ],
 )
-def test_bad_input_is_told_in_one_message(command, tmp_path, words, told):
+def test_bad_input_is_refused_in_one_message(command, tmp_path, words, reason):
     finished = command("benchmark", *SMALL, *words)
     assert finished.code == 1
-    assert re.search(told, finished.err), finished.err
+    assert re.search(reason, finished.err), finished.err
     assert "Traceback" not in finished.err
     assert list(tmp_path.iterdir()) == []
 

@@ -31,7 +31,7 @@ def run(command, tmp_path, *overrides: str) -> tuple[list[dict[str, float]], dic
 
 
 @pytest.mark.parametrize("likelihood", OF_LEVELS)
-def test_a_probability_of_grey_levels_is_told_in_bits(command, tmp_path, likelihood):
+def test_a_probability_of_grey_levels_has_bits(command, tmp_path, likelihood):
     lines, scores = run(command, tmp_path, f"model/likelihood={likelihood}", "model.likelihood.levels=17")
     assert lines[-1]["train/distortion"] < lines[0]["train/distortion"]
     assert scores["test/bits_per_dim"] == pytest.approx(scores["test/nll"] / 64 / log(2))

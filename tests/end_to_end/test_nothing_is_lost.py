@@ -1,4 +1,4 @@
-"""Two runs never share a directory, and nobody's files are touched."""
+"""Two runs never share a directory, and files of others are not touched."""
 
 import subprocess
 import sys
@@ -30,10 +30,10 @@ def test_of_two_runs_that_start_together_one_is_refused_and_the_other_whole(tmp_
 def test_a_folder_with_traces_of_another_run_is_left_alone(trace, command, tmp_path):
     file = tmp_path / "old" / trace
     file.parent.mkdir(parents=True)
-    file.write_text("somebody else's")
+    file.write_text("another person's")
     for bad in ("model.activation=swish", "seed=0"):
         assert command("train", *SHORT, "hydra.run.dir=old", bad).code == 1
-        assert file.read_text() == "somebody else's"
+        assert file.read_text() == "another person's"
         assert [path for path in (tmp_path / "old").rglob("*") if path.is_file()] == [file]
 
 

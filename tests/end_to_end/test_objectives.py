@@ -65,7 +65,7 @@ def test_a_schedule_by_steps_goes_on_to_the_bit_on_resume(command, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "reason"),
     [
         (["loss=beta_vae", "loss.beta=-1"], "loss.beta=-1 must be at least 0"),
         (["loss=iwae", "loss.num_samples=0"], "loss.num_samples=0 must be a whole number of at least 1"),
@@ -73,8 +73,8 @@ def test_a_schedule_by_steps_goes_on_to_the_bit_on_resume(command, tmp_path: Pat
         (["loss=beta_tcvae", "loss.dataset_size=1"], "loss.dataset_size=1"),
     ],
 )
-def test_what_makes_no_objective_is_refused_before_anything_starts(command, tmp_path: Path, overrides, told):
+def test_what_makes_no_objective_is_refused_before_anything_starts(command, tmp_path: Path, overrides, reason):
     refused = command("train", *RUN, *overrides, "hydra.run.dir=run")
     assert refused.code == 1
-    assert told in refused.err
+    assert reason in refused.err
     assert not (tmp_path / "run").exists()

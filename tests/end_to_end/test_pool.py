@@ -86,7 +86,7 @@ def test_of_twenty_four_jobs_four_end_badly_and_harm_no_other(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_mended_job_ends_as_one_that_never_failed(tmp_path: Path):
+def test_a_repaired_job_ends_as_one_that_never_failed(tmp_path: Path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     sweep(tmp_path / "a", 8, "trainer.epochs=2")

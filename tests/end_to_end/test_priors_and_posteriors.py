@@ -74,7 +74,7 @@ def test_a_vq_vae_trains_resumes_and_can_be_evaluated(command, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "reason"),
     [
         (["model=vq", "model.latent_dim=null", "loss=beta_tcvae"], "has no density for each unit"),
         (["model=vq", "model.latent_dim=null", "loss=iwae"], "the codes of a VQ-VAE have no density over latents"),
@@ -100,8 +100,8 @@ def test_a_vq_vae_trains_resumes_and_can_be_evaluated(command, tmp_path):
         ),
     ],
 )
-def test_what_does_not_fit_together_is_refused_before_anything_is_written(command, tmp_path, overrides, told):
+def test_what_does_not_fit_together_is_refused_before_anything_is_written(command, tmp_path, overrides, reason):
     refused = command("train", *RUN, *overrides, "hydra.run.dir=run")
     assert refused.code == 1
-    assert told in refused.err
+    assert reason in refused.err
     assert not (tmp_path / "run").exists()

@@ -41,11 +41,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 
 
 def test_a_row_is_trained_evaluated_judged_and_written(run, tmp_path: Path):
-    code, told = run("small")
-    assert code == 0, told
+    code, output = run("small")
+    assert code == 0, output
     page = (tmp_path / "reproductions" / "reproductions.md").read_text()
     assert "| within | cpu, torch" in page
-    assert "published 30 ± 3: within; written to reproductions/reproductions.md" in told
+    assert "published 30 ± 3: within; written to reproductions/reproductions.md" in output
     before = (tmp_path / "reproductions" / "small" / "checkpoints" / "last.pt").stat().st_mtime_ns
     assert run("small", expected=99.0)[0] == 1  # evaluated again, not trained again
     assert (tmp_path / "reproductions" / "small" / "checkpoints" / "last.pt").stat().st_mtime_ns == before
@@ -53,9 +53,9 @@ def test_a_row_is_trained_evaluated_judged_and_written(run, tmp_path: Path):
 
 
 def test_a_row_that_cannot_be_run_says_so_and_writes_nothing(run, tmp_path: Path):
-    code, told = run("small", "--override", "trainer.device=nowhere")
+    code, output = run("small", "--override", "trainer.device=nowhere")
     assert code == 1
-    assert "small: not run" in told
+    assert "small: not run" in output
     assert not (tmp_path / "reproductions" / "reproductions.md").exists()
 
 
@@ -68,21 +68,21 @@ def test_a_run_that_was_begun_goes_on(run, tmp_path: Path):
         capture_output=True,
     )
     (tmp_path / "reproductions" / "small" / "result.json").unlink()
-    code, told = run("small", expected=30.0)
-    assert code == 0, told
-    assert "Resuming" in told
+    code, output = run("small", expected=30.0)
+    assert code == 0, output
+    assert "Resuming" in output
 
 
 def test_without_names_the_rows_are_listed(run):
-    code, told = run()
+    code, output = run()
     assert code == 0
-    assert "digits, two epochs, −ELBO" in told
+    assert "digits, two epochs, −ELBO" in output
 
 
 def test_an_unknown_name_is_refused(run):
-    code, told = run("large")
+    code, output = run("large")
     assert code == 1
-    assert "large is not a reproduction; known are small" in told
+    assert "large is not a reproduction; known are small" in output
 
 
 @pytest.mark.parametrize(
@@ -90,24 +90,24 @@ def test_an_unknown_name_is_refused(run):
     ["trainer.epochs=1", "seed=3", "+optimizer.lr=1", "loss/schedule@loss.beta=linear", "data=mnist"],
 )
 def test_an_override_that_changes_the_recipe_is_refused(run, tmp_path: Path, override: str):
-    code, told = run("small", "--override", "trainer.device=cpu", "--override", override)
+    code, output = run("small", "--override", "trainer.device=cpu", "--override", override)
     assert code == 1
-    assert f"--override {override} may change the numbers of a row" in told
+    assert f"--override {override} may change the numbers of a row" in output
     assert (
         "only data.root, data.path, data.preload_to_device, trainer.device, trainer.execution, tracker, checkpoint"
-        in told
+        in output
     )
     assert not (tmp_path / "reproductions").exists()
 
 
-def test_a_table_that_cannot_be_written_is_told_before_any_training(run, tmp_path: Path):
+def test_a_table_that_cannot_be_written_is_refused_before_any_training(run, tmp_path: Path):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
-    told = {place: run("small", "--table", place) for place in ("file/page.md", "folder", "bytes")}
-    assert {code for code, _ in told.values()} == {1}
-    assert "--table=" in told["file/page.md"][1]
-    assert "cannot be written to" in told["file/page.md"][1]
-    assert "--table=folder is a directory; name a page" in told["folder"][1]
-    assert "--table=bytes cannot be read" in told["bytes"][1]
+    output = {place: run("small", "--table", place) for place in ("file/page.md", "folder", "bytes")}
+    assert {code for code, _ in output.values()} == {1}
+    assert "--table=" in output["file/page.md"][1]
+    assert "cannot be written to" in output["file/page.md"][1]
+    assert "--table=folder is a directory; name a page" in output["folder"][1]
+    assert "--table=bytes cannot be read" in output["bytes"][1]
     assert not (tmp_path / "reproductions").exists()

@@ -141,7 +141,7 @@ def test_several_runs_are_not_resumed_as_a_sweep(command, run: Path, tmp_path: P
     assert not (tmp_path / "multirun").exists()
 
 
-def test_a_schedule_that_is_too_short_is_told_as_such(command):
+def test_a_schedule_that_is_too_short_is_named(command):
     one_cycle = ["scheduler._target_=torch.optim.lr_scheduler.OneCycleLR", "+scheduler.max_lr=0.01"]
     refused = command("train", *RUN, *one_cycle, "+scheduler.total_steps=2", "hydra.run.dir=run")
     assert refused.code == 1

@@ -132,12 +132,12 @@ def test_a_job_is_known_by_its_config_in_whatever_words(command, tmp_path):
     assert contents(tmp_path / "multirun" / "mine").keys() == before.keys()
 
 
-def test_force_runs_all_anew_and_sets_aside_what_was_there(command, tmp_path):
+def test_force_runs_all_again_and_archives_the_former_runs(command, tmp_path):
     arguments = ("train", "--multirun", *SHORT, "seed=0,1", "sweep.name=mine")
     assert command(*arguments).code == 0
     sweep = tmp_path / "multirun" / "mine"
     before = {path.parent.name: path.read_bytes() for path in sweep.glob("*/result.json")}
-    time.sleep(1.1)  # sweeps are told apart by the second in which they start
+    time.sleep(1.1)  # sweeps differ by the second in which they start
     assert command(*arguments, "sweep.force=true").code == 0
     for name, content in before.items():
         assert (sweep / name / "previous" / "1" / "result.json").read_bytes() == content

@@ -18,7 +18,7 @@ from vae_exp.objective.schedules import Linear, LossSchedules
 
 
 class Scaled(nn.Module):
-    """An encoder whose units move with the image as far as it is told."""
+    """An encoder whose units move with the image by `reach`."""
 
     def __init__(self, units: int) -> None:
         super().__init__()
