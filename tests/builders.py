@@ -213,8 +213,8 @@ def make_trainer(
 
 def fit(trainer: Trainer, progress: ProgressDisplay | None = None) -> Trainer:
     """Train to the end, listening to signals."""
-    with GracefulShutdown() as guard:
-        trainer.fit(guard, progress or NullProgress())
+    with GracefulShutdown() as shutdown:
+        trainer.fit(shutdown, progress or NullProgress())
     return trainer
 
 

@@ -161,8 +161,8 @@ def test_evaluators_see_the_average(tmp_path: Path, every: int | None):
     trainer = fit(
         make_trainer(tmp_path, train=grey_images(11), ema_decay=0.9, epochs=1, evaluators={"sees": evaluator})
     )
-    with GracefulShutdown() as guard:
-        trainer.run_final_evaluators(guard)
+    with GracefulShutdown() as shutdown:
+        trainer.run_final_evaluators(shutdown)
     state = load_checkpoint(tmp_path / "checkpoints" / "last.pt", CPU)
     [seen] = evaluator.weights
     assert torch.equal(seen, stored_weights(state["average"]))

@@ -128,9 +128,9 @@ def make_loop(tmp_path: Path, **evaluators: RecordingEvaluator) -> EvaluatorLoop
 def test_metrics_that_are_not_finite_are_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     bad = RecordingEvaluator(results={"a": float("nan"), "b": 1.0, "c": float("inf")})
     loop = make_loop(tmp_path, mine=bad, other=RecordingEvaluator(results={"a": 1.0}))
-    with caplog.at_level(logging.WARNING), GracefulShutdown() as guard:
+    with caplog.at_level(logging.WARNING), GracefulShutdown() as shutdown:
         for _ in range(3):
-            loop.run(["mine", "other"], 1, guard)
+            loop.run(["mine", "other"], 1, shutdown)
     assert [record.getMessage() for record in caplog.records] == [
         "evaluator.mine.a is not finite: nan.",
         "evaluator.mine.c is not finite: inf.",
@@ -140,8 +140,8 @@ def test_metrics_that_are_not_finite_are_warned_of_once(tmp_path: Path, caplog: 
 def test_evaluators_of_the_end_are_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     loop = make_loop(tmp_path, end=RecordingEvaluator(None, {"a": 1.0}), often=RecordingEvaluator(1, {"b": 2.0}))
     assert (loop.due_at_epoch(1), loop.due_at_end()) == (["often"], ["end"])
-    with caplog.at_level(logging.INFO), GracefulShutdown() as guard:
-        assert loop.run(["end", "often"], 1, guard) == {"train/a": 1.0, "train/b": 2.0}
+    with caplog.at_level(logging.INFO), GracefulShutdown() as shutdown:
+        assert loop.run(["end", "often"], 1, shutdown) == {"train/a": 1.0, "train/b": 2.0}
     assert [record.getMessage() for record in caplog.records] == ["Evaluating end …"]
 
 

@@ -84,7 +84,7 @@ def test_training_is_the_same_whatever_the_variance_of_evaluation(tmp_path):
     one, other = (
         make_trainer(tmp_path / name, train=train, vae=digits_vae(), epochs=2, batch_size=50) for name in "ab"
     )
-    other._variance.update = lambda guard: None
+    other._variance.update = lambda shutdown: None
     weights = [torch.cat([each.flatten() for each in fit(each)._vae.parameters()]) for each in (one, other)]
     assert torch.equal(*weights)
 
@@ -97,8 +97,8 @@ def test_a_bounded_number_of_images_stands_for_all_of_them(monkeypatch):
     images, vae, scored = ImageSet(pixels, None, 1), digits_vae(), []
     encode = vae.encode
     vae.encode = lambda batch: scored.append(len(batch)) or encode(batch)
-    with GracefulShutdown() as guard:
-        OptimalVariance(vae, images, 150, 3).update(guard)
+    with GracefulShutdown() as shutdown:
+        OptimalVariance(vae, images, 150, 3).update(shutdown)
     assert sum(scored) == 400
     truth = mean_squared_error(vae, images, 1)
     assert vae.decoder.likelihood.variance.item() == pytest.approx(truth, rel=0.1)

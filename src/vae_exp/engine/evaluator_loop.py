@@ -66,7 +66,7 @@ class EvaluatorLoop:
         """The names of those that run once, after the last epoch."""
         return [name for name, evaluator in self._evaluators.items() if not evaluator.every_n_epochs]
 
-    def run(self, names: Sequence[str], step: int, guard: GracefulShutdown) -> dict[str, float]:
+    def run(self, names: Sequence[str], step: int, shutdown: GracefulShutdown) -> dict[str, float]:
         """Run these evaluators; log their figures and lists, and return their numbers as `split/name`.
 
         Raises:
@@ -76,7 +76,7 @@ class EvaluatorLoop:
         split = "val" if len(self._val) else "train"
         metrics: dict[str, float] = {}
         for name in names:
-            guard.raise_if_requested()
+            shutdown.raise_if_requested()
             evaluator = self._evaluators[name]
             if not evaluator.every_n_epochs:
                 _log.info("Evaluating %s …", name)
@@ -91,7 +91,7 @@ class EvaluatorLoop:
                     tracker.log_figures(paths, step)
                 if lists:
                     tracker.log_lists({f"{split}/{key}": value for key, value in lists.items()}, step)
-        guard.raise_if_requested()
+        shutdown.raise_if_requested()
         return metrics
 
     @cached_property

@@ -32,7 +32,7 @@ class OptimalVariance:
         self._likelihoods = [module for module in vae.modules() if isinstance(module, OptimalGaussianLikelihood)]
 
     @torch.no_grad()
-    def update(self, guard: GracefulShutdown) -> None:
+    def update(self, shutdown: GracefulShutdown) -> None:
         """Set the variance to the optimum under the current weights.
 
         Raises:
@@ -46,7 +46,7 @@ class OptimalVariance:
         total = torch.zeros((), dtype=torch.float64)
         with matmul_precision(self._vae, "fp32"):
             for batch in images.labelled_batches(self._vae, self._batch_size):
-                guard.raise_if_requested()
+                shutdown.raise_if_requested()
                 means = self._vae.decode(rsample(self._vae.encode(batch), noise)).mean
                 total += (batch - means).square().sum().cpu().double()
         for likelihood in self._likelihoods:

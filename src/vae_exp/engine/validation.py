@@ -35,7 +35,7 @@ class Validator:
         self._seed = seed
 
     @torch.no_grad()
-    def run(self, guard: GracefulShutdown) -> dict[str, float]:
+    def run(self, shutdown: GracefulShutdown) -> dict[str, float]:
         """Compute the mean terms as `val/…`, in nats per image; none where no image is held out.
 
         Raises:
@@ -48,7 +48,7 @@ class Validator:
         totals = torch.zeros(3, dtype=torch.float64)
         with self._schedules.at_end(), matmul_precision(self._vae, "fp32"):
             for images in self._images.labelled_batches(self._vae, self._batch_size):
-                guard.raise_if_requested()
+                shutdown.raise_if_requested()
                 terms = self._loss(self._vae, images, noise)
                 sums = torch.stack([terms.loss, terms.distortion, terms.rate]).sum(dim=1)
                 totals += sums.cpu().double()
