@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.message import Message
-from wandb.proto import wandb_internal_pb2
+from wandb.proto.wandb_internal_pb2 import Record
 
 from tests.wandb_records import encode_log
 
@@ -16,7 +15,7 @@ PNG = bytes.fromhex(
 )
 
 
-def _items(target: Any, values: Mapping[str, Any]) -> None:
+def _add_items(target: Any, values: Mapping[str, Any]) -> None:
     for key, value in values.items():
         item = target.add()
         item.nested_key.append(key) if hasattr(item, "nested_key") else setattr(item, "key", key)
@@ -24,71 +23,51 @@ def _items(target: Any, values: Mapping[str, Any]) -> None:
 
 
 def run_record(run_id: str, config: Mapping[str, Any], started: int = 1_700_000_000, **fields: Any) -> bytes:
-    record = wandb_internal_pb2.Record()
+    record = Record()
     record.run.run_id = run_id
     record.run.start_time.seconds = started
     for key, value in config.items():
-        item = record.run.config.update.add()
-        item.key, item.value_json = key, json.dumps(value)
+        record.run.config.update.add(key=key, value_json=json.dumps(value))
+    record.run.tags.extend(fields.pop("tags", ()))
     for name, value in fields.items():
-        if name == "tags":
-            record.run.tags.extend(value)
-        else:
-            setattr(record.run, name, value)
-    return serialized(record)
+        setattr(record.run, name, value)
+    return record.SerializeToString()
 
 
 def history_record(step: int, values: Mapping[str, Any]) -> bytes:
-    record = wandb_internal_pb2.Record()
+    record = Record()
     record.history.step.num = step
-    _items(record.history.item, values)
-    return serialized(record)
+    _add_items(record.history.item, values)
+    return record.SerializeToString()
 
 
 def summary_record(values: Mapping[str, Any]) -> bytes:
-    record = wandb_internal_pb2.Record()
-    _items(record.summary.update, values)
-    return serialized(record)
+    record = Record()
+    _add_items(record.summary.update, values)
+    return record.SerializeToString()
 
 
 def console_record(text: str, error: bool = False) -> bytes:
-    record = wandb_internal_pb2.Record()
-    record.output_raw.line = text
-    record.output_raw.output_type = 0 if error else 1
-    return serialized(record)
+    return Record(output_raw={"line": text, "output_type": 0 if error else 1}).SerializeToString()
 
 
 def stats_record(seconds: int, values: Mapping[str, float]) -> bytes:
-    record = wandb_internal_pb2.Record()
+    record = Record()
     record.stats.timestamp.seconds = seconds
-    for key, value in values.items():
-        item = record.stats.item.add()
-        item.key, item.value_json = key, json.dumps(value)
-    return serialized(record)
+    _add_items(record.stats.item, values)
+    return record.SerializeToString()
 
 
 def environment_record(**fields: str) -> bytes:
-    record = wandb_internal_pb2.Record()
-    for name, value in fields.items():
-        setattr(record.environment, name, value)
-    return serialized(record)
+    return Record(environment=fields).SerializeToString()
 
 
 def alert_record(title: str) -> bytes:
-    record = wandb_internal_pb2.Record()
-    record.alert.title = title
-    return serialized(record)
+    return Record(alert={"title": title}).SerializeToString()
 
 
 def exit_record(code: int = 0) -> bytes:
-    record = wandb_internal_pb2.Record()
-    record.exit.exit_code = code
-    record.exit.SetInParent()
-    return serialized(record)
-
-
-def serialized(record: Message) -> bytes:
-    return record.SerializeToString()
+    return Record(exit={"exit_code": code}).SerializeToString()
 
 
 def picture(path: str) -> dict[str, Any]:
@@ -129,3 +108,11 @@ def append(path: Path, *records: bytes) -> None:
     assert size + sum(map(len, records)) < 32_000, "this stays within the first block"
     with path.open("ab") as file:
         file.write(encode_log(list(records))[0][7:])
+
+
+def read_to_end(reader: Any) -> list[Any]:
+    """Return all that a `WandbLogReader` or an `EventSource` has for now."""
+    items = list(reader.read())
+    while reader.has_more:
+        items += reader.read()
+    return items

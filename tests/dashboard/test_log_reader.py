@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.dashboard.portions import read_to_end
+from tests.dashboard.records import read_to_end
 from tests.wandb_records import BLOCK, FILE_HEADER, encode_log
 from vae_exp.dashboard.reader import log_reader
 from vae_exp.dashboard.reader.log_reader import UnknownFormatError, WandbLogReader

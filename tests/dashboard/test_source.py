@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.dashboard.portions import read_to_end
+from tests.dashboard.records import read_to_end
 from vae_exp.dashboard.__main__ import _check_roots
 from vae_exp.dashboard.reader import source
 from vae_exp.dashboard.reader.events import RunInfo

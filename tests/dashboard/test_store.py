@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from wandb.proto import wandb_internal_pb2
+from wandb.proto.wandb_internal_pb2 import Record
 
 from tests.dashboard.records import (
     append,
@@ -299,7 +299,7 @@ def test_a_start_that_no_calendar_has_costs_nothing_else(tmp_path: Path):
 @pytest.mark.parametrize("text", ["[" * 2000 + "]" * 2000, "1" * 5000, "{", '{"a":' * 300 + "1" + "}" * 300])
 def test_a_value_that_cannot_be_read_costs_no_other(tmp_path: Path, text: str):
     path = make_run(tmp_path, "one", {"good": 1}, exit_code=None)
-    record = wandb_internal_pb2.Record()
+    record = Record()
     item = record.config.update.add()
     item.key, item.value_json = "bad", text
     append(path, record.SerializeToString())
