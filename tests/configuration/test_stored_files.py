@@ -193,7 +193,7 @@ def test_only_classes_of_the_table_open_what_an_argument_names(classes, tmp_path
 
 
 def test_security_md_lists_the_table():
-    text = (Path(__file__).parents[1] / "SECURITY.md").read_text()
+    text = (Path(__file__).parents[2] / "SECURITY.md").read_text()
     for cls, arguments in stored_files.ARGUMENTS.items():
         for name in arguments:
             assert f"`{cls.rpartition('.')[2]}.{name}`" in text

@@ -85,7 +85,7 @@ def model(*overrides: str) -> dict:
 
 
 def own_encoder(name: str) -> str:
-    return f"model.encoder._target_=tests.test_build.{name}"
+    return f"model.encoder._target_=tests.configuration.test_instantiate.{name}"
 
 
 def test_a_users_encoder_needs_no_fork(generator):
@@ -171,7 +171,7 @@ def test_a_density_that_is_not_joint_is_refused_with_the_remedy():
     with pytest.raises(UserError, match=r"model\.encoder .*Independent\(…, 1\)"):
         build_vae(model(*own, *dropped), SHAPE)
     with pytest.raises(UserError, match=r"model\.decoder .*Independent\(…, 3\)"):
-        build_vae(model("model.decoder._target_=tests.test_build.LooseDecoder"), SHAPE)
+        build_vae(model("model.decoder._target_=tests.configuration.test_instantiate.LooseDecoder"), SHAPE)
 
 
 class DetachedLoss:
@@ -223,7 +223,9 @@ def test_a_loss_without_a_gradient_is_refused():
 def test_a_loss_that_sums_over_the_batch_is_refused():
     with pytest.raises(UserError, match=r"loss .* 'loss' of shape \[\]; expected one value per image"):
         build_loss(
-            {"_target_": "tests.test_build.SummedELBO", "reduction": "sum"}, build_vae(model(), SHAPE), SHAPE
+            {"_target_": "tests.configuration.test_instantiate.SummedELBO", "reduction": "sum"},
+            build_vae(model(), SHAPE),
+            SHAPE,
         )
 
 
