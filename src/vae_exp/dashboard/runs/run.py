@@ -36,23 +36,14 @@ _INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image that a run logged.
-
-    Args:
-        key: The key of the history it was logged under.
-        step: Its step.
-        epoch: Its epoch; None if the row does not say.
-        caption: Its caption.
-        folder: The segment's directory.
-        path: Below its `files/`, as the record has it: untrusted.
-    """
+    """An image that a run logged under a key of its history."""
 
     key: str
     step: int
-    epoch: float | None
+    epoch: float | None  # None if the row does not say
     caption: str
-    folder: Path
-    path: str
+    folder: Path  # the segment's directory
+    path: str  # below its `files/`, as the record has it: untrusted
 
 
 class RunSegment:
