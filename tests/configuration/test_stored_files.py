@@ -43,6 +43,7 @@ HARMLESS = {
     "vae_exp.evaluation.fid._Sized.features",
     "vae_exp.objective.schedules.LossSchedules.device",
     "vae_exp.data.batch_loader._Slot.host",
+    "vae_exp.data.images.ImageSet.stream_device",
     "torchvision.models.vgg.VGG.features",
     "torchvision.models.feature_extraction.DualGraphModule.root",
 }
@@ -364,7 +365,7 @@ def test_a_data_root_is_the_callers_and_nothing_is_downloaded_into_it(
     with pytest.raises(UserError, match=r"data\.source\.root=.*outside the data root.*say data\.root="):
         vae_exp.load_run(copied_run).data  # noqa: B018
     change(copied_run, data={"source": {**SOURCES[name], "root": str(tmp_path / "data")}, "image_shape": None})
-    told = "put img_align" if name == "CelebA" else "a stored config downloads nothing unless you name the folder"
+    told = "put img_align" if name == "CelebA" else "a stored config downloads nothing unless you set data.root"
     with pytest.raises(UserError, match=told):
         vae_exp.load_run(copied_run).data.train  # noqa: B018
     if name != "CelebA":

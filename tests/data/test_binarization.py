@@ -58,13 +58,13 @@ def test_dynamic_training_images_stay_grey_until_a_step_draws_them():
     parts = splits("dynamic")
     assert parts.train.is_dynamic
     assert torch.equal(parts.train.pixels[0].flatten(), GREY)
+    assert torch.equal(parts.get_split("train").pixels, splits("fixed").train.pixels)
 
 
 @pytest.mark.parametrize("name", ["val", "test"])
 def test_dynamic_images_that_are_scored_are_drawn_once(name):
     images = getattr(splits("dynamic"), name)
     assert images.is_binary()
-    assert not images.is_dynamic
     assert torch.equal(images.pixels, getattr(splits("dynamic"), name).pixels)
 
 
@@ -72,10 +72,6 @@ def test_dynamic_images_that_are_scored_are_drawn_once(name):
 @pytest.mark.parametrize("binarization", ["none", "fixed", "dynamic"])
 def test_a_split_that_is_scored_is_never_dynamic(binarization, name):
     assert not splits(binarization).get_split(name).is_dynamic
-
-
-def test_dynamic_training_images_are_scored_as_fixed_ones():
-    assert torch.equal(splits("dynamic").get_split("train").pixels, splits("fixed").train.pixels)
 
 
 def test_the_global_seed_has_no_part_in_the_draws():
@@ -87,7 +83,7 @@ def test_the_global_seed_has_no_part_in_the_draws():
     assert torch.equal(*drawn)
 
 
-def test_parts_that_are_drawn_one_after_another_do_not_repeat_each_other():
+def test_chunks_of_a_large_set_share_no_draws():
     half = torch.full((12_000, 1, 1, 8), 127, dtype=torch.uint8)
     drawn = ImageSet(half, None, pixel_max=255).binarize(0).pixels.flatten(1)
     assert not torch.equal(drawn[:2000], drawn[10_000:])

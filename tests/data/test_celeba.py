@@ -18,9 +18,9 @@ COUNT = 6  # three to train, one to validate, two to test
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "celeba"
     (folder / "img_align_celeba").mkdir(parents=True)
-    names = [f"{place:06d}.jpg" for place in range(1, COUNT + 1)]
-    for place, name in enumerate(names):
-        pixels = np.full((218, 178, 3), 40 * place, dtype=np.uint8)
+    names = [f"{index:06d}.jpg" for index in range(1, COUNT + 1)]
+    for index, name in enumerate(names):
+        pixels = np.full((218, 178, 3), 40 * index, dtype=np.uint8)
         pixels[:35] = 255  # what is cut away
         pixels[183:] = 255
         Image.fromarray(pixels).save(folder / "img_align_celeba" / name, quality=100)
@@ -34,7 +34,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "list_attr_celeba.txt": [
             str(COUNT),
             "Smiling Hat",
-            *(f"{name} {1 if place % 2 else -1} -1" for place, name in enumerate(names)),
+            *(f"{name} {1 if index % 2 else -1} -1" for index, name in enumerate(names)),
         ],
     }
     for name, lines in lists.items():
@@ -47,8 +47,8 @@ def test_faces_are_cut_out_and_resized_and_attributes_are_the_factors(root: Path
     images = CelebASource(str(root), 16).train()
     assert images.image_shape == [3, 16, 16]
     assert images.factors.tolist() == [[0, 0], [1, 0], [0, 0]]
-    for place in range(3):
-        assert (images.pixels[place].int() - 40 * place).abs().max() <= 2
+    for index in range(3):
+        assert (images.pixels[index].int() - 40 * index).abs().max() <= 2
     assert len(CelebASource(str(root), 16).test()) == 2
 
 
@@ -59,7 +59,7 @@ def test_images_are_decoded_once(root: Path, monkeypatch: pytest.MonkeyPatch):
     def refuse(self: CelebASource, file: Path) -> None:
         raise AssertionError(file)
 
-    monkeypatch.setattr(celeba.CelebASource, "_decoded", refuse)
+    monkeypatch.setattr(celeba.CelebASource, "_decode", refuse)
     assert (CelebASource(str(root), 16).train().pixels == first.pixels).all()
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.builders import bernoulli_vae
 from vae_exp.data.images import ImageSet
 
-sizes = st.integers(min_value=1, max_value=40)
+sizes = st.integers(min_value=0, max_value=40)
 batch_sizes = st.integers(min_value=1, max_value=50)
 reproducibly = settings(max_examples=60)
 
@@ -26,9 +26,12 @@ def numbers_in(batches) -> list[int]:
 @pytest.mark.parametrize("pixel_max", [255, 16])
 def test_integer_pixels_are_scaled_to_between_zero_and_one(pixel_max):
     pixels = torch.arange(pixel_max + 1, dtype=torch.uint8).reshape(-1, 1, 1, 1)
-    scaled = ImageSet(pixels, None, pixel_max).batch()
+    images = ImageSet(pixels, None, pixel_max)
+    scaled = images.batch()
     assert scaled.dtype == torch.float32
     assert torch.equal(scaled.flatten(), torch.arange(pixel_max + 1) / pixel_max)
+    assert images.pixels is pixels
+    assert pixels.flatten().tolist() == list(range(pixel_max + 1))
 
 
 def test_white_is_255_for_bytes_and_1_for_floats_unless_stated():
@@ -40,13 +43,6 @@ def test_white_is_255_for_bytes_and_1_for_floats_unless_stated():
 def test_float_pixels_stay_as_they_are():
     pixels = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     assert torch.equal(ImageSet(pixels.clone(), None, 1).batch(), pixels)
-
-
-def test_scaling_leaves_the_stored_integers_alone():
-    images = numbered(5)
-    images.batch()
-    assert images.pixels.dtype == torch.uint8
-    assert images.pixels.flatten().tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("positions", [slice(None), torch.tensor([0, 1, 2])], ids=["slice", "positions"])
@@ -65,63 +61,34 @@ def test_a_second_batch_of_float_pixels_leaves_the_gradient_of_the_first_computa
     assert weight.grad == 4.0
 
 
-def test_scaled_takes_positions_in_their_order():
+def test_a_batch_is_of_positions_in_their_order_or_of_a_slice():
     assert numbers_in([numbered(9).batch(torch.tensor([7, 2, 5]))]) == [7, 2, 5]
-
-
-def test_scaled_takes_a_slice():
     assert numbers_in([numbered(9).batch(slice(3, 6))]) == [3, 4, 5]
 
 
-def test_image_shape_is_channels_height_width():
-    assert ImageSet(torch.zeros(2, 3, 4, 5), None, 1).image_shape == [3, 4, 5]
-
-
-def test_length_is_the_number_of_images():
-    assert len(numbered(7)) == 7
-
-
 @reproducibly
 @given(sizes, batch_sizes)
-def test_batches_hold_every_image_in_order(size, batch_size):
-    assert numbers_in(numbered(size).batches(batch_size)) == list(range(size))
-
-
-@reproducibly
-@given(sizes, batch_sizes)
-def test_only_the_last_batch_is_short(size, batch_size):
+def test_batches_hold_every_image_in_order_and_only_the_last_is_short(size, batch_size):
+    batches = list(numbered(size).batches(batch_size))
     full, rest = divmod(size, batch_size)
-    assert [len(batch) for batch in numbered(size).batches(batch_size)] == [batch_size] * full + [rest] * (
-        rest > 0
-    )
-
-
-def test_an_empty_set_has_no_batches():
-    assert list(numbered(0).batches(3)) == []
+    assert numbers_in(batches) == list(range(size))
+    assert [len(batch) for batch in batches] == [batch_size] * full + [rest] * (rest > 0)
 
 
 @reproducibly
 @given(sizes, st.integers(min_value=0, max_value=50))
-def test_first_takes_as_many_images_as_asked_and_there_are(size, count):
-    first = numbered(size).take(count)
+def test_take_selects_at_most_all_images(size, count):
+    images = numbered(size)
+    first = images.take(count)
+    assert images.take(None) is images
     assert first.pixels.flatten().tolist() == list(range(min(size, count)))
     assert first.labels.tolist() == list(range(min(size, count)))
 
 
-@pytest.mark.parametrize(("count", "length"), [(3, 3), (4, 4), (5, 4)])
-def test_first_takes_no_more_than_there_are(count, length):
-    assert len(numbered(4).take(count)) == length
-
-
-def test_first_none_is_all():
-    images = numbered(4)
-    assert images.take(None) is images
-
-
-def test_first_zero_keeps_the_image_shape():
+def test_take_zero_keeps_the_image_shape():
     none = ImageSet(torch.zeros(2, 3, 4, 5), torch.zeros(2, dtype=torch.int64), 1).take(0)
     assert len(none) == 0
-    assert none.image_shape == [3, 4, 5]
+    assert none.image_shape == [3, 4, 5]  # [channels, height, width]
 
 
 def test_a_random_subset_represents_images_in_file_order():
@@ -161,10 +128,10 @@ def test_subset_takes_images_with_their_labels_in_the_given_order():
     assert chosen.pixel_max == 255
 
 
-def test_a_subset_of_images_without_labels_has_none():
-    chosen = ImageSet(torch.zeros(3, 1, 2, 2), None, 1).subset(torch.tensor([1]))
-    assert chosen.labels is None
-    assert len(chosen) == 1
+def test_images_without_labels_stay_without():
+    images = ImageSet(torch.zeros(3, 1, 2, 2), None, 1)
+    assert images.subset(torch.tensor([1])).labels is None
+    assert images.to(torch.device("meta")).labels is None
 
 
 def test_to_moves_pixels_and_labels_and_leaves_them_unscaled():
@@ -175,23 +142,13 @@ def test_to_moves_pixels_and_labels_and_leaves_them_unscaled():
     assert moved.pixel_max == 255
 
 
-def test_to_moves_images_without_labels():
-    moved = ImageSet(torch.zeros(3, 1, 2, 2), None, 1).to(torch.device("meta"))
-    assert moved.device.type == "meta"
-    assert moved.labels is None
-
-
-def test_a_set_is_resident_until_it_is_streamed():
-    images = numbered(3)
+def test_a_streamed_set_keeps_its_pixels_and_has_batches_and_labels_on_the_device():
+    images = numbered(5)
     streamed = images.stream_to(torch.device("meta"))
     assert (images.is_resident, streamed.is_resident) == (True, False)
     assert (images.device.type, streamed.device.type) == ("cpu", "meta")
     assert streamed.pixels is images.pixels
     assert streamed.labels.device.type == "meta"
-
-
-def test_streamed_images_come_out_on_their_device():
-    streamed = numbered(5).stream_to(torch.device("meta"))
     assert streamed.batch(slice(1, 3)).device.type == "meta"
     assert [tuple(batch.shape) for batch in streamed.batches(3)] == [(3, 1, 1, 1), (2, 1, 1, 1)]
 

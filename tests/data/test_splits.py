@@ -47,18 +47,11 @@ def test_train_and_validation_are_disjoint_and_complete(size, data):
     assert sorted(numbers(parts.train) + numbers(parts.val)) == list(range(size))
 
 
-def test_the_same_seed_holds_out_the_same_images():
+def test_the_seed_selects_the_validation_images():
+    expected = torch.randperm(20, generator=torch.Generator().manual_seed(0))[:6].tolist()
+    assert numbers(splits(split_seed=0).val) == sorted(expected)
     assert numbers(splits(split_seed=3).val) == numbers(splits(split_seed=3).val)
-
-
-def test_another_seed_holds_out_other_images():
     assert numbers(splits(split_seed=3).val) != numbers(splits(split_seed=4).val)
-
-
-def test_the_draw_of_validation_images_is_fixed_for_good():
-    assert numbers(splits(split_seed=0).val) == sorted(
-        torch.randperm(20, generator=torch.Generator().manual_seed(0))[:6].tolist()
-    )
 
 
 def test_the_global_seed_has_no_part_in_the_draw():
@@ -93,31 +86,24 @@ def test_one_image_left_to_train_on_is_enough():
     assert len(splits(validation_size=19).train) == 1
 
 
-def test_nothing_is_opened_before_it_is_asked_for():
-    source = NumberedSource()
-    assert splits(source).image_shape == [1, 1, 1]
-    assert source.opened == []
-
-
-@pytest.mark.parametrize("name", ["train", "val"])
-def test_training_and_validation_leave_the_test_images_closed(name):
-    source = NumberedSource()
-    splits(source).get_split(name)
-    assert source.opened == ["train"]
-
-
-def test_the_test_split_is_the_source_s_and_leaves_training_images_closed():
-    source = NumberedSource()
-    assert numbers(splits(source).test) == [100, 101, 102, 103, 104]
-    assert source.opened == ["test"]
-
-
-def test_each_part_is_opened_once():
+def test_each_split_is_opened_on_access_and_once():
     source = NumberedSource()
     parts = splits(source)
-    for name in ("train", "val", "test", "test", "val", "train"):
+    assert parts.image_shape == [1, 1, 1]
+    assert source.opened == []
+    for name in ("train", "val", "train"):
         parts.get_split(name)
-    assert sorted(source.opened) == ["test", "train"]
+    assert source.opened == ["train"]
+    for _ in range(2):
+        assert numbers(parts.get_split("test")) == [100, 101, 102, 103, 104]
+    assert source.opened == ["train", "test"]
+
+
+@pytest.mark.parametrize(("name", "opened"), [("val", ["train"]), ("test", ["test"])])
+def test_a_split_opens_no_other_images(name, opened):
+    source = NumberedSource()
+    splits(source).get_split(name)
+    assert source.opened == opened
 
 
 @pytest.mark.parametrize("name", ["train", "val", "test"])
@@ -150,11 +136,7 @@ def test_test_images_of_another_shape_are_refused():
         _ = parts.test
 
 
-def test_the_configured_image_shape_is_a_list():
-    assert splits(image_shape=(1, 1, 1)).image_shape == [1, 1, 1]
-
-
-def test_without_a_configured_shape_the_training_images_tell():
+def test_without_a_configured_shape_the_training_images_have_it():
     source = NumberedSource()
     assert splits(source, image_shape=None).image_shape == [1, 1, 1]
     assert source.opened == ["train"]

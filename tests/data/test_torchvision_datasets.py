@@ -192,7 +192,7 @@ def test_nothing_is_downloaded_where_it_is_not_allowed(root, monkeypatch):
     source = MNISTSource("MNIST", str(root))
     source.may_download = False
     monkeypatch.setattr(socket.socket, "connect", _no_connection)
-    assert "downloads nothing unless you name the folder" in refusal(source.train)
+    assert "downloads nothing unless you set data.root" in refusal(source.train)
     assert not root.exists()
 
 
@@ -230,7 +230,7 @@ def emnist_contents(split: str) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("split", EMNIST_SPLITS)
-def test_emnist_s_images_are_turned_upright_and_lie_row_by_row(root, split):
+def test_emnist_s_images_are_turned_upright_and_are_row_by_row(root, split):
     folder = root / "EMNIST" / "raw"
     folder.mkdir(parents=True)
     for name, content in emnist_contents(split).items():
@@ -292,7 +292,7 @@ def colour_pixels(count: int) -> np.ndarray:
 
 
 def colour_labels(count: int) -> list[int]:
-    return [place % 10 for place in range(count)]
+    return [index % 10 for index in range(count)]
 
 
 @pytest.fixture
@@ -310,7 +310,7 @@ def _write_cifar(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = {
         "data_batch_1": {"data": colour_pixels(TRAIN).reshape(TRAIN, -1), "labels": colour_labels(TRAIN)},
         "test_batch": {"data": colour_pixels(TEST).reshape(TEST, -1), "labels": colour_labels(TEST)},
-        "batches.meta": {"label_names": [str(place) for place in range(10)]},
+        "batches.meta": {"label_names": [str(index) for index in range(10)]},
     }
     contents = {name: pickle.dumps(part) for name, part in parts.items()}
     archive = io.BytesIO()
@@ -331,8 +331,8 @@ def _write_svhn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = {}
     for split, count in (("train", TRAIN), ("test", TEST)):
         name = f"{split}_32x32.mat"
-        found = np.array([label or 10 for label in colour_labels(count)])  # its zeros are tens
-        scipy.io.savemat(folder / name, {"X": colour_pixels(count).transpose(2, 3, 1, 0), "y": found[:, None]})
+        result = np.array([label or 10 for label in colour_labels(count)])  # its zeros are tens
+        scipy.io.savemat(folder / name, {"X": colour_pixels(count).transpose(2, 3, 1, 0), "y": result[:, None]})
         listed[split] = [name, name, md5((folder / name).read_bytes())]
     monkeypatch.setattr(datasets.SVHN, "split_list", listed)
 

@@ -130,7 +130,7 @@ def test_a_truncated_archive_is_refused_where_it_cannot_be_downloaded(command, m
     archive.write_bytes(archive.read_bytes()[:-10])
     finished = command("train", "data=mnist")
     assert finished.code == 1
-    assert "MNIST is not whole in data.root=" in finished.err
+    assert "MNIST is incomplete in data.root=" in finished.err
     assert "put train-images-idx3-ubyte.gz" in finished.err
 
 

@@ -36,7 +36,7 @@ def test_units_that_are_the_factors_score_one():
     assert mutual_information_gap(shuffled, v) == pytest.approx(1, abs=0.02)
 
 
-def test_a_factor_told_by_two_units_alike_has_no_gap():
+def test_a_factor_known_to_two_units_alike_has_no_gap():
     v = factors()
     codes = np.concatenate([v, v], axis=1).astype(float)
     assert mutual_information_gap(codes, v) == pytest.approx(0, abs=1e-9)
@@ -51,7 +51,7 @@ def test_the_gap_is_the_difference_of_informations_over_the_entropy():
     assert mutual_information_gap(codes[:, :1], v) == pytest.approx(0.5, abs=1e-6)
 
 
-def test_noise_tells_nothing():
+def test_noise_carries_nothing():
     v = factors()
     codes = np.random.default_rng(1).normal(size=(COUNT, 3))
     assert mutual_information_gap(codes, v) < 0.02
@@ -110,10 +110,10 @@ def test_dci_of_a_code_that_is_the_factors_is_one(sizes: list[int], noise_units:
     model.encode = lambda images: Independent(Normal(images.flatten(1).double(), 0.1), 1)
     pixels = torch.cat([v.double(), noise], dim=1)[:, None, None, :]
     images = ImageSet(pixels, None, 1, factors=v)
-    found = dict(DisentanglementEvaluator(None, COUNT, None).run(model, images, torch.Generator().manual_seed(0)))
-    assert found["dci_disentanglement"] == pytest.approx(1, abs=1e-3)
-    assert found["dci_completeness"] == pytest.approx(1, abs=1e-3)
-    assert found["dci_informativeness"] == pytest.approx(1, abs=2e-3)
+    result = dict(DisentanglementEvaluator(None, COUNT, None).run(model, images, torch.Generator().manual_seed(0)))
+    assert result["dci_disentanglement"] == pytest.approx(1, abs=1e-3)
+    assert result["dci_completeness"] == pytest.approx(1, abs=1e-3)
+    assert result["dci_informativeness"] == pytest.approx(1, abs=2e-3)
 
 
 def test_units_count_by_their_share_of_importance():
@@ -146,23 +146,23 @@ def image_set(with_factors: bool = True, constant: bool = False) -> ImageSet:
 
 
 def test_a_model_that_reads_the_factors_scores_high_on_all():
-    found = dict(
+    result = dict(
         DisentanglementEvaluator(1000, 300, None).run(Model(), image_set(), torch.Generator().manual_seed(0))
     )
-    assert set(found) == {"mig", "sap", "dci_disentanglement", "dci_completeness", "dci_informativeness"}
-    assert found["mig"] > 0.95
-    assert found["sap"] > 0.15
-    assert min(found["dci_disentanglement"], found["dci_completeness"], found["dci_informativeness"]) > 0.9
+    assert set(result) == {"mig", "sap", "dci_disentanglement", "dci_completeness", "dci_informativeness"}
+    assert result["mig"] > 0.95
+    assert result["sap"] > 0.15
+    assert min(result["dci_disentanglement"], result["dci_completeness"], result["dci_informativeness"]) > 0.9
 
 
 @pytest.mark.parametrize(
-    ("images", "told"),
+    ("images", "message"),
     [(image_set(with_factors=False), "no factors"), (image_set(constant=True), "every factor has a single value")],
 )
-def test_without_factors_nothing_is_measured(images: ImageSet, told: str, caplog):
+def test_without_factors_nothing_is_measured(images: ImageSet, message: str, caplog):
     with caplog.at_level(logging.WARNING):
         assert not list(DisentanglementEvaluator(None, 300, None).run(Model(), images, torch.Generator()))
-    assert told in caplog.text
+    assert message in caplog.text
 
 
 def test_images_in_file_order_are_scored_on_all_of_their_factors(caplog: pytest.LogCaptureFixture):
@@ -173,8 +173,8 @@ def test_images_in_file_order_are_scored_on_all_of_their_factors(caplog: pytest.
     model.encode = lambda images: Independent(Normal(images.flatten(1)[:, 1:], 0.1), 1)
     evaluator = DisentanglementEvaluator(90, 300, None)
     images = ImageSet(pixels, None, 1, factors=v)
-    found = dict(evaluator.run(model, images, torch.Generator().manual_seed(0)))
-    assert found["mig"] < 0.75  # the mean of about 0, 1 and 1
+    result = dict(evaluator.run(model, images, torch.Generator().manual_seed(0)))
+    assert result["mig"] < 0.75  # the mean of about 0, 1 and 1
     assert not caplog.text
     constant = torch.cat([torch.zeros(len(v), 1, dtype=torch.int64), v], dim=1)
     list(evaluator.run(model, ImageSet(pixels, None, 1, factors=constant), torch.Generator().manual_seed(0)))

@@ -75,12 +75,12 @@ def distance(one: np.ndarray, other: np.ndarray) -> float:
 def test_it_is_the_closed_form_on_the_features(features: str):
     images = ImageSet(torch.rand(450, *SHAPE, generator=noise(3)), None, 1)
     model = Sampler(torch.rand(300, *SHAPE, generator=noise(4)) ** 2)
-    found = dict(FIDEvaluator(features, None, 1, None).run(model, images, noise()))
+    result = dict(FIDEvaluator(features, None, 1, None).run(model, images, noise()))
     net = Features()
     with torch.no_grad():
         expected = distance(net(images.batch()).double().numpy(), net(torch.cat(model.drawn)).double().numpy())
-    assert list(found) == ["fid"]
-    assert found["fid"] == pytest.approx(expected, rel=1e-3)
+    assert list(result) == ["fid"]
+    assert result["fid"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_without_a_file_the_features_are_those_of_a_classifier_which_the_name_says():
@@ -105,7 +105,7 @@ def test_the_classifier_learns_and_is_the_same_for_all_runs(monkeypatch):
     assert right.float().mean() > 0.9
 
 
-def test_without_labels_and_without_a_file_nothing_is_told(caplog):
+def test_without_labels_and_without_a_file_nothing_is_reported(caplog):
     images = ImageSet(torch.rand(5, *SHAPE), None, 1)
     with caplog.at_level(logging.WARNING):
         assert not list(FIDEvaluator(None, None, 1, None).run(Sampler(images.batch()), images, noise()))
@@ -132,10 +132,10 @@ def test_samples_of_black_and_white_images_are_black_and_white(features: str):
     """A model that has the very probabilities of the pixels is as good as another draw of the images."""
     probabilities = torch.rand(1, *SHAPE, generator=noise(3)).expand(400, *SHAPE)
     images = ImageSet(torch.bernoulli(probabilities, generator=noise(4)), None, 1)
-    found = dict(FIDEvaluator(features, None, 1, None).run(Sampler(probabilities), images, noise()))["fid"]
+    result = dict(FIDEvaluator(features, None, 1, None).run(Sampler(probabilities), images, noise()))["fid"]
     grey = ImageSet(images.pixels.clamp(0.001, 0.999), None, 1)
     means = dict(FIDEvaluator(features, None, 1, None).run(Sampler(probabilities), grey, noise()))["fid"]
-    assert found < 0.1 < means
+    assert result < 0.1 < means
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (1, 8, 8), (3, 31, 17)])

@@ -18,7 +18,7 @@ def noise(seed: int = 1) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def found(vae, images: ImageSet, **options) -> dict[str, float]:
+def gaps_of(vae, images: ImageSet, **options) -> dict[str, float]:
     settings = {
         "num_images": None,
         "num_steps": 400,
@@ -38,7 +38,7 @@ def images() -> ImageSet:
 def test_where_the_family_holds_the_true_posterior_all_of_the_gap_is_the_encoders(images: ImageSet):
     """One unit of a linear-Gaussian model: the true posterior is Gaussian, the encoder's is twice as wide."""
     vae = linear_gaussian_vae(1, noise(), widening=2.0)
-    gaps = found(vae, images)
+    gaps = gaps_of(vae, images)
     exact = dict(QuadratureEvaluator(801, 8.0, None, None).run(vae, images, noise()))["posterior_kl"]
     assert gaps["inference_gap"] == pytest.approx(exact, abs=0.03)
     assert gaps["approximation_gap"] == pytest.approx(0, abs=0.01)
@@ -47,7 +47,7 @@ def test_where_the_family_holds_the_true_posterior_all_of_the_gap_is_the_encoder
 
 def test_the_gaps_add_up_to_the_divergence_of_quadrature(images: ImageSet):
     vae = bernoulli_vae(2)
-    gaps = found(vae, images)
+    gaps = gaps_of(vae, images)
     exact = dict(QuadratureEvaluator(401, 8.0, None, None).run(vae, images, noise()))["posterior_kl"]
     assert gaps["inference_gap"] == pytest.approx(exact, abs=0.05)
     assert gaps["inference_gap"] == pytest.approx(gaps["approximation_gap"] + gaps["amortization_gap"])
@@ -57,7 +57,7 @@ def test_the_gaps_add_up_to_the_divergence_of_quadrature(images: ImageSet):
 
 def test_where_the_encoder_has_the_true_posterior_there_is_no_gap(images: ImageSet):
     """No maximum of two estimates, which would be above the truth."""
-    gaps = found(linear_gaussian_vae(1, noise(), widening=1.0), images, num_steps=200)
+    gaps = gaps_of(linear_gaussian_vae(1, noise(), widening=1.0), images, num_steps=200)
     assert gaps["inference_gap"] == pytest.approx(0, abs=2e-3)
     assert gaps["amortization_gap"] == pytest.approx(0, abs=5e-3)
 
@@ -74,15 +74,15 @@ def test_posteriors_of_another_family_are_refused(images: ImageSet, posterior: s
 def test_the_model_is_left_as_it_was(images: ImageSet):
     vae = bernoulli_vae(2)
     before = [each.clone() for each in vae.parameters()]
-    found(vae, images, num_steps=3, num_importance_samples=5)
+    gaps_of(vae, images, num_steps=3, num_importance_samples=5)
     assert all(torch.equal(one, other) for one, other in zip(before, vae.parameters(), strict=True))
     assert all(each.requires_grad and each.grad is None for each in vae.parameters())
 
 
-@pytest.mark.parametrize(("asked", "used"), [(None, 6), (4, 4)])
-def test_it_says_how_many_images_it_used(images: ImageSet, asked: int | None, used: int):
+@pytest.mark.parametrize(("requested", "used"), [(None, 6), (4, 4)])
+def test_it_says_how_many_images_it_used(images: ImageSet, requested: int | None, used: int):
     vae = linear_gaussian_vae(1, noise(), widening=1.0)
-    assert found(vae, images, num_images=asked, num_steps=2, num_importance_samples=5)["gaps_images"] == used
+    assert gaps_of(vae, images, num_images=requested, num_steps=2, num_importance_samples=5)["gaps_images"] == used
 
 
 def test_a_rate_of_nothing_is_refused():

@@ -49,13 +49,13 @@ def test_a_unit_is_active_if_its_mean_moves_more_than_the_threshold():
     base = base / base.std(correction=0)
     means = torch.stack([base, 0.0995 * base, torch.full((50,), 3.0)], dim=1)
     scales = torch.tensor([0.5, 1.0, 1.0])
-    found = values(UnitsEvaluator(0.01, batch_size=7, every_n_epochs=None), given(means, scales), numbered(50))
-    assert found["active_units"] == 1
+    result = values(UnitsEvaluator(0.01, batch_size=7, every_n_epochs=None), given(means, scales), numbered(50))
+    assert result["active_units"] == 1
     first = (0.5 * (base**2 + 0.25 - 1) - math.log(0.5)).mean().item()
-    assert found["rate_of_active_units"] == pytest.approx(first, rel=1e-5)
-    assert len(found["unit_rates"]) == 3
-    assert found["unit_rates"][0] == pytest.approx(first, rel=1e-5)
-    assert found["unit_rates"][2] == pytest.approx(4.5, rel=1e-5)  # N(3, 1) against N(0, 1)
+    assert result["rate_of_active_units"] == pytest.approx(first, rel=1e-5)
+    assert len(result["unit_rates"]) == 3
+    assert result["unit_rates"][0] == pytest.approx(first, rel=1e-5)
+    assert result["unit_rates"][2] == pytest.approx(4.5, rel=1e-5)  # N(3, 1) against N(0, 1)
     lower = values(UnitsEvaluator(0.0098, 7, None), given(means, scales), numbered(50))
     assert lower["active_units"] == 2
 
@@ -75,7 +75,7 @@ def test_the_two_parts_of_the_rate_are_those_of_quadrature(batch_size: int, monk
     """q(z) of forty Gaussians on a line, integrated over a grid."""
     monkeypatch.setattr("vae_exp.evaluation.aggregate_posterior._BATCH", batch_size)
     means = torch.linspace(-2, 2.5, 40).unsqueeze(1)
-    found = values(AggregateEvaluator(None, 5000, None), given(means, torch.tensor([0.3])), numbered(40))
+    result = values(AggregateEvaluator(None, 5000, None), given(means, torch.tensor([0.3])), numbered(40))
     axis = np.linspace(-6, 6, 4001)
     each = np.exp(-0.5 * ((axis[:, None] - means[:, 0].numpy()) / 0.3) ** 2) / 0.3 / math.sqrt(2 * math.pi)
     mixture = each.mean(1)
@@ -83,8 +83,8 @@ def test_the_two_parts_of_the_rate_are_those_of_quadrature(batch_size: int, monk
     divergence = np.trapezoid(mixture * np.log(mixture / prior), axis)
     entropy = -np.trapezoid(mixture * np.log(mixture), axis)
     information = entropy - 0.5 * math.log(2 * math.pi * math.e * 0.09)
-    assert found["aggregate_kl"] == pytest.approx(divergence, abs=0.02)
-    assert found["mutual_information"] == pytest.approx(information, abs=0.01)
+    assert result["aggregate_kl"] == pytest.approx(divergence, abs=0.02)
+    assert result["mutual_information"] == pytest.approx(information, abs=0.01)
 
 
 class MeanIsImage(nn.Module):
@@ -111,17 +111,17 @@ def aggregate_of_prior(count: int, units: int, information: float) -> tuple[dict
     means = math.sqrt(1 - scale**2) * torch.randn(count, units, generator=noise)
     encoder = MeanIsImage(scale)
     vae = VAE(encoder, MLPDecoder((1, 1, units), units, [], "tanh"), StandardNormalPrior(units))
-    found = values(AggregateEvaluator(None, 1, None), vae, ImageSet(means[:, None, None, :], None, 1))
+    result = values(AggregateEvaluator(None, 1, None), vae, ImageSet(means[:, None, None, :], None, 1))
     rate = 0.5 * (means.square().sum(dim=1).mean().item() + units * (scale**2 - 1 - 2 * math.log(scale)))
-    return found, rate, encoder.batch_sizes
+    return result, rate, encoder.batch_sizes
 
 
 def test_an_aggregate_that_is_the_prior_has_no_divergence(caplog: pytest.LogCaptureFixture):
     """The decomposition of Hoffman & Johnson 2016, equation 6, where the images suffice."""
-    found, rate, batch_sizes = aggregate_of_prior(2500, units=2, information=3.0)
-    assert found["mutual_information"] == pytest.approx(3.0, abs=0.1)
-    assert found["aggregate_kl"] == pytest.approx(0, abs=0.1)
-    assert sum(found.values()) == pytest.approx(rate, abs=0.1)
+    result, rate, batch_sizes = aggregate_of_prior(2500, units=2, information=3.0)
+    assert result["mutual_information"] == pytest.approx(3.0, abs=0.1)
+    assert result["aggregate_kl"] == pytest.approx(0, abs=0.1)
+    assert sum(result.values()) == pytest.approx(rate, abs=0.1)
     assert not caplog.text
     assert max(batch_sizes) <= 1000
 
@@ -131,28 +131,28 @@ def test_a_divergence_that_the_number_of_images_decides_is_an_upper_bound(
     units: int, information: float, caplog: pytest.LogCaptureFixture
 ):
     """Too few images for this information: the true divergence is 0, and the estimate far above it."""
-    found, rate, _ = aggregate_of_prior(1000, units, information)
-    assert set(found) == {"mutual_information", "aggregate_kl_upper_bound"}
-    assert found["mutual_information"] == pytest.approx(math.log(1000), abs=0.05)
-    assert found["aggregate_kl_upper_bound"] > 5
-    assert sum(found.values()) == pytest.approx(rate, abs=0.4)
+    result, rate, _ = aggregate_of_prior(1000, units, information)
+    assert set(result) == {"mutual_information", "aggregate_kl_upper_bound"}
+    assert result["mutual_information"] == pytest.approx(math.log(1000), abs=0.05)
+    assert result["aggregate_kl_upper_bound"] > 5
+    assert sum(result.values()) == pytest.approx(rate, abs=0.4)
     assert "close to its ceiling, log N = 6.91 for N = 1000 images" in caplog.text
     assert "Raise evaluator.aggregate.num_images" in caplog.text
 
 
-def test_codes_that_lie_far_apart_tell_which_image_it_was():
+def test_codes_that_are_far_apart_carry_which_image_it_was():
     means = 100.0 * torch.arange(30).unsqueeze(1)
-    found = values(AggregateEvaluator(None, 3, None), given(means, torch.ones(1)), numbered(30))
-    assert found["mutual_information"] == pytest.approx(math.log(30), abs=1e-5)
+    result = values(AggregateEvaluator(None, 3, None), given(means, torch.ones(1)), numbered(30))
+    assert result["mutual_information"] == pytest.approx(math.log(30), abs=1e-5)
 
 
-def test_collapsed_codes_tell_nothing_and_are_the_prior():
-    found = values(AggregateEvaluator(20, 3, None), given(torch.zeros(30, 2), torch.ones(2)), numbered(30))
-    assert found["mutual_information"] == pytest.approx(0, abs=1e-5)
-    assert found["aggregate_kl"] == pytest.approx(0, abs=1e-5)
+def test_collapsed_codes_carry_nothing_and_are_the_prior():
+    result = values(AggregateEvaluator(20, 3, None), given(torch.zeros(30, 2), torch.ones(2)), numbered(30))
+    assert result["mutual_information"] == pytest.approx(0, abs=1e-5)
+    assert result["aggregate_kl"] == pytest.approx(0, abs=1e-5)
 
 
-def test_of_a_single_image_nothing_is_told(caplog: pytest.LogCaptureFixture):
+def test_of_a_single_image_nothing_is_reported(caplog: pytest.LogCaptureFixture):
     assert values(AggregateEvaluator(1, 3, None), given(torch.zeros(30, 2), torch.ones(2)), numbered(30)) == {}
     assert "raise evaluator.aggregate.num_images" in caplog.text
 
@@ -160,14 +160,14 @@ def test_of_a_single_image_nothing_is_told(caplog: pytest.LogCaptureFixture):
 def test_a_part_of_the_rate_that_cannot_be_is_not_told(caplog: pytest.LogCaptureFixture):
     """Codes whose aggregate is close to the prior: with one draw of each, the estimate may fall below zero."""
     means = torch.linspace(-1.5, 1.5, 3).unsqueeze(1)
-    told, left_out = 0, 0
+    reported, left_out = 0, 0
     for seed in range(40):
         evaluator, model = AggregateEvaluator(None, 1, None), given(means, torch.tensor([0.6]))
-        found = dict(evaluator.run(model, numbered(3), torch.Generator().manual_seed(seed)))
-        assert all(value >= 0 for value in found.values())
-        told += "aggregate_kl" in found or "aggregate_kl_upper_bound" in found
-        left_out += "aggregate_kl" not in found and "aggregate_kl_upper_bound" not in found
-    assert told > 0
+        result = dict(evaluator.run(model, numbered(3), torch.Generator().manual_seed(seed)))
+        assert all(value >= 0 for value in result.values())
+        reported += "aggregate_kl" in result or "aggregate_kl_upper_bound" in result
+        left_out += "aggregate_kl" not in result and "aggregate_kl_upper_bound" not in result
+    assert reported > 0
     assert left_out > 0
     assert caplog.text.count("Raise evaluator.aggregate.num_samples") >= left_out
 
@@ -183,8 +183,8 @@ def test_parts_of_the_pairs_add_up(monkeypatch: pytest.MonkeyPatch):
 def test_a_full_covariance_has_an_aggregate_too():
     vae = given(torch.randn(30, 2), torch.ones(2))
     vae.encoder.forward = lambda images: MultivariateNormal(torch.zeros(len(images), 2), torch.eye(2))
-    found = values(AggregateEvaluator(None, 50, None), vae, numbered(30))
-    assert found["mutual_information"] == pytest.approx(0, abs=1e-5)
+    result = values(AggregateEvaluator(None, 50, None), vae, numbered(30))
+    assert result["mutual_information"] == pytest.approx(0, abs=1e-5)
 
 
 def test_labels_that_the_codes_hold_are_read_and_others_are_not():
@@ -203,9 +203,9 @@ def test_a_ring_is_read_by_its_neighbours_and_not_by_a_line():
     angles = torch.linspace(0, 2 * math.pi, 200)
     labels = torch.arange(200) % 2
     means = torch.stack([angles.cos(), angles.sin()], 1) * (1 + 2 * labels).unsqueeze(1)
-    found = values(ProbeEvaluator(3, None, 64, None), given(means, torch.ones(2)), numbered(200, labels))
-    assert found["knn_accuracy"] > 0.95
-    assert found["probe_accuracy"] < 0.7
+    result = values(ProbeEvaluator(3, None, 64, None), given(means, torch.ones(2)), numbered(200, labels))
+    assert result["knn_accuracy"] > 0.95
+    assert result["probe_accuracy"] < 0.7
 
 
 @pytest.mark.parametrize("labels", [None, torch.zeros(40, dtype=torch.int64)])

@@ -51,15 +51,15 @@ class PerPixel:
     [(ELBO(), 1, 1), (BetaVAE(4.0), 1, 4), (BetaVAE(0.0), 1, 0), (PerPixel(), 1 / 6, 6)],
 )
 def test_the_weights_of_distortion_and_rate_are_found(loss: Loss, weight: float, beta: float):
-    found = check_loss(bernoulli_vae(2), loss, grey(), noise())
-    assert found.distortion_weight == pytest.approx(weight, rel=1e-4)
-    assert found.effective_beta == pytest.approx(beta, abs=1e-3)
+    result = check_loss(bernoulli_vae(2), loss, grey(), noise())
+    assert result.distortion_weight == pytest.approx(weight, rel=1e-4)
+    assert result.effective_beta == pytest.approx(beta, abs=1e-3)
 
 
-def test_a_loss_that_is_not_in_nats_is_told():
-    found = check_loss(bernoulli_vae(2), PerPixel(), black_and_white(), noise())
-    assert len(found.warnings) == 1
-    assert "The loss is 0.1667 times what it would be in nats" in found.warnings[0]
+def test_a_loss_that_is_not_in_nats_is_reported():
+    result = check_loss(bernoulli_vae(2), PerPixel(), black_and_white(), noise())
+    assert len(result.warnings) == 1
+    assert "The loss is 0.1667 times what it would be in nats" in result.warnings[0]
 
 
 class Off:
@@ -93,39 +93,39 @@ def test_a_posterior_of_no_numbers_is_refused():
 
 
 def test_a_bound_of_several_samples_has_no_weights():
-    found = check_loss(bernoulli_vae(2), IWAE(5), grey(), noise())
-    assert found.distortion_weight is None
-    assert found.effective_beta is None
+    result = check_loss(bernoulli_vae(2), IWAE(5), grey(), noise())
+    assert result.distortion_weight is None
+    assert result.effective_beta is None
 
 
 def test_no_bernoulli_is_below_the_entropy_of_the_grey_values():
     images = grey()
-    found = check_loss(bernoulli_vae(2), ELBO(), images, noise())
+    result = check_loss(bernoulli_vae(2), ELBO(), images, noise())
     pixels = images.batch().double()
     best = -torch.distributions.Bernoulli(probs=pixels, validate_args=False).log_prob(pixels).sum(dim=(1, 2, 3))
-    assert found.entropy_floor == pytest.approx(best.mean().item())
+    assert result.entropy_floor == pytest.approx(best.mean().item())
     assert check_loss(bernoulli_vae(2), ELBO(), black_and_white(), noise()).entropy_floor == 0
 
 
 def test_the_mean_image_is_scored_as_every_image_would_be():
     images = grey()
-    found = check_loss(bernoulli_vae(2), ELBO(), images, noise())
+    result = check_loss(bernoulli_vae(2), ELBO(), images, noise())
     pixels = images.batch().double()
     mean = torch.distributions.Bernoulli(probs=pixels.mean(dim=0), validate_args=False)
-    assert found.mean_image_distortion == pytest.approx(-mean.log_prob(pixels).sum(dim=(1, 2, 3)).mean().item())
+    assert result.mean_image_distortion == pytest.approx(-mean.log_prob(pixels).sum(dim=(1, 2, 3)).mean().item())
 
 
 def test_images_of_one_value_have_no_entropy():
-    found = check_loss(bernoulli_vae(2), ELBO(), ImageSet(torch.zeros(9, *SHAPE), None, 1), noise())
-    assert (found.entropy_floor, found.mean_image_distortion) == (0, 0)
+    result = check_loss(bernoulli_vae(2), ELBO(), ImageSet(torch.zeros(9, *SHAPE), None, 1), noise())
+    assert (result.entropy_floor, result.mean_image_distortion) == (0, 0)
 
 
-def test_a_bernoulli_on_grey_images_is_told_and_on_black_and_white_ones_not():
+def test_a_bernoulli_on_grey_images_is_reported_and_on_black_and_white_ones_not():
     assert "losses are cross-entropies" in check_loss(bernoulli_vae(2), ELBO(), grey(), noise()).warnings[0]
     assert check_loss(bernoulli_vae(2), ELBO(), black_and_white(), noise()).warnings == ()
 
 
-def test_a_density_on_black_and_white_images_is_told():
+def test_a_density_on_black_and_white_images_is_reported():
     vae = linear_gaussian_vae(2, noise())
     [concern] = check_loss(vae, ELBO(), black_and_white(), noise()).warnings
     assert "it may grow without bound" in concern
@@ -147,10 +147,10 @@ OF_LEVELS = [
 
 @pytest.mark.parametrize("likelihood", OF_LEVELS)
 @pytest.mark.parametrize(("levels", "concerns"), [(256, 0), (300, 1)])
-def test_more_grey_levels_than_those_of_the_data_are_told(likelihood, levels: int, concerns: int):
+def test_more_grey_levels_than_those_of_the_data_are_reported(likelihood, levels: int, concerns: int):
     pixels = torch.randint(256, (30, *SHAPE), generator=noise()).to(torch.uint8)
-    found = check_loss(vae_of(likelihood(levels)), ELBO(), ImageSet(pixels, None, 255), noise())
-    assert len(found.warnings) == concerns
+    result = check_loss(vae_of(likelihood(levels)), ELBO(), ImageSet(pixels, None, 255), noise())
+    assert len(result.warnings) == concerns
 
 
 @pytest.mark.parametrize("likelihood", OF_LEVELS)
@@ -170,7 +170,7 @@ def test_fewer_levels_than_the_pixels_take_are_refused(likelihood, scale: float,
 
 
 @pytest.mark.parametrize(
-    ("shape", "kind", "told", "advice"),
+    ("shape", "dtype", "kind", "advice"),
     [
         ((1, 4, 4), torch.uint8, "greyscale", "discretized_logistic model.likelihood.levels=256"),
         (
@@ -183,15 +183,15 @@ def test_fewer_levels_than_the_pixels_take_are_refused(likelihood, scale: float,
         ((3, 4, 4), torch.float32, "colour", "gaussian_shared or gaussian_optimal suits"),
     ],
 )
-def test_the_advice_on_a_bernoulli_fits_the_images(shape, kind, told, advice):
-    white = 255 if kind == torch.uint8 else 1
-    pixels = (torch.rand(30, *shape, generator=noise()) * white).to(kind)
+def test_the_advice_on_a_bernoulli_fits_the_images(shape, dtype, kind, advice):
+    white = 255 if dtype == torch.uint8 else 1
+    pixels = (torch.rand(30, *shape, generator=noise()) * white).to(dtype)
     [concern] = check_loss(
         vae_of(BernoulliLikelihood(), shape), ELBO(), ImageSet(pixels, None, white), noise()
     ).warnings
-    assert f"These are {told} images and the likelihood is a Bernoulli" in concern
+    assert f"These are {kind} images and the likelihood is a Bernoulli" in concern
     assert advice in concern
-    assert ("binarization" in concern) == (told == "greyscale")
+    assert ("binarization" in concern) == (kind == "greyscale")
 
 
 def test_the_random_state_and_the_mode_of_the_model_stay():
@@ -202,9 +202,9 @@ def test_the_random_state_and_the_mode_of_the_model_stay():
     assert vae.training
 
 
-def test_it_is_told_in_a_line_and_the_concerns():
-    found = LossReport(1.0, 4.0, 2.5, 200.0, 784, ("Something.",))
-    assert found.to_log_lines() == [
+def test_it_is_reported_in_a_line_and_the_concerns():
+    result = LossReport(1.0, 4.0, 2.5, 200.0, 784, ("Something.",))
+    assert result.to_log_lines() == [
         "Loss in nats per image of 784 values: β = 4; no distortion below 2.50 (entropy of the grey values); "
         "the mean image alone scores 200.00.",
         "Something.",
@@ -213,5 +213,5 @@ def test_it_is_told_in_a_line_and_the_concerns():
 
 
 def test_a_rate_that_is_the_same_for_all_images_has_no_weight():
-    found = check_loss(vq_vae(), VQ(), ImageSet(torch.rand(30, 1, 6, 5, generator=noise(3)), None, 1), noise())
-    assert found.effective_beta is None
+    result = check_loss(vq_vae(), VQ(), ImageSet(torch.rand(30, 1, 6, 5, generator=noise(3)), None, 1), noise())
+    assert result.effective_beta is None

@@ -5,7 +5,7 @@ import torch
 
 from tests.builders import SHAPE, linear_gaussian_vae
 from vae_exp.data.images import ImageSet
-from vae_exp.evaluation.nll import NLLEvaluator, suitable_chunk
+from vae_exp.evaluation.nll import NLLEvaluator, decode_chunk_size
 from vae_exp.objective.importance_weighted import log_evidence
 
 
@@ -39,12 +39,12 @@ def test_it_is_minus_the_mean_log_evidence(images, generator):
 def test_it_reports_and_warns_where_few_draws_count(images, generator, caplog, widening: float, few_count: bool):
     vae = linear_gaussian_vae(3, generator, widening)
     with caplog.at_level(logging.WARNING):
-        found = dict(evaluator(num_importance_samples=100, chunk_size=4000).run(vae, images, noise(3)))
+        result = dict(evaluator(num_importance_samples=100, chunk_size=4000).run(vae, images, noise(3)))
     estimate = log_evidence(vae, images.batch(), 100, noise(3), 4000)
-    assert found["nll_low_ess_share"] == (estimate.effective_samples < 10).double().mean().item()
-    assert found["nll_largest_weight"] == pytest.approx(estimate.largest_weight.mean().item())
-    assert (found["nll_low_ess_share"] > 0.05) is few_count
-    assert (found["nll_largest_weight"] > 0.2) is few_count
+    assert result["nll_low_ess_share"] == (estimate.effective_samples < 10).double().mean().item()
+    assert result["nll_largest_weight"] == pytest.approx(estimate.largest_weight.mean().item())
+    assert (result["nll_low_ess_share"] > 0.05) is few_count
+    assert (result["nll_largest_weight"] > 0.2) is few_count
     assert ("fewer than 10 effective samples" in caplog.text) is few_count
     assert ("raise evaluator.nll.num_importance_samples (now 100)" in caplog.text) is few_count
 
@@ -75,17 +75,17 @@ def test_counts_below_one_are_refused(name):
 
 def test_by_default_the_outputs_of_a_chunk_stay_in_the_cache_of_a_cpu():
     cpu = torch.device("cpu")
-    assert suitable_chunk(784, cpu) * 784 * 4 <= 3 * 2**20
-    assert suitable_chunk(784, cpu) > 900
-    assert suitable_chunk(10**7, cpu) == 32
+    assert decode_chunk_size(784, cpu) * 784 * 4 <= 3 * 2**20
+    assert decode_chunk_size(784, cpu) > 900
+    assert decode_chunk_size(10**7, cpu) == 32
 
 
 def test_the_size_of_chunks_changes_the_estimate_by_rounding_alone(images, generator):
     """The noise of each image is drawn in the same order, however it is cut."""
     vae = linear_gaussian_vae(2, generator)
-    found = [
+    result = [
         dict(evaluator(num_images=1, chunk_size=size).run(vae, images, torch.Generator().manual_seed(3)))["nll"]
         for size in (None, 2000, 64)
     ]
-    assert found[1] == pytest.approx(found[0], rel=1e-5)
-    assert found[2] == pytest.approx(found[0], rel=1e-5)
+    assert result[1] == pytest.approx(result[0], rel=1e-5)
+    assert result[2] == pytest.approx(result[0], rel=1e-5)

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from vae_exp.evaluation.nll import suitable_chunk
+from vae_exp.evaluation.nll import decode_chunk_size
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
 from vae_exp.model.priors import StandardNormalPrior
@@ -20,19 +20,19 @@ def seconds_of_products(vae: VAE, chunk: int) -> float:
     """The two products of the decoder for as many latents, in chunks of this size."""
     weights = [vae.decoder.hidden[0].weight.detach().T, vae.decoder.output.weight.detach().T]
     inputs = [torch.randn(chunk, LATENT), torch.randn(chunk, HIDDEN)]
-    began = time.perf_counter()
+    start = time.perf_counter()
     for _ in range(SAMPLES * IMAGES // chunk):
         for given, weight in zip(inputs, weights, strict=True):
             torch.mm(given, weight)
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def seconds_of_sampling(vae: VAE, images: torch.Tensor, chunk: int) -> float:
     noise = torch.Generator().manual_seed(0)
-    began = time.perf_counter()
+    start = time.perf_counter()
     for image in images:
         log_evidence(vae, image.unsqueeze(0), SAMPLES, noise, chunk)
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 @pytest.mark.slow
@@ -43,7 +43,7 @@ def test_five_thousand_samples_cost_at_most_half_again_as_much_as_the_products()
         MLPDecoder(SHAPE, LATENT, [HIDDEN], "relu"),
         StandardNormalPrior(LATENT),
     ).eval()
-    images, chunk = torch.rand(IMAGES, *SHAPE), suitable_chunk(784, torch.device("cpu"))
+    images, chunk = torch.rand(IMAGES, *SHAPE), decode_chunk_size(784, torch.device("cpu"))
     seconds_of_sampling(vae, images[:2], chunk)
     products, sampling = [], []
     for _ in range(ROUNDS):

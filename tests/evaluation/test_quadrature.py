@@ -26,53 +26,53 @@ def images() -> ImageSet:
 @pytest.mark.parametrize("units", [1, 2])
 def test_the_evidence_is_the_closed_form(images: ImageSet, units: int):
     vae = linear_gaussian_vae(units, noise())
-    found = dict(QuadratureEvaluator(401, 8.0, None, None).run(vae, images, noise()))
+    result = dict(QuadratureEvaluator(401, 8.0, None, None).run(vae, images, noise()))
     truth = -vae.decoder.log_evidence(images.batch()).mean().item()
-    assert found["quadrature_nll"] == pytest.approx(truth, abs=1e-4)
-    assert isinstance(found["posteriors"], Figure)
+    assert result["quadrature_nll"] == pytest.approx(truth, abs=1e-4)
+    assert isinstance(result["posteriors"], Figure)
 
 
 @pytest.mark.parametrize("units", [1, 2])
-def test_the_bound_is_that_of_many_draws_and_lies_above_by_the_divergence(images: ImageSet, units: int):
+def test_the_bound_is_that_of_many_draws_and_are_above_by_the_divergence(images: ImageSet, units: int):
     vae = bernoulli_vae(units)
-    found = dict(QuadratureEvaluator(401, 8.0, None, None).run(vae, images, noise()))
+    result = dict(QuadratureEvaluator(401, 8.0, None, None).run(vae, images, noise()))
     with torch.no_grad():
         drawn = torch.stack([ELBO(2000)(vae, images.batch(), noise(seed)).loss.mean() for seed in range(10)])
-    assert found["quadrature_negative_elbo"] == pytest.approx(
+    assert result["quadrature_negative_elbo"] == pytest.approx(
         drawn.mean().item(), abs=5 * drawn.std().item() / 10**0.5
     )
-    assert found["posterior_kl"] > 0
-    assert found["posterior_kl"] == pytest.approx(found["quadrature_negative_elbo"] - found["quadrature_nll"])
+    assert result["posterior_kl"] > 0
+    assert result["posterior_kl"] == pytest.approx(result["quadrature_negative_elbo"] - result["quadrature_nll"])
 
 
 def test_a_part_of_the_split_is_a_random_subset(images: ImageSet):
     vae = linear_gaussian_vae(1, noise())
-    found = dict(QuadratureEvaluator(401, 8.0, 4, None).run(vae, images, noise()))
+    result = dict(QuadratureEvaluator(401, 8.0, 4, None).run(vae, images, noise()))
     truth = -vae.decoder.log_evidence(images.random_subset(4).batch()).mean().item()
-    assert found["quadrature_nll"] == pytest.approx(truth, abs=1e-4)
+    assert result["quadrature_nll"] == pytest.approx(truth, abs=1e-4)
 
 
-def test_a_grid_that_misses_something_is_told(images: ImageSet, caplog):
+def test_a_grid_that_misses_something_is_reported(images: ImageSet, caplog):
     with caplog.at_level(logging.WARNING):
         list(QuadratureEvaluator(401, 1.0, None, None).run(linear_gaussian_vae(1, noise()), images, noise()))
     assert "the grid misses" in caplog.text
 
 
-def test_a_divergence_that_cannot_be_is_not_told_but_its_remedy_is(images: ImageSet, caplog):
+def test_a_negative_estimate_of_the_divergence_is_skipped_with_the_remedy(images: ImageSet, caplog):
     with caplog.at_level(logging.WARNING):
-        found = dict(
+        result = dict(
             QuadratureEvaluator(401, 0.01, None, None).run(linear_gaussian_vae(1, noise()), images, noise())
         )
-    assert set(found) == {"quadrature_nll", "quadrature_negative_elbo", "quadrature_images", "posteriors"}
-    assert "posterior_kl would be -" in caplog.text
+    assert set(result) == {"quadrature_nll", "quadrature_negative_elbo", "quadrature_images", "posteriors"}
+    assert "the estimate of posterior_kl is negative (-" in caplog.text
     assert "Raise evaluator.quadrature.extent" in caplog.text
 
 
 def test_it_says_how_many_images_it_used(images: ImageSet):
     vae = linear_gaussian_vae(1, noise())
-    for asked, used in ((None, 9), (4, 4)):
-        found = dict(QuadratureEvaluator(11, 8.0, asked, None).run(vae, images, noise()))
-        assert found["quadrature_images"] == used
+    for requested, used in ((None, 9), (4, 4)):
+        result = dict(QuadratureEvaluator(11, 8.0, requested, None).run(vae, images, noise()))
+        assert result["quadrature_images"] == used
 
 
 def test_more_units_than_can_be_integrated_over_are_refused(images: ImageSet):
@@ -92,17 +92,17 @@ def test_a_grid_without_extent_is_refused(points: int, extent: float, message: s
 def test_a_class_conditional_model_is_integrated_for_the_class_of_each_image():
     vae = conditional_vae(1).eval()
     images = labelled(5)
-    found = dict(QuadratureEvaluator(401, 8.0, None, None).run(vae, images, noise()))
+    result = dict(QuadratureEvaluator(401, 8.0, None, None).run(vae, images, noise()))
     alone = []
-    for place in range(5):
-        one = images.subset(torch.tensor([place]))
+    for index in range(5):
+        one = images.subset(torch.tensor([index]))
         alone.append(dict(QuadratureEvaluator(401, 8.0, None, None).run(vae, one, noise()))["quadrature_nll"])
-    assert found["quadrature_nll"] == pytest.approx(sum(alone) / 5, rel=1e-5)
+    assert result["quadrature_nll"] == pytest.approx(sum(alone) / 5, rel=1e-5)
     other = ImageSet(images.pixels, (images.labels + 1) % 4, 255)
-    assert dict(QuadratureEvaluator(401, 8.0, None, None).run(vae, other, noise())) != found
+    assert dict(QuadratureEvaluator(401, 8.0, None, None).run(vae, other, noise())) != result
 
 
-def test_a_grid_too_coarse_for_a_true_posterior_is_told(images: ImageSet, caplog):
+def test_a_grid_too_coarse_for_a_true_posterior_is_reported(images: ImageSet, caplog):
     vae = linear_gaussian_vae(1, noise())
     vae.decoder.sigma = 0.004
     with caplog.at_level(logging.WARNING):

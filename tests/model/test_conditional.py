@@ -150,4 +150,4 @@ def test_every_picture_and_estimate_can_be_made(latent_dim: int):
 def test_a_probe_of_codes_that_know_the_class_is_not_made(caplog):
     with caplog.at_level(logging.WARNING):
         assert not list(ProbeEvaluator(3, None, 5, None).run(conditional_vae(), labelled(), noise()))
-    assert "a class-conditional model are told the class" in caplog.text
+    assert "a class-conditional model receives the class" in caplog.text

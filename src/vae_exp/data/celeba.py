@@ -17,15 +17,15 @@ from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import absolute_path, write_atomically
 
 _log = logging.getLogger(__name__)
-_CROP = 148  # of 178×218, the part with the face, as Larsen et al. 2016 and most since have cut it
-_DECODED_AT_ONCE = 5000
+_CROP = 148  # of 178×218, the part with the face, as in Larsen et al. 2016
+_DECODE_CHUNK = 5000
 
 
 class CelebASource:
     """Faces with 40 binary attributes (Liu et al. 2015), in the official split; the attributes are the factors.
 
     The middle 148×148 pixels of the aligned images are resized with antialiasing. All images of a split are
-    decoded once, and kept as `celeba-<split>-<size>.npy` beside them.
+    decoded once and cached as `celeba-<split>-<size>.npy` beside them.
 
     Args:
         root: The folder that holds `celeba`, as torchvision lays it out.
@@ -62,28 +62,28 @@ class CelebASource:
             ) from error
         files = [folder / "img_align_celeba" / name for name in listed.filename]
         with FileLock(folder / ".lock"):
-            pixels = self._cached(folder / f"celeba-{split}-{self._size}.npy", files)
+            pixels = self._load_cached(folder / f"celeba-{split}-{self._size}.npy", files)
         return ImageSet(torch.from_numpy(pixels), None, 255, factors=listed.attr.to(torch.int64))
 
-    def _cached(self, cache: Path, files: Sequence[Path]) -> npt.NDArray[np.uint8]:
+    def _load_cached(self, cache: Path, files: Sequence[Path]) -> npt.NDArray[np.uint8]:
         shape = (len(files), 3, self._size, self._size)
         if cache.exists():
-            kept: npt.NDArray[np.uint8] = np.load(cache, allow_pickle=False)
-            if kept.shape == shape and kept.dtype == np.uint8:
-                return kept
+            cached: npt.NDArray[np.uint8] = np.load(cache, allow_pickle=False)
+            if cached.shape == shape and cached.dtype == np.uint8:
+                return cached
         _log.info("Decoding %d images of CelebA into %s; this is done once.", len(files), cache)
         pixels = np.empty(shape, dtype=np.uint8)
         with ThreadPoolExecutor() as pool:
-            for start in range(0, len(files), _DECODED_AT_ONCE):
-                part = slice(start, start + _DECODED_AT_ONCE)
-                pixels[part] = np.stack(list(pool.map(self._decoded, files[part])))
+            for start in range(0, len(files), _DECODE_CHUNK):
+                part = slice(start, start + _DECODE_CHUNK)
+                pixels[part] = np.stack(list(pool.map(self._decode, files[part])))
         write_atomically(cache, lambda file: np.save(file, pixels))
         return pixels
 
-    def _decoded(self, file: Path) -> npt.NDArray[np.uint8]:
+    def _decode(self, file: Path) -> npt.NDArray[np.uint8]:
         """One image, `[3, size, size]`."""
         try:
-            with Image.open(file, formats=["JPEG"]) as image:  # no other decoder, some start programs
+            with Image.open(file, formats=["JPEG"]) as image:  # other decoders may start programs
                 left, above = (image.width - _CROP) // 2, (image.height - _CROP) // 2
                 face = image.convert("RGB").crop((left, above, left + _CROP, above + _CROP))
                 small = face.resize((self._size, self._size), Image.Resampling.BILINEAR)

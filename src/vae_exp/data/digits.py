@@ -1,4 +1,4 @@
-"""Handwritten digits, 8×8, that come inside scikit-learn: no network, no files."""
+"""The 8×8 handwritten digits inside scikit-learn: no network, no files."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,8 +14,7 @@ TEST_SIZE = 360
 class DigitsSource:
     """1,797 scans with grey values 0 to 16 (Alpaydin & Kaynak 1998, the UCI set's test part).
 
-    The set has no official split of its own: here the last 360 images, as scikit-learn lists them, are the test
-    images.
+    The set has no official split: the last 360 images, in scikit-learn's order, are the test images.
     """
 
     def train(self) -> ImageSet:
@@ -28,7 +27,7 @@ class DigitsSource:
 
 
 def _digits(part: slice) -> ImageSet:
-    table = np.loadtxt(_file(), delimiter=",", dtype=np.uint8)  # a row an image: 64 grey values and the digit
+    table = np.loadtxt(_file(), delimiter=",", dtype=np.uint8)  # a row per image: 64 grey values, then the digit
     return ImageSet(
         pixels=torch.from_numpy(table[part, :-1]).reshape(-1, 1, 8, 8),
         labels=torch.from_numpy(table[part, -1]).to(torch.int64),
@@ -37,7 +36,7 @@ def _digits(part: slice) -> ImageSet:
 
 
 def _file() -> Path:
-    """The file inside scikit-learn, whose own loader takes one to two seconds to import."""
+    """The file inside scikit-learn; importing its loader takes one to two seconds."""
     package = find_spec("sklearn")
     assert package is not None, "scikit-learn is a dependency"
     assert package.origin is not None, "scikit-learn is a package with a file"

@@ -1,4 +1,4 @@
-"""The user's own images from an `.npz` file."""
+"""Images of the user from an `.npz` file."""
 
 from collections.abc import Mapping
 
@@ -11,8 +11,8 @@ from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import absolute_path
 
 LAYOUTS = ("auto", "NHW", "NCHW", "NHWC")
-_COLOURS = (1, 3)
-_WANTED = "[N, H, W], [N, C, H, W] or [N, H, W, C] with one or three channels"
+_CHANNELS = (1, 3)
+_EXPECTED = "[N, H, W], [N, C, H, W] or [N, H, W, C] with one or three channels"
 
 
 class NPZSource:
@@ -22,10 +22,11 @@ class NPZSource:
         path: The file. `images` holds the training images as uint8, or as float in [0, 1]; `labels` is
             optional, as are `test_images` and `test_labels`.
         layout: The order of the axes: `NHW`, `NCHW`, `NHWC`, or `auto`, which looks for one or three channels.
-        names: What these arrays are called in the file where it is something else, such as `{"images": "imgs"}`.
-            `factors`, `[N, factors]` integers, says what each image was made from.
+        names: Other names of these arrays in the file, such as `{"images": "imgs"}`. `factors`, `[N, factors]`
+            integers, are the factors of variation of each image.
         max_value: The integer that stands for white in uint8 images.
-        test_size: How many images are kept for testing where the file has no test images; drawn by a fixed seed.
+        test_size: How many images are held out for testing where the file has no test images; drawn by a fixed
+            seed.
 
     Raises:
         UserError: when opened, if the file cannot be read or its images cannot be used; names the array.
@@ -55,20 +56,20 @@ class NPZSource:
         self._test_size = test_size
 
     def train(self) -> ImageSet:
-        """The array `images` with `labels` and `factors`, less what is kept for testing."""
+        """The array `images` with `labels` and `factors`, less the images held out for testing."""
         images = self._read("images", "labels", "factors")
-        return (
-            images.subset(self._order(len(images))[self._test_size :].sort().values) if self._test_size else images
-        )
+        if not self._test_size:
+            return images
+        return images.subset(self._shuffled(len(images))[self._test_size :].sort().values)
 
     def test(self) -> ImageSet:
-        """The array `test_images` with `test_labels` and `test_factors`, or what is kept of `images`."""
+        """The array `test_images` with `test_labels` and `test_factors`, or the images held out of `images`."""
         if not self._test_size:
             return self._read("test_images", "test_labels", "test_factors")
         images = self._read("images", "labels", "factors")
-        return images.subset(self._order(len(images))[: self._test_size].sort().values)
+        return images.subset(self._shuffled(len(images))[: self._test_size].sort().values)
 
-    def _order(self, count: int) -> torch.Tensor:
+    def _shuffled(self, count: int) -> torch.Tensor:
         if self._test_size >= count:
             raise UserError(
                 f"data.source.test_size={self._test_size} leaves none of the {count} images to train on."
@@ -82,9 +83,9 @@ class NPZSource:
             raise UserError(
                 f"data.path={self._path} holds no array '{images_key}'"
                 + (
-                    "; add one to evaluate on test images, or say split=val."
+                    "; add one to evaluate on test images, or use split=val."
                     if images_key == "test_images"
-                    else f"; expected 'images' as {_WANTED}."
+                    else f"; expected 'images' as {_EXPECTED}."
                 )
             )
         name = f"'{images_key}' in data.path={self._path}"
@@ -119,7 +120,7 @@ class NPZSource:
             raise
         except MemoryError as error:
             raise UserError(f"data.path={self._path} claims more pixels than memory holds: {error}.") from error
-        except Exception as error:  # damage shows itself in any way it likes
+        except Exception as error:  # damaged files raise errors of any kind
             reason = (
                 "it holds pickled objects, which are never loaded"
                 if "Object arrays" in str(error)
@@ -137,10 +138,10 @@ class NPZSource:
 def _pixels(
     array: npt.NDArray[np.generic], layout: str, name: str, max_value: int
 ) -> tuple[npt.NDArray[np.generic], int]:
-    """The array as `[N, C, H, W]`, uint8 or float32, and the value that stands for white."""
+    """The array as `[N, C, H, W]`, uint8 or float32, and the value of white."""
     array = _channels_first(array, layout, name)
     if 0 in array.shape:
-        raise UserError(f"{name} has shape {list(array.shape)}, which holds no pixels; expected {_WANTED}.")
+        raise UserError(f"{name} has shape {list(array.shape)}, which holds no pixels; expected {_EXPECTED}.")
     if array.dtype == np.bool_:
         return np.ascontiguousarray(array, dtype=np.uint8), 1
     if array.dtype == np.uint8:
@@ -161,7 +162,7 @@ def _pixels(
 
 def _channels_first(array: npt.NDArray[np.generic], layout: str, name: str) -> npt.NDArray[np.generic]:
     if layout == "auto":
-        layout = _guessed_layout(array, name)
+        layout = _guess_layout(array, name)
     if array.ndim != len(layout):
         raise UserError(f"{name} has shape {list(array.shape)}, which is not {layout} as data.layout says.")
     if layout == "NHW":
@@ -169,29 +170,29 @@ def _channels_first(array: npt.NDArray[np.generic], layout: str, name: str) -> n
     return array.transpose(0, 3, 1, 2) if layout == "NHWC" else array
 
 
-def _guessed_layout(array: npt.NDArray[np.generic], name: str) -> str:
+def _guess_layout(array: npt.NDArray[np.generic], name: str) -> str:
     if array.ndim == 3:
         return "NHW"
     if array.ndim == 4:
-        first, last = array.shape[1] in _COLOURS, array.shape[3] in _COLOURS
+        first, last = array.shape[1] in _CHANNELS, array.shape[3] in _CHANNELS
         if first and last:
             raise UserError(
                 f"{name} has shape {list(array.shape)}, which may be NCHW or NHWC; "
-                f"say data.layout=NCHW or data.layout=NHWC."
+                f"set data.layout=NCHW or data.layout=NHWC."
             )
         if first or last:
             return "NCHW" if first else "NHWC"
-    raise UserError(f"{name} has shape {list(array.shape)}; expected {_WANTED}.")
+    raise UserError(f"{name} has shape {list(array.shape)}; expected {_EXPECTED}.")
 
 
 def _check_integers(values: npt.NDArray[np.generic], count: int, axes: int, name: str) -> None:
-    """Labels have one axis, factors two."""
+    """Refuse labels (one axis) or factors (two axes) that are not one int64 row per image."""
     if values.ndim != axes or len(values) != count:
-        wanted = (
+        expected = (
             f"one label for each image, [{count}]" if axes == 1 else f"a row for each image, [{count}, factors]"
         )
-        raise UserError(f"{name} has shape {list(values.shape)}; expected {wanted}.")
+        raise UserError(f"{name} has shape {list(values.shape)}; expected {expected}.")
     if not np.issubdtype(values.dtype, np.integer):
         raise UserError(f"{name} is of type {values.dtype}; expected integers.")
-    if values.size and (most := int(values.max())) > np.iinfo(np.int64).max:
-        raise UserError(f"{name} holds {most}; expected integers below 2**63, as int64 holds.")
+    if values.size and (highest := int(values.max())) > np.iinfo(np.int64).max:
+        raise UserError(f"{name} holds {highest}; expected integers below 2**63, as int64 holds.")

@@ -18,7 +18,7 @@ from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import absolute_path
 
 _log = logging.getLogger(__name__)
-STALL_SECONDS = 10.0  # torchvision sets no limit of its own
+STALL_SECONDS = 10.0  # torchvision sets no limit
 MNIST_FAMILY: dict[str, type[datasets.MNIST]] = {
     "MNIST": datasets.MNIST,
     "FashionMNIST": datasets.FashionMNIST,
@@ -30,7 +30,7 @@ COLOUR_DATASETS = ("CIFAR10", "SVHN")
 
 
 class _TorchvisionSource(ABC):
-    """Official splits in a folder of their own below `root`; missing files are downloaded once."""
+    """Official splits in a folder below `root`; missing files are downloaded once."""
 
     may_download = True
     _name: str
@@ -41,7 +41,7 @@ class _TorchvisionSource(ABC):
         return self._open(train=True)
 
     def test(self) -> ImageSet:
-        """The official test images, likewise."""
+        """The official test images, in the same form."""
         return self._open(train=False)
 
     @property
@@ -62,10 +62,10 @@ class _TorchvisionSource(ABC):
         if images is not None:
             return images
         if not self.may_download:
-            raise self._absent(train, "a stored config downloads nothing unless you name the folder")
+            raise self._absent(train, "a stored config downloads nothing unless you set data.root")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self._folder / ".lock"):  # of several processes one downloads, the others wait
+            with FileLock(self._folder / ".lock"):  # one process downloads, the others wait
                 return self._load_if_present(train) or self._fetch(train)
         except OSError as error:
             raise UserError(f"data.root={self._root} cannot be written to: {error}.") from error
@@ -91,7 +91,7 @@ class _TorchvisionSource(ABC):
 
     def _absent(self, train: bool, reason: str) -> UserError:
         return UserError(
-            f"{self._name} is not whole in data.root={self._root} and cannot be downloaded ({reason}): "
+            f"{self._name} is incomplete in data.root={self._root} and cannot be downloaded ({reason}): "
             f"put {', '.join(self._archives(train))} into {self._folder} (another root: data.root=DIR, or the "
             f"environment variable VAE_EXP_DATA), or train on the embedded digits, data=digits."
         )

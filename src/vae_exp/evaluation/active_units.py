@@ -1,4 +1,4 @@
-"""What each latent unit is used for: activity and rate."""
+"""Active latent units, and the rate of each unit."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +20,7 @@ class UnitsEvaluator:
 
     A unit is active if the variance over images of its posterior mean, Var_x E[z|x], is above a threshold. Yields
     `active_units`, how many; and, where posterior and prior have independent units, `rate_of_active_units` in nats
-    per image, what of the rate they carry, and the figure `units`: all units by their rate, with their variances.
+    per image, the sum of their rates, and the figure `units`: all units by their rate, with their variances.
 
     Args:
         threshold: Of the variance; the paper's is 0.01.
@@ -50,10 +50,10 @@ class UnitsEvaluator:
         variance = torch.cat(means).var(dim=0, correction=0)
         active = variance > self._threshold
         yield "active_units", int(active.sum())
-        known = [each for each in rates if each is not None]
-        if not known:
+        available = [rate for rate in rates if rate is not None]
+        if not available:
             return
-        rate = torch.cat(known).mean(dim=0)
+        rate = torch.cat(available).mean(dim=0)
         yield "rate_of_active_units", rate[active].sum().item()
         yield "unit_rates", rate.tolist()
         order = rate.argsort(descending=True)

@@ -15,7 +15,7 @@ from vae_exp.model.vae import VAE
 
 _log = logging.getLogger(__name__)
 _ROUNDING = 1e-4  # nats
-_CEILING_MARGIN = 1.0  # nats below log N from which the number of images decides the estimate
+_CEILING_MARGIN = 1.0  # nats below log N; above it the number of images limits the estimate
 _BATCH = 1000  # images encoded at once
 _VALUES_AT_ONCE = 2_000_000
 
@@ -27,7 +27,7 @@ class AggregateEvaluator:
     Yields `mutual_information` and `aggregate_kl` in nats; they add up to the rate. As estimates for the mixture
     over all images the first is too low in expectation, and at most log N, and the second as much too high. Where
     the first is within one nat of log N, a warning says so and the second is `aggregate_kl_upper_bound`. A part
-    that comes out negative, for want of draws, is left out, and so are both of a single image.
+    whose estimate is negative, from too few draws, is left out; so are both parts for a single image.
 
     Args:
         num_images: N, a random subset of the split (`scored_images`); None for all. Time grows with its square,
@@ -45,11 +45,7 @@ class AggregateEvaluator:
         self._num_samples = check_int("num_samples", num_samples)
 
     def check(self, vae: VAE, images: ImageSet) -> None:
-        """Refuse models without a density of latents.
-
-        Raises:
-            UserError: with the reason.
-        """
+        """Refuse models without a density of latents."""
         require_density("aggregate", vae, images)
 
     @torch.no_grad()
@@ -64,23 +60,24 @@ class AggregateEvaluator:
             )
             return
         prior = vae.prior()
-        posteriors, latents, own, under_prior = [], [], 0.0, 0.0
+        posteriors, latents, under_posterior, under_prior = [], [], 0.0, 0.0
         for batch in images.labelled_batches(vae, _BATCH):
             posterior = vae.encode(batch)
-            drawn = sample(posterior, generator, (self._num_samples,))
-            own += posterior.log_prob(drawn).double().sum().item()
-            under_prior += prior.log_prob(drawn).double().sum().item()
+            draws = sample(posterior, generator, (self._num_samples,))
+            under_posterior += posterior.log_prob(draws).double().sum().item()
+            under_prior += prior.log_prob(draws).double().sum().item()
             posteriors.append(posterior)
-            latents.append(drawn.flatten(0, 1))
+            latents.append(draws.flatten(0, 1))
         log_count = log(len(images))
         per_part = max(1, _VALUES_AT_ONCE // (min(_BATCH, len(images)) * latents[0][0].numel()))
         under_mixture = 0.0
-        for number, drawn in enumerate(latents):
-            images.report(number / len(latents))
-            for part in drawn.split(per_part):
+        for index, batch_latents in enumerate(latents):
+            images.report(index / len(latents))
+            for part in batch_latents.split(per_part):
                 under_mixture += (_log_sum(posteriors, part) - log_count).sum().item()
-        draws = self._num_samples * len(images)
-        information, divergence = (own - under_mixture) / draws, (under_mixture - under_prior) / draws
+        count = self._num_samples * len(images)
+        information = (under_posterior - under_mixture) / count
+        divergence = (under_mixture - under_prior) / count
         saturated = information > log_count - _CEILING_MARGIN
         if saturated:
             _log.warning(
@@ -101,7 +98,7 @@ class AggregateEvaluator:
                 yield name, max(value, 0.0)
             else:
                 _log.warning(
-                    "evaluator.aggregate: %s would be %.3g, and cannot be negative; it is left out. Raise "
+                    "evaluator.aggregate: the estimate of %s is negative (%.3g) and is skipped. Raise "
                     "evaluator.aggregate.num_samples.",
                     name,
                     value,
@@ -110,5 +107,5 @@ class AggregateEvaluator:
 
 def _log_sum(posteriors: Sequence[Distribution], latents: Tensor) -> Tensor:
     """Logarithm of Σₙ q(z|xₙ) over the images of all batches, `[latents]` in float64."""
-    batches = [each.log_prob(latents.unsqueeze(1)).double().logsumexp(dim=1) for each in posteriors]
+    batches = [q.log_prob(latents.unsqueeze(1)).double().logsumexp(dim=1) for q in posteriors]
     return torch.stack(batches).logsumexp(dim=0)

@@ -1,4 +1,4 @@
-"""Which entries of a codebook a VQ-VAE uses."""
+"""Use of the codebook of a VQ-VAE."""
 
 import logging
 from collections.abc import Iterator
@@ -40,8 +40,10 @@ class CodesEvaluator:
             if not isinstance(posterior, VectorQuantizedPosterior):
                 _log.warning("evaluator.codes: the model has no codebook; nothing is counted.")
                 return
-            found = torch.bincount(posterior.indices.flatten(), minlength=len(posterior.codebook)).cpu().double()
-            counts = found if len(counts) == 0 else counts + found
+            batch_counts = (
+                torch.bincount(posterior.indices.flatten(), minlength=len(posterior.codebook)).cpu().double()
+            )
+            counts = batch_counts if len(counts) == 0 else counts + batch_counts
         shares = counts[counts > 0] / counts.sum()
         yield "codes_used", int((counts > 0).sum())
         yield "code_perplexity", (-(shares * shares.log()).sum()).exp().item()

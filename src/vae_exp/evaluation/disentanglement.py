@@ -19,7 +19,7 @@ from vae_exp.model.vae import VAE
 
 _log = logging.getLogger(__name__)
 _BINS = 20
-_LEAST = 4  # images: two to fit on, two to score
+_MIN_IMAGES = 4  # two to fit on, two to score
 _SVC_C = 0.01
 _TREES = 50
 _DEPTH = 8
@@ -31,10 +31,10 @@ class DisentanglementEvaluator:
 
     On the codes E[z|x]. For MIG they are cut into 20 bins of equal width, and for SAP a linear support vector
     machine (C = 0.01) predicts a factor from a single unit, both as Locatello et al. 2019 do; for DCI random
-    forests, as Eastwood & Williams use, predict a factor from all units, and what they split on is the
+    forests, as in Eastwood & Williams, predict a factor from all units, and the splits give the
     importance. Yields `mig`, `sap`, `dci_disentanglement`, `dci_completeness` and `dci_informativeness` (the
     mean accuracy), each from 0 to 1. One half of the images trains what is fitted, the other is scored. Nothing
-    where the data have no factors, or where the model is told the class.
+    where the data have no factors, or for a class-conditional model.
 
     Args:
         num_images: How many images of the split, a random subset (`scored_images`); None for all.
@@ -47,21 +47,17 @@ class DisentanglementEvaluator:
 
     def __init__(self, num_images: int | None, batch_size: int, every_n_epochs: int | None) -> None:
         self.every_n_epochs = check_optional_int("every_n_epochs", every_n_epochs)
-        self._num_images = check_optional_int("num_images", num_images, _LEAST)
+        self._num_images = check_optional_int("num_images", num_images, _MIN_IMAGES)
         self._batch_size = check_int("batch_size", batch_size)
 
     def check(self, vae: VAE, images: ImageSet) -> None:
-        """Refuse data that do not say what an image was made from.
-
-        Raises:
-            UserError: with the reason.
-        """
+        """Refuse data without factors."""
         if images.factors is None:
             raise UserError(
                 "evaluator=disentanglement needs factors, and the data have none; leave it out, or use data that "
                 "have them, such as data=dsprites."
             )
-        require_images("disentanglement", images, self._num_images, _LEAST)
+        require_images("disentanglement", images, self._num_images, _MIN_IMAGES)
 
     @torch.no_grad()
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:
@@ -69,7 +65,7 @@ class DisentanglementEvaluator:
         images = scored_images("disentanglement", images, self._num_images)
         if isinstance(vae, ConditionalVAE):
             _log.warning(
-                "evaluator.disentanglement: a class-conditional model is told the class; nothing is measured."
+                "evaluator.disentanglement: a class-conditional model receives the class; nothing is measured."
             )
             return
         if images.factors is None:
@@ -101,17 +97,18 @@ class DisentanglementEvaluator:
 
 
 def mutual_information_gap(codes: Array, factors: Array) -> float:
-    """The mean over factors v of (I(z₁; v) − I(z₂; v)) / H(v), z₁ and z₂ telling most (Chen et al. 2018).
+    """The mean over factors v of (I(z₁; v) − I(z₂; v)) / H(v), z₁, z₂ the most informative (Chen et al. 2018).
 
     Args:
-        codes: `[N, units]`; a single unit has a second one that tells nothing.
+        codes: `[N, units]`; beside a single unit a second has zero information.
         factors: `[N, factors]`, integers.
     """
-    binned = np.stack([_binned(codes[:, unit]) for unit in range(codes.shape[1])], axis=1)
+    binned = np.stack([_bin(codes[:, unit]) for unit in range(codes.shape[1])], axis=1)
     gaps = []
     for factor in factors.T:
-        told = sorted((mutual_info_score(factor, unit) for unit in binned.T), reverse=True)
-        gaps.append((told[0] - (told[1] if len(told) > 1 else 0.0)) / mutual_info_score(factor, factor))
+        information = sorted((mutual_info_score(factor, unit) for unit in binned.T), reverse=True)
+        second = information[1] if len(information) > 1 else 0.0
+        gaps.append((information[0] - second) / mutual_info_score(factor, factor))
     return float(np.mean(gaps))
 
 
@@ -119,7 +116,7 @@ def separated_attribute_predictability(codes: Array, factors: Array, train: Arra
     """The mean over factors of the gap in accuracy between the two units that predict it best (Kumar et al. 2018).
 
     Args:
-        codes: `[N, units]`; a single unit has a second one that predicts nothing.
+        codes: `[N, units]`; beside a single unit a second has zero accuracy.
         factors: `[N, factors]`, integers.
         train: Positions that the predictors are fitted on.
         test: Positions that are scored.
@@ -153,7 +150,7 @@ def completeness(importance: Array) -> float:
     return disentanglement(importance.T)
 
 
-def _binned(values: Array) -> Array:
+def _bin(values: Array) -> Array:
     edges = np.histogram_bin_edges(values, _BINS)
     return np.digitize(values, edges[1:-1])
 
@@ -171,8 +168,8 @@ def _score_of_unit(unit: Array, factor: Array, train: Array, test: Array) -> flo
 def _forests(codes: Array, factors: Array, train: Array, test: Array) -> tuple[Array, float]:
     """Importances `[units, factors]`, and the mean accuracy.
 
-    Every split looks at all units: a forest that looks at a few has to split on units that know nothing. Entropy,
-    because Gini's gain is the same for every cut through equally frequent values, and deep trees come of it.
+    Every split considers all units: with a few it would have to split on uninformative ones. Entropy, because
+    Gini's gain is the same for every cut through equally frequent values, which makes deep trees.
     """
     importance, scores = [], []
     for factor in factors.T:

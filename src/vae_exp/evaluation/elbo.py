@@ -14,7 +14,7 @@ class ELBOEvaluator:
     """ELBO, rate and distortion by draws from the posterior, and the reconstruction from its mean.
 
     Yields `elbo`, `negative_elbo`, `rate`, `distortion` (z drawn from q(z|x)) and
-    `reconstruction_from_mean`, which is −log p(x|z) at z = E[z|x], the way of the minimalist VAE at evaluation;
+    `reconstruction_from_mean`, which is −log p(x|z) at z = E[z|x], as the minimalist VAE has it at evaluation;
     all in nats per image. That last one plus the rate is no bound on −log p(x). Where the likelihood is a
     probability of these images, `negative_elbo_bits_per_dim` is −ELBO in bits per pixel and channel.
 
@@ -22,7 +22,7 @@ class ELBOEvaluator:
         num_samples: Draws of z per image.
         batch_size: Images at once.
         every_n_epochs: Interval during training; None runs it once, at the end.
-        bits: Whether bits per dimension are told: `auto`, `True` or `False`, as `BitsPerDim` takes it.
+        bits: The mode of `BitsPerDim`: `auto`, `True` or `False`.
     """
 
     def __init__(
@@ -34,11 +34,7 @@ class ELBOEvaluator:
         self._bits = BitsPerDim("evaluator.elbo.bits", bits)
 
     def check(self, vae: VAE, images: ImageSet) -> None:
-        """Refuse bits that cannot be told.
-
-        Raises:
-            UserError: with the reason.
-        """
+        """Refuse `bits=True` where there are none."""
         self._bits.check(vae, images)
 
     @torch.no_grad()

@@ -23,27 +23,27 @@ from vae_exp.storage.run_directory import absolute_path
 
 _log = logging.getLogger(__name__)
 _BATCH = 200
-_LEAST = 2  # images
-_TRAINED_ON = 10_000
+_MIN_IMAGES = 2
+_MAX_TRAINING_IMAGES = 10_000
 _FEATURES = 64
-_SEED = 0  # of the classifier: distances of runs with different seeds are on the same features
+_SEED = 0  # of the classifier: runs with different seeds are compared on the same features
 
 
 class FIDEvaluator:
     """The Fréchet distance of Heusel et al. 2017 between images of the split and as many samples, by torchmetrics.
 
     Samples are mean images E[x|z] of draws from the prior; where the images are black and white and the
-    likelihood is a Bernoulli, pixels are drawn too. With a file of yours the features are what your program
+    likelihood is a Bernoulli, pixels are drawn too. With a file the features are what its program
     returns, and the distance is `fid`; comparable with published ones only if they used the very same features.
     Without one, they are the last hidden layer of a small classifier that is trained on the images of the
-    split, and the distance is called `fid_of_own_classifier`: good for comparing models on the same data, and
-    nothing else. Neither is told where the data have no labels and there is no file.
+    split, and the distance is `fid_of_own_classifier`: it compares models on the same data, and nothing
+    else. Without labels and without a file there is no distance.
 
     Args:
         features: A file written by `torch.export.save`: images `[batch, channels, height, width]` in [0, 1] →
             features `[batch, size]`; None trains the classifier.
         num_images: How many images of the split, a random subset (`scored_images`), and samples; None for all.
-        epochs: That the classifier is trained for.
+        epochs: Training epochs of the classifier.
         every_n_epochs: Interval during training; None runs it once, at the end.
 
     Raises:
@@ -55,17 +55,13 @@ class FIDEvaluator:
         self, features: str | None, num_images: int | None, epochs: int, every_n_epochs: int | None
     ) -> None:
         self.every_n_epochs = check_optional_int("every_n_epochs", every_n_epochs)
-        self._num_images = check_optional_int("num_images", num_images, _LEAST)
+        self._num_images = check_optional_int("num_images", num_images, _MIN_IMAGES)
         self._epochs = check_int("epochs", epochs)
-        self._features = None if features is None else _loaded(features)
+        self._features = None if features is None else _load_features(features)
 
     def check(self, vae: VAE, images: ImageSet) -> None:
-        """Refuse so few images that they have no covariance.
-
-        Raises:
-            UserError: says how many are needed.
-        """
-        require_images("fid", images, self._num_images, _LEAST)
+        """Refuse so few images that they have no covariance."""
+        require_images("fid", images, self._num_images, _MIN_IMAGES)
 
     @torch.no_grad()
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:
@@ -80,7 +76,7 @@ class FIDEvaluator:
         features = features.to(images.device)
         distance = FrechetInceptionDistance(_Sized(features, images)).to(images.device)
         pixels_are_drawn = images.is_binary() and is_bernoulli(vae, images)
-        for batch in images.labelled_batches(vae, _BATCH):  # of the images' classes, where the model asks for them
+        for batch in images.labelled_batches(vae, _BATCH):  # a class-conditional model samples their classes
             samples = vae.sample(len(batch), generator)
             distance.update(batch, real=True)
             distance.update(binarized(samples, generator) if pixels_are_drawn else samples, real=False)
@@ -127,24 +123,24 @@ class _AdaptiveAveragePool(nn.Module):
         return rows.T @ maps @ columns
 
     def _weights(self, length: int) -> Tensor:
-        """What each of `length` positions weighs in each mean, `[length, size]`."""
+        """The weight of each of `length` positions in each mean, `[length, size]`."""
         return functional.adaptive_avg_pool1d(torch.eye(length), self.size)
 
 
 @torch.enable_grad()
 def trained_classifier(images: ImageSet, epochs: int) -> SmallClassifier:
-    """A classifier trained on at most 10,000 images; the same images give the same one, whatever the run's seed.
+    """A classifier trained on at most 10,000 images, which depends on the images and not on the run's seed.
 
     Args:
         images: With labels.
         epochs: Passes over them.
     """
-    images = images.random_subset(_TRAINED_ON)
+    images = images.random_subset(_MAX_TRAINING_IMAGES)
     assert images.labels is not None
     classes, labels = images.labels.unique(return_inverse=True)
     generator = torch.Generator().manual_seed(_SEED)
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(_SEED)  # and not those of devices, which would stay so
+        torch.default_generator.manual_seed(_SEED)  # leaves the seeds of devices alone
         net = SmallClassifier(images.image_shape, len(classes))
     net.to(images.device)
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
@@ -160,30 +156,30 @@ def trained_classifier(images: ImageSet, epochs: int) -> SmallClassifier:
 
 
 class _Sized(nn.Module):
-    """Features with their size told, which torchmetrics would try images of its own to find out."""
+    """Features with the attribute `num_features`, for which torchmetrics would try images of another size."""
 
     def __init__(self, features: nn.Module, images: ImageSet) -> None:
         super().__init__()
         self.features = features
-        found = features(images.take(2).batch())
-        if not isinstance(found, Tensor) or found.dim() != 2 or len(found) != min(2, len(images)):
-            told = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise UserError(f"evaluator.fid.features returns {told} for two images; expected [2, size].")
-        self.num_features = found.shape[1]
+        output = features(images.take(2).batch())
+        if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != min(2, len(images)):
+            kind = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise UserError(f"evaluator.fid.features returns {kind} for two images; expected [2, size].")
+        self.num_features = output.shape[1]
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.features(images)
         return features
 
 
-def _loaded(path: str) -> nn.Module:
+def _load_features(path: str) -> nn.Module:
     file = absolute_path("evaluator.fid.features", path)
     if not file.exists():  # torch would log a traceback
         raise UserError(f"evaluator.fid.features={file} does not exist.")
     try:
         return torch.export.load(file).module()
-    except Exception as error:  # the reader stumbles over damaged bytes in any way it likes
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # damaged files raise errors of any kind
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"evaluator.fid.features={file} is not a program that torch.export.save has written: {told}"
+            f"evaluator.fid.features={file} is not a program that torch.export.save has written: {reason}"
         ) from error

@@ -1,4 +1,4 @@
-"""How much of the distance between ELBO and log p(x) is the family's fault, and how much the encoder's."""
+"""The gap between ELBO and log p(x): the part due to the posterior's family and the part due to the encoder."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,7 +11,7 @@ from torch.distributions import Distribution, Independent, Normal
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.sampling import rsample
 from vae_exp.errors import UserError
-from vae_exp.evaluation.nll import outputs_per_value, suitable_chunk
+from vae_exp.evaluation.nll import decode_chunk_size, outputs_per_value
 from vae_exp.evaluation.requirements import (
     check_int,
     check_optional_int,
@@ -23,17 +23,17 @@ from vae_exp.model.vae import VAE
 
 _DRAWS_PER_STEP = 10
 _SHARE_OF_STEPS = 0.8  # of the time of a batch; the estimates take the rest
-_BATCH, _BATCH_ON_A_GPU = 100, 1000  # images; a GPU takes as long for either
+_BATCH, _BATCH_ON_GPU = 100, 1000  # images; a GPU takes as long for either
 
 
 class InferenceGapEvaluator:
     """Inference gap = approximation gap + amortisation gap (Cremer, Li & Duvenaud 2018, equations 6 to 8).
 
     With L[q] the ELBO of an image, q the encoder's posterior and q* the diagonal Gaussian that maximises L for
-    this very image, found by Adam from where the encoder is: `inference_gap` = log p(x) − L[q],
+    this image, found by Adam from the encoder's posterior: `inference_gap` = log p(x) − L[q],
     `approximation_gap` = log p(x) − L[q*], `amortization_gap` = L[q*] − L[q], in nats per image, and
     `gaps_images`, how many images these are averages of. log p(x) is estimated by importance sampling with half
-    of the draws from q and half from q*, weighed by their mixture (Veach & Guibas 1995): a lower bound in
+    of the draws from q and half from q*, weighted by their mixture (Veach & Guibas 1995): a lower bound in
     expectation. q and q* are compared with the same noise. For diagonal Gaussian posteriors.
 
     Args:
@@ -64,11 +64,7 @@ class InferenceGapEvaluator:
         self._learning_rate = learning_rate
 
     def check(self, vae: VAE, images: ImageSet) -> None:
-        """Refuse posteriors of another family than that of q*: a gap between families is not amortisation's.
-
-        Raises:
-            UserError: with the reason.
-        """
+        """Refuse posteriors that are not diagonal Gaussians: a gap between families is no amortisation gap."""
         require_density("gaps", vae, images)
         posterior = first_posterior(vae, images)
         if not (isinstance(posterior, Independent) and isinstance(posterior.base_dist, Normal)):
@@ -87,11 +83,11 @@ class InferenceGapEvaluator:
                 amortized = vae.encode(batch)
             report = partial(_report, images, done, len(batch))
             done += len(batch)
-            best = self._optimized(vae, batch, amortized, generator, report)
+            best = self._optimize(vae, batch, amortized, generator, report)
             state = generator.get_state()
-            bound, weights = self._scored(vae, batch, amortized, best, generator)
+            bound, weights = self._score(vae, batch, amortized, best, generator)
             generator.set_state(state)
-            best_bound, best_weights = self._scored(vae, batch, best, amortized, generator)
+            best_bound, best_weights = self._score(vae, batch, best, amortized, generator)
             truth = _log_mean(torch.cat([weights, best_weights]))
             totals += torch.stack([truth - bound, truth - best_bound, best_bound - bound]).sum(dim=1)
         inference, approximation, amortization = (totals / len(images)).tolist()
@@ -101,7 +97,7 @@ class InferenceGapEvaluator:
         yield "gaps_images", len(images)
 
     @torch.enable_grad()
-    def _optimized(
+    def _optimize(
         self,
         vae: VAE,
         images: Tensor,
@@ -113,9 +109,9 @@ class InferenceGapEvaluator:
         log_scale = start.stddev.detach().clamp(min=1e-6).log().requires_grad_()
         optimizer = torch.optim.Adam([mean, log_scale], lr=self._learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self._num_steps)
-        frozen = [each for each in vae.parameters() if each.requires_grad]
-        for each in frozen:
-            each.requires_grad_(False)
+        frozen = [parameter for parameter in vae.parameters() if parameter.requires_grad]
+        for parameter in frozen:
+            parameter.requires_grad_(False)
         try:
             for step in range(self._num_steps):
                 report(step / self._num_steps)
@@ -127,12 +123,12 @@ class InferenceGapEvaluator:
                 optimizer.step()
                 schedule.step()
         finally:
-            for each in frozen:
-                each.requires_grad_(True)
+            for parameter in frozen:
+                parameter.requires_grad_(True)
         return _gaussian(mean.detach(), log_scale.detach())
 
     @torch.no_grad()
-    def _scored(
+    def _score(
         self, vae: VAE, images: Tensor, posterior: Distribution, other: Distribution, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """The ELBO under a posterior, `[batch]`, and its draws' weights under the mixture with the other one.
@@ -145,19 +141,17 @@ class InferenceGapEvaluator:
         while left:
             size = min(left, chunk)
             latents = rsample(posterior, generator, (size,))
-            joint, own = (
-                _log_joint(vae, latents, images).cpu().double(),
-                posterior.log_prob(latents).cpu().double(),
-            )
-            mixture = torch.logaddexp(own, other.log_prob(latents).cpu().double()) - log(2)
-            bounds.append(joint - own)
+            joint = _log_joint(vae, latents, images).cpu().double()
+            log_q = posterior.log_prob(latents).cpu().double()
+            mixture = torch.logaddexp(log_q, other.log_prob(latents).cpu().double()) - log(2)
+            bounds.append(joint - log_q)
             weights.append(joint - mixture)
             left -= size
         return torch.cat(bounds).mean(dim=0), torch.cat(weights)
 
 
 def _report(images: ImageSet, done: int, size: int, share: float) -> None:
-    """Show the progress within a batch of which a share of the steps is done."""
+    """Report the progress within a batch, given the share of its steps."""
     images.report((done + _SHARE_OF_STEPS * share * size) / len(images))
 
 
@@ -165,11 +159,11 @@ def _batch_size(vae: VAE, images: ImageSet) -> int:
     if images.device.type != "cuda":
         return _BATCH
     latents = _latents_at_once(vae, images.batch(slice(0, 1)))
-    return max(_BATCH, min(_BATCH_ON_A_GPU, latents // _DRAWS_PER_STEP))
+    return max(_BATCH, min(_BATCH_ON_GPU, latents // _DRAWS_PER_STEP))
 
 
 def _latents_at_once(vae: VAE, images: Tensor) -> int:
-    return suitable_chunk(images[0].numel() * outputs_per_value(vae), images.device)
+    return decode_chunk_size(images[0].numel() * outputs_per_value(vae), images.device)
 
 
 def _log_mean(log_weights: Tensor) -> Tensor:

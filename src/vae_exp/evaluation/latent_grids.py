@@ -1,4 +1,4 @@
-"""What a trained VAE generates: arrays in [0, 1], ready to be drawn or kept."""
+"""Images that a trained VAE generates on grids of latents: arrays in [0, 1]."""
 
 import torch
 from torch import Tensor
@@ -71,7 +71,7 @@ def interpolations(
         first: Where the lines begin, `[rows, *image_shape]`.
         second: Where they end, `[rows, *image_shape]`.
         steps: Points on each line, ends included.
-        labels: The classes of both, `[rows]` each; what lies between is of the first's.
+        labels: The classes of both, `[rows]` each; images in between have the first's.
 
     Returns:
         Images `[rows, steps, *image_shape]`.
@@ -89,7 +89,7 @@ def interpolations(
 def latent_means(vae: VAE, images: ImageSet) -> tuple[Tensor, Tensor]:
     """Posterior means and standard deviations of images, `[N, latent_dim]` each."""
     posteriors = [vae.encode(batch) for batch in images.labelled_batches(vae, _BATCH)]
-    return torch.cat([each.mean for each in posteriors]), torch.cat([each.stddev for each in posteriors])
+    return torch.cat([q.mean for q in posteriors]), torch.cat([q.stddev for q in posteriors])
 
 
 def most_active_units(means: Tensor, count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a simple classifier can read from the codes."""
+"""Accuracy of simple classifiers on the posterior means."""
 
 import logging
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
 
 _log = logging.getLogger(__name__)
-_LEAST = 4  # images: two to fit on, two to score
+_MIN_IMAGES = 4  # two to fit on, two to score
 
 
 class ProbeEvaluator:
@@ -41,18 +41,14 @@ class ProbeEvaluator:
     ) -> None:
         self.every_n_epochs = check_optional_int("every_n_epochs", every_n_epochs)
         self._num_neighbors = check_int("num_neighbors", num_neighbors)
-        self._num_images = check_optional_int("num_images", num_images, _LEAST)
+        self._num_images = check_optional_int("num_images", num_images, _MIN_IMAGES)
         self._batch_size = check_int("batch_size", batch_size)
 
     def check(self, vae: VAE, images: ImageSet) -> None:
-        """Refuse so few images that none could be fitted on, none be scored, or k neighbours not be found.
-
-        Raises:
-            UserError: says how many are needed.
-        """
+        """Refuse too few images to fit on, to score, or to have k neighbours."""
         if images.labels is None or isinstance(vae, ConditionalVAE):
             return
-        require_images("probe", images, self._num_images, _LEAST)
+        require_images("probe", images, self._num_images, _MIN_IMAGES)
         count = min(len(images), self._num_images or len(images))
         if self._num_neighbors > count // 2:
             raise UserError(
@@ -65,9 +61,7 @@ class ProbeEvaluator:
         """Yield names and values."""
         images = scored_images("probe", images, self._num_images)
         if isinstance(vae, ConditionalVAE):
-            _log.warning(
-                "evaluator.probe: the codes of a class-conditional model are told the class; nothing is measured."
-            )
+            _log.warning("evaluator.probe: a class-conditional model receives the class; nothing is measured.")
             return
         if images.labels is None:
             _log.warning("evaluator.probe: the images have no labels; nothing is probed.")

@@ -19,10 +19,10 @@ from vae_exp.objective.importance_weighted import log_evidence
 
 _log = logging.getLogger(__name__)
 _LOW_ESS = 10  # effective samples of an image
-_TOLERATED_LOW_ESS = 0.05  # share of the images
-_CACHE_BYTES = 3 * 2**20  # of decoder outputs that a CPU core keeps near while they are scored
+_MAX_LOW_ESS_SHARE = 0.05  # share of the images
+_CACHE_BYTES = 3 * 2**20  # of decoder outputs, which stay in a CPU core's cache
 _SHARE_OF_FREE_MEMORY = 0.25
-_MOST_ON_A_GPU = 20_000
+_MAX_CHUNK_ON_GPU = 20_000
 _COPIES = 6  # of the decoder's outputs that exist at once
 
 
@@ -42,7 +42,7 @@ class NLLEvaluator:
         num_images: How many images of the split, a random subset (`scored_images`); None for all.
         chunk_size: The most latents decoded at once, which bounds the memory; None takes what suits the device.
         every_n_epochs: Interval during training; None runs it once, at the end.
-        bits: Whether bits per dimension are told: `auto`, `True` or `False`, as `BitsPerDim` takes it.
+        bits: The mode of `BitsPerDim`: `auto`, `True` or `False`.
 
     Raises:
         ValueError: if a count is below one.
@@ -63,11 +63,7 @@ class NLLEvaluator:
         self._bits = BitsPerDim("evaluator.nll.bits", bits)
 
     def check(self, vae: VAE, images: ImageSet) -> None:
-        """Refuse models without a density of latents, and bits that cannot be told.
-
-        Raises:
-            UserError: with the reason.
-        """
+        """Refuse models without a density of latents, and `bits=True` where there are none."""
         require_density("nll", vae, images)
         self._bits.check(vae, images)
 
@@ -76,7 +72,7 @@ class NLLEvaluator:
         """Yield names and values."""
         images = scored_images("nll", images, self._num_images)
         outputs = prod(images.image_shape) * outputs_per_value(vae)
-        chunk_size = self._chunk_size or suitable_chunk(outputs, images.device)
+        chunk_size = self._chunk_size or decode_chunk_size(outputs, images.device)
         per_batch = max(1, chunk_size // self._num_importance_samples)
         estimates = [
             log_evidence(vae, batch, self._num_importance_samples, generator, chunk_size)
@@ -91,9 +87,9 @@ class NLLEvaluator:
             yield "bits_per_dim", bits
         yield "nll_se", values.std().item() / sqrt(count) if count > 1 else float("nan")
         yield "nll_monte_carlo_se", variance.sum().sqrt().item() / count
-        effective = torch.cat([each.effective_samples for each in estimates])
+        effective = torch.cat([estimate.effective_samples for estimate in estimates])
         low_share = (effective < _LOW_ESS).double().mean().item()
-        if low_share > _TOLERATED_LOW_ESS:
+        if low_share > _MAX_LOW_ESS_SHARE:
             _log.warning(
                 "evaluator.nll: %.0f %% of the images have fewer than %d effective samples, so nll is too high by "
                 "an unknown amount; raise evaluator.nll.num_importance_samples (now %d).",
@@ -103,16 +99,15 @@ class NLLEvaluator:
             )
         yield "nll_effective_samples", effective.mean().item()
         yield "nll_low_ess_share", low_share
-        yield "nll_largest_weight", torch.cat([each.largest_weight for each in estimates]).mean().item()
+        yield "nll_largest_weight", torch.cat([estimate.largest_weight for estimate in estimates]).mean().item()
         yield "nll_images", count
 
 
-def suitable_chunk(values: int, device: torch.device) -> int:
+def decode_chunk_size(values: int, device: torch.device) -> int:
     """How many latents to decode at once.
 
-    On the CPU so many that the decoder's outputs stay in the cache while they are scored; on a GPU so many that
-    all that is made of them takes a quarter of the free memory, and at most 20,000, because what the decoder's
-    inner layers take is not known.
+    On the CPU as many as keep the decoder's outputs in the cache; on a GPU as many as take a quarter of the free
+    memory, and at most 20,000, because the memory of the decoder's inner layers is unknown.
 
     Args:
         values: Outputs of the decoder for an image.
@@ -121,7 +116,7 @@ def suitable_chunk(values: int, device: torch.device) -> int:
     if device.type != "cuda":
         return max(32, _CACHE_BYTES // (4 * values))
     free, _ = torch.cuda.mem_get_info(device)
-    return max(32, min(_MOST_ON_A_GPU, int(_SHARE_OF_FREE_MEMORY * free) // (4 * values * _COPIES)))
+    return max(32, min(_MAX_CHUNK_ON_GPU, int(_SHARE_OF_FREE_MEMORY * free) // (4 * values * _COPIES)))
 
 
 def outputs_per_value(vae: VAE) -> int:

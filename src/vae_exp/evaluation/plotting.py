@@ -1,4 +1,4 @@
-"""Arrays → matplotlib figures, drawn without a window or a global state."""
+"""Arrays → matplotlib figures, without a window or global state."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +12,8 @@ Array = npt.NDArray[Any]
 Rectangle = tuple[float, float, float, float]
 _INCHES_PER_IMAGE = 0.6
 _INCHES_PER_TILE = 0.3  # of a seamless grid
-_LEAST_WIDTH = 3.2
-_MOST_INCHES = 60.0  # of a side of a grid; larger ones are shown smaller
+_MIN_WIDTH = 3.2
+_MAX_INCHES = 60.0  # of a side of a grid; larger ones are shown smaller
 _DPI = 150
 
 
@@ -24,19 +24,19 @@ def plot_image_grid(
 
     Args:
         images: `[rows, columns, channels, height, width]` in [0, 1].
-        title: Stands above the grid.
-        row_labels: Stand left of the rows; none, or one for each row.
+        title: Above the grid.
+        row_labels: Left of the rows; none, or one for each row.
         gap: Pixels of background between images; 0 for a seamless manifold.
-        footer: Stands below the grid.
+        footer: Below the grid.
     """
     rows = len(images)
     canvas = _tiled(images, gap)
     inches = rows * (_INCHES_PER_IMAGE if gap else _INCHES_PER_TILE) / canvas.shape[0]  # per pixel of an image
-    inches = min(inches, _MOST_INCHES / max(canvas.shape[:2]))
+    inches = min(inches, _MAX_INCHES / max(canvas.shape[:2]))
     height, width = canvas.shape[0] * inches, canvas.shape[1] * inches
     left = 0.1 + 0.075 * max((len(label) for label in row_labels), default=0)
     below = 0.3 if footer else 0.1
-    margin = max(0.1, (_LEAST_WIDTH - width) / 2 - left + 0.1)
+    margin = max(0.1, (_MIN_WIDTH - width) / 2 - left + 0.1)
     figure = Figure(figsize=(left + width + 2 * margin - 0.1, below + height + 0.35), dpi=_DPI)
     axes = figure.add_axes(_rectangle(figure, left + margin - 0.1, below, width, height))
     axes.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
@@ -55,7 +55,7 @@ def plot_image_grid(
 
 
 def _rectangle(figure: Figure, left: float, below: float, width: float, height: float) -> Rectangle:
-    """A place on the figure, given in inches, in fractions of the figure: no layout has to be solved."""
+    """Convert a rectangle from inches to fractions of the figure: no layout has to be solved."""
     whole_width, whole_height = figure.get_size_inches()
     return left / whole_width, below / whole_height, width / whole_width, height / whole_height
 
@@ -64,7 +64,7 @@ def plot_latent_scatter(means: Array, labels: Array | None, axis_names: tuple[st
     """Posterior means of images in two latent units, coloured by label.
 
     Args:
-        means: `[N, 2]`, or `[N, 1]`, which is drawn against nothing.
+        means: `[N, 2]`, or `[N, 1]`, which is drawn against zero.
         labels: `[N]` integers, or None.
         axis_names: What the axes show.
     """
@@ -80,9 +80,9 @@ def plot_latent_scatter(means: Array, labels: Array | None, axis_names: tuple[st
         palette = colormaps["tab10" if len(classes) <= 10 else "nipy_spectral"]
         for index, label in enumerate(classes):
             colour = palette(index if len(classes) <= 10 else index / (len(classes) - 1))
-            chosen = labels == label
+            members = labels == label
             axes.scatter(
-                first[chosen], second[chosen], s=size, color=colour, label=str(label), linewidths=0, alpha=0.8
+                first[members], second[members], s=size, color=colour, label=str(label), linewidths=0, alpha=0.8
             )
         columns = 1 + (len(classes) - 1) // 16
         legend = axes.legend(title="label", loc="center left", bbox_to_anchor=(1.01, 0.5), ncols=columns)
@@ -107,7 +107,7 @@ def _tiled(images: Array, gap: int) -> Array:
 
 
 def plot_latent_units(rates: Array, variances: Array, names: Sequence[int], threshold: float) -> Figure:
-    """Latent units side by side: above what each tells about an image, below how far its mean moves.
+    """Latent units side by side: above the rate of each, below the variance of its mean.
 
     Args:
         rates: Nats per image of each unit, `[units]`.
@@ -117,13 +117,13 @@ def plot_latent_units(rates: Array, variances: Array, names: Sequence[int], thre
     """
     figure = Figure(figsize=(float(np.clip(0.22 * len(rates), 4.5, 14)), 4.6), dpi=_DPI, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    places = np.arange(len(rates))
+    positions = np.arange(len(rates))
     active = variances > threshold
     colours = np.where(active, "tab:blue", "lightgrey")
-    above.bar(places, rates, color=colours, width=0.8)
+    above.bar(positions, rates, color=colours, width=0.8)
     above.set_ylabel("rate, nats")
     above.set_title(f"{int(active.sum())} of {len(rates)} latent units are active", fontsize=10)
-    below.scatter(places, np.maximum(variances, 1e-12), c=colours, s=14, zorder=2)
+    below.scatter(positions, np.maximum(variances, 1e-12), c=colours, s=14, zorder=2)
     below.axhline(threshold, color="tab:red", linewidth=1, label=f"threshold {threshold:g}")
     below.set_yscale("log")
     below.set_ylim(bottom=max(1e-8, 0.3 * float(variances.min())))
@@ -131,7 +131,7 @@ def plot_latent_units(rates: Array, variances: Array, names: Sequence[int], thre
     below.set_xlabel("unit")
     below.legend(fontsize=8)
     step = -(-len(names) // 40)
-    below.set_xticks(places[::step], [str(name) for name in names[::step]], fontsize=7)
+    below.set_xticks(positions[::step], [str(name) for name in names[::step]], fontsize=7)
     return figure
 
 
@@ -148,8 +148,8 @@ def plot_true_posteriors(
     columns = min(3, len(densities))
     rows = -(-len(densities) // columns)
     figure = Figure(figsize=(2.6 * columns, 2.6 * rows + 0.4), dpi=_DPI, layout="constrained")
-    for place, (density, (mean, deviation)) in enumerate(zip(densities, gaussians, strict=True)):
-        axes = figure.add_subplot(rows, columns, place + 1)
+    for index, (density, (mean, deviation)) in enumerate(zip(densities, gaussians, strict=True)):
+        axes = figure.add_subplot(rows, columns, index + 1)
         if density.ndim == 1:
             _draw_line(axes, density, mean[0], deviation[0], extent)
         else:

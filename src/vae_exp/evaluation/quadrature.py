@@ -1,4 +1,4 @@
-"""Exact log p(x) and the true posterior, where there are so few latent units that they can be integrated over."""
+"""Exact log p(x) and the true posterior by numerical integration over one or two latent units."""
 
 import logging
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
-from vae_exp.evaluation.nll import outputs_per_value, suitable_chunk
+from vae_exp.evaluation.nll import decode_chunk_size, outputs_per_value
 from vae_exp.evaluation.plotting import plot_true_posteriors
 from vae_exp.evaluation.requirements import (
     check_int,
@@ -23,12 +23,12 @@ from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
 
 _log = logging.getLogger(__name__)
-_MOST_UNITS = 2
+_MAX_UNITS = 2
 _BATCH = 100  # images
-_DRAWN = 6
+_FIGURE_IMAGES = 6
 _TOLERANCE = 0.01
-_ROUNDING = 1e-3  # nats per image: what decoding in float32 may cost
-_COARSE = 0.3  # of a posterior in a single cell
+_ROUNDING = 1e-3  # nats per image, the error of decoding in float32
+_COARSE = 0.3  # mass of a posterior in a single cell
 
 
 class QuadratureEvaluator:
@@ -38,7 +38,7 @@ class QuadratureEvaluator:
     `quadrature_negative_elbo`, with the expectation under q integrated too; `posterior_kl`, KL(q(z|x) ‖
     p(z|x)), which is the difference of the two, unless the grid misses so much that it would be negative;
     `quadrature_images`, how many images these are averages of; and the figure `posteriors`: p(z|x) of some
-    images with the mean and deviation of q(z|x) on it. Exact up to the grid; a warning tells if the grid misses
+    images with the mean and deviation of q(z|x) on it. Exact up to the grid; a warning says if the grid misses
     more than 1 % of the prior's mass or of an image's q.
 
     Args:
@@ -62,13 +62,9 @@ class QuadratureEvaluator:
         self._extent = float(extent)
 
     def check(self, vae: VAE, images: ImageSet) -> None:
-        """Refuse more latent units than can be integrated over.
-
-        Raises:
-            UserError: with the reason.
-        """
+        """Refuse more latent units than can be integrated over."""
         units = first_posterior(vae, images).event_shape[-1]
-        if units > _MOST_UNITS:
+        if units > _MAX_UNITS:
             raise UserError(f"evaluator=quadrature integrates over at most 2 latent units; the model has {units}.")
         require_density("quadrature", vae, images)
 
@@ -93,7 +89,7 @@ class QuadratureEvaluator:
             coarsest = max(coarsest, (log_joint - evidence).max().exp().item())
             nll.append(-evidence)
             elbo.append(-(q * (log_joint - log_cell.unsqueeze(1) - log_q)).sum(dim=0))
-            if len(maps) < _DRAWN:
+            if len(maps) < _FIGURE_IMAGES:
                 maps += list(zip((log_joint - evidence).T.exp(), posterior.mean, posterior.stddev, strict=True))
         if missed > _TOLERANCE:
             _log.warning(
@@ -115,16 +111,16 @@ class QuadratureEvaluator:
             yield "posterior_kl", max(bound - exact, 0.0)
         else:
             _log.warning(
-                "evaluator.quadrature: posterior_kl would be %.3g, and no divergence is negative; it is not told. "
+                "evaluator.quadrature: the estimate of posterior_kl is negative (%.3g) and is skipped. "
                 "Raise evaluator.quadrature.extent or evaluator.quadrature.points_per_axis.",
                 bound - exact,
             )
-        shown = maps[:_DRAWN]
+        shown = maps[:_FIGURE_IMAGES]
         shape = [self._points_per_axis] * (1 if grid.shape[1] == 1 else 2)
         yield (
             "posteriors",
             plot_true_posteriors(
-                [each.reshape(shape).cpu().numpy() for each, _, _ in shown],
+                [density.reshape(shape).cpu().numpy() for density, _, _ in shown],
                 [(mean.cpu().numpy(), deviation.cpu().numpy()) for _, mean, deviation in shown],
                 self._extent,
             ),
@@ -145,9 +141,9 @@ class QuadratureEvaluator:
 def _log_likelihood(vae: VAE, grid: Tensor, images: Tensor) -> Tensor:
     """Log p(x|z) of every image at every point, `[points, batch]`, in float64.
 
-    Points are decoded once for all images, but for class-conditional models, whose classes are the images'.
+    Points are decoded once for all images; in a class-conditional model, once for each image's class.
     """
-    per_chunk = suitable_chunk(images.numel() * outputs_per_value(vae), images.device)
+    per_chunk = decode_chunk_size(images.numel() * outputs_per_value(vae), images.device)
     width = len(images) if isinstance(vae, ConditionalVAE) else 1
     chunks = [
         vae.decode(part.unsqueeze(1).expand(-1, width, -1)).log_prob(images) for part in grid.split(per_chunk)

@@ -154,11 +154,7 @@ class BitsPerDim:
         self._mode = mode
 
     def check(self, vae: VAE, images: ImageSet) -> None:
-        """Refuse a model and images without bits per dimension if the mode is `True`.
-
-        Raises:
-            UserError: with the reason.
-        """
+        """Refuse a model and images without bits per dimension if the mode is `True`."""
         if self._mode is True and (reason := not_a_probability_reason(vae, images)) is not None:
             raise UserError(f"{self._key}=true is not possible: {reason}.")
 
