@@ -28,7 +28,7 @@ def _evaluate(config: DictConfig) -> None:
     from vae_exp.errors import UserError
     from vae_exp.evaluation.requirements import is_bernoulli
     from vae_exp.runs.trained_run import open_for
-    from vae_exp.storage.run_directory import merge_json, require_inside
+    from vae_exp.storage.atomic_io import check_within, update_json
 
     settings = checked(config, EvaluateConfig)
     evaluators = build_evaluators(settings.evaluator)
@@ -40,7 +40,7 @@ def _evaluate(config: DictConfig) -> None:
     check_evaluators(evaluators, run.vae, images)
     metrics: dict[str, float] = {}
     path = run.directory.evaluation(settings.split, run.checkpoint)
-    require_inside(path, run.directory.path)
+    check_within(path, run.directory.path)
     for key, evaluator in evaluators.items():
         print(f"Evaluating {key} on the {settings.split} images …", flush=True)
         with EvaluationProgress(key) as progress:
@@ -51,7 +51,7 @@ def _evaluate(config: DictConfig) -> None:
         save_figures(figures, path.with_suffix(""))
     targets = images.kind
     what = {"checkpoint": run.checkpoint, "epoch": run.epoch, "images": len(images), "seed": settings.seed}
-    merge_json(path, {**what, "targets": targets}, {"evaluator": settings.evaluator, "metrics": metrics})
+    update_json(path, {**what, "targets": targets}, {"evaluator": settings.evaluator, "metrics": metrics})
     title = f"{settings.split}: {len(images)} images, checkpoint {run.checkpoint} (epoch {run.epoch})"
     print_metrics_table(metrics, title)
     if targets != "binary" and is_bernoulli(run.vae, images):

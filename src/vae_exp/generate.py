@@ -24,7 +24,7 @@ def _generate(config: DictConfig) -> None:
     from vae_exp.engine.seeding import make_generator
     from vae_exp.evaluation.figures import draw_figures
     from vae_exp.runs.trained_run import open_for
-    from vae_exp.storage.run_directory import require_inside, write_atomically
+    from vae_exp.storage.atomic_io import check_within, write_atomically
 
     settings = checked(config, GenerateConfig)
     run = open_for(settings)
@@ -34,7 +34,7 @@ def _generate(config: DictConfig) -> None:
     with matmul_precision(run.vae, "fp32"):  # as the evaluator `figures` has it
         for picture in draw_figures(run.vae, images, noise, settings.columns, settings.manifold_size):
             png = run.directory.generated / f"{picture.name}.png"
-            require_inside(png, run.directory.path)
+            check_within(png, run.directory.path)
             write_atomically(png, picture.write_png)
             write_atomically(png.with_suffix(".npz"), picture.write_npz)
             print(f"{png} and {picture.name}.npz")

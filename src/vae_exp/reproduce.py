@@ -12,7 +12,8 @@ from typing import Any
 from vae_exp.cli.command_line import config_directory
 from vae_exp.errors import UserError, exit_with_message
 from vae_exp.reproduction_table import NOT_RUN, ReproductionResult, Row, chosen, read_rows, rewrite
-from vae_exp.storage.run_directory import RunDirectory, require_writable
+from vae_exp.storage.atomic_io import check_writable
+from vae_exp.storage.run_directory import RunDirectory
 
 _PAGE = "reproductions.md"
 _HARMLESS = (
@@ -84,7 +85,7 @@ def _check_table(table: Path) -> None:
     """Hours of training should not end with a table that cannot be written."""
     if table.is_dir():
         raise UserError(f"--table={table} is a directory; name a page, such as {table / _PAGE}.")
-    require_writable(table.absolute().parent, "--table")
+    check_writable(table.absolute().parent, "--table")
     if table.exists():
         try:
             table.read_text()

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from vae_exp.errors import UserError
-from vae_exp.storage.run_directory import write_atomically
+from vae_exp.storage.atomic_io import write_atomically
 
 BEGIN, END = "<!-- reproduce: begin -->", "<!-- reproduce: end -->"
 NOT_RUN = "not run"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import RunLockedError, UserError, exit_with_message
-from vae_exp.storage.run_directory import absolute_path, require_writable
+from vae_exp.storage.atomic_io import absolute_path, check_writable
 from vae_exp.tracking.offline_runs import OfflineRun, folders_of
 from vae_exp.tracking.offline_search import Search
 from vae_exp.uploading.memory import Memories
@@ -37,7 +37,7 @@ def _locked(folders: Iterable[Path]) -> Iterator[list[int]]:
     with ExitStack() as stack:
         numbers = []
         for folder in folders:
-            require_writable(folder, "DIR")
+            check_writable(folder, "DIR")
             try:
                 file = stack.enter_context((folder / LOCK_NAME).open("a"))
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

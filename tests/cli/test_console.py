@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from vae_exp.cli.console import UNITS, print_metrics_table, print_run_summary
+from vae_exp.cli.console import print_metrics_table, print_run_summary
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.validation import loss_term_metrics
 from vae_exp.evaluation.elbo import ELBOEvaluator
 from vae_exp.evaluation.nll import NLLEvaluator
+from vae_exp.metrics import METRICS, unit
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
 from vae_exp.model.priors import StandardNormalPrior
@@ -83,13 +84,13 @@ def test_every_metric_of_our_evaluators_has_a_unit():
     ]
     names = [name for each in evaluators for name, _ in each.run(vae, images, torch.Generator().manual_seed(0))]
     assert len(names) == 12
-    assert [name for name in names if not UNITS.get(name)] == []
+    assert [name for name in names if not unit(name)] == []
 
 
 def test_every_metric_of_training_has_a_place_in_the_table_of_units():
     names = [*loss_term_metrics("train", torch.zeros(3)), "learning_rate", "epoch_seconds", "images_per_second"]
     assert len(names) == 7
-    assert [name for name in names if name.rpartition("/")[2] not in UNITS] == []
+    assert [name for name in names if name.rpartition("/")[2] not in METRICS] == []
 
 
 @pytest.fixture

@@ -8,16 +8,15 @@ from typing import IO
 import pytest
 
 from vae_exp.errors import UserError
-from vae_exp.storage.run_directory import (
-    RunDirectory,
-    claim_directory,
-    merge_json,
-    require_writable,
+from vae_exp.storage.atomic_io import (
+    check_writable,
     to_json_line,
+    update_json,
     write_atomically,
     write_json,
     write_to_user_path,
 )
+from vae_exp.storage.run_directory import RunDirectory, claim_directory
 
 # Names
 
@@ -220,8 +219,8 @@ WHAT = {"checkpoint": "best", "epoch": 3}
 
 def test_parts_of_the_same_stay_beside_the_new_ones(tmp_path: Path):
     path = tmp_path / "test-best.json"
-    merge_json(path, WHAT, {"metrics": {"elbo": -1.0, "rate": 3.0}})
-    merge_json(path, WHAT, {"metrics": {"elbo": -2.0, "nll": 1.5}, "evaluator": {"nll": {}}})
+    update_json(path, WHAT, {"metrics": {"elbo": -1.0, "rate": 3.0}})
+    update_json(path, WHAT, {"metrics": {"elbo": -2.0, "nll": 1.5}, "evaluator": {"nll": {}}})
     assert json.loads(path.read_text()) == {
         **WHAT,
         "metrics": {"elbo": -2.0, "rate": 3.0, "nll": 1.5},
@@ -231,8 +230,8 @@ def test_parts_of_the_same_stay_beside_the_new_ones(tmp_path: Path):
 
 def test_parts_of_something_else_are_dropped(tmp_path: Path):
     path = tmp_path / "test-best.json"
-    merge_json(path, WHAT, {"metrics": {"rate": 3.0}})
-    merge_json(path, WHAT | {"epoch": 4}, {"metrics": {"nll": 1.5}})
+    update_json(path, WHAT, {"metrics": {"rate": 3.0}})
+    update_json(path, WHAT | {"epoch": 4}, {"metrics": {"nll": 1.5}})
     assert json.loads(path.read_text()) == {"checkpoint": "best", "epoch": 4, "metrics": {"nll": 1.5}}
 
 
@@ -240,7 +239,7 @@ def test_parts_of_something_else_are_dropped(tmp_path: Path):
 def test_a_file_that_cannot_be_read_is_replaced(tmp_path: Path, content: bytes):
     path = tmp_path / "test-best.json"
     path.write_bytes(content)
-    merge_json(path, WHAT, {"metrics": {"nll": 1.5}})
+    update_json(path, WHAT, {"metrics": {"nll": 1.5}})
     assert json.loads(path.read_text()) == {**WHAT, "metrics": {"nll": 1.5}}
 
 
@@ -249,18 +248,18 @@ def test_a_file_that_cannot_be_read_is_replaced(tmp_path: Path, content: bytes):
 
 def test_a_directory_that_is_there_and_writable_stays_as_it_is(tmp_path: Path):
     (tmp_path / "file").touch()
-    require_writable(tmp_path, "hydra.run.dir")
+    check_writable(tmp_path, "hydra.run.dir")
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
 def test_a_directory_that_can_be_made_is_not_left_behind(tmp_path: Path):
-    require_writable(tmp_path / "a" / "b", "hydra.run.dir")
+    check_writable(tmp_path / "a" / "b", "hydra.run.dir")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_empty_directory_that_was_there_is_kept(tmp_path: Path):
     (tmp_path / "empty").mkdir()
-    require_writable(tmp_path / "empty", "hydra.run.dir")
+    check_writable(tmp_path / "empty", "hydra.run.dir")
     assert (tmp_path / "empty").is_dir()
 
 
@@ -268,7 +267,7 @@ def test_a_directory_below_a_file_is_refused_by_its_key(tmp_path: Path):
     (tmp_path / "file").touch()
     path = tmp_path / "file" / "run"
     with pytest.raises(UserError, match=r"^hydra\.run\.dir=.* cannot be written to: ") as caught:
-        require_writable(path, "hydra.run.dir")
+        check_writable(path, "hydra.run.dir")
     assert str(path) in str(caught.value)
 
 
@@ -278,7 +277,7 @@ def test_a_full_disk_is_refused_and_nothing_is_left_behind(tmp_path: Path, monke
 
     monkeypatch.setattr("tempfile.TemporaryFile", fail)
     with pytest.raises(UserError, match="No space left on device"):
-        require_writable(tmp_path / "a" / "b", "hydra.run.dir")
+        check_writable(tmp_path / "a" / "b", "hydra.run.dir")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -24,13 +24,13 @@ def _benchmark(config: DictConfig) -> None:
     from vae_exp.benchmark.suite import run_benchmark
     from vae_exp.configuration.schema import BenchmarkConfig, checked
     from vae_exp.errors import UserError
-    from vae_exp.storage.run_directory import absolute_path, require_writable, write_json
+    from vae_exp.storage.atomic_io import absolute_path, check_writable, write_json
 
     settings = checked(config, BenchmarkConfig)
     path = absolute_path("output", settings.output)
     if path.is_dir():
         raise UserError(f"output={settings.output} is a folder; name a file, such as output=benchmark.json.")
-    require_writable(path.parent, "output")
+    check_writable(path.parent, "output")
     results = run_benchmark(config, settings, list(HydraConfig.get().overrides.task))
     write_json(path, results)
     print_tables(results)

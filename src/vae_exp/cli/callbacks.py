@@ -17,14 +17,8 @@ from vae_exp.cli.command_line import group_of, message_of
 from vae_exp.configuration.schema import TrainConfig, checked, require_sweep_name
 from vae_exp.engine import torchrun
 from vae_exp.errors import UserError
-from vae_exp.storage.run_directory import (
-    RunDirectory,
-    absolute_path,
-    claim_directory,
-    require_inside,
-    require_writable,
-    resumed_directory,
-)
+from vae_exp.storage.atomic_io import absolute_path, check_within, check_writable
+from vae_exp.storage.run_directory import RunDirectory, claim_directory, resumed_directory
 from vae_exp.sweep.manifest import key_of, planned_jobs, record, refuse_idle_sweeps
 from vae_exp.sweep.session import recorder
 
@@ -49,7 +43,7 @@ class TrainCallback(Callback):
                 _require_no_other_directory(config)
             else:
                 directory.require_free()
-            require_writable(directory.path.parent, "hydra.run.dir")
+            check_writable(directory.path.parent, "hydra.run.dir")
             if config.tracker.mode == "online":  # before the seconds that torch and the data take
                 from vae_exp.tracking.wandb_tracker import require_api_key
 
@@ -77,7 +71,7 @@ class TrainCallback(Callback):
             overrides = _overrides(config, "task")
             jobs = planned_jobs(config, overrides)
             _check_jobs(config, overrides, jobs or [])
-            require_writable(sweep, "hydra.sweep.dir")
+            check_writable(sweep, "hydra.sweep.dir")
             record(sweep, sys.argv[1:], Path.cwd(), jobs or [])
         except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
             raise SystemExit(f"Error: {message_of(error)}") from error
@@ -127,7 +121,7 @@ def _require_a_run(directory: RunDirectory) -> None:
         directory.config,
     ]
     for path in (*written, directory.checkpoint("last"), directory.checkpoint("best")):
-        require_inside(path, directory.path)
+        check_within(path, directory.path)
 
 
 def _overrides(config: DictConfig, kind: str) -> list[str]:

@@ -13,53 +13,8 @@ from rich.table import Table
 from vae_exp.configuration.stored_files import Caller, require_safe
 from vae_exp.configuration.target_allowlist import untrusted_packages
 from vae_exp.errors import UserError
+from vae_exp.metrics import unit
 from vae_exp.storage.run_directory import RunDirectory
-
-UNITS = {
-    "loss": "nats/image",
-    "elbo": "nats/image",
-    "negative_elbo": "nats/image",
-    "distortion": "nats/image",
-    "rate": "nats/image",
-    "reconstruction_from_mean": "nats/image",
-    "nll": "nats/image",
-    "nll_se": "nats/image",
-    "nll_monte_carlo_se": "nats/image",
-    "nll_effective_samples": "draws",
-    "nll_low_ess_share": "share",
-    "nll_largest_weight": "share",
-    "nll_images": "images",
-    "bits_per_dim": "bits",
-    "negative_elbo_bits_per_dim": "bits",
-    "active_units": "units",
-    "rate_of_active_units": "nats/image",
-    "unit_rates": "nats/image",
-    "mutual_information": "nats",
-    "aggregate_kl": "nats",
-    "aggregate_kl_upper_bound": "nats",
-    "probe_accuracy": "",
-    "knn_accuracy": "",
-    "quadrature_nll": "nats/image",
-    "quadrature_negative_elbo": "nats/image",
-    "posterior_kl": "nats/image",
-    "quadrature_images": "images",
-    "inference_gap": "nats/image",
-    "approximation_gap": "nats/image",
-    "amortization_gap": "nats/image",
-    "gaps_images": "images",
-    "mig": "",
-    "sap": "",
-    "dci_disentanglement": "",
-    "dci_completeness": "",
-    "dci_informativeness": "",
-    "fid": "",
-    "fid_of_own_classifier": "",
-    "codes_used": "codes",
-    "code_perplexity": "codes",
-    "learning_rate": "",
-    "epoch_seconds": "s",
-    "images_per_second": "images/s",
-}
 
 
 def print_metrics_table(metrics: Mapping[str, float], title: str) -> None:
@@ -69,7 +24,7 @@ def print_metrics_table(metrics: Mapping[str, float], title: str) -> None:
     table.add_column("value", justify="right")
     table.add_column("unit")
     for name, value in metrics.items():
-        table.add_row(name, _shown(value), UNITS.get(name.rpartition("/")[2], ""))
+        table.add_row(name, _shown(value), unit(name))
     _console().print(table)
 
 

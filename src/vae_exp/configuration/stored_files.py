@@ -14,7 +14,7 @@ from typing import Any
 
 from vae_exp.configuration.target_allowlist import check_targets, target_class
 from vae_exp.errors import UserError
-from vae_exp.storage.run_directory import absolute_path
+from vae_exp.storage.atomic_io import absolute_path
 
 MAX_ARRAY_BYTES = 2**30  # of the arrays in an .npz file that a stored config names, compressed and unpacked
 GROUPS = ("model", "data", "loss", "optimizer", "scheduler", "evaluator", "tracker", "sweep")

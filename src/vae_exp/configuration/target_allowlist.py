@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from vae_exp.errors import UserError
-from vae_exp.storage.plain_files import read_yaml
+from vae_exp.storage.atomic_io import read_yaml
 
 # A reference to another node of the config, or to an environment variable with a plain default.
 _HARMLESS = re.compile(r"\$\{(?:\.*\w[\w.\[\]]*|oc\.env:\w+(?:,[^${}]*)?)\}")

@@ -14,7 +14,7 @@ from torchvision import datasets
 
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
-from vae_exp.storage.run_directory import absolute_path, write_atomically
+from vae_exp.storage.atomic_io import absolute_path, write_atomically
 
 _log = logging.getLogger(__name__)
 _CROP = 148  # of 178×218, the part with the face, as in Larsen et al. 2016

@@ -8,7 +8,7 @@ import torch
 
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
-from vae_exp.storage.run_directory import absolute_path
+from vae_exp.storage.atomic_io import absolute_path
 
 LAYOUTS = ("auto", "NHW", "NCHW", "NHWC")
 _CHANNELS = (1, 3)

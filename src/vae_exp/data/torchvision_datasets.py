@@ -15,7 +15,7 @@ from torchvision import datasets
 
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
-from vae_exp.storage.run_directory import absolute_path
+from vae_exp.storage.atomic_io import absolute_path
 
 _log = logging.getLogger(__name__)
 STALL_SECONDS = 10.0  # torchvision sets no limit

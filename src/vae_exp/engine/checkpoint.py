@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vae_exp.errors import UserError
-from vae_exp.storage.run_directory import fsync_directory, write_atomically
+from vae_exp.storage.atomic_io import fsync_directory, write_atomically
 
 FORMAT = 2
 _SPARE_BYTES = 2**20

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from vae_exp.engine.checkpoint import save_checkpoint
-from vae_exp.storage.run_directory import RunDirectory, fsync_directory, write_atomically
+from vae_exp.storage.atomic_io import fsync_directory, write_atomically
+from vae_exp.storage.run_directory import RunDirectory
 
 State = dict[str, Any]
 

@@ -19,7 +19,7 @@ from vae_exp.engine.seeding import make_generator
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import Interrupted, UserError
 from vae_exp.model.vae import VAE
-from vae_exp.storage.run_directory import write_atomically
+from vae_exp.storage.atomic_io import write_atomically
 
 _log = logging.getLogger(__name__)
 _PNG_OPTIONS = {"compress_level": 1}

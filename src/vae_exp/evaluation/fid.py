@@ -19,7 +19,7 @@ from vae_exp.evaluation.requirements import (
     scored_images,
 )
 from vae_exp.model.vae import VAE
-from vae_exp.storage.run_directory import absolute_path
+from vae_exp.storage.atomic_io import absolute_path
 
 _log = logging.getLogger(__name__)
 _BATCH = 200

@@ -15,7 +15,8 @@ import vae_exp
 from vae_exp.engine.device import device_name
 from vae_exp.engine.trainer import Trainer
 from vae_exp.errors import Interrupted, UserError
-from vae_exp.storage.run_directory import RunDirectory, write_json
+from vae_exp.storage.atomic_io import write_json
+from vae_exp.storage.run_directory import RunDirectory
 
 
 def build_result(

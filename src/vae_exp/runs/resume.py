@@ -17,7 +17,8 @@ from vae_exp.configuration.stored_files import Caller, require_safe
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.checkpoint_manager import repair_best
 from vae_exp.errors import UserError
-from vae_exp.storage.run_directory import RunDirectory, resumed_checkpoint, write_atomically
+from vae_exp.storage.atomic_io import write_atomically
+from vae_exp.storage.run_directory import RunDirectory, resumed_checkpoint
 
 _log = logging.getLogger(__name__)
 CHANGEABLE = (

@@ -21,7 +21,8 @@ from vae_exp.engine.device import resolve_device
 from vae_exp.errors import UserError
 from vae_exp.model.vae import VAE
 from vae_exp.runs.resume import warn_of_another_config
-from vae_exp.storage.run_directory import LATEST, RunDirectory, absolute_path, find_latest_run
+from vae_exp.storage.atomic_io import absolute_path
+from vae_exp.storage.run_directory import LATEST, RunDirectory, find_latest_run
 
 
 @dataclass(frozen=True)

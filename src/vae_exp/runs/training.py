@@ -46,8 +46,8 @@ from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
 from vae_exp.runs.result import build_result, log_traceback, write_startup_failure
 from vae_exp.runs.resume import ResumeState, repair_checkpoints
-from vae_exp.storage.plain_files import read_yaml
-from vae_exp.storage.run_directory import RunDirectory, write_atomically, write_json
+from vae_exp.storage.atomic_io import read_yaml, write_atomically, write_json
+from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.tracking.metrics_file import MetricsFile
 from vae_exp.tracking.wandb_tracker import WandbTracker
 

@@ -1,25 +1,21 @@
-"""The names of the files that a run writes, and how they are written: whole or not at all."""
+"""The files of a run directory: their names, and the lock of the process that trains there."""
 
-import json
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
-from math import isfinite
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from vae_exp.errors import RunLockedError, UserError
-from vae_exp.storage.plain_files import read_json
+from vae_exp.storage.atomic_io import absolute_path, read_json
 
 LATEST = "latest"  # in place of a run directory, the one that was written last
 _STAYS = (".lock", "train.log", "output.log", "previous")  # when an attempt is set aside: open, or kept already
 _TEMPORARY = ".*.[0-9]*.tmp"
-_PATIENCE_SECONDS = 2  # with those who only look whether somebody holds a lock
+_LOCK_TIMEOUT = 2  # with those who only look whether somebody holds a lock
 
 
 @dataclass(frozen=True)
@@ -186,7 +182,7 @@ def lock_run_directory(directory: RunDirectory) -> Iterator[None]:
     """
     lock = FileLock(directory.lock)
     try:
-        lock.acquire(timeout=_PATIENCE_SECONDS)
+        lock.acquire(timeout=_LOCK_TIMEOUT)
     except Timeout:
         raise RunLockedError(
             f"another process is training in {directory.path}; wait for its end or stop it."
@@ -221,129 +217,3 @@ def claim_directory(path: Path) -> Path:
             continue
         return candidate
     raise AssertionError("unreachable")
-
-
-def absolute_path(key: str, value: str) -> Path:
-    """The path that a user gave, `~` expanded, anchored at the working directory of the moment.
-
-    Raises:
-        UserError: if it names a home folder that does not exist.
-    """
-    try:
-        return Path(os.path.abspath(Path(value).expanduser()))  # noqa: PTH100 - also resolves ..
-    except RuntimeError as error:
-        raise UserError(f"{key}={value} names a home folder that does not exist.") from error
-
-
-def require_inside(path: Path, folder: Path) -> None:
-    """Refuse to write through a link that leads out of a folder, or into a pipe or a device.
-
-    Raises:
-        UserError: names the path and where it leads.
-    """
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"{path} leads out of {folder}, to {path.resolve()}; refused.")
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise UserError(f"{path} is neither a file nor a folder; refused.")
-
-
-def require_all_inside(folder: Path) -> None:
-    """`require_inside` for all that a folder holds."""
-    for parent, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            require_inside(Path(parent, name), folder)
-
-
-def require_writable(path: Path, key: str) -> None:
-    """Make sure that files can be written into a directory, or into one that can be made there.
-
-    Raises:
-        UserError: names the key and the reason; a directory made for the trial is removed again.
-    """
-    made = [each for each in (path, *path.parents) if not each.exists()]
-    try:
-        try:
-            _write_probe(path)
-        except FileNotFoundError:  # another process has just tidied up after a trial of its own
-            _write_probe(path)
-    except OSError as error:
-        raise UserError(f"{key}={path} cannot be written to: {error}.") from error
-    finally:
-        for each in made:
-            with suppress(OSError):  # in use by now
-                each.rmdir()
-
-
-def _write_probe(path: Path) -> None:
-    path.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path) as probe:
-        probe.write(b"0" * 4096)
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Let `write` fill a temporary file, flush it to the disk, then give it its name.
-
-    A reader sees the old file or the new one, never a part; after a failure the old one stands.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_to_user_path(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """`write_atomically` for a path that a user names: links are followed, devices and pipes written into."""
-    path = path.resolve()
-    if path.exists() and not path.is_file() and not path.is_dir():
-        with path.open("wb") as file:
-            write(file)
-    else:
-        write_atomically(path, write)
-
-
-def fsync_directory(folder: Path) -> None:
-    """Flush the names in a folder to the disk, so that they outlive a loss of power."""
-    with suppress(OSError):  # a file system that does not know this
-        opened = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object atomically; numbers that JSON does not know (NaN, infinities) become null."""
-    text = json.dumps(_strict(content), indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def merge_json(path: Path, what: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write `what` and `parts`; parts that the file has of the very same `what` stay beside the new ones."""
-    try:
-        before = read_json(path)
-    except (FileNotFoundError, UserError):
-        before = {}
-    same = isinstance(before, dict) and all(before.get(key) == value for key, value in what.items())
-    merged = {key: {**(before.get(key, {}) if same else {}), **part} for key, part in parts.items()}
-    write_json(path, {**what, **merged})
-
-
-def to_json_line(content: Mapping[str, Any]) -> str:
-    """One line of strict JSON."""
-    return json.dumps(_strict(content), allow_nan=False) + "\n"
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _strict(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(entry) for entry in value]
-    if isinstance(value, float) and not isfinite(value):
-        return None
-    return value

@@ -14,14 +14,15 @@ from rich.text import Text
 
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import UserError, exit_with_message
-from vae_exp.storage.run_directory import require_all_inside, require_writable
+from vae_exp.metrics import higher_is_better
+from vae_exp.storage.atomic_io import check_all_within, check_writable
 from vae_exp.sweep.aggregate import Group, combined, default_keys, grouped, in_order, meaning
 from vae_exp.sweep.best import as_words, best_jobs, means_over_seeds
 from vae_exp.sweep.cleanup import find_removable, remove
 from vae_exp.sweep.command_check import TRUST, require_plain_command
 from vae_exp.sweep.job_records import Job, read_jobs, varying
 from vae_exp.sweep.manifest import SEARCH, lasting_words, quoted, read_plan
-from vae_exp.sweep.metrics import best_first, chosen_metric, higher_is_better
+from vae_exp.sweep.metrics import best_first, chosen_metric
 from vae_exp.sweep.status import print_status
 from vae_exp.sweep.summary import (
     console,
@@ -138,7 +139,7 @@ def _summary(asked: argparse.Namespace) -> int:
     table = rows_of(jobs) if a_row_each or asked.group_by is None else rows_of_groups(groups)
     for path, write in ((asked.csv, write_csv), (asked.parquet, write_parquet)):
         if path is not None:
-            require_writable(path.absolute().parent, "folder")
+            check_writable(path.absolute().parent, "folder")
             write(table, path)
             out.print(Text(f"Written to {path}"), soft_wrap=True)
     return 0
@@ -167,7 +168,7 @@ def _plot(asked: argparse.Namespace) -> int:
 
     folder = asked.to or asked.sweep / "plots"
     jobs = _jobs(asked.sweep)
-    require_writable(folder, "--to")
+    check_writable(folder, "--to")
     for path in draw(jobs, asked.metric, folder, asked.others):
         print(path)
     return 0
@@ -200,7 +201,7 @@ def _retry(asked: argparse.Namespace) -> int:
         raise UserError(f"{asked.sweep} does not say how it was started: there is no sweep.json to go by.")
     trust = _trusted(asked.trust)
     if TRUST not in trust:
-        require_all_inside(asked.sweep)
+        check_all_within(asked.sweep)
     for command in commands:
         folder, words = Path(command["folder"]), lasting_words(command["words"])
         if not folder.is_dir():

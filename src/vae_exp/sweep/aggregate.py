@@ -8,8 +8,8 @@ from statistics import fmean, stdev
 from typing import Literal
 
 from vae_exp.errors import UserError
+from vae_exp.metrics import higher_is_better
 from vae_exp.sweep.job_records import Job, union, varying
-from vae_exp.sweep.metrics import higher_is_better
 
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?")
 SEEDS = ("seed", "data.split_seed", "data.binarization_seed")

@@ -7,10 +7,11 @@ from statistics import fmean
 
 from vae_exp.configuration.resolvers import NOT_PART_OF_IDENTITY
 from vae_exp.errors import UserError
+from vae_exp.metrics import higher_is_better
 from vae_exp.sweep.aggregate import SEEDS
 from vae_exp.sweep.job_records import Job
 from vae_exp.sweep.manifest import key_of
-from vae_exp.sweep.metrics import best_first, chosen_metric, higher_is_better
+from vae_exp.sweep.metrics import best_first, chosen_metric
 
 _OF_THE_SWEEP = {*NOT_PART_OF_IDENTITY} - {"trust"}  # whoever pastes the words trusts the same code
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vae_exp.errors import UserError
-from vae_exp.storage.run_directory import RunDirectory, lock_run_directory, require_all_inside
+from vae_exp.storage.atomic_io import check_all_within
+from vae_exp.storage.run_directory import RunDirectory, lock_run_directory
 from vae_exp.sweep.manifest import FILE
 from vae_exp.sweep.run_job import FINISHED, status_of
 
@@ -44,7 +45,7 @@ def find_removable(sweep: Path, *, checkpoints: bool) -> list[Removable]:
     """
     if not (sweep / FILE).is_file():
         raise UserError(f"{sweep} has no {FILE}: it is not the directory of a sweep; nothing is removed.")
-    require_all_inside(sweep)
+    check_all_within(sweep)
     directories = [RunDirectory(path.parent) for path in sorted(sweep.glob("*/.hydra"))]
     return [each for directory in directories if not directory.is_locked() for each in _of(directory, checkpoints)]
 

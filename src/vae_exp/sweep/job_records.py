@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vae_exp.errors import UserError
-from vae_exp.storage.plain_files import read_yaml
+from vae_exp.storage.atomic_io import read_yaml
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.manifest import job_key, keys_of, own_words, read_plan
 from vae_exp.tracking.metrics_file import read_row

@@ -15,8 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae_exp.configuration.resolvers import EXCLUDED_KEYS, NOT_PART_OF_IDENTITY
 from vae_exp.errors import UserError
-from vae_exp.storage.plain_files import read_json
-from vae_exp.storage.run_directory import write_json
+from vae_exp.storage.atomic_io import read_json, write_json
 
 _log = logging.getLogger(__name__)
 FILE = "sweep.json"

@@ -4,30 +4,10 @@ from collections.abc import Sequence
 from math import inf
 
 from vae_exp.errors import UserError
+from vae_exp.metrics import higher_is_better
 from vae_exp.sweep.job_records import Job, union
 
-_HIGHER_IS_BETTER = (
-    "elbo",
-    "active_units",
-    "mutual_information",
-    "probe_accuracy",
-    "knn_accuracy",
-    "mig",
-    "sap",
-    "dci_disentanglement",
-    "dci_completeness",
-    "dci_informativeness",
-    "codes_used",
-    "code_perplexity",
-    "images_per_second",
-    "nll_effective_samples",
-)
 _JUDGED_BY = ("test/nll", "test/elbo", "val/nll", "val/elbo", "train/elbo", "val/loss", "train/loss")
-
-
-def higher_is_better(metric: str) -> bool:
-    """Whether more of a metric is better; losses, bounds in nats to be minimised and times are not so."""
-    return metric.rpartition("/")[2] in _HIGHER_IS_BETTER
 
 
 def direction(metric: str) -> str:

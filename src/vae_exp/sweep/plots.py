@@ -16,11 +16,12 @@ from matplotlib.ticker import MaxNLocator
 
 from vae_exp.configuration.resolvers import short_key
 from vae_exp.errors import UserError
-from vae_exp.storage.run_directory import write_atomically
+from vae_exp.metrics import higher_is_better
+from vae_exp.storage.atomic_io import write_atomically
 from vae_exp.sweep.aggregate import Group, Others, combined, default_keys, grouped, in_order, meaning, varying_keys
 from vae_exp.sweep.job_records import Job
 from vae_exp.sweep.key_axis import KeyAxis, turn_long
-from vae_exp.sweep.metrics import chosen_metric, higher_is_better
+from vae_exp.sweep.metrics import chosen_metric
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe & Ito
 _MARKERS = "osD^vP*"

@@ -15,8 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vae_exp.configuration.resolvers import identifying_text, register_resolvers
 from vae_exp.errors import UserError
-from vae_exp.storage.plain_files import read_yaml
-from vae_exp.storage.run_directory import RunDirectory, lock_run_directory, write_atomically
+from vae_exp.storage.atomic_io import read_yaml, write_atomically
+from vae_exp.storage.run_directory import RunDirectory, lock_run_directory
 from vae_exp.sweep.job_records import read_overrides
 from vae_exp.sweep.manifest import swept_keys
 

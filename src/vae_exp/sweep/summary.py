@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vae_exp.errors import UserError
-from vae_exp.storage.run_directory import write_to_user_path
+from vae_exp.storage.atomic_io import write_to_user_path
 from vae_exp.sweep.aggregate import Group, MeanAndError
 from vae_exp.sweep.job_records import Job, read_jobs, union, varying
 from vae_exp.sweep.metrics import best_first

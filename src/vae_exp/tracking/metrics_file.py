@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, TextIO
 from zlib import crc32
 
-from vae_exp.storage.plain_files import read_regular
-from vae_exp.storage.run_directory import to_json_line, write_atomically
+from vae_exp.storage.atomic_io import read_regular, to_json_line, write_atomically
 
 _log = logging.getLogger(__name__)
 _CHECKSUM = "crc32"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vae_exp.errors import UserError
-from vae_exp.storage.plain_files import read_yaml
+from vae_exp.storage.atomic_io import read_yaml
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.tracking.offline_runs import SEGMENT, OfflineRun, read_folder
 

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from vae_exp.errors import UserError
-from vae_exp.storage.run_directory import absolute_path, require_writable
+from vae_exp.storage.atomic_io import absolute_path, check_writable
 
 _log = logging.getLogger(__name__)
 _FLUSH_SECONDS = 1.0
@@ -193,7 +193,7 @@ def require_api_key(root: Path) -> None:
     import wandb
 
     try:
-        require_writable(root / "wandb", "tracker.root")
+        check_writable(root / "wandb", "tracker.root")
         known = wandb.login(prompt=False)
     except (OSError, UserError, wandb.Error) as error:
         _forget_service()

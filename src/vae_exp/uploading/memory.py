@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vae_exp.errors import UserError
-from vae_exp.storage.plain_files import read_json
-from vae_exp.storage.run_directory import write_json
+from vae_exp.storage.atomic_io import read_json, write_json
 from vae_exp.tracking.offline_runs import SEGMENT, OfflineRun, Segment, folders_of
 
 MEMORY_NAME = ".vae_exp_synced.json"

@@ -12,7 +12,8 @@ from hydra.conf import HydraConf
 from omegaconf import OmegaConf
 
 from vae_exp.errors import MemoryExhaustedError
-from vae_exp.storage.run_directory import RunDirectory, write_json
+from vae_exp.storage.atomic_io import write_json
+from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.pool.display import PoolDisplay
 from vae_exp.sweep.pool.job import End, Job
 from vae_exp.sweep.pool.pool import Composed, JobList, Pool

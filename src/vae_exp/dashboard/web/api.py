@@ -13,7 +13,7 @@ from vae_exp.dashboard.reader.events import Value
 from vae_exp.dashboard.runs.history import NOT_FINITE, Numbers
 from vae_exp.dashboard.runs.run import Run
 from vae_exp.dashboard.runs.store import RunStore
-from vae_exp.sweep.metrics import higher_is_better
+from vae_exp.metrics import higher_is_better
 
 MAX_POINTS = 2_000
 X_AXES = {"step": None, "epoch": "epoch", "time": "_runtime"}

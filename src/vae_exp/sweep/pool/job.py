@@ -9,7 +9,8 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from vae_exp.errors import Interrupted, RunLockedError, UserError
-from vae_exp.storage.run_directory import RunDirectory, lock_run_directory, write_json
+from vae_exp.storage.atomic_io import write_json
+from vae_exp.storage.run_directory import RunDirectory, lock_run_directory
 from vae_exp.sweep.job_records import last_metrics
 from vae_exp.sweep.pool.slots import Slot
 from vae_exp.sweep.pool.worker import Report

@@ -5,7 +5,7 @@ import pytest
 
 from tests.sweep.sweeps import make_job
 from vae_exp.errors import UserError
-from vae_exp.storage.plain_files import read_json, read_regular, read_yaml
+from vae_exp.storage.atomic_io import read_json, read_regular, read_yaml
 from vae_exp.sweep.job_records import read_jobs
 from vae_exp.tracking.metrics_file import MetricsFile
 
