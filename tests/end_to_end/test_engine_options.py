@@ -30,16 +30,6 @@ def test_streamed_images_give_the_same_weights_to_the_bit(command, tmp_path):
     assert "streamed from host memory" in (tmp_path / "streamed" / "train.log").read_text()
 
 
-def test_bfloat16_stays_near_float32(command, tmp_path):
-    """Eight bits of mantissa move the loss of a short run by less than 1 %, and do move it."""
-    exact = trained(command, tmp_path, "fp32")
-    rounded = trained(command, tmp_path, "bf16", "trainer.precision=bf16")
-    assert (exact["precision"], rounded["precision"]) == ("fp32", "bf16")
-    assert rounded["metrics"]["train/loss"] == pytest.approx(exact["metrics"]["train/loss"], rel=0.01)
-    assert rounded["metrics"]["train/loss"] != exact["metrics"]["train/loss"]
-    assert all(weight.dtype == torch.float32 for weight in rounded["weights"]["vae"].values())
-
-
 def test_an_average_of_the_weights_is_what_is_scored_and_loaded(command, tmp_path):
     from vae_exp import load_run
 
@@ -105,7 +95,7 @@ def test_memory_is_counted_for_steps_in_float32_alone(command, tmp_path, monkeyp
     refused = command("train", "data=digits", "tracker=none")
     assert refused.code == 1
     assert "GiB for its gradients" in refused.err
-    trained(command, tmp_path, "half", "trainer.precision=bf16")
+    assert trained(command, tmp_path, "half", "trainer.precision=bf16")["precision"] == "bf16"
 
 
 def test_black_and_white_images_are_scored_as_such(command, tmp_path):

@@ -38,8 +38,9 @@ def test_it_trains_and_can_be_evaluated(command, tmp_path: Path, loss: str):
     assert found[-1]["train/distortion"] < found[0]["train/distortion"]
     for line in found:
         assert line["val/elbo"] == pytest.approx(-(line["val/distortion"] + line["val/rate"]))
-    evaluated = command("evaluate", "run=run", "evaluator=[elbo]")
-    assert evaluated.code == 0, evaluated.err
+    if loss == "dreg":  # evaluation does not depend on the loss
+        evaluated = command("evaluate", "run=run", "evaluator=[elbo]")
+        assert evaluated.code == 0, evaluated.err
 
 
 def test_a_schedule_from_the_command_line_is_followed_and_logged(command, tmp_path: Path):

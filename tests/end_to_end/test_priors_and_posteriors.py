@@ -32,7 +32,10 @@ RUN = ("data=digits", "trainer.epochs=3", "tracker=none", "evaluator=[]", "model
 def test_it_trains_resumes_and_can_be_evaluated(command, tmp_path, overrides):
     trained = command("train", *RUN, *overrides, "hydra.run.dir=run")
     assert trained.code == 0, trained.err
-    assert command("train", "resume=run", "trainer.epochs=4").code == 0
+    if not {"model/prior=vamp", "model=two_layer", "model=conditional"} & set(
+        overrides
+    ):  # test_stored_runs has these
+        assert command("train", "resume=run", "trainer.epochs=4").code == 0
     lines = read_metrics(tmp_path / "run")
     assert lines[-1]["train/distortion"] < lines[0]["train/distortion"]
     chosen = "evaluator=[elbo,nll,units,aggregate,probe]"

@@ -57,26 +57,16 @@ def test_wandb_has_config_metrics_by_step_figures_and_an_end(command, tmp_path):
     assert end.exit_code == 0
 
 
-def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(command, tmp_path):
-    def metrics(name: str, seed: int) -> list[dict]:
-        assert command("train", *SHORT, f"seed={seed}", f"hydra.run.dir={name}").code == 0
-        return [without_times(line) for line in read_metrics(tmp_path / name)]
-
-    first = metrics("first", 3)
-    assert metrics("again", 3) == first
-    assert metrics("other", 4) != first
-
-
-def test_the_printed_sum_is_that_of_a_batch(command, tmp_path):
-    finished = command("train", *SHORT, "trainer.print_batch_sum=true")
-    run = only_run(tmp_path)
-    printed = float(finished.out.split("Epoch [1 / 2] average reconstruction error: ")[1].split()[0])
-    assert printed == pytest.approx(100 * read_metrics(run)[0]["train/loss"], rel=1e-6)
-
-
-def test_training_never_opens_the_test_images(command, monkeypatch):
+def test_the_same_seed_gives_the_same_numbers_without_the_test_images(command, tmp_path, monkeypatch):
     monkeypatch.setattr(DigitsSource, "test", lambda self: pytest.fail("test images were opened"))
-    assert command("train", *SHORT).code == 0
+    outputs = [
+        command("train", *SHORT, "seed=3", "trainer.print_batch_sum=true", f"hydra.run.dir={name}").out
+        for name in "ab"
+    ]
+    first, second = ([without_times(row) for row in read_metrics(tmp_path / name)] for name in "ab")
+    assert first == second
+    printed = float(outputs[0].split("Epoch [1 / 2] average reconstruction error: ")[1].split()[0])
+    assert printed == pytest.approx(100 * first[0]["train/loss"], rel=1e-6)
 
 
 def test_a_lost_tracker_does_not_cost_the_run(command, tmp_path):
@@ -108,14 +98,6 @@ def test_a_directory_that_holds_a_run_is_left_as_it_is(command, tmp_path):
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
-def test_divergence_is_a_status_of_its_own(command, tmp_path):
-    finished = command("train", *SHORT, "optimizer=sgd", "optimizer.lr=1e9", "hydra.run.dir=run")
-    assert finished.code == 1
-    assert "training diverged" in finished.err
-    result = read_result(tmp_path / "run")
-    assert result["status"] == "diverged"
-
-
 def test_early_stopping_and_schedules_are_options(command, tmp_path):
     options = ("trainer.epochs=30", "trainer.early_stopping.patience=2", "trainer.early_stopping.min_delta=5")
     finished = command("train", *SHORT, *options, "scheduler=cosine", "hydra.run.dir=run")
@@ -127,12 +109,6 @@ def test_early_stopping_and_schedules_are_options(command, tmp_path):
     assert rates[0] == 1e-3
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] < rates[0]
-
-
-def test_the_convolutional_net_trains(command, tmp_path):
-    finished = command("train", *DRAWING, "model=conv", "model.latent_dim=3", "tracker=none", "hydra.run.dir=run")
-    assert finished.code == 0, finished.err
-    assert (tmp_path / "run" / "figures" / "traversals.png").exists()
 
 
 @pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job", "--resolve"]])
