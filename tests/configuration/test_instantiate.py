@@ -108,7 +108,7 @@ def test_a_users_encoder_needs_no_fork(generator):
         (["model.encoder.image_shape=[1,4,4]"], r"model\.encoder .* on images of \[1, 8, 8\] fails"),
         (["model.prior.latent_dim=5"], r"model\.prior is over \[5\]; expected \[2\]"),
         ([own_encoder("BareEncoder")], r"returns a Tensor; expected a torch\.distributions object"),
-        ([own_encoder("BrokenEncoder")], r"model\.encoder \(tests\.test_build\.BrokenEncoder\).* fails"),
+        ([own_encoder("BrokenEncoder")], r"model\.encoder \(tests\.configuration\.test_instantiate\.BrokenEncoder\).* fails"),
         ([own_encoder("not_a_module")], r"is not a torch\.nn\.Module"),
         (["model.encoder._target_=no_such_package.Encoder"], r"model\.encoder\._target_=no_such_package\.Encoder"),
         (["model.encoder._target_=vae_exp.model.encoders.Nope"], r"encoders\.Nope cannot be instantiated"),
@@ -161,7 +161,7 @@ class MisspeltLoss:
 
 def test_the_line_of_a_users_loss_that_fails_is_named():
     line = MisspeltLoss.score.__code__.co_firstlineno + 1
-    with pytest.raises(UserError, match=rf"fails on two images: .* \(.*test_build\.py, line {line}\)\.$"):
+    with pytest.raises(UserError, match=rf"fails on two images: .* \(.*test_instantiate\.py, line {line}\)\.$"):
         build_loss({"_target_": f"{__name__}.MisspeltLoss"}, build_vae(model(), SHAPE), SHAPE)
 
 
