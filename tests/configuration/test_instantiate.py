@@ -108,7 +108,7 @@ def test_a_users_encoder_needs_no_fork(generator):
         (["model.encoder.image_shape=[1,4,4]"], r"model\.encoder .* on images of \[1, 8, 8\] fails"),
         (["model.prior.latent_dim=5"], r"model\.prior is over \[5\]; expected \[2\]"),
         ([own_encoder("BareEncoder")], r"returns a Tensor; expected a torch\.distributions object"),
-        ([own_encoder("BrokenEncoder")], r"model\.encoder \(tests\.configuration\.test_instantiate\.BrokenEncoder\).* fails"),
+        ([own_encoder("BrokenEncoder")], r"model\.encoder \(tests\.configuration\.\w+\.BrokenEncoder\).* fails"),
         ([own_encoder("not_a_module")], r"is not a torch\.nn\.Module"),
         (["model.encoder._target_=no_such_package.Encoder"], r"model\.encoder\._target_=no_such_package\.Encoder"),
         (["model.encoder._target_=vae_exp.model.encoders.Nope"], r"encoders\.Nope cannot be instantiated"),

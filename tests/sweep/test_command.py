@@ -126,7 +126,7 @@ def test_best_and_plot(command, tmp_path: Path):
     assert "model.latent_dim=16 'model.hidden_dims=[400]'" in out
     code, out, _ = command("plot", sweep, "--to", tmp_path / "figures")
     assert code == 0
-    assert len(out.splitlines()) == len(list((tmp_path / "figures").iterdir())) == 10
+    assert len(out.splitlines()) == len(list((tmp_path / "figures").iterdir())) == 8
 
 
 def test_clean_asks_before_it_removes(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -3,13 +3,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from tests.sweep.sweeps import make_job, make_sweep
 from vae_exp.errors import UserError
-from vae_exp.sweep.aggregate import Others, default_keys, grouped
+from vae_exp.sweep.aggregate import Group, Others, default_keys, grouped
 from vae_exp.sweep.job_records import read_jobs
-from vae_exp.sweep.plots import curve, draw, heat_map, parallel_coordinates, rate_distortion, scatter
+from vae_exp.sweep.plots import ParameterAxis, curve, draw, heat_map, rate_distortion, scatter
 
 
 def _groups(folder: Path):
@@ -25,9 +26,8 @@ def test_every_figure_is_written_as_png_and_svg(tmp_path: Path):
         "val-elbo-against-model.hidden_dims",
         "val-elbo-over-model.latent_dim-model.hidden_dims",
         "rate-distortion",
-        "val-elbo-parallel",
     }
-    assert len(written) == 10
+    assert len(written) == 8
     for path in written:
         if path.suffix == ".png":
             assert np.asarray(Image.open(path)).std() > 1
@@ -121,16 +121,6 @@ def test_the_grey_lines_of_the_plane_have_one_elbo_each(tmp_path: Path):
         assert sums[0] == pytest.approx(sums[-1])
 
 
-def test_parallel_coordinates_have_a_line_for_every_setting(tmp_path: Path):
-    groups = _groups(tmp_path)
-    [axes] = parallel_coordinates(groups, "val/elbo", ["model.latent_dim", "model.hidden_dims"]).axes
-    lines = [line for line in axes.lines if len(line.get_xdata()) == 3]
-    assert len(lines) == len(groups)
-    heights = [line.get_ydata()[-1] for line in lines]
-    assert min(heights) == 0
-    assert max(heights) == 1
-
-
 def test_a_sweep_of_one_key_and_words_can_be_drawn(tmp_path: Path):
     for name in ("relu", "tanh"):
         make_job(tmp_path / "s", [f"model.activation={name}"], val__nll=90.0)
@@ -168,3 +158,36 @@ def test_without_completed_jobs_nothing_is_drawn(tmp_path: Path):
     make_job(tmp_path, ["a=1"], "failed")
     with pytest.raises(UserError, match="nothing to draw"):
         draw(read_jobs(tmp_path), None, tmp_path / "plots")
+
+
+def _axis(*values: str) -> ParameterAxis:
+    return ParameterAxis([Group({"key": value}, 1, {}) for value in values], "key")
+
+
+def _tick_labels(axis: ParameterAxis) -> list[str]:
+    axes = Figure().subplots()
+    axis.apply_to(axes, "x")
+    return [label.get_text() for label in axes.get_xticklabels()]
+
+
+def test_few_numbers_stand_where_they_belong_and_are_all_named():
+    axis = _axis("16", "2", "8")
+    assert [axis.position(value) for value in axis.values] == [2.0, 8.0, 16.0]
+    assert _tick_labels(axis) == ["2", "8", "16"]
+
+
+def test_numbers_of_one_size_or_below_zero_lie_on_a_linear_axis():
+    assert not _axis("4", "5").is_log
+    assert not _axis("-1", "100").is_log
+    assert not _axis("0", "100").is_log
+
+
+def test_words_stand_one_after_the_other():
+    axis = _axis("elbo", "3", "iwae")
+    assert not axis.is_numeric
+    assert [axis.position(value) for value in axis.values] == [0.0, 1.0, 2.0]
+    assert _tick_labels(axis) == axis.values
+
+
+def test_names_that_would_cover_each_other_are_left_out():
+    assert _tick_labels(_axis("2", "59", "61", "61.5")) == ["2", "59", "", ""]

@@ -20,7 +20,7 @@ from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import absolute_path, check_within, check_writable
 from vae_exp.storage.run_directory import RunDirectory, claim_directory, resumed_directory
 from vae_exp.sweep.manifest import key_of, planned_jobs, record, refuse_idle_sweeps
-from vae_exp.sweep.session import recorder
+from vae_exp.sweep.session import current_session
 
 _CHECKED_VALUES = 20  # of a swept key; composing takes about 0.1 s
 
@@ -75,7 +75,7 @@ class TrainCallback(Callback):
             record(sweep, sys.argv[1:], Path.cwd(), jobs or [])
         except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
             raise SystemExit(f"Error: {message_of(error)}") from error
-        recorder.remember(sweep, tracked=config.tracker.mode == "offline")
+        current_session().track(sweep, has_wandb_runs=config.tracker.mode == "offline")
 
 
 def _refuse_overrides_of_sweeps(config: DictConfig) -> None:

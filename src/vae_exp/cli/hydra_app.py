@@ -19,7 +19,7 @@ from vae_exp.cli.command_line import config_directory, message_of, prepare
 from vae_exp.configuration import resolvers
 from vae_exp.configuration.schema import register_schemas
 from vae_exp.errors import UserError, exit_with_message
-from vae_exp.sweep.session import recorder
+from vae_exp.sweep.session import sweep_session
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 
@@ -44,7 +44,7 @@ def hydra_app(config_name: str) -> Iterator[Callable[[Task], Callable[[], None]]
             stream.reconfigure(errors="replace")  # a terminal without Unicode gets question marks, not a crash
     errors_of_logging = logging.raiseExceptions
     succeeded = True
-    with exit_with_message(show_traceback=full_error == "1"):
+    with exit_with_message(show_traceback=full_error == "1"), sweep_session() as session:
         os.environ[_FULL_ERROR] = "1"
         try:
             sys.argv[1:] = prepare(sys.argv[1:], config_name)
@@ -64,7 +64,7 @@ def hydra_app(config_name: str) -> Iterator[Callable[[Task], Callable[[], None]]
                 os.environ.pop(_FULL_ERROR, None)
             else:
                 os.environ[_FULL_ERROR] = full_error
-            succeeded = recorder.report()
+            succeeded = session.print_report()
     if not succeeded:
         sys.exit(1)
 

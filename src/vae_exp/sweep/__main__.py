@@ -23,11 +23,11 @@ from vae_exp.sweep.command_check import TRUST, require_plain_command
 from vae_exp.sweep.job_records import Job, read_jobs, varying
 from vae_exp.sweep.manifest import SEARCH, lasting_words, quoted, read_plan
 from vae_exp.sweep.metrics import best_first, chosen_metric
-from vae_exp.sweep.status import print_status
-from vae_exp.sweep.summary import (
+from vae_exp.sweep.tables import (
     console,
     group_table,
     job_table,
+    print_status,
     print_warnings,
     rows_of,
     rows_of_groups,

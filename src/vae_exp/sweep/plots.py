@@ -1,18 +1,17 @@
-"""What a sweep looks like: a metric against one key, over two, over all; rate against distortion."""
+"""Figures of a sweep: a metric against one key, over two keys, rate against distortion."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import combinations, cycle
-from math import isnan
+from math import inf, isnan, log
 from pathlib import Path
 from textwrap import wrap
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from vae_exp.configuration.resolvers import short_key
 from vae_exp.errors import UserError
@@ -20,7 +19,6 @@ from vae_exp.metrics import higher_is_better
 from vae_exp.storage.atomic_io import write_atomically
 from vae_exp.sweep.aggregate import Group, Others, combined, default_keys, grouped, in_order, meaning, varying_keys
 from vae_exp.sweep.job_records import Job
-from vae_exp.sweep.key_axis import KeyAxis, turn_long
 from vae_exp.sweep.metrics import chosen_metric
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe & Ito
@@ -30,7 +28,75 @@ _MOST_NAMED = 3  # keys in the name of a setting in a legend
 _MANY = 8  # settings, from which on a value can be far from the rest
 _FORMATS = ("png", "svg")
 _DPI = 150
+_FEW = 8  # values that each get a tick label
+_SHORT = 8  # characters of a number that was typed, not sampled
+_WIDE = 8.0  # from this ratio of greatest to least on, an axis is logarithmic
+_DECADES = 100.0  # from this ratio on, a logarithmic axis is marked at powers of ten alone
+_APART = 0.04  # of an axis: nearer labels would overlap
+_LONGEST = 60  # characters of all labels together that fit horizontally
 _CAPTION = 80  # characters in a line of what stands above a figure
+
+
+class ParameterAxis:
+    """The axis of a swept key: numbers at their values, linear or logarithmic; words at equal distances.
+
+    Args:
+        groups: Whose values it shows.
+        key: A config key that all of them have.
+    """
+
+    def __init__(self, groups: Sequence[Group], key: str) -> None:
+        self.key = key
+        self.values = sorted({group.keys[key] for group in groups}, key=in_order)
+        numbers = [_number(value) for value in self.values]
+        self.is_numeric = None not in numbers
+        self.is_few = len(self.values) <= _FEW and not (
+            self.is_numeric and any(len(value) > _SHORT for value in self.values)
+        )
+        self._numbers = [number for number in numbers if number is not None] if self.is_numeric else []
+        self.is_log = self.is_numeric and max(self._numbers) >= _WIDE * min(self._numbers) > 0
+
+    def position(self, value: str) -> float:
+        """The coordinate of a value."""
+        return self._numbers[self.values.index(value)] if self.is_numeric else float(self.values.index(value))
+
+    def apply_to(self, axes: Axes, side: Literal["x", "y"]) -> None:
+        """Set scale, ticks and label of the horizontal (x) or vertical (y) axis."""
+        axis = axes.xaxis if side == "x" else axes.yaxis
+        axes.set(**{f"{side}label": self.key})
+        if self.is_log:
+            axes.set(**{f"{side}scale": "log"})
+        if self.is_few or not self.is_numeric:
+            ticks = [self.position(value) for value in self.values]
+            axes.set(**{f"{side}ticks": ticks, f"{side}ticklabels": self._labels()})
+        elif self.is_log:
+            wide = max(self._numbers) >= _DECADES * min(self._numbers)
+            axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+            axis.set_major_formatter("{x:g}")
+        if self.is_few or not self.is_numeric or self.is_log:
+            axis.set_minor_locator(NullLocator())
+        if not self.is_numeric:
+            axes.set(**{f"{side}lim": (-0.5, len(self.values) - 0.5)})
+            if side == "x":
+                _rotate_long_labels(axes, self.values)
+
+    def _labels(self) -> list[str]:
+        """The tick labels, empty where one would overlap the previous."""
+        names: list[str] = []
+        last = -1.0
+        for value in self.values:
+            share = self._unit_position(value) if self.is_numeric else inf
+            names.append(value if share - last >= _APART else "")
+            last = share if names[-1] and self.is_numeric else last
+        return names
+
+    def _unit_position(self, value: str) -> float:
+        """The position of a value between the least (0) and the greatest (1)."""
+        least, greatest = self._scaled(min(self._numbers)), self._scaled(max(self._numbers))
+        return (self._scaled(self.position(value)) - least) / ((greatest - least) or 1.0)
+
+    def _scaled(self, number: float) -> float:
+        return log(number) if self.is_log else number
 
 
 def draw(jobs: Sequence[Job], asked: str | None, folder: Path, others: Others = "mean") -> list[Path]:
@@ -74,8 +140,6 @@ def _figures(groups: Sequence[Group], metric: str, others: Others) -> Iterator[t
     both = [f"{split}/rate", f"{split}/distortion"]
     if all(name in group.metrics for group in having for name in both):
         yield "rate-distortion", rate_distortion(having, *both)
-    if len(keys) > 1:
-        yield f"{_plain(metric)}-parallel", parallel_coordinates(having, metric, keys)
 
 
 def curve(settings: Sequence[Group], metric: str, key: str, others: Others = "mean") -> Figure:
@@ -85,7 +149,7 @@ def curve(settings: Sequence[Group], metric: str, key: str, others: Others = "me
     a dotted line combines them.
     """
     figure, axes = _figure()
-    below = KeyAxis(settings, key)
+    below = ParameterAxis(settings, key)
     rest = [each for each in varying_keys(settings) if each != key]
     lines: dict[str, list[Group]] = {}
     for setting in settings:
@@ -121,7 +185,7 @@ def curve(settings: Sequence[Group], metric: str, key: str, others: Others = "me
         y = [group.metrics[metric].mean for group in whole]
         axes.plot(x, y, color="0.2", linestyle=style_of_line, marker=marker, markersize=30, zorder=4)
         parts.append(f"{'dotted' if below.is_numeric else 'dashes'}: {others} over {', '.join(rest)}")
-    below.lay_along(axes, "x")
+    below.apply_to(axes, "x")
     axes.set_ylabel(metric)
     _caption(axes, [*parts, _beyond_words(outside)])
     if rest and not many:
@@ -132,7 +196,7 @@ def curve(settings: Sequence[Group], metric: str, key: str, others: Others = "me
 def heat_map(settings: Sequence[Group], metric: str, across: str, up: str, others: Others = "mean") -> Figure:
     """A metric over two keys, settings that differ in others combined."""
     figure, axes = _figure()
-    columns, rows = KeyAxis(settings, across).values, KeyAxis(settings, up).values
+    columns, rows = ParameterAxis(settings, across).values, ParameterAxis(settings, up).values
     cells = np.full((len(rows), len(columns)), np.nan)
     for group in combined(settings, [across, up], others, metric):
         cells[rows.index(group.keys[up]), columns.index(group.keys[across])] = group.metrics[metric].mean
@@ -147,7 +211,7 @@ def heat_map(settings: Sequence[Group], metric: str, across: str, up: str, other
             axes.text(column, row, text, ha="center", va="center", color=shade, fontsize="small")
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
-    turn_long(axes, columns)
+    _rotate_long_labels(axes, columns)
     axes.set_xlabel(across)
     axes.set_ylabel(up)
     _caption(axes, [meaning(settings, [across, up], others, metric)])
@@ -157,7 +221,7 @@ def heat_map(settings: Sequence[Group], metric: str, across: str, up: str, other
 def scatter(settings: Sequence[Group], metric: str, across: str, up: str, others: Others = "mean") -> Figure:
     """Two keys of many values, a coloured point for each pair, settings that differ in others combined."""
     figure, axes = _figure()
-    below, beside = KeyAxis(settings, across), KeyAxis(settings, up)
+    below, beside = ParameterAxis(settings, across), ParameterAxis(settings, up)
     groups = combined(settings, [across, up], others, metric)
     values = np.array([group.metrics[metric].mean for group in groups])
     low, high = _usual(values)
@@ -172,8 +236,8 @@ def scatter(settings: Sequence[Group], metric: str, across: str, up: str, others
         linewidths=0.5,
     )
     figure.colorbar(points, label=metric, extend=_beyond(values, low, high))
-    below.lay_along(axes, "x")
-    beside.lay_along(axes, "y")
+    below.apply_to(axes, "x")
+    beside.apply_to(axes, "y")
     _caption(axes, [meaning(settings, [across, up], others, metric)])
     return figure
 
@@ -215,46 +279,6 @@ def rate_distortion(settings: Sequence[Group], rate: str, distortion: str) -> Fi
     parts = [meaning(settings, keys, "mean", rate), _errors_words(settings, rate, "bars")]
     _caption(axes, [*parts, "grey lines: the same −ELBO", _beyond_words(outside)])
     return figure
-
-
-def parallel_coordinates(groups: Sequence[Group], metric: str, keys: Sequence[str]) -> Figure:
-    """A line per setting through its values; the colour, and the last axis, is the metric."""
-    figure, axes = _figure(width=1.6 * (len(keys) + 1) + 2)
-    values = np.array([group.metrics[metric].mean for group in groups])
-    low, high = _usual(values)
-    span = (high - low) or 1.0
-    heights = np.clip((values - low) / span, 0, 1)
-    colours = colormaps["viridis"](0.85 * (heights if higher_is_better(metric) else 1 - heights))
-    scales = [KeyAxis(groups, key) for key in keys]
-    for group, height, colour in zip(groups, heights, colours, strict=True):
-        line = [scale.height(group.keys[scale.key]) for scale in scales]
-        axes.plot(range(len(keys) + 1), [*line, height], color=colour, linewidth=1.4, alpha=0.85)
-    for position, scale in enumerate(scales):
-        axes.axvline(position, color="0.3", linewidth=0.8)
-        for place, text in scale.marks():
-            _mark(axes, position, place, text)
-    axes.axvline(len(keys), color="0.3", linewidth=0.8)
-    for part in np.linspace(0, 1, 5):
-        _mark(axes, len(keys), part, f"{low + part * span:.4g}")
-    axes.set_xticks(range(len(keys) + 1), [*keys, metric])
-    axes.set_yticks([])
-    axes.set_ylim(-0.06, 1.06)
-    axes.set_xlim(-0.1, len(keys) + 0.4)
-    axes.spines[:].set_visible(False)
-    _caption(axes, [f"a line for each setting: {meaning(groups, [*groups[0].keys], 'mean', metric)}"])
-    return figure
-
-
-def _mark(axes: Axes, position: float, height: float, text: str) -> None:
-    """A value beside an axis, readable over the lines."""
-    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
-    style: dict[str, Any] = {
-        "xytext": (5, 0),
-        "fontsize": "small",
-        "va": "center",
-        "bbox": box,
-    }
-    axes.annotate(text, (position, height), textcoords="offset points", **style)
 
 
 def _figure(width: float = 6.4) -> tuple[Figure, Axes]:
@@ -327,7 +351,7 @@ def _colours(metric: str) -> str:
 
 def _fill_a_grid(groups: Sequence[Group], across: str, up: str) -> bool:
     """Whether two keys have few values each, and most pairs of them were tried."""
-    axes = KeyAxis(groups, across), KeyAxis(groups, up)
+    axes = ParameterAxis(groups, across), ParameterAxis(groups, up)
     tried = {(group.keys[across], group.keys[up]) for group in groups}
     return all(axis.is_few for axis in axes) and 2 * len(tried) > len(axes[0].values) * len(axes[1].values)
 
@@ -338,3 +362,16 @@ def _label(group: Group, keys: Sequence[str]) -> str:
 
 def _plain(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in name)
+
+
+def _rotate_long_labels(axes: Axes, names: Sequence[str]) -> None:
+    """Rotate the tick labels of the x axis if they would overlap."""
+    if sum(len(name) for name in names) > _LONGEST:
+        axes.tick_params(axis="x", labelrotation=90)
+
+
+def _number(value: str) -> float | None:
+    try:
+        return float(value)
+    except ValueError:
+        return None

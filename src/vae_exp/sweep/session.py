@@ -1,57 +1,60 @@
-"""Remembers what a sweep has begun, so that its table and its failures are told however it ends."""
+"""The sweep that a command runs: its directories, failures and closing report."""
 
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
-from vae_exp.sweep.summary import print_summary
+from vae_exp.sweep.tables import print_summary
 
 
 class SweepSession:
-    """What this process knows of the sweep that it runs."""
+    """What a command knows of the sweep that it runs; Hydra's callback, launcher and sweeper add to it."""
 
     def __init__(self) -> None:
         self._directories: list[tuple[Path, bool]] = []
         self._failures: list[str] = []
         self._jobs = 0
-        self._of_a_search: list[str] | None = None
+        self._trial_problems: list[str] | None = None
 
-    def remember(self, directory: Path, tracked: bool = False) -> None:
-        """A sweep writes into this directory; its jobs may have W&B runs to be looked at."""
-        self._directories.append((directory.absolute(), tracked))
+    def track(self, directory: Path, has_wandb_runs: bool = False) -> None:
+        """Report on a sweep's directory at the end; with W&B runs the dashboard is offered."""
+        self._directories.append((directory.absolute(), has_wandb_runs))
 
-    def note(self, failures: list[str], jobs: int) -> None:
-        """Of so many jobs more these have failed, each with its reason."""
+    def add_failures(self, failures: list[str], jobs: int) -> None:
+        """Add `jobs` that were tried, and the reasons of those that failed."""
         self._jobs += jobs
         self._failures += failures
 
-    def note_search(self, failed: int, unfinished: int) -> None:
-        """So many trials of a search have failed in all, and stay so; so many are begun and not ended."""
-        told = [f"{failed} trials failed; they stay so, and count as trials."] if failed else []
+    def set_trial_counts(self, failed: int, unfinished: int) -> None:
+        """Report the numbers of failed and of unfinished trials of a search instead of failures of jobs."""
+        self._trial_problems = []
+        if failed:
+            self._trial_problems.append(f"{failed} trials failed; they stay failed and count as trials.")
         if unfinished:
-            told.append(f"{unfinished} trials have not ended; run the same command to continue them.")
-        self._of_a_search = told
+            self._trial_problems.append(
+                f"{unfinished} trials have not ended; run the same command to continue them."
+            )
 
-    def report(self) -> bool:
-        """Print the table of the sweep, if there was one, and write its `summary.csv`; whether all went well."""
-        while self._directories:
-            directory, tracked = self._directories.pop()
+    def print_report(self) -> bool:
+        """Print the table of the sweep, if there was one, and write its `summary.csv`; whether all succeeded."""
+        for directory, has_wandb_runs in self._directories:
             try:
                 print_summary(directory)
-                if tracked:
+                if has_wandb_runs:
                     print(f"Dashboard: {sys.executable} -m vae_exp.dashboard {directory}")
-            except OSError as error:  # a full disk or a closed pipe costs the table, not what the jobs have left
+            except OSError as error:  # a full disk or a closed pipe costs the table alone
                 with suppress(OSError):
                     print(f"Error: the table of the sweep could not be written: {error}", file=sys.stderr)
         problems = self._problems()
         for problem in problems:
             print(f"Error: {problem}", file=sys.stderr)
-        self._failures, self._jobs, self._of_a_search = [], 0, None
         return not problems
 
     def _problems(self) -> list[str]:
-        if self._of_a_search is not None:
-            return self._of_a_search
+        if self._trial_problems is not None:
+            return self._trial_problems
         if not self._failures:
             return []
         return [
@@ -60,4 +63,20 @@ class SweepSession:
         ]
 
 
-recorder = SweepSession()
+_session: ContextVar[SweepSession] = ContextVar("sweep_session")
+
+
+@contextmanager
+def sweep_session() -> Iterator[SweepSession]:
+    """A block with a session, which `current_session` finds: Hydra creates launchers and sweepers."""
+    session = SweepSession()
+    token = _session.set(session)
+    try:
+        yield session
+    finally:
+        _session.reset(token)
+
+
+def current_session() -> SweepSession:
+    """The session of the block; outside of one a new one, which is not reported."""
+    return _session.get(SweepSession())

@@ -16,7 +16,7 @@ from vae_exp.sweep.pool.pool import Composed, JobList, JobSource, Pool
 from vae_exp.sweep.pool.slots import SlotConfig
 from vae_exp.sweep.pool.worker import pickled
 from vae_exp.sweep.run_job import JobAction, decide_action, save_overrides
-from vae_exp.sweep.session import recorder
+from vae_exp.sweep.session import current_session
 
 
 class PoolReturn(JobReturn):
@@ -103,7 +103,7 @@ class PoolSweep:
         try:
             Pool(self._slots, self._compose, self._grace_seconds, display).run(counted)
         finally:
-            recorder.note(counted.failures, counted.count)
+            current_session().add_failures(counted.failures, counted.count)
 
     def _compose(self, job: Job) -> Composed:
         composed = self._hydra_context.config_loader.load_sweep_config(self._config, list(job.overrides))

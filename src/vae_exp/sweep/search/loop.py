@@ -10,7 +10,7 @@ from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.pool.job import End, Job
 from vae_exp.sweep.search.study import Claim, Search
-from vae_exp.sweep.session import recorder
+from vae_exp.sweep.session import current_session
 
 
 def run_in_pool(search: Search, launcher: Any) -> None:
@@ -25,7 +25,7 @@ def run_in_pool(search: Search, launcher: Any) -> None:
         launcher.stream(source, search.total, search.total - search.remaining())
     finally:
         source.release()
-        recorder.note_search(search.failures(), search.unfinished())
+        current_session().set_trial_counts(search.failures(), search.unfinished())
     if source.problem is not None:
         raise source.problem
 
@@ -101,8 +101,8 @@ def run_in_batches(search: Search, launcher: Any, batch_size: int) -> None:
             for claim in claims:
                 search.release(claim)
         count += len(claims)
-    recorder.note(failed, count)
-    recorder.note_search(search.failures(), search.unfinished())
+    current_session().add_failures(failed, count)
+    current_session().set_trial_counts(search.failures(), search.unfinished())
 
 
 def _launched(launcher: Any, claims: Sequence[Claim]) -> Sequence[JobReturn]:

@@ -1,10 +1,12 @@
-"""The tables of a sweep: what was swept, and what came of it."""
+"""The tables of a sweep: its summary, and its state while it runs."""
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
+from statistics import fmean
 
 from rich.console import Console
 from rich.table import Table
@@ -13,11 +15,13 @@ from rich.text import Text
 from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import write_to_user_path
 from vae_exp.sweep.aggregate import Group, MeanAndError
-from vae_exp.sweep.job_records import Job, read_jobs, union, varying
+from vae_exp.sweep.job_records import NOT_STARTED, RUNNING, Job, read_jobs, union, varying
 from vae_exp.sweep.metrics import best_first
+from vae_exp.sweep.run_job import FINISHED
 
 _SHOWN_METRICS = ("loss", "elbo", "rate", "distortion")
 _NAMED_ERROR = 60
+_MOST_FAILURES = 30
 _MOST_ROWS = 100
 _WIDTH_OF_A_FILE = 160
 
@@ -25,9 +29,9 @@ Rows = tuple[list[str], list[list[str | float | None]]]
 
 
 def console() -> Console:
-    """Standard output, wide where it is no terminal."""
-    found = Console()
-    return found if found.is_terminal else Console(width=_WIDTH_OF_A_FILE)
+    """Standard output, wide where it is not a terminal."""
+    terminal = Console()
+    return terminal if terminal.is_terminal else Console(width=_WIDTH_OF_A_FILE)
 
 
 def rows_of(jobs: Sequence[Job]) -> Rows:
@@ -103,13 +107,13 @@ def print_summary(sweep: Path) -> None:
         return
     metrics = shown_metrics(jobs)
     elbo = next((name for name in metrics if name.endswith("/elbo")), None)
-    told = "best first"
+    order = "best first"
     if elbo and any(key == "loss" or key.startswith("loss.") for key in varying(jobs)):
         jobs = best_first(jobs, elbo)
-        told = f"best {elbo} first"  # what different losses minimise cannot be compared
+        order = f"best {elbo} first"  # what different losses minimise cannot be compared
     write_csv(rows_of(jobs), sweep / "summary.csv")
     out = console()
-    out.print(job_table(jobs, f"Sweep {sweep.name}, {told}", metrics))
+    out.print(job_table(jobs, f"Sweep {sweep.name}, {order}", metrics))
     for job in jobs[:_MOST_ROWS]:
         if job.error:
             out.print(f"{job.name}: {job.error}", markup=False, highlight=False, soft_wrap=True)
@@ -180,3 +184,54 @@ def _shown(value: MeanAndError | None) -> str:
 def _shortened(text: str) -> str:
     line = text.splitlines()[0]
     return line if len(line) <= _NAMED_ERROR else f"{line[:_NAMED_ERROR]}…"
+
+
+def print_status(jobs: Sequence[Job], title: str, out: Console) -> None:
+    """Print the state of a sweep."""
+    counts = Counter(job.status for job in jobs)
+    states = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    out.print(Text(f"{title}: {len(jobs)} jobs: {states}"), soft_wrap=True)
+    running = [job for job in jobs if job.status == RUNNING]
+    if running:
+        out.print(_running_table(running, varying(jobs)))
+    failed = [job for job in jobs if job.error]
+    for job in failed[:_MOST_FAILURES]:
+        line = f"{job.status}: {job.name}: {job.error.splitlines()[0]}"
+        out.print(Text(line), soft_wrap=True)
+    if len(failed) > _MOST_FAILURES:
+        out.print(Text(f"and {len(failed) - _MOST_FAILURES} more that did not finish"))
+    print_warnings(jobs, out)
+    left = seconds_left(jobs)
+    if left is not None:
+        out.print(Text(f"About {_format_duration(left)} left at the pace of the jobs so far."))
+
+
+def seconds_left(jobs: Sequence[Job]) -> float | None:
+    """Estimated seconds until the sweep ends, with as many jobs at once as now.
+
+    None where no job runs, none has finished, or jobs differ in their epochs, so that one says little of another.
+    """
+    running = sum(job.status == RUNNING for job in jobs)
+    waiting = sum(job.status == NOT_STARTED for job in jobs)
+    spent = [job.seconds for job in jobs if job.status in FINISHED and job.seconds is not None]
+    if not running or not spent or "trainer.epochs" in varying(jobs):
+        return None
+    return fmean(spent) * (waiting + running / 2) / running
+
+
+def _running_table(jobs: Sequence[Job], keys: Sequence[str]) -> Table:
+    table = Table(title="Running")
+    for name in (*keys, "epochs", "val/elbo", "train/elbo"):
+        table.add_column(name)
+    for job in jobs:
+        metrics = [
+            f"{job.metrics[name]:.3f}" if name in job.metrics else "–" for name in ("val/elbo", "train/elbo")
+        ]
+        cells = [*(job.keys.get(key, "–") for key in keys), str(job.epochs), *metrics]
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _format_duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes or '<1'} min"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from vae_exp.sweep.job_records import read_jobs
-from vae_exp.sweep.summary import print_summary, rows_of, write_csv
+from vae_exp.sweep.tables import print_summary, rows_of, write_csv
 
 
 @pytest.fixture(autouse=True)
