@@ -21,8 +21,9 @@ def evaluate(config: DictConfig) -> None:
 
 def _evaluate(config: DictConfig) -> None:
     from vae_exp.cli.console import print_metrics_table
-    from vae_exp.configuration.instantiate import build_evaluators, check_evaluators, check_labels
+    from vae_exp.configuration.instantiate import build_evaluators
     from vae_exp.configuration.schema import EvaluateConfig, checked
+    from vae_exp.configuration.shape_checks import check_evaluators, check_labels
     from vae_exp.engine.evaluator_loop import run_evaluator, save_figures, warn_non_finite_metrics
     from vae_exp.engine.progress import EvaluationProgress
     from vae_exp.errors import UserError

@@ -18,8 +18,8 @@ def generate(config: DictConfig) -> None:
 
 
 def _generate(config: DictConfig) -> None:
-    from vae_exp.configuration.instantiate import check_labels
     from vae_exp.configuration.schema import GenerateConfig, checked
+    from vae_exp.configuration.shape_checks import check_labels
     from vae_exp.engine.device import matmul_precision
     from vae_exp.engine.seeding import make_generator
     from vae_exp.evaluation.figures import draw_figures

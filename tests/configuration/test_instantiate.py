@@ -16,9 +16,9 @@ from vae_exp.configuration.instantiate import (
     build_scheduler,
     build_splits,
     build_vae,
-    check_labels,
 )
 from vae_exp.configuration.schema import TrainConfig, checked, resolve_to_dict
+from vae_exp.configuration.shape_checks import check_labels
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
 from vae_exp.objective.loss_terms import LossTerms

@@ -19,12 +19,11 @@ from vae_exp.configuration.instantiate import (
     build_scheduler,
     build_splits,
     build_vae,
-    check_evaluators,
-    check_labels,
     init_output_bias,
 )
 from vae_exp.configuration.resolvers import config_hash
 from vae_exp.configuration.schema import TrainConfig, checked, resolve_to_dict
+from vae_exp.configuration.shape_checks import check_evaluators, check_labels
 from vae_exp.configuration.stored_config import changed
 from vae_exp.configuration.target_allowlist import resolver_calls
 from vae_exp.configuration.validation import check_unused_overrides
