@@ -28,6 +28,11 @@ CPU = torch.device("cpu")
 SHAPE = (1, 2, 3)
 
 
+def noise(seed: int = 1) -> torch.Generator:
+    """A seeded generator."""
+    return torch.Generator().manual_seed(seed)
+
+
 def grey_images(count: int, seed: int = 0) -> ImageSet:
     """Integer images, as those of MNIST."""
     drawn = torch.randint(256, (count, *SHAPE), generator=torch.Generator().manual_seed(seed))

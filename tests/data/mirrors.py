@@ -1,4 +1,4 @@
-"""Servers on the loopback address that stand for a dataset's mirrors, each for as long as its block lasts."""
+"""Servers on the loopback address in place of a data set's mirrors."""
 
 import socket
 import socketserver
@@ -16,7 +16,7 @@ HOST = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Mirror:
-    """A server that runs; `requests` grows with each it answers, as `GET /name`."""
+    """A running server and the requests it has answered, such as `GET /name`."""
 
     address: str
     requests: list[str] = field(default_factory=list)
@@ -35,17 +35,13 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    def __init__(self, *args, status: int | None, requests: list[str], **kwargs) -> None:
-        self._status = status
+    def __init__(self, *args, requests: list[str], **kwargs) -> None:
         self._requests = requests
         super().__init__(*args, **kwargs)
 
     def send_head(self):
         self._requests.append(f"{self.command} {self.path}")
-        if self._status is None:
-            return super().send_head()
-        self.send_error(self._status)
-        return None
+        return super().send_head()
 
     def log_message(self, *_) -> None:
         pass
@@ -64,10 +60,10 @@ def _running(server: socketserver.BaseServer) -> Iterator[None]:
 
 
 @contextmanager
-def serving(folder: Path, status: int | None = None) -> Iterator[Mirror]:
-    """A mirror that holds the files of a folder, or one that answers everything with `status`."""
+def serving(folder: Path) -> Iterator[Mirror]:
+    """A mirror that holds the files of a folder."""
     requests: list[str] = []
-    handler = partial(_Handler, directory=str(folder), status=status, requests=requests)
+    handler = partial(_Handler, directory=str(folder), requests=requests)
     server = _Server((HOST, 0), handler)
     with _running(server):
         yield Mirror(f"http://{HOST}:{server.server_port}/", requests)
@@ -75,7 +71,7 @@ def serving(folder: Path, status: int | None = None) -> Iterator[Mirror]:
 
 @contextmanager
 def down() -> Iterator[str]:
-    """The address of a port that is taken, so that nobody else gets it, and refuses connections."""
+    """The address of a port that is bound and refuses connections."""
     with socket.socket() as taken:
         taken.bind((HOST, 0))
         yield f"http://{HOST}:{taken.getsockname()[1]}/"

@@ -11,16 +11,13 @@ import torch
 from torch import nn
 from torch.distributions import Bernoulli, Independent, Normal
 
+from tests.builders import noise
 from vae_exp.data.digits import DigitsSource
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
 from vae_exp.evaluation.fid import FIDEvaluator, SmallClassifier, trained_classifier
 
 SHAPE = (1, 2, 2)
-
-
-def noise(seed: int = 1) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 class Features(nn.Module):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.builders import SHAPE, bernoulli_vae, linear_gaussian_vae
+from tests.builders import SHAPE, bernoulli_vae, linear_gaussian_vae, noise
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
 from vae_exp.evaluation.inference_gap import InferenceGapEvaluator
@@ -12,10 +12,6 @@ from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
 from vae_exp.model.priors import StandardNormalPrior
 from vae_exp.model.vae import VAE
-
-
-def noise(seed: int = 1) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def gaps_of(vae, images: ImageSet, **options) -> dict[str, float]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal
 
-from tests.builders import SHAPE, bernoulli_vae, linear_gaussian_vae
+from tests.builders import SHAPE, bernoulli_vae, linear_gaussian_vae, noise
 from tests.model.test_vq import vq_vae
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
@@ -24,10 +24,6 @@ from vae_exp.objective.elbo import ELBO
 from vae_exp.objective.loss_terms import Loss, LossTerms
 from vae_exp.objective.multi_sample import IWAE
 from vae_exp.objective.vq import VQ
-
-
-def noise(seed: int = 1) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def grey(count: int = 50) -> ImageSet:

@@ -3,7 +3,7 @@ import logging
 import pytest
 import torch
 
-from tests.builders import SHAPE, linear_gaussian_vae
+from tests.builders import SHAPE, linear_gaussian_vae, noise
 from vae_exp.data.images import ImageSet
 from vae_exp.evaluation.nll import NLLEvaluator, decode_chunk_size
 from vae_exp.objective.importance_weighted import log_evidence
@@ -14,10 +14,6 @@ def evaluator(**options) -> NLLEvaluator:
         **{"num_importance_samples": 2000, "num_images": None, "chunk_size": 10_000, "every_n_epochs": None}
         | options
     )
-
-
-def noise(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture

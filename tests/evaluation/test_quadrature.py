@@ -6,16 +6,12 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from tests.builders import SHAPE, bernoulli_vae, linear_gaussian_vae
+from tests.builders import SHAPE, bernoulli_vae, linear_gaussian_vae, noise
 from tests.model.test_conditional import conditional_vae, labelled
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
 from vae_exp.evaluation.quadrature import QuadratureEvaluator
 from vae_exp.objective.elbo import ELBO
-
-
-def noise(seed: int = 1) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture
