@@ -59,7 +59,7 @@ def test_a_failed_and_a_killed_job_harm_no_other_and_run_once(tmp_path: Path):
     assert ended.returncode != 0
     assert (tmp_path / "multirun" / "s" / "summary.csv").exists(), ended.stdout + ended.stderr
     assert statuses(tmp_path) == {
-        "0": "completed", "1": "failed", "2": "completed", "3": "lost", "4": "completed",
+        "0": "completed", "1": "failed", "2": "completed", "3": "killed", "4": "completed",
     }, ended.stdout + ended.stderr  # fmt: skip
     gpus = (tmp_path / "gpus.txt").read_text().split()
     assert len(gpus) == 5  # a killed job is not run again

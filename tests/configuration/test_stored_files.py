@@ -25,7 +25,7 @@ from vae_exp.configuration import stored_files, target_allowlist
 from vae_exp.errors import UserError
 from vae_exp.sweep import __main__ as sweep_command
 from vae_exp.sweep.command_check import require_plain_command
-from vae_exp.sweep.manifest import lasting_words, record
+from vae_exp.sweep.manifest import add_command, portable_args
 
 KINDS = (
     target_allowlist.MODULE,
@@ -248,7 +248,7 @@ def retry(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
             return finished.code
 
         sweep = tmp_path / "multirun" / "theirs"
-        record(
+        add_command(
             sweep,
             ["--multirun", "data=digits", "trainer.epochs=1", "tracker=none", *words],
             folder or tmp_path,
@@ -469,7 +469,7 @@ OTHER_CODE = [
 @pytest.mark.parametrize("word", OTHER_CODE)
 def test_retry_gives_no_word_that_leads_to_other_code(word, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    words = lasting_words(["--multirun", word])
+    words = portable_args(["--multirun", word])
     if re.match(r"\+*(sweep\.checked|trust)=", word):
         assert words == ["--multirun"]
         return

@@ -68,4 +68,4 @@ def test_a_pipe_in_place_of_the_metrics_of_a_job_holds_nothing_up(tmp_path: Path
     job = make_job(tmp_path, ["seed=0"], None)
     os.mkfifo(job / "metrics.jsonl")
     [read] = read_jobs(tmp_path)
-    assert (read.status, read.metrics) == ("lost", {})
+    assert (read.status, read.metrics) == ("killed", {})

@@ -14,7 +14,7 @@ from pyarrow import parquet
 from tests.readers import read_result
 from tests.sweep.sweeps import make_job, make_sweep
 from vae_exp.sweep.__main__ import main
-from vae_exp.sweep.manifest import record
+from vae_exp.sweep.manifest import add_command
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_status_counts_names_the_failed_and_knows_what_is_missing(command, tmp_p
     make_job(tmp_path, ["seed=1"], "failed")
     running = make_job(tmp_path, ["seed=2"], None)
     (running / "metrics.jsonl").write_text('{"step": 9, "epoch": 2, "val/elbo": -3.25}\n{"step"')
-    record(tmp_path, [], tmp_path, [[f"seed={seed}"] for seed in range(5)])
+    add_command(tmp_path, [], tmp_path, [[f"seed={seed}"] for seed in range(5)])
     with FileLock(running / ".lock"):
         code, out, _ = command("status", tmp_path)
     assert code == 0
@@ -73,7 +73,7 @@ def test_status_counts_names_the_failed_and_knows_what_is_missing(command, tmp_p
     assert "-3.250" in out
     assert "left at the pace" in out
     _, out, _ = command("status", tmp_path)
-    assert "lost: seed-2: ended without a result" in out
+    assert "killed: seed-2: ended without a result" in out
 
 
 def test_the_summary_has_means_and_errors_and_the_files_every_job(command, tmp_path: Path):
@@ -132,7 +132,7 @@ def test_best_and_plot(command, tmp_path: Path):
 def test_clean_asks_before_it_removes(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     job = make_job(tmp_path, ["a=1"], "failed")
     make_job(tmp_path, ["a=2"])
-    record(tmp_path, [], tmp_path, [])
+    add_command(tmp_path, [], tmp_path, [])
     monkeypatch.setattr("builtins.input", lambda question: "")
     code, out, _ = command("clean", tmp_path)
     assert (code, job.is_dir()) == (1, True)
@@ -148,8 +148,8 @@ def test_retry_gives_the_commands_again_where_they_were_given(
 ):
     sweep = tmp_path / "multirun" / "s"
     make_job(sweep, ["seed=0"])
-    record(sweep, ["--multirun", "seed=0,1", "sweep.force=true"], tmp_path, [["seed=0"]])
-    record(sweep, ["--multirun", "seed=2", "sweep.name=s"], tmp_path, [["seed=2"]])
+    add_command(sweep, ["--multirun", "seed=0,1", "sweep.force=true"], tmp_path, [["seed=0"]])
+    add_command(sweep, ["--multirun", "seed=2", "sweep.name=s"], tmp_path, [["seed=2"]])
     given = []
 
     def run(words, folder):
@@ -205,7 +205,7 @@ def test_retry_waits_for_a_command_that_ends_in_order_and_gives_no_other(
 ):
     make_job(tmp_path / "s", ["seed=0"])
     for seed in (0, 1):
-        record(tmp_path / "s", [f"seed={seed}"], tmp_path, [[f"seed={seed}"]])
+        add_command(tmp_path / "s", [f"seed={seed}"], tmp_path, [[f"seed={seed}"]])
     given = []
     monkeypatch.setattr("vae_exp.sweep.__main__._run", lambda words, folder: given.append(words) or 130)
     monkeypatch.chdir(tmp_path)

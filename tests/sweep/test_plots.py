@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.sweep.sweeps import make_job, make_sweep
 from vae_exp.errors import UserError
-from vae_exp.sweep.aggregate import Group, Others, default_keys, grouped
+from vae_exp.sweep.aggregate import Others, SeedGroup, default_keys, grouped
 from vae_exp.sweep.job_records import read_jobs
 from vae_exp.sweep.plots import ParameterAxis, curve, draw, heat_map, rate_distortion, scatter
 
@@ -161,7 +161,7 @@ def test_without_completed_jobs_nothing_is_drawn(tmp_path: Path):
 
 
 def _axis(*values: str) -> ParameterAxis:
-    return ParameterAxis([Group({"key": value}, 1, {}) for value in values], "key")
+    return ParameterAxis([SeedGroup({"key": value}, 1, {}) for value in values], "key")
 
 
 def _tick_labels(axis: ParameterAxis) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from vae_exp.sweep.job_records import read_jobs
-from vae_exp.sweep.tables import print_summary, rows_of, write_csv
+from vae_exp.sweep.tables import job_rows, print_summary, write_csv
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +70,7 @@ def test_a_failed_job_is_read_with_its_error(sweep: Path):
 def test_a_job_without_a_result_is_lost(sweep: Path):
     _job(sweep, "one", ["seed=0"])
     [job] = read_jobs(sweep)
-    assert (job.status, job.keys) == ("lost", {"seed": "0"})
+    assert (job.status, job.keys) == ("killed", {"seed": "0"})
     assert "without a result" in job.error
 
 
@@ -136,7 +136,7 @@ def test_jobs_are_sorted_by_what_they_monitored_and_the_rest_come_last(sweep: Pa
 def test_the_csv_file_has_every_key_and_every_metric(sweep: Path):
     _job(sweep, "one", ["model.hidden_dims=[400,200]", "seed=0"], _completed(1.5))
     _job(sweep, "two", ["seed=0", '+note=a, "b"'], _failed("line one\nline, two"))
-    write_csv(rows_of(read_jobs(sweep)), sweep / "summary.csv")
+    write_csv(job_rows(read_jobs(sweep)), sweep / "summary.csv")
     first, second = _rows(sweep)
     assert first == {
         "job": "one",
@@ -156,7 +156,7 @@ def test_the_csv_file_has_every_key_and_every_metric(sweep: Path):
 def test_numbers_keep_all_their_digits_in_the_csv_file(sweep: Path):
     value = 0.1 + 0.2
     _job(sweep, "one", result=_completed(value))
-    write_csv(rows_of(read_jobs(sweep)), sweep / "summary.csv")
+    write_csv(job_rows(read_jobs(sweep)), sweep / "summary.csv")
     assert float(_rows(sweep)[0]["val/loss"]) == value
 
 
@@ -208,7 +208,7 @@ def test_the_table_shows_metrics_status_and_where_the_csv_file_is(sweep: Path, c
     ]
     assert first == ["", "0", "1.235", "3.250", "completed", ""]
     assert second[1:4] == ["1", "–", "–"]
-    assert second[4].startswith("lost: ended without a result")
+    assert second[4].startswith("killed: ended without a result")
     assert f"Written to {sweep / 'summary.csv'}" in out
 
 

@@ -19,7 +19,7 @@ from vae_exp.engine import torchrun
 from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import absolute_path, check_within, check_writable
 from vae_exp.storage.run_directory import RunDirectory, claim_directory, resumed_directory
-from vae_exp.sweep.manifest import key_of, planned_jobs, record, refuse_idle_sweeps
+from vae_exp.sweep.manifest import add_command, check_swept_keys, key_of, planned_jobs
 from vae_exp.sweep.session import current_session
 
 _CHECKED_VALUES = 20  # of a swept key; composing takes about 0.1 s
@@ -65,14 +65,14 @@ class TrainCallback(Callback):
             resumed = [each for each in _overrides(config, "task") if re.match(r"\+*resume=(?!null$)", each)]
             if resumed:
                 raise UserError(f"{resumed[0]} goes on with one run; leave out --multirun.")
-            refuse_idle_sweeps(_overrides(config, "task"))
+            check_swept_keys(_overrides(config, "task"))
             _require_a_name("hydra.sweep.dir", config.hydra.sweep.dir)
             sweep = Path(str(config.hydra.sweep.dir))
             overrides = _overrides(config, "task")
             jobs = planned_jobs(config, overrides)
             _check_jobs(config, overrides, jobs or [])
             check_writable(sweep, "hydra.sweep.dir")
-            record(sweep, sys.argv[1:], Path.cwd(), jobs or [])
+            add_command(sweep, sys.argv[1:], Path.cwd(), jobs or [])
         except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
             raise SystemExit(f"Error: {message_of(error)}") from error
         current_session().track(sweep, has_wandb_runs=config.tracker.mode == "offline")

@@ -16,21 +16,31 @@ from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import UserError, exit_with_message
 from vae_exp.metrics import higher_is_better
 from vae_exp.storage.atomic_io import check_all_within, check_writable
-from vae_exp.sweep.aggregate import Group, combined, default_keys, grouped, in_order, meaning
-from vae_exp.sweep.best import as_words, best_jobs, means_over_seeds
+from vae_exp.sweep.aggregate import (
+    SeedGroup,
+    best_jobs,
+    combined,
+    default_keys,
+    grouped,
+    meaning,
+    means_over_seeds,
+    natural_sort_key,
+    select_metric,
+    sort_by_metric,
+    to_cli_overrides,
+)
 from vae_exp.sweep.cleanup import find_removable, remove
 from vae_exp.sweep.command_check import TRUST, require_plain_command
-from vae_exp.sweep.job_records import Job, read_jobs, varying
-from vae_exp.sweep.manifest import SEARCH, lasting_words, quoted, read_plan
-from vae_exp.sweep.metrics import best_first, chosen_metric
+from vae_exp.sweep.job_records import JobRecord, read_jobs, varying
+from vae_exp.sweep.manifest import SEARCH, portable_args, quoted, read_manifest
 from vae_exp.sweep.tables import (
     console,
+    group_rows,
     group_table,
+    job_rows,
     job_table,
     print_status,
     print_warnings,
-    rows_of,
-    rows_of_groups,
     shown_metrics,
     write_csv,
     write_parquet,
@@ -105,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _jobs(sweep: Path) -> list[Job]:
+def _jobs(sweep: Path) -> list[JobRecord]:
     if not sweep.is_dir():
         raise UserError(f"{sweep} is not a directory; name a sweep's, such as multirun/mine.")
     jobs = read_jobs(sweep)
@@ -121,22 +131,22 @@ def _status(asked: argparse.Namespace) -> int:
 
 def _summary(asked: argparse.Namespace) -> int:
     jobs = _jobs(asked.sweep)
-    metrics = list(dict.fromkeys([*shown_metrics(jobs), *(chosen_metric(jobs, name) for name in asked.metric)]))
+    metrics = list(dict.fromkeys([*shown_metrics(jobs), *(select_metric(jobs, name) for name in asked.metric)]))
     out, name = console(), asked.sweep.resolve().name
     keys = default_keys(jobs) if asked.group_by is None else asked.group_by
     a_row_each = asked.jobs or (asked.group_by is None and keys == varying(jobs))
-    groups: list[Group] = []
+    groups: list[SeedGroup] = []
     if a_row_each:
         out.print(job_table(_sorted_jobs(jobs, asked.sort), f"Sweep {name}", metrics))
     else:
         settings = grouped(jobs, list(dict.fromkeys([*default_keys(jobs), *keys])))
-        metric = chosen_metric(jobs, None if asked.sort in keys else asked.sort, "--sort")
+        metric = select_metric(jobs, None if asked.sort in keys else asked.sort, "--sort")
         groups = _sorted_groups(combined(settings, keys, asked.others, metric), metric, asked.sort)
         caption = meaning(settings, keys, asked.others, metric)
         out.print(group_table(groups, f"Sweep {name}", metrics))
         out.print(Text(f"Completed jobs: {caption}; ± standard errors over seeds"), soft_wrap=True)
     print_warnings(jobs, out)
-    table = rows_of(jobs) if a_row_each or asked.group_by is None else rows_of_groups(groups)
+    table = job_rows(jobs) if a_row_each or asked.group_by is None else group_rows(groups)
     for path, write in ((asked.csv, write_csv), (asked.parquet, write_parquet)):
         if path is not None:
             check_writable(path.absolute().parent, "folder")
@@ -145,19 +155,19 @@ def _summary(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _sorted_jobs(jobs: Sequence[Job], name: str | None) -> list[Job]:
+def _sorted_jobs(jobs: Sequence[JobRecord], name: str | None) -> list[JobRecord]:
     if name is not None and any(name in job.keys for job in jobs):
-        return sorted(jobs, key=lambda job: in_order(job.keys.get(name, "")))
+        return sorted(jobs, key=lambda job: natural_sort_key(job.keys.get(name, "")))
     known = any(job.metrics for job in jobs)
-    return best_first(jobs, chosen_metric(jobs, name, "--sort")) if known or name else list(jobs)
+    return sort_by_metric(jobs, select_metric(jobs, name, "--sort")) if known or name else list(jobs)
 
 
-def _sorted_groups(groups: Sequence[Group], metric: str, name: str | None) -> list[Group]:
+def _sorted_groups(groups: Sequence[SeedGroup], metric: str, name: str | None) -> list[SeedGroup]:
     if name is not None and any(name in group.keys for group in groups):
-        return sorted(groups, key=lambda group: in_order(group.keys[name]))
+        return sorted(groups, key=lambda group: natural_sort_key(group.keys[name]))
     sign = -1 if higher_is_better(metric) else 1
 
-    def rank(group: Group) -> float:
+    def rank(group: SeedGroup) -> float:
         return sign * group.metrics[metric].mean if metric in group.metrics else float("inf")
 
     return sorted(groups, key=rank)
@@ -182,7 +192,7 @@ def _best(asked: argparse.Namespace) -> int:
         values = ", ".join(f"{name} {job.metrics[name]:.4f}" for name in metrics)
         warned = f" ({', '.join(job.warnings)})" if job.warnings else ""
         print(f"# {values}: {asked.sweep / job.name}{warned}")
-        print(as_words(job))
+        print(to_cli_overrides(job))
     return 0
 
 
@@ -196,14 +206,14 @@ def _searched_for(sweep: Path) -> Sequence[str]:
 
 
 def _retry(asked: argparse.Namespace) -> int:
-    commands = read_plan(asked.sweep).commands
+    commands = read_manifest(asked.sweep).commands
     if not commands:
         raise UserError(f"{asked.sweep} does not say how it was started: there is no sweep.json to go by.")
     trust = _trusted(asked.trust)
     if TRUST not in trust:
         check_all_within(asked.sweep)
     for command in commands:
-        folder, words = Path(command["folder"]), lasting_words(command["words"])
+        folder, words = Path(command["folder"]), portable_args(command["words"])
         if not folder.is_dir():
             raise UserError(f"{asked.sweep} was started in {folder}, which is no longer there.")
         if TRUST not in trust:
@@ -214,7 +224,7 @@ def _retry(asked: argparse.Namespace) -> int:
     worst = 0
     for command in commands:
         folder = Path(command["folder"])
-        words = [*lasting_words(command["words"]), *_place(asked.sweep.resolve(), folder), *checked]
+        words = [*portable_args(command["words"]), *_place(asked.sweep.resolve(), folder), *checked]
         code = _run([sys.executable, "-m", "vae_exp.train", *words], folder)
         worst = max(worst, code)
         if code in _STOPPED:

@@ -1,17 +1,22 @@
-"""Settings, which are jobs that differ in their seed alone, and settings combined over some of their keys."""
+"""Select a metric, combine jobs over seeds and settings over keys, find the best."""
 
 import re
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from math import nan, sqrt
+from dataclasses import dataclass, field, replace
+from math import inf, nan, sqrt
 from statistics import fmean, stdev
 from typing import Literal
 
+from vae_exp.configuration.resolvers import NOT_PART_OF_IDENTITY
 from vae_exp.errors import UserError
 from vae_exp.metrics import higher_is_better
-from vae_exp.sweep.job_records import Job, union, varying
+from vae_exp.sweep.job_records import JobRecord, union, varying
+from vae_exp.sweep.manifest import key_of
 
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?")
+_JUDGED_BY = ("test/nll", "test/elbo", "val/nll", "val/elbo", "train/elbo", "val/loss", "train/loss")
+_OF_THE_SWEEP = {*NOT_PART_OF_IDENTITY} - {"trust"}  # pasted overrides trust the same packages
 SEEDS = ("seed", "data.split_seed", "data.binarization_seed")
 Others = Literal["mean", "best"]  # what is shown of the settings that differ in keys which are not shown
 
@@ -32,7 +37,7 @@ class MeanAndError:
 
 
 @dataclass(frozen=True)
-class Group:
+class SeedGroup:
     """Finished jobs with the same values at some keys.
 
     Args:
@@ -48,12 +53,12 @@ class Group:
     warnings: dict[str, int] = field(default_factory=dict)
 
 
-def default_keys(jobs: Sequence[Job]) -> list[str]:
+def default_keys(jobs: Sequence[JobRecord]) -> list[str]:
     """The keys that vary, but for seeds."""
     return [key for key in varying(jobs) if key not in SEEDS]
 
 
-def grouped(jobs: Sequence[Job], keys: Sequence[str]) -> list[Group]:
+def grouped(jobs: Sequence[JobRecord], keys: Sequence[str]) -> list[SeedGroup]:
     """Completed jobs by their values at some keys, in the order of their first appearance.
 
     Raises:
@@ -63,12 +68,12 @@ def grouped(jobs: Sequence[Job], keys: Sequence[str]) -> list[Group]:
     for key in keys:
         if key not in known:
             raise UserError(f"--group-by {key}: no job sets it; set by some: {', '.join(known) or 'none'}.")
-    members: dict[tuple[str, ...], list[Job]] = {}
+    members: dict[tuple[str, ...], list[JobRecord]] = {}
     for job in jobs:
         if job.status == "completed":
             members.setdefault(tuple(job.keys.get(key, "–") for key in keys), []).append(job)
     return [
-        Group(
+        SeedGroup(
             dict(zip(keys, values, strict=True)),
             len(each),
             _estimates(each),
@@ -78,7 +83,7 @@ def grouped(jobs: Sequence[Job], keys: Sequence[str]) -> list[Group]:
     ]
 
 
-def combined(settings: Sequence[Group], keys: Sequence[str], others: Others, metric: str) -> list[Group]:
+def combined(settings: Sequence[SeedGroup], keys: Sequence[str], others: Others, metric: str) -> list[SeedGroup]:
     """Settings with the same values at some keys as one group, in the order of their first appearance.
 
     Of S settings with means mᵢ and standard errors sᵢ over seeds, `mean` gives Σ mᵢ / S with the error
@@ -90,7 +95,7 @@ def combined(settings: Sequence[Group], keys: Sequence[str], others: Others, met
         others: How settings that differ in other keys are combined.
         metric: Which setting is best.
     """
-    members: dict[tuple[str, ...], list[Group]] = {}
+    members: dict[tuple[str, ...], list[SeedGroup]] = {}
     for setting in settings:
         members.setdefault(tuple(setting.keys[key] for key in keys), []).append(setting)
     groups = []
@@ -102,30 +107,30 @@ def combined(settings: Sequence[Group], keys: Sequence[str], others: Others, met
         warnings = {
             name: sum(one.warnings.get(name, 0) for one in each) for name in union(s.warnings for s in each)
         }
-        groups.append(Group(dict(zip(keys, values, strict=True)), count, metrics, warnings))
+        groups.append(SeedGroup(dict(zip(keys, values, strict=True)), count, metrics, warnings))
     return groups
 
 
-def meaning(settings: Sequence[Group], keys: Sequence[str], others: Others, metric: str) -> str:
+def meaning(settings: Sequence[SeedGroup], keys: Sequence[str], others: Others, metric: str) -> str:
     """What a number over some keys is, in words: over how many seeds, and over which other keys."""
     counts = sorted({setting.metrics[metric].count for setting in settings if metric in setting.metrics})
     seeds = "one seed each"
     if counts and counts[-1] > 1:
         number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         seeds = f"mean over {number} seeds"
-    rows: dict[tuple[str, ...], list[Group]] = {}
+    rows: dict[tuple[str, ...], list[SeedGroup]] = {}
     for setting in settings:
         rows.setdefault(tuple(setting.keys[key] for key in keys), []).append(setting)
     rest = union(dict.fromkeys(varying_keys(row)) for row in rows.values())
     return f"{seeds}; {others} over {', '.join(rest)}" if rest else seeds
 
 
-def varying_keys(groups: Sequence[Group]) -> list[str]:
+def varying_keys(groups: Sequence[SeedGroup]) -> list[str]:
     """Keys in which groups differ."""
     return [key for key in groups[0].keys if len({group.keys[key] for group in groups}) > 1] if groups else []
 
 
-def _best(settings: Sequence[Group], metric: str) -> Sequence[Group]:
+def _best(settings: Sequence[SeedGroup], metric: str) -> Sequence[SeedGroup]:
     having = [setting for setting in settings if metric in setting.metrics]
     sign = 1 if higher_is_better(metric) else -1
     return [max(having, key=lambda setting: sign * setting.metrics[metric].mean)] if having else []
@@ -137,7 +142,7 @@ def _mean_of(estimates: Sequence[MeanAndError]) -> MeanAndError:
     return MeanAndError(fmean(each.mean for each in estimates), error, sum(each.count for each in estimates))
 
 
-def in_order(value: str) -> tuple[list[float], str]:
+def natural_sort_key(value: str) -> tuple[list[float], str]:
     """A sorting key for values of a config: numbers and lists of numbers by their size, words by themselves."""
     return [float(number) for number in _NUMBER.findall(value)], value
 
@@ -149,6 +154,103 @@ def estimate(values: Sequence[float]) -> MeanAndError:
     return MeanAndError(fmean(values), error, count)
 
 
-def _estimates(jobs: Sequence[Job]) -> dict[str, MeanAndError]:
+def _estimates(jobs: Sequence[JobRecord]) -> dict[str, MeanAndError]:
     names = union(job.metrics for job in jobs)
     return {name: estimate([job.metrics[name] for job in jobs if name in job.metrics]) for name in names}
+
+
+def direction(metric: str) -> str:
+    """`maximize` or `minimize`."""
+    return "maximize" if higher_is_better(metric) else "minimize"
+
+
+def select_metric(jobs: Sequence[JobRecord], asked: str | None, option: str = "--metric") -> str:
+    """The metric that was asked for, or the one that says most of those that the jobs have.
+
+    Args:
+        jobs: Of a sweep.
+        asked: A name; None chooses one.
+        option: By which it was asked for, as messages name it.
+
+    Raises:
+        UserError: if no job has it; names those that are there.
+    """
+    known = union(job.metrics for job in jobs)
+    if asked is None:
+        found = next((name for name in _JUDGED_BY if name in known), None)
+        if found is None:
+            raise UserError("no job of the sweep has metrics yet.")
+        return found
+    if asked not in known:
+        raise UserError(f"{option} {asked}: no job has it; known here: {', '.join(sorted(known)) or 'none yet'}.")
+    return asked
+
+
+def sort_by_metric(jobs: Sequence[JobRecord], metric: str) -> list[JobRecord]:
+    """Completed jobs by a metric, then the others: the last value of an unfinished job is not its result."""
+    sign = -1 if higher_is_better(metric) else 1
+
+    def rank(job: JobRecord) -> tuple[bool, float]:
+        return job.status != "completed", sign * job.metrics[metric] if metric in job.metrics else inf
+
+    return sorted(jobs, key=rank)
+
+
+def best_jobs(jobs: Sequence[JobRecord], metrics: Sequence[str]) -> tuple[list[JobRecord], list[str]]:
+    """The best job, or for several metrics those that no other beats in all of them, and the metrics.
+
+    Args:
+        jobs: Of a sweep.
+        metrics: By which; none takes the one that says most.
+
+    Raises:
+        UserError: if no finished job has them.
+    """
+    completed = [job for job in jobs if job.status == "completed"]
+    if not completed:
+        raise UserError("no job of the sweep has completed yet.")
+    asked: list[str | None] = [*metrics] or [None]
+    names = [select_metric(completed, name) for name in asked]
+    having = [job for job in completed if all(name in job.metrics for name in names)]
+    if not having:
+        raise UserError(f"no job has all of {', '.join(names)}.")
+    if len(names) == 1:
+        return sort_by_metric(having, names[0])[:1], names
+    front = [job for job in having if not any(_dominates(other, job, names) for other in having)]
+    return sort_by_metric(front, names[0]), names
+
+
+def means_over_seeds(jobs: Sequence[JobRecord]) -> list[JobRecord]:
+    """Completed jobs that differ in seeds alone as one, with the means of the metrics that all of them have."""
+    members: dict[tuple[str, ...], list[JobRecord]] = {}
+    for job in jobs:
+        if job.status == "completed":
+            words = tuple(each for each in job.overrides if key_of(each) not in SEEDS)
+            members.setdefault(words, []).append(job)
+    return [
+        replace(
+            each[0],
+            overrides=words,
+            metrics={
+                name: fmean(job.metrics[name] for job in each)
+                for name in each[0].metrics
+                if all(name in job.metrics for job in each)
+            },
+            name=each[0].name + (f" and {len(each) - 1} more" if len(each) > 1 else ""),
+        )
+        for words, each in members.items()
+    ]
+
+
+def to_cli_overrides(job: JobRecord) -> str:
+    """The overrides of a job, ready to be pasted behind `python -m vae_exp.train`."""
+    kept = [each for each in job.overrides if key_of(each).partition(".")[0] not in _OF_THE_SWEEP]
+    an_experiment_may_be_a_sweep = any(key_of(each) == "experiment" for each in kept)
+    return shlex.join([*kept, *(["hydra.mode=RUN"] if an_experiment_may_be_a_sweep else [])])
+
+
+def _dominates(one: JobRecord, other: JobRecord, names: Sequence[str]) -> bool:
+    differences = [
+        (one.metrics[name] - other.metrics[name]) * (1 if higher_is_better(name) else -1) for name in names
+    ]
+    return min(differences) >= 0 and max(differences) > 0

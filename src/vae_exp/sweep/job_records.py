@@ -9,7 +9,7 @@ from typing import Any
 from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import read_yaml
 from vae_exp.storage.run_directory import RunDirectory
-from vae_exp.sweep.manifest import job_key, keys_of, own_words, read_plan
+from vae_exp.sweep.manifest import identifying_overrides, job_key, keys_of, read_manifest
 from vae_exp.tracking.metrics_file import read_row
 
 _TAIL_BYTES = 16_384
@@ -18,14 +18,14 @@ RUNNING = "running"
 
 
 @dataclass(frozen=True)
-class Job:
+class JobRecord:
     """One job of a sweep.
 
     Args:
         name: Its directory's name; empty if it has none yet.
         keys: The overrides it was started with, by key.
-        status: `completed`, `pruned`, `failed`, `interrupted`, `killed` or `diverged`, as its result says;
-            `running`, `not started`, `lost` where it has no result; `unreadable` where that cannot be read.
+        status: `completed`, `pruned`, `failed`, `interrupted` or `diverged`, as its result says;
+            `running`, `not started`, `killed` where it has no result; `unreadable` where that cannot be read.
         metrics: The final metrics, or the last ones.
         monitor: The metric that chose its best checkpoint.
         error: What ended it; empty if nothing did.
@@ -47,7 +47,7 @@ class Job:
     warnings: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_jobs(sweep: Path) -> list[Job]:
+def read_jobs(sweep: Path) -> list[JobRecord]:
     """All jobs of a sweep, those that have not been started too; best first by the metric they monitored."""
     found, known = [], set()
     for path in sorted(sweep.glob("*/.hydra")):
@@ -56,20 +56,20 @@ def read_jobs(sweep: Path) -> list[Job]:
         known.add(job_key(job.overrides))
         found.append(job)
     found += [
-        Job("", keys_of(own_words(overrides)), NOT_STARTED, {}, overrides=tuple(overrides))
-        for overrides in read_plan(sweep).jobs
+        JobRecord("", keys_of(identifying_overrides(overrides)), NOT_STARTED, {}, overrides=tuple(overrides))
+        for overrides in read_manifest(sweep).jobs
         if job_key(overrides) not in known
     ]
     return sorted(found, key=_rank)
 
 
-def read_job(directory: RunDirectory) -> Job:
+def read_job(directory: RunDirectory) -> JobRecord:
     """What the directory of a job tells of it."""
     overrides = read_overrides(directory.overrides)
-    return replace(_read_job(directory, keys_of(own_words(overrides))), overrides=tuple(overrides))
+    return replace(_read_job(directory, keys_of(identifying_overrides(overrides))), overrides=tuple(overrides))
 
 
-def _rank(job: Job) -> tuple[bool, bool, float]:
+def _rank(job: JobRecord) -> tuple[bool, bool, float]:
     value = job.metrics.get(job.monitor, float("inf"))
     return job.status != "completed", job.status == NOT_STARTED, value
 
@@ -88,7 +88,7 @@ def last_metrics(directory: RunDirectory) -> dict[str, float]:
     return _numbers(read_row(whole.rpartition(b"\n")[2]))
 
 
-def varying(jobs: Iterable[Job]) -> list[str]:
+def varying(jobs: Iterable[JobRecord]) -> list[str]:
     """The keys that differ between jobs, in the order of their first appearance; of a single job all."""
     jobs = list(jobs)
     return [
@@ -115,18 +115,18 @@ def read_overrides(path: Path) -> list[str]:
     return [str(each) for each in overrides] if isinstance(overrides, list) else []
 
 
-def _read_job(directory: RunDirectory, keys: dict[str, str]) -> Job:
+def _read_job(directory: RunDirectory, keys: dict[str, str]) -> JobRecord:
     name = directory.path.name
     try:
         result = directory.read_result()
     except UserError as error:
-        return Job(name, keys, "unreadable", {}, error=str(error))
+        return JobRecord(name, keys, "unreadable", {}, error=str(error))
     if result is None:
         return _without_result(directory, keys)
     seconds = result.get("seconds")
     total = seconds.get("total") if isinstance(seconds, dict) else None
     epochs = result.get("epochs")
-    return Job(
+    return JobRecord(
         name=name,
         keys=keys,
         status=str(result.get("status")),
@@ -139,12 +139,12 @@ def _read_job(directory: RunDirectory, keys: dict[str, str]) -> Job:
     )
 
 
-def _without_result(directory: RunDirectory, keys: dict[str, str]) -> Job:
+def _without_result(directory: RunDirectory, keys: dict[str, str]) -> JobRecord:
     metrics = last_metrics(directory)
     epochs = int(metrics.get("epoch", 0))
     if directory.is_locked():
-        return Job(directory.path.name, keys, RUNNING, metrics, epochs=epochs)
-    return Job(directory.path.name, keys, "lost", metrics, error="ended without a result: killed", epochs=epochs)
+        return JobRecord(directory.path.name, keys, RUNNING, metrics, epochs=epochs)
+    return JobRecord(directory.path.name, keys, "killed", metrics, error="ended without a result", epochs=epochs)
 
 
 def _warnings(stored: Any) -> dict[str, str]:

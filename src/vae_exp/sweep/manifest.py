@@ -25,7 +25,7 @@ _UNREADABLE = (OSError, UserError, KeyError, TypeError)
 
 
 @dataclass
-class Plan:
+class SweepManifest:
     """What a sweep was asked for.
 
     Args:
@@ -37,25 +37,25 @@ class Plan:
     jobs: list[list[str]] = field(default_factory=list)
 
 
-def read_plan(sweep: Path) -> Plan:
+def read_manifest(sweep: Path) -> SweepManifest:
     """The plan of a sweep; an empty one where there is none that can be read."""
     try:
         return _parsed(sweep / FILE)
     except _UNREADABLE:
-        return Plan()
+        return SweepManifest()
 
 
-def _parsed(path: Path) -> Plan:
+def _parsed(path: Path) -> SweepManifest:
     found = read_json(path)
     jobs = [[str(word) for word in job] for job in found["jobs"]]
     commands = [
         {"words": [str(word) for word in each["words"]], "folder": str(each["folder"])}
         for each in found["commands"]
     ]
-    return Plan(commands, jobs)
+    return SweepManifest(commands, jobs)
 
 
-def record(sweep: Path, words: Sequence[str], folder: Path, jobs: Sequence[Sequence[str]]) -> None:
+def add_command(sweep: Path, words: Sequence[str], folder: Path, jobs: Sequence[Sequence[str]]) -> None:
     """Add a command and its jobs to the plan of a sweep; what is known already is not told twice.
 
     Args:
@@ -67,17 +67,17 @@ def record(sweep: Path, words: Sequence[str], folder: Path, jobs: Sequence[Seque
     sweep.mkdir(parents=True, exist_ok=True)
     with FileLock(sweep / f".{FILE}.lock", timeout=_LOCK_SECONDS):
         _set_aside_if_unreadable(sweep / FILE)
-        plan = read_plan(sweep)
+        plan = read_manifest(sweep)
         command = {"words": list(words), "folder": str(folder)}
-        asked = lasting_words(words)
+        asked = portable_args(words)
         known = {job_key(job) for job in plan.jobs}
         plan.jobs += [list(job) for job in jobs if job_key(job) not in known]
-        if not any(lasting_words(each["words"]) == asked for each in plan.commands):
+        if not any(portable_args(each["words"]) == asked for each in plan.commands):
             plan.commands.append(command)
         write_json(sweep / FILE, {"commands": plan.commands, "jobs": plan.jobs})
 
 
-def lasting_words(words: Sequence[str]) -> list[str]:
+def portable_args(words: Sequence[str]) -> list[str]:
     """The words of a command that stay right when its sweep is moved, renamed, trusted or done again."""
     passing = ("sweep.force=", "sweep.name=", "sweep.checked=", "hydra.sweep.dir=", "trust=")
     return [word for word in words if not word.lstrip("+").startswith(passing)]
@@ -102,12 +102,12 @@ def _set_aside_if_unreadable(path: Path) -> None:
 
 def job_key(overrides: Sequence[str]) -> tuple[str, ...]:
     """What two jobs share that were asked for in the same words, in whatever order."""
-    return tuple(sorted(own_words(overrides)))
+    return tuple(sorted(identifying_overrides(overrides)))
 
 
-def own_words(overrides: Sequence[str]) -> list[str]:
+def identifying_overrides(overrides: Sequence[str]) -> list[str]:
     """Those overrides of a job that decide what it trains."""
-    return [each for each in overrides if not is_idle(key_of(each))]
+    return [each for each in overrides if not is_excluded_key(key_of(each))]
 
 
 def key_of(override: str) -> str:
@@ -115,15 +115,15 @@ def key_of(override: str) -> str:
     return override.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", ".")
 
 
-def is_idle(key: str) -> bool:
+def is_excluded_key(key: str) -> bool:
     """Whether a key tells no jobs apart."""
     return key.partition(".")[0] in NOT_PART_OF_IDENTITY or key in EXCLUDED_KEYS
 
 
 def swept_keys(sweep: Path, overrides: Sequence[str]) -> dict[str, str]:
     """Those overrides of a job in which others of its sweep differ; all where the others are not known."""
-    own = keys_of(own_words(overrides))
-    others = [keys_of(own_words(job)) for job in read_plan(sweep).jobs]
+    own = keys_of(identifying_overrides(overrides))
+    others = [keys_of(identifying_overrides(job)) for job in read_manifest(sweep).jobs]
     if len(others) < 2:
         return own
     return {key: value for key, value in own.items() if any(each.get(key) != value for each in others)}
@@ -135,7 +135,7 @@ def keys_of(overrides: Iterable[str]) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def refuse_idle_sweeps(overrides: Sequence[str]) -> None:
+def check_swept_keys(overrides: Sequence[str]) -> None:
     """Refuse several values for what does not tell jobs apart: they would be one job, or lie in several sweeps.
 
     Raises:
@@ -149,7 +149,7 @@ def refuse_idle_sweeps(overrides: Sequence[str]) -> None:
         key = key_of(override.get_key_element())
         if key == "sweep.name" and "${" in str(override.input_line):
             raise UserError(f"{override.input_line} would be another sweep for every job; give it a plain name.")
-        if override.is_sweep_override() and is_idle(key):
+        if override.is_sweep_override() and is_excluded_key(key):
             raise UserError(f"{override.input_line}: {key} does not tell jobs apart; give it one value.")
 
 

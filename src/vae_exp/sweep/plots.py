@@ -17,9 +17,18 @@ from vae_exp.configuration.resolvers import short_key
 from vae_exp.errors import UserError
 from vae_exp.metrics import higher_is_better
 from vae_exp.storage.atomic_io import write_atomically
-from vae_exp.sweep.aggregate import Group, Others, combined, default_keys, grouped, in_order, meaning, varying_keys
-from vae_exp.sweep.job_records import Job
-from vae_exp.sweep.metrics import chosen_metric
+from vae_exp.sweep.aggregate import (
+    Others,
+    SeedGroup,
+    combined,
+    default_keys,
+    grouped,
+    meaning,
+    natural_sort_key,
+    select_metric,
+    varying_keys,
+)
+from vae_exp.sweep.job_records import JobRecord
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe & Ito
 _MARKERS = "osD^vP*"
@@ -45,9 +54,9 @@ class ParameterAxis:
         key: A config key that all of them have.
     """
 
-    def __init__(self, groups: Sequence[Group], key: str) -> None:
+    def __init__(self, groups: Sequence[SeedGroup], key: str) -> None:
         self.key = key
-        self.values = sorted({group.keys[key] for group in groups}, key=in_order)
+        self.values = sorted({group.keys[key] for group in groups}, key=natural_sort_key)
         numbers = [_number(value) for value in self.values]
         self.is_numeric = None not in numbers
         self.is_few = len(self.values) <= _FEW and not (
@@ -99,7 +108,7 @@ class ParameterAxis:
         return log(number) if self.is_log else number
 
 
-def draw(jobs: Sequence[Job], asked: str | None, folder: Path, others: Others = "mean") -> list[Path]:
+def draw(jobs: Sequence[JobRecord], asked: str | None, folder: Path, others: Others = "mean") -> list[Path]:
     """Draw whatever the jobs allow, each figure as PNG and SVG.
 
     Args:
@@ -114,7 +123,7 @@ def draw(jobs: Sequence[Job], asked: str | None, folder: Path, others: Others = 
     completed = [job for job in jobs if job.status == "completed"]
     if not completed:
         raise UserError("no job of the sweep has completed yet: there is nothing to draw.")
-    metric = chosen_metric(completed, asked)
+    metric = select_metric(completed, asked)
     groups = grouped(completed, default_keys(completed))
     written = []
     for name, figure in _figures(groups, metric, others):
@@ -125,10 +134,10 @@ def draw(jobs: Sequence[Job], asked: str | None, folder: Path, others: Others = 
     return written
 
 
-def _figures(groups: Sequence[Group], metric: str, others: Others) -> Iterator[tuple[str, Figure]]:
+def _figures(groups: Sequence[SeedGroup], metric: str, others: Others) -> Iterator[tuple[str, Figure]]:
     having = sorted(
         (group for group in groups if metric in group.metrics),
-        key=lambda group: [in_order(value) for value in group.keys.values()],
+        key=lambda group: [natural_sort_key(value) for value in group.keys.values()],
     )
     keys = varying_keys(having)
     for key in keys:
@@ -142,7 +151,7 @@ def _figures(groups: Sequence[Group], metric: str, others: Others) -> Iterator[t
         yield "rate-distortion", rate_distortion(having, *both)
 
 
-def curve(settings: Sequence[Group], metric: str, key: str, others: Others = "mean") -> Figure:
+def curve(settings: Sequence[SeedGroup], metric: str, key: str, others: Others = "mean") -> Figure:
     """A metric against one key, a line for each setting of the other keys; bands are standard errors over seeds.
 
     Values that are no numbers have no order: theirs are points, with bars. Where several settings share a value,
@@ -151,7 +160,7 @@ def curve(settings: Sequence[Group], metric: str, key: str, others: Others = "me
     figure, axes = _figure()
     below = ParameterAxis(settings, key)
     rest = [each for each in varying_keys(settings) if each != key]
-    lines: dict[str, list[Group]] = {}
+    lines: dict[str, list[SeedGroup]] = {}
     for setting in settings:
         lines.setdefault(_label(setting, rest), []).append(setting)
     scattered = 2 * len(lines) > len(settings) > _MOST_LINES  # as a search leaves them: hardly any share the rest
@@ -193,7 +202,7 @@ def curve(settings: Sequence[Group], metric: str, key: str, others: Others = "me
     return figure
 
 
-def heat_map(settings: Sequence[Group], metric: str, across: str, up: str, others: Others = "mean") -> Figure:
+def heat_map(settings: Sequence[SeedGroup], metric: str, across: str, up: str, others: Others = "mean") -> Figure:
     """A metric over two keys, settings that differ in others combined."""
     figure, axes = _figure()
     columns, rows = ParameterAxis(settings, across).values, ParameterAxis(settings, up).values
@@ -218,7 +227,7 @@ def heat_map(settings: Sequence[Group], metric: str, across: str, up: str, other
     return figure
 
 
-def scatter(settings: Sequence[Group], metric: str, across: str, up: str, others: Others = "mean") -> Figure:
+def scatter(settings: Sequence[SeedGroup], metric: str, across: str, up: str, others: Others = "mean") -> Figure:
     """Two keys of many values, a coloured point for each pair, settings that differ in others combined."""
     figure, axes = _figure()
     below, beside = ParameterAxis(settings, across), ParameterAxis(settings, up)
@@ -242,7 +251,7 @@ def scatter(settings: Sequence[Group], metric: str, across: str, up: str, others
     return figure
 
 
-def rate_distortion(settings: Sequence[Group], rate: str, distortion: str) -> Figure:
+def rate_distortion(settings: Sequence[SeedGroup], rate: str, distortion: str) -> Figure:
     """Distortion against rate (Alemi et al. 2018), with the lines on which their sum, −ELBO, is the same."""
     keys = varying_keys(settings)
     named = 1 < len(settings) <= 2 * _MOST_LINES and len(keys) <= _MOST_NAMED
@@ -322,7 +331,7 @@ def _show_usual(axes: Axes, x: np.ndarray, y: np.ndarray, sides: str) -> np.ndar
     return outside
 
 
-def _errors_words(settings: Sequence[Group], metric: str, drawn_as: str) -> str:
+def _errors_words(settings: Sequence[SeedGroup], metric: str, drawn_as: str) -> str:
     known = any(not isnan(setting.metrics[metric].error) for setting in settings)
     return f"{drawn_as}: standard errors over seeds" if known else ""
 
@@ -349,14 +358,14 @@ def _colours(metric: str) -> str:
     return "viridis" if higher_is_better(metric) else "viridis_r"
 
 
-def _fill_a_grid(groups: Sequence[Group], across: str, up: str) -> bool:
+def _fill_a_grid(groups: Sequence[SeedGroup], across: str, up: str) -> bool:
     """Whether two keys have few values each, and most pairs of them were tried."""
     axes = ParameterAxis(groups, across), ParameterAxis(groups, up)
     tried = {(group.keys[across], group.keys[up]) for group in groups}
     return all(axis.is_few for axis in axes) and 2 * len(tried) > len(axes[0].values) * len(axes[1].values)
 
 
-def _label(group: Group, keys: Sequence[str]) -> str:
+def _label(group: SeedGroup, keys: Sequence[str]) -> str:
     return ", ".join(f"{short_key(key)}={group.keys[key]}" for key in keys)
 
 

@@ -14,9 +14,8 @@ from rich.text import Text
 
 from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import write_to_user_path
-from vae_exp.sweep.aggregate import Group, MeanAndError
-from vae_exp.sweep.job_records import NOT_STARTED, RUNNING, Job, read_jobs, union, varying
-from vae_exp.sweep.metrics import best_first
+from vae_exp.sweep.aggregate import MeanAndError, SeedGroup, sort_by_metric
+from vae_exp.sweep.job_records import NOT_STARTED, RUNNING, JobRecord, read_jobs, union, varying
 from vae_exp.sweep.run_job import FINISHED
 
 _SHOWN_METRICS = ("loss", "elbo", "rate", "distortion")
@@ -34,7 +33,7 @@ def console() -> Console:
     return terminal if terminal.is_terminal else Console(width=_WIDTH_OF_A_FILE)
 
 
-def rows_of(jobs: Sequence[Job]) -> Rows:
+def job_rows(jobs: Sequence[JobRecord]) -> Rows:
     """All keys and all metrics of all jobs, one job a row; the names of the columns first."""
     keys = union(job.keys for job in jobs)
     metrics = union(job.metrics for job in jobs)
@@ -52,7 +51,7 @@ def rows_of(jobs: Sequence[Job]) -> Rows:
     return ["job", "status", *keys, *metrics, "warnings", "error"], rows
 
 
-def rows_of_groups(groups: Sequence[Group]) -> Rows:
+def group_rows(groups: Sequence[SeedGroup]) -> Rows:
     """Means and standard errors of all metrics, one group a row; the names of the columns first."""
     keys = union(group.keys for group in groups)
     metrics = union(group.metrics for group in groups)
@@ -109,9 +108,9 @@ def print_summary(sweep: Path) -> None:
     elbo = next((name for name in metrics if name.endswith("/elbo")), None)
     order = "best first"
     if elbo and any(key == "loss" or key.startswith("loss.") for key in varying(jobs)):
-        jobs = best_first(jobs, elbo)
+        jobs = sort_by_metric(jobs, elbo)
         order = f"best {elbo} first"  # what different losses minimise cannot be compared
-    write_csv(rows_of(jobs), sweep / "summary.csv")
+    write_csv(job_rows(jobs), sweep / "summary.csv")
     out = console()
     out.print(job_table(jobs, f"Sweep {sweep.name}, {order}", metrics))
     for job in jobs[:_MOST_ROWS]:
@@ -121,7 +120,7 @@ def print_summary(sweep: Path) -> None:
     out.print(f"Written to {sweep / 'summary.csv'}", markup=False, highlight=False, soft_wrap=True)
 
 
-def print_warnings(jobs: Sequence[Job], out: Console) -> None:
+def print_warnings(jobs: Sequence[JobRecord], out: Console) -> None:
     """Print each kind of warning once: how many jobs have it, and the message of the first."""
     for name in union(job.warnings for job in jobs):
         warned = [job for job in jobs if name in job.warnings]
@@ -130,14 +129,14 @@ def print_warnings(jobs: Sequence[Job], out: Console) -> None:
         out.print(Text(line), soft_wrap=True)
 
 
-def shown_metrics(jobs: Sequence[Job]) -> list[str]:
+def shown_metrics(jobs: Sequence[JobRecord]) -> list[str]:
     """The metrics that every table has, of the held-out images where there are some."""
     split = "val" if any("val/loss" in job.metrics for job in jobs) else "train"
     names = [f"{split}/{name}" for name in _SHOWN_METRICS]
     return [name for name in names if any(name in job.metrics for job in jobs)]
 
 
-def job_table(jobs: Sequence[Job], title: str, metrics: Sequence[str]) -> Table:
+def job_table(jobs: Sequence[JobRecord], title: str, metrics: Sequence[str]) -> Table:
     """A row per job, in the order given; of very many the first."""
     shown = varying(jobs)
     table = Table(title=Text(title))
@@ -157,7 +156,7 @@ def job_table(jobs: Sequence[Job], title: str, metrics: Sequence[str]) -> Table:
     return table
 
 
-def group_table(groups: Sequence[Group], title: str, metrics: Sequence[str]) -> Table:
+def group_table(groups: Sequence[SeedGroup], title: str, metrics: Sequence[str]) -> Table:
     """A row per group: means ± standard errors over its jobs."""
     table = Table(title=Text(title))
     for key in groups[0].keys if groups else ():
@@ -186,7 +185,7 @@ def _shortened(text: str) -> str:
     return line if len(line) <= _NAMED_ERROR else f"{line[:_NAMED_ERROR]}…"
 
 
-def print_status(jobs: Sequence[Job], title: str, out: Console) -> None:
+def print_status(jobs: Sequence[JobRecord], title: str, out: Console) -> None:
     """Print the state of a sweep."""
     counts = Counter(job.status for job in jobs)
     states = ", ".join(f"{count} {status}" for status, count in counts.most_common())
@@ -206,7 +205,7 @@ def print_status(jobs: Sequence[Job], title: str, out: Console) -> None:
         out.print(Text(f"About {_format_duration(left)} left at the pace of the jobs so far."))
 
 
-def seconds_left(jobs: Sequence[Job]) -> float | None:
+def seconds_left(jobs: Sequence[JobRecord]) -> float | None:
     """Estimated seconds until the sweep ends, with as many jobs at once as now.
 
     None where no job runs, none has finished, or jobs differ in their epochs, so that one says little of another.
@@ -219,7 +218,7 @@ def seconds_left(jobs: Sequence[Job]) -> float | None:
     return fmean(spent) * (waiting + running / 2) / running
 
 
-def _running_table(jobs: Sequence[Job], keys: Sequence[str]) -> Table:
+def _running_table(jobs: Sequence[JobRecord], keys: Sequence[str]) -> Table:
     table = Table(title="Running")
     for name in (*keys, "epochs", "val/elbo", "train/elbo"):
         table.add_column(name)

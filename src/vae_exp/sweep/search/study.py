@@ -17,9 +17,9 @@ from optuna.trial import Trial, TrialState
 
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
+from vae_exp.sweep.aggregate import direction
 from vae_exp.sweep.job_records import read_job
 from vae_exp.sweep.manifest import job_key
-from vae_exp.sweep.metrics import direction
 from vae_exp.sweep.search import journal, samplers
 from vae_exp.sweep.search.space import Space
 

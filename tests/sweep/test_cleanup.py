@@ -6,11 +6,11 @@ from filelock import FileLock
 from tests.sweep.sweeps import make_job
 from vae_exp.errors import UserError
 from vae_exp.sweep.cleanup import find_removable, remove
-from vae_exp.sweep.manifest import record
+from vae_exp.sweep.manifest import add_command
 
 
 def _sweep(folder: Path) -> Path:
-    record(folder, [], folder, [])
+    add_command(folder, [], folder, [])
     return folder
 
 

@@ -8,12 +8,12 @@ from omegaconf import DictConfig, OmegaConf
 from vae_exp.errors import UserError
 from vae_exp.sweep.manifest import (
     FILE,
+    add_command,
+    check_swept_keys,
     job_key,
     planned_jobs,
     quoted,
-    read_plan,
-    record,
-    refuse_idle_sweeps,
+    read_manifest,
     swept_keys,
 )
 
@@ -60,21 +60,21 @@ def test_a_sweep_without_jobs_is_refused_with_the_key_that_is_empty():
 )
 def test_several_values_for_what_tells_no_jobs_apart_are_refused(word: str):
     with pytest.raises(UserError, match=r"one value|plain name"):
-        refuse_idle_sweeps(["seed=0,1", word])
+        check_swept_keys(["seed=0,1", word])
 
 
 def test_several_values_for_what_tells_jobs_apart_are_not_refused():
-    refuse_idle_sweeps(
+    check_swept_keys(
         ["seed=0,1", "data=digits,mnist", "sweep.name=a", "data.root=/a", "model.hidden_dims=[1,2],[3]"]
     )
 
 
 def test_commands_and_jobs_are_added_and_none_is_told_twice(tmp_path: Path):
     sweep = tmp_path / "deep" / "mine"
-    record(sweep, ["--multirun", "seed=0,1"], tmp_path, [["seed=0"], ["seed=1"]])
-    record(sweep, ["--multirun", "seed=0,1,2"], tmp_path, [["seed=0"], ["seed=1"], ["seed=2"]])
-    record(sweep, ["--multirun", "seed=0,1"], tmp_path, [["seed=0"], ["seed=1"]])
-    plan = read_plan(sweep)
+    add_command(sweep, ["--multirun", "seed=0,1"], tmp_path, [["seed=0"], ["seed=1"]])
+    add_command(sweep, ["--multirun", "seed=0,1,2"], tmp_path, [["seed=0"], ["seed=1"], ["seed=2"]])
+    add_command(sweep, ["--multirun", "seed=0,1"], tmp_path, [["seed=0"], ["seed=1"]])
+    plan = read_manifest(sweep)
     assert plan.jobs == [["seed=0"], ["seed=1"], ["seed=2"]]
     assert [each["words"][1] for each in plan.commands] == ["seed=0,1", "seed=0,1,2"]
     assert {each["folder"] for each in plan.commands} == {str(tmp_path)}
@@ -83,22 +83,22 @@ def test_commands_and_jobs_are_added_and_none_is_told_twice(tmp_path: Path):
 @pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"commands": 1, "jobs": [2]}', "\x00"])
 def test_a_plan_that_cannot_be_read_is_empty(tmp_path: Path, text: str):
     (tmp_path / FILE).write_text(text)
-    assert read_plan(tmp_path).jobs == []
-    record(tmp_path, ["a"], tmp_path, [["seed=0"]])
+    assert read_manifest(tmp_path).jobs == []
+    add_command(tmp_path, ["a"], tmp_path, [["seed=0"]])
     assert json.loads((tmp_path / FILE).read_text())["jobs"] == [["seed=0"]]
 
 
 def test_a_plan_that_cannot_be_read_is_kept_beside_the_new_one(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     (tmp_path / FILE).write_text('{"commands": [')
-    record(tmp_path, ["a"], tmp_path, [["seed=0"]])
+    add_command(tmp_path, ["a"], tmp_path, [["seed=0"]])
     assert (tmp_path / f"{FILE}.unreadable").read_text() == '{"commands": ['
     assert "could not be read" in caplog.text
 
 
 def test_a_command_with_other_words_for_its_place_is_the_same(tmp_path: Path):
     for words in (["seed=0", "sweep.name=a"], ["seed=0", "sweep.name=b", "hydra.sweep.dir=c"], ["seed=0"]):
-        record(tmp_path, words, tmp_path, [["seed=0"]])
-    assert len(read_plan(tmp_path).commands) == 1
+        add_command(tmp_path, words, tmp_path, [["seed=0"]])
+    assert len(read_manifest(tmp_path).commands) == 1
 
 
 @pytest.mark.parametrize("text", ["", "a", "null", "1e-3", "it's", "a\\'b", "a b,c=d[e]{f}", "end\\", "\\\\", "é"])
@@ -117,5 +117,5 @@ def test_jobs_in_other_words_of_the_same_meaning_have_one_key():
 def test_the_swept_keys_of_a_job_are_those_in_which_others_differ(tmp_path: Path):
     own = ["data=digits", "seed=1", "+loss.beta=4", "sweep.name=x"]
     assert swept_keys(tmp_path, own) == {"data": "digits", "seed": "1", "loss.beta": "4"}
-    record(tmp_path, [], tmp_path, [own, ["data=digits", "seed=0", "+loss.beta=4"]])
+    add_command(tmp_path, [], tmp_path, [own, ["data=digits", "seed=0", "+loss.beta=4"]])
     assert swept_keys(tmp_path, own) == {"seed": "1"}
