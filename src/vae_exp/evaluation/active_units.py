@@ -28,7 +28,7 @@ class UnitsEvaluator:
         every_n_epochs: Interval during training; None runs it once, at the end.
 
     Raises:
-        ValueError: if a count is below its least, or the threshold below zero.
+        ValueError: if a count is below its minimum, or the threshold below zero.
     """
 
     def __init__(self, threshold: float, batch_size: int, every_n_epochs: int | None) -> None:

@@ -24,7 +24,7 @@ class CodesEvaluator:
         every_n_epochs: Interval during training; None runs it once, at the end.
 
     Raises:
-        ValueError: if a count is below its least.
+        ValueError: if a count is below its minimum.
     """
 
     def __init__(self, batch_size: int, every_n_epochs: int | None) -> None:

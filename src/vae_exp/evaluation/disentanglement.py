@@ -42,7 +42,7 @@ class DisentanglementEvaluator:
         every_n_epochs: Interval during training; None runs it once, at the end.
 
     Raises:
-        ValueError: if a count is below its least.
+        ValueError: if a count is below its minimum.
     """
 
     def __init__(self, num_images: int | None, batch_size: int, every_n_epochs: int | None) -> None:

@@ -47,7 +47,7 @@ class FIDEvaluator:
         every_n_epochs: Interval during training; None runs it once, at the end.
 
     Raises:
-        ValueError: if a count is below its least.
+        ValueError: if a count is below its minimum.
         UserError: if the file cannot be read.
     """
 

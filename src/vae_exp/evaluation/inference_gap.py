@@ -44,7 +44,7 @@ class InferenceGapEvaluator:
         every_n_epochs: Interval during training; None runs it once, at the end.
 
     Raises:
-        ValueError: if a count is below its least, or the rate not positive.
+        ValueError: if a count is below its minimum, or the rate not positive.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ class ProbeEvaluator:
         every_n_epochs: Interval during training; None runs it once, at the end.
 
     Raises:
-        ValueError: if a count is below its least.
+        ValueError: if a count is below its minimum.
     """
 
     def __init__(

@@ -48,7 +48,7 @@ class QuadratureEvaluator:
         every_n_epochs: Interval during training; None runs it once, at the end.
 
     Raises:
-        ValueError: if a count is below its least, or the extent not positive and finite.
+        ValueError: if a count is below its minimum, or the extent not positive and finite.
     """
 
     def __init__(
