@@ -2,7 +2,6 @@ import json
 from pathlib import Path
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from vae_exp.errors import UserError
@@ -12,7 +11,6 @@ from vae_exp.sweep.manifest import (
     check_swept_keys,
     job_key,
     planned_jobs,
-    quoted,
     read_manifest,
     swept_keys,
 )
@@ -99,14 +97,6 @@ def test_a_command_with_other_words_for_its_place_is_the_same(tmp_path: Path):
     for words in (["seed=0", "sweep.name=a"], ["seed=0", "sweep.name=b", "hydra.sweep.dir=c"], ["seed=0"]):
         add_command(tmp_path, words, tmp_path, [["seed=0"]])
     assert len(read_manifest(tmp_path).commands) == 1
-
-
-@pytest.mark.parametrize("text", ["", "a", "null", "1e-3", "it's", "a\\'b", "a b,c=d[e]{f}", "end\\", "\\\\", "é"])
-def test_a_quoted_value_reaches_hydra_as_it_is(text: str):
-    [override] = OverridesParser.create().parse_overrides([f"key={quoted(text)}"])
-    value = override.value()
-    assert str(value) == text
-    assert type(value) is not int
 
 
 def test_jobs_in_other_words_of_the_same_meaning_have_one_key():

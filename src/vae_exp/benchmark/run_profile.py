@@ -1,6 +1,5 @@
 """Where the wall time of a real training run goes: its own phase seconds, from `result.json`."""
 
-import re
 import subprocess
 import sys
 import tempfile
@@ -8,9 +7,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from vae_exp.configuration.overrides import override_key, quote_value
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
-from vae_exp.sweep.manifest import quoted
 
 _SHARED = ("model", "data", "loss", "optimizer", "seed")
 _REPORTED_LINES = 5
@@ -46,8 +45,8 @@ def profile_run(
                 f"trainer.device={device}",
                 "trainer.epochs=1",
                 "tracker=offline",
-                f"tracker.root={quoted(scratch)}",
-                f"hydra.run.dir={quoted(str(run_dir.path))}",
+                f"tracker.root={quote_value(scratch)}",
+                f"hydra.run.dir={quote_value(str(run_dir.path))}",
             ],
         )
         total = time.perf_counter() - start
@@ -57,7 +56,7 @@ def profile_run(
 
 def shared_overrides(overrides: Sequence[str]) -> list[str]:
     """The overrides of groups and keys that `train` has too."""
-    return [override for override in overrides if re.split(r"[.=/@]", override.lstrip("+~"))[0] in _SHARED]
+    return [override for override in overrides if override_key(override).partition(".")[0] in _SHARED]
 
 
 def run_module(module: str, arguments: Sequence[str], standard_input: str = "") -> str:

@@ -14,12 +14,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_exp.cli.command_line import group_of, message_of
+from vae_exp.configuration.overrides import override_key
 from vae_exp.configuration.schema import TrainConfig, checked, require_sweep_name
 from vae_exp.engine import torchrun
 from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import absolute_path, check_within, check_writable
 from vae_exp.storage.run_directory import RunDirectory, claim_directory, resumed_directory
-from vae_exp.sweep.manifest import add_command, check_swept_keys, key_of, planned_jobs
+from vae_exp.sweep.manifest import add_command, check_swept_keys, planned_jobs
 from vae_exp.sweep.session import current_session
 
 _CHECKED_VALUES = 20  # of a swept key; composing takes about 0.1 s
@@ -81,7 +82,7 @@ class TrainCallback(Callback):
 def _refuse_overrides_of_sweeps(config: DictConfig) -> None:
     """Refuse, in a single run, what only a sweep uses."""
     for override in [*_overrides(config, "hydra"), *_overrides(config, "task")]:
-        if key_of(override) in ("hydra.launcher", "hydra.sweeper", "sweep.name"):
+        if override_key(override) in ("hydra.launcher", "hydra.sweeper", "sweep.name"):
             raise UserError(f"{override} is for a sweep; add --multirun, or leave it out.")
 
 
@@ -101,12 +102,12 @@ def _check_jobs(config: DictConfig, overrides: Sequence[str], jobs: Sequence[Seq
     values_of_key: Counter[str] = Counter()
     for job in jobs:
         new = [override for override in job if override not in checked_overrides]
-        if not any(group_of(override) or values_of_key[key_of(override)] < _CHECKED_VALUES for override in new):
+        if not any(group_of(x) or values_of_key[override_key(x)] < _CHECKED_VALUES for x in new):
             continue
         composed = GlobalHydra.instance().config_loader().load_sweep_config(config, list(job))
         checked(task_config(composed), TrainConfig)
         checked_overrides.update(new)
-        values_of_key.update(key_of(override) for override in new)
+        values_of_key.update(override_key(override) for override in new)
 
 
 def _require_a_run(directory: RunDirectory) -> None:

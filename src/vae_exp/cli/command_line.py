@@ -1,6 +1,5 @@
 """Command lines for Hydra: what is checked before Hydra reads one, and the message when Hydra refuses it."""
 
-import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from functools import cache
@@ -16,11 +15,11 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
+from vae_exp.configuration.overrides import quote_value, split_override
 from vae_exp.configuration.renames import rename_override
 from vae_exp.configuration.schema import strip_omegaconf_noise
 from vae_exp.errors import UserError, did_you_mean
 from vae_exp.storage.run_directory import LATEST, find_latest_run
-from vae_exp.sweep.manifest import quoted
 
 _LISTS = ("evaluator",)  # groups of which several options may be chosen
 _MAY_BE_EMPTY = ("evaluator", "experiment")
@@ -80,19 +79,19 @@ def prepare(arguments: Sequence[str], config_name: str) -> list[str]:
 
 def group_of(override: str) -> str | None:
     """The group of which an override chooses an option, such as `model/prior`; None if it sets a key."""
-    group = re.split(r"[=@]", override.lstrip("+~"))[0]
+    group = split_override(override)[0].partition("@")[0]
     return group if group and (config_directory() / group).is_dir() else None
 
 
 def _prepare_override(override: str, config_name: str) -> str:
     if _is_path(override):
         if config_name in _NAMES_A_RUN:
-            return f"run={quoted(override)}"
+            return f"run={quote_value(override)}"
         is_run = config_name == "train" and ("/" in override or Path(override).exists())
         remedy = f"resume={override} continues the run there" if is_run else "write it without spaces"
         raise UserError(f"{override} is not an override of the form key=value; {remedy}.")
     if override == f"resume={LATEST}" and config_name == "train":
-        return f"resume={quoted(str(find_latest_run('resume')))}"
+        return f"resume={quote_value(str(find_latest_run('resume')))}"
     override = rename_override(
         override, lambda group, name: (config_directory() / group / f"{name}.yaml").is_file()
     )
@@ -178,7 +177,7 @@ def _unknown_choice(error: MissingConfigException) -> str:
 
 def _unreadable(error: OverrideParseException) -> str:
     key, _, value = error.override.partition("=")
-    as_text = f"{key}={quoted(value)}"
+    as_text = f"{key}={quote_value(value)}"
     reason = str(error).partition("\n")[0]
     if not value or value[0] in "[{('\"$":
         return f"{error.override}: {reason}."

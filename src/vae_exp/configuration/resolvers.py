@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vae_exp.configuration.overrides import split_override
 from vae_exp.configuration.renames import with_first_names
 from vae_exp.configuration.schema import values_before_the_key
 from vae_exp.storage.run_directory import resumed_directory
@@ -68,7 +69,7 @@ def readable_name(overrides: Sequence[str]) -> str:
     """
     parts = []
     for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
+        key, value = split_override(override)
         if re.split(r"[./@]", key)[0] in NOT_PART_OF_IDENTITY:
             continue
         parts.append(f"{short_key(key)}-{value}" if value else short_key(key))

@@ -1,7 +1,6 @@
 """Going on with a run from its directory: what its config and its checkpoint say, and what may be changed."""
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from vae_exp.configuration.overrides import override_key
 from vae_exp.configuration.resolvers import config_hash
 from vae_exp.configuration.schema import resolve_to_dict
 from vae_exp.configuration.stored_config import changed, read_config
@@ -82,7 +82,9 @@ def load_resume_state(directory: RunDirectory, asked: DictConfig, overrides: Seq
             trusted, or if the checkpoint is damaged or of another version; says which one is whole.
     """
     stored = read_config(directory, "resume")
-    values = {key: OmegaConf.select(asked, key) for key in map(_key, overrides) if key not in _OF_THE_COMMAND}
+    values = {
+        key: OmegaConf.select(asked, key) for key in map(override_key, overrides) if key not in _OF_THE_COMMAND
+    }
     for key, value in values.items():
         if not any(key == each or key.startswith(f"{each}.") for each in CHANGEABLE):
             told = f"the group {key}" if isinstance(value, DictConfig) else f"{key}={value}"
@@ -193,8 +195,3 @@ def _older(damaged: Path, directory: RunDirectory) -> str:
             continue
         return f" {other} is whole, of epoch {epoch}: go on from it with resume={other}"
     return " There is no other checkpoint; start the run again."
-
-
-def _key(override: str) -> str:
-    """The key of an override: `+a.b=1` and `a.b=1` are `a.b`, `a/b@c=d` is `a.b`."""
-    return re.split(r"[=@]", override.lstrip("+~"))[0].replace("/", ".")

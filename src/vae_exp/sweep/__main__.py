@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.text import Text
 
+from vae_exp.configuration.overrides import quote_value
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import UserError, exit_with_message
 from vae_exp.metrics import higher_is_better
@@ -32,7 +33,7 @@ from vae_exp.sweep.aggregate import (
 from vae_exp.sweep.cleanup import find_removable, remove
 from vae_exp.sweep.command_check import TRUST, require_plain_command
 from vae_exp.sweep.job_records import JobRecord, read_jobs, varying
-from vae_exp.sweep.manifest import SEARCH, portable_args, quoted, read_manifest
+from vae_exp.sweep.manifest import SEARCH, portable_args, read_manifest
 from vae_exp.sweep.tables import (
     console,
     group_rows,
@@ -241,9 +242,9 @@ def _trusted(word: str) -> list[str]:
 
 def _place(sweep: Path, folder: Path) -> list[str]:
     """The words that make a command given in a folder a command for this sweep, wherever it lies by now."""
-    name = [f"sweep.name={quoted(sweep.name)}"]
+    name = [f"sweep.name={quote_value(sweep.name)}"]
     usual = folder.resolve() / "multirun" / sweep.name
-    return name if sweep == usual else [*name, f"hydra.sweep.dir={quoted(str(sweep))}"]
+    return name if sweep == usual else [*name, f"hydra.sweep.dir={quote_value(str(sweep))}"]
 
 
 def _run(words: Sequence[str], folder: Path) -> int:

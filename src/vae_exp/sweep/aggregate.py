@@ -8,11 +8,11 @@ from math import inf, nan, sqrt
 from statistics import fmean, stdev
 from typing import Literal
 
+from vae_exp.configuration.overrides import override_key
 from vae_exp.configuration.resolvers import NOT_PART_OF_IDENTITY
 from vae_exp.errors import UserError
 from vae_exp.metrics import higher_is_better
 from vae_exp.sweep.job_records import JobRecord, union, varying
-from vae_exp.sweep.manifest import key_of
 
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?")
 _JUDGED_BY = ("test/nll", "test/elbo", "val/nll", "val/elbo", "train/elbo", "val/loss", "train/loss")
@@ -225,7 +225,7 @@ def means_over_seeds(jobs: Sequence[JobRecord]) -> list[JobRecord]:
     members: dict[tuple[str, ...], list[JobRecord]] = {}
     for job in jobs:
         if job.status == "completed":
-            words = tuple(each for each in job.overrides if key_of(each) not in SEEDS)
+            words = tuple(each for each in job.overrides if override_key(each) not in SEEDS)
             members.setdefault(words, []).append(job)
     return [
         replace(
@@ -244,8 +244,8 @@ def means_over_seeds(jobs: Sequence[JobRecord]) -> list[JobRecord]:
 
 def to_cli_overrides(job: JobRecord) -> str:
     """The overrides of a job, ready to be pasted behind `python -m vae_exp.train`."""
-    kept = [each for each in job.overrides if key_of(each).partition(".")[0] not in _OF_THE_SWEEP]
-    an_experiment_may_be_a_sweep = any(key_of(each) == "experiment" for each in kept)
+    kept = [each for each in job.overrides if override_key(each).partition(".")[0] not in _OF_THE_SWEEP]
+    an_experiment_may_be_a_sweep = any(override_key(each) == "experiment" for each in kept)
     return shlex.join([*kept, *(["hydra.mode=RUN"] if an_experiment_may_be_a_sweep else [])])
 
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vae_exp.configuration.overrides import overrides_by_key
 from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import read_yaml
 from vae_exp.storage.run_directory import RunDirectory
-from vae_exp.sweep.manifest import identifying_overrides, job_key, keys_of, read_manifest
+from vae_exp.sweep.manifest import identifying_overrides, job_key, read_manifest
 from vae_exp.tracking.metrics_file import read_row
 
 _TAIL_BYTES = 16_384
@@ -56,7 +57,9 @@ def read_jobs(sweep: Path) -> list[JobRecord]:
         known.add(job_key(job.overrides))
         found.append(job)
     found += [
-        JobRecord("", keys_of(identifying_overrides(overrides)), NOT_STARTED, {}, overrides=tuple(overrides))
+        JobRecord(
+            "", overrides_by_key(identifying_overrides(overrides)), NOT_STARTED, {}, overrides=tuple(overrides)
+        )
         for overrides in read_manifest(sweep).jobs
         if job_key(overrides) not in known
     ]
@@ -66,7 +69,9 @@ def read_jobs(sweep: Path) -> list[JobRecord]:
 def read_job(directory: RunDirectory) -> JobRecord:
     """What the directory of a job tells of it."""
     overrides = read_overrides(directory.overrides)
-    return replace(_read_job(directory, keys_of(identifying_overrides(overrides))), overrides=tuple(overrides))
+    return replace(
+        _read_job(directory, overrides_by_key(identifying_overrides(overrides))), overrides=tuple(overrides)
+    )
 
 
 def _rank(job: JobRecord) -> tuple[bool, bool, float]:

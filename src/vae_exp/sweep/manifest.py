@@ -1,8 +1,7 @@
 """What a sweep was asked for: the commands, and the jobs that follow from them, in `sweep.json`."""
 
 import logging
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from vae_exp.configuration.overrides import override_key, overrides_by_key
 from vae_exp.configuration.resolvers import EXCLUDED_KEYS, NOT_PART_OF_IDENTITY
 from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import read_json, write_json
@@ -83,12 +83,6 @@ def portable_args(words: Sequence[str]) -> list[str]:
     return [word for word in words if not word.lstrip("+").startswith(passing)]
 
 
-def quoted(text: str) -> str:
-    """A value as Hydra's grammar takes it, whatever is in it."""
-    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + (found[2] and "\\'"), text)
-    return f"'{escaped}'"
-
-
 def _set_aside_if_unreadable(path: Path) -> None:
     """A plan that cannot be read is kept under another name, and that is said: retry may need it mended."""
     try:
@@ -107,12 +101,7 @@ def job_key(overrides: Sequence[str]) -> tuple[str, ...]:
 
 def identifying_overrides(overrides: Sequence[str]) -> list[str]:
     """Those overrides of a job that decide what it trains."""
-    return [each for each in overrides if not is_excluded_key(key_of(each))]
-
-
-def key_of(override: str) -> str:
-    """The key of an override, groups with dots: `tracker`, `hydra.launcher`, `loss.beta`."""
-    return override.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", ".")
+    return [each for each in overrides if not is_excluded_key(override_key(each))]
 
 
 def is_excluded_key(key: str) -> bool:
@@ -122,17 +111,11 @@ def is_excluded_key(key: str) -> bool:
 
 def swept_keys(sweep: Path, overrides: Sequence[str]) -> dict[str, str]:
     """Those overrides of a job in which others of its sweep differ; all where the others are not known."""
-    own = keys_of(identifying_overrides(overrides))
-    others = [keys_of(identifying_overrides(job)) for job in read_manifest(sweep).jobs]
+    own = overrides_by_key(identifying_overrides(overrides))
+    others = [overrides_by_key(identifying_overrides(job)) for job in read_manifest(sweep).jobs]
     if len(others) < 2:
         return own
     return {key: value for key, value in own.items() if any(each.get(key) != value for each in others)}
-
-
-def keys_of(overrides: Iterable[str]) -> dict[str, str]:
-    """Overrides by their keys."""
-    pairs = [each.lstrip("+~").partition("=") for each in overrides]
-    return {key: value for key, _, value in pairs}
 
 
 def check_swept_keys(overrides: Sequence[str]) -> None:
@@ -146,7 +129,7 @@ def check_swept_keys(overrides: Sequence[str]) -> None:
     except HydraException:  # Hydra itself will say what is wrong
         return
     for override in parsed:
-        key = key_of(override.get_key_element())
+        key = override_key(override.get_key_element())
         if key == "sweep.name" and "${" in str(override.input_line):
             raise UserError(f"{override.input_line} would be another sweep for every job; give it a plain name.")
         if override.is_sweep_override() and is_excluded_key(key):
