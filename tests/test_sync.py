@@ -1,4 +1,4 @@
-"""Uploads against a stand-in for `wandb sync` that notes what it was given, and when."""
+"""Uploads against a stand-in for `wandb sync` that logs its arguments."""
 
 import fcntl
 import json
@@ -9,79 +9,66 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.conftest import Finished, start
-from vae_exp.uploading.memory import MEMORY_NAME
+from vae_exp.tracking.sync_ledger import LEDGER_NAME
 
 FAKE = """
 import json, os, sys, time
 from pathlib import Path
-path = Path(sys.argv[-1])
-note = {"name": path.name, "arguments": sys.argv[1:], "resume": os.environ.get("WANDB_RESUME")}
-note["began"] = time.time()
 log = Path(__file__).with_name("log")
-def behaviour():
-    return json.loads(Path(__file__).with_name("behaviour").read_text())
-def write(what):
-    with log.open("a") as file:
-        file.write(json.dumps({**note, "what": what}) + "\\n")
-write("began")
-while path.name[-3:] in behaviour().get("holds", []):
-    time.sleep(0.01)
-while log.read_text().count('"what": "began"') < behaviour().get("together", 0):
-    time.sleep(0.01)
-print("sending", path.name)
-print(behaviour().get("says", {}).get(path.name, ""))
-if path.name in behaviour().get("fails", []):
-    print("\\x1b[31mthe server said no\\x1b[0m\\n")
-    sys.exit(3)
-if behaviour().get("marks"):
-    next(path.glob("*.wandb")).with_suffix(".wandb.synced").touch()
-note["ended"] = time.time()
-write("ended")
+behaviour = lambda: json.loads(Path(__file__).with_name("behaviour").read_text())
+paths = [Path(x) for x in sys.argv[1:] if x.startswith("/")]
+options = [x for x in sys.argv[1:] if not x.startswith("/")]
+for path in sorted(paths, key=lambda x: x.name[-3:] in behaviour().get("holds", [])):
+    def write(event):
+        note = {"name": path.name, "options": options, "resume": os.environ.get("WANDB_RESUME"), "event": event}
+        with log.open("a") as file:
+            file.write(json.dumps(note) + "\\n")
+    write("start")
+    while path.name[-3:] in behaviour().get("holds", []):
+        time.sleep(0.01)
+    print(behaviour().get("output", {}).get(path.name, "wandb: sending " + path.name))
+    if path.name not in behaviour().get("unmarked", []):
+        next(path.glob("*.wandb")).with_suffix(".wandb.synced").touch()
+    write("end")
+sys.exit(behaviour().get("code", 0))
 """
 
 
 class Server:
-    """The stand-in: what it was asked, and how it behaves."""
+    """The stand-in: its log and its behaviour."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         folder.mkdir()
         (folder / "fake.py").write_text(FAKE)
+        self.argv = [sys.executable, "-S", str(folder / "fake.py")]
+        tool = folder / "wandb"
+        tool.write_text(f'#!/bin/sh\nexec {shlex.join(self.argv)} "$@"\n')
+        tool.chmod(0o755)
         self.behave()
 
-    @property
-    def option(self) -> tuple[str, str]:
-        return "--command", shlex.join([sys.executable, "-S", str(self._folder / "fake.py")])
-
     def behave(self, **behaviour: Any) -> None:
-        new = self._folder / "new"
+        new = self.folder / "new"
         new.write_text(json.dumps(behaviour))
-        new.replace(self._folder / "behaviour")
+        new.replace(self.folder / "behaviour")
+        (self.folder / "log").unlink(missing_ok=True)
 
-    def notes(self, what: str = "ended") -> list[dict[str, Any]]:
-        log = self._folder / "log"
+    def notes(self, event: str = "end") -> list[dict[str, Any]]:
+        log = self.folder / "log"
         lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-        return [line for line in lines if line["what"] == what]
+        return [line for line in lines if line["event"] == event]
 
-    def names(self, what: str = "ended") -> list[str]:
-        return [note["name"] for note in self.notes(what)]
+    def calls(self) -> list[tuple[str, str | None]]:
+        return [(note["name"], note["resume"]) for note in self.notes()]
 
-    def forget(self) -> None:
-        (self._folder / "log").unlink(missing_ok=True)
-
-    def wait_for(self, count: int, what: str) -> None:
-        until = time.monotonic() + 20
-        while len(self.notes(what)) < count:
-            assert time.monotonic() < until
-            time.sleep(0.01)
+    def names(self) -> list[str]:
+        return sorted(note["name"] for note in self.notes())
 
 
 @pytest.fixture
@@ -90,8 +77,9 @@ def server(tmp_path: Path) -> Server:
 
 
 @pytest.fixture
-def upload(server: Server, command: Callable[..., Finished]) -> Callable[..., Finished]:
-    return lambda *arguments: command("sync", *map(str, arguments), *server.option)
+def upload(server: Server, command: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "executable", str(server.folder / "python"))  # its `wandb` is the stand-in
+    return lambda *arguments: command("sync", *map(str, arguments))
 
 
 @pytest.fixture
@@ -108,73 +96,50 @@ def segment(root: Path, run_id: str, hour: int = 12, *, age: float = 3600, name:
     return path
 
 
-def grow(path: Path) -> None:
-    file = next(path.glob("*.wandb"))
-    file.write_bytes(file.read_bytes() + b"more")
-    os.utime(file, (time.time() - 1800,) * 2)
-
-
-def run_directory(path: Path, root: str, *, run_id: str | None = None, folder: Path | None = None) -> Path:
-    """A run directory; one with an id has ended, one without was killed."""
+def run_directory(path: Path, root: str, run_id: str | None, folder: Path, *, ended: bool = True) -> Path:
+    """A run directory; without an id it is one of a run that was killed at its start."""
     (path / ".hydra").mkdir(parents=True)
     (path / ".hydra" / "config.yaml").write_text(f"tracker: {{mode: offline, root: {root}}}\n")
     (path / ".hydra" / "hydra.yaml").write_text(f"hydra: {{runtime: {{cwd: {path.parent}}}}}\n")
-    if run_id is not None:
-        wandb = {"mode": "offline", "run_id": run_id, "directory": str(folder), "error": None}
+    wandb = {"mode": "offline", "run_id": run_id, "directory": str(folder), "error": None}
+    if run_id is not None and ended:
         (path / "result.json").write_text(json.dumps({"status": "completed", "wandb": wandb}))
+    elif run_id is not None:
+        (path / "wandb.json").write_text(json.dumps(wandb))
     return path
 
 
-def memory(root: Path) -> dict[str, Any]:
-    return json.loads((root / "wandb" / MEMORY_NAME).read_text())
+def ledger(root: Path) -> dict[str, Any]:
+    return json.loads((root / "wandb" / LEDGER_NAME).read_text())
 
 
-# What is uploaded
+# Order and records of uploads
 
 
-def test_runs_are_uploaded_once_and_remembered(root: Path, server: Server, upload: Callable[..., Finished]):
+def test_runs_are_uploaded_once_and_recorded(root: Path, server: Server, upload: Callable[..., Finished]):
     paths = [segment(root, run_id) for run_id in ("aaa", "bbb", "ccc")]
-    finished = upload(root)
+    finished = upload(root, "--workers", 3)
     assert finished.code == 0, finished.err
-    assert sorted(server.names()) == [path.name for path in paths]
+    assert server.names() == [path.name for path in paths]
+    assert server.notes()[0]["options"] == ["sync", "-n", "3"]
     assert [line.split()[0] for line in finished.out.splitlines()] == ["uploaded"] * 3 + ["3"]
     assert "3 uploaded, 0 failed, 0 uploaded before, 0 still being written" in finished.out
-    file = paths[0] / "run-aaa.wandb"
-    kept = memory(root)[paths[0].name]
-    assert (kept["size"], kept["mtime_ns"]) == (7, file.stat().st_mtime_ns)
-    server.forget()
-    again = upload(root)
-    assert "0 uploaded, 0 failed, 3 uploaded before" in again.out
-    assert again.code == 0
+    entry = ledger(root)[paths[0].name]
+    assert (entry["size"], entry["mtime_ns"]) == (7, (paths[0] / "run-aaa.wandb").stat().st_mtime_ns)
+    server.behave()
+    assert "0 uploaded, 0 failed, 3 uploaded before" in upload(root).out
     assert server.names() == []
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
-def test_so_many_uploads_overlap_as_there_are_workers(
-    root: Path, server: Server, upload: Callable[..., Finished], workers: int
-):
-    for number in range(4):
-        segment(root, f"run{number}")
-    server.behave(together=workers)  # the first ones wait for so many to be under way
-    assert upload(root, "--workers", workers).code == 0
-    notes = server.notes()
-    assert len(notes) == 4
-    most = max(sum(each["began"] <= at["began"] < each["ended"] for each in notes) for at in notes)
-    assert most == workers
-
-
-def test_segments_of_a_run_follow_one_another_and_the_later_ones_go_on(
+def test_later_segments_follow_the_first_ones_and_are_appended(
     root: Path, server: Server, upload: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("WANDB_RESUME", "must")
     names = [segment(root, "aaa", hour).name for hour in (15, 9, 11)]
-    segment(root, "bbb", 10)
+    other = segment(root, "bbb", 10).name
     finished = upload(root)
     assert "uploaded aaa, 3 segments" in finished.out
-    notes = [note for note in server.notes() if note["name"].endswith("aaa")]
-    assert [note["name"] for note in notes] == [names[1], names[2], names[0]]
-    assert [note["resume"] for note in notes] == [None, "allow", "allow"]
-    assert all(before["ended"] <= after["began"] for before, after in pairwise(notes))
+    assert server.calls() == [(names[1], None), (other, None), (names[2], "allow"), (names[0], "allow")]
 
 
 def test_a_run_that_has_grown_or_was_resumed_is_uploaded_from_its_beginning(
@@ -183,56 +148,55 @@ def test_a_run_that_has_grown_or_was_resumed_is_uploaded_from_its_beginning(
     first = segment(root, "aaa", 9)
     segment(root, "bbb")
     upload(root)
-    server.forget()
-    grow(first)
+    server.behave()
+    file = first / "run-aaa.wandb"
+    file.write_bytes(b"records and more")
+    os.utime(file, (time.time() - 1800,) * 2)
     assert upload(root).code == 0
-    assert server.names() == [first.name]
-    server.forget()
+    assert server.calls() == [(first.name, None)]
+    server.behave()
     second = segment(root, "aaa", 13)
     assert upload(root).code == 0
-    assert server.names() == [first.name, second.name]
-    assert [note["resume"] for note in server.notes()] == [None, "allow"]
+    assert server.calls() == [(first.name, None), (second.name, "allow")]
 
 
 def test_a_marker_of_wandb_counts_until_the_file_is_newer(
     root: Path, server: Server, upload: Callable[..., Finished]
 ):
-    path = segment(root, "aaa")
-    marker = path / "run-aaa.wandb.synced"
+    marker = segment(root, "aaa") / "run-aaa.wandb.synced"
     marker.touch()
     assert "0 uploaded, 0 failed, 1 uploaded before" in upload(root).out
     os.utime(marker, (time.time() - 7200,) * 2)
     assert "1 uploaded" in upload(root).out
-    assert server.names() == [path.name]
 
 
-@pytest.mark.parametrize("where", ["cleaned away", "online"])
-def test_a_run_whose_beginning_wandb_has_already_goes_on(
-    where: str, root: Path, server: Server, upload: Callable[..., Finished]
+@pytest.mark.parametrize("beginning", ["removed", "online"])
+def test_a_run_whose_beginning_is_on_the_server_is_appended_to(
+    beginning: str, root: Path, server: Server, upload: Callable[..., Finished]
 ):
-    first = segment(root, "aaa", 9, name="run" if where == "online" else "offline-run")
-    if where == "cleaned away":
+    first = segment(root, "aaa", 9, name="run" if beginning == "online" else "offline-run")
+    if beginning == "removed":
         upload(root)
-        server.forget()
-        (first / "run-aaa.wandb").unlink()
+        server.behave()
+        for path in first.iterdir():
+            path.unlink()
         first.rmdir()
     second = segment(root, "aaa", 13)
     assert upload(root).code == 0
-    assert [(note["name"], note["resume"]) for note in server.notes()] == [(second.name, "allow")]
+    assert server.calls() == [(second.name, "allow")]
 
 
-def test_a_project_and_an_entity_are_passed_on_and_make_another_target(
-    root: Path, server: Server, upload: Callable[..., Finished]
-):
-    path = segment(root, "aaa")
+def test_another_project_or_entity_is_another_target(root: Path, server: Server, upload: Callable[..., Finished]):
+    segment(root, "aaa")
     upload(root)
-    server.forget()
+    server.behave()
     for _ in range(2):
         assert upload(root, "--project", "mine", "--entity", "us").code == 0
-    assert [note["arguments"] for note in server.notes()] == [["--project", "mine", "--entity", "us", str(path)]]
+    options = [note["options"] for note in server.notes()]
+    assert options == [["sync", "-n", "4", "--project", "mine", "--entity", "us"]]
 
 
-def test_a_dry_run_lists_and_leaves_everything_alone(root: Path, server: Server, upload: Callable[..., Finished]):
+def test_a_dry_run_only_lists(root: Path, server: Server, upload: Callable[..., Finished]):
     segment(root, "aaa", 9)
     second = segment(root, "aaa", 10)
     before = sorted(root.rglob("*"))
@@ -241,10 +205,10 @@ def test_a_dry_run_lists_and_leaves_everything_alone(root: Path, server: Server,
     assert finished.out.startswith("would upload aaa: ")
     assert second.name in finished.out
     assert sorted(root.rglob("*")) == before
-    assert server.names("began") == []
+    assert server.notes("start") == []
 
 
-# Where runs are found
+# Discovery of runs
 
 
 def test_an_offline_run_directory_stands_for_the_whole_run(
@@ -256,55 +220,31 @@ def test_an_offline_run_directory_stands_for_the_whole_run(
     assert server.names() == [first.name, second.name]
 
 
-def test_a_run_directory_names_its_run(
-    root: Path, server: Server, upload: Callable[..., Finished], tmp_path: Path
+@pytest.mark.parametrize("case", ["ended", "moved", "killed"])
+def test_a_run_directory_records_its_run(
+    case: str, root: Path, server: Server, upload: Callable[..., Finished], tmp_path: Path
 ):
-    path = segment(root, "aaa", age=1)  # fresh, but the run has ended
+    path = segment(root, "aaa", age=1 if case == "ended" else 3600)  # fresh, but the run has ended
     segment(root, "bbb")
-    run = run_directory(tmp_path / "outputs" / "first", "elsewhere", run_id="aaa", folder=path)
-    finished = upload(run, path)
+    folder = Path("/gone/wandb/offline-run-x-aaa") if case == "moved" else path
+    tracker_root = "elsewhere" if case == "ended" else "root"
+    run = run_directory(tmp_path / "first", tracker_root, "aaa", folder, ended=case != "killed")
+    finished = upload(run)
     assert "uploaded aaa (first)" in finished.out, finished.err
     assert server.names() == [path.name]
 
 
-def test_a_run_directory_whose_folder_was_moved_is_found_by_its_config(
-    root: Path, server: Server, upload: Callable[..., Finished], tmp_path: Path
-):
-    path = segment(root, "aaa")
-    run = run_directory(tmp_path / "first", "root", run_id="aaa", folder=Path("/gone/wandb/offline-run-x-aaa"))
-    assert upload(run).code == 0
-    assert server.names() == [path.name]
-
-
-def test_a_killed_run_is_known_by_its_checkpoint(
-    root: Path, server: Server, upload: Callable[..., Finished], tmp_path: Path
-):
-    path = segment(root, "k1lled00")
-    segment(root, "bbb")
-    run = run_directory(tmp_path / "killed", "root")
-    (run / "checkpoints").mkdir()
-    torch.save(
-        {"format": 2, "weights": {"w": torch.ones(3)}, "wandb_run_id": "k1lled00", "schedule": {"over": 3}},
-        run / "checkpoints" / "last.pt",
-    )
-    assert upload(run).code == 0
-    assert server.names() == [path.name]
-
-
-def test_a_sweep_is_all_its_jobs_and_says_of_which_it_knows_no_run(
-    root: Path, server: Server, upload: Callable[..., Finished], tmp_path: Path
-):
+def test_a_sweep_is_all_its_jobs(root: Path, server: Server, upload: Callable[..., Finished], tmp_path: Path):
     sweep = tmp_path / "multirun" / "mine"
     paths = [segment(root, run_id) for run_id in ("aaa", "bbb", "ccc")]
     for path in paths[:2]:
-        run_id = path.name[-3:]
-        run_directory(sweep / f"job-{run_id}", str(root), run_id=run_id, folder=path)
-    run_directory(sweep / "early", str(root))
-    (sweep / "link").symlink_to(run_directory(tmp_path / "other", str(root), run_id="ccc", folder=paths[2]))
+        run_directory(sweep / f"job-{path.name[-3:]}", str(root), path.name[-3:], path)
+    run_directory(sweep / "early", str(root), None, root)
+    (sweep / "link").symlink_to(run_directory(tmp_path / "other", str(root), "ccc", paths[2]))
     finished = upload(sweep)
     assert finished.code == 0
-    assert sorted(server.names()) == [path.name for path in paths[:2]]
-    assert "skipped early: which W&B run is its own is not known" in finished.err
+    assert server.names() == [path.name for path in paths[:2]]
+    assert "skipped early: its W&B id is not recorded" in finished.err
 
 
 def test_segments_in_several_folders_are_one_run_and_copies_count_once(
@@ -314,10 +254,10 @@ def test_segments_in_several_folders_are_one_run_and_copies_count_once(
     segment(tmp_path / "later", "aaa", 9)
     assert upload(root, tmp_path / "later").code == 0
     assert server.names() == [first.name, second.name]
-    assert list(memory(tmp_path / "later")) == [second.name]
+    assert list(ledger(tmp_path / "later")) == [second.name]
 
 
-def test_links_are_left_alone(root: Path, server: Server, upload: Callable[..., Finished], tmp_path: Path):
+def test_links_are_skipped(root: Path, server: Server, upload: Callable[..., Finished], tmp_path: Path):
     path = segment(root, "aaa")
     elsewhere = segment(tmp_path / "elsewhere", "bbb")
     (root / "wandb" / elsewhere.name).symlink_to(elsewhere)
@@ -329,192 +269,167 @@ def test_links_are_left_alone(root: Path, server: Server, upload: Callable[..., 
     assert server.names() == [path.name]
 
 
-# What is still being written
-
-
-def test_a_run_that_is_still_written_is_left_for_later(
+def test_a_run_that_is_still_written_is_skipped(
     root: Path, server: Server, upload: Callable[..., Finished], tmp_path: Path
 ):
     fresh, old = segment(root, "aaa", age=1), segment(root, "bbb")
-    run = run_directory(tmp_path / "held", "root", run_id="bbb", folder=old)
+    run = run_directory(tmp_path / "locked", "root", "bbb", old)
     with (run / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         finished = upload(root, run)
         assert "skipped aaa: it is still being written" in finished.out
-        assert "skipped bbb (held): it is still being written" in finished.out
-        assert finished.code == 0
-        assert server.names() == []
+        assert "skipped bbb (locked): it is still being written" in finished.out
+        assert (finished.code, server.names()) == (0, [])
         assert upload(root, run, "--include-running").code == 0
-    assert sorted(server.names()) == [fresh.name, old.name]
+    assert server.names() == [fresh.name, old.name]
 
 
-# What goes wrong
+# Failures
+
+ERRORS = {
+    "nothing uploaded": ("wandb: Network error", True, "wandb: Network error (nothing was uploaded)"),
+    "of the run": ("wandb: ERROR [me/p/bbb] Fatal error", False, "wandb: ERROR [me/p/bbb] Fatal error"),
+    "of no run": ("\x1b[31mwandb: ERROR denied\x1b[0m", True, "wandb: ERROR denied (nothing was uploaded)"),
+}
 
 
-def test_a_failure_is_named_harms_no_other_and_is_tried_again(
-    root: Path, server: Server, upload: Callable[..., Finished]
+@pytest.mark.parametrize("kind", ERRORS)
+def test_a_failure_fails_its_run_alone_and_is_tried_again(
+    kind: str, root: Path, server: Server, upload: Callable[..., Finished]
 ):
+    output, unmarked, reason = ERRORS[kind]
     paths = [segment(root, run_id) for run_id in ("aaa", "bbb", "ccc")]
     later = segment(root, "bbb", 13)
-    server.behave(fails=[paths[1].name])
+    names = [path.name for path in paths]
+    server.behave(output={names[1]: output, names[2]: " "}, unmarked=names[1:2] if unmarked else [])
     finished = upload(root)
     assert finished.code == 1
-    assert "failed bbb: the server said no (exit code 3)" in finished.err
+    assert f"failed bbb: {reason}" in finished.err
     assert "2 uploaded, 1 failed" in finished.out
-    assert later.name not in server.names("began")
+    assert later.name not in server.names()
+    assert not (paths[1] / "run-bbb.wandb.synced").exists()
     server.behave()
-    server.forget()
     assert upload(root).code == 0
-    assert server.names() == [paths[1].name, later.name]
+    assert server.calls() == [(names[1], None), (later.name, "allow")]
 
 
-def test_an_error_that_wandb_ends_well_with_is_a_failure(
+def test_an_error_that_names_no_run_fails_all_where_all_have_markers(
     root: Path, server: Server, upload: Callable[..., Finished]
 ):
-    path = segment(root, "aaa")
-    server.behave(says={path.name: "wandb: ERROR permission denied\nwandb: Finished syncing"}, marks=True)
+    server.behave(output={segment(root, "aaa").name: "wandb: ERROR permission denied"})
+    segment(root, "bbb")
     finished = upload(root)
-    assert finished.code == 1
-    assert "failed aaa: wandb: ERROR permission denied" in finished.err
-    assert not (path / "run-aaa.wandb.synced").exists()
-    server.behave()
-    assert "1 uploaded" in upload(root).out
+    assert (finished.code, finished.err.count("wandb: ERROR permission denied\n")) == (1, 3)
 
 
-def test_a_segment_that_a_kill_cut_short_is_as_good_as_it_gets(
+def test_a_segment_that_a_kill_truncated_counts_as_uploaded(
     root: Path, server: Server, upload: Callable[..., Finished]
 ):
     first, second = segment(root, "aaa", 9), segment(root, "aaa", 10)
-    server.behave(says={first.name: f'wandb: ERROR "{first}": the file ends with an incomplete record. Retry.'})
+    line = f'wandb: ERROR Failed to sync all data from "{first.name}": the file ends with an incomplete record.'
+    server.behave(output={first.name: line}, unmarked=[first.name])
     assert upload(root).code == 0
     assert server.names() == [first.name, second.name]
+    assert "1 uploaded before" in upload(root).out
 
 
-@pytest.mark.parametrize("leaves", [True, False])
-def test_wandb_itself_must_leave_its_marker(
-    leaves: bool, root: Path, server: Server, command: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
+def test_a_command_of_the_user_fails_by_its_exit_code(
+    root: Path, server: Server, upload: Callable[..., Finished], command: Callable[..., Finished]
 ):
-    segment(root, "aaa")
-    server.behave(marks=leaves)
-    words = shlex.split(server.option[1])
-    tool = root / "bin" / "wandb"
-    tool.parent.mkdir()
-    tool.write_text(f'#!/bin/sh\nshift\nexec {shlex.join(words)} "$@"\n')
-    tool.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(tool.with_name("python")))
-    finished = command("sync", str(root))
-    assert finished.code == int(not leaves), finished.err
-    assert ("(nothing was uploaded)" in finished.err) is not leaves
+    path = segment(root, "aaa")
+    server.behave(unmarked=[path.name], code=3)
+    finished = upload(root, "--command", shlex.join(server.argv))
+    assert (finished.code, "(exit code 3)" in finished.err) == (1, True)
+    server.behave(unmarked=[path.name])
+    assert upload(root, "--command", shlex.join(server.argv)).code == 0
+    for words in ("no-such-program", "'", ""):
+        assert upload(root, "--command", words).err.startswith("Error: --command")
 
 
-def test_a_bad_directory_is_told(root: Path, upload: Callable[..., Finished]):
-    finished = upload(root)
-    assert (finished.code, finished.out) == (1, "")
-    assert finished.err == f"Error: DIR={root} is not a directory.\n"
+def test_a_bad_directory_is_refused(root: Path, upload: Callable[..., Finished]):
+    assert upload(root).err == f"Error: DIR={root} is not a directory.\n"
     (root / "wandb").mkdir(parents=True)
     finished = upload(root)
     assert finished.code == 1
     assert f"Error: DIR={root} holds no offline W&B run; expected a folder with wandb/offline-run-" in finished.err
+    finished = upload(root, "--workers", 0)
+    assert (finished.code, "expected 1 or more" in finished.err) == (2, True)
 
 
-def test_a_memory_that_cannot_be_used_is_told_before_anything_is_uploaded(
+def test_an_unreadable_ledger_is_refused_before_any_upload(
     root: Path, server: Server, upload: Callable[..., Finished]
 ):
     segment(root, "aaa")
-    file = root / "wandb" / MEMORY_NAME
-    file.mkdir()
-    assert f"Error: {file} cannot be read" in upload(root).err
-    file.rmdir()
+    file = root / "wandb" / LEDGER_NAME
     for text in ("{", "[]"):
         file.write_text(text)
         finished = upload(root)
         assert finished.code == 1
         assert f"Error: {file} " in finished.err
-    assert server.names("began") == []
+    assert server.notes("start") == []
 
 
-def test_a_memory_that_cannot_be_written_fails_the_run_and_no_other(
-    root: Path, server: Server, upload: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
+def test_a_ledger_that_cannot_be_written_fails_that_run_alone(
+    root: Path, upload: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
 ):
     segment(root, "aaa", 9)
     segment(root, "bbb", 10)
-    full = iter([True, False])
+    is_full = iter([True, False])
 
     def write_json(path: Path, content: dict[str, Any]) -> None:
-        if next(full):
+        if next(is_full):
             raise OSError("No space left on device")
         path.write_text(json.dumps(content))
 
-    monkeypatch.setattr("vae_exp.uploading.memory.write_json", write_json)
-    finished = upload(root, "--workers", 1)
+    monkeypatch.setattr("vae_exp.tracking.sync_ledger.write_json", write_json)
+    finished = upload(root)
     assert finished.code == 1
-    assert "failed aaa: uploaded, but that could not be remembered: No space left on device" in finished.err
+    assert "failed aaa: uploaded, but that could not be recorded: No space left on device" in finished.err
     assert "1 uploaded, 1 failed" in finished.out
-    assert len(server.names()) == 2
-
-
-def test_a_command_that_is_none_is_told(root: Path, command: Callable[..., Finished]):
-    segment(root, "aaa")
-    for words in ("no-such-program", "'", ""):
-        finished = command("sync", str(root), "--command", words)
-        assert finished.code == 1
-        assert finished.err.startswith("Error: --command")
-
-
-def test_workers_are_at_least_one(root: Path, upload: Callable[..., Finished]):
-    finished = upload(root, "--workers", 0)
-    assert finished.code == 2
-    assert "expected 1 or more" in finished.err
 
 
 # Interruptions
 
 
-def _interrupted(root: Path, server: Server, number: int) -> subprocess.Popen[str]:
-    """Two of four runs are under way and two are done when the signal comes."""
-    for hour, run_id in enumerate(("aaa", "bbb", "ccc", "ddd")):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_upload_can_be_continued(
+    number: int, root: Path, server: Server, upload: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.undo()
+    for hour, run_id in enumerate(("aaa", "bbb", "ccc")):
         segment(root, run_id, hour)
-    server.behave(holds=["ccc", "ddd"])
-    started = start("sync", str(root), "--workers", "2", *server.option, cwd=root)
-    server.wait_for(4, "began")
+    server.behave(holds=["ccc"])
+    arguments = ("sync", str(root), "--command", shlex.join(server.argv))
+    started = start(*arguments, cwd=root)
+    deadline = time.monotonic() + 20
+    while len(server.notes("start")) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     started.send_signal(number)
-    return started
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_upload_goes_on_where_it_was(
-    number: int, root: Path, server: Server, upload: Callable[..., Finished]
-):
-    started = _interrupted(root, server, number)
+    if number == signal.SIGKILL:
+        started.wait(timeout=20)
+        refused = start(*arguments, cwd=root)  # the command of the killed process still runs
+        _, err = refused.communicate(timeout=20)
+        assert (refused.returncode, "another process is uploading from" in err) == (1, True)
+        server.behave()
     out, err = started.communicate(timeout=20)
-    assert started.returncode == 128 + number, out + err
-    assert "2 uploaded, 0 failed, 2 left" in out
-    assert "run the same command to continue" in err
-    assert sorted(name[-3:] for name in memory(root)) == ["aaa", "bbb"]
+    if number != signal.SIGKILL:
+        assert started.returncode == 128 + number, out + err
+        assert "2 uploaded, 0 failed, 1 left" in out
+        assert "run the same command to continue" in err
+        assert sorted(name[-3:] for name in ledger(root)) == ["aaa", "bbb"]
     server.behave()
-    assert "2 uploaded, 0 failed, 2 uploaded before" in upload(root).out
-    assert sorted(name[-3:] for name in server.names()) == ["aaa", "bbb", "ccc", "ddd"]
-
-
-def test_after_a_kill_nothing_is_uploaded_twice_at_once(
-    root: Path, server: Server, upload: Callable[..., Finished]
-):
-    started = _interrupted(root, server, signal.SIGKILL)
-    started.communicate(timeout=20)
-    assert started.returncode == -signal.SIGKILL
-    refused = upload(root)  # what the killed process has begun is still under way
-    assert refused.code == 1
-    assert "another process is uploading from" in refused.err
-    server.behave()
-    server.wait_for(4, "ended")
-    until = time.monotonic() + 10
-    while (finished := upload(root)).code and time.monotonic() < until:
-        time.sleep(0.02)
-    assert "2 uploaded before" in finished.out
-    assert [name[-3:] for name in server.names()[4:]] in (["ccc", "ddd"], ["ddd", "ccc"])
+    while True:
+        again = start(*arguments, cwd=root)
+        _, err = again.communicate(timeout=20)
+        if again.returncode == 0 or time.monotonic() > deadline:
+            break
+    assert again.returncode == 0, err
+    if number != signal.SIGKILL:
+        assert [name[-3:] for name in server.names()] == ["ccc"]
 
 
 def test_neither_torch_nor_wandb_is_imported():
-    told = "import sys, vae_exp.sync; print([name for name in ('torch', 'wandb', 'hydra') if name in sys.modules])"
-    finished = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    code = "import sys, vae_exp.sync; print([name for name in ('torch', 'wandb', 'hydra') if name in sys.modules])"
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert finished.stdout.strip() == "[]"

@@ -1,37 +1,230 @@
-"""`python -m vae_exp.sync DIR…`: upload offline W&B runs, many at once, through wandb's own command.
+"""`python -m vae_exp.sync DIR…`: upload offline W&B runs through `wandb sync`, many at once.
 
-A run that was resumed has several segments on disk, one per attempt. W&B writes a segment over what its server has
-of the run, unless it is told to go on with it; so a run is always uploaded as a whole, its segments one after
-another in the order in which they were recorded, the later ones with `WANDB_RESUME=allow`.
+A resumed run has one segment on disk per attempt. `wandb sync` replaces the rows that the server has of a run;
+with `WANDB_RESUME=allow` it appends to them. Every run is therefore uploaded as a whole in two passes: the first
+segments of all runs, then all later ones with `WANDB_RESUME=allow`. Within a pass W&B uploads the segments of one
+run one after another, in the order of their start.
 """
 
 import argparse
 import fcntl
+import os
+import re
 import shlex
 import shutil
+import signal
+import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import RunLockedError, UserError, exit_with_message
 from vae_exp.storage.atomic_io import absolute_path, check_writable
-from vae_exp.tracking.offline_runs import OfflineRun, folders_of
-from vae_exp.tracking.offline_search import Search
-from vae_exp.uploading.memory import Memories
-from vae_exp.uploading.uploads import Uploader, Uploads
+from vae_exp.tracking.offline_runs import OfflineRun, OfflineSegment, find_offline_runs, folders_of
+from vae_exp.tracking.sync_ledger import SyncLedger
 
 LOCK_NAME = ".vae_exp_synced.lock"
+_POLL_SECONDS = 0.02
+_GRACE_SECONDS = 5.0
+_NOT_INHERITED = ("WANDB_RESUME", "WANDB_RUN_ID", "WANDB_SILENT", "WANDB_QUIET")
+_ERROR = "wandb: ERROR"
+_TRUNCATED = "ends with an incomplete record"  # printed after all whole records of a killed run are sent
+_COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+@dataclass(frozen=True)
+class WandbSync:
+    """The command that uploads.
+
+    Args:
+        argv: The command; directories of segments are appended.
+        leaves_markers: Whether it leaves W&B's markers; a segment without one has failed.
+        locks: Descriptors of files that stay locked until the command ends, even if this process is killed.
+    """
+
+    argv: Sequence[str]
+    leaves_markers: bool
+    locks: Sequence[int]
+
+    def upload(
+        self, segments: Sequence[OfflineSegment], shutdown: GracefulShutdown, *, resume: bool
+    ) -> dict[OfflineSegment, str]:
+        """Upload segments; with `resume` their rows are appended to those of the server.
+
+        Returns:
+            For every segment that was attempted to its end, the reason of its failure, empty if there is none.
+        """
+        if not segments or shutdown.count:
+            return {}
+        for segment in segments:
+            segment.marker.unlink(missing_ok=True)
+        environment = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
+        if resume:
+            environment["WANDB_RESUME"] = "allow"
+        with tempfile.NamedTemporaryFile() as output, Path(output.name).open(errors="replace") as reader:
+            try:
+                process = subprocess.Popen(  # noqa: S603 - wandb, or the command of the user
+                    [*self.argv, *(str(segment.path) for segment in segments)],
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # Ctrl-C reaches this process alone, which then stops the command
+                    pass_fds=self.locks,
+                )
+            except OSError as error:
+                return dict.fromkeys(segments, str(error))
+            text = _wait(process, reader, shutdown)
+        return self._failures(segments, process.returncode, text, is_stopped=bool(shutdown.count))
+
+    def _failures(
+        self, segments: Sequence[OfflineSegment], code: int, text: str, *, is_stopped: bool
+    ) -> dict[OfflineSegment, str]:
+        """Read the output: the exit code of `wandb sync` is 0 for most failures."""
+        lines = [line.strip() for line in re.split(r"[\r\n]+", _COLOURS.sub("", text)) if line.strip()]
+        errors = [line for line in lines if line.startswith(_ERROR) and _TRUNCATED not in line]
+        truncated = [line for line in lines if _TRUNCATED in line]
+        others = [line for line in errors if not any(_concerns(line, segment) for segment in segments)]
+        last = others[-1] if others else lines[-1] if lines else "no output"
+        failures = {}
+        for segment in segments:
+            own = [line for line in errors if _concerns(line, segment)]
+            is_whole = not is_stopped and any(segment.path.name in line for line in truncated)
+            if own:
+                failures[segment] = own[-1]
+            elif is_whole or segment.marker.exists():
+                failures[segment] = ""
+            elif code and not is_stopped:
+                failures[segment] = f"{last} (exit code {code})"
+            elif not is_stopped:
+                failures[segment] = f"{last} (nothing was uploaded)" if self.leaves_markers else ""
+        if others and not any(failures.values()):  # an error that names no run may concern any of them
+            failures = dict.fromkeys(failures, others[-1])
+        for segment in segments:
+            if failures.get(segment):  # W&B leaves a marker even where the server has refused the data
+                segment.marker.unlink(missing_ok=True)
+        return failures
+
+
+def _concerns(line: str, segment: OfflineSegment) -> bool:
+    return f"/{segment.run_id}]" in line or segment.path.name in line
+
+
+def _wait(process: subprocess.Popen[bytes], reader: Iterable[str], shutdown: GracefulShutdown) -> str:
+    """Show the output until the command ends; a signal stops it, a second one or a long wait kills it."""
+    text = ""
+    deadline = None
+    while True:
+        is_ended = process.poll() is not None
+        chunk = "".join(reader)
+        text += chunk
+        print(chunk, end="", file=sys.stderr, flush=True)
+        if is_ended:
+            return text
+        if shutdown.count:
+            if deadline is None:
+                deadline = time.monotonic() + _GRACE_SECONDS
+                _signal(process, signal.SIGTERM)
+            if shutdown.count > 1 or time.monotonic() > deadline:
+                _signal(process, signal.SIGKILL)
+        time.sleep(_POLL_SECONDS)
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+
+
+@dataclass
+class SyncPlan:
+    """Which of the runs are to be uploaded."""
+
+    pending: list[OfflineRun] = field(default_factory=list)
+    uploaded: list[OfflineRun] = field(default_factory=list)
+    running: list[OfflineRun] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{len(self.uploaded)} uploaded before, {len(self.running)} still being written"
+
+
+def _plan(runs: Iterable[OfflineRun], ledger: SyncLedger, *, include_running: bool) -> SyncPlan:
+    plan = SyncPlan()
+    for run in runs:
+        if ledger.contains(run):
+            plan.uploaded.append(run)
+        elif not include_running and run.is_running():
+            plan.running.append(run)
+            print(f"skipped {run.name}: it is still being written (see --include-running)", flush=True)
+        else:
+            plan.pending.append(run)
+    return plan
+
+
+def _sync(args: argparse.Namespace) -> int:
+    """Do what was requested; the exit code."""
+    runs = find_offline_runs(absolute_path("DIR", directory) for directory in args.directories)
+    target = {"project": args.project, "entity": args.entity}
+    folders = folders_of(runs)
+    if args.dry_run:
+        plan = _plan(runs, SyncLedger(folders, target), include_running=args.include_running)
+        for run in plan.pending:
+            print(f"would upload {run.name}: {', '.join(segment.path.name for segment in run.segments)}")
+        print(f"{len(plan.pending)} to upload, {plan}")
+        return 0
+    argv = _command(args)
+    with GracefulShutdown(second_signal_kills=False) as shutdown, _locked(folders) as locks:
+        ledger = SyncLedger(folders, target)
+        plan = _plan(runs, ledger, include_running=args.include_running)
+        uploaded, failed = _upload(plan.pending, WandbSync(argv, args.command is None, locks), ledger, shutdown)
+    left = len(plan.pending) - uploaded - failed
+    print(f"{uploaded} uploaded, {failed} failed" + (f", {left} left" if left else "") + f", {plan}", flush=True)
+    if shutdown.signal_number is not None:
+        print("Interrupted; run the same command to continue.", file=sys.stderr)
+        return 128 + shutdown.signal_number
+    return min(failed, 1)
+
+
+def _upload(
+    runs: Sequence[OfflineRun], wandb: WandbSync, ledger: SyncLedger, shutdown: GracefulShutdown
+) -> tuple[int, int]:
+    """Upload the runs in two passes; how many were uploaded, and how many failed."""
+    fingerprints = {segment: segment.fingerprint() for run in runs for segment in run.segments}
+    first = [run.segments[0] for run in runs if not ledger.has_earlier_segments(run)]
+    results = wandb.upload(first, shutdown, resume=False)
+    sent = {segment for segment, reason in results.items() if not reason}
+    unsent = set(first) - sent
+    resumable = [run for run in runs if run.segments[0] not in unsent]
+    later = [segment for run in resumable for segment in run.segments if segment not in sent]
+    results |= wandb.upload(later, shutdown, resume=True)
+    uploaded = failed = 0
+    for run in runs:
+        reason = next((results[x] for x in run.segments if results.get(x)), "")
+        if not reason and all(segment in results for segment in run.segments):
+            try:
+                ledger.add(run, fingerprints)
+            except OSError as error:
+                reason = f"uploaded, but that could not be recorded: {error}"
+            else:
+                uploaded += 1
+                count = len(run.segments)
+                print(f"uploaded {run.name}" + (f", {count} segments" if count > 1 else ""), flush=True)
+        if reason:
+            failed += 1
+            print(f"failed {run.name}: {reason}", file=sys.stderr, flush=True)
+    return uploaded, failed
 
 
 @contextmanager
 def _locked(folders: Iterable[Path]) -> Iterator[list[int]]:
-    """For the length of a block, and of the uploads begun in it, no other process uploads from these folders.
+    """Keep other processes from uploading from these folders, until the block and its uploads end.
 
     Raises:
-        InUseError: if another process does.
+        RunLockedError: if another process uploads from one.
         UserError: if a folder cannot be written to.
     """
     with ExitStack() as stack:
@@ -51,95 +244,35 @@ def _locked(folders: Iterable[Path]) -> Iterator[list[int]]:
         yield numbers
 
 
-def _command(asked: argparse.Namespace) -> list[str]:
-    """The words of the command that uploads, but for what is uploaded.
+def _command(args: argparse.Namespace) -> list[str]:
+    """Return the command that uploads, without the directories.
 
     Raises:
-        UserError: if there is no such command.
+        UserError: if there is no such program.
     """
-    if asked.command is None:
-        beside = Path(sys.executable).parent
-        words = [shutil.which("wandb", path=str(beside)) or shutil.which("wandb") or str(beside / "wandb"), "sync"]
+    if args.command is None:
+        bin_dir = Path(sys.executable).parent
+        program = shutil.which("wandb", path=str(bin_dir)) or shutil.which("wandb") or str(bin_dir / "wandb")
+        argv = [program, "sync", "-n", str(args.workers)]
     else:
         try:
-            words = shlex.split(asked.command)
+            argv = shlex.split(args.command)
         except ValueError as error:
-            raise UserError(f"--command {asked.command!r} cannot be split into words: {error}.") from error
-    if not words or shutil.which(words[0]) is None:
-        named = words[0] if words else ""
-        raise UserError(f"--command: {named!r} is not a program; expected one such as 'wandb sync'.")
+            raise UserError(f"--command {args.command!r} cannot be split into words: {error}.") from error
+    if not argv or shutil.which(argv[0]) is None:
+        program = argv[0] if argv else ""
+        raise UserError(f"--command: {program!r} is not a program; expected one such as 'wandb sync'.")
     for key in ("project", "entity"):
-        if getattr(asked, key) is not None:
-            words += [f"--{key}", getattr(asked, key)]
-    return words
-
-
-@dataclass
-class Plan:
-    """What is to be done about the runs that were found."""
-
-    wanted: list[OfflineRun] = field(default_factory=list)
-    before: list[OfflineRun] = field(default_factory=list)
-    running: list[OfflineRun] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        return f"{len(self.before)} uploaded before, {len(self.running)} still being written"
-
-
-def _plan(runs: Iterable[OfflineRun], memories: Memories, *, include_running: bool) -> Plan:
-    plan = Plan()
-    for run in runs:
-        if memories.holds(run):
-            plan.before.append(run)
-        elif not include_running and run.is_running():
-            plan.running.append(run)
-            print(f"skipped {run.name}: it is still being written (see --include-running)", flush=True)
-        else:
-            plan.wanted.append(run)
-    return plan
-
-
-def _sync(asked: argparse.Namespace) -> int:
-    """Do what was asked for; the exit code."""
-    search = Search()
-    for each in asked.directories:
-        search.look_into(absolute_path("DIR", each))
-    return _list(search.runs, asked) if asked.dry_run else _upload(search.runs, asked)
-
-
-def _list(runs: Sequence[OfflineRun], asked: argparse.Namespace) -> int:
-    plan = _plan(runs, Memories(runs, _target(asked)), include_running=asked.include_running)
-    for run in plan.wanted:
-        print(f"would upload {run.name}: {', '.join(each.path.name for each in run.segments)}")
-    print(f"{len(plan.wanted)} to upload, {plan}")
-    return 0
-
-
-def _upload(runs: Sequence[OfflineRun], asked: argparse.Namespace) -> int:
-    command = _command(asked)
-    with GracefulShutdown(second_signal_kills=False) as stop, _locked(folders_of(runs)) as locks:
-        memories = Memories(runs, _target(asked))
-        plan = _plan(runs, memories, include_running=asked.include_running)
-        uploads = Uploads(Uploader(command, asked.command is None, locks), memories, asked.workers)
-        uploads.upload(plan.wanted, stop)
-    left = len(plan.wanted) - uploads.uploaded - uploads.failed
-    told = f"{uploads.uploaded} uploaded, {uploads.failed} failed" + (f", {left} left" if left else "")
-    print(f"{told}, {plan}", flush=True)
-    if stop.signal_number is not None:
-        print("Interrupted; run the same command to continue.", file=sys.stderr)
-        return 128 + stop.signal_number
-    return min(uploads.failed, 1)
-
-
-def _target(asked: argparse.Namespace) -> dict[str, str | None]:
-    return {"project": asked.project, "entity": asked.entity}
+        if getattr(args, key) is not None:
+            argv += [f"--{key}", getattr(args, key)]
+    return argv
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m vae_exp.sync",
-        description="Upload offline W&B runs, many at once. What has been uploaded is remembered beside the runs: "
-        "the same command, given again, uploads what is new, has grown or has failed.",
+        description="Upload offline W&B runs, many at once. Uploads are recorded beside the runs: the same "
+        "command, given again, uploads runs that are new, have grown or have failed.",
     )
     parser.add_argument(
         "directories",
@@ -147,15 +280,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="a folder with wandb/offline-run-*, a sweep, a run directory, or a directory offline-run-* itself",
     )
-    parser.add_argument("--workers", type=_positive, default=4, help="how many runs at once (%(default)s)")
+    parser.add_argument("--workers", type=_positive, default=4, help="number of runs at once (%(default)s)")
     parser.add_argument("--project", help="upload into this project instead of the recorded one")
     parser.add_argument("--entity", help="upload to this account or team")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be uploaded, and do nothing")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be uploaded, and upload nothing")
     parser.add_argument(
         "--include-running", action="store_true", help="upload runs that are still being written, as they are"
     )
     parser.add_argument(
-        "--command", metavar="WORDS", help="what uploads a directory given as its last word (wandb sync)"
+        "--command",
+        metavar="COMMAND",
+        help="uploads the directories that are appended to it (wandb sync -n WORKERS)",
     )
     return parser
 

@@ -492,7 +492,7 @@ def _start_wandb(
     config = {**plain, "run_directory": str(directory.path)}
     if job:
         config["swept"] = dict(job.swept)
-    return WandbTracker(
+    wandb = WandbTracker(
         mode=tracker.mode,
         root=Path(tracker.root),
         project=tracker.project,
@@ -503,3 +503,5 @@ def _start_wandb(
         config=config,
         run_id=run_id,
     )
+    write_json(directory.wandb, wandb.description)
+    return wandb

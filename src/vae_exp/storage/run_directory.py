@@ -57,6 +57,11 @@ class RunDirectory:
         return self.path / "result.json"
 
     @property
+    def wandb(self) -> Path:
+        """Mode, id and directory of the W&B run, written at its start."""
+        return self.path / "wandb.json"
+
+    @property
     def log(self) -> Path:
         """What the run said, with tracebacks."""
         return self.path / "train.log"

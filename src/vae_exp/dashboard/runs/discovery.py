@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
-from vae_exp.tracking.offline_search import Tracked
+from vae_exp.tracking.offline_runs import TrackedRun
 
 _MAX_FILES = 20_000
 _SKIPPED = {"tests", "node_modules", "__pycache__", "checkpoints", "figures", "media", "site-packages"}
@@ -89,7 +89,7 @@ class RunDiscovery:
         if self._folders.get(path.parent):
             return
         try:
-            self._folders[path.parent] = Tracked.read(RunDirectory(path)).folders()
+            self._folders[path.parent] = TrackedRun.read(RunDirectory(path)).folders()
         except (UserError, OSError):
             self._folders[path.parent] = []
 

@@ -1,1 +1,0 @@
-"""Uploading offline W&B runs: finding them, remembering what is done, many at once."""
