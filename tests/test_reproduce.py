@@ -8,44 +8,52 @@ from tests.test_conf import composed
 from vae_exp.cli.command_line import config_directory
 from vae_exp.configuration.schema import EvaluateConfig, TrainConfig, checked
 from vae_exp.errors import UserError
-from vae_exp.reproduction_table import BEGIN, END, ReproductionResult, Row, chosen, read_rows, rewrite
+from vae_exp.reproduce import (
+    BEGIN,
+    END,
+    ReproductionResult,
+    ReproductionTarget,
+    read_targets,
+    select_targets,
+    update_markdown_table,
+)
 
-ROWS = read_rows(config_directory() / "reproductions.yaml")
-KNOWN = Row("known", "a net, NLL", "a paper", (), (), "test/nll", 86.76, 0.5)
-OPEN = Row("open", "another", "none", (), (), "test/nll", None, None)
-SOME = {"known": KNOWN, "open": OPEN}
+TARGETS = read_targets(config_directory() / "reproduce" / "targets.yaml")
+PUBLISHED = ReproductionTarget("known", "a net, NLL", "a paper", (), (), "test/nll", 86.76, 0.5)
+UNPUBLISHED = ReproductionTarget("open", "another", "none", (), (), "test/nll", None, None)
+TWO = {"known": PUBLISHED, "open": UNPUBLISHED}
 
 
-@pytest.mark.parametrize("row", ROWS.values(), ids=list(ROWS))
-def test_every_row_can_be_composed(row: Row):
+@pytest.mark.parametrize("row", TARGETS.values(), ids=list(TARGETS))
+def test_every_row_can_be_composed(row: ReproductionTarget):
     assert checked(composed("train", *row.train), TrainConfig).trainer.epochs >= 1
     assert checked(composed("evaluate", "run=somewhere", *row.evaluate), EvaluateConfig).evaluator
     assert (row.expected is None) == (row.tolerance is None)
     metric = row.metric.partition("/")[2]
-    wanted = {"nll": "nll", "negative_elbo": "elbo"}.get(metric)
-    assert wanted is None or any(
-        wanted in override for override in row.evaluate if override.startswith("evaluator=")
+    expected = {"nll": "nll", "negative_elbo": "elbo"}.get(metric)
+    assert expected is None or any(
+        expected in override for override in row.evaluate if override.startswith("evaluator=")
     )
 
 
 def test_the_rows_of_burda_and_others_are_all_there():
-    values = {name: row.expected for name, row in ROWS.items() if name.startswith("burda") and row.expected}
+    values = {name: row.expected for name, row in TARGETS.items() if name.startswith("burda") and row.expected}
     assert len(values) == 12
     assert values["burda_iwae_2l_k50"] == 82.90
 
 
 @pytest.mark.parametrize(
-    ("found", "verdict"),
+    ("value", "verdict"),
     [(86.76, "within"), (86.3, "within"), (87.2, "within"), (86.2, "outside"), (87.3, "outside")],
 )
-def test_the_verdict_is_by_the_tolerance(found: float, verdict: str):
-    assert KNOWN.verdict(found) == verdict
-    assert OPEN.verdict(found) == "measured"
+def test_the_verdict_is_by_the_tolerance(value: float, verdict: str):
+    assert PUBLISHED.verdict(value) == verdict
+    assert UNPUBLISHED.verdict(value) == "measured"
 
 
-def test_rows_that_nobody_has_run_say_so(tmp_path: Path):
+def test_rows_without_a_run_say_so(tmp_path: Path):
     page = tmp_path / "page.md"
-    rewrite(page, SOME, {})
+    update_markdown_table(page, TWO, {})
     text = page.read_text()
     assert text.count("| not run | | |") == 2
     assert "| `known` | a net, NLL (a paper) | 86.76 | 0.5 | not run" in text
@@ -55,8 +63,8 @@ def test_rows_that_nobody_has_run_say_so(tmp_path: Path):
 def test_a_row_that_was_run_stays_when_another_is(tmp_path: Path):
     page = tmp_path / "page.md"
     page.write_text(f"# Above\n\ntext\n\n{BEGIN}\nanything\n{END}\n\n## Below\n")
-    rewrite(page, SOME, {"known": ReproductionResult(86.5, "cuda, 2 h")})
-    rewrite(page, SOME, {"open": ReproductionResult(90.0, "cpu, 3 s")})
+    update_markdown_table(page, TWO, {"known": ReproductionResult(86.5, "cuda, 2 h")})
+    update_markdown_table(page, TWO, {"open": ReproductionResult(90.0, "cpu, 3 s")})
     text = page.read_text()
     assert "| 0.5 | 86.50 | within | cuda, 2 h |" in text
     assert "| – | 90.00 | measured | cpu, 3 s |" in text
@@ -67,18 +75,18 @@ def test_a_row_that_was_run_stays_when_another_is(tmp_path: Path):
 
 def test_a_row_whose_expectation_has_changed_is_not_run_again(tmp_path: Path):
     page = tmp_path / "page.md"
-    rewrite(page, SOME, {"known": ReproductionResult(86.5, "cuda")})
-    other = {**SOME, "known": Row("known", "a net, NLL", "a paper", (), (), "test/nll", 80.0, 0.5)}
-    rewrite(page, other, {})
+    update_markdown_table(page, TWO, {"known": ReproductionResult(86.5, "cuda")})
+    other = {**TWO, "known": ReproductionTarget("known", "a net, NLL", "a paper", (), (), "test/nll", 80.0, 0.5)}
+    update_markdown_table(page, other, {})
     assert "| 80 | 0.5 | not run | | |" in page.read_text()
 
 
 def test_an_unknown_name_names_those_that_are():
     with pytest.raises(UserError, match=r"^burda is not a reproduction; known are known, open\.$"):
-        chosen(SOME, ["known", "burda"])
+        select_targets(TWO, ["known", "burda"])
 
 
 def test_the_page_of_this_project_has_every_row():
     page = (Path(__file__).resolve().parents[1] / "docs" / "reproductions.md").read_text()
-    for name in ROWS:
+    for name in TARGETS:
         assert f"| `{name}` |" in page.partition(BEGIN)[2].partition(END)[0]

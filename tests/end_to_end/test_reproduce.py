@@ -1,4 +1,4 @@
-"""`python -m vae_exp.reproduce`, with rows of its own."""
+"""`python -m vae_exp.reproduce`, with its own rows."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vae_exp import reproduce
-from vae_exp.reproduction_table import read_rows
+from vae_exp.reproduce import read_targets
 
 ROWS = """
 small:
@@ -28,7 +28,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 
     def call(*arguments: str, expected: float = 30.0) -> tuple[int, str]:
         (tmp_path / "rows.yaml").write_text(ROWS.format(expected=expected))
-        monkeypatch.setattr(reproduce, "read_rows", lambda path: read_rows(tmp_path / "rows.yaml"))
+        monkeypatch.setattr(reproduce, "read_targets", lambda path: read_targets(tmp_path / "rows.yaml"))
         monkeypatch.setattr(sys, "argv", ["reproduce", *arguments])
         try:
             reproduce.main()
@@ -59,10 +59,10 @@ def test_a_row_that_cannot_be_run_says_so_and_writes_nothing(run, tmp_path: Path
     assert not (tmp_path / "reproductions" / "reproductions.md").exists()
 
 
-def test_a_run_that_was_begun_goes_on(run, tmp_path: Path):
-    begun = ["data=digits", "trainer.epochs=1", "tracker=none", "evaluator=[elbo]"]
+def test_an_interrupted_run_is_resumed(run, tmp_path: Path):
+    arguments = ["data=digits", "trainer.epochs=1", "tracker=none", "evaluator=[elbo]"]
     subprocess.run(
-        [sys.executable, "-m", "vae_exp.train", *begun, "hydra.run.dir=reproductions/small"],
+        [sys.executable, "-m", "vae_exp.train", *arguments, "hydra.run.dir=reproductions/small"],
         cwd=tmp_path,
         check=True,
         capture_output=True,
