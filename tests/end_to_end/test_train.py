@@ -21,9 +21,10 @@ def test_a_run_leaves_all_that_the_readme_promises(process, tmp_path):
     figures = {"interpolations", "latent_scatter", "manifold", "reconstructions", "samples"}
     assert left == {
         ".hydra/config.yaml", ".lock", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "checkpoints/best.pt",
-        "checkpoints/last.pt", "metrics.jsonl", "result.json", "train.log",
+        "checkpoints/last.pt", "metrics.jsonl", "result.json", "train.log", "wandb.json",
         *(f"figures/{name}.png" for name in figures),
     }  # fmt: skip
+    assert json.loads((run / "wandb.json").read_text()) == read_result(run)["wandb"]
     result = read_result(run)
     assert result["status"] == "completed"
     assert (result["epochs"], result["steps"]) == (2, 24)
