@@ -80,8 +80,7 @@ def test_a_part_of_ones_own_trains_as_the_page_says(package: Path, command, titl
 
 def test_the_loss_of_the_page_is_the_bound_of_its_paper(package: Path):
     """Li & Turner 2016, equation 8, in a loop; at alpha = 0 the IWAE's."""
-    from vae_exp.objective.importance_weighted import log_weights
-    from vae_exp.objective.multi_sample import IWAE
+    from vae_exp.objective.importance_weighted import IWAE, log_weights
 
     names: dict[str, type] = {}
     exec(compile((package / "my_package" / "losses.py").read_text(), "losses", "exec"), names)

@@ -24,8 +24,8 @@ from vae_exp.engine.device import (
 from vae_exp.errors import UserError
 from vae_exp.model.vae import VAE
 from vae_exp.objective.elbo import ELBO
+from vae_exp.objective.importance_weighted import IWAE
 from vae_exp.objective.loss_terms import LossTerms
-from vae_exp.objective.multi_sample import IWAE
 
 ADVICE = "use a smaller batch, a smaller model, trainer.precision=bf16, or data.preload_to_device=false."
 

@@ -15,7 +15,7 @@ from vae_exp.engine.optimal_variance import OptimalVariance
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
-from vae_exp.model.gaussian_likelihoods import OptimalGaussianLikelihood
+from vae_exp.model.likelihoods import OptimalGaussianLikelihood
 from vae_exp.model.priors import StandardNormalPrior
 from vae_exp.model.vae import VAE
 

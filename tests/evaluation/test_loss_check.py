@@ -11,18 +11,19 @@ from vae_exp.errors import UserError
 from vae_exp.evaluation.loss_check import LossReport, check_loss
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
-from vae_exp.model.grey_level_likelihoods import (
+from vae_exp.model.likelihoods import (
+    BernoulliLikelihood,
     CategoricalLikelihood,
     DiscretizedLogisticLikelihood,
     DiscretizedLogisticMixtureLikelihood,
+    Likelihood,
 )
-from vae_exp.model.likelihoods import BernoulliLikelihood, Likelihood
 from vae_exp.model.priors import StandardNormalPrior
 from vae_exp.model.vae import VAE
 from vae_exp.objective.beta_vae import BetaVAE
 from vae_exp.objective.elbo import ELBO
+from vae_exp.objective.importance_weighted import IWAE
 from vae_exp.objective.loss_terms import Loss, LossTerms
-from vae_exp.objective.multi_sample import IWAE
 from vae_exp.objective.vq import VQ
 
 

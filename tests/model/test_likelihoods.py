@@ -11,18 +11,17 @@ from hypothesis import strategies as st
 from scipy.special import logsumexp
 
 from vae_exp.distributions.discretized import CategoricalLevels, DiscreteLevels, DiscretizedLogistic
-from vae_exp.model.gaussian_likelihoods import (
+from vae_exp.model.likelihoods import (
+    BernoulliLikelihood,
+    CategoricalLikelihood,
+    ContinuousBernoulliLikelihood,
+    DiscretizedLogisticLikelihood,
+    DiscretizedLogisticMixtureLikelihood,
     FixedGaussianLikelihood,
     OptimalGaussianLikelihood,
     PerPixelGaussianLikelihood,
     SharedGaussianLikelihood,
 )
-from vae_exp.model.grey_level_likelihoods import (
-    CategoricalLikelihood,
-    DiscretizedLogisticLikelihood,
-    DiscretizedLogisticMixtureLikelihood,
-)
-from vae_exp.model.likelihoods import BernoulliLikelihood, ContinuousBernoulliLikelihood
 
 OF_LEVELS = [
     DiscretizedLogisticLikelihood(17),

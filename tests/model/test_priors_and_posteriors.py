@@ -18,7 +18,7 @@ from vae_exp.model.posteriors import FullCovarianceGaussianHead, posterior_head
 from vae_exp.model.priors import GaussianMixturePrior, StandardNormalPrior, VampPrior
 from vae_exp.model.vae import VAE
 from vae_exp.objective.elbo import ELBO
-from vae_exp.objective.multi_sample import IWAE
+from vae_exp.objective.importance_weighted import IWAE
 
 SHAPE = (1, 2, 3)
 

@@ -9,7 +9,7 @@ from vae_exp.distributions.sampling import rsample, sample, sharded
 from vae_exp.model.hierarchical import BottomLayerDecoder, TwoLayerEncoder, TwoLayerPrior
 from vae_exp.model.vae import VAE
 from vae_exp.objective.elbo import ELBO
-from vae_exp.objective.multi_sample import IWAE
+from vae_exp.objective.importance_weighted import IWAE
 
 DIMS = [1, 1]
 

@@ -14,7 +14,7 @@ from vae_exp.evaluation.figures import draw_figures
 from vae_exp.model.vae import VAE
 from vae_exp.model.vq import UniformCodesPrior, VQDecoder, VQEncoder
 from vae_exp.objective.elbo import ELBO
-from vae_exp.objective.multi_sample import IWAE
+from vae_exp.objective.importance_weighted import IWAE
 from vae_exp.objective.vq import VQ
 
 SHAPE = (1, 6, 5)

@@ -7,9 +7,8 @@ from torch.distributions import Independent, MultivariateNormal, Normal, Student
 from tests.builders import SHAPE, bernoulli_vae
 from vae_exp.distributions.kl import rate, rate_per_unit
 from vae_exp.distributions.stop_gradient import held
-from vae_exp.objective.beta_vae import BetaVAE, Capacity
+from vae_exp.objective.beta_vae import BetaVAE, Capacity, FreeBits
 from vae_exp.objective.elbo import ELBO
-from vae_exp.objective.free_bits import FreeBits
 from vae_exp.objective.schedules import Linear
 
 

@@ -5,6 +5,23 @@ import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
+# Classes that kept their names when their module was merged into another.
+_MERGED_MODULES = {
+    ("model.gaussian_likelihoods", "model.likelihoods"): [
+        "FixedGaussianLikelihood",
+        "OptimalGaussianLikelihood",
+        "PerPixelGaussianLikelihood",
+        "SharedGaussianLikelihood",
+    ],
+    ("model.grey_level_likelihoods", "model.likelihoods"): [
+        "CategoricalLikelihood",
+        "DiscretizedLogisticLikelihood",
+        "DiscretizedLogisticMixtureLikelihood",
+    ],
+    ("objective.free_bits", "objective.beta_vae"): ["FreeBits"],
+    ("objective.gradient_estimators", "objective.importance_weighted"): ["DReG", "PIWAE", "STL"],
+    ("objective.multi_sample", "objective.importance_weighted"): ["CIWAE", "IWAE", "MIWAE"],
+}
 RENAMED_TARGETS = {
     "vae_exp.data.arrays.ArraysSource": "vae_exp.data.npz.NPZSource",
     "vae_exp.data.torchvision_colour.ColourSource": "vae_exp.data.torchvision_datasets.ColourSource",
@@ -20,6 +37,10 @@ RENAMED_TARGETS = {
     "vae_exp.objective.aggregate.BetaTCVAE": "vae_exp.objective.disentangling.BetaTCVAE",
     "vae_exp.objective.aggregate.DIPVAE": "vae_exp.objective.disentangling.DIPVAE",
     "vae_exp.objective.aggregate.InfoVAE": "vae_exp.objective.disentangling.InfoVAE",
+} | {
+    f"vae_exp.{old}.{name}": f"vae_exp.{new}.{name}"
+    for (old, new), names in _MERGED_MODULES.items()
+    for name in names
 }
 # `*` stands for one part. A key beside the `_target_` of another package is an argument of that class: it stays.
 RENAMED_KEYS = {

@@ -13,7 +13,7 @@ from vae_exp.distributions.sampling import sample
 from vae_exp.engine.protocols import Evaluator
 from vae_exp.errors import UserError, user_code_location
 from vae_exp.model.conditional import ConditionalVAE
-from vae_exp.model.gaussian_likelihoods import OptimalGaussianLikelihood
+from vae_exp.model.likelihoods import OptimalGaussianLikelihood
 from vae_exp.model.vae import VAE
 from vae_exp.model.vq import VQEncoder
 from vae_exp.objective.loss_terms import Loss

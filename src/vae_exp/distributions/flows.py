@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal
 from zuko.distributions import NormalizingFlow
 
-from vae_exp.distributions.quasi_random import sobol_normal
-from vae_exp.distributions.sampling import rsample, sample, standard_normal
+from vae_exp.distributions.sampling import rsample, sample, sobol_normal, standard_normal
 
 _POINTS = 256  # of the quasi-random estimate of a mean
 

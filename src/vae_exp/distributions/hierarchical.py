@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Normal, constraints
 
-from vae_exp.distributions.quasi_random import sobol_normal
-from vae_exp.distributions.sampling import rsample, sample, standard_normal
+from vae_exp.distributions.sampling import rsample, sample, sobol_normal, standard_normal
 
 _POINTS = 64  # of the quasi-random estimate of a mean
 Conditional = Callable[[Tensor], Any]  # of an Independent Normal

@@ -1,4 +1,4 @@
-"""Draws from `torch.distributions` objects with an explicit generator.
+"""Draws from `torch.distributions` objects with an explicit generator, and Sobol points.
 
 `torch.distributions` draws from the global generator of the process. Here every draw names its own, so that
 a run's noise depends on its seed alone.
@@ -7,7 +7,7 @@ a run's noise depends on its seed alone.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import singledispatch
+from functools import lru_cache, singledispatch
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from torch.distributions import (
     MultivariateNormal,
     Normal,
 )
+from torch.quasirandom import SobolEngine
 
 Shard = tuple[int, int, int]
 _shard: ContextVar[Shard | None] = ContextVar("shard", default=None)
@@ -152,3 +153,19 @@ def _seeded_from(generator: torch.Generator) -> Iterator[None]:
         seed = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed  # of all devices
         seed(drawn + (shard[0] if shard else 0))
         yield
+
+
+@lru_cache(maxsize=16)
+def sobol_normal(count: int, units: int) -> Tensor:
+    """Points of a scrambled Sobol sequence, put through the inverse normal CDF; the same ones every time.
+
+    Args:
+        count: How many; a power of two fills space best.
+        units: Of how many dimensions.
+
+    Returns:
+        Float32 tensor of shape `[count, units]`, on the CPU.
+    """
+    uniform = SobolEngine(units, scramble=True, seed=0).draw(count, dtype=torch.float64)
+    points: Tensor = torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9)).float()
+    return points

@@ -7,7 +7,7 @@ from vae_exp.distributions.sampling import rsample
 from vae_exp.engine.device import matmul_precision
 from vae_exp.engine.seeding import make_generator
 from vae_exp.engine.shutdown import GracefulShutdown
-from vae_exp.model.gaussian_likelihoods import OptimalGaussianLikelihood
+from vae_exp.model.likelihoods import OptimalGaussianLikelihood
 from vae_exp.model.vae import VAE
 
 _MAX_IMAGES = 5000

@@ -19,9 +19,7 @@ from vae_exp.model.encoders import MLPEncoder
 from vae_exp.model.priors import VampPrior
 from vae_exp.model.vae import VAE
 from vae_exp.objective.elbo import ELBO
-from vae_exp.objective.gradient_estimators import PIWAE, STL, DReG
-from vae_exp.objective.importance_weighted import log_weights
-from vae_exp.objective.multi_sample import CIWAE, IWAE, MIWAE
+from vae_exp.objective.importance_weighted import CIWAE, IWAE, MIWAE, PIWAE, STL, DReG, log_weights
 
 
 def images(count: int = 4) -> torch.Tensor:
