@@ -43,9 +43,9 @@ class PoolLauncher(Launcher):
         self._arguments = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs; those that fail are told at the end of the sweep."""
-        found: Sequence[JobReturn] = self._sweep().launch(job_overrides, initial_job_idx)
-        return found
+        """Run the jobs; failures are reported at the end of the sweep."""
+        results: Sequence[JobReturn] = self._sweep().launch(job_overrides, initial_job_idx)
+        return results
 
     def stream(self, source: Any, total: int, done: int) -> None:
         """Run jobs that become known one after the other, as those of a search do."""

@@ -39,7 +39,7 @@ class RayLauncher(Launcher):
         self.config, self._context = config, (hydra_context, task_function)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs; one that dies is told of in its own return, and the others go on."""
+        """Run the jobs; one that dies has an error in its return, and the others continue."""
         import ray
         from hydra_plugins.hydra_ray_launcher._launcher_util import start_ray
 
@@ -66,8 +66,8 @@ class RayLauncher(Launcher):
 def _ended(ray: Any, job: Any, overrides: Sequence[str]) -> JobReturn:
     """What a job returned; a failure where its process died."""
     try:
-        found: JobReturn = ray.get(job)
+        result: JobReturn = ray.get(job)
     except ray.exceptions.RayError as error:
-        found = JobReturn(overrides=list(overrides), status=JobStatus.FAILED)
-        found.return_value = RuntimeError(str(error).splitlines()[0])
-    return found
+        result = JobReturn(overrides=list(overrides), status=JobStatus.FAILED)
+        result.return_value = RuntimeError(str(error).splitlines()[0])
+    return result

@@ -44,10 +44,10 @@ class SlurmLauncher(Launcher):
         self._launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs; one that dies is told of in its own return, and the others are waited for."""
+        """Run the jobs; one that dies has an error in its return, and the others are waited for."""
         with _every_job_waited_for():
-            found: Sequence[JobReturn] = self._launcher.launch(job_overrides, initial_job_idx)
-        return found
+            results: Sequence[JobReturn] = self._launcher.launch(job_overrides, initial_job_idx)
+        return results
 
 
 class _Job:
@@ -64,12 +64,12 @@ class _Job:
         from submitit.core.utils import FailedJobError, UncompletedJobError
 
         try:
-            found: list[JobReturn] = self._job.results()
+            results: list[JobReturn] = self._job.results()
         except (FailedJobError, UncompletedJobError) as error:
             ended = JobReturn(status=JobStatus.FAILED)
             ended.return_value = RuntimeError(f"job {self._job.job_id}: {str(error).splitlines()[0]}")
-            found = [ended]
-        return found
+            results = [ended]
+        return results
 
 
 @contextmanager

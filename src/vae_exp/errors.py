@@ -1,4 +1,4 @@
-"""The errors that a user can mend: each names the key, the value and what would be right."""
+"""Errors that a user can fix: each names the key, the value and what would be right."""
 
 import os
 import signal

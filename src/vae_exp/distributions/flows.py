@@ -12,7 +12,7 @@ from vae_exp.distributions.sampling import rsample, sample, sobol_normal, standa
 _POINTS = 256  # of the quasi-random estimate of a mean
 
 
-class GaussianFlow(NormalizingFlow):  # type: ignore[misc]  # zuko's types are not told
+class GaussianFlow(NormalizingFlow):  # type: ignore[misc]  # zuko has no type annotations
     """The density of z where ε = f(z) is Gaussian (Rezende & Mohamed 2015; Papamakarios et al. 2021).
 
     Args:

@@ -39,8 +39,8 @@ class ConditionalEncoder(MLPEncoder):
         posterior: str = "diagonal",
     ) -> None:
         if classes is None or classes < 1:
-            told = "null" if classes is None else classes
-            raise ValueError(f"model.classes={told} must be at least 1: how many classes the labels have.")
+            value = "null" if classes is None else classes
+            raise ValueError(f"model.classes={value} must be at least 1: how many classes the labels have.")
         super().__init__([prod(image_shape) + classes], latent_dim, hidden_dims, activation, posterior)
         self.classes = classes
 

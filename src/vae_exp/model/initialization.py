@@ -8,7 +8,7 @@ _WEIGHTED = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 
 def initialize(model: nn.Module, name: str) -> None:
-    """Draw all weights anew, from torch's global generator.
+    """Draw all weights from torch's global generator.
 
     Args:
         model: Whose linear and convolutional layers are meant.

@@ -66,7 +66,7 @@ class ResidualBlock(nn.Module):
     """x + f(x) with two 3×3 convolutions, each after normalisation and activation (He et al. 2016b).
 
     Groups of channels are normalised (Wu & He 2018), image by image. f starts at zero, unless
-    `model.initialization` draws its weights anew. With `gated` the first convolution is gated, and nothing else
+    `model.initialization` draws its weights. With `gated` the first convolution is gated, and nothing else
     activates.
 
     Args:

@@ -57,11 +57,11 @@ _OTHERS = (
 def main() -> None:
     """The command line."""
     with exit_with_message():
-        asked = _parser().parse_args()
+        args = _parser().parse_args()
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a terminal without Unicode gets question marks, not a crash
-        sys.exit(asked.run(asked))
+        sys.exit(args.run(args))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,8 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run: Callable[[argparse.Namespace], int], told: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=told, description=told)
+    def command(name: str, run: Callable[[argparse.Namespace], int], description: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=description, description=description)
         added.add_argument("sweep", type=Path, metavar="DIR", help="the sweep's directory, such as multirun/mine")
         added.set_defaults(run=run)
         return added
@@ -125,30 +125,30 @@ def _jobs(sweep: Path) -> list[JobRecord]:
     return jobs
 
 
-def _status(asked: argparse.Namespace) -> int:
-    print_status(_jobs(asked.sweep), asked.sweep.resolve().name, console())
+def _status(args: argparse.Namespace) -> int:
+    print_status(_jobs(args.sweep), args.sweep.resolve().name, console())
     return 0
 
 
-def _summary(asked: argparse.Namespace) -> int:
-    jobs = _jobs(asked.sweep)
-    metrics = list(dict.fromkeys([*shown_metrics(jobs), *(select_metric(jobs, name) for name in asked.metric)]))
-    out, name = console(), asked.sweep.resolve().name
-    keys = default_keys(jobs) if asked.group_by is None else asked.group_by
-    a_row_each = asked.jobs or (asked.group_by is None and keys == varying(jobs))
+def _summary(args: argparse.Namespace) -> int:
+    jobs = _jobs(args.sweep)
+    metrics = list(dict.fromkeys([*shown_metrics(jobs), *(select_metric(jobs, name) for name in args.metric)]))
+    out, name = console(), args.sweep.resolve().name
+    keys = default_keys(jobs) if args.group_by is None else args.group_by
+    a_row_each = args.jobs or (args.group_by is None and keys == varying(jobs))
     groups: list[SeedGroup] = []
     if a_row_each:
-        out.print(job_table(_sorted_jobs(jobs, asked.sort), f"Sweep {name}", metrics))
+        out.print(job_table(_sorted_jobs(jobs, args.sort), f"Sweep {name}", metrics))
     else:
         settings = grouped(jobs, list(dict.fromkeys([*default_keys(jobs), *keys])))
-        metric = select_metric(jobs, None if asked.sort in keys else asked.sort, "--sort")
-        groups = _sorted_groups(combined(settings, keys, asked.others, metric), metric, asked.sort)
-        caption = meaning(settings, keys, asked.others, metric)
+        metric = select_metric(jobs, None if args.sort in keys else args.sort, "--sort")
+        groups = _sorted_groups(combined(settings, keys, args.others, metric), metric, args.sort)
+        caption = meaning(settings, keys, args.others, metric)
         out.print(group_table(groups, f"Sweep {name}", metrics))
         out.print(Text(f"Completed jobs: {caption}; ± standard errors over seeds"), soft_wrap=True)
     print_warnings(jobs, out)
-    table = job_rows(jobs) if a_row_each or asked.group_by is None else group_rows(groups)
-    for path, write in ((asked.csv, write_csv), (asked.parquet, write_parquet)):
+    table = job_rows(jobs) if a_row_each or args.group_by is None else group_rows(groups)
+    for path, write in ((args.csv, write_csv), (args.parquet, write_parquet)):
         if path is not None:
             check_writable(path.absolute().parent, "folder")
             write(table, path)
@@ -174,25 +174,25 @@ def _sorted_groups(groups: Sequence[SeedGroup], metric: str, name: str | None) -
     return sorted(groups, key=rank)
 
 
-def _plot(asked: argparse.Namespace) -> int:
+def _plot(args: argparse.Namespace) -> int:
     from vae_exp.sweep.plots import draw
 
-    folder = asked.to or asked.sweep / "plots"
-    jobs = _jobs(asked.sweep)
+    folder = args.to or args.sweep / "plots"
+    jobs = _jobs(args.sweep)
     check_writable(folder, "--to")
-    for path in draw(jobs, asked.metric, folder, asked.others):
+    for path in draw(jobs, args.metric, folder, args.others):
         print(path)
     return 0
 
 
-def _best(asked: argparse.Namespace) -> int:
-    known = _jobs(asked.sweep)
-    candidates = means_over_seeds(known) if asked.over_seeds else known
-    jobs, metrics = best_jobs(candidates, asked.metric or _searched_for(asked.sweep))
+def _best(args: argparse.Namespace) -> int:
+    known = _jobs(args.sweep)
+    candidates = means_over_seeds(known) if args.over_seeds else known
+    jobs, metrics = best_jobs(candidates, args.metric or _searched_for(args.sweep))
     for job in jobs:
         values = ", ".join(f"{name} {job.metrics[name]:.4f}" for name in metrics)
         warned = f" ({', '.join(job.warnings)})" if job.warnings else ""
-        print(f"# {values}: {asked.sweep / job.name}{warned}")
+        print(f"# {values}: {args.sweep / job.name}{warned}")
         print(to_cli_overrides(job))
     return 0
 
@@ -206,26 +206,26 @@ def _searched_for(sweep: Path) -> Sequence[str]:
     return objectives_of(sweep)
 
 
-def _retry(asked: argparse.Namespace) -> int:
-    commands = read_manifest(asked.sweep).commands
+def _retry(args: argparse.Namespace) -> int:
+    commands = read_manifest(args.sweep).commands
     if not commands:
-        raise UserError(f"{asked.sweep} does not say how it was started: there is no sweep.json to go by.")
-    trust = _trusted(asked.trust)
+        raise UserError(f"{args.sweep} does not say how it was started: there is no sweep.json to go by.")
+    trust = _trusted(args.trust)
     if TRUST not in trust:
-        check_all_within(asked.sweep)
+        check_all_within(args.sweep)
     for command in commands:
         folder, words = Path(command["folder"]), portable_args(command["words"])
         if not folder.is_dir():
-            raise UserError(f"{asked.sweep} was started in {folder}, which is no longer there.")
+            raise UserError(f"{args.sweep} was started in {folder}, which is no longer there.")
         if TRUST not in trust:
-            require_plain_command(words, folder, asked.sweep)
+            require_plain_command(words, folder, args.sweep)
     checked = [] if TRUST in trust else ["sweep.checked=true"]
     if named := [each for each in trust if each != TRUST]:
         checked.append(f"trust=[{','.join(named)}]")
     worst = 0
     for command in commands:
         folder = Path(command["folder"])
-        words = [*portable_args(command["words"]), *_place(asked.sweep.resolve(), folder), *checked]
+        words = [*portable_args(command["words"]), *_place(args.sweep.resolve(), folder), *checked]
         code = _run([sys.executable, "-m", "vae_exp.train", *words], folder)
         worst = max(worst, code)
         if code in _STOPPED:
@@ -251,30 +251,30 @@ def _run(words: Sequence[str], folder: Path) -> int:
     """Run a command to its end, however long that takes after Ctrl-C, which the terminal sends to both."""
     with GracefulShutdown(second_signal_kills=False) as stop:
         process = subprocess.Popen(words, cwd=folder)  # noqa: S603 - what was run before
-        told = False
+        announced = False
         while process.poll() is None:
-            if stop.signal_number == signal.SIGTERM and not told:
-                told = True
+            if stop.signal_number == signal.SIGTERM and not announced:
+                announced = True
                 process.terminate()
             time.sleep(_LOOK_SECONDS)
     code = process.returncode
     return code if code >= 0 else 128 - code
 
 
-def _clean(asked: argparse.Namespace) -> int:
-    _jobs(asked.sweep)
-    found = find_removable(asked.sweep, checkpoints=asked.checkpoints)
-    if not found:
+def _clean(args: argparse.Namespace) -> int:
+    _jobs(args.sweep)
+    removable = find_removable(args.sweep, checkpoints=args.checkpoints)
+    if not removable:
         print("Nothing to clean up.")
         return 0
-    for each in found:
+    for each in removable:
         print(f"{each.size / 2**20:8.1f} MiB  {each.path}  ({each.why})")
-    total = sum(each.size for each in found) / 2**20
-    if not asked.yes and not _agreed(f"Remove these {len(found)}, {total:.1f} MiB? [y/N] "):
+    total = sum(each.size for each in removable) / 2**20
+    if not args.yes and not _agreed(f"Remove these {len(removable)}, {total:.1f} MiB? [y/N] "):
         print("Nothing was removed.")
         return 1
-    problems = remove(found, checkpoints=asked.checkpoints)
-    print(f"Removed {len(found) - len(problems)} of {len(found)}.")
+    problems = remove(removable, checkpoints=args.checkpoints)
+    print(f"Removed {len(removable) - len(problems)} of {len(removable)}.")
     for problem in problems:
         print(f"Error: {problem}", file=sys.stderr)
     return 1 if problems else 0
@@ -283,7 +283,7 @@ def _clean(asked: argparse.Namespace) -> int:
 def _agreed(question: str) -> bool:
     try:
         return input(question).strip().lower() in ("y", "yes")
-    except (EOFError, RuntimeError):  # there is nobody to ask
+    except (EOFError, RuntimeError):  # standard input is closed
         return False
 
 

@@ -164,26 +164,28 @@ def direction(metric: str) -> str:
     return "maximize" if higher_is_better(metric) else "minimize"
 
 
-def select_metric(jobs: Sequence[JobRecord], asked: str | None, option: str = "--metric") -> str:
-    """The metric that was asked for, or the one that says most of those that the jobs have.
+def select_metric(jobs: Sequence[JobRecord], requested: str | None, option: str = "--metric") -> str:
+    """The requested metric, or the most informative one that the jobs have.
 
     Args:
         jobs: Of a sweep.
-        asked: A name; None chooses one.
-        option: By which it was asked for, as messages name it.
+        requested: A name; None chooses one.
+        option: The option that requested it, for messages.
 
     Raises:
         UserError: if no job has it; names those that are there.
     """
     known = union(job.metrics for job in jobs)
-    if asked is None:
-        found = next((name for name in _JUDGED_BY if name in known), None)
-        if found is None:
+    if requested is None:
+        metric = next((name for name in _JUDGED_BY if name in known), None)
+        if metric is None:
             raise UserError("no job of the sweep has metrics yet.")
-        return found
-    if asked not in known:
-        raise UserError(f"{option} {asked}: no job has it; known here: {', '.join(sorted(known)) or 'none yet'}.")
-    return asked
+        return metric
+    if requested not in known:
+        raise UserError(
+            f"{option} {requested}: no job has it; known here: {', '.join(sorted(known)) or 'none yet'}."
+        )
+    return requested
 
 
 def sort_by_metric(jobs: Sequence[JobRecord], metric: str) -> list[JobRecord]:
@@ -201,7 +203,7 @@ def best_jobs(jobs: Sequence[JobRecord], metrics: Sequence[str]) -> tuple[list[J
 
     Args:
         jobs: Of a sweep.
-        metrics: By which; none takes the one that says most.
+        metrics: By which; by default the most informative one.
 
     Raises:
         UserError: if no finished job has them.
@@ -209,8 +211,8 @@ def best_jobs(jobs: Sequence[JobRecord], metrics: Sequence[str]) -> tuple[list[J
     completed = [job for job in jobs if job.status == "completed"]
     if not completed:
         raise UserError("no job of the sweep has completed yet.")
-    asked: list[str | None] = [*metrics] or [None]
-    names = [select_metric(completed, name) for name in asked]
+    requested: list[str | None] = [*metrics] or [None]
+    names = [select_metric(completed, name) for name in requested]
     having = [job for job in completed if all(name in job.metrics for name in names)]
     if not having:
         raise UserError(f"no job has all of {', '.join(names)}.")

@@ -56,17 +56,17 @@ def _of(directory: RunDirectory, checkpoints: bool) -> list[Removable]:
     resumable = any(directory.checkpoint(name).exists() for name in ("last", "best"))
     if status in _FAILED or (status not in FINISHED and not resumable):
         return [_leftover(directory, directory.path, status or "ended without a result")]
-    found = [_leftover(directory, each, "set aside") for each in directory.previous.glob("*")]
+    leftovers = [_leftover(directory, each, "set aside") for each in directory.previous.glob("*")]
     last = directory.checkpoint("last")
     if checkpoints and status in FINISHED and last.is_file():
-        found.append(_leftover(directory, last, "only a resumption needs it"))
-    return found
+        leftovers.append(_leftover(directory, last, "only a resumption needs it"))
+    return leftovers
 
 
-def remove(found: Sequence[Removable], *, checkpoints: bool) -> list[str]:
+def remove(leftovers: Sequence[Removable], *, checkpoints: bool) -> list[str]:
     """Remove it, unless it has come to something meanwhile; what could not be removed, and why."""
     problems = []
-    for each in found:
+    for each in leftovers:
         try:
             with lock_run_directory(each.job):
                 if not any(now.path == each.path for now in _of(each.job, checkpoints)):

@@ -50,20 +50,20 @@ class JobRecord:
 
 def read_jobs(sweep: Path) -> list[JobRecord]:
     """All jobs of a sweep, those that have not been started too; best first by the metric they monitored."""
-    found, known = [], set()
+    jobs, known_keys = [], set()
     for path in sorted(sweep.glob("*/.hydra")):
         directory = RunDirectory(path.parent)
         job = read_job(directory)
-        known.add(job_key(job.overrides))
-        found.append(job)
-    found += [
+        known_keys.add(job_key(job.overrides))
+        jobs.append(job)
+    jobs += [
         JobRecord(
             "", overrides_by_key(identifying_overrides(overrides)), NOT_STARTED, {}, overrides=tuple(overrides)
         )
         for overrides in read_manifest(sweep).jobs
-        if job_key(overrides) not in known
+        if job_key(overrides) not in known_keys
     ]
-    return sorted(found, key=_rank)
+    return sorted(jobs, key=_rank)
 
 
 def read_job(directory: RunDirectory) -> JobRecord:

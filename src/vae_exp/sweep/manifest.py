@@ -46,17 +46,17 @@ def read_manifest(sweep: Path) -> SweepManifest:
 
 
 def _parsed(path: Path) -> SweepManifest:
-    found = read_json(path)
-    jobs = [[str(word) for word in job] for job in found["jobs"]]
+    content = read_json(path)
+    jobs = [[str(word) for word in job] for job in content["jobs"]]
     commands = [
         {"words": [str(word) for word in each["words"]], "folder": str(each["folder"])}
-        for each in found["commands"]
+        for each in content["commands"]
     ]
     return SweepManifest(commands, jobs)
 
 
 def add_command(sweep: Path, words: Sequence[str], folder: Path, jobs: Sequence[Sequence[str]]) -> None:
-    """Add a command and its jobs to the plan of a sweep; what is known already is not told twice.
+    """Add a command and its jobs to the plan of a sweep; known ones are not added again.
 
     Args:
         sweep: The sweep's directory.
@@ -69,10 +69,10 @@ def add_command(sweep: Path, words: Sequence[str], folder: Path, jobs: Sequence[
         _set_aside_if_unreadable(sweep / FILE)
         plan = read_manifest(sweep)
         command = {"words": list(words), "folder": str(folder)}
-        asked = portable_args(words)
+        new_args = portable_args(words)
         known = {job_key(job) for job in plan.jobs}
         plan.jobs += [list(job) for job in jobs if job_key(job) not in known]
-        if not any(portable_args(each["words"]) == asked for each in plan.commands):
+        if not any(portable_args(each["words"]) == new_args for each in plan.commands):
             plan.commands.append(command)
         write_json(sweep / FILE, {"commands": plan.commands, "jobs": plan.jobs})
 
@@ -84,7 +84,7 @@ def portable_args(words: Sequence[str]) -> list[str]:
 
 
 def _set_aside_if_unreadable(path: Path) -> None:
-    """A plan that cannot be read is kept under another name, and that is said: retry may need it mended."""
+    """Rename a manifest that cannot be read, and log it: it may be needed for a retry."""
     try:
         if path.exists():
             _parsed(path)

@@ -19,7 +19,7 @@ _REFRESHES_A_SECOND = 2
 
 
 class PoolDisplay:
-    """Told of every job that starts and ends.
+    """Notified of every job that starts and ends.
 
     Args:
         total: How many jobs there are.
@@ -79,12 +79,12 @@ class PoolDisplay:
         self._say(f"Stopping: {count} running jobs save a checkpoint. Press Ctrl-C again to stop at once.")
 
     def refresh(self) -> None:
-        """Draw the table anew."""
+        """Redraw the table."""
         if self._live is not None:
             self._live.update(self._drawn(), refresh=True)
 
     def _say(self, text: str) -> None:
-        with suppress(OSError):  # nobody reads any more; the sweep goes on
+        with suppress(OSError):  # the reader has closed the pipe; the sweep continues
             self._console.print(Text(text), highlight=False, soft_wrap=True)
 
     def _line(self, job: Job) -> str:
@@ -122,10 +122,10 @@ class PoolDisplay:
 
     def _totals(self) -> str:
         waiting = self._total - self._done_before - sum(self._counts.values()) - len(self._running)
-        told = [f"{len(self._running)} running", f"{waiting} waiting"]
-        told += [f"{count} {end.value}" for end, count in self._counts.items() if count]
+        parts = [f"{len(self._running)} running", f"{waiting} waiting"]
+        parts += [f"{count} {end.value}" for end, count in self._counts.items() if count]
         left = self._left()
-        return ", ".join(told) + (f"; about {left} left" if left else "")
+        return ", ".join(parts) + (f"; about {left} left" if left else "")
 
 
 def shown_metric(job: Job) -> str:

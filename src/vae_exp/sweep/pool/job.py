@@ -110,8 +110,8 @@ def settle(job: Job, exit_code: int, report: Report | None, began_at: float, *, 
         result = _write_ended(job.directory, exit_code)
     status = str(result.get("status")) if result else "failed"
     error = str(result.get("error") or "") if result else ""
-    told = report.error if report else None
-    job.status, job.reason = status, error or told or ("" if status in FINISHED else "left no result")
+    reported = report.error if report else None
+    job.status, job.reason = status, error or reported or ("" if status in FINISHED else "left no result")
     metrics = result.get("metrics") if result else None
     job.metrics = metrics if isinstance(metrics, dict) else {}
     job.monitor = str(result.get("monitor", "")) if result else ""
@@ -134,7 +134,7 @@ def _result(directory: RunDirectory, began_at: float | None) -> dict[str, Any] |
 
 
 def _write_ended(directory: RunDirectory, exit_code: int) -> dict[str, Any]:
-    """Say in the name of a process how it was ended, unless somebody else is already at it again."""
+    """Write the result of a process that could not, unless another process has started the job again."""
     last = last_metrics(directory)
     result = {
         "status": "killed" if exit_code < 0 else "interrupted",

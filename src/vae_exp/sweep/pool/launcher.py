@@ -83,7 +83,7 @@ class PoolSweep:
         Raises:
             SystemExit: on Ctrl-C or SIGTERM, once every job has ended.
         """
-        jobs = [Job(first_number + place, filter_overrides(each)) for place, each in enumerate(job_overrides)]
+        jobs = [Job(first_number + path, filter_overrides(each)) for path, each in enumerate(job_overrides)]
         self.stream(JobList(jobs), len(jobs))
         return [PoolReturn(job) for job in jobs]
 
@@ -109,8 +109,8 @@ class PoolSweep:
         composed = self._hydra_context.config_loader.load_sweep_config(self._config, list(job.overrides))
         with open_dict(composed):
             composed.hydra.job.id = composed.hydra.job.num = job.number
-        place = Path(str(composed.hydra.sweep.dir)) / str(composed.hydra.sweep.subdir)
-        directory = RunDirectory(place)
+        path = Path(str(composed.hydra.sweep.dir)) / str(composed.hydra.sweep.subdir)
+        directory = RunDirectory(path)
         attempt = decide_action(directory, composed)
         if attempt is JobAction.SKIP:
             save_overrides(directory, job.overrides)

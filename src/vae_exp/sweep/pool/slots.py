@@ -95,14 +95,14 @@ def _describe(visible: Sequence[str]) -> str:
 
 def visible_gpus() -> list[str]:
     """The GPUs that CUDA would see, by what `CUDA_VISIBLE_DEVICES` calls them; CUDA itself is not started."""
-    told = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if told is not None:
-        return [each.strip() for each in told.split(",") if each.strip() not in ("", "-1")]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [each.strip() for each in visible.split(",") if each.strip() not in ("", "-1")]
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
     try:
-        listed = subprocess.run(  # noqa: S603 - found on the path
+        listed = subprocess.run(  # noqa: S603 - entries on the path
             [program, "-L"], capture_output=True, text=True, timeout=_LISTING_SECONDS, check=True
         )
     except (OSError, subprocess.SubprocessError):
@@ -112,7 +112,7 @@ def visible_gpus() -> list[str]:
 
 def parsed_listing(text: str) -> list[str]:
     """The identifiers that `nvidia-smi -L` prints: of a GPU, or of its parts where it is divided."""
-    found: list[str] = []
+    entries: list[str] = []
     divided = False
     for line in text.splitlines():
         identifier = line.rpartition("UUID: ")[2].rstrip(") \n")
@@ -121,7 +121,7 @@ def parsed_listing(text: str) -> list[str]:
         if line.startswith("GPU"):
             divided = False
         elif not divided:
-            found.pop()
+            entries.pop()
             divided = True
-        found.append(identifier)
-    return found
+        entries.append(identifier)
+    return entries

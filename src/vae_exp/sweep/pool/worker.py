@@ -19,7 +19,7 @@ from vae_exp.errors import Interrupted, MemoryExhaustedError
 
 @dataclass(frozen=True)
 class Assignment:
-    """A job, as its process is told of it.
+    """What the process of a job is given.
 
     Args:
         payload: Hydra's context, the task and the composed config, pickled.
@@ -82,8 +82,8 @@ def _run(payload: bytes) -> Report:
     if ended.status is JobStatus.COMPLETED:
         return Report(None)
     error = ended._return_value
-    told = str(error) or type(error).__name__
-    return Report(told, out_of_memory=isinstance(error, MemoryError | MemoryExhaustedError))
+    reason = str(error) or type(error).__name__
+    return Report(reason, out_of_memory=isinstance(error, MemoryError | MemoryExhaustedError))
 
 
 def _redirect(output: Path) -> None:

@@ -30,9 +30,9 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        told = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {error}"
         raise UserError(
-            f"{path} is not the journal of a search ({told}); choose another sweep.name, or move it away."
+            f"{path} is not the journal of a search ({reason}); choose another sweep.name, or move it away."
         ) from error
 
 

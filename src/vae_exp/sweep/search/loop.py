@@ -109,8 +109,8 @@ def _launched(launcher: Any, claims: Sequence[Claim]) -> Sequence[JobReturn]:
     """Trials of one batch have numbers one after the other only where no other process searches too."""
     numbers = [claim.number for claim in claims]
     if numbers == list(range(numbers[0], numbers[0] + len(numbers))):
-        found: Sequence[JobReturn] = launcher.launch([claim.overrides for claim in claims], numbers[0])
-        return found
+        results: Sequence[JobReturn] = launcher.launch([claim.overrides for claim in claims], numbers[0])
+        return results
     return [ended for claim in claims for ended in launcher.launch([claim.overrides], claim.number)]
 
 

@@ -46,7 +46,7 @@ class TrialReporter:
                 self._trial.report(value, epoch)
                 self._known.add(epoch)
             stop = bool(self._trial.should_prune())
-        except UpdateFinishedTrialError:  # somebody has told the study of it meanwhile
+        except UpdateFinishedTrialError:  # another process has reported it meanwhile
             self._running = False
             return False
         if stop:

@@ -98,7 +98,7 @@ def parsed_space(overrides: Sequence[str], conditions: Conditions) -> Space:
         conditions: By key, which values of other keys it needs.
 
     Raises:
-        UserError: if nothing is searched, if an interval is empty, or if a condition cannot be told.
+        UserError: if nothing is searched, if an interval is empty, or if a condition cannot be evaluated.
     """
     fixed, distributions = [], {}
     parsed = OverridesParser.create().parse_overrides(list(overrides))

@@ -105,7 +105,7 @@ class Search:
 
     Args:
         folder: The sweep's directory.
-        settings: What is asked of it.
+        settings: What is requested of it.
         space: What is searched.
 
     Raises:
@@ -191,7 +191,7 @@ class Search:
         return status in _ENDED
 
     def release(self, claim: Claim) -> None:
-        """Let go of a trial; one that was not told of can be claimed again."""
+        """Release a trial; one without a result can be claimed again."""
         claim.lock.release()
 
     def _outcome(self, directory: RunDirectory | None) -> tuple[TrialState | None, list[float] | None]:
@@ -241,10 +241,10 @@ class Search:
 
     def _require_the_same_search(self) -> None:
         known = self._study.user_attrs.get("objectives")
-        asked = dict(self._settings.objectives)
-        if known != asked or list(known) != list(asked):
+        requested = dict(self._settings.objectives)
+        if known != requested or list(known) != list(requested):
             raise UserError(
-                f"{self._journal} is of a search for {known}, not for {asked}; choose another sweep.name"
+                f"{self._journal} is of a search for {known}, not for {requested}; choose another sweep.name"
                 f"{'.' if self._has_values() else ', or remove that file: none of its trials has a value yet.'}"
             )
         fixed = list(job_key(self._space.fixed))
