@@ -7,14 +7,16 @@ from tests.sweep.sweeps import make_job
 from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import read_json, read_regular, read_yaml
 from vae_exp.sweep.job_records import read_jobs
-from vae_exp.tracking.metrics_file import MetricsFile
+from vae_exp.tracking.metrics_file import JsonlMetrics
 
 BOMB = "- &a [x,x]\n" + "".join(
     f"- &{chr(98 + level)} [*{chr(97 + level)},*{chr(97 + level)}]\n" for level in range(24)
 )
 
 
-@pytest.mark.parametrize("read", [read_regular, read_json, read_yaml, lambda path: MetricsFile(path, 1).begin()])
+@pytest.mark.parametrize(
+    "read", [read_regular, read_json, read_yaml, lambda path: JsonlMetrics(path, 1).truncate_and_open()]
+)
 def test_pipes_and_devices_are_refused_at_once(read, tmp_path: Path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "zeros").symlink_to("/dev/zero")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vae_exp.tracking.metrics_file import MetricsFile, read_row
+from vae_exp.tracking.metrics_file import JsonlMetrics, read_row
 
 
 @pytest.fixture
@@ -16,9 +16,9 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def metrics_file(path: Path) -> Iterator[MetricsFile]:
-    with closing(MetricsFile(path)) as file:
-        file.begin()
+def metrics_file(path: Path) -> Iterator[JsonlMetrics]:
+    with closing(JsonlMetrics(path)) as file:
+        file.truncate_and_open()
         yield file
 
 
@@ -28,7 +28,7 @@ def _lines(path: Path) -> list[dict[str, float | None]]:
     return [{key: value for key, value in row.items() if key != "crc32"} for row in rows]
 
 
-def test_each_epoch_is_a_line_with_its_step(metrics_file: MetricsFile, path: Path):
+def test_each_epoch_is_a_line_with_its_step(metrics_file: JsonlMetrics, path: Path):
     metrics_file.log({"epoch": 1, "train/loss": 2.5}, step=600)
     metrics_file.log({"epoch": 2, "train/loss": 1.5}, step=1200)
     assert _lines(path) == [
@@ -37,17 +37,17 @@ def test_each_epoch_is_a_line_with_its_step(metrics_file: MetricsFile, path: Pat
     ]
 
 
-def test_a_line_is_on_the_disk_as_soon_as_it_is_logged(metrics_file: MetricsFile, path: Path):
+def test_a_line_is_on_the_disk_as_soon_as_it_is_logged(metrics_file: JsonlMetrics, path: Path):
     metrics_file.log({"epoch": 1}, step=1)
     assert path.read_text() == '{"step": 1, "epoch": 1, "crc32": "dd26372e"}\n'
 
 
-def test_numbers_that_json_does_not_know_become_null(metrics_file: MetricsFile, path: Path):
+def test_numbers_that_json_does_not_know_become_null(metrics_file: JsonlMetrics, path: Path):
     metrics_file.log({"a": nan, "b": inf, "c": -inf, "d": 0.5}, step=1)
     assert _lines(path) == [{"step": 1, "a": None, "b": None, "c": None, "d": 0.5}]
 
 
-def test_figures_leave_no_line(metrics_file: MetricsFile, path: Path):
+def test_figures_leave_no_line(metrics_file: JsonlMetrics, path: Path):
     metrics_file.log_figures({"samples": path.with_name("samples.png")}, step=1)
     assert path.read_text() == ""
 
@@ -64,8 +64,8 @@ def _written(path: Path, epochs: int) -> bytes:
 
 
 def _resumed(path: Path, known: int, epochs: int) -> bytes:
-    with closing(MetricsFile(path, known, _row(known) if known else None)) as file:
-        file.begin()
+    with closing(JsonlMetrics(path, known, _row(known) if known else None)) as file:
+        file.truncate_and_open()
         for epoch in range(known + 1, epochs + 1):
             row = _row(epoch)
             file.log(row, step=int(row.pop("step")))
@@ -88,8 +88,8 @@ def test_a_resumed_file_is_the_one_of_a_run_that_was_never_interrupted(tmp_path:
 
 def test_a_resumed_file_is_written_line_by_line(path: Path):
     _written(path, 1)
-    with closing(MetricsFile(path, 1, _row(1))) as file:
-        file.begin()
+    with closing(JsonlMetrics(path, 1, _row(1))) as file:
+        file.truncate_and_open()
         file.log({"epoch": 2}, step=20)
         assert _lines(path)[-1] == {"step": 20, "epoch": 2}
 
@@ -169,6 +169,6 @@ def test_a_write_that_fails_leaves_the_old_file(path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="No space left"):
-        MetricsFile(path, 2, _row(2)).begin()
+        JsonlMetrics(path, 2, _row(2)).truncate_and_open()
     assert path.read_bytes() == content
     assert list(path.parent.iterdir()) == [path]

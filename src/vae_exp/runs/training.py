@@ -47,7 +47,7 @@ from vae_exp.runs.result import build_result, log_traceback, write_startup_failu
 from vae_exp.runs.resume import ResumeState, repair_checkpoints
 from vae_exp.storage.atomic_io import read_yaml, write_atomically, write_json
 from vae_exp.storage.run_directory import RunDirectory
-from vae_exp.tracking.metrics_file import MetricsFile
+from vae_exp.tracking.metrics_file import JsonlMetrics
 from vae_exp.tracking.wandb_tracker import WandbTracker
 
 _log = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ def run_training(
             if metrics_file and is_new:
                 run_dir.remove_temp_files()
                 _write_config(config, run_dir)
-                metrics_file.begin()
+                metrics_file.truncate_and_open()
             shutdown.raise_if_requested()
             if is_new:
                 check_unused_overrides(config, _choices())
@@ -154,7 +154,7 @@ def run_training(
 def set_up(
     config: DictConfig,
     run_dir: RunDirectory,
-    metrics_file: MetricsFile | None,
+    metrics_file: JsonlMetrics | None,
     resume_state: ResumeState | None,
     job: SweepJob | None,
     phases: dict[str, float],
@@ -241,10 +241,10 @@ def _build_model(
     return vae, build_loss(plain["loss"], vae, images.image_shape, len(images), batch_size, counted_on)
 
 
-def _open_metrics(run_dir: RunDirectory, resume_state: ResumeState | None) -> MetricsFile:
+def _open_metrics(run_dir: RunDirectory, resume_state: ResumeState | None) -> JsonlMetrics:
     if resume_state is None:
-        return MetricsFile(run_dir.metrics)
-    return MetricsFile(run_dir.metrics, resume_state.lines, resume_state.last_row)
+        return JsonlMetrics(run_dir.metrics)
+    return JsonlMetrics(run_dir.metrics, resume_state.lines, resume_state.last_row)
 
 
 @contextmanager
@@ -257,13 +257,13 @@ def _failed_start(run_dir: RunDirectory, start: float, job: SweepJob | None) -> 
 
 
 def _begin_resumed(
-    run_dir: RunDirectory, resume_state: ResumeState, metrics_file: MetricsFile, setup: TrainingSetup
+    run_dir: RunDirectory, resume_state: ResumeState, metrics_file: JsonlMetrics, setup: TrainingSetup
 ) -> None:
     """Change the files of a run from those of its last process to those of this one."""
     run_dir.remove_temp_files()
     if resume_state.state is not None:
         repair_checkpoints(run_dir, resume_state.state, resume_state.checkpoint)
-    metrics_file.begin()
+    metrics_file.truncate_and_open()
     run_dir.result.unlink(missing_ok=True)
     _save_config(_settled(resume_state.config), run_dir.config)
     state, epochs = setup.trainer.state, setup.settings.trainer.epochs

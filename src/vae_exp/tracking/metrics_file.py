@@ -13,7 +13,7 @@ _log = logging.getLogger(__name__)
 _CHECKSUM = "crc32"
 
 
-class MetricsFile:
+class JsonlMetrics:
     """Appends a JSON object per epoch.
 
     Args:
@@ -26,10 +26,10 @@ class MetricsFile:
         self._path, self._epochs, self._last = path, epochs, last
         self._file: TextIO | None = None
 
-    def begin(self) -> None:
+    def truncate_and_open(self) -> None:
         """Open the file: remove lines of later epochs and damaged ones, restore the last one if need be."""
-        kept = self._undamaged()
-        write_atomically(self._path, lambda file: file.writelines(line + b"\n" for line in kept))
+        retained = self._undamaged()
+        write_atomically(self._path, lambda file: file.writelines(line + b"\n" for line in retained))
         self._file = self._path.open("a", buffering=1)
 
     def _undamaged(self) -> list[bytes]:
@@ -48,19 +48,19 @@ class MetricsFile:
             if read_row(by_epoch.get(self._epochs, b"")) != read_row(last):
                 by_epoch[self._epochs] = last
                 _log.warning("%s: line %d is restored from the checkpoint.", self._path, self._epochs)
-        kept = [by_epoch[epoch] for epoch in range(1, self._epochs + 1) if epoch in by_epoch]
-        if len(kept) < self._epochs:
-            lost = self._epochs - len(kept)
-            _log.warning("%s has lost %d of %d lines; the run goes on.", self._path, lost, self._epochs)
-        return kept
+        retained = [by_epoch[epoch] for epoch in range(1, self._epochs + 1) if epoch in by_epoch]
+        if len(retained) < self._epochs:
+            lost = self._epochs - len(retained)
+            _log.warning("%s has lost %d of %d lines; the run continues.", self._path, lost, self._epochs)
+        return retained
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Write one line, at once."""
-        assert self._file is not None, "begin() comes first"
+        assert self._file is not None, "truncate_and_open() comes first"
         self._file.write(_to_line({"step": step, **metrics}))
 
     def log_figures(self, figures: Mapping[str, Path], step: int) -> None:
-        """Figures already lie beside the file."""
+        """Nothing to write: figures are files beside this one."""
 
     def warn(self, title: str, text: str) -> None:
         """`result.json` has the warnings."""

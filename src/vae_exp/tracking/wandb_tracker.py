@@ -1,4 +1,4 @@
-"""Weights & Biases, offline unless told otherwise: it must never cost the run."""
+"""Weights & Biases, offline by default; its failures never cost the run."""
 
 import logging
 import os
@@ -24,19 +24,19 @@ _GO_OFFLINE = "say tracker=offline (and upload later with `python -m vae_exp.syn
 
 
 class WandbTracker:
-    """One W&B run for one run of ours.
+    """The W&B run of one training run.
 
     Whatever fails after the start is logged once, loudly, and kept in `error`; training goes on.
 
     Args:
         mode: `offline` or `online`.
-        root: Folder under which `wandb/` lies; shared by all runs of a project.
+        root: Folder that holds `wandb/`; shared by all runs of a project.
         project: W&B project.
         group: Runs of one sweep share it; None outside a sweep.
         name: The name that W&B shows.
         tags: W&B tags.
         config: The resolved config, as plain containers.
-        run_id: The id of the W&B run that goes on; None starts a new one.
+        run_id: The id of the W&B run to continue; None starts a new one.
         job_type: What W&B groups by within a group: `train`, or `sweep` for a job of a sweep.
 
     Raises:
@@ -74,7 +74,7 @@ class WandbTracker:
             self._root = absolute_path("tracker.root", str(root))
             self._run = _start_online(self._root, arguments)
         else:
-            self._attempt("start", lambda: self._start_offline(root, arguments))
+            self._guarded("start", lambda: self._start_offline(root, arguments))
 
     @property
     def run_id(self) -> str | None:
@@ -95,7 +95,7 @@ class WandbTracker:
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Keep the metrics of an epoch at an explicit step."""
-        self._attempt("log", lambda: self._run.log(dict(metrics), step=step))
+        self._guarded("log", lambda: self._run.log(dict(metrics), step=step))
 
     def log_figures(self, figures: Mapping[str, Path], step: int) -> None:
         """Keep PNG files as images under `figures/<name>`."""
@@ -106,35 +106,35 @@ class WandbTracker:
             images = {f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items()}
             self._run.log(images, step=step)
 
-        self._attempt("log figures", send)
+        self._guarded("log figures", send)
 
     def log_lists(self, lists: Mapping[str, Sequence[float]], step: int) -> None:
         """Keep lists of numbers as such."""
         plain = {name: list(values) for name, values in lists.items()}
-        self._attempt("log lists", lambda: self._run.log(plain, step=step))
+        self._guarded("log lists", lambda: self._run.log(plain, step=step))
 
     def warn(self, title: str, text: str) -> None:
         """Keep a warning as an alert."""
-        self._attempt("alert", lambda: self._run.alert(title=title, text=text, level="WARN", wait_duration=0))
+        self._guarded("alert", lambda: self._run.alert(title=title, text=text, level="WARN", wait_duration=0))
 
     def finish(self, exit_code: int, status: str) -> None:
         """End the W&B run with the exit code of ours; its summary says how it ended, as `result.json` does."""
-        self._attempt("finish", lambda: self._finish(exit_code, status))
+        self._guarded("finish", lambda: self._finish(exit_code, status))
 
     def _finish(self, exit_code: int, status: str) -> None:
         import wandb
 
         with suppress(wandb.Error):  # another run of this process has ended it already
             self._run.summary["status"] = status
-        _within(_FINISH_SECONDS + _GRACE_SECONDS, lambda: self._run.finish(exit_code=exit_code))
-        _require_writable(self._root)  # a full disk ends a W&B run as if all were well
+        _call_with_timeout(_FINISH_SECONDS + _GRACE_SECONDS, lambda: self._run.finish(exit_code=exit_code))
+        _check_writable(self._root)  # a full disk ends a W&B run as if all were well
 
     def _start_offline(self, root: Path, arguments: dict[str, Any]) -> None:
         self._root = absolute_path("tracker.root", str(root))
-        _require_writable(self._root)
+        _check_writable(self._root)
         self._run = _start(self._root, arguments)
 
-    def _attempt(self, what: str, action: Callable[[], Any]) -> None:
+    def _guarded(self, what: str, action: Callable[[], Any]) -> None:
         if self.error is not None:
             return
         try:
@@ -145,10 +145,10 @@ class WandbTracker:
                 "Weights & Biases %s. Training goes on without it; metrics.jsonl has every epoch.", self.error
             )
             if isinstance(error, ConnectionError | TimeoutError):
-                _forget_service()
+                _teardown_service()
 
 
-def _forget_service() -> None:
+def _teardown_service() -> None:
     """Let go of a W&B service that may be dead or hang, so that a next run starts a new one.
 
     W&B waits for its service without limit when the process ends; one that retries a server that is not there
@@ -157,7 +157,7 @@ def _forget_service() -> None:
     try:
         import wandb
 
-        _within(_GRACE_SECONDS, lambda: wandb.teardown(exit_code=1))
+        _call_with_timeout(_GRACE_SECONDS, lambda: wandb.teardown(exit_code=1))
     except TimeoutError:
         for child in psutil.Process().children():
             if child.name().startswith("wandb-core"):
@@ -194,11 +194,11 @@ def require_api_key(root: Path) -> None:
 
     try:
         check_writable(root / "wandb", "tracker.root")
-        known = wandb.login(prompt=False)
+        has_key = wandb.login(prompt=False)
     except (OSError, UserError, wandb.Error) as error:
-        _forget_service()
+        _teardown_service()
         raise UserError(f"tracker=online cannot start: {error}; {_GO_OFFLINE}.") from error
-    if not known:
+    if not has_key:
         raise UserError(
             f"tracker=online needs an API key: run `wandb login` or set WANDB_API_KEY; or {_GO_OFFLINE}."
         )
@@ -211,12 +211,12 @@ def _start_online(root: Path, arguments: dict[str, Any]) -> Any:
     try:
         return _start(root, arguments, init_timeout=_ONLINE_START_SECONDS)
     except wandb.Error as error:
-        _forget_service()
+        _teardown_service()
         reason = str(error).splitlines()[0]
         raise UserError(f"tracker=online cannot reach its server: {reason}; {_GO_OFFLINE}.") from error
 
 
-def _within(seconds: float, action: Callable[[], Any]) -> None:
+def _call_with_timeout(seconds: float, action: Callable[[], Any]) -> None:
     """Do something that may wait for ever, as a frozen service makes it, in a thread that is left behind then.
 
     Raises:
@@ -227,7 +227,7 @@ def _within(seconds: float, action: Callable[[], Any]) -> None:
     def attempt() -> None:
         try:
             action()
-        except Exception as error:  # told to the caller
+        except Exception as error:  # raised by the caller
             raised.append(error)
 
     thread = threading.Thread(target=attempt, daemon=True)
@@ -239,7 +239,7 @@ def _within(seconds: float, action: Callable[[], Any]) -> None:
         raise error
 
 
-def _require_writable(root: Path) -> None:
+def _check_writable(root: Path) -> None:
     """W&B falls back to a temporary folder in silence; we do not."""
     folder = root / "wandb"
     folder.mkdir(parents=True, exist_ok=True)
