@@ -8,7 +8,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from vae_exp.cli.command_line import config_directory
+from vae_exp.cli.command_line import config_dir
 from vae_exp.configuration.instantiate import (
     build_evaluators,
     build_loss,
@@ -23,11 +23,11 @@ from vae_exp.configuration.schema import (
     EvaluateConfig,
     GenerateConfig,
     TrainConfig,
-    checked,
+    parse_config,
     register_schemas,
 )
 
-CONF = config_directory()
+CONF = config_dir()
 PRIMARY = {
     "train.yaml": TrainConfig,
     "evaluate.yaml": EvaluateConfig,
@@ -79,7 +79,7 @@ def override_for(file: str) -> list[str]:
 @pytest.mark.parametrize("file", option_files())
 def test_every_option_composes_and_is_built(file):
     config = composed("train", *override_for(file))
-    settings = checked(config, TrainConfig)
+    settings = parse_config(config, TrainConfig)
     plain = OmegaConf.to_container(config, resolve=True)
     build_splits(settings.data)
     vae = build_vae(plain["model"], plain["data"]["image_shape"])
@@ -92,7 +92,7 @@ def test_every_option_composes_and_is_built(file):
 @pytest.mark.parametrize("file", PRIMARY)
 def test_every_primary_config_follows_its_schema(file):
     overrides = ["run=somewhere"] if file in ("evaluate.yaml", "generate.yaml") else []
-    checked(composed(file.removesuffix(".yaml"), *overrides), PRIMARY[file])
+    parse_config(composed(file.removesuffix(".yaml"), *overrides), PRIMARY[file])
 
 
 def test_experiments_say_how_to_run_them():
@@ -119,13 +119,13 @@ def test_the_help_names_every_option():
 
 
 def test_the_defaults_are_the_minimalist_vae_with_5000_images_held_out():
-    settings = checked(composed("train"), TrainConfig)
+    settings = parse_config(composed("train"), TrainConfig)
     assert (settings.model.latent_dim, settings.model.hidden_dims, settings.model.activation) == (2, [500], "relu")
     assert (settings.trainer.epochs, settings.trainer.batch_size) == (50, 100)
     assert settings.optimizer == {"_target_": "torch.optim.Adam", "lr": 1e-3, "weight_decay": 1e-5}
     assert settings.loss["reduction"] == "sum"
     assert settings.data.validation_size == 5000
-    assert checked(composed("train", "experiment=minimalist_vae"), TrainConfig).data.validation_size == 0
+    assert parse_config(composed("train", "experiment=minimalist_vae"), TrainConfig).data.validation_size == 0
 
 
 def test_sizes_are_shared_and_each_part_can_be_overridden():

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_conf import composed
-from vae_exp.cli.command_line import config_directory
+from vae_exp.cli.command_line import config_dir
 from vae_exp.configuration.schema import EvaluateConfig, TrainConfig, checked
 from vae_exp.errors import UserError
 from vae_exp.reproduce import (
@@ -18,7 +18,7 @@ from vae_exp.reproduce import (
     update_markdown_table,
 )
 
-TARGETS = read_targets(config_directory() / "reproduce" / "targets.yaml")
+TARGETS = read_targets(config_dir() / "reproduce" / "targets.yaml")
 PUBLISHED = ReproductionTarget("known", "a net, NLL", "a paper", (), (), "test/nll", 86.76, 0.5)
 UNPUBLISHED = ReproductionTarget("open", "another", "none", (), (), "test/nll", None, None)
 TWO = {"known": PUBLISHED, "open": UNPUBLISHED}

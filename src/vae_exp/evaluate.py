@@ -22,20 +22,20 @@ def evaluate(config: DictConfig) -> None:
 def _evaluate(config: DictConfig) -> None:
     from vae_exp.cli.console import print_metrics_table
     from vae_exp.configuration.instantiate import build_evaluators
-    from vae_exp.configuration.schema import EvaluateConfig, checked
+    from vae_exp.configuration.schema import EvaluateConfig, parse_config
     from vae_exp.configuration.shape_checks import check_evaluators, check_labels
     from vae_exp.engine.evaluator_loop import run_evaluator, save_figures, warn_non_finite_metrics
     from vae_exp.engine.progress import EvaluationProgress
     from vae_exp.errors import UserError
     from vae_exp.evaluation.requirements import is_bernoulli
-    from vae_exp.runs.trained_run import open_for
+    from vae_exp.runs.trained_run import load_run_from_settings
     from vae_exp.storage.atomic_io import check_within, update_json
 
-    settings = checked(config, EvaluateConfig)
+    settings = parse_config(config, EvaluateConfig)
     evaluators = build_evaluators(settings.evaluator)
     if not evaluators:
         raise UserError("evaluator=[] computes nothing; name evaluators, such as evaluator=[elbo].")
-    run = open_for(settings)
+    run = load_run_from_settings(settings)
     images = run.data.get_split(settings.split).to(run.device)
     check_labels(run.vae, images, settings.split)
     check_evaluators(evaluators, run.vae, images)

@@ -18,16 +18,16 @@ def generate(config: DictConfig) -> None:
 
 
 def _generate(config: DictConfig) -> None:
-    from vae_exp.configuration.schema import GenerateConfig, checked
+    from vae_exp.configuration.schema import GenerateConfig, parse_config
     from vae_exp.configuration.shape_checks import check_labels
     from vae_exp.engine.device import matmul_precision
     from vae_exp.engine.seeding import make_generator
     from vae_exp.evaluation.figures import draw_figures
-    from vae_exp.runs.trained_run import open_for
+    from vae_exp.runs.trained_run import load_run_from_settings
     from vae_exp.storage.atomic_io import check_within, write_atomically
 
-    settings = checked(config, GenerateConfig)
-    run = open_for(settings)
+    settings = parse_config(config, GenerateConfig)
+    run = load_run_from_settings(settings)
     images = run.data.get_split(settings.split).to(run.device)
     check_labels(run.vae, images, settings.split)
     noise = make_generator(settings.seed, "evaluation", run.device)

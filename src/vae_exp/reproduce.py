@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from vae_exp.cli.command_line import config_directory
+from vae_exp.cli.command_line import config_dir
+from vae_exp.configuration.overrides import override_key
 from vae_exp.errors import UserError, exit_with_message
 from vae_exp.storage.atomic_io import check_writable, write_atomically
 from vae_exp.storage.run_directory import RunDirectory
@@ -141,7 +141,7 @@ def _fixed_columns(target: ReproductionTarget) -> str:
 def main() -> None:
     """The command line."""
     with exit_with_message():
-        targets = read_targets(config_directory() / "reproduce" / "targets.yaml")
+        targets = read_targets(config_dir() / "reproduce" / "targets.yaml")
         args = _parser().parse_args()
         if not args.names:
             for target in targets.values():
@@ -186,7 +186,7 @@ def _parser() -> argparse.ArgumentParser:
 def _check_overrides(overrides: Sequence[str]) -> None:
     """Refuse overrides that change the recipe of a row."""
     for override in overrides:
-        key = re.split(r"[=@]", override.lstrip("+~"))[0].replace("/", ".")
+        key = override_key(override)
         if not any(key == x or key.startswith(f"{x}.") for x in _HARMLESS):
             raise UserError(
                 f"--override {override} may change the numbers of a row, which would then claim a recipe that it "

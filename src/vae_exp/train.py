@@ -74,12 +74,12 @@ def _run_job(config: DictConfig, overrides: list[str], run_dir: Any, sweep: str,
 def _print_summary(result: dict[str, Any], run_dir: Any) -> None:
     from vae_exp.cli.console import print_run_summary
     from vae_exp.configuration.schema import resolve_to_dict
-    from vae_exp.configuration.stored_config import read_config
+    from vae_exp.configuration.stored_config import load_stored_config
 
     if sys.stdout is None:
         return
     try:
-        print_run_summary(result, run_dir, resolve_to_dict(read_config(run_dir)))
+        print_run_summary(result, run_dir, resolve_to_dict(load_stored_config(run_dir)))
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has closed the pipe; the run is complete
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

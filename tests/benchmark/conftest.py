@@ -8,8 +8,8 @@ from hydra import compose, initialize_config_dir
 
 from vae_exp.benchmark import suite
 from vae_exp.benchmark.candidates import Case
-from vae_exp.cli.command_line import config_directory
-from vae_exp.configuration.schema import BenchmarkConfig, checked, register_schemas
+from vae_exp.cli.command_line import config_dir
+from vae_exp.configuration.schema import BenchmarkConfig, parse_config, register_schemas
 
 CPU = torch.device("cpu")
 
@@ -18,9 +18,9 @@ CPU = torch.device("cpu")
 def make_cases() -> Callable[..., list[Case]]:
     def make(*overrides: str, device: torch.device = CPU) -> list[Case]:
         register_schemas()
-        with initialize_config_dir(str(config_directory()), version_base="1.3"):
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
             config = compose("benchmark", ["data=digits", *overrides])
-        return suite.make_cases(config, checked(config, BenchmarkConfig), device)
+        return suite.make_cases(config, parse_config(config, BenchmarkConfig), device)
 
     return make
 

@@ -17,7 +17,7 @@ from vae_exp.configuration.instantiate import (
     build_splits,
     build_vae,
 )
-from vae_exp.configuration.schema import TrainConfig, checked, resolve_to_dict
+from vae_exp.configuration.schema import TrainConfig, parse_config, resolve_to_dict
 from vae_exp.configuration.shape_checks import check_labels
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
@@ -308,7 +308,7 @@ def test_a_source_or_evaluator_without_its_methods_is_refused():
         build_evaluators({"mine": {"_target_": "torch.nn.Identity"}})
     config = composed("train", "data=digits", "data.source._target_=fractions.Fraction")
     with pytest.raises(UserError, match=r"data\.source\._target_=fractions\.Fraction .* without 'train'"):
-        build_splits(checked(config, TrainConfig).data)
+        build_splits(parse_config(config, TrainConfig).data)
 
 
 def test_the_reduction_is_not_the_losss_business():

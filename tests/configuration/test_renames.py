@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from vae_exp.configuration.renames import RENAMED_TARGETS, rename_override, with_current_names, with_first_names
 from vae_exp.configuration.resolvers import config_hash
-from vae_exp.configuration.stored_config import read_config
+from vae_exp.configuration.stored_config import load_stored_config
 from vae_exp.storage.run_directory import RunDirectory
 
 
@@ -19,7 +19,7 @@ def test_a_stored_config_with_an_old_target_names_the_class_of_today(old: str, t
     directory = RunDirectory(tmp_path)
     directory.config.parent.mkdir()
     directory.config.write_text(OmegaConf.to_yaml(OmegaConf.create(config_with(old))))
-    stored = OmegaConf.to_container(read_config(directory))
+    stored = OmegaConf.to_container(load_stored_config(directory))
     assert stored == config_with(RENAMED_TARGETS[old])
     assert isinstance(get_class(RENAMED_TARGETS[old]), type)
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from vae_exp.configuration.stored_config import changed, read_config
+from vae_exp.configuration.stored_config import load_stored_config, with_overrides
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
 
@@ -21,12 +21,12 @@ def place(tmp_path: Path) -> RunDirectory:
 
 def _refused(place: RunDirectory, key: str = "run") -> str:
     with pytest.raises(UserError) as caught:
-        read_config(place, key)
+        load_stored_config(place, key)
     return str(caught.value)
 
 
 def test_a_config_is_read_with_its_interpolations_as_they_are(place: RunDirectory):
-    stored = read_config(place)
+    stored = load_stored_config(place)
     assert OmegaConf.to_container(stored, resolve=False)["data"]["size"] == "${seed}"
     assert stored.data.size == 1
 
@@ -64,7 +64,7 @@ def test_resolvers_are_refused(place: RunDirectory):
 
 def test_an_environment_variable_may_be_named(place: RunDirectory):
     place.config.write_text(CONFIG + "home: ${oc.env:HOME}\n")
-    assert "home" in read_config(place)
+    assert "home" in load_stored_config(place)
 
 
 # What may differ the next time
@@ -78,35 +78,35 @@ def _stored() -> DictConfig:
 
 def test_values_are_changed_in_a_copy():
     stored = _stored()
-    config = changed(stored, {"model.latent_dim": 8, "seed": 5})
+    config = with_overrides(stored, {"model.latent_dim": 8, "seed": 5})
     assert (config.model.latent_dim, config.seed, config.data.size) == (8, 5, 5)
     assert (stored.model.latent_dim, stored.seed) == (2, 1)
     assert config.data.name == "digits"
 
 
 def test_nothing_changed_is_the_same_config():
-    assert changed(_stored(), {}) == _stored()
+    assert with_overrides(_stored(), {}) == _stored()
 
 
 def test_a_key_that_was_not_there_is_added():
-    assert changed(_stored(), {"trainer.execution": "eager"}).trainer.execution == "eager"
+    assert with_overrides(_stored(), {"trainer.execution": "eager"}).trainer.execution == "eager"
 
 
 def test_a_mapping_takes_the_place_of_the_old_one():
-    config = changed(_stored(), {"data": {"path": "elsewhere"}})
+    config = with_overrides(_stored(), {"data": {"path": "elsewhere"}})
     assert config.data == {"path": "elsewhere"}
 
 
 def test_none_is_a_value():
-    assert changed(_stored(), {"model.latent_dim": None}).model.latent_dim is None
+    assert with_overrides(_stored(), {"model.latent_dim": None}).model.latent_dim is None
 
 
 def test_a_loss_of_an_earlier_version_means_what_it_was_trained_with(place: RunDirectory):
     place.config.write_text("data: {}\nloss: {_target_: vae_exp.objective.vq.VQ, commitment: 0.5}\n")
-    assert read_config(place).loss == {
+    assert load_stored_config(place).loss == {
         "_target_": "vae_exp.objective.vq.VQ",
         "commitment": 0.5,
         "position_reduction": "sum",
     }
     place.config.write_text("data: {}\nloss: {_target_: vae_exp.objective.vq.VQ, position_reduction: mean}\n")
-    assert read_config(place).loss.position_reduction == "mean"
+    assert load_stored_config(place).loss.position_reduction == "mean"

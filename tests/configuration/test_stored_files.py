@@ -118,9 +118,9 @@ def inflated(path: Path, mark: Path) -> None:
 # --- every admitted class
 
 
-def admitted() -> dict[type, target_allowlist.Kind]:
+def admitted() -> dict[type, target_allowlist.TargetKind]:
     """Every class that a stored config may name, as `target_allowlist` itself decides."""
-    found: dict[type, target_allowlist.Kind] = {}
+    found: dict[type, target_allowlist.TargetKind] = {}
     for kind in KINDS:
         for package in kind.packages:
             root = importlib.import_module(package)
@@ -139,7 +139,7 @@ def admitted() -> dict[type, target_allowlist.Kind]:
 
 
 @pytest.fixture(scope="module")
-def classes() -> dict[type, target_allowlist.Kind]:
+def classes() -> dict[type, target_allowlist.TargetKind]:
     return admitted()
 
 

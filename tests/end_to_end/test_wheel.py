@@ -58,7 +58,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_trains_from_an_empty_folder(python, tmp_path):
-    where = "import vae_exp, vae_exp.cli.command_line as e; print(vae_exp.__file__, e.config_directory())"
+    where = "import vae_exp, vae_exp.cli.command_line as e; print(vae_exp.__file__, e.config_dir())"
     out = run(str(python), "-c", where, cwd=tmp_path)
     assert str(CHECKOUT / "src") not in out
     assert out.split()[1].endswith("vae_exp/conf")

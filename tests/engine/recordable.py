@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.test_conf import composed
-from vae_exp.cli.command_line import config_directory
+from vae_exp.cli.command_line import config_dir
 from vae_exp.configuration.instantiate import build_loss, build_vae
 from vae_exp.data.batch_loader import DeviceLoader
 from vae_exp.data.images import ImageSet
@@ -110,7 +110,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 def options(group: str) -> list[str]:
     """The names of a config group's options."""
-    return sorted(each.stem for each in (Path(config_directory()) / group).glob("*.yaml"))
+    return sorted(each.stem for each in (Path(config_dir()) / group).glob("*.yaml"))
 
 
 MODELS, PRIORS, LIKELIHOODS = options("model"), options("model/prior"), options("model/likelihood")
@@ -133,7 +133,7 @@ def _base(model: str) -> DictConfig:
 
 
 def _option(group: str, name: str) -> Any:
-    return OmegaConf.load(Path(config_directory()) / group / f"{name}.yaml")
+    return OmegaConf.load(Path(config_dir()) / group / f"{name}.yaml")
 
 
 def model_of(parts: Parts) -> VAE:

@@ -138,3 +138,7 @@ def test_a_config_that_was_changed_under_its_checkpoint_is_told(copied_run, capl
     config.write_text(changed)
     vae_exp.load_run(copied_run)
     assert f"{config} differs from the config that the checkpoint was written with" in caplog.text
+
+
+def test_the_first_name_of_the_class_still_works():
+    assert vae_exp.StoredRun is vae_exp.TrainedRun

@@ -22,11 +22,11 @@ def _benchmark(config: DictConfig) -> None:
 
     from vae_exp.benchmark.report import print_tables
     from vae_exp.benchmark.suite import run_benchmark
-    from vae_exp.configuration.schema import BenchmarkConfig, checked
+    from vae_exp.configuration.schema import BenchmarkConfig, parse_config
     from vae_exp.errors import UserError
     from vae_exp.storage.atomic_io import absolute_path, check_writable, write_json
 
-    settings = checked(config, BenchmarkConfig)
+    settings = parse_config(config, BenchmarkConfig)
     path = absolute_path("output", settings.output)
     if path.is_dir():
         raise UserError(f"output={settings.output} is a folder; name a file, such as output=benchmark.json.")

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from vae_exp.benchmark.candidates import Case, candidate_specs, training_images
 from vae_exp.benchmark.run_profile import run_module
-from vae_exp.configuration.schema import BenchmarkConfig, checked
+from vae_exp.configuration.schema import BenchmarkConfig, parse_config
 
 T = TypeVar("T")
 _STATUS = Path("/proc/self/status")
@@ -70,7 +70,7 @@ def main() -> None:
     """Read the request, train for an epoch (at most 600 steps), print the peaks in bytes."""
     imported = host_peak()
     request = json.load(sys.stdin)
-    settings = checked(OmegaConf.create(request["config"]), BenchmarkConfig)
+    settings = parse_config(OmegaConf.create(request["config"]), BenchmarkConfig)
     name, batch_size = request["candidate"], request["batch_size"]
     _, execution, precision = name.split("/") if "/" in name else ("", "eager", "fp32")
     images = training_images(settings.data, batch_size)

@@ -13,9 +13,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from vae_exp.cli.command_line import group_of, message_of
+from vae_exp.cli.command_line import format_error, group_of
 from vae_exp.configuration.overrides import override_key
-from vae_exp.configuration.schema import TrainConfig, checked, require_sweep_name
+from vae_exp.configuration.schema import TrainConfig, check_sweep_name, parse_config
 from vae_exp.engine import torchrun
 from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import absolute_path, check_within, check_writable
@@ -36,7 +36,7 @@ class TrainCallback(Callback):
         """Check a single run."""
         try:
             _refuse_overrides_of_sweeps(config)
-            checked(task_config(config), TrainConfig)
+            parse_config(without_hydra_node(config), TrainConfig)
             _require_a_name("hydra.run.dir", config.hydra.run.dir)
             directory = RunDirectory(Path.cwd() / str(config.hydra.run.dir))  # as Hydra takes it: no ~
             if config.resume:
@@ -52,12 +52,12 @@ class TrainCallback(Callback):
             if not config.resume and _has_default_directory(config):
                 config.hydra.run.dir = str(claim_directory(Path(config.hydra.run.dir)))
         except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-            raise SystemExit(f"Error: {message_of(error)}") from error
+            raise SystemExit(f"Error: {format_error(error)}") from error
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check and remember the directory of a sweep; its jobs are checked one by one."""
         try:
-            require_sweep_name(config.sweep.name)
+            check_sweep_name(config.sweep.name)
             if torchrun.world_size() > 1:
                 raise UserError(
                     "--multirun trains one job after another in one process; torchrun's processes train one run "
@@ -75,7 +75,7 @@ class TrainCallback(Callback):
             check_writable(sweep, "hydra.sweep.dir")
             add_command(sweep, sys.argv[1:], Path.cwd(), jobs or [])
         except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-            raise SystemExit(f"Error: {message_of(error)}") from error
+            raise SystemExit(f"Error: {format_error(error)}") from error
         current_session().track(sweep, has_wandb_runs=config.tracker.mode == "offline")
 
 
@@ -105,7 +105,7 @@ def _check_jobs(config: DictConfig, overrides: Sequence[str], jobs: Sequence[Seq
         if not any(group_of(x) or values_of_key[override_key(x)] < _CHECKED_VALUES for x in new):
             continue
         composed = GlobalHydra.instance().config_loader().load_sweep_config(config, list(job))
-        checked(task_config(composed), TrainConfig)
+        parse_config(without_hydra_node(composed), TrainConfig)
         checked_overrides.update(new)
         values_of_key.update(override_key(override) for override in new)
 
@@ -139,7 +139,7 @@ def _require_no_other_directory(config: DictConfig) -> None:
         raise UserError(f"{other[0]} is not for resume={config.resume}: a resumed run stays where it is.")
 
 
-def task_config(config: DictConfig) -> DictConfig:
+def without_hydra_node(config: DictConfig) -> DictConfig:
     """The config without Hydra's own section."""
     task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     with open_dict(task):

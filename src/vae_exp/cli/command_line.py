@@ -29,7 +29,7 @@ _NAMES_A_RUN = ("evaluate", "generate")
 
 
 @cache
-def config_directory() -> Path:
+def config_dir() -> Path:
     """The folder `conf`: inside the installed package, or beside `src` in a checkout.
 
     Raises:
@@ -80,7 +80,7 @@ def prepare(arguments: Sequence[str], config_name: str) -> list[str]:
 def group_of(override: str) -> str | None:
     """The group of which an override chooses an option, such as `model/prior`; None if it sets a key."""
     group = split_override(override)[0].partition("@")[0]
-    return group if group and (config_directory() / group).is_dir() else None
+    return group if group and (config_dir() / group).is_dir() else None
 
 
 def _prepare_override(override: str, config_name: str) -> str:
@@ -92,9 +92,7 @@ def _prepare_override(override: str, config_name: str) -> str:
         raise UserError(f"{override} is not an override of the form key=value; {remedy}.")
     if override == f"resume={LATEST}" and config_name == "train":
         return f"resume={quote_value(str(find_latest_run('resume')))}"
-    override = rename_override(
-        override, lambda group, name: (config_directory() / group / f"{name}.yaml").is_file()
-    )
+    override = rename_override(override, lambda group, name: (config_dir() / group / f"{name}.yaml").is_file())
     group = group_of(override)
     if group is None:
         return override
@@ -129,14 +127,14 @@ def _unknown_option(option: str, config_name: str) -> str:
     if close:
         return f"{name} is not an option; did you mean {close[0]}?"
     key = name.lstrip("-").replace("-", "_")
-    with initialize_config_dir(str(config_directory()), version_base="1.3"):
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = compose(config_name)
     near = [key] if key in config else _nearest_keys(key, config)
     hint = ": " + " or ".join(f"{each}={value or '…'}" for each in near) if near else "; --help shows both"
     return f"{name} is not an option; keys of the config are set without dashes{hint}"
 
 
-def message_of(error: BaseException) -> str:
+def format_error(error: BaseException) -> str:
     """An error in one message, with the nearest known name where one was misspelt."""
     cause = error.__cause__
     if isinstance(error, UserError):
@@ -167,7 +165,7 @@ def _expected_type(message: str) -> str | None:
 
 def _unknown_choice(error: MissingConfigException) -> str:
     group, _, name = str(error.missing_cfg_file).rpartition("/")
-    options = sorted(error.options or (path.stem for path in (config_directory() / group).glob("[!_]*.yaml")))
+    options = sorted(error.options or (path.stem for path in (config_dir() / group).glob("[!_]*.yaml")))
     if not group or not options:
         return str(error).partition("\n")[0]
     return f"{group}={name} is not an option of {group}; {did_you_mean(name, options)}" + (
@@ -210,7 +208,7 @@ def _unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
 
 def _options_with(prefix: str, key: str) -> list[str]:
     """The options of the group at `prefix` whose file has a key."""
-    options = sorted((config_directory() / prefix.replace(".", "/")).glob("[!_]*.yaml")) if prefix else []
+    options = sorted((config_dir() / prefix.replace(".", "/")).glob("[!_]*.yaml")) if prefix else []
     return [path.stem for path in options if key in OmegaConf.load(path)]
 
 
@@ -218,7 +216,7 @@ def _nearest_keys(name: str, config: DictConfig) -> list[str]:
     """Keys anywhere in a config whose last part is a name or, failing that, nearest to it; groups with slashes."""
     keys: dict[str, list[str]] = {}
     for key in _keys(config):
-        is_group = (config_directory() / key.replace(".", "/")).is_dir()
+        is_group = (config_dir() / key.replace(".", "/")).is_dir()
         keys.setdefault(key.rpartition(".")[2], []).append(key.replace(".", "/") if is_group else key)
     close = get_close_matches(name, keys, n=1)
     return keys.get(name) or (keys[close[0]] if close else [])

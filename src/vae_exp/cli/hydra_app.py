@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from vae_exp.cli.command_line import config_directory, message_of, prepare
+from vae_exp.cli.command_line import config_dir, format_error, prepare
 from vae_exp.configuration import resolvers
 from vae_exp.configuration.schema import register_schemas
 from vae_exp.errors import UserError, exit_with_message
@@ -49,11 +49,11 @@ def hydra_app(config_name: str) -> Iterator[Callable[[Task], Callable[[], None]]
         try:
             sys.argv[1:] = prepare(sys.argv[1:], config_name)
             logging.raiseExceptions = not {"--info", "-i"} & set(sys.argv)  # which log into a pipe
-            yield hydra.main(version_base="1.3", config_path=str(config_directory()), config_name=config_name)
+            yield hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             if full_error == "1" or (isinstance(error, ValueError) and not _raised_by_hydra(error)):
                 raise
-            raise UserError(message_of(error)) from error
+            raise UserError(format_error(error)) from error
         except SystemExit as leaving:
             if full_error == "1" and isinstance(leaving.__cause__, UserError):
                 raise leaving.__cause__ from None

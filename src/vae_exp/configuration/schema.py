@@ -57,15 +57,15 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.latent_dim is not None:
-            _at_least("model.latent_dim", self.latent_dim, 1)
+            _check_min("model.latent_dim", self.latent_dim, 1)
         if any(width < 1 for width in self.hidden_dims):
             raise UserError(
                 f"model.hidden_dims={self.hidden_dims} must list widths of at least 1; [] is a linear model."
             )
-        _one_of("model.initialization", self.initialization, INITIALIZATIONS)
-        _one_of("model.output_bias", self.output_bias, OUTPUT_BIASES)
+        _check_choice("model.initialization", self.initialization, INITIALIZATIONS)
+        _check_choice("model.output_bias", self.output_bias, OUTPUT_BIASES)
         for part in ("encoder", "decoder", "prior"):
-            _require_target(f"model.{part}", getattr(self, part))
+            _check_target(f"model.{part}", getattr(self, part))
 
 
 @dataclass
@@ -84,12 +84,12 @@ class DataConfig:
     source: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _at_least("data.validation_size", self.validation_size, 0)
+        _check_min("data.validation_size", self.validation_size, 0)
         _check_seed("data.split_seed", self.split_seed)
-        _require_target("data.source", self.source)
-        _one_of("data.binarization", self.binarization, BINARIZATIONS)
+        _check_target("data.source", self.source)
+        _check_choice("data.binarization", self.binarization, BINARIZATIONS)
         _check_seed("data.binarization_seed", self.binarization_seed)
-        _one_of("data.preload_to_device", self.preload_to_device, PRELOAD_TO_DEVICE)
+        _check_choice("data.preload_to_device", self.preload_to_device, PRELOAD_TO_DEVICE)
         shape = self.image_shape
         if shape is not None and (len(shape) != 3 or min(shape) < 1):
             raise UserError(f"data.image_shape={shape} must be [channels, height, width], each at least 1.")
@@ -104,8 +104,8 @@ class EarlyStoppingConfig:
 
     def __post_init__(self) -> None:
         if self.patience is not None:
-            _at_least("trainer.early_stopping.patience", self.patience, 1)
-        _at_least("trainer.early_stopping.min_delta", self.min_delta, 0)
+            _check_min("trainer.early_stopping.patience", self.patience, 1)
+        _check_min("trainer.early_stopping.min_delta", self.min_delta, 0)
 
 
 @dataclass
@@ -129,17 +129,17 @@ class TrainerConfig:
     early_stopping: EarlyStoppingConfig = MISSING
 
     def __post_init__(self) -> None:
-        _at_least("trainer.epochs", self.epochs, 1)
-        _at_least("trainer.batch_size", self.batch_size, 1)
-        _one_of("trainer.execution", self.execution, EXECUTION_MODES)
-        _one_of("trainer.precision", self.precision, PRECISIONS)
-        _one_of("trainer.strategy", self.strategy, STRATEGIES)
+        _check_min("trainer.epochs", self.epochs, 1)
+        _check_min("trainer.batch_size", self.batch_size, 1)
+        _check_choice("trainer.execution", self.execution, EXECUTION_MODES)
+        _check_choice("trainer.precision", self.precision, PRECISIONS)
+        _check_choice("trainer.strategy", self.strategy, STRATEGIES)
         if self.threads not in ("auto", None) and (type(self.threads) is not int or self.threads < 1):
             raise UserError(f"trainer.threads={self.threads} must be auto, null (torch's own) or at least 1.")
         if self.max_grad_norm is not None:
-            _positive("trainer.max_grad_norm", self.max_grad_norm)
+            _check_positive("trainer.max_grad_norm", self.max_grad_norm)
         if self.max_train_images is not None:
-            _at_least("trainer.max_train_images", self.max_train_images, 1)
+            _check_min("trainer.max_train_images", self.max_train_images, 1)
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise UserError(f"trainer.ema_decay={self.ema_decay} must be at least 0 and below 1; null keeps none.")
 
@@ -153,9 +153,9 @@ class CheckpointConfig:
 
     def __post_init__(self) -> None:
         if self.every_n_epochs is not None:
-            _at_least("checkpoint.every_n_epochs", self.every_n_epochs, 1)
+            _check_min("checkpoint.every_n_epochs", self.every_n_epochs, 1)
         if self.every_n_seconds is not None:
-            _at_least("checkpoint.every_n_seconds", self.every_n_seconds, 0)
+            _check_min("checkpoint.every_n_seconds", self.every_n_seconds, 0)
 
 
 @dataclass
@@ -170,7 +170,7 @@ class TrackerConfig:
     root: str = MISSING
 
     def __post_init__(self) -> None:
-        _one_of("tracker.mode", self.mode, TRACKER_MODES)
+        _check_choice("tracker.mode", self.mode, TRACKER_MODES)
 
 
 @dataclass
@@ -193,7 +193,7 @@ class SweepConfig:
     trial: TrialConfig = field(default_factory=TrialConfig)
 
     def __post_init__(self) -> None:
-        require_sweep_name(self.name)
+        check_sweep_name(self.name)
 
 
 @dataclass
@@ -218,10 +218,10 @@ class TrainConfig:
         if self.resume is not None and not self.resume.strip():
             raise UserError("resume= is empty; name a run directory, or leave resume out for a new run.")
         _check_seed("seed", self.seed)
-        _require_target("loss", self.loss)
-        _require_target("optimizer", self.optimizer)
-        _one_of("loss.reduction", self.loss.get("reduction"), REDUCTIONS)
-        _check_numbers("optimizer", self.optimizer, {"lr": _positive, "weight_decay": _not_negative})
+        _check_target("loss", self.loss)
+        _check_target("optimizer", self.optimizer)
+        _check_choice("loss.reduction", self.loss.get("reduction"), REDUCTIONS)
+        _check_numbers("optimizer", self.optimizer, {"lr": _check_positive, "weight_decay": _check_not_negative})
 
 
 @dataclass
@@ -247,9 +247,9 @@ class StoredRunConfig:
     def __post_init__(self) -> None:
         if not self.run.strip():
             raise UserError("run= is empty; name a run directory.")
-        _one_of("split", self.split, SPLITS)
+        _check_choice("split", self.split, SPLITS)
         if self.checkpoint is not None:
-            _one_of("checkpoint", self.checkpoint, CHECKPOINTS)
+            _check_choice("checkpoint", self.checkpoint, CHECKPOINTS)
         _check_seed("seed", self.seed)
 
 
@@ -269,8 +269,8 @@ class GenerateConfig(StoredRunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _within("columns", self.columns, 2, 100)
-        _within("manifold_size", self.manifold_size, 2, 200)
+        _check_range("columns", self.columns, 2, 100)
+        _check_range("manifold_size", self.manifold_size, 2, 200)
 
 
 @dataclass
@@ -296,12 +296,12 @@ class BenchmarkConfig:
 
     def __post_init__(self) -> None:
         _check_seed("seed", self.seed)
-        _require_target("loss", self.loss)
-        _require_target("optimizer", self.optimizer)
-        _at_least("rounds", self.rounds, 1)
-        _positive("burst_seconds", self.burst_seconds)
+        _check_target("loss", self.loss)
+        _check_target("optimizer", self.optimizer)
+        _check_min("rounds", self.rounds, 1)
+        _check_positive("burst_seconds", self.burst_seconds)
         if self.burst_steps is not None:
-            _at_least("burst_steps", self.burst_steps, 1)
+            _check_min("burst_steps", self.burst_steps, 1)
         if not self.batch_size or min(self.batch_size) < 1:
             raise UserError(f"batch_size={self.batch_size} must list sizes of at least 1, such as [100,1000].")
         if self.hidden_dims is not None and (not self.hidden_dims or min(sum(self.hidden_dims, [1])) < 1):
@@ -309,8 +309,8 @@ class BenchmarkConfig:
                 f"hidden_dims={self.hidden_dims} must list lists of widths of at least 1, such as "
                 f"[[500],[400,200]]; null takes model.hidden_dims."
             )
-        _some_of("execution_modes", self.execution_modes, EXECUTION_MODES[1:])
-        _some_of("precisions", self.precisions, PRECISIONS)
+        _check_subset("execution_modes", self.execution_modes, EXECUTION_MODES[1:])
+        _check_subset("precisions", self.precisions, PRECISIONS)
 
 
 def register_schemas() -> None:
@@ -350,14 +350,14 @@ def resolve_to_dict(config: DictConfig, image_shape: Sequence[int] | None = None
     return {str(key): value for key, value in plain.items()}
 
 
-def checked(config: DictConfig, schema: type[T]) -> T:
+def parse_config(config: DictConfig, schema: type[T]) -> T:
     """The configuration as typed objects, every value within its range.
 
     Raises:
         UserError: names the key, its value and what would be right.
     """
     plain = resolve_to_dict(config)
-    _refuse_unknown_keys(plain, schema, "")
+    _check_keys(plain, schema, "")
     try:
         settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))
     except OmegaConfBaseException as error:
@@ -376,7 +376,7 @@ def values_before_the_key(loss: Mapping[str, Any]) -> Mapping[str, Any]:
     return _BEFORE_THE_KEY.get(str(loss.get("_target_")), {})
 
 
-def _refuse_unknown_keys(plain: Mapping[str, Any], schema: type, prefix: str) -> None:
+def _check_keys(plain: Mapping[str, Any], schema: type, prefix: str) -> None:
     types = get_type_hints(schema)
     known = [each.name for each in fields(schema)]
     for key, value in plain.items():
@@ -384,20 +384,20 @@ def _refuse_unknown_keys(plain: Mapping[str, Any], schema: type, prefix: str) ->
             hint = did_you_mean(key, known, prefix)
             raise UserError(f"{prefix}{key}={value} is not a key of the config; {hint}")
         if is_dataclass(types[key]) and isinstance(value, Mapping):
-            _refuse_unknown_keys(value, types[key], f"{prefix}{key}.")
+            _check_keys(value, types[key], f"{prefix}{key}.")
 
 
-def _at_least(key: str, value: float, least: float) -> None:
+def _check_min(key: str, value: float, least: float) -> None:
     if not isfinite(value) or value < least:
         raise UserError(f"{key}={value} must be at least {least}.")
 
 
-def _within(key: str, value: int, least: int, most: int) -> None:
+def _check_range(key: str, value: int, least: int, most: int) -> None:
     if not least <= value <= most:
         raise UserError(f"{key}={value} must be from {least} to {most}.")
 
 
-def require_sweep_name(name: str | None) -> None:
+def check_sweep_name(name: str | None) -> None:
     """Refuse a name that is no plain folder name.
 
     Raises:
@@ -415,24 +415,24 @@ def strip_omegaconf_noise(text: str) -> str:
 
 
 def _check_seed(key: str, seed: int) -> None:
-    _at_least(key, seed, 0)
+    _check_min(key, seed, 0)
     if seed >= 2**63:
         raise UserError(f"{key}={seed} must be below 2**63.")
 
 
-def _one_of(key: str, value: Any, allowed: tuple[str | bool, ...]) -> None:
+def _check_choice(key: str, value: Any, allowed: tuple[str | bool, ...]) -> None:
     if value not in allowed:
         raise UserError(f"{key}={value} must be one of {', '.join(map(str, allowed))}.")
 
 
-def _some_of(key: str, values: list[str] | None, allowed: tuple[str, ...]) -> None:
+def _check_subset(key: str, values: list[str] | None, allowed: tuple[str, ...]) -> None:
     if values is not None and (not values or not set(values) <= set(allowed)):
         raise UserError(
             f"{key}={values} must list some of {', '.join(allowed)}; null takes what the device knows."
         )
 
 
-def _require_target(key: str, node: Mapping[str, Any]) -> None:
+def _check_target(key: str, node: Mapping[str, Any]) -> None:
     if not isinstance(node.get("_target_"), str):
         raise UserError(f"{key}._target_ is missing; it names the class that is instantiated.")
 
@@ -447,10 +447,10 @@ def _check_numbers(key: str, node: Mapping[str, Any], rules: Mapping[str, Any]) 
         rule(f"{key}.{name}", value)
 
 
-def _positive(key: str, value: float) -> None:
+def _check_positive(key: str, value: float) -> None:
     if not isfinite(value) or value <= 0:
         raise UserError(f"{key}={value} must be greater than 0.")
 
 
-def _not_negative(key: str, value: float) -> None:
-    _at_least(key, value, 0)
+def _check_not_negative(key: str, value: float) -> None:
+    _check_min(key, value, 0)

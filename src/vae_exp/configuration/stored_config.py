@@ -10,12 +10,12 @@ from yaml import YAMLError
 
 from vae_exp.configuration.renames import with_current_names
 from vae_exp.configuration.schema import values_before_the_key
-from vae_exp.configuration.target_allowlist import check_plain_yaml, require_no_resolvers
+from vae_exp.configuration.target_allowlist import check_no_resolvers, check_plain_yaml
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
 
 
-def read_config(place: RunDirectory, key: str = "run") -> DictConfig:
+def load_stored_config(place: RunDirectory, key: str = "run") -> DictConfig:
     """The composed config of a run, its interpolations as they are.
 
     Args:
@@ -31,7 +31,7 @@ def read_config(place: RunDirectory, key: str = "run") -> DictConfig:
         raise UserError(f"{key}={place.path} holds no run: {place.config} is missing.")
     for path in (place.config, place.hydra_config):
         check_plain_yaml(path)
-    require_no_resolvers(place.config)
+    check_no_resolvers(place.config)
     try:
         plain = OmegaConf.to_container(OmegaConf.load(place.config), resolve=False)
         stored = OmegaConf.create(with_current_names(plain))
@@ -46,7 +46,7 @@ def read_config(place: RunDirectory, key: str = "run") -> DictConfig:
     return stored
 
 
-def changed(stored: DictConfig, values: Mapping[str, Any]) -> DictConfig:
+def with_overrides(stored: DictConfig, values: Mapping[str, Any]) -> DictConfig:
     """A copy of a config with other values at some of its keys."""
     config = copy.deepcopy(stored)
     for key, value in values.items():

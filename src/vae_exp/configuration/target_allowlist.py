@@ -26,7 +26,7 @@ _SPECIAL_KEYS = {"_partial_", "_args_", "_convert_", "_recursive_", "()"}
 
 
 @dataclass(frozen=True)
-class Kind:
+class TargetKind:
     """What belongs into a slot.
 
     Args:
@@ -40,19 +40,19 @@ class Kind:
     base: type | None = None
 
 
-MODULE = Kind(
+MODULE = TargetKind(
     "a torch.nn.Module",
     ("vae_exp.model", "torch.nn", "torchvision.models", "torchvision.ops"),
     nn.Module,
 )
-LOSS = Kind("a loss", ("vae_exp.objective",))
-SCHEDULE = Kind("a schedule", ("vae_exp.objective.schedules",))
-SOURCE = Kind("a data source", ("vae_exp.data",))
-OPTIMIZER = Kind("a torch.optim.Optimizer", ("torch.optim",), Optimizer)
-SCHEDULER = Kind("a learning rate scheduler", ("torch.optim.lr_scheduler",), LRScheduler)
-EVALUATOR = Kind("an evaluator", ("vae_exp.evaluation",))
+LOSS = TargetKind("a loss", ("vae_exp.objective",))
+SCHEDULE = TargetKind("a schedule", ("vae_exp.objective.schedules",))
+SOURCE = TargetKind("a data source", ("vae_exp.data",))
+OPTIMIZER = TargetKind("a torch.optim.Optimizer", ("torch.optim",), Optimizer)
+SCHEDULER = TargetKind("a learning rate scheduler", ("torch.optim.lr_scheduler",), LRScheduler)
+EVALUATOR = TargetKind("an evaluator", ("vae_exp.evaluation",))
 
-_SLOTS: dict[tuple[str, ...], Kind] = {
+_SLOTS: dict[tuple[str, ...], TargetKind] = {
     ("loss",): LOSS,
     ("loss", "*"): SCHEDULE,
     ("data", "source"): SOURCE,
@@ -75,9 +75,9 @@ def check_targets(config: Mapping[str, Any], trust: Sequence[str]) -> None:
     """
     targets = list(_targets(config, ()))
     for key, target in targets:
-        _require_named_well(key, target, trust)
+        _check_target_name(key, target, trust)
     for key, target in targets:
-        _require_class_of_kind(key, target, trust)
+        _check_target_class(key, target, trust)
 
 
 def untrusted_packages(config: Mapping[str, Any]) -> list[str]:
@@ -102,7 +102,7 @@ def check_plain_yaml(path: Path) -> None:
             raise UserError(f"{path} names a callable at {'.'.join(key)}; refused.")
 
 
-def require_no_resolvers(path: Path) -> None:
+def check_no_resolvers(path: Path) -> None:
     """Refuse a stored config whose interpolations call a resolver: any that the process has registered would run.
 
     `${oc.env:NAME}` alone is allowed, it reads an environment variable.
@@ -142,7 +142,7 @@ def _entries(node: Any, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...],
         yield from _entries(value, path)
 
 
-def _kind(key: tuple[str, ...]) -> Kind:
+def _kind(key: tuple[str, ...]) -> TargetKind:
     if key[:1] == ("model",):
         return MODULE
     for slot, kind in _SLOTS.items():
@@ -153,14 +153,14 @@ def _kind(key: tuple[str, ...]) -> Kind:
     )
 
 
-def _require_named_well(key: tuple[str, ...], target: Any, trust: Sequence[str]) -> None:
+def _check_target_name(key: tuple[str, ...], target: Any, trust: Sequence[str]) -> None:
     kind = _kind(key)
     if target is None:
         return
     name = ".".join((*key, "_target_"))
     if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")):
         raise UserError(f"the stored config has {name}={target}, which is not a dotted name; refused.")
-    if _lies_in(target, kind.packages) or _lies_in(target, trust):
+    if _in_packages(target, kind.packages) or _in_packages(target, trust):
         return
     package = target.split(".")[0]
     remedy = (
@@ -174,12 +174,12 @@ def _require_named_well(key: tuple[str, ...], target: Any, trust: Sequence[str])
     )
 
 
-def _require_class_of_kind(key: tuple[str, ...], target: Any, trust: Sequence[str]) -> None:
+def _check_target_class(key: tuple[str, ...], target: Any, trust: Sequence[str]) -> None:
     if target is None:
         return
     kind = _kind(key)
     found = target_class(target)
-    lies_well = isinstance(found, type) and _lies_in(
+    lies_well = isinstance(found, type) and _in_packages(
         f"{found.__module__}.{found.__qualname__}", (*kind.packages, *trust)
     )
     if not lies_well or (kind.base is not None and not issubclass(found, kind.base)):
@@ -196,5 +196,5 @@ def target_class(target: str) -> Any:
         raise UserError(f"{target} cannot be imported: {error}") from error
 
 
-def _lies_in(name: str, packages: Sequence[str]) -> bool:
+def _in_packages(name: str, packages: Sequence[str]) -> bool:
     return any(name.startswith(f"{package}.") for package in packages)

@@ -24,22 +24,22 @@ def check_unused_overrides(config: DictConfig, choices: Mapping[str, Any]) -> No
     """
     for group, option in choices.items():
         if group.startswith(_SCHEDULE):
-            _require_schedule(config, group, str(option))
+            _check_schedule(config, group, str(option))
     for key in _OF_SOME_MODELS:
-        _require_use(config, key)
+        _check_key_is_used(config, key)
 
 
-def _require_schedule(config: DictConfig, group: str, option: str) -> None:
+def _check_schedule(config: DictConfig, group: str, option: str) -> None:
     key = group.removeprefix(_SCHEDULE)
-    found = OmegaConf.select(config, key)
-    if not isinstance(found, DictConfig):
+    value = OmegaConf.select(config, key)
+    if not isinstance(value, DictConfig):
         raise UserError(
-            f"{key}={found} overrides {group}={option}; leave out one of the two (the end of the schedule is "
+            f"{key}={value} overrides {group}={option}; leave out one of the two (the end of the schedule is "
             f"{key}.end)."
         )
 
 
-def _require_use(config: DictConfig, key: str) -> None:
+def _check_key_is_used(config: DictConfig, key: str) -> None:
     value = OmegaConf.select(config, f"model.{key}")
     if value is None or f"${{model.{key}}}" in OmegaConf.to_yaml(config, resolve=False):
         return

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from vae_exp.configuration.overrides import override_key
 from vae_exp.configuration.resolvers import config_hash
 from vae_exp.configuration.schema import resolve_to_dict
-from vae_exp.configuration.stored_config import changed, read_config
+from vae_exp.configuration.stored_config import load_stored_config, with_overrides
 from vae_exp.configuration.stored_files import Caller, require_safe
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.checkpoint_manager import repair_best
@@ -21,7 +21,7 @@ from vae_exp.storage.atomic_io import write_atomically
 from vae_exp.storage.run_directory import RunDirectory, resumed_checkpoint
 
 _log = logging.getLogger(__name__)
-CHANGEABLE = (
+OVERRIDABLE_ON_RESUME = (
     "trainer.epochs",
     "trainer.device",
     "trainer.execution",
@@ -34,9 +34,9 @@ CHANGEABLE = (
     "checkpoint",
     "tracker",
 )
-_OF_THE_COMMAND = ("resume", "trust", "hydra")
+_COMMAND_KEYS = ("resume", "trust", "hydra")
 _COUNTS = ("epoch", "step", "batches", "lines")
-_NEEDED = ("batches", "rows", "generators", "optimizer", "lines", "best")
+_REQUIRED_KEYS = ("batches", "rows", "generators", "optimizer", "lines", "best")
 
 
 @dataclass(frozen=True)
@@ -75,24 +75,24 @@ def load_resume_state(directory: RunDirectory, asked: DictConfig, overrides: Seq
     Args:
         directory: The run's.
         asked: The config that the command line composes.
-        overrides: The overrides of the command line; only keys of `CHANGEABLE` may be among them.
+        overrides: The overrides of the command line; only keys of `OVERRIDABLE_ON_RESUME` may be among them.
 
     Raises:
         UserError: if there is no run, if something else would be changed, if the config names code that is not
             trusted, or if the checkpoint is damaged or of another version; says which one is whole.
     """
-    stored = read_config(directory, "resume")
+    stored = load_stored_config(directory, "resume")
     values = {
-        key: OmegaConf.select(asked, key) for key in map(override_key, overrides) if key not in _OF_THE_COMMAND
+        key: OmegaConf.select(asked, key) for key in map(override_key, overrides) if key not in _COMMAND_KEYS
     }
     for key, value in values.items():
-        if not any(key == each or key.startswith(f"{each}.") for each in CHANGEABLE):
+        if not any(key == each or key.startswith(f"{each}.") for each in OVERRIDABLE_ON_RESUME):
             told = f"the group {key}" if isinstance(value, DictConfig) else f"{key}={value}"
             raise UserError(
                 f"{told} cannot be changed on resume: resume={directory.path} goes on with its own config; "
-                f"only {', '.join(CHANGEABLE)} may differ. Start a new run for anything else."
+                f"only {', '.join(OVERRIDABLE_ON_RESUME)} may differ. Start a new run for anything else."
             )
-    config = changed(stored, values)
+    config = with_overrides(stored, values)
     caller = Caller(directory.path, list(asked.trust), values)
     require_safe(resolve_to_dict(config), caller)
     checkpoint = _chosen_checkpoint(resumed_checkpoint(str(asked.resume)), directory)
@@ -171,8 +171,8 @@ def _read_state(checkpoint: Path, directory: RunDirectory) -> dict[str, Any] | N
     try:
         state = load_checkpoint(checkpoint, torch.device("cpu"))
     except UserError as error:
-        raise UserError(f"{error}{_older(checkpoint, directory)}") from error
-    if any(name not in state for name in _NEEDED):
+        raise UserError(f"{error}{_suggest_other_checkpoint(checkpoint, directory)}") from error
+    if any(name not in state for name in _REQUIRED_KEYS):
         raise UserError(
             f"{checkpoint} has weights alone, which an older version of vae_exp wrote: "
             f"it can be evaluated, not resumed."
@@ -183,7 +183,7 @@ def _read_state(checkpoint: Path, directory: RunDirectory) -> dict[str, Any] | N
     return state
 
 
-def _older(damaged: Path, directory: RunDirectory) -> str:
+def _suggest_other_checkpoint(damaged: Path, directory: RunDirectory) -> str:
     """What can still be done where a checkpoint cannot be read."""
     for name in ("last", "best"):
         other = directory.checkpoint(name)

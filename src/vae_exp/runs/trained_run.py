@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from vae_exp.configuration.instantiate import build_splits, build_vae
-from vae_exp.configuration.schema import StoredRunConfig, TrainConfig, checked, resolve_to_dict
-from vae_exp.configuration.stored_config import changed, read_config
+from vae_exp.configuration.schema import StoredRunConfig, TrainConfig, parse_config, resolve_to_dict
+from vae_exp.configuration.stored_config import load_stored_config, with_overrides
 from vae_exp.configuration.stored_files import Caller, require_safe
 from vae_exp.data.splits import DataSplits
 from vae_exp.engine.checkpoint import load_checkpoint
@@ -26,7 +26,7 @@ from vae_exp.storage.run_directory import LATEST, RunDirectory, find_latest_run
 
 
 @dataclass(frozen=True)
-class StoredRun:
+class TrainedRun:
     """What a run directory holds, ready for use.
 
     Args:
@@ -76,7 +76,7 @@ def load_run(
     device: str = "cpu",
     checkpoint: str | None = None,
     data: Mapping[str, str | None] | None = None,
-) -> StoredRun:
+) -> TrainedRun:
     """Open a run directory, wherever it lies now.
 
     Args:
@@ -91,20 +91,20 @@ def load_run(
             or if the checkpoint does not fit the model.
     """
     place = RunDirectory(absolute_path("run", str(directory)))
-    stored = read_config(place)
+    stored = load_stored_config(place)
     where = resolve_device(device, "device")
     chosen = _choose_checkpoint(place, checkpoint)
     state = load_checkpoint(place.checkpoint(chosen), where)
     warn_of_another_config(stored, state, place)
     shape = stored.data.get("image_shape") or state.get("image_shape")
     places = {f"data.{name}": value for name, value in (data or {}).items() if value is not None}
-    plain = resolve_to_dict(changed(stored, places), shape)
+    plain = resolve_to_dict(with_overrides(stored, places), shape)
     caller = Caller(place.path, trust, places)
     require_safe(plain, caller, ["model"])
-    settings = checked(OmegaConf.create(plain), TrainConfig)
+    settings = parse_config(OmegaConf.create(plain), TrainConfig)
     vae = _build_with_weights(plain, state, place.checkpoint(chosen))
     vae.to(where).eval().requires_grad_(False)
-    return StoredRun(place, settings, plain, vae, chosen, int(state.get("epoch") or 0), caller)
+    return TrainedRun(place, settings, plain, vae, chosen, int(state.get("epoch") or 0), caller)
 
 
 def _build_with_weights(plain: dict[str, Any], state: Mapping[str, Any], checkpoint: Path) -> VAE:
@@ -141,7 +141,7 @@ def _load_average(vae: VAE, average: Mapping[str, Tensor]) -> None:
         parameters[name].copy_(weight)
 
 
-def open_for(settings: StoredRunConfig) -> StoredRun:
+def load_run_from_settings(settings: StoredRunConfig) -> TrainedRun:
     """Open the run that a command was asked to work on.
 
     Raises:

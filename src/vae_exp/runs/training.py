@@ -22,9 +22,9 @@ from vae_exp.configuration.instantiate import (
     init_output_bias,
 )
 from vae_exp.configuration.resolvers import config_hash
-from vae_exp.configuration.schema import TrainConfig, checked, resolve_to_dict
+from vae_exp.configuration.schema import TrainConfig, parse_config, resolve_to_dict
 from vae_exp.configuration.shape_checks import check_evaluators, check_labels
-from vae_exp.configuration.stored_config import changed
+from vae_exp.configuration.stored_config import with_overrides
 from vae_exp.configuration.target_allowlist import resolver_calls
 from vae_exp.configuration.validation import check_unused_overrides
 from vae_exp.data.batch_loader import move_to_device
@@ -161,7 +161,7 @@ def set_up(
 ) -> TrainingSetup:
     """Build data, model, loss, optimizer, trackers and trainer; without `metrics_file` nothing is tracked."""
     state = None if resume_state is None else resume_state.state
-    settings = checked(config, TrainConfig)
+    settings = parse_config(config, TrainConfig)
     may_download = (job is None or job.may_download) if resume_state is None else resume_state.may_download
     device = _set_up_process(settings)
     with timed(phases, "data"):
@@ -428,7 +428,7 @@ def _settled(config: DictConfig) -> DictConfig:
         UserError: if another value depends on when it is read, so that the run could not be opened again.
     """
     started = OmegaConf.select(config, "sweep.started")
-    settled = config if started is None else changed(config, {"sweep.started": started})
+    settled = config if started is None else with_overrides(config, {"sweep.started": started})
     for call in resolver_calls(OmegaConf.to_container(settled, resolve=False)):
         raise UserError(
             f"{call} calls a resolver, which may answer otherwise when the run is opened; give the value."
