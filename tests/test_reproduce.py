@@ -6,7 +6,7 @@ import pytest
 
 from tests.test_conf import composed
 from vae_exp.cli.command_line import config_dir
-from vae_exp.configuration.schema import EvaluateConfig, TrainConfig, checked
+from vae_exp.configuration.schema import EvaluateConfig, TrainConfig, parse_config
 from vae_exp.errors import UserError
 from vae_exp.reproduce import (
     BEGIN,
@@ -26,8 +26,8 @@ TWO = {"known": PUBLISHED, "open": UNPUBLISHED}
 
 @pytest.mark.parametrize("row", TARGETS.values(), ids=list(TARGETS))
 def test_every_row_can_be_composed(row: ReproductionTarget):
-    assert checked(composed("train", *row.train), TrainConfig).trainer.epochs >= 1
-    assert checked(composed("evaluate", "run=somewhere", *row.evaluate), EvaluateConfig).evaluator
+    assert parse_config(composed("train", *row.train), TrainConfig).trainer.epochs >= 1
+    assert parse_config(composed("evaluate", "run=somewhere", *row.evaluate), EvaluateConfig).evaluator
     assert (row.expected is None) == (row.tolerance is None)
     metric = row.metric.partition("/")[2]
     expected = {"nll": "nll", "negative_elbo": "elbo"}.get(metric)
