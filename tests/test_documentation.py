@@ -93,3 +93,11 @@ def test_the_example_of_a_trained_model_runs(digits_run, tmp_path, monkeypatch):
     assert np.load("codes.npz")["means"].shape == (360, 2)
     assert (tmp_path / "decoder.pt2").exists()
     assert names["cost"][names["worst"][0]] == names["cost"].max()
+
+
+def test_the_page_on_architecture_names_modules_that_exist():
+    page = (CHECKOUT / "docs/architecture.md").read_text()
+    named = set(re.findall(r"`([a-z_]+(?:/[a-z_]+)*(?:\.py|/))`", page))
+    roots = [CHECKOUT / "src/vae_exp", CHECKOUT]
+    assert len(named) > 30
+    assert [name for name in sorted(named) if not any((root / name).exists() for root in roots)] == []
