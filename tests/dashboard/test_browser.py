@@ -16,7 +16,7 @@ from tests.conftest import start
 from tests.dashboard.browsers import Watched, dashboard
 from tests.dashboard.records import PNG, append, console_record, history_record, make_run, picture, summary_record
 from vae_exp.dashboard.web.export import export
-from vae_exp.sweep.aggregate import Group, Others, combined, estimate, meaning
+from vae_exp.sweep.aggregate import Others, SeedGroup, combined, estimate, meaning
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 TIMEOUT = 20_000  # milliseconds
@@ -450,7 +450,7 @@ def test_pages_combine_settings_as_the_sweep_command_does(watched: Watched, tmp_
     for latent, beta, seeds in ((2, 1, 2), (2, 4, 3), (8, 1, 2), (8, 4, 2)):
         values = source.normal(-30, 5, seeds).round(3).tolist()
         keys = {"model.latent_dim": str(latent), "loss.beta": str(beta)}
-        settings.append(Group(keys, seeds, {"val/elbo": estimate(values)}))
+        settings.append(SeedGroup(keys, seeds, {"val/elbo": estimate(values)}))
         for seed, value in enumerate([*values, 0.0]):
             config = {"model": {"latent_dim": latent}, "loss": {"beta": beta}, "seed": seed}
             code = 0 if seed < seeds else 1
