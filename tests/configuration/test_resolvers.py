@@ -187,7 +187,7 @@ def test_where_the_archives_lie_does_not_change_the_hash():
     ("target", "key", "before", "other"),
     [
         ("vae_exp.objective.vq.VQ", "position_reduction", "sum", "mean"),
-        ("vae_exp.objective.beta_vae.Capacity", "over", "image", "batch"),
+        ("vae_exp.objective.beta_vae.CapacityVAE", "over", "image", "batch"),
     ],
 )
 def test_a_key_that_a_loss_has_got_does_not_change_jobs_that_were_trained_without(target, key, before, other):

@@ -16,7 +16,7 @@ from torch.distributions import (
     Normal,
 )
 
-from vae_exp.distributions.sampling import binarized, rsample, sample, sharded, standard_normal
+from vae_exp.distributions.sampling import bernoulli, rsample, sample, sharded, standard_normal
 
 FAMILIES = {
     "normal": lambda: Normal(torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0])),
@@ -181,9 +181,9 @@ def test_draws_of_a_posterior_are_those_of_one_process(cut, seed):
 @given(cuts(), st.integers(0, 2**31))
 def test_the_binarised_parts_together_are_those_of_one_process(cut, seed):
     probabilities = torch.linspace(0, 1, 3 * cut[-1]).reshape(cut[-1], 1, 3)
-    whole = binarized(probabilities, seeded(seed))
+    whole = bernoulli(probabilities, seeded(seed))
     parts = [
-        part_of((first, last, cut[-1]), binarized, probabilities[first:last], seeded(seed))
+        part_of((first, last, cut[-1]), bernoulli, probabilities[first:last], seeded(seed))
         for first, last in pairwise(cut)
     ]
     assert torch.equal(torch.cat(parts), whole)
@@ -192,7 +192,7 @@ def test_the_binarised_parts_together_are_those_of_one_process(cut, seed):
 
 def test_binarised_values_are_white_as_often_as_they_say(generator):
     probabilities = torch.tensor([0.0, 0.2, 0.9, 1.0]).expand(20_000, 4)
-    frequencies = binarized(probabilities, generator).mean(dim=0)
+    frequencies = bernoulli(probabilities, generator).mean(dim=0)
     torch.testing.assert_close(frequencies, probabilities[0], rtol=0, atol=5 * 0.5 / 20_000**0.5)
     assert frequencies[0] == 0
     assert frequencies[3] == 1

@@ -5,7 +5,7 @@ import torch
 from torch.distributions import Distribution
 
 from tests.builders import SHAPE
-from vae_exp.distributions.kl import rate
+from vae_exp.distributions.kl import kl
 from vae_exp.distributions.sampling import rsample, sample
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
@@ -83,8 +83,8 @@ def test_the_rate_of_a_flow_is_the_divergence_by_quadrature():
         q, p = posterior.log_prob(places).double(), prior.log_prob(places).double()
         expected = (q.exp() * (q - p)).sum().item() * cell
         estimates = (
-            rate(posterior, prior, sample(posterior, noise(), (1,))),
-            [rate(posterior, prior, sample(posterior, noise(seed), (2000,))).item() for seed in range(20)],
+            kl(posterior, prior, sample(posterior, noise(), (1,))),
+            [kl(posterior, prior, sample(posterior, noise(seed), (2000,))).item() for seed in range(20)],
         )
     found = torch.tensor(estimates[1])
     assert abs(found.mean().item() - expected) < 5 * found.std().item() / 20**0.5 + 2e-3

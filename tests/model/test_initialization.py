@@ -9,7 +9,7 @@ from torch import nn
 from vae_exp.data.images import ImageSet
 from vae_exp.model.decoders import ConvDecoder, MLPDecoder
 from vae_exp.model.encoders import ConvEncoder, MLPEncoder
-from vae_exp.model.initialization import initialize, start_at_mean
+from vae_exp.model.initialization import init_bias_to_data_mean, initialize
 from vae_exp.model.likelihoods import CategoricalLikelihood
 
 SHAPE = (1, 28, 28)
@@ -42,7 +42,7 @@ def test_the_output_starts_at_the_mean_image_but_for_the_clip():
     decoder = MLPDecoder((1, 1, 4), 2, [5], "tanh")
     with torch.no_grad():
         decoder.output.weight.zero_()
-    start_at_mean(decoder, torch.tensor([0.0, 0.25, 0.5, 1.0]).reshape(1, 1, 4))
+    init_bias_to_data_mean(decoder, torch.tensor([0.0, 0.25, 0.5, 1.0]).reshape(1, 1, 4))
     found = decoder(torch.randn(3, 2)).mean.flatten(1)
     torch.testing.assert_close(found, torch.tensor([0.001, 0.25, 0.5, 0.999]).expand(3, 4))
 
@@ -59,7 +59,7 @@ def test_a_decoder_without_one_logit_for_each_value_is_refused(decoder):
     with pytest.raises(
         ValueError, match=r"model\.output_bias=data_mean needs a decoder with a linear layer 'output'"
     ):
-        start_at_mean(decoder, torch.full(SHAPE, 0.5))
+        init_bias_to_data_mean(decoder, torch.full(SHAPE, 0.5))
 
 
 def test_the_mean_image_is_that_of_all_images(monkeypatch: pytest.MonkeyPatch):

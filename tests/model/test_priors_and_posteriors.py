@@ -9,7 +9,7 @@ import torch
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from vae_exp.data.images import ImageSet
-from vae_exp.distributions.kl import rate
+from vae_exp.distributions.kl import kl
 from vae_exp.distributions.sampling import rsample, sample
 from vae_exp.evaluation.active_units import UnitsEvaluator
 from vae_exp.model.decoders import MLPDecoder
@@ -107,7 +107,7 @@ def test_a_rate_without_a_closed_form_is_estimated_from_the_draws():
     posterior, prior = vae.encode(images()), vae.prior()
     draws = rsample(posterior, noise(), (5,))
     by_hand = (posterior.log_prob(draws) - prior.log_prob(draws)).mean(0)
-    torch.testing.assert_close(rate(posterior, prior, draws), by_hand)
+    torch.testing.assert_close(kl(posterior, prior, draws), by_hand)
 
 
 def test_a_mixture_of_one_standard_component_is_the_standard_normal():
@@ -171,7 +171,7 @@ def test_the_rate_of_a_full_covariance_is_its_closed_form():
     by_hand = 0.5 * (
         covariance.diagonal(dim1=1, dim2=2).sum(1) + mean.square().sum(1) - 3 - torch.linalg.slogdet(covariance)[1]
     )
-    torch.testing.assert_close(rate(posterior, prior, torch.zeros(1, 5, 3)), by_hand, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(kl(posterior, prior, torch.zeros(1, 5, 3)), by_hand, rtol=1e-4, atol=1e-5)
 
 
 def test_a_diagonal_factor_is_the_diagonal_gaussian():
@@ -179,7 +179,7 @@ def test_a_diagonal_factor_is_the_diagonal_gaussian():
     full = MultivariateNormal(torch.zeros(5, 3), scale_tril=scale.diag_embed())
     diagonal = Independent(Normal(torch.zeros(5, 3), scale), 1)
     prior = StandardNormalPrior(3)()
-    torch.testing.assert_close(rate(full, prior, torch.zeros(1, 5, 3)), kl_divergence(diagonal, prior))
+    torch.testing.assert_close(kl(full, prior, torch.zeros(1, 5, 3)), kl_divergence(diagonal, prior))
 
 
 @pytest.mark.parametrize("prior", [GaussianMixturePrior(2, 3), StandardNormalPrior(2)])

@@ -7,7 +7,7 @@ import torch
 
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.codebook import UniformCodebookPrior, VectorQuantizedPosterior
-from vae_exp.distributions.kl import rate
+from vae_exp.distributions.kl import kl
 from vae_exp.distributions.sampling import rsample, sample, sharded
 from vae_exp.evaluation.codebook_usage import CodesEvaluator
 from vae_exp.evaluation.figures import draw_figures
@@ -114,7 +114,7 @@ def test_the_rate_is_the_divergence_of_one_code_from_a_uniform_choice():
     posterior, prior = vae.encode(x), vae.prior()
     assert isinstance(prior, UniformCodebookPrior)
     one = 1.0 * log(1.0 / (1 / CODES))
-    found = rate(posterior, prior, sample(posterior, noise(), (1,)))
+    found = kl(posterior, prior, sample(posterior, noise(), (1,)))
     torch.testing.assert_close(found, torch.full((2,), POSITIONS * one))
 
 

@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 
 from vae_exp.objective.beta_vae import BetaVAE
 from vae_exp.objective.elbo import ELBO
-from vae_exp.objective.schedules import Cosine, Cyclical, Linear, LossSchedules, ScheduledValue, current, scalar
+from vae_exp.objective.schedules import (
+    Cosine,
+    Cyclical,
+    Linear,
+    LossSchedules,
+    ScheduledValue,
+    as_scalar,
+    value_of,
+)
 
 CPU = torch.device("cpu")
 
@@ -67,11 +75,11 @@ def test_what_makes_no_schedule_is_refused(kind, arguments, told):
 )
 def test_a_scalar_out_of_range_is_refused(given):
     with pytest.raises(ValueError, match=r"loss\.beta="):
-        scalar("loss.beta", given, least=0)
+        as_scalar("loss.beta", given, least=0)
 
 
 def test_a_number_stays_a_number():
-    assert current(scalar("loss.beta", 3)) == 3.0
+    assert value_of(as_scalar("loss.beta", 3)) == 3.0
 
 
 def test_the_value_changes_in_its_place():
@@ -79,7 +87,7 @@ def test_the_value_changes_in_its_place():
     scheduled = ScheduledValue(Linear(0.0, 1.0, 10))
     place = scheduled.value.data_ptr()
     scheduled.set(0.25)
-    assert current(scheduled).item() == 0.25
+    assert value_of(scheduled).item() == 0.25
     assert scheduled.value.data_ptr() == place
 
 

@@ -23,7 +23,7 @@ from vae_exp.engine import torchrun
 from vae_exp.engine.device import check_memory
 from vae_exp.engine.protocols import Evaluator
 from vae_exp.errors import UserError, did_you_mean, user_code_location
-from vae_exp.model.initialization import initialize, start_at_mean
+from vae_exp.model.initialization import init_bias_to_data_mean, initialize
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
 
@@ -85,7 +85,7 @@ def init_output_bias(vae: VAE, output_bias: str, images: ImageSet) -> None:
     if output_bias != "data_mean":
         return
     try:
-        start_at_mean(vae.decoder, images.mean())
+        init_bias_to_data_mean(vae.decoder, images.mean())
     except ValueError as error:
         raise UserError(str(error)) from error
 

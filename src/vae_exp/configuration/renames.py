@@ -34,6 +34,7 @@ RENAMED_TARGETS = {
     "vae_exp.model.two_layers.LowerLayerDecoder": "vae_exp.model.hierarchical.BottomLayerDecoder",
     "vae_exp.model.two_layers.TwoLayerEncoder": "vae_exp.model.hierarchical.TwoLayerEncoder",
     "vae_exp.model.two_layers.TwoLayerPrior": "vae_exp.model.hierarchical.TwoLayerPrior",
+    "vae_exp.objective.beta_vae.Capacity": "vae_exp.objective.beta_vae.CapacityVAE",
     "vae_exp.objective.aggregate.BetaTCVAE": "vae_exp.objective.disentangling.BetaTCVAE",
     "vae_exp.objective.aggregate.DIPVAE": "vae_exp.objective.disentangling.DIPVAE",
     "vae_exp.objective.aggregate.InfoVAE": "vae_exp.objective.disentangling.InfoVAE",

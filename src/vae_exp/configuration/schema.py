@@ -20,7 +20,7 @@ TRACKER_MODES = ("offline", "online", "none")
 REDUCTIONS = ("sum", "mean")
 _BEFORE_THE_KEY: Mapping[str, Mapping[str, Any]] = {
     "vae_exp.objective.vq.VQ": {"position_reduction": "sum"},
-    "vae_exp.objective.beta_vae.Capacity": {"over": "image"},
+    "vae_exp.objective.beta_vae.CapacityVAE": {"over": "image"},
 }
 _INTERNALS = ("reference_type=", "object_type=")
 EXECUTION_MODES = ("auto", "eager", "graph", "compile")

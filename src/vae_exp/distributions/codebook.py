@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.kl import register_kl
 
-from vae_exp.distributions.sampling import drawn, rsample, sample
+from vae_exp.distributions.sampling import draw_sharded, rsample, sample
 
 
 class _Codes(Distribution):
@@ -107,7 +107,9 @@ def _(distribution: VectorQuantizedPosterior, generator: torch.Generator, shape:
 @sample.register
 def _(distribution: UniformCodebookPrior, generator: torch.Generator, shape: Sequence[int] = ()) -> Tensor:
     with torch.no_grad():
-        uniform = drawn(torch.rand, distribution.codebook.new_empty(distribution.positions), generator, shape)
+        uniform = draw_sharded(
+            torch.rand, distribution.codebook.new_empty(distribution.positions), generator, shape
+        )
         codes = (uniform * len(distribution.codebook)).long().clamp(max=len(distribution.codebook) - 1)
         return distribution.codebook[codes].flatten(-2)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
 
 
-def rate(posterior: Distribution, prior: Distribution, latents: Tensor) -> Tensor:
+def kl(posterior: Distribution, prior: Distribution, latents: Tensor) -> Tensor:
     """KL(q(z|x) ‖ p(z)) per example, in nats.
 
     Closed form where torch has one; otherwise the estimate log q(z|x) − log p(z), averaged over the draws.
@@ -22,8 +22,8 @@ def rate(posterior: Distribution, prior: Distribution, latents: Tensor) -> Tenso
     """
     gaussians = _diagonal_gaussian(posterior), _diagonal_gaussian(prior)
     if gaussians[0] is not None and gaussians[1] is not None:
-        kl: Tensor = _GaussianKL.apply(*gaussians[0], *gaussians[1])
-        return kl
+        divergence: Tensor = _GaussianKL.apply(*gaussians[0], *gaussians[1])
+        return divergence
     if isinstance(posterior, MultivariateNormal) and gaussians[1] is not None:
         loc, scale = gaussians[1]
         prior = MultivariateNormal(loc, scale_tril=scale.diag_embed(), validate_args=False)
@@ -31,8 +31,8 @@ def rate(posterior: Distribution, prior: Distribution, latents: Tensor) -> Tenso
     return (posterior.log_prob(latents) - prior.log_prob(latents)).mean(dim=0) if closed is None else closed
 
 
-def rate_per_unit(posterior: Distribution, prior: Distribution, latents: Tensor) -> Tensor:
-    """KL(q(zⱼ|x) ‖ p(zⱼ)) per example and latent unit, in nats; they add up to `rate`.
+def kl_per_dimension(posterior: Distribution, prior: Distribution, latents: Tensor) -> Tensor:
+    """KL(q(zⱼ|x) ‖ p(zⱼ)) per example and latent unit, in nats; they add up to `kl`.
 
     Closed form where torch has one; otherwise estimated from the draws.
 
@@ -47,12 +47,12 @@ def rate_per_unit(posterior: Distribution, prior: Distribution, latents: Tensor)
     Raises:
         TypeError: if either has units that depend on one another.
     """
-    q, p = per_unit(posterior), per_unit(prior)
+    q, p = per_dimension(posterior), per_dimension(prior)
     closed = _closed_form(q, p)
     return (q.log_prob(latents) - p.log_prob(latents)).mean(dim=0) if closed is None else closed
 
 
-def per_unit(distribution: Distribution) -> Distribution:
+def per_dimension(distribution: Distribution) -> Distribution:
     """The densities of the single latent units of a factorised distribution.
 
     Args:

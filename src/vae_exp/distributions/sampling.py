@@ -45,10 +45,12 @@ def sharded(shard: Shard | None) -> Iterator[None]:
 
 def standard_normal(like: Tensor, generator: torch.Generator, shape: Sequence[int] = ()) -> Tensor:
     """Standard normal noise of shape `[*shape, *like.shape]`, where the first axis of `like` is the batch."""
-    return drawn(torch.randn, like, generator, shape)
+    return draw_sharded(torch.randn, like, generator, shape)
 
 
-def drawn(draw: Callable[..., Tensor], like: Tensor, generator: torch.Generator, shape: Sequence[int]) -> Tensor:
+def draw_sharded(
+    draw: Callable[..., Tensor], like: Tensor, generator: torch.Generator, shape: Sequence[int]
+) -> Tensor:
     """Independent draws of shape `[*shape, *like.shape]`, or this process's part of the whole batch's."""
     shard = _shard.get()
     kind: dict[str, Any] = {"generator": generator, "device": like.device, "dtype": like.dtype}
@@ -58,9 +60,9 @@ def drawn(draw: Callable[..., Tensor], like: Tensor, generator: torch.Generator,
     return draw((*shape, whole, *like.shape[1:]), **kind).narrow(len(shape), first, last - first)
 
 
-def binarized(probabilities: Tensor, generator: torch.Generator) -> Tensor:
+def bernoulli(probabilities: Tensor, generator: torch.Generator) -> Tensor:
     """Black or white, 1 with the given probability; the first axis is the batch, shared as for the noise."""
-    return (drawn(torch.rand, probabilities, generator, ()) < probabilities).to(probabilities.dtype)
+    return (draw_sharded(torch.rand, probabilities, generator, ()) < probabilities).to(probabilities.dtype)
 
 
 @singledispatch
@@ -123,7 +125,7 @@ def _(distribution: Distribution, generator: torch.Generator, shape: Sequence[in
 def _(distribution: Bernoulli, generator: torch.Generator, shape: Sequence[int] = ()) -> Tensor:
     with torch.no_grad():
         probs = distribution.probs
-        return (drawn(torch.rand, probs, generator, shape) < probs).to(probs.dtype)
+        return (draw_sharded(torch.rand, probs, generator, shape) < probs).to(probs.dtype)
 
 
 @sample.register
@@ -132,7 +134,7 @@ def _(distribution: MixtureSameFamily, generator: torch.Generator, shape: Sequen
         return sample.dispatch(Distribution)(distribution, generator, shape)
     with torch.no_grad(), sharded(None):  # the first axis of the components is no batch
         cumulative = distribution.mixture_distribution.probs.cumsum(dim=-1)
-        uniform = drawn(torch.rand, cumulative[0], generator, shape)
+        uniform = draw_sharded(torch.rand, cumulative[0], generator, shape)
         chosen = torch.searchsorted(cumulative, uniform, right=True).clamp(max=len(cumulative) - 1)
         components = sample(distribution.component_distribution, generator, shape)
         index = chosen.reshape(*shape, 1, *[1] * len(distribution.event_shape))

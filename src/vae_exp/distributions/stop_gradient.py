@@ -8,7 +8,7 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 
 
 @singledispatch
-def held(distribution: Distribution) -> Distribution:
+def stop_gradient(distribution: Distribution) -> Distribution:
     """The same density with constants for parameters.
 
     Args:
@@ -19,22 +19,22 @@ def held(distribution: Distribution) -> Distribution:
     """
     raise TypeError(
         f"the parameters of a {type(distribution).__name__} cannot be held fixed; "
-        f"use a Gaussian posterior, or register yours with vae_exp.distributions.stop_gradient.held"
+        f"use a Gaussian posterior, or register yours with vae_exp.distributions.stop_gradient.stop_gradient"
     )
 
 
-@held.register(Independent)
+@stop_gradient.register(Independent)
 def _(distribution: Any) -> Distribution:
-    base = held(distribution.base_dist)
+    base = stop_gradient(distribution.base_dist)
     return Independent(base, distribution.reinterpreted_batch_ndims, validate_args=False)
 
 
-@held.register
+@stop_gradient.register
 def _(distribution: Normal) -> Distribution:
     return Normal(distribution.loc.detach(), distribution.scale.detach(), validate_args=False)
 
 
-@held.register
+@stop_gradient.register
 def _(distribution: MultivariateNormal) -> Distribution:
     loc: Tensor = distribution.loc
     return MultivariateNormal(loc.detach(), scale_tril=distribution.scale_tril.detach(), validate_args=False)

@@ -48,7 +48,7 @@ class PosteriorCollapseMonitor:
         """Check an epoch's metrics and the latent units; the messages of `posterior_collapse` and `dead_units`."""
         warnings = {}
         rate = metrics["train/rate"]
-        is_low = rate < _LOW_RATE and self._schedules.are_at_end()
+        is_low = rate < _LOW_RATE and self._schedules.all_finished()
         self._low_epochs = self._low_epochs + 1 if is_low else 0
         is_rising, self._previous_rate = rate > self._previous_rate, rate
         if self._low_epochs >= _PATIENCE and not is_rising:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vae_exp.data.batch_loader import BatchLoader
-from vae_exp.distributions.sampling import binarized, drawn, sharded, standard_normal
+from vae_exp.distributions.sampling import bernoulli, draw_sharded, sharded, standard_normal
 from vae_exp.engine.distributed import DistributedContext
 from vae_exp.engine.ema import ExponentialMovingAverage
 from vae_exp.errors import UserError
@@ -144,7 +144,7 @@ class TrainStep:
         labels = [self.loader.next_labels(local_size)] if self._needs_labels else []
         with sharded(self._dist.noise_shard(size)):
             if self._dynamic_binarization:
-                images = binarized(images, self.generator)
+                images = bernoulli(images, self.generator)
             loss, distortion, rate = self.model_with_loss(images, self.generator, *labels)
         dtype = self._loss_buffer.rows.dtype
         sums = torch.stack([term.detach().to(dtype) for term in (loss, distortion, rate)]).sum(dim=1)
@@ -188,7 +188,7 @@ def compile_module(module: nn.Module) -> nn.Module:
     """The module compiled by torch; the first steps take the seconds to a minute that this needs."""
     from torch._dynamo.decorators import skip  # takes a second to import
 
-    for function in (standard_normal, drawn):  # the compiler cannot trace draws from an explicit generator
+    for function in (standard_normal, draw_sharded):  # the compiler cannot trace draws from an explicit generator
         skip(function)
     _log.info("trainer.execution=compile: the first step of each batch size compiles, which takes a while.")
     return torch.compile(module)  # type: ignore[return-value]

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from vae_exp.data.images import ImageSet
-from vae_exp.distributions.kl import rate_per_unit
+from vae_exp.distributions.kl import kl_per_dimension
 from vae_exp.distributions.sampling import sample
 from vae_exp.evaluation.plotting import plot_latent_units
 from vae_exp.evaluation.requirements import check_int, check_optional_int
@@ -46,7 +46,7 @@ class UnitsEvaluator:
         for batch in images.labelled_batches(vae, self._batch_size):
             posterior = vae.encode(batch)
             means.append(posterior.mean.cpu().double())
-            rates.append(_rate_per_unit(posterior, prior, generator))
+            rates.append(_kl_per_dimension(posterior, prior, generator))
         variance = torch.cat(means).var(dim=0, correction=0)
         active = variance > self._threshold
         yield "active_units", int(active.sum())
@@ -63,9 +63,9 @@ class UnitsEvaluator:
         )
 
 
-def _rate_per_unit(posterior: Distribution, prior: Distribution, generator: torch.Generator) -> Tensor | None:
+def _kl_per_dimension(posterior: Distribution, prior: Distribution, generator: torch.Generator) -> Tensor | None:
     """On the CPU in float64, `[batch, units]`; None where units depend on one another."""
     try:
-        return rate_per_unit(posterior, prior, sample(posterior, generator, (1,))).cpu().double()
+        return kl_per_dimension(posterior, prior, sample(posterior, generator, (1,))).cpu().double()
     except TypeError:
         return None

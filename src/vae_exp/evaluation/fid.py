@@ -9,7 +9,7 @@ from torch.nn import functional
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from vae_exp.data.images import ImageSet
-from vae_exp.distributions.sampling import binarized
+from vae_exp.distributions.sampling import bernoulli
 from vae_exp.errors import UserError
 from vae_exp.evaluation.requirements import (
     check_int,
@@ -79,7 +79,7 @@ class FIDEvaluator:
         for batch in images.labelled_batches(vae, _BATCH):  # a class-conditional model samples their classes
             samples = vae.sample(len(batch), generator)
             distance.update(batch, real=True)
-            distance.update(binarized(samples, generator) if pixels_are_drawn else samples, real=False)
+            distance.update(bernoulli(samples, generator) if pixels_are_drawn else samples, real=False)
         yield name, distance.compute().item()
 
 

@@ -25,7 +25,7 @@ def initialize(model: nn.Module, name: str) -> None:
 
 
 @torch.no_grad()
-def start_at_mean(decoder: nn.Module, mean_image: Tensor) -> None:
+def init_bias_to_data_mean(decoder: nn.Module, mean_image: Tensor) -> None:
     """Set the output bias of a Bernoulli decoder to the logit of the mean image (Burda et al. 2016).
 
     The mean is clipped to [0.001, 0.999] first, as in the authors' code.

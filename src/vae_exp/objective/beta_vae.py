@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from vae_exp.distributions.kl import rate_per_unit
+from vae_exp.distributions.kl import kl_per_dimension
 from vae_exp.model.vae import VAE
-from vae_exp.objective.loss_terms import LossTerms, require_choice
-from vae_exp.objective.posterior_samples import check_num_samples, draw
-from vae_exp.objective.schedules import Schedule, current, scalar
+from vae_exp.objective.loss_terms import LossTerms, check_choice
+from vae_exp.objective.posterior_samples import check_num_samples, sample_posterior
+from vae_exp.objective.schedules import Schedule, as_scalar, value_of
 
 
 class BetaVAE:
@@ -25,17 +25,17 @@ class BetaVAE:
     """
 
     def __init__(self, beta: float | Schedule, num_samples: int = 1) -> None:
-        self.beta = scalar("loss.beta", beta, least=0)
+        self.beta = as_scalar("loss.beta", beta, least=0)
         self.num_samples = check_num_samples("num_samples", num_samples)
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
-        drawn = draw(vae, images, generator, (self.num_samples,))
-        distortion, rate = drawn.distortion, drawn.rate
-        return LossTerms(loss=distortion + current(self.beta) * rate, distortion=distortion, rate=rate)
+        samples = sample_posterior(vae, images, generator, (self.num_samples,))
+        distortion, rate = samples.distortion, samples.rate
+        return LossTerms(loss=distortion + value_of(self.beta) * rate, distortion=distortion, rate=rate)
 
 
-class Capacity:
+class CapacityVAE:
     """−E_q(z|x)[log p(x|z)] + γ |KL(q(z|x) ‖ p(z)) − C| (Burgess et al. 2018, equation 8).
 
     The rate is held at C nats, which usually rises from zero. C = 0 and γ = 1 is the ELBO.
@@ -55,17 +55,17 @@ class Capacity:
     def __init__(
         self, gamma: float | Schedule, capacity: float | Schedule, num_samples: int = 1, over: str = "image"
     ) -> None:
-        self.gamma = scalar("loss.gamma", gamma, least=0)
-        self.capacity = scalar("loss.capacity", capacity, least=0)
+        self.gamma = as_scalar("loss.gamma", gamma, least=0)
+        self.capacity = as_scalar("loss.capacity", capacity, least=0)
         self.num_samples = check_num_samples("num_samples", num_samples)
-        self.over = require_choice("over", over, ("image", "batch"))
+        self.over = check_choice("over", over, ("image", "batch"))
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
-        drawn = draw(vae, images, generator, (self.num_samples,))
-        distortion, rate = drawn.distortion, drawn.rate
-        held = rate.mean() if self.over == "batch" else rate
-        penalty = current(self.gamma) * (held - current(self.capacity)).abs()
+        samples = sample_posterior(vae, images, generator, (self.num_samples,))
+        distortion, rate = samples.distortion, samples.rate
+        target = rate.mean() if self.over == "batch" else rate
+        penalty = value_of(self.gamma) * (target - value_of(self.capacity)).abs()
         return LossTerms(loss=distortion + penalty, distortion=distortion, rate=rate)
 
 
@@ -84,13 +84,13 @@ class FreeBits:
     """
 
     def __init__(self, free_nats: float | Schedule, num_samples: int = 1) -> None:
-        self.free_nats = scalar("loss.free_nats", free_nats, least=0)
+        self.free_nats = as_scalar("loss.free_nats", free_nats, least=0)
         self.num_samples = check_num_samples("num_samples", num_samples)
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
-        drawn = draw(vae, images, generator, (self.num_samples,))
-        per_unit = rate_per_unit(drawn.posterior, drawn.prior, drawn.latents)
-        charged = per_unit.mean(dim=0).clamp(min=current(self.free_nats)).sum()
-        distortion = drawn.distortion
-        return LossTerms(loss=distortion + charged, distortion=distortion, rate=per_unit.sum(dim=-1))
+        samples = sample_posterior(vae, images, generator, (self.num_samples,))
+        per_dimension = kl_per_dimension(samples.posterior, samples.prior, samples.latents)
+        charged = per_dimension.mean(dim=0).clamp(min=value_of(self.free_nats)).sum()
+        distortion = samples.distortion
+        return LossTerms(loss=distortion + charged, distortion=distortion, rate=per_dimension.sum(dim=-1))

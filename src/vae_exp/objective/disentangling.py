@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal
 
-from vae_exp.distributions.kl import per_unit
+from vae_exp.distributions.kl import per_dimension
 from vae_exp.distributions.sampling import rsample, sample
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import LossTerms
-from vae_exp.objective.posterior_samples import draw
-from vae_exp.objective.schedules import Schedule, current, scalar
+from vae_exp.objective.posterior_samples import sample_posterior
+from vae_exp.objective.schedules import Schedule, as_scalar, value_of
 
 
 class BetaTCVAE:
@@ -42,9 +42,9 @@ class BetaTCVAE:
         gamma: float | Schedule,
         dataset_size: int | None,
     ) -> None:
-        self.alpha = scalar("loss.alpha", alpha, least=0)
-        self.beta = scalar("loss.beta", beta, least=0)
-        self.gamma = scalar("loss.gamma", gamma, least=0)
+        self.alpha = as_scalar("loss.alpha", alpha, least=0)
+        self.beta = as_scalar("loss.beta", beta, least=0)
+        self.gamma = as_scalar("loss.gamma", gamma, least=0)
         if dataset_size is None or dataset_size < 2:
             raise ValueError(
                 f"loss.dataset_size={dataset_size} must be the number of training images, at least 2."
@@ -53,21 +53,23 @@ class BetaTCVAE:
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
-        drawn = draw(vae, images, generator, (1,))
-        latents = drawn.latents[0]
-        densities = per_unit(drawn.posterior).log_prob(latents.unsqueeze(1))  # [z of this image, q of that, unit]
+        samples = sample_posterior(vae, images, generator, (1,))
+        latents = samples.latents[0]
+        densities = per_dimension(samples.posterior).log_prob(
+            latents.unsqueeze(1)
+        )  # [z of this image, q of that, unit]
         log_weights = stratified_log_weights(len(images), self.dataset_size, latents)
         log_q_z = (densities.sum(dim=-1) + log_weights).logsumexp(dim=1)
         log_q_units = (densities + log_weights.unsqueeze(-1)).logsumexp(dim=1).sum(dim=-1)
-        log_q_z_x = drawn.posterior.log_prob(latents)
-        log_p_z = drawn.prior.log_prob(latents)
+        log_q_z_x = samples.posterior.log_prob(latents)
+        log_p_z = samples.prior.log_prob(latents)
         penalty = (
-            current(self.alpha) * (log_q_z_x - log_q_z)
-            + current(self.beta) * (log_q_z - log_q_units)
-            + current(self.gamma) * (log_q_units - log_p_z)
+            value_of(self.alpha) * (log_q_z_x - log_q_z)
+            + value_of(self.beta) * (log_q_z - log_q_units)
+            + value_of(self.gamma) * (log_q_units - log_p_z)
         )
-        distortion = drawn.distortion
-        return LossTerms(loss=distortion + penalty, distortion=distortion, rate=drawn.rate)
+        distortion = samples.distortion
+        return LossTerms(loss=distortion + penalty, distortion=distortion, rate=samples.rate)
 
 
 def stratified_log_weights(batch_size: int, dataset_size: int, like: Tensor) -> Tensor:
@@ -111,19 +113,19 @@ class InfoVAE:
     least_batch = 2
 
     def __init__(self, alpha: float | Schedule, weight: float | Schedule) -> None:
-        self.alpha = scalar("loss.alpha", alpha, most=1)
-        self.weight = scalar("loss.weight", weight, least=0)
+        self.alpha = as_scalar("loss.alpha", alpha, most=1)
+        self.weight = as_scalar("loss.weight", weight, least=0)
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
-        drawn = draw(vae, images, generator, (1,))
-        latents = drawn.latents[0]
-        alpha = current(self.alpha)
-        draw_prior = rsample if drawn.prior.has_rsample else sample
-        discrepancy = maximum_mean_discrepancy(latents, draw_prior(drawn.prior, generator, (len(latents),)))
-        penalty = (1 - alpha) * drawn.rate + (alpha + current(self.weight) - 1) * discrepancy
-        distortion = drawn.distortion
-        return LossTerms(loss=distortion + penalty, distortion=distortion, rate=drawn.rate)
+        samples = sample_posterior(vae, images, generator, (1,))
+        latents = samples.latents[0]
+        alpha = value_of(self.alpha)
+        draw_prior = rsample if samples.prior.has_rsample else sample
+        discrepancy = maximum_mean_discrepancy(latents, draw_prior(samples.prior, generator, (len(latents),)))
+        penalty = (1 - alpha) * samples.rate + (alpha + value_of(self.weight) - 1) * discrepancy
+        distortion = samples.distortion
+        return LossTerms(loss=distortion + penalty, distortion=distortion, rate=samples.rate)
 
 
 def maximum_mean_discrepancy(left: Tensor, right: Tensor) -> Tensor:
@@ -153,7 +155,7 @@ def _mean_covariance(posterior: Distribution) -> Tensor:
     """
     if isinstance(posterior, MultivariateNormal):
         return posterior.covariance_matrix.mean(dim=0)
-    return per_unit(posterior).variance.mean(dim=0).diag_embed()
+    return per_dimension(posterior).variance.mean(dim=0).diag_embed()
 
 
 class DIPVAE:
@@ -177,19 +179,19 @@ class DIPVAE:
         if variant not in (1, 2):
             raise ValueError(f"loss.variant={variant} must be 1 or 2.")
         self.variant = variant
-        self.off_diagonal = scalar("loss.off_diagonal", off_diagonal, least=0)
-        self.diagonal = scalar("loss.diagonal", diagonal, least=0)
+        self.off_diagonal = as_scalar("loss.off_diagonal", off_diagonal, least=0)
+        self.diagonal = as_scalar("loss.diagonal", diagonal, least=0)
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
-        drawn = draw(vae, images, generator, (1,))
-        means = drawn.posterior.mean
+        samples = sample_posterior(vae, images, generator, (1,))
+        means = samples.posterior.mean
         centred = means - means.mean(dim=0)
         covariance = centred.T @ centred / len(means)
         if self.variant == 2:
-            covariance = covariance + _mean_covariance(drawn.posterior)
+            covariance = covariance + _mean_covariance(samples.posterior)
         on_diagonal = covariance.diagonal()
         off = covariance.square().sum() - on_diagonal.square().sum()
-        penalty = current(self.off_diagonal) * off + current(self.diagonal) * (on_diagonal - 1).square().sum()
-        distortion, rate = drawn.distortion, drawn.rate
+        penalty = value_of(self.off_diagonal) * off + value_of(self.diagonal) * (on_diagonal - 1).square().sum()
+        distortion, rate = samples.distortion, samples.rate
         return LossTerms(loss=distortion + rate + penalty, distortion=distortion, rate=rate)

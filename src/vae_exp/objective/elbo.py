@@ -5,7 +5,7 @@ from torch import Tensor
 
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import LossTerms
-from vae_exp.objective.posterior_samples import check_num_samples, draw
+from vae_exp.objective.posterior_samples import check_num_samples, sample_posterior
 
 
 class ELBO:
@@ -25,6 +25,6 @@ class ELBO:
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
-        drawn = draw(vae, images, generator, (self.num_samples,))
-        distortion, rate = drawn.distortion, drawn.rate
+        samples = sample_posterior(vae, images, generator, (self.num_samples,))
+        distortion, rate = samples.distortion, samples.rate
         return LossTerms(loss=distortion + rate, distortion=distortion, rate=rate)

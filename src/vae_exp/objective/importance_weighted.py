@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from vae_exp.distributions.sampling import rsample
-from vae_exp.distributions.stop_gradient import held
+from vae_exp.distributions.stop_gradient import stop_gradient
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import LossTerms
-from vae_exp.objective.posterior_samples import PosteriorSamples, check_num_samples, draw
-from vae_exp.objective.schedules import Schedule, current, scalar
+from vae_exp.objective.posterior_samples import PosteriorSamples, check_num_samples, sample_posterior
+from vae_exp.objective.schedules import Schedule, as_scalar, value_of
 
 
 class IWAE:
@@ -40,8 +40,8 @@ class IWAE:
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
-        drawn = draw(vae, images, generator, (self.num_samples,))
-        return with_elbo_terms(-log_mean_weight(drawn.log_weights()), drawn)
+        samples = sample_posterior(vae, images, generator, (self.num_samples,))
+        return with_elbo_terms(-log_mean_weight(samples.log_weights()), samples)
 
 
 class MIWAE(IWAE):
@@ -63,8 +63,8 @@ class MIWAE(IWAE):
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
-        drawn = draw(vae, images, generator, (self.num_samples, self.num_bounds))
-        return with_elbo_terms(-log_mean_weight(drawn.log_weights()).mean(dim=0), drawn)
+        samples = sample_posterior(vae, images, generator, (self.num_samples, self.num_bounds))
+        return with_elbo_terms(-log_mean_weight(samples.log_weights()).mean(dim=0), samples)
 
 
 class CIWAE(IWAE):
@@ -82,15 +82,15 @@ class CIWAE(IWAE):
 
     def __init__(self, num_samples: int, beta: float | Schedule) -> None:
         super().__init__(num_samples)
-        self.beta = scalar("loss.beta", beta, least=0, most=1)
+        self.beta = as_scalar("loss.beta", beta, least=0, most=1)
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
-        drawn = draw(vae, images, generator, (self.num_samples,))
-        log_weights = drawn.log_weights()
-        beta = current(self.beta)
+        samples = sample_posterior(vae, images, generator, (self.num_samples,))
+        log_weights = samples.log_weights()
+        beta = value_of(self.beta)
         loss = -(beta * log_weights.mean(dim=0) + (1 - beta) * log_mean_weight(log_weights))
-        return with_elbo_terms(loss, drawn)
+        return with_elbo_terms(loss, samples)
 
 
 def log_mean_weight(log_weights: Tensor) -> Tensor:
@@ -98,9 +98,9 @@ def log_mean_weight(log_weights: Tensor) -> Tensor:
     return log_weights.logsumexp(dim=0) - log(len(log_weights))
 
 
-def with_elbo_terms(loss: Tensor, drawn: PosteriorSamples) -> LossTerms:
+def with_elbo_terms(loss: Tensor, samples: PosteriorSamples) -> LossTerms:
     """A loss, `[batch]`, beside the distortion and the rate of the ELBO on the same draws."""
-    return LossTerms(loss=loss, distortion=drawn.distortion, rate=drawn.rate)
+    return LossTerms(loss=loss, distortion=samples.distortion, rate=samples.rate)
 
 
 class STL(IWAE):
@@ -121,9 +121,9 @@ class STL(IWAE):
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
-        drawn = draw(vae, images, generator, (self.num_samples,))
-        loss = -log_mean_weight(drawn.log_weights(held(drawn.posterior)))
-        return with_elbo_terms(loss, drawn)
+        samples = sample_posterior(vae, images, generator, (self.num_samples,))
+        loss = -log_mean_weight(samples.log_weights(stop_gradient(samples.posterior)))
+        return with_elbo_terms(loss, samples)
 
 
 class DReG(IWAE):
@@ -141,12 +141,12 @@ class DReG(IWAE):
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
-        drawn = draw(vae, images, generator, (self.num_samples,))
-        log_weights = drawn.log_weights(held(drawn.posterior))
-        if drawn.latents.requires_grad:
+        samples = sample_posterior(vae, images, generator, (self.num_samples,))
+        log_weights = samples.log_weights(stop_gradient(samples.posterior))
+        if samples.latents.requires_grad:
             shares = log_weights.detach().softmax(dim=0).unsqueeze(-1)
-            drawn.latents.register_hook(lambda gradient: shares * gradient)
-        return with_elbo_terms(-log_mean_weight(log_weights), drawn)
+            samples.latents.register_hook(lambda gradient: shares * gradient)
+        return with_elbo_terms(-log_mean_weight(log_weights), samples)
 
 
 class PIWAE(MIWAE):
@@ -173,13 +173,13 @@ class PIWAE(MIWAE):
         posterior = vae.encode(images)
         latents = rsample(posterior, generator, (self.num_samples, self.num_bounds))
         with _frozen(vae):  # the encoder too, which a VampPrior sees as a part of the prior
-            drawn = PosteriorSamples(posterior, vae.prior(), latents, vae.decode(latents).log_prob(images))
-        encoder_loss = -log_mean_weight(drawn.log_weights()).mean(dim=0)
+            samples = PosteriorSamples(posterior, vae.prior(), latents, vae.decode(latents).log_prob(images))
+        encoder_loss = -log_mean_weight(samples.log_weights()).mean(dim=0)
         latents = latents.detach()
         log_joint = vae.decode(latents).log_prob(images) + vae.prior().log_prob(latents)
-        log_weights = log_joint - drawn.posterior.log_prob(latents).detach()
+        log_weights = log_joint - samples.posterior.log_prob(latents).detach()
         loss = -log_mean_weight(log_weights.flatten(0, 1))
-        return with_elbo_terms(loss + (encoder_loss - encoder_loss.detach()), drawn)
+        return with_elbo_terms(loss + (encoder_loss - encoder_loss.detach()), samples)
 
 
 @contextmanager

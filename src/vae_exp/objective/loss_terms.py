@@ -33,7 +33,7 @@ class Loss(Protocol):
         ...
 
 
-def require_choice(key: str, value: str, choices: Sequence[str]) -> str:
+def check_choice(key: str, value: str, choices: Sequence[str]) -> str:
     """One of a few words.
 
     Raises:

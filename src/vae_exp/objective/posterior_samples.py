@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vae_exp.distributions.kl import rate
+from vae_exp.distributions.kl import kl
 from vae_exp.distributions.sampling import rsample
 from vae_exp.model.vae import VAE
 
@@ -37,7 +37,7 @@ class PosteriorSamples:
     @property
     def rate(self) -> Tensor:
         """KL(q(z|x) ‖ p(z)), `[batch]`, in nats; in closed form where there is one."""
-        return rate(self.posterior, self.prior, self.latents.flatten(0, -3))
+        return kl(self.posterior, self.prior, self.latents.flatten(0, -3))
 
     def log_weights(self, posterior: Distribution | None = None) -> Tensor:
         """The importance weights log p(x, z) − log q(z|x), `[*shape, batch]`, in nats.
@@ -49,7 +49,9 @@ class PosteriorSamples:
         return log_joint - (posterior or self.posterior).log_prob(self.latents)
 
 
-def draw(vae: VAE, images: Tensor, generator: torch.Generator, shape: Sequence[int]) -> PosteriorSamples:
+def sample_posterior(
+    vae: VAE, images: Tensor, generator: torch.Generator, shape: Sequence[int]
+) -> PosteriorSamples:
     """Encode images, draw latents and decode them.
 
     Args:

@@ -120,7 +120,7 @@ class ScheduledValue:
         self.value.fill_(number)
 
 
-def scalar(key: str, given: float | Schedule, least: float = -inf, most: float = inf) -> float | ScheduledValue:
+def as_scalar(key: str, given: float | Schedule, least: float = -inf, most: float = inf) -> float | ScheduledValue:
     """What a loss keeps of an argument that may be a number or a schedule.
 
     Args:
@@ -143,7 +143,7 @@ def scalar(key: str, given: float | Schedule, least: float = -inf, most: float =
     return ScheduledValue(given) if isinstance(given, Schedule) else float(given)
 
 
-def current(scalar: float | ScheduledValue) -> float | Tensor:
+def value_of(scalar: float | ScheduledValue) -> float | Tensor:
     """The scalar as it is now."""
     return scalar.value if isinstance(scalar, ScheduledValue) else scalar
 
@@ -175,7 +175,7 @@ class LossSchedules:
             if each.schedule.unit == "step":
                 each.set(each.schedule.at(steps))
 
-    def are_at_end(self) -> bool:
+    def all_finished(self) -> bool:
         """Whether every scalar has arrived at what training ends with."""
         return all(
             float(each.value) == float(torch.tensor(each.schedule.at_end())) for each in self._scalars.values()

@@ -5,9 +5,9 @@ from torch import Tensor
 
 from vae_exp.distributions.codebook import VectorQuantizedPosterior
 from vae_exp.model.vae import VAE
-from vae_exp.objective.loss_terms import LossTerms, require_choice
-from vae_exp.objective.posterior_samples import draw
-from vae_exp.objective.schedules import Schedule, current, scalar
+from vae_exp.objective.loss_terms import LossTerms, check_choice
+from vae_exp.objective.posterior_samples import sample_posterior
+from vae_exp.objective.schedules import Schedule, as_scalar, value_of
 
 
 class VQ:
@@ -26,8 +26,8 @@ class VQ:
     """
 
     def __init__(self, commitment: float | Schedule = 0.25, position_reduction: str = "mean") -> None:
-        self.commitment = scalar("loss.commitment", commitment, least=0)
-        self.position_reduction = require_choice("position_reduction", position_reduction, ("mean", "sum"))
+        self.commitment = as_scalar("loss.commitment", commitment, least=0)
+        self.position_reduction = check_choice("position_reduction", position_reduction, ("mean", "sum"))
 
     @property
     def monitor(self) -> str:
@@ -44,15 +44,15 @@ class VQ:
         Raises:
             TypeError: if the posterior has no codebook.
         """
-        drawn = draw(vae, images, generator, (1,))
-        codes = drawn.posterior
+        samples = sample_posterior(vae, images, generator, (1,))
+        codes = samples.posterior
         if not isinstance(codes, VectorQuantizedPosterior):
             raise TypeError(f"loss=vq needs the codes of model=vq, not a posterior of type {type(codes).__name__}")
         to_codebook = self._reduce((codes.outputs.detach() - codes.entries).square())
         to_encoder = self._reduce((codes.outputs - codes.entries.detach()).square())
-        distortion = drawn.distortion
-        loss = distortion + to_codebook + current(self.commitment) * to_encoder
-        return LossTerms(loss=loss, distortion=distortion, rate=drawn.rate)
+        distortion = samples.distortion
+        loss = distortion + to_codebook + value_of(self.commitment) * to_encoder
+        return LossTerms(loss=loss, distortion=distortion, rate=samples.rate)
 
     def _reduce(self, squares: Tensor) -> Tensor:
         """`[batch, positions, code_dim]` → `[batch]`."""

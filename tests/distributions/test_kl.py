@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
-from vae_exp.distributions.kl import rate
+from vae_exp.distributions.kl import kl
 from vae_exp.distributions.sampling import rsample
 
 
@@ -16,8 +16,8 @@ def posterior(generator):
 
 
 def test_a_distribution_is_no_distance_from_itself(posterior, generator):
-    kl = rate(posterior, posterior, rsample(posterior, generator, (1,)))
-    torch.testing.assert_close(kl, torch.zeros(4), rtol=0, atol=1e-6)
+    divergence = kl(posterior, posterior, rsample(posterior, generator, (1,)))
+    torch.testing.assert_close(divergence, torch.zeros(4), rtol=0, atol=1e-6)
 
 
 def test_the_closed_form_agrees_with_monte_carlo(posterior, generator):
@@ -25,7 +25,7 @@ def test_the_closed_form_agrees_with_monte_carlo(posterior, generator):
     draws = rsample(posterior, generator, (200_000,))
     ratios = posterior.log_prob(draws) - prior.log_prob(draws)
     error = ratios.std(dim=0) / len(draws) ** 0.5
-    assert ((rate(posterior, prior, draws) - ratios.mean(dim=0)).abs() < 4 * error).all()
+    assert ((kl(posterior, prior, draws) - ratios.mean(dim=0)).abs() < 4 * error).all()
 
 
 def test_without_a_closed_form_the_draws_are_used(posterior, generator):
@@ -34,7 +34,7 @@ def test_without_a_closed_form_the_draws_are_used(posterior, generator):
     )
     draws = rsample(posterior, generator, (5,))
     expected = (posterior.log_prob(draws) - mixture.log_prob(draws)).mean(dim=0)
-    torch.testing.assert_close(rate(posterior, mixture, draws), expected)
+    torch.testing.assert_close(kl(posterior, mixture, draws), expected)
 
 
 def test_gaussians_have_torchs_closed_form_and_its_gradients():
@@ -45,7 +45,7 @@ def test_gaussians_have_torchs_closed_form_and_its_gradients():
 
     def closed(*parts: torch.Tensor) -> torch.Tensor:
         one, other = (Independent(Normal(*pair), 1) for pair in (parts[:2], parts[2:]))
-        return rate(one, other, torch.empty(0))
+        return kl(one, other, torch.empty(0))
 
     one, other = (Independent(Normal(*pair), 1) for pair in (given[:2], given[2:]))
     torch.testing.assert_close(closed(*given), kl_divergence(one, other))

@@ -5,9 +5,9 @@ import torch
 from torch.distributions import Independent, MultivariateNormal, Normal, StudentT, kl_divergence
 
 from tests.builders import SHAPE, bernoulli_vae
-from vae_exp.distributions.kl import rate, rate_per_unit
-from vae_exp.distributions.stop_gradient import held
-from vae_exp.objective.beta_vae import BetaVAE, Capacity, FreeBits
+from vae_exp.distributions.kl import kl, kl_per_dimension
+from vae_exp.distributions.stop_gradient import stop_gradient
+from vae_exp.objective.beta_vae import BetaVAE, CapacityVAE, FreeBits
 from vae_exp.objective.elbo import ELBO
 from vae_exp.objective.schedules import Linear
 
@@ -20,7 +20,7 @@ def noise(seed: int = 3) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("loss", [BetaVAE(1.0, 3), Capacity(1.0, 0.0, 3), FreeBits(0.0, 3)])
+@pytest.mark.parametrize("loss", [BetaVAE(1.0, 3), CapacityVAE(1.0, 0.0, 3), FreeBits(0.0, 3)])
 def test_each_reduces_to_the_elbo(loss):
     vae = bernoulli_vae(3)
     found, elbo = loss(vae, images(), noise()), ELBO(3)(vae, images(), noise())
@@ -29,7 +29,7 @@ def test_each_reduces_to_the_elbo(loss):
     torch.testing.assert_close(found.rate, elbo.rate)
 
 
-@pytest.mark.parametrize("loss", [BetaVAE(4.0), Capacity(30.0, 2.0), FreeBits(2.0)])
+@pytest.mark.parametrize("loss", [BetaVAE(4.0), CapacityVAE(30.0, 2.0), FreeBits(2.0)])
 def test_what_is_reported_beside_the_loss_is_the_elbo_whatever_the_weights(loss):
     vae = bernoulli_vae(3)
     found, elbo = loss(vae, images(), noise()), ELBO()(vae, images(), noise())
@@ -55,7 +55,7 @@ def test_capacity_pulls_the_rate_from_both_sides():
     vae = bernoulli_vae(3)
     rates = ELBO()(vae, images(), noise()).rate
     middle = rates.median().item()
-    terms = Capacity(7.0, middle)(vae, images(), noise())
+    terms = CapacityVAE(7.0, middle)(vae, images(), noise())
     by_hand = terms.distortion + torch.tensor([7.0 * abs(each.item() - middle) for each in rates])
     torch.testing.assert_close(terms.loss, by_hand)
     assert (rates < middle).any()
@@ -67,13 +67,13 @@ def test_capacity_over_the_batch_holds_the_mean_rate():
     vae = bernoulli_vae(3)
     rates = [each.item() for each in ELBO()(vae, images(), noise()).rate]
     middle = sorted(rates)[2]
-    terms = Capacity(7.0, middle, over="batch")(vae, images(), noise())
+    terms = CapacityVAE(7.0, middle, over="batch")(vae, images(), noise())
     by_hand = 7.0 * abs(sum(rates) / len(rates) - middle)
     torch.testing.assert_close(terms.loss - terms.distortion, torch.full((5,), by_hand))
-    over_images = Capacity(7.0, middle)(vae, images(), noise())
+    over_images = CapacityVAE(7.0, middle)(vae, images(), noise())
     assert (over_images.loss.mean() - terms.loss.mean()).item() > 0.1
     with pytest.raises(ValueError, match=r"loss\.over=epoch must be one of image, batch"):
-        Capacity(1.0, 0.0, over="epoch")
+        CapacityVAE(1.0, 0.0, over="epoch")
 
 
 def test_free_bits_charge_each_unit_at_least_its_free_nats():
@@ -109,7 +109,7 @@ def test_a_unit_below_its_free_nats_is_not_pushed():
     assert charged.abs().max() > 0.1
 
 
-@pytest.mark.parametrize("make", [BetaVAE, lambda x: Capacity(x, 0.0), lambda x: Capacity(1.0, x), FreeBits])
+@pytest.mark.parametrize("make", [BetaVAE, lambda x: CapacityVAE(x, 0.0), lambda x: CapacityVAE(1.0, x), FreeBits])
 @pytest.mark.parametrize("value", [-1e-3, float("nan"), float("inf"), None])
 def test_a_weight_out_of_range_is_refused(make, value):
     with pytest.raises(ValueError, match=r"loss\.\w+="):
@@ -120,9 +120,9 @@ def test_rates_of_the_units_add_up_to_the_rate():
     posterior = Independent(Normal(torch.randn(4, 3), torch.rand(4, 3) + 0.1), 1)
     prior = Independent(Normal(torch.zeros(3), torch.ones(3)), 1)
     draws = posterior.sample((2,))
-    per_unit = rate_per_unit(posterior, prior, draws)
+    per_unit = kl_per_dimension(posterior, prior, draws)
     assert per_unit.shape == (4, 3)
-    torch.testing.assert_close(per_unit.sum(-1), rate(posterior, prior, draws))
+    torch.testing.assert_close(per_unit.sum(-1), kl(posterior, prior, draws))
 
 
 def test_rates_without_a_closed_form_are_estimated_unit_by_unit():
@@ -131,7 +131,7 @@ def test_rates_without_a_closed_form_are_estimated_unit_by_unit():
     prior = Independent(Normal(torch.zeros(3), torch.ones(3)), 1)
     draws = posterior.sample((200_000,))
     places = torch.linspace(-60, 60, 400_001, dtype=torch.float64)
-    for unit, found in enumerate(rate_per_unit(posterior, prior, draws)[0]):
+    for unit, found in enumerate(kl_per_dimension(posterior, prior, draws)[0]):
         q = StudentT(5.0, torch.tensor(float(unit), dtype=torch.float64), 1.0).log_prob(places)
         p = Normal(torch.tensor(0.0, dtype=torch.float64), 1.0).log_prob(places)
         truth = torch.trapezoid(q.exp() * (q - p), places)
@@ -142,7 +142,7 @@ def test_a_posterior_whose_units_depend_on_one_another_has_no_rate_for_each():
     posterior = MultivariateNormal(torch.zeros(4, 3), torch.eye(3))
     prior = Independent(Normal(torch.zeros(3), torch.ones(3)), 1)
     with pytest.raises(TypeError, match="MultivariateNormal over latents has no density for each unit"):
-        rate_per_unit(posterior, prior, torch.zeros(1, 4, 3))
+        kl_per_dimension(posterior, prior, torch.zeros(1, 4, 3))
 
 
 @pytest.mark.parametrize("kind", ["diagonal", "full"])
@@ -154,7 +154,7 @@ def test_a_held_distribution_is_the_same_density_without_gradients(kind):
         else MultivariateNormal(mean, scale_tril=scale.diag_embed())
     )
     value = torch.randn(4, 3, requires_grad=True)
-    fixed = held(given).log_prob(value)
+    fixed = stop_gradient(given).log_prob(value)
     torch.testing.assert_close(fixed, given.log_prob(value))
     by_value, by_mean, by_scale = torch.autograd.grad(fixed.sum(), [value, mean, scale], allow_unused=True)
     assert by_mean is None
@@ -164,4 +164,4 @@ def test_a_held_distribution_is_the_same_density_without_gradients(kind):
 
 def test_a_distribution_of_unknown_kind_cannot_be_held():
     with pytest.raises(TypeError, match="parameters of a StudentT cannot be held fixed"):
-        held(Independent(StudentT(3.0, torch.zeros(2, 3), torch.ones(3)), 1))
+        stop_gradient(Independent(StudentT(3.0, torch.zeros(2, 3), torch.ones(3)), 1))
