@@ -1,15 +1,23 @@
 """A set of images in memory, scaled to [0, 1] only when a batch is taken."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from vae_exp.model.vae import VAE
-
 _SUBSET_SEED = 0
 _BINARIZE_CHUNK = 10_000  # images; bounds the float copy
+
+
+class TakesLabels(Protocol):
+    """A model that can be conditioned on labels, such as a VAE."""
+
+    def given(self, labels: Tensor | None) -> AbstractContextManager[None]:
+        """Condition the model on these labels for the length of a block."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -150,7 +158,7 @@ class ImageSet:
         """The labels at these positions, `[len]`; None where there are none."""
         return None if self.labels is None else self.labels[positions]
 
-    def labelled_batches(self, vae: VAE, batch_size: int) -> Iterator[Tensor]:
+    def labelled_batches(self, vae: TakesLabels, batch_size: int) -> Iterator[Tensor]:
         """All images in order, as `batches`; the model has the labels of the batch while it is processed."""
         for start in range(0, len(self), batch_size):
             part = slice(start, start + batch_size)
