@@ -90,7 +90,7 @@ def test_without_the_last_checkpoint_a_run_goes_on_from_the_best(command, run: P
     before = (run / "metrics.jsonl").read_text().splitlines()
     ended = command("train", "resume=run", "trainer.epochs=4")
     assert ended.code == 0
-    assert "last.pt is missing; the run goes on from" in (run / "train.log").read_text()
+    assert "last.pt is missing; the run continues from" in (run / "train.log").read_text()
     after = (run / "metrics.jsonl").read_text().splitlines()
     epoch = read_result(run)["epochs"]
     assert epoch == 4
@@ -137,7 +137,7 @@ def test_a_sweep_of_a_team_is_refused(command, tmp_path: Path, monkeypatch: pyte
 def test_several_runs_are_not_resumed_as_a_sweep(command, run: Path, tmp_path: Path):
     refused = command("train", "--multirun", "resume=run,run", "trainer.epochs=5")
     assert refused.code == 1
-    assert "resume=run,run goes on with one run; leave out --multirun" in refused.err
+    assert "resume=run,run continues one run; leave out --multirun" in refused.err
     assert not (tmp_path / "multirun").exists()
 
 

@@ -78,7 +78,7 @@ def test_a_lost_tracker_does_not_cost_the_run(command, tmp_path):
     assert result["status"] == "completed"
     assert "could not start" in result["wandb"]["error"]
     assert [each["name"] for each in result["warnings"]] == ["tracker_lost"]
-    assert "Training goes on without it" in finished.out
+    assert "Training continues without it" in finished.out
     assert "Weights & Biases was lost" in finished.out
 
 

@@ -218,7 +218,7 @@ def test_a_root_that_cannot_be_written_costs_nothing(tmp_path: Path, said):
     assert tracker.error.startswith("could not start: NotADirectoryError: ")
     assert tracker.description == {"mode": "offline", "run_id": None, "directory": None, "error": tracker.error}
     assert said() == [
-        f"Weights & Biases {tracker.error}. Training goes on without it; metrics.jsonl has every epoch."
+        f"Weights & Biases {tracker.error}. Training continues without it; metrics.jsonl has every epoch."
     ]
 
 
@@ -384,7 +384,7 @@ def test_a_wandb_core_that_is_killed_costs_nothing(tmp_path: Path, then: str):
     found, said = _python(KILLED, tmp_path, THEN=then)
     assert found["first"]["error"].startswith(f"could not {then}: ")
     assert found["first"]["directory"].startswith(str(tmp_path / "root" / "wandb"))
-    assert "Training goes on without it" in said
+    assert "Training continues without it" in said
     assert "Traceback" not in said
     assert found["seconds"] < 20
 

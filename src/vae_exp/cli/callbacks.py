@@ -63,9 +63,9 @@ class TrainCallback(Callback):
                     "--multirun trains one job after another in one process; torchrun's processes train one run "
                     "together: leave out one of the two."
                 )
-            resumed = [each for each in _overrides(config, "task") if re.match(r"\+*resume=(?!null$)", each)]
+            resumed = [text for text in _overrides(config, "task") if re.match(r"\+*resume=(?!null$)", text)]
             if resumed:
-                raise UserError(f"{resumed[0]} goes on with one run; leave out --multirun.")
+                raise UserError(f"{resumed[0]} continues one run; leave out --multirun.")
             check_swept_keys(_overrides(config, "task"))
             _require_a_name("hydra.sweep.dir", config.hydra.sweep.dir)
             sweep = Path(str(config.hydra.sweep.dir))
@@ -128,13 +128,13 @@ def _require_a_run(directory: RunDirectory) -> None:
 def _overrides(config: DictConfig, kind: str) -> list[str]:
     """The overrides of the command line as they were written, whatever they refer to."""
     raw: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
-    return [str(each) for each in raw[kind]]
+    return [str(override) for override in raw[kind]]
 
 
 def _require_no_other_directory(config: DictConfig) -> None:
     if not torchrun.is_main_process():  # those that assist write into a directory of their own
         return
-    other = [each for each in _overrides(config, "hydra") if each.startswith("hydra.run.dir=")]
+    other = [text for text in _overrides(config, "hydra") if text.startswith("hydra.run.dir=")]
     if other:
         raise UserError(f"{other[0]} is not for resume={config.resume}: a resumed run stays where it is.")
 

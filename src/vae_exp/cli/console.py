@@ -53,8 +53,8 @@ def print_run_summary(result: Mapping[str, Any], directory: RunDirectory, config
     figures = sorted(path.name for path in directory.figures.glob("*.png"))
     lines = [
         *(
-            f"Warning, {each['name'].replace('_', ' ')} in epoch {each['epoch']}: {each['message']}"
-            for each in result.get("warnings", ())
+            f"Warning, {warning['name'].replace('_', ' ')} in epoch {warning['epoch']}: {warning['message']}"
+            for warning in result.get("warnings", ())
         ),
         *(["Stopped early: the monitor no longer improved."] if result.get("stopped_early") else []),
         f"Best {result['monitor']}: {best['value']:.3f} in epoch {best['epoch']}",
@@ -107,8 +107,8 @@ def _holds_test_images(path: Path) -> bool:
 
 def python_command() -> str:
     """What starts this interpreter here: `python` in an activated environment, else its path."""
-    found = shutil.which("python")
-    if found and Path(found).samefile(sys.executable) and Path(found).parent == Path(sys.executable).parent:
+    python = shutil.which("python")
+    if python and Path(python).samefile(sys.executable) and Path(python).parent == Path(sys.executable).parent:
         return "python"
     path = Path(sys.executable)
     return str(_relative(path))

@@ -32,7 +32,7 @@ def hydra_app(config_name: str) -> Iterator[Callable[[Task], Callable[[], None]]
     """A block in which Hydra composes the config of a command and runs its task; one message per error.
 
     The value is Hydra's decorator: `app(task)()` runs the task. A context manager adds no frames to a stack trace.
-    Hydra prints long traces for errors of users; here it is told to raise, and the message alone is shown unless
+    Hydra prints long traces for errors of users; here it raises, and the message alone is shown unless
     `HYDRA_FULL_ERROR=1` is set.
     """
     _reopen_closed_std_streams()

@@ -38,11 +38,11 @@ def config_hash(config: DictConfig) -> str:
 
 def identifying_text(config: DictConfig) -> str:
     """The resolved config as JSON with sorted keys, less what does not change the result."""
-    kept = OmegaConf.masked_copy(config, [str(key) for key in config if key not in NOT_PART_OF_IDENTITY])
+    identifying = OmegaConf.masked_copy(config, [str(key) for key in config if key not in NOT_PART_OF_IDENTITY])
     try:
-        parts = OmegaConf.to_container(kept, resolve=True)
+        parts = OmegaConf.to_container(identifying, resolve=True)
     except OmegaConfBaseException:  # the job itself says what is wrong; until then it needs a name
-        parts = OmegaConf.to_container(kept, resolve=False)
+        parts = OmegaConf.to_container(identifying, resolve=False)
     for group, key in (name.split(".") for name in EXCLUDED_KEYS):
         if isinstance(parts, dict) and isinstance(parts.get(group), dict):
             parts[group].pop(key, None)
@@ -86,12 +86,12 @@ def job_name(sweep: Path, overrides: Sequence[str], identity: str) -> str:
 
     Args:
         sweep: The sweep's directory; it need not be there yet.
-        overrides: What the job was started with; the same job may be asked for in other words.
+        overrides: What the job was started with; the same job may have other overrides.
         identity: The hash of its config.
     """
-    for known in sorted(sweep.glob(f"*_{identity}")):
-        if known.is_dir():
-            return known.name
+    for path in sorted(sweep.glob(f"*_{identity}")):
+        if path.is_dir():
+            return path.name
     return f"{readable_name(overrides)}_{identity}"
 
 

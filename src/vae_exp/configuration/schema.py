@@ -184,7 +184,7 @@ class TrialConfig:
 
 @dataclass
 class SweepConfig:
-    """`sweep`: what a sweep is called, and what its jobs are told."""
+    """`sweep`: its name, and what is passed to its jobs."""
 
     name: str | None = MISSING
     force: bool = False

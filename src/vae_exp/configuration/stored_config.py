@@ -15,30 +15,30 @@ from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
 
 
-def load_stored_config(place: RunDirectory, key: str = "run") -> DictConfig:
+def load_stored_config(run_dir: RunDirectory, key: str = "run") -> DictConfig:
     """The composed config of a run, its interpolations as they are.
 
     Args:
-        place: The run directory.
+        run_dir: The run directory.
         key: The key that named it, for messages.
 
     Raises:
         UserError: if there is no run, or if its config is more than plain values.
     """
-    if not place.path.is_dir():
-        raise UserError(f"{key}={place.path} is not a directory.")
-    if not place.config.is_file():
-        raise UserError(f"{key}={place.path} holds no run: {place.config} is missing.")
-    for path in (place.config, place.hydra_config):
+    if not run_dir.path.is_dir():
+        raise UserError(f"{key}={run_dir.path} is not a directory.")
+    if not run_dir.config.is_file():
+        raise UserError(f"{key}={run_dir.path} holds no run: {run_dir.config} is missing.")
+    for path in (run_dir.config, run_dir.hydra_config):
         check_plain_yaml(path)
-    check_no_resolvers(place.config)
+    check_no_resolvers(run_dir.config)
     try:
-        plain = OmegaConf.to_container(OmegaConf.load(place.config), resolve=False)
+        plain = OmegaConf.to_container(OmegaConf.load(run_dir.config), resolve=False)
         stored = OmegaConf.create(with_current_names(plain))
     except (YAMLError, OmegaConfBaseException, RecursionError, AttributeError, ValueError) as error:
-        raise UserError(f"{place.config} is not a readable config: {error}") from error
+        raise UserError(f"{run_dir.config} is not a readable config: {error}") from error
     if not isinstance(stored, DictConfig) or not isinstance(stored.get("data"), DictConfig):
-        raise UserError(f"{place.config} holds no config of a run; expected a mapping with model and data.")
+        raise UserError(f"{run_dir.config} holds no config of a run; expected a mapping with model and data.")
     loss = stored.get("loss")
     if isinstance(loss, DictConfig):
         for name, value in values_before_the_key(loss).items():

@@ -1,4 +1,4 @@
-"""What a stored config may instantiate: a run directory from somebody else is data, not code.
+"""What a stored config may instantiate: a run directory from another person is data, not code.
 
 The check has two halves. By name, before anything is imported: the target of each slot must lie in the
 packages that hold classes of that slot's kind, or in a package that the caller trusts. Then by type: what the
@@ -178,18 +178,18 @@ def _check_target_class(key: tuple[str, ...], target: Any, trust: Sequence[str])
     if target is None:
         return
     kind = _kind(key)
-    found = target_class(target)
-    lies_well = isinstance(found, type) and _in_packages(
-        f"{found.__module__}.{found.__qualname__}", (*kind.packages, *trust)
+    target_type = target_class(target)
+    is_allowed = isinstance(target_type, type) and _in_packages(
+        f"{target_type.__module__}.{target_type.__qualname__}", (*kind.packages, *trust)
     )
-    if not lies_well or (kind.base is not None and not issubclass(found, kind.base)):
+    if not is_allowed or (kind.base is not None and not issubclass(target_type, kind.base)):
         raise UserError(
             f"the stored config has {'.'.join(key)}._target_={target}, which is not {kind.name}; refused."
         )
 
 
 def target_class(target: str) -> Any:
-    """What a dotted name that has been checked leads to, found the way it will be instantiated."""
+    """The object of a dotted name that has been checked, located as it will be instantiated."""
     try:
         return get_object(target)
     except Exception as error:  # importing a module may raise anything

@@ -170,11 +170,11 @@ def transposed_conv_stack(
     """
     layers: list[nn.Module] = []
     steps = list(zip(pairwise(channels), pairwise(heights), pairwise(widths), strict=True))
-    for place, ((inputs, outputs), (low, high), (narrow, wide)) in enumerate(steps):
+    for index, ((inputs, outputs), (low, high), (narrow, wide)) in enumerate(steps):
         padding = (high - (2 * low - 1), wide - (2 * narrow - 1))
         options: dict[str, Any] = {"stride": 2, "padding": 1, "output_padding": padding}
         layers += [ResidualBlock(inputs, activation) for _ in range(residual_blocks)]
-        if place == len(steps) - 1:
+        if index == len(steps) - 1:
             layers.append(nn.ConvTranspose2d(inputs, outputs, 3, **options))
         else:
             layers += _convolution(nn.ConvTranspose2d, inputs, outputs, activation, **options)

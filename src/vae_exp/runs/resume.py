@@ -69,12 +69,12 @@ class ResumeState:
         return {"step": step, "epoch": self.state["epoch"], **self.state["metrics"]}
 
 
-def load_resume_state(directory: RunDirectory, asked: DictConfig, overrides: Sequence[str]) -> ResumeState:
+def load_resume_state(directory: RunDirectory, requested: DictConfig, overrides: Sequence[str]) -> ResumeState:
     """Read what is needed to go on with a run.
 
     Args:
         directory: The run's.
-        asked: The config that the command line composes.
+        requested: The config that the command line composes.
         overrides: The overrides of the command line; only keys of `OVERRIDABLE_ON_RESUME` may be among them.
 
     Raises:
@@ -83,19 +83,19 @@ def load_resume_state(directory: RunDirectory, asked: DictConfig, overrides: Seq
     """
     stored = load_stored_config(directory, "resume")
     values = {
-        key: OmegaConf.select(asked, key) for key in map(override_key, overrides) if key not in _COMMAND_KEYS
+        key: OmegaConf.select(requested, key) for key in map(override_key, overrides) if key not in _COMMAND_KEYS
     }
     for key, value in values.items():
-        if not any(key == each or key.startswith(f"{each}.") for each in OVERRIDABLE_ON_RESUME):
-            told = f"the group {key}" if isinstance(value, DictConfig) else f"{key}={value}"
+        if not any(key == name or key.startswith(f"{name}.") for name in OVERRIDABLE_ON_RESUME):
+            change = f"the group {key}" if isinstance(value, DictConfig) else f"{key}={value}"
             raise UserError(
-                f"{told} cannot be changed on resume: resume={directory.path} goes on with its own config; "
+                f"{change} cannot be changed on resume: resume={directory.path} uses its stored config; "
                 f"only {', '.join(OVERRIDABLE_ON_RESUME)} may differ. Start a new run for anything else."
             )
     config = with_overrides(stored, values)
-    caller = Caller(directory.path, list(asked.trust), values)
+    caller = Caller(directory.path, list(requested.trust), values)
     require_safe(resolve_to_dict(config), caller)
-    checkpoint = _chosen_checkpoint(resumed_checkpoint(str(asked.resume)), directory)
+    checkpoint = _chosen_checkpoint(resumed_checkpoint(str(requested.resume)), directory)
     state = _read_state(checkpoint, directory)
     if state is not None:
         warn_of_another_config(stored, state, directory)
@@ -118,7 +118,7 @@ def warn_of_another_config(stored: DictConfig, state: Mapping[str, Any], directo
 
 
 def load_job_resume_state(config: DictConfig, directory: RunDirectory, may_download: bool) -> ResumeState | None:
-    """What a half-done job of a sweep goes on from; None where nothing whole is left.
+    """What an interrupted job of a sweep continues from; None without an undamaged checkpoint.
 
     Args:
         config: The job's, as its sweep composes it now: the same but for what does not change the result.
@@ -138,11 +138,11 @@ def load_job_resume_state(config: DictConfig, directory: RunDirectory, may_downl
 
 
 def repair_checkpoints(directory: RunDirectory, state: dict[str, Any], checkpoint: Path) -> None:
-    """Put right what a kill has left between two writes, and make `last.pt` what the run goes on from.
+    """Repair what a kill has left between two writes, and make `last.pt` the state that the run continues from.
 
     Args:
         directory: The run's.
-        state: What the run goes on from.
+        state: The state that the run continues from.
         checkpoint: Where that was read.
     """
     last = directory.checkpoint("last")
@@ -161,7 +161,7 @@ def _chosen_checkpoint(named: Path, directory: RunDirectory) -> Path:
     best = directory.checkpoint("best")
     if named != directory.checkpoint("last") or named.exists() or not best.exists():
         return named
-    _log.warning("%s is missing; the run goes on from %s.", named, best)
+    _log.warning("%s is missing; the run continues from %s.", named, best)
     return best
 
 

@@ -90,21 +90,21 @@ def load_run(
         UserError: if the directory holds no run, if the stored config names code that is not trusted,
             or if the checkpoint does not fit the model.
     """
-    place = RunDirectory(absolute_path("run", str(directory)))
-    stored = load_stored_config(place)
+    run_dir = RunDirectory(absolute_path("run", str(directory)))
+    stored = load_stored_config(run_dir)
     where = resolve_device(device, "device")
-    chosen = _choose_checkpoint(place, checkpoint)
-    state = load_checkpoint(place.checkpoint(chosen), where)
-    warn_of_another_config(stored, state, place)
+    chosen = _choose_checkpoint(run_dir, checkpoint)
+    state = load_checkpoint(run_dir.checkpoint(chosen), where)
+    warn_of_another_config(stored, state, run_dir)
     shape = stored.data.get("image_shape") or state.get("image_shape")
     places = {f"data.{name}": value for name, value in (data or {}).items() if value is not None}
     plain = resolve_to_dict(with_overrides(stored, places), shape)
-    caller = Caller(place.path, trust, places)
+    caller = Caller(run_dir.path, trust, places)
     require_safe(plain, caller, ["model"])
     settings = parse_config(OmegaConf.create(plain), TrainConfig)
-    vae = _build_with_weights(plain, state, place.checkpoint(chosen))
+    vae = _build_with_weights(plain, state, run_dir.checkpoint(chosen))
     vae.to(where).eval().requires_grad_(False)
-    return TrainedRun(place, settings, plain, vae, chosen, int(state.get("epoch") or 0), caller)
+    return TrainedRun(run_dir, settings, plain, vae, chosen, int(state.get("epoch") or 0), caller)
 
 
 def _build_with_weights(plain: dict[str, Any], state: Mapping[str, Any], checkpoint: Path) -> VAE:
@@ -135,14 +135,14 @@ def _require_finite(vae: VAE, checkpoint: Path) -> None:
 
 @torch.no_grad()
 def _load_average(vae: VAE, average: Mapping[str, Tensor]) -> None:
-    """Put the averaged weights in place; parameter by parameter, because one may have several names."""
+    """Load the averaged weights, parameter by parameter, because one may have several names."""
     parameters = dict(vae.named_parameters())
     for name, weight in average.items():
         parameters[name].copy_(weight)
 
 
 def load_run_from_settings(settings: StoredRunConfig) -> TrainedRun:
-    """Open the run that a command was asked to work on.
+    """Open the run that a command names.
 
     Raises:
         UserError: as `load_run` does, and for `run=latest` where there is none.
@@ -156,12 +156,12 @@ def load_run_from_settings(settings: StoredRunConfig) -> TrainedRun:
     )
 
 
-def _choose_checkpoint(place: RunDirectory, wanted: str | None) -> str:
-    there = [name for name in ("best", "last") if place.checkpoint(name).exists()]
-    if not there:
-        raise UserError(f"run={place.path} has no checkpoint; expected {place.checkpoint('last')}.")
-    if wanted is None:
-        return there[0]
-    if wanted not in there:
-        raise UserError(f"checkpoint={wanted}: run={place.path} has only {', '.join(there)}.")
-    return wanted
+def _choose_checkpoint(run_dir: RunDirectory, requested: str | None) -> str:
+    available = [name for name in ("best", "last") if run_dir.checkpoint(name).exists()]
+    if not available:
+        raise UserError(f"run={run_dir.path} has no checkpoint; expected {run_dir.checkpoint('last')}.")
+    if requested is None:
+        return available[0]
+    if requested not in available:
+        raise UserError(f"checkpoint={requested}: run={run_dir.path} has only {', '.join(available)}.")
+    return requested

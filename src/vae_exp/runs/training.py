@@ -180,8 +180,7 @@ def set_up(
         optimizer = build_optimizer(plain["optimizer"], vae.parameters())
         scheduler = build_scheduler(plain["scheduler"], optimizer)
     dist = init_distributed(settings.trainer.strategy, device)
-    initial_run_id = job.wandb_run_id if job else None
-    wandb_run_id = initial_run_id if state is None else state.get("wandb_run_id")
+    wandb_run_id = state.get("wandb_run_id") if state is not None else (job.wandb_run_id if job else None)
     with timed(phases, "tracker"):
         wandb = _start_wandb(settings, plain, run_dir, job, wandb_run_id) if metrics_file else None
     metadata: dict[str, Any] = {
@@ -290,21 +289,21 @@ def _load(trainer: Trainer, state: Mapping[str, Any], directory: RunDirectory, *
 def _check_loss(
     seed: int, vae: VAE, loss: Loss, images: ImageSet, state: Mapping[str, Any] | None
 ) -> dict[str, Any] | None:
-    """What the loss means on these data; said once, at the start of a run, and kept for its resumptions."""
+    """What the loss means on these data; computed and logged at the start of a new run."""
     if state is not None:
-        known: dict[str, Any] | None = state.get("audit")
-        return known
-    found = check_loss(
+        stored: dict[str, Any] | None = state.get("audit")
+        return stored
+    report = check_loss(
         vae,
         loss,
         images.take(_AUDITED).with_fixed_binarization(),
         make_generator(seed, "evaluation", images.device),
     )
-    first, *concerns = found.to_log_lines()
+    first, *concerns = report.to_log_lines()
     _log.info(first)
     for concern in concerns:
         _log.warning(concern)
-    return found.as_dict()
+    return report.as_dict()
 
 
 def _choose_threads(
@@ -415,7 +414,7 @@ def _write_config(config: DictConfig, directory: RunDirectory) -> None:
 
 
 def _choices() -> dict[str, Any]:
-    """The options that Hydra was asked for; none where it has composed nothing."""
+    """The chosen options of the groups; empty where Hydra has composed nothing."""
     if not HydraConfig.initialized():
         return {}
     return dict(HydraConfig.get().runtime.choices)
@@ -443,14 +442,14 @@ def _save_config(config: Any, path: Path) -> None:
 def _options(settings: TrainConfig, loss: Loss, train: ImageSet, val: ImageSet) -> TrainerOptions:
     trainer = settings.trainer
     monitor = trainer.monitor or f"{'val' if len(val) else 'train'}/{getattr(loss, 'monitor', 'loss')}"
-    known = [
+    monitors = [
         f"{split}/{name}"
         for split in ("train", *(["val"] if len(val) else []))
         for name in ("loss", "distortion", "rate")
     ]
-    if monitor not in known:
+    if monitor not in monitors:
         raise UserError(
-            f"trainer.monitor={monitor} is not minimised here; use one of {', '.join(known)}, or null."
+            f"trainer.monitor={monitor} is not minimised here; use one of {', '.join(monitors)}, or null."
         )
     return TrainerOptions(
         epochs=trainer.epochs,

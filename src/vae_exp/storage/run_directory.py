@@ -13,9 +13,9 @@ from vae_exp.errors import RunLockedError, UserError
 from vae_exp.storage.atomic_io import absolute_path, read_json
 
 LATEST = "latest"  # in place of a run directory, the one that was written last
-_STAYS = (".lock", "train.log", "output.log", "previous")  # when an attempt is set aside: open, or kept already
+_STAYS = (".lock", "train.log", "output.log", "previous")  # not moved when an attempt is archived
 _TEMPORARY = ".*.[0-9]*.tmp"
-_LOCK_TIMEOUT = 2  # with those who only look whether somebody holds a lock
+_LOCK_TIMEOUT = 2  # seconds; other processes test the lock for a moment
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class RunDirectory:
 
     @property
     def hydra_config(self) -> Path:
-        """Hydra's own settings of the run; kept for the record, never applied again."""
+        """Hydra's own settings of the run; kept for reference, never applied again."""
         return self.path / ".hydra" / "hydra.yaml"
 
     @property
@@ -73,7 +73,7 @@ class RunDirectory:
 
     @property
     def previous(self) -> Path:
-        """Attempts of a job that were begun anew, each in a folder with its number."""
+        """Earlier attempts of a restarted job, each in a numbered folder."""
         return self.path / "previous"
 
     @property
@@ -87,7 +87,7 @@ class RunDirectory:
         return self.path / "generated"
 
     def evaluation(self, split: str, checkpoint: str) -> Path:
-        """What `evaluate` found of a checkpoint on a split; figures lie in the folder of the same name."""
+        """The metrics of a checkpoint on a split; figures are in the folder of the same name."""
         return self.path / "evaluation" / f"{split}-{checkpoint}.json"
 
     def checkpoint(self, name: str) -> Path:
@@ -148,8 +148,8 @@ class RunDirectory:
     def remove_temp_files(self) -> None:
         """Remove the temporary files of processes that were killed; only the owner may."""
         names = (".hydra", "checkpoints", "figures", "evaluation", "generated")
-        found = [path for name in names for path in (self.path / name).rglob(_TEMPORARY)]
-        for leftover in (*self.path.glob(_TEMPORARY), *found):
+        leftovers = [path for name in names for path in (self.path / name).rglob(_TEMPORARY)]
+        for leftover in (*self.path.glob(_TEMPORARY), *leftovers):
             leftover.unlink(missing_ok=True)
 
     def read_result(self) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ _GO_OFFLINE = "say tracker=offline (and upload later with `python -m vae_exp.syn
 class WandbTracker:
     """The W&B run of one training run.
 
-    Whatever fails after the start is logged once, loudly, and kept in `error`; training goes on.
+    Whatever fails after the start is logged once, loudly, and kept in `error`; training continues.
 
     Args:
         mode: `offline` or `online`.
@@ -139,10 +139,10 @@ class WandbTracker:
             return
         try:
             action()
-        except Exception as error:  # whatever W&B raises, the run goes on
+        except Exception as error:  # whatever W&B raises, the run continues
             self.error = f"could not {what}: {type(error).__name__}: {error}"
             _log.error(
-                "Weights & Biases %s. Training goes on without it; metrics.jsonl has every epoch.", self.error
+                "Weights & Biases %s. Training continues without it; metrics.jsonl has every epoch.", self.error
             )
             if isinstance(error, ConnectionError | TimeoutError):
                 _teardown_service()
