@@ -37,6 +37,21 @@ OLD = {
         "elbo": {"_target_": "vae_exp.evaluation.elbo.ELBOEvaluator", "every": 3},
         "mine": {"_target_": "mine.Evaluator", "every": 0},
     },
+    "loss": {
+        "_target_": "vae_exp.objective.beta_vae.Capacity",
+        "capacity": {"_target_": "vae_exp.objective.schedules.Linear", "over": 3},
+        "gamma": {"_target_": "mine.Schedule", "over": 3},
+        "over": "batch",
+    },
+    "model": {
+        "_target_": "mine.VAE",
+        "likelihood": {
+            "_target_": "vae_exp.model.gaussian_likelihoods.PerPixelGaussianLikelihood",
+            "bounded": True,
+            "least_sigma": 0.01,
+        },
+        "prior": {"_target_": "vae_exp.model.priors.GaussianMixturePrior", "spread": 1.0},
+    },
     "trainer": {"step": "auto", "distributed": "none", "gradient_clip": 5.0, "collapse_monitor": True},
 }
 CURRENT = {
@@ -45,6 +60,21 @@ CURRENT = {
         "figures": {"_target_": "vae_exp.evaluation.figures.FiguresEvaluator", "every_n_epochs": None},
         "elbo": {"_target_": "vae_exp.evaluation.elbo.ELBOEvaluator", "every_n_epochs": 3},
         "mine": {"_target_": "mine.Evaluator", "every": 0},
+    },
+    "loss": {
+        "_target_": "vae_exp.objective.beta_vae.CapacityVAE",
+        "capacity": {"_target_": "vae_exp.objective.schedules.Linear", "duration": 3},
+        "gamma": {"_target_": "mine.Schedule", "over": 3},
+        "over": "batch",
+    },
+    "model": {
+        "_target_": "mine.VAE",
+        "likelihood": {
+            "_target_": "vae_exp.model.likelihoods.PerPixelGaussianLikelihood",
+            "sigmoid_mean": True,
+            "min_sigma": 0.01,
+        },
+        "prior": {"_target_": "vae_exp.model.priors.GaussianMixturePrior", "init_std": 1.0},
     },
     "trainer": {"execution": "auto", "strategy": "none", "max_grad_norm": 5.0, "warn_posterior_collapse": True},
 }
@@ -76,6 +106,9 @@ def test_a_config_without_these_keys_stays(config: dict[str, object]):
         ("data.resident=false", "data.preload_to_device=false"),
         ("evaluator.quadrature.side=11,21", "evaluator.quadrature.points_per_axis=11,21"),
         ("manifold_side=4", "manifold_size=4"),
+        ("loss.beta.over=2,3", "loss.beta.duration=2,3"),
+        ("loss.over=batch", "loss.over=batch"),
+        ("model.likelihood.bounded=false", "model.likelihood.sigmoid_mean=false"),
         ("trainer.epochs=0", "trainer.epochs=0"),
     ],
 )

@@ -44,7 +44,7 @@ def test_it_trains_and_can_be_evaluated(command, tmp_path: Path, loss: str):
 
 
 def test_a_schedule_from_the_command_line_is_followed_and_logged(command, tmp_path: Path):
-    scheduled = ["loss=beta_vae", "+loss/schedule@loss.beta=linear", "loss.beta.over=2", "loss.beta.end=3"]
+    scheduled = ["loss=beta_vae", "+loss/schedule@loss.beta=linear", "loss.beta.duration=2", "loss.beta.end=3"]
     assert command("train", *RUN, *scheduled, "hydra.run.dir=run").code == 0
     found = read_metrics(tmp_path / "run")
     assert [line["loss/beta"] for line in found] == [0.0, 1.5, 3.0]
@@ -55,7 +55,12 @@ def test_a_schedule_from_the_command_line_is_followed_and_logged(command, tmp_pa
 
 
 def test_a_schedule_by_steps_goes_on_to_the_bit_on_resume(command, tmp_path: Path):
-    scheduled = ["loss=beta_vae", "+loss/schedule@loss.beta=cosine", "loss.beta.over=30", "loss.beta.unit=step"]
+    scheduled = [
+        "loss=beta_vae",
+        "+loss/schedule@loss.beta=cosine",
+        "loss.beta.duration=30",
+        "loss.beta.unit=step",
+    ]
     assert command("train", *RUN, *scheduled, "hydra.run.dir=whole").code == 0
     assert command("train", *RUN, *scheduled, "hydra.run.dir=run", "trainer.epochs=1").code == 0
     assert command("train", "resume=run", "trainer.epochs=3").code == 0

@@ -30,7 +30,7 @@ OF_LEVELS = [
 ]
 OVER_THE_LINE = [
     FixedGaussianLikelihood(0.3),
-    FixedGaussianLikelihood(0.3, bounded=False),
+    FixedGaussianLikelihood(0.3, sigmoid_mean=False),
     SharedGaussianLikelihood(0.2),
     OptimalGaussianLikelihood().eval(),
     PerPixelGaussianLikelihood(),
@@ -258,7 +258,7 @@ def test_the_fixed_gaussian_is_scipys(sigma):
 
 
 def test_the_per_pixel_gaussian_is_scipys():
-    likelihood = PerPixelGaussianLikelihood(least_sigma=0.5, bounded=False)
+    likelihood = PerPixelGaussianLikelihood(min_sigma=0.5, sigmoid_mean=False)
     parameters, images = outputs(likelihood, 5), torch.rand(5, 2, 3, 4, dtype=torch.float64)
     scale = np.maximum(np.exp(parameters[:, 1].numpy()), 0.5)
     expected = scipy.stats.norm(parameters[:, 0].numpy(), scale).logpdf(images.numpy()).sum(axis=(1, 2, 3))
@@ -266,12 +266,12 @@ def test_the_per_pixel_gaussian_is_scipys():
 
 
 def test_the_optimal_sigma_is_the_best_of_all():
-    likelihood = OptimalGaussianLikelihood(bounded=False)
+    likelihood = OptimalGaussianLikelihood(sigmoid_mean=False)
     parameters, images = outputs(likelihood, 5), torch.rand(5, 2, 3, 4, dtype=torch.float64)
     best = likelihood(parameters).log_prob(images).sum().item()
     error = (images - parameters[:, 0]).square().mean().item()
     for sigma in (0.9 * error**0.5, error**0.5, 1.1 * error**0.5):
-        fixed = FixedGaussianLikelihood(sigma, bounded=False)(parameters).log_prob(images).sum().item()
+        fixed = FixedGaussianLikelihood(sigma, sigmoid_mean=False)(parameters).log_prob(images).sum().item()
         assert fixed <= best + 1e-9
     size = 5 * 2 * 3 * 4
     assert best == pytest.approx(-size / 2 * (math.log(2 * math.pi * error) + 1))  # Rybkin et al., equation 9
@@ -279,7 +279,7 @@ def test_the_optimal_sigma_is_the_best_of_all():
 
 
 def test_holding_the_optimal_sigma_fixed_does_not_change_the_gradient():
-    likelihood = OptimalGaussianLikelihood(bounded=False)
+    likelihood = OptimalGaussianLikelihood(sigmoid_mean=False)
     parameters = outputs(likelihood, 5).requires_grad_()
     images = torch.rand(5, 2, 3, 4, dtype=torch.float64)
     [found] = torch.autograd.grad(likelihood(parameters).log_prob(images).sum(), parameters)
@@ -290,7 +290,7 @@ def test_holding_the_optimal_sigma_fixed_does_not_change_the_gradient():
 
 def gradients_of_bound(num_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The gradient of −log (1/K) Σₖ N(x; μₖ, σ²) by μ, σ² the mean square of all errors: ours, and written out."""
-    likelihood = OptimalGaussianLikelihood(bounded=False)
+    likelihood = OptimalGaussianLikelihood(sigmoid_mean=False)
     parameters = outputs(likelihood, num_samples, 5).requires_grad_()
     images = torch.rand(5, 2, 3, 4, dtype=torch.float64)
     bound = likelihood(parameters).log_prob(images).logsumexp(dim=0).sum()
@@ -311,11 +311,11 @@ def test_the_optimal_sigma_has_another_gradient_under_weighted_draws():
 
 
 def test_configs_of_earlier_versions_name_a_momentum():
-    assert OptimalGaussianLikelihood(momentum=0.01, bounded=False).bounded is False
+    assert OptimalGaussianLikelihood(momentum=0.01, sigmoid_mean=False).sigmoid_mean is False
 
 
 def test_the_optimal_sigma_is_that_of_training_when_others_are_scored():
-    likelihood = OptimalGaussianLikelihood(bounded=False).eval()
+    likelihood = OptimalGaussianLikelihood(sigmoid_mean=False).eval()
     parameters = outputs(likelihood, 5)
     near = likelihood(parameters).log_prob(parameters[:, 0])
     expected = scipy.stats.norm(0, 1).logpdf(0) * 24  # the variance is still 1, however small these errors
@@ -341,7 +341,7 @@ def test_categorical_levels_are_the_nearest_ones():
     [
         (lambda: FixedGaussianLikelihood(0.0), "sigma=0.0 must be greater than 0"),
         (lambda: SharedGaussianLikelihood(-1.0), "initial_sigma=-1.0"),
-        (lambda: PerPixelGaussianLikelihood(0.0), "least_sigma=0.0"),
+        (lambda: PerPixelGaussianLikelihood(0.0), "min_sigma=0.0"),
         (lambda: DiscretizedLogisticLikelihood(1), "levels=1 must be at least 2"),
         (lambda: DiscretizedLogisticMixtureLikelihood(0), "components=0 must be at least 1"),
         (lambda: CategoricalLikelihood(1), "levels=1"),

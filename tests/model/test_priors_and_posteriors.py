@@ -44,7 +44,9 @@ def weights():
 @pytest.mark.parametrize("kind", ["mixture", "vamp"])
 def test_mixtures_integrate_to_one(kind):
     prior = (
-        GaussianMixturePrior(2, 4, spread=2.0) if kind == "mixture" else vae_with(VampPrior(list(SHAPE), 4)).prior
+        GaussianMixturePrior(2, 4, init_std=2.0)
+        if kind == "mixture"
+        else vae_with(VampPrior(list(SHAPE), 4)).prior
     )
     axis = torch.linspace(-12, 12, 481)
     grid = torch.cartesian_prod(axis, axis)
@@ -111,7 +113,7 @@ def test_a_rate_without_a_closed_form_is_estimated_from_the_draws():
 
 
 def test_a_mixture_of_one_standard_component_is_the_standard_normal():
-    prior = GaussianMixturePrior(3, 1, spread=0.0)
+    prior = GaussianMixturePrior(3, 1, init_std=0.0)
     places = torch.randn(5, 3)
     torch.testing.assert_close(prior().log_prob(places), StandardNormalPrior(3)().log_prob(places))
 
@@ -120,7 +122,7 @@ def test_a_mixture_of_one_standard_component_is_the_standard_normal():
     ("make", "told"),
     [
         (lambda: GaussianMixturePrior(2, 0), "model.prior.components=0 must be at least 1"),
-        (lambda: GaussianMixturePrior(2, 3, -1.0), "model.prior.spread=-1.0"),
+        (lambda: GaussianMixturePrior(2, 3, -1.0), "model.prior.init_std=-1.0"),
         (lambda: VampPrior([1, 2, 3], 0), "model.prior.components=0"),
         (lambda: posterior_head("round", 3, 2), "model.posterior=round is not known; use one of diagonal, full"),
     ],

@@ -21,12 +21,12 @@ CPU = torch.device("cpu")
 
 
 def test_a_line_rises_and_stays():
-    schedule = Linear(2.0, 4.0, over=10)
+    schedule = Linear(2.0, 4.0, duration=10)
     assert [schedule.at(each) for each in (0, 5, 10, 11, 1000)] == [2.0, 3.0, 4.0, 4.0, 4.0]
 
 
 def test_a_cosine_is_half_way_in_the_middle_and_flat_at_both_ends():
-    schedule = Cosine(0.0, 1.0, over=100)
+    schedule = Cosine(0.0, 1.0, duration=100)
     assert schedule.at(25) == pytest.approx((1 - math.cos(math.pi / 4)) / 2)
     assert schedule.at(50) == pytest.approx(0.5)
     assert schedule.at(1) < 0.001
@@ -35,7 +35,7 @@ def test_a_cosine_is_half_way_in_the_middle_and_flat_at_both_ends():
 
 def test_a_cycle_rises_for_its_share_and_starts_again():
     """Four cycles of 10 in 40, the first half of each rising."""
-    schedule = Cyclical(0.0, 1.0, over=40, cycles=4, rise=0.5)
+    schedule = Cyclical(0.0, 1.0, duration=40, cycles=4, rise=0.5)
     assert [schedule.at(each) for each in (0, 1, 5, 9, 10, 12.5, 35, 39, 40, 99)] == pytest.approx(
         [0, 0.2, 1, 1, 0, 0.5, 1, 1, 1, 1]
     )
@@ -48,21 +48,21 @@ def test_a_cycle_rises_for_its_share_and_starts_again():
     st.floats(0.1, 1e4),
     st.floats(0, 2e4),
 )
-def test_every_schedule_begins_at_its_start_ends_at_its_end_and_stays_between(kind, start, end, over, elapsed):
-    schedule = kind(start, end, over)
+def test_every_schedule_begins_at_its_start_ends_at_its_end_and_stays_between(kind, start, end, duration, elapsed):
+    schedule = kind(start, end, duration)
     assert schedule.at(0) == pytest.approx(start)
-    assert schedule.at(over) == schedule.at_end() == pytest.approx(end)
+    assert schedule.at(duration) == schedule.at_end() == pytest.approx(end)
     assert min(start, end) - 1e-9 <= schedule.at(elapsed) <= max(start, end) + 1e-9
 
 
 @pytest.mark.parametrize(
     ("kind", "arguments", "told"),
     [
-        (Linear, {"over": 0}, "over=0"),
-        (Linear, {"over": 5, "unit": "batch"}, "unit=batch must be one of epoch, step"),
-        (Cyclical, {"over": 5, "cycles": 0}, "cycles=0"),
-        (Cyclical, {"over": 5, "rise": 0.0}, "rise=0"),
-        (Cyclical, {"over": 5, "rise": 1.5}, "rise=1.5"),
+        (Linear, {"duration": 0}, "duration=0"),
+        (Linear, {"duration": 5, "unit": "batch"}, "unit=batch must be one of epoch, step"),
+        (Cyclical, {"duration": 5, "cycles": 0}, "cycles=0"),
+        (Cyclical, {"duration": 5, "rise": 0.0}, "rise=0"),
+        (Cyclical, {"duration": 5, "rise": 1.5}, "rise=1.5"),
     ],
 )
 def test_what_makes_no_schedule_is_refused(kind, arguments, told):
@@ -92,13 +92,13 @@ def test_the_value_changes_in_its_place():
 
 
 def test_epochs_and_steps_are_counted_apart():
-    loss = BetaVAE(Linear(0.0, 1.0, over=4, unit="epoch"))
+    loss = BetaVAE(Linear(0.0, 1.0, duration=4, unit="epoch"))
     schedules = LossSchedules(loss, CPU)
     schedules.begin_epoch(epochs=1, steps=600)
     assert schedules.values() == {"beta": 0.25}
     schedules.begin_step(steps=900)
     assert schedules.values() == {"beta": 0.25}
-    by_step = LossSchedules(BetaVAE(Linear(0.0, 1.0, over=1000, unit="step")), CPU)
+    by_step = LossSchedules(BetaVAE(Linear(0.0, 1.0, duration=1000, unit="step")), CPU)
     by_step.begin_epoch(epochs=1, steps=500)
     assert by_step.values() == {"beta": 0.5}
     by_step.begin_step(steps=750)
@@ -106,7 +106,7 @@ def test_epochs_and_steps_are_counted_apart():
 
 
 def test_for_the_length_of_a_block_schedules_are_at_their_end():
-    schedules = LossSchedules(BetaVAE(Linear(0.0, 1.0, over=4)), CPU)
+    schedules = LossSchedules(BetaVAE(Linear(0.0, 1.0, duration=4)), CPU)
     with schedules.at_end():
         assert schedules.values() == {"beta": 1.0}
     assert schedules.values() == {"beta": 0.0}

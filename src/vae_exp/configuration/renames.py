@@ -54,7 +54,13 @@ RENAMED_KEYS = {
     "evaluator.probe.neighbours": "evaluator.probe.num_neighbors",
     "evaluator.quadrature.reach": "evaluator.quadrature.extent",
     "evaluator.quadrature.side": "evaluator.quadrature.points_per_axis",
+    "loss.*.over": "loss.*.duration",
     "manifold_side": "manifold_size",
+    "model.decoder.likelihood.bounded": "model.decoder.likelihood.sigmoid_mean",
+    "model.decoder.likelihood.least_sigma": "model.decoder.likelihood.min_sigma",
+    "model.likelihood.bounded": "model.likelihood.sigmoid_mean",
+    "model.likelihood.least_sigma": "model.likelihood.min_sigma",
+    "model.prior.spread": "model.prior.init_std",
     "trainer.collapse_monitor": "trainer.warn_posterior_collapse",
     "trainer.distributed": "trainer.strategy",
     "trainer.gradient_clip": "trainer.max_grad_norm",
@@ -90,7 +96,8 @@ def rename_override(override: str, is_option: Callable[[str, str], bool]) -> str
     name = key.lstrip("+~")
     for old, new in RENAMED_KEYS.items():
         star = _match(old, name)
-        if star is None or (star and not is_option(old.partition(".*")[0], star)):
+        group = old.partition(".*")[0]
+        if star is None or (group == "evaluator" and not is_option(group, star)):
             continue
         for before, after in RENAMED_VALUES.get(old, {}).items():
             value = re.sub(rf"(?<![\w.]){before}(?![\w.])", "null" if after is None else str(after), value)

@@ -60,7 +60,7 @@ class FixedGaussianLikelihood(Likelihood):
 
     Args:
         sigma: σ in units of the pixels, which run from 0 to 1.
-        bounded: Whether μ is kept between 0 and 1 by a sigmoid; otherwise it is the decoder's output itself.
+        sigmoid_mean: Whether μ is kept between 0 and 1 by a sigmoid; otherwise it is the decoder's output itself.
 
     Raises:
         ValueError: if σ is not positive.
@@ -68,14 +68,14 @@ class FixedGaussianLikelihood(Likelihood):
 
     parameters_per_value = 1
 
-    def __init__(self, sigma: float, bounded: bool = True) -> None:
+    def __init__(self, sigma: float, sigmoid_mean: bool = True) -> None:
         super().__init__()
         self.sigma = _positive("sigma", sigma)
-        self.bounded = bounded
+        self.sigmoid_mean = sigmoid_mean
 
     def forward(self, parameters: Tensor) -> Distribution:
         """Outputs `[..., 1, C, H, W]` → a distribution over `[..., C, H, W]`."""
-        mean = _mean(parameters.squeeze(-4), bounded=self.bounded)
+        mean = _mean(parameters.squeeze(-4), sigmoid_mean=self.sigmoid_mean)
         return _gaussian(mean, torch.full_like(mean, self.sigma))
 
 
@@ -84,7 +84,7 @@ class SharedGaussianLikelihood(Likelihood):
 
     Args:
         initial_sigma: σ at the start, in units of the pixels.
-        bounded: As for `FixedGaussianLikelihood`.
+        sigmoid_mean: As for `FixedGaussianLikelihood`.
 
     Raises:
         ValueError: if σ is not positive.
@@ -92,14 +92,14 @@ class SharedGaussianLikelihood(Likelihood):
 
     parameters_per_value = 1
 
-    def __init__(self, initial_sigma: float = 1.0, bounded: bool = True) -> None:
+    def __init__(self, initial_sigma: float = 1.0, sigmoid_mean: bool = True) -> None:
         super().__init__()
         self.log_sigma = nn.Parameter(torch.tensor(_positive("initial_sigma", initial_sigma)).log())
-        self.bounded = bounded
+        self.sigmoid_mean = sigmoid_mean
 
     def forward(self, parameters: Tensor) -> Distribution:
         """Outputs `[..., 1, C, H, W]` → a distribution over `[..., C, H, W]`."""
-        mean = _mean(parameters.squeeze(-4), bounded=self.bounded)
+        mean = _mean(parameters.squeeze(-4), sigmoid_mean=self.sigmoid_mean)
         return _gaussian(mean, self.log_sigma.exp().clamp(min=_LEAST_SCALE).expand_as(mean))
 
 
@@ -113,21 +113,21 @@ class OptimalGaussianLikelihood(Likelihood):
     optimum over training images before each validation. Until then it is that of the latest batch.
 
     Args:
-        bounded: As for `FixedGaussianLikelihood`.
+        sigmoid_mean: As for `FixedGaussianLikelihood`.
         momentum: Not used; configs stored by earlier versions have it.
     """
 
     parameters_per_value = 1
     variance: Tensor
 
-    def __init__(self, bounded: bool = True, momentum: float | None = None) -> None:
+    def __init__(self, sigmoid_mean: bool = True, momentum: float | None = None) -> None:
         super().__init__()
         self.register_buffer("variance", torch.ones(()))
-        self.bounded = bounded
+        self.sigmoid_mean = sigmoid_mean
 
     def forward(self, parameters: Tensor) -> Distribution:
         """Outputs `[..., 1, C, H, W]` → a distribution over `[..., C, H, W]`."""
-        mean = _mean(parameters.squeeze(-4), bounded=self.bounded)
+        mean = _mean(parameters.squeeze(-4), sigmoid_mean=self.sigmoid_mean)
         if self.training and torch.is_grad_enabled():
             return Independent(_FittedNormal(mean, self), 3, validate_args=False)
         return _gaussian(mean, self.variance.sqrt().to(mean.dtype).expand_as(mean))
@@ -161,8 +161,8 @@ class PerPixelGaussianLikelihood(Likelihood):
     """p(x|z) = Π N(xᵢ; μᵢ, σᵢ²) with μ and log σ both from the decoder (Kingma & Welling 2014, appendix C.2).
 
     Args:
-        least_sigma: No σᵢ is below it, in units of the pixels; without such a bound the density grows without one.
-        bounded: As for `FixedGaussianLikelihood`.
+        min_sigma: No σᵢ is below it, in units of the pixels; without such a bound the density grows without one.
+        sigmoid_mean: As for `FixedGaussianLikelihood`.
 
     Raises:
         ValueError: if the bound is not positive.
@@ -170,15 +170,15 @@ class PerPixelGaussianLikelihood(Likelihood):
 
     parameters_per_value = 2
 
-    def __init__(self, least_sigma: float = 0.01, bounded: bool = True) -> None:
+    def __init__(self, min_sigma: float = 0.01, sigmoid_mean: bool = True) -> None:
         super().__init__()
-        self.least_sigma = _positive("least_sigma", least_sigma)
-        self.bounded = bounded
+        self.min_sigma = _positive("min_sigma", min_sigma)
+        self.sigmoid_mean = sigmoid_mean
 
     def forward(self, parameters: Tensor) -> Distribution:
         """Outputs `[..., 2, C, H, W]` → a distribution over `[..., C, H, W]`."""
         mean, log_scale = parameters.unbind(dim=-4)
-        return _gaussian(_mean(mean, bounded=self.bounded), log_scale.exp().clamp(min=self.least_sigma))
+        return _gaussian(_mean(mean, sigmoid_mean=self.sigmoid_mean), log_scale.exp().clamp(min=self.min_sigma))
 
 
 def _positive(name: str, value: float) -> float:
@@ -187,8 +187,8 @@ def _positive(name: str, value: float) -> float:
     return float(value)
 
 
-def _mean(outputs: Tensor, *, bounded: bool) -> Tensor:
-    return outputs.sigmoid() if bounded else outputs
+def _mean(outputs: Tensor, *, sigmoid_mean: bool) -> Tensor:
+    return outputs.sigmoid() if sigmoid_mean else outputs
 
 
 def _gaussian(mean: Tensor, scale: Tensor) -> Distribution:

@@ -33,19 +33,19 @@ class GaussianMixturePrior(nn.Module):
     Args:
         latent_dim: Number of latent units.
         components: How many Gaussians.
-        spread: Standard deviation that the means are drawn with at the start.
+        init_std: Standard deviation that the means are drawn with at the start.
 
     Raises:
-        ValueError: if there is no component or the spread is negative.
+        ValueError: if there is no component or `init_std` is negative.
     """
 
-    def __init__(self, latent_dim: int, components: int, spread: float = 1.0) -> None:
+    def __init__(self, latent_dim: int, components: int, init_std: float = 1.0) -> None:
         super().__init__()
         _require_components(components)
-        if not spread >= 0:
-            raise ValueError(f"model.prior.spread={spread} must be at least 0.")
+        if not init_std >= 0:
+            raise ValueError(f"model.prior.init_std={init_std} must be at least 0.")
         self.logits = nn.Parameter(torch.zeros(components))
-        self.loc = nn.Parameter(spread * torch.randn(components, latent_dim))
+        self.loc = nn.Parameter(init_std * torch.randn(components, latent_dim))
         self.log_scale = nn.Parameter(torch.zeros(components, latent_dim))
 
     def forward(self) -> Distribution:

@@ -15,24 +15,24 @@ class Schedule(ABC):
     """A scalar that depends on how far training has come.
 
     Args:
-        over: Steps or epochs until it has reached its end.
+        duration: Steps or epochs until it has reached its end.
         unit: `step`, or `epoch`: then it stays the same within an epoch.
 
     Raises:
-        ValueError: if `over` is not positive or the unit is unknown.
+        ValueError: if `duration` is not positive or the unit is unknown.
     """
 
-    def __init__(self, over: float, unit: str) -> None:
-        if not over > 0 or not isfinite(over):
-            raise ValueError(f"over={over} must be a number of {unit}s greater than 0.")
+    def __init__(self, duration: float, unit: str) -> None:
+        if not duration > 0 or not isfinite(duration):
+            raise ValueError(f"duration={duration} must be a number of {unit}s greater than 0.")
         if unit not in UNITS:
             raise ValueError(f"unit={unit} must be one of {', '.join(UNITS)}.")
-        self.over = over
+        self.duration = duration
         self.unit = unit
 
     def at(self, elapsed: float) -> float:
-        """The scalar after so many steps or epochs; from `over` on it stays as it is."""
-        return self._at_share(min(max(elapsed / self.over, 0.0), 1.0))
+        """The scalar after so many steps or epochs; from `duration` on it stays as it is."""
+        return self._at_share(min(max(elapsed / self.duration, 0.0), 1.0))
 
     def at_end(self) -> float:
         """The scalar that training ends with."""
@@ -40,7 +40,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def _at_share(self, share: float) -> float:
-        """The scalar when this share of `over` has passed, from 0 to 1."""
+        """The scalar when this share of `duration` has passed, from 0 to 1."""
 
 
 class Linear(Schedule):
@@ -48,13 +48,13 @@ class Linear(Schedule):
 
     Args:
         start: At the beginning.
-        end: From `over` on.
-        over: Steps or epochs in between.
+        end: From `duration` on.
+        duration: Steps or epochs in between.
         unit: `step` or `epoch`.
     """
 
-    def __init__(self, start: float, end: float, over: float, unit: str = "epoch") -> None:
-        super().__init__(over, unit)
+    def __init__(self, start: float, end: float, duration: float, unit: str = "epoch") -> None:
+        super().__init__(duration, unit)
         self.start, self.end = float(start), float(end)
 
     def _at_share(self, share: float) -> float:
@@ -73,8 +73,8 @@ class Cyclical(Linear):
 
     Args:
         start: At the beginning of each cycle.
-        end: After the rise of each cycle, and from `over` on.
-        over: Steps or epochs of all cycles together.
+        end: After the rise of each cycle, and from `duration` on.
+        duration: Steps or epochs of all cycles together.
         unit: `step` or `epoch`.
         cycles: How many.
         rise: The share of a cycle in which the scalar rises.
@@ -84,9 +84,9 @@ class Cyclical(Linear):
     """
 
     def __init__(
-        self, start: float, end: float, over: float, unit: str = "epoch", cycles: int = 4, rise: float = 0.5
+        self, start: float, end: float, duration: float, unit: str = "epoch", cycles: int = 4, rise: float = 0.5
     ) -> None:
-        super().__init__(start, end, over, unit)
+        super().__init__(start, end, duration, unit)
         if cycles < 1:
             raise ValueError(f"cycles={cycles} must be at least 1.")
         if not 0 < rise <= 1:
