@@ -36,7 +36,8 @@ PRIMARY = {
 }
 # Parts of the primary configs, and the rows of reproduce.
 NOT_OPTIONS = ("_shared", "hydra/help", "hydra/job_logging", "reproduce")
-# Old names of experiments.
+# Old names of options.
+MODEL_ALIASES = {"two_layer": "hierarchical"}
 ALIASES = {"seed_post": "minimalist_vae", "seed_binarized": "minimalist_vae_binarized"}
 MULTI = {"evaluator"}  # groups of which several options may be chosen
 
@@ -110,12 +111,17 @@ def test_an_old_name_of_an_experiment_composes_the_same(alias, name):
     assert composed("train", f"experiment={alias}") == composed("train", f"experiment={name}")
 
 
+@pytest.mark.parametrize(("alias", "name"), MODEL_ALIASES.items())
+def test_an_old_name_of_a_model_composes_the_same(alias, name):
+    assert composed("train", f"model={alias}") == composed("train", f"model={name}")
+
+
 def test_the_help_names_every_option():
     template = (CONF / "hydra/help/train.yaml").read_text()
     entries = dict(re.findall(r"(?ms)^    ([a-z/]+)  +(.*?)(?=^    \S|^  \S|^$)", template))
     for file in option_files():
         group, option = Path(file).parent.as_posix(), Path(file).stem
-        assert option in ALIASES or re.search(rf"\b{option}\b", entries[group]), file
+        assert option in ALIASES | MODEL_ALIASES or re.search(rf"\b{option}\b", entries[group]), file
 
 
 def test_the_defaults_are_the_minimalist_vae_with_5000_images_held_out():

@@ -91,14 +91,14 @@ def no_host_reads() -> Iterator[None]:
 
 SHAPE = [1, 8, 8]
 COUNT = 24
-OWN_PRIOR = ("two_layer", "vq")
+OWN_PRIOR = ("hierarchical", "vq")
 POSTERIORS = ("diagonal", "full_covariance", "flow")
 SMALL: dict[str, dict[str, Any]] = {
     "mlp": {"hidden_dims": [8]},
     "conditional": {"hidden_dims": [8]},
     "conv": {"hidden_dims": [4], "latent_dim": 2},
     "resnet": {"hidden_dims": [8], "latent_dim": 2},
-    "two_layer": {"hidden_dims": [8], "upper_hidden_dims": [8], "latent_dims": [3, 2]},
+    "hierarchical": {"hidden_dims": [8], "upper_hidden_dims": [8], "latent_dims": [3, 2]},
     "vq": {"hidden_dims": [4], "codes": 5, "code_dim": 2},
     "prior/vamp": {"components": 3},
     "prior/flow": {"hidden_dims": [8]},
@@ -109,8 +109,9 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def options(group: str) -> list[str]:
-    """The names of a config group's options."""
-    return sorted(each.stem for each in (Path(config_dir()) / group).glob("*.yaml"))
+    """The names of a config group's options, less parts of other options and old names."""
+    names = sorted(path.stem for path in (Path(config_dir()) / group).glob("*.yaml"))
+    return [name for name in names if not name.startswith("_") and name != "two_layer"]
 
 
 MODELS, PRIORS, LIKELIHOODS = options("model"), options("model/prior"), options("model/likelihood")
@@ -212,7 +213,7 @@ def covering(loss: str) -> list[Parts]:
         (models[at % len(models)], prior, posterior, LIKELIHOODS[at % len(LIKELIHOODS)])
         for at, (prior, posterior) in pairs
     ]
-    return [*parts, ("two_layer", "standard_normal", "diagonal", "bernoulli"), ("mlp", *parts[0][1:])]
+    return [*parts, ("hierarchical", "standard_normal", "diagonal", "bernoulli"), ("mlp", *parts[0][1:])]
 
 
 def host_read(parts: Parts, losses: list[str]) -> dict[str, str | None]:
