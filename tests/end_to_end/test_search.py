@@ -81,7 +81,7 @@ def test_a_trial_that_fails_is_marked_and_the_search_goes_on(command, tmp_path: 
     )  # fmt: skip
     assert finished.code == 1
     failed = sum(trial.state is TrialState.FAIL for trial in trials(tmp_path))
-    assert f"{failed} trials failed; they stay so" in finished.err
+    assert f"{failed} trials failed; they stay failed" in finished.err
     states = {trial.params["trainer.batch_size"]: trial.state for trial in trials(tmp_path)}
     assert states == {"100": TrialState.COMPLETE, "5000": TrialState.FAIL}
     assert len(trials(tmp_path)) == 6
