@@ -75,7 +75,7 @@ def test_what_makes_no_schedule_is_refused(kind, arguments, told):
 )
 def test_a_scalar_out_of_range_is_refused(given):
     with pytest.raises(ValueError, match=r"loss\.beta="):
-        as_scalar("loss.beta", given, least=0)
+        as_scalar("loss.beta", given, minimum=0)
 
 
 def test_a_number_stays_a_number():

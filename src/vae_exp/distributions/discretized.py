@@ -80,7 +80,7 @@ class DiscretizedLogistic(Distribution):
 
 
 class CategoricalLevels(Distribution):
-    """Every level has a probability of its own (van den Oord, Kalchbrenner & Kavukcuoglu 2016, section 3.3).
+    """Every level has a separate probability (van den Oord, Kalchbrenner & Kavukcuoglu 2016, section 3.3).
 
     Args:
         logits: `[..., levels]`, unnormalised.

@@ -105,13 +105,13 @@ class _GaussianKL(torch.autograd.Function):
         loc, scale, prior_loc, prior_scale = ctx.saved_tensors
         distance = (loc - prior_loc) / prior_scale
         ratio = scale / prior_scale
-        each = gradient.unsqueeze(-1) / prior_scale
+        scaled = gradient.unsqueeze(-1) / prior_scale
         by_loc, by_scale, by_prior_loc, by_prior_scale = ctx.needs_input_grad
         parts = (
-            each * distance if by_loc else None,
-            each * (ratio - ratio.reciprocal()) if by_scale else None,
-            -each * distance if by_prior_loc else None,
-            each * (1 - ratio.square() - distance.square()) if by_prior_scale else None,
+            scaled * distance if by_loc else None,
+            scaled * (ratio - ratio.reciprocal()) if by_scale else None,
+            -scaled * distance if by_prior_loc else None,
+            scaled * (1 - ratio.square() - distance.square()) if by_prior_scale else None,
         )
         return tuple(
             None if part is None else part.sum_to_size(given.shape)

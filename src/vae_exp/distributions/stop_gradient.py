@@ -15,7 +15,7 @@ def stop_gradient(distribution: Distribution) -> Distribution:
         distribution: Whose parameters carry gradients.
 
     Raises:
-        TypeError: if it is not known how to take its parameters out.
+        TypeError: if the distribution is not registered.
     """
     raise TypeError(
         f"the parameters of a {type(distribution).__name__} cannot be held fixed; "

@@ -1,9 +1,9 @@
-"""How weights start, where it is not torch's own way."""
+"""Initial weights and output biases other than torch's defaults."""
 
 import torch
 from torch import Tensor, nn
 
-_SHARE_OF_WHITE = (0.001, 0.999)
+_MEAN_RANGE = (0.001, 0.999)
 _WEIGHTED = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 
@@ -11,7 +11,7 @@ def initialize(model: nn.Module, name: str) -> None:
     """Draw all weights from torch's global generator.
 
     Args:
-        model: Whose linear and convolutional layers are meant.
+        model: Its linear and convolutional layers are initialized.
         name: `torch` leaves them as they are; `glorot_uniform` draws from U(−a, a), a² = 6 / (inputs + outputs),
             with biases of zero (Glorot & Bengio 2010), as Burda, Grosse & Salakhutdinov 2016 do.
     """
@@ -43,4 +43,4 @@ def init_bias_to_data_mean(decoder: nn.Module, mean_image: Tensor) -> None:
             f"model.output_bias=data_mean needs a decoder with a linear layer 'output' of one logit for each "
             f"value, as MLPDecoder with a Bernoulli likelihood has; {type(decoder).__name__} has none."
         )
-    output.bias.copy_(torch.logit(mean_image.flatten().clamp(*_SHARE_OF_WHITE)))
+    output.bias.copy_(torch.logit(mean_image.flatten().clamp(*_MEAN_RANGE)))

@@ -52,15 +52,17 @@ class ContinuousBernoulliLikelihood(Likelihood):
         )
 
 
-_LEAST_SCALE = 1e-3  # in units of the pixels; below, a density of 8-bit images only grows by the grid they lie on
+_MIN_SCALE = (
+    1e-3  # in units of the pixels; below, a density of 8-bit images only grows by the spacing of their values
+)
 
 
 class FixedGaussianLikelihood(Likelihood):
-    """p(x|z) = Π N(xᵢ; μᵢ, σ²) with σ given: squared error weighed by 1/(2σ²).
+    """p(x|z) = Π N(xᵢ; μᵢ, σ²) with a fixed σ: squared error times 1/(2σ²).
 
     Args:
         sigma: σ in units of the pixels, which run from 0 to 1.
-        sigmoid_mean: Whether μ is kept between 0 and 1 by a sigmoid; otherwise it is the decoder's output itself.
+        sigmoid_mean: Whether μ is the sigmoid of the decoder's output; otherwise it is the output itself.
 
     Raises:
         ValueError: if σ is not positive.
@@ -70,7 +72,7 @@ class FixedGaussianLikelihood(Likelihood):
 
     def __init__(self, sigma: float, sigmoid_mean: bool = True) -> None:
         super().__init__()
-        self.sigma = _positive("sigma", sigma)
+        self.sigma = _check_positive("sigma", sigma)
         self.sigmoid_mean = sigmoid_mean
 
     def forward(self, parameters: Tensor) -> Distribution:
@@ -94,13 +96,13 @@ class SharedGaussianLikelihood(Likelihood):
 
     def __init__(self, initial_sigma: float = 1.0, sigmoid_mean: bool = True) -> None:
         super().__init__()
-        self.log_sigma = nn.Parameter(torch.tensor(_positive("initial_sigma", initial_sigma)).log())
+        self.log_sigma = nn.Parameter(torch.tensor(_check_positive("initial_sigma", initial_sigma)).log())
         self.sigmoid_mean = sigmoid_mean
 
     def forward(self, parameters: Tensor) -> Distribution:
         """Outputs `[..., 1, C, H, W]` → a distribution over `[..., C, H, W]`."""
         mean = _mean(parameters.squeeze(-4), sigmoid_mean=self.sigmoid_mean)
-        return _gaussian(mean, self.log_sigma.exp().clamp(min=_LEAST_SCALE).expand_as(mean))
+        return _gaussian(mean, self.log_sigma.exp().clamp(min=_MIN_SCALE).expand_as(mean))
 
 
 class OptimalGaussianLikelihood(Likelihood):
@@ -137,15 +139,15 @@ class OptimalGaussianLikelihood(Likelihood):
         """The maximum-likelihood σ of these errors, whose square becomes `variance`."""
         variance = errors.square().mean()
         self.set_variance(variance)
-        return variance.clamp(min=_LEAST_SCALE**2).sqrt()
+        return variance.clamp(min=_MIN_SCALE**2).sqrt()
 
     def set_variance(self, variance: Tensor) -> None:
         """Set the σ² that evaluation uses, a scalar in squared units of the pixels."""
-        self.variance.copy_(variance.clamp(min=_LEAST_SCALE**2))
+        self.variance.copy_(variance.clamp(min=_MIN_SCALE**2))
 
 
 class _FittedNormal(Normal):
-    """A Gaussian that takes its σ from the values it is asked about."""
+    """A Gaussian whose σ is fitted to the values that it scores."""
 
     def __init__(self, loc: Tensor, likelihood: OptimalGaussianLikelihood) -> None:
         super().__init__(loc, torch.ones_like(loc), validate_args=False)
@@ -172,7 +174,7 @@ class PerPixelGaussianLikelihood(Likelihood):
 
     def __init__(self, min_sigma: float = 0.01, sigmoid_mean: bool = True) -> None:
         super().__init__()
-        self.min_sigma = _positive("min_sigma", min_sigma)
+        self.min_sigma = _check_positive("min_sigma", min_sigma)
         self.sigmoid_mean = sigmoid_mean
 
     def forward(self, parameters: Tensor) -> Distribution:
@@ -181,7 +183,7 @@ class PerPixelGaussianLikelihood(Likelihood):
         return _gaussian(_mean(mean, sigmoid_mean=self.sigmoid_mean), log_scale.exp().clamp(min=self.min_sigma))
 
 
-def _positive(name: str, value: float) -> float:
+def _check_positive(name: str, value: float) -> float:
     if not value > 0:
         raise ValueError(f"model.likelihood.{name}={value} must be greater than 0.")
     return float(value)
@@ -195,8 +197,8 @@ def _gaussian(mean: Tensor, scale: Tensor) -> Distribution:
     return Independent(Normal(mean, scale, validate_args=False), 3, validate_args=False)
 
 
-_LEAST_LOG_SCALE = -7.0  # of a logistic over [−1, 1], as in PixelCNN++
-_MOST_LOG_SCALE = 30.0  # beyond, probabilities of inner levels and their gradients leave float32's range
+_MIN_LOG_SCALE = -7.0  # of a logistic over [−1, 1], as in PixelCNN++
+_MAX_LOG_SCALE = 30.0  # beyond, probabilities of inner levels and their gradients leave float32's range
 
 
 class DiscretizedLogisticLikelihood(Likelihood):
@@ -215,7 +217,7 @@ class DiscretizedLogisticLikelihood(Likelihood):
 
     def __init__(self, levels: int = 256) -> None:
         super().__init__()
-        self.levels = _require_levels(levels)
+        self.levels = _check_levels(levels)
 
     def forward(self, parameters: Tensor) -> Distribution:
         """Outputs `[..., 2, C, H, W]` → a distribution over `[..., C, H, W]`."""
@@ -241,7 +243,7 @@ class DiscretizedLogisticMixtureLikelihood(Likelihood):
         if components < 1:
             raise ValueError(f"model.likelihood.components={components} must be at least 1.")
         self.components = components
-        self.levels = _require_levels(levels)
+        self.levels = _check_levels(levels)
         self.parameters_per_value = 3 * components
 
     def forward(self, parameters: Tensor) -> Distribution:
@@ -267,7 +269,7 @@ class CategoricalLikelihood(Likelihood):
 
     def __init__(self, levels: int = 256) -> None:
         super().__init__()
-        self.parameters_per_value = _require_levels(levels)
+        self.parameters_per_value = _check_levels(levels)
 
     def forward(self, parameters: Tensor) -> Distribution:
         """Outputs `[..., levels, C, H, W]` → a distribution over `[..., C, H, W]`."""
@@ -277,11 +279,11 @@ class CategoricalLikelihood(Likelihood):
 
 
 def _logistic(location: Tensor, log_scale: Tensor, levels: int) -> DiscretizedLogistic:
-    scale = log_scale.clamp(_LEAST_LOG_SCALE, _MOST_LOG_SCALE).exp() / 2
+    scale = log_scale.clamp(_MIN_LOG_SCALE, _MAX_LOG_SCALE).exp() / 2
     return DiscretizedLogistic((location + 1) / 2, scale, levels, validate_args=False)
 
 
-def _require_levels(levels: int) -> int:
+def _check_levels(levels: int) -> int:
     if levels < 2:
         raise ValueError(f"model.likelihood.levels={levels} must be at least 2.")
     return levels

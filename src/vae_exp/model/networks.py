@@ -36,8 +36,8 @@ def activation_module(name: str) -> nn.Module:
     try:
         return ACTIVATIONS[name]()
     except KeyError:
-        known = ", ".join([*ACTIVATIONS, GATED])
-        raise ValueError(f"model.activation={name} is not known; use one of {known}.") from None
+        available = ", ".join([*ACTIVATIONS, GATED])
+        raise ValueError(f"model.activation={name} is not known; use one of {available}.") from None
 
 
 def linear(inputs: int, outputs: int, activation: str) -> list[nn.Module]:

@@ -31,7 +31,7 @@ class DiagonalGaussianHead(nn.Module):
 class FullCovarianceGaussianHead(nn.Module):
     """q(z|x) = N(μ(x), L(x) L(x)ᵀ) with L lower triangular (Kingma & Welling 2019, section 2.5.1).
 
-    The linear outputs are μ, the logarithms of L's diagonal, and what lies below it.
+    The linear outputs are μ, the logarithms of L's diagonal, and its entries below the diagonal.
 
     Args:
         features: Size of the encoder's features.

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
-_LEAST_LOG_SCALE = -6.0
+_MIN_LOG_SCALE = -6.0
 
 
 class StandardNormalPrior(nn.Module):
@@ -50,7 +50,7 @@ class GaussianMixturePrior(nn.Module):
 
     def forward(self) -> Distribution:
         """The distribution, with event shape `[latent_dim]`."""
-        scale = self.log_scale.clamp(min=_LEAST_LOG_SCALE).exp()
+        scale = self.log_scale.clamp(min=_MIN_LOG_SCALE).exp()
         return _mixture(
             self.logits, Independent(Normal(self.loc, scale, validate_args=False), 1, validate_args=False)
         )

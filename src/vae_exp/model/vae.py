@@ -66,7 +66,7 @@ class VAE(nn.Module):
 
         Args:
             n: How many.
-            generator: Of the draws; None makes one with a seed of its own.
+            generator: The source of the noise; None makes one with a random seed.
         """
         if generator is None:
             generator = torch.Generator(next(self.parameters()).device)

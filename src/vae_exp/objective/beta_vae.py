@@ -25,7 +25,7 @@ class BetaVAE:
     """
 
     def __init__(self, beta: float | Schedule, num_samples: int = 1) -> None:
-        self.beta = as_scalar("loss.beta", beta, least=0)
+        self.beta = as_scalar("loss.beta", beta, minimum=0)
         self.num_samples = check_num_samples("num_samples", num_samples)
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
@@ -55,8 +55,8 @@ class CapacityVAE:
     def __init__(
         self, gamma: float | Schedule, capacity: float | Schedule, num_samples: int = 1, over: str = "image"
     ) -> None:
-        self.gamma = as_scalar("loss.gamma", gamma, least=0)
-        self.capacity = as_scalar("loss.capacity", capacity, least=0)
+        self.gamma = as_scalar("loss.gamma", gamma, minimum=0)
+        self.capacity = as_scalar("loss.capacity", capacity, minimum=0)
         self.num_samples = check_num_samples("num_samples", num_samples)
         self.over = check_choice("over", over, ("image", "batch"))
 
@@ -84,7 +84,7 @@ class FreeBits:
     """
 
     def __init__(self, free_nats: float | Schedule, num_samples: int = 1) -> None:
-        self.free_nats = as_scalar("loss.free_nats", free_nats, least=0)
+        self.free_nats = as_scalar("loss.free_nats", free_nats, minimum=0)
         self.num_samples = check_num_samples("num_samples", num_samples)
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:

@@ -42,9 +42,9 @@ class BetaTCVAE:
         gamma: float | Schedule,
         dataset_size: int | None,
     ) -> None:
-        self.alpha = as_scalar("loss.alpha", alpha, least=0)
-        self.beta = as_scalar("loss.beta", beta, least=0)
-        self.gamma = as_scalar("loss.gamma", gamma, least=0)
+        self.alpha = as_scalar("loss.alpha", alpha, minimum=0)
+        self.beta = as_scalar("loss.beta", beta, minimum=0)
+        self.gamma = as_scalar("loss.gamma", gamma, minimum=0)
         if dataset_size is None or dataset_size < 2:
             raise ValueError(
                 f"loss.dataset_size={dataset_size} must be the number of training images, at least 2."
@@ -55,9 +55,8 @@ class BetaTCVAE:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
         samples = sample_posterior(vae, images, generator, (1,))
         latents = samples.latents[0]
-        densities = per_dimension(samples.posterior).log_prob(
-            latents.unsqueeze(1)
-        )  # [z of this image, q of that, unit]
+        units = per_dimension(samples.posterior)
+        densities = units.log_prob(latents.unsqueeze(1))  # [z of this image, q of that, unit]
         log_weights = stratified_log_weights(len(images), self.dataset_size, latents)
         log_q_z = (densities.sum(dim=-1) + log_weights).logsumexp(dim=1)
         log_q_units = (densities + log_weights.unsqueeze(-1)).logsumexp(dim=1).sum(dim=-1)
@@ -113,8 +112,8 @@ class InfoVAE:
     least_batch = 2
 
     def __init__(self, alpha: float | Schedule, weight: float | Schedule) -> None:
-        self.alpha = as_scalar("loss.alpha", alpha, most=1)
-        self.weight = as_scalar("loss.weight", weight, least=0)
+        self.alpha = as_scalar("loss.alpha", alpha, maximum=1)
+        self.weight = as_scalar("loss.weight", weight, minimum=0)
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
@@ -179,8 +178,8 @@ class DIPVAE:
         if variant not in (1, 2):
             raise ValueError(f"loss.variant={variant} must be 1 or 2.")
         self.variant = variant
-        self.off_diagonal = as_scalar("loss.off_diagonal", off_diagonal, least=0)
-        self.diagonal = as_scalar("loss.diagonal", diagonal, least=0)
+        self.off_diagonal = as_scalar("loss.off_diagonal", off_diagonal, minimum=0)
+        self.diagonal = as_scalar("loss.diagonal", diagonal, minimum=0)
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""

@@ -82,7 +82,7 @@ class CIWAE(IWAE):
 
     def __init__(self, num_samples: int, beta: float | Schedule) -> None:
         super().__init__(num_samples)
-        self.beta = as_scalar("loss.beta", beta, least=0, most=1)
+        self.beta = as_scalar("loss.beta", beta, minimum=0, maximum=1)
 
     def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
         """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
@@ -184,15 +184,15 @@ class PIWAE(MIWAE):
 
 @contextmanager
 def _frozen(*modules: nn.Module) -> Iterator[None]:
-    """For the length of a block, gradients pass through these modules and leave their parameters alone."""
-    trained = [each for module in modules for each in module.parameters() if each.requires_grad]
-    for each in trained:
-        each.requires_grad_(False)
+    """Freeze the parameters of these modules for the length of a block; gradients still pass through."""
+    trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for each in trained:
-            each.requires_grad_(True)
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def log_weights(vae: VAE, images: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:

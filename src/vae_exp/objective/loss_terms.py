@@ -1,4 +1,4 @@
-"""What every loss returns."""
+"""The terms of a loss, and the protocol of losses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Loss(Protocol):
 
 
 def check_choice(key: str, value: str, choices: Sequence[str]) -> str:
-    """One of a few words.
+    """Return the value if it is one of the choices.
 
     Raises:
         ValueError: if it is none of them.

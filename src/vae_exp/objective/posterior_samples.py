@@ -66,7 +66,7 @@ def sample_posterior(
 
 
 def check_num_samples(key: str, count: int) -> int:
-    """A number of draws.
+    """Return a number of draws if it is valid.
 
     Raises:
         ValueError: if it is not a whole number of at least one.

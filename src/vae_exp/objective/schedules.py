@@ -112,35 +112,37 @@ class ScheduledValue:
         self.value = torch.tensor(schedule.at(0))
 
     def to(self, device: torch.device) -> None:
-        """Keep the value on a device: one place, whose content changes, so that a CUDA graph can read it."""
+        """Move the value to a device; later changes are in place, so that a CUDA graph can read it."""
         self.value = self.value.to(device)
 
     def set(self, number: float) -> None:
-        """Change the value, in its place."""
+        """Change the value in place."""
         self.value.fill_(number)
 
 
-def as_scalar(key: str, given: float | Schedule, least: float = -inf, most: float = inf) -> float | ScheduledValue:
-    """What a loss keeps of an argument that may be a number or a schedule.
+def as_scalar(
+    key: str, value: float | Schedule, minimum: float = -inf, maximum: float = inf
+) -> float | ScheduledValue:
+    """Check an argument of a loss that may be a number or a schedule.
 
     Args:
         key: The argument's name, for messages.
-        given: A finite number, or a schedule.
-        least: The smallest value it may take.
-        most: The largest.
+        value: A finite number, or a schedule.
+        minimum: The smallest value it may take.
+        maximum: The largest value it may take.
 
     Raises:
         ValueError: if it is neither, or out of range.
     """
-    extremes = [given.at(0), given.at_end()] if isinstance(given, Schedule) else [given]
+    extremes = [value.at(0), value.at_end()] if isinstance(value, Schedule) else [value]
     for number in extremes:
         if isinstance(number, bool) or not isinstance(number, int | float) or not isfinite(number):
             raise ValueError(f"{key}={number} must be a finite number, or a schedule.")
-        if not least <= number <= most:
+        if not minimum <= number <= maximum:
             raise ValueError(
-                f"{key}={number} must be at least {least}{'' if most == inf else f' and at most {most}'}."
+                f"{key}={number} must be at least {minimum}{'' if maximum == inf else f' and at most {maximum}'}."
             )
-    return ScheduledValue(given) if isinstance(given, Schedule) else float(given)
+    return ScheduledValue(value) if isinstance(value, Schedule) else float(value)
 
 
 def value_of(scalar: float | ScheduledValue) -> float | Tensor:
@@ -152,47 +154,48 @@ class LossSchedules:
     """All scheduled scalars of a loss, moved along by the trainer.
 
     Args:
-        loss: Any loss; what it keeps as attributes of type `ScheduledValue` is found.
+        loss: Any loss; its attributes of type `ScheduledValue` follow their schedules.
         device: Where the loss is computed.
     """
 
     def __init__(self, loss: object, device: torch.device) -> None:
-        self._scalars = {name: each for name, each in vars(loss).items() if isinstance(each, ScheduledValue)}
-        for each in self._scalars.values():
-            each.to(device)
-        self._by_step = any(each.schedule.unit == "step" for each in self._scalars.values())
+        self._scalars = {name: value for name, value in vars(loss).items() if isinstance(value, ScheduledValue)}
+        for scalar in self._scalars.values():
+            scalar.to(device)
+        self._by_step = any(scalar.schedule.unit == "step" for scalar in self._scalars.values())
 
     def begin_epoch(self, epochs: int, steps: int) -> None:
-        """Set every scalar to where it is after so many whole epochs and so many steps."""
-        for each in self._scalars.values():
-            each.set(each.schedule.at(epochs if each.schedule.unit == "epoch" else steps))
+        """Set every scalar to its value after so many whole epochs and so many steps."""
+        for scalar in self._scalars.values():
+            scalar.set(scalar.schedule.at(epochs if scalar.schedule.unit == "epoch" else steps))
 
     def begin_step(self, steps: int) -> None:
-        """Set those that follow steps to where they are after so many."""
+        """Set the scalars that follow steps to their values after so many."""
         if not self._by_step:
             return
-        for each in self._scalars.values():
-            if each.schedule.unit == "step":
-                each.set(each.schedule.at(steps))
+        for scalar in self._scalars.values():
+            if scalar.schedule.unit == "step":
+                scalar.set(scalar.schedule.at(steps))
 
     def all_finished(self) -> bool:
-        """Whether every scalar has arrived at what training ends with."""
+        """Whether every scalar has its final value."""
         return all(
-            float(each.value) == float(torch.tensor(each.schedule.at_end())) for each in self._scalars.values()
+            float(scalar.value) == float(torch.tensor(scalar.schedule.at_end()))
+            for scalar in self._scalars.values()
         )
 
     def values(self) -> dict[str, float]:
         """Every scalar by its name, as it is now."""
-        return {name: float(each.value) for name, each in self._scalars.items()}
+        return {name: float(scalar.value) for name, scalar in self._scalars.items()}
 
     @contextmanager
     def at_end(self) -> Iterator[None]:
-        """For the length of a block, every scalar is what training ends with: so epochs can be compared."""
-        before = {name: float(each.value) for name, each in self._scalars.items()}
-        for each in self._scalars.values():
-            each.set(each.schedule.at_end())
+        """Set every scalar to its final value for the length of a block, so that epochs can be compared."""
+        before = {name: float(scalar.value) for name, scalar in self._scalars.items()}
+        for scalar in self._scalars.values():
+            scalar.set(scalar.schedule.at_end())
         try:
             yield
         finally:
-            for name, each in self._scalars.items():
-                each.set(before[name])
+            for name, scalar in self._scalars.items():
+                scalar.set(before[name])

@@ -26,7 +26,7 @@ class VQ:
     """
 
     def __init__(self, commitment: float | Schedule = 0.25, position_reduction: str = "mean") -> None:
-        self.commitment = as_scalar("loss.commitment", commitment, least=0)
+        self.commitment = as_scalar("loss.commitment", commitment, minimum=0)
         self.position_reduction = check_choice("position_reduction", position_reduction, ("mean", "sum"))
 
     @property
