@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 
 class OptunaSweeper(Sweeper):
-    """Asks Optuna for jobs and tells it what came of them, until there are `n_trials`.
+    """Asks Optuna for jobs and tells it their results, until there are `n_trials`.
 
     Args:
         n_trials: How many trials there will be in all, those of earlier starts of the same sweep among them.
@@ -58,7 +58,7 @@ class OptunaSweeper(Sweeper):
         try:
             from vae_exp.sweep.search.loop import run_in_batches, run_in_pool
             from vae_exp.sweep.search.space import parsed_space
-            from vae_exp.sweep.search.study import Search, SearchConfig, with_directions
+            from vae_exp.sweep.search.study import SearchConfig, TrialScheduler, with_directions
         except ImportError as error:
             raise UserError(f"hydra/sweeper=optuna needs Optuna ({error}): pip install optuna cmaes.") from error
 
@@ -75,11 +75,11 @@ class OptunaSweeper(Sweeper):
         folder = Path(str(self.config.hydra.sweep.dir))
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
-        search = Search(folder, settings, space)
+        scheduler = TrialScheduler(folder, settings, space)
         if hasattr(self.launcher, "stream"):
-            run_in_pool(search, self.launcher)
+            run_in_pool(scheduler, self.launcher)
         else:
-            run_in_batches(search, self.launcher, self._batch_size)
+            run_in_batches(scheduler, self.launcher, self._batch_size)
 
 
 def _plain(node: Any) -> dict[str, Any]:

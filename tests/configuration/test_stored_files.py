@@ -48,7 +48,7 @@ HARMLESS = {
     "torchvision.models.feature_extraction.DualGraphModule.root",
 }
 SUGGESTIVE = re.compile(
-    r"^(.*_)?(path|file|filename|root|folder|dir|directory|url|uri|address|host|checkpoint|cache|download|journal"
+    r"^(.*_)?(path|file|filename|root|folder|dir|directory|url|uri|address|host|checkpoint|cache|download|journal|storage"
     r"|device|device_ids)$|^features$|^weights$"
 )
 
@@ -380,7 +380,7 @@ def test_a_data_root_is_the_callers_and_nothing_is_downloaded_into_it(
         ({"tracker": {"root": "/nowhere"}}, "tracker.root=/nowhere"),
         (
             {"sweep": {"trial": {"journal": "/nowhere/j", "number": 0, "prune": True}}},
-            "sweep.trial.journal=/nowhere/j",
+            "sweep.trial.storage=/nowhere/j",
         ),
         ({"model": {"encoder": {"_target_": "torch.nn.Linear", "device": "cuda"}}}, "model.encoder.device=cuda"),
     ],

@@ -11,7 +11,8 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.conftest import start
-from vae_exp.sweep.search.journal import FILE, load_study
+from vae_exp.sweep.manifest import STUDY_FILE
+from vae_exp.sweep.search.study import load_study
 
 SEARCH = (
     "--multirun", "hydra/sweeper=optuna", "data=digits", "tracker=none", "evaluator=[]", "sweep.name=s",
@@ -21,7 +22,7 @@ POOL = ("hydra/launcher=pool", "hydra.launcher.slots=2")
 
 
 def trials(folder: Path):
-    return load_study(folder / "multirun" / "s" / FILE).get_trials()
+    return load_study(folder / "multirun" / "s" / STUDY_FILE).get_trials()
 
 
 def results(folder: Path) -> dict[str, dict]:

@@ -138,7 +138,7 @@ def test_force_runs_all_again_and_archives_the_former_runs(command, tmp_path):
     sweep = tmp_path / "multirun" / "mine"
     before = {path.parent.name: path.read_bytes() for path in sweep.glob("*/result.json")}
     time.sleep(1.1)  # sweeps differ by the second in which they start
-    assert command(*arguments, "sweep.force=true").code == 0
+    assert command(*arguments, "sweep.rerun=true").code == 0
     for name, content in before.items():
         assert (sweep / name / "previous" / "1" / "result.json").read_bytes() == content
         assert (sweep / name / "result.json").read_bytes() != content

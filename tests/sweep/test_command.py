@@ -148,7 +148,7 @@ def test_retry_gives_the_commands_again_where_they_were_given(
 ):
     sweep = tmp_path / "multirun" / "s"
     make_job(sweep, ["seed=0"])
-    add_command(sweep, ["--multirun", "seed=0,1", "sweep.force=true"], tmp_path, [["seed=0"]])
+    add_command(sweep, ["--multirun", "seed=0,1", "sweep.rerun=true"], tmp_path, [["seed=0"]])
     add_command(sweep, ["--multirun", "seed=2", "sweep.name=s"], tmp_path, [["seed=2"]])
     given = []
 

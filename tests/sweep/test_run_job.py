@@ -11,13 +11,13 @@ from vae_exp.sweep.run_job import JobAction, decide_action, reusable_wandb_run_i
 
 
 def _config(**sweep: object) -> DictConfig:
-    return OmegaConf.create({"seed": 0, "sweep": {"force": False, "started": "then", **sweep}})
+    return OmegaConf.create({"seed": 0, "sweep": {"rerun": False, "started_at": "then", **sweep}})
 
 
 def _job(folder: Path, status: str | None, *, checkpoint: bool = False, started: str = "before") -> RunDirectory:
     directory = RunDirectory(folder / f"seed-0_{config_hash(_config())}")
     directory.config.parent.mkdir(parents=True)
-    directory.config.write_text(OmegaConf.to_yaml(_config(started=started)))
+    directory.config.write_text(OmegaConf.to_yaml(_config(started_at=started)))
     if status is not None:
         directory.result.write_text(json.dumps({"status": status}))
     if checkpoint:
@@ -58,8 +58,10 @@ def test_an_empty_directory_is_begun(tmp_path: Path):
 
 def test_force_begins_anew_what_this_very_sweep_has_not_begun(tmp_path: Path):
     directory = _job(tmp_path, "completed", started="before")
-    assert decide_action(directory, _config(force=True)) is JobAction.RESTART
-    assert decide_action(directory, _config(force=True, started="before")) is JobAction.SKIP
+    assert decide_action(directory, _config(rerun=True)) is JobAction.RESTART
+    assert decide_action(directory, _config(rerun=True, started_at="before")) is JobAction.SKIP
+    directory.config.write_text(directory.config.read_text().replace("started_at:", "started:"))  # as it was
+    assert decide_action(directory, _config(rerun=True, started_at="before")) is JobAction.SKIP
 
 
 def test_a_directory_with_the_run_of_another_config_is_left_alone(tmp_path: Path):

@@ -177,7 +177,7 @@ class TrackerConfig:
 class TrialConfig:
     """`sweep.trial`: of which search a job is a trial; a sweeper that searches sets it."""
 
-    journal: str | None = None
+    storage: str | None = None
     number: int = 0
     prune: bool = False
 
@@ -187,9 +187,9 @@ class SweepConfig:
     """`sweep`: its name, and what is passed to its jobs."""
 
     name: str | None = MISSING
-    force: bool = False
+    rerun: bool = False
     checked: bool = False
-    started: str | None = None
+    started_at: str | None = None
     trial: TrialConfig = field(default_factory=TrialConfig)
 
     def __post_init__(self) -> None:

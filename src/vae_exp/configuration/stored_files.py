@@ -143,7 +143,7 @@ def _check_tracker_root(key: str, value: Any, caller: Caller) -> None:
         raise _refusal(caller, key, value, why, f"if the folder is yours, say tracker.root={value}")
 
 
-def _check_journal(key: str, value: Any, caller: Caller) -> None:
+def _check_storage(key: str, value: Any, caller: Caller) -> None:
     path = _resolved(key, value)
     if path.parent != caller.run.resolve().parent or (path.exists() and not S_ISREG(path.stat().st_mode)):
         why = "is not a regular file beside the run directory"
@@ -165,7 +165,7 @@ ARGUMENTS: dict[str, dict[str, Check]] = {
 KEYS: dict[str, dict[str, Check]] = {
     "data": {"path": _check_archive},
     "tracker": {"mode": _check_tracker_mode, "root": _check_tracker_root},
-    "sweep.trial": {"journal": _check_journal},
+    "sweep.trial": {"storage": _check_storage},
 }
 
 

@@ -426,8 +426,8 @@ def _settled(config: DictConfig) -> DictConfig:
     Raises:
         UserError: if another value depends on when it is read, so that the run could not be opened again.
     """
-    started = OmegaConf.select(config, "sweep.started")
-    settled = config if started is None else with_overrides(config, {"sweep.started": started})
+    started_at = OmegaConf.select(config, "sweep.started_at")
+    settled = config if started_at is None else with_overrides(config, {"sweep.started_at": started_at})
     for call in resolver_calls(OmegaConf.to_container(settled, resolve=False)):
         raise UserError(
             f"{call} calls a resolver, which may answer otherwise when the run is opened; give the value."

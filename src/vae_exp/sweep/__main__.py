@@ -33,7 +33,7 @@ from vae_exp.sweep.aggregate import (
 from vae_exp.sweep.cleanup import find_removable, remove
 from vae_exp.sweep.command_check import TRUST, require_plain_command
 from vae_exp.sweep.job_records import JobRecord, read_jobs, varying
-from vae_exp.sweep.manifest import SEARCH, portable_args, read_manifest
+from vae_exp.sweep.manifest import STUDY_FILE, portable_args, read_manifest
 from vae_exp.sweep.tables import (
     console,
     group_rows,
@@ -199,7 +199,7 @@ def _best(args: argparse.Namespace) -> int:
 
 def _searched_for(sweep: Path) -> Sequence[str]:
     """The objectives of the search that made a sweep; none where there was no search."""
-    if not (sweep / SEARCH).is_file():
+    if not (sweep / STUDY_FILE).is_file():
         return ()
     from vae_exp.sweep.search.study import objectives_of
 

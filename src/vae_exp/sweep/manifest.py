@@ -19,7 +19,7 @@ from vae_exp.storage.atomic_io import read_json, write_json
 
 _log = logging.getLogger(__name__)
 FILE = "sweep.json"
-SEARCH = "optuna.journal"  # beside it, where jobs are searched for
+STUDY_FILE = "optuna.journal"  # beside it, where jobs are searched for
 _LOCK_SECONDS = 30
 _UNREADABLE = (OSError, UserError, KeyError, TypeError)
 
@@ -79,7 +79,7 @@ def add_command(sweep: Path, words: Sequence[str], folder: Path, jobs: Sequence[
 
 def portable_args(words: Sequence[str]) -> list[str]:
     """The words of a command that stay right when its sweep is moved, renamed, trusted or done again."""
-    passing = ("sweep.force=", "sweep.name=", "sweep.checked=", "hydra.sweep.dir=", "trust=")
+    passing = ("sweep.rerun=", "sweep.force=", "sweep.name=", "sweep.checked=", "hydra.sweep.dir=", "trust=")
     return [word for word in words if not word.lstrip("+").startswith(passing)]
 
 

@@ -13,6 +13,7 @@ from hydra.core.utils import run_job as run_hydra_job
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vae_exp.configuration.renames import with_current_names
 from vae_exp.configuration.resolvers import identifying_text, register_resolvers
 from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import read_yaml, write_atomically
@@ -42,8 +43,8 @@ def decide_action(directory: RunDirectory, config: DictConfig) -> JobAction:
 
     Args:
         directory: The job's.
-        config: The job's. With `sweep.force` every job is restarted that this sweep has not itself started,
-            which `sweep.started` shows: a job that a cluster requeues is resumed.
+        config: The job's. With `sweep.rerun` every job is restarted that this sweep has not itself started,
+            which `sweep.started_at` shows: a job that a cluster requeues is resumed.
 
     Raises:
         UserError: if the directory holds a run of another config.
@@ -51,7 +52,7 @@ def decide_action(directory: RunDirectory, config: DictConfig) -> JobAction:
     if not directory.contains_run():
         return JobAction.RESTART
     _check_same_config(directory, config)
-    if config.sweep.force and _start_time(directory) != config.sweep.started:
+    if config.sweep.rerun and _start_time(directory) != config.sweep.started_at:
         return JobAction.RESTART
     status = status_of(directory)
     if status in FINISHED:
@@ -111,7 +112,7 @@ def _check_same_config(directory: RunDirectory, config: DictConfig) -> None:
 def _start_time(directory: RunDirectory) -> str | None:
     """When the sweep that started the run of a directory was started."""
     try:
-        return str(read_yaml(directory.config)["sweep"]["started"])
+        return str(with_current_names(read_yaml(directory.config))["sweep"]["started_at"])
     except (OSError, UserError, KeyError, TypeError):
         return None
 
@@ -169,11 +170,11 @@ def run_job(
 
 def _make_pruner(config: DictConfig) -> "Pruner | None":
     trial = config.sweep.trial
-    if trial.journal is None or not trial.prune:
+    if trial.storage is None or not trial.prune:
         return None
     from vae_exp.sweep.search.pruning import TrialReporter
 
-    return TrialReporter(Path(trial.journal), trial.number)
+    return TrialReporter(Path(trial.storage), trial.number)
 
 
 def run_pickled(hydra_context: Any, task_function: Any, config: DictConfig, state: Any) -> JobReturn:

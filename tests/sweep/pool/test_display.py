@@ -3,7 +3,7 @@ import io
 from rich.console import Console
 
 from vae_exp.sweep.pool.display import PoolDisplay
-from vae_exp.sweep.pool.job import End, Job
+from vae_exp.sweep.pool.job import Job, JobOutcome
 from vae_exp.sweep.pool.slots import Slot
 
 
@@ -20,9 +20,14 @@ def test_elsewhere_than_on_a_terminal_every_job_is_a_line_and_the_time_left_foll
         assert not display.is_live
         first = job(0)
         display.started(first, Slot(0, None, 1))
-        first.end, first.status, first.seconds, first.metrics = End.DONE, "completed", 60.0, {"val/elbo": -95.25}
+        first.outcome, first.status, first.seconds, first.metrics = (
+            JobOutcome.DONE,
+            "completed",
+            60.0,
+            {"val/elbo": -95.25},
+        )
         display.ended(first)
-        display.ended(job(1, end=End.FAILED, status="diverged", reason="it diverged\nmore"))
+        display.ended(job(1, outcome=JobOutcome.FAILED, status="diverged", reason="it diverged\nmore"))
     lines = out.getvalue().splitlines()
     assert lines[0] == "[1/4]  completed  job 0  60.0 s  val/elbo -95.250  (1 min 30 s left)"
     assert lines[1] == "[2/4]  diverged  job 1  it diverged  (1 min 00 s left)"
@@ -31,7 +36,7 @@ def test_elsewhere_than_on_a_terminal_every_job_is_a_line_and_the_time_left_foll
 def test_jobs_of_an_earlier_command_count():
     out = io.StringIO()
     with PoolDisplay(10, 2, Console(file=out, width=200), done=6) as display:
-        display.ended(job(6, end=End.DONE, status="completed", seconds=60.0))
+        display.ended(job(6, outcome=JobOutcome.DONE, status="completed", seconds=60.0))
     assert out.getvalue() == "[ 7/10]  completed  job 6  60.0 s  (1 min 30 s left)\n"
 
 

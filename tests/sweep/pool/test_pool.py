@@ -15,8 +15,8 @@ from vae_exp.errors import MemoryExhaustedError
 from vae_exp.storage.atomic_io import write_json
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.pool.display import PoolDisplay
-from vae_exp.sweep.pool.job import End, Job
-from vae_exp.sweep.pool.pool import Composed, JobList, Pool
+from vae_exp.sweep.pool.job import Job, JobOutcome
+from vae_exp.sweep.pool.pool import JobList, Pool, PreparedJob
 from vae_exp.sweep.pool.slots import Slot
 from vae_exp.sweep.run_job import JobAction
 
@@ -54,7 +54,7 @@ class Told:
 def run(folder: Path, whats: list[str], slots: list[Slot]) -> list[Job]:
     jobs = [Job(number, [what]) for number, what in enumerate(whats)]
 
-    def compose(job: Job) -> Composed:
+    def compose(job: Job) -> PreparedJob:
         [what] = job.overrides
         if what == "compose":
             raise ValueError("cannot be composed")
@@ -65,7 +65,7 @@ def run(folder: Path, whats: list[str], slots: list[Slot]) -> list[Job]:
         config = OmegaConf.create({"place": str(place), "hydra": hydra})
         attempt = JobAction.SKIP if what == "skip" else JobAction.RESTART
         payload = lambda: _pickled(Told(folder, what), config)  # noqa: E731
-        return Composed(RunDirectory(place), 1, attempt, payload)
+        return PreparedJob(RunDirectory(place), 1, attempt, payload)
 
     Pool(slots, compose, 5.0, PoolDisplay(len(jobs), len(slots))).run(JobList(jobs))
     return jobs
@@ -90,7 +90,14 @@ def test_each_job_ends_as_it_did_and_the_others_do_not_mind(tmp_path: Path, caps
     jobs = run(
         tmp_path, ["fine", "raise", "kill", "skip", "compose", "fine"], [Slot(0, None, 1), Slot(1, None, 1)]
     )
-    assert [job.end for job in jobs] == [End.DONE, End.FAILED, End.FAILED, End.SKIPPED, End.FAILED, End.DONE]
+    assert [job.outcome for job in jobs] == [
+        JobOutcome.DONE,
+        JobOutcome.FAILED,
+        JobOutcome.FAILED,
+        JobOutcome.SKIPPED,
+        JobOutcome.FAILED,
+        JobOutcome.DONE,
+    ]
     assert jobs[1].reason == "as it was asked to"
     assert jobs[2].reason == "killed by SIGKILL"
     assert "cannot be composed" in jobs[4].reason
@@ -112,7 +119,7 @@ def test_slots_are_shared_and_each_job_sees_its_own_gpu_and_threads(tmp_path: Pa
 
 def test_a_job_that_ran_out_of_memory_is_run_once_more_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     jobs = run(tmp_path, ["memory", "fine", "fine"], [Slot(0, None, 1), Slot(1, None, 1)])
-    assert [job.end for job in jobs] == [End.DONE] * 3
+    assert [job.outcome for job in jobs] == [JobOutcome.DONE] * 3
     found = spans(tmp_path)
     assert len(found) == 4
     last, others = found[-1], found[:-1]
@@ -123,7 +130,7 @@ def test_a_job_that_ran_out_of_memory_is_run_once_more_alone(tmp_path: Path, cap
 def test_a_job_that_ran_out_of_memory_has_one_gpu_to_itself_not_the_node(tmp_path: Path):
     slots = [Slot(0, "3", 1), Slot(1, "5", 1), Slot(2, "3", 1), Slot(3, "5", 1)]
     jobs = run(tmp_path, ["memory", "long", "fine", "fine", "fine"], slots)
-    assert [job.end for job in jobs] == [End.DONE] * 5
+    assert [job.outcome for job in jobs] == [JobOutcome.DONE] * 5
     [long] = spans(tmp_path, "1-long")
     _, repeated = spans(tmp_path, "0-memory")
     assert repeated[0] < long[1], "the repeated job waited for the other GPU"
@@ -133,5 +140,5 @@ def test_a_job_that_ran_out_of_memory_has_one_gpu_to_itself_not_the_node(tmp_pat
 
 def test_a_job_with_a_gpu_to_itself_is_not_repeated(tmp_path: Path):
     jobs = run(tmp_path, ["memory", "fine"], [Slot(0, "3", 1), Slot(1, "5", 1)])
-    assert [job.end for job in jobs] == [End.FAILED, End.DONE]
+    assert [job.outcome for job in jobs] == [JobOutcome.FAILED, JobOutcome.DONE]
     assert "out of memory" in jobs[0].reason

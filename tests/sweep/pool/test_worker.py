@@ -3,8 +3,8 @@ import signal
 from multiprocessing import get_context
 from pathlib import Path
 
-from vae_exp.sweep.pool.job import how_it_ended
-from vae_exp.sweep.pool.worker import Assignment, work
+from vae_exp.sweep.pool.job import describe_exit_code
+from vae_exp.sweep.pool.worker import WorkerTask, worker_main
 
 
 class InterruptedWhileLoading:
@@ -23,9 +23,11 @@ def test_a_job_interrupted_before_its_run_starts_ends_by_ctrl_c(tmp_path: Path):
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     payload = pickle.dumps(InterruptedWhileLoading())
-    job = context.Process(target=work, args=(Assignment(payload, tmp_path / "train.log", {}, 1, 1.0), theirs))
+    job = context.Process(
+        target=worker_main, args=(WorkerTask(payload, tmp_path / "train.log", {}, 1, 1.0), theirs)
+    )
     job.start()
     job.join(60)
     ours.close()
     assert job.exitcode == 128 + signal.SIGINT
-    assert how_it_ended(job.exitcode) == "by Ctrl-C"
+    assert describe_exit_code(job.exitcode) == "by Ctrl-C"

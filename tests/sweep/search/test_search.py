@@ -11,10 +11,10 @@ from optuna.trial import TrialState
 
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
-from vae_exp.sweep.search.journal import FILE, load_study
+from vae_exp.sweep.manifest import STUDY_FILE
 from vae_exp.sweep.search.pruning import TrialReporter
 from vae_exp.sweep.search.space import parsed_space
-from vae_exp.sweep.search.study import Claim, Search, SearchConfig
+from vae_exp.sweep.search.study import SearchConfig, TrialLease, TrialScheduler, load_study
 
 SPACE = parsed_space(["data=digits", "x=interval(-5,5)", "y=int(interval(0,10))"], {})
 
@@ -33,49 +33,49 @@ def settings(**given: object) -> SearchConfig:
     )
 
 
-def job(folder: Path, claim: Claim, status: str = "completed", **metrics: float) -> RunDirectory:
-    directory = RunDirectory(folder / str(claim.number))
+def job(folder: Path, lease: TrialLease, status: str = "completed", **metrics: float) -> RunDirectory:
+    directory = RunDirectory(folder / str(lease.number))
     directory.overrides.parent.mkdir(parents=True, exist_ok=True)
-    directory.overrides.write_text(yaml.safe_dump(claim.overrides))
+    directory.overrides.write_text(yaml.safe_dump(lease.overrides))
     named = {key.replace("__", "/"): value for key, value in metrics.items()}
     directory.result.write_text(json.dumps({"status": status, "metrics": named}))
     return directory
 
 
-def values(claim: Claim) -> tuple[float, int]:
-    found = dict(each.split("=") for each in claim.overrides if each.startswith(("x=", "y=")))
+def values(lease: TrialLease) -> tuple[float, int]:
+    found = dict(each.split("=") for each in lease.overrides if each.startswith(("x=", "y=")))
     return float(found["x"]), int(found["y"])
 
 
-def finish(search: Search, folder: Path, claim: Claim) -> None:
-    x, y = values(claim)
-    search.tell(claim, job(folder, claim, val__elbo=-((x - 1) ** 2) - (y - 3) ** 2))
+def finish(scheduler: TrialScheduler, folder: Path, lease: TrialLease) -> None:
+    x, y = values(lease)
+    scheduler.tell(lease, job(folder, lease, val__elbo=-((x - 1) ** 2) - (y - 3) ** 2))
 
 
 def states(folder: Path) -> list[TrialState]:
-    return [trial.state for trial in load_study(folder / FILE).get_trials()]
+    return [trial.state for trial in load_study(folder / STUDY_FILE).get_trials()]
 
 
 def test_a_search_ends_with_exactly_as_many_trials_however_often_it_is_started(tmp_path: Path):
     for _ in range(4):
-        search = Search(tmp_path, settings(), SPACE)
+        scheduler = TrialScheduler(tmp_path, settings(), SPACE)
         for _ in range(2):
-            if (claim := search.claim()) is not None:
-                finish(search, tmp_path, claim)
+            if (lease := scheduler.lease()) is not None:
+                finish(scheduler, tmp_path, lease)
     assert states(tmp_path) == [TrialState.COMPLETE] * 6
-    assert Search(tmp_path, settings(), SPACE).claim() is None
-    assert Search(tmp_path, settings(n_trials=7), SPACE).remaining() == 1
+    assert TrialScheduler(tmp_path, settings(), SPACE).lease() is None
+    assert TrialScheduler(tmp_path, settings(n_trials=7), SPACE).remaining() == 1
 
 
 def test_what_is_proposed_does_not_depend_on_interruptions(tmp_path: Path):
     def proposals(folder: Path, *, restarted: bool) -> list[list[str]]:
         folder.mkdir()
-        search, found = Search(folder, settings(n_trials=14), SPACE), []
-        while (claim := search.claim()) is not None:
-            found.append(claim.overrides[:3])
-            finish(search, folder, claim)
+        scheduler, found = TrialScheduler(folder, settings(n_trials=14), SPACE), []
+        while (lease := scheduler.lease()) is not None:
+            found.append(lease.overrides[:3])
+            finish(scheduler, folder, lease)
             if restarted:
-                search = Search(folder, settings(n_trials=14), SPACE)
+                scheduler = TrialScheduler(folder, settings(n_trials=14), SPACE)
         return found
 
     first = proposals(tmp_path / "a", restarted=False)
@@ -85,16 +85,16 @@ def test_what_is_proposed_does_not_depend_on_interruptions(tmp_path: Path):
 
 
 def test_a_trial_whose_owner_has_died_is_taken_up_and_one_whose_owner_lives_is_not(tmp_path: Path):
-    search = Search(tmp_path, settings(n_trials=2), SPACE)
-    mine = search.claim()
+    scheduler = TrialScheduler(tmp_path, settings(n_trials=2), SPACE)
+    mine = scheduler.lease()
     assert mine is not None
-    other = Search(tmp_path, settings(n_trials=2), SPACE)
-    second = other.claim()
+    other = TrialScheduler(tmp_path, settings(n_trials=2), SPACE)
+    second = other.lease()
     assert second is not None
     assert second.number == 1
-    assert other.claim() is None
-    search.release(mine)  # as the death of its process would
-    again = other.claim()
+    assert other.lease() is None
+    scheduler.release(mine)  # as the death of its process would
+    again = other.lease()
     assert again is not None
     assert (again.number, again.overrides) == (0, mine.overrides)
 
@@ -102,8 +102,8 @@ def test_a_trial_whose_owner_has_died_is_taken_up_and_one_whose_owner_lives_is_n
 def test_processes_that_search_together_share_the_trials(tmp_path: Path):
     program = (
         "import sys; from pathlib import Path; from tests.sweep.search.test_search import *;"
-        "folder = Path(sys.argv[1]); search = Search(folder, settings(n_trials=20), SPACE)\n"
-        "while (claim := search.claim()) is not None: finish(search, folder, claim)"
+        "folder = Path(sys.argv[1]); scheduler = TrialScheduler(folder, settings(n_trials=20), SPACE)\n"
+        "while (lease := scheduler.lease()) is not None: finish(scheduler, folder, lease)"
     )
     processes = [
         subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], cwd=Path(__file__).parents[3])
@@ -114,52 +114,52 @@ def test_processes_that_search_together_share_the_trials(tmp_path: Path):
 
 
 def test_failed_and_pruned_trials_are_marked_so(tmp_path: Path):
-    search = Search(tmp_path, settings(n_trials=4), SPACE)
+    scheduler = TrialScheduler(tmp_path, settings(n_trials=4), SPACE)
     for status, metrics in (("diverged", {}), ("pruned", {"val__elbo": 1.0}), ("completed", {"val__elbo": 2.0})):
-        claim = search.claim()
-        assert claim is not None
-        search.tell(claim, job(tmp_path, claim, status, **metrics))
-    claim = search.claim()
-    assert claim is not None
-    search.tell(claim, None)
+        lease = scheduler.lease()
+        assert lease is not None
+        scheduler.tell(lease, job(tmp_path, lease, status, **metrics))
+    lease = scheduler.lease()
+    assert lease is not None
+    scheduler.tell(lease, None)
     assert states(tmp_path) == [TrialState.FAIL, TrialState.PRUNED, TrialState.COMPLETE, TrialState.FAIL]
 
 
 def test_several_objectives_have_a_value_each(tmp_path: Path):
     objectives = {"val/nll": "minimize", "val/active_units": "maximize"}
-    search = Search(tmp_path, settings(objectives=objectives), SPACE)
-    claim = search.claim()
-    assert claim is not None
-    search.tell(claim, job(tmp_path, claim, val__nll=90.0, val__active_units=4))
-    assert load_study(tmp_path / FILE).best_trials[0].values == [90.0, 4.0]
+    scheduler = TrialScheduler(tmp_path, settings(objectives=objectives), SPACE)
+    lease = scheduler.lease()
+    assert lease is not None
+    scheduler.tell(lease, job(tmp_path, lease, val__nll=90.0, val__active_units=4))
+    assert load_study(tmp_path / STUDY_FILE).best_trials[0].values == [90.0, 4.0]
 
 
 def test_an_objective_that_jobs_do_not_report_is_named(tmp_path: Path):
-    search = Search(tmp_path, settings(objectives={"val/nll": "minimize"}), SPACE)
-    claim = search.claim()
-    assert claim is not None
+    scheduler = TrialScheduler(tmp_path, settings(objectives={"val/nll": "minimize"}), SPACE)
+    lease = scheduler.lease()
+    assert lease is not None
     with pytest.raises(UserError, match=r"names val/nll, which jobs do not report; known: val/elbo"):
-        search.tell(claim, job(tmp_path, claim, val__elbo=1.0))
+        scheduler.tell(lease, job(tmp_path, lease, val__elbo=1.0))
 
 
 def test_the_journal_of_another_search_is_refused(tmp_path: Path):
-    Search(tmp_path, settings(), SPACE)
+    TrialScheduler(tmp_path, settings(), SPACE)
     with pytest.raises(UserError, match="is of a search for"):
-        Search(tmp_path, settings(objectives={"val/elbo": "minimize"}), SPACE)
+        TrialScheduler(tmp_path, settings(objectives={"val/elbo": "minimize"}), SPACE)
 
 
 def test_other_values_of_a_choice_are_refused(tmp_path: Path):
-    search = Search(tmp_path, settings(), parsed_space(["a=1,2"], {}))
-    assert search.claim() is not None
+    scheduler = TrialScheduler(tmp_path, settings(), parsed_space(["a=1,2"], {}))
+    assert scheduler.lease() is not None
     with pytest.raises(UserError, match="has searched a over other values"):
-        Search(tmp_path, settings(), parsed_space(["a=1,2,3"], {}))
+        TrialScheduler(tmp_path, settings(), parsed_space(["a=1,2,3"], {}))
 
 
 @pytest.mark.parametrize("text", ["nonsense\n", '{"op_code": 99}\n', "[]\n"])
 def test_a_file_that_is_no_journal_is_refused(tmp_path: Path, text: str):
-    (tmp_path / FILE).write_text(text)
+    (tmp_path / STUDY_FILE).write_text(text)
     with pytest.raises(UserError, match="is not the journal of a search"):
-        Search(tmp_path, settings(), SPACE)
+        TrialScheduler(tmp_path, settings(), SPACE)
 
 
 @pytest.mark.parametrize(
@@ -184,17 +184,17 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, object], message: st
 
 def test_an_unknown_sampler_is_refused_before_anything_is_written(tmp_path: Path):
     with pytest.raises(UserError, match=r"sampler\.name=best must be one of tpe, cmaes, gp, random, grid, qmc"):
-        Search(tmp_path, settings(sampler={"name": "best"}), SPACE)
+        TrialScheduler(tmp_path, settings(sampler={"name": "best"}), SPACE)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["tpe", "cmaes", "gp", "random", "qmc"])
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_every_sampler_finds_something(tmp_path: Path, name: str):
-    search = Search(tmp_path, settings(n_trials=15, sampler={"name": name, "seed": 0}), SPACE)
-    while (claim := search.claim()) is not None:
-        finish(search, tmp_path, claim)
-    study = load_study(tmp_path / FILE)
+    scheduler = TrialScheduler(tmp_path, settings(n_trials=15, sampler={"name": name, "seed": 0}), SPACE)
+    while (lease := scheduler.lease()) is not None:
+        finish(scheduler, tmp_path, lease)
+    study = load_study(tmp_path / STUDY_FILE)
     assert len(study.trials) == 15
     assert study.best_value > -15  # the mean over the space is about -26
 
@@ -203,69 +203,104 @@ def test_a_grid_visits_every_point_once_however_often_it_is_started(tmp_path: Pa
     space = parsed_space(["x=choice(0,1,2)", "y=choice(0,1)"], {})
     found = []
     for _ in range(6):
-        search = Search(tmp_path, settings(sampler={"name": "grid", "seed": 0}), space)
-        claim = search.claim()
-        assert claim is not None
-        found.append(tuple(claim.overrides[:2]))
-        search.tell(claim, job(tmp_path, claim, val__elbo=1.0))
+        scheduler = TrialScheduler(tmp_path, settings(sampler={"name": "grid", "seed": 0}), space)
+        lease = scheduler.lease()
+        assert lease is not None
+        found.append(tuple(lease.overrides[:2]))
+        scheduler.tell(lease, job(tmp_path, lease, val__elbo=1.0))
     assert len(set(found)) == 6
 
 
 def test_a_job_reports_its_epochs_and_ends_where_others_were_better(tmp_path: Path):
     pruner = {"name": "median", "n_startup_trials": 1, "n_warmup_steps": 2}
-    search = Search(tmp_path, settings(pruner=pruner), SPACE)
+    scheduler = TrialScheduler(tmp_path, settings(pruner=pruner), SPACE)
     for level, expected in ((-1.0, [False] * 5), (-9.0, [False, True])):
-        claim = search.claim()
-        assert claim is not None
-        reporter = TrialReporter(tmp_path / FILE, claim.number)
+        lease = scheduler.lease()
+        assert lease is not None
+        reporter = TrialReporter(tmp_path / STUDY_FILE, lease.number)
         said = []
         for epoch in range(1, 6):
             said.append(reporter.stop(epoch, {"val/elbo": level}))
             if said[-1]:
                 break
         assert said == expected
-        again = TrialReporter(tmp_path / FILE, claim.number)  # resumed: what was reported is not reported twice
+        again = TrialReporter(
+            tmp_path / STUDY_FILE, lease.number
+        )  # resumed: what was reported is not reported twice
         again.stop(1, {"val/elbo": level})
-        search.tell(claim, job(tmp_path, claim, "pruned" if said[-1] else "completed", val__elbo=level))
+        scheduler.tell(lease, job(tmp_path, lease, "pruned" if said[-1] else "completed", val__elbo=level))
     assert states(tmp_path) == [TrialState.COMPLETE, TrialState.PRUNED]
 
 
 def test_epochs_without_the_objective_are_passed_over(tmp_path: Path):
-    search = Search(tmp_path, settings(pruner={"name": "median"}), SPACE)
-    claim = search.claim()
-    assert claim is not None
-    reporter = TrialReporter(tmp_path / FILE, claim.number)
+    scheduler = TrialScheduler(tmp_path, settings(pruner={"name": "median"}), SPACE)
+    lease = scheduler.lease()
+    assert lease is not None
+    reporter = TrialReporter(tmp_path / STUDY_FILE, lease.number)
     assert not reporter.stop(1, {"val/loss": 1.0})
     assert not reporter.stop(2, {"val/elbo": float("nan")})
-    assert load_study(tmp_path / FILE).get_trials()[0].intermediate_values == {}
+    assert load_study(tmp_path / STUDY_FILE).get_trials()[0].intermediate_values == {}
 
 
-def test_a_job_that_can_go_on_is_not_told_as_failed(tmp_path: Path):
-    search = Search(tmp_path, settings(n_trials=2), SPACE)
-    claim = search.claim()
-    assert claim is not None
-    assert not search.tell(claim, job(tmp_path, claim, "killed"))
+def test_a_job_that_can_be_resumed_is_not_failed_and_not_leased_again_by_the_same_process(tmp_path: Path):
+    scheduler = TrialScheduler(tmp_path, settings(n_trials=2), SPACE)
+    lease = scheduler.lease()
+    assert lease is not None
+    assert not scheduler.tell(lease, job(tmp_path, lease, "killed"))
     assert states(tmp_path) == [TrialState.RUNNING]
-    again = search.claim()
-    assert again is not None
-    assert (again.number, again.overrides) == (claim.number, claim.overrides)
-    search.release(again)
-    other = search.claim({claim.number})
+    other = scheduler.lease()
     assert other is not None
     assert other.number == 1
+    scheduler.release(lease)
+    again = scheduler.lease()
+    assert again is not None
+    assert (again.number, again.overrides) == (lease.number, lease.overrides)
+
+
+@pytest.mark.parametrize(
+    ("status", "metrics", "state"),
+    [
+        ("completed", {"val__elbo": -2.0}, TrialState.COMPLETE),
+        ("pruned", {"val__elbo": -9.0}, TrialState.PRUNED),
+        ("failed", {}, TrialState.FAIL),
+    ],
+)
+def test_a_proposal_that_occurred_before_gets_the_result_of_its_first_trial(
+    tmp_path: Path, status: str, metrics: dict[str, float], state: TrialState
+):
+    scheduler = TrialScheduler(tmp_path, settings(n_trials=4), parsed_space(["x=choice(1)"], {}))
+    lease = scheduler.lease()
+    assert lease is not None
+    assert scheduler.lease() is None  # the first one is running; it has asked for all trials
+    scheduler.tell(lease, job(tmp_path, lease, status, **metrics))
+    assert states(tmp_path) == [state] * 4
+    assert TrialScheduler(tmp_path, settings(n_trials=6), parsed_space(["x=choice(1)"], {})).lease() is None
+    trials = load_study(tmp_path / STUDY_FILE).get_trials()
+    assert [(trial.state, trial.values) for trial in trials] == [(state, trials[0].values)] * 6
+
+
+def test_a_trial_of_a_study_with_the_keys_of_an_earlier_version_is_resumed(tmp_path: Path):
+    scheduler = TrialScheduler(tmp_path, settings(), SPACE)
+    study = load_study(tmp_path / STUDY_FILE)
+    overrides = ["data=digits", "x=1", "y=2"]
+    study.ask().set_user_attr("overrides", [*overrides, "sweep.trial={journal:'j',number:0,prune:true}"])
+    lease = scheduler.lease()
+    assert lease is not None
+    assert lease.overrides[:-1] == overrides
+    assert lease.overrides[-1].startswith("sweep.trial={storage:")
 
 
 def test_a_trial_that_was_asked_for_and_not_drawn_is_drawn_when_it_is_taken_up(tmp_path: Path):
-    search = Search(tmp_path, settings(), SPACE)
-    load_study(tmp_path / FILE).ask()
-    claim = search.claim()
-    assert claim is not None
-    assert claim.number == 0
-    assert [each.partition("=")[0] for each in claim.overrides] == ["data", "x", "y", "sweep.trial"]
+    scheduler = TrialScheduler(tmp_path, settings(), SPACE)
+    load_study(tmp_path / STUDY_FILE).ask()
+    lease = scheduler.lease()
+    assert lease is not None
+    assert lease.number == 0
+    assert [each.partition("=")[0] for each in lease.overrides] == ["data", "x", "y", "sweep.trial"]
 
 
 def test_a_search_of_other_data_is_refused(tmp_path: Path):
-    Search(tmp_path, settings(), SPACE)
+    TrialScheduler(tmp_path, settings(), SPACE)
     other = parsed_space(["data=mnist", "x=interval(-5,5)", "y=int(interval(0,10))"], {})
     with pytest.raises(UserError, match="is of a search with data=digits, not with data=mnist"):
-        Search(tmp_path, settings(), other)
+        TrialScheduler(tmp_path, settings(), other)

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from vae_exp.sweep.pool.job import End, Job
+from vae_exp.sweep.pool.job import Job, JobOutcome
 from vae_exp.sweep.pool.slots import Slot
 
 _SHOWN = ("val/elbo", "train/elbo", "val/loss", "train/loss")
@@ -32,7 +32,7 @@ class PoolDisplay:
         self._console = console or Console(soft_wrap=not sys.stdout.isatty())
         self._total, self._slots, self._done_before = total, slots, done
         self._running: dict[int, Job] = {}
-        self._counts = dict.fromkeys(End, 0)
+        self._counts = dict.fromkeys(JobOutcome, 0)
         self._spent: list[float] = []
         self._began = time.monotonic()
         self._live: Live | None = None
@@ -63,9 +63,9 @@ class PoolDisplay:
     def ended(self, job: Job) -> None:
         """A job has ended, or needed no process."""
         self._running.pop(job.number, None)
-        assert job.end is not None
-        self._counts[job.end] += 1
-        if job.end is End.DONE:
+        assert job.outcome is not None
+        self._counts[job.outcome] += 1
+        if job.outcome is JobOutcome.DONE:
             self._spent.append(job.seconds)
         self._say(self._line(job))
 
@@ -90,11 +90,17 @@ class PoolDisplay:
     def _line(self, job: Job) -> str:
         done = self._done_before + sum(self._counts.values())
         width = len(str(self._total))
-        what = job.status if job.end in (End.DONE, End.FAILED) else job.end.value if job.end else ""
+        what = (
+            job.status
+            if job.outcome in (JobOutcome.DONE, JobOutcome.FAILED)
+            else job.outcome.value
+            if job.outcome
+            else ""
+        )
         parts = [f"[{done:{width}}/{self._total}]", what, job.name]
         if job.seconds:
             parts.append(f"{job.seconds:.1f} s")
-        if job.end is End.DONE:
+        if job.outcome is JobOutcome.DONE:
             parts.append(shown_metric(job))
         if job.reason:
             parts.append(job.reason.splitlines()[0])

@@ -1,4 +1,4 @@
-"""A job of a pool: where it lies, how far it has come, how it ended."""
+"""A job of a pool: its directory, its progress, its outcome."""
 
 import signal
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from vae_exp.storage.atomic_io import write_json
 from vae_exp.storage.run_directory import RunDirectory, lock_run_directory
 from vae_exp.sweep.job_records import last_metrics
 from vae_exp.sweep.pool.slots import Slot
-from vae_exp.sweep.pool.worker import Report
+from vae_exp.sweep.pool.worker import WorkerResult
 from vae_exp.sweep.run_job import FINISHED
 
 
-class End(Enum):
+class JobOutcome(Enum):
     """How a job of a pool ended."""
 
     DONE = "done"
     SKIPPED = "finished before"
-    ELSEWHERE = "already running"
+    RUNNING_ELSEWHERE = "already running"
     FAILED = "failed"
     STOPPED = "stopped"
 
@@ -36,7 +36,7 @@ class Job:
         overrides: What it is started with.
         directory: Known once its config is composed.
         epochs: How many it will have.
-        end: How it ended; None until then.
+        outcome: How it ended; None until then.
         reason: Why it did not finish.
         seconds: How long its process ran.
         metrics: Its last ones.
@@ -47,7 +47,7 @@ class Job:
     overrides: Sequence[str]
     directory: RunDirectory | None = None
     epochs: int = 0
-    end: End | None = None
+    outcome: JobOutcome | None = None
     status: str = "waiting"
     reason: str = ""
     seconds: float = 0.0
@@ -62,83 +62,85 @@ class Job:
 
 
 @dataclass
-class Running:
+class RunningJob:
     """A job in its process.
 
     Args:
         job: The job.
         slot: Where it runs.
         process: Its process.
-        reports: The near end of the pipe on which the process reports.
-        began: When it was started, in seconds of the monotonic clock.
-        began_at: The same, in seconds since the epoch.
+        results: The launcher's end of the pipe on which the worker sends its result.
+        start: When it was started, in seconds of the monotonic clock.
+        started_at: The same, in seconds since the epoch.
     """
 
     job: Job
     slot: Slot
     process: ForkServerProcess
-    reports: Connection
-    began: float
-    began_at: float
+    results: Connection
+    start: float
+    started_at: float
 
-    def report(self) -> Report | None:
-        """What the task reported; None if its process ended without a word."""
+    def receive_result(self) -> WorkerResult | None:
+        """What the worker sent; None if its process ended before that."""
         try:
-            said: Report | None = self.reports.recv() if self.reports.poll() else None
+            result: WorkerResult | None = self.results.recv() if self.results.poll() else None
         except (EOFError, OSError):
-            said = None
-        return said
+            result = None
+        return result
 
 
-def settle(job: Job, exit_code: int, report: Report | None, began_at: float, *, stopping: bool) -> None:
-    """Find out how a job ended, and leave a `result.json` where its process could not.
+def finalize_job(
+    job: Job, exit_code: int, worker_result: WorkerResult | None, started_at: float, *, stopping: bool
+) -> None:
+    """Set the outcome of a job, and write a `result.json` if its process could not.
 
     Args:
         job: The job.
         exit_code: Of its process; below zero the signal that ended it.
-        report: What its task reported.
-        began_at: When the process was started, in seconds since the epoch.
+        worker_result: What its worker sent.
+        started_at: When the process was started, in seconds since the epoch.
         stopping: Whether the whole sweep is being ended.
     """
     assert job.directory is not None
-    ended_well = exit_code == 0 and report is not None and report.error is None
-    result = _result(job.directory, None if ended_well else began_at)
-    if ended_well and job.directory.is_locked():
-        job.end, job.status = End.ELSEWHERE, "running"
+    succeeded = exit_code == 0 and worker_result is not None and worker_result.error is None
+    result = _result(job.directory, None if succeeded else started_at)
+    if succeeded and job.directory.is_locked():
+        job.outcome, job.status = JobOutcome.RUNNING_ELSEWHERE, "running"
         return
-    if result is None and (report is None or report.error is None) and exit_code:
-        result = _write_ended(job.directory, exit_code)
+    if result is None and (worker_result is None or worker_result.error is None) and exit_code:
+        result = _write_missing_result(job.directory, exit_code)
     status = str(result.get("status")) if result else "failed"
     error = str(result.get("error") or "") if result else ""
-    reported = report.error if report else None
-    job.status, job.reason = status, error or reported or ("" if status in FINISHED else "left no result")
+    raised = worker_result.error if worker_result else None
+    job.status, job.reason = status, error or raised or ("" if status in FINISHED else "left no result")
     metrics = result.get("metrics") if result else None
     job.metrics = metrics if isinstance(metrics, dict) else {}
     job.monitor = str(result.get("monitor", "")) if result else ""
     if status in FINISHED and not job.directory.config.is_file():
-        job.end, job.status, job.reason = End.FAILED, "lost", "its directory was removed while it ran"
+        job.outcome, job.status, job.reason = JobOutcome.FAILED, "failed", "its directory was removed while it ran"
     elif status in FINISHED:
-        job.end, job.reason = End.DONE, ""
+        job.outcome, job.reason = JobOutcome.DONE, ""
     else:
-        job.end = End.STOPPED if stopping else End.FAILED
+        job.outcome = JobOutcome.STOPPED if stopping else JobOutcome.FAILED
 
 
-def _result(directory: RunDirectory, began_at: float | None) -> dict[str, Any] | None:
+def _result(directory: RunDirectory, started_at: float | None) -> dict[str, Any] | None:
     """The result of a job; one from before a moment is that of an earlier attempt and does not count."""
     try:
-        if began_at is not None and directory.result.stat().st_mtime < began_at - 1:
+        if started_at is not None and directory.result.stat().st_mtime < started_at - 1:
             return None
         return directory.read_result()
     except (OSError, UserError):
         return None
 
 
-def _write_ended(directory: RunDirectory, exit_code: int) -> dict[str, Any]:
+def _write_missing_result(directory: RunDirectory, exit_code: int) -> dict[str, Any]:
     """Write the result of a process that could not, unless another process has started the job again."""
     last = last_metrics(directory)
     result = {
         "status": "killed" if exit_code < 0 else "interrupted",
-        "error": how_it_ended(exit_code),
+        "error": describe_exit_code(exit_code),
         "epochs": int(last.get("epoch", 0)),
         "metrics": {key: value for key, value in last.items() if "/" in key},
     }
@@ -150,7 +152,7 @@ def _write_ended(directory: RunDirectory, exit_code: int) -> dict[str, Any]:
     return result
 
 
-def how_it_ended(exit_code: int) -> str:
+def describe_exit_code(exit_code: int) -> str:
     """An exit code in words."""
     interrupted = Interrupted(signal.SIGINT)
     if exit_code == interrupted.exit_code:

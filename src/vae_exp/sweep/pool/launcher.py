@@ -11,10 +11,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.pool.display import PoolDisplay
-from vae_exp.sweep.pool.job import End, Job
-from vae_exp.sweep.pool.pool import Composed, JobList, JobSource, Pool
+from vae_exp.sweep.pool.job import Job, JobOutcome
+from vae_exp.sweep.pool.pool import JobList, JobSource, Pool, PreparedJob
 from vae_exp.sweep.pool.slots import SlotConfig
-from vae_exp.sweep.pool.worker import pickled
+from vae_exp.sweep.pool.worker import pickle_job
 from vae_exp.sweep.run_job import JobAction, decide_action, save_overrides
 from vae_exp.sweep.session import current_session
 
@@ -29,8 +29,8 @@ class PoolReturn(JobReturn):
     def __init__(self, job: Job) -> None:
         super().__init__(overrides=list(job.overrides))
         self.job = job
-        well = job.end in (End.DONE, End.SKIPPED, End.ELSEWHERE)
-        self.status = JobStatus.COMPLETED if well else JobStatus.FAILED
+        succeeded = job.outcome in (JobOutcome.DONE, JobOutcome.SKIPPED, JobOutcome.RUNNING_ELSEWHERE)
+        self.status = JobStatus.COMPLETED if succeeded else JobStatus.FAILED
 
     @property
     def return_value(self) -> Any:
@@ -105,17 +105,17 @@ class PoolSweep:
         finally:
             current_session().add_failures(counted.failures, counted.count)
 
-    def _compose(self, job: Job) -> Composed:
+    def _compose(self, job: Job) -> PreparedJob:
         composed = self._hydra_context.config_loader.load_sweep_config(self._config, list(job.overrides))
         with open_dict(composed):
             composed.hydra.job.id = composed.hydra.job.num = job.number
         path = Path(str(composed.hydra.sweep.dir)) / str(composed.hydra.sweep.subdir)
         directory = RunDirectory(path)
-        attempt = decide_action(directory, composed)
-        if attempt is JobAction.SKIP:
+        action = decide_action(directory, composed)
+        if action is JobAction.SKIP:
             save_overrides(directory, job.overrides)
-        payload = partial(pickled, self._hydra_context, self._task_function, composed)
-        return Composed(directory, int(composed.trainer.epochs), attempt, payload)
+        pickle = partial(pickle_job, self._hydra_context, self._task_function, composed)
+        return PreparedJob(directory, int(composed.trainer.epochs), action, pickle)
 
 
 class _Counted:
@@ -132,6 +132,6 @@ class _Counted:
         return job
 
     def ended(self, job: Job) -> None:
-        if job.end in (End.FAILED, End.STOPPED):
+        if job.outcome in (JobOutcome.FAILED, JobOutcome.STOPPED):
             self.failures.append(f"{job.name}: {job.reason}")
         self._source.ended(job)

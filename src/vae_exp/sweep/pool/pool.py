@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from typing import Any, Protocol
@@ -17,9 +18,9 @@ from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.job_records import last_metrics
 from vae_exp.sweep.pool.display import PoolDisplay
-from vae_exp.sweep.pool.job import End, Job, Running, settle
+from vae_exp.sweep.pool.job import Job, JobOutcome, RunningJob, finalize_job
 from vae_exp.sweep.pool.slots import Slot
-from vae_exp.sweep.pool.worker import Assignment, work
+from vae_exp.sweep.pool.worker import WorkerTask, worker_main
 from vae_exp.sweep.run_job import JobAction
 
 _log = logging.getLogger(__name__)
@@ -63,23 +64,21 @@ class JobList:
         """Nothing depends on it."""
 
 
-class Composed:
+@dataclass(frozen=True)
+class PreparedJob:
     """A job, ready to be started.
 
     Args:
         directory: Its run directory.
         epochs: How many epochs it will have.
-        attempt: What is to be done about it.
-        payload: Makes what its process needs.
+        action: Whether it is skipped, resumed or restarted.
+        pickle: Pickles what its process needs.
     """
 
-    def __init__(
-        self, directory: RunDirectory, epochs: int, attempt: JobAction, payload: Callable[[], bytes]
-    ) -> None:
-        self.directory = directory
-        self.epochs = epochs
-        self.attempt = attempt
-        self.payload = payload
+    directory: RunDirectory
+    epochs: int
+    action: JobAction
+    pickle: Callable[[], bytes]
 
 
 class Pool:
@@ -93,13 +92,13 @@ class Pool:
         slots: Where jobs may run.
         compose: Makes a job ready; called when its turn has come.
         grace_seconds: How long a job may take to end in order when the sweep is stopped.
-        display: Shows how far the sweep is.
+        display: Shows how worker_end the sweep is.
     """
 
     def __init__(
         self,
         slots: Sequence[Slot],
-        compose: Callable[[Job], Composed],
+        compose: Callable[[Job], PreparedJob],
         grace_seconds: float,
         display: PoolDisplay,
     ) -> None:
@@ -107,7 +106,7 @@ class Pool:
         self._compose = compose
         self._grace_seconds = grace_seconds
         self._display = display
-        self._running: list[Running] = []
+        self._running: list[RunningJob] = []
         self._out_of_memory: deque[Job] = deque()
         self._source: JobSource = JobList([])
         self._exhausted = False
@@ -161,37 +160,37 @@ class Pool:
 
     def _start(self, job: Job, slot: Slot) -> None:
         try:
-            composed = self._compose(job)
-            job.directory, job.epochs = composed.directory, composed.epochs
-            if composed.attempt is JobAction.SKIP:
-                job.end, job.status = End.SKIPPED, "completed"
-            elif composed.directory.is_locked():
-                job.end, job.status = End.ELSEWHERE, "running"
+            prepared = self._compose(job)
+            job.directory, job.epochs = prepared.directory, prepared.epochs
+            if prepared.action is JobAction.SKIP:
+                job.outcome, job.status = JobOutcome.SKIPPED, "completed"
+            elif prepared.directory.is_locked():
+                job.outcome, job.status = JobOutcome.RUNNING_ELSEWHERE, "running"
             else:
-                self._fork(job, composed, slot)
+                self._fork(job, prepared, slot)
                 return
         except Exception as error:  # that job alone fails
-            job.end, job.status, job.reason = End.FAILED, "failed", _told(error)
+            job.outcome, job.status, job.reason = JobOutcome.FAILED, "failed", _error_text(error)
             _log.debug("Job %d could not be started.", job.number, exc_info=True)
         self._ended(job)
 
-    def _fork(self, job: Job, composed: Composed, slot: Slot) -> None:
-        composed.directory.path.mkdir(parents=True, exist_ok=True)
-        self._running.append(self._forked(job, composed, slot))
+    def _fork(self, job: Job, prepared: PreparedJob, slot: Slot) -> None:
+        prepared.directory.path.mkdir(parents=True, exist_ok=True)
+        self._running.append(self._forked(job, prepared, slot))
         self._display.started(job, slot)
 
-    def _forked(self, job: Job, composed: Composed, slot: Slot) -> Running:
+    def _forked(self, job: Job, prepared: PreparedJob, slot: Slot) -> RunningJob:
         environment = dict.fromkeys(_THREADS, str(slot.threads))
         environment |= {} if slot.gpu is None else {"CUDA_VISIBLE_DEVICES": slot.gpu}
-        assignment = Assignment(
-            composed.payload(), composed.directory.output, environment, slot.threads, self._grace_seconds
+        task = WorkerTask(
+            prepared.pickle(), prepared.directory.output, environment, slot.threads, self._grace_seconds
         )
-        near, far = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=work, args=(assignment, far))
-        began, began_at = time.monotonic(), time.time()
+        launcher_end, worker_end = self._context.Pipe(duplex=False)
+        process = self._context.Process(target=worker_main, args=(task, worker_end))
+        start, started_at = time.monotonic(), time.time()
         process.start()
-        far.close()
-        return Running(job, slot, process, near, began, began_at)
+        worker_end.close()
+        return RunningJob(job, slot, process, launcher_end, start, started_at)
 
     def _ended(self, job: Job) -> None:
         self._display.ended(job)
@@ -206,26 +205,26 @@ class Pool:
             self._running.remove(running)
             self._end(running)
         for running in self._running:
-            self._look_at(running)
+            self._update_progress(running)
         self._display.refresh()
 
-    def _look_at(self, running: Running) -> None:
+    def _update_progress(self, running: RunningJob) -> None:
         assert running.job.directory is not None
-        running.job.seconds = time.monotonic() - running.began
+        running.job.seconds = time.monotonic() - running.start
         if self._display.is_live:
             running.job.metrics = last_metrics(running.job.directory) or running.job.metrics
 
-    def _end(self, running: Running) -> None:
+    def _end(self, running: RunningJob) -> None:
         """Record how a job ended; one that ran out of memory is repeated with a GPU, or all cores, to itself."""
         job, process = running.job, running.process
         process.join()
-        report, code = running.report(), process.exitcode or 0
-        running.reports.close()
+        result, code = running.receive_result(), process.exitcode or 0
+        running.results.close()
         process.close()
-        job.seconds = time.monotonic() - running.began
-        settle(job, code, report, running.began_at, stopping=self._stopping)
-        if report is not None and report.out_of_memory and not job.retried and self._shares_its_gpu(running.slot):
-            job.retried, job.end = True, None
+        job.seconds = time.monotonic() - running.start
+        finalize_job(job, code, result, running.started_at, stopping=self._stopping)
+        if result is not None and result.out_of_memory and not job.retried and self._shares_its_gpu(running.slot):
+            job.retried, job.outcome = True, None
             self._display.requeued(job)
             self._out_of_memory.append(job)
             return
@@ -270,7 +269,7 @@ def _start_forkserver() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def _told(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 

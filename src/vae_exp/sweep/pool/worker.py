@@ -18,7 +18,7 @@ from vae_exp.errors import Interrupted, MemoryExhaustedError
 
 
 @dataclass(frozen=True)
-class Assignment:
+class WorkerTask:
     """What the process of a job is given.
 
     Args:
@@ -37,7 +37,7 @@ class Assignment:
 
 
 @dataclass(frozen=True)
-class Report:
+class WorkerResult:
     """How the task of a job ended.
 
     Args:
@@ -49,7 +49,7 @@ class Report:
     out_of_memory: bool = False
 
 
-def pickled(hydra_context: Any, task_function: Any, config: Any) -> bytes:
+def pickle_job(hydra_context: Any, task_function: Any, config: Any) -> bytes:
     """What a process needs to run a job."""
     from hydra.core.singleton import Singleton
 
@@ -57,33 +57,33 @@ def pickled(hydra_context: Any, task_function: Any, config: Any) -> bytes:
     return job
 
 
-def work(assignment: Assignment, launcher: Connection) -> None:
+def worker_main(task: WorkerTask, launcher: Connection) -> None:
     """Run a job in a fresh process, in a session of its own, and report to the launcher."""
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         os.setsid()  # Ctrl-C reaches the launcher alone, which then tells its jobs
-        os.environ.update(assignment.environment)
-        _redirect(assignment.output)
+        os.environ.update(task.environment)
+        _redirect(task.output)
         faulthandler.enable()
         if "torch" in sys.modules:  # it was imported with the thread count of the first sweep of this process
-            sys.modules["torch"].set_num_threads(assignment.threads)
-        threading.Thread(target=_end_without_launcher, args=(assignment.grace_seconds,), daemon=True).start()
-        launcher.send(_run(assignment.payload))
+            sys.modules["torch"].set_num_threads(task.threads)
+        threading.Thread(target=_end_without_launcher, args=(task.grace_seconds,), daemon=True).start()
+        launcher.send(_run(task.payload))
     except KeyboardInterrupt:  # before the run listens for the signal itself
         sys.exit(Interrupted(signal.SIGINT).exit_code)
 
 
-def _run(payload: bytes) -> Report:
+def _run(payload: bytes) -> WorkerResult:
     from hydra.core.utils import JobStatus
 
     from vae_exp.sweep.run_job import run_pickled
 
     ended = run_pickled(*cloudpickle.loads(payload))
     if ended.status is JobStatus.COMPLETED:
-        return Report(None)
+        return WorkerResult(None)
     error = ended._return_value
     reason = str(error) or type(error).__name__
-    return Report(reason, out_of_memory=isinstance(error, MemoryError | MemoryExhaustedError))
+    return WorkerResult(reason, out_of_memory=isinstance(error, MemoryError | MemoryExhaustedError))
 
 
 def _redirect(output: Path) -> None:

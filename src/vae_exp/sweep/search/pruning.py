@@ -1,4 +1,4 @@
-"""What a job tells its search after every epoch, and whether it is worth going on."""
+"""Report the objective of a trial after every epoch, and prune it."""
 
 import logging
 from collections.abc import Mapping
@@ -9,21 +9,21 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
 
-from vae_exp.sweep.search.journal import load_study
 from vae_exp.sweep.search.samplers import pruner
+from vae_exp.sweep.search.study import load_study
 
 _log = logging.getLogger(__name__)
 
 
 class TrialReporter:
-    """Reports the objective of a search to its journal, epoch by epoch.
+    """Reports the objective of a search to its study, epoch by epoch.
 
     Args:
-        path: The journal.
+        path: The file of the study.
         number: Of the trial.
 
     Raises:
-        UserError: if the journal cannot be read.
+        UserError: if the study cannot be read.
     """
 
     def __init__(self, path: Path, number: int) -> None:
@@ -34,17 +34,17 @@ class TrialReporter:
         frozen = study.get_trials(deepcopy=False)[number]
         self._running = frozen.state is TrialState.RUNNING
         self._trial = Trial(study, frozen._trial_id)
-        self._known = set(frozen.intermediate_values)
+        self._reported = set(frozen.intermediate_values)
 
     def stop(self, epoch: int, metrics: Mapping[str, float]) -> bool:
-        """Report the metrics of an epoch; whether the others have been so much better that this one may end."""
+        """Report the metrics of an epoch; whether to prune the trial."""
         value = metrics.get(self._metric)
         if not self._running or value is None or not isfinite(value):
             return False
         try:
-            if epoch not in self._known:
+            if epoch not in self._reported:
                 self._trial.report(value, epoch)
-                self._known.add(epoch)
+                self._reported.add(epoch)
             stop = bool(self._trial.should_prune())
         except UpdateFinishedTrialError:  # another process has reported it meanwhile
             self._running = False

@@ -1,7 +1,7 @@
-"""A search: claims trials of the study, has them run, and tells the study what came of them."""
+"""The study of a search: leases on its trials, and their results."""
 
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import isfinite, prod
 from pathlib import Path
@@ -12,26 +12,61 @@ from filelock import FileLock, Timeout
 from optuna.distributions import BaseDistribution, check_distribution_compatibility
 from optuna.exceptions import DuplicatedStudyError
 from optuna.samplers import RandomSampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.aggregate import direction
 from vae_exp.sweep.job_records import read_job
-from vae_exp.sweep.manifest import job_key
-from vae_exp.sweep.search import journal, samplers
+from vae_exp.sweep.manifest import STUDY_FILE, job_key
+from vae_exp.sweep.search import samplers
 from vae_exp.sweep.search.space import Space
 
 DIRECTIONS = ("minimize", "maximize")
+_STUDY = "search"
+_TRIAL = "sweep.trial="
 _LOCK_SECONDS = 60
 _LOCKS = ".trials"
 _ENDED = ("completed", "pruned", "failed", "diverged")
 
 
+def open_storage(path: Path) -> JournalStorage:
+    """Optuna's journal in a file, which is created if it is missing; many processes read and write it."""
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """A block that reads the file of a study.
+
+    Raises:
+        UserError: if it is not a journal of Optuna's.
+    """
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{path} is not the journal of a search ({reason}); choose another sweep.name, or move it away."
+        ) from error
+
+
+def load_study(path: Path, pruner: optuna.pruners.BasePruner | None = None) -> optuna.Study:
+    """Load the study in a file.
+
+    Raises:
+        UserError: if there is none, or if the file is not a journal.
+    """
+    with _readable(path):
+        return optuna.load_study(study_name=_STUDY, storage=open_storage(path), pruner=pruner)
+
+
 @dataclass(frozen=True)
 class SearchConfig:
-    """What a user says about a search.
+    """Options of a search.
 
     Args:
         n_trials: How many trials there will be in all, those of earlier starts among them.
@@ -86,7 +121,7 @@ def with_directions(objectives: Sequence[str], directions: Sequence[str] | None)
 
 
 @dataclass
-class Claim:
+class TrialLease:
     """A trial that this process runs.
 
     Args:
@@ -100,12 +135,12 @@ class Claim:
     lock: FileLock
 
 
-class Search:
+class TrialScheduler:
     """A study beside the jobs of a sweep. Several processes may work on it at once.
 
     Args:
         folder: The sweep's directory.
-        settings: What is requested of it.
+        settings: Its options.
         space: What is searched.
 
     Raises:
@@ -116,14 +151,14 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._folder, self._settings, self._space = folder, settings, space
         samplers.sampler(settings.sampler, space, 0)  # refuses what it cannot take before anything is written
-        self._journal = (folder / journal.FILE).absolute()
+        self._path = (folder / STUDY_FILE).absolute()
         (folder / _LOCKS).mkdir(parents=True, exist_ok=True)
         self.total = settings.n_trials
         if settings.sampler.get("name") == "grid":
             self.total = min(self.total, prod(map(len, space.grid().values())))
-        with self._locked(), journal.readable(self._journal):
-            self._study = self._opened()
-            self._require_the_same_search()
+        with self._locked(), _readable(self._path):
+            self._study = self._open_study()
+            self._check_same_search()
 
     def remaining(self) -> int:
         """How many trials are still to be run, here or elsewhere."""
@@ -135,64 +170,91 @@ class Search:
         return sum(trial.state is TrialState.FAIL for trial in self._trials())
 
     def unfinished(self) -> int:
-        """How many trials have been begun and not ended, here or elsewhere."""
+        """How many trials have been started and not ended, here or elsewhere."""
         return sum(not trial.state.is_finished() for trial in self._trials())
 
-    def claim(self, passed_over: Collection[int] = ()) -> Claim | None:
+    def lease(self) -> TrialLease | None:
         """The next trial for this process: one whose owner has died, or a new one; None if there is none.
 
-        Args:
-            passed_over: Numbers of trials that this process has given back.
+        A trial with the overrides of an earlier one needs no job: it gets the result of that trial.
         """
         with self._locked():
-            trials = self._trials()
-            for frozen in trials:
-                if frozen.state is not TrialState.RUNNING or frozen.number in passed_over:
-                    continue
-                if (lock := self._take(frozen.number)) is not None:
-                    return self._claimed(Trial(self._study, frozen._trial_id), lock)
-            if len(trials) >= self.total:
-                return None
-            self._study.sampler = samplers.sampler(self._settings.sampler, self._space, len(trials))
-            self._study.pruner = samplers.pruner(self._settings.pruner)  # some samplers ask which it is
-            trial = self._study.ask()
-            lock = self._take(trial.number)
-            assert lock is not None, "a new trial has no owner"
-            return self._claimed(trial, lock)
+            self._answer_duplicates()
+            duplicates = self._originals()
+            for frozen in self._trials():
+                if frozen.state is TrialState.RUNNING and frozen.number not in duplicates:
+                    lock = self._take(frozen.number)
+                    if lock is not None:
+                        return self._lease(Trial(self._study, frozen._trial_id), lock)
+            while (number := len(self._trials())) < self.total:
+                self._study.sampler = samplers.sampler(self._settings.sampler, self._space, number)
+                self._study.pruner = samplers.pruner(self._settings.pruner)  # some samplers ask which it is
+                trial = self._study.ask()
+                lock = self._take(trial.number)
+                assert lock is not None, "a new trial has no owner"
+                lease = self._lease(trial, lock)
+                if trial.number not in self._originals():
+                    return lease
+                lock.release()
+                self._answer_duplicates()
+        return None
 
-    def _claimed(self, trial: Trial, lock: FileLock) -> Claim:
-        """A trial with its overrides; of one that was claimed before they are known, or are drawn to their end."""
-        overrides = trial.user_attrs.get("overrides")
-        if overrides is None:
-            overrides = [*self._space.suggest(trial), self._told(trial)]
+    def _lease(self, trial: Trial, lock: FileLock) -> TrialLease:
+        """A trial with its overrides: those it was leased with before, or new ones."""
+        overrides = _own_overrides(trial.user_attrs)
+        if not overrides:
+            overrides = tuple(self._space.suggest(trial))
             trial.set_user_attr("overrides", overrides)
-        return Claim(trial.number, list(overrides), lock)
+        return TrialLease(trial.number, [*overrides, self._trial_override(trial)], lock)
 
-    def tell(self, claim: Claim, directory: RunDirectory | None) -> bool:
-        """Tell the study what came of a trial: its values, that it was pruned, or that it failed.
+    def _originals(self) -> dict[int, FrozenTrial]:
+        """By the number of an unfinished trial, the earlier trial with the same overrides."""
+        first: dict[tuple[str, ...], FrozenTrial] = {}
+        originals = {}
+        for trial in self._trials():
+            if overrides := _own_overrides(trial.user_attrs):
+                original = first.setdefault(overrides, trial)
+                if original is not trial and not trial.state.is_finished():
+                    originals[trial.number] = original
+        return originals
+
+    def _answer_duplicates(self) -> None:
+        """Give duplicates of finished trials their results; the study must be locked."""
+        for number, original in self._originals().items():
+            if original.state.is_finished():
+                is_complete = original.state is TrialState.COMPLETE
+                self._set_result(number, original.state, original.values if is_complete else None)
+
+    def _set_result(self, number: int, state: TrialState | None, values: Sequence[float] | None) -> None:
+        self._study.sampler = RandomSampler()  # others want to end Optuna's own loop; there is none
+        self._study.tell(number, values, state=state, skip_if_finished=True)
+
+    def tell(self, lease: TrialLease, directory: RunDirectory | None) -> bool:
+        """Tell the study the result of a trial: its values, that it was pruned, or that it failed.
 
         Args:
-            claim: The trial.
+            lease: The trial; it is released if its job has ended.
             directory: Its job's; None for a job that could not be composed.
 
         Returns:
-            Whether there was something to tell; a job that was interrupted or killed can be taken up again.
+            Whether the job has ended; one that was interrupted or killed can be resumed.
 
         Raises:
             UserError: if the job does not report an objective.
         """
         status = "failed" if directory is None else read_job(directory).status
-        if status in _ENDED:
-            state, values = self._outcome(directory)
-            with self._locked():
-                self._study.sampler = RandomSampler()  # others want to end Optuna's own loop; there is none
-                self._study.tell(claim.number, values, state=state, skip_if_finished=True)
-        self.release(claim)
-        return status in _ENDED
+        if status not in _ENDED:
+            return False
+        state, values = self._outcome(directory)
+        with self._locked():
+            self._set_result(lease.number, state, values)
+            self._answer_duplicates()
+        self.release(lease)
+        return True
 
-    def release(self, claim: Claim) -> None:
-        """Release a trial; one without a result can be claimed again."""
-        claim.lock.release()
+    def release(self, lease: TrialLease) -> None:
+        """Release a trial; one without a result can be leased again."""
+        lease.lock.release()
 
     def _outcome(self, directory: RunDirectory | None) -> tuple[TrialState | None, list[float] | None]:
         job = None if directory is None else read_job(directory)
@@ -202,14 +264,14 @@ class Search:
             return TrialState.FAIL, None
         missing = [name for name in self._settings.objectives if name not in job.metrics]
         if missing:
-            known = ", ".join(sorted(job.metrics))
+            available = ", ".join(sorted(job.metrics))
             raise UserError(
-                f"hydra.sweeper.objectives names {missing[0]}, which jobs do not report; known: {known}."
+                f"hydra.sweeper.objectives names {missing[0]}, which jobs do not report; known: {available}."
             )
         values = [job.metrics[name] for name in self._settings.objectives]
         return (None, values) if all(map(isfinite, values)) else (TrialState.FAIL, None)
 
-    def _trials(self) -> list[optuna.trial.FrozenTrial]:
+    def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
 
     def _take(self, number: int) -> FileLock | None:
@@ -223,28 +285,28 @@ class Search:
     def _locked(self) -> FileLock:
         return FileLock(self._folder / _LOCKS / "study.lock", timeout=_LOCK_SECONDS)
 
-    def _told(self, trial: Trial) -> str:
-        path = str(self._journal).replace("\\", "\\\\").replace("'", "\\'")
+    def _trial_override(self, trial: Trial) -> str:
+        path = str(self._path).replace("\\", "\\\\").replace("'", "\\'")
         prune = len(self._settings.objectives) == 1
-        return f"sweep.trial={{journal:'{path}',number:{trial.number},prune:{str(prune).lower()}}}"
+        return f"{_TRIAL}{{storage:'{path}',number:{trial.number},prune:{str(prune).lower()}}}"
 
-    def _opened(self) -> optuna.Study:
+    def _open_study(self) -> optuna.Study:
         settings = self._settings
-        storage = journal.open_journal(self._journal)
+        storage = open_storage(self._path)
         with suppress(DuplicatedStudyError):
             directions = [StudyDirection[each.upper()] for each in settings.objectives.values()]
-            study = optuna.create_study(storage=storage, study_name=journal.STUDY, directions=directions)
+            study = optuna.create_study(storage=storage, study_name=_STUDY, directions=directions)
             study.set_user_attr("objectives", dict(settings.objectives))
             study.set_user_attr("pruner", dict(settings.pruner))
             study.set_user_attr("fixed", list(job_key(self._space.fixed)))
-        return optuna.load_study(study_name=journal.STUDY, storage=storage)
+        return optuna.load_study(study_name=_STUDY, storage=storage)
 
-    def _require_the_same_search(self) -> None:
-        known = self._study.user_attrs.get("objectives")
+    def _check_same_search(self) -> None:
+        stored = self._study.user_attrs.get("objectives")
         requested = dict(self._settings.objectives)
-        if known != requested or list(known) != list(requested):
+        if stored != requested or list(stored) != list(requested):
             raise UserError(
-                f"{self._journal} is of a search for {known}, not for {requested}; choose another sweep.name"
+                f"{self._path} is of a search for {stored}, not for {requested}; choose another sweep.name"
                 f"{'.' if self._has_values() else ', or remove that file: none of its trials has a value yet.'}"
             )
         fixed = list(job_key(self._space.fixed))
@@ -252,28 +314,33 @@ class Search:
             before = " ".join(self._study.user_attrs.get("fixed", []))
             now = " ".join(fixed)
             raise UserError(
-                f"{self._journal} is of a search with {before}, not with {now}; choose another sweep.name."
+                f"{self._path} is of a search with {before}, not with {now}; choose another sweep.name."
             )
         if self._study.user_attrs.get("pruner") != dict(self._settings.pruner):
             self._study.set_user_attr("pruner", dict(self._settings.pruner))
         for trial in self._trials():
             for key, distribution in trial.distributions.items():
-                self._require_compatible(key, distribution)
+                self._check_compatible(key, distribution)
 
     def _has_values(self) -> bool:
         return any(trial.state is TrialState.COMPLETE for trial in self._trials())
 
-    def _require_compatible(self, key: str, before: BaseDistribution) -> None:
+    def _check_compatible(self, key: str, before: BaseDistribution) -> None:
         now = self._space.distributions.get(key)
         try:
             if now is not None:
                 check_distribution_compatibility(before, now)
         except ValueError as error:
             raise UserError(
-                f"{self._journal} has searched {key} over other values ({error}); choose another sweep.name."
+                f"{self._path} has searched {key} over other values ({error}); choose another sweep.name."
             ) from error
 
 
 def objectives_of(folder: Path) -> Sequence[str]:
     """The objectives of the search in a sweep's directory."""
-    return tuple(journal.load_study(folder / journal.FILE).user_attrs.get("objectives", ()))
+    return tuple(load_study(folder / STUDY_FILE).user_attrs.get("objectives", ()))
+
+
+def _own_overrides(user_attrs: Mapping[str, Any]) -> tuple[str, ...]:
+    """The overrides of a trial without `sweep.trial`; empty before they are drawn."""
+    return tuple(text for text in user_attrs.get("overrides") or () if not text.startswith(_TRIAL))
