@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from vae_exp.cli.command_line import config_dir
 from vae_exp.configuration.overrides import override_key
+from vae_exp.engine.progress import format_duration
 from vae_exp.errors import UserError, exit_with_message
 from vae_exp.storage.atomic_io import check_writable, write_atomically
 from vae_exp.storage.run_directory import RunDirectory
@@ -246,19 +247,13 @@ def _run(
         if _run_command("evaluate", [f"run={directory.path}", "checkpoint=last", *target.evaluate]) != 0:
             return None
         metrics = json.loads(directory.evaluation("test", "last").read_text())["metrics"]
-    duration = _format_duration(result["seconds"]["training"])
+    duration = format_duration(result["seconds"]["training"])
     provenance = f"{result['device']}, torch {result['versions']['torch']}, {duration}"
     return ReproductionResult(float(metrics[target.metric]), provenance)
 
 
 def _run_command(name: str, arguments: Sequence[str]) -> int:
     return subprocess.run([sys.executable, "-m", f"vae_exp.{name}", *arguments], check=False).returncode  # noqa: S603
-
-
-def _format_duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 if __name__ == "__main__":

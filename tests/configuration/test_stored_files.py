@@ -131,7 +131,7 @@ def admitted() -> dict[type, target_allowlist.TargetKind]:
                 except ImportError:
                     continue
                 for each in members:
-                    if isinstance(each, type) and target_allowlist._lies_in(
+                    if isinstance(each, type) and target_allowlist._in_packages(
                         f"{each.__module__}.{each.__qualname__}", kind.packages
                     ):
                         found |= {each: kind} if kind.base is None or issubclass(each, kind.base) else {}

@@ -211,3 +211,7 @@ def test_retry_waits_for_a_command_that_ends_in_order_and_gives_no_other(
     monkeypatch.chdir(tmp_path)
     assert command("retry", tmp_path / "s")[0] == 130
     assert len(given) == 1
+
+
+def test_a_misspelt_command_is_refused_with_the_nearest_name(command):
+    assert command("sumary", "s") == (1, "", "Error: sumary is not a command; did you mean summary?")

@@ -191,14 +191,19 @@ class EvaluationProgress:
             self._announced = True
             self._next_line = now + _LINE_SECONDS
             quick = "" if self._name == "elbo" else "; evaluator=[elbo] alone takes seconds"
-            _log.info("evaluator.%s takes about %s more%s.", self._name, _duration(left), quick)
+            _log.info("evaluator.%s takes about %s more%s.", self._name, format_duration(left), quick)
         elif self._bar is None and now >= self._next_line:
             self._next_line = now + _LINE_SECONDS
-            _log.info("evaluator.%s: %.0f %% done, about %s left.", self._name, 100 * self._share, _duration(left))
+            _log.info(
+                "evaluator.%s: %.0f %% done, about %s left.", self._name, 100 * self._share, format_duration(left)
+            )
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+def format_duration(seconds: float) -> str:
+    """Seconds with a unit: `90 s`, `12 min`, `2.5 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def progress_display(

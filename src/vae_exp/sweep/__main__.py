@@ -1,4 +1,4 @@
-"""`python -m vae_exp.sweep COMMAND DIR`: look at a sweep, draw it, go on with it, tidy it up."""
+"""`python -m vae_exp.sweep COMMAND DIR`: show, plot, retry and clean up a sweep."""
 
 import argparse
 import re
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from vae_exp.configuration.overrides import quote_value
 from vae_exp.engine.shutdown import GracefulShutdown
-from vae_exp.errors import UserError, exit_with_message
+from vae_exp.errors import UserError, did_you_mean, exit_with_message
 from vae_exp.metrics import higher_is_better
 from vae_exp.storage.atomic_io import check_all_within, check_writable
 from vae_exp.sweep.aggregate import (
@@ -57,14 +57,19 @@ _OTHERS = (
 def main() -> None:
     """The command line."""
     with exit_with_message():
-        args = _parser().parse_args()
+        parser, names = _parser()
+        first = next(iter(sys.argv[1:]), "-h")
+        if not first.startswith("-") and first not in names:
+            raise UserError(f"{first} is not a command; {did_you_mean(first, names)}")
+        args = parser.parse_args()
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a terminal without Unicode gets question marks, not a crash
         sys.exit(args.run(args))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
+    """The parser, and the names of the commands."""
     parser = argparse.ArgumentParser(
         prog="python -m vae_exp.sweep", description="Sweeps, while they run and afterwards."
     )
@@ -76,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    command("status", _status, "how far it is, what failed and why")
+    command("status", _status, "progress, and failed jobs with their reasons")
     summary = command("summary", _summary, "a table; means and standard errors over seeds")
     summary.add_argument("--group-by", nargs="*", metavar="KEY", help="keys; by default all that vary but seeds")
     summary.add_argument("--others", choices=("mean", "best"), default="mean", help=_OTHERS)
@@ -113,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     clean = command("clean", _clean, "list files that can be removed, ask, and remove them")
     clean.add_argument("--checkpoints", action="store_true", help="last.pt of finished jobs too")
     clean.add_argument("--yes", action="store_true", help="do not ask")
-    return parser
+    return parser, [*commands.choices]
 
 
 def _jobs(sweep: Path) -> list[JobRecord]:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vae_exp.engine.progress import format_duration
 from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import write_to_user_path
 from vae_exp.sweep.aggregate import MeanAndError, SeedGroup, sort_by_metric
@@ -202,7 +203,7 @@ def print_status(jobs: Sequence[JobRecord], title: str, out: Console) -> None:
     print_warnings(jobs, out)
     left = seconds_left(jobs)
     if left is not None:
-        out.print(Text(f"About {_format_duration(left)} left at the pace of the jobs so far."))
+        out.print(Text(f"About {format_duration(left)} left at the pace of the jobs so far."))
 
 
 def seconds_left(jobs: Sequence[JobRecord]) -> float | None:
@@ -229,8 +230,3 @@ def _running_table(jobs: Sequence[JobRecord], keys: Sequence[str]) -> Table:
         cells = [*(job.keys.get(key, "–") for key in keys), str(job.epochs), *metrics]
         table.add_row(*(Text(cell) for cell in cells))
     return table
-
-
-def _format_duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes or '<1'} min"

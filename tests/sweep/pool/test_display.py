@@ -29,15 +29,15 @@ def test_elsewhere_than_on_a_terminal_every_job_is_a_line_and_the_time_left_foll
         display.ended(first)
         display.ended(job(1, outcome=JobOutcome.FAILED, status="diverged", reason="it diverged\nmore"))
     lines = out.getvalue().splitlines()
-    assert lines[0] == "[1/4]  completed  job 0  60.0 s  val/elbo -95.250  (1 min 30 s left)"
-    assert lines[1] == "[2/4]  diverged  job 1  it diverged  (1 min 00 s left)"
+    assert lines[0] == "[1/4]  completed  job 0  60.0 s  val/elbo -95.250  (90 s left)"
+    assert lines[1] == "[2/4]  diverged  job 1  it diverged  (60 s left)"
 
 
 def test_jobs_of_an_earlier_command_count():
     out = io.StringIO()
     with PoolDisplay(10, 2, Console(file=out, width=200), done=6) as display:
         display.ended(job(6, outcome=JobOutcome.DONE, status="completed", seconds=60.0))
-    assert out.getvalue() == "[ 7/10]  completed  job 6  60.0 s  (1 min 30 s left)\n"
+    assert out.getvalue() == "[ 7/10]  completed  job 6  60.0 s  (90 s left)\n"
 
 
 def test_a_terminal_has_a_live_table_of_what_runs():
@@ -48,5 +48,5 @@ def test_a_terminal_has_a_live_table_of_what_runs():
         display.started(running, Slot(1, "GPU-1", 1))
         display.refresh()
     text = out.getvalue()
-    for word in ("job 7", "on GPU GPU-1", "1 min 05 s", "5/20", "val/elbo -100.500", "1 running, 2 waiting"):
+    for word in ("job 7", "on GPU GPU-1", "65 s", "5/20", "val/elbo -100.500", "1 running, 2 waiting"):
         assert word in text

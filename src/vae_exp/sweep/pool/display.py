@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from vae_exp.engine.progress import format_duration
 from vae_exp.sweep.pool.job import Job, JobOutcome
 from vae_exp.sweep.pool.slots import Slot
 
@@ -114,7 +115,7 @@ class PoolDisplay:
             return ""
         pace = sum(self._spent) / len(self._spent)
         under_way = sum(min(1.0, job.seconds / pace) for job in self._running.values() if pace)
-        return _duration(pace * max(0.0, rest - under_way) / min(self._slots, rest))
+        return format_duration(pace * max(0.0, rest - under_way) / min(self._slots, rest))
 
     def _drawn(self) -> Group:
         table = Table(box=None, padding=(0, 2, 0, 0))
@@ -123,7 +124,7 @@ class PoolDisplay:
         for job in self._running.values():
             epoch = int(job.metrics.get("epoch", 0))
             epochs = f"{epoch}/{job.epochs}" if job.epochs else str(epoch)
-            table.add_row(Text(job.name), job.status, _duration(job.seconds), epochs, shown_metric(job))
+            table.add_row(Text(job.name), job.status, format_duration(job.seconds), epochs, shown_metric(job))
         return Group(table, Text(self._totals()))
 
     def _totals(self) -> str:
@@ -140,11 +141,3 @@ def shown_metric(job: Job) -> str:
         if name in job.metrics:
             return f"{name} {job.metrics[name]:.3f}"
     return ""
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
