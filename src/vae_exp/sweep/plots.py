@@ -1,4 +1,4 @@
-"""Figures of a sweep: a metric against one key, over two keys, rate against distortion."""
+"""Figures of a sweep: a metric against one key, a heat map over two keys, rate against distortion."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -6,7 +6,7 @@ from itertools import combinations, cycle
 from math import inf, isnan, log
 from pathlib import Path
 from textwrap import wrap
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -69,15 +69,14 @@ class ParameterAxis:
         """The coordinate of a value."""
         return self._numbers[self.values.index(value)] if self.is_numeric else float(self.values.index(value))
 
-    def apply_to(self, axes: Axes, side: Literal["x", "y"]) -> None:
-        """Set scale, ticks and label of the horizontal (x) or vertical (y) axis."""
-        axis = axes.xaxis if side == "x" else axes.yaxis
-        axes.set(**{f"{side}label": self.key})
+    def apply_to(self, axes: Axes) -> None:
+        """Set scale, ticks and label of the horizontal axis."""
+        axis = axes.xaxis
+        axes.set_xlabel(self.key)
         if self.is_log:
-            axes.set(**{f"{side}scale": "log"})
+            axes.set_xscale("log")
         if self.is_few or not self.is_numeric:
-            ticks = [self.position(value) for value in self.values]
-            axes.set(**{f"{side}ticks": ticks, f"{side}ticklabels": self._labels()})
+            axes.set_xticks([self.position(value) for value in self.values], self._labels())
         elif self.is_log:
             wide = max(self._numbers) >= _DECADES * min(self._numbers)
             axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
@@ -85,9 +84,8 @@ class ParameterAxis:
         if self.is_few or not self.is_numeric or self.is_log:
             axis.set_minor_locator(NullLocator())
         if not self.is_numeric:
-            axes.set(**{f"{side}lim": (-0.5, len(self.values) - 0.5)})
-            if side == "x":
-                _rotate_long_labels(axes, self.values)
+            axes.set_xlim(-0.5, len(self.values) - 0.5)
+            _rotate_long_labels(axes, self.values)
 
     def _labels(self) -> list[str]:
         """The tick labels, empty where one would overlap the previous."""
@@ -108,12 +106,12 @@ class ParameterAxis:
         return log(number) if self.is_log else number
 
 
-def draw(jobs: Sequence[JobRecord], asked: str | None, folder: Path, others: Others = "mean") -> list[Path]:
+def draw(jobs: Sequence[JobRecord], name: str | None, folder: Path, others: Others = "mean") -> list[Path]:
     """Draw whatever the jobs allow, each figure as PNG and SVG.
 
     Args:
         jobs: Of a sweep.
-        asked: The metric; None takes the one that says most.
+        name: The metric; None takes the most informative one.
         folder: Where the files go.
         others: How settings that differ in keys which a figure does not show are combined.
 
@@ -123,12 +121,12 @@ def draw(jobs: Sequence[JobRecord], asked: str | None, folder: Path, others: Oth
     completed = [job for job in jobs if job.status == "completed"]
     if not completed:
         raise UserError("no job of the sweep has completed yet: there is nothing to draw.")
-    metric = select_metric(completed, asked)
+    metric = select_metric(completed, name)
     groups = grouped(completed, default_keys(completed))
     written = []
-    for name, figure in _figures(groups, metric, others):
+    for stem, figure in _figures(groups, metric, others):
         for kind in _FORMATS:
-            path = folder / f"{name}.{kind}"
+            path = folder / f"{stem}.{kind}"
             write_atomically(path, partial(figure.savefig, format=kind, dpi=_DPI))
             written.append(path)
     return written
@@ -143,8 +141,9 @@ def _figures(groups: Sequence[SeedGroup], metric: str, others: Others) -> Iterat
     for key in keys:
         yield f"{_plain(metric)}-against-{_plain(key)}", curve(having, metric, key, others)
     for across, up in combinations(keys, 2):
-        over_both = heat_map if _fill_a_grid(having, across, up) else scatter
-        yield f"{_plain(metric)}-over-{_plain(across)}-{_plain(up)}", over_both(having, metric, across, up, others)
+        if _fill_a_grid(having, across, up):
+            name = f"{_plain(metric)}-over-{_plain(across)}-{_plain(up)}"
+            yield name, heat_map(having, metric, across, up, others)
     split = metric.partition("/")[0]
     both = [f"{split}/rate", f"{split}/distortion"]
     if all(name in group.metrics for group in having for name in both):
@@ -194,7 +193,7 @@ def curve(settings: Sequence[SeedGroup], metric: str, key: str, others: Others =
         y = [group.metrics[metric].mean for group in whole]
         axes.plot(x, y, color="0.2", linestyle=style_of_line, marker=marker, markersize=30, zorder=4)
         parts.append(f"{'dotted' if below.is_numeric else 'dashes'}: {others} over {', '.join(rest)}")
-    below.apply_to(axes, "x")
+    below.apply_to(axes)
     axes.set_ylabel(metric)
     _caption(axes, [*parts, _beyond_words(outside)])
     if rest and not many:
@@ -223,30 +222,6 @@ def heat_map(settings: Sequence[SeedGroup], metric: str, across: str, up: str, o
     _rotate_long_labels(axes, columns)
     axes.set_xlabel(across)
     axes.set_ylabel(up)
-    _caption(axes, [meaning(settings, [across, up], others, metric)])
-    return figure
-
-
-def scatter(settings: Sequence[SeedGroup], metric: str, across: str, up: str, others: Others = "mean") -> Figure:
-    """Two keys of many values, a coloured point for each pair, settings that differ in others combined."""
-    figure, axes = _figure()
-    below, beside = ParameterAxis(settings, across), ParameterAxis(settings, up)
-    groups = combined(settings, [across, up], others, metric)
-    values = np.array([group.metrics[metric].mean for group in groups])
-    low, high = _usual(values)
-    points = axes.scatter(
-        [below.position(group.keys[across]) for group in groups],
-        [beside.position(group.keys[up]) for group in groups],
-        c=values,
-        vmin=low,
-        vmax=high,
-        cmap=_colours(metric),
-        edgecolors="0.3",
-        linewidths=0.5,
-    )
-    figure.colorbar(points, label=metric, extend=_beyond(values, low, high))
-    below.apply_to(axes, "x")
-    beside.apply_to(axes, "y")
     _caption(axes, [meaning(settings, [across, up], others, metric)])
     return figure
 

@@ -6,12 +6,12 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
-from typing import Any, Protocol
+from typing import Protocol
 
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import UserError
@@ -90,7 +90,7 @@ class Pool:
 
     Args:
         slots: Where jobs may run.
-        compose: Makes a job ready; called when its turn has come.
+        compose: Prepares a job; called just before it starts.
         grace_seconds: How long a job may take to end in order when the sweep is stopped.
         display: Shows how worker_end the sweep is.
     """
@@ -115,7 +115,7 @@ class Pool:
         self._context.set_forkserver_preload(_PRELOADED)
 
     def run(self, source: JobSource) -> None:
-        """Run all jobs of a source; how each ended stands in it.
+        """Run all jobs of a source, and set their outcomes.
 
         Raises:
             SystemExit: with 130 or 143 on Ctrl-C or SIGTERM, once every job has ended.
@@ -124,11 +124,11 @@ class Pool:
         with (
             GracefulShutdown(second_signal_kills=False) as stop,
             self._display,
-            _threads_in_environment(self._slots[0].threads),
+            _thread_variables(self._slots[0].threads),
         ):
             _start_forkserver()
             try:
-                while not stop.count and (self._start_what_may(stop) or self._running):
+                while not stop.count and (self._fill_slots(stop) or self._running):
                     self._collect(stop)
             finally:
                 if self._running:  # the sweep is stopped, or something has gone wrong here
@@ -136,7 +136,7 @@ class Pool:
             if stop.signal_number is not None:
                 raise SystemExit(128 + stop.signal_number)
 
-    def _start_what_may(self, stop: GracefulShutdown) -> bool:
+    def _fill_slots(self, stop: GracefulShutdown) -> bool:
         """Fill the free slots; whether there may be more to start."""
         while self._out_of_memory and not stop.count and (slot := self._slot_on_idle_gpu()):
             self._start(self._out_of_memory.popleft(), slot)
@@ -176,10 +176,6 @@ class Pool:
 
     def _fork(self, job: Job, prepared: PreparedJob, slot: Slot) -> None:
         prepared.directory.path.mkdir(parents=True, exist_ok=True)
-        self._running.append(self._forked(job, prepared, slot))
-        self._display.started(job, slot)
-
-    def _forked(self, job: Job, prepared: PreparedJob, slot: Slot) -> RunningJob:
         environment = dict.fromkeys(_THREADS, str(slot.threads))
         environment |= {} if slot.gpu is None else {"CUDA_VISIBLE_DEVICES": slot.gpu}
         task = WorkerTask(
@@ -190,7 +186,8 @@ class Pool:
         start, started_at = time.monotonic(), time.time()
         process.start()
         worker_end.close()
-        return RunningJob(job, slot, process, launcher_end, start, started_at)
+        self._running.append(RunningJob(job, slot, process, launcher_end, start, started_at))
+        self._display.started(job, slot)
 
     def _ended(self, job: Job) -> None:
         self._display.ended(job)
@@ -200,10 +197,10 @@ class Pool:
         """Wait a moment for jobs to end."""
         if not self._running:
             return
-        wait([each.process.sentinel for each in self._running], timeout=0 if stop.count else _LOOK_SECONDS)
-        for running in [each for each in self._running if not each.process.is_alive()]:
+        wait([running.process.sentinel for running in self._running], timeout=0 if stop.count else _LOOK_SECONDS)
+        for running in [running for running in self._running if not running.process.is_alive()]:
             self._running.remove(running)
-            self._end(running)
+            self._finish(running)
         for running in self._running:
             self._update_progress(running)
         self._display.refresh()
@@ -214,7 +211,7 @@ class Pool:
         if self._display.is_live:
             running.job.metrics = last_metrics(running.job.directory) or running.job.metrics
 
-    def _end(self, running: RunningJob) -> None:
+    def _finish(self, running: RunningJob) -> None:
         """Record how a job ended; one that ran out of memory is repeated with a GPU, or all cores, to itself."""
         job, process = running.job, running.process
         process.join()
@@ -257,7 +254,7 @@ class Pool:
                     running.process.kill()
         for running in list(self._running):
             self._running.remove(running)
-            self._end(running)
+            self._finish(running)
 
 
 def _start_forkserver() -> None:
@@ -273,23 +270,15 @@ def _error_text(error: Exception) -> str:
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
-class _threads_in_environment:  # noqa: N801 - used as a function
-    """For the length of a block processes are started with so many threads, however they compute.
-
-    Args:
-        count: Threads.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._values = dict.fromkeys(_THREADS, str(count))
-        self._before: dict[str, Any] = {}
-
-    def __enter__(self) -> None:
-        self._before = {name: os.environ.get(name) for name in self._values}
-        os.environ.update(self._values)
-
-    def __exit__(self, *raised: object) -> None:
-        for name, value in self._before.items():
+@contextmanager
+def _thread_variables(count: int) -> Iterator[None]:
+    """A block whose processes are started with so many threads, however they compute."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, str(count)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
