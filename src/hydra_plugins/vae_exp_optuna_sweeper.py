@@ -1,4 +1,4 @@
-"""`hydra/sweeper=optuna`: a search by Optuna, in Hydra's own words."""
+"""`hydra/sweeper=optuna`: a search by Optuna, in Hydra's syntax."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,7 +45,7 @@ class OptunaSweeper(Sweeper):
         self._batch_size = batch_size
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what the jobs will need, and the launcher."""
+        """Store what the jobs need, and create the launcher."""
         self.hydra_context, self.config = hydra_context, config
         self.launcher: Launcher | None = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config

@@ -1,4 +1,4 @@
-"""`hydra/launcher=pool`: a sweep on one node, every job in a process of its own."""
+"""`hydra/launcher=pool`: a sweep on one node, each job in its own process."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 
 class PoolLauncher(Launcher):
-    """Runs jobs side by side, as many as there are slots; none can harm another.
+    """Runs jobs side by side, as many as there are slots.
 
     Args:
         slots: Jobs at once where there is no GPU; None takes one per core.
@@ -39,7 +39,7 @@ class PoolLauncher(Launcher):
         self._arguments: tuple[HydraContext, TaskFunction, DictConfig] | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what the jobs will need."""
+        """Store what the jobs need."""
         self._arguments = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:

@@ -1,4 +1,4 @@
-"""`hydra/launcher=ray`: the engine of hydra-ray-launcher, from which no job is lost when another dies."""
+"""`hydra/launcher=ray`: hydra-ray-launcher, with the other jobs unaffected when one dies."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ class RayLauncher(Launcher):
         self._context: tuple[HydraContext, TaskFunction] | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what the jobs will need.
+        """Store what the jobs need.
 
         Raises:
             UserError: if Ray or its launcher is not installed.

@@ -1,4 +1,4 @@
-"""`hydra/launcher=slurm`: hydra-submitit-launcher, from which no job is lost when another dies."""
+"""`hydra/launcher=slurm`: hydra-submitit-launcher, with the other jobs unaffected when one dies."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ class SlurmLauncher(Launcher):
         self._launcher: Any = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what the jobs will need.
+        """Create the launcher of hydra-submitit-launcher.
 
         Raises:
             UserError: if hydra-submitit-launcher is not installed, or if there is no Slurm.

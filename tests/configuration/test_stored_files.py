@@ -24,7 +24,7 @@ from tests.readers import read_result
 from vae_exp.configuration import stored_files, target_allowlist
 from vae_exp.errors import UserError
 from vae_exp.sweep import __main__ as sweep_command
-from vae_exp.sweep.command_check import require_plain_command
+from vae_exp.sweep.command_check import check_command
 from vae_exp.sweep.manifest import add_command, portable_args
 
 KINDS = (
@@ -474,12 +474,12 @@ def test_retry_gives_no_word_that_leads_to_other_code(word, tmp_path: Path, monk
         assert words == ["--multirun"]
         return
     with pytest.raises(UserError, match=r"refused: if you trust what .*sweep\.json says, say trust=\[command\]"):
-        require_plain_command(words, tmp_path, tmp_path / "s")
+        check_command(words, tmp_path, tmp_path / "s")
 
 
 def test_retry_starts_in_no_folder_of_a_strangers_choice(tmp_path: Path):
     with pytest.raises(UserError, match=r"was started in .*retry it there, or, .* say trust=\[command\]"):
-        require_plain_command(["--multirun", "seed=0,1"], tmp_path, tmp_path / "s")
+        check_command(["--multirun", "seed=0,1"], tmp_path, tmp_path / "s")
 
 
 def test_the_usual_words_of_a_sweep_are_given_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -498,4 +498,4 @@ def test_the_usual_words_of_a_sweep_are_given_again(tmp_path: Path, monkeypatch:
         "~scheduler.gamma",
         "hydra.mode=MULTIRUN",
     ]
-    require_plain_command(words, tmp_path, tmp_path / "s")
+    check_command(words, tmp_path, tmp_path / "s")

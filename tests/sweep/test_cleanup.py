@@ -30,7 +30,7 @@ def test_what_failed_and_what_was_set_aside_can_go_and_the_rest_stays(tmp_path: 
         _checkpoint(job)
     found = find_removable(_sweep(tmp_path), checkpoints=False)
     assert {each.path for each in found} == {done / "previous" / "1", failed, lost}
-    assert next(each.size for each in found if each.why == "set aside") == 5
+    assert next(each.size for each in found if each.reason == "set aside") == 5
     assert remove(found, checkpoints=False) == []
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {done.name, half.name}
     assert (done / "result.json").exists()
@@ -59,7 +59,7 @@ def test_what_has_come_to_something_meanwhile_is_not_removed(tmp_path: Path):
     found = find_removable(_sweep(tmp_path), checkpoints=False)
     (job / "result.json").write_text('{"status": "completed"}')
     [problem] = remove(found, checkpoints=False)
-    assert "taken up meanwhile" in problem
+    assert "has been restarted" in problem
     assert job.is_dir()
 
 

@@ -31,7 +31,7 @@ from vae_exp.sweep.aggregate import (
     to_cli_overrides,
 )
 from vae_exp.sweep.cleanup import find_removable, remove
-from vae_exp.sweep.command_check import TRUST, require_plain_command
+from vae_exp.sweep.command_check import TRUST, check_command
 from vae_exp.sweep.job_records import JobRecord, read_jobs, varying
 from vae_exp.sweep.manifest import STUDY_FILE, portable_args, read_manifest
 from vae_exp.sweep.tables import (
@@ -48,7 +48,7 @@ from vae_exp.sweep.tables import (
 )
 
 _STOPPED = (130, 143)
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 _OTHERS = (
     "how settings that differ in keys which are not shown are combined, after the mean over seeds (%(default)s)"
 )
@@ -140,9 +140,9 @@ def _summary(args: argparse.Namespace) -> int:
     metrics = list(dict.fromkeys([*shown_metrics(jobs), *(select_metric(jobs, name) for name in args.metric)]))
     out, name = console(), args.sweep.resolve().name
     keys = default_keys(jobs) if args.group_by is None else args.group_by
-    a_row_each = args.jobs or (args.group_by is None and keys == varying(jobs))
+    per_job = args.jobs or (args.group_by is None and keys == varying(jobs))
     groups: list[SeedGroup] = []
-    if a_row_each:
+    if per_job:
         out.print(job_table(_sorted_jobs(jobs, args.sort), f"Sweep {name}", metrics))
     else:
         settings = grouped(jobs, list(dict.fromkeys([*default_keys(jobs), *keys])))
@@ -152,7 +152,7 @@ def _summary(args: argparse.Namespace) -> int:
         out.print(group_table(groups, f"Sweep {name}", metrics))
         out.print(Text(f"Completed jobs: {caption}; ± standard errors over seeds"), soft_wrap=True)
     print_warnings(jobs, out)
-    table = job_rows(jobs) if a_row_each or args.group_by is None else group_rows(groups)
+    table = job_rows(jobs) if per_job or args.group_by is None else group_rows(groups)
     for path, write in ((args.csv, write_csv), (args.parquet, write_parquet)):
         if path is not None:
             check_writable(path.absolute().parent, "folder")
@@ -164,8 +164,8 @@ def _summary(args: argparse.Namespace) -> int:
 def _sorted_jobs(jobs: Sequence[JobRecord], name: str | None) -> list[JobRecord]:
     if name is not None and any(name in job.keys for job in jobs):
         return sorted(jobs, key=lambda job: natural_sort_key(job.keys.get(name, "")))
-    known = any(job.metrics for job in jobs)
-    return sort_by_metric(jobs, select_metric(jobs, name, "--sort")) if known or name else list(jobs)
+    has_metrics = any(job.metrics for job in jobs)
+    return sort_by_metric(jobs, select_metric(jobs, name, "--sort")) if has_metrics or name else list(jobs)
 
 
 def _sorted_groups(groups: Sequence[SeedGroup], metric: str, name: str | None) -> list[SeedGroup]:
@@ -191,10 +191,10 @@ def _plot(args: argparse.Namespace) -> int:
 
 
 def _best(args: argparse.Namespace) -> int:
-    known = _jobs(args.sweep)
-    candidates = means_over_seeds(known) if args.over_seeds else known
-    jobs, metrics = best_jobs(candidates, args.metric or _searched_for(args.sweep))
-    for job in jobs:
+    jobs = _jobs(args.sweep)
+    candidates = means_over_seeds(jobs) if args.over_seeds else jobs
+    best, metrics = best_jobs(candidates, args.metric or _objectives(args.sweep))
+    for job in best:
         values = ", ".join(f"{name} {job.metrics[name]:.4f}" for name in metrics)
         warned = f" ({', '.join(job.warnings)})" if job.warnings else ""
         print(f"# {values}: {args.sweep / job.name}{warned}")
@@ -202,13 +202,13 @@ def _best(args: argparse.Namespace) -> int:
     return 0
 
 
-def _searched_for(sweep: Path) -> Sequence[str]:
+def _objectives(sweep: Path) -> Sequence[str]:
     """The objectives of the search that made a sweep; none where there was no search."""
     if not (sweep / STUDY_FILE).is_file():
         return ()
-    from vae_exp.sweep.search.study import objectives_of
+    from vae_exp.sweep.search.study import load_study
 
-    return objectives_of(sweep)
+    return tuple(load_study(sweep / STUDY_FILE).user_attrs.get("objectives", ()))
 
 
 def _retry(args: argparse.Namespace) -> int:
@@ -219,19 +219,19 @@ def _retry(args: argparse.Namespace) -> int:
     if TRUST not in trust:
         check_all_within(args.sweep)
     for command in commands:
-        folder, words = Path(command["folder"]), portable_args(command["words"])
+        folder, argv = Path(command["folder"]), portable_args(command["words"])
         if not folder.is_dir():
             raise UserError(f"{args.sweep} was started in {folder}, which is no longer there.")
         if TRUST not in trust:
-            require_plain_command(words, folder, args.sweep)
+            check_command(argv, folder, args.sweep)
     checked = [] if TRUST in trust else ["sweep.checked=true"]
     if named := [each for each in trust if each != TRUST]:
         checked.append(f"trust=[{','.join(named)}]")
     worst = 0
     for command in commands:
         folder = Path(command["folder"])
-        words = [*portable_args(command["words"]), *_place(args.sweep.resolve(), folder), *checked]
-        code = _run([sys.executable, "-m", "vae_exp.train", *words], folder)
+        argv = [*portable_args(command["words"]), *_directory_args(args.sweep.resolve(), folder), *checked]
+        code = _run([sys.executable, "-m", "vae_exp.train", *argv], folder)
         worst = max(worst, code)
         if code in _STOPPED:
             break
@@ -241,27 +241,27 @@ def _retry(args: argparse.Namespace) -> int:
 def _trusted(word: str) -> list[str]:
     names = re.fullmatch(r"trust=\[?([\w.,\s]*)\]?", word)
     if not names:
-        raise UserError(f"{word} is not known to retry; expected trust=[NAME,…].")
+        raise UserError(f"{word} is not an argument of retry; expected trust=[NAME,…].")
     return [name for name in re.split(r"[,\s]+", names[1]) if name]
 
 
-def _place(sweep: Path, folder: Path) -> list[str]:
-    """The words that make a command given in a folder a command for this sweep, wherever it lies by now."""
+def _directory_args(sweep: Path, folder: Path) -> list[str]:
+    """The arguments that make a command of a folder write to this sweep, which may have been moved."""
     name = [f"sweep.name={quote_value(sweep.name)}"]
     usual = folder.resolve() / "multirun" / sweep.name
     return name if sweep == usual else [*name, f"hydra.sweep.dir={quote_value(str(sweep))}"]
 
 
-def _run(words: Sequence[str], folder: Path) -> int:
+def _run(argv: Sequence[str], folder: Path) -> int:
     """Run a command to its end, however long that takes after Ctrl-C, which the terminal sends to both."""
     with GracefulShutdown(second_signal_kills=False) as stop:
-        process = subprocess.Popen(words, cwd=folder)  # noqa: S603 - what was run before
+        process = subprocess.Popen(argv, cwd=folder)  # noqa: S603 - what was run before
         announced = False
         while process.poll() is None:
             if stop.signal_number == signal.SIGTERM and not announced:
                 announced = True
                 process.terminate()
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
     code = process.returncode
     return code if code >= 0 else 128 - code
 
@@ -273,7 +273,7 @@ def _clean(args: argparse.Namespace) -> int:
         print("Nothing to clean up.")
         return 0
     for each in removable:
-        print(f"{each.size / 2**20:8.1f} MiB  {each.path}  ({each.why})")
+        print(f"{each.size / 2**20:8.1f} MiB  {each.path}  ({each.reason})")
     total = sum(each.size for each in removable) / 2**20
     if not args.yes and not _agreed(f"Remove these {len(removable)}, {total:.1f} MiB? [y/N] "):
         print("Nothing was removed.")

@@ -64,10 +64,10 @@ def grouped(jobs: Sequence[JobRecord], keys: Sequence[str]) -> list[SeedGroup]:
     Raises:
         UserError: if no job sets one of the keys.
     """
-    known = union(job.keys for job in jobs)
+    available = union(job.keys for job in jobs)
     for key in keys:
-        if key not in known:
-            raise UserError(f"--group-by {key}: no job sets it; set by some: {', '.join(known) or 'none'}.")
+        if key not in available:
+            raise UserError(f"--group-by {key}: no job sets it; set by some: {', '.join(available) or 'none'}.")
     members: dict[tuple[str, ...], list[JobRecord]] = {}
     for job in jobs:
         if job.status == "completed":
@@ -112,7 +112,7 @@ def combined(settings: Sequence[SeedGroup], keys: Sequence[str], others: Others,
 
 
 def meaning(settings: Sequence[SeedGroup], keys: Sequence[str], others: Others, metric: str) -> str:
-    """What a number over some keys is, in words: over how many seeds, and over which other keys."""
+    """A caption of numbers over some keys: over how many seeds, and over which other keys."""
     counts = sorted({setting.metrics[metric].count for setting in settings if metric in setting.metrics})
     seeds = "one seed each"
     if counts and counts[-1] > 1:
@@ -175,15 +175,15 @@ def select_metric(jobs: Sequence[JobRecord], requested: str | None, option: str 
     Raises:
         UserError: if no job has it; names those that are there.
     """
-    known = union(job.metrics for job in jobs)
+    available = union(job.metrics for job in jobs)
     if requested is None:
-        metric = next((name for name in _JUDGED_BY if name in known), None)
+        metric = next((name for name in _JUDGED_BY if name in available), None)
         if metric is None:
             raise UserError("no job of the sweep has metrics yet.")
         return metric
-    if requested not in known:
+    if requested not in available:
         raise UserError(
-            f"{option} {requested}: no job has it; known here: {', '.join(sorted(known)) or 'none yet'}."
+            f"{option} {requested}: no job has it; known here: {', '.join(sorted(available)) or 'none yet'}."
         )
     return requested
 
@@ -227,12 +227,12 @@ def means_over_seeds(jobs: Sequence[JobRecord]) -> list[JobRecord]:
     members: dict[tuple[str, ...], list[JobRecord]] = {}
     for job in jobs:
         if job.status == "completed":
-            words = tuple(each for each in job.overrides if override_key(each) not in SEEDS)
-            members.setdefault(words, []).append(job)
+            overrides = tuple(x for x in job.overrides if override_key(x) not in SEEDS)
+            members.setdefault(overrides, []).append(job)
     return [
         replace(
             each[0],
-            overrides=words,
+            overrides=overrides,
             metrics={
                 name: fmean(job.metrics[name] for job in each)
                 for name in each[0].metrics
@@ -240,15 +240,15 @@ def means_over_seeds(jobs: Sequence[JobRecord]) -> list[JobRecord]:
             },
             name=each[0].name + (f" and {len(each) - 1} more" if len(each) > 1 else ""),
         )
-        for words, each in members.items()
+        for overrides, each in members.items()
     ]
 
 
 def to_cli_overrides(job: JobRecord) -> str:
     """The overrides of a job, ready to be pasted behind `python -m vae_exp.train`."""
-    kept = [each for each in job.overrides if override_key(each).partition(".")[0] not in _OF_THE_SWEEP]
-    an_experiment_may_be_a_sweep = any(override_key(each) == "experiment" for each in kept)
-    return shlex.join([*kept, *(["hydra.mode=RUN"] if an_experiment_may_be_a_sweep else [])])
+    retained = [x for x in job.overrides if override_key(x).partition(".")[0] not in _OF_THE_SWEEP]
+    an_experiment_may_be_a_sweep = any(override_key(x) == "experiment" for x in retained)
+    return shlex.join([*retained, *(["hydra.mode=RUN"] if an_experiment_may_be_a_sweep else [])])
 
 
 def _dominates(one: JobRecord, other: JobRecord, names: Sequence[str]) -> bool:

@@ -1,4 +1,4 @@
-"""What of a sweep can be removed: attempts that led nowhere, and what was set aside."""
+"""Removal of failed jobs, archived attempts and, on request, checkpoints of finished jobs."""
 
 import shutil
 from collections.abc import Sequence
@@ -21,56 +21,64 @@ class Removable:
     Args:
         job: The job's directory.
         path: This directory, or something in it.
-        why: Why it may go.
+        reason: Why it can be removed.
         size: In bytes, with all that is below it.
     """
 
     job: RunDirectory
     path: Path
-    why: str
+    reason: str
     size: int
 
 
 def find_removable(sweep: Path, *, checkpoints: bool) -> list[Removable]:
-    """What can go: jobs that failed, what earlier attempts left, on request `last.pt` of what is finished.
+    """Find failed jobs, archived attempts and, on request, `last.pt` of finished jobs.
 
-    Jobs that can go on from a checkpoint stay, and so do those that run.
+    Running jobs and jobs that can be resumed from a checkpoint stay.
 
     Args:
         sweep: The sweep's directory.
-        checkpoints: Whether finished jobs give up what only a resumption would need.
+        checkpoints: Whether `last.pt` of finished jobs can be removed; only a resumption needs it.
 
     Raises:
-        UserError: if the directory is not that of a sweep of ours, or has links that lead out of it.
+        UserError: if the directory is not that of a sweep, or has links to other directories.
     """
     if not (sweep / FILE).is_file():
         raise UserError(f"{sweep} has no {FILE}: it is not the directory of a sweep; nothing is removed.")
     check_all_within(sweep)
     directories = [RunDirectory(path.parent) for path in sorted(sweep.glob("*/.hydra"))]
-    return [each for directory in directories if not directory.is_locked() for each in _of(directory, checkpoints)]
+    return [
+        each
+        for directory in directories
+        if not directory.is_locked()
+        for each in _find_in_job(directory, checkpoints)
+    ]
 
 
-def _of(directory: RunDirectory, checkpoints: bool) -> list[Removable]:
-    """What of one job can go."""
+def _find_in_job(directory: RunDirectory, checkpoints: bool) -> list[Removable]:
     status = status_of(directory)
     resumable = any(directory.checkpoint(name).exists() for name in ("last", "best"))
     if status in _FAILED or (status not in FINISHED and not resumable):
-        return [_leftover(directory, directory.path, status or "ended without a result")]
-    leftovers = [_leftover(directory, each, "set aside") for each in directory.previous.glob("*")]
+        return [_removable(directory, directory.path, status or "ended without a result")]
+    removable = [_removable(directory, each, "set aside") for each in directory.previous.glob("*")]
     last = directory.checkpoint("last")
     if checkpoints and status in FINISHED and last.is_file():
-        leftovers.append(_leftover(directory, last, "only a resumption needs it"))
-    return leftovers
+        removable.append(_removable(directory, last, "only a resumption needs it"))
+    return removable
 
 
-def remove(leftovers: Sequence[Removable], *, checkpoints: bool) -> list[str]:
-    """Remove it, unless it has come to something meanwhile; what could not be removed, and why."""
+def remove(removable: Sequence[Removable], *, checkpoints: bool) -> list[str]:
+    """Remove what can still be removed.
+
+    Returns:
+        What could not be removed, with the reason.
+    """
     problems = []
-    for each in leftovers:
+    for each in removable:
         try:
             with lock_run_directory(each.job):
-                if not any(now.path == each.path for now in _of(each.job, checkpoints)):
-                    raise UserError("it has been taken up meanwhile")
+                if not any(now.path == each.path for now in _find_in_job(each.job, checkpoints)):
+                    raise UserError("the job has been restarted")
                 _delete(each.path)
         except (UserError, OSError) as error:
             problems.append(f"{each.path}: {error}")
@@ -84,8 +92,8 @@ def _delete(path: Path) -> None:
         path.unlink()
 
 
-def _leftover(job: RunDirectory, path: Path, why: str) -> Removable:
+def _removable(job: RunDirectory, path: Path, reason: str) -> Removable:
     files = path.rglob("*") if path.is_dir() else [path]
     return Removable(
-        job, path, why, sum(each.stat().st_size for each in files if each.is_file() and not each.is_symlink())
+        job, path, reason, sum(each.stat().st_size for each in files if each.is_file() and not each.is_symlink())
     )

@@ -1,7 +1,7 @@
-"""The check of a command in `sweep.json`, which may come from a stranger, before `retry` runs it again.
+"""The check of a stored command, which another person may have written, before `retry` runs it.
 
-Words that could lead Hydra to other files or to other code are refused. What the other words set is checked by
-every job, as that of a stored config.
+Arguments that could make Hydra read other files or run other code are refused. Each job checks the values that the
+other arguments set, as those of a stored config.
 """
 
 import re
@@ -21,21 +21,21 @@ _NUMBERS = re.compile(r"null|true|false|[\d.e+-]+|\[[\d.,\s]*\]")
 _RESERVED = ("hydra", "sweep", "trust", "resume")
 
 
-def require_plain_command(words: Sequence[str], folder: Path, sweep: Path) -> None:
+def check_command(argv: Sequence[str], folder: Path, sweep: Path) -> None:
     """Refuse a stored command that could run code, or read configs, beyond those that are installed.
 
     Args:
-        words: The command line, without the program.
+        argv: The command line, without the program.
         folder: Where the command was given; Python imports from there.
         sweep: The sweep's directory.
 
     Raises:
-        UserError: names the word or the folder, and how to allow it.
+        UserError: names the argument or the folder, and how to allow it.
     """
     remedy = f"if you trust what {sweep / 'sweep.json'} says, say trust=[{TRUST}]"
     if folder.resolve() != Path.cwd().resolve():
         raise UserError(f"{sweep} was started in {folder}: retry it there, or, {remedy}.")
-    overrides = [word for word in words if word not in _FLAGS]
+    overrides = [word for word in argv if word not in _FLAGS]
     flags = [word for word in overrides if word.startswith("-")]
     try:
         parsed = OverridesParser.create().parse_overrides([word for word in overrides if word not in flags])

@@ -1,4 +1,4 @@
-"""The jobs of a sweep as their directories tell of them, while it runs and afterwards."""
+"""Records of the jobs of a sweep, read from their directories."""
 
 import sys
 from collections.abc import Iterable, Mapping
@@ -29,11 +29,11 @@ class JobRecord:
             `running`, `not started`, `killed` where it has no result; `unreadable` where that cannot be read.
         metrics: The final metrics, or the last ones.
         monitor: The metric that chose its best checkpoint.
-        error: What ended it; empty if nothing did.
+        error: Why it did not complete; empty if it did.
         epochs: How many epochs it has been trained.
-        seconds: How long it took; None while that is not known.
+        seconds: How long it took; None until it has ended.
         overrides: The overrides as they were written.
-        warnings: What its result warns of, such as `posterior collapse`, each with its message.
+        warnings: Messages of its result by name, such as `posterior collapse`.
     """
 
     name: str
@@ -49,25 +49,25 @@ class JobRecord:
 
 
 def read_jobs(sweep: Path) -> list[JobRecord]:
-    """All jobs of a sweep, those that have not been started too; best first by the metric they monitored."""
-    jobs, known_keys = [], set()
+    """Read all jobs of a sweep, also those not started; best first by the metric they monitored."""
+    jobs, started_keys = [], set()
     for path in sorted(sweep.glob("*/.hydra")):
         directory = RunDirectory(path.parent)
         job = read_job(directory)
-        known_keys.add(job_key(job.overrides))
+        started_keys.add(job_key(job.overrides))
         jobs.append(job)
     jobs += [
         JobRecord(
             "", overrides_by_key(identifying_overrides(overrides)), NOT_STARTED, {}, overrides=tuple(overrides)
         )
         for overrides in read_manifest(sweep).jobs
-        if job_key(overrides) not in known_keys
+        if job_key(overrides) not in started_keys
     ]
     return sorted(jobs, key=_rank)
 
 
 def read_job(directory: RunDirectory) -> JobRecord:
-    """What the directory of a job tells of it."""
+    """Read the directory of a job."""
     overrides = read_overrides(directory.overrides)
     return replace(
         _read_job(directory, overrides_by_key(identifying_overrides(overrides))), overrides=tuple(overrides)

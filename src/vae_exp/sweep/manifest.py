@@ -1,4 +1,4 @@
-"""What a sweep was asked for: the commands, and the jobs that follow from them, in `sweep.json`."""
+"""The manifest of a sweep, `sweep.json`: its commands, and the jobs that follow from them."""
 
 import logging
 from collections.abc import Sequence
@@ -26,10 +26,10 @@ _UNREADABLE = (OSError, UserError, KeyError, TypeError)
 
 @dataclass
 class SweepManifest:
-    """What a sweep was asked for.
+    """The commands and jobs of a sweep.
 
     Args:
-        commands: Every command that was given, in order: its words and the folder it was given in.
+        commands: Every command that was given, in order: `words`, its arguments, and `folder`, where it was given.
         jobs: The overrides of every job that follows from them.
     """
 
@@ -38,7 +38,7 @@ class SweepManifest:
 
 
 def read_manifest(sweep: Path) -> SweepManifest:
-    """The plan of a sweep; an empty one where there is none that can be read."""
+    """Read the manifest of a sweep; an empty one if it is missing or cannot be read."""
     try:
         return _parsed(sweep / FILE)
     except _UNREADABLE:
@@ -55,32 +55,32 @@ def _parsed(path: Path) -> SweepManifest:
     return SweepManifest(commands, jobs)
 
 
-def add_command(sweep: Path, words: Sequence[str], folder: Path, jobs: Sequence[Sequence[str]]) -> None:
-    """Add a command and its jobs to the plan of a sweep; known ones are not added again.
+def add_command(sweep: Path, argv: Sequence[str], folder: Path, jobs: Sequence[Sequence[str]]) -> None:
+    """Add a command and its jobs to the manifest of a sweep; those that it has are not added again.
 
     Args:
         sweep: The sweep's directory.
-        words: The command line, without the program.
+        argv: The command line, without the program.
         folder: Where the command was given.
         jobs: The overrides of each job.
     """
     sweep.mkdir(parents=True, exist_ok=True)
     with FileLock(sweep / f".{FILE}.lock", timeout=_LOCK_SECONDS):
         _set_aside_if_unreadable(sweep / FILE)
-        plan = read_manifest(sweep)
-        command = {"words": list(words), "folder": str(folder)}
-        new_args = portable_args(words)
-        known = {job_key(job) for job in plan.jobs}
-        plan.jobs += [list(job) for job in jobs if job_key(job) not in known]
-        if not any(portable_args(each["words"]) == new_args for each in plan.commands):
-            plan.commands.append(command)
-        write_json(sweep / FILE, {"commands": plan.commands, "jobs": plan.jobs})
+        manifest = read_manifest(sweep)
+        command = {"words": list(argv), "folder": str(folder)}
+        new_args = portable_args(argv)
+        listed = {job_key(job) for job in manifest.jobs}
+        manifest.jobs += [list(job) for job in jobs if job_key(job) not in listed]
+        if not any(portable_args(x["words"]) == new_args for x in manifest.commands):
+            manifest.commands.append(command)
+        write_json(sweep / FILE, {"commands": manifest.commands, "jobs": manifest.jobs})
 
 
-def portable_args(words: Sequence[str]) -> list[str]:
-    """The words of a command that stay right when its sweep is moved, renamed, trusted or done again."""
+def portable_args(argv: Sequence[str]) -> list[str]:
+    """The arguments of a command that stay valid when its sweep is moved, renamed, trusted or rerun."""
     passing = ("sweep.rerun=", "sweep.force=", "sweep.name=", "sweep.checked=", "hydra.sweep.dir=", "trust=")
-    return [word for word in words if not word.lstrip("+").startswith(passing)]
+    return [word for word in argv if not word.lstrip("+").startswith(passing)]
 
 
 def _set_aside_if_unreadable(path: Path) -> None:
@@ -95,22 +95,22 @@ def _set_aside_if_unreadable(path: Path) -> None:
 
 
 def job_key(overrides: Sequence[str]) -> tuple[str, ...]:
-    """What two jobs share that were asked for in the same words, in whatever order."""
+    """The overrides that identify a job, in any order."""
     return tuple(sorted(identifying_overrides(overrides)))
 
 
 def identifying_overrides(overrides: Sequence[str]) -> list[str]:
-    """Those overrides of a job that decide what it trains."""
+    """The overrides of a job that affect its result."""
     return [each for each in overrides if not is_excluded_key(override_key(each))]
 
 
 def is_excluded_key(key: str) -> bool:
-    """Whether a key tells no jobs apart."""
+    """Whether a key does not identify a job."""
     return key.partition(".")[0] in NOT_PART_OF_IDENTITY or key in EXCLUDED_KEYS
 
 
 def swept_keys(sweep: Path, overrides: Sequence[str]) -> dict[str, str]:
-    """Those overrides of a job in which others of its sweep differ; all where the others are not known."""
+    """The overrides of a job that differ between the jobs of its sweep; all of them without a manifest."""
     own = overrides_by_key(identifying_overrides(overrides))
     others = [overrides_by_key(identifying_overrides(job)) for job in read_manifest(sweep).jobs]
     if len(others) < 2:
@@ -119,7 +119,7 @@ def swept_keys(sweep: Path, overrides: Sequence[str]) -> dict[str, str]:
 
 
 def check_swept_keys(overrides: Sequence[str]) -> None:
-    """Refuse several values for what does not tell jobs apart: they would be one job, or lie in several sweeps.
+    """Refuse several values of a key that does not identify a job: they would be one job, or several sweeps.
 
     Raises:
         UserError: names the override.
@@ -137,11 +137,11 @@ def check_swept_keys(overrides: Sequence[str]) -> None:
 
 
 def planned_jobs(config: DictConfig, overrides: Sequence[str]) -> list[list[str]] | None:
-    """The jobs that Hydra's basic sweeper makes of a sweep; None where another sweeper decides.
+    """The jobs that Hydra's basic sweeper makes of a sweep; None for another sweeper.
 
     Args:
-        config: The sweep's.
-        overrides: Those of the command line.
+        config: Of the sweep.
+        overrides: Of the command line.
 
     Raises:
         UserError: if there would be none, names the keys that have no values.
@@ -150,9 +150,9 @@ def planned_jobs(config: DictConfig, overrides: Sequence[str]) -> list[list[str]
     if not str(sweeper.get("_target_", "")).endswith("BasicSweeper"):
         return None
     raw: Any = OmegaConf.to_container(sweeper.params, resolve=True) if sweeper.get("params") else {}
-    words = [*(f"{key}={value}" for key, value in raw.items()), *overrides]
+    swept = [*(f"{key}={value}" for key, value in raw.items()), *overrides]
     try:
-        parsed = OverridesParser.create().parse_overrides(words)
+        parsed = OverridesParser.create().parse_overrides(swept)
         batches = BasicSweeper.split_arguments(parsed, None)
     except HydraException:  # the sweeper itself will say what is wrong
         return None

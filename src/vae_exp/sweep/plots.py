@@ -184,7 +184,7 @@ def curve(settings: Sequence[SeedGroup], metric: str, key: str, others: Others =
     whole = combined(settings, [key], others, metric)
     parts = [
         meaning(settings, [*settings[0].keys], others, metric),
-        _errors_words(settings, metric, "bands" if below.is_numeric and not scattered else "bars"),
+        _error_caption(settings, metric, "bands" if below.is_numeric and not scattered else "bars"),
     ]
     if len(whole) < len(settings) and below.is_few:
         whole = sorted(whole, key=lambda group: below.position(group.keys[key]))
@@ -195,7 +195,7 @@ def curve(settings: Sequence[SeedGroup], metric: str, key: str, others: Others =
         parts.append(f"{'dotted' if below.is_numeric else 'dashes'}: {others} over {', '.join(rest)}")
     below.apply_to(axes)
     axes.set_ylabel(metric)
-    _caption(axes, [*parts, _beyond_words(outside)])
+    _caption(axes, [*parts, _outlier_caption(outside)])
     if rest and not many:
         axes.legend(fontsize="small", frameon=False)
     return figure
@@ -260,8 +260,8 @@ def rate_distortion(settings: Sequence[SeedGroup], rate: str, distortion: str) -
         figure.legend(loc="outside right upper", fontsize="small", frameon=False)
     axes.set_xlabel(f"{rate} (nats)")
     axes.set_ylabel(f"{distortion} (nats)")
-    parts = [meaning(settings, keys, "mean", rate), _errors_words(settings, rate, "bars")]
-    _caption(axes, [*parts, "grey lines: the same −ELBO", _beyond_words(outside)])
+    parts = [meaning(settings, keys, "mean", rate), _error_caption(settings, rate, "bars")]
+    _caption(axes, [*parts, "grey lines: the same −ELBO", _outlier_caption(outside)])
     return figure
 
 
@@ -306,12 +306,12 @@ def _show_usual(axes: Axes, x: np.ndarray, y: np.ndarray, sides: str) -> np.ndar
     return outside
 
 
-def _errors_words(settings: Sequence[SeedGroup], metric: str, drawn_as: str) -> str:
-    known = any(not isnan(setting.metrics[metric].error) for setting in settings)
-    return f"{drawn_as}: standard errors over seeds" if known else ""
+def _error_caption(settings: Sequence[SeedGroup], metric: str, drawn_as: str) -> str:
+    has_errors = any(not isnan(setting.metrics[metric].error) for setting in settings)
+    return f"{drawn_as}: standard errors over seeds" if has_errors else ""
 
 
-def _beyond_words(outside: np.ndarray) -> str:
+def _outlier_caption(outside: np.ndarray) -> str:
     count = int(outside.sum())
     return f"triangles: {count} setting{'s' * (count > 1)} beyond the axis" if count else ""
 

@@ -10,7 +10,7 @@ from vae_exp.sweep.tables import print_summary
 
 
 class SweepSession:
-    """What a command knows of the sweep that it runs; Hydra's callback, launcher and sweeper add to it."""
+    """The directories and failures of a sweep; Hydra's callback, launcher and sweeper add to it."""
 
     def __init__(self) -> None:
         self._directories: list[tuple[Path, bool]] = []

@@ -1,1 +1,1 @@
-"""A sweep on one node: every job in a process of its own, on a slot of its own."""
+"""A sweep on one node: each job in its own process, on its own slot."""

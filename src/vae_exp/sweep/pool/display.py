@@ -1,4 +1,4 @@
-"""What a person sees of a pool: a live table on a terminal, a line per job elsewhere."""
+"""The display of a pool: a live table on a terminal, a line per job elsewhere."""
 
 import sys
 import time

@@ -153,7 +153,7 @@ def _write_missing_result(directory: RunDirectory, exit_code: int) -> dict[str, 
 
 
 def describe_exit_code(exit_code: int) -> str:
-    """An exit code in words."""
+    """Why a process ended, by its exit code."""
     interrupted = Interrupted(signal.SIGINT)
     if exit_code == interrupted.exit_code:
         return str(interrupted)

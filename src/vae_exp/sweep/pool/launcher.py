@@ -1,4 +1,4 @@
-"""What Hydra's launcher asks of the pool: compose jobs, run them, say what came of each."""
+"""The pool behind Hydra's launcher: compose jobs, run them, return their outcomes."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -83,7 +83,9 @@ class PoolSweep:
         Raises:
             SystemExit: on Ctrl-C or SIGTERM, once every job has ended.
         """
-        jobs = [Job(first_number + path, filter_overrides(each)) for path, each in enumerate(job_overrides)]
+        jobs = [
+            Job(first_number + index, filter_overrides(overrides)) for index, overrides in enumerate(job_overrides)
+        ]
         self.stream(JobList(jobs), len(jobs))
         return [PoolReturn(job) for job in jobs]
 

@@ -1,4 +1,4 @@
-"""Runs jobs, each in a fresh process on a slot of its own; none can harm another."""
+"""A pool of slots: each job runs in a fresh process, and its failure does not affect the others."""
 
 import logging
 import multiprocessing
@@ -24,7 +24,7 @@ from vae_exp.sweep.pool.worker import WorkerTask, worker_main
 from vae_exp.sweep.run_job import JobAction
 
 _log = logging.getLogger(__name__)
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 _PRELOADED = [  # once for all jobs: with the first comes torch, the others are what a first step would import
     "vae_exp.sweep.run_job",
     "vae_exp.runs.training",
@@ -197,7 +197,7 @@ class Pool:
         """Wait a moment for jobs to end."""
         if not self._running:
             return
-        wait([running.process.sentinel for running in self._running], timeout=0 if stop.count else _LOOK_SECONDS)
+        wait([running.process.sentinel for running in self._running], timeout=0 if stop.count else _POLL_SECONDS)
         for running in [running for running in self._running if not running.process.is_alive()]:
             self._running.remove(running)
             self._finish(running)

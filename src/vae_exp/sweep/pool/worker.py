@@ -1,4 +1,4 @@
-"""What happens in the process of a job."""
+"""The process of a job."""
 
 import faulthandler
 import os

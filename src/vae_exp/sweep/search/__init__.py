@@ -1,1 +1,1 @@
-"""Searching instead of sweeping: Optuna proposes the next job from what the earlier ones gave."""
+"""Search: Optuna proposes the next job from the results of the earlier ones."""

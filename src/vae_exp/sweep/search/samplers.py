@@ -1,4 +1,4 @@
-"""Optuna's samplers and pruners, by the names that a config calls them."""
+"""Optuna's samplers and pruners, by their names in a config."""
 
 from collections.abc import Callable, Mapping
 from inspect import signature
@@ -42,8 +42,8 @@ def sampler(options: Mapping[str, Any], space: Space, trial: int) -> BaseSampler
         given["search_space"] = space.grid()
     elif given.get("name") != "qmc" and isinstance(given.get("seed"), int):
         [given["seed"]] = np.random.SeedSequence([given["seed"], trial]).generate_state(1).tolist()
-    made: BaseSampler = _made("sampler", SAMPLERS, given)
-    return made
+    result: BaseSampler = _make("sampler", SAMPLERS, given)
+    return result
 
 
 def pruner(options: Mapping[str, Any]) -> BasePruner:
@@ -52,23 +52,23 @@ def pruner(options: Mapping[str, Any]) -> BasePruner:
     Raises:
         UserError: if there is no such pruner, or if it does not take an option.
     """
-    made: BasePruner = _made("pruner", PRUNERS, options)
-    return made
+    result: BasePruner = _make("pruner", PRUNERS, options)
+    return result
 
 
-def _made(kind: str, known: Mapping[str, Callable[..., Any]], options: Mapping[str, Any]) -> Any:
+def _make(kind: str, methods: Mapping[str, Callable[..., Any]], options: Mapping[str, Any]) -> Any:
     given = dict(options)
     name = given.pop("name", None)
-    if name not in known:
-        raise UserError(f"hydra.sweeper.{kind}.name={name} must be one of {', '.join(known)}.")
-    takes = {each: set(signature(method).parameters) for each, method in known.items()}
+    if name not in methods:
+        raise UserError(f"hydra.sweeper.{kind}.name={name} must be one of {', '.join(methods)}.")
+    takes = {method: set(signature(make).parameters) for method, make in methods.items()}
     for key in given:
         if not any(key in parameters for parameters in takes.values()):
             own = ", ".join(sorted(takes[name]))
             raise UserError(f"hydra.sweeper.{kind}.{key}: there is no such option; {name} takes {own or 'none'}.")
-    given = {key: value for key, value in given.items() if key in takes[name]}  # the others are of other methods
+    given = {key: value for key, value in given.items() if key in takes[name]}  # other methods take the others
     try:
-        return known[name](**given)
+        return methods[name](**given)
     except (TypeError, ValueError) as error:
         shown = {key: value for key, value in given.items() if key != "search_space"}
         raise UserError(f"hydra.sweeper.{kind}.name={name} with {shown}: {error}") from error

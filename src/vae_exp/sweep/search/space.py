@@ -1,4 +1,4 @@
-"""A search space in Hydra's own words, as Optuna's distributions."""
+"""A search space in Hydra's syntax, as Optuna's distributions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Conditions = Mapping[str, Mapping[str, Sequence[Any]]]
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched, and what stays.
+    """The space of a search.
 
     Args:
         fixed: Overrides that every trial has.
@@ -33,19 +33,19 @@ class Space:
         chosen: dict[str, Any] = {}
         for key in self._ordered():
             if self._applies(key, chosen):
-                chosen[key] = _suggested(trial, key, self.distributions[key])
+                chosen[key] = _suggest(trial, key, self.distributions[key])
         return [*self.fixed, *(f"{key}={value}" for key, value in chosen.items())]
 
     def examples(self) -> list[list[str]]:
         """Overrides of points of the space, among which every key occurs whose condition can hold."""
         points: list[list[str]] = []
         for key in [None, *self.conditions]:
-            wanted = {} if key is None else self._needed(key)
+            required = {} if key is None else self._needed(key)
             chosen: dict[str, Any] = {}
-            for each in self._ordered():
-                if self._applies(each, chosen):
-                    chosen[each] = wanted.get(each, _first(self.distributions[each]))
-            point = [*self.fixed, *(f"{each}={value}" for each, value in chosen.items())]
+            for name in self._ordered():
+                if self._applies(name, chosen):
+                    chosen[name] = required.get(name, _first(self.distributions[name]))
+            point = [*self.fixed, *(f"{name}={value}" for name, value in chosen.items())]
             if point not in points:
                 points.append(point)
         return points
@@ -61,7 +61,7 @@ class Space:
         """The values of each key, for a sampler that tries all of them.
 
         Raises:
-            UserError: if a key has no end of values.
+            UserError: if a key has infinitely many values.
         """
         grid: dict[str, list[Any]] = {}
         for key, distribution in self.distributions.items():
@@ -156,7 +156,7 @@ def _range(value: RangeSweep) -> BaseDistribution:
     return CategoricalDistribution(numbers)
 
 
-def _suggested(trial: Trial, key: str, distribution: BaseDistribution) -> Any:
+def _suggest(trial: Trial, key: str, distribution: BaseDistribution) -> Any:
     if isinstance(distribution, CategoricalDistribution):
         return trial.suggest_categorical(key, distribution.choices)
     if isinstance(distribution, IntDistribution):
@@ -176,12 +176,12 @@ def _first(distribution: BaseDistribution) -> Any:
 
 
 def _check(conditions: Conditions, distributions: Mapping[str, BaseDistribution]) -> None:
-    known = ", ".join(distributions)
+    searched = ", ".join(distributions)
     for key, needed in conditions.items():
         for name in (key, *needed):
             if name not in distributions:
                 raise UserError(
-                    f"hydra.sweeper.conditions.{key} names {name}, which is not searched; known: {known}."
+                    f"hydra.sweeper.conditions.{key} names {name}, which is not searched; known: {searched}."
                 )
     settled: set[str] = set()
     while True:

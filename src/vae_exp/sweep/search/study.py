@@ -336,11 +336,6 @@ class TrialScheduler:
             ) from error
 
 
-def objectives_of(folder: Path) -> Sequence[str]:
-    """The objectives of the search in a sweep's directory."""
-    return tuple(load_study(folder / STUDY_FILE).user_attrs.get("objectives", ()))
-
-
 def _own_overrides(user_attrs: Mapping[str, Any]) -> tuple[str, ...]:
     """The overrides of a trial without `sweep.trial`; empty before they are drawn."""
     return tuple(text for text in user_attrs.get("overrides") or () if not text.startswith(_TRIAL))
