@@ -8,7 +8,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from vae_exp.cli.command_line import config_dir
+from vae_exp.configuration.config_dir import config_dir
 from vae_exp.configuration.instantiate import (
     build_evaluators,
     build_loss,

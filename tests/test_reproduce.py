@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_conf import composed
-from vae_exp.cli.command_line import config_dir
+from vae_exp.configuration.config_dir import config_dir
 from vae_exp.configuration.schema import EvaluateConfig, TrainConfig, parse_config
 from vae_exp.errors import UserError
 from vae_exp.reproduce import (

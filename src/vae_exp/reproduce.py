@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from vae_exp.cli.command_line import config_dir
+from vae_exp.configuration.config_dir import config_dir
 from vae_exp.configuration.overrides import override_key
 from vae_exp.engine.progress import format_duration
 from vae_exp.errors import UserError, exit_with_message

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 
 from vae_exp.benchmark import suite
 from vae_exp.benchmark.candidates import Case
-from vae_exp.cli.command_line import config_dir
+from vae_exp.configuration.config_dir import config_dir
 from vae_exp.configuration.schema import BenchmarkConfig, parse_config, register_schemas
 
 CPU = torch.device("cpu")

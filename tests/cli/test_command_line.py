@@ -22,7 +22,7 @@ REFUSED = {
     ("tracker=[none,offline]",): ["tracker=[none,offline] is a list"],
     ("model/likelihood=[bernoulli,gaussian]",): ["model/likelihood=[bernoulli,gaussian] is a list"],
     ("--multirun", "loss=vq,[elbo,iwae]"): ["loss=[elbo,iwae] is a list"],
-    ("model=cnn",): ["model=cnn is not an option of model", "conditional, conv, mlp"],
+    ("model=cnn",): ["model=cnn is not an option of model", "conditional, conv, hierarchical, mlp"],
     ("loss=betavae",): ["did you mean beta_vae"],
     ("evaluator=[elb]",): ["evaluator=elb is not an option of evaluator; did you mean elbo?"],
     ("epochs=3",): ["did you mean trainer.epochs"],

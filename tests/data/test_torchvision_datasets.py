@@ -188,6 +188,18 @@ def test_putting_the_named_files_into_the_named_folder_helps(tiny, raw, root, mo
     assert_is_tiny(MNISTSource("MNIST", str(root)))
 
 
+def test_archives_are_unpacked_where_no_download_is_allowed(tiny, raw, root, monkeypatch):
+    shutil.copytree(tiny, raw)
+    monkeypatch.setattr(socket.socket, "connect", _no_connection)
+    source = MNISTSource("MNIST", str(root))
+    source.may_download = False
+    assert_is_tiny(source)
+    for path in raw.glob("*-ubyte"):
+        path.unlink()
+    (raw / ARCHIVES[0]).write_bytes(b"damaged")
+    assert f"put {ARCHIVES[0]} into" in refusal(source.train)
+
+
 def test_nothing_is_downloaded_where_it_is_not_allowed(root, monkeypatch):
     source = MNISTSource("MNIST", str(root))
     source.may_download = False

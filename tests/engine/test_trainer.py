@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
-from tests.builders import RecordingEvaluator, RecordingTracker, trainer_options
+from tests.builders import RecordingEvaluator, RecordingTracker, grey_images, make_trainer, trainer_options
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.progress import NullProgress
 from vae_exp.engine.seeding import make_generator
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.engine.trainer import Trainer
-from vae_exp.errors import DivergedError, Interrupted
+from vae_exp.errors import DivergedError, Interrupted, TrialPruned
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
 from vae_exp.model.priors import StandardNormalPrior
@@ -379,6 +379,24 @@ def test_an_interruption_does_not_replace_a_good_checkpoint_by_weights_that_are_
     with pytest.raises(Interrupted):
         made.fit(Spoils())
     assert all(torch.isfinite(each).all() for each in made.checkpoint("last")["vae"].values())
+
+
+class _StopAfter:
+    """A pruner that ends the run after an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def stop(self, epoch: int, metrics: Mapping[str, float]) -> bool:
+        return epoch == self._epoch
+
+
+def test_a_pruned_run_writes_its_last_checkpoint(tmp_path: Path):
+    timing = {"checkpoint_every_n_epochs": None, "checkpoint_every_n_seconds": 1000.0}
+    trainer = make_trainer(tmp_path, train=grey_images(8), epochs=5, **timing)
+    with pytest.raises(TrialPruned):
+        trainer.fit(GracefulShutdown(), NullProgress(), _StopAfter(3))
+    assert load_checkpoint(RunDirectory(tmp_path).checkpoint("last"), torch.device("cpu"))["epoch"] == 3
 
 
 class _Signals(RecordingEvaluator):

@@ -109,3 +109,16 @@ def test_the_swept_keys_of_a_job_are_those_in_which_others_differ(tmp_path: Path
     assert swept_keys(tmp_path, own) == {"data": "digits", "seed": "1", "loss.beta": "4"}
     add_command(tmp_path, [], tmp_path, [own, ["data=digits", "seed=0", "+loss.beta=4"]])
     assert swept_keys(tmp_path, own) == {"seed": "1"}
+
+
+def test_a_command_with_an_old_key_is_the_same_command(tmp_path: Path):
+    content = {
+        "commands": [{"words": ["--multirun", "trainer.gradient_clip=1,2"], "folder": "/here"}],
+        "jobs": [["trainer.gradient_clip=1"], ["trainer.gradient_clip=2"]],
+    }
+    (tmp_path / FILE).write_text(json.dumps(content))
+    jobs = [["trainer.max_grad_norm=1"], ["trainer.max_grad_norm=2"]]
+    add_command(tmp_path, ["--multirun", "trainer.max_grad_norm=1,2"], Path("/here"), jobs)
+    manifest = read_manifest(tmp_path)
+    assert manifest.jobs == jobs
+    assert len(manifest.commands) == 1

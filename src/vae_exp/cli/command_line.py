@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
+from vae_exp.configuration.config_dir import config_dir
 from vae_exp.configuration.overrides import quote_value, split_override
 from vae_exp.configuration.renames import rename_override
 from vae_exp.configuration.schema import strip_omegaconf_noise
@@ -26,21 +25,6 @@ _MAY_BE_EMPTY = ("evaluator", "experiment")
 _NULL_GROUP = "Config group override must be"  # how Hydra's message begins then
 _MERGING = "Error merging override "
 _NAMES_A_RUN = ("evaluate", "generate")
-
-
-@cache
-def config_dir() -> Path:
-    """The folder `conf`: inside the installed package, or beside `src` in a checkout.
-
-    Raises:
-        UserError: if it is in neither place.
-    """
-    installed = Path(str(files("vae_exp"))) / "conf"
-    checkout = Path(__file__).resolve().parents[3] / "conf"
-    for folder in (installed, checkout):
-        if (folder / "train.yaml").is_file():
-            return folder
-    raise UserError(f"the folder conf is neither at {installed} nor at {checkout}; install vae-exp again.")
 
 
 def prepare(arguments: Sequence[str], config_name: str) -> list[str]:
@@ -92,7 +76,7 @@ def _prepare_override(override: str, config_name: str) -> str:
         raise UserError(f"{override} is not an override of the form key=value; {remedy}.")
     if override == f"resume={LATEST}" and config_name == "train":
         return f"resume={quote_value(str(find_latest_run('resume')))}"
-    override = rename_override(override, lambda group, name: (config_dir() / group / f"{name}.yaml").is_file())
+    override = rename_override(override)
     group = group_of(override)
     if group is None:
         return override
@@ -165,7 +149,8 @@ def _expected_type(message: str) -> str | None:
 
 def _unknown_choice(error: MissingConfigException) -> str:
     group, _, name = str(error.missing_cfg_file).rpartition("/")
-    options = sorted(error.options or (path.stem for path in (config_dir() / group).glob("[!_]*.yaml")))
+    options = sorted(error.options or (path.stem for path in (config_dir() / group).glob("*.yaml")))
+    options = [option for option in options if not option.startswith("_")]
     if not group or not options:
         return str(error).partition("\n")[0]
     return f"{group}={name} is not an option of {group}; {did_you_mean(name, options)}" + (

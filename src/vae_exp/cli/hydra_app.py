@@ -15,8 +15,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from vae_exp.cli.command_line import config_dir, format_error, prepare
+from vae_exp.cli.command_line import format_error, prepare
 from vae_exp.configuration import resolvers
+from vae_exp.configuration.config_dir import config_dir
 from vae_exp.configuration.schema import register_schemas
 from vae_exp.errors import UserError, exit_with_message
 from vae_exp.sweep.session import sweep_session

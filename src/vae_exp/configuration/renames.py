@@ -2,8 +2,10 @@
 
 import copy
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
+
+from vae_exp.configuration.config_dir import config_dir
 
 # Classes that kept their names when their module was merged into another.
 _MERGED_MODULES = {
@@ -88,19 +90,19 @@ def with_first_names(config: Any) -> Any:
     return _rename_targets(_rename_keys(config, _FIRST_KEYS, _FIRST_VALUES), _FIRST_TARGETS)
 
 
-def rename_override(override: str, is_option: Callable[[str, str], bool]) -> str:
-    """An override of the command line with its key under the current name.
+def rename_override(override: str) -> str:
+    """An override of a command line, typed or stored, with its key under the current name.
 
     Args:
         override: Such as `checkpoint.every.epochs=1`; its value may be a sweep.
-        is_option: Whether a group has an option of that name: an evaluator of the user's own keeps its arguments.
+            An evaluator that is no option of ours keeps its arguments.
     """
     key, equals, value = override.partition("=")
     name = key.lstrip("+~")
     for old, new in RENAMED_KEYS.items():
         star = _match(old, name)
         group = old.partition(".*")[0]
-        if star is None or (group == "evaluator" and not is_option(group, star)):
+        if star is None or (group == "evaluator" and not (config_dir() / group / f"{star}.yaml").is_file()):
             continue
         for before, after in RENAMED_VALUES.get(old, {}).items():
             value = re.sub(rf"(?<![\w.]){before}(?![\w.])", "null" if after is None else str(after), value)

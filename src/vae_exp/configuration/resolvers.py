@@ -73,7 +73,7 @@ def readable_name(overrides: Sequence[str]) -> str:
         if re.split(r"[./@]", key)[0] in NOT_PART_OF_IDENTITY:
             continue
         parts.append(f"{short_key(key)}-{value}" if value else short_key(key))
-    name = re.sub(r"[^A-Za-z0-9._]+", "-", "_".join(parts)).replace("-_", "_")
+    name = re.sub(r"[^A-Za-z0-9._]+", "-", "_".join(parts).replace("e+", "e")).replace("-_", "_")
     return name[:_MOST_CHARACTERS].strip("-_.") or "default"
 
 

@@ -83,7 +83,7 @@ class NPZSource:
             raise UserError(
                 f"data.path={self._path} holds no array '{images_key}'"
                 + (
-                    "; add one to evaluate on test images, or use split=val."
+                    "; add one to evaluate on test images, or use split=val or split=train."
                     if images_key == "test_images"
                     else f"; expected 'images' as {_EXPECTED}."
                 )

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 from torchvision import datasets
+from torchvision.datasets.utils import check_integrity
 
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
@@ -50,8 +51,8 @@ class _TorchvisionSource(ABC):
         """Where torchvision puts the files."""
 
     @abstractmethod
-    def _archives(self, train: bool) -> list[str]:
-        """The names of the files that are downloaded."""
+    def _archives(self, train: bool) -> dict[str, str]:
+        """The names of the files that are downloaded, with their MD5."""
 
     @abstractmethod
     def _load(self, train: bool, *, download: bool) -> ImageSet:
@@ -61,7 +62,7 @@ class _TorchvisionSource(ABC):
         images = self._load_if_present(train)
         if images is not None:
             return images
-        if not self.may_download:
+        if not self.may_download and self._missing(train):
             raise self._absent(train, "a stored config downloads nothing unless you set data.root")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -89,10 +90,16 @@ class _TorchvisionSource(ABC):
         except (OSError, EOFError, RuntimeError, HTTPException) as error:
             raise self._absent(train, str(error)) from error
 
+    def _missing(self, train: bool) -> list[str]:
+        """The archives that are not there as they were published."""
+        archives = self._archives(train)
+        return [name for name, md5 in archives.items() if not check_integrity(str(self._folder / name), md5)]
+
     def _absent(self, train: bool, reason: str) -> UserError:
+        names = ", ".join(self._missing(train) or self._archives(train))
         return UserError(
             f"{self._name} is incomplete in data.root={self._root} and cannot be downloaded ({reason}): "
-            f"put {', '.join(self._archives(train))} into {self._folder} (another root: data.root=DIR, or the "
+            f"put {names} into {self._folder} (another root: data.root=DIR, or the "
             f"environment variable VAE_EXP_DATA), or train on the embedded digits, data=digits."
         )
 
@@ -127,10 +134,10 @@ class MNISTSource(_TorchvisionSource):
     def _folder(self) -> Path:
         return self._root / self._name / "raw"
 
-    def _archives(self, train: bool) -> list[str]:
+    def _archives(self, train: bool) -> dict[str, str]:
         if self._class is datasets.EMNIST:
-            return [datasets.EMNIST.url.rpartition("/")[2]]
-        return [name for name, _ in self._class.resources]
+            return {datasets.EMNIST.url.rpartition("/")[2]: datasets.EMNIST.md5}
+        return dict(self._class.resources)
 
     def _load(self, train: bool, *, download: bool) -> ImageSet:
         dataset = self._class(self._root, train=train, download=download, **self._options)
@@ -165,10 +172,11 @@ class ColourSource(_TorchvisionSource):
     def _folder(self) -> Path:
         return self._root / self._name
 
-    def _archives(self, train: bool) -> list[str]:
+    def _archives(self, train: bool) -> dict[str, str]:
         if self._name == "CIFAR10":
-            return [datasets.CIFAR10.filename]
-        return [datasets.SVHN.split_list["train" if train else "test"][1]]
+            return {datasets.CIFAR10.filename: datasets.CIFAR10.tgz_md5}
+        _, name, md5 = datasets.SVHN.split_list["train" if train else "test"]
+        return {name: md5}
 
     def _load(self, train: bool, *, download: bool) -> ImageSet:
         if self._name == "CIFAR10":

@@ -215,7 +215,7 @@ class Trainer:
 
         Raises:
             Interrupted: on Ctrl-C or SIGTERM, after `last.pt` has been written.
-            DivergedError: if a loss, a gradient or a weight is not finite; the last good checkpoint stands.
+            DivergedError: if a loss, a gradient or a weight is not finite; the last checkpoint stands.
             TrialPruned: if the pruner ends the run.
         """
         state = self.state
@@ -235,10 +235,9 @@ class Trainer:
                     state.train_seconds = time.perf_counter() - start
                     self._checkpoint()
                     if pruner and pruner.stop(state.epoch, state.metrics):
+                        self._save_final()
                         raise TrialPruned
-                if state.epoch and self.dist.is_main:
-                    with timed(self.phase_seconds, "checkpoints"):
-                        self._checkpoints.save_final(self.state_dict, state.epoch)
+                self._save_final()
         except Interrupted:
             state.train_seconds = time.perf_counter() - start
             if self.dist.is_main and self._non_finite.weights_are_finite():
@@ -256,6 +255,11 @@ class Trainer:
             state.train_seconds = time.perf_counter() - start
             progress.close()
         return state
+
+    def _save_final(self) -> None:
+        if self.state.epoch and self.dist.is_main:
+            with timed(self.phase_seconds, "checkpoints"):
+                self._checkpoints.save_final(self.state_dict, self.state.epoch)
 
     def run_steps(self, count: int) -> int:
         """Train on the next `count` batches, without validation, evaluators, trackers and checkpoints.

@@ -116,7 +116,7 @@ def log_traceback(directory: RunDirectory) -> None:
 def _discard(directory: RunDirectory) -> None:
     """Remove what Hydra and we have written for a run that never started; whatever else lies there stays."""
     shutil.rmtree(directory.config.parent, ignore_errors=True)
-    for file in (directory.log, directory.metrics, directory.lock):
+    for file in (directory.log, directory.metrics, directory.wandb, directory.lock):
         file.unlink(missing_ok=True)
     folders = [directory.path] if directory.path != Path.cwd() else []
     if directory.path.parents[1] == Path.cwd() / "outputs":  # where a run goes unless the user names a directory

@@ -144,6 +144,8 @@ def run_training(
             setup = set_up(config, run_dir, metrics_file, resume_state, job, phases)
         if metrics_file and resume_state:
             _begin_resumed(run_dir, resume_state, metrics_file, setup)
+        if setup.wandb:
+            write_json(run_dir.wandb, setup.wandb.description)
         with _recorded_result(setup, run_dir, start, phases) as result, cpu_threads(setup.threads):
             shutdown.raise_if_requested()
             setup.trainer.fit(shutdown, setup.progress(), job.pruner if job else None)
@@ -491,7 +493,7 @@ def _start_wandb(
     config = {**plain, "run_directory": str(directory.path)}
     if job:
         config["swept"] = dict(job.swept)
-    wandb = WandbTracker(
+    return WandbTracker(
         mode=tracker.mode,
         root=Path(tracker.root),
         project=tracker.project,
@@ -502,5 +504,3 @@ def _start_wandb(
         config=config,
         run_id=run_id,
     )
-    write_json(directory.wandb, wandb.description)
-    return wandb

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vae_exp.configuration.overrides import overrides_by_key
+from vae_exp.configuration.renames import rename_override
 from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import read_yaml
 from vae_exp.storage.run_directory import RunDirectory
@@ -117,7 +118,7 @@ def read_overrides(path: Path) -> list[str]:
         overrides = read_yaml(path)
     except (OSError, UserError):
         return []
-    return [str(each) for each in overrides] if isinstance(overrides, list) else []
+    return [rename_override(str(override)) for override in overrides] if isinstance(overrides, list) else []
 
 
 def _read_job(directory: RunDirectory, keys: dict[str, str]) -> JobRecord:

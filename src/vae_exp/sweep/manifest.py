@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from vae_exp.configuration.overrides import override_key, overrides_by_key
+from vae_exp.configuration.renames import rename_override
 from vae_exp.configuration.resolvers import EXCLUDED_KEYS, NOT_PART_OF_IDENTITY
 from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import read_json, write_json
@@ -47,9 +48,9 @@ def read_manifest(sweep: Path) -> SweepManifest:
 
 def _parsed(path: Path) -> SweepManifest:
     content = read_json(path)
-    jobs = [[str(word) for word in job] for job in content["jobs"]]
+    jobs = [[rename_override(str(word)) for word in job] for job in content["jobs"]]
     commands = [
-        {"words": [str(word) for word in each["words"]], "folder": str(each["folder"])}
+        {"words": [rename_override(str(word)) for word in each["words"]], "folder": str(each["folder"])}
         for each in content["commands"]
     ]
     return SweepManifest(commands, jobs)
