@@ -57,6 +57,6 @@ class GracefulShutdown:
         if not self._second_signal_kills:
             return
         with suppress(OSError):  # standard error may be closed
-            os.write(2, b"\nStopping after the current step; press Ctrl-C again to stop at once.\n")
+            os.write(2, b"\nStopping after the current step; a second signal stops at once.\n")
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)
