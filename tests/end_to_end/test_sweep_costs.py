@@ -14,14 +14,14 @@ from vae_exp import train
 
 process = psutil.Process()
 jobs = []
-task = train._task
+task = train.train
 
 def watched(config):
     task(config)
     resident = process.memory_info().rss / 2**20
     jobs.append({"resident": resident, "files": process.num_fds(), "threads": process.num_threads()})
 
-train._task = watched
+train.train = watched
 try:
     train.main()
 finally:
