@@ -57,19 +57,19 @@ class TrainCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check and remember the directory of a sweep; its jobs are checked one by one."""
         try:
+            overrides = _overrides(config, "task")
             check_sweep_name(config.sweep.name)
             if torchrun.world_size() > 1:
                 raise UserError(
                     "--multirun trains one job after another in one process; torchrun's processes train one run "
                     "together: leave out one of the two."
                 )
-            resumed = [text for text in _overrides(config, "task") if re.match(r"\+*resume=(?!null$)", text)]
+            resumed = [text for text in overrides if re.match(r"\+*resume=(?!null$)", text)]
             if resumed:
                 raise UserError(f"{resumed[0]} continues one run; leave out --multirun.")
-            check_swept_keys(_overrides(config, "task"))
+            check_swept_keys(overrides)
             _require_a_name("hydra.sweep.dir", config.hydra.sweep.dir)
             sweep = Path(str(config.hydra.sweep.dir))
-            overrides = _overrides(config, "task")
             jobs = planned_jobs(config, overrides)
             _check_jobs(config, overrides, jobs or [])
             check_writable(sweep, "hydra.sweep.dir")

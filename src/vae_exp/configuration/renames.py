@@ -1,8 +1,8 @@
 """Rename tables of stored configs and command lines: classes by `_target_`, and config keys."""
 
-import copy
 import re
 from collections.abc import Hashable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from vae_exp.configuration.config_dir import config_dir
@@ -87,7 +87,7 @@ def with_current_names(config: Any) -> Any:
 
 def with_first_names(config: Any) -> Any:
     """Give every `_target_` and every key of a plain config its first name; the hash of a job needs them."""
-    return _rename_targets(_rename_keys(config, _FIRST_KEYS, _FIRST_VALUES), _FIRST_TARGETS)
+    return _rename_keys(_rename_targets(config, _FIRST_TARGETS), _FIRST_KEYS, _FIRST_VALUES)
 
 
 def rename_override(override: str) -> str:
@@ -99,15 +99,22 @@ def rename_override(override: str) -> str:
     """
     key, equals, value = override.partition("=")
     name = key.lstrip("+~")
+    old, current = _find_rename(name)
+    for before, after in RENAMED_VALUES.get(old, {}).items():
+        value = re.sub(rf"(?<![\w.]){before}(?![\w.])", "null" if after is None else str(after), value)
+    return f"{key.removesuffix(name)}{current}{equals}{value}"
+
+
+@cache
+def _find_rename(name: str) -> tuple[str, str]:
+    """The pattern that renames a key, and its current name; an empty pattern and the key itself if none does."""
     for old, new in RENAMED_KEYS.items():
         star = _match(old, name)
         group = old.partition(".*")[0]
         if star is None or (group == "evaluator" and not (config_dir() / group / f"{star}.yaml").is_file()):
             continue
-        for before, after in RENAMED_VALUES.get(old, {}).items():
-            value = re.sub(rf"(?<![\w.]){before}(?![\w.])", "null" if after is None else str(after), value)
-        return f"{key.removesuffix(name)}{new.replace('*', star)}{equals}{value}"
-    return override
+        return old, new.replace("*", star)
+    return "", name
 
 
 def _match(pattern: str, key: str) -> str | None:
@@ -128,12 +135,12 @@ def _rename_targets(node: Any, names: Mapping[str, str]) -> Any:
 
 
 def _rename_keys(config: Any, keys: Mapping[str, str], values: Mapping[str, Mapping[Any, Any]]) -> Any:
-    renamed = copy.deepcopy(config)
+    """Rename the keys of a config in place; `_rename_targets` has copied it."""
     for old, new in keys.items():
         group = old.partition(".*")[0] if "*" in old else ""
-        for star in list(_node(renamed, group.split("."))) if group else [""]:
-            _move(renamed, old.replace("*", str(star)), new.replace("*", str(star)), values.get(old, {}))
-    return renamed
+        for star in list(_node(config, group.split("."))) if group else [""]:
+            _move(config, old.replace("*", str(star)), new.replace("*", str(star)), values.get(old, {}))
+    return config
 
 
 def _move(config: Any, old: str, new: str, values: Mapping[Any, Any]) -> None:
