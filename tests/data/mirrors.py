@@ -1,12 +1,11 @@
 """Servers on the loopback address in place of a data set's mirrors."""
 
 import socket
-import socketserver
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,7 +18,7 @@ class Mirror:
     """A running server and the requests it has answered, such as `GET /name`."""
 
     address: str
-    requests: list[str] = field(default_factory=list)
+    requests: list[str]
 
     def downloads(self) -> set[str]:
         return {request.removeprefix("GET /") for request in self.requests if request.startswith("GET ")}
@@ -34,25 +33,13 @@ class _Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-class _Handler(SimpleHTTPRequestHandler):
-    def __init__(self, *args, requests: list[str], **kwargs) -> None:
-        self._requests = requests
-        super().__init__(*args, **kwargs)
-
-    def send_head(self):
-        self._requests.append(f"{self.command} {self.path}")
-        return super().send_head()
-
-    def log_message(self, *_) -> None:
-        pass
-
-
 @contextmanager
-def _running(server: socketserver.BaseServer) -> Iterator[None]:
+def _running(handler: Callable[..., BaseHTTPRequestHandler], requests: list[str]) -> Iterator[Mirror]:
+    server = _Server((HOST, 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield
+        yield Mirror(f"http://{HOST}:{server.server_port}/", requests)
     finally:
         server.shutdown()
         server.server_close()
@@ -63,10 +50,17 @@ def _running(server: socketserver.BaseServer) -> Iterator[None]:
 def serving(folder: Path) -> Iterator[Mirror]:
     """A mirror that holds the files of a folder."""
     requests: list[str] = []
-    handler = partial(_Handler, directory=str(folder), requests=requests)
-    server = _Server((HOST, 0), handler)
-    with _running(server):
-        yield Mirror(f"http://{HOST}:{server.server_port}/", requests)
+
+    class Handler(SimpleHTTPRequestHandler):
+        def send_head(self):
+            requests.append(f"{self.command} {self.path}")
+            return super().send_head()
+
+        def log_message(self, *_) -> None:
+            pass
+
+    with _running(partial(Handler, directory=str(folder)), requests) as mirror:
+        yield mirror
 
 
 @contextmanager
@@ -78,8 +72,8 @@ def down() -> Iterator[str]:
 
 
 @contextmanager
-def stalling() -> Iterator[str]:
-    """The address of a mirror that sends half of each file and then no more."""
+def stalling() -> Iterator[Mirror]:
+    """A mirror that sends half of each file and then no more."""
     over = threading.Event()
 
     class Stall(BaseHTTPRequestHandler):
@@ -97,9 +91,8 @@ def stalling() -> Iterator[str]:
         def log_message(self, *_) -> None:
             pass
 
-    server = _Server((HOST, 0), Stall)
-    with _running(server):
+    with _running(Stall, []) as mirror:
         try:
-            yield f"http://{HOST}:{server.server_port}/"
+            yield mirror
         finally:
             over.set()

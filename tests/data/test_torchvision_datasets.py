@@ -40,6 +40,10 @@ def down(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield address
 
 
+def md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
 def idx(array: np.ndarray) -> bytes:
     """The array in the format of MNIST's files: bytes after the sizes of the axes."""
     sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
@@ -74,7 +78,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, content in contents().items():
         archive = gzip.compress(content, mtime=0)
         (folder / f"{name}.gz").write_bytes(archive)
-        resources.append((f"{name}.gz", hashlib.md5(archive).hexdigest()))
+        resources.append((f"{name}.gz", md5(archive)))
     monkeypatch.setattr(datasets.MNIST, "resources", resources)
     return folder
 
@@ -161,38 +165,31 @@ def test_sources_that_open_together_download_once(tiny, root, monkeypatch):
     assert len(mirror.requests) <= 2 * len(ARCHIVES)  # torchvision asks for each file's redirects first
 
 
-def test_servers_that_are_down_are_named_with_both_ways_out(raw, root):
-    message = refusal(MNISTSource("MNIST", str(root)).train)
-    assert_names_both_ways_out(message, raw, ARCHIVES)
-    assert "Error downloading train-images-idx3-ubyte.gz" in message
-
-
-def test_a_download_that_stalls_is_given_up_with_both_ways_out(tiny, raw, root, monkeypatch):
+def test_a_download_that_stalls_or_serves_something_else_is_named_with_both_ways_out(tiny, raw, root, monkeypatch):
     monkeypatch.setattr(torchvision_datasets, "STALL_SECONDS", 0.2)
-    with mirrors.stalling() as address:
-        monkeypatch.setattr(datasets.MNIST, "mirrors", [address])
-        assert_names_both_ways_out(refusal(MNISTSource("MNIST", str(root)).train), raw, ARCHIVES)
+    (tiny / ARCHIVES[0]).write_bytes(b"a page that says sorry")
+    for server in (mirrors.stalling(), mirrors.serving(tiny)):
+        with server as mirror:
+            monkeypatch.setattr(datasets.MNIST, "mirrors", [mirror.address])
+            assert_names_both_ways_out(refusal(MNISTSource("MNIST", str(root)).train), raw, ARCHIVES)
     assert socket.getdefaulttimeout() is None
 
 
-def test_a_mirror_that_serves_something_else_is_named_with_both_ways_out(tiny, raw, root, monkeypatch):
-    (tiny / ARCHIVES[0]).write_bytes(b"a page that says sorry")
-    with mirrors.serving(tiny) as mirror:
-        monkeypatch.setattr(datasets.MNIST, "mirrors", [mirror.address])
-        assert_names_both_ways_out(refusal(MNISTSource("MNIST", str(root)).train), raw, ARCHIVES)
-
-
-def test_putting_the_named_files_into_the_named_folder_helps(tiny, raw, root, monkeypatch):
-    assert_names_both_ways_out(refusal(MNISTSource("MNIST", str(root)).train), raw, ARCHIVES)
+def test_servers_that_are_down_are_named_and_putting_the_files_into_the_folder_helps(tiny, raw, root):
+    message = refusal(MNISTSource("MNIST", str(root)).train)
+    assert_names_both_ways_out(message, raw, ARCHIVES)
+    assert "Error downloading train-images-idx3-ubyte.gz" in message
     shutil.copytree(tiny, raw, dirs_exist_ok=True)
     assert_is_tiny(MNISTSource("MNIST", str(root)))
 
 
-def test_archives_are_unpacked_where_no_download_is_allowed(tiny, raw, root, monkeypatch):
-    shutil.copytree(tiny, raw)
+def test_where_no_download_is_allowed_archives_are_unpacked_all_the_same(tiny, raw, root, monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", _no_connection)
     source = MNISTSource("MNIST", str(root))
     source.may_download = False
+    assert "downloads nothing unless you set data.root" in refusal(source.train)
+    assert not root.exists()
+    shutil.copytree(tiny, raw)
     assert_is_tiny(source)
     for path in raw.glob("*-ubyte"):
         path.unlink()
@@ -200,24 +197,15 @@ def test_archives_are_unpacked_where_no_download_is_allowed(tiny, raw, root, mon
     assert f"put {ARCHIVES[0]} into" in refusal(source.train)
 
 
-def test_nothing_is_downloaded_where_it_is_not_allowed(root, monkeypatch):
-    source = MNISTSource("MNIST", str(root))
-    source.may_download = False
-    monkeypatch.setattr(socket.socket, "connect", _no_connection)
-    assert "downloads nothing unless you set data.root" in refusal(source.train)
-    assert not root.exists()
-
-
 @pytest.mark.parametrize("damage", [lambda content: content[:40], lambda _: b"<html>sorry</html>"])
 def test_an_unpacked_file_that_is_damaged_is_refused_and_deleting_it_helps(tiny, raw, root, damage):
     shutil.copytree(tiny, raw)
     assert_is_tiny(MNISTSource("MNIST", str(root)))
-    unpacked = [path for path in raw.iterdir() if path.suffix == ""]
     images = raw / "train-images-idx3-ubyte"
     images.write_bytes(damage(images.read_bytes()))
     assert "cannot be read" in refusal(MNISTSource("MNIST", str(root)).train)
-    for path in unpacked:
-        path.unlink(missing_ok=True)
+    for path in raw.glob("*-ubyte"):
+        path.unlink()
     assert_is_tiny(MNISTSource("MNIST", str(root)))
 
 
@@ -263,39 +251,31 @@ def emnist_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "official"
     folder.mkdir()
     (folder / "gzip.zip").write_bytes(buffer.getvalue())
-    monkeypatch.setattr(datasets.EMNIST, "md5", hashlib.md5(buffer.getvalue()).hexdigest())
+    monkeypatch.setattr(datasets.EMNIST, "md5", md5(buffer.getvalue()))
     return folder
 
 
-def test_emnist_is_downloaded_once_for_all_its_subsets(emnist_archive, root, monkeypatch):
+def test_emnist_is_downloaded_once_for_all_subsets_that_it_has(emnist_archive, root, monkeypatch):
     with mirrors.serving(emnist_archive) as mirror:
         monkeypatch.setattr(datasets.EMNIST, "url", mirror.address + "gzip.zip")
         for split in ("balanced", "letters"):
             assert_is_tiny(MNISTSource("EMNIST", str(root), split))
+        assert str(root / "EMNIST" / "raw") in refusal(MNISTSource("EMNIST", str(root), "digits").train)
     assert mirror.downloads() == {"gzip.zip"}
 
 
-def test_a_subset_that_the_archive_lacks_is_refused(emnist_archive, root):
-    folder = root / "EMNIST" / "raw"
-    shutil.copytree(emnist_archive, folder)
-    assert str(folder) in refusal(MNISTSource("EMNIST", str(root), "digits").train)
-
-
 @pytest.mark.parametrize(
-    ("dataset", "split", "reason"),
+    ("make", "arguments", "reason"),
     [
-        ("QMNIST", None, "one of MNIST, FashionMNIST, KMNIST, EMNIST"),
-        ("EMNIST", "Balanced", "expected one of byclass"),
-        ("EMNIST", None, "expected one of byclass"),
-        ("KMNIST", "letters", "expected null"),
+        (MNISTSource, ("QMNIST", "data"), "one of MNIST, FashionMNIST, KMNIST, EMNIST"),
+        (MNISTSource, ("EMNIST", "data", "Balanced"), "expected one of byclass"),
+        (MNISTSource, ("EMNIST", "data"), "expected one of byclass"),
+        (MNISTSource, ("KMNIST", "data", "letters"), "expected null"),
+        (ColourSource, ("CIFAR100", "data"), "one of CIFAR10, SVHN"),
     ],
 )
-def test_unknown_data_sets_and_splits_are_refused(dataset, split, reason):
-    assert reason in refusal(lambda: MNISTSource(dataset, "data", split))
-
-
-def md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+def test_unknown_data_sets_and_splits_are_refused(make, arguments, reason):
+    assert reason in refusal(lambda: make(*arguments))
 
 
 def colour_pixels(count: int) -> np.ndarray:
@@ -310,7 +290,6 @@ def colour_labels(count: int) -> list[int]:
 @pytest.fixture
 def official_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what the servers would hold."""
-    monkeypatch.setenv("no_proxy", "*")
     folder = tmp_path / "official"
     folder.mkdir()
     _write_cifar(folder, monkeypatch)
@@ -349,43 +328,30 @@ def _write_svhn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.SVHN, "split_list", listed)
 
 
-@pytest.fixture
-def served(official_colour: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[mirrors.Mirror]:
-    with mirrors.serving(official_colour) as mirror:
-        _at(mirror.address, monkeypatch)
-        yield mirror
-
-
 def _at(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.CIFAR10, "url", f"{address}cifar-10-python.tar.gz")
     listed = {split: [address + name, name, sum_] for split, (_, name, sum_) in datasets.SVHN.split_list.items()}
     monkeypatch.setattr(datasets.SVHN, "split_list", listed)
 
 
-@pytest.mark.parametrize("dataset", ["CIFAR10", "SVHN"])
-def test_colour_images_are_downloaded_once_and_come_channels_first(served, root, dataset: str):
-    source = ColourSource(dataset, str(root))
-    requests = []
-    for _ in range(2):
-        for images, count in ((source.train(), TRAIN), (source.test(), TEST)):
-            np.testing.assert_array_equal(images.pixels.numpy(), colour_pixels(count))
-            assert images.labels.tolist() == colour_labels(count)
-            assert images.pixels.dtype == torch.uint8
-        requests.append(len(served.requests))
-    assert requests[0] == requests[1]
-
-
 @pytest.mark.parametrize(("dataset", "name"), [("CIFAR10", "cifar-10-python.tar.gz"), ("SVHN", "train_32x32.mat")])
-def test_a_colour_archive_put_there_by_hand_is_used(
+def test_colour_archives_are_put_there_by_hand_or_downloaded_once(
     official_colour, root, dataset: str, name: str, down, monkeypatch: pytest.MonkeyPatch
 ):
     _at(down, monkeypatch)
+    source = ColourSource(dataset, str(root))
     with pytest.raises(UserError, match=rf"cannot be downloaded.*put {name} into .*data=digits"):
-        ColourSource(dataset, str(root)).train()
+        source.train()
     shutil.copyfile(official_colour / name, root / dataset / name)
-    assert len(ColourSource(dataset, str(root)).train()) == TRAIN
-
-
-def test_an_unknown_colour_data_set_names_those_that_exist():
-    with pytest.raises(UserError, match="one of CIFAR10, SVHN"):
-        ColourSource("CIFAR100", "data")
+    assert len(source.train()) == TRAIN
+    shutil.rmtree(root)
+    requests = []
+    with mirrors.serving(official_colour) as mirror:
+        _at(mirror.address, monkeypatch)
+        for _ in range(2):
+            for images, count in ((source.train(), TRAIN), (source.test(), TEST)):
+                np.testing.assert_array_equal(images.pixels.numpy(), colour_pixels(count))
+                assert images.labels.tolist() == colour_labels(count)
+                assert images.pixels.dtype == torch.uint8
+            requests.append(len(mirror.requests))
+    assert requests[0] == requests[1]
