@@ -1,4 +1,5 @@
 import itertools
+import re
 from collections import namedtuple
 
 import psutil
@@ -31,7 +32,7 @@ both_kinds = pytest.mark.parametrize("kind", [DeviceLoader, PrefetchLoader])
 
 
 def numbered(count: int) -> ImageSet:
-    """Images of one pixel, Memory apart by its value."""
+    """Images of one pixel, which is their number."""
     return ImageSet(torch.arange(count).to(torch.uint8).reshape(-1, 1, 1, 1), None, pixel_max=255)
 
 
@@ -61,52 +62,22 @@ def numbers_in(batches: list[Tensor]) -> list[int]:
     return [round(number * 255) for batch in batches for number in batch.flatten().tolist()]
 
 
-@both_kinds
-@reproducibly
-@given(counts, batch_sizes, seeds)
-def test_batches_follow_the_order_and_only_the_last_is_short(kind, count, batch_size, seed):
-    order, sizes = order_of(count, seed), batches_of(count, batch_size)
-    batches = run_epoch(make(kind, numbered(count), sizes[0]), order, sizes)
-    full, rest = divmod(count, batch_size)
-    assert [len(batch) for batch in batches] == [batch_size] * full + [rest] * (rest > 0)
-    assert numbers_in(batches) == order.tolist()
-
-
-@both_kinds
 @reproducibly
 @given(counts, batch_sizes, positions, seeds)
-def test_an_interrupted_epoch_continues_after_the_batches_done(kind, count, batch_size, position, seed):
-    order, sizes = order_of(count, seed), batches_of(count, batch_size)
-    done = min(position, len(sizes))
-    batches = run_epoch(make(kind, numbered(count), sizes[0]), order, sizes, done)
-    assert numbers_in(batches) == order[sum(sizes[:done]) :].tolist()
-
-
-@both_kinds
-@reproducibly
-@given(counts, batch_sizes, positions, seeds)
-def test_a_new_epoch_may_start_within_another(kind, count, batch_size, position, seed):
-    sizes = batches_of(count, batch_size)
-    loader = make(kind, numbered(count), sizes[0])
-    loader.start_epoch(order_of(count, seed), sizes, 0)
-    for size in sizes[:position]:
-        loader.prefetch()
-        loader.next_images(size)
-    order = order_of(count, seed + 1)
-    assert numbers_in(run_epoch(loader, order, sizes)) == order.tolist()
-
-
-@reproducibly
-@given(counts, batch_sizes, positions, seeds)
-def test_resident_and_streamed_batches_are_the_same_to_the_bit(count, batch_size, position, seed):
+def test_batches_follow_the_order_from_any_batch_on_and_are_the_same_to_the_bit(count, batch_size, position, seed):
+    """A new epoch may start within another."""
     pixels = torch.randint(17, (count, 1, 2, 2), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
-    sizes, shuffle = batches_of(count, batch_size), torch.Generator().manual_seed(seed)
-    loaders = [make(kind, ImageSet(pixels, None, 16), sizes[0]) for kind in (DeviceLoader, PrefetchLoader)]
-    for done in (0, min(position, len(sizes)), 0):
-        order = torch.randperm(count, generator=shuffle)
-        resident, streamed = (run_epoch(loader, order, sizes, done) for loader in loaders)
-        assert len(resident) == len(streamed) == len(sizes) - done
-        assert all(torch.equal(one, other) for one, other in zip(resident, streamed, strict=True))
+    images, sizes = ImageSet(pixels, None, 16), batches_of(count, batch_size)
+    loaders = [make(kind, images, sizes[0]) for kind in (DeviceLoader, PrefetchLoader)]
+    for epoch, done in enumerate((0, min(position, len(sizes)), 0)):
+        order = order_of(count, seed + epoch)
+        for loader in loaders:
+            batches = run_epoch(loader, order, sizes, done)
+            assert [len(batch) for batch in batches] == sizes[done:]
+            assert not batches or torch.equal(torch.cat(batches), images.batch(order[sum(sizes[:done]) :]))
+            loader.start_epoch(order, sizes, 0)
+            for _ in sizes[:position]:
+                loader.prefetch()
 
 
 @both_kinds
@@ -115,14 +86,6 @@ def test_a_process_may_take_a_part_of_the_images_and_an_empty_batch(kind):
     assert numbers_in(run_epoch(loader, torch.tensor([9, 4, 7]), [2, 1])) == [9, 4, 7]
     batches = run_epoch(loader, torch.tensor([3, 1]), [2, 0])
     assert [tuple(batch.shape) for batch in batches] == [(2, 1, 1, 1), (0, 1, 1, 1)]
-
-
-@both_kinds
-@pytest.mark.parametrize(("pixels", "pixel_max"), [(torch.full((2, 1, 1, 1), 4, dtype=torch.uint8), 16)])
-def test_batches_are_scaled(kind, pixels, pixel_max):
-    [batch] = run_epoch(make(kind, ImageSet(pixels, None, pixel_max), 2), torch.tensor([1, 0]), [2])
-    assert batch.dtype == torch.float32
-    assert (batch == 0.25).all()
 
 
 @both_kinds
@@ -136,27 +99,14 @@ def test_a_batch_stays_as_it_is_while_later_ones_are_handed_out_and_changed(kind
     assert torch.equal(torch.cat(run_epoch(loader, torch.arange(8), [2] * 4)), expected)
 
 
-def test_resident_images_need_nothing_of_the_host():
-    loader = DeviceLoader(numbered(6), 2)
-    loader.start_epoch(torch.tensor([5, 3, 1, 0, 2, 4]), [2, 2, 2], 0)
-    assert numbers_in([loader.next_images(2), loader.next_images(2), loader.next_images(2)]) == [5, 3, 1, 0, 2, 4]
-
-
-def test_the_resident_order_is_read_from_where_the_last_epoch_s_was():
-    loader = DeviceLoader(numbered(4), 2)
+def test_a_recorded_step_reads_order_and_batch_from_where_the_last_epoch_s_were():
+    resident, streamed = DeviceLoader(numbered(4), 2), PrefetchLoader(numbered(4).stream_to(CPU), 2)
     addresses = set()
     for seed in range(3):
-        loader.start_epoch(order_of(4, seed), [2, 2], 0)
-        addresses.add((loader._order.data_ptr(), loader._next.data_ptr()))
-        loader.next_images(2)
-    assert len(addresses) == 1  # a recorded step looks nowhere else
-
-
-def test_streamed_batches_arrive_in_one_place():
-    loader = PrefetchLoader(numbered(6).stream_to(CPU), 2)
-    address = loader._batch.data_ptr()
-    run_epoch(loader, torch.arange(6), [2, 2, 2])
-    assert loader._batch.data_ptr() == address
+        for loader in (resident, streamed):
+            run_epoch(loader, order_of(4, seed), [2, 2])
+        addresses.add((resident._order.data_ptr(), resident._next.data_ptr(), streamed._batch.data_ptr()))
+    assert len(addresses) == 1
 
 
 def test_what_goes_wrong_while_gathering_is_raised_by_the_step():
@@ -181,26 +131,32 @@ def test_on_the_cpu_images_are_resident_unless_they_shall_be_streamed(resident, 
     assert moved.device == CPU
 
 
-@pytest.mark.parametrize(("free", "expected"), [(199, False), (200, True), (201, True), (None, True)])
-def test_auto_moves_images_that_take_at_most_half_of_the_free_memory(monkeypatch, free, expected):
+@pytest.mark.parametrize(
+    ("preload", "free", "expected"),
+    [
+        ("auto", 199, False),
+        ("auto", 200, True),
+        ("auto", None, True),
+        (True, 100, True),
+        (True, None, True),
+        (False, 1000, False),
+    ],
+)
+def test_auto_moves_images_that_take_at_most_half_of_the_free_memory(monkeypatch, preload, free, expected):
     monkeypatch.setattr(batch_loader, "free_memory", lambda device: free)
-    moved = move_to_device(numbered(100), ELSEWHERE, "auto")
+    moved = move_to_device(numbered(100), ELSEWHERE, preload)
     assert moved.is_resident is expected
     assert moved.device == ELSEWHERE
     assert moved.pixels.device == (ELSEWHERE if expected else CPU)
 
 
-@pytest.mark.parametrize(("free", "refused"), [(99, True), (100, False), (None, False)])
-def test_images_that_must_be_resident_and_do_not_fit_are_refused(monkeypatch, free, refused):
-    monkeypatch.setattr(batch_loader, "free_memory", lambda device: free)
-    if not refused:
-        assert move_to_device(numbered(100), ELSEWHERE, True).is_resident
-        return
-    with pytest.raises(
-        UserError,
-        match=r"^data\.preload_to_device=true: the images take 0 MiB and meta has 0 MiB free; use data\.preload_to"
-        r"_device=auto or false\.$",
-    ):
+def test_images_that_must_be_resident_and_do_not_fit_are_refused(monkeypatch):
+    monkeypatch.setattr(batch_loader, "free_memory", lambda device: 99)
+    message = (
+        "data.preload_to_device=true: the images take 0 MiB and meta has 0 MiB free; use "
+        "data.preload_to_device=auto or false."
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         move_to_device(numbered(100), ELSEWHERE, True)
 
 

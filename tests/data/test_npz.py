@@ -350,13 +350,14 @@ def test_a_file_of_dsprites_is_read_by_its_own_names(path: Path):
         ({"latents_classes": np.zeros((20,), dtype=int)}, "expected a row for each image, [20, factors]"),
         ({"latents_classes": np.zeros((20, 2))}, "is of type float64; expected integers"),
         ({"imgs": np.full((20, HEIGHT, WIDTH), 9, dtype=np.uint8)}, "up to 9; data.source.max_value=1 is less"),
-        ({"imgs": np.zeros((5, HEIGHT, WIDTH), dtype=np.uint8)}, "leaves none of the 5 images to train on"),
+        (
+            {"imgs": np.zeros((5, HEIGHT, WIDTH), dtype=np.uint8), "latents_classes": np.zeros((5, 2), dtype=int)},
+            "leaves none of the 5 images to train on",
+        ),
     ],
 )
 def test_factors_and_whites_that_do_not_fit_are_refused(path: Path, changes, message: str):
-    fitting = {"latents_classes": np.zeros((5, 2), dtype=int)} if "5" in message and "imgs" in changes else {}
-    source = dsprites(path, **(fitting | changes))
-    assert message in refusal(source.train)
+    assert message in refusal(dsprites(path, **changes).train)
 
 
 def test_factors_follow_their_images_into_every_subset(path: Path):

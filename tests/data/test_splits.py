@@ -1,3 +1,8 @@
+"""The three splits of a source, and black-and-white images drawn from its grey ones."""
+
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -6,6 +11,9 @@ from hypothesis import strategies as st
 from vae_exp.data.images import ImageSet
 from vae_exp.data.splits import DataSplits
 from vae_exp.errors import UserError
+
+GREY = torch.tensor([0, 51, 127, 204, 255], dtype=torch.uint8)
+NAMES = ("train", "val", "test")
 
 
 class NumberedSource:
@@ -29,22 +37,41 @@ class NumberedSource:
         return ImageSet(pixels, numbers, pixel_max=255)
 
 
+class GreySource:
+    """Images whose pixels run through `GREY`, the same ones in training and test."""
+
+    def train(self) -> ImageSet:
+        return ImageSet(GREY.repeat(4000, 1).reshape(-1, 1, 1, 5), None, pixel_max=255)
+
+    test = train
+
+
 def splits(source=None, image_shape=(1, 1, 1), validation_size=6, split_seed=0) -> DataSplits:
     return DataSplits(source or NumberedSource(), image_shape, validation_size, split_seed)
+
+
+def drawn_splits(binarization: str, seed: int = 0) -> DataSplits:
+    return DataSplits(GreySource(), [1, 1, 5], 1500, 0, binarization, seed)
 
 
 def numbers(images: ImageSet) -> list[int]:
     return images.pixels[:, 0, 0, 0].tolist()
 
 
+# Splits
+
+
 @settings(max_examples=60)
 @given(st.integers(1, 60), st.data())
-def test_train_and_validation_are_disjoint_and_complete(size, data):
+def test_train_and_validation_are_disjoint_complete_and_in_order_with_their_labels(size, data):
     validation_size = data.draw(st.integers(0, size - 1))
     seed = data.draw(st.integers(0, 2**31))
     parts = splits(NumberedSource(size), validation_size=validation_size, split_seed=seed)
     assert len(parts.val) == validation_size
     assert sorted(numbers(parts.train) + numbers(parts.val)) == list(range(size))
+    for part in (parts.train, parts.val):
+        assert part.image_shape == [1, 1, 1]
+        assert numbers(part) == sorted(numbers(part)) == part.labels.tolist()
 
 
 def test_the_seed_selects_the_validation_images():
@@ -54,36 +81,14 @@ def test_the_seed_selects_the_validation_images():
     assert numbers(splits(split_seed=3).val) != numbers(splits(split_seed=4).val)
 
 
-def test_the_global_seed_has_no_part_in_the_draw():
-    drawn = []
+@pytest.mark.parametrize("draw", [lambda: splits().val, lambda: drawn_splits("fixed").test])
+def test_the_global_seed_has_no_part_in_the_draws(draw: Callable[[], ImageSet]):
+    pixels = []
     for seed in (0, 1):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            drawn.append(numbers(splits().val))
-    assert drawn[0] == drawn[1]
-
-
-def test_images_keep_their_order_and_their_labels():
-    parts = splits()
-    for part in (parts.train, parts.val):
-        assert numbers(part) == sorted(numbers(part)) == part.labels.tolist()
-
-
-def test_no_validation_leaves_all_images_to_training():
-    parts = splits(validation_size=0)
-    assert numbers(parts.train) == list(range(20))
-    assert len(parts.val) == 0
-    assert parts.val.image_shape == [1, 1, 1]
-
-
-@pytest.mark.parametrize("validation_size", [20, 21, 5000])
-def test_validation_that_leaves_nothing_to_train_on_is_refused(validation_size):
-    with pytest.raises(UserError, match=rf"data\.validation_size={validation_size} .*20 training images"):
-        _ = splits(validation_size=validation_size).train
-
-
-def test_one_image_left_to_train_on_is_enough():
-    assert len(splits(validation_size=19).train) == 1
+            pixels.append(draw().pixels)
+    assert torch.equal(*pixels)
 
 
 def test_each_split_is_opened_on_access_and_once():
@@ -92,24 +97,18 @@ def test_each_split_is_opened_on_access_and_once():
     assert parts.image_shape == [1, 1, 1]
     assert source.opened == []
     for name in ("train", "val", "train"):
-        parts.get_split(name)
+        assert parts.get_split(name) is getattr(parts, name)
     assert source.opened == ["train"]
     for _ in range(2):
         assert numbers(parts.get_split("test")) == [100, 101, 102, 103, 104]
     assert source.opened == ["train", "test"]
 
 
-@pytest.mark.parametrize(("name", "opened"), [("val", ["train"]), ("test", ["test"])])
-def test_a_split_opens_no_other_images(name, opened):
+@pytest.mark.parametrize("name", ["val", "test"])
+def test_a_split_opens_no_other_images(name):
     source = NumberedSource()
     splits(source).get_split(name)
-    assert source.opened == opened
-
-
-@pytest.mark.parametrize("name", ["train", "val", "test"])
-def test_split_gives_the_part_of_that_name(name):
-    parts = splits()
-    assert parts.get_split(name) is getattr(parts, name)
+    assert source.opened == ["train" if name == "val" else "test"]
 
 
 @pytest.mark.parametrize("name", ["nope", "Train", "image_shape", ""])
@@ -120,23 +119,82 @@ def test_an_unknown_split_is_refused(name):
     assert source.opened == []
 
 
-def test_an_empty_validation_split_is_refused():
-    with pytest.raises(UserError, match=r"split=val is empty: data\.validation_size=0"):
-        splits(validation_size=0).get_split("val")
-
-
-def test_training_images_of_another_shape_are_refused():
-    with pytest.raises(UserError, match=r"data\.image_shape=\[1, 28, 28\] .*training images.*\[1, 1, 1\]"):
-        _ = splits(image_shape=[1, 28, 28]).train
-
-
-def test_test_images_of_another_shape_are_refused():
-    parts = splits(NumberedSource(test_shape=(3, 4, 4)))
-    with pytest.raises(UserError, match=r"data\.image_shape=\[1, 1, 1\] .*test images.*\[3, 4, 4\]"):
-        _ = parts.test
+@pytest.mark.parametrize(
+    ("arguments", "name", "reason"),
+    [
+        ({"validation_size": 20}, "train", r"data\.validation_size=20 .*20 training images"),
+        ({"validation_size": 5000}, "train", r"data\.validation_size=5000 .*20 training images"),
+        ({"validation_size": 0}, "val", r"split=val is empty: data\.validation_size=0"),
+        (
+            {"image_shape": [1, 28, 28]},
+            "train",
+            r"data\.image_shape=\[1, 28, 28\] .*training images.*\[1, 1, 1\]",
+        ),
+        (
+            {"source": NumberedSource(test_shape=(3, 4, 4))},
+            "test",
+            r"data\.image_shape=\[1, 1, 1\] .*test images.*\[3, 4, 4\]",
+        ),
+    ],
+)
+def test_a_split_that_is_empty_or_of_another_shape_is_refused(arguments: dict[str, Any], name: str, reason: str):
+    with pytest.raises(UserError, match=reason):
+        splits(**arguments).get_split(name)
 
 
 def test_without_a_configured_shape_the_training_images_have_it():
     source = NumberedSource()
     assert splits(source, image_shape=None).image_shape == [1, 1, 1]
     assert source.opened == ["train"]
+
+
+# Binarization: which splits, how often, from which seed
+
+
+def test_no_binarization_leaves_grey_values():
+    parts = drawn_splits("none")
+    for images in (parts.train, parts.val, parts.test):
+        assert torch.equal(images.pixels[0].flatten(), GREY)
+        assert not images.is_dynamic
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fixed_pixels_are_white_as_often_as_they_are_light(name):
+    images = getattr(drawn_splits("fixed"), name)
+    assert images.is_binary()
+    assert images.pixels.dtype == torch.uint8
+    frequency = images.batch().mean(dim=0).flatten()
+    expected = GREY / 255
+    four_errors = 4 * (expected * (1 - expected) / len(images)).sqrt()
+    assert ((frequency - expected).abs() <= four_errors).all()
+
+
+@pytest.mark.parametrize("binarization", ["fixed", "dynamic"])
+def test_pixels_follow_from_the_seed_and_no_two_splits_share_their_draws(binarization):
+    parts, again, other = drawn_splits(binarization), drawn_splits(binarization), drawn_splits(binarization, 7)
+    first, second, third = (parts.get_split(name).pixels[:1500] for name in NAMES)
+    assert not torch.equal(first, second)
+    assert not torch.equal(second, third)
+    assert not torch.equal(first, third)
+    for name in NAMES:
+        images = parts.get_split(name)
+        assert not images.is_dynamic
+        assert torch.equal(images.pixels, again.get_split(name).pixels)
+        assert not torch.equal(images.pixels, other.get_split(name).pixels)
+
+
+def test_dynamic_training_images_stay_grey_until_a_step_draws_them_and_others_are_drawn_once():
+    parts = drawn_splits("dynamic")
+    assert parts.train.is_dynamic
+    assert torch.equal(parts.train.pixels[0].flatten(), GREY)
+    for name in NAMES:
+        assert torch.equal(parts.get_split(name).pixels, drawn_splits("fixed").get_split(name).pixels)
+    assert parts.val.is_binary()
+    assert parts.test.is_binary()
+
+
+def test_chunks_of_a_large_set_share_no_draws():
+    half = torch.full((12_000, 1, 1, 8), 127, dtype=torch.uint8)
+    pixels = ImageSet(half, None, pixel_max=255).binarize(0).pixels.flatten(1)
+    assert not torch.equal(pixels[:2000], pixels[10_000:])
+    assert abs(float(pixels.float().mean()) - 127 / 255) < 4 * 0.5 / pixels.numel() ** 0.5
