@@ -4,7 +4,7 @@ import torch
 from vae_exp.benchmark.baselines import DataLoaderBaseline, PictureDataset, PlainNet, plain_loss
 from vae_exp.benchmark.candidates import PLAIN, TENSOR_LOOP, candidate_specs
 from vae_exp.configuration.instantiate import build_loss, build_vae
-from vae_exp.data.images import ImageSet
+from vae_exp.data.images import Batch, ImageSet
 
 
 def copy_weights(net, vae):
@@ -25,9 +25,9 @@ def test_the_plain_loss_is_the_negative_elbo_summed_over_the_batch(case, monkeyp
     loss = build_loss(case.config["loss"], vae, case.images.image_shape)
     net = PlainNet(64, [40, 20], 2, [20, 40], "relu")
     copy_weights(net, vae)
-    images = case.images.batch(slice(0, 50))
+    images = case.images.batch(slice(0, 50)).images
     state = generator.get_state()
-    expected = loss(vae, images, generator).loss.sum()
+    expected = loss(vae, Batch(images), generator).loss.sum()
     expected.backward()
     generator.set_state(state)
     monkeypatch.setattr(torch, "randn_like", lambda mean: torch.randn(mean.shape, generator=generator))
@@ -46,13 +46,13 @@ def test_pictures_come_back_as_the_images_that_went_in(channels):
     dataset = PictureDataset(images)
     assert len(dataset) == 7
     assert [dataset[position][1] for position in range(7)] == list(range(7))
-    torch.testing.assert_close(torch.stack([dataset[position][0] for position in range(7)]), images.batch())
+    torch.testing.assert_close(torch.stack([dataset[position][0] for position in range(7)]), images.batch().images)
 
 
 def test_other_grey_values_are_stretched_to_bytes(case):
     dataset = PictureDataset(case.images)
     for position in (0, 99):
-        expected = case.images.batch(slice(position, position + 1))[0]
+        expected = case.images.batch(slice(position, position + 1)).images[0]
         torch.testing.assert_close(dataset[position][0], expected, rtol=0, atol=0.51 / 255)
 
 
@@ -65,7 +65,7 @@ def test_every_candidate_learns(case, name):
     assert candidate.run_steps(60) == 60 * 50  # 24 batches an epoch: two ends of epochs among them
     assert sum(each.numel() for each in weights) == 64 * 40 + 40 + 40 * 20 + 20 + 84 + 60 + 20 * 40 + 40 + 41 * 64
     assert all((before != after).any() for before, after in zip(weights, net.parameters(), strict=True))
-    x = case.images.batch()
+    x = case.images.batch().images
     with torch.no_grad():
         reconstruction = net.reconstruct(x).flatten(1) if name.startswith("engine") else net(x.flatten(1))[0]
     error = (reconstruction - x.flatten(1)).square().mean()

@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vae_exp.benchmark.candidates import candidate_specs
 from vae_exp.benchmark.matmul_floor import linear_layers
 from vae_exp.configuration.instantiate import build_loss, build_vae
+from vae_exp.data.images import Batch
 
 _FACTORS = {"mm": (0, 1), "addmm": (1, 2)}  # positions of the factors
 _OTHERS = {"bmm", "baddbmm", "addmv", "mv", "dot", "linear", "matmul", "convolution"}
@@ -59,14 +60,14 @@ def test_a_burst_of_the_floor_multiplies_and_does_nothing_else(case, precision):
 def test_its_factors_are_those_of_a_real_step(case, generator):
     vae = build_vae(case.config["model"], case.images.image_shape)
     loss = build_loss(case.config["loss"], vae, case.images.image_shape)
-    images = case.images.batch(slice(0, 50))
+    images = case.images.batch(slice(0, 50)).images
     state = generator.get_state()
     layers = linear_layers(vae, loss, images, generator)
     assert all(each.grad is None for each in vae.parameters())
     assert [each.passes_on for each in layers] == [False] + [True] * 5
     assert torch.equal(layers[0].inputs, images.flatten(1))
     generator.set_state(state)
-    loss(vae, images, generator).loss.sum().backward()
+    loss(vae, Batch(images), generator).loss.sum().backward()
     modules = [each for each in vae.modules() if isinstance(each, torch.nn.Linear)]
     for module, layer in zip(modules, layers, strict=True):
         assert layer.weight.data_ptr() == module.weight.data_ptr()

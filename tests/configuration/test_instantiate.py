@@ -19,7 +19,7 @@ from vae_exp.configuration.instantiate import (
 )
 from vae_exp.configuration.schema import TrainConfig, parse_config, resolve_to_dict
 from vae_exp.configuration.shape_checks import check_labels
-from vae_exp.data.images import ImageSet
+from vae_exp.data.images import Batch, ImageSet
 from vae_exp.errors import UserError
 from vae_exp.objective.loss_terms import LossTerms
 
@@ -58,8 +58,8 @@ class LooseDecoder(nn.Module):
 class SummedELBO:
     """Returns one number for the whole batch."""
 
-    def __call__(self, vae: object, images: torch.Tensor, generator: torch.Generator) -> LossTerms:
-        return LossTerms(*[images.sum()] * 3)
+    def __call__(self, vae: object, batch: Batch, generator: torch.Generator) -> LossTerms:
+        return LossTerms(*[batch.images.sum()] * 3)
 
 
 class BareEncoder(nn.Module):
@@ -95,7 +95,7 @@ def test_a_users_encoder_needs_no_fork(generator):
     assert isinstance(vae.encoder, LaplaceEncoder)
     from vae_exp.objective.elbo import ELBO
 
-    terms = ELBO(3)(vae, torch.rand(4, *SHAPE), generator)
+    terms = ELBO(3)(vae, Batch(torch.rand(4, *SHAPE)), generator)
     assert terms.rate.shape == (4,)
 
 
@@ -152,8 +152,8 @@ def test_an_encoder_with_one_kind_of_posterior_is_not_told_of_a_key_that_is_not_
 class MisspeltLoss:
     """Fails in a line of its own, below a line of a library."""
 
-    def __call__(self, vae, images, generator) -> LossTerms:
-        return self.score(vae.encode(images))
+    def __call__(self, vae, batch, generator) -> LossTerms:
+        return self.score(vae.encode(batch.images))
 
     def score(self, posterior) -> LossTerms:
         return posterior.log_prob(torch.zeros(3, 3, 3))
@@ -177,8 +177,8 @@ def test_a_density_that_is_not_joint_is_refused_with_the_remedy():
 class DetachedLoss:
     """Forgets that what it returns is differentiated."""
 
-    def __call__(self, vae, images, generator) -> LossTerms:
-        score = vae.decode(vae.encode(images).mean).log_prob(images).detach()
+    def __call__(self, vae, batch, generator) -> LossTerms:
+        score = vae.decode(vae.encode(batch.images).mean).log_prob(batch.images).detach()
         return LossTerms(loss=-score, distortion=-score, rate=0 * score)
 
 
@@ -208,7 +208,7 @@ def test_labels_of_every_split_are_classes_of_the_model():
     check_labels(vae, images.take(3), "validation")
     check_labels(vae, images.take(0), "validation")
     check_labels(build_vae(model(), SHAPE), images, "validation")
-    with pytest.raises(UserError, match=r"model=conditional needs labels"):
+    with pytest.raises(UserError, match=r"The model needs labels"):
         check_labels(vae, ImageSet(images.pixels, None, 1), "test")
 
 

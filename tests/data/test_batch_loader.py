@@ -54,7 +54,7 @@ def run_epoch(loader: BatchLoader, order: Tensor, sizes: list[int], done: int = 
     batches = []
     for size in sizes[done:]:
         loader.prefetch()
-        batches.append(loader.next_images(size))
+        batches.append(loader.next_batch(size).images)
     return batches
 
 
@@ -74,7 +74,7 @@ def test_batches_follow_the_order_from_any_batch_on_and_are_the_same_to_the_bit(
         for loader in loaders:
             batches = run_epoch(loader, order, sizes, done)
             assert [len(batch) for batch in batches] == sizes[done:]
-            assert not batches or torch.equal(torch.cat(batches), images.batch(order[sum(sizes[:done]) :]))
+            assert not batches or torch.equal(torch.cat(batches), images.batch(order[sum(sizes[:done]) :]).images)
             loader.start_epoch(order, sizes, 0)
             for _ in sizes[:position]:
                 loader.prefetch()
@@ -179,6 +179,6 @@ def test_streamed_batches_on_a_cuda_device_are_those_of_the_cpu():
         order = order_of(count, seed)
         batches = run_epoch(loader, order.to(device), sizes)
         batch = torch.cat(batches)
-        assert torch.equal(batch, images.to(device).batch(order))
+        assert torch.equal(batch, images.to(device).batch(order).images)
         # CUDA multiplies by 1/255 where the CPU divides: one unit in the last place.
-        torch.testing.assert_close(batch.cpu(), images.batch(order), rtol=2**-23, atol=0)
+        torch.testing.assert_close(batch.cpu(), images.batch(order).images, rtol=2**-23, atol=0)

@@ -13,5 +13,7 @@ def test_train_then_test_are_scikit_learn_s_images_and_labels_in_their_order():
         assert images.pixels.dtype == torch.uint8
         assert images.pixel_max == images.pixels.max() == 16
         assert images.labels.dtype == torch.int64
-    np.testing.assert_array_equal(torch.cat([train.batch(), test.batch()])[:, 0].numpy(), oracle.images / 16)
+    np.testing.assert_array_equal(
+        torch.cat([train.batch().images, test.batch().images])[:, 0].numpy(), oracle.images / 16
+    )
     np.testing.assert_array_equal(torch.cat([train.labels, test.labels]).numpy(), oracle.target)

@@ -5,7 +5,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.builders import bernoulli_vae
 from vae_exp.data.images import ImageSet
 
 sizes = st.integers(min_value=0, max_value=40)
@@ -27,7 +26,7 @@ def numbers_in(batches) -> list[int]:
 def test_integer_pixels_are_scaled_to_between_zero_and_one(pixel_max):
     pixels = torch.arange(pixel_max + 1, dtype=torch.uint8).reshape(-1, 1, 1, 1)
     images = ImageSet(pixels, None, pixel_max)
-    scaled = images.batch()
+    scaled = images.batch().images
     assert scaled.dtype == torch.float32
     assert torch.equal(scaled.flatten(), torch.arange(pixel_max + 1) / pixel_max)
     assert images.pixels is pixels
@@ -36,31 +35,31 @@ def test_integer_pixels_are_scaled_to_between_zero_and_one(pixel_max):
 
 def test_white_is_255_for_bytes_and_1_for_floats_unless_stated():
     pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(-1, 1, 1, 1)
-    assert torch.equal(ImageSet(pixels).batch().flatten(), torch.tensor([0.0, 0.2, 1.0]))
-    assert torch.equal(ImageSet(pixels / 255).batch(), pixels / 255)
+    assert torch.equal(ImageSet(pixels).batch().images.flatten(), torch.tensor([0.0, 0.2, 1.0]))
+    assert torch.equal(ImageSet(pixels / 255).batch().images, pixels / 255)
 
 
 @pytest.mark.parametrize("positions", [slice(None), torch.tensor([0, 1, 2])], ids=["slice", "positions"])
 def test_scaled_float_pixels_are_a_copy_of_the_same_values(positions):
     pixels = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     images = ImageSet(pixels.clone(), None, 1)
-    assert torch.equal(images.batch(positions), pixels)
-    images.batch(positions).zero_()
+    assert torch.equal(images.batch(positions).images, pixels)
+    images.batch(positions).images.zero_()
     assert torch.equal(images.pixels, pixels)
 
 
 def test_a_second_batch_of_float_pixels_leaves_the_gradient_of_the_first_computable():
     batches = ImageSet(torch.full((4, 1, 2, 2), 0.5), None, 1).batches(2)
     weight = torch.ones((), requires_grad=True)
-    loss = (next(batches) * weight).sum()
+    loss = (next(batches).images * weight).sum()
     next(batches)
     loss.backward()
     assert weight.grad == 4.0
 
 
 def test_a_batch_is_of_positions_in_their_order_or_of_a_slice():
-    assert numbers_in([numbered(9).batch(torch.tensor([7, 2, 5]))]) == [7, 2, 5]
-    assert numbers_in([numbered(9).batch(slice(3, 6))]) == [3, 4, 5]
+    assert numbers_in([numbered(9).batch(torch.tensor([7, 2, 5])).images]) == [7, 2, 5]
+    assert numbers_in([numbered(9).batch(slice(3, 6)).images]) == [3, 4, 5]
 
 
 @reproducibly
@@ -68,7 +67,7 @@ def test_a_batch_is_of_positions_in_their_order_or_of_a_slice():
 def test_batches_hold_every_image_in_order_and_only_the_last_is_short(size, batch_size):
     batches = list(numbered(size).batches(batch_size))
     full, rest = divmod(size, batch_size)
-    assert numbers_in(batches) == list(range(size))
+    assert numbers_in([batch.images for batch in batches]) == list(range(size))
     assert [len(batch) for batch in batches] == [batch_size] * full + [rest] * (rest > 0)
 
 
@@ -98,11 +97,11 @@ def test_a_random_subset_represents_images_in_file_order():
     assert set(images.random_subset(20).pixels.flatten().tolist()) < set(subsets[0])
 
 
-def test_labelled_batches_report_the_share_that_is_done():
+def test_batches_report_the_share_that_is_done():
     shares: list[float] = []
     images = replace(numbered(10), on_progress=shares.append)
     part = images.random_subset(5)
-    for _ in part.labelled_batches(bernoulli_vae(2), 2):
+    for _ in part.batches(2):
         shares.append(-1.0)
     assert shares == [-1.0, 0.4, -1.0, 0.8, -1.0, 1.0]
 
@@ -142,11 +141,11 @@ def test_a_streamed_set_keeps_its_pixels_and_has_batches_and_labels_on_the_devic
     assert (images.device.type, streamed.device.type) == ("cpu", "meta")
     assert streamed.pixels is images.pixels
     assert streamed.labels.device.type == "meta"
-    assert streamed.batch(slice(1, 3)).device.type == "meta"
+    assert streamed.batch(slice(1, 3)).images.device.type == "meta"
     streamed = images.stream_to(torch.device("cpu"))
     for part, numbers in ((streamed.take(2), [0, 1]), (streamed.subset(torch.tensor([4, 0])), [4, 0])):
         assert not part.is_resident
-        assert numbers_in([part.batch()]) == numbers
+        assert numbers_in([part.batch().images]) == numbers
 
 
 @pytest.mark.parametrize(

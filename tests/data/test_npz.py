@@ -91,8 +91,8 @@ def test_integers_and_booleans_are_stored_as_bytes_and_floats_as_float32(npz, pi
 
 
 def test_integers_and_floats_of_the_same_image_are_scaled_alike(npz):
-    integers = npz(images=grey()).train().batch()
-    floats = npz(images=grey(np.float64)).train().batch()
+    integers = npz(images=grey()).train().batch().images
+    floats = npz(images=grey(np.float64)).train().batch().images
     assert torch.allclose(integers, floats, rtol=0, atol=1e-7)
 
 
@@ -331,7 +331,7 @@ def test_a_file_of_dsprites_is_read_by_its_own_names(path: Path):
     assert torch.equal(test.pixels, dsprites(path).test().pixels)
     assert (len(train), len(test)) == (15, 5)
     assert train.is_binary()
-    assert train.batch().max() == 1
+    assert train.batch().images.max() == 1
     with np.load(path) as archive:
         both = zip(archive["imgs"], archive["latents_classes"], strict=True)
         rows = {(image.tobytes(), tuple(row)) for image, row in both}

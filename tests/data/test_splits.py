@@ -163,7 +163,7 @@ def test_fixed_pixels_are_white_as_often_as_they_are_light(name):
     images = getattr(drawn_splits("fixed"), name)
     assert images.is_binary()
     assert images.pixels.dtype == torch.uint8
-    frequency = images.batch().mean(dim=0).flatten()
+    frequency = images.batch().images.mean(dim=0).flatten()
     expected = GREY / 255
     four_errors = 4 * (expected * (1 - expected) / len(images)).sqrt()
     assert ((frequency - expected).abs() <= four_errors).all()

@@ -30,7 +30,7 @@ def test_evaluate_scores_the_images_of_the_split(command, copied_run):
     command("evaluate", f"run={copied_run}", "split=val", "evaluator=[elbo]", "checkpoint=last")
     metrics = json.loads((copied_run / "evaluation" / "val-last.json").read_text())["metrics"]
     run = vae_exp.load_run(copied_run, checkpoint="last")
-    images = run.data.val.batch()
+    images = run.data.val.batch().images
     at_mean = run.vae.decode(run.vae.encode(images).mean).log_prob(images).mean().item()
     assert metrics["val/reconstruction_from_mean"] == pytest.approx(-at_mean, rel=1e-5)
     trained = json.loads((copied_run / "metrics.jsonl").read_text().splitlines()[-1])
@@ -92,7 +92,7 @@ def test_generate_draws_test_images_and_keeps_the_arrays(command, copied_run):
     run = vae_exp.load_run(copied_run)
     with np.load(copied_run / "generated" / "reconstructions.npz") as arrays:
         originals = torch.from_numpy(arrays["originals"])
-        torch.testing.assert_close(originals, run.data.test.take(20).batch())
+        torch.testing.assert_close(originals, run.data.test.take(20).batch().images)
         torch.testing.assert_close(torch.from_numpy(arrays["reconstructions"]), run.vae.reconstruct(originals))
     with np.load(copied_run / "generated" / "manifold.npz") as arrays:
         assert arrays["manifold"].shape == (4, 4, 1, 8, 8)

@@ -80,18 +80,19 @@ def test_a_part_of_ones_own_trains_as_the_page_says(package: Path, command, titl
 
 def test_the_loss_of_the_page_is_the_bound_of_its_paper(package: Path):
     """Li & Turner 2016, equation 8, in a loop; at alpha = 0 the IWAE's."""
+    from vae_exp.data.images import Batch
     from vae_exp.objective.importance_weighted import IWAE, log_weights
 
     names: dict[str, type] = {}
     exec(compile((package / "my_package" / "losses.py").read_text(), "losses", "exec"), names)
     vae, images = bernoulli_vae(2), torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(1))
-    found = names["RenyiBound"](0.3, 4)(vae, images, torch.Generator().manual_seed(2)).loss
-    weights = log_weights(vae, images, 4, torch.Generator().manual_seed(2))
+    found = names["RenyiBound"](0.3, 4)(vae, Batch(images), torch.Generator().manual_seed(2)).loss
+    weights = log_weights(vae, Batch(images), 4, torch.Generator().manual_seed(2))
     expected = [
         -log(sum(weights[k, n].exp().item() ** 0.7 for k in range(4)) / 4) / 0.7 for n in range(len(images))
     ]
     torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-4, atol=1e-4)
-    iwae = IWAE(4)(vae, images, torch.Generator().manual_seed(2)).loss
+    iwae = IWAE(4)(vae, Batch(images), torch.Generator().manual_seed(2)).loss
     torch.testing.assert_close(
-        names["RenyiBound"](0.0, 4)(vae, images, torch.Generator().manual_seed(2)).loss, iwae
+        names["RenyiBound"](0.0, 4)(vae, Batch(images), torch.Generator().manual_seed(2)).loss, iwae
     )

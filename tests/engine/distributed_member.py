@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 import torch.distributed as torch_dist
-from torch import Tensor
 
 from tests.builders import CPU, fit, grey_images, make_trainer, small_vae, weights
+from vae_exp.data.images import Batch
 from vae_exp.engine.distributed import DistributedContext, init_distributed
 from vae_exp.errors import DivergedError, Interrupted, UserError
 from vae_exp.model.vae import VAE
@@ -48,11 +48,11 @@ class Signals:
     def __init__(self, rank: int) -> None:
         self._rank, self._calls, self._elbo = rank, 0, ELBO()
 
-    def __call__(self, vae: VAE, images: Tensor, noise: torch.Generator) -> LossTerms:
+    def __call__(self, vae: VAE, batch: Batch, noise: torch.Generator) -> LossTerms:
         self._calls += 1
         if self._rank == 1 and self._calls == 4:
             os.kill(os.getpid(), signal.SIGTERM)
-        return self._elbo(vae, images, noise)
+        return self._elbo(vae, batch, noise)
 
 
 class Spoils:
@@ -61,9 +61,9 @@ class Spoils:
     def __init__(self, rank: int) -> None:
         self._rank, self._calls, self._elbo = rank, 0, ELBO()
 
-    def __call__(self, vae: VAE, images: Tensor, noise: torch.Generator) -> LossTerms:
+    def __call__(self, vae: VAE, batch: Batch, noise: torch.Generator) -> LossTerms:
         self._calls += 1
-        terms = self._elbo(vae, images, noise)
+        terms = self._elbo(vae, batch, noise)
         scale = float("nan") if self._rank == 1 and self._calls == 4 else 1.0
         return LossTerms(terms.loss * scale, terms.distortion * scale, terms.rate)
 

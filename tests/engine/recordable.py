@@ -27,7 +27,6 @@ from vae_exp.engine.cuda_graph import first_difference, host_state
 from vae_exp.engine.distributed import DistributedContext
 from vae_exp.engine.train_step import EpochLossBuffer, ModelWithLoss, TrainStep
 from vae_exp.errors import UserError
-from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
 
 READS = {
@@ -182,13 +181,12 @@ def step_of(
     """A training step on batches of four, on the device of the model, that checks nothing on the host."""
     device = next(vae.parameters()).device
     data = images().to(device)
-    loader = DeviceLoader(data, 4)
+    loader = DeviceLoader(data if vae.needs_labels else data.without_labels(), 4)
     loader.start_epoch(torch.arange(COUNT, device=device), [4] * (COUNT // 4), 0)
     parameters = list(vae.parameters())
     settings: Mapping[str, Any] = {
         "reduction": "sum", "max_grad_norm": 1.0, "dynamic_binarization": False, "ema": None,
         "dist": DistributedContext(),
-        "needs_labels": isinstance(vae, ConditionalVAE),
     }  # fmt: skip
     step = TrainStep(
         model_with_loss=ModelWithLoss(vae, loss),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.builders import CPU, SHAPE, bernoulli_vae, fit, grey_images, make_trainer, small_vae
-from vae_exp.data.images import ImageSet
+from vae_exp.data.images import Batch, ImageSet
 from vae_exp.engine import device as device_module
 from vae_exp.engine.device import (
     check_memory,
@@ -159,7 +159,7 @@ def test_the_bytes_of_a_step_are_those_that_a_real_one_keeps(loss: ELBO | IWAE):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        terms = loss(vae, torch.rand(16, *SHAPE), torch.Generator())
+        terms = loss(vae, Batch(torch.rand(16, *SHAPE)), torch.Generator())
     assert terms.loss.requires_grad
     assert count_step_bytes(loss, vae, SHAPE, 16) == sum(saved.values())
 
@@ -184,9 +184,9 @@ def test_a_step_that_no_device_can_hold_is_refused_and_a_large_one_message(
 
 
 def test_a_loss_that_needs_values_is_not_counted():
-    def loss(vae, images, generator):
-        images.sum().item()
-        return ELBO()(vae, images, generator)
+    def loss(vae, batch, generator):
+        batch.images.sum().item()
+        return ELBO()(vae, batch, generator)
 
     assert count_step_bytes(loss, bernoulli_vae(3), SHAPE, 8) is None
 
@@ -243,7 +243,7 @@ def _step(precision: str) -> tuple[LossTerms, Tensor]:
     vae, noise = small_vae(hidden=64, latent_dim=8), torch.Generator().manual_seed(5)
     images = torch.rand(32, *SHAPE, generator=torch.Generator().manual_seed(6))
     with matmul_precision(vae, precision):
-        terms = ELBO()(vae, images, noise)
+        terms = ELBO()(vae, Batch(images), noise)
         terms.loss.mean().backward()
     return terms, torch.cat([each.grad.flatten() for each in vae.parameters()])
 
@@ -276,9 +276,9 @@ class SeesPrecision(ELBO):
         super().__init__()
         self.seen: set[tuple[bool, torch.dtype]] = set()
 
-    def __call__(self, vae: VAE, images: Tensor, noise: torch.Generator) -> LossTerms:
+    def __call__(self, vae: VAE, batch: Batch, noise: torch.Generator) -> LossTerms:
         self.seen.add((vae.training, vae.compute_dtype))
-        return super().__call__(vae, images, noise)
+        return super().__call__(vae, batch, noise)
 
 
 @dataclass

@@ -16,6 +16,7 @@ from tests.builders import (
     stored_weights,
     weights,
 )
+from vae_exp.data.images import Batch
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.ema import ExponentialMovingAverage
 from vae_exp.engine.seeding import make_generator
@@ -118,10 +119,10 @@ class Remembering(ELBO):
         super().__init__()
         self.history: list[Tensor] = []
 
-    def __call__(self, vae: VAE, images: Tensor, noise: torch.Generator) -> LossTerms:
+    def __call__(self, vae: VAE, batch: Batch, noise: torch.Generator) -> LossTerms:
         if vae.training:
             self.history.append(weights(vae))
-        return super().__call__(vae, images, noise)
+        return super().__call__(vae, batch, noise)
 
 
 def test_a_run_keeps_the_average_of_its_steps_beside_the_weights(tmp_path: Path):

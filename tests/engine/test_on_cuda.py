@@ -19,7 +19,7 @@ from tests.builders import CPU, SHAPE, fit, grey_images, make_trainer, small_vae
 from tests.engine.recordable import LIKELIHOODS, LOSSES, MODELS, Parts, covering, loss_of, model_of, step_of
 from vae_exp.configuration.instantiate import build_optimizer
 from vae_exp.data.batch_loader import make_loader
-from vae_exp.data.images import ImageSet
+from vae_exp.data.images import Batch, ImageSet
 from vae_exp.engine import cuda_graph
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.cuda_graph import CUDAGraphStep
@@ -156,7 +156,7 @@ def test_streamed_images_reach_another_device_than_the_current_one(tmp_path: Pat
             loader.start_epoch(torch.arange(256, device=device), [32] * 8, 0)
             for _ in range(8):
                 loader.prefetch()
-                pixel_sums.append(loader.next_images(32).double().sum())
+                pixel_sums.append(loader.next_batch(32).images.double().sum())
         sums[kind] = torch.stack(pixel_sums).cpu()
     assert torch.equal(sums["streamed"], sums["resident"])
 
@@ -234,8 +234,8 @@ class Spoils(ELBO):
         super().__init__()
         self.calls = torch.zeros((), device=device)
 
-    def __call__(self, vae: VAE, images: Tensor, noise: torch.Generator) -> LossTerms:
-        terms = super().__call__(vae, images, noise)
+    def __call__(self, vae: VAE, batch: Batch, noise: torch.Generator) -> LossTerms:
+        terms = super().__call__(vae, batch, noise)
         self.calls += 1
         spoilt = torch.where(self.calls < 10, 1.0, float("nan"))
         return LossTerms(terms.loss * spoilt, terms.distortion * spoilt, terms.rate)
@@ -256,8 +256,8 @@ def test_a_loss_that_is_no_number_ends_the_run_within_two_looks(tmp_path: Path, 
 class Waits(ELBO):
     """A loss that reads a value on the host."""
 
-    def __call__(self, vae: VAE, images: Tensor, noise: torch.Generator) -> LossTerms:
-        terms = super().__call__(vae, images, noise)
+    def __call__(self, vae: VAE, batch: Batch, noise: torch.Generator) -> LossTerms:
+        terms = super().__call__(vae, batch, noise)
         assert terms.loss.sum().item() == terms.loss.sum().item()
         return terms
 
@@ -265,10 +265,10 @@ class Waits(ELBO):
 class TooLarge(ELBO):
     """A loss that asks for more memory than there is, while it is captured."""
 
-    def __call__(self, vae: VAE, images: Tensor, noise: torch.Generator) -> LossTerms:
+    def __call__(self, vae: VAE, batch: Batch, noise: torch.Generator) -> LossTerms:
         if torch.cuda.is_current_stream_capturing():
-            torch.empty(2**46, dtype=torch.uint8, device=images.device)
-        return super().__call__(vae, images, noise)
+            torch.empty(2**46, dtype=torch.uint8, device=batch.images.device)
+        return super().__call__(vae, batch, noise)
 
 
 def _check_that_captures_still_work(path: Path) -> None:
@@ -343,7 +343,7 @@ class Dropout(VAE):
         super().__init__(whole.encoder, whole.decoder, whole.prior)
         self.dropout = nn.Dropout(0.3)
 
-    def encode(self, images: Tensor) -> Distribution:
+    def encode(self, images: Tensor, labels: Tensor | None = None) -> Distribution:
         return super().encode(self.dropout(images))
 
 

@@ -33,7 +33,7 @@ def digits_vae() -> VAE:
 
 def mean_squared_error(vae: VAE, images: ImageSet, repeats: int) -> float:
     generator = torch.Generator().manual_seed(8)
-    pixels, total = images.batch(), 0.0
+    pixels, total = images.batch().images, 0.0
     for _ in range(repeats):
         means = vae.decode(rsample(vae.encode(pixels), generator)).mean
         total += (pixels - means).square().mean().item()
@@ -96,7 +96,7 @@ def test_a_bounded_number_of_images_stands_for_all_of_them(monkeypatch):
     pixels = torch.cat([torch.full((1000, 1, 8, 8), 0.5), torch.rand(1000, 1, 8, 8)])
     images, vae, scored = ImageSet(pixels, None, 1), digits_vae(), []
     encode = vae.encode
-    vae.encode = lambda batch: scored.append(len(batch)) or encode(batch)
+    vae.encode = lambda images, labels=None: scored.append(len(images)) or encode(images)
     with GracefulShutdown() as shutdown:
         OptimalVariance(vae, images, 150, 3).update(shutdown)
     assert sum(scored) == 400

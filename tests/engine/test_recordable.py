@@ -82,8 +82,8 @@ def _reads(read) -> str | None:
     """What a loss that does this with its values reads."""
 
     class Reading(ELBO):
-        def __call__(self, vae, images, generator):
-            terms = super().__call__(vae, images, generator)
+        def __call__(self, vae, batch, generator):
+            terms = super().__call__(vae, batch, generator)
             read(terms.loss)
             return terms
 
@@ -134,9 +134,9 @@ def test_a_loss_that_counts_on_the_host_is_named():
     class Counts(ELBO):
         calls = 0
 
-        def __call__(self, vae, images, generator):
+        def __call__(self, vae, batch, generator):
             self.calls += 1
-            return super().__call__(vae, images, generator)
+            return super().__call__(vae, batch, generator)
 
     step = step_of(model_of(PLAIN), Counts(), lambda parameters: SGD(parameters, lr=1e-6))
     assert read_by(step) == "loss.calls changes"

@@ -13,6 +13,7 @@ from torch.optim import SGD
 
 from tests.builders import CPU, SHAPE, grey_images, small_vae, weights
 from vae_exp.data.batch_loader import DeviceLoader
+from vae_exp.data.images import Batch
 from vae_exp.engine.distributed import DistributedContext
 from vae_exp.engine.ema import ExponentialMovingAverage
 from vae_exp.engine.seeding import make_generator
@@ -66,7 +67,6 @@ def make_step(
         loss_buffer=EpochLossBuffer(len(sizes), CPU),
         dist=dist,
         dynamic_binarization=False,
-        needs_labels=False,
         **defaults | changes,
     )
 
@@ -78,13 +78,13 @@ class Linear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(6))
 
-    def forward(self, images: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor, noise: torch.Generator, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         loss = images.flatten(1) @ self.weight + images.flatten(1).sum(dim=1)
         return loss, loss / 4, 3 * loss / 4
 
 
 def first_images(count: int) -> Tensor:
-    return grey_images(COUNT).batch(slice(0, count)).flatten(1)
+    return grey_images(COUNT).batch(slice(0, count)).images.flatten(1)
 
 
 @pytest.mark.parametrize(("reduction", "divisor"), [("sum", 1), ("mean", 4)])
@@ -127,7 +127,7 @@ def test_gradients_of_an_earlier_step_are_gone():
     step = make_step(module, module, [4, 3])
     step(4)
     step(3)
-    both = grey_images(COUNT).batch().flatten(1).sum(dim=0)
+    both = grey_images(COUNT).batch().images.flatten(1).sum(dim=0)
     torch.testing.assert_close(module.weight.detach(), -LR * both, rtol=1e-5, atol=1e-6)
 
 
@@ -141,7 +141,7 @@ def test_the_average_is_updated_after_the_weights():
 
 def test_a_model_with_loss_returns_the_terms_of_the_loss():
     vae, images = small_vae(), torch.rand(3, *SHAPE)
-    terms = ELBO()(vae, images, make_generator(1, "noise", CPU))
+    terms = ELBO()(vae, Batch(images), make_generator(1, "noise", CPU))
     returned = ModelWithLoss(vae, ELBO())(images, make_generator(1, "noise", CPU))
     assert all(map(torch.equal, returned, (terms.loss, terms.distortion, terms.rate)))
 
@@ -150,8 +150,8 @@ def test_a_model_with_loss_returns_the_terms_of_the_loss():
 
 
 def _spoiled(spoil: Callable[[list[Tensor]], None]) -> Callable[..., tuple[Tensor, ...]]:
-    def score(images: Tensor, noise: torch.Generator) -> tuple[Tensor, ...]:
-        terms = [each.clone() for each in module(images, noise)]
+    def score(images: Tensor, noise: torch.Generator, labels: Tensor) -> tuple[Tensor, ...]:
+        terms = [each.clone() for each in module(images, noise, labels)]
         spoil(terms)
         return tuple(terms)
 

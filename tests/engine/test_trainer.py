@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from tests.builders import RecordingEvaluator, RecordingTracker, grey_images, make_trainer, trainer_options
-from vae_exp.data.images import ImageSet
+from vae_exp.data.images import Batch, ImageSet
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.progress import NullProgress
 from vae_exp.engine.seeding import make_generator
@@ -52,9 +51,9 @@ class PixelSum:
     Twice the sum of the parameters goes to the gradient, not to the value.
     """
 
-    def __call__(self, vae: VAE, batch: Tensor, generator: torch.Generator) -> LossTerms:
+    def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
         parameters = torch.cat([each.flatten() for each in vae.parameters()]).sum()
-        loss = batch.flatten(1).sum(dim=1) + 2 * (parameters - parameters.detach())
+        loss = batch.images.flatten(1).sum(dim=1) + 2 * (parameters - parameters.detach())
         return LossTerms(loss=loss, distortion=loss / 4, rate=loss / 2)
 
 
@@ -71,7 +70,7 @@ class Scripted:
     steps: int = 3
     step: int = 0
 
-    def __call__(self, vae: VAE, batch: Tensor, generator: torch.Generator) -> LossTerms:
+    def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
         self.step += vae.training
         epoch = -(-self.step // self.steps)
         if vae.training and self.step % self.steps == 1:
@@ -204,7 +203,7 @@ def test_the_same_seed_gives_the_same_run_and_evaluators_do_not_disturb_it(bench
 
 def test_validation_has_the_same_noise_each_epoch_and_training_has_not(bench):
     made = bench(val=3, batch_size=5, seed=7, epochs=3)
-    terms = ELBO()(made.vae.eval(), images(3, seed=1).pixels, make_generator(7, "evaluation", CPU))
+    terms = ELBO()(made.vae.eval(), Batch(images(3, seed=1).pixels), make_generator(7, "evaluation", CPU))
     tracker = made.fit().tracker
     assert tracker.column("val/loss") == [pytest.approx(terms.loss.mean().item(), rel=1e-6)] * 3
     assert len(set(tracker.column("train/distortion"))) == 3
@@ -325,10 +324,10 @@ class Explodes(PixelSum):
     def __init__(self, spoil: str, refuse: bool = False) -> None:
         self.calls, self.spoil, self.refuse = 0, spoil, refuse
 
-    def __call__(self, vae: VAE, batch: Tensor, generator: torch.Generator) -> LossTerms:
+    def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
         self.calls += vae.training
         weights = torch.cat([each.flatten() for each in vae.parameters()])
-        loss = batch.flatten(1).sum(dim=1) + weights.square().sum()
+        loss = batch.images.flatten(1).sum(dim=1) + weights.square().sum()
         if self.refuse and not loss.isfinite().all():
             raise ValueError("Expected parameter loc to satisfy the constraint Real()")
         if self.calls == 2 and vae.training and self.spoil == "gradient":
@@ -419,7 +418,7 @@ def test_a_signal_during_an_evaluator_ends_the_run_before_the_next(bench, every:
 
 def test_a_signal_during_the_last_batch_of_validation_ends_the_run_before_the_evaluators(bench):
     class Signals(PixelSum):
-        def __call__(self, vae: VAE, batch: Tensor, generator: torch.Generator) -> LossTerms:
+        def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
             if not vae.training:
                 os.kill(os.getpid(), signal.SIGINT)
             return super().__call__(vae, batch, generator)

@@ -19,11 +19,11 @@ def evaluate(vae, images, **options):
 def test_a_short_last_batch_counts_by_its_images(images):
     vae = bernoulli_vae(2)
     metrics = evaluate(vae, images, num_samples=1)
-    posterior = vae.encode(images.batch())
+    posterior = vae.encode(images.batch().images)
     prior = torch.distributions.Normal(0.0, 1.0)
     kl = torch.distributions.kl_divergence(posterior.base_dist, prior).sum(1).mean().item()
     assert metrics["rate"] == pytest.approx(kl, rel=1e-5)
-    from_mean = -vae.decode(posterior.mean).log_prob(images.batch()).mean().item()
+    from_mean = -vae.decode(posterior.mean).log_prob(images.batch().images).mean().item()
     assert metrics["reconstruction_from_mean"] == pytest.approx(from_mean, rel=1e-5)
 
 

@@ -1,7 +1,6 @@
 """The Fréchet distance, against its closed form for Gaussians."""
 
 import logging
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -38,16 +37,13 @@ class Sampler(nn.Module):
         super().__init__()
         self.images, self.drawn = images, []
 
-    def given(self, labels: torch.Tensor | None) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def encode(self, images: torch.Tensor) -> Independent:
+    def encode(self, images: torch.Tensor, labels: torch.Tensor | None) -> Independent:
         return Independent(Normal(torch.zeros(len(images), 1), 1.0), 1)
 
-    def decode(self, latents: torch.Tensor) -> Independent:
+    def decode(self, latents: torch.Tensor, labels: torch.Tensor | None) -> Independent:
         return Independent(Bernoulli(logits=torch.zeros(len(latents), *self.images.shape[1:])), 3)
 
-    def sample(self, n: int, generator: torch.Generator) -> torch.Tensor:
+    def sample(self, n: int, generator: torch.Generator, labels: torch.Tensor | None) -> torch.Tensor:
         chosen = self.images[torch.randint(len(self.images), (n,), generator=generator)]
         self.drawn.append(chosen)
         return chosen
@@ -75,14 +71,16 @@ def test_it_is_the_closed_form_on_the_features(features: str):
     result = dict(FIDEvaluator(features, None, 1, None).run(model, images, noise()))
     net = Features()
     with torch.no_grad():
-        expected = distance(net(images.batch()).double().numpy(), net(torch.cat(model.drawn)).double().numpy())
+        expected = distance(
+            net(images.batch().images).double().numpy(), net(torch.cat(model.drawn)).double().numpy()
+        )
     assert list(result) == ["fid"]
     assert result["fid"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_without_a_file_the_features_are_those_of_a_classifier_which_the_name_says():
     images = DigitsSource().train()
-    model = Sampler(images.batch())
+    model = Sampler(images.batch().images)
     same = dict(FIDEvaluator(None, 400, 2, None).run(model, images, noise()))
     black = dict(
         FIDEvaluator(None, 400, 2, None).run(Sampler(torch.zeros(5, *images.image_shape)), images, noise())
@@ -97,21 +95,21 @@ def test_the_classifier_learns_and_is_the_same_for_all_runs(monkeypatch):
     before = torch.get_rng_state()
     one, other = (trained_classifier(images, 6) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(one(images.batch()), other(images.batch()))
-    right = one.output(one(images.batch())).argmax(dim=1) == images.labels
+    assert torch.equal(one(images.batch().images), other(images.batch().images))
+    right = one.output(one(images.batch().images)).argmax(dim=1) == images.labels
     assert right.float().mean() > 0.9
 
 
 def test_without_labels_and_without_a_file_nothing_is_reported(caplog):
     images = ImageSet(torch.rand(5, *SHAPE), None, 1)
     with caplog.at_level(logging.WARNING):
-        assert not list(FIDEvaluator(None, None, 1, None).run(Sampler(images.batch()), images, noise()))
+        assert not list(FIDEvaluator(None, None, 1, None).run(Sampler(images.batch().images), images, noise()))
     assert "neither a file of features nor labels" in caplog.text
 
 
 def test_a_single_image_is_refused():
     images = ImageSet(torch.rand(2, *SHAPE), None, 1)
-    model = Sampler(images.batch())
+    model = Sampler(images.batch().images)
     FIDEvaluator(None, None, 1, None).check(model, images)
     with pytest.raises(UserError, match=r"evaluator=fid needs at least 2 images and would have 1"):
         FIDEvaluator(None, None, 1, None).check(model, images.take(1))

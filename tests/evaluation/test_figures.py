@@ -50,7 +50,7 @@ def test_a_picture_is_a_png_with_both_original_and_reconstruction(generator):
     picture.write_png(file)
     file.seek(0)
     assert imread(file, format="png").ndim == 3
-    torch.testing.assert_close(picture.arrays["originals"], images.batch())
+    torch.testing.assert_close(picture.arrays["originals"], images.batch().images)
 
 
 def test_a_grid_places_images_by_row_and_column():

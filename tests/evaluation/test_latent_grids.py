@@ -2,7 +2,7 @@ import torch
 from scipy.stats import norm
 
 from tests.builders import SHAPE, bernoulli_vae
-from vae_exp.data.images import ImageSet
+from vae_exp.data.images import Batch, ImageSet
 from vae_exp.evaluation.latent_grids import interpolations, latent_means, manifold, most_active_units, traversals
 
 
@@ -20,9 +20,9 @@ def test_the_manifold_is_decoded_at_the_quantiles_of_the_prior():
 
 def test_a_traversal_moves_one_unit_and_holds_the_others(generator):
     vae = bernoulli_vae(4)
-    image = torch.rand(*SHAPE, generator=generator)
-    images, values = traversals(vae, image, torch.tensor([2, 0]), 7)
-    latent = vae.encode(image[None]).mean[0].clone()
+    start = Batch(torch.rand(1, *SHAPE, generator=generator))
+    images, values = traversals(vae, start, torch.tensor([2, 0]), 7)
+    latent = vae.encode(start.images).mean[0].clone()
     latent[2] = values[5]
     torch.testing.assert_close(images[0, 5], vae.decode(latent[None]).mean[0])
     assert images.shape == (2, 7, *SHAPE)
@@ -31,7 +31,7 @@ def test_a_traversal_moves_one_unit_and_holds_the_others(generator):
 def test_interpolations_begin_and_end_at_the_reconstructions(generator):
     vae = bernoulli_vae(3)
     first, second = torch.rand(2, 4, *SHAPE, generator=generator)
-    between = interpolations(vae, first, second, 6)
+    between = interpolations(vae, Batch(first), Batch(second), 6)
     assert between.shape == (4, 6, *SHAPE)
     torch.testing.assert_close(between[:, 0], vae.reconstruct(first))
     torch.testing.assert_close(between[:, -1], vae.reconstruct(second))
@@ -47,4 +47,4 @@ def test_latent_means_join_batches(generator):
     images = ImageSet(torch.rand(1003, *SHAPE, generator=generator), None, 1)
     means, deviations = latent_means(vae, images)
     assert means.shape == deviations.shape == (1003, 3)
-    torch.testing.assert_close(means[1000:], vae.encode(images.batch(slice(1000, None))).mean)
+    torch.testing.assert_close(means[1000:], vae.encode(images.batch(slice(1000, None)).images).mean)

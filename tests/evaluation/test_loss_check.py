@@ -6,7 +6,7 @@ from torch.distributions import Independent, Normal
 
 from tests.builders import SHAPE, bernoulli_vae, linear_gaussian_vae, noise
 from tests.model.test_vq import vq_vae
-from vae_exp.data.images import ImageSet
+from vae_exp.data.images import Batch, ImageSet
 from vae_exp.errors import UserError
 from vae_exp.evaluation.loss_check import LossReport, check_loss
 from vae_exp.model.decoders import MLPDecoder
@@ -38,8 +38,8 @@ def black_and_white(count: int = 50) -> ImageSet:
 class PerPixel:
     """The mistake of dividing the distortion by the pixels and leaving the rate as it is."""
 
-    def __call__(self, vae: VAE, images: torch.Tensor, generator: torch.Generator) -> LossTerms:
-        terms = ELBO()(vae, images, generator)
+    def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
+        terms = ELBO()(vae, batch, generator)
         return LossTerms(terms.distortion / 6 + terms.rate, terms.distortion, terms.rate)
 
 
@@ -65,8 +65,8 @@ class Off:
     def __init__(self, name: str, value: float) -> None:
         self.name, self.value = name, value
 
-    def __call__(self, vae: VAE, images: torch.Tensor, generator: torch.Generator) -> LossTerms:
-        terms = ELBO()(vae, images, generator)
+    def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
+        terms = ELBO()(vae, batch, generator)
         getattr(terms, self.name)[1] = self.value
         return terms
 
@@ -98,7 +98,7 @@ def test_a_bound_of_several_samples_has_no_weights():
 def test_no_bernoulli_is_below_the_entropy_of_the_grey_values():
     images = grey()
     result = check_loss(bernoulli_vae(2), ELBO(), images, noise())
-    pixels = images.batch().double()
+    pixels = images.batch().images.double()
     best = -torch.distributions.Bernoulli(probs=pixels, validate_args=False).log_prob(pixels).sum(dim=(1, 2, 3))
     assert result.entropy_floor == pytest.approx(best.mean().item())
     assert check_loss(bernoulli_vae(2), ELBO(), black_and_white(), noise()).entropy_floor == 0
@@ -107,7 +107,7 @@ def test_no_bernoulli_is_below_the_entropy_of_the_grey_values():
 def test_the_mean_image_is_scored_as_every_image_would_be():
     images = grey()
     result = check_loss(bernoulli_vae(2), ELBO(), images, noise())
-    pixels = images.batch().double()
+    pixels = images.batch().images.double()
     mean = torch.distributions.Bernoulli(probs=pixels.mean(dim=0), validate_args=False)
     assert result.mean_image_distortion == pytest.approx(-mean.log_prob(pixels).sum(dim=(1, 2, 3)).mean().item())
 

@@ -24,7 +24,7 @@ def images(generator):
 def test_it_is_minus_the_mean_log_evidence(images, generator):
     vae = linear_gaussian_vae(2, generator)
     metrics = dict(evaluator().run(vae, images, generator))
-    truth = -vae.decoder.log_evidence(images.batch())
+    truth = -vae.decoder.log_evidence(images.batch().images)
     assert metrics["nll"] == pytest.approx(truth.mean().item(), abs=4 * metrics["nll_monte_carlo_se"])
     assert metrics["nll_se"] == pytest.approx(truth.std().item() / 40**0.5, rel=0.05)
     assert metrics["nll_monte_carlo_se"] < 0.02
@@ -48,7 +48,7 @@ def test_it_reports_and_warns_where_few_draws_count(images, generator, caplog, w
 def test_a_part_of_the_split_is_a_random_subset(images, generator):
     vae = linear_gaussian_vae(2, generator)
     part = dict(evaluator(num_images=7).run(vae, images, generator))
-    truth = -vae.decoder.log_evidence(images.random_subset(7).batch()).mean().item()
+    truth = -vae.decoder.log_evidence(images.random_subset(7).batch().images).mean().item()
     assert part["nll_images"] == 7
     assert part["nll"] == pytest.approx(truth, abs=4 * part["nll_monte_carlo_se"])
 
@@ -57,7 +57,7 @@ def test_memory_is_bounded_by_the_chunk(images, generator):
     vae = linear_gaussian_vae(2, generator)
     sizes = []
     decode = vae.decode
-    vae.decode = lambda latents: (sizes.append(latents.shape[:-1].numel()), decode(latents))[1]
+    vae.decode = lambda latents, labels: (sizes.append(latents.shape[:-1].numel()), decode(latents))[1]
     dict(evaluator(num_importance_samples=130, chunk_size=50).run(vae, images, generator))
     assert max(sizes) <= 50
     assert sum(sizes) == 40 * 130 + 1  # and one, to see what the likelihood is a distribution of

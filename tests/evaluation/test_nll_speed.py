@@ -5,6 +5,7 @@ import time
 import pytest
 import torch
 
+from vae_exp.data.images import Batch
 from vae_exp.evaluation.nll import decode_chunk_size
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
@@ -31,7 +32,7 @@ def seconds_of_sampling(vae: VAE, images: torch.Tensor, chunk: int) -> float:
     noise = torch.Generator().manual_seed(0)
     start = time.perf_counter()
     for image in images:
-        log_evidence(vae, image.unsqueeze(0), SAMPLES, noise, chunk)
+        log_evidence(vae, Batch(image.unsqueeze(0)), SAMPLES, noise, chunk)
     return time.perf_counter() - start
 
 

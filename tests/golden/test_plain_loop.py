@@ -69,8 +69,8 @@ class RecordingELBO(ELBO):
         super().__init__(num_samples=1)
         self.losses: list[float] = []
 
-    def __call__(self, vae, images, noise):
-        terms = super().__call__(vae, images, noise)
+    def __call__(self, vae, batch, noise):
+        terms = super().__call__(vae, batch, noise)
         self.losses.append(terms.loss.sum().item())
         return terms
 

@@ -5,15 +5,18 @@ import logging
 import pytest
 import torch
 
-from tests.builders import CPU, fit, make_trainer
-from vae_exp.data.images import ImageSet
+from tests.builders import CPU, bernoulli_vae, fit, make_trainer
+from vae_exp.configuration.shape_checks import check_labels, check_loss_terms
+from vae_exp.data.images import Batch, ImageSet
 from vae_exp.engine.shutdown import GracefulShutdown
+from vae_exp.errors import UserError
 from vae_exp.evaluation.elbo import ELBOEvaluator
 from vae_exp.evaluation.figures import draw_figures
 from vae_exp.evaluation.linear_probe import ProbeEvaluator
 from vae_exp.evaluation.nll import NLLEvaluator
 from vae_exp.model.conditional import ConditionalDecoder, ConditionalEncoder, ConditionalVAE
 from vae_exp.model.priors import StandardNormalPrior
+from vae_exp.model.vae import VAE
 from vae_exp.objective.elbo import ELBO
 from vae_exp.objective.loss_terms import LossTerms
 
@@ -51,31 +54,21 @@ def test_the_class_stands_beside_the_image_and_the_latents():
     features = vae.encoder.hidden(torch.cat([x.flatten(1), hot], dim=1))
     latents = torch.randn(6, 5, 2)
     outputs = vae.decoder.output(vae.decoder.hidden(torch.cat([latents, hot.expand(6, 5, CLASSES)], dim=-1)))
-    with vae.given(y):
-        torch.testing.assert_close(vae.encode(x).mean, vae.encoder.posterior(features).mean)
-        torch.testing.assert_close(vae.decode(latents).mean, outputs.sigmoid().reshape(6, 5, *SHAPE))
+    torch.testing.assert_close(vae.encode(x, y).mean, vae.encoder.posterior(features).mean)
+    torch.testing.assert_close(vae.decode(latents, y).mean, outputs.sigmoid().reshape(6, 5, *SHAPE))
 
 
 def test_other_classes_give_other_images():
     vae, latents = conditional_vae(), torch.randn(1, 2)
-    means = []
-    for label in range(CLASSES):
-        with vae.given(torch.tensor([label])):
-            means.append(vae.decode(latents).mean)
-    assert len({tuple(each.flatten().tolist()) for each in means}) == CLASSES
+    means = [vae.decode(latents, torch.tensor([label])).mean for label in range(CLASSES)]
+    assert len({tuple(mean.flatten().tolist()) for mean in means}) == CLASSES
 
 
 def test_without_classes_it_says_what_is_missing():
     vae = conditional_vae()
-    with pytest.raises(ValueError, match=r"needs classes: use it inside `with vae.given\(labels\):`"):
+    with pytest.raises(ValueError, match="needs the class of every image: pass `labels`"):
         vae.encode(torch.rand(2, *SHAPE))
-
-
-def test_classes_are_given_for_the_length_of_a_block_however_it_ends():
-    vae = conditional_vae()
-    with pytest.raises(KeyError), vae.given(torch.zeros(1)):
-        raise KeyError
-    with pytest.raises(ValueError, match="needs classes"):
+    with pytest.raises(ValueError, match="needs the class of every image: pass `labels`"):
         vae.decode(torch.randn(1, 2))
 
 
@@ -84,29 +77,30 @@ def test_samples_are_of_the_classes_in_turn():
     drawn = vae.sample(6, noise())
     assert vae.sample(6).shape == drawn.shape
     latents = torch.randn(6, 2, generator=noise())
-    with vae.given(torch.tensor([0, 1, 2, 3, 0, 1])):
-        torch.testing.assert_close(drawn, vae.decode(latents).mean)
+    in_turn = torch.tensor([0, 1, 2, 3, 0, 1])
+    torch.testing.assert_close(drawn, vae.decode(latents, in_turn).mean)
+    torch.testing.assert_close(vae.sample(6, noise(), in_turn.flip(0)), vae.decode(latents, in_turn.flip(0)).mean)
 
 
 def test_a_set_of_images_gives_each_batch_its_classes():
     vae, images = conditional_vae().eval(), labelled()
     found = dict(ELBOEvaluator(3, 4, None).run(vae, images, noise()))
-    with vae.given(images.labels):
-        whole = -vae.decode(vae.encode(images.batch()).mean).log_prob(images.batch()).mean().item()
+    means = vae.encode(images.batch().images, images.labels).mean
+    whole = -vae.decode(means, images.labels).log_prob(images.batch().images).mean().item()
     assert found["reconstruction_from_mean"] == pytest.approx(whole, rel=1e-5)
 
 
 class SeesClasses(ELBO):
-    """Keeps, with every batch, the classes that the model was given."""
+    """Keeps the images and the classes of every batch."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def __call__(self, vae: ConditionalVAE, images: torch.Tensor, generator: torch.Generator) -> LossTerms:
+    def __call__(self, vae: ConditionalVAE, batch: Batch, generator: torch.Generator) -> LossTerms:
         if vae.training:
-            self.seen.append((images.clone(), vae._labels.clone()))
-        return super().__call__(vae, images, generator)
+            self.seen.append((batch.images.clone(), batch.labels.clone()))
+        return super().__call__(vae, batch, generator)
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -118,11 +112,32 @@ def test_training_gives_every_image_its_own_class(tmp_path, streamed: bool):
     labels = torch.cat([each for _, each in loss.seen])
     assert len(pixels) == 22
     by_image = {
-        tuple(each.flatten().tolist()): label for each, label in zip(images.batch(), images.labels, strict=True)
+        tuple(each.flatten().tolist()): label
+        for each, label in zip(images.batch().images, images.labels, strict=True)
     }
     assert len(by_image) == 11
     for each, label in zip(pixels, labels, strict=True):
         assert by_image[tuple(each.flatten().tolist())] == label
+
+
+class NeedsLabels(ELBO):
+    """A loss that reads labels, as a semi-supervised one does."""
+
+    needs_labels = True
+
+    def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
+        assert batch.labels is not None
+        assert len(batch.labels) == len(batch)
+        return super().__call__(vae, batch, generator)
+
+
+def test_a_loss_may_read_labels_though_the_model_does_not(tmp_path):
+    loss, plain = NeedsLabels(), bernoulli_vae(2)
+    check_loss_terms(loss, "NeedsLabels", plain, list(SHAPE))
+    check_labels(plain, labelled(), "training", loss)
+    fit(make_trainer(tmp_path, train=labelled(), vae=plain, loss=loss))
+    with pytest.raises(UserError, match=r"The loss needs labels, and the data have none; use another loss\."):
+        check_labels(plain, labelled().without_labels(), "training", loss)
 
 
 def test_a_conditional_model_learns_what_its_classes_tell(tmp_path):

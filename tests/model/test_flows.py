@@ -5,6 +5,7 @@ import torch
 from torch.distributions import Distribution
 
 from tests.builders import SHAPE
+from vae_exp.data.images import Batch
 from vae_exp.distributions.kl import kl
 from vae_exp.distributions.sampling import rsample, sample
 from vae_exp.model.decoders import MLPDecoder
@@ -143,7 +144,7 @@ def test_the_elbo_of_a_flow_vae_is_that_of_quadrature():
         q = vae.encode(images).log_prob(places.unsqueeze(1)).double()
         expected = (q.exp() * (joint - q)).sum(dim=0) * cell
         evidence = joint.logsumexp(dim=0) + torch.tensor(cell).log()
-        found = torch.stack([-ELBO(2000)(vae, images, noise(seed)).loss.double() for seed in range(20)])
+        found = torch.stack([-ELBO(2000)(vae, Batch(images), noise(seed)).loss.double() for seed in range(20)])
     assert (expected < evidence).all()
     assert ((found.mean(dim=0) - expected).abs() < 5 * found.std(dim=0) / 20**0.5 + 1e-3).all()
 

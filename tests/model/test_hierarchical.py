@@ -5,6 +5,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from tests.builders import SHAPE
+from vae_exp.data.images import Batch
 from vae_exp.distributions.sampling import rsample, sample, sharded
 from vae_exp.model.hierarchical import BottomLayerDecoder, TwoLayerEncoder, TwoLayerPrior
 from vae_exp.model.vae import VAE
@@ -84,8 +85,8 @@ def test_the_bounds_hold_and_tighten_towards_the_evidence_by_quadrature():
     with torch.no_grad():
         joint = vae.prior().log_prob(places).unsqueeze(1) + vae.decode(places.unsqueeze(1)).log_prob(x)
         evidence = joint.double().logsumexp(dim=0) + 2 * (axis[1] - axis[0]).double().log()
-        elbo = -ELBO(20_000)(vae, x, noise()).loss.double()
-        iwae = -IWAE(20_000)(vae, x, noise()).loss.double()
+        elbo = -ELBO(20_000)(vae, Batch(x), noise()).loss.double()
+        iwae = -IWAE(20_000)(vae, Batch(x), noise()).loss.double()
     assert (elbo < evidence).all()
     assert (elbo < iwae).all()
     torch.testing.assert_close(iwae, evidence, rtol=0, atol=0.02)
@@ -95,7 +96,7 @@ def test_the_rate_is_that_of_the_lower_layer_and_the_mean_one_of_the_upper():
     """KL of the joint by the chain rule, the inner expectations by many draws."""
     vae, x = two_layer_vae(), images(2)
     with torch.no_grad():
-        terms = ELBO(20_000)(vae, x, noise())
+        terms = ELBO(20_000)(vae, Batch(x), noise())
         below = normal(vae.encoder.lower, x.flatten(1))
         lower = below.sample((20_000,))
         above = normal(vae.encoder.upper, lower)

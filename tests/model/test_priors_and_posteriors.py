@@ -8,7 +8,7 @@ import scipy.stats
 import torch
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
-from vae_exp.data.images import ImageSet
+from vae_exp.data.images import Batch, ImageSet
 from vae_exp.distributions.kl import kl
 from vae_exp.distributions.sampling import rsample, sample
 from vae_exp.evaluation.active_units import UnitsEvaluator
@@ -98,7 +98,7 @@ def test_a_copy_of_a_model_with_a_vamp_prior_uses_the_copied_encoder():
 @pytest.mark.parametrize("loss", [ELBO(3), IWAE(3)])
 def test_learned_priors_are_trained(prior, loss):
     vae = vae_with(prior)
-    terms = loss(vae, images(), noise())
+    terms = loss(vae, Batch(images()), noise())
     terms.loss.sum().backward()
     for name, parameter in prior.named_parameters():
         assert parameter.grad.abs().max() > 0, name

@@ -5,7 +5,7 @@ from math import log
 import pytest
 import torch
 
-from vae_exp.data.images import ImageSet
+from vae_exp.data.images import Batch, ImageSet
 from vae_exp.distributions.codebook import UniformCodebookPrior, VectorQuantizedPosterior
 from vae_exp.distributions.kl import kl
 from vae_exp.distributions.sampling import rsample, sample, sharded
@@ -79,7 +79,7 @@ def test_gradients_of_a_draw_pass_straight_through_to_the_encoder():
 def test_the_loss_is_the_papers_written_out(loss: VQ, weight: float):
     """Equation 3 in loops, averaged over positions (section 3.2); gradients where the paper wants them."""
     vae, x = vq_vae(), images()
-    terms = loss(vae, x, noise())
+    terms = loss(vae, Batch(x), noise())
     codes = vae.encode(x)
     distortion = -vae.decode(codes.mean).log_prob(x)
     squares = torch.zeros(len(x))
@@ -101,9 +101,9 @@ def test_the_loss_is_the_papers_written_out(loss: VQ, weight: float):
 def test_without_commitment_the_encoder_learns_from_the_decoder_alone():
     vae, x = vq_vae(), images()
     weight = vae.encoder.output.weight
-    [without] = torch.autograd.grad(VQ(0.0)(vae, x, noise()).loss.sum(), weight)
-    [distortion] = torch.autograd.grad(VQ(0.0)(vae, x, noise()).distortion.sum(), weight)
-    [committed] = torch.autograd.grad(VQ(0.5)(vae, x, noise()).loss.sum(), weight)
+    [without] = torch.autograd.grad(VQ(0.0)(vae, Batch(x), noise()).loss.sum(), weight)
+    [distortion] = torch.autograd.grad(VQ(0.0)(vae, Batch(x), noise()).distortion.sum(), weight)
+    [committed] = torch.autograd.grad(VQ(0.5)(vae, Batch(x), noise()).loss.sum(), weight)
     torch.testing.assert_close(without, distortion)
     assert not torch.allclose(committed, without)
 
@@ -131,7 +131,7 @@ def test_draws_from_the_prior_are_entries_each_equally_often():
 @pytest.mark.parametrize("objective", [IWAE(3), IWAE(1)])
 def test_objectives_that_weigh_latents_cannot_use_codes(objective):
     with pytest.raises(NotImplementedError, match="codes of a VQ-VAE have no density over latents"):
-        objective(vq_vae(), images(), noise())
+        objective(vq_vae(), Batch(images()), noise())
 
 
 def test_the_vq_objective_needs_codes():
@@ -139,12 +139,12 @@ def test_the_vq_objective_needs_codes():
     from tests.builders import bernoulli_vae
 
     with pytest.raises(TypeError, match="needs the codes of model=vq, not a posterior of type Independent"):
-        VQ()(bernoulli_vae(2), torch.rand(2, *SMALL), noise())
+        VQ()(bernoulli_vae(2), Batch(torch.rand(2, *SMALL)), noise())
 
 
 def test_the_elbo_of_codes_has_the_rate_of_the_choice():
     vae, x = vq_vae(), images()
-    terms = ELBO()(vae, x, noise())
+    terms = ELBO()(vae, Batch(x), noise())
     torch.testing.assert_close(terms.loss, terms.distortion + POSITIONS * log(CODES))
 
 
@@ -153,7 +153,7 @@ def test_use_of_the_codebook_is_counted():
     pixels = ImageSet(images(40), None, 1)
     found = dict(CodesEvaluator(7, None).run(vae, pixels, noise()))
     counts = [0.0] * CODES
-    for index in vae.encode(pixels.batch()).indices.flatten().tolist():
+    for index in vae.encode(pixels.batch().images).indices.flatten().tolist():
         counts[index] += 1
     shares = [count / sum(counts) for count in counts if count]
     assert found["codes_used"] == len(shares)

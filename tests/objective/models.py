@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
 from tests.builders import SHAPE
+from vae_exp.data.images import Batch
 from vae_exp.model.priors import StandardNormalPrior
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
@@ -104,7 +105,7 @@ def sampled_gradient(loss: Loss, vae: VAE, module: nn.Module, repeats: int = 40,
     parameters = list(module.parameters())
     found = []
     for _ in range(repeats):
-        gradients = torch.autograd.grad(loss(vae, images, generator).loss.mean(), parameters)
+        gradients = torch.autograd.grad(loss(vae, Batch(images), generator).loss.mean(), parameters)
         found.append(torch.cat([each.flatten() for each in gradients]))
     stacked = torch.stack(found)
     return Sampled(stacked.mean(0), stacked.std(0) / repeats**0.5)

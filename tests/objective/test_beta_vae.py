@@ -5,6 +5,7 @@ import torch
 from torch.distributions import Independent, MultivariateNormal, Normal, StudentT, kl_divergence
 
 from tests.builders import SHAPE, bernoulli_vae
+from vae_exp.data.images import Batch
 from vae_exp.distributions.kl import kl, kl_per_dimension
 from vae_exp.distributions.stop_gradient import stop_gradient
 from vae_exp.objective.beta_vae import BetaVAE, CapacityVAE, FreeBits
@@ -23,7 +24,7 @@ def noise(seed: int = 3) -> torch.Generator:
 @pytest.mark.parametrize("loss", [BetaVAE(1.0, 3), CapacityVAE(1.0, 0.0, 3), FreeBits(0.0, 3)])
 def test_each_reduces_to_the_elbo(loss):
     vae = bernoulli_vae(3)
-    found, elbo = loss(vae, images(), noise()), ELBO(3)(vae, images(), noise())
+    found, elbo = loss(vae, Batch(images()), noise()), ELBO(3)(vae, Batch(images()), noise())
     torch.testing.assert_close(found.loss.mean(), elbo.loss.mean())
     torch.testing.assert_close(found.distortion, elbo.distortion)
     torch.testing.assert_close(found.rate, elbo.rate)
@@ -32,30 +33,30 @@ def test_each_reduces_to_the_elbo(loss):
 @pytest.mark.parametrize("loss", [BetaVAE(4.0), CapacityVAE(30.0, 2.0), FreeBits(2.0)])
 def test_what_is_reported_beside_the_loss_is_the_elbo_whatever_the_weights(loss):
     vae = bernoulli_vae(3)
-    found, elbo = loss(vae, images(), noise()), ELBO()(vae, images(), noise())
+    found, elbo = loss(vae, Batch(images()), noise()), ELBO()(vae, Batch(images()), noise())
     torch.testing.assert_close(found.distortion + found.rate, elbo.loss)
     assert not torch.allclose(found.loss, elbo.loss)
 
 
 def test_beta_weighs_the_rate_of_every_image():
-    terms = BetaVAE(4.0)(bernoulli_vae(3), images(), noise())
+    terms = BetaVAE(4.0)(bernoulli_vae(3), Batch(images()), noise())
     torch.testing.assert_close(terms.loss, terms.distortion + 4 * terms.rate)
 
 
 def test_a_scheduled_beta_is_used_as_it_is_now():
     loss = BetaVAE(Linear(0.0, 1.0, 10))
-    terms = loss(bernoulli_vae(3), images(), noise())
+    terms = loss(bernoulli_vae(3), Batch(images()), noise())
     torch.testing.assert_close(terms.loss, terms.distortion)
     loss.beta.set(0.5)
-    terms = loss(bernoulli_vae(3), images(), noise())
+    terms = loss(bernoulli_vae(3), Batch(images()), noise())
     torch.testing.assert_close(terms.loss, terms.distortion + 0.5 * terms.rate)
 
 
 def test_capacity_pulls_the_rate_from_both_sides():
     vae = bernoulli_vae(3)
-    rates = ELBO()(vae, images(), noise()).rate
+    rates = ELBO()(vae, Batch(images()), noise()).rate
     middle = rates.median().item()
-    terms = CapacityVAE(7.0, middle)(vae, images(), noise())
+    terms = CapacityVAE(7.0, middle)(vae, Batch(images()), noise())
     by_hand = terms.distortion + torch.tensor([7.0 * abs(each.item() - middle) for each in rates])
     torch.testing.assert_close(terms.loss, by_hand)
     assert (rates < middle).any()
@@ -65,12 +66,12 @@ def test_capacity_pulls_the_rate_from_both_sides():
 def test_capacity_over_the_batch_holds_the_mean_rate():
     """γ |(1/B) Σ Rₙ − C|, charged to every image; not what the mean of the images' own penalties is."""
     vae = bernoulli_vae(3)
-    rates = [each.item() for each in ELBO()(vae, images(), noise()).rate]
+    rates = [each.item() for each in ELBO()(vae, Batch(images()), noise()).rate]
     middle = sorted(rates)[2]
-    terms = CapacityVAE(7.0, middle, over="batch")(vae, images(), noise())
+    terms = CapacityVAE(7.0, middle, over="batch")(vae, Batch(images()), noise())
     by_hand = 7.0 * abs(sum(rates) / len(rates) - middle)
     torch.testing.assert_close(terms.loss - terms.distortion, torch.full((5,), by_hand))
-    over_images = CapacityVAE(7.0, middle)(vae, images(), noise())
+    over_images = CapacityVAE(7.0, middle)(vae, Batch(images()), noise())
     assert (over_images.loss.mean() - terms.loss.mean()).item() > 0.1
     with pytest.raises(ValueError, match=r"loss\.over=epoch must be one of image, batch"):
         CapacityVAE(1.0, 0.0, over="epoch")
@@ -91,7 +92,7 @@ def test_free_bits_charge_each_unit_at_least_its_free_nats():
     ]
     means = [sum(unit) / 5 for unit in per_unit]
     free = sorted(means)[1] + 1e-4  # two units are free, one is charged
-    terms = FreeBits(free)(vae, images(), noise())
+    terms = FreeBits(free)(vae, Batch(images()), noise())
     torch.testing.assert_close(
         terms.loss - terms.distortion, torch.full((5,), sum(max(free, each) for each in means))
     )
@@ -101,10 +102,10 @@ def test_free_bits_charge_each_unit_at_least_its_free_nats():
 def test_a_unit_below_its_free_nats_is_not_pushed():
     vae = bernoulli_vae(3)
     head = vae.encoder.posterior.mean_and_log_variance.bias
-    terms = FreeBits(1e3)(vae, images(), noise())
+    terms = FreeBits(1e3)(vae, Batch(images()), noise())
     [charged] = torch.autograd.grad((terms.loss - terms.distortion).sum(), head, allow_unused=True)
     assert charged is None or not charged.any()
-    terms = FreeBits(0.0)(vae, images(), noise())
+    terms = FreeBits(0.0)(vae, Batch(images()), noise())
     [charged] = torch.autograd.grad((terms.loss - terms.distortion).sum(), head)
     assert charged.abs().max() > 0.1
 

@@ -9,6 +9,7 @@ import torch
 from torch.distributions import Normal
 
 from tests.builders import SHAPE, bernoulli_vae
+from vae_exp.data.images import Batch
 from vae_exp.distributions.sampling import sample
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
@@ -63,7 +64,7 @@ def test_the_weights_of_a_row_add_up_to_one_and_the_diagonal_is_one_in_n(batch, 
 def test_total_correlation_is_the_papers_formula_in_loops():
     """Five images, three units, a data set of fifty: every sum written out."""
     vae, size, dataset = bernoulli_vae(3), 5, 50
-    terms = BetaTCVAE(2.0, 5.0, 3.0, dataset)(vae, images(), noise())
+    terms = BetaTCVAE(2.0, 5.0, 3.0, dataset)(vae, Batch(images()), noise())
     posterior = vae.encode(images())
     drawn = posterior.mean + posterior.stddev * torch.randn(1, size, 3, generator=noise())[0]
     weights = [[1 / (size - 1)] * size for _ in range(size)]
@@ -86,7 +87,7 @@ def test_total_correlation_is_the_papers_formula_in_loops():
 
 def test_equal_weights_of_one_are_the_elbo_on_that_draw():
     vae = bernoulli_vae(3)
-    terms = BetaTCVAE(1.0, 1.0, 1.0, 77)(vae, images(), noise())
+    terms = BetaTCVAE(1.0, 1.0, 1.0, 77)(vae, Batch(images()), noise())
     posterior = vae.encode(images())
     drawn = posterior.mean + posterior.stddev * torch.randn(1, 5, 3, generator=noise())[0]
     log_ratio = posterior.log_prob(drawn) - Normal(0.0, 1.0).log_prob(drawn).sum(-1)
@@ -117,7 +118,7 @@ def test_total_correlation_is_near_its_true_value_for_many_images():
 
 
 def test_a_batch_of_one_has_an_aggregate_of_its_own():
-    terms = BetaTCVAE(1.0, 6.0, 1.0, 50)(bernoulli_vae(3), images(1), noise())
+    terms = BetaTCVAE(1.0, 6.0, 1.0, 50)(bernoulli_vae(3), Batch(images(1)), noise())
     assert terms.loss.isfinite().all()
 
 
@@ -158,12 +159,14 @@ def test_the_discrepancy_is_unbiased(shift):
 @pytest.mark.parametrize("loss", [InfoVAE(0.0, 1.0), DIPVAE(1, 0.0, 0.0), DIPVAE(2, 0.0, 0.0)])
 def test_each_reduces_to_the_elbo(loss):
     vae = bernoulli_vae(3)
-    torch.testing.assert_close(loss(vae, images(), noise()).loss, ELBO()(vae, images(), noise()).loss)
+    torch.testing.assert_close(
+        loss(vae, Batch(images()), noise()).loss, ELBO()(vae, Batch(images()), noise()).loss
+    )
 
 
 def test_the_mmd_vae_leaves_the_rate_out():
     vae = bernoulli_vae(3)
-    weighed = InfoVAE(1.0, 5.0)(vae, images(), noise())
+    weighed = InfoVAE(1.0, 5.0)(vae, Batch(images()), noise())
     charged = weighed.loss - weighed.distortion
     torch.testing.assert_close(charged, charged[0].expand(5))
     latents, generator = vae.encode(images()), noise()
@@ -175,7 +178,7 @@ def test_the_mmd_vae_leaves_the_rate_out():
 @pytest.mark.parametrize("variant", [1, 2])
 def test_the_covariance_penalty_is_the_papers(variant):
     vae = bernoulli_vae(3)
-    terms = DIPVAE(variant, 4.0, 7.0)(vae, images(), noise())
+    terms = DIPVAE(variant, 4.0, 7.0)(vae, Batch(images()), noise())
     posterior = vae.encode(images())
     covariance = np.cov(posterior.mean.detach().numpy().T, bias=True)
     if variant == 2:
@@ -198,7 +201,7 @@ def test_gradients_agree_with_finite_differences(loss):
     parameter = vae.encoder.posterior.mean_and_log_variance.bias
 
     def value() -> torch.Tensor:
-        return loss(vae, batch, noise()).loss.sum()
+        return loss(vae, Batch(batch), noise()).loss.sum()
 
     value().backward()
     for index in range(len(parameter)):
@@ -239,7 +242,7 @@ def test_dip_vae_ii_knows_the_covariances_of_a_full_posterior():
     vae = VAE(encoder, MLPDecoder(SHAPE, 2, [5], "tanh"), StandardNormalPrior(2))
     batch = images()
     with torch.no_grad():
-        terms = DIPVAE(2, 4.0, 7.0)(vae, batch, noise())
+        terms = DIPVAE(2, 4.0, 7.0)(vae, Batch(batch), noise())
         drawn = sample(vae.encode(batch), noise(), (100_000,)).flatten(0, 1).double()
         covariance = drawn.T.cov(correction=0)
     off = 2 * covariance[0, 1] ** 2
@@ -254,12 +257,12 @@ def test_dip_vae_ii_needs_a_posterior_whose_covariance_is_known():
     encoder = MLPEncoder(SHAPE, 2, [5], "tanh", "flow")
     vae = VAE(encoder, MLPDecoder(SHAPE, 2, [5], "tanh"), StandardNormalPrior(2))
     with pytest.raises(TypeError, match="a GaussianFlow over latents has no density for each unit"):
-        DIPVAE(2, 1.0, 1.0)(vae, images(), noise())
-    assert DIPVAE(1, 1.0, 1.0)(vae, images(), noise()).loss.isfinite().all()
+        DIPVAE(2, 1.0, 1.0)(vae, Batch(images()), noise())
+    assert DIPVAE(1, 1.0, 1.0)(vae, Batch(images()), noise()).loss.isfinite().all()
 
 
 def test_the_discrepancy_trains_a_prior_whose_draws_have_gradients():
     torch.manual_seed(0)
     vae = VAE(MLPEncoder(SHAPE, 2, [5], "tanh"), MLPDecoder(SHAPE, 2, [5], "tanh"), FlowPrior(2))
-    InfoVAE(1.0, 10.0)(vae, images(), noise()).loss.sum().backward()
+    InfoVAE(1.0, 10.0)(vae, Batch(images()), noise()).loss.sum().backward()
     assert any(each.grad is not None and each.grad.abs().sum() > 0 for each in vae.prior.parameters())

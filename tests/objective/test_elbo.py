@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.builders import SHAPE, bernoulli_vae
+from vae_exp.data.images import Batch
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
 from vae_exp.model.priors import StandardNormalPrior
@@ -13,7 +14,7 @@ from vae_exp.objective.elbo import ELBO
 
 
 def test_terms_are_per_example_and_add_up(generator):
-    terms = ELBO()(bernoulli_vae(3), torch.rand(5, *SHAPE, generator=generator), generator)
+    terms = ELBO()(bernoulli_vae(3), Batch(torch.rand(5, *SHAPE, generator=generator)), generator)
     assert terms.loss.shape == terms.distortion.shape == terms.rate.shape == (5,)
     torch.testing.assert_close(terms.loss, terms.distortion + terms.rate)
 
@@ -22,7 +23,7 @@ def test_the_loss_is_the_papers_formula():
     """Kingma & Welling 2014, appendix B, written out: BCE summed over pixels, KL summed over units."""
     vae = bernoulli_vae(3)
     images = torch.rand(5, *SHAPE, generator=torch.Generator().manual_seed(0))
-    terms = ELBO()(vae, images, torch.Generator().manual_seed(2))
+    terms = ELBO()(vae, Batch(images), torch.Generator().manual_seed(2))
     mean, log_variance = vae.encoder.posterior.mean_and_log_variance(vae.encoder.hidden(images.flatten(1))).chunk(
         2, dim=1
     )
@@ -42,7 +43,7 @@ def test_the_kl_sums_over_units_whatever_the_image_size(shape, generator):
     with torch.no_grad():
         head.weight.zero_()
         head.bias.copy_(torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0]))
-    terms = ELBO()(vae, torch.rand(4, *shape, generator=generator), generator)
+    terms = ELBO()(vae, Batch(torch.rand(4, *shape, generator=generator)), generator)
     torch.testing.assert_close(terms.rate, torch.full((4,), 1.5))
     per_pixel = terms.distortion / math.prod(shape)
     assert ((per_pixel > 0.3) & (per_pixel < 1.5)).all()  # about log 2 a pixel: a sum over pixels, not a mean
@@ -51,8 +52,8 @@ def test_the_kl_sums_over_units_whatever_the_image_size(shape, generator):
 def test_many_samples_lower_the_spread_and_keep_the_mean(generator):
     vae = bernoulli_vae(2)
     image = torch.rand(1, *SHAPE, generator=generator).round()
-    single = torch.stack([ELBO(1)(vae, image, generator).loss for _ in range(2000)])
-    many = torch.stack([ELBO(16)(vae, image, generator).loss for _ in range(500)])
+    single = torch.stack([ELBO(1)(vae, Batch(image), generator).loss for _ in range(2000)])
+    many = torch.stack([ELBO(16)(vae, Batch(image), generator).loss for _ in range(500)])
     assert many.std() < single.std() / 3
     assert many.mean().item() == pytest.approx(single.mean().item(), abs=4 * single.std().item() / 2000**0.5)
 
@@ -62,7 +63,7 @@ def test_the_bound_is_below_the_true_likelihood(generator):
 
     vae = linear_gaussian_vae(2, generator)
     images = torch.randn(8, *SHAPE, generator=generator)
-    elbo = -ELBO(4000)(vae, images, generator).loss
+    elbo = -ELBO(4000)(vae, Batch(images), generator).loss
     truth = vae.decoder.log_evidence(images)
     assert (elbo < truth).all()
     gap = torch.distributions.kl_divergence(  # log p(x) − ELBO = KL(q(z|x) ‖ p(z|x)), both Gaussian
@@ -85,7 +86,7 @@ def test_gradients_agree_with_finite_differences(generator):
     parameter = vae.encoder.posterior.mean_and_log_variance.bias
 
     def loss() -> torch.Tensor:
-        return ELBO()(vae, images, torch.Generator().manual_seed(8)).loss.sum()
+        return ELBO()(vae, Batch(images), torch.Generator().manual_seed(8)).loss.sum()
 
     loss().backward()
     for index in range(len(parameter)):

@@ -14,6 +14,7 @@ from tests.objective.models import (
     one_latent_vae,
     sampled_gradient,
 )
+from vae_exp.data.images import Batch
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
 from vae_exp.model.priors import VampPrior
@@ -34,27 +35,29 @@ def noise(seed: int = 3) -> torch.Generator:
 def test_the_loss_is_minus_the_log_of_the_mean_weight(loss):
     """From the log weights of seven draws for each of four images, summed over the draws by hand."""
     vae = bernoulli_vae(2)
-    weights = log_weights(vae, images(), 7, noise()).double().exp()
+    weights = log_weights(vae, Batch(images()), 7, noise()).double().exp()
     expected = torch.tensor([-math.log(sum(weights[k, b].item() for k in range(7)) / 7) for b in range(4)])
-    torch.testing.assert_close(loss(vae, images(), noise()).loss, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loss(vae, Batch(images()), noise()).loss, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_several_bounds_are_averaged_over_the_right_axis():
     """Three bounds of five draws each: another number than five of three, and than one of fifteen."""
     vae = bernoulli_vae(2)
-    flat = log_weights(vae, images(), 15, noise()).double()  # the same draws, in the same order
+    flat = log_weights(vae, Batch(images()), 15, noise()).double()  # the same draws, in the same order
     by_hand = torch.zeros(4, dtype=torch.float64)
     for bound in range(3):
         draws = [flat[k * 3 + bound] for k in range(5)]
         by_hand -= torch.log(sum(each.exp() for each in draws) / 5) / 3
-    torch.testing.assert_close(MIWAE(3, 5)(vae, images(), noise()).loss.double(), by_hand, rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(MIWAE(5, 3)(vae, images(), noise()).loss.double(), by_hand, rtol=1e-3)
+    torch.testing.assert_close(
+        MIWAE(3, 5)(vae, Batch(images()), noise()).loss.double(), by_hand, rtol=1e-5, atol=1e-5
+    )
+    assert not torch.allclose(MIWAE(5, 3)(vae, Batch(images()), noise()).loss.double(), by_hand, rtol=1e-3)
 
 
 @pytest.mark.parametrize("loss", [IWAE(6), DReG(6), STL(6), MIWAE(2, 3), PIWAE(2, 3), CIWAE(6, 0.3)])
 def test_distortion_and_rate_are_those_of_the_elbo_whatever_is_minimised(loss):
     vae = bernoulli_vae(2)
-    found, elbo = loss(vae, images(), noise()), ELBO(6)(vae, images(), noise())
+    found, elbo = loss(vae, Batch(images()), noise()), ELBO(6)(vae, Batch(images()), noise())
     torch.testing.assert_close(found.distortion, elbo.distortion)
     torch.testing.assert_close(found.rate, elbo.rate)
 
@@ -65,21 +68,23 @@ def test_one_sample_of_each_is_the_elbo_on_that_draw(loss):
     one = type(loss)(
         **{**vars(loss), "num_samples": 1, **({"num_bounds": 1} if "num_bounds" in vars(loss) else {})}
     )
-    torch.testing.assert_close(one(vae, images(), noise()).loss, -log_weights(vae, images(), 1, noise())[0])
+    torch.testing.assert_close(
+        one(vae, Batch(images()), noise()).loss, -log_weights(vae, Batch(images()), 1, noise())[0]
+    )
 
 
 def test_beta_leads_from_the_bound_to_the_elbo():
     vae = bernoulli_vae(2)
-    drawn = log_weights(vae, images(), 5, noise())
-    torch.testing.assert_close(CIWAE(5, 1.0)(vae, images(), noise()).loss, -drawn.mean(0))
-    between = 0.25 * -drawn.mean(0) + 0.75 * IWAE(5)(vae, images(), noise()).loss
-    torch.testing.assert_close(CIWAE(5, 0.25)(vae, images(), noise()).loss, between)
+    drawn = log_weights(vae, Batch(images()), 5, noise())
+    torch.testing.assert_close(CIWAE(5, 1.0)(vae, Batch(images()), noise()).loss, -drawn.mean(0))
+    between = 0.25 * -drawn.mean(0) + 0.75 * IWAE(5)(vae, Batch(images()), noise()).loss
+    torch.testing.assert_close(CIWAE(5, 0.25)(vae, Batch(images()), noise()).loss, between)
 
 
 @pytest.mark.parametrize("num_samples", [1, 2, 5])
 def test_the_mean_weight_is_an_unbiased_estimate_of_the_likelihood(num_samples):
     vae = one_latent_vae()
-    losses = IWAE(num_samples)(vae, IMAGE.expand(200_000, *SHAPE), noise()).loss.detach()
+    losses = IWAE(num_samples)(vae, Batch(IMAGE.expand(200_000, *SHAPE)), noise()).loss.detach()
     ratios = torch.exp(-losses - log_evidence_of_image(vae).detach())
     assert abs(ratios.mean() - 1) < 4.5 * ratios.std() / len(ratios) ** 0.5
     assert ratios.std() > 0.01
@@ -88,14 +93,16 @@ def test_the_mean_weight_is_an_unbiased_estimate_of_the_likelihood(num_samples):
 @pytest.mark.parametrize("num_samples", [1, 2])
 def test_the_expected_bound_is_that_of_quadrature(num_samples):
     vae = one_latent_vae()
-    losses = IWAE(num_samples)(vae, IMAGE.expand(200_000, *SHAPE), noise()).loss.detach()
+    losses = IWAE(num_samples)(vae, Batch(IMAGE.expand(200_000, *SHAPE)), noise()).loss.detach()
     error = losses.std() / len(losses) ** 0.5
     assert abs(-losses.mean() - expected_bound(vae, num_samples).detach()) < 4.5 * error
 
 
 def test_more_samples_make_the_bound_tighter():
     vae = one_latent_vae()
-    bounds = [-IWAE(k)(vae, IMAGE.expand(100_000, *SHAPE), noise()).loss.mean().item() for k in (1, 2, 8, 64)]
+    bounds = [
+        -IWAE(k)(vae, Batch(IMAGE.expand(100_000, *SHAPE)), noise()).loss.mean().item() for k in (1, 2, 8, 64)
+    ]
     truth = log_evidence_of_image(vae).item()
     assert bounds == sorted(bounds)
     assert bounds[-1] < truth + 1e-3
@@ -133,12 +140,12 @@ def test_piwae_trains_the_decoder_on_all_draws_and_the_encoder_on_each_bound():
     """Decoder: the very gradient of IWAE on the six draws. Encoder: the very gradient of MIWAE."""
     vae = one_latent_vae()
     batch = IMAGE.expand(5, *SHAPE)
-    found = PIWAE(3, 2)(vae, batch, noise()).loss.sum()
+    found = PIWAE(3, 2)(vae, Batch(batch), noise()).loss.sum()
     torch.testing.assert_close(
-        gradient_of(found, vae.decoder), gradient(IWAE(6)(vae, batch, noise()).loss.sum(), vae.decoder)
+        gradient_of(found, vae.decoder), gradient(IWAE(6)(vae, Batch(batch), noise()).loss.sum(), vae.decoder)
     )
     torch.testing.assert_close(
-        gradient_of(found, vae.encoder), gradient(MIWAE(3, 2)(vae, batch, noise()).loss.sum(), vae.encoder)
+        gradient_of(found, vae.encoder), gradient(MIWAE(3, 2)(vae, Batch(batch), noise()).loss.sum(), vae.encoder)
     )
     assert all(each.requires_grad for each in vae.parameters())
 
@@ -151,7 +158,7 @@ def gradient_of(value: torch.Tensor, module: torch.nn.Module) -> torch.Tensor:
 def test_the_doubly_reparameterised_gradient_is_the_papers_formula():
     """Equation 8 written out with autograd for single draws: Σₖ w̃ₖ² (∂ log wₖ/∂zₖ) (∂zₖ/∂φ)."""
     vae = one_latent_vae()
-    loss = DReG(3)(vae, IMAGE, noise()).loss.sum()
+    loss = DReG(3)(vae, Batch(IMAGE), noise()).loss.sum()
     found = gradient(loss, vae.encoder)
     drawn = torch.randn(3, 1, 1, generator=noise(), dtype=torch.float64).flatten()
     mean, scale = vae.encoder.mean.detach(), vae.encoder.log_scale.exp().detach()
@@ -180,8 +187,8 @@ def test_at_the_exact_posterior_the_encoders_gradient_is_zero_for_every_draw(los
     vae.encoder.forward = lambda images: torch.distributions.Independent(
         torch.distributions.Normal(vae.encoder.mean, vae.encoder.scale), 1
     )
-    assert gradient(loss(vae, batch, noise()).loss.sum(), vae.encoder).abs().max() < 1e-3
-    assert gradient(IWAE(4)(vae, batch, noise()).loss.sum(), vae.encoder).abs().max() > 0.1
+    assert gradient(loss(vae, Batch(batch), noise()).loss.sum(), vae.encoder).abs().max() < 1e-3
+    assert gradient(IWAE(4)(vae, Batch(batch), noise()).loss.sum(), vae.encoder).abs().max() > 0.1
 
 
 @pytest.mark.parametrize(
@@ -207,7 +214,7 @@ def test_piwae_of_one_bound_is_iwae_for_a_prior_that_shares_the_encoder_too():
     names = [name for name, _ in vae.named_parameters()]
     gradients = []
     for loss in (PIWAE(1, 7), IWAE(7)):
-        total = loss(vae, batch, torch.Generator().manual_seed(2)).loss.sum()
+        total = loss(vae, Batch(batch), torch.Generator().manual_seed(2)).loss.sum()
         gradients.append(torch.autograd.grad(total, list(vae.parameters())))
     for name, one, other in zip(names, *gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5, msg=name)

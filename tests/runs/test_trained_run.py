@@ -14,7 +14,7 @@ def test_a_moved_run_gives_model_config_and_data(copied_run, generator):
     run = vae_exp.load_run(copied_run)
     assert run.config["model"]["latent_dim"] == 2
     assert len(run.data.test) == 360
-    images = run.data.test.take(5).batch()
+    images = run.data.test.take(5).batch().images
     assert run.vae.reconstruct(images).shape == (5, 1, 8, 8)
     assert run.vae.sample(3, generator).shape == (3, 1, 8, 8)
     first, second = run.vae.sample(3), run.vae.sample(3)

@@ -166,7 +166,7 @@ def _bytes(images: ImageSet) -> Tensor:
     """Grey values 0 to 255, `[N, channels, height, width]`."""
     if images.pixels.dtype == torch.uint8 and images.pixel_max == 255:
         return images.pixels
-    return torch.cat([(batch * 255).round().to(torch.uint8) for batch in images.batches(1000)])
+    return torch.cat([(batch.images * 255).round().to(torch.uint8) for batch in images.batches(1000)])
 
 
 def _picture(pixels: Tensor) -> "np.ndarray[Any, np.dtype[np.uint8]]":

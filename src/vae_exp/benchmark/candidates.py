@@ -130,7 +130,7 @@ def _plain(case: Case) -> DataLoaderBaseline:
 
 def _tensor_loop(case: Case) -> TensorLoop:
     net, optimizer = _plain_parts(case)
-    return TensorLoop(net, optimizer, case.images.batch().flatten(1).to(case.device), case.batch_size)
+    return TensorLoop(net, optimizer, case.images.batch().images.flatten(1).to(case.device), case.batch_size)
 
 
 def _plain_parts(case: Case) -> tuple[PlainNet, Optimizer]:
@@ -190,5 +190,5 @@ def _engine_parts(case: Case) -> tuple[VAE, Any]:
 
 def _floor(case: Case, precision: str) -> MatmulFloor:
     vae, loss = _engine_parts(case)
-    batch = case.images.batch(slice(0, case.batch_size)).to(case.device)
+    batch = case.images.batch(slice(0, case.batch_size)).images.to(case.device)
     return MatmulFloor(vae, loss, batch, make_generator(case.config["seed"], "noise", case.device), precision)

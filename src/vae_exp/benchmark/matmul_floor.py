@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vae_exp.data.images import Batch
 from vae_exp.engine.device import matmul_precision
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
@@ -108,7 +109,7 @@ def linear_layers(vae: VAE, loss: Loss, images: Tensor, noise: torch.Generator) 
     """
     seen: list[_LayerRecord] = []
     with _recorded(vae, seen):
-        loss(vae, images, noise).loss.sum().backward()
+        loss(vae, Batch(images), noise).loss.sum().backward()
     vae.zero_grad(set_to_none=True)
     return [each.layer() for each in seen]
 

@@ -1,14 +1,15 @@
 """A dry run of the model and the loss on two blank images, and checks of labels and evaluators."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vae_exp.data.images import ImageSet
+from vae_exp.data.images import Batch, ImageSet
 from vae_exp.distributions.sampling import sample
 from vae_exp.engine.protocols import Evaluator
 from vae_exp.errors import UserError, user_code_location
@@ -16,26 +17,32 @@ from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.likelihoods import OptimalGaussianLikelihood
 from vae_exp.model.vae import VAE
 from vae_exp.model.vq import VQEncoder
-from vae_exp.objective.loss_terms import Loss
+from vae_exp.objective.loss_terms import Loss, needs_labels
 
 _log = logging.getLogger(__name__)
 
 
-def check_labels(vae: VAE, images: ImageSet, split: str) -> None:
-    """Refuse data whose labels are not the classes of a conditional model.
+def check_labels(vae: VAE, images: ImageSet, split: str, loss: Loss | None = None) -> None:
+    """Refuse data without labels that the model or the loss needs, or with other classes than the model's.
 
     Args:
         vae: The model.
         images: Of one split; there may be none.
         split: Which one, for the message.
+        loss: The loss, in training.
 
     Raises:
         UserError: if there are no labels, or others than the model knows.
     """
-    if not isinstance(vae, ConditionalVAE) or not len(images):
+    if not len(images):
         return
     if images.labels is None:
-        raise UserError("model=conditional needs labels, and the data have none; use another model.")
+        if vae.needs_labels or getattr(loss, "needs_labels", False):
+            part = "model" if vae.needs_labels else "loss"
+            raise UserError(f"The {part} needs labels, and the data have none; use another {part}.")
+        return
+    if not isinstance(vae, ConditionalVAE):
+        return
     least, most = int(images.labels.min()), int(images.labels.max())
     if least < 0 or most >= vae.classes:
         raise UserError(
@@ -69,12 +76,12 @@ def check_model_shapes(vae: VAE, model: Mapping[str, Any], image_shape: list[int
     """
     was_training = vae.training
     vae.eval()
-    images = torch.zeros(2, *image_shape)
+    images, labels = torch.zeros(2, *image_shape), torch.zeros(2, dtype=torch.int64)
     latent_dim = model["latent_dim"]
     encoder, decoder = model["encoder"]["_target_"], model["decoder"]["_target_"]
-    with torch.no_grad(), vae.given(torch.zeros(2, dtype=torch.int64)):
+    with torch.no_grad():
         posterior = _call_or_user_error(
-            vae.encode, images, f"model.encoder ({encoder}) on images of {image_shape}"
+            partial(vae.encode, images, labels), f"model.encoder ({encoder}) on images of {image_shape}"
         )
         shape = _shape(posterior)
         expected = [2, shape[-1] if latent_dim is None else int(latent_dim)]
@@ -88,7 +95,7 @@ def check_model_shapes(vae: VAE, model: Mapping[str, Any], image_shape: list[int
             raise UserError(f"model.encoder ({encoder}) returns a posterior without rsample; gradients need one.")
         latents = sample(posterior, torch.Generator().manual_seed(0), (1,))
         likelihood = _call_or_user_error(
-            vae.decode, latents, f"model.decoder ({decoder}) on latents of [1, 2, {expected[1]}]"
+            partial(vae.decode, latents, labels), f"model.decoder ({decoder}) on latents of [1, 2, {expected[1]}]"
         )
         shape = _shape(likelihood)
         if shape != [1, 2, *image_shape]:
@@ -97,7 +104,7 @@ def check_model_shapes(vae: VAE, model: Mapping[str, Any], image_shape: list[int
                 f"expected {[1, 2, *image_shape]} for latents of [1, 2, {expected[1]}]."
             )
         _require_joint(likelihood, 2, f"model.decoder ({decoder})")
-        prior = _call_or_user_error(vae.prior, None, f"model.prior ({model['prior']['_target_']})")
+        prior = _call_or_user_error(vae.prior, f"model.prior ({model['prior']['_target_']})")
         if list(prior.event_shape) != expected[1:]:
             raise UserError(f"model.prior is over {list(prior.event_shape)}; expected {expected[1:]}.")
     vae.train(was_training)
@@ -137,12 +144,12 @@ def check_loss_terms(loss: Loss, target: str, vae: VAE, image_shape: list[int]) 
         UserError: if it fails, does not return one value per image, has no gradient, or leaves a codebook
             untrained.
     """
-    images = torch.zeros(2, *image_shape)
+    labels = torch.zeros(2, dtype=torch.int64) if needs_labels(vae, loss) else None
+    batch = Batch(torch.zeros(2, *image_shape), labels)
     was_training = vae.training
     with torch.random.fork_rng(devices=[]):
         try:
-            with vae.given(torch.zeros(2, dtype=torch.int64)):
-                terms = loss(vae.eval(), images, torch.Generator().manual_seed(0))
+            terms = loss(vae.eval(), batch, torch.Generator().manual_seed(0))
             shapes = {name: list(getattr(terms, name).shape) for name in ("loss", "distortion", "rate")}
         except Exception as error:  # of a user's class
             reason = f"{type(error).__name__}: {error}{user_code_location(error)}"
@@ -185,9 +192,9 @@ def _require_joint(distribution: Distribution, batch_axes: int, label: str) -> N
         )
 
 
-def _call_or_user_error(part: Any, argument: Tensor | None, label: str) -> Distribution:
+def _call_or_user_error(part: Callable[[], Any], label: str) -> Distribution:
     try:
-        result = part() if argument is None else part(argument)
+        result = part()
     except Exception as error:  # of a user's class
         raise UserError(f"{label} fails: {type(error).__name__}: {error}{user_code_location(error)}.") from error
     if not isinstance(result, Distribution):

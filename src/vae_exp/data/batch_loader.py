@@ -9,7 +9,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from vae_exp.data.images import ImageSet
+from vae_exp.data.images import Batch, ImageSet
 from vae_exp.errors import UserError
 
 _SHARE_OF_FREE_MEMORY = 0.5
@@ -33,12 +33,8 @@ class BatchLoader(Protocol):
         """Do the host's work before a step: none where the images are in device memory."""
         ...
 
-    def next_images(self, size: int) -> Tensor:
-        """The next `size` images as float32 in [0, 1]; device work alone, which a CUDA graph can record."""
-        ...
-
-    def next_labels(self, size: int) -> Tensor | None:
-        """The labels of the last `next_images`, `[size]`; None where the data have none."""
+    def next_batch(self, size: int) -> Batch:
+        """The next `size` images with their labels; device work alone, which a CUDA graph can record."""
         ...
 
 
@@ -64,18 +60,11 @@ class DeviceLoader:
     def prefetch(self) -> None:
         """Do nothing."""
 
-    def next_images(self, size: int) -> Tensor:
+    def next_batch(self, size: int) -> Batch:
         """Gather and scale the next images."""
         rows = self._order.index_select(0, self._next + self._ahead[:size])
         self._next += size
         return self._images.batch(rows)
-
-    def next_labels(self, size: int) -> Tensor | None:
-        """Gather the labels of the same rows."""
-        if self._images.labels is None:
-            return None
-        rows = self._order.index_select(0, self._next - size + self._ahead[:size])
-        return self._images.labels.index_select(0, rows)
 
 
 @dataclass
@@ -138,13 +127,10 @@ class PrefetchLoader:
             slot.arrived.record(torch.cuda.current_stream(self._device))  # the current device may be another
         self._gather_next()
 
-    def next_images(self, size: int) -> Tensor:
+    def next_batch(self, size: int) -> Batch:
         """Scale the batch on the device."""
-        return self._images.to_float(self._batch[:size])
-
-    def next_labels(self, size: int) -> Tensor | None:
-        """The labels copied with it."""
-        return None if self._label_batch is None else self._label_batch[:size]
+        labels = None if self._label_batch is None else self._label_batch[:size]
+        return Batch(self._images.to_float(self._batch[:size]), labels)
 
     def _gather_next(self) -> None:
         rows = next(self._rows, None)

@@ -1,9 +1,7 @@
 """A set of images in memory, scaled to [0, 1] only when a batch is taken."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,12 +10,20 @@ _SUBSET_SEED = 0
 _BINARIZE_CHUNK = 10_000  # images; bounds the float copy
 
 
-class TakesLabels(Protocol):
-    """A model that can be conditioned on labels, such as a VAE."""
+@dataclass(frozen=True)
+class Batch:
+    """Images scaled to [0, 1] and, where there are any, their labels.
 
-    def given(self, labels: Tensor | None) -> AbstractContextManager[None]:
-        """Condition the model on these labels for the length of a block."""
-        ...
+    Args:
+        images: `[batch, channels, height, width]`, float32.
+        labels: `[batch]`, int64; None where the data have none.
+    """
+
+    images: Tensor
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ class ImageSet:
         """The mean image, `[channels, height, width]` in [0, 1], summed in float64."""
         total = torch.zeros(self.image_shape, dtype=torch.float64)
         for batch in self.batches(_BINARIZE_CHUNK):
-            total += batch.double().sum(dim=0).cpu()
+            total += batch.images.double().sum(dim=0).cpu()
         return (total / len(self)).float()
 
     def with_fixed_binarization(self) -> "ImageSet":
@@ -132,6 +138,10 @@ class ImageSet:
             return self
         return self.subset(torch.arange(count, device=self.device))
 
+    def without_labels(self) -> "ImageSet":
+        """The same images for a model that uses no labels: none are copied with a batch."""
+        return replace(self, labels=None)
+
     def random_subset(self, count: int | None) -> "ImageSet":
         """Draw `count` images without replacement, in the order of the set; the set itself if it has no more.
 
@@ -142,36 +152,27 @@ class ImageSet:
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(_SUBSET_SEED))
         return self.subset(order[:count].sort().values)
 
-    def batch(self, positions: Tensor | slice = slice(None)) -> Tensor:
-        """Images at these positions as float32 in [0, 1], `[len, channels, height, width]`."""
+    def batch(self, positions: Tensor | slice = slice(None)) -> Batch:
+        """The images at these positions, scaled, with their labels."""
         if isinstance(positions, Tensor):
             pixels = self.pixels.index_select(0, positions.to(self.pixels.device))
+            labels = None if self.labels is None else self.labels.index_select(0, positions.to(self.labels.device))
         else:
             pixels = self.pixels[positions]
-        return self.to_float(pixels.to(self.device))
+            labels = None if self.labels is None else self.labels[positions]
+        return Batch(self.to_float(pixels.to(self.device)), labels)
 
     def to_float(self, pixels: Tensor) -> Tensor:
         """Scale raw pixels by `pixel_max`: float32 in [0, 1], a copy."""
         return pixels.to(torch.float32, copy=True).div_(self.pixel_max)
 
-    def labels_at(self, positions: slice) -> Tensor | None:
-        """The labels at these positions, `[len]`; None where there are none."""
-        return None if self.labels is None else self.labels[positions]
-
-    def labelled_batches(self, vae: TakesLabels, batch_size: int) -> Iterator[Tensor]:
-        """All images in order, as `batches`; the model has the labels of the batch while it is processed."""
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """All images in order, in batches of at most `batch_size`, with a report after each."""
         for start in range(0, len(self), batch_size):
-            part = slice(start, start + batch_size)
-            with vae.given(self.labels_at(part)):
-                yield self.batch(part)
+            yield self.batch(slice(start, start + batch_size))
             self.report(min(1.0, (start + batch_size) / len(self)))
 
     def report(self, share: float) -> None:
-        """Report the share of the work done, from 0 to 1; `labelled_batches` does so after every batch."""
+        """Report the share of the work done, from 0 to 1; `batches` does so after every batch."""
         if self.on_progress is not None:
             self.on_progress(share)
-
-    def batches(self, batch_size: int) -> Iterator[Tensor]:
-        """All images in order, scaled, in batches of at most `batch_size`."""
-        for start in range(0, len(self), batch_size):
-            yield self.batch(slice(start, start + batch_size))

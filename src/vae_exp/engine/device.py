@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vae_exp.data.batch_loader import free_memory
+from vae_exp.data.images import Batch
 from vae_exp.errors import MemoryExhaustedError, UserError
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
@@ -159,8 +160,8 @@ def count_step_bytes(loss: Loss, vae: VAE, image_shape: Sequence[int], batch_siz
     try:
         vae, loss = copy.deepcopy((vae, loss))  # a forward pass may change either
         hooks = torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor)
-        with torch.random.fork_rng(devices=[]), vae.to("meta").given(labels), hooks:
-            terms = loss(vae, images, torch.Generator())
+        with torch.random.fork_rng(devices=[]), hooks:
+            terms = loss(vae.to("meta"), Batch(images, labels), torch.Generator())
     except Exception:  # the dry run with real images that follows reports it
         return None
     del terms  # until here it holds the storages, whose addresses are the keys

@@ -45,9 +45,10 @@ class OptimalVariance:
         noise = make_generator(self._seed, "evaluation", images.device)
         total = torch.zeros((), dtype=torch.float64)
         with matmul_precision(self._vae, "fp32"):
-            for batch in images.labelled_batches(self._vae, self._batch_size):
+            for batch in images.batches(self._batch_size):
                 shutdown.raise_if_requested()
-                means = self._vae.decode(rsample(self._vae.encode(batch), noise)).mean
-                total += (batch - means).square().sum().cpu().double()
+                latents = rsample(self._vae.encode(batch.images, batch.labels), noise)
+                means = self._vae.decode(latents, batch.labels).mean
+                total += (batch.images - means).square().sum().cpu().double()
         for likelihood in self._likelihoods:
             likelihood.set_variance(total / images.pixels.numel())

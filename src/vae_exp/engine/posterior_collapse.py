@@ -97,6 +97,7 @@ class PosteriorCollapseMonitor:
     def _variances(self) -> Tensor:
         """The variance of each unit's posterior mean over the images, `[latent_dim]`."""
         self._vae.eval()
-        with self._vae.given(self._images.labels), matmul_precision(self._vae, "fp32"):
-            means = self._vae.encode(self._images.batch()).mean
+        batch = self._images.batch()
+        with matmul_precision(self._vae, "fp32"):
+            means = self._vae.encode(batch.images, batch.labels).mean
         return means.var(dim=0, correction=0)

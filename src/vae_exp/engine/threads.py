@@ -33,7 +33,7 @@ def count_step_flops(vae: VAE, loss: Loss, images: ImageSet, batch_size: int) ->
 
     was_training = vae.training
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), vae.given(images.labels), counter:
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), counter:
         loss(vae.eval(), images.batch(), torch.Generator().manual_seed(0))
     vae.train(was_training)
     return 3 * counter.get_total_flops() * batch_size // len(images)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vae_exp.data.batch_loader import BatchLoader
+from vae_exp.data.images import Batch
 from vae_exp.distributions.sampling import bernoulli, draw_sharded, sharded, standard_normal
 from vae_exp.engine.distributed import DistributedContext
 from vae_exp.engine.ema import ExponentialMovingAverage
@@ -76,8 +77,7 @@ class ModelWithLoss(nn.Module):
         self, images: Tensor, generator: torch.Generator, labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Images `[batch, *image_shape]` with their labels → loss, distortion, rate, each `[batch]`, in nats."""
-        with self.vae.given(labels):
-            terms = self.loss(self.vae, images, generator)
+        terms = self.loss(self.vae, Batch(images, labels), generator)
         return terms.loss, terms.distortion, terms.rate
 
 
@@ -95,7 +95,6 @@ class TrainStep:
         max_grad_norm: The norm that the whole gradient is clipped to (Pascanu, Mikolov & Bengio 2013); None for no
             clipping.
         dynamic_binarization: Whether each batch is binarized with new draws.
-        needs_labels: Whether the model takes the labels of the images.
         ema: Updated after every step; None for no average.
         dist: The processes that share a batch.
     """
@@ -112,7 +111,6 @@ class TrainStep:
         reduction: str,
         max_grad_norm: float | None,
         dynamic_binarization: bool,
-        needs_labels: bool,
         ema: ExponentialMovingAverage | None,
         dist: DistributedContext,
     ) -> None:
@@ -125,7 +123,6 @@ class TrainStep:
         self._reduction = reduction
         self._max_grad_norm = max_grad_norm
         self._dynamic_binarization = dynamic_binarization
-        self._needs_labels = needs_labels
         self._ema = ema
         self._dist = dist
         self._on_host = loss_buffer.rows.device.type == "cpu"
@@ -140,12 +137,12 @@ class TrainStep:
             NonFiniteLossError: on the CPU, where reading the loss costs nothing, before it reaches the weights.
         """
         local_size = self._dist.local_batch_size(size)
-        images = self.loader.next_images(local_size)
-        labels = [self.loader.next_labels(local_size)] if self._needs_labels else []
+        batch = self.loader.next_batch(local_size)
+        images = batch.images
         with sharded(self._dist.noise_shard(size)):
             if self._dynamic_binarization:
                 images = bernoulli(images, self.generator)
-            loss, distortion, rate = self.model_with_loss(images, self.generator, *labels)
+            loss, distortion, rate = self.model_with_loss(images, self.generator, batch.labels)
         dtype = self._loss_buffer.rows.dtype
         sums = torch.stack([term.detach().to(dtype) for term in (loss, distortion, rate)]).sum(dim=1)
         self._dist.all_reduce_sum(sums)

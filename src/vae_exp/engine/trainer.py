@@ -41,9 +41,8 @@ from vae_exp.engine.train_step import (
 )
 from vae_exp.engine.validation import Validator, loss_term_metrics
 from vae_exp.errors import Interrupted, TrialPruned, UserError
-from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
-from vae_exp.objective.loss_terms import Loss
+from vae_exp.objective.loss_terms import Loss, needs_labels
 from vae_exp.objective.schedules import LossSchedules
 from vae_exp.storage.run_directory import RunDirectory
 
@@ -168,7 +167,8 @@ class Trainer:
         self._shuffle = make_generator(seed, "shuffle", self._device)
         self._epoch_start = self._shuffle.get_state()
         self._loss_buffer = EpochLossBuffer(len(self._batch_sizes), self._device)
-        self._loader = make_loader(train, -(-self._batch_sizes[0] // self.dist.world_size))
+        batches_from = train if needs_labels(vae, loss) else train.without_labels()
+        self._loader = make_loader(batches_from, -(-self._batch_sizes[0] // self.dist.world_size))
         self._loss_monitor, self._saw_non_finite = LossMonitor(self._loss_buffer), False
         self._non_finite = NonFiniteChecker(vae, self._loss_buffer)
         self._variance = OptimalVariance(vae, train, options.batch_size, seed)
@@ -356,10 +356,9 @@ class Trainer:
         set_process_rng_state(state["process"], self._device)
 
     def _make_train_step(self, loss: Loss) -> TrainStep:
-        needs_labels = isinstance(self._vae, ConditionalVAE)
-        two = slice(0, 2)
-        labels = [self._train.labels_at(two)] if needs_labels else []
-        example = self._train.batch(two), torch.Generator(self._device), *labels
+        first = self._train.batch(slice(0, 2))
+        labels = first.labels if needs_labels(self._vae, loss) else None
+        example = first.images, torch.Generator(self._device), labels
         module = self.dist.wrap_ddp(ModelWithLoss(self._vae, loss), self._device, *example)
         return TrainStep(
             model_with_loss=compile_module(module) if self._mode == "compile" else module,
@@ -371,7 +370,6 @@ class Trainer:
             reduction=self.options.reduction,
             max_grad_norm=self.options.max_grad_norm,
             dynamic_binarization=self._train.is_dynamic,
-            needs_labels=needs_labels,
             ema=self._ema,
             dist=self.dist,
         )

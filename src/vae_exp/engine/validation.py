@@ -47,9 +47,9 @@ class Validator:
         noise = make_generator(self._seed, "evaluation", self._images.device)
         totals = torch.zeros(3, dtype=torch.float64)
         with self._schedules.at_end(), matmul_precision(self._vae, "fp32"):
-            for images in self._images.labelled_batches(self._vae, self._batch_size):
+            for batch in self._images.batches(self._batch_size):
                 shutdown.raise_if_requested()
-                terms = self._loss(self._vae, images, noise)
+                terms = self._loss(self._vae, batch, noise)
                 sums = torch.stack([terms.loss, terms.distortion, terms.rate]).sum(dim=1)
                 totals += sums.cpu().double()
         return loss_term_metrics("val", totals / len(self._images))

@@ -43,8 +43,8 @@ class UnitsEvaluator:
         """Yield numbers and a figure."""
         prior = vae.prior()
         means, rates = [], []
-        for batch in images.labelled_batches(vae, self._batch_size):
-            posterior = vae.encode(batch)
+        for batch in images.batches(self._batch_size):
+            posterior = vae.encode(batch.images, batch.labels)
             means.append(posterior.mean.cpu().double())
             rates.append(_kl_per_dimension(posterior, prior, generator))
         variance = torch.cat(means).var(dim=0, correction=0)

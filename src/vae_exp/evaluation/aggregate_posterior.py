@@ -61,8 +61,8 @@ class AggregateEvaluator:
             return
         prior = vae.prior()
         posteriors, latents, under_posterior, under_prior = [], [], 0.0, 0.0
-        for batch in images.labelled_batches(vae, _BATCH):
-            posterior = vae.encode(batch)
+        for batch in images.batches(_BATCH):
+            posterior = vae.encode(batch.images, batch.labels)
             draws = sample(posterior, generator, (self._num_samples,))
             under_posterior += posterior.log_prob(draws).double().sum().item()
             under_prior += prior.log_prob(draws).double().sum().item()

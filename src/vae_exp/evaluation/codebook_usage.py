@@ -35,8 +35,8 @@ class CodesEvaluator:
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:
         """Yield names and values."""
         counts = torch.zeros(0)
-        for batch in images.labelled_batches(vae, self._batch_size):
-            posterior = vae.encode(batch)
+        for batch in images.batches(self._batch_size):
+            posterior = vae.encode(batch.images, batch.labels)
             if not isinstance(posterior, VectorQuantizedPosterior):
                 _log.warning("evaluator.codes: the model has no codebook; nothing is counted.")
                 return

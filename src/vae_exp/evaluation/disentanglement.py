@@ -71,7 +71,7 @@ class DisentanglementEvaluator:
         if images.factors is None:
             _log.warning("evaluator.disentanglement: the data have no factors; nothing is measured.")
             return
-        means = [vae.encode(batch).mean for batch in images.labelled_batches(vae, self._batch_size)]
+        means = [vae.encode(batch.images, batch.labels).mean for batch in images.batches(self._batch_size)]
         codes = torch.cat(means).cpu().double().numpy()
         factors = images.factors.cpu().numpy()
         varies = np.array([len(np.unique(column)) > 1 for column in factors.T])

@@ -41,12 +41,12 @@ class ELBOEvaluator:
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:
         """Yield names and values, averaged over the images with equal weight."""
         distortion = rate = from_mean = 0.0
-        for batch in images.labelled_batches(vae, self._batch_size):
+        for batch in images.batches(self._batch_size):
             terms = self._elbo(vae, batch, generator)
             distortion += terms.distortion.cpu().double().sum().item()
             rate += terms.rate.cpu().double().sum().item()
-            at_mean = vae.decode(vae.encode(batch).mean)
-            from_mean -= at_mean.log_prob(batch).cpu().double().sum().item()
+            mean = vae.encode(batch.images, batch.labels).mean
+            from_mean -= vae.decode(mean, batch.labels).log_prob(batch.images).cpu().double().sum().item()
         count = len(images)
         yield "elbo", -(distortion + rate) / count
         yield "negative_elbo", (distortion + rate) / count

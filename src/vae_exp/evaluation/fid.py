@@ -76,9 +76,9 @@ class FIDEvaluator:
         features = features.to(images.device)
         distance = FrechetInceptionDistance(_Sized(features, images)).to(images.device)
         pixels_are_drawn = images.is_binary() and is_bernoulli(vae, images)
-        for batch in images.labelled_batches(vae, _BATCH):  # a class-conditional model samples their classes
-            samples = vae.sample(len(batch), generator)
-            distance.update(batch, real=True)
+        for batch in images.batches(_BATCH):
+            samples = vae.sample(len(batch), generator, batch.labels)
+            distance.update(batch.images, real=True)
             distance.update(bernoulli(samples, generator) if pixels_are_drawn else samples, real=False)
         yield name, distance.compute().item()
 
@@ -148,7 +148,7 @@ def trained_classifier(images: ImageSet, epochs: int) -> SmallClassifier:
         order = torch.randperm(len(images), generator=generator).to(images.device)
         for rows in order.split(100):
             optimizer.zero_grad()
-            scores = net.output(net(images.batch(rows)))
+            scores = net.output(net(images.batch(rows).images))
             functional.cross_entropy(scores, labels[rows]).backward()
             optimizer.step()
     net.eval().requires_grad_(False)
@@ -161,7 +161,7 @@ class _Sized(nn.Module):
     def __init__(self, features: nn.Module, images: ImageSet) -> None:
         super().__init__()
         self.features = features
-        output = features(images.take(2).batch())
+        output = features(images.take(2).batch().images)
         if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != min(2, len(images)):
             kind = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise UserError(f"evaluator.fid.features returns {kind} for two images; expected [2, size].")

@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from vae_exp.data.images import ImageSet
+from vae_exp.data.images import Batch, ImageSet
 from vae_exp.distributions.codebook import UniformCodebookPrior
 from vae_exp.evaluation.latent_grids import (
     interpolations,
@@ -84,24 +84,22 @@ def draw_figures(
     yield _reconstructions(vae, images, columns)
     yield _samples(vae, generator, columns)
     if not isinstance(vae.prior(), UniformCodebookPrior):  # there is no path between entries of a codebook
-        with vae.given(images.labels_at(slice(0, 1))):  # both figures show the class of the first image
-            by_unit = (
-                _manifold(vae, manifold_size, _class_note(vae, images))
-                if means.shape[1] == 2
-                else _traversals(vae, images, means, columns)
-            )
-        yield by_unit
+        first = images.batch(slice(0, 1))
+        yield (
+            _manifold(vae, manifold_size, first.labels)
+            if means.shape[1] == 2
+            else _traversals(vae, first, means, columns)
+        )
     yield _interpolations(vae, images, columns)
     yield _latent_scatter(means, deviations, points.labels)
 
 
 def _reconstructions(vae: VAE, images: ImageSet, columns: int) -> NamedFigure:
     """Originals above their reconstructions from the posterior mean."""
-    originals = images.take(4 * columns).batch()
-    originals = originals[: max(1, len(originals) // columns) * columns]
-    columns = min(columns, len(originals))
-    with vae.given(images.labels_at(slice(len(originals)))):
-        rebuilt = vae.reconstruct(originals)
+    count = min(len(images), 4 * columns)
+    batch = images.batch(slice(max(1, count // columns) * columns))
+    originals, columns = batch.images, min(columns, count)
+    rebuilt = vae.reconstruct(originals, batch.labels)
     pairs = torch.stack([_in_rows(originals, columns), _in_rows(rebuilt, columns)], dim=1).flatten(0, 1)
     figure = plot_image_grid(
         pairs.cpu().numpy(),
@@ -122,45 +120,45 @@ def _samples(vae: VAE, generator: torch.Generator, columns: int) -> NamedFigure:
     return NamedFigure("samples", {"samples": images}, figure)
 
 
-def _manifold(vae: VAE, side: int, class_note: str) -> NamedFigure:
+def _manifold(vae: VAE, side: int, labels: Tensor | None) -> NamedFigure:
     """The two-dimensional latent space, seen through the inverse normal CDF."""
-    images, axis = manifold(vae, side)
+    images, axis = manifold(vae, side, labels)
     low, high = axis[0].item(), axis[-1].item()
     figure = plot_image_grid(
         images.cpu().numpy(),
         "E[x|z] over the quantiles of N(0, 1)",
         gap=0 if images.shape[-1] >= _SEAMLESS_FROM else 1,
-        footer=f"z1 from {low:.2f} to {high:.2f} rightwards, z2 likewise upwards{class_note}",
+        footer=f"z1 from {low:.2f} to {high:.2f} rightwards, z2 likewise upwards{_class_note(vae, labels)}",
     )
     return NamedFigure("manifold", {"manifold": images, "axis": axis}, figure)
 
 
-def _traversals(vae: VAE, images: ImageSet, means: Tensor, columns: int) -> NamedFigure:
+def _traversals(vae: VAE, start: Batch, means: Tensor, columns: int) -> NamedFigure:
     """One row per unit, most active first, each running through the quantiles of N(0, 1)."""
     units = most_active_units(means, _MAX_TRAVERSALS)
-    rows, values = traversals(vae, images.batch(slice(0, 1))[0], units, columns)
+    rows, values = traversals(vae, start, units, columns)
     figure = plot_image_grid(
         rows.cpu().numpy(),
         "Traversals of the most active units",
         row_labels=[f"z{unit + 1}" for unit in units.tolist()],
         footer=f"from {values[0].item():.2f} to {values[-1].item():.2f}, other units at E[z|x] of one image"
-        + _class_note(vae, images),
+        + _class_note(vae, start.labels),
     )
     return NamedFigure("traversals", {"traversals": rows, "units": units, "values": values}, figure)
 
 
 def _interpolations(vae: VAE, images: ImageSet, columns: int) -> NamedFigure:
     """Lines between the posterior means of pairs of images, the originals at both ends."""
-    originals = images.take(16).batch()
-    half = max(1, len(originals) // 2)
-    first, second = originals[:half], originals[-half:]
-    labels = images.labels_at(slice(half)), images.labels_at(slice(len(originals) - half, len(originals)))
-    between = interpolations(vae, first, second, columns, labels)
-    rows = torch.cat([first[:, None], between, second[:, None]], dim=1)
+    count = min(len(images), 16)
+    half = max(1, count // 2)
+    first, second = images.batch(slice(half)), images.batch(slice(count - half, count))
+    between = interpolations(vae, first, second, columns)
+    rows = torch.cat([first.images[:, None], between, second.images[:, None]], dim=1)
     figure = plot_image_grid(
         rows.cpu().numpy(), "Interpolations between two images", footer="originals at both ends"
     )
-    return NamedFigure("interpolations", {"first": first, "second": second, "interpolations": between}, figure)
+    arrays = {"first": first.images, "second": second.images, "interpolations": between}
+    return NamedFigure("interpolations", arrays, figure)
 
 
 def _latent_scatter(means: Tensor, deviations: Tensor, labels: Tensor | None) -> NamedFigure:
@@ -176,9 +174,8 @@ def _latent_scatter(means: Tensor, deviations: Tensor, labels: Tensor | None) ->
     return NamedFigure("latent_scatter", arrays | ({} if labels is None else {"labels": labels}), figure)
 
 
-def _class_note(vae: VAE, images: ImageSet) -> str:
-    """The end of a footer that names the class of the first image; empty without classes."""
-    labels = images.labels_at(slice(0, 1))
+def _class_note(vae: VAE, labels: Tensor | None) -> str:
+    """The end of a footer that names the class of all images; empty without classes."""
     return f"; class {int(labels[0])}" if isinstance(vae, ConditionalVAE) and labels is not None else ""
 
 

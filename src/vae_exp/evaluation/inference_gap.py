@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from vae_exp.data.images import ImageSet
+from vae_exp.data.images import Batch, ImageSet
 from vae_exp.distributions.sampling import rsample
 from vae_exp.errors import UserError
 from vae_exp.evaluation.nll import decode_chunk_size, outputs_per_value
@@ -78,9 +78,9 @@ class InferenceGapEvaluator:
         images = scored_images("gaps", images, self._num_images)
         totals = torch.zeros(3, dtype=torch.float64)
         done = 0
-        for batch in images.labelled_batches(vae, _batch_size(vae, images)):
+        for batch in images.batches(_batch_size(vae, images)):
             with torch.no_grad():
-                amortized = vae.encode(batch)
+                amortized = vae.encode(batch.images, batch.labels)
             report = partial(_report, images, done, len(batch))
             done += len(batch)
             best = self._optimize(vae, batch, amortized, generator, report)
@@ -100,7 +100,7 @@ class InferenceGapEvaluator:
     def _optimize(
         self,
         vae: VAE,
-        images: Tensor,
+        batch: Batch,
         start: Distribution,
         generator: torch.Generator,
         report: Callable[[float], None],
@@ -118,7 +118,7 @@ class InferenceGapEvaluator:
                 optimizer.zero_grad()
                 posterior = _gaussian(mean, log_scale)
                 latents = rsample(posterior, generator, (_DRAWS_PER_STEP,))
-                bound = _log_joint(vae, latents, images) - posterior.log_prob(latents)
+                bound = _log_joint(vae, latents, batch) - posterior.log_prob(latents)
                 (-bound.mean(dim=0).sum()).backward()
                 optimizer.step()
                 schedule.step()
@@ -129,19 +129,19 @@ class InferenceGapEvaluator:
 
     @torch.no_grad()
     def _score(
-        self, vae: VAE, images: Tensor, posterior: Distribution, other: Distribution, generator: torch.Generator
+        self, vae: VAE, batch: Batch, posterior: Distribution, other: Distribution, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """The ELBO under a posterior, `[batch]`, and its draws' weights under the mixture with the other one.
 
         Returns:
             Float64 on the CPU; the logarithms of the weights are `[draws, batch]`.
         """
-        chunk = max(1, _latents_at_once(vae, images) // len(images))
+        chunk = max(1, _latents_at_once(vae, batch.images) // len(batch))
         bounds, weights, left = [], [], self._num_importance_samples
         while left:
             size = min(left, chunk)
             latents = rsample(posterior, generator, (size,))
-            joint = _log_joint(vae, latents, images).cpu().double()
+            joint = _log_joint(vae, latents, batch).cpu().double()
             log_q = posterior.log_prob(latents).cpu().double()
             mixture = torch.logaddexp(log_q, other.log_prob(latents).cpu().double()) - log(2)
             bounds.append(joint - log_q)
@@ -158,7 +158,7 @@ def _report(images: ImageSet, done: int, size: int, share: float) -> None:
 def _batch_size(vae: VAE, images: ImageSet) -> int:
     if images.device.type != "cuda":
         return _BATCH
-    latents = _latents_at_once(vae, images.batch(slice(0, 1)))
+    latents = _latents_at_once(vae, images.batch(slice(0, 1)).images)
     return max(_BATCH, min(_BATCH_ON_GPU, latents // _DRAWS_PER_STEP))
 
 
@@ -174,6 +174,6 @@ def _gaussian(mean: Tensor, log_scale: Tensor) -> Distribution:
     return Independent(Normal(mean, log_scale.exp(), validate_args=False), 1, validate_args=False)
 
 
-def _log_joint(vae: VAE, latents: Tensor, images: Tensor) -> Tensor:
-    joint: Tensor = vae.prior().log_prob(latents) + vae.decode(latents).log_prob(images)
+def _log_joint(vae: VAE, latents: Tensor, batch: Batch) -> Tensor:
+    joint: Tensor = vae.prior().log_prob(latents) + vae.decode(latents, batch.labels).log_prob(batch.images)
     return joint

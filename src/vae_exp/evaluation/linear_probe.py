@@ -67,7 +67,7 @@ class ProbeEvaluator:
             _log.warning("evaluator.probe: the images have no labels; nothing is probed.")
             return
         means = (
-            torch.cat([vae.encode(batch).mean for batch in images.labelled_batches(vae, self._batch_size)])
+            torch.cat([vae.encode(batch.images, batch.labels).mean for batch in images.batches(self._batch_size)])
             .cpu()
             .double()
         )

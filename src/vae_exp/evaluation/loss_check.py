@@ -88,7 +88,7 @@ def check_loss(vae: VAE, loss: Loss, images: ImageSet, generator: torch.Generato
         likelihood = getattr(first_likelihood(vae, images), "base_dist", None)
     vae.train(was_training)
     _require_levels(likelihood, images.take(_PIXELS_FROM))
-    pixels = images.take(_PIXELS_FROM).batch().double()
+    pixels = images.take(_PIXELS_FROM).batch().images.double()
     bernoulli = isinstance(likelihood, Bernoulli)
     return LossReport(
         distortion_weight=weight,
@@ -121,8 +121,7 @@ def _terms(vae: VAE, loss: Loss, images: ImageSet, generator: torch.Generator) -
     """The terms of a loss on images; refuses NaN and infinity, with which training would end at its first step."""
     label = f"loss ({type(loss).__module__}.{type(loss).__qualname__})"
     try:
-        with vae.given(images.labels):
-            terms = loss(vae, images.batch(), generator)
+        terms = loss(vae, images.batch(), generator)
     except ValueError as error:  # torch.distributions checks its parameters
         raise UserError(f"{label} fails on the first images: {error}") from error
     for name in ("distortion", "rate", "loss"):

@@ -76,7 +76,7 @@ class NLLEvaluator:
         per_batch = max(1, chunk_size // self._num_importance_samples)
         estimates = [
             log_evidence(vae, batch, self._num_importance_samples, generator, chunk_size)
-            for batch in images.labelled_batches(vae, per_batch)
+            for batch in images.batches(per_batch)
         ]
         values = torch.cat([estimate.value for estimate in estimates])
         variance = torch.cat([estimate.variance for estimate in estimates])

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae_exp.data.images import ImageSet
+from vae_exp.data.images import Batch, ImageSet
 from vae_exp.errors import UserError
 from vae_exp.evaluation.nll import decode_chunk_size, outputs_per_value
 from vae_exp.evaluation.plotting import plot_true_posteriors
@@ -79,9 +79,9 @@ class QuadratureEvaluator:
         coarsest = 0.0
         nll, elbo = [], []
         maps: list[tuple[Tensor, Tensor, Tensor]] = []
-        for batch in images.labelled_batches(vae, _BATCH):
+        for batch in images.batches(_BATCH):
             log_joint = _log_likelihood(vae, grid, batch) + log_prior.unsqueeze(1)
-            posterior = vae.encode(batch)
+            posterior = vae.encode(batch.images, batch.labels)
             log_q = posterior.log_prob(grid.unsqueeze(1)).double()
             q = (log_q + log_cell.unsqueeze(1)).exp()
             missed = max(missed, (1 - q.sum(dim=0)).abs().max().item())
@@ -138,14 +138,15 @@ class QuadratureEvaluator:
         return torch.cartesian_prod(axis, axis), cells.log()
 
 
-def _log_likelihood(vae: VAE, grid: Tensor, images: Tensor) -> Tensor:
+def _log_likelihood(vae: VAE, grid: Tensor, batch: Batch) -> Tensor:
     """Log p(x|z) of every image at every point, `[points, batch]`, in float64.
 
     Points are decoded once for all images; in a class-conditional model, once for each image's class.
     """
-    per_chunk = decode_chunk_size(images.numel() * outputs_per_value(vae), images.device)
-    width = len(images) if isinstance(vae, ConditionalVAE) else 1
+    per_chunk = decode_chunk_size(batch.images.numel() * outputs_per_value(vae), grid.device)
+    width = len(batch) if isinstance(vae, ConditionalVAE) else 1
     chunks = [
-        vae.decode(part.unsqueeze(1).expand(-1, width, -1)).log_prob(images) for part in grid.split(per_chunk)
+        vae.decode(part.unsqueeze(1).expand(-1, width, -1), batch.labels).log_prob(batch.images)
+        for part in grid.split(per_chunk)
     ]
     return torch.cat(chunks).double()

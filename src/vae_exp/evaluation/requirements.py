@@ -105,7 +105,7 @@ def not_a_probability_reason(vae: VAE, images: ImageSet) -> str | None:
     name = type(getattr(likelihood, "base_dist", likelihood)).__name__
     if support is None or not support.is_discrete:
         return f"the likelihood ({name}) is a density of real values, which has no bits"
-    if not bool(support.check(images.take(_NUM_CHECKED).batch()).all()):
+    if not bool(support.check(images.take(_NUM_CHECKED).batch().images).all()):
         return f"the likelihood ({name}) has no probability for grey values such as those of these images"
     return None
 
@@ -118,8 +118,8 @@ def is_bernoulli(vae: VAE, images: ImageSet) -> bool:
 @torch.no_grad()
 def first_likelihood(vae: VAE, images: ImageSet) -> Distribution:
     """p(x|z) at the posterior mean of the first image."""
-    with vae.given(images.labels_at(slice(0, 1))):
-        return vae.decode(vae.encode(images.take(1).batch()).mean)
+    first = images.take(1).batch()
+    return vae.decode(vae.encode(first.images, first.labels).mean, first.labels)
 
 
 @torch.no_grad()
@@ -127,8 +127,8 @@ def first_posterior(vae: VAE, images: ImageSet) -> Distribution:
     """q(z|x) of the first image."""
     was_training = vae.training
     vae.eval()
-    with vae.given(images.labels_at(slice(0, 1))):
-        posterior = vae.encode(images.take(1).batch())
+    first = images.take(1).batch()
+    posterior = vae.encode(first.images, first.labels)
     vae.train(was_training)
     return posterior
 

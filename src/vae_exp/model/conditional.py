@@ -1,7 +1,6 @@
 """A VAE of images given their class (Sohn, Lee & Yan 2015; Kingma et al. 2014, M2 with known labels)."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from math import prod
 
 import torch
@@ -80,8 +79,7 @@ class ConditionalDecoder(MLPDecoder):
 class ConditionalVAE(VAE):
     """p(x, z|y) = p(z) p(x|z, y), where the class y of each image is known.
 
-    Classes are given for the length of a block, `with vae.given(labels):`; whatever scores or draws images inside
-    it does so for these classes.
+    `encode`, `decode`, `reconstruct` and `sample` take the classes as `labels`.
 
     Args:
         encoder: A `ConditionalEncoder`, or a module called as one, with an attribute `classes`.
@@ -89,48 +87,49 @@ class ConditionalVAE(VAE):
         prior: p(z), the same for all classes.
     """
 
+    needs_labels = True
+
     def __init__(self, encoder: nn.Module, decoder: nn.Module, prior: nn.Module) -> None:
         super().__init__(encoder, decoder, prior)
         self.classes = int(encoder.classes)  # type: ignore[arg-type]
-        self._labels: Tensor | None = None
 
-    @contextmanager
-    def given(self, labels: Tensor | None) -> Iterator[None]:
-        """For the length of a block, images and latents are of these classes.
+    def encode(self, images: Tensor, labels: Tensor | None = None) -> Distribution:
+        """q(z|x, y): images `[batch, *image_shape]` → a distribution over `[batch, latent_dim]`.
 
         Args:
-            labels: Integers from 0; their shape broadcasts to that of the batch, or of the latents less their
-                last axis.
-        """
-        before, self._labels = self._labels, labels
-        try:
-            yield
-        finally:
-            self._labels = before
+            images: In [0, 1].
+            labels: Their classes, integers from 0, `[batch]`.
 
-    def encode(self, images: Tensor) -> Distribution:
-        """q(z|x, y): images `[batch, *image_shape]` → a distribution over `[batch, latent_dim]`."""
+        Raises:
+            ValueError: without labels.
+        """
         with self._precision(images):
-            posterior: Distribution = self.encoder(images, self._one_hot(images.shape[:1], images))
+            posterior: Distribution = self.encoder(images, self._one_hot(labels, images.shape[:1], images))
         return posterior
 
-    def decode(self, latents: Tensor) -> Distribution:
-        """p(x|z, y): latents `[..., latent_dim]` → a distribution over `[..., *image_shape]`."""
+    def decode(self, latents: Tensor, labels: Tensor | None = None) -> Distribution:
+        """p(x|z, y): latents `[..., latent_dim]` → a distribution over `[..., *image_shape]`.
+
+        Args:
+            latents: z.
+            labels: Classes, integers from 0; their shape broadcasts to that of the latents less their last axis.
+
+        Raises:
+            ValueError: without labels.
+        """
         with self._precision(latents):
-            likelihood: Distribution = self.decoder(latents, self._one_hot(latents.shape[:-1], latents))
+            likelihood: Distribution = self.decoder(latents, self._one_hot(labels, latents.shape[:-1], latents))
         return likelihood
 
     @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Mean images of `n` draws, `[n, *image_shape]`; of the classes in turn where none are given."""
-        if self._labels is not None:
-            return super().sample(n, generator)
-        device = next(self.parameters()).device
-        with self.given(torch.arange(n, device=device) % self.classes):
-            return super().sample(n, generator)
+    def sample(self, n: int, generator: torch.Generator | None = None, labels: Tensor | None = None) -> Tensor:
+        """Mean images of `n` draws, `[n, *image_shape]`; of the classes in turn without labels."""
+        if labels is None:
+            labels = torch.arange(n, device=next(self.parameters()).device) % self.classes
+        return super().sample(n, generator, labels)
 
-    def _one_hot(self, shape: torch.Size, like: Tensor) -> Tensor:
-        if self._labels is None:
-            raise ValueError("a class-conditional model needs classes: use it inside `with vae.given(labels):`")
-        places = torch.arange(self.classes, device=like.device)
-        return (self._labels.unsqueeze(-1) == places).to(like.dtype).expand(*shape, self.classes)
+    def _one_hot(self, labels: Tensor | None, shape: torch.Size, like: Tensor) -> Tensor:
+        if labels is None:
+            raise ValueError("a class-conditional model needs the class of every image: pass `labels`")
+        classes = torch.arange(self.classes, device=like.device)
+        return (labels.unsqueeze(-1) == classes).to(like.dtype).expand(*shape, self.classes)

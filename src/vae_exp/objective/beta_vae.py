@@ -1,8 +1,8 @@
 """Objectives that weigh the rate: β-VAE, controlled capacity, free bits."""
 
 import torch
-from torch import Tensor
 
+from vae_exp.data.images import Batch
 from vae_exp.distributions.kl import kl_per_dimension
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import LossTerms, check_choice
@@ -28,9 +28,9 @@ class BetaVAE:
         self.beta = as_scalar("loss.beta", beta, minimum=0)
         self.num_samples = check_num_samples("num_samples", num_samples)
 
-    def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
-        """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
-        samples = sample_posterior(vae, images, generator, (self.num_samples,))
+    def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """A batch of images → terms of shape `[batch]`, in nats."""
+        samples = sample_posterior(vae, batch, generator, (self.num_samples,))
         distortion, rate = samples.distortion, samples.rate
         return LossTerms(loss=distortion + value_of(self.beta) * rate, distortion=distortion, rate=rate)
 
@@ -60,9 +60,9 @@ class CapacityVAE:
         self.num_samples = check_num_samples("num_samples", num_samples)
         self.over = check_choice("over", over, ("image", "batch"))
 
-    def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
-        """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
-        samples = sample_posterior(vae, images, generator, (self.num_samples,))
+    def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """A batch of images → terms of shape `[batch]`, in nats."""
+        samples = sample_posterior(vae, batch, generator, (self.num_samples,))
         distortion, rate = samples.distortion, samples.rate
         target = rate.mean() if self.over == "batch" else rate
         penalty = value_of(self.gamma) * (target - value_of(self.capacity)).abs()
@@ -87,9 +87,9 @@ class FreeBits:
         self.free_nats = as_scalar("loss.free_nats", free_nats, minimum=0)
         self.num_samples = check_num_samples("num_samples", num_samples)
 
-    def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
-        """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
-        samples = sample_posterior(vae, images, generator, (self.num_samples,))
+    def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """A batch of images → terms of shape `[batch]`, in nats."""
+        samples = sample_posterior(vae, batch, generator, (self.num_samples,))
         per_dimension = kl_per_dimension(samples.posterior, samples.prior, samples.latents)
         charged = per_dimension.mean(dim=0).clamp(min=value_of(self.free_nats)).sum()
         distortion = samples.distortion

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal
 
+from vae_exp.data.images import Batch
 from vae_exp.distributions.kl import per_dimension
 from vae_exp.distributions.sampling import rsample, sample
 from vae_exp.model.vae import VAE
@@ -51,13 +52,13 @@ class BetaTCVAE:
             )
         self.dataset_size = dataset_size
 
-    def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
-        """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
-        samples = sample_posterior(vae, images, generator, (1,))
+    def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """A batch of images → terms of shape `[batch]`, in nats."""
+        samples = sample_posterior(vae, batch, generator, (1,))
         latents = samples.latents[0]
         units = per_dimension(samples.posterior)
         densities = units.log_prob(latents.unsqueeze(1))  # [z of this image, q of that, unit]
-        log_weights = stratified_log_weights(len(images), self.dataset_size, latents)
+        log_weights = stratified_log_weights(len(batch), self.dataset_size, latents)
         log_q_z = (densities.sum(dim=-1) + log_weights).logsumexp(dim=1)
         log_q_units = (densities + log_weights.unsqueeze(-1)).logsumexp(dim=1).sum(dim=-1)
         log_q_z_x = samples.posterior.log_prob(latents)
@@ -115,9 +116,9 @@ class InfoVAE:
         self.alpha = as_scalar("loss.alpha", alpha, maximum=1)
         self.weight = as_scalar("loss.weight", weight, minimum=0)
 
-    def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
-        """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
-        samples = sample_posterior(vae, images, generator, (1,))
+    def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """A batch of images → terms of shape `[batch]`, in nats."""
+        samples = sample_posterior(vae, batch, generator, (1,))
         latents = samples.latents[0]
         alpha = value_of(self.alpha)
         draw_prior = rsample if samples.prior.has_rsample else sample
@@ -181,9 +182,9 @@ class DIPVAE:
         self.off_diagonal = as_scalar("loss.off_diagonal", off_diagonal, minimum=0)
         self.diagonal = as_scalar("loss.diagonal", diagonal, minimum=0)
 
-    def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
-        """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
-        samples = sample_posterior(vae, images, generator, (1,))
+    def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """A batch of images → terms of shape `[batch]`, in nats."""
+        samples = sample_posterior(vae, batch, generator, (1,))
         means = samples.posterior.mean
         centred = means - means.mean(dim=0)
         covariance = centred.T @ centred / len(means)

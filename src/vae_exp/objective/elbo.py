@@ -1,8 +1,8 @@
 """The evidence lower bound."""
 
 import torch
-from torch import Tensor
 
+from vae_exp.data.images import Batch
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import LossTerms
 from vae_exp.objective.posterior_samples import check_num_samples, sample_posterior
@@ -23,8 +23,8 @@ class ELBO:
     def __init__(self, num_samples: int = 1) -> None:
         self.num_samples = check_num_samples("num_samples", num_samples)
 
-    def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
-        """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
-        samples = sample_posterior(vae, images, generator, (self.num_samples,))
+    def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """A batch of images → terms of shape `[batch]`, in nats."""
+        samples = sample_posterior(vae, batch, generator, (self.num_samples,))
         distortion, rate = samples.distortion, samples.rate
         return LossTerms(loss=distortion + rate, distortion=distortion, rate=rate)

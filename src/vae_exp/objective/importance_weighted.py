@@ -12,6 +12,7 @@ from math import log
 import torch
 from torch import Tensor, nn
 
+from vae_exp.data.images import Batch
 from vae_exp.distributions.sampling import rsample
 from vae_exp.distributions.stop_gradient import stop_gradient
 from vae_exp.model.vae import VAE
@@ -38,9 +39,9 @@ class IWAE:
         """Draws of one image that are weighted against one another."""
         return self.num_samples
 
-    def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
-        """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
-        samples = sample_posterior(vae, images, generator, (self.num_samples,))
+    def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """A batch of images → terms of shape `[batch]`, in nats."""
+        samples = sample_posterior(vae, batch, generator, (self.num_samples,))
         return with_elbo_terms(-log_mean_weight(samples.log_weights()), samples)
 
 
@@ -61,9 +62,9 @@ class MIWAE(IWAE):
         super().__init__(num_samples)
         self.num_bounds = check_num_samples("num_bounds", num_bounds)
 
-    def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
-        """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
-        samples = sample_posterior(vae, images, generator, (self.num_samples, self.num_bounds))
+    def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """A batch of images → terms of shape `[batch]`, in nats."""
+        samples = sample_posterior(vae, batch, generator, (self.num_samples, self.num_bounds))
         return with_elbo_terms(-log_mean_weight(samples.log_weights()).mean(dim=0), samples)
 
 
@@ -84,9 +85,9 @@ class CIWAE(IWAE):
         super().__init__(num_samples)
         self.beta = as_scalar("loss.beta", beta, minimum=0, maximum=1)
 
-    def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
-        """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
-        samples = sample_posterior(vae, images, generator, (self.num_samples,))
+    def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """A batch of images → terms of shape `[batch]`, in nats."""
+        samples = sample_posterior(vae, batch, generator, (self.num_samples,))
         log_weights = samples.log_weights()
         beta = value_of(self.beta)
         loss = -(beta * log_weights.mean(dim=0) + (1 - beta) * log_mean_weight(log_weights))
@@ -119,9 +120,9 @@ class STL(IWAE):
     def __init__(self, num_samples: int = 1) -> None:
         super().__init__(num_samples)
 
-    def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
-        """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
-        samples = sample_posterior(vae, images, generator, (self.num_samples,))
+    def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """A batch of images → terms of shape `[batch]`, in nats."""
+        samples = sample_posterior(vae, batch, generator, (self.num_samples,))
         loss = -log_mean_weight(samples.log_weights(stop_gradient(samples.posterior)))
         return with_elbo_terms(loss, samples)
 
@@ -139,9 +140,9 @@ class DReG(IWAE):
         ValueError: if there is no draw.
     """
 
-    def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
-        """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
-        samples = sample_posterior(vae, images, generator, (self.num_samples,))
+    def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """A batch of images → terms of shape `[batch]`, in nats."""
+        samples = sample_posterior(vae, batch, generator, (self.num_samples,))
         log_weights = samples.log_weights(stop_gradient(samples.posterior))
         if samples.latents.requires_grad:
             shares = log_weights.detach().softmax(dim=0).unsqueeze(-1)
@@ -168,15 +169,16 @@ class PIWAE(MIWAE):
         """M · K: the decoder's bound weighs all of them."""
         return self.num_bounds * self.num_samples
 
-    def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
-        """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats."""
-        posterior = vae.encode(images)
+    def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """A batch of images → terms of shape `[batch]`, in nats."""
+        posterior = vae.encode(batch.images, batch.labels)
         latents = rsample(posterior, generator, (self.num_samples, self.num_bounds))
         with _frozen(vae):  # the encoder too, which a VampPrior sees as a part of the prior
-            samples = PosteriorSamples(posterior, vae.prior(), latents, vae.decode(latents).log_prob(images))
+            log_likelihood = vae.decode(latents, batch.labels).log_prob(batch.images)
+            samples = PosteriorSamples(posterior, vae.prior(), latents, log_likelihood)
         encoder_loss = -log_mean_weight(samples.log_weights()).mean(dim=0)
         latents = latents.detach()
-        log_joint = vae.decode(latents).log_prob(images) + vae.prior().log_prob(latents)
+        log_joint = vae.decode(latents, batch.labels).log_prob(batch.images) + vae.prior().log_prob(latents)
         log_weights = log_joint - samples.posterior.log_prob(latents).detach()
         loss = -log_mean_weight(log_weights.flatten(0, 1))
         return with_elbo_terms(loss + (encoder_loss - encoder_loss.detach()), samples)
@@ -195,12 +197,12 @@ def _frozen(*modules: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def log_weights(vae: VAE, images: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
+def log_weights(vae: VAE, batch: Batch, num_samples: int, generator: torch.Generator) -> Tensor:
     """Log wₖ = log p(x, zₖ) − log q(zₖ|x) for zₖ ~ q(z|x); `[num_samples, batch]`, in nats.
 
     The encoder is called once per image, however many samples are drawn.
     """
-    return next(_log_weight_chunks(vae, images, [num_samples], generator))
+    return next(_log_weight_chunks(vae, batch, [num_samples], generator))
 
 
 @dataclass(frozen=True)
@@ -228,21 +230,21 @@ class LogEvidence:
 
 @torch.no_grad()
 def log_evidence(
-    vae: VAE, images: Tensor, num_importance_samples: int, generator: torch.Generator, chunk_size: int
+    vae: VAE, batch: Batch, num_importance_samples: int, generator: torch.Generator, chunk_size: int
 ) -> LogEvidence:
     """Estimate log p(x) by importance sampling from q(z|x), in nats, summed in float64.
 
     Args:
         vae: The model.
-        images: `[batch, *image_shape]` in [0, 1].
+        batch: Images in [0, 1], with the labels that a class-conditional model needs.
         num_importance_samples: Draws of z per image, K; all of them are used.
         generator: The source of the noise.
         chunk_size: The most latents that are decoded at once; bounds the memory.
     """
-    per_chunk = max(1, chunk_size // len(images))
+    per_chunk = max(1, chunk_size // len(batch))
     whole, rest = divmod(num_importance_samples, per_chunk)
     sizes = [per_chunk] * whole + [rest] * (rest > 0)
-    chunks = list(_log_weight_chunks(vae, images, sizes, generator))
+    chunks = list(_log_weight_chunks(vae, batch, sizes, generator))
     weights = torch.cat(chunks)
     weights = (weights.cpu() if weights.device.type == "mps" else weights).double()
     log_sum = weights.logsumexp(dim=0)
@@ -265,10 +267,10 @@ def _jackknife_variance(log_weights: Tensor, log_sum: Tensor) -> Tensor:
     return (changes - changes.mean(dim=0)).square().sum(dim=0)
 
 
-def _log_weight_chunks(vae: VAE, images: Tensor, sizes: list[int], generator: torch.Generator) -> Iterator[Tensor]:
-    posterior = vae.encode(images)
+def _log_weight_chunks(vae: VAE, batch: Batch, sizes: list[int], generator: torch.Generator) -> Iterator[Tensor]:
+    posterior = vae.encode(batch.images, batch.labels)
     prior = vae.prior()
     for size in sizes:
         latents = rsample(posterior, generator, (size,))
-        log_joint = prior.log_prob(latents) + vae.decode(latents).log_prob(images)
+        log_joint = prior.log_prob(latents) + vae.decode(latents, batch.labels).log_prob(batch.images)
         yield log_joint - posterior.log_prob(latents)

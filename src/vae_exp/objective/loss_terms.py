@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from vae_exp.data.images import Batch
 from vae_exp.model.vae import VAE
 
 
@@ -26,11 +27,19 @@ class LossTerms:
 
 
 class Loss(Protocol):
-    """Scores a batch; the training step alone sums or averages."""
+    """Scores a batch; the training step alone sums or averages.
 
-    def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
-        """Images `[batch, *image_shape]` in [0, 1] → terms of shape `[batch]`, in nats."""
+    A loss that reads the labels of a batch has the attribute `needs_labels = True`.
+    """
+
+    def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """A batch of images in [0, 1] → terms of shape `[batch]`, in nats."""
         ...
+
+
+def needs_labels(vae: VAE, loss: Loss) -> bool:
+    """Whether training steps need the labels of the images: the model or the loss says so."""
+    return vae.needs_labels or getattr(loss, "needs_labels", False)
 
 
 def check_choice(key: str, value: str, choices: Sequence[str]) -> str:

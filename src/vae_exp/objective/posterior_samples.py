@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from vae_exp.data.images import Batch
 from vae_exp.distributions.kl import kl
 from vae_exp.distributions.sampling import rsample
 from vae_exp.model.vae import VAE
@@ -49,20 +50,19 @@ class PosteriorSamples:
         return log_joint - (posterior or self.posterior).log_prob(self.latents)
 
 
-def sample_posterior(
-    vae: VAE, images: Tensor, generator: torch.Generator, shape: Sequence[int]
-) -> PosteriorSamples:
+def sample_posterior(vae: VAE, batch: Batch, generator: torch.Generator, shape: Sequence[int]) -> PosteriorSamples:
     """Encode images, draw latents and decode them.
 
     Args:
         vae: The model.
-        images: `[batch, *image_shape]` in [0, 1].
+        batch: Images in [0, 1], with the labels that a class-conditional model needs.
         generator: The source of the noise.
         shape: How many draws per image, in one or several axes.
     """
-    posterior = vae.encode(images)
+    posterior = vae.encode(batch.images, batch.labels)
     latents = rsample(posterior, generator, shape)
-    return PosteriorSamples(posterior, vae.prior(), latents, vae.decode(latents).log_prob(images))
+    log_likelihood = vae.decode(latents, batch.labels).log_prob(batch.images)
+    return PosteriorSamples(posterior, vae.prior(), latents, log_likelihood)
 
 
 def check_num_samples(key: str, count: int) -> int:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from vae_exp.data.images import Batch
 from vae_exp.distributions.codebook import VectorQuantizedPosterior
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import LossTerms, check_choice
@@ -38,13 +39,13 @@ class VQ:
         """
         return "distortion" if self.position_reduction == "mean" else "loss"
 
-    def __call__(self, vae: VAE, images: Tensor, generator: torch.Generator) -> LossTerms:
-        """Images `[batch, *image_shape]` → terms of shape `[batch]`, in nats.
+    def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """A batch of images → terms of shape `[batch]`, in nats.
 
         Raises:
             TypeError: if the posterior has no codebook.
         """
-        samples = sample_posterior(vae, images, generator, (1,))
+        samples = sample_posterior(vae, batch, generator, (1,))
         codes = samples.posterior
         if not isinstance(codes, VectorQuantizedPosterior):
             raise TypeError(f"loss=vq needs the codes of model=vq, not a posterior of type {type(codes).__name__}")

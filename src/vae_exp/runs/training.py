@@ -231,15 +231,16 @@ def _build_model(
     settings: TrainConfig, plain: dict[str, Any], images: ImageSet, val: ImageSet, device: torch.device
 ) -> tuple[VAE, Loss]:
     vae = build_vae(plain["model"], images.image_shape)
-    check_labels(vae, images, "training")
-    check_labels(vae, val, "validation")
     init_output_bias(vae, settings.model.output_bias, images)
     batch_size = settings.trainer.batch_size
     if batch_size > len(images):
         raise UserError(f"trainer.batch_size={batch_size} is larger than the {len(images)} training images.")
     keeps_all = settings.trainer.precision != "bf16" and settings.trainer.execution != "compile"  # these keep less
     counted_on = device if keeps_all else None
-    return vae, build_loss(plain["loss"], vae, images.image_shape, len(images), batch_size, counted_on)
+    loss = build_loss(plain["loss"], vae, images.image_shape, len(images), batch_size, counted_on)
+    check_labels(vae, images, "training", loss)
+    check_labels(vae, val, "validation", loss)
+    return vae, loss
 
 
 def _open_metrics(run_dir: RunDirectory, resume_state: ResumeState | None) -> JsonlMetrics:
