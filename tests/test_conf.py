@@ -129,7 +129,7 @@ def test_the_defaults_are_the_minimalist_vae_with_5000_images_held_out():
     assert (settings.model.latent_dim, settings.model.hidden_dims, settings.model.activation) == (2, [500], "relu")
     assert (settings.trainer.epochs, settings.trainer.batch_size) == (50, 100)
     assert settings.optimizer == {"_target_": "torch.optim.Adam", "lr": 1e-3, "weight_decay": 1e-5}
-    assert settings.loss["reduction"] == "sum"
+    assert settings.trainer.loss_reduction == "sum"
     assert settings.data.validation_size == 5000
     assert parse_config(composed("train", "experiment=minimalist_vae"), TrainConfig).data.validation_size == 0
 

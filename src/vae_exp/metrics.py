@@ -1,6 +1,8 @@
 """The metrics that runs and commands report, with their units; `docs/metrics.md` says what each of them is."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ METRICS = {
     "bits_per_dim": Metric("bits"),
     "negative_elbo_bits_per_dim": Metric("bits"),
     "active_units": Metric("units", higher_is_better=True),
-    "rate_of_active_units": Metric("nats/image"),
+    "active_rate": Metric("nats/image"),
     "unit_rates": Metric("nats/image"),
     "mutual_information": Metric("nats", higher_is_better=True),
     "aggregate_kl": Metric("nats"),
@@ -54,14 +56,31 @@ METRICS = {
     "dci_completeness": Metric("", higher_is_better=True),
     "dci_informativeness": Metric("", higher_is_better=True),
     "fid": Metric(""),
-    "fid_of_own_classifier": Metric(""),
-    "codes_used": Metric("codes", higher_is_better=True),
+    "classifier_frechet_distance": Metric(""),
+    "codebook_used": Metric("codes", higher_is_better=True),
     "code_perplexity": Metric("codes", higher_is_better=True),
     "learning_rate": Metric(""),
     "epoch_seconds": Metric("s"),
     "images_per_second": Metric("images/s", higher_is_better=True),
 }
 _OTHER = Metric()
+RENAMED_METRICS = {
+    "codes_used": "codebook_used",
+    "fid_of_own_classifier": "classifier_frechet_distance",
+    "rate_of_active_units": "active_rate",
+}
+T = TypeVar("T")
+
+
+def current_metric(name: str) -> str:
+    """The current name of a metric such as `val/elbo` that a run may have stored under an old one."""
+    split, slash, last = name.rpartition("/")
+    return f"{split}{slash}{RENAMED_METRICS.get(last, last)}"
+
+
+def with_current_metrics(metrics: Mapping[str, T]) -> dict[str, T]:
+    """Values by metric, as a run has stored them, under the current names of the metrics."""
+    return {current_metric(name): value for name, value in metrics.items()}
 
 
 def unit(name: str) -> str:

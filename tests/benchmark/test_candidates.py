@@ -43,7 +43,6 @@ def test_a_case_for_each_width_and_batch_size_on_whole_batches(make_cases):
             r"optimizer._target_=torch.optim.SGD has no plain loop beside it; use torch.optim.Adam",
         ),
         (["loss.num_samples=2"], r"loss.num_samples=2 is not the plain loop's; use 1"),
-        (["loss.reduction=mean"], r"loss.reduction=mean is not the plain loop's; use sum"),
         (["model.decoder.activation=tanh"], r"model.decoder.activation=tanh is not the encoder's; use relu"),
         (["data.binarization=dynamic"], r"data.binarization=dynamic is not the plain loop's; use none or fixed"),
         (["batch_size=[]"], r"batch_size=\[\] must list sizes of at least 1"),

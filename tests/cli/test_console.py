@@ -198,6 +198,8 @@ def test_the_next_commands_say_whose_classes_to_trust_and_which_split_there_is(
         "model": {"_target_": "vae_exp.model.vae.VAE", "encoder": {"_target_": "torch.nn.Identity"}},
         "data": {"path": str(tmp_path / "mine.npz"), "validation_size": 0},
     }
-    assert f"evaluate run={tmp_path} trust=[my_package] split=train\n" in _told(result, tmp_path, capsys, config)
+    assert f"evaluate run={tmp_path} trusted_packages=[my_package] split=train\n" in _told(
+        result, tmp_path, capsys, config
+    )
     np.savez(tmp_path / "mine.npz", images=np.zeros((2, 4, 4)), test_images=np.zeros((2, 4, 4)))
-    assert f"evaluate run={tmp_path} trust=[my_package]\n" in _told(result, tmp_path, capsys, config)
+    assert f"evaluate run={tmp_path} trusted_packages=[my_package]\n" in _told(result, tmp_path, capsys, config)

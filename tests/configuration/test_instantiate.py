@@ -223,7 +223,7 @@ def test_a_loss_without_a_gradient_is_refused():
 def test_a_loss_that_sums_over_the_batch_is_refused():
     with pytest.raises(UserError, match=r"loss .* 'loss' of shape \[\]; expected one value per image"):
         build_loss(
-            {"_target_": "tests.configuration.test_instantiate.SummedELBO", "reduction": "sum"},
+            {"_target_": "tests.configuration.test_instantiate.SummedELBO"},
             build_vae(model(), SHAPE),
             SHAPE,
         )
@@ -313,7 +313,7 @@ def test_a_source_or_evaluator_without_its_methods_is_refused():
 
 def test_the_reduction_is_not_the_losss_business():
     vae = build_vae(model(), SHAPE)
-    node = {"_target_": "vae_exp.objective.elbo.ELBO", "num_samples": 2, "reduction": "sum"}
+    node = {"_target_": "vae_exp.objective.elbo.ELBO", "num_samples": 2}
     assert build_loss(node, vae, SHAPE).num_samples == 2
     with pytest.raises(UserError, match=r"loss\.num_samples=0"):
         build_loss({**node, "num_samples": 0}, vae, SHAPE)

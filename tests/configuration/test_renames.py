@@ -42,9 +42,15 @@ OLD = {
         "capacity": {"_target_": "vae_exp.objective.schedules.Linear", "over": 3},
         "gamma": {"_target_": "mine.Schedule", "over": 3},
         "over": "batch",
+        "reduction": "mean",
     },
     "model": {
         "_target_": "mine.VAE",
+        "codes": 8,
+        "encoder": {"_target_": "vae_exp.model.vq.VQEncoder", "codes": "${model.codes}"},
+        "decoder": {"_target_": "mine.Decoder", "codes": "${model.codes}"},
+        "initialization": "torch",
+        "output_bias": "data_mean",
         "likelihood": {
             "_target_": "vae_exp.model.gaussian_likelihoods.PerPixelGaussianLikelihood",
             "bounded": True,
@@ -53,6 +59,7 @@ OLD = {
         "prior": {"_target_": "vae_exp.model.priors.GaussianMixturePrior", "spread": 1.0},
     },
     "trainer": {"step": "auto", "distributed": "none", "gradient_clip": 5.0, "collapse_monitor": True},
+    "trust": ["mine"],
 }
 CURRENT = {
     "checkpoint": {"every_n_epochs": 1, "every_n_seconds": None},
@@ -69,6 +76,11 @@ CURRENT = {
     },
     "model": {
         "_target_": "mine.VAE",
+        "num_codes": 8,
+        "encoder": {"_target_": "vae_exp.model.vq.VQEncoder", "num_codes": "${model.num_codes}"},
+        "decoder": {"_target_": "mine.Decoder", "codes": "${model.num_codes}"},
+        "initialization": "default",
+        "output_bias": "data_mean",
         "likelihood": {
             "_target_": "vae_exp.model.likelihoods.PerPixelGaussianLikelihood",
             "sigmoid_mean": True,
@@ -76,7 +88,14 @@ CURRENT = {
         },
         "prior": {"_target_": "vae_exp.model.priors.GaussianMixturePrior", "init_std": 1.0},
     },
-    "trainer": {"execution": "auto", "strategy": "none", "max_grad_norm": 5.0, "warn_posterior_collapse": True},
+    "trainer": {
+        "execution": "auto",
+        "loss_reduction": "mean",
+        "max_grad_norm": 5.0,
+        "strategy": "none",
+        "warn_posterior_collapse": True,
+    },
+    "trusted_packages": ["mine"],
 }
 
 
@@ -84,6 +103,16 @@ def test_keys_of_a_stored_config_get_their_current_names_and_back():
     assert with_current_names(OLD) == with_current_names(CURRENT) == CURRENT
     assert with_first_names(CURRENT) == with_first_names(OLD) == OLD
     assert len({config_hash(OmegaConf.create(config)) for config in (OLD, CURRENT)}) == 1
+
+
+@pytest.mark.parametrize("target", ["vae_exp.objective.elbo.ELBO", "mine.Loss"])
+def test_the_reduction_of_an_old_loss_is_the_trainers(target: str):
+    old = {"loss": {"_target_": target, "reduction": "mean"}, "trainer": {"epochs": 1}}
+    current = {"loss": {"_target_": target}, "trainer": {"epochs": 1, "loss_reduction": "mean"}}
+    assert with_current_names(old) == current
+    assert with_first_names(current) == old
+    own = {"loss": {"_target_": target, "reduction": "none"}, "trainer": {"loss_reduction": "sum"}}
+    assert with_current_names(own) == with_first_names(own) == own
 
 
 @pytest.mark.parametrize(
@@ -110,6 +139,12 @@ def test_a_config_without_these_keys_stays(config: dict[str, object]):
         ("loss.over=batch", "loss.over=batch"),
         ("model.likelihood.bounded=false", "model.likelihood.sigmoid_mean=false"),
         ("trainer.epochs=0", "trainer.epochs=0"),
+        ("loss.reduction=mean,sum", "trainer.loss_reduction=mean,sum"),
+        ("+loss.reduction=none", "+loss.reduction=none"),
+        ("model.codes=8", "model.num_codes=8"),
+        ("+model.encoder.codes=8", "+model.encoder.codes=8"),
+        ("model.initialization=torch,glorot_uniform", "model.initialization=default,glorot_uniform"),
+        ("+trust=[theirs]", "+trusted_packages=[theirs]"),
     ],
 )
 def test_overrides_get_the_current_name_of_their_key(old: str, current: str):

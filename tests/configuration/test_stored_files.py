@@ -273,7 +273,7 @@ def test_resume_runs_no_code_of_a_features_file(write, copied_run: Path, command
     finished = command("train", f"resume={copied_run}", "trainer.epochs=4")
     assert finished.code == 1
     assert f"evaluator.fid.features={payload}" in finished.err
-    assert "trust=[features]" in finished.err
+    assert "trusted_packages=[features]" in finished.err
     vae_exp.load_run(copied_run).data.test  # noqa: B018 - opens it
     for name in ("evaluate", "generate"):
         done = command(name, f"run={copied_run}", *(["evaluator=[elbo]"] if name == "evaluate" else []))
@@ -288,7 +288,7 @@ def test_resume_reads_a_features_file_that_the_caller_trusts(copied_run: Path, c
         copied_run / "features.pt2",
     )
     change(copied_run, **fid(copied_run / "features.pt2"))
-    finished = command("train", f"resume={copied_run}", "trainer.epochs=4", "trust=[features]")
+    finished = command("train", f"resume={copied_run}", "trainer.epochs=4", "trusted_packages=[features]")
     assert finished.code == 0, finished.err
     assert "val/fid" in read_result(copied_run)["metrics"]
 
@@ -401,10 +401,10 @@ def test_retry_runs_no_code_of_a_features_file(retry, tmp_path: Path):
     program(tmp_path / "features.pt2", tmp_path / "mark")
     told = retry(["evaluator=[fid]", f"evaluator.fid.features={tmp_path}/features.pt2"])
     assert "evaluator.fid.features=" in told
-    assert "trust=[features]" in told
+    assert "trusted_packages=[features]" in told
     told = retry(["data=arrays", "data.path=/dev/zero"])
     assert "data.path=/dev/zero" in told
-    assert "say trust=[command]" in told
+    assert "say trusted_packages=[command]" in told
     assert not (tmp_path / "mark").exists()
 
 
@@ -415,9 +415,9 @@ def test_retry_imports_no_class_that_is_not_trusted(retry, tmp_path: Path, monke
     )
     monkeypatch.syspath_prepend(tmp_path)
     words = ["model.encoder._target_=theirs_to_retry.Encoder"]
-    assert "trust=[theirs_to_retry]" in retry(words)
+    assert "trusted_packages=[theirs_to_retry]" in retry(words)
     assert not (tmp_path / "mark").exists()
-    assert retry(words, "trust=[theirs_to_retry]").startswith("0")
+    assert retry(words, "trusted_packages=[theirs_to_retry]").startswith("0")
     assert (tmp_path / "mark").exists()
 
 
@@ -462,7 +462,7 @@ OTHER_CODE = [
     "++sweep.checked=false",
     "~sweep.checked",
     "+sweep={checked:false}",
-    "++trust=[theirs]",
+    "++trusted_packages=[theirs]",
 ]
 
 
@@ -470,15 +470,19 @@ OTHER_CODE = [
 def test_retry_gives_no_word_that_leads_to_other_code(word, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     words = portable_args(["--multirun", word])
-    if re.match(r"\+*(sweep\.checked|trust)=", word):
+    if re.match(r"\+*(sweep\.checked|trusted_packages)=", word):
         assert words == ["--multirun"]
         return
-    with pytest.raises(UserError, match=r"refused: if you trust what .*sweep\.json says, say trust=\[command\]"):
+    with pytest.raises(
+        UserError, match=r"refused: if you trust what .*sweep\.json says, say trusted_packages=\[command\]"
+    ):
         check_command(words, tmp_path, tmp_path / "s")
 
 
 def test_retry_starts_in_no_folder_of_a_strangers_choice(tmp_path: Path):
-    with pytest.raises(UserError, match=r"was started in .*retry it there, or, .* say trust=\[command\]"):
+    with pytest.raises(
+        UserError, match=r"was started in .*retry it there, or, .* say trusted_packages=\[command\]"
+    ):
         check_command(["--multirun", "seed=0,1"], tmp_path, tmp_path / "s")
 
 

@@ -75,31 +75,31 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_right_class_of_an_untrusted_package_is_refused_before_it_is_imported(stored, package):
     run = stored("model.encoder._target_", "their_package.TheirEncoder")
-    with pytest.raises(UserError, match=r"trust=\[their_package\]"):
+    with pytest.raises(UserError, match=r"trusted_packages=\[their_package\]"):
         vae_exp.load_run(run)
     assert not package.exists()
-    assert type(vae_exp.load_run(run, trust=["their_package"]).vae.encoder).__name__ == "TheirEncoder"
+    assert type(vae_exp.load_run(run, trusted_packages=["their_package"]).vae.encoder).__name__ == "TheirEncoder"
     assert package.exists()
 
 
 def test_trust_extends_to_the_package_and_not_to_a_namesake(stored, package):
     run = stored("model.encoder._target_", "their_package.TheirEncoder")
     with pytest.raises(UserError, match="refused"):
-        vae_exp.load_run(run, trust=["their"])
+        vae_exp.load_run(run, trusted_packages=["their"])
     assert not package.exists()
 
 
 def test_a_trusted_package_still_gives_only_classes_of_the_right_kind(stored, package):
     run = stored("model.encoder._target_", "their_package.not_a_class")
     with pytest.raises(UserError, match=r"not a torch\.nn\.Module"):
-        vae_exp.load_run(run, trust=["their_package"])
+        vae_exp.load_run(run, trusted_packages=["their_package"])
 
 
 def test_nothing_is_imported_when_one_of_several_targets_is_refused(stored, package):
     stored("model.encoder._target_", "their_package.TheirEncoder")
     run = stored("model.decoder._target_", "os.system")
     with pytest.raises(UserError, match=r"os\.system"):
-        vae_exp.load_run(run, trust=["their_package"])
+        vae_exp.load_run(run, trusted_packages=["their_package"])
     assert not package.exists()
 
 
@@ -199,7 +199,7 @@ def test_the_commands_accept_what_the_caller_trusts(stored, package, command):
     run = stored("model.encoder._target_", "their_package.TheirEncoder")
     refused = command("evaluate", f"run={run}")
     assert refused.code == 1
-    assert "trust=[their_package]" in refused.err
+    assert "trusted_packages=[their_package]" in refused.err
     assert not package.exists()
-    accepted = command("evaluate", f"run={run}", "trust=[their_package]", "evaluator=[elbo]")
+    accepted = command("evaluate", f"run={run}", "trusted_packages=[their_package]", "evaluator=[elbo]")
     assert accepted.code == 0, accepted.err

@@ -35,7 +35,7 @@ def test_a_run_and_a_job_of_a_sweep_are_refused_before_they_start(command, tmp_p
 
 
 @pytest.mark.parametrize(
-    "key", ["latent_dims=[5,6]", "upper_hidden_dims=[3]", "classes=3", "codes=9", "code_dim=2"]
+    "key", ["latent_dims=[5,6]", "top_hidden_dims=[3]", "classes=3", "num_codes=9", "code_dim=2"]
 )
 def test_a_key_of_another_model_is_refused(key: str):
     with pytest.raises(UserError, match=r"is not used by this model"):
@@ -46,4 +46,4 @@ def test_keys_that_a_model_uses_are_not_refused():
     for model in ("hierarchical", "conditional", "vq", "resnet"):
         check_unused_overrides(composed("train", f"model={model}"), {})
     check_unused_overrides(composed("train", "model.classes=3", "+model.encoder.groups=${model.classes}"), {})
-    check_unused_overrides(composed("train", "model.codes=3", "+model.encoder.codes=3"), {})
+    check_unused_overrides(composed("train", "model.num_codes=3", "+model.encoder.num_codes=3"), {})

@@ -23,7 +23,7 @@ RUN = ("data=digits", "trainer.epochs=3", "tracker=none", "evaluator=[]", "model
         ["model.posterior=flow", "model/prior=flow", "loss=iwae", "loss.num_samples=2"],
         [
             *("model=two_layer", "model.latent_dim=null", "model.latent_dims=[3,2]", "model.hidden_dims=[20]"),
-            *("model.upper_hidden_dims=[8]", "loss=iwae", "loss.num_samples=3"),
+            *("model.top_hidden_dims=[8]", "loss=iwae", "loss.num_samples=3"),
         ],
         ["model=conditional", "model.hidden_dims=[30]", "data.binarization=dynamic"],
         ["model=resnet", "model.hidden_dims=[8,8]", "model.activation=gated", "model.encoder.residual_blocks=1"],
@@ -57,7 +57,7 @@ def test_a_vq_vae_trains_resumes_and_can_be_evaluated(command, tmp_path):
         "model=vq",
         "model.latent_dim=null",
         "model.hidden_dims=[16]",
-        "model.codes=16",
+        "model.num_codes=16",
         "model.code_dim=4",
         "loss=vq",
     )

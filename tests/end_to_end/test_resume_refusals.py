@@ -168,7 +168,7 @@ class DoubleELBO(ELBO):
 def test_an_average_of_tied_weights_is_loaded_under_both_names(command, tmp_path: Path):
     own = [f"model.encoder._target_={__name__}.TiedEncoder", "trainer.ema_decay=0.9"]
     assert command("train", *RUN, *own, "hydra.run.dir=run").code == 0
-    loaded = load_run(tmp_path / "run", trust=["tests"], checkpoint="last").vae
+    loaded = load_run(tmp_path / "run", trusted_packages=["tests"], checkpoint="last").vae
     state = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
     average = state["average"]["encoder.hidden.0.weight"]
     assert not torch.equal(average, state["vae"]["encoder.hidden.0.weight"])

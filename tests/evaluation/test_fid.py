@@ -85,8 +85,8 @@ def test_without_a_file_the_features_are_those_of_a_classifier_which_the_name_sa
     black = dict(
         FIDEvaluator(None, 400, 2, None).run(Sampler(torch.zeros(5, *images.image_shape)), images, noise())
     )
-    assert list(same) == ["fid_of_own_classifier"]
-    assert black["fid_of_own_classifier"] > 20 * same["fid_of_own_classifier"]
+    assert list(same) == ["classifier_frechet_distance"]
+    assert black["classifier_frechet_distance"] > 20 * same["classifier_frechet_distance"]
 
 
 def test_the_classifier_learns_and_is_the_same_for_all_runs(monkeypatch):

@@ -52,7 +52,7 @@ def test_a_unit_is_active_if_its_mean_moves_more_than_the_threshold():
     result = values(UnitsEvaluator(0.01, batch_size=7, every_n_epochs=None), given(means, scales), numbered(50))
     assert result["active_units"] == 1
     first = (0.5 * (base**2 + 0.25 - 1) - math.log(0.5)).mean().item()
-    assert result["rate_of_active_units"] == pytest.approx(first, rel=1e-5)
+    assert result["active_rate"] == pytest.approx(first, rel=1e-5)
     assert len(result["unit_rates"]) == 3
     assert result["unit_rates"][0] == pytest.approx(first, rel=1e-5)
     assert result["unit_rates"][2] == pytest.approx(4.5, rel=1e-5)  # N(3, 1) against N(0, 1)

@@ -34,7 +34,7 @@ def test_torchs_own_initialisation_is_left_alone():
     torch.manual_seed(0)
     module = MLPEncoder(SHAPE, 2, [5], "tanh")
     before = [each.clone() for each in module.parameters()]
-    initialize(module, "torch")
+    initialize(module, "default")
     assert all(map(torch.equal, before, module.parameters()))
 
 

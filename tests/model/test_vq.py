@@ -156,7 +156,7 @@ def test_use_of_the_codebook_is_counted():
     for index in vae.encode(pixels.batch().images).indices.flatten().tolist():
         counts[index] += 1
     shares = [count / sum(counts) for count in counts if count]
-    assert found["codes_used"] == len(shares)
+    assert found["codebook_used"] == len(shares)
     assert found["code_perplexity"] == pytest.approx(2.718281828 ** -sum(p * log(p) for p in shares), rel=1e-6)
 
 

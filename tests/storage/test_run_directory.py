@@ -82,6 +82,15 @@ def test_a_result_is_read_as_it_was_written(tmp_path: Path):
     assert run.read_result() == result
 
 
+def test_an_old_result_is_read_under_current_names(tmp_path: Path):
+    audit = {"pixels": 64, "concerns": ["beta"]}
+    write_json(tmp_path / "result.json", {"metrics": {"val/codes_used": 3, "val/elbo": -1.0}, "audit": audit})
+    assert RunDirectory(tmp_path).read_result() == {
+        "metrics": {"val/codebook_used": 3, "val/elbo": -1.0},
+        "loss_check": {"pixels": 64, "warnings": ["beta"]},
+    }
+
+
 def test_there_is_no_result_before_the_run_has_ended(tmp_path: Path):
     assert RunDirectory(tmp_path / "run").read_result() is None
 

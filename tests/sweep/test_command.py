@@ -157,15 +157,15 @@ def test_retry_gives_the_commands_again_where_they_were_given(
         return 3
 
     monkeypatch.setattr("vae_exp.sweep.__main__._run", run)
-    assert command("retry", sweep, "trust=[command]")[0] == 3
+    assert command("retry", sweep, "trusted_packages=[command]")[0] == 3
     assert given == [
         (["-m", "vae_exp.train", "--multirun", "seed=0,1", "sweep.name='s'"], tmp_path),
         (["-m", "vae_exp.train", "--multirun", "seed=2", "sweep.name='s'"], tmp_path),
     ]
     given.clear()
     monkeypatch.chdir(tmp_path)
-    command("retry", sweep, "trust=[my_package]")
-    assert given[1][0][-3:] == ["sweep.name='s'", "sweep.checked=true", "trust=[my_package]"]
+    command("retry", sweep, "trusted_packages=[my_package]")
+    assert given[1][0][-3:] == ["sweep.name='s'", "sweep.checked=true", "trusted_packages=[my_package]"]
     given.clear()
     elsewhere = sweep.rename(tmp_path / "moved")
     command("retry", elsewhere)

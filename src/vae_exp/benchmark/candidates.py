@@ -68,10 +68,9 @@ class Case:
             raise UserError(f"model.decoder.activation={mine} is not the encoder's; use {other}.")
         if self.images.is_dynamic:
             raise UserError("data.binarization=dynamic is not the plain loop's; use none or fixed.")
-        for key, value in (("num_samples", 1), ("reduction", "sum")):
-            actual = self.config["loss"].get(key, value)
-            if actual != value:
-                raise UserError(f"loss.{key}={actual} is not the plain loop's; use {value}.")
+        samples = self.config["loss"].get("num_samples", 1)
+        if samples != 1:
+            raise UserError(f"loss.num_samples={samples} is not the plain loop's; use 1.")
 
 
 def training_images(data: DataConfig, batch_size: int) -> ImageSet:
@@ -166,7 +165,7 @@ def _options(case: Case, execution: str, precision: str) -> TrainerOptions:
     return TrainerOptions(
         epochs=1,
         batch_size=case.batch_size,
-        reduction=case.config["loss"]["reduction"],
+        reduction="sum",
         seed=case.config["seed"],
         monitor="train/loss",
         patience=None,

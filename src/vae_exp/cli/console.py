@@ -78,7 +78,7 @@ def print_run_summary(result: Mapping[str, Any], directory: RunDirectory, config
 def _needed(config: Mapping[str, Any], directory: RunDirectory) -> str:
     """The words that the next commands need: whose classes to trust, where the data are, which split there is."""
     packages = untrusted_packages(config)
-    trust = f" trust=[{','.join(packages)}]" if packages else ""
+    trust = f" trusted_packages=[{','.join(packages)}]" if packages else ""
     data = config.get("data", {})
     trust += _data_location(config, data, directory)
     if not data.get("path") or _holds_test_images(Path(str(data["path"])).expanduser()):

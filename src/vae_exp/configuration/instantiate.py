@@ -68,7 +68,7 @@ def build_vae(model: Node, image_shape: Sequence[int]) -> VAE:
     nodes = {"encoder": _with_posterior(model), "decoder": model["decoder"], "prior": model["prior"]}
     parts = {name: _create_module(node, f"model.{name}") for name, node in nodes.items()}
     for part in parts.values():
-        initialize(part, model.get("initialization", "torch"))
+        initialize(part, model.get("initialization", "default"))
     vae = _create({"_target_": model["_target_"]}, "model", arguments=parts)
     if not isinstance(vae, VAE):
         raise UserError(f"model._target_={model['_target_']} is not a vae_exp.model.vae.VAE.")
@@ -98,7 +98,7 @@ def build_loss(
     batch_size: int | None = None,
     device: torch.device | None = None,
 ) -> Loss:
-    """The loss, tried on two blank images; `reduction` is the training step's and not passed on.
+    """The loss, tried on two blank images.
 
     Args:
         loss: The group `loss`, all interpolations resolved.
@@ -112,7 +112,7 @@ def build_loss(
         UserError: if it cannot be built, does not return one term per image, does not fit the likelihood or the
             size of a batch, or needs more memory than the device has.
     """
-    arguments = {key: value for key, value in loss.items() if key != "reduction"}
+    arguments = dict(loss)
     if "dataset_size" in arguments and arguments["dataset_size"] is None:
         arguments["dataset_size"] = training_images
     built: Loss = _create(arguments, "loss")

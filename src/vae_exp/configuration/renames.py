@@ -3,10 +3,11 @@
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from vae_exp.configuration.config_dir import config_dir
 
+_INTERPOLATION = re.compile(r"\$\{(\w[\w.]*)\}")
 # Classes that kept their names when their module was merged into another.
 _MERGED_MODULES = {
     ("model.gaussian_likelihoods", "model.likelihoods"): [
@@ -45,24 +46,15 @@ RENAMED_TARGETS = {
     for (old, new), names in _MERGED_MODULES.items()
     for name in names
 }
-# `*` stands for one part. A key beside the `_target_` of another package is an argument of that class: it stays.
+# Keys of the schema, whatever a group instantiates.
 RENAMED_KEYS = {
     "checkpoint.every.epochs": "checkpoint.every_n_epochs",
     "checkpoint.every.seconds": "checkpoint.every_n_seconds",
     "data.resident": "data.preload_to_device",
-    "data.source.white": "data.source.max_value",
-    "evaluator.*.every": "evaluator.*.every_n_epochs",
-    "evaluator.figures.manifold_side": "evaluator.figures.manifold_size",
-    "evaluator.probe.neighbours": "evaluator.probe.num_neighbors",
-    "evaluator.quadrature.reach": "evaluator.quadrature.extent",
-    "evaluator.quadrature.side": "evaluator.quadrature.points_per_axis",
-    "loss.*.over": "loss.*.duration",
+    "loss.reduction": "trainer.loss_reduction",
     "manifold_side": "manifold_size",
-    "model.decoder.likelihood.bounded": "model.decoder.likelihood.sigmoid_mean",
-    "model.decoder.likelihood.least_sigma": "model.decoder.likelihood.min_sigma",
-    "model.likelihood.bounded": "model.likelihood.sigmoid_mean",
-    "model.likelihood.least_sigma": "model.likelihood.min_sigma",
-    "model.prior.spread": "model.prior.init_std",
+    "model.codes": "model.num_codes",
+    "model.upper_hidden_dims": "model.top_hidden_dims",
     "sweep.force": "sweep.rerun",
     "sweep.started": "sweep.started_at",
     "sweep.trial.journal": "sweep.trial.storage",
@@ -70,51 +62,88 @@ RENAMED_KEYS = {
     "trainer.distributed": "trainer.strategy",
     "trainer.gradient_clip": "trainer.max_grad_norm",
     "trainer.step": "trainer.execution",
+    "trust": "trusted_packages",
+}
+# Arguments of our classes; `*` stands for one part. Beside the `_target_` of another package they stay.
+RENAMED_ARGUMENTS = {
+    "data.source.white": "data.source.max_value",
+    "evaluator.*.every": "evaluator.*.every_n_epochs",
+    "evaluator.figures.manifold_side": "evaluator.figures.manifold_size",
+    "evaluator.probe.neighbours": "evaluator.probe.num_neighbors",
+    "evaluator.quadrature.reach": "evaluator.quadrature.extent",
+    "evaluator.quadrature.side": "evaluator.quadrature.points_per_axis",
+    "loss.*.over": "loss.*.duration",
+    "model.decoder.likelihood.bounded": "model.decoder.likelihood.sigmoid_mean",
+    "model.decoder.likelihood.least_sigma": "model.decoder.likelihood.min_sigma",
+    "model.encoder.codes": "model.encoder.num_codes",
+    "model.encoder.upper_hidden_dims": "model.encoder.top_hidden_dims",
+    "model.likelihood.bounded": "model.likelihood.sigmoid_mean",
+    "model.likelihood.least_sigma": "model.likelihood.min_sigma",
+    "model.prior.spread": "model.prior.init_std",
+    "model.prior.upper_hidden_dims": "model.prior.top_hidden_dims",
 }
 # Old and new values of keys, by their old names.
-RENAMED_VALUES: dict[str, dict[Any, Any]] = {"evaluator.*.every": {0: None}}
-_FIRST_TARGETS = {new: old for old, new in RENAMED_TARGETS.items()}
-_FIRST_KEYS = {new: old for old, new in RENAMED_KEYS.items()}
-_FIRST_VALUES = {
-    RENAMED_KEYS[key]: {new: old for old, new in values.items()} for key, values in RENAMED_VALUES.items()
+RENAMED_VALUES: dict[str, dict[Any, Any]] = {
+    "evaluator.*.every": {0: None},
+    "model.initialization": {"torch": "default"},
+    "model.output_bias": {"torch": "default"},
 }
+
+
+class _Rename(NamedTuple):
+    old: str
+    new: str
+    values: dict[Any, Any]
+    is_argument: bool
+
+
+_RENAMES = [
+    _Rename(old, new, RENAMED_VALUES.get(old, {}), old in RENAMED_ARGUMENTS)
+    for old, new in {**{key: key for key in RENAMED_VALUES}, **RENAMED_KEYS, **RENAMED_ARGUMENTS}.items()
+]
 
 
 def with_current_names(config: Any) -> Any:
     """Give every `_target_` and every key of a plain config its current name."""
-    return _rename_keys(_rename_targets(config, RENAMED_TARGETS), RENAMED_KEYS, RENAMED_VALUES)
+    return _rename(config, RENAMED_TARGETS, _RENAMES)
 
 
 def with_first_names(config: Any) -> Any:
     """Give every `_target_` and every key of a plain config its first name; the hash of a job needs them."""
-    return _rename_keys(_rename_targets(config, _FIRST_TARGETS), _FIRST_KEYS, _FIRST_VALUES)
+    back = [_Rename(new, old, _reverse(values), is_argument) for old, new, values, is_argument in _RENAMES]
+    return _rename(config, _reverse(RENAMED_TARGETS), back)
 
 
 def rename_override(override: str) -> str:
     """An override of a command line, typed or stored, with its key under the current name.
 
     Args:
-        override: Such as `checkpoint.every.epochs=1`; its value may be a sweep.
-            An evaluator that is no option of ours keeps its arguments.
+        override: Such as `checkpoint.every.epochs=1`; its value may be a sweep. What a single `+` adds within a
+            group is an argument of the user's own class and stays, as do those of an evaluator that is no option.
     """
     key, equals, value = override.partition("=")
     name = key.lstrip("+~")
-    old, current = _find_rename(name)
-    for before, after in RENAMED_VALUES.get(old, {}).items():
+    if re.match(r"\+[^+]", key) and "." in name:
+        return override
+    found = _find_rename(name)
+    if found is None:
+        return override
+    rename, current = found
+    for before, after in rename.values.items():
         value = re.sub(rf"(?<![\w.]){before}(?![\w.])", "null" if after is None else str(after), value)
     return f"{key.removesuffix(name)}{current}{equals}{value}"
 
 
 @cache
-def _find_rename(name: str) -> tuple[str, str]:
-    """The pattern that renames a key, and its current name; an empty pattern and the key itself if none does."""
-    for old, new in RENAMED_KEYS.items():
-        star = _match(old, name)
-        group = old.partition(".*")[0]
+def _find_rename(name: str) -> tuple[_Rename, str] | None:
+    """What renames a key, and its current name."""
+    for rename in _RENAMES:
+        star = _match(rename.old, name)
+        group = rename.old.partition(".*")[0]
         if star is None or (group == "evaluator" and not (config_dir() / group / f"{star}.yaml").is_file()):
             continue
-        return old, new.replace("*", star)
-    return "", name
+        return rename, rename.new.replace("*", star)
+    return None
 
 
 def _match(pattern: str, key: str) -> str | None:
@@ -123,39 +152,49 @@ def _match(pattern: str, key: str) -> str | None:
     return None if matched is None else "".join(matched.groups())
 
 
-def _rename_targets(node: Any, names: Mapping[str, str]) -> Any:
-    if isinstance(node, dict):
-        return {
-            key: names.get(value, value)
-            if key == "_target_" and isinstance(value, str)
-            else _rename_targets(value, names)
-            for key, value in node.items()
-        }
-    return [_rename_targets(value, names) for value in node] if isinstance(node, list) else node
+def _reverse(table: Mapping[Any, Any]) -> dict[Any, Any]:
+    return {new: old for old, new in table.items()}
 
 
-def _rename_keys(config: Any, keys: Mapping[str, str], values: Mapping[str, Mapping[Any, Any]]) -> Any:
-    """Rename the keys of a config in place; `_rename_targets` has copied it."""
-    for old, new in keys.items():
+def _rename(config: Any, targets: Mapping[str, str], renames: Sequence[_Rename]) -> Any:
+    """A copy of a config with other names of its targets, of its keys, and of the keys in its interpolations."""
+    config = _rename_strings(config, targets, {rename.old: rename.new for rename in renames})
+    for old, new, values, is_argument in renames:
         group = old.partition(".*")[0] if "*" in old else ""
         for star in list(_node(config, group.split("."))) if group else [""]:
-            _move(config, old.replace("*", str(star)), new.replace("*", str(star)), values.get(old, {}))
+            _move(config, old.replace("*", str(star)), new.replace("*", str(star)), values, is_argument)
     return config
 
 
-def _move(config: Any, old: str, new: str, values: Mapping[Any, Any]) -> None:
+def _rename_strings(node: Any, targets: Mapping[str, str], keys: Mapping[str, str]) -> Any:
+    if isinstance(node, dict):
+        return {
+            key: targets.get(value, value)
+            if key == "_target_" and isinstance(value, str)
+            else _rename_strings(value, targets, keys)
+            for key, value in node.items()
+        }
+    if isinstance(node, str):
+        return _INTERPOLATION.sub(lambda match: f"${{{keys.get(match[1], match[1])}}}", node)
+    return [_rename_strings(value, targets, keys) for value in node] if isinstance(node, list) else node
+
+
+def _move(config: Any, old: str, new: str, values: Mapping[Any, Any], is_argument: bool) -> None:
+    """Move a value to another key, unless the new key has a value already: the old one is a class's own then."""
     *parents, key = old.split(".")
+    *new_parents, new_key = new.split(".")
     node = _node(config, parents)
-    if key not in node or not str(node.get("_target_", "vae_exp.")).startswith("vae_exp."):
+    if key not in node or (is_argument and not str(node.get("_target_", "vae_exp.")).startswith("vae_exp.")):
+        return
+    target = config
+    for parent in new_parents:
+        target = target.setdefault(parent, {})
+    if not isinstance(target, dict) or (new != old and new_key in target):
         return
     value = node.pop(key)
+    target[new_key] = values.get(value, value) if isinstance(value, Hashable) else value
     if not node:  # no other key is left
         del _node(config, parents[:-1])[parents[-1]]
-    *parents, key = new.split(".")
-    target = config
-    for parent in parents:
-        target = target.setdefault(parent, {})
-    target[key] = values.get(value, value) if isinstance(value, Hashable) else value
 
 
 def _node(config: Any, path: Sequence[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from vae_exp.configuration.renames import with_first_names
 from vae_exp.configuration.schema import values_before_the_key
 from vae_exp.storage.run_directory import resumed_directory
 
-NOT_PART_OF_IDENTITY = ("hydra", "tracker", "sweep", "checkpoint", "resume", "trust")
+NOT_PART_OF_IDENTITY = ("hydra", "tracker", "sweep", "checkpoint", "resume", "trusted_packages", "trust")
 EXCLUDED_KEYS = ("data.root", "trainer.threads", "trainer.print_batch_sum")  # change no result but by rounding
 _MOST_CHARACTERS = 120
 

@@ -28,8 +28,8 @@ PRECISIONS = ("fp32", "tf32", "bf16")
 STRATEGIES = ("none", "ddp")
 BINARIZATIONS = ("none", "dynamic", "fixed")
 PRELOAD_TO_DEVICE = ("auto", True, False)
-INITIALIZATIONS = ("torch", "glorot_uniform")
-OUTPUT_BIASES = ("torch", "data_mean")
+INITIALIZATIONS = ("default", "glorot_uniform")
+OUTPUT_BIASES = ("default", "data_mean")
 SPLITS = ("train", "val", "test")
 CHECKPOINTS = ("best", "last")
 
@@ -43,13 +43,13 @@ class ModelConfig:
     hidden_dims: list[int] = MISSING
     activation: str = MISSING
     latent_dims: list[int] | None = None
-    upper_hidden_dims: list[int] | None = None
+    top_hidden_dims: list[int] | None = None
     classes: int | None = None
-    codes: int | None = None
+    num_codes: int | None = None
     code_dim: int | None = None
     posterior: str = "diagonal"
-    initialization: str = "torch"
-    output_bias: str = "torch"
+    initialization: str = "default"
+    output_bias: str = "default"
     encoder: dict[str, Any] = field(default_factory=dict)
     decoder: dict[str, Any] = field(default_factory=dict)
     likelihood: dict[str, Any] = field(default_factory=dict)
@@ -125,6 +125,7 @@ class TrainerConfig:
     warn_posterior_collapse: bool = True
     print_batch_sum: bool = False
     max_train_images: int | None = None
+    loss_reduction: str = "sum"
     monitor: str | None = MISSING
     early_stopping: EarlyStoppingConfig = MISSING
 
@@ -134,6 +135,7 @@ class TrainerConfig:
         _check_choice("trainer.execution", self.execution, EXECUTION_MODES)
         _check_choice("trainer.precision", self.precision, PRECISIONS)
         _check_choice("trainer.strategy", self.strategy, STRATEGIES)
+        _check_choice("trainer.loss_reduction", self.loss_reduction, REDUCTIONS)
         if self.threads not in ("auto", None) and (type(self.threads) is not int or self.threads < 1):
             raise UserError(f"trainer.threads={self.threads} must be auto, null (torch's own) or at least 1.")
         if self.max_grad_norm is not None:
@@ -212,7 +214,7 @@ class TrainConfig:
     tracker: TrackerConfig = MISSING
     sweep: SweepConfig = MISSING
     resume: str | None = None
-    trust: list[str] = field(default_factory=list)
+    trusted_packages: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.resume is not None and not self.resume.strip():
@@ -220,7 +222,6 @@ class TrainConfig:
         _check_seed("seed", self.seed)
         _check_target("loss", self.loss)
         _check_target("optimizer", self.optimizer)
-        _check_choice("loss.reduction", self.loss.get("reduction"), REDUCTIONS)
         _check_numbers("optimizer", self.optimizer, {"lr": _check_positive, "weight_decay": _check_not_negative})
 
 
@@ -241,7 +242,7 @@ class StoredRunConfig:
     checkpoint: str | None = MISSING
     device: str = MISSING
     seed: int = MISSING
-    trust: list[str] = MISSING
+    trusted_packages: list[str] = MISSING
     data: DataLocationConfig = MISSING
 
     def __post_init__(self) -> None:

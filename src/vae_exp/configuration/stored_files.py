@@ -121,7 +121,9 @@ def _check_data_root(key: str, value: Any, caller: Caller) -> None:
 def _check_program(key: str, value: Any, caller: Caller) -> None:
     if "features" not in caller.trust:
         why = "names a program of torch.export, which can run code when it is read"
-        raise _refusal(caller, key, value, why, "if you trust the file, say trust=[features]", replace=False)
+        raise _refusal(
+            caller, key, value, why, "if you trust the file, say trusted_packages=[features]", replace=False
+        )
 
 
 def _check_compute_device(key: str, value: Any, caller: Caller) -> None:

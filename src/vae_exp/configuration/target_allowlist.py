@@ -166,7 +166,7 @@ def _check_target_name(key: tuple[str, ...], target: Any, trust: Sequence[str]) 
     remedy = (
         "no such name belongs there"
         if package in {"torch", "torchvision", "vae_exp", *sys.stdlib_module_names}
-        else f"if you trust the package, say trust=[{package}]"
+        else f"if you trust the package, say trusted_packages=[{package}]"
     )
     raise UserError(
         f"the stored config has {name}={target}, which is not {kind.name} "

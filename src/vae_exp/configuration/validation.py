@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from vae_exp.errors import UserError
 
 _SCHEDULE = "loss/schedule@"
-_OF_SOME_MODELS = ("latent_dims", "upper_hidden_dims", "classes", "codes", "code_dim")
+_OF_SOME_MODELS = ("latent_dims", "top_hidden_dims", "classes", "num_codes", "code_dim")
 _PARTS = ("encoder", "decoder", "prior", "likelihood")
 
 

@@ -19,7 +19,7 @@ class UnitsEvaluator:
     """Active units (Burda, Grosse & Salakhutdinov 2016, section 5.2), and the rate that each unit carries.
 
     A unit is active if the variance over images of its posterior mean, Var_x E[z|x], is above a threshold. Yields
-    `active_units`, how many; and, where posterior and prior have independent units, `rate_of_active_units` in nats
+    `active_units`, how many; and, where posterior and prior have independent units, `active_rate` in nats
     per image, the sum of their rates, and the figure `units`: all units by their rate, with their variances.
 
     Args:
@@ -54,7 +54,7 @@ class UnitsEvaluator:
         if not available:
             return
         rate = torch.cat(available).mean(dim=0)
-        yield "rate_of_active_units", rate[active].sum().item()
+        yield "active_rate", rate[active].sum().item()
         yield "unit_rates", rate.tolist()
         order = rate.argsort(descending=True)
         yield (

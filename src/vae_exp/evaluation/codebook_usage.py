@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 
 class CodesEvaluator:
-    """Use of the codebook: `codes_used`, how many entries occur at all, and `code_perplexity`.
+    """Use of the codebook: `codebook_used`, how many entries occur at all, and `code_perplexity`.
 
     The perplexity is e to the entropy of the entries over all images and positions: the number of entries if all
     are used alike, 1 if one alone is. Yields nothing for a model without a codebook.
@@ -45,5 +45,5 @@ class CodesEvaluator:
             )
             counts = batch_counts if len(counts) == 0 else counts + batch_counts
         shares = counts[counts > 0] / counts.sum()
-        yield "codes_used", int((counts > 0).sum())
+        yield "codebook_used", int((counts > 0).sum())
         yield "code_perplexity", (-(shares * shares.log()).sum()).exp().item()

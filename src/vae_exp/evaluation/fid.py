@@ -36,7 +36,7 @@ class FIDEvaluator:
     likelihood is a Bernoulli, pixels are drawn too. With a file the features are what its program
     returns, and the distance is `fid`; comparable with published ones only if they used the very same features.
     Without one, they are the last hidden layer of a small classifier that is trained on the images of the
-    split, and the distance is `fid_of_own_classifier`: it compares models on the same data, and nothing
+    split, and the distance is `classifier_frechet_distance`: it compares models on the same data, and nothing
     else. Without labels and without a file there is no distance.
 
     Args:
@@ -71,7 +71,7 @@ class FIDEvaluator:
             if images.labels is None:
                 _log.warning("evaluator.fid: neither a file of features nor labels to train a classifier on.")
                 return
-            name, features = "fid_of_own_classifier", trained_classifier(images, self._epochs)
+            name, features = "classifier_frechet_distance", trained_classifier(images, self._epochs)
         images = scored_images("fid", images, self._num_images)
         features = features.to(images.device)
         distance = FrechetInceptionDistance(_Sized(features, images)).to(images.device)

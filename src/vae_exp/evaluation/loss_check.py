@@ -34,7 +34,7 @@ class LossReport:
         mean_image_distortion: −log p(x) of the constant mean image: what a model gets that ignores its latents.
             None where the likelihood has further parameters.
         pixels: Values of an image.
-        warnings: Sentences about what does not fit together; `concerns` in `result.json`.
+        warnings: Sentences about what does not fit together.
     """
 
     distortion_weight: float | None
@@ -46,8 +46,7 @@ class LossReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Convert to plain values, as `result.json` has them."""
-        values = asdict(self)
-        return {**values, "concerns": list(values.pop("warnings"))}
+        return {**asdict(self), "warnings": list(self.warnings)}
 
     def to_log_lines(self) -> list[str]:
         """A summary line, then the warnings."""

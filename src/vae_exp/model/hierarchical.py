@@ -46,7 +46,7 @@ class TwoLayerEncoder(nn.Module):
         image_shape: `[channels, height, width]`.
         latent_dims: Units of z₁ and of z₂.
         hidden_dims: Widths of the hidden layers between the image and z₁, from the image inwards.
-        upper_hidden_dims: Widths between z₁ and z₂, from z₁ inwards.
+        top_hidden_dims: Widths between z₁ and z₂, from z₁ inwards.
         activation: A name from `vae_exp.model.networks.ACTIVATIONS`.
 
     Raises:
@@ -58,13 +58,13 @@ class TwoLayerEncoder(nn.Module):
         image_shape: Sequence[int],
         latent_dims: Sequence[int],
         hidden_dims: Sequence[int],
-        upper_hidden_dims: Sequence[int],
+        top_hidden_dims: Sequence[int],
         activation: str,
     ) -> None:
         super().__init__()
         lower, self._upper = _two(latent_dims)
         self.lower = GaussianLayer(prod(image_shape), hidden_dims, lower, activation)
-        self.upper = GaussianLayer(lower, upper_hidden_dims, self._upper, activation)
+        self.upper = GaussianLayer(lower, top_hidden_dims, self._upper, activation)
 
     def forward(self, images: Tensor) -> Distribution:
         """Images `[batch, *image_shape]` → q(z₁, z₂|x) over `[batch, units of both]`."""
@@ -76,18 +76,18 @@ class TwoLayerPrior(nn.Module):
 
     Args:
         latent_dims: Units of z₁ and of z₂.
-        upper_hidden_dims: Widths of the layers between them as the encoder lists them: passed in reverse.
+        top_hidden_dims: Widths of the layers between them as the encoder lists them: passed in reverse.
         activation: A name from `vae_exp.model.networks.ACTIVATIONS`.
 
     Raises:
         ValueError: if there are not two layers of latents.
     """
 
-    def __init__(self, latent_dims: Sequence[int], upper_hidden_dims: Sequence[int], activation: str) -> None:
+    def __init__(self, latent_dims: Sequence[int], top_hidden_dims: Sequence[int], activation: str) -> None:
         super().__init__()
         self._lower, upper = _two(latent_dims)
         self.top = StandardNormalPrior(upper)
-        self.lower = GaussianLayer(upper, list(reversed(upper_hidden_dims)), self._lower, activation)
+        self.lower = GaussianLayer(upper, list(reversed(top_hidden_dims)), self._lower, activation)
 
     def forward(self) -> Distribution:
         """The distribution, with event shape `[units of both]`."""

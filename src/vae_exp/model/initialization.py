@@ -12,10 +12,11 @@ def initialize(model: nn.Module, name: str) -> None:
 
     Args:
         model: Its linear and convolutional layers are initialized.
-        name: `torch` leaves them as they are; `glorot_uniform` draws from U(−a, a), a² = 6 / (inputs + outputs),
-            with biases of zero (Glorot & Bengio 2010), as Burda, Grosse & Salakhutdinov 2016 do.
+        name: `default` leaves them as torch has drawn them; `glorot_uniform` draws from U(−a, a),
+            a² = 6 / (inputs + outputs), with biases of zero (Glorot & Bengio 2010), as Burda, Grosse &
+            Salakhutdinov 2016 do.
     """
-    if name == "torch":
+    if name == "default":
         return
     for layer in model.modules():
         if isinstance(layer, _WEIGHTED):

@@ -23,7 +23,7 @@ class VQEncoder(nn.Module):
 
     Args:
         image_shape: `[channels, height, width]`.
-        codes: Entries of the codebook.
+        num_codes: Entries of the codebook.
         code_dim: Numbers of an entry.
         hidden_dims: Channels of the convolutions; each halves height and width, and what is left are positions.
         activation: A name from `vae_exp.model.networks.ACTIVATIONS`, or `gated`.
@@ -36,21 +36,23 @@ class VQEncoder(nn.Module):
     def __init__(
         self,
         image_shape: Sequence[int],
-        codes: int,
+        num_codes: int,
         code_dim: int,
         hidden_dims: Sequence[int],
         activation: str,
         residual_blocks: int = 0,
     ) -> None:
         super().__init__()
-        if codes < 2 or code_dim < 1:
-            raise ValueError(f"model.codes={codes} must be at least 2, and model.code_dim={code_dim} at least 1.")
+        if num_codes < 2 or code_dim < 1:
+            raise ValueError(
+                f"model.num_codes={num_codes} must be at least 2, and model.code_dim={code_dim} at least 1."
+            )
         check_group_norm(hidden_dims, image_shape, residual_blocks)
         channels = [image_shape[0], *hidden_dims]
         self.positions = prod(code_grid(image_shape, len(hidden_dims)))
         self.hidden = conv_stack(channels, activation, residual_blocks)
         self.output = nn.Conv2d(channels[-1], code_dim, 1)
-        self.codebook = nn.Parameter(torch.empty(codes, code_dim).uniform_(-1 / codes, 1 / codes))
+        self.codebook = nn.Parameter(torch.empty(num_codes, code_dim).uniform_(-1 / num_codes, 1 / num_codes))
 
     def forward(self, images: Tensor) -> Distribution:
         """Images `[batch, *image_shape]` → codes over `[batch, positions · code_dim]`."""

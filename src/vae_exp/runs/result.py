@@ -73,7 +73,7 @@ def build_result(
         "precision": trainer.options.precision,
         "versions": _versions(),
         "config_hash": metadata["config_hash"],
-        "audit": metadata["audit"],
+        "loss_check": metadata["loss_check"],
         "wandb": wandb,
     }
 

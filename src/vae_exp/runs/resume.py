@@ -34,7 +34,7 @@ OVERRIDABLE_ON_RESUME = (
     "checkpoint",
     "tracker",
 )
-_COMMAND_KEYS = ("resume", "trust", "hydra")
+_COMMAND_KEYS = ("resume", "trusted_packages", "hydra")
 _COUNTS = ("epoch", "step", "batches", "lines")
 _REQUIRED_KEYS = ("batches", "rows", "generators", "optimizer", "lines", "best")
 
@@ -93,7 +93,7 @@ def load_resume_state(directory: RunDirectory, requested: DictConfig, overrides:
                 f"only {', '.join(OVERRIDABLE_ON_RESUME)} may differ. Start a new run for anything else."
             )
     config = with_overrides(stored, values)
-    caller = Caller(directory.path, list(requested.trust), values)
+    caller = Caller(directory.path, list(requested.trusted_packages), values)
     require_safe(resolve_to_dict(config), caller)
     checkpoint = _chosen_checkpoint(resumed_checkpoint(str(requested.resume)), directory)
     state = _read_state(checkpoint, directory)

@@ -72,19 +72,21 @@ class TrainedRun:
 def load_run(
     directory: str | PathLike[str],
     *,
-    trust: Sequence[str] = (),
+    trusted_packages: Sequence[str] = (),
     device: str = "cpu",
     checkpoint: str | None = None,
     data: Mapping[str, str | None] | None = None,
+    trust: Sequence[str] = (),
 ) -> TrainedRun:
     """Open a run directory, wherever it lies now.
 
     Args:
         directory: The run directory.
-        trust: Packages of yours, or of the run's author, whose classes may be instantiated.
+        trusted_packages: Packages of yours, or of the run's author, whose classes may be instantiated.
         device: Where the model goes: `cpu`, `cuda`, `auto`, ….
         checkpoint: `best` or `last`; by default the best, or the last where there is no best yet.
         data: Where the data lie now, for instance `{"root": "/data"}` or `{"path": "images.npz"}`.
+        trust: The old name of `trusted_packages`.
 
     Raises:
         UserError: if the directory holds no run, if the stored config names code that is not trusted,
@@ -99,7 +101,7 @@ def load_run(
     shape = stored.data.get("image_shape") or state.get("image_shape")
     places = {f"data.{name}": value for name, value in (data or {}).items() if value is not None}
     plain = resolve_to_dict(with_overrides(stored, places), shape)
-    caller = Caller(run_dir.path, trust, places)
+    caller = Caller(run_dir.path, [*trusted_packages, *trust], places)
     require_safe(plain, caller, ["model"])
     settings = parse_config(OmegaConf.create(plain), TrainConfig)
     vae = _build_with_weights(plain, state, run_dir.checkpoint(chosen))
@@ -149,7 +151,7 @@ def load_run_from_settings(settings: StoredRunConfig) -> TrainedRun:
     """
     return load_run(
         find_latest_run("run") if settings.run == LATEST else settings.run,
-        trust=settings.trust,
+        trusted_packages=settings.trusted_packages,
         device=settings.device,
         checkpoint=settings.checkpoint,
         data={"root": settings.data.root, "path": settings.data.path},

@@ -51,7 +51,7 @@ from vae_exp.tracking.metrics_file import JsonlMetrics
 from vae_exp.tracking.wandb_tracker import WandbTracker
 
 _log = logging.getLogger(__name__)
-_AUDITED = 2000
+_LOSS_CHECK_IMAGES = 2000
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def set_up(
         "image_shape": splits.image_shape,
         "wandb_run_id": wandb.run_id if wandb else wandb_run_id,
         "schedule": plain["scheduler"],
-        "audit": loss_check,
+        "loss_check": loss_check,
         "threads": threads,
     }
     with timed(phases, "build"):
@@ -294,18 +294,18 @@ def _check_loss(
 ) -> dict[str, Any] | None:
     """What the loss means on these data; computed and logged at the start of a new run."""
     if state is not None:
-        stored: dict[str, Any] | None = state.get("audit")
+        stored: dict[str, Any] | None = state.get("loss_check", state.get("audit"))
         return stored
     report = check_loss(
         vae,
         loss,
-        images.take(_AUDITED).with_fixed_binarization(),
+        images.take(_LOSS_CHECK_IMAGES).with_fixed_binarization(),
         make_generator(seed, "evaluation", images.device),
     )
-    first, *concerns = report.to_log_lines()
+    first, *warnings = report.to_log_lines()
     _log.info(first)
-    for concern in concerns:
-        _log.warning(concern)
+    for warning in warnings:
+        _log.warning(warning)
     return report.as_dict()
 
 
@@ -457,7 +457,7 @@ def _options(settings: TrainConfig, loss: Loss, train: ImageSet, val: ImageSet) 
     return TrainerOptions(
         epochs=trainer.epochs,
         batch_size=trainer.batch_size,
-        reduction=settings.loss["reduction"],
+        reduction=trainer.loss_reduction,
         seed=settings.seed,
         monitor=monitor,
         patience=trainer.early_stopping.patience,

@@ -10,6 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vae_exp.errors import RunLockedError, UserError
+from vae_exp.metrics import with_current_metrics
 from vae_exp.storage.atomic_io import absolute_path, read_json
 
 LATEST = "latest"  # in place of a run directory, the one that was written last
@@ -164,7 +165,16 @@ class RunDirectory:
             return None
         if not isinstance(result, dict):
             raise UserError(f"{self.result} holds {type(result).__name__}; expected a JSON object.")
-        return result
+        return _with_current_names(result)
+
+
+def _with_current_names(result: dict[str, Any]) -> dict[str, Any]:
+    """The contents of a `result.json` that an older version may have written."""
+    if isinstance(result.get("metrics"), dict):
+        result["metrics"] = with_current_metrics(result["metrics"])
+    if isinstance(audit := result.pop("audit", None), dict):
+        result["loss_check"] = {"warnings" if key == "concerns" else key: value for key, value in audit.items()}
+    return result
 
 
 def resumed_checkpoint(value: str) -> Path:

@@ -109,10 +109,10 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     best.add_argument("--over-seeds", action="store_true", help="by the means of jobs that differ in seeds alone")
     retry = command("retry", _retry, "run again what failed, was interrupted or is missing")
     retry.add_argument(
-        "trust",
+        "trusted_packages",
         nargs="?",
-        default="trust=[]",
-        metavar="trust=[NAME,…]",
+        default="trusted_packages=[]",
+        metavar="trusted_packages=[NAME,…]",
         help="packages of yours that the jobs use; `features`; `command` for all that sweep.json says",
     )
     clean = command("clean", _clean, "list files that can be removed, ask, and remove them")
@@ -215,7 +215,7 @@ def _retry(args: argparse.Namespace) -> int:
     commands = read_manifest(args.sweep).commands
     if not commands:
         raise UserError(f"{args.sweep} does not say how it was started: there is no sweep.json to go by.")
-    trust = _trusted(args.trust)
+    trust = _trusted(args.trusted_packages)
     if TRUST not in trust:
         check_all_within(args.sweep)
     for command in commands:
@@ -226,7 +226,7 @@ def _retry(args: argparse.Namespace) -> int:
             check_command(argv, folder, args.sweep)
     checked = [] if TRUST in trust else ["sweep.checked=true"]
     if named := [each for each in trust if each != TRUST]:
-        checked.append(f"trust=[{','.join(named)}]")
+        checked.append(f"trusted_packages=[{','.join(named)}]")
     worst = 0
     for command in commands:
         folder = Path(command["folder"])
@@ -239,9 +239,9 @@ def _retry(args: argparse.Namespace) -> int:
 
 
 def _trusted(word: str) -> list[str]:
-    names = re.fullmatch(r"trust=\[?([\w.,\s]*)\]?", word)
+    names = re.fullmatch(r"(?:trust|trusted_packages)=\[?([\w.,\s]*)\]?", word)
     if not names:
-        raise UserError(f"{word} is not an argument of retry; expected trust=[NAME,…].")
+        raise UserError(f"{word} is not an argument of retry; expected trusted_packages=[NAME,…].")
     return [name for name in re.split(r"[,\s]+", names[1]) if name]
 
 

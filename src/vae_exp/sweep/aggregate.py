@@ -11,12 +11,12 @@ from typing import Literal
 from vae_exp.configuration.overrides import override_key
 from vae_exp.configuration.resolvers import NOT_PART_OF_IDENTITY
 from vae_exp.errors import UserError
-from vae_exp.metrics import higher_is_better
+from vae_exp.metrics import current_metric, higher_is_better
 from vae_exp.sweep.job_records import JobRecord, union, varying
 
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?")
 _JUDGED_BY = ("test/nll", "test/elbo", "val/nll", "val/elbo", "train/elbo", "val/loss", "train/loss")
-_OF_THE_SWEEP = {*NOT_PART_OF_IDENTITY} - {"trust"}  # pasted overrides trust the same packages
+_OF_THE_SWEEP = {*NOT_PART_OF_IDENTITY} - {"trusted_packages"}  # pasted overrides trust the same packages
 SEEDS = ("seed", "data.split_seed", "data.binarization_seed")
 Others = Literal["mean", "best"]  # what is shown of the settings that differ in keys which are not shown
 
@@ -181,11 +181,11 @@ def select_metric(jobs: Sequence[JobRecord], requested: str | None, option: str 
         if metric is None:
             raise UserError("no job of the sweep has metrics yet.")
         return metric
-    if requested not in available:
+    if current_metric(requested) not in available:
         raise UserError(
             f"{option} {requested}: no job has it; known here: {', '.join(sorted(available)) or 'none yet'}."
         )
-    return requested
+    return current_metric(requested)
 
 
 def sort_by_metric(jobs: Sequence[JobRecord], metric: str) -> list[JobRecord]:

@@ -14,11 +14,11 @@ from hydra.errors import HydraException
 
 from vae_exp.errors import UserError
 
-TRUST = "command"  # trust=[command] runs the commands as they are
+TRUST = "command"  # trusted_packages=[command] runs the commands as they are
 _FLAGS = ("-m", "--multirun")
 _SEARCH_KEYS = ("n_trials", "objectives", "directions", "sampler", "pruner", "conditions", "batch_size")
 _NUMBERS = re.compile(r"null|true|false|[\d.e+-]+|\[[\d.,\s]*\]")
-_RESERVED = ("hydra", "sweep", "trust", "resume")
+_RESERVED = ("hydra", "sweep", "trusted_packages", "resume")
 
 
 def check_command(argv: Sequence[str], folder: Path, sweep: Path) -> None:
@@ -32,7 +32,7 @@ def check_command(argv: Sequence[str], folder: Path, sweep: Path) -> None:
     Raises:
         UserError: names the argument or the folder, and how to allow it.
     """
-    remedy = f"if you trust what {sweep / 'sweep.json'} says, say trust=[{TRUST}]"
+    remedy = f"if you trust what {sweep / 'sweep.json'} says, say trusted_packages=[{TRUST}]"
     if folder.resolve() != Path.cwd().resolve():
         raise UserError(f"{sweep} was started in {folder}: retry it there, or, {remedy}.")
     overrides = [word for word in argv if word not in _FLAGS]

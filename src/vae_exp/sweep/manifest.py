@@ -80,7 +80,7 @@ def add_command(sweep: Path, argv: Sequence[str], folder: Path, jobs: Sequence[S
 
 def portable_args(argv: Sequence[str]) -> list[str]:
     """The arguments of a command that stay valid when its sweep is moved, renamed, trusted or rerun."""
-    passing = ("sweep.rerun=", "sweep.name=", "sweep.checked=", "hydra.sweep.dir=", "trust=")
+    passing = ("sweep.rerun=", "sweep.name=", "sweep.checked=", "hydra.sweep.dir=", "trusted_packages=")
     return [word for word in argv if not word.lstrip("+").startswith(passing)]
 
 

@@ -151,7 +151,7 @@ def run_job(
             return None
         may_download = not config.sweep.checked
         if config.sweep.checked:
-            caller = Caller(run_dir.path, list(config.trust), remedy="say trust=[command]")
+            caller = Caller(run_dir.path, list(config.trusted_packages), remedy="say trusted_packages=[command]")
             require_safe(resolve_to_dict(config), caller)
         resume_state = wandb_run_id = None
         if action is JobAction.RESUME:

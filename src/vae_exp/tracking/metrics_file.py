@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TextIO
 from zlib import crc32
 
+from vae_exp.metrics import with_current_metrics
 from vae_exp.storage.atomic_io import read_regular, to_json_line, write_atomically
 
 _log = logging.getLogger(__name__)
@@ -88,7 +89,9 @@ def read_row(line: bytes) -> dict[str, Any] | None:
         return None
     if mark and row.pop(_CHECKSUM, None) != _checksum(text):
         return None
-    return row if all(value is None or isinstance(value, int | float) for value in row.values()) else None
+    if not all(value is None or isinstance(value, int | float) for value in row.values()):
+        return None
+    return with_current_metrics(row)
 
 
 def _to_line(row: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vae_exp.dashboard.reader.events import Value
+from vae_exp.metrics import with_current_metrics
 
 _MAX_KEYS = 5_000
 _MAX_NUMBERS = 20_000_000
@@ -49,7 +50,7 @@ class History:
         if not -(2**62) < step < 2**62:
             return
         self.steps.append(step)
-        for key, value in values.items():
+        for key, value in with_current_metrics(values).items():
             if isinstance(value, int | float) or (isinstance(value, str) and value in NOT_FINITE):
                 self._append(key, row, float(value))
             elif value is not None:

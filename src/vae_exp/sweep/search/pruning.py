@@ -9,6 +9,7 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
 
+from vae_exp.metrics import with_current_metrics
 from vae_exp.sweep.search.samplers import pruner
 from vae_exp.sweep.search.study import load_study
 
@@ -30,7 +31,7 @@ class TrialReporter:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = load_study(path)
         study.pruner = pruner(study.user_attrs["pruner"])
-        [self._metric] = study.user_attrs["objectives"]
+        [self._metric] = with_current_metrics(study.user_attrs["objectives"])
         frozen = study.get_trials(deepcopy=False)[number]
         self._running = frozen.state is TrialState.RUNNING
         self._trial = Trial(study, frozen._trial_id)

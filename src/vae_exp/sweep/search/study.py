@@ -17,7 +17,9 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from vae_exp.configuration.renames import rename_override
 from vae_exp.errors import UserError
+from vae_exp.metrics import current_metric, with_current_metrics
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.aggregate import direction
 from vae_exp.sweep.job_records import read_job
@@ -111,13 +113,13 @@ def with_directions(objectives: Sequence[str], directions: Sequence[str] | None)
         UserError: if there are not as many of both.
     """
     if directions is None:
-        return {name: direction(name) for name in objectives}
+        return {name: direction(name) for name in map(current_metric, objectives)}
     if len(directions) != len(objectives):
         raise UserError(
             f"hydra.sweeper.directions={list(directions)} must have one for each of "
             f"hydra.sweeper.objectives={list(objectives)}."
         )
-    return dict(zip(objectives, directions, strict=True))
+    return dict(zip(map(current_metric, objectives), directions, strict=True))
 
 
 @dataclass
@@ -302,19 +304,19 @@ class TrialScheduler:
         return optuna.load_study(study_name=_STUDY, storage=storage)
 
     def _check_same_search(self) -> None:
-        stored = self._study.user_attrs.get("objectives")
+        stored = with_current_metrics(self._study.user_attrs.get("objectives", {}))
         requested = dict(self._settings.objectives)
         if stored != requested or list(stored) != list(requested):
             raise UserError(
                 f"{self._path} is of a search for {stored}, not for {requested}; choose another sweep.name"
                 f"{'.' if self._has_values() else ', or remove that file: none of its trials has a value yet.'}"
             )
-        fixed = list(job_key(self._space.fixed))
-        if self._study.user_attrs.get("fixed") != fixed:
-            before = " ".join(self._study.user_attrs.get("fixed", []))
-            now = " ".join(fixed)
+        before = job_key([rename_override(override) for override in self._study.user_attrs.get("fixed", [])])
+        now = job_key(self._space.fixed)
+        if before != now:
             raise UserError(
-                f"{self._path} is of a search with {before}, not with {now}; choose another sweep.name."
+                f"{self._path} is of a search with {' '.join(before)}, not with {' '.join(now)}; "
+                f"choose another sweep.name."
             )
         if self._study.user_attrs.get("pruner") != dict(self._settings.pruner):
             self._study.set_user_attr("pruner", dict(self._settings.pruner))
