@@ -12,17 +12,6 @@ def test_training_gets_the_overrides_that_it_knows():
     assert shared_overrides(given) == given[:6]
 
 
-def test_the_phases_of_a_real_run_add_up_to_its_wall_time(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    profile = profile_run(["data=digits", "rounds=1"], 100, [20], "cpu")
-    total = profile.pop("total")
-    assert sum(profile.values()) == pytest.approx(total, abs=1e-3)
-    for phase in ("compose", "imports", "data", "build", "tracker", "training", "evaluators", "checkpoints"):
-        assert profile[phase] > 0
-    assert 0 < profile["rest"] < total / 2
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_run_that_fails_gives_its_reason(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"(?s)exit code 1.*model.hidden_dims=\[0\] must list widths"):

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from tests.conftest import CHECKOUT
+from tests.conftest import CHECKOUT, start
+from tests.engine.distributed_member import free_port, launch_environment
 from tests.readers import read_metrics, read_result, without_times
 from vae_exp.model.encoders import MLPEncoder
 
@@ -44,20 +45,25 @@ class IdleEncoder(MLPEncoder):
         self.idle = nn.Linear(3, 3)
 
 
-def test_two_processes_train_what_one_would(command, tmp_path):
+def test_two_processes_train_what_one_would(command, tmp_path, monkeypatch):
+    """As torchrun starts them, which the slow tests do; the first is this process."""
     idle = f"model.encoder._target_={__name__}.IdleEncoder"
     assert command("train", *RUN, idle).code == 0
-    (tmp_path / "two").mkdir()
-    team = torchrun(*RUN, idle, "trainer=ddp", cwd=tmp_path / "two")
-    out, _ = team.communicate(timeout=120)
-    assert team.returncode == 0, out
-    alone, together = lines(tmp_path / "run"), lines(tmp_path / "two" / "run")
-    assert len(alone) == len(together) == 3
-    for one, two in zip(alone, together, strict=True):
-        assert two == pytest.approx(one, rel=1e-5)
-    assert out.count("Epoch 2/2") == 1
-    assert [path.name for path in (tmp_path / "two").iterdir()] == ["run"]
-    assert (tmp_path / "two" / "run" / "train.log").read_text().count("Training ") == 1
+    together = (*RUN[:-1], idle, "trainer=ddp", "hydra.run.dir=two")
+    port, paths = free_port(), os.pathsep.join([str(CHECKOUT), *sys.path])
+    second = start("train", *together, cwd=tmp_path, env={**launch_environment(1, 2, port), "PYTHONPATH": paths})
+    for name, value in launch_environment(0, 2, port).items():
+        monkeypatch.setenv(name, value)
+    first = command("train", *together)
+    out, err = second.communicate(timeout=60)
+    assert (first.code, second.returncode) == (0, 0), first.err + err
+    rows, rows_together = lines(tmp_path / "run"), lines(tmp_path / "two")
+    assert len(rows) == len(rows_together) == 3
+    for one, other in zip(rows, rows_together, strict=True):
+        assert other == pytest.approx(one, rel=1e-5)
+    assert (first.out + out).count("Epoch 2/2") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "two"}
+    assert (tmp_path / "two" / "train.log").read_text().count("Training ") == 1
 
 
 @pytest.mark.slow
@@ -77,13 +83,6 @@ def test_a_team_that_is_interrupted_ends_in_order_and_is_resumed(tmp_path):
     assert resumed.returncode == 0, out
     result = read_result(tmp_path / "run")
     assert (result["status"], result["epochs"]) == ("completed", more)
-
-
-def test_ddp_without_torchrun_says_how_to_start_it(command, tmp_path):
-    refused = command("train", "data=digits", "trainer=ddp", "tracker=none")
-    assert refused.code == 1
-    assert "torchrun --nproc-per-node=N -m vae_exp.train trainer=ddp" in refused.err
-    assert not (tmp_path / "outputs").exists() or not list((tmp_path / "outputs").rglob("metrics.jsonl"))
 
 
 @pytest.mark.slow

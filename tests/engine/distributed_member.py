@@ -1,10 +1,11 @@
-"""One process of a dist on this machine: `python -m tests.engine.distributed_member FOLDER`.
+"""One of several processes on this machine: `python -m tests.engine.distributed_member FOLDER`.
 
 It saves its results in the folder, as `RANK.pt`.
 """
 
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,25 @@ TRAINING: dict[str, dict[str, Any]] = {
     "mean": {"reduction": "mean", "max_grad_norm": 0.1, "ema_decay": 0.8, "val": grey_images(5, seed=1)},
     "streamed": {"reduction": "mean", "train": grey_images(11).stream_to(CPU)},
 }
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def launch_environment(rank: int, size: int, port: int) -> dict[str, str]:
+    """What torchrun sets."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "GLOO_SOCKET_IFNAME": "lo",
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def train(name: str, folder: Path, dist: DistributedContext, **changes: Any) -> dict[str, Any]:
@@ -88,7 +108,7 @@ def run_all(folder: Path, dist: DistributedContext) -> dict[str, Any]:
     return results
 
 
-def main(folder: Path) -> None:
+def run_member(folder: Path) -> None:
     torch.set_num_threads(1)
     dist = init_distributed("ddp", CPU)
     results = run_all(folder / str(dist.rank), dist)
@@ -98,4 +118,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run_member(Path(sys.argv[1]))

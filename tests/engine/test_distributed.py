@@ -1,5 +1,4 @@
 import os
-import socket
 import subprocess
 import sys
 from itertools import pairwise
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.conftest import CHECKOUT
-from tests.engine.distributed_member import TRAINING, train
+from tests.engine.distributed_member import TRAINING, free_port, launch_environment, run_member, train
 from vae_exp.engine import torchrun
 from vae_exp.engine.distributed import DistributedContext, init_distributed, local_rank_device
 from vae_exp.errors import UserError
@@ -110,7 +109,7 @@ def test_every_process_has_its_gpu(monkeypatch: pytest.MonkeyPatch, name: str, g
 def test_nccl_gets_the_device(monkeypatch: pytest.MonkeyPatch):
     """A device with its index, in a single process too."""
     options: dict[str, Any] = {}
-    for name, value in _environment(0, 1, _free_port()).items():
+    for name, value in launch_environment(0, 1, free_port()).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(
         torch_dist, "init_process_group", lambda backend, **others: options.update(others, of=backend)
@@ -132,67 +131,24 @@ def test_torchrun_without_ddp_and_ddp_without_torchrun_are_refused(monkeypatch: 
         init_distributed("none", CPU)
 
 
-def test_a_single_process_of_torchrun_leaves_its_group_too(monkeypatch: pytest.MonkeyPatch):
-    for name, value in _environment(0, 1, _free_port()).items():
-        monkeypatch.setenv(name, value)
-    dist = init_distributed("ddp", CPU)
-    try:
-        assert (dist.rank, dist.world_size) == (0, 1)
-        dist.shutdown()
-        assert not torch_dist.is_initialized()
-    finally:
-        if torch_dist.is_initialized():
-            torch_dist.destroy_process_group()
-
-
 # Two processes
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _environment(rank: int, size: int, port: int) -> dict[str, str]:
-    return {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "GLOO_SOCKET_IFNAME": "lo",
-        "OMP_NUM_THREADS": "1",
-    }
-
-
-def _two_processes(folder: Path) -> list[dict[str, Any]]:
-    """The results of two processes."""
-    port = _free_port()
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.engine.distributed_member", str(folder)],
-            cwd=CHECKOUT,
-            env={**os.environ, **_environment(rank, 2, port)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [each.communicate(timeout=90)[0] for each in started]
-    finally:
-        for each in started:
-            each.kill()
-    assert [each.returncode for each in started] == [0, 0], "\n".join(outputs)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    folder = tmp_path_factory.mktemp("dist")
-    return folder, _two_processes(folder)
+    """The results of two processes, of which this is the first."""
+    folder, port = tmp_path_factory.mktemp("dist"), free_port()
+    command = [sys.executable, "-m", "tests.engine.distributed_member", str(folder)]
+    second = subprocess.Popen(command, cwd=CHECKOUT, env={**os.environ, **launch_environment(1, 2, port)})
+    try:
+        with pytest.MonkeyPatch.context() as patched:
+            for name, value in launch_environment(0, 2, port).items():
+                patched.setenv(name, value)
+            run_member(folder)
+        assert second.wait(timeout=60) == 0
+    finally:
+        second.kill()
+    return folder, [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 @pytest.mark.parametrize("name", TRAINING)
