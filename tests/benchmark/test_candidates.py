@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from tests.builders import trainer_options
-from vae_exp.benchmark.candidates import candidate_specs
-from vae_exp.benchmark.report import available_executions, available_precisions, describe_hardware
+from vae_exp.benchmark.candidates import candidate_builders
+from vae_exp.benchmark.report import available_precisions, describe_hardware
 from vae_exp.benchmark.suite import choose_executions, choose_precisions
 from vae_exp.configuration.instantiate import build_loss, build_optimizer, build_vae
 from vae_exp.engine.progress import NullProgress
@@ -17,8 +17,7 @@ CPU = torch.device("cpu")
 
 
 def test_every_step_mode_meets_every_precision_and_each_precision_has_its_floor(case):
-    names = [spec.name for spec in candidate_specs(case, ["eager", "graph"], ["fp32", "bf16"])]
-    assert names == [
+    assert list(candidate_builders(case, ["eager", "graph"], ["fp32", "bf16"])) == [
         "plain", "tensor_loop",
         "engine/eager/fp32", "engine/graph/fp32", "engine/eager/bf16", "engine/graph/bf16",
         "floor/fp32", "floor/bf16",
@@ -26,15 +25,15 @@ def test_every_step_mode_meets_every_precision_and_each_precision_has_its_floor(
 
 
 def test_a_case_for_each_width_and_batch_size_on_whole_batches(make_cases):
-    found = make_cases("batch_size=[100,500]", "hidden_dims=[[30],[20,10]]")
-    sizes = [(each.config["model"]["encoder"]["hidden_dims"], each.batch_size) for each in found]
+    cases = make_cases("batch_size=[100,500]", "hidden_dims=[[30],[20,10]]")
+    sizes = [(case.config["model"]["encoder"]["hidden_dims"], case.batch_size) for case in cases]
     assert sizes == [([30], 100), ([30], 500), ([20, 10], 100), ([20, 10], 500)]
-    assert [len(each.images) for each in found] == [1200, 1000, 1200, 1000]
-    assert found[2].config["model"]["decoder"]["hidden_dims"] == [20, 10]
+    assert [len(case.images) for case in cases] == [1200, 1000, 1200, 1000]
+    assert cases[2].config["model"]["decoder"]["hidden_dims"] == [20, 10]
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["batch_size=[100,5000]"], r"batch_size=\[5000\] is larger than the 1200 training images"),
         (["model=conv"], r"model.encoder._target_=vae_exp.model.encoders.ConvEncoder has no plain loop"),
@@ -55,18 +54,19 @@ def test_a_case_for_each_width_and_batch_size_on_whole_batches(make_cases):
         (["burst_steps=0"], r"burst_steps=0 must be at least 1"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_by_name(make_cases, overrides, told):
-    with pytest.raises(UserError, match=told):
+def test_what_cannot_be_measured_is_refused_by_name(make_cases, overrides, message):
+    with pytest.raises(UserError, match=message):
         make_cases(*overrides)
 
 
 def test_linear_models_have_no_widths(make_cases):
     [case] = make_cases("hidden_dims=[[]]", "batch_size=[100]")
-    assert all(spec.build().run_steps(2) == 200 for spec in candidate_specs(case, ["eager"], ["fp32"]))
+    builders = candidate_builders(case, ["eager"], ["fp32"])
+    assert all(build().run_steps(2) == 200 for build in builders.values())
 
 
 def test_the_cpu_knows_neither_recordings_nor_tf32():
-    assert available_executions(CPU) == choose_executions(None, CPU) == ["eager"]
+    assert choose_executions(None, CPU) == ["eager"]
     assert choose_executions(["compile"], CPU) == ["compile"]
     assert choose_precisions(None, CPU) == available_precisions(CPU)
     assert choose_precisions(["bf16"], CPU) == ["bf16"]
@@ -77,31 +77,19 @@ def test_the_cpu_knows_neither_recordings_nor_tf32():
 
 
 @pytest.mark.parametrize(
-    ("flags", "known"),
+    ("flags", "precisions"),
     [("fpu avx512f avx512_bf16", ["fp32", "bf16"]), ("amx_bf16", ["fp32", "bf16"]), ("avx512f", ["fp32"])],
 )
-def test_bf16_is_the_cpus_where_its_flags_say_so(monkeypatch, tmp_path, flags, known):
+def test_bf16_is_the_cpus_where_its_flags_say_so(monkeypatch, tmp_path, flags, precisions):
     info = tmp_path / "cpuinfo"
     info.write_text(f"processor\t: 0\nmodel name\t: A Processor\nflags\t\t: {flags}\n\nprocessor\t: 1\n")
     monkeypatch.setattr("vae_exp.benchmark.report._CPU_INFO", info)
-    assert available_precisions(CPU) == known
+    assert available_precisions(CPU) == precisions
     assert describe_hardware(CPU)["cpu"] == "A Processor"
 
 
-def test_all_training_images_are_used_where_batches_fit(make_cases):
-    [case] = make_cases("batch_size=[100]")
-    assert len(case.images) == 1200
-    assert len(training_images_of(make_cases, 7)) == 1197
-
-
-def training_images_of(make_cases, batch_size):
-    [case] = make_cases(f"batch_size=[{batch_size}]")
-    return case.images
-
-
 def test_bursts_are_the_steps_of_the_trainer_to_the_bit(case, tmp_path):
-    [spec] = [spec for spec in candidate_specs(case, ["eager"], ["fp32"]) if spec.name == "engine/eager/fp32"]
-    bursts = spec.build()
+    bursts = candidate_builders(case, ["eager"], ["fp32"])["engine/eager/fp32"]()
     for steps in (5, 30, 13):  # two epochs of 24
         bursts.run_steps(steps)
     seed_everything(0)

@@ -53,21 +53,14 @@ def test_the_device_is_waited_for_at_the_ends_of_a_burst_alone(clock):
 
 @pytest.mark.parametrize(("step_seconds", "steps"), [(0.001, 500), (0.03, 17), (2.0, 1)])
 def test_a_calibrated_burst_takes_about_the_time_asked_for(clock, step_seconds, steps):
-    found = calibrated_steps(Named("a", [], clock, step_seconds), 0.5, lambda: None)
-    assert found == pytest.approx(steps, abs=1)
+    count = calibrated_steps(Named("a", [], clock, step_seconds), 0.5, lambda: None)
+    assert count == pytest.approx(steps, abs=1)
 
 
-def test_rates_and_ratios_are_those_of_hand_made_bursts():
+def test_rates_ratios_and_their_spread_are_those_of_hand_made_bursts():
     fast = [Burst(1.0, 400), Burst(2.0, 400), Burst(1.0, 900)]
     slow = [Burst(1.0, 100), Burst(1.0, 100), Burst(1.0, 100)]
     assert median_rate(fast) == 400
     assert ratios(fast, slow) == [4.0, 2.0, 9.0]
-    with pytest.raises(ValueError, match="shorter"):
-        ratios(fast, slow[:2])
-
-
-def test_the_spread_is_the_median_and_the_quartiles():
-    assert spread([5.0, 1.0, 2.0, 4.0, 3.0]).as_dict() == {"median": 3.0, "low": 2.0, "high": 4.0}
-    assert spread([7.0]).as_dict() == {"median": 7.0, "low": 7.0, "high": 7.0}
-    with pytest.raises(ValueError, match="at least one"):
-        spread([])
+    assert spread([5.0, 1.0, 2.0, 4.0, 3.0]) == {"median": 3.0, "low": 2.0, "high": 4.0}
+    assert spread([7.0]) == {"median": 7.0, "low": 7.0, "high": 7.0}

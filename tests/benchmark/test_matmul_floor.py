@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vae_exp.benchmark.candidates import candidate_specs
+from vae_exp.benchmark.candidates import candidate_builders
 from vae_exp.benchmark.matmul_floor import linear_layers
 from vae_exp.configuration.instantiate import build_loss, build_vae
 from vae_exp.data.images import Batch
@@ -31,21 +31,21 @@ class Products(TorchDispatchMode):
 
 
 def built(case, name):
-    [found] = [spec for spec in candidate_specs(case, ["eager"], ["fp32", "bf16"]) if spec.name == name]
-    return found.build()
+    return candidate_builders(case, ["eager"], ["fp32", "bf16"])[name]()
 
 
 def test_the_floor_has_the_products_of_a_training_step_and_no_others(case):
     engine, floor = built(case, "engine/eager/fp32"), built(case, "floor/fp32")
     engine.run_steps(2)
-    with Products() as counted:
+    with Products() as of_engine:
         engine.run_steps(1)
-    assert not _OTHERS & set(counted.operations)
-    assert Counter(floor.shapes) == counted.shapes
+    assert not _OTHERS & set(of_engine.operations)
+    with Products() as of_floor:
+        floor.run_steps(1)
+    assert of_floor.shapes == of_engine.shapes
     # 64-40-20-(2·2) and 2-20-40-64: six layers, three products each, less the gradient of the images
-    assert len(floor.shapes) == 3 * 6 - 1
-    assert floor.shapes[0] == (50, 64, 40)
-    assert floor.operations == 2 * 50 * (3 * (64 * 40 + 40 * 20 + 20 * 4 + 2 * 20 + 20 * 40 + 40 * 64) - 64 * 40)
+    assert of_floor.shapes.total() == 3 * 6 - 1
+    assert of_floor.shapes[50, 64, 40] >= 1
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -53,8 +53,7 @@ def test_a_burst_of_the_floor_multiplies_and_does_nothing_else(case, precision):
     floor = built(case, f"floor/{precision}")
     with Products() as counted:
         assert floor.run_steps(3) == 3 * 50
-    assert set(counted.operations) == {"mm"}
-    assert counted.operations["mm"] == 3 * len(floor.shapes)
+    assert counted.operations == {"mm": 3 * 17}
 
 
 def test_its_factors_are_those_of_a_real_step(case, generator):

@@ -20,11 +20,12 @@ def test_the_peak_of_the_process_grows_by_what_it_holds_for_a_moment():
     assert host_peak() == pytest.approx(peak, abs=4 * MEBIBYTE)  # the system counts in bundles of pages
 
 
-def test_a_fresh_process_tells_its_own_peak(case):
+@pytest.mark.slow
+def test_a_fresh_process_reports_its_own_peak(case):
     ballast = torch.ones(2**28)  # 1 GiB in this process, which must not be seen from there
-    found = measure_host_peak(case.config, "engine/eager/fp32", case.batch_size, "cpu")
+    peaks = measure_host_peak(case.config, "engine/eager/fp32", case.batch_size, "cpu")
     assert ballast[-1] == 1
-    assert 50 * MEBIBYTE < found["imported"] < found["peak"] < 1024 * MEBIBYTE
+    assert 50 * MEBIBYTE < peaks["imported"] < peaks["peak"] < 1024 * MEBIBYTE
 
 
 def test_without_cuda_there_is_no_peak_of_its_memory():

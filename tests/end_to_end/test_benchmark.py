@@ -9,8 +9,8 @@ SMALL = ("data=digits", "rounds=3", "burst_steps=2", "model.hidden_dims=[20]", "
 
 
 def test_the_bursts_of_a_small_benchmark(command, tmp_path):
-    words = ("batch_size=[100,300]", "precisions=[fp32,bf16]", "profile_run=false", "memory=false")
-    finished = command("benchmark", *SMALL, *words)
+    overrides = ("batch_size=[100,300]", "precisions=[fp32,bf16]", "profile_run=false", "memory=false")
+    finished = command("benchmark", *SMALL, *overrides)
     assert finished.code == 0, finished.err
     results = json.loads((tmp_path / "benchmark.json").read_text())
     assert [path.name for path in tmp_path.iterdir()] == ["benchmark.json"]
@@ -46,35 +46,34 @@ def test_the_whole_benchmark(process, tmp_path):
     results = json.loads((tmp_path / "made" / "here.json").read_text())
     loop, engine = (results["memory"]["bytes"][name]["peak"] for name in ("tensor_loop", "engine/eager/fp32"))
     assert results["memory"]["engine_over_tensor_loop"] == pytest.approx(engine / loop)
-    assert results["profile"]["total"] > results["profile"]["training"] > 0
-    for words in ("speed ÷ plain", "time ÷ floor", "÷ tensor_loop", "tracker", "Written to"):
-        assert words in finished.out
+    phases = results["profile"]
+    total = phases.pop("total")
+    assert sum(phases.values()) == pytest.approx(total, abs=1e-3)
+    for phase in ("compose", "imports", "data", "build", "tracker", "training", "evaluators", "checkpoints"):
+        assert phases[phase] > 0
+    assert 0 < phases["rest"] < total / 2
+    for text in ("speed ÷ plain", "time ÷ floor", "÷ tensor_loop", "tracker", "Written to"):
+        assert text in finished.out
 
 
 @pytest.mark.parametrize(
-    ("words", "reason"),
+    ("overrides", "reason"),
     [
         (["model=conv"], r"ConvEncoder has no plain loop beside it; use vae_exp\.model\.encoders\.MLPEncoder"),
-        (
-            ["execution_modes=[graph]"],
-            r"execution_modes=\['graph'\]: graph needs a CUDA device, not cpu; use",
-        ),
-        (["batch_size=[2000]"], r"batch_size=\[2000\] is larger than the 1200 training images"),
         (["device=tpu"], r"device=tpu is not a device"),
         (["round=3"], r"round"),
         (["output=."], r"output=\. is a folder"),
     ],
 )
-def test_bad_input_is_refused_in_one_message(command, tmp_path, words, reason):
-    finished = command("benchmark", *SMALL, *words)
+def test_bad_input_is_refused_in_one_message(command, tmp_path, overrides, reason):
+    finished = command("benchmark", *SMALL, *overrides)
     assert finished.code == 1
     assert re.search(reason, finished.err), finished.err
     assert "Traceback" not in finished.err
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]])
-def test_help_and_config_come_without_torch(tmp_path, words):
+def test_help_comes_without_torch(tmp_path):
     script = (
         "import sys; from vae_exp.benchmark.__main__ import main\n"
         "try: main()\n"
@@ -82,7 +81,7 @@ def test_help_and_config_come_without_torch(tmp_path, words):
         "sys.exit('torch' in sys.modules)"
     )
     finished = subprocess.run(
-        [sys.executable, "-c", script, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", script, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert finished.returncode == 0, finished.stderr
     assert "batch_size" in finished.stdout

@@ -1,10 +1,9 @@
 """Plain loops to compare with: the minimalist VAE over a DataLoader of PIL images, and over one tensor."""
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -74,92 +73,60 @@ class PictureDataset(Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(self, images: ImageSet) -> None:
-        self._pixels = _bytes(images)
+        pixels = _bytes(images).numpy()
+        self._pictures = pixels[:, 0] if images.image_shape[0] == 1 else pixels.transpose(0, 2, 3, 1)  # as PIL's
         self._labels = images.labels
         self._to_tensor = ToTensor()
 
     def __len__(self) -> int:
-        return len(self._pixels)
+        return len(self._pictures)
 
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
         """The image `[channels, height, width]` in [0, 1], and its label (0 where there are none)."""
         label = 0 if self._labels is None else int(self._labels[position])
-        return self._to_tensor(Image.fromarray(_picture(self._pixels[position]))), label
+        return self._to_tensor(Image.fromarray(self._pictures[position])), label
 
 
-class DataLoaderBaseline:
-    """The plain DataLoader loop: every image is decoded in every epoch, every step waits for its loss.
-
-    Args:
-        net: On the device.
-        optimizer: Over its parameters.
-        dataset: The training images.
-        batch_size: Images per step.
-        device: Where batches are taken to.
-    """
-
-    def __init__(
-        self,
-        net: PlainNet,
-        optimizer: Optimizer,
-        dataset: Dataset[tuple[Tensor, int]],
-        batch_size: int,
-        device: torch.device,
-    ) -> None:
-        self._net, self._optimizer, self._device = net, optimizer, device
-        self._loader: DataLoader[Any] = DataLoader(dataset, batch_size=batch_size, shuffle=True, num_workers=0)
-        self._batches = self._endless()
-
-    def run_steps(self, count: int) -> int:
-        """Train on the next batches, epoch after epoch; the number of images."""
-        seen = 0
-        for _ in range(count):
-            images, _ = next(self._batches)
-            x = images.view(len(images), -1).to(self._device)
-            seen += len(x)
-            _plain_step(self._net, self._optimizer, x)
-        return seen
-
-    def _endless(self) -> Iterator[Any]:
-        while True:
-            yield from self._loader
+def picture_batches(
+    dataset: Dataset[tuple[Tensor, int]], batch_size: int, device: torch.device
+) -> Iterator[Tensor]:
+    """Batches `[batch, pixels]` of a DataLoader, epoch after epoch: every image is decoded in every one."""
+    loader: DataLoader[Any] = DataLoader(dataset, batch_size=batch_size, shuffle=True, num_workers=0)
+    while True:
+        for images, _ in loader:
+            yield images.view(len(images), -1).to(device)
 
 
-class TensorLoop:
-    """The same net and arithmetic over one tensor of floats on the device, shuffled by `randperm`.
+def tensor_batches(images: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """Batches of one tensor of floats on the device, `[N, pixels]`, shuffled by `randperm`, epoch after epoch."""
+    while True:
+        for rows in torch.randperm(len(images), device=images.device).split(batch_size):
+            yield images[rows]
+
+
+class PlainLoop:
+    """A training loop whose every step waits for its loss.
 
     Args:
         net: On the device.
         optimizer: Over its parameters.
-        images: All training images as float32 in [0, 1], `[N, pixels]`, on the device.
-        batch_size: Images per step.
+        batches: Without end, `[batch, pixels]` on the device.
     """
 
-    def __init__(self, net: PlainNet, optimizer: Optimizer, images: Tensor, batch_size: int) -> None:
-        self._net, self._optimizer, self._images, self._batch_size = net, optimizer, images, batch_size
-        self._rows = self._endless()
+    def __init__(self, net: PlainNet, optimizer: Optimizer, batches: Iterator[Tensor]) -> None:
+        self._net, self._optimizer, self._batches = net, optimizer, batches
 
     def run_steps(self, count: int) -> int:
-        """Train on the next batches, epoch after epoch; the number of images."""
+        """Train on the next batches; the number of images."""
         seen = 0
-        for _ in range(count):
-            x = self._images[next(self._rows)]
+        for x in islice(self._batches, count):
             seen += len(x)
-            _plain_step(self._net, self._optimizer, x)
+            loss = plain_loss(x, *self._net(x))
+            self._optimizer.zero_grad()
+            loss.backward()
+            self._optimizer.step()
+            loss.item()
         return seen
-
-    def _endless(self) -> Iterator[Tensor]:
-        while True:
-            order = torch.randperm(len(self._images), device=self._images.device)
-            yield from order.split(self._batch_size)
-
-
-def _plain_step(net: PlainNet, optimizer: Optimizer, x: Tensor) -> float:
-    loss = plain_loss(x, *net(x))
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return loss.item()
 
 
 def _bytes(images: ImageSet) -> Tensor:
@@ -167,9 +134,3 @@ def _bytes(images: ImageSet) -> Tensor:
     if images.pixels.dtype == torch.uint8 and images.pixel_max == 255:
         return images.pixels
     return torch.cat([(batch.images * 255).round().to(torch.uint8) for batch in images.batches(1000)])
-
-
-def _picture(pixels: Tensor) -> "np.ndarray[Any, np.dtype[np.uint8]]":
-    """`[channels, height, width]` as PIL takes it: `[height, width]`, or `[height, width, channels]`."""
-    array: np.ndarray[Any, np.dtype[np.uint8]] = pixels.numpy()
-    return array[0] if len(array) == 1 else array.transpose(1, 2, 0)

@@ -1,6 +1,6 @@
 """The candidates that are compared, all with the same images, net and batches."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
+from torch import Tensor
 
-from vae_exp.benchmark.baselines import DataLoaderBaseline, PictureDataset, PlainNet, TensorLoop
+from vae_exp.benchmark.baselines import PictureDataset, PlainLoop, PlainNet, picture_batches, tensor_batches
 from vae_exp.benchmark.interleave import Candidate
 from vae_exp.benchmark.matmul_floor import MatmulFloor
 from vae_exp.configuration.instantiate import build_loss, build_optimizer, build_splits, build_vae
@@ -85,54 +85,38 @@ def training_images(data: DataConfig, batch_size: int) -> ImageSet:
     return images.take(len(images) // batch_size * batch_size)
 
 
-@dataclass(frozen=True)
-class CandidateSpec:
-    """A candidate that has not been built yet.
-
-    Args:
-        name: `plain`, `tensor_loop`, `engine/<execution>/<precision>` or `floor/<precision>`.
-        precision: Of its matrix products.
-        build: Makes it, on the device.
-    """
-
-    name: str
-    precision: str
-    build: Callable[[], Candidate]
-
-
-def candidate_specs(case: Case, executions: Sequence[str], precisions: Sequence[str]) -> list[CandidateSpec]:
-    """All candidates of a case.
+def candidate_builders(
+    case: Case, executions: Sequence[str], precisions: Sequence[str]
+) -> dict[str, Callable[[], Candidate]]:
+    """What makes each candidate: `plain`, `tensor_loop`, `engine/EXECUTION/PRECISION` and `floor/PRECISION`.
 
     Args:
         case: What they work on.
         executions: How the engine runs steps.
-        precisions: Of engine and floor.
+        precisions: Of the matrix products of engine and floor; the others compute in fp32.
     """
-    engines = [
-        CandidateSpec(f"engine/{execution}/{precision}", precision, partial(_engine, case, execution, precision))
-        for precision in precisions
-        for execution in executions
-    ]
-    floors = [CandidateSpec(f"floor/{name}", name, partial(_floor, case, name)) for name in precisions]
-    return [
-        CandidateSpec(PLAIN, "fp32", partial(_plain, case)),
-        CandidateSpec(TENSOR_LOOP, "fp32", partial(_tensor_loop, case)),
-        *engines,
-        *floors,
-    ]
+    return {
+        PLAIN: partial(_plain, case),
+        TENSOR_LOOP: partial(_tensor_loop, case),
+        **{
+            f"engine/{execution}/{precision}": partial(_engine, case, execution, precision)
+            for precision in precisions
+            for execution in executions
+        },
+        **{f"floor/{precision}": partial(_floor, case, precision) for precision in precisions},
+    }
 
 
-def _plain(case: Case) -> DataLoaderBaseline:
-    net, optimizer = _plain_parts(case)
-    return DataLoaderBaseline(net, optimizer, PictureDataset(case.images), case.batch_size, case.device)
+def _plain(case: Case) -> PlainLoop:
+    return _plain_loop(case, picture_batches(PictureDataset(case.images), case.batch_size, case.device))
 
 
-def _tensor_loop(case: Case) -> TensorLoop:
-    net, optimizer = _plain_parts(case)
-    return TensorLoop(net, optimizer, case.images.batch().images.flatten(1).to(case.device), case.batch_size)
+def _tensor_loop(case: Case) -> PlainLoop:
+    images = case.images.batch().images.flatten(1).to(case.device)
+    return _plain_loop(case, tensor_batches(images, case.batch_size))
 
 
-def _plain_parts(case: Case) -> tuple[PlainNet, Optimizer]:
+def _plain_loop(case: Case, batches: Iterator[Tensor]) -> PlainLoop:
     seed_everything(case.config["seed"])
     encoder, decoder = case.config["model"]["encoder"], case.config["model"]["decoder"]
     net = PlainNet(
@@ -143,7 +127,7 @@ def _plain_parts(case: Case) -> tuple[PlainNet, Optimizer]:
         encoder["activation"],
     ).to(case.device)
     rest = {key: value for key, value in case.config["optimizer"].items() if key != "_target_"}
-    return net, torch.optim.Adam(net.parameters(), **rest)
+    return PlainLoop(net, torch.optim.Adam(net.parameters(), **rest), batches)
 
 
 def _engine(case: Case, execution: str, precision: str) -> Trainer:

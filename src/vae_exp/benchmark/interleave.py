@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import ceil
-from statistics import median, quantiles
+from statistics import median
 from typing import Protocol
 
-_WARM_UP_STEPS = 10
+import numpy as np
+
 _ENOUGH_TO_JUDGE = 0.25
 
 
@@ -37,19 +38,6 @@ class Burst:
         return self.images / self.seconds
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Median and quartiles of a figure over the rounds."""
-
-    median: float
-    low: float
-    high: float
-
-    def as_dict(self) -> dict[str, float]:
-        """For JSON."""
-        return asdict(self)
-
-
 def time_burst(candidate: Candidate, steps: int, synchronize: Callable[[], None]) -> Burst:
     """One burst; the device is waited for at its ends alone."""
     synchronize()
@@ -57,11 +45,6 @@ def time_burst(candidate: Candidate, steps: int, synchronize: Callable[[], None]
     images = candidate.run_steps(steps)
     synchronize()
     return Burst(time.perf_counter() - start, images)
-
-
-def warm_up(candidate: Candidate) -> None:
-    """Steps that are not timed: compilers, recordings and allocators settle."""
-    candidate.run_steps(_WARM_UP_STEPS)
 
 
 def calibrated_steps(candidate: Candidate, seconds: float, synchronize: Callable[[], None]) -> int:
@@ -110,15 +93,7 @@ def ratios(bursts: Sequence[Burst], others: Sequence[Burst]) -> list[float]:
     return [mine.rate / other.rate for mine, other in zip(bursts, others, strict=True)]
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """Median and quartiles; a single value is all three.
-
-    Raises:
-        ValueError: if there are no values.
-    """
-    if not values:
-        raise ValueError("a spread needs at least one value.")
-    if len(values) == 1:
-        return Spread(values[0], values[0], values[0])
-    low, middle, high = quantiles(values, n=4, method="inclusive")
-    return Spread(middle, low, high)
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """The `median`, and `low` and `high`, the quartiles; a single value is all three."""
+    low, middle, high = np.percentile(values, [25, 50, 75]).tolist()
+    return {"median": middle, "low": low, "high": high}

@@ -1,8 +1,7 @@
 """The matrix products of a training step alone: what no engine can go below without computing something else."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -15,21 +14,25 @@ from vae_exp.objective.loss_terms import Loss
 _WARM_UPS = 3
 
 
-@dataclass(frozen=True)
+@dataclass
 class Layer:
     """What the products of a linear layer are made of.
 
     Args:
         weight: `[outputs, inputs]`.
         inputs: `[batch, inputs]`.
-        gradient: Of the loss by the layer's outputs, `[batch, outputs]`.
         passes_on: Whether the gradient by the inputs is needed too; not so for the layer that sees the images.
+        gradient: Of the loss by the layer's outputs, `[batch, outputs]`.
     """
 
     weight: Tensor
     inputs: Tensor
-    gradient: Tensor
     passes_on: bool
+    gradient: Tensor = field(init=False)
+
+    def keep_gradient(self, gradient: Tensor) -> None:
+        """A hook of the layer's outputs."""
+        self.gradient = gradient.detach().flatten(0, -2)
 
     def products(self) -> list[tuple[Tensor, Tensor]]:
         """The factors: forward, gradient of the weight and, where it is passed on, gradient of the inputs."""
@@ -58,16 +61,6 @@ class MatmulFloor:
         ]
         self._products = [(left, right, torch.mm(left, right)) for left, right in factors]
         self._step = self._capture() if images.device.type == "cuda" else self._multiply
-
-    @property
-    def shapes(self) -> list[tuple[int, int, int]]:
-        """Rows, inner size and columns of each product."""
-        return [(len(left), len(right), right.shape[1]) for left, right, _ in self._products]
-
-    @property
-    def operations(self) -> int:
-        """Additions and multiplications of a step."""
-        return sum(2 * rows * inner * columns for rows, inner, columns in self.shapes)
 
     @torch.no_grad()
     def run_steps(self, count: int) -> int:
@@ -107,38 +100,16 @@ def linear_layers(vae: VAE, loss: Loss, images: Tensor, noise: torch.Generator) 
         images: `[batch, *image_shape]`.
         noise: The source of the latent draws.
     """
-    seen: list[_LayerRecord] = []
-    with _recorded(vae, seen):
-        loss(vae, Batch(images), noise).loss.sum().backward()
-    vae.zero_grad(set_to_none=True)
-    return [each.layer() for each in seen]
+    layers: list[Layer] = []
 
-
-class _LayerRecord:
-    """A linear layer in the course of a step."""
-
-    def __init__(self, module: nn.Linear, inputs: Tensor) -> None:
-        self.module, self.inputs, self.passes_on = module, inputs.detach().flatten(0, -2), inputs.requires_grad
-        self.gradient: Tensor | None = None
-
-    def note(self, gradient: Tensor) -> None:
-        self.gradient = gradient.detach().flatten(0, -2)
-
-    def layer(self) -> Layer:
-        assert self.gradient is not None, "the loss does not depend on this layer"
-        return Layer(self.module.weight.detach(), self.inputs, self.gradient, self.passes_on)
-
-
-@contextmanager
-def _recorded(vae: VAE, seen: list[_LayerRecord]) -> Iterator[None]:
-    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         assert isinstance(module, nn.Linear)
-        seen.append(_LayerRecord(module, inputs[0]))
-        output.register_hook(seen[-1].note)
+        layers.append(Layer(module.weight.detach(), inputs[0].detach().flatten(0, -2), inputs[0].requires_grad))
+        output.register_hook(layers[-1].keep_gradient)
 
-    hooks = [each.register_forward_hook(note) for each in vae.modules() if isinstance(each, nn.Linear)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    hooks = [module.register_forward_hook(record) for module in vae.modules() if isinstance(module, nn.Linear)]
+    loss(vae, Batch(images), noise).loss.sum().backward()
+    for hook in hooks:
+        hook.remove()
+    vae.zero_grad(set_to_none=True)
+    return layers

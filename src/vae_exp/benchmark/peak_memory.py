@@ -1,21 +1,17 @@
-"""Peak memory: of the GPU candidate by candidate, of the host in a fresh process each.
+"""Peak memory: of the GPU candidate by candidate, of the host in a fresh process each."""
 
-As a module, `python -m vae_exp.benchmark.peak_memory`, it trains one candidate for a while and prints the peaks;
-the request comes as JSON on standard input.
-"""
-
-import json
+import multiprocessing
 import resource
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from omegaconf import OmegaConf
 
-from vae_exp.benchmark.candidates import Case, candidate_specs, training_images
-from vae_exp.benchmark.run_profile import run_module
+from vae_exp.benchmark.candidates import Case, candidate_builders, training_images
 from vae_exp.configuration.schema import BenchmarkConfig, parse_config
 
 T = TypeVar("T")
@@ -49,7 +45,7 @@ def host_peak() -> int:
 
 
 def measure_host_peak(config: Mapping[str, Any], candidate: str, batch_size: int, device: str) -> dict[str, int]:
-    """Train a candidate for a while in a fresh process.
+    """Train a candidate for an epoch, at most 600 steps, in a fresh process.
 
     Args:
         config: The benchmark's config as plain containers, all interpolations resolved.
@@ -60,25 +56,16 @@ def measure_host_peak(config: Mapping[str, Any], candidate: str, batch_size: int
     Returns:
         In bytes: `imported`, the peak before the data are read, and `peak`, after the training.
     """
-    request = {"config": dict(config), "candidate": candidate, "batch_size": batch_size, "device": device}
-    output = run_module("vae_exp.benchmark.peak_memory", [], json.dumps(request))
-    peaks: dict[str, int] = json.loads(output.splitlines()[-1])
-    return peaks
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_train, dict(config), candidate, batch_size, device).result()
 
 
-def main() -> None:
-    """Read the request, train for an epoch (at most 600 steps), print the peaks in bytes."""
+def _train(config: dict[str, Any], name: str, batch_size: int, device: str) -> dict[str, int]:
     imported = host_peak()
-    request = json.load(sys.stdin)
-    settings = parse_config(OmegaConf.create(request["config"]), BenchmarkConfig)
-    name, batch_size = request["candidate"], request["batch_size"]
+    settings = parse_config(OmegaConf.create(config), BenchmarkConfig)
     _, execution, precision = name.split("/") if "/" in name else ("", "eager", "fp32")
     images = training_images(settings.data, batch_size)
-    case = Case(request["config"], images, batch_size, torch.device(request["device"]))
-    [spec] = [spec for spec in candidate_specs(case, [execution], [precision]) if spec.name == name]
-    spec.build().run_steps(min(_MAX_STEPS, len(images) // batch_size))
-    print(json.dumps({"imported": imported, "peak": host_peak()}))
-
-
-if __name__ == "__main__":
-    main()
+    case = Case(config, images, batch_size, torch.device(device))
+    candidate = candidate_builders(case, [execution], [precision])[name]()
+    candidate.run_steps(min(_MAX_STEPS, len(images) // batch_size))
+    return {"imported": imported, "peak": host_peak()}

@@ -117,11 +117,6 @@ def available_precisions(device: torch.device) -> list[str]:
     return ["fp32"]
 
 
-def available_executions(device: torch.device) -> list[str]:
-    """How a device runs steps, without compiling."""
-    return ["eager", "graph"] if device.type == "cuda" else ["eager"]
-
-
 def synchronize(device: torch.device) -> None:
     """Wait until the device has finished its work."""
     if device.type == "cuda":

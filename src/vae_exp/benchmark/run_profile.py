@@ -35,21 +35,24 @@ def profile_run(
     """
     with tempfile.TemporaryDirectory(prefix="vae_exp_benchmark_") as scratch:
         run_dir = RunDirectory(Path(scratch) / "run")
+        command = [
+            *[sys.executable, "-m", "vae_exp.train"],
+            *shared_overrides(overrides),
+            f"model.hidden_dims={list(hidden_dims)}",
+            f"trainer.batch_size={batch_size}",
+            f"trainer.device={device}",
+            "trainer.epochs=1",
+            "tracker=offline",
+            f"tracker.root={quote_value(scratch)}",
+            f"hydra.run.dir={quote_value(str(run_dir.path))}",
+        ]
         start = time.perf_counter()
-        run_module(
-            "vae_exp.train",
-            [
-                *shared_overrides(overrides),
-                f"model.hidden_dims={list(hidden_dims)}",
-                f"trainer.batch_size={batch_size}",
-                f"trainer.device={device}",
-                "trainer.epochs=1",
-                "tracker=offline",
-                f"tracker.root={quote_value(scratch)}",
-                f"hydra.run.dir={quote_value(str(run_dir.path))}",
-            ],
-        )
+        finished = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - ours
         total = time.perf_counter() - start
+        if finished.returncode:
+            output = finished.stderr.strip() or finished.stdout.strip()
+            lines = "\n".join(output.splitlines()[-_REPORTED_LINES:])
+            raise UserError(f"python -m vae_exp.train failed with exit code {finished.returncode}:\n{lines}")
         phases: dict[str, float] = (run_dir.read_result() or {})["phase_seconds"]
     return {**phases, "rest": total - sum(phases.values()), "total": total}
 
@@ -57,26 +60,3 @@ def profile_run(
 def shared_overrides(overrides: Sequence[str]) -> list[str]:
     """The overrides of groups and keys that `train` has too."""
     return [override for override in overrides if override_key(override).partition(".")[0] in _SHARED]
-
-
-def run_module(module: str, arguments: Sequence[str], standard_input: str = "") -> str:
-    """Run a module in a fresh interpreter, in the working directory of this one.
-
-    Returns:
-        Its standard output.
-
-    Raises:
-        UserError: with its last lines, if it fails.
-    """
-    finished = subprocess.run(  # noqa: S603 - this interpreter, a module of ours
-        [sys.executable, "-m", module, *arguments],
-        input=standard_input,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if finished.returncode:
-        output = finished.stderr.strip() or finished.stdout.strip()
-        lines = "\n".join(output.splitlines()[-_REPORTED_LINES:])
-        raise UserError(f"python -m {module} failed with exit code {finished.returncode}:\n{lines}")
-    return finished.stdout

@@ -1,7 +1,7 @@
 """The whole benchmark: every case, then memory, then the phases of a real run."""
 
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,9 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from vae_exp.benchmark.candidates import (
     PLAIN,
     TENSOR_LOOP,
-    CandidateSpec,
     Case,
-    candidate_specs,
+    candidate_builders,
     training_images,
 )
 from vae_exp.benchmark.interleave import (
@@ -24,14 +23,15 @@ from vae_exp.benchmark.interleave import (
     median_rate,
     ratios,
     spread,
-    warm_up,
 )
 from vae_exp.benchmark.peak_memory import measure_host_peak, with_cuda_peak
-from vae_exp.benchmark.report import available_executions, available_precisions, describe_hardware, synchronize
+from vae_exp.benchmark.report import available_precisions, describe_hardware, synchronize
 from vae_exp.benchmark.run_profile import profile_run
 from vae_exp.configuration.schema import BenchmarkConfig, resolve_to_dict
 from vae_exp.engine.device import device_name, resolve_device
 from vae_exp.errors import UserError
+
+_WARM_UP_STEPS = 10  # compilers, captures and allocators settle
 
 
 def run_benchmark(config: DictConfig, settings: BenchmarkConfig, overrides: Sequence[str]) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def run_benchmark(config: DictConfig, settings: BenchmarkConfig, overrides: Sequ
     precisions = choose_precisions(settings.precisions, device)
     cases = make_cases(config, settings, device)
     results: dict[str, Any] = {"hardware": describe_hardware(device), "config": dict(cases[0].config)}
-    results["cases"] = [_measure(case, candidate_specs(case, executions, precisions), settings) for case in cases]
+    results["cases"] = [_measure(case, executions, precisions, settings) for case in cases]
     results["memory"] = _host_memory(cases[0], executions[0], precisions[0]) if settings.memory else None
     results["profile"] = None
     if settings.profile_run:
@@ -82,8 +82,8 @@ def choose_executions(requested: Sequence[str] | None, device: torch.device) -> 
     Raises:
         UserError: if a mode was asked for that the device does not have.
     """
-    if requested is None:
-        return available_executions(device)
+    if requested is None:  # all but `compile`
+        return ["eager", "graph"] if device.type == "cuda" else ["eager"]
     if "graph" in requested and device.type != "cuda":
         raise UserError(
             f"execution_modes={list(requested)}: graph needs a CUDA device, not {device}; use eager or compile."
@@ -114,7 +114,9 @@ def _resolve(config: DictConfig, hidden_dims: Sequence[int], image_shape: Sequen
     return resolve_to_dict(sized, image_shape)
 
 
-def _measure(case: Case, specs: Sequence[CandidateSpec], settings: BenchmarkConfig) -> dict[str, Any]:
+def _measure(
+    case: Case, executions: Sequence[str], precisions: Sequence[str], settings: BenchmarkConfig
+) -> dict[str, Any]:
     print(
         f"Timing batches of {case.batch_size}, widths {_hidden_dims(case)}, on {device_name(case.device)} …",
         flush=True,
@@ -123,21 +125,21 @@ def _measure(case: Case, specs: Sequence[CandidateSpec], settings: BenchmarkConf
     _open_libraries(case.device)
     candidates: dict[str, Candidate] = {}
     peaks: dict[str, int | None] = {}
-    for spec in specs:
-        candidates[spec.name], peaks[spec.name] = with_cuda_peak(partial(_build_warm, spec), case.device)
+    for name, build in candidate_builders(case, executions, precisions).items():
+        candidates[name], peaks[name] = with_cuda_peak(partial(_build_warm, build), case.device)
     steps = {
         name: settings.burst_steps or calibrated_steps(candidate, settings.burst_seconds, wait)
         for name, candidate in candidates.items()
     }
     bursts = interleave(candidates, steps, settings.rounds, wait)
-    precisions = {spec.name: spec.precision for spec in specs}
     summaries = {
-        name: _summarize(name, bursts, precisions[name], len(case.images))
+        name: _summarize(name, bursts, len(case.images))
         | {"steps_per_burst": steps[name], "peak_bytes": peaks[name] if settings.memory else None}
         for name in candidates
     }
     candidates.clear()
-    _free(case.device)
+    gc.collect()
+    torch.cuda.empty_cache()
     return {
         "batch_size": case.batch_size,
         "hidden_dims": _hidden_dims(case),
@@ -147,16 +149,17 @@ def _measure(case: Case, specs: Sequence[CandidateSpec], settings: BenchmarkConf
     }
 
 
-def _summarize(name: str, bursts: Mapping[str, Sequence[Burst]], precision: str, images: int) -> dict[str, Any]:
+def _summarize(name: str, bursts: Mapping[str, Sequence[Burst]], images: int) -> dict[str, Any]:
     """Figures of a candidate: `over_plain` is its speed by plain's, `over_floor` its time by the floor's."""
+    precision = name.rpartition("/")[2] if "/" in name else "fp32"
     mine, floor = bursts[name], bursts.get(f"floor/{precision}")
     rate = median_rate(mine)
     return {
         "images_per_second": rate,
         "seconds_per_epoch": images / rate,
         "epochs_per_second": rate / images,
-        "over_plain": spread(ratios(mine, bursts[PLAIN])).as_dict(),
-        "over_floor": spread(ratios(floor, mine)).as_dict() if floor else None,
+        "over_plain": spread(ratios(mine, bursts[PLAIN])),
+        "over_floor": spread(ratios(floor, mine)) if floor else None,
         "burst_seconds": [burst.seconds for burst in mine],
         "burst_images": [burst.images for burst in mine],
     }
@@ -173,9 +176,9 @@ def _host_memory(case: Case, execution: str, precision: str) -> dict[str, Any] |
     return {"batch_size": case.batch_size, "bytes": peaks, "engine_over_tensor_loop": engine / loop}
 
 
-def _build_warm(spec: CandidateSpec) -> Candidate:
-    candidate = spec.build()
-    warm_up(candidate)
+def _build_warm(build: Callable[[], Candidate]) -> Candidate:
+    candidate = build()
+    candidate.run_steps(_WARM_UP_STEPS)
     return candidate
 
 
@@ -187,9 +190,3 @@ def _open_libraries(device: torch.device) -> None:
     """Let cuBLAS allocate its workspace before candidates are measured."""
     if device.type == "cuda":
         torch.ones(8, 8, device=device).mm(torch.ones(8, 8, device=device))
-
-
-def _free(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
