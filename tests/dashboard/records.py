@@ -1,6 +1,7 @@
 """Builders of offline runs as W&B writes them, hostile ones too."""
 
 import json
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from wandb.proto.wandb_internal_pb2 import Record
 
 from tests.wandb_records import encode_log
+from vae_exp.dashboard.reader.log_reader import WandbLogReader
 
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010800000000"
@@ -110,9 +112,19 @@ def append(path: Path, *records: bytes) -> None:
         file.write(encode_log(list(records))[0][7:])
 
 
-def read_to_end(reader: Any) -> list[Any]:
-    """Return all that a `WandbLogReader` or an `EventSource` has for now."""
-    items = list(reader.read())
-    while reader.has_more:
-        items += reader.read()
-    return items
+def damage(data: bytes, seed: int, first: int = 0, longest: int = 1) -> bytes:
+    """The data with up to five stretches of flipped bytes from `first` on, of up to `longest` bytes each."""
+    source, damaged = random.Random(seed), bytearray(data)
+    for _ in range(source.randrange(1, 6)):
+        start = source.randrange(first, len(data))
+        length = min(source.choice([1, 1, 20, longest]), longest, len(data) - start)
+        damaged[start : start + length] = bytes(255 - byte for byte in data[start : start + length])
+    return bytes(damaged)
+
+
+def read_to_end(log: WandbLogReader) -> list[bytes]:
+    """The records that a file has for now."""
+    records = log.read()
+    while log.has_more:
+        records += log.read()
+    return records

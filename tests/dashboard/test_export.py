@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.dashboard.records import PNG, alert_record, console_record, environment_record, make_run, picture
+from vae_exp.dashboard.__main__ import _check_roots
 from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.dashboard.web.export import export, render_document
 from vae_exp.errors import UserError
@@ -174,3 +175,9 @@ def test_a_path_that_cannot_be_written_is_an_error(root: Path, tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--export=.*cannot be written"):
         export([root], tmp_path / "file" / "page.html", False, 50)
+
+
+@pytest.mark.parametrize(("root", "problem"), [("/dev/null", "is no folder"), ("/nowhere", "does not exist")])
+def test_a_root_that_is_no_folder_is_refused(root: str, problem: str):
+    with pytest.raises(UserError, match=f"ROOT={root} {problem}"):
+        _check_roots([Path(root)])

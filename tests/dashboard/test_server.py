@@ -18,8 +18,7 @@ from tests.dashboard.records import (
     make_run,
     picture,
 )
-from vae_exp.dashboard.runs.media import ImageUnavailableError, read_picture
-from vae_exp.dashboard.runs.run import ImageFile
+from vae_exp.dashboard.runs.media import ImageFile, ImageUnavailableError, read_picture
 from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.dashboard.web.export import render_document
 from vae_exp.dashboard.web.security import POLICY

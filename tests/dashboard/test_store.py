@@ -3,7 +3,7 @@
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from tests.dashboard.records import (
     summary_record,
 )
 from vae_exp.dashboard.reader import log_reader
-from vae_exp.dashboard.reader.events import Event
 from vae_exp.dashboard.runs import store as store_module
 from vae_exp.dashboard.runs.history import History
-from vae_exp.dashboard.runs.run import STALE_SECONDS, Run, RunSegment
+from vae_exp.dashboard.runs.run import STALE_SECONDS, Run
+from vae_exp.dashboard.runs.segment import RunSegment
 from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.dashboard.web.api import downsample
 
@@ -310,14 +310,14 @@ def test_a_value_that_cannot_be_read_costs_no_other(tmp_path: Path, text: str):
 def test_an_error_in_one_file_affects_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     make_run(tmp_path, "bad")
     good = make_run(tmp_path, "good", rows=[{"m": 1.0}], exit_code=None, started=1_700_000_500)
-    usual = RunSegment.apply_events
+    usual = RunSegment.read
 
-    def take(segment: RunSegment, events: Sequence[Event]) -> None:
+    def read(segment: RunSegment) -> list[dict[str, Any]]:
         if "bad" in segment.path.name:
             raise RuntimeError("unexpected")
-        usual(segment, events)
+        return usual(segment)
 
-    monkeypatch.setattr(RunSegment, "apply_events", take)
+    monkeypatch.setattr(RunSegment, "read", read)
     store = refreshed(RunStore([tmp_path]))
     assert list(store.runs) == ["good"]
     assert store.notes == ["1 files could not be read, such as run-bad.wandb: RuntimeError: unexpected"]

@@ -1,8 +1,10 @@
 """Discovery of `.wandb` files: below folders, and where sweeps and run directories have written theirs."""
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
@@ -12,6 +14,13 @@ _MAX_FILES = 20_000
 _SKIPPED = {"tests", "node_modules", "__pycache__", "checkpoints", "figures", "media", "site-packages"}
 _HYDRA = ".hydra"
 _HIDDEN_BUT_SEARCHED = ".wandb"  # W&B writes there instead of into wandb/ where such a folder exists
+
+
+class DiscoveredFile(NamedTuple):
+    """A file, and whether it is below a root; of the others only runs whose directory is are shown."""
+
+    status: os.stat_result
+    is_below_root: bool
 
 
 class RunDiscovery:
@@ -27,12 +36,12 @@ class RunDiscovery:
         self._folders: dict[Path, list[Path]] = {}
         self._unlisted: set[Path] = set()
 
-    def files(self) -> dict[Path, bool]:
-        """Return the files, and whether they are below a root; of the others only runs below a root are shown."""
+    def files(self) -> dict[Path, DiscoveredFile]:
+        """Return the regular files, each once whatever names it has."""
         self._unlisted.clear()
-        files: dict[Path, bool] = {}
+        files: dict[Path, DiscoveredFile] = {}
         seen: set[tuple[int, int]] = set()
-        for path, inside in self._candidates():
+        for path, is_below_root in self._candidates():
             try:
                 status = path.stat()
             except FileNotFoundError:
@@ -40,9 +49,10 @@ class RunDiscovery:
             except OSError:
                 self._unlisted.add(path)
                 continue
-            if (status.st_dev, status.st_ino) not in seen and len(files) < _MAX_FILES:
-                seen.add((status.st_dev, status.st_ino))
-                files[path] = inside
+            identity = status.st_dev, status.st_ino
+            if stat.S_ISREG(status.st_mode) and identity not in seen and len(files) < _MAX_FILES:
+                seen.add(identity)
+                files[path] = DiscoveredFile(status, is_below_root)
         return files
 
     def is_unreadable(self, path: Path) -> bool:
@@ -51,24 +61,20 @@ class RunDiscovery:
 
     def is_below_a_root(self, run_directory: object) -> bool:
         """Whether a run with this directory is below one of the roots."""
-        if not isinstance(run_directory, str):
-            return False
         try:
-            path = Path(run_directory).resolve()
+            path = Path(str(run_directory)).resolve()
         except (OSError, ValueError, RuntimeError):
             return False
-        return any(path.is_relative_to(root) for root in self._roots)
+        return isinstance(run_directory, str) and any(path.is_relative_to(root) for root in self._roots)
 
     def _candidates(self) -> Iterator[tuple[Path, bool]]:
         for root in self._roots:
-            if root.is_file():
-                yield root, True
-            else:
-                yield from ((path, True) for path in self._below(root))
+            for path in [root] if root.is_file() else self._below(root):
+                yield path, True
         for folder in sorted({folder for folders in self._folders.values() for folder in folders}):
-            yield from (
-                (path, False) for path in sorted(folder.glob("*run-*/run-*.wandb")) if not path.is_symlink()
-            )
+            for path in sorted(folder.glob("*run-*/run-*.wandb")):
+                if not path.is_symlink():
+                    yield path, False
 
     def _below(self, root: Path) -> Iterator[Path]:
         for folder, folders, files in os.walk(root, followlinks=False, onerror=self._note_unlisted):
@@ -86,12 +92,11 @@ class RunDiscovery:
 
     def _note_run_directory(self, path: Path) -> None:
         """Note where the runs of a folder write their W&B files; those of one sweep share a folder."""
-        if self._folders.get(path.parent):
-            return
-        try:
-            self._folders[path.parent] = TrackedRun.read(RunDirectory(path)).folders()
-        except (UserError, OSError):
-            self._folders[path.parent] = []
+        if not self._folders.get(path.parent):
+            try:
+                self._folders[path.parent] = TrackedRun.read(RunDirectory(path)).folders()
+            except (UserError, OSError):
+                self._folders[path.parent] = []
 
 
 def _is_searched(folder: str) -> bool:

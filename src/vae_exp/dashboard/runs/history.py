@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from vae_exp.dashboard.reader.events import Value
+from vae_exp.dashboard.reader.records import Value
 from vae_exp.metrics import with_current_metrics
 
 _MAX_KEYS = 5_000

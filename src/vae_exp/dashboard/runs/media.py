@@ -1,10 +1,10 @@
 """Images that runs have logged: read from a segment's media folder and nowhere else."""
 
-import os
-import stat
+from dataclasses import dataclass
 from pathlib import Path
 
-from vae_exp.dashboard.runs.run import ImageFile
+from vae_exp.errors import UserError
+from vae_exp.storage.atomic_io import read_regular
 
 _MAX_BYTES = 20 * 1024 * 1024
 _SIGNATURES = {
@@ -13,6 +13,18 @@ _SIGNATURES = {
     b"GIF87a": "image/gif",
     b"GIF89a": "image/gif",
 }
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image that a run logged under a key of its history."""
+
+    key: str
+    step: int
+    epoch: float | None  # None if the row does not say
+    caption: str
+    folder: Path  # the segment's directory
+    path: str  # below its `files/`, as the record has it: untrusted
 
 
 class ImageUnavailableError(Exception):
@@ -30,21 +42,10 @@ def read_picture(picture: ImageFile) -> tuple[bytes, str]:
         path = Path(folder.parent, picture.path).resolve(strict=True)
         if folder.resolve(strict=True) != folder or not path.is_relative_to(folder):
             raise ImageUnavailableError("it is outside of the run's files/media")
-        data = _read(path)
-    except (OSError, ValueError, RuntimeError) as error:
+        data = read_regular(path, _MAX_BYTES)
+    except (OSError, ValueError, RuntimeError, UserError) as error:
         raise ImageUnavailableError(str(error)) from error
     return data, _media_type(data)
-
-
-def _read(path: Path) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageUnavailableError("it is not a file")
-        if status.st_size > _MAX_BYTES:
-            raise ImageUnavailableError(f"it is larger than {_MAX_BYTES} bytes")
-        return file.read(_MAX_BYTES)
 
 
 def _media_type(data: bytes) -> str:

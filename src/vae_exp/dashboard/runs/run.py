@@ -1,181 +1,20 @@
 """A run: its segments together."""
 
 import signal
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import ior
-from pathlib import Path
 
 import numpy as np
 
-from vae_exp.dashboard.reader.events import (
-    Alert,
-    ConfigChange,
-    ConsoleText,
-    Environment,
-    Event,
-    Exit,
-    HistoryRow,
-    MachineState,
-    RunInfo,
-    SummaryChange,
-    Value,
-)
-from vae_exp.dashboard.reader.source import EventSource
-from vae_exp.dashboard.runs.history import History, Numbers
+from vae_exp.dashboard.reader.records import Value
+from vae_exp.dashboard.runs.history import Numbers
+from vae_exp.dashboard.runs.media import ImageFile
+from vae_exp.dashboard.runs.segment import MAX_CONSOLE_LINES, Alert, ConsoleText, RunInfo, RunSegment
 
 STALE_SECONDS = 90.0  # W&B writes the state of the machine more often than that while a run lasts
-_MAX_CONSOLE_LINES = 5_000
-_MAX_LINE_LENGTH = 10_000
-_MAX_PICTURES = 20_000
-_MAX_ALERTS = 1_000
 _INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
-
-
-@dataclass(frozen=True)
-class ImageFile:
-    """An image that a run logged under a key of its history."""
-
-    key: str
-    step: int
-    epoch: float | None  # None if the row does not say
-    caption: str
-    folder: Path  # the segment's directory
-    path: str  # below its `files/`, as the record has it: untrusted
-
-
-class RunSegment:
-    """One `.wandb` file: what was written between a start or resume of a run and its next end.
-
-    Args:
-        path: The file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.modified = 0.0
-        self.problem = ""
-        self.is_stale = False
-        self.has_more = False
-        self._source = EventSource(path)
-        self._stamp: tuple[int, int] | None = None
-        self._generation = self._source.generation
-        self._clear()
-
-    def _clear(self) -> None:
-        self.info = RunInfo("")
-        self.config: dict[str, Value] = {}
-        self.summary: dict[str, Value] = {}
-        self.environment: dict[str, Value] = {}
-        self.history = History()
-        self.machine = History()
-        self.pictures: list[ImageFile] = []
-        self.console: deque[ConsoleText] = deque(maxlen=_MAX_CONSOLE_LINES)
-        self.alerts: deque[Alert] = deque(maxlen=_MAX_ALERTS)
-        self.exit: Exit | None = None
-
-    @property
-    def data_loss(self) -> str:
-        """What could not be read; empty if nothing."""
-        parts = [self.problem, self._source.data_loss]
-        if self._source.unfinished and (self.exit is not None or self.is_stale):
-            parts.append(f"the last {self._source.unfinished} bytes are not a whole record")
-        if self.history.full:
-            parts.append("there are more numbers than the dashboard holds")
-        return "; ".join(filter(None, parts))
-
-    @property
-    def was_read(self) -> bool:
-        """Whether it has been read to its end once."""
-        return self._stamp is not None
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether the file holds more than has been read."""
-        return self.has_more or not (self.was_read or self.problem)
-
-    @property
-    def is_stale_generation(self) -> bool:
-        """Whether the events applied so far are void: another file has the name."""
-        return self._generation != self._source.generation
-
-    def read(self) -> list[Event]:
-        """Read a portion of what was written since the last call; `has_more` says whether there is another."""
-        self.has_more = False
-        try:
-            status = self.path.stat()
-            stamp = status.st_size, status.st_mtime_ns
-            if stamp == self._stamp:
-                return []
-            events = self._source.read()
-        except OSError as error:
-            self.problem = error.strerror or str(error)
-            return []
-        self.modified = status.st_mtime
-        self.has_more = self._source.has_more
-        if not self.has_more:
-            self._stamp = stamp
-        return events
-
-    def mark_unreadable(self, problem: str) -> None:
-        """Leave the file alone until it changes."""
-        self.has_more = False
-        self.problem = problem
-        try:
-            status = self.path.stat()
-            self._stamp = status.st_size, status.st_mtime_ns
-        except OSError:
-            self._stamp = None
-
-    def apply_events(self, events: Sequence[Event]) -> None:
-        """Add what `read` returned."""
-        if self.is_stale_generation:
-            self._generation = self._source.generation
-            self._clear()
-        for event in events:
-            self._apply(event)
-
-    def _apply(self, event: Event) -> None:
-        match event:
-            case HistoryRow():
-                self._apply_row(event)
-            case SummaryChange():
-                _change(self.summary, event)
-            case ConsoleText():
-                self.console.append(ConsoleText(event.text[:_MAX_LINE_LENGTH], event.error, event.time))
-            case MachineState():
-                self.machine.append(len(self.machine), {"_timestamp": event.time, **event.values})
-            case RunInfo():
-                self.info = event
-                self.config |= event.config
-            case ConfigChange():
-                _change(self.config, event)
-            case Environment():
-                self.environment |= event.values
-            case Alert():
-                self.alerts.append(event)
-            case Exit():
-                self.exit = event
-
-    def _apply_row(self, row: HistoryRow) -> None:
-        self.history.append(row.step, row.values)
-        value = row.values.get("epoch")
-        epoch = float(value) if isinstance(value, int | float) else None
-        for key, images in row.pictures.items():
-            room = _MAX_PICTURES - len(self.pictures)
-            self.pictures += [
-                ImageFile(key, row.step, epoch, image.caption, self.path.parent, image.path)
-                for image in images[:room]
-            ]
-
-
-def _change(target: dict[str, Value], change: ConfigChange | SummaryChange) -> None:
-    target |= change.update
-    for key in change.remove:
-        for name in [x for x in target if x == key or x.startswith(f"{key}.")]:
-            del target[name]
 
 
 @dataclass
@@ -228,8 +67,7 @@ class Run:
     @property
     def exit_code(self) -> int | None:
         """0 for success; None if it has not ended."""
-        end = self.segments[-1].exit
-        return None if end is None else end.code
+        return self.segments[-1].exit_code
 
     @property
     def keys(self) -> list[str]:
@@ -249,7 +87,7 @@ class Run:
     @property
     def console(self) -> list[ConsoleText]:
         """The last lines it printed."""
-        return [text for segment in self.segments for text in segment.console][-_MAX_CONSOLE_LINES:]
+        return [text for segment in self.segments for text in segment.console][-MAX_CONSOLE_LINES:]
 
     @property
     def alerts(self) -> list[Alert]:
@@ -259,7 +97,11 @@ class Run:
     @property
     def data_loss(self) -> str:
         """What could not be read; empty if nothing."""
-        return "; ".join(filter(None, (segment.data_loss for segment in self.segments)))
+        parts = [segment.data_loss for segment in self.segments]
+        unread = sum(segment.unread for segment in self.segments)
+        if unread and self.state not in ("reading", "running"):
+            parts.append(f"{unread} bytes at the end are not a whole record")
+        return "; ".join(filter(None, parts))
 
     def state_at(self, now: float) -> str:
         """Return the state; `reading` until every file is read to its end, which alone says how the run ended.
@@ -269,16 +111,15 @@ class Run:
         """
         if any(segment.is_behind for segment in self.segments):
             return "reading"
-        last = self.segments[-1]
-        code, status = self.exit_code, last.summary.get("status")
+        code, status = self.exit_code, self.segments[-1].summary.get("status")
         if code == 0:
             return "pruned" if status == "pruned" else "finished"
         if code is not None:
             if status in ("diverged", "interrupted"):
                 return str(status)
             return "interrupted" if code in _INTERRUPTED else "failed"
-        last.is_stale = now - max(segment.modified for segment in self.segments) >= STALE_SECONDS
-        return "stale" if last.is_stale else "running"
+        written = max(segment.modified for segment in self.segments)
+        return "stale" if now - written >= STALE_SECONDS else "running"
 
     def series(self, key: str, against: str | None = None) -> tuple[Numbers, Numbers]:
         """Return the numbers of a key, each step as the last segment has it that ran it.

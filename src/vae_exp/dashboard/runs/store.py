@@ -5,10 +5,12 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 
 from vae_exp.dashboard.runs.discovery import RunDiscovery
-from vae_exp.dashboard.runs.run import Run, RunSegment
+from vae_exp.dashboard.runs.run import Run
+from vae_exp.dashboard.runs.segment import RunSegment
 
 _DISCOVERY_SECONDS = 2.0
 _SECONDS_PER_FILE = 0.25
@@ -31,16 +33,18 @@ class RunStore:
         self.identity = secrets.token_hex(8)
         self.runs: dict[str, Run] = {}
         self.version = 0
-        self.pending = 0
         self.notes: list[str] = []
         self._clock = clock
         self._segments: dict[Path, RunSegment] = {}
-        self._unassigned: dict[Path, RunSegment] = {}
         self._owner: dict[Path, Run] = {}
-        self._outside: set[Path] = set()
         self._is_full = False
         self._removed: dict[str, int] = {}
         self._discovered = float("-inf")
+
+    @property
+    def pending(self) -> int:
+        """How many files are still to be read."""
+        return sum(segment.is_behind for segment in self._segments.values())
 
     def removed_since(self, version: int) -> list[str]:
         """Return the keys of runs whose files have gone since then."""
@@ -60,37 +64,28 @@ class RunStore:
         if time.monotonic() - self._discovered >= _DISCOVERY_SECONDS:
             self._discover()
             self._discovered = time.monotonic()
-        latest_first = sorted(self._unassigned, reverse=True)  # the last attempt decides the state of a run
-        segments = [self._unassigned[path] for path in sorted(latest_first, key=lambda path: path.parent.parent)]
-        self.pending = sum(not segment.was_read for segment in segments)
-        segments += [segment for run in list(self.runs.values()) for segment in run.segments]
-        for segment in segments:
-            is_new = not segment.was_read
+        for segment in sorted(self._segments.values(), key=lambda segment: not segment.is_behind):
             self._refresh(segment)
-            self.pending -= is_new and segment.was_read
         with self.lock:
             self._update_states()
             self._number_attempts()
             self.notes = self._make_notes()
-        return any(segment.has_more for segment in segments)
+        return any(segment.has_more for segment in self._segments.values())
 
     def _discover(self) -> None:
         files = self._discovery.files()
         with self.lock:
-            for path, is_inside in files.items():
-                if path not in self._segments:
-                    self._segments[path] = self._unassigned[path] = RunSegment(path)
-                    if not is_inside:
-                        self._outside.add(path)
-            for path in [path for path in self._segments if path not in files]:
-                if not self._discovery.is_unreadable(path):
-                    segment = self._segments.pop(path)
-                    self._unassigned.pop(path, None)
-                    self._outside.discard(path)
-                    self._detach(segment)
+            for path, segment in list(self._segments.items()):
+                file = files.get(path)
+                is_gone = file is None and not self._discovery.is_unreadable(path)
+                if is_gone or (file is not None and segment.is_outdated(file.status)):
+                    self._remove(segment)
+            for path in sorted(files.keys() - self._segments.keys(), reverse=True):  # the last attempt first
+                self._segments[path] = RunSegment(path, files[path].is_below_root)
 
-    def _detach(self, segment: RunSegment) -> None:
-        """Remove a segment from its run, and the run if it was the last."""
+    def _remove(self, segment: RunSegment) -> None:
+        """Remove a segment, and its run if it was the last."""
+        del self._segments[segment.path]
         run = self._owner.pop(segment.path, None)
         if run is not None:
             run.segments.remove(segment)
@@ -104,50 +99,46 @@ class RunStore:
         deadline = time.monotonic() + _SECONDS_PER_FILE
         try:
             while True:
-                events = segment.read()
-                if events or segment.is_stale_generation:
+                records = segment.read()
+                if records:
                     with self.lock:
-                        segment.apply_events(events)
-                        self._place(segment)
+                        segment.apply(records)
+                        self._assign(segment)
                 if not segment.has_more or time.monotonic() >= deadline:
                     return
         except Exception as error:
-            segment.mark_unreadable(f"{type(error).__name__}: {error}")
+            segment.problem, segment.has_more = f"{type(error).__name__}: {error}", False
             _log.debug("%s could not be read", segment.path, exc_info=True)
 
-    def _place(self, segment: RunSegment) -> None:
-        owner = self._owner.get(segment.path)
-        if owner is not None and owner.run_id != segment.info.run_id:  # another run's file has taken the name
-            self._detach(segment)
-            self._unassigned[segment.path] = segment
-            owner = None
-        if owner is not None:
-            self._mark_changed(owner)
-        elif segment.path in self._unassigned and segment.info.run_id:
-            del self._unassigned[segment.path]
-            run_directory = segment.config.get("run_directory")
-            if segment.path not in self._outside or self._discovery.is_below_a_root(run_directory):
-                self._assign(segment)
-
     def _assign(self, segment: RunSegment) -> None:
-        """Add a segment to its run; runs of one id in different W&B folders are different runs."""
-        key = segment.info.run_id
-        folder = segment.path.parent.parent
-        for number in range(2, 1000):
-            run = self.runs.get(key)
-            if run is None or run.segments[0].path.parent.parent == folder:
-                break
-            key = f"{segment.info.run_id}~{number}"
+        """Note that a run has changed, and add a new segment to its run."""
+        run = self._owner.get(segment.path)
+        if run is None and segment.info.run_id:
+            directory = segment.config.get("run_directory")
+            if segment.is_below_root or self._discovery.is_below_a_root(directory):
+                run = self._run_of(segment)
         if run is None:
-            if len(self.runs) >= _MAX_RUNS:
-                self._is_full = True
-                return
-            run = self.runs[key] = Run(segment.info.run_id, key)
-            self._removed.pop(key, None)
-        self._owner[segment.path] = run
-        run.segments.append(segment)
-        run.segments.sort(key=lambda x: (x.info.started, x.path.name))
+            return
+        if segment.path not in self._owner:
+            self._owner[segment.path] = run
+            run.segments.append(segment)
+            run.segments.sort(key=lambda x: (x.info.started, x.path.name))
         self._mark_changed(run)
+
+    def _run_of(self, segment: RunSegment) -> Run | None:
+        """Return the run of a segment, a new one if need be; in different W&B folders one id means two runs."""
+        run_id = segment.info.run_id
+        for number in count(1):
+            key = run_id if number == 1 else f"{run_id}~{number}"
+            run = self.runs.get(key)
+            if run is None or run.segments[0].folder == segment.folder:
+                break
+        if run is None and len(self.runs) >= _MAX_RUNS:
+            self._is_full = True
+        elif run is None:
+            run = self.runs[key] = Run(run_id, key)
+            self._removed.pop(key, None)
+        return run
 
     def _update_states(self) -> None:
         now = self._clock()
@@ -161,7 +152,7 @@ class RunStore:
         for run in sorted(self.runs.values(), key=lambda run: run.started):
             directory = run.segments[-1].config.get("run_directory")
             if isinstance(directory, str):
-                attempts.setdefault((run.segments[0].path.parent.parent, directory), []).append(run)
+                attempts.setdefault((run.segments[0].folder, directory), []).append(run)
         for runs in attempts.values():
             for number, run in enumerate(runs, 1):
                 if (run.attempt, run.is_replaced) != (number, number < len(runs)):
@@ -177,8 +168,8 @@ class RunStore:
     def _make_notes(self) -> list[str]:
         """Messages for the user about what is not shown."""
         notes = [f"{_MAX_RUNS} runs are shown, others left out"] if self._is_full else []
-        unread = [segment for segment in self._unassigned.values() if segment.was_read or segment.problem]
-        if unread:
-            reason = unread[0].data_loss or "no run in it yet"
-            notes.append(f"{len(unread)} files could not be read, such as {unread[0].path.name}: {reason}")
+        unknown = [x for x in self._segments.values() if not x.info.run_id and not x.is_behind]
+        if unknown:
+            reason = unknown[0].data_loss or "no run in it yet"
+            notes.append(f"{len(unknown)} files could not be read, such as {unknown[0].path.name}: {reason}")
         return notes

@@ -9,7 +9,7 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from vae_exp.dashboard.reader.events import Value
+from vae_exp.dashboard.reader.records import Value
 from vae_exp.dashboard.runs.history import NOT_FINITE, Numbers
 from vae_exp.dashboard.runs.run import Run
 from vae_exp.dashboard.runs.store import RunStore

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vae_exp.dashboard.runs.media import ImageUnavailableError, read_picture
-from vae_exp.dashboard.runs.run import ImageFile, Run
+from vae_exp.dashboard.runs.media import ImageFile, ImageUnavailableError, read_picture
+from vae_exp.dashboard.runs.run import Run
 from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.dashboard.web import api, page
 from vae_exp.dashboard.web.redaction import Redactor

@@ -1,0 +1,116 @@
+"""The native decoder against W&B's own reader, and segments made from their records."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.dashboard.records import damage, read_to_end
+from tests.wandb_records import FILE_HEADER, encode_log
+from vae_exp.dashboard.reader.log_reader import WandbLogReader
+from vae_exp.dashboard.reader.records import decode_record, inspect_with_leet
+from vae_exp.dashboard.runs import segment as segment_module
+from vae_exp.dashboard.runs.segment import RunSegment
+from vae_exp.dashboard.runs.store import RunStore
+
+FIXTURES = sorted(Path(__file__).with_name("fixtures").glob("*.wandb"))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run.wandb"
+
+
+def read_segment(path: Path) -> RunSegment:
+    segment = RunSegment(path)
+    segment.apply(segment.read())
+    while segment.has_more:
+        segment.apply(segment.read())
+    return segment
+
+
+def contents(segment: RunSegment) -> dict[str, Any]:
+    """All that a segment has from its records."""
+    names = ("info", "config", "summary", "environment", "exit_code", "data_loss")
+    texts = [(x.key, x.step, x.epoch, x.caption, x.path) for x in segment.pictures]
+    curves = {
+        key: repr(history.series(key)) for history in (segment.history, segment.machine) for key in history.keys
+    }
+    return {
+        **{name: getattr(segment, name) for name in names},
+        "lists": [list(segment.console), list(segment.alerts), texts, curves, segment.history.non_numeric],
+    }
+
+
+@pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.stem)
+def test_files_of_all_versions_are_read_as_by_wandb(path: Path):
+    segment = read_segment(path)
+    oracle = RunSegment(path)
+    oracle.apply(inspect_with_leet(path))
+    assert contents(segment) == contents(oracle)
+    assert (segment.exit_code, segment.data_loss, len(segment.history)) == (3, "", 5)
+    assert segment.config.keys() >= {"model.latent_dim", "seed", "text", "late"}
+    assert segment.summary["best.val/elbo"] == -20
+    assert [(x.key, x.step, x.epoch, x.caption) for x in segment.pictures] == [
+        ("figures/samples", 30, 3, "a caption"), ("several", 40, 4, "no 0"), ("several", 40, 4, "no 1"),
+    ]  # fmt: skip
+    assert segment.history.series("val/elbo")[0].tolist() == [10, 20, 30, 40, 50]
+    assert "printed by the run\n" in "".join(x.text for x in segment.console)
+    assert [x.title for x in segment.alerts] == ["an alert"]
+
+
+def test_kinds_that_the_dashboard_does_not_use_are_none():
+    records = [decode_record(data) for data in read_to_end(WandbLogReader(FIXTURES[-1]))]
+    assert records[0] is None  # the header
+    assert {record["type"] for record in records if record} >= {"run", "history", "summary", "exit", "alert"}
+
+
+def test_damaged_files_never_raise(path: Path):
+    """Bytes that fail their checksum, then records that pass it and are none."""
+    for seed in range(50):
+        fixture = FIXTURES[seed % len(FIXTURES)]
+        path.write_bytes(damage(fixture.read_bytes(), seed, first=len(FILE_HEADER)))
+        segment = read_segment(path)
+        assert segment.data_loss or segment.unread
+        records = [damage(record, seed) for record in read_to_end(WandbLogReader(fixture))]
+        path.write_bytes(encode_log(records)[0])
+        read_segment(path)
+
+
+def test_a_file_of_another_format_is_read_by_wandb_whenever_it_has_changed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    records = inspect_with_leet(FIXTURES[-1])
+    calls = []
+
+    def inspect(path: Path) -> list[dict[str, Any]]:
+        calls.append(path)
+        return records[: 5 + 5 * len(calls)]
+
+    monkeypatch.setattr(segment_module, "inspect_with_leet", inspect)
+    path.write_bytes(b"a format to come")
+    store = RunStore([path])
+    store.refresh()
+    steps = [list(store.runs["fix0310"].segments[0].history.steps)]
+    path.write_bytes(b"a format to come, longer")
+    store.refresh()
+    store._discovered = float("-inf")
+    store.refresh()
+    steps.append(list(store.runs["fix0310"].segments[0].history.steps))
+    assert len(calls) == 2
+    assert steps[0] == steps[1][: len(steps[0])]
+    assert len(steps[0]) < len(steps[1]) == len(set(steps[1]))
+
+
+def test_records_that_cannot_be_understood_are_counted(path: Path, monkeypatch: pytest.MonkeyPatch):
+    records = [
+        {"type": "history", "history": {"item": {"_step": "many"}}},
+        {"type": "run", "run": {}},
+        {"no": "type"},
+        {"type": "header", "header": {}},
+        {"type": "run", "run": {"run_id": "one"}},
+    ]
+    monkeypatch.setattr(segment_module, "inspect_with_leet", lambda path: records)
+    path.write_bytes(b"x")
+    segment = read_segment(path)
+    assert (segment.info.run_id, segment.data_loss) == ("one", "3 records could not be understood")
