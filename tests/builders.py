@@ -1,5 +1,6 @@
 """Small images, models, trackers and trainers for tests."""
 
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,6 +154,20 @@ class RecordingEvaluator:
         self.draws.append(torch.rand((), generator=generator).item())
         self.weights.append(weights(vae))
         yield from self.results.items()
+
+
+@dataclass
+class SignalAtStep(NullProgress):
+    """Sends this process a signal in a certain step."""
+
+    at: int
+    number: int = signal.SIGINT
+    steps: int = 0
+
+    def step(self, metrics: Mapping[str, float] | None) -> None:
+        self.steps += 1
+        if self.steps == self.at:
+            signal.raise_signal(self.number)
 
 
 def adam(parameters: Any) -> Optimizer:

@@ -2,8 +2,6 @@
 
 import os
 import signal
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, ReduceLROnPlateau, SequentialLR, StepLR
 
-from tests.builders import CPU, RecordingTracker, fit, grey_images, make_trainer, small_vae, weights
+from tests.builders import CPU, RecordingTracker, SignalAtStep, fit, grey_images, make_trainer, small_vae, weights
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.progress import NullProgress
@@ -23,19 +21,6 @@ from vae_exp.model.vae import VAE
 
 EPOCHS, STEPS = 3, 3  # eleven images in batches of four
 TRAIN, VAL = grey_images(11), grey_images(5, seed=1)
-
-
-@dataclass
-class SignalAtStep(NullProgress):
-    """Ctrl-C in a certain step."""
-
-    at: int
-    steps: int = 0
-
-    def step(self, values: Mapping[str, float] | None) -> None:
-        self.steps += 1
-        if self.steps == self.at:
-            os.kill(os.getpid(), signal.SIGINT)
 
 
 class NoisyEvaluator:
