@@ -1,15 +1,14 @@
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor
 
-from tests.builders import CPU, SHAPE, bernoulli_vae, fit, grey_images, make_trainer, small_vae
+from tests.builders import CPU, SHAPE, bernoulli_vae, fit, grey_images, make_trainer, noise, small_vae
 from vae_exp.data.images import Batch, ImageSet
 from vae_exp.engine import device as device_module
 from vae_exp.engine.device import (
@@ -238,70 +237,54 @@ def test_a_precision_holds_within_a_block(
     assert vae.compute_dtype == torch.float32
 
 
-def _step(precision: str) -> tuple[LossTerms, Tensor]:
-    """The terms of a loss and its gradient, in a precision."""
-    vae, noise = small_vae(hidden=64, latent_dim=8), torch.Generator().manual_seed(5)
-    images = torch.rand(32, *SHAPE, generator=torch.Generator().manual_seed(6))
-    with matmul_precision(vae, precision):
-        terms = ELBO()(vae, Batch(images), noise)
-        terms.loss.mean().backward()
-    return terms, torch.cat([each.grad.flatten() for each in vae.parameters()])
-
-
-def test_a_step_in_bf16_is_near_one_in_fp32_with_terms_in_float32():
-    (exact, gradient), (rounded, rounded_gradient) = _step("fp32"), _step("bf16")
+def test_a_step_in_bf16_is_near_one_in_fp32_with_terms_and_distributions_in_float32():
+    images, terms, gradients = grey_images(32).batch(), [], []
+    for precision in ("fp32", "bf16"):
+        vae = small_vae(hidden=64, latent_dim=8)
+        before = vae.reconstruct(images.images)
+        with matmul_precision(vae, precision):
+            posterior = vae.encode(images.images)
+            assert posterior.mean.dtype == posterior.stddev.dtype == torch.float32
+            assert vae.decode(posterior.mean).base_dist.logits.dtype == torch.float32
+            assert torch.equal(vae.reconstruct(images.images), before) is (precision == "fp32")
+            terms.append(ELBO()(vae, images, noise(5)))
+            terms[-1].loss.mean().backward()
+        assert torch.equal(vae.reconstruct(images.images), before)
+        gradients.append(torch.cat([weight.grad.flatten() for weight in vae.parameters()]))
+    exact, rounded = terms
     torch.testing.assert_close(rounded.loss, exact.loss, rtol=1e-2, atol=0)  # bf16 has 8 bits of mantissa
     assert {rounded.loss.dtype, rounded.distortion.dtype, rounded.rate.dtype} == {torch.float32}
-    assert rounded_gradient.dtype == torch.float32
-    distance = (rounded_gradient - gradient).norm() / gradient.norm()
+    assert gradients[1].dtype == torch.float32
+    distance = (gradients[1] - gradients[0]).norm() / gradients[0].norm()
     assert 0 < distance < 0.02
 
 
-def test_distributions_in_bf16_have_parameters_in_float32_and_the_model_is_as_before_afterwards():
-    vae, images = small_vae(), torch.rand(3, *SHAPE)
-    before = vae.reconstruct(images)
-    with matmul_precision(vae, "bf16"):
-        posterior = vae.encode(images)
-        likelihood = vae.decode(posterior.mean)
-        assert not torch.equal(vae.reconstruct(images), before)
-    assert posterior.mean.dtype == posterior.stddev.dtype == torch.float32
-    assert likelihood.base_dist.logits.dtype == torch.float32
-    assert torch.equal(vae.reconstruct(images), before)
-
-
 class SeesPrecision(ELBO):
-    """Keeps what training and validation are computed in."""
+    """A loss, and an evaluator, that keeps what it is computed in: in training, validation and evaluators."""
+
+    every_n_epochs = 1
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: set[tuple[bool, torch.dtype]] = set()
+        self.dtypes: dict[str, set[torch.dtype]] = defaultdict(set)
 
     def __call__(self, vae: VAE, batch: Batch, noise: torch.Generator) -> LossTerms:
-        self.seen.add((vae.training, vae.compute_dtype))
+        self.dtypes["training" if vae.training else "validation"].add(vae.compute_dtype)
         return super().__call__(vae, batch, noise)
 
-
-@dataclass
-class SeesEvaluation:
-    """An evaluator that keeps what it is computed in."""
-
-    every_n_epochs: int | None = 1
-    seen: list[torch.dtype] = field(default_factory=list)
-
     def run(self, vae: VAE, images: ImageSet, noise: torch.Generator) -> Iterator[tuple[str, float]]:
-        self.seen.append(vae.compute_dtype)
+        self.dtypes["evaluators"].add(vae.compute_dtype)
         yield "probe", 1.0
 
 
 def test_training_alone_is_in_bf16_and_gets_as_far_as_in_fp32(tmp_path: Path):
     losses = []
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        loss, evaluator = SeesPrecision(), SeesEvaluation()
-        images, val = grey_images(40), grey_images(3, seed=1)
-        options = {"precision": precision, "epochs": 5, "evaluators": {"sees": evaluator}}
+        loss, images, val = SeesPrecision(), grey_images(40), grey_images(3, seed=1)
+        options = {"precision": precision, "epochs": 5, "evaluators": {"sees": loss}}
         trainer = fit(make_trainer(tmp_path / precision, train=images, val=val, loss=loss, **options))
         losses.append(trainer.state.metrics["train/loss"])
-        assert loss.seen == {(True, dtype), (False, torch.float32)}
-        assert evaluator.seen == [torch.float32] * 5
+        single = {torch.float32}
+        assert loss.dtypes == {"training": {dtype}, "validation": single, "evaluators": single}
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
     assert losses[1] != losses[0]
