@@ -58,7 +58,8 @@ class TrainCallback(Callback):
         """Check and remember the directory of a sweep; its jobs are checked one by one."""
         try:
             overrides = _overrides(config, "task")
-            check_sweep_name(config.sweep.name)
+            if config.sweep.name is not None:
+                check_sweep_name("sweep.name", config.sweep.name)
             if torchrun.world_size() > 1:
                 raise UserError(
                     "--multirun trains one job after another in one process; torchrun's processes train one run "

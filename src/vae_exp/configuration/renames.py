@@ -88,6 +88,11 @@ RENAMED_VALUES: dict[str, dict[Any, Any]] = {
     "model.initialization": {"torch": "default"},
     "model.output_bias": {"torch": "default"},
 }
+# What a loss was trained with before it had a key for it, by its first name; stored configs lack these keys.
+_ADDED_KEYS: dict[str, dict[str, Any]] = {
+    "vae_exp.objective.vq.VQ": {"position_reduction": "sum"},
+    "vae_exp.objective.beta_vae.Capacity": {"over": "image"},
+}
 
 
 class _Rename(NamedTuple):
@@ -104,14 +109,28 @@ _RENAMES = [
 
 
 def with_current_names(config: Any) -> Any:
-    """Give every `_target_` and every key of a plain config its current name."""
-    return _rename(config, RENAMED_TARGETS, _RENAMES)
+    """Give every `_target_` and key of a plain config its current name; a loss gets the keys that it lacks."""
+    config = _rename(config, RENAMED_TARGETS, _RENAMES)
+    loss = _node(config, ["loss"])
+    for key, value in _added_keys(loss).items():
+        loss.setdefault(key, value)
+    return config
 
 
 def with_first_names(config: Any) -> Any:
     """Give every `_target_` and every key of a plain config its first name; the hash of a job needs them."""
     back = [_Rename(new, old, _reverse(values), is_argument) for old, new, values, is_argument in _RENAMES]
-    return _rename(config, _reverse(RENAMED_TARGETS), back)
+    config = _rename(config, _reverse(RENAMED_TARGETS), back)
+    loss = _node(config, ["loss"])
+    for key, value in _added_keys(loss).items():
+        if loss.get(key) == value:
+            del loss[key]
+    return config
+
+
+def _added_keys(loss: Mapping[str, Any]) -> Mapping[str, Any]:
+    target = str(loss.get("_target_"))
+    return _ADDED_KEYS.get(_reverse(RENAMED_TARGETS).get(target, target), {})
 
 
 def rename_override(override: str) -> str:

@@ -12,7 +12,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vae_exp.configuration.overrides import split_override
 from vae_exp.configuration.renames import with_first_names
-from vae_exp.configuration.schema import values_before_the_key
 from vae_exp.storage.run_directory import resumed_directory
 
 NOT_PART_OF_IDENTITY = ("hydra", "tracker", "sweep", "checkpoint", "resume", "trusted_packages", "trust")
@@ -49,9 +48,6 @@ def identifying_text(config: DictConfig) -> str:
     trainer = parts.get("trainer") if isinstance(parts, dict) else None
     if isinstance(trainer, dict) and trainer.get("max_train_images", 0) is None:
         del trainer["max_train_images"]  # as in configs that were written before this key
-    if isinstance(parts, dict) and isinstance(loss := parts.get("loss"), dict):
-        same = [name for name, value in values_before_the_key(loss).items() if loss.get(name) == value]
-        parts["loss"] = {name: value for name, value in loss.items() if name not in same}
     return json.dumps(with_first_names(parts), sort_keys=True, default=str)
 
 

@@ -1,10 +1,7 @@
-"""The typed schema of the configuration, and the checks that a schema cannot express.
-
-Values stand in `conf/`; here is what kind each of them is and what range it may have.
-"""
+"""The typed schema of the configuration: the kind and the range of every value; the values stand in `conf/`."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from math import isfinite
 from typing import Any, TypeVar, get_type_hints
@@ -16,22 +13,115 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from vae_exp.errors import UserError, did_you_mean
 
 T = TypeVar("T")
-TRACKER_MODES = ("offline", "online", "none")
-REDUCTIONS = ("sum", "mean")
-_BEFORE_THE_KEY: Mapping[str, Mapping[str, Any]] = {
-    "vae_exp.objective.vq.VQ": {"position_reduction": "sum"},
-    "vae_exp.objective.beta_vae.CapacityVAE": {"over": "image"},
-}
 _INTERNALS = ("reference_type=", "object_type=")
-EXECUTION_MODES = ("auto", "eager", "graph", "compile")
-PRECISIONS = ("fp32", "tf32", "bf16")
-STRATEGIES = ("none", "ddp")
-BINARIZATIONS = ("none", "dynamic", "fixed")
-PRELOAD_TO_DEVICE = ("auto", True, False)
-INITIALIZATIONS = ("default", "glorot_uniform")
-OUTPUT_BIASES = ("default", "data_mean")
-SPLITS = ("train", "val", "test")
-CHECKPOINTS = ("best", "last")
+_EXECUTION_MODES = ("auto", "eager", "graph", "compile")
+_PRECISIONS = ("fp32", "tf32", "bf16")
+
+
+def _at_least(key: str, value: float, least: float) -> None:
+    if not isfinite(value) or value < least:
+        raise UserError(f"{key}={value} must be at least {least}.")
+
+
+def _between(key: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise UserError(f"{key}={value} must be from {least} to {most}.")
+
+
+def _positive(key: str, value: float) -> None:
+    if not isfinite(value) or value <= 0:
+        raise UserError(f"{key}={value} must be greater than 0.")
+
+
+def _share(key: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise UserError(f"{key}={value} must be at least 0 and below 1; null keeps none.")
+
+
+def _seed(key: str, seed: int) -> None:
+    _at_least(key, seed, 0)
+    if seed >= 2**63:
+        raise UserError(f"{key}={seed} must be below 2**63.")
+
+
+def _threads(key: str, value: Any) -> None:
+    if value != "auto" and (type(value) is not int or value < 1):
+        raise UserError(f"{key}={value} must be auto, null (torch's own) or at least 1.")
+
+
+def _one_of(key: str, value: Any, *allowed: str | bool) -> None:
+    if value not in allowed:
+        raise UserError(f"{key}={value} must be one of {', '.join(map(str, allowed))}.")
+
+
+def _some_of(key: str, values: list[str], *allowed: str) -> None:
+    if not values or not set(values) <= set(allowed):
+        raise UserError(
+            f"{key}={values} must list some of {', '.join(allowed)}; null takes what the device knows."
+        )
+
+
+def _widths(key: str, widths: list[int]) -> None:
+    if any(width < 1 for width in widths):
+        raise UserError(f"{key}={widths} must list widths of at least 1; [] is a linear model.")
+
+
+def _lists_of_widths(key: str, lists: list[list[int]]) -> None:
+    if not lists or min(sum(lists, [1])) < 1:
+        raise UserError(
+            f"{key}={lists} must list lists of widths of at least 1, such as [[500],[400,200]]; "
+            f"null takes model.hidden_dims."
+        )
+
+
+def _batch_sizes(key: str, sizes: list[int]) -> None:
+    if not sizes or min(sizes) < 1:
+        raise UserError(f"{key}={sizes} must list sizes of at least 1, such as [100,1000].")
+
+
+def _image_shape(key: str, shape: list[int]) -> None:
+    if len(shape) != 3 or min(shape) < 1:
+        raise UserError(f"{key}={shape} must be [channels, height, width], each at least 1.")
+
+
+def _run(key: str, directory: str) -> None:
+    if not directory.strip():
+        remedy = ", or leave resume out for a new run" if key == "resume" else ""
+        raise UserError(f"{key}= is empty; name a run directory{remedy}.")
+
+
+def check_sweep_name(key: str, name: str) -> None:
+    """Refuse a name that is no plain folder name.
+
+    Raises:
+        UserError: names the value and what is allowed.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", str(name)):
+        raise UserError(f"{key}={name} must begin with a letter or digit and hold only those, '.', '-' and '_'.")
+
+
+def _target(key: str, node: Mapping[str, Any]) -> None:
+    if not isinstance(node.get("_target_"), str):
+        raise UserError(f"{key}._target_ is missing; it names the class that is instantiated.")
+
+
+def _optimizer(key: str, node: Mapping[str, Any]) -> None:
+    _target(key, node)
+    for name in {"lr", "weight_decay"} & set(node):
+        value = node[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+            raise UserError(f"{key}.{name}={value} must be a finite number.")
+        _positive(f"{key}.{name}", value) if name == "lr" else _at_least(f"{key}.{name}", value, 0)
+
+
+def _value(check: Callable[..., None], *limits: Any, default: Any = MISSING) -> Any:
+    """A key whose value, unless it is null, is checked by `check(key, value, *limits)`."""
+    return field(default=default, metadata={"check": check, "limits": limits})
+
+
+def _part(check: Callable[..., None] = _target) -> Any:
+    """A mapping that is instantiated by its `_target_`."""
+    return field(default_factory=dict, metadata={"check": check, "limits": ()})
 
 
 @dataclass
@@ -39,8 +129,8 @@ class ModelConfig:
     """`model`: the sizes that encoder and decoder share, and the parts by `_target_`."""
 
     _target_: str = MISSING
-    latent_dim: int | None = MISSING
-    hidden_dims: list[int] = MISSING
+    latent_dim: int | None = _value(_at_least, 1)
+    hidden_dims: list[int] = _value(_widths)
     activation: str = MISSING
     latent_dims: list[int] | None = None
     top_hidden_dims: list[int] | None = None
@@ -48,131 +138,78 @@ class ModelConfig:
     num_codes: int | None = None
     code_dim: int | None = None
     posterior: str = "diagonal"
-    initialization: str = "default"
-    output_bias: str = "default"
-    encoder: dict[str, Any] = field(default_factory=dict)
-    decoder: dict[str, Any] = field(default_factory=dict)
+    initialization: str = _value(_one_of, "default", "glorot_uniform", default="default")
+    output_bias: str = _value(_one_of, "default", "data_mean", default="default")
+    encoder: dict[str, Any] = _part()
+    decoder: dict[str, Any] = _part()
     likelihood: dict[str, Any] = field(default_factory=dict)
-    prior: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.latent_dim is not None:
-            _check_min("model.latent_dim", self.latent_dim, 1)
-        if any(width < 1 for width in self.hidden_dims):
-            raise UserError(
-                f"model.hidden_dims={self.hidden_dims} must list widths of at least 1; [] is a linear model."
-            )
-        _check_choice("model.initialization", self.initialization, INITIALIZATIONS)
-        _check_choice("model.output_bias", self.output_bias, OUTPUT_BIASES)
-        for part in ("encoder", "decoder", "prior"):
-            _check_target(f"model.{part}", getattr(self, part))
+    prior: dict[str, Any] = _part()
 
 
 @dataclass
 class DataConfig:
     """`data`: where images come from and how they are split."""
 
-    image_shape: list[int] | None = MISSING
-    validation_size: int = MISSING
-    split_seed: int = MISSING
+    image_shape: list[int] | None = _value(_image_shape)
+    validation_size: int = _value(_at_least, 0)
+    split_seed: int = _value(_seed)
     root: str | None = None
     path: str | None = None
     layout: str = "auto"
-    preload_to_device: Any = "auto"  # as configs of older versions have it
-    binarization: str = MISSING
-    binarization_seed: int = MISSING
-    source: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        _check_min("data.validation_size", self.validation_size, 0)
-        _check_seed("data.split_seed", self.split_seed)
-        _check_target("data.source", self.source)
-        _check_choice("data.binarization", self.binarization, BINARIZATIONS)
-        _check_seed("data.binarization_seed", self.binarization_seed)
-        _check_choice("data.preload_to_device", self.preload_to_device, PRELOAD_TO_DEVICE)
-        shape = self.image_shape
-        if shape is not None and (len(shape) != 3 or min(shape) < 1):
-            raise UserError(f"data.image_shape={shape} must be [channels, height, width], each at least 1.")
+    preload_to_device: Any = _value(_one_of, "auto", True, False, default="auto")
+    binarization: str = _value(_one_of, "none", "dynamic", "fixed")
+    binarization_seed: int = _value(_seed)
+    source: dict[str, Any] = _part()
 
 
 @dataclass
 class EarlyStoppingConfig:
     """`trainer.early_stopping`."""
 
-    patience: int | None = MISSING
-    min_delta: float = MISSING
-
-    def __post_init__(self) -> None:
-        if self.patience is not None:
-            _check_min("trainer.early_stopping.patience", self.patience, 1)
-        _check_min("trainer.early_stopping.min_delta", self.min_delta, 0)
+    patience: int | None = _value(_at_least, 1)
+    min_delta: float = _value(_at_least, 0)
 
 
 @dataclass
 class TrainerConfig:
-    """`trainer`: where, how long and in which portions to train."""
+    """`trainer`: where, how long and in which portions to train; old configs lack keys with a value here."""
 
     device: str = MISSING
-    epochs: int = MISSING
-    batch_size: int = MISSING
-    execution: str = MISSING
-    precision: str = MISSING
+    epochs: int = _value(_at_least, 1)
+    batch_size: int = _value(_at_least, 1)
+    execution: str = _value(_one_of, *_EXECUTION_MODES)
+    precision: str = _value(_one_of, *_PRECISIONS)
     deterministic: bool = MISSING
-    max_grad_norm: float | None = MISSING
-    ema_decay: float | None = MISSING
-    strategy: str = MISSING
-    threads: Any = None  # torch's own number, as configs of older versions have it
+    max_grad_norm: float | None = _value(_positive)
+    ema_decay: float | None = _value(_share)
+    strategy: str = _value(_one_of, "none", "ddp")
+    threads: Any = _value(_threads, default=None)
     warn_posterior_collapse: bool = True
     print_batch_sum: bool = False
-    max_train_images: int | None = None
-    loss_reduction: str = "sum"
+    max_train_images: int | None = _value(_at_least, 1, default=None)
+    loss_reduction: str = _value(_one_of, "sum", "mean", default="sum")
     monitor: str | None = MISSING
     early_stopping: EarlyStoppingConfig = MISSING
-
-    def __post_init__(self) -> None:
-        _check_min("trainer.epochs", self.epochs, 1)
-        _check_min("trainer.batch_size", self.batch_size, 1)
-        _check_choice("trainer.execution", self.execution, EXECUTION_MODES)
-        _check_choice("trainer.precision", self.precision, PRECISIONS)
-        _check_choice("trainer.strategy", self.strategy, STRATEGIES)
-        _check_choice("trainer.loss_reduction", self.loss_reduction, REDUCTIONS)
-        if self.threads not in ("auto", None) and (type(self.threads) is not int or self.threads < 1):
-            raise UserError(f"trainer.threads={self.threads} must be auto, null (torch's own) or at least 1.")
-        if self.max_grad_norm is not None:
-            _check_positive("trainer.max_grad_norm", self.max_grad_norm)
-        if self.max_train_images is not None:
-            _check_min("trainer.max_train_images", self.max_train_images, 1)
-        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
-            raise UserError(f"trainer.ema_decay={self.ema_decay} must be at least 0 and below 1; null keeps none.")
 
 
 @dataclass
 class CheckpointConfig:
     """`checkpoint`: how often `last.pt` is saved, whichever comes first."""
 
-    every_n_epochs: int | None = MISSING
-    every_n_seconds: float | None = MISSING
-
-    def __post_init__(self) -> None:
-        if self.every_n_epochs is not None:
-            _check_min("checkpoint.every_n_epochs", self.every_n_epochs, 1)
-        if self.every_n_seconds is not None:
-            _check_min("checkpoint.every_n_seconds", self.every_n_seconds, 0)
+    every_n_epochs: int | None = _value(_at_least, 1)
+    every_n_seconds: float | None = _value(_at_least, 0)
 
 
 @dataclass
 class TrackerConfig:
     """`tracker`: Weights & Biases."""
 
-    mode: str = MISSING
+    mode: str = _value(_one_of, "offline", "online", "none")
     project: str = MISSING
     group: str | None = MISSING
     name: str | None = MISSING
     tags: list[str] = MISSING
     root: str = MISSING
-
-    def __post_init__(self) -> None:
-        _check_choice("tracker.mode", self.mode, TRACKER_MODES)
 
 
 @dataclass
@@ -188,41 +225,30 @@ class TrialConfig:
 class SweepConfig:
     """`sweep`: its name, and what is passed to its jobs."""
 
-    name: str | None = MISSING
+    name: str | None = _value(check_sweep_name)
     rerun: bool = False
     checked: bool = False
     started_at: str | None = None
     trial: TrialConfig = field(default_factory=TrialConfig)
-
-    def __post_init__(self) -> None:
-        check_sweep_name(self.name)
 
 
 @dataclass
 class TrainConfig:
     """The whole configuration of a training run."""
 
-    seed: int = MISSING
+    seed: int = _value(_seed)
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
-    loss: dict[str, Any] = field(default_factory=dict)
-    optimizer: dict[str, Any] = field(default_factory=dict)
+    loss: dict[str, Any] = _part()
+    optimizer: dict[str, Any] = _part(_optimizer)
     scheduler: dict[str, Any] = field(default_factory=dict)
     trainer: TrainerConfig = MISSING
     checkpoint: CheckpointConfig = MISSING
     evaluator: dict[str, Any] = field(default_factory=dict)
     tracker: TrackerConfig = MISSING
     sweep: SweepConfig = MISSING
-    resume: str | None = None
+    resume: str | None = _value(_run, default=None)
     trusted_packages: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        if self.resume is not None and not self.resume.strip():
-            raise UserError("resume= is empty; name a run directory, or leave resume out for a new run.")
-        _check_seed("seed", self.seed)
-        _check_target("loss", self.loss)
-        _check_target("optimizer", self.optimizer)
-        _check_numbers("optimizer", self.optimizer, {"lr": _check_positive, "weight_decay": _check_not_negative})
 
 
 @dataclass
@@ -237,21 +263,13 @@ class DataLocationConfig:
 class StoredRunConfig:
     """What `evaluate` and `generate` both ask: which run, which weights, which images."""
 
-    run: str = MISSING
-    split: str = MISSING
-    checkpoint: str | None = MISSING
+    run: str = _value(_run)
+    split: str = _value(_one_of, "train", "val", "test")
+    checkpoint: str | None = _value(_one_of, "best", "last")
     device: str = MISSING
-    seed: int = MISSING
+    seed: int = _value(_seed)
     trusted_packages: list[str] = MISSING
     data: DataLocationConfig = MISSING
-
-    def __post_init__(self) -> None:
-        if not self.run.strip():
-            raise UserError("run= is empty; name a run directory.")
-        _check_choice("split", self.split, SPLITS)
-        if self.checkpoint is not None:
-            _check_choice("checkpoint", self.checkpoint, CHECKPOINTS)
-        _check_seed("seed", self.seed)
 
 
 @dataclass
@@ -265,53 +283,30 @@ class EvaluateConfig(StoredRunConfig):
 class GenerateConfig(StoredRunConfig):
     """The whole configuration of `generate`."""
 
-    columns: int = MISSING
-    manifold_size: int = MISSING
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_range("columns", self.columns, 2, 100)
-        _check_range("manifold_size", self.manifold_size, 2, 200)
+    columns: int = _value(_between, 2, 100)
+    manifold_size: int = _value(_between, 2, 200)
 
 
 @dataclass
 class BenchmarkConfig:
     """The whole configuration of `benchmark`."""
 
-    seed: int = MISSING
+    seed: int = _value(_seed)
     device: str = MISSING
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
-    loss: dict[str, Any] = field(default_factory=dict)
-    optimizer: dict[str, Any] = field(default_factory=dict)
-    batch_size: list[int] = MISSING
-    hidden_dims: list[list[int]] | None = MISSING
-    execution_modes: list[str] | None = MISSING
-    precisions: list[str] | None = MISSING
-    rounds: int = MISSING
-    burst_seconds: float = MISSING
-    burst_steps: int | None = MISSING
+    loss: dict[str, Any] = _part()
+    optimizer: dict[str, Any] = _part()
+    batch_size: list[int] = _value(_batch_sizes)
+    hidden_dims: list[list[int]] | None = _value(_lists_of_widths)
+    execution_modes: list[str] | None = _value(_some_of, *_EXECUTION_MODES[1:])
+    precisions: list[str] | None = _value(_some_of, *_PRECISIONS)
+    rounds: int = _value(_at_least, 1)
+    burst_seconds: float = _value(_positive)
+    burst_steps: int | None = _value(_at_least, 1)
     memory: bool = MISSING
     profile_run: bool = MISSING
     output: str = MISSING
-
-    def __post_init__(self) -> None:
-        _check_seed("seed", self.seed)
-        _check_target("loss", self.loss)
-        _check_target("optimizer", self.optimizer)
-        _check_min("rounds", self.rounds, 1)
-        _check_positive("burst_seconds", self.burst_seconds)
-        if self.burst_steps is not None:
-            _check_min("burst_steps", self.burst_steps, 1)
-        if not self.batch_size or min(self.batch_size) < 1:
-            raise UserError(f"batch_size={self.batch_size} must list sizes of at least 1, such as [100,1000].")
-        if self.hidden_dims is not None and (not self.hidden_dims or min(sum(self.hidden_dims, [1])) < 1):
-            raise UserError(
-                f"hidden_dims={self.hidden_dims} must list lists of widths of at least 1, such as "
-                f"[[500],[400,200]]; null takes model.hidden_dims."
-            )
-        _check_subset("execution_modes", self.execution_modes, EXECUTION_MODES[1:])
-        _check_subset("precisions", self.precisions, PRECISIONS)
 
 
 def register_schemas() -> None:
@@ -365,49 +360,8 @@ def parse_config(config: DictConfig, schema: type[T]) -> T:
         raise UserError(strip_omegaconf_noise(str(error))) from error
     if not isinstance(settings, schema):
         raise UserError(f"the config does not follow {schema.__name__}.")
+    _check_values(settings, "")
     return settings
-
-
-def values_before_the_key(loss: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What runs were trained with before their loss had a key for it; their stored configs lack these keys.
-
-    Args:
-        loss: The group `loss` of a config.
-    """
-    return _BEFORE_THE_KEY.get(str(loss.get("_target_")), {})
-
-
-def _check_keys(plain: Mapping[str, Any], schema: type, prefix: str) -> None:
-    types = get_type_hints(schema)
-    known = [each.name for each in fields(schema)]
-    for key, value in plain.items():
-        if key not in known:
-            hint = did_you_mean(key, known, prefix)
-            raise UserError(f"{prefix}{key}={value} is not a key of the config; {hint}")
-        if is_dataclass(types[key]) and isinstance(value, Mapping):
-            _check_keys(value, types[key], f"{prefix}{key}.")
-
-
-def _check_min(key: str, value: float, least: float) -> None:
-    if not isfinite(value) or value < least:
-        raise UserError(f"{key}={value} must be at least {least}.")
-
-
-def _check_range(key: str, value: int, least: int, most: int) -> None:
-    if not least <= value <= most:
-        raise UserError(f"{key}={value} must be from {least} to {most}.")
-
-
-def check_sweep_name(name: str | None) -> None:
-    """Refuse a name that is no plain folder name.
-
-    Raises:
-        UserError: names the value and what is allowed.
-    """
-    if name is not None and not re.fullmatch(r"\w[\w.-]*", str(name)):
-        raise UserError(
-            f"sweep.name={name} must begin with a letter or digit and hold only those, '.', '-' and '_'."
-        )
 
 
 def strip_omegaconf_noise(text: str) -> str:
@@ -415,43 +369,21 @@ def strip_omegaconf_noise(text: str) -> str:
     return "\n".join(line for line in text.strip().splitlines() if not line.strip().startswith(_INTERNALS))
 
 
-def _check_seed(key: str, seed: int) -> None:
-    _check_min(key, seed, 0)
-    if seed >= 2**63:
-        raise UserError(f"{key}={seed} must be below 2**63.")
+def _check_keys(plain: Mapping[str, Any], schema: type, prefix: str) -> None:
+    types = get_type_hints(schema)
+    names = [key.name for key in fields(schema)]
+    for key, value in plain.items():
+        if key not in names:
+            hint = did_you_mean(key, names, prefix)
+            raise UserError(f"{prefix}{key}={value} is not a key of the config; {hint}")
+        if is_dataclass(types[key]) and isinstance(value, Mapping):
+            _check_keys(value, types[key], f"{prefix}{key}.")
 
 
-def _check_choice(key: str, value: Any, allowed: tuple[str | bool, ...]) -> None:
-    if value not in allowed:
-        raise UserError(f"{key}={value} must be one of {', '.join(map(str, allowed))}.")
-
-
-def _check_subset(key: str, values: list[str] | None, allowed: tuple[str, ...]) -> None:
-    if values is not None and (not values or not set(values) <= set(allowed)):
-        raise UserError(
-            f"{key}={values} must list some of {', '.join(allowed)}; null takes what the device knows."
-        )
-
-
-def _check_target(key: str, node: Mapping[str, Any]) -> None:
-    if not isinstance(node.get("_target_"), str):
-        raise UserError(f"{key}._target_ is missing; it names the class that is instantiated.")
-
-
-def _check_numbers(key: str, node: Mapping[str, Any], rules: Mapping[str, Any]) -> None:
-    for name, rule in rules.items():
-        if name not in node:
-            continue
-        value = node[name]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-            raise UserError(f"{key}.{name}={value} must be a finite number.")
-        rule(f"{key}.{name}", value)
-
-
-def _check_positive(key: str, value: float) -> None:
-    if not isfinite(value) or value <= 0:
-        raise UserError(f"{key}={value} must be greater than 0.")
-
-
-def _check_not_negative(key: str, value: float) -> None:
-    _check_min(key, value, 0)
+def _check_values(settings: Any, prefix: str) -> None:
+    for key in fields(settings):
+        value = getattr(settings, key.name)
+        if is_dataclass(value):
+            _check_values(value, f"{prefix}{key.name}.")
+        elif value is not None and "check" in key.metadata:
+            key.metadata["check"](f"{prefix}{key.name}", value, *key.metadata["limits"])

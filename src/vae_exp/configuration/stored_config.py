@@ -9,7 +9,6 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from vae_exp.configuration.renames import with_current_names
-from vae_exp.configuration.schema import values_before_the_key
 from vae_exp.configuration.target_allowlist import check_no_resolvers, check_plain_yaml
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
@@ -39,10 +38,6 @@ def load_stored_config(run_dir: RunDirectory, key: str = "run") -> DictConfig:
         raise UserError(f"{run_dir.config} is not a readable config: {error}") from error
     if not isinstance(stored, DictConfig) or not isinstance(stored.get("data"), DictConfig):
         raise UserError(f"{run_dir.config} holds no config of a run; expected a mapping with model and data.")
-    loss = stored.get("loss")
-    if isinstance(loss, DictConfig):
-        for name, value in values_before_the_key(loss).items():
-            loss.setdefault(name, value)
     return stored
 
 
