@@ -10,8 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from vae_exp.configuration.stored_files import Caller, require_safe
-from vae_exp.configuration.target_allowlist import untrusted_packages
+from vae_exp.configuration.allowlist import Caller, require_safe, untrusted_packages
 from vae_exp.errors import UserError
 from vae_exp.metrics import unit
 from vae_exp.storage.run_directory import RunDirectory

@@ -8,8 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from vae_exp.configuration.allowlist import check_no_resolvers, check_plain_yaml
 from vae_exp.configuration.renames import with_current_names
-from vae_exp.configuration.target_allowlist import check_no_resolvers, check_plain_yaml
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
 

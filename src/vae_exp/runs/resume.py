@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from vae_exp.configuration.allowlist import Caller, require_safe
 from vae_exp.configuration.overrides import override_key
 from vae_exp.configuration.resolvers import config_hash
 from vae_exp.configuration.schema import resolve_to_dict
 from vae_exp.configuration.stored_config import load_stored_config, with_overrides
-from vae_exp.configuration.stored_files import Caller, require_safe
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.checkpoint_manager import repair_best
 from vae_exp.errors import UserError

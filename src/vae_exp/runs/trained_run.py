@@ -11,10 +11,10 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from vae_exp.configuration.allowlist import Caller, require_safe
 from vae_exp.configuration.instantiate import build_splits, build_vae
 from vae_exp.configuration.schema import StoredRunConfig, TrainConfig, parse_config, resolve_to_dict
 from vae_exp.configuration.stored_config import load_stored_config, with_overrides
-from vae_exp.configuration.stored_files import Caller, require_safe
 from vae_exp.data.splits import DataSplits
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.device import resolve_device

@@ -12,6 +12,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from vae_exp.configuration.allowlist import resolver_calls
 from vae_exp.configuration.instantiate import (
     build_evaluators,
     build_loss,
@@ -25,7 +26,6 @@ from vae_exp.configuration.resolvers import config_hash
 from vae_exp.configuration.schema import TrainConfig, parse_config, resolve_to_dict
 from vae_exp.configuration.shape_checks import check_evaluators, check_labels
 from vae_exp.configuration.stored_config import with_overrides
-from vae_exp.configuration.target_allowlist import resolver_calls
 from vae_exp.configuration.validation import check_unused_overrides
 from vae_exp.data.batch_loader import move_to_device
 from vae_exp.data.images import ImageSet

@@ -138,8 +138,8 @@ def run_job(
         DivergedError: if the loss is no longer finite.
         Interrupted: on Ctrl-C or SIGTERM, after checkpoint, tracker and result have been written.
     """
+    from vae_exp.configuration.allowlist import Caller, require_safe
     from vae_exp.configuration.schema import resolve_to_dict
-    from vae_exp.configuration.stored_files import Caller, require_safe
     from vae_exp.runs.resume import load_job_resume_state
     from vae_exp.runs.training import SweepJob, run_training
 
