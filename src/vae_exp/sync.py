@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from vae_exp.engine.shutdown import GracefulShutdown
@@ -94,15 +94,14 @@ class WandbSync:
         failures = {}
         for segment in segments:
             own = [line for line in errors if _concerns(line, segment)]
-            is_whole = not is_stopped and any(segment.path.name in line for line in truncated)
+            is_truncated = any(segment.path.name in line for line in truncated)
             if own:
                 failures[segment] = own[-1]
-            elif is_whole or segment.marker.exists():
+            elif segment.marker.exists() or (is_truncated and not is_stopped):
                 failures[segment] = ""
-            elif code and not is_stopped:
-                failures[segment] = f"{last} (exit code {code})"
             elif not is_stopped:
-                failures[segment] = f"{last} (nothing was uploaded)" if self.leaves_markers else ""
+                nothing = f"{last} (nothing was uploaded)" if self.leaves_markers else ""
+                failures[segment] = f"{last} (exit code {code})" if code else nothing
         if others and not any(failures.values()):  # an error that names no run may concern any of them
             failures = dict.fromkeys(failures, others[-1])
         for segment in segments:
@@ -118,7 +117,7 @@ def _concerns(line: str, segment: OfflineSegment) -> bool:
 def _wait(process: subprocess.Popen[bytes], reader: Iterable[str], shutdown: GracefulShutdown) -> str:
     """Show the output until the command ends; a signal stops it, a second one or a long wait kills it."""
     text = ""
-    deadline = None
+    deadline = float("inf")
     while True:
         is_ended = process.poll() is not None
         chunk = "".join(reader)
@@ -126,43 +125,13 @@ def _wait(process: subprocess.Popen[bytes], reader: Iterable[str], shutdown: Gra
         print(chunk, end="", file=sys.stderr, flush=True)
         if is_ended:
             return text
-        if shutdown.count:
-            if deadline is None:
-                deadline = time.monotonic() + _GRACE_SECONDS
-                _signal(process, signal.SIGTERM)
+        with suppress(ProcessLookupError, PermissionError):
             if shutdown.count > 1 or time.monotonic() > deadline:
-                _signal(process, signal.SIGKILL)
+                os.killpg(process.pid, signal.SIGKILL)
+            elif shutdown.count and deadline == float("inf"):
+                deadline = time.monotonic() + _GRACE_SECONDS
+                os.killpg(process.pid, signal.SIGTERM)
         time.sleep(_POLL_SECONDS)
-
-
-def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)
-
-
-@dataclass
-class SyncPlan:
-    """Which of the runs are to be uploaded."""
-
-    pending: list[OfflineRun] = field(default_factory=list)
-    uploaded: list[OfflineRun] = field(default_factory=list)
-    running: list[OfflineRun] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        return f"{len(self.uploaded)} uploaded before, {len(self.running)} still being written"
-
-
-def _plan(runs: Iterable[OfflineRun], ledger: SyncLedger, *, include_running: bool) -> SyncPlan:
-    plan = SyncPlan()
-    for run in runs:
-        if ledger.contains(run):
-            plan.uploaded.append(run)
-        elif not include_running and run.is_running():
-            plan.running.append(run)
-            print(f"skipped {run.name}: it is still being written (see --include-running)", flush=True)
-        else:
-            plan.pending.append(run)
-    return plan
 
 
 def _sync(args: argparse.Namespace) -> int:
@@ -171,22 +140,34 @@ def _sync(args: argparse.Namespace) -> int:
     target = {"project": args.project, "entity": args.entity}
     folders = folders_of(runs)
     if args.dry_run:
-        plan = _plan(runs, SyncLedger(folders, target), include_running=args.include_running)
-        for run in plan.pending:
+        pending, others = _pending(runs, SyncLedger(folders, target), include_running=args.include_running)
+        for run in pending:
             print(f"would upload {run.name}: {', '.join(segment.path.name for segment in run.segments)}")
-        print(f"{len(plan.pending)} to upload, {plan}")
+        print(f"{len(pending)} to upload, {others}")
         return 0
     argv = _command(args)
     with GracefulShutdown(second_signal_kills=False) as shutdown, _locked(folders) as locks:
         ledger = SyncLedger(folders, target)
-        plan = _plan(runs, ledger, include_running=args.include_running)
-        uploaded, failed = _upload(plan.pending, WandbSync(argv, args.command is None, locks), ledger, shutdown)
-    left = len(plan.pending) - uploaded - failed
-    print(f"{uploaded} uploaded, {failed} failed" + (f", {left} left" if left else "") + f", {plan}", flush=True)
+        pending, others = _pending(runs, ledger, include_running=args.include_running)
+        uploaded, failed = _upload(pending, WandbSync(argv, args.command is None, locks), ledger, shutdown)
+    left = len(pending) - uploaded - failed
+    print(f"{uploaded} uploaded, {failed} failed" + (f", {left} left" if left else "") + f", {others}", flush=True)
     if shutdown.signal_number is not None:
         print("Interrupted; run the same command to continue.", file=sys.stderr)
         return 128 + shutdown.signal_number
     return min(failed, 1)
+
+
+def _pending(
+    runs: Sequence[OfflineRun], ledger: SyncLedger, *, include_running: bool
+) -> tuple[list[OfflineRun], str]:
+    """Return the runs that are to be uploaded, and how many are not."""
+    new = [run for run in runs if not ledger.contains(run)]
+    running = [run for run in new if not include_running and run.is_running()]
+    for run in running:
+        print(f"skipped {run.name}: it is still being written (see --include-running)", flush=True)
+    others = f"{len(runs) - len(new)} uploaded before, {len(running)} still being written"
+    return [run for run in new if run not in running], others
 
 
 def _upload(
@@ -231,15 +212,13 @@ def _locked(folders: Iterable[Path]) -> Iterator[list[int]]:
         numbers = []
         for folder in folders:
             check_writable(folder, "DIR")
+            file = stack.enter_context((folder / LOCK_NAME).open("a"))
             try:
-                file = stack.enter_context((folder / LOCK_NAME).open("a"))
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RunLockedError(
                     f"another process is uploading from {folder}; wait for its end or stop it."
                 ) from None
-            except OSError as error:
-                raise UserError(f"DIR={folder} cannot be written to: {error}.") from error
             numbers.append(file.fileno())
         yield numbers
 

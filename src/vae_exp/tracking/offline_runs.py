@@ -1,10 +1,9 @@
 """Offline W&B runs: their segments, and how to find them."""
 
-import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -94,10 +93,10 @@ def find_offline_runs(paths: Iterable[Path]) -> list[OfflineRun]:
     runs: dict[str, OfflineRun] = {}
     read = cache(_read_folder)
 
-    def add(folder: Path, run_id: str) -> bool:
-        run = read(folder).get(run_id)
+    def add(folder: Path, run_id: str | None) -> bool:
+        run = read(folder).get(run_id or "")
         if run is not None:
-            runs.setdefault(run_id, run).merge(run)
+            runs.setdefault(run.run_id, run).merge(run)
         return run is not None
 
     for path in paths:
@@ -109,11 +108,17 @@ def find_offline_runs(paths: Iterable[Path]) -> list[OfflineRun]:
             added = [add(resolved.parent, match["run_id"])]
         else:
             added = [add(folder, x) for folder in (resolved, resolved / "wandb") for x in read(folder)]
-            for directory in _run_directories(resolved):
-                run_id = _add_run_directory(directory, add)
-                if run_id is not None:
-                    runs[run_id].directory = directory
+            for run in _tracked_runs(resolved):
+                recorded = [add(folder, run.run_id) for folder in run.folders]
+                if run.run_id and any(recorded):
+                    runs[run.run_id].directory = run.directory
                     added.append(True)
+                elif run.is_offline:
+                    segment = (
+                        f"there is no offline-run-*-{run.run_id}" if run.run_id else "its W&B id is not recorded"
+                    )
+                    folders = ", ".join(map(str, run.folders))
+                    print(f"skipped {run.directory.path.name}: {segment} in {folders}", file=sys.stderr)
         if not any(added):
             raise UserError(
                 f"DIR={resolved} holds no offline W&B run; expected a folder with wandb/offline-run-..., a sweep "
@@ -133,11 +138,15 @@ class TrackedRun:
 
     Args:
         directory: The run directory.
-        description: `wandb` of its result, or what was written at its start.
+        run_id: The W&B id; None if it is not recorded.
+        folders: Where its segments may be: as recorded, or as configured, seen from its start and from here.
+        is_offline: Whether it was to be tracked offline.
     """
 
     directory: RunDirectory
-    description: Mapping[str, Any]
+    run_id: str | None
+    folders: list[Path]
+    is_offline: bool
 
     @classmethod
     def read(cls, directory: RunDirectory) -> "TrackedRun":
@@ -147,96 +156,62 @@ class TrackedRun:
             UserError: if there is a result that cannot be read.
         """
         description = (directory.read_result() or {}).get("wandb")
-        if not isinstance(description, dict) or not description.get("run_id"):
-            try:
-                description = read_json(directory.wandb)
-            except (OSError, UserError):
-                description = None
-        return cls(directory, description if isinstance(description, dict) else {})
-
-    @property
-    def run_id(self) -> str | None:
-        """The W&B id; None if it is not recorded."""
-        run_id = self.description.get("run_id")
-        return run_id if isinstance(run_id, str) else None
-
-    def is_offline(self) -> bool:
-        """Whether its last attempt was tracked offline."""
-        mode = self.description.get("mode") or _read_yaml(self.directory.config, "tracker", "mode")
-        return bool(mode == "offline")
-
-    def folders(self) -> list[Path]:
-        """Return where its segments may be: as recorded, or as configured, seen from its start and from here."""
-        recorded = self.description.get("directory")
+        if not _get(description, "run_id"):
+            description = _read_if_possible(read_json, directory.wandb)
+        run_id, recorded = _get(description, "run_id"), _get(description, "directory")
+        config = _read_if_possible(read_yaml, directory.config)
+        root = _get(config, "tracker", "root")
         folders = [Path(recorded).parent] if isinstance(recorded, str) else []
-        root = _read_yaml(self.directory.config, "tracker", "root")
         if isinstance(root, str) and "${" not in root:
-            started_from = _read_yaml(self.directory.hydra_config, "hydra", "runtime", "cwd")
+            started_from = _get(_read_if_possible(read_yaml, directory.hydra_config), "hydra", "runtime", "cwd")
             anchors = [started_from, "."] if isinstance(started_from, str) else ["."]
             folders += [Path(anchor) / Path(root).expanduser() / "wandb" for anchor in anchors]
-        return list(dict.fromkeys(folder.resolve() for folder in folders))
+        return cls(
+            directory,
+            run_id if isinstance(run_id, str) else None,
+            list(dict.fromkeys(folder.resolve() for folder in folders)),
+            _get(config, "tracker", "mode") == "offline",
+        )
 
 
-def _add_run_directory(directory: RunDirectory, add: Callable[[Path, str], bool]) -> str | None:
-    """Add the segments of a run directory; its W&B id if there are any."""
-    try:
-        tracked = TrackedRun.read(directory)
-    except UserError as error:
-        print(f"skipped {directory.path.name}: {error}", file=sys.stderr)
-        return None
-    folders, run_id = tracked.folders(), tracked.run_id
-    added = [run_id is not None and add(folder, run_id) for folder in folders]
-    if any(added):
-        return run_id
-    if tracked.is_offline():
-        reason = "its W&B id is not recorded" if run_id is None else f"there is no offline-run-*-{run_id}"
-        print(f"skipped {directory.path.name}: {reason} in {', '.join(map(str, folders))}", file=sys.stderr)
-    return None
-
-
-def _run_directories(path: Path) -> list[RunDirectory]:
-    """Return the directory itself if it is one of a run, and those directly below it."""
+def _tracked_runs(path: Path) -> Iterator[TrackedRun]:
+    """Yield what the directory itself, if it is one of a run, and those directly below it record."""
     below = (x for x in sorted(path.iterdir()) if x.is_dir() and not x.is_symlink())
-    candidates = [RunDirectory(x) for x in (path, *below)]
-    return [x for x in candidates if x.config.is_file() or x.result.is_file()]
+    for directory in map(RunDirectory, (path, *below)):
+        if directory.config.is_file() or directory.result.is_file():
+            try:
+                yield TrackedRun.read(directory)
+            except UserError as error:
+                print(f"skipped {directory.path.name}: {error}", file=sys.stderr)
 
 
 def _read_folder(path: Path) -> dict[str, OfflineRun]:
     """Return the runs recorded offline in a folder `wandb`, by id; links are skipped."""
     runs: dict[str, OfflineRun] = {}
     online: dict[str, str] = {}
-    for name, match in _recorded_in(path):
+    for entry in [] if path.is_symlink() or not path.is_dir() else sorted(path.iterdir()):
+        match = SEGMENT.fullmatch(entry.name)
+        if match is None or entry.is_symlink() or not entry.is_dir():
+            continue
         started, run_id = match["started"], match["run_id"]
-        segment = OfflineSegment(started, path / name, run_id)
+        segment = OfflineSegment(started, entry, run_id)
         if not match["offline"]:
-            online[run_id] = min(online.get(run_id, started), started)
-        elif _is_plain_file(segment.file):
+            online.setdefault(run_id, started)
+        elif segment.file.is_file() and not segment.file.is_symlink() and segment.file.stat().st_size:
             runs.setdefault(run_id, OfflineRun(run_id, [])).segments.append(segment)
     for run in runs.values():
-        run.segments.sort()
         run.online_since = online.get(run.run_id, "")
     return runs
 
 
-def _recorded_in(path: Path) -> Iterator[tuple[str, re.Match[str]]]:
-    if path.is_symlink() or not path.is_dir():
-        return
-    with os.scandir(path) as entries:
-        for entry in entries:
-            match = SEGMENT.fullmatch(entry.name)
-            if match and entry.is_dir(follow_symlinks=False):
-                yield entry.name, match
-
-
-def _is_plain_file(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink() and path.stat().st_size > 0
-
-
-def _read_yaml(path: Path, *keys: str) -> Any:
+def _read_if_possible(read: Callable[[Path], Any], path: Path) -> Any:
     try:
-        value = read_yaml(path)
+        return read(path)
     except (OSError, UserError):
         return None
+
+
+def _get(tree: Any, *keys: str) -> Any:
     for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree

@@ -1,11 +1,10 @@
 """Weights & Biases, offline by default; its failures never cost the run."""
 
 import logging
-import os
 import secrets
-import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -71,10 +70,9 @@ class WandbTracker:
             "resume": "allow" if run_id and mode == "online" else None,
         }
         if mode == "online":
-            self._root = absolute_path("tracker.root", str(root))
-            self._run = _start_online(self._root, arguments)
+            self._start_online(arguments)
         else:
-            self._guarded("start", lambda: self._start_offline(root, arguments))
+            self._guarded("start", lambda: self._start(arguments))
 
     @property
     def run_id(self) -> str | None:
@@ -84,14 +82,8 @@ class WandbTracker:
     @property
     def description(self) -> dict[str, Any]:
         """What `result.json` records: mode, run id, directory, and the error that ended tracking if any."""
-        run = self._run
-        directory = None if run is None else str(Path(run.settings.sync_dir))
-        return {
-            "mode": self._mode,
-            "run_id": None if run is None else run.id,
-            "directory": directory,
-            "error": self.error,
-        }
+        directory = None if self._run is None else str(Path(self._run.settings.sync_dir))
+        return {"mode": self._mode, "run_id": self.run_id, "directory": directory, "error": self.error}
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Keep the metrics of an epoch at an explicit step."""
@@ -99,14 +91,7 @@ class WandbTracker:
 
     def log_figures(self, figures: Mapping[str, Path], step: int) -> None:
         """Keep PNG files as images under `figures/<name>`."""
-
-        def send() -> None:
-            import wandb
-
-            images = {f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items()}
-            self._run.log(images, step=step)
-
-        self._guarded("log figures", send)
+        self._guarded("log figures", lambda: self._run.log(_images(figures), step=step))
 
     def log_lists(self, lists: Mapping[str, Sequence[float]], step: int) -> None:
         """Keep lists of numbers as such."""
@@ -127,12 +112,38 @@ class WandbTracker:
         with suppress(wandb.Error):  # another run of this process has ended it already
             self._run.summary["status"] = status
         _call_with_timeout(_FINISH_SECONDS + _GRACE_SECONDS, lambda: self._run.finish(exit_code=exit_code))
-        _check_writable(self._root)  # a full disk ends a W&B run as if all were well
+        check_writable(self._root / "wandb", "tracker.root")  # a full disk ends a W&B run as if all were well
 
-    def _start_offline(self, root: Path, arguments: dict[str, Any]) -> None:
-        self._root = absolute_path("tracker.root", str(root))
-        _check_writable(self._root)
-        self._run = _start(self._root, arguments)
+    def _start_online(self, arguments: dict[str, Any]) -> None:
+        import wandb
+
+        require_api_key(absolute_path("tracker.root", str(self._root)))
+        try:
+            self._start(arguments, init_timeout=_ONLINE_START_SECONDS)
+        except wandb.Error as error:
+            _teardown_service()
+            reason = str(error).splitlines()[0]
+            raise UserError(f"tracker=online cannot reach its server: {reason}; {_GO_OFFLINE}.") from error
+
+    def _start(self, arguments: dict[str, Any], **settings: Any) -> None:
+        import wandb
+
+        self._root = absolute_path("tracker.root", str(self._root))
+        (self._root / "wandb").mkdir(parents=True, exist_ok=True)
+        check_writable(self._root / "wandb", "tracker.root")  # W&B would take a temporary folder in silence
+        self._run = wandb.init(
+            **arguments,
+            dir=str(self._root),
+            reinit="finish_previous",
+            settings=wandb.Settings(
+                silent=True,
+                x_transaction_log_flush_interval=_FLUSH_SECONDS,
+                finish_timeout=_FINISH_SECONDS,
+                finish_timeout_raises=True,
+                root_dir=str(self._root),
+                **settings,
+            ),
+        )
 
     def _guarded(self, what: str, action: Callable[[], Any]) -> None:
         if self.error is not None:
@@ -166,22 +177,10 @@ def _teardown_service() -> None:
         _log.debug("W&B could not be torn down: %s", error)
 
 
-def _start(root: Path, arguments: dict[str, Any], **settings: Any) -> Any:
+def _images(figures: Mapping[str, Path]) -> dict[str, Any]:
     import wandb
 
-    return wandb.init(
-        **arguments,
-        dir=str(root),
-        reinit="finish_previous",
-        settings=wandb.Settings(
-            silent=True,
-            x_transaction_log_flush_interval=_FLUSH_SECONDS,
-            finish_timeout=_FINISH_SECONDS,
-            finish_timeout_raises=True,
-            root_dir=str(root),
-            **settings,
-        ),
-    )
+    return {f"figures/{name}": wandb.Image(str(path)) for name, path in figures.items()}
 
 
 def require_api_key(root: Path) -> None:
@@ -204,44 +203,21 @@ def require_api_key(root: Path) -> None:
         )
 
 
-def _start_online(root: Path, arguments: dict[str, Any]) -> Any:
-    import wandb
-
-    require_api_key(root)
-    try:
-        return _start(root, arguments, init_timeout=_ONLINE_START_SECONDS)
-    except wandb.Error as error:
-        _teardown_service()
-        reason = str(error).splitlines()[0]
-        raise UserError(f"tracker=online cannot reach its server: {reason}; {_GO_OFFLINE}.") from error
-
-
 def _call_with_timeout(seconds: float, action: Callable[[], Any]) -> None:
     """Do something that may wait for ever, as a frozen service makes it, in a thread that is left behind then.
 
     Raises:
         TimeoutError: if it has not ended within `seconds`; otherwise whatever it raises.
     """
-    raised: list[Exception] = []
+    outcome: Future[Any] = Future()
 
     def attempt() -> None:
         try:
-            action()
+            outcome.set_result(action())
         except Exception as error:  # raised by the caller
-            raised.append(error)
+            outcome.set_exception(error)
 
-    thread = threading.Thread(target=attempt, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
+    threading.Thread(target=attempt, daemon=True).start()
+    if not wait([outcome], seconds).done:
         raise TimeoutError(f"no answer for {seconds:.0f} s")
-    for error in raised:
-        raise error
-
-
-def _check_writable(root: Path) -> None:
-    """W&B falls back to a temporary folder in silence; we do not."""
-    folder = root / "wandb"
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as probe:
-        probe.write(os.urandom(4096))
+    outcome.result()

@@ -94,7 +94,7 @@ class RunDiscovery:
         """Note where the runs of a folder write their W&B files; those of one sweep share a folder."""
         if not self._folders.get(path.parent):
             try:
-                self._folders[path.parent] = TrackedRun.read(RunDirectory(path)).folders()
+                self._folders[path.parent] = TrackedRun.read(RunDirectory(path)).folders
             except (UserError, OSError):
                 self._folders[path.parent] = []
 
