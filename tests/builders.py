@@ -12,10 +12,13 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from torch.optim import Adam, Optimizer
 
 from tests.readers import without_times
+from vae_exp.data.batch_loader import DeviceLoader
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.distributed import DistributedContext
 from vae_exp.engine.progress import NullProgress, ProgressDisplay
+from vae_exp.engine.seeding import make_generator
 from vae_exp.engine.shutdown import GracefulShutdown
+from vae_exp.engine.train_step import EpochLossBuffer, TrainStep
 from vae_exp.engine.trainer import Trainer, TrainerOptions
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
@@ -228,6 +231,31 @@ def make_trainer(
         options=trainer_options(**settings | options),
         checkpoint_metadata={"config_hash": "0123abcd"},
         dist=dist,
+    )
+
+
+def make_train_step(
+    model_with_loss: nn.Module,
+    optimizer: Optimizer,
+    images: ImageSet,
+    sizes: list[int],
+    dist: DistributedContext | None = None,
+    **options: Any,
+) -> TrainStep:
+    """A step over the images in their order."""
+    dist = dist or DistributedContext()
+    loader, order = DeviceLoader(images, sizes[0]), torch.arange(sum(sizes), device=images.device)
+    loader.start_epoch(dist.local_indices(order, sizes), [dist.local_batch_size(size) for size in sizes], 0)
+    plain = {"reduction": "sum", "max_grad_norm": None, "dynamic_binarization": False, "ema": None}
+    return TrainStep(
+        model_with_loss=model_with_loss,
+        parameters=[weight for group in optimizer.param_groups for weight in group["params"]],
+        optimizer=optimizer,
+        loader=loader,
+        generator=make_generator(5, "noise", images.device),
+        loss_buffer=EpochLossBuffer(len(sizes), images.device),
+        dist=dist,
+        **plain | options,
     )
 
 

@@ -5,7 +5,7 @@ on CUDA: `item`, `bool` of a tensor, `nonzero` and what is built on it, error ch
 mode sees the methods that copy to the host, which are no operations on the CPU.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from itertools import product
@@ -13,19 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.builders import make_train_step
 from tests.test_conf import composed
 from vae_exp.configuration.config_dir import config_dir
 from vae_exp.configuration.instantiate import build_loss, build_vae
-from vae_exp.data.batch_loader import DeviceLoader
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.cuda_graph import first_difference, host_state
-from vae_exp.engine.distributed import DistributedContext
-from vae_exp.engine.train_step import EpochLossBuffer, ModelWithLoss, TrainStep
+from vae_exp.engine.train_step import ModelWithLoss, TrainStep
 from vae_exp.errors import UserError
 from vae_exp.model.vae import VAE
 
@@ -128,10 +127,14 @@ def all_parts() -> list[Parts]:
 
 
 @cache
-def _base(model: str) -> DictConfig:
-    return composed("train", "data=digits", f"model={model}")
+def _base(model: str) -> dict[str, Any]:
+    config = composed("train", "data=digits", f"model={model}")
+    return {
+        key: OmegaConf.to_container(config[key]) for key in ("model", "data", "trainer")
+    }  # copied faster than a config
 
 
+@cache
 def _option(group: str, name: str) -> Any:
     return OmegaConf.load(Path(config_dir()) / group / f"{name}.yaml")
 
@@ -143,9 +146,7 @@ def model_of(parts: Parts) -> VAE:
         UserError: if a part does not take another.
     """
     model, prior, posterior, likelihood = parts
-    config = _base(model).copy()
-    OmegaConf.set_struct(config, False)
-    OmegaConf.set_readonly(config, False)
+    config = OmegaConf.create(_base(model))
     chosen = {"likelihood": likelihood} | ({} if model in OWN_PRIOR else {"prior": prior})
     for part, name in chosen.items():
         config.model[part] = OmegaConf.merge(_option(f"model/{part}", name), SMALL.get(f"{part}/{name}", {}))
@@ -161,9 +162,7 @@ def loss_of(name: str, vae: VAE) -> Any:
     Raises:
         UserError: if the model cannot serve it.
     """
-    config = _base("mlp").copy()
-    OmegaConf.set_struct(config, False)
-    config.loss = _option("loss", name)
+    config = OmegaConf.create({**_base("mlp"), "loss": _option("loss", name)})
     settings = OmegaConf.to_container(config.loss, resolve=True)
     settings |= {key: min(settings[key], 4) for key in ("num_samples", "num_bounds") if key in settings}
     return build_loss(settings, vae, SHAPE, COUNT)
@@ -176,26 +175,16 @@ def images() -> ImageSet:
 
 
 def step_of(
-    vae: VAE, loss: Any, optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer], **changes: Any
+    vae: VAE, loss: Any, optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer], **options: Any
 ) -> TrainStep:
     """A training step on batches of four, on the device of the model, that checks nothing on the host."""
-    device = next(vae.parameters()).device
-    data = images().to(device)
-    loader = DeviceLoader(data if vae.needs_labels else data.without_labels(), 4)
-    loader.start_epoch(torch.arange(COUNT, device=device), [4] * (COUNT // 4), 0)
-    parameters = list(vae.parameters())
-    settings: Mapping[str, Any] = {
-        "reduction": "sum", "max_grad_norm": 1.0, "dynamic_binarization": False, "ema": None,
-        "dist": DistributedContext(),
-    }  # fmt: skip
-    step = TrainStep(
-        model_with_loss=ModelWithLoss(vae, loss),
-        parameters=parameters,
-        optimizer=optimizer(parameters),
-        loader=loader,
-        generator=torch.Generator(device).manual_seed(0),
-        loss_buffer=EpochLossBuffer(COUNT // 4, device),
-        **{**settings, **changes},
+    data, parameters = images().to(next(vae.parameters()).device), list(vae.parameters())
+    step = make_train_step(
+        ModelWithLoss(vae, loss),
+        optimizer(parameters),
+        data if vae.needs_labels else data.without_labels(),
+        [4] * (COUNT // 4),
+        **{"max_grad_norm": 1.0} | options,
     )
     step._on_host = False
     return step

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
-from tests.builders import CPU, adam, small_vae, weights
-from tests.engine.test_train_step import make_step
+from tests.builders import CPU, adam, grey_images, make_train_step, small_vae, weights
 from vae_exp.engine import cuda_graph
 from vae_exp.engine.cuda_graph import CUDAGraphStep, first_difference, host_state, make_capturable
 from vae_exp.engine.train_step import ModelWithLoss
@@ -243,7 +242,10 @@ def test_a_failed_capture_leaves_nothing_behind_and_lack_of_memory_raises(
 
 def test_after_a_failed_capture_training_is_that_of_eager_steps(cuda: FakeCuda):
     vae, other = small_vae(), small_vae()
-    step, eager = (make_step(ModelWithLoss(each, ELBO()), each, [1] * 7) for each in (vae, other))
+    step, eager = (
+        make_train_step(ModelWithLoss(trained, ELBO()), SGD(trained.parameters(), lr=0.1), grey_images(7), [1] * 7)
+        for trained in (vae, other)
+    )
     cuda.refusal = RuntimeError("no")
     graph_step = CUDAGraphStep(step, CPU)
     for _ in range(7):

@@ -1,3 +1,4 @@
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -60,8 +61,7 @@ def test_the_average_is_the_closed_form(decay: float, values: list[float]):
         torch.testing.assert_close(found, torch.full_like(found, expected), rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_the_average_is_in_place_for_the_length_of_a_block_however_it_ends(fails: bool):
+def test_the_average_is_in_place_for_the_length_of_a_block_however_it_ends():
     module = nn.Linear(1, 1)
     set_to(module, 0.0)
     average = ExponentialMovingAverage(module, 0.75)
@@ -69,17 +69,13 @@ def test_the_average_is_in_place_for_the_length_of_a_block_however_it_ends(fails
     average.update()
     set_to(module, 9.0)
     average.update()  # ¼ of the new and ¾ · ¼ of the old, over their sum
-    places = [each.data_ptr() for each in module.parameters()]
-    try:
-        with average.average_parameters():
-            assert [each.item() for each in module.parameters()] == pytest.approx([39 / 7] * 2)
-            assert [each.data_ptr() for each in module.parameters()] == places
-            if fails:
-                raise KeyError
-    except KeyError:
-        pass
-    assert [each.item() for each in module.parameters()] == [9.0, 9.0]
-    assert [each.item() for each in average.state_dict().values()] == pytest.approx([39 / 7] * 2)
+    addresses = [weight.data_ptr() for weight in module.parameters()]
+    with suppress(KeyError), average.average_parameters():
+        assert [weight.item() for weight in module.parameters()] == pytest.approx([39 / 7] * 2)
+        assert [weight.data_ptr() for weight in module.parameters()] == addresses
+        raise KeyError
+    assert [weight.item() for weight in module.parameters()] == [9.0, 9.0]
+    assert [weight.item() for weight in average.state_dict().values()] == pytest.approx([39 / 7] * 2)
 
 
 def test_buffers_are_not_averaged():
@@ -125,45 +121,34 @@ class Remembering(ELBO):
         return super().__call__(vae, batch, noise)
 
 
-def test_a_run_keeps_the_average_of_its_steps_beside_the_weights(tmp_path: Path):
-    loss, vae = Remembering(), small_vae()
-    fit(make_trainer(tmp_path, train=grey_images(11), vae=vae, loss=loss, ema_decay=0.8))
-    state = load_checkpoint(tmp_path / "checkpoints" / "last.pt", CPU)
+def test_a_run_evaluates_and_keeps_the_average_and_trains_as_without_it(
+    tmp_path: Path,
+):
+    loss, vae, plain, train, val = Remembering(), small_vae(), small_vae(), grey_images(11), grey_images(4, seed=1)
+    often, at_end = RecordingEvaluator(1), RecordingEvaluator(None)
+    evaluators = {"often": often, "at_end": at_end}
+    trainer = make_trainer(
+        tmp_path / "averaged", train=train, val=val, vae=vae, loss=loss, ema_decay=0.8, evaluators=evaluators
+    )
+    with GracefulShutdown() as shutdown:
+        fit(trainer).run_final_evaluators(shutdown)
+    state = load_checkpoint(tmp_path / "averaged" / "checkpoints" / "last.pt", CPU)
+    average = stored_weights(state["average"])
     assert len(loss.history) == 6
     expected = closed_form([*loss.history, weights(vae)], 0.8).float()
-    torch.testing.assert_close(stored_weights(state["average"]), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(average, expected, rtol=1e-5, atol=1e-6)
     assert torch.equal(stored_weights(state["vae"]), weights(vae))
+    assert len(often.weights) == 2
+    assert torch.equal(often.weights[-1], average)
+    assert [torch.equal(evaluated, average) for evaluated in at_end.weights] == [True]
 
-
-def test_an_average_does_not_change_what_is_trained(tmp_path: Path):
-    plain, averaged = small_vae(), small_vae()
-    fit(make_trainer(tmp_path / "plain", train=grey_images(11), vae=plain))
-    fit(make_trainer(tmp_path / "averaged", train=grey_images(11), vae=averaged, ema_decay=0.9))
-    assert torch.equal(weights(plain), weights(averaged))
-
-
-def test_validation_is_of_the_average(tmp_path: Path):
-    vae, val = small_vae(), grey_images(4, seed=1)
-    trainer = fit(make_trainer(tmp_path, train=grey_images(11), val=val, vae=vae, ema_decay=0.9, epochs=1))
-    state = load_checkpoint(tmp_path / "checkpoints" / "last.pt", CPU)
+    fit(make_trainer(tmp_path / "plain", train=train, val=val, vae=plain))
+    assert torch.equal(weights(plain), weights(vae))
     averaged = small_vae()
     averaged.load_state_dict(state["average"])
     losses = [
-        ELBO()(each.eval(), val.batch(), make_generator(3, "evaluation", CPU)).loss.mean().item()
-        for each in (averaged, vae)
+        ELBO()(scored.eval(), val.batch(), make_generator(3, "evaluation", CPU)).loss.mean().item()
+        for scored in (averaged, vae)
     ]
     assert trainer.state.metrics["val/loss"] == pytest.approx(losses[0], rel=1e-6)
     assert losses[0] != pytest.approx(losses[1], rel=1e-4)
-
-
-@pytest.mark.parametrize("every", [1, None], ids=["at its interval", "at the end"])
-def test_evaluators_see_the_average(tmp_path: Path, every: int | None):
-    evaluator = RecordingEvaluator(every)
-    trainer = fit(
-        make_trainer(tmp_path, train=grey_images(11), ema_decay=0.9, epochs=1, evaluators={"sees": evaluator})
-    )
-    with GracefulShutdown() as shutdown:
-        trainer.run_final_evaluators(shutdown)
-    state = load_checkpoint(tmp_path / "checkpoints" / "last.pt", CPU)
-    [seen] = evaluator.weights
-    assert torch.equal(seen, stored_weights(state["average"]))
