@@ -69,18 +69,16 @@ def test_small_nets_take_one_thread_and_larger_ones_more():
 
 
 @pytest.mark.usefixtures("sixteen_threads")
-def test_a_number_is_taken_as_far_as_there_are_cores(monkeypatch: pytest.MonkeyPatch):
+def test_a_number_is_taken_as_far_as_there_are_cores_unless_the_environment_decides(
+    monkeypatch: pytest.MonkeyPatch,
+):
     monkeypatch.setattr(threads.os, "cpu_count", lambda: 8)
     assert [choose_threads(number, 0) for number in (1, 3, 100)] == [1, 3, 8]
     assert choose_threads(None, 0) == 16
-
-
-@pytest.mark.usefixtures("sixteen_threads")
-@pytest.mark.parametrize("requested", ["auto", 2, None])
-@pytest.mark.parametrize("name", threads.ENVIRONMENT_VARIABLES)
-def test_the_environment_decides(monkeypatch: pytest.MonkeyPatch, requested: str | int | None, name: str):
-    monkeypatch.setenv(name, "16")
-    assert choose_threads(requested, 0) == 16
+    for name in threads.ENVIRONMENT_VARIABLES:
+        with monkeypatch.context() as patched:
+            patched.setenv(name, "16")
+            assert [choose_threads(requested, 0) for requested in ("auto", 2, None)] == [16] * 3
 
 
 def test_threads_are_put_back_after_a_run():
