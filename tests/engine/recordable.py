@@ -117,15 +117,6 @@ LOSSES = options("loss")
 Parts = tuple[str, str, str, str]  # model, prior, posterior, likelihood
 
 
-def all_parts() -> list[Parts]:
-    """Every model with every prior, posterior and likelihood that it takes."""
-    return [
-        (model, prior, posterior, likelihood)
-        for model, prior, posterior, likelihood in product(MODELS, PRIORS, POSTERIORS, LIKELIHOODS)
-        if model not in OWN_PRIOR or (prior == "standard_normal" and posterior == "diagonal")
-    ]
-
-
 @cache
 def _base(model: str) -> dict[str, Any]:
     """Parts of a config as plain containers, which are copied faster."""

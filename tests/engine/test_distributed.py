@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as torch_dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -104,23 +103,6 @@ def test_every_process_has_its_gpu(monkeypatch: pytest.MonkeyPatch, name: str, g
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     assert local_rank_device(name) == device
-
-
-def test_nccl_gets_the_device(monkeypatch: pytest.MonkeyPatch):
-    """A device with its index, in a single process too."""
-    options: dict[str, Any] = {}
-    for name, value in launch_environment(0, 1, free_port()).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(
-        torch_dist, "init_process_group", lambda backend, **others: options.update(others, of=backend)
-    )
-    monkeypatch.setattr(
-        torch_dist, "new_group", lambda **options: torch_dist.ProcessGroup.__new__(torch_dist.ProcessGroup)
-    )
-    monkeypatch.setattr(torch_dist, "get_rank", lambda: 0)
-    monkeypatch.setattr(torch_dist, "get_world_size", lambda: 1)
-    init_distributed("ddp", torch.device("cuda:0"))
-    assert options == {"of": "nccl", "device_id": torch.device("cuda:0")}
 
 
 def test_torchrun_without_ddp_and_ddp_without_torchrun_are_refused(monkeypatch: pytest.MonkeyPatch):

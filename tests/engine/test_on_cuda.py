@@ -20,11 +20,9 @@ from tests.engine.recordable import LIKELIHOODS, LOSSES, MODELS, Parts, covering
 from vae_exp.configuration.instantiate import build_optimizer
 from vae_exp.data.batch_loader import make_loader
 from vae_exp.data.images import Batch, ImageSet
-from vae_exp.engine import cuda_graph
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.cuda_graph import CUDAGraphStep
 from vae_exp.engine.progress import NullProgress
-from vae_exp.engine.seeding import make_generator
 from vae_exp.engine.trainer import Trainer
 from vae_exp.errors import DivergedError, Interrupted, UserError
 from vae_exp.model.conditional import ConditionalDecoder, ConditionalEncoder, ConditionalVAE
@@ -348,17 +346,3 @@ def test_compiled_steps_are_captured_too(tmp_path: Path):
     assert _fallback(compiled) is None
     assert set(compiled._step._captures) == {8}
     torch.testing.assert_close(weights(vae), weights(eager), rtol=1e-3, atol=1e-4)
-
-
-def test_noise_of_captured_steps_is_new_at_every_replay():
-    device = torch.device("cuda", 0)
-    noise, graph = make_generator(0, "noise", device), torch.cuda.CUDAGraph()
-    if not cuda_graph._REGISTERS_GENERATORS:
-        graph.register_generator_state(noise)
-    with torch.cuda.graph(graph):
-        drawn = torch.randn(4, generator=noise, device=device)
-    draws = []
-    for _ in range(3):
-        graph.replay()
-        draws.append(tuple(drawn.tolist()))
-    assert len(set(draws)) == 3

@@ -1,5 +1,6 @@
 """Which steps a CUDA graph can hold: every model, prior, posterior, likelihood and objective."""
 
+from functools import partial
 from itertools import product
 
 import pytest
@@ -15,7 +16,6 @@ from tests.engine.recordable import (
     POSTERIORS,
     PRIORS,
     HostReadError,
-    all_parts,
     covering,
     host_read,
     model_of,
@@ -55,24 +55,23 @@ def test_no_model_reads_on_the_host_with_any_likelihood(model: str):
 ])  # fmt: skip
 def test_no_combination_reads_on_the_host(model: str, prior: str):
     """The whole product; a model that takes a prior (conditional ones take no VampPrior) takes every part."""
-    parts = [each for each in all_parts() if each[0] == model and (model in OWN_PRIOR or each[1] == prior)]
-    reads = {(each, loss): read for each in parts for loss, read in host_read(each, LOSSES).items()}
+    posteriors = POSTERIORS[:1] if model in OWN_PRIOR else POSTERIORS
+    reads = {
+        (posterior, likelihood, loss): read
+        for posterior, likelihood in product(posteriors, LIKELIHOODS)
+        for loss, read in host_read((model, prior, posterior, likelihood), LOSSES).items()
+    }
     assert {key: read for key, read in reads.items() if read not in (None, "refused")} == {}
-    for index, names in ((2, POSTERIORS), (3, LIKELIHOODS)):
-        recordable = {each[index] for (each, _), read in reads.items() if read is None}
-        refused = (model, prior) == ("conditional", "vamp")
-        assert recordable == (set() if refused else {each[index] for each in parts} & set(names))
+    recordable = {key[:2] for key, read in reads.items() if read is None}
+    is_refused = (model, prior) == ("conditional", "vamp")
+    assert recordable == (set() if is_refused else set(product(posteriors, LIKELIHOODS)))
 
 
 @pytest.mark.parametrize("kind", [Adam, AdamW, SGD, Adagrad])
 def test_fused_optimizers_clipping_averages_dynamic_pixels_and_schedules_read_nothing(kind: type):
-    vae = model_of(PLAIN)
-    loss = BetaVAE(Linear(0.0, 1.0, 10, "step"))
-    average = ExponentialMovingAverage(vae, 0.9)
-    step = step_of(
-        vae, loss, lambda parameters: kind(parameters, fused=True), ema=average, dynamic_binarization=True
-    )
-    assert read_by(step) is None
+    vae, loss = model_of(PLAIN), BetaVAE(Linear(0.0, 1.0, 10, "step"))
+    options = {"ema": ExponentialMovingAverage(vae, 0.9), "dynamic_binarization": True}
+    assert read_by(step_of(vae, loss, partial(kind, fused=True), **options)) is None
 
 
 # What finds it
@@ -87,8 +86,7 @@ def _reads(read) -> str | None:
             read(terms.loss)
             return terms
 
-    vae = model_of(PLAIN)
-    return read_by(step_of(vae, Reading(), lambda parameters: SGD(parameters, lr=1e-6)))
+    return read_by(step_of(model_of(PLAIN), Reading(), SGD))
 
 
 @pytest.mark.parametrize(
@@ -138,5 +136,4 @@ def test_a_loss_that_counts_on_the_host_is_named():
             self.calls += 1
             return super().__call__(vae, batch, generator)
 
-    step = step_of(model_of(PLAIN), Counts(), lambda parameters: SGD(parameters, lr=1e-6))
-    assert read_by(step) == "loss.calls changes"
+    assert read_by(step_of(model_of(PLAIN), Counts(), SGD)) == "loss.calls changes"

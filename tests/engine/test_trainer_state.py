@@ -1,7 +1,7 @@
 """Going on from a checkpoint: the trainer's whole state, to the bit."""
 
-import os
 import signal
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,28 +55,36 @@ def _trainer(path: Path, tracker: RecordingTracker, settings: dict[str, Any]) ->
     return make_trainer(path, vae=vae, **given), vae
 
 
-def _whole(path: Path, settings: dict[str, Any]) -> tuple[Tensor, list[dict[str, float]], dict[str, Any]]:
+Results = tuple[Tensor, list[dict[str, float]], dict[str, Any]]  # weights, rows, last checkpoint
+
+
+def _whole(path: Path, settings: dict[str, Any], state: dict[str, Any] | None = None, **options: Any) -> Results:
+    """Train to the end, from a state where there is one."""
     tracker = RecordingTracker()
     trainer, vae = _trainer(path, tracker, settings)
+    if state is not None:
+        trainer.load_state_dict(state, **options)
     fit(trainer)
     return weights(vae), tracker.rows(), load_checkpoint(path / "checkpoints" / "last.pt", CPU)
 
 
 def _continued(
-    path: Path, settings: dict[str, Any], first: Trainer, before: RecordingTracker, progress: NullProgress
-) -> tuple[Tensor, list[dict[str, float]], dict[str, Any]]:
+    path: Path,
+    settings: dict[str, Any],
+    progress: NullProgress,
+    on_row: Callable[[int], None] = lambda count: None,
+) -> Results:
     """Interrupt a run, and continue with another trainer."""
+    before = RecordingTracker(on_row=on_row)
+    first, _ = _trainer(path, before, settings)
     with pytest.raises(Interrupted):
         fit(first, progress)
     state = load_checkpoint(path / "checkpoints" / "last.pt", CPU)
     assert state["lines"] == len(before.lines)
     assert state["seconds"] > 0
     torch.manual_seed(99)
-    tracker = RecordingTracker()
-    trainer, vae = _trainer(path, tracker, settings)
-    trainer.load_state_dict(state)
-    fit(trainer)
-    return weights(vae), before.rows() + tracker.rows(), load_checkpoint(path / "checkpoints" / "last.pt", CPU)
+    resumed, rows, last = _whole(path, settings, state)
+    return resumed, before.rows() + rows, last
 
 
 def _assert_same(resumed: Any, expected: Any) -> None:
@@ -106,35 +114,25 @@ def whole_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("at", range(1, EPOCHS * STEPS))
 def test_a_run_interrupted_at_any_step_continues_to_the_bit(tmp_path: Path, whole_runs, name: str, at: int):
-    before = RecordingTracker()
-    first, _ = _trainer(tmp_path, before, SETTINGS[name])
-    _assert_same(_continued(tmp_path, SETTINGS[name], first, before, SignalAtStep(at)), whole_runs[name])
+    _assert_same(_continued(tmp_path, SETTINGS[name], SignalAtStep(at)), whole_runs[name])
 
 
 @pytest.mark.parametrize("after", [1, 2])
 def test_a_run_interrupted_between_two_epochs_continues_to_the_bit(tmp_path: Path, whole_runs, after: int):
-    before = RecordingTracker(
-        on_row=lambda count: os.kill(os.getpid(), signal.SIGTERM) if count == after else None
-    )
-    first, _ = _trainer(tmp_path, before, {})
-    _assert_same(_continued(tmp_path, {}, first, before, NullProgress()), whole_runs["plain"])
+    on_row = lambda count: signal.raise_signal(signal.SIGTERM) if count == after else None  # noqa: E731
+    _assert_same(_continued(tmp_path, {}, NullProgress(), on_row), whole_runs["plain"])
 
 
 def test_a_run_interrupted_in_its_first_validation_continues_without_warnings(tmp_path: Path):
-    before, chosen = RecordingTracker(), {"scheduler": _halving, "epochs": 1}
-    first, _ = _trainer(tmp_path / "run", before, chosen)
-    _continued(tmp_path / "run", chosen, first, before, SignalAtStep(STEPS))
+    _continued(tmp_path, {"scheduler": _halving, "epochs": 1}, SignalAtStep(STEPS))
 
 
 def test_a_finished_run_continues_to_more_epochs(tmp_path: Path):
     expected = _whole(tmp_path / "whole", {"epochs": 5})
     _, before, state = _whole(tmp_path / "run", {})
-    tracker = RecordingTracker()
-    trainer, vae = _trainer(tmp_path / "run", tracker, {"epochs": 5})
-    trainer.load_state_dict(state)
-    fit(trainer)
-    assert before + tracker.rows() == expected[1]
-    assert torch.equal(weights(vae), expected[0])
+    resumed, rows, _ = _whole(tmp_path / "run", {"epochs": 5}, state)
+    assert before + rows == expected[1]
+    assert torch.equal(resumed, expected[0])
 
 
 def _cosine(optimizer: torch.optim.Optimizer, epochs: int) -> SequentialLR:
@@ -147,13 +145,10 @@ def test_a_replanned_schedule_continues_where_it_would_be_by_now(tmp_path: Path)
     shorter, longer = ({"scheduler": partial(_cosine, epochs=epochs), "epochs": epochs} for epochs in (EPOCHS, 6))
     _, expected, _ = _whole(tmp_path / "whole", longer)
     *_, state = _whole(tmp_path / "run", shorter)
-    tracker = RecordingTracker()
-    trainer, _ = _trainer(tmp_path / "run", tracker, longer)
-    trainer.load_state_dict(state, replan=True)
-    fit(trainer)
-    rates = [[line["train/learning_rate"] for line in each] for each in (tracker.rows(), expected)]
-    assert rates[0] == rates[1][EPOCHS:]
-    assert len(set(rates[1])) == 6
+    _, rows, _ = _whole(tmp_path / "run", longer, state, replan=True)
+    rates, expected_rates = ([row["train/learning_rate"] for row in run] for run in (rows, expected))
+    assert rates == expected_rates[EPOCHS:]
+    assert len(set(expected_rates)) == 6
 
 
 def test_a_run_of_a_cuda_device_continues_on_the_cpu(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -164,7 +159,6 @@ def test_a_run_of_a_cuda_device_continues_on_the_cpu(tmp_path: Path, caplog: pyt
         "noise": torch.zeros(16, dtype=torch.uint8),
     }
     state["optimizer"]["param_groups"][0]["capturable"] = True
-    trainer, _ = _trainer(tmp_path / "run", RecordingTracker(), {"epochs": 4})
-    trainer.load_state_dict(state)
-    assert fit(trainer).state.epoch == 4
+    _, _, last = _whole(tmp_path / "run", {"epochs": 4}, state)
+    assert last["epoch"] == 4
     assert "order and noise come from new generators on cpu" in caplog.text
