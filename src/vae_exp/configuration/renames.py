@@ -144,10 +144,10 @@ def rename_override(override: str) -> str:
     name = key.lstrip("+~")
     if re.match(r"\+[^+]", key) and "." in name:
         return override
-    found = _find_rename(name)
-    if found is None:
+    match = _find_rename(name)
+    if match is None:
         return override
-    rename, current = found
+    rename, current = match
     for before, after in rename.values.items():
         value = re.sub(rf"(?<![\w.]){before}(?![\w.])", "null" if after is None else str(after), value)
     return f"{key.removesuffix(name)}{current}{equals}{value}"

@@ -7,52 +7,48 @@ import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 import vae_exp
 from vae_exp.engine.device import device_name
-from vae_exp.engine.trainer import Trainer
 from vae_exp.errors import Interrupted, UserError
 from vae_exp.storage.atomic_io import write_json
 from vae_exp.storage.run_directory import RunDirectory
 
+if TYPE_CHECKING:
+    from vae_exp.runs.training import TrainingSetup
 
-def build_result(
-    trainer: Trainer,
-    *,
+
+def write_result(
+    setup: "TrainingSetup",
+    run_dir: RunDirectory,
     status: str,
     error: str | None,
     start: float,
     phases: Mapping[str, float],
-    device: torch.device,
-    metadata: Mapping[str, Any],
-    wandb: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """The contents of `result.json` of a run that has started.
+    """Write `result.json` of a run that has started.
 
     Args:
-        trainer: Knows how far the run has come.
+        setup: What has been trained, and with what.
+        run_dir: The run's directory.
         status: `completed`, `pruned`, `interrupted`, `diverged` or `failed`.
         error: What ended it, if anything did.
         start: When this process started it, in seconds since the epoch.
         phases: Wall seconds of this process before training, by phase.
-        device: Where it trained.
-        metadata: What its checkpoints contain beside the state: config hash, loss check, threads.
-        wandb: What the tracker says of itself.
+
+    Returns:
+        Its contents.
     """
-    state, best = trainer.state, trainer.best
+    trainer, state, best = setup.trainer, setup.trainer.state, setup.trainer.best
+    wandb = setup.wandb.description if setup.wandb else None
     warnings = list(trainer.warnings)
     if wandb and wandb["error"]:
-        warnings.append(
-            {
-                "name": "tracker_lost",
-                "epoch": state.epoch,
-                "message": f"Weights & Biases was lost: {wandb['error']}",
-            }
-        )
-    return {
+        message = f"Weights & Biases was lost: {wandb['error']}"
+        warnings.append({"name": "tracker_lost", "epoch": state.epoch, "message": message})
+    result = {
         "status": status,
         "error": error,
         "epochs": state.epoch,
@@ -67,15 +63,17 @@ def build_result(
             "total": round(trainer.previous_train_seconds + time.time() - start, 3),
         },
         "phase_seconds": {name: round(value, 3) for name, value in {**phases, **trainer.phase_seconds}.items()},
-        "device": device_name(device),
-        "threads": metadata["threads"],
+        "device": device_name(setup.device),
+        "threads": setup.threads,
         "execution": trainer.execution,
         "precision": trainer.options.precision,
         "versions": _versions(),
-        "config_hash": metadata["config_hash"],
-        "loss_check": metadata["loss_check"],
+        "config_hash": setup.metadata["config_hash"],
+        "loss_check": setup.metadata["loss_check"],
         "wandb": wandb,
     }
+    write_json(run_dir.result, result)
+    return result
 
 
 def write_startup_failure(error: Exception, directory: RunDirectory, start: float, *, keep_reason: bool) -> None:

@@ -43,7 +43,7 @@ from vae_exp.errors import DivergedError, Interrupted, TrialPruned, UserError
 from vae_exp.evaluation.loss_check import check_loss
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
-from vae_exp.runs.result import build_result, log_traceback, write_startup_failure
+from vae_exp.runs.result import log_traceback, write_result, write_startup_failure
 from vae_exp.runs.resume import ResumeState, repair_checkpoints
 from vae_exp.storage.atomic_io import read_yaml, write_atomically, write_json
 from vae_exp.storage.run_directory import RunDirectory
@@ -131,7 +131,8 @@ def run_training(
     start, phases = time.time(), {} if phases is None else phases
     config = config if resume_state is None else resume_state.config
     is_main, is_new = torchrun.is_main_process(), resume_state is None
-    metrics_file = _open_metrics(run_dir, resume_state) if is_main else None
+    stored_rows = () if resume_state is None else (resume_state.lines, resume_state.last_row)
+    metrics_file = JsonlMetrics(run_dir.metrics, *stored_rows) if is_main else None
     with closing(metrics_file) if metrics_file else nullcontext():
         with _failed_start(run_dir, start, job) if is_main and is_new else nullcontext():
             if metrics_file and is_new:
@@ -140,7 +141,8 @@ def run_training(
                 metrics_file.truncate_and_open()
             shutdown.raise_if_requested()
             if is_new:
-                check_unused_overrides(config, _choices())
+                choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+                check_unused_overrides(config, choices)
             setup = set_up(config, run_dir, metrics_file, resume_state, job, phases)
         if metrics_file and resume_state:
             _begin_resumed(run_dir, resume_state, metrics_file, setup)
@@ -172,7 +174,7 @@ def set_up(
     with timed(phases, "build"):
         plain = resolve_to_dict(config, splits.image_shape)
         vae, loss = _build_model(settings, plain, images, val, device)
-        options = _options(settings, loss, images, val)
+        options = _options(settings, loss, val)
         evaluators = build_evaluators(plain["evaluator"])
         check_evaluators(evaluators, vae, (val if len(val) else images).with_fixed_binarization())
         loss_check = _check_loss(settings.seed, vae, loss, images, state) if metrics_file else None
@@ -243,12 +245,6 @@ def _build_model(
     return vae, loss
 
 
-def _open_metrics(run_dir: RunDirectory, resume_state: ResumeState | None) -> JsonlMetrics:
-    if resume_state is None:
-        return JsonlMetrics(run_dir.metrics)
-    return JsonlMetrics(run_dir.metrics, resume_state.lines, resume_state.last_row)
-
-
 @contextmanager
 def _failed_start(run_dir: RunDirectory, start: float, job: SweepJob | None) -> Iterator[None]:
     try:
@@ -296,12 +292,8 @@ def _check_loss(
     if state is not None:
         stored: dict[str, Any] | None = state.get("loss_check", state.get("audit"))
         return stored
-    report = check_loss(
-        vae,
-        loss,
-        images.take(_LOSS_CHECK_IMAGES).with_fixed_binarization(),
-        make_generator(seed, "evaluation", images.device),
-    )
+    first_images = images.take(_LOSS_CHECK_IMAGES).with_fixed_binarization()
+    report = check_loss(vae, loss, first_images, make_generator(seed, "evaluation", images.device))
     first, *warnings = report.to_log_lines()
     _log.info(first)
     for warning in warnings:
@@ -378,33 +370,11 @@ def _recorded_result(
         raise
     finally:
         if torchrun.is_main_process():
-            result |= _write_result(setup, run_dir, status, error, start, phases)
+            result |= write_result(setup, run_dir, status, error, start, phases)
             if setup.wandb:
                 setup.wandb.finish(exit_code, status)
-                result |= _write_result(setup, run_dir, status, error, start, phases)
+                result |= write_result(setup, run_dir, status, error, start, phases)
         setup.trainer.dist.shutdown()
-
-
-def _write_result(
-    setup: TrainingSetup,
-    run_dir: RunDirectory,
-    status: str,
-    error: str | None,
-    start: float,
-    phases: Mapping[str, float],
-) -> dict[str, Any]:
-    result = build_result(
-        setup.trainer,
-        status=status,
-        error=error,
-        start=start,
-        phases=phases,
-        device=setup.device,
-        metadata=setup.metadata,
-        wandb=setup.wandb.description if setup.wandb else None,
-    )
-    write_json(run_dir.result, result)
-    return result
 
 
 def _write_config(config: DictConfig, directory: RunDirectory) -> None:
@@ -414,13 +384,6 @@ def _write_config(config: DictConfig, directory: RunDirectory) -> None:
         _save_config(hydra, directory.hydra_config)
         _save_config(hydra.hydra.overrides.task, directory.overrides)
     _save_config(_settled(config), directory.config)
-
-
-def _choices() -> dict[str, Any]:
-    """The chosen options of the groups; empty where Hydra has composed nothing."""
-    if not HydraConfig.initialized():
-        return {}
-    return dict(HydraConfig.get().runtime.choices)
 
 
 def _settled(config: DictConfig) -> DictConfig:
@@ -442,14 +405,11 @@ def _save_config(config: Any, path: Path) -> None:
     write_atomically(path, lambda file: file.write(OmegaConf.to_yaml(config).encode()))
 
 
-def _options(settings: TrainConfig, loss: Loss, train: ImageSet, val: ImageSet) -> TrainerOptions:
+def _options(settings: TrainConfig, loss: Loss, val: ImageSet) -> TrainerOptions:
     trainer = settings.trainer
     monitor = trainer.monitor or f"{'val' if len(val) else 'train'}/{getattr(loss, 'monitor', 'loss')}"
-    monitors = [
-        f"{split}/{name}"
-        for split in ("train", *(["val"] if len(val) else []))
-        for name in ("loss", "distortion", "rate")
-    ]
+    splits = ("train", "val") if len(val) else ("train",)
+    monitors = [f"{split}/{name}" for split in splits for name in ("loss", "distortion", "rate")]
     if monitor not in monitors:
         raise UserError(
             f"trainer.monitor={monitor} is not minimised here; use one of {', '.join(monitors)}, or null."

@@ -19,6 +19,16 @@ _TEMPORARY = ".*.[0-9]*.tmp"
 _LOCK_TIMEOUT = 2  # seconds; other processes test the lock for a moment
 
 
+class _File:
+    """A path below that of a run directory."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, directory: "RunDirectory", owner: type) -> Path:
+        return directory.path / self._name
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """A directory that holds all of a run.
@@ -29,63 +39,21 @@ class RunDirectory:
 
     path: Path
 
+    config = _File(".hydra/config.yaml")  # composed, as Hydra writes it
+    hydra_config = _File(".hydra/hydra.yaml")  # Hydra's own settings; kept for reference, never applied again
+    overrides = _File(".hydra/overrides.yaml")  # what the run was started with
+    metrics = _File("metrics.jsonl")  # one JSON object per epoch
+    result = _File("result.json")  # written last; its presence means that the run has ended
+    wandb = _File("wandb.json")  # mode, id and directory of the W&B run, written at its start
+    log = _File("train.log")  # what the run said, with tracebacks
+    output = _File("output.log")  # what a job of a pool printed, whichever library did
+    previous = _File("previous")  # earlier attempts of a restarted job, each in a numbered folder
+    figures = _File("figures")  # of the training run, one PNG per name
+    generated = _File("generated")  # what `generate` made, as PNG and `.npz`
+    lock = _File(".lock")  # held by the process that trains here
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", absolute_path("run", str(self.path)))
-
-    @property
-    def config(self) -> Path:
-        """The composed config, as Hydra writes it."""
-        return self.path / ".hydra" / "config.yaml"
-
-    @property
-    def hydra_config(self) -> Path:
-        """Hydra's own settings of the run; kept for reference, never applied again."""
-        return self.path / ".hydra" / "hydra.yaml"
-
-    @property
-    def overrides(self) -> Path:
-        """The overrides that the run was started with."""
-        return self.path / ".hydra" / "overrides.yaml"
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON object per epoch."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def result(self) -> Path:
-        """Written last; its presence means that the run has ended."""
-        return self.path / "result.json"
-
-    @property
-    def wandb(self) -> Path:
-        """Mode, id and directory of the W&B run, written at its start."""
-        return self.path / "wandb.json"
-
-    @property
-    def log(self) -> Path:
-        """What the run said, with tracebacks."""
-        return self.path / "train.log"
-
-    @property
-    def output(self) -> Path:
-        """What a job of a pool printed, whichever library did."""
-        return self.path / "output.log"
-
-    @property
-    def previous(self) -> Path:
-        """Earlier attempts of a restarted job, each in a numbered folder."""
-        return self.path / "previous"
-
-    @property
-    def figures(self) -> Path:
-        """Figures of the training run, one PNG per name."""
-        return self.path / "figures"
-
-    @property
-    def generated(self) -> Path:
-        """What `generate` made, as PNG and `.npz`."""
-        return self.path / "generated"
 
     def evaluation(self, split: str, checkpoint: str) -> Path:
         """The metrics of a checkpoint on a split; figures are in the folder of the same name."""
@@ -94,11 +62,6 @@ class RunDirectory:
     def checkpoint(self, name: str) -> Path:
         """The checkpoint `last` or `best`."""
         return self.path / "checkpoints" / f"{name}.pt"
-
-    @property
-    def lock(self) -> Path:
-        """Held by the process that trains here."""
-        return self.path / ".lock"
 
     def contains_run(self) -> bool:
         """Whether a run, of ours or of another Hydra program, has begun to write here.
@@ -172,8 +135,9 @@ def _with_current_names(result: dict[str, Any]) -> dict[str, Any]:
     """The contents of a `result.json` that an older version may have written."""
     if isinstance(result.get("metrics"), dict):
         result["metrics"] = with_current_metrics(result["metrics"])
-    if isinstance(audit := result.pop("audit", None), dict):
-        result["loss_check"] = {"warnings" if key == "concerns" else key: value for key, value in audit.items()}
+    check = result.pop("audit", result.get("loss_check"))
+    if isinstance(check, dict):
+        result["loss_check"] = {"warnings" if key == "concerns" else key: value for key, value in check.items()}
     return result
 
 
