@@ -11,6 +11,7 @@ from tests.conftest import start
 from tests.readers import read_result
 from tests.wandb_records import runs
 from vae_exp import load_run
+from vae_exp.tracking.metrics_file import JsonlMetrics
 
 LONG = ("data=digits", "trainer.epochs=100000", "model.hidden_dims=[8]")
 
@@ -45,13 +46,18 @@ def test_a_signal_ends_the_run_in_order(number, code, tmp_path):
     assert not list(Path(tmp_path / "run").rglob("*.tmp"))
 
 
-def test_a_sweep_ends_with_its_table(tmp_path):
-    process = start("train", "--multirun", *LONG, "tracker=none", "seed=0,1,2", "sweep.name=mine", cwd=tmp_path)
-    wait_for(process, "Epoch 2/")
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert "interrupted" in out
+def test_a_sweep_ends_with_its_table(command, tmp_path, monkeypatch):
+    log = JsonlMetrics.log
+
+    def interrupt(self, metrics, step):
+        log(self, metrics, step)
+        if metrics["epoch"] == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(JsonlMetrics, "log", interrupt)
+    finished = command("train", "--multirun", *LONG, "tracker=none", "seed=0,1,2", "sweep.name=mine")
+    assert finished.code == 130, finished.err
+    assert "interrupted" in finished.out
     assert len([path for path in (tmp_path / "multirun" / "mine").iterdir() if path.is_dir()]) == 1
     assert (tmp_path / "multirun" / "mine" / "summary.csv").exists()
 

@@ -1,7 +1,7 @@
 """`python -m vae_exp.reproduce`, with its own rows."""
 
-import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -52,25 +52,32 @@ def test_a_row_is_trained_evaluated_judged_and_written(run, tmp_path: Path):
     assert "| outside |" in (tmp_path / "reproductions" / "reproductions.md").read_text()
 
 
-def test_a_row_that_cannot_be_run_says_so_and_writes_nothing(run, tmp_path: Path):
+@pytest.fixture
+def in_process(command, monkeypatch: pytest.MonkeyPatch):
+    """Run what `reproduce` runs inside this process."""
+
+    def call(name: str, arguments: Sequence[str]) -> int:
+        finished = command(name, *arguments)
+        print(finished.out + finished.err)
+        return finished.code
+
+    monkeypatch.setattr(reproduce, "_run_command", call)
+
+
+def test_a_row_that_cannot_be_run_says_so_and_writes_nothing(run, in_process, tmp_path: Path):
     code, output = run("small", "--override", "trainer.device=nowhere")
     assert code == 1
     assert "small: not run" in output
     assert not (tmp_path / "reproductions" / "reproductions.md").exists()
 
 
-def test_an_interrupted_run_is_resumed(run, tmp_path: Path):
+def test_an_interrupted_run_is_resumed(run, in_process, command, tmp_path: Path):
     arguments = ["data=digits", "trainer.epochs=1", "tracker=none", "evaluator=[elbo]"]
-    subprocess.run(
-        [sys.executable, "-m", "vae_exp.train", *arguments, "hydra.run.dir=reproductions/small"],
-        cwd=tmp_path,
-        check=True,
-        capture_output=True,
-    )
+    assert command("train", *arguments, "hydra.run.dir=reproductions/small").code == 0
     (tmp_path / "reproductions" / "small" / "result.json").unlink()
     code, output = run("small", expected=30.0)
     assert code == 0, output
-    assert "Resuming" in output
+    assert "Resuming" in (tmp_path / "reproductions" / "small" / "train.log").read_text()
 
 
 def test_without_names_the_rows_are_listed(run):
@@ -104,7 +111,7 @@ def test_a_table_that_cannot_be_written_is_refused_before_any_training(run, tmp_
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
-    output = {place: run("small", "--table", place) for place in ("file/page.md", "folder", "bytes")}
+    output = {path: run("small", "--table", path) for path in ("file/page.md", "folder", "bytes")}
     assert {code for code, _ in output.values()} == {1}
     assert "--table=" in output["file/page.md"][1]
     assert "cannot be written to" in output["file/page.md"][1]

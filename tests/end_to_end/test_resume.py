@@ -16,13 +16,13 @@ import torch
 from tests.readers import read_metrics, read_result, without_times
 
 KILLING = Path(__file__).with_name("killing.py")
-EPOCHS = 8
 RUN = (
-    "data=digits", f"trainer.epochs={EPOCHS}", "tracker=none", "evaluator=[elbo]",
-    "evaluator.elbo.every_n_epochs=3",
+    "data=digits", "trainer.epochs=4", "tracker=none", "evaluator=[elbo]", "evaluator.elbo.every_n_epochs=3",
     "scheduler=step", "scheduler.step_size=3", "trainer.ema_decay=0.9", "trainer.max_grad_norm=500",
-    "trainer.device=cpu", "checkpoint.every_n_epochs=1",
+    "trainer.device=cpu", "checkpoint.every_n_epochs=1", "model.hidden_dims=[8]",
 )  # fmt: skip
+LONG = [*RUN, "trainer.epochs=8", "model.hidden_dims=[500]"]  # long enough to be killed at a moment
+SHORT = [*RUN, "trainer.epochs=2"]
 PLACES = ("half written", "before fsync", "before rename", "after rename")
 
 
@@ -73,45 +73,22 @@ def assert_identical(run: Path, whole: Path) -> None:
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.pt", "last.pt"]
 
 
-def killed_and_resumed(kill: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    return [{"arguments": [*RUN, f"hydra.run.dir={name}"], "kill": kill}, {"arguments": [f"resume={name}"]}]
-
-
-@pytest.mark.parametrize("places", [PLACES[::3], pytest.param(PLACES[1:3], marks=pytest.mark.slow)])
-def test_a_run_that_is_killed_inside_a_save_continues_to_the_bit(tmp_path: Path, places: tuple[str, ...]):
-    """The first four files that are flushed to the disk hold config and metrics; the fifth is a checkpoint.
-
-    A run that is continued to more epochs is the same as well.
-    """
-    kills = [{"at": place, "count": 1 if place != "before fsync" else 5} for place in places]
-    short, longer = [*RUN, "trainer.epochs=3", "hydra.run.dir=short"], ["resume=short", f"trainer.epochs={EPOCHS}"]
-    jobs: list[dict[str, Any]] = [{"arguments": args} for args in ([*RUN, "hydra.run.dir=whole"], short, longer)]
-    jobs += [job for place, kill in zip(places, kills, strict=True) for job in killed_and_resumed(kill, place)]
-    assert run_jobs(jobs, tmp_path) == [0, 0, 0, *[-9, 0] * len(places)]
-    whole = tmp_path / "whole"
-    for place in places:
-        assert_identical(tmp_path / place, whole)
-    last = [torch.load(tmp_path / name / "checkpoints/last.pt", weights_only=True) for name in ("short", "whole")]
-    assert same(last[0]["vae"], last[1]["vae"])
-    assert metrics(tmp_path / "short") == metrics(whole)
-    assert f"epochs: {EPOCHS}" in (tmp_path / "short" / ".hydra" / "config.yaml").read_text()
-
-
 HYDRA_FILES = ["config.yaml", "hydra.yaml", "overrides.yaml"]
-SMALL = [*RUN, "trainer.epochs=2", "model.hidden_dims=[8]"]
 
 
-def kill_and_recover(kills: Sequence[dict[str, Any]], command: list[str], cwd: Path) -> list[int]:
-    """Kill a run for each of `kills`, and give the command again or, where it is refused, resume.
+def kill_and_recover(
+    kills: Sequence[dict[str, Any]], command: Sequence[str], cwd: Path, jobs: Sequence[dict[str, Any]] = ()
+) -> list[int]:
+    """Kill a run for each of `kills`, and give the command again or, where it is refused, resume; then run `jobs`.
 
     Returns:
         The positions in `kills` of the runs that were killed; the others ended before.
     """
-    jobs: list[dict[str, Any]] = [{"arguments": [*command, "hydra.run.dir=expected"]}]
+    all_jobs: list[dict[str, Any]] = [{"arguments": [*command, "hydra.run.dir=expected"]}]
     for number, kill in enumerate(kills):
         again = [*command, f"hydra.run.dir=run{number}"]
-        jobs.append({"arguments": again, "kill": kill, "recover": [again, [f"resume=run{number}"]]})
-    statuses = run_jobs(jobs, cwd, timeout=1800)
+        all_jobs.append({"arguments": again, "kill": kill, "recover": [again, [f"resume=run{number}"]]})
+    statuses = run_jobs([*all_jobs, *jobs], cwd, timeout=1800)
     assert statuses[0] == 0
     assert set(statuses) <= {0, -9}
     for number in range(len(kills)):
@@ -119,22 +96,45 @@ def kill_and_recover(kills: Sequence[dict[str, Any]], command: list[str], cwd: P
         assert_identical(run, cwd / "expected")
         assert sorted(path.name for path in (run / ".hydra").iterdir()) == HYDRA_FILES
         assert not list(run.rglob("*.tmp"))
-    return [number for number, status in enumerate(statuses[1:]) if status]
+    return [number for number, status in enumerate(statuses[1 : len(all_jobs)]) if status]
 
 
 def file_operations(counts: Iterable[int]) -> list[dict[str, Any]]:
     return [{"at": "file operation", "count": count} for count in counts]
 
 
-def test_a_run_that_is_killed_while_it_starts_is_started_or_resumed(tmp_path: Path):
-    """Only the lock is there; the config is half written; it is whole."""
-    assert kill_and_recover(file_operations((8, 20, 24)), SMALL, tmp_path) == [0, 1, 2]
+def test_a_run_that_is_killed_inside_a_save_or_while_it_starts_continues_to_the_bit(tmp_path: Path):
+    """At the start only the lock is there; the config is half written; it is whole.
+
+    A schedule that follows the epochs is planned again when they are raised, also after a kill.
+    """
+    kills = [*({"at": place, "count": 1} for place in PLACES[::3]), *file_operations((8, 20, 24))]
+    run = ["data=digits", "scheduler=cosine", "tracker=none", "evaluator=[]", "trainer.epochs=2"]
+    longer = {"arguments": ["resume=planned", "trainer.epochs=5"], "kill": {"at": "half written", "count": 1}}
+    planned = [{"arguments": [*run, "hydra.run.dir=planned", "checkpoint.every_n_epochs=1"]}, longer]
+    planned += [{"arguments": ["resume=planned"]}]
+    assert kill_and_recover(kills, RUN, tmp_path, planned) == [0, 1, 2, 3, 4]
+    expected = [0.0005 * (1 + math.cos(math.pi * epoch / 5)) for epoch in range(5)]
+    rates = [line["train/learning_rate"] for line in metrics(tmp_path / "planned")]
+    assert rates == pytest.approx([0.001, 0.0005, *expected[2:]], rel=1e-6)
+
+
+def test_a_run_that_is_continued_to_more_epochs_is_the_same(command, tmp_path: Path):
+    for arguments in ([*RUN, "hydra.run.dir=whole"], [*SHORT, "hydra.run.dir=short"], ["resume=short", RUN[1]]):
+        finished = command("train", *arguments)
+        assert finished.code == 0, finished.err
+    states = [
+        torch.load(tmp_path / name / "checkpoints/last.pt", weights_only=True) for name in ("short", "whole")
+    ]
+    assert same(states[0]["vae"], states[1]["vae"])
+    assert metrics(tmp_path / "short") == metrics(tmp_path / "whole")
+    assert "epochs: 4" in (tmp_path / "short" / ".hydra" / "config.yaml").read_text()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_run_that_is_killed_at_any_file_operation_is_started_or_resumed(tmp_path: Path):
-    killed = kill_and_recover(file_operations(range(1, 71)), SMALL, tmp_path)
+    killed = kill_and_recover(file_operations(range(1, 71)), SHORT, tmp_path)
     assert 40 < len(killed) < 70  # the end of the run is reached
     assert killed == list(range(len(killed)))
 
@@ -145,34 +145,25 @@ def test_a_run_that_is_killed_at_any_moment_is_started_or_resumed(tmp_path: Path
     moments = random.Random(0)
     kills: list[dict[str, Any]] = [{"after_seconds": moments.uniform(0, 0.6)} for _ in range(12)]
     kills += [{"at": moments.choice(PLACES), "count": moments.randint(1, 5)} for _ in range(8)]
-    assert len(kill_and_recover(kills, [*RUN], tmp_path)) >= 15  # a late one may come after the end
+    assert len(kill_and_recover(kills, LONG, tmp_path)) >= 15  # a late one may come after the end
 
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_twice_continues_to_the_bit(tmp_path: Path):
-    first, last = killed_and_resumed({"after_seconds": 0.15}, "run")
-    again = {"arguments": ["resume=run"], "kill": {"after_seconds": 0.15}}
-    statuses = run_jobs([{"arguments": [*RUN, "hydra.run.dir=whole"]}, first, again, last], tmp_path)
+    kill = {"after_seconds": 0.15}
+    jobs = [{"arguments": [*LONG, f"hydra.run.dir={name}"]} for name in ("whole", "run")]
+    jobs[1]["kill"] = kill
+    jobs += [{"arguments": ["resume=run"], "kill": kill}, {"arguments": ["resume=run"]}]
+    statuses = run_jobs(jobs, tmp_path)
     assert (statuses[:2], statuses[-1]) == ([0, -9], 0)
     assert_identical(tmp_path / "run", tmp_path / "whole")
 
 
-def test_a_schedule_that_follows_the_epochs_is_planned_again_when_they_are_raised(tmp_path: Path):
-    run = [
-        "data=digits",
-        "scheduler=cosine",
-        "tracker=none",
-        "evaluator=[]",
-        "hydra.run.dir=run",
-        "trainer.epochs=2",
-        "checkpoint.every_n_epochs=1",
-    ]
-    longer = ["resume=run", "trainer.epochs=5"]
-    killed = {"arguments": longer, "kill": {"at": "half written", "count": 1}}
-    assert run_jobs([{"arguments": run}, killed, {"arguments": ["resume=run"]}], tmp_path) == [0, -9, 0]
-    planned = [0.0005 * (1 + math.cos(math.pi * epoch / 5)) for epoch in range(5)]
-    used = [line["train/learning_rate"] for line in metrics(tmp_path / "run")]
-    assert used == pytest.approx([0.001, 0.0005, *planned[2:]], rel=1e-6)
+@pytest.mark.slow
+def test_a_run_that_is_killed_before_its_checkpoint_has_its_name_continues_to_the_bit(tmp_path: Path):
+    """The first four files that are flushed to the disk hold config and metrics; the fifth is a checkpoint."""
+    kills = [{"at": "before fsync", "count": 5}, {"at": "before rename", "count": 1}]
+    assert kill_and_recover(kills, RUN, tmp_path) == [0, 1]
 
 
 def test_what_resume_refuses(tmp_path: Path, digits_run: Path, command):
