@@ -26,6 +26,8 @@ from vae_exp.configuration.schema import (
     parse_config,
     register_schemas,
 )
+from vae_exp.errors import UserError
+from vae_exp.storage.run_directory import RunDirectory
 
 CONF = config_dir()
 PRIMARY = {
@@ -57,6 +59,16 @@ def composed(name: str, *overrides: str):
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(name, list(overrides))
+
+
+def set_up_refusal(*overrides: str) -> str:
+    """Why a run with these overrides cannot be set up."""
+    from vae_exp.runs.training import set_up
+
+    with pytest.raises(UserError) as refused:
+        set_up(composed("train", *overrides), RunDirectory(Path("nowhere")), None, None, None, {})
+    assert not Path("nowhere").exists()
+    return str(refused.value)
 
 
 def override_for(file: str) -> list[str]:
