@@ -387,27 +387,6 @@ def test_only_a_finished_run_is_the_best_and_columns_differ(watched: Watched, tm
     assert watched.complaints == []
 
 
-def test_only_runs_of_the_same_data_and_likelihood_are_compared(watched: Watched, tmp_path: Path):
-    runs = [("MNIST", "Bernoulli", -90.0), ("MNIST", "Bernoulli", -80.0), ("MNIST", "Gaussian", 900.0),
-            ("MNIST", "Gaussian", 800.0), ("CIFAR10", "Gaussian", 5_000.0)]  # fmt: skip
-    for number, (source, likelihood, elbo) in enumerate(runs):
-        config = {
-            "data": {"source": {"_target_": f"data.{source}", "root": f"/home/{number}"}, "split_seed": number},
-            "model": {"likelihood": {"_target_": f"model.{likelihood}"}},
-        }
-        make_run(tmp_path, f"r{number}", config, [{"val/elbo": elbo}], started=1_700_000_000 + number)
-    best = watched.page.locator("table.runs tr.best")
-    with dashboard([tmp_path]) as address:
-        show(watched, address, page="runs", sort="started")
-        expect(best).to_have_count(2, timeout=TIMEOUT)
-        expect(best.first).to_contain_text("★ best r1of source=MNIST likelihood=Bernoulli")
-        assert [row.get_attribute("data-run") for row in best.all()] == ["r1", "r2"]
-        watched.page.get_by_label("Filter").fill("likelihood._target_=Bernoulli")
-        expect(best).to_have_count(1)
-        expect(best).to_contain_text("★ best r1")
-    assert watched.complaints == []
-
-
 def test_columns_and_labels_name_what_tells_the_shown_runs_apart(watched: Watched, tmp_path: Path):
     for number in range(12):
         path = {f"a{key}": f"a text of run {number // 4}" for key in range(8)}

@@ -185,7 +185,8 @@ function meaningOf(list, shownKeys, metric) {
   const seeds = most === 1 ? "one seed each" : `mean over ${least === most ? most : `${least} to ${most}`} seeds`;
   if (counts.length === rows.length) return seeds;
   const rest = varyingKeys(finished).filter((key) => !isSeed(key) && !shownKeys.includes(key) && rows.some((row) => new Set(row.map((run) => textOf(run.config[key]))).size > 1));
-  return `${seeds}; ${state.others || "mean"} over ${rest.join(", ") || "other keys"}`;
+  const isMixed = rows.some((row) => new Set(row.map(comparableOf)).size > 1);
+  return `${seeds}; ${state.others || "mean"} over ${rest.join(", ") || "other keys"}${isMixed ? " (different data or likelihoods)" : ""}`;
 }
 
 const othersChoice = () => choice("Other keys", [["", "mean"], ["best", "best"]], state.others, (others) => setState({ others }));

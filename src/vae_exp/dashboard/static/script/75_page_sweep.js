@@ -53,6 +53,7 @@ function pageSweep(main) {
 function statusOf(all, list, metric) {
   const groups = new Set(list.map((run) => run.group));
   return [`${list.length}${all.length > list.length ? ` of ${all.length}` : ""} runs have finished; the last value of ${metric}`,
+    new Set(list.map(comparableOf)).size > 1 ? "they have different data or likelihoods, so their values cannot be compared: filter to see one kind alone" : "",
     groups.size > 1 ? `these are ${groups.size} groups: filter by group=… on the page Runs to see one alone` : ""].filter(Boolean).join("; ");
 }
 
