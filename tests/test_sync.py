@@ -116,7 +116,7 @@ def ledger(root: Path) -> dict[str, Any]:
 # Order and records of uploads
 
 
-def test_runs_are_uploaded_once_and_recorded(root: Path, server: Server, upload: Callable[..., Finished]):
+def test_runs_are_uploaded_once_and_recorded(root, server, upload):
     paths = [segment(root, run_id) for run_id in ("aaa", "bbb", "ccc")]
     finished = upload(root, "--workers", 3)
     assert finished.code == 0, finished.err
@@ -131,9 +131,7 @@ def test_runs_are_uploaded_once_and_recorded(root: Path, server: Server, upload:
     assert server.names() == []
 
 
-def test_later_segments_follow_the_first_ones_and_are_appended(
-    root: Path, server: Server, upload: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
-):
+def test_later_segments_follow_the_first_ones_and_are_appended(root, server, upload, monkeypatch):
     monkeypatch.setenv("WANDB_RESUME", "must")
     names = [segment(root, "aaa", hour).name for hour in (15, 9, 11)]
     other = segment(root, "bbb", 10).name
@@ -142,9 +140,7 @@ def test_later_segments_follow_the_first_ones_and_are_appended(
     assert server.calls() == [(names[1], None), (other, None), (names[2], "allow"), (names[0], "allow")]
 
 
-def test_a_run_that_has_grown_or_was_resumed_is_uploaded_from_its_beginning(
-    root: Path, server: Server, upload: Callable[..., Finished]
-):
+def test_a_run_that_has_grown_or_was_resumed_is_uploaded_from_its_beginning(root, server, upload):
     first = segment(root, "aaa", 9)
     segment(root, "bbb")
     upload(root)
@@ -160,9 +156,7 @@ def test_a_run_that_has_grown_or_was_resumed_is_uploaded_from_its_beginning(
     assert server.calls() == [(first.name, None), (second.name, "allow")]
 
 
-def test_a_marker_of_wandb_counts_until_the_file_is_newer(
-    root: Path, server: Server, upload: Callable[..., Finished]
-):
+def test_a_marker_of_wandb_counts_until_the_file_is_newer(root, server, upload):
     marker = segment(root, "aaa") / "run-aaa.wandb.synced"
     marker.touch()
     assert "0 uploaded, 0 failed, 1 uploaded before" in upload(root).out
@@ -171,9 +165,7 @@ def test_a_marker_of_wandb_counts_until_the_file_is_newer(
 
 
 @pytest.mark.parametrize("beginning", ["removed", "online"])
-def test_a_run_whose_beginning_is_on_the_server_is_appended_to(
-    beginning: str, root: Path, server: Server, upload: Callable[..., Finished]
-):
+def test_a_run_whose_beginning_is_on_the_server_is_appended_to(beginning, root, server, upload):
     first = segment(root, "aaa", 9, name="run" if beginning == "online" else "offline-run")
     if beginning == "removed":
         upload(root)
@@ -186,7 +178,7 @@ def test_a_run_whose_beginning_is_on_the_server_is_appended_to(
     assert server.calls() == [(second.name, "allow")]
 
 
-def test_another_project_or_entity_is_another_target(root: Path, server: Server, upload: Callable[..., Finished]):
+def test_another_project_or_entity_is_another_target(root, server, upload):
     segment(root, "aaa")
     upload(root)
     server.behave()
@@ -196,7 +188,7 @@ def test_another_project_or_entity_is_another_target(root: Path, server: Server,
     assert options == [["sync", "-n", "4", "--project", "mine", "--entity", "us"]]
 
 
-def test_a_dry_run_only_lists(root: Path, server: Server, upload: Callable[..., Finished]):
+def test_a_dry_run_only_lists(root, server, upload):
     segment(root, "aaa", 9)
     second = segment(root, "aaa", 10)
     before = sorted(root.rglob("*"))
@@ -211,9 +203,7 @@ def test_a_dry_run_only_lists(root: Path, server: Server, upload: Callable[..., 
 # Discovery of runs
 
 
-def test_an_offline_run_directory_stands_for_the_whole_run(
-    root: Path, server: Server, upload: Callable[..., Finished]
-):
+def test_an_offline_run_directory_stands_for_the_whole_run(root, server, upload):
     first, second = segment(root, "aaa", 9), segment(root, "aaa", 10)
     segment(root, "bbb")
     assert upload(second).code == 0
@@ -221,9 +211,7 @@ def test_an_offline_run_directory_stands_for_the_whole_run(
 
 
 @pytest.mark.parametrize("case", ["ended", "moved", "killed"])
-def test_a_run_directory_records_its_run(
-    case: str, root: Path, server: Server, upload: Callable[..., Finished], tmp_path: Path
-):
+def test_a_run_directory_records_its_run(case, root, server, upload, tmp_path):
     path = segment(root, "aaa", age=1 if case == "ended" else 3600)  # fresh, but the run has ended
     segment(root, "bbb")
     folder = Path("/gone/wandb/offline-run-x-aaa") if case == "moved" else path
@@ -234,7 +222,7 @@ def test_a_run_directory_records_its_run(
     assert server.names() == [path.name]
 
 
-def test_a_sweep_is_all_its_jobs(root: Path, server: Server, upload: Callable[..., Finished], tmp_path: Path):
+def test_a_sweep_is_all_its_jobs(root, server, upload, tmp_path):
     sweep = tmp_path / "multirun" / "mine"
     paths = [segment(root, run_id) for run_id in ("aaa", "bbb", "ccc")]
     for path in paths[:2]:
@@ -247,9 +235,7 @@ def test_a_sweep_is_all_its_jobs(root: Path, server: Server, upload: Callable[..
     assert "skipped early: its W&B id is not recorded" in finished.err
 
 
-def test_segments_in_several_folders_are_one_run_and_copies_count_once(
-    root: Path, server: Server, upload: Callable[..., Finished], tmp_path: Path
-):
+def test_segments_in_several_folders_are_one_run_and_copies_count_once(root, server, upload, tmp_path):
     first, second = segment(root, "aaa", 9), segment(tmp_path / "later", "aaa", 10)
     segment(tmp_path / "later", "aaa", 9)
     assert upload(root, tmp_path / "later").code == 0
@@ -257,7 +243,7 @@ def test_segments_in_several_folders_are_one_run_and_copies_count_once(
     assert list(ledger(tmp_path / "later")) == [second.name]
 
 
-def test_links_are_skipped(root: Path, server: Server, upload: Callable[..., Finished], tmp_path: Path):
+def test_links_are_skipped(root, server, upload, tmp_path):
     path = segment(root, "aaa")
     elsewhere = segment(tmp_path / "elsewhere", "bbb")
     (root / "wandb" / elsewhere.name).symlink_to(elsewhere)
@@ -269,9 +255,7 @@ def test_links_are_skipped(root: Path, server: Server, upload: Callable[..., Fin
     assert server.names() == [path.name]
 
 
-def test_a_run_that_is_still_written_is_skipped(
-    root: Path, server: Server, upload: Callable[..., Finished], tmp_path: Path
-):
+def test_a_run_that_is_still_written_is_skipped(root, server, upload, tmp_path):
     fresh, old = segment(root, "aaa", age=1), segment(root, "bbb")
     run = run_directory(tmp_path / "locked", "root", "bbb", old)
     with (run / ".lock").open("w") as lock:
@@ -294,9 +278,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("kind", ERRORS)
-def test_a_failure_fails_its_run_alone_and_is_tried_again(
-    kind: str, root: Path, server: Server, upload: Callable[..., Finished]
-):
+def test_a_failure_fails_its_run_alone_and_is_tried_again(kind, root, server, upload):
     output, unmarked, reason = ERRORS[kind]
     paths = [segment(root, run_id) for run_id in ("aaa", "bbb", "ccc")]
     later = segment(root, "bbb", 13)
@@ -313,18 +295,14 @@ def test_a_failure_fails_its_run_alone_and_is_tried_again(
     assert server.calls() == [(names[1], None), (later.name, "allow")]
 
 
-def test_an_error_that_names_no_run_fails_all_where_all_have_markers(
-    root: Path, server: Server, upload: Callable[..., Finished]
-):
+def test_an_error_that_names_no_run_fails_all_where_all_have_markers(root, server, upload):
     server.behave(output={segment(root, "aaa").name: "wandb: ERROR permission denied"})
     segment(root, "bbb")
     finished = upload(root)
     assert (finished.code, finished.err.count("wandb: ERROR permission denied\n")) == (1, 3)
 
 
-def test_a_segment_that_a_kill_truncated_counts_as_uploaded(
-    root: Path, server: Server, upload: Callable[..., Finished]
-):
+def test_a_segment_that_a_kill_truncated_counts_as_uploaded(root, server, upload):
     first, second = segment(root, "aaa", 9), segment(root, "aaa", 10)
     line = f'wandb: ERROR Failed to sync all data from "{first.name}": the file ends with an incomplete record.'
     server.behave(output={first.name: line}, unmarked=[first.name])
@@ -333,9 +311,7 @@ def test_a_segment_that_a_kill_truncated_counts_as_uploaded(
     assert "1 uploaded before" in upload(root).out
 
 
-def test_a_command_of_the_user_fails_by_its_exit_code(
-    root: Path, server: Server, upload: Callable[..., Finished], command: Callable[..., Finished]
-):
+def test_a_command_of_the_user_fails_by_its_exit_code(root, server, upload, command):
     path = segment(root, "aaa")
     server.behave(unmarked=[path.name], code=3)
     finished = upload(root, "--command", shlex.join(server.argv))
@@ -346,7 +322,7 @@ def test_a_command_of_the_user_fails_by_its_exit_code(
         assert upload(root, "--command", words).err.startswith("Error: --command")
 
 
-def test_a_bad_directory_is_refused(root: Path, upload: Callable[..., Finished]):
+def test_a_bad_directory_is_refused(root, upload):
     assert upload(root).err == f"Error: DIR={root} is not a directory.\n"
     (root / "wandb").mkdir(parents=True)
     finished = upload(root)
@@ -356,9 +332,7 @@ def test_a_bad_directory_is_refused(root: Path, upload: Callable[..., Finished])
     assert (finished.code, "expected 1 or more" in finished.err) == (2, True)
 
 
-def test_an_unreadable_ledger_is_refused_before_any_upload(
-    root: Path, server: Server, upload: Callable[..., Finished]
-):
+def test_an_unreadable_ledger_is_refused_before_any_upload(root, server, upload):
     segment(root, "aaa")
     file = root / "wandb" / LEDGER_NAME
     for text in ("{", "[]"):
@@ -369,9 +343,7 @@ def test_an_unreadable_ledger_is_refused_before_any_upload(
     assert server.notes("start") == []
 
 
-def test_a_ledger_that_cannot_be_written_fails_that_run_alone(
-    root: Path, upload: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
-):
+def test_a_ledger_that_cannot_be_written_fails_that_run_alone(root, upload, monkeypatch):
     segment(root, "aaa", 9)
     segment(root, "bbb", 10)
     is_full = iter([True, False])
@@ -392,9 +364,7 @@ def test_a_ledger_that_cannot_be_written_fails_that_run_alone(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_upload_can_be_continued(
-    number: int, root: Path, server: Server, upload: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
-):
+def test_an_interrupted_upload_can_be_continued(number, root, server, upload, monkeypatch):
     monkeypatch.undo()
     for hour, run_id in enumerate(("aaa", "bbb", "ccc")):
         segment(root, run_id, hour)

@@ -19,28 +19,13 @@ HOSTILE = "</script><script>alert(1)</script><!-- \u2028 & <img src=x onerror=al
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    path = make_run(
-        tmp_path,
-        "one",
-        {
-            "text": HOSTILE,
-            "data": {"root": "/home/a-user-of-it/data"},
-            "paths": ["~/x", "plain"],
-            "text2": "by a-user-of-it",
-        },
-        [
-            {
-                "val/elbo": -2.0,
-                "figures/a": picture("media/images/a.png"),
-                "figures/b": picture("../../../../etc/passwd"),
-            }
-        ],
-        display_name=HOSTILE,
-        more=[
-            console_record("printed at /home/a-user-of-it\n"),
-            environment_record(host="secret-host", username="a-user-of-it"),
-        ],
-    )
+    config = {"text": HOSTILE, "data": {"root": "/home/a-user-of-it/data"}, "text2": "by a-user-of-it"}
+    pictures = {"figures/a": picture("media/images/a.png"), "figures/b": picture("../../../../etc/passwd")}
+    more = [
+        console_record("printed at /home/a-user-of-it\n"),
+        environment_record(host="secret-host", username="a-user-of-it"),
+    ]
+    path = make_run(tmp_path, "one", config, [{"val/elbo": -2.0, **pictures}], display_name=HOSTILE, more=more)
     (path.parent / "files" / "media" / "images" / "a.png").write_bytes(PNG)
     return tmp_path
 
@@ -73,7 +58,6 @@ def test_paths_host_user_and_console_are_left_out_unless_private(root: Path):
     assert data_of(html)["changes"]["runs"][0]["config"] == {
         "text": HOSTILE,
         "data.root": "(left out)",
-        "paths": ["(left out)", "plain"],
         "text2": "by (left out)",
     }
     private = exported(root, private=True)
@@ -92,6 +76,7 @@ def test_paths_host_user_and_console_are_left_out_unless_private(root: Path):
         ("sftp://SECRET/home and more", "(left out) and more"),
         ("C:\\Users\\SECRET", "(left out)"),
         ("on Secret-Host, not secret-hosts", "on (left out), not secret-hosts"),
+        (["~/SECRET", "plain"], ["(left out)", "plain"]),
         (["/home/SECRET", "NaN", *["/home/SECRET/part"] * 200], None),
         ([{"/home/SECRET": 1}], [{"(left out)": 1}]),
         ("val/elbo 1/2 and/or outputs/2026 </b> / 3", "val/elbo 1/2 and/or outputs/2026 </b> / 3"),
@@ -150,31 +135,28 @@ def test_only_the_scripts_that_are_there_may_run_and_nothing_is_fetched(root: Pa
     assert not re.search(r'(?:src|href)="(?!data:|#)', re.sub(r"(?s)<script\b[^>]*>.*?</script>", "", html))
 
 
-def test_the_file_is_written_and_its_size_said(root: Path, tmp_path: Path):
+def test_the_file_is_written_and_its_size_printed(root: Path, tmp_path: Path):
     target = tmp_path / "page.html"
-    assert re.fullmatch(
-        rf"1 runs, \d+\.\d MB, written to {re.escape(str(target))}", export([root], target, False, 50)
-    )
+    line = rf"1 runs, \d+\.\d MB, written to {re.escape(str(target))}"
+    assert re.fullmatch(line, export([root], target, private=False, max_megabytes=50))
     assert target.read_text().startswith("<!doctype html>")
 
 
-@pytest.mark.parametrize("limit", [0.00001, 1.0])
-def test_a_file_that_would_be_too_large_is_refused(root: Path, tmp_path: Path, limit: float):
-    target = tmp_path / "page.html"
-    with pytest.raises(UserError, match="--size-limit is"):
-        export([root], target, False, limit)
-    assert not target.exists()
-
-
-def test_a_folder_without_runs_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match=r"no \.wandb files"):
-        export([tmp_path], tmp_path / "page.html", False, 50)
-
-
-def test_a_path_that_cannot_be_written_is_an_error(root: Path, tmp_path: Path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"--export=.*cannot be written"):
-        export([root], tmp_path / "file" / "page.html", False, 50)
+@pytest.mark.parametrize(
+    ("folder", "file", "limit", "message"),
+    [
+        ("wandb", "page.html", 0.00001, "--size-limit is"),  # of the pictures
+        ("wandb", "page.html", 1.0, "--size-limit is"),  # of all
+        ("empty", "page.html", 50, r"no \.wandb files"),
+        ("wandb", "file/page.html", 50, r"--export=.*cannot be written"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(root: Path, folder: str, file: str, limit: float, message: str):
+    (root / "empty").mkdir()
+    (root / "file").write_text("")
+    with pytest.raises(UserError, match=message):
+        export([root / folder], root / file, private=False, max_megabytes=limit)
+    assert not (root / "page.html").exists()
 
 
 @pytest.mark.parametrize(("root", "problem"), [("/dev/null", "is no folder"), ("/nowhere", "does not exist")])

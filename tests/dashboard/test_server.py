@@ -11,10 +11,8 @@ from starlette.testclient import TestClient
 from tests.dashboard.records import (
     PNG,
     alert_record,
-    append,
     console_record,
     environment_record,
-    history_record,
     make_run,
     picture,
 )
@@ -61,8 +59,12 @@ def rediscover(store: RunStore) -> None:
 
 
 def test_the_table_has_what_changed_since(store: RunStore, client: TestClient, tmp_path: Path):
-    first = client.get("/api/runs?since=0").json()
+    answer = client.get("/api/runs?since=0")
+    assert answer.headers["content-type"].startswith("application/json")
+    assert "<img" not in answer.text
+    first = answer.json()
     [row] = first["runs"]
+    assert (row["name"], row["warnings"]) == ("<img src=x onerror=alert(1)>", ["posterior collapse"])
     assert (row["key"], row["state"], row["config"]) == ("one", "finished", {"model.latent_dim": 2})
     assert row["summary"]["val/elbo"] == -1
     assert "figures/samples._type" not in row["summary"]
@@ -122,22 +124,18 @@ def test_the_policy_lets_no_script_in_but_ours():
 
 
 @pytest.mark.parametrize("path", ["/", "/api/runs", "/media/one/0", "/nowhere"])
-def test_only_get_is_answered(client: TestClient, path: str):
+def test_other_methods_and_hosts_are_refused(client: TestClient, path: str):
     for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"):
         answer = client.request(method, path)
         assert answer.status_code == 405
         assert "content-security-policy" in answer.headers
-
-
-@pytest.mark.parametrize("path", ["/", "/api/runs", "/media/one/0"])
-def test_a_foreign_host_is_refused(client: TestClient, path: str):
     hosts = ["evil.example", "127.0.0.1.evil.example", "evil.example:8765", "", "localhost@evil.example"]
     for host in (*hosts, "0.0.0.0", "[::", "127.0.0.2"):
         answer = client.get(path, headers={"host": host})
         assert answer.status_code == 400
         assert "onerror" not in answer.text
     for host in ("127.0.0.1", "127.0.0.1:8765", "localhost:1", "LOCALHOST"):
-        assert client.get(path, headers={"host": host}).status_code == 200
+        assert client.get(path, headers={"host": host}).status_code == (404 if path == "/nowhere" else 200)
 
 
 def test_with_a_token_nothing_is_answered_without_it(store: RunStore):
@@ -187,7 +185,8 @@ def test_a_media_folder_that_is_a_link_shows_nothing(tmp_path: Path):
 @pytest.mark.parametrize(
     "path",
     ["/../../../../etc/passwd", "/media/one/../../../../etc/passwd", "/media/one/%2e%2e%2f%2e%2e%2fetc%2fpasswd",
-     "/media/one/-1", "/media/one/999", "/media/..%2f..%2fetc/0", "/api/run/..%2f..%2fetc%2fpasswd",
+     "/media/one/-1", "/media/one/999", "/media/one/" + "1" * 5000,
+     "/media/..%2f..%2fetc/0", "/api/run/..%2f..%2fetc%2fpasswd",
      "/static/../__main__.py", "//etc/passwd", "/media/one/0/../../../x", "/api/run/nobody", "/script/10_dom.js"],
 )  # fmt: skip
 def test_no_address_leads_out(client: TestClient, path: str):
@@ -196,36 +195,18 @@ def test_no_address_leads_out(client: TestClient, path: str):
     assert "root:" not in answer.text
 
 
-@pytest.mark.parametrize("query", ["since=abc", "since=-1", "since=1e9", "since=" + "9" * 400, "since=%00"])
-def test_odd_cursors_ask_for_everything(client: TestClient, query: str):
-    assert len(client.get(f"/api/runs?{query}").json()["runs"]) == 1
+@pytest.mark.parametrize("since", ["abc", "-1", "1e9", "9" * 400, "%00"])
+def test_odd_cursors_ask_for_everything(client: TestClient, since: str):
+    assert len(client.get(f"/api/runs?since={since}").json()["runs"]) == 1
 
 
-def test_too_much_at_once_is_refused(client: TestClient):
-    answer = client.get("/api/curves?against=nothing")
-    assert answer.status_code == 400
-    assert "step, epoch, time" in answer.text
-    metrics = "&".join(f"metric={number}" for number in range(5_001))
-    assert client.get(f"/api/curves?run=one&{metrics}").status_code == 400
-
-
-def test_names_are_json_and_never_markup(client: TestClient):
-    answer = client.get("/api/runs")
-    assert answer.headers["content-type"].startswith("application/json")
-    assert "<img" not in answer.text
-    assert answer.json()["runs"][0]["name"] == "<img src=x onerror=alert(1)>"
-    assert answer.json()["runs"][0]["warnings"] == ["posterior collapse"]
-
-
-def test_a_run_that_grows_is_seen(store: RunStore, client: TestClient, tmp_path: Path):
-    path = make_run(tmp_path, "growing", rows=[{"a": 1.0}], exit_code=None)
-    rediscover(store)
-    cursor = client.get("/api/runs").json()["cursor"]
-    append(path, history_record(20, {"a": 2.0, "epoch": 2}))
-    store.refresh()
-    [row] = client.get(f"/api/runs?since={cursor}").json()["runs"]
-    assert row["key"] == "growing"
-    assert client.get("/api/curves?run=growing&metric=a").json()["curves"][0]["y"] == [1, 2]
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [("against=nothing", "step, epoch, time"), ("run=one" + "&metric=a" * 5_001, "at most 5000 curves")],
+)
+def test_too_much_at_once_is_refused(client: TestClient, query: str, text: str):
+    answer = client.get(f"/api/curves?{query}")
+    assert (answer.status_code, text in answer.text) == (400, True)
 
 
 def test_text_that_no_encoding_can_write_breaks_no_answer(store: RunStore, client: TestClient, tmp_path: Path):
@@ -238,9 +219,7 @@ def test_text_that_no_encoding_can_write_breaks_no_answer(store: RunStore, clien
     assert render_document(store, private=False)
 
 
-def test_a_picture_is_looked_for_under_any_number_and_behind_no_loop(client: TestClient, tmp_path: Path):
-    assert client.get("/media/one/" + "1" * 5000).status_code == 404
-    assert client.get("/media/one/-1").status_code == 404
+def test_a_folder_that_is_a_loop_of_links_shows_nothing(client: TestClient, tmp_path: Path):
     [folder] = (tmp_path / "wandb").iterdir()
     folder.rename(tmp_path / "gone")
     folder.symlink_to(folder)
@@ -259,9 +238,8 @@ def test_a_refresh_that_fails_is_reported_and_repeated(store: RunStore, monkeypa
     monkeypatch.setattr(store, "refresh", refresh)
     refresher = Refresher(store, seconds=0.01)
     refresher.start()
-    for _ in range(500):
-        if len(calls) > 2:
-            break
+    deadline = time.monotonic() + 5
+    while len(calls) <= 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     refresher.stop()
     assert len(calls) > 2

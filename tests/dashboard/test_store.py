@@ -43,7 +43,8 @@ def only_run(root: Path) -> Run:
 def test_what_a_finished_run_has_logged(tmp_path: Path):
     rows = [{"val/elbo": -3.0}, {"val/elbo": float("nan"), "flag": True}, {"val/elbo": -1.0, "word": "text"}]
     config = {"model": {"latent_dim": 2, "hidden_dims": [5]}}
-    make_run(tmp_path, "one", config, rows, display_name="a name", tags=["t"])
+    stats = [stats_record(1_700_000_010, {"cpu": 50.0}), stats_record(1_700_000_020, {"cpu": 60.0})]
+    make_run(tmp_path, "one", config, rows, display_name="a name", tags=["t"], more=stats)
     run = only_run(tmp_path)
     assert (run.info.name, run.info.tags, run.state, run.exit_code) == ("a name", ("t",), "finished", 0)
     assert run.config == {"model.latent_dim": 2, "model.hidden_dims": [5]}
@@ -53,6 +54,8 @@ def test_what_a_finished_run_has_logged(tmp_path: Path):
     np.testing.assert_array_equal(run.series("flag")[0], [20])
     assert run.summary["word"] == "text"
     assert run.series("nothing")[0].size == 0
+    x, y = run.segments[0].machine.series("cpu", "_timestamp")
+    assert ((x - run.started).tolist(), y.tolist()) == ([10, 20], [50, 60])
     assert run.data_loss == ""
 
 
@@ -134,10 +137,11 @@ def test_the_end_of_a_run(tmp_path: Path, code: int, status: str | None, state: 
 
 @pytest.mark.parametrize("later_first", [False, True])
 def test_segments_of_one_id_are_one_run_and_the_later_one_wins(tmp_path: Path, later_first: bool):
-    rows = [{"a": 1.0}, {"a": 2.0}, {"a": 3.0}]
+    rows = [{"a": 1.0}, {"a": 2.0, "p": picture("media/a.png")}, {"a": 3.0, "p": picture("media/b.png")}]
     first = make_run(tmp_path, "one", {"x": 1, "y": 1}, rows, exit_code=None, started=1_700_000_000)
     second = make_run(tmp_path, "one", {"y": 2}, [], exit_code=None, started=1_700_000_500)
-    append(second, *(history_record(step, {"a": 1.0 * step}) for step in (30, 40)))
+    values = [{"a": 30.0, "p": picture("media/c.png"), "epoch": 3}, {"a": 40.0}]
+    append(second, history_record(30, values[0]), history_record(40, values[1]))
     append(second, summary_record({"a": 40.0}), exit_record())
     if later_first:
         hidden = first.rename(first.with_suffix(".hidden"))
@@ -150,16 +154,9 @@ def test_segments_of_one_id_are_one_run_and_the_later_one_wins(tmp_path: Path, l
     assert len(run.segments) == 2
     np.testing.assert_array_equal(run.series("a")[0], [10, 20, 30, 40])
     np.testing.assert_array_equal(run.series("a")[1], [1, 2, 30, 40])
+    assert [(x.path, x.epoch) for x in run.pictures] == [("media/a.png", 2), ("media/c.png", 3)]
     assert run.config == {"x": 1, "y": 2}
     assert (run.summary["a"], run.state) == (40.0, "finished")
-
-
-def test_pictures_of_steps_that_were_run_twice_are_shown_once(tmp_path: Path):
-    make_run(tmp_path, "one", rows=[{"p": picture("media/a.png")}, {"p": picture("media/b.png")}], exit_code=None)
-    second = make_run(tmp_path, "one", started=1_700_000_500)
-    append(second, history_record(20, {"p": picture("media/c.png"), "epoch": 2}))
-    run = only_run(tmp_path)
-    assert [(x.path, x.epoch) for x in run.pictures] == [("media/a.png", 1), ("media/c.png", 2)]
 
 
 def test_attempts_at_one_run_directory_are_numbered_and_the_last_counts(tmp_path: Path):
@@ -215,16 +212,6 @@ def test_links_are_left_alone_and_a_removed_run_goes(tmp_path: Path):
     assert store.removed_since(version) == ["one"]
 
 
-def test_a_replaced_file_is_read_from_its_beginning(tmp_path: Path):
-    path = make_run(tmp_path, "one", {"x": 1}, [{"a": 1.0}, {"a": 2.0}])
-    store = refreshed(RunStore([tmp_path]))
-    other = make_run(tmp_path / "elsewhere", "one", {"x": 2}, [{"a": 5.0}])
-    other.replace(path)
-    [run] = refreshed(store).runs.values()
-    assert run.config == {"x": 2}
-    np.testing.assert_array_equal(run.series("a")[1], [5])
-
-
 def test_an_unknown_format_is_reported_and_other_runs_are_read(tmp_path: Path):
     path = make_run(tmp_path, "strange")
     path.write_bytes(b"not a log")
@@ -235,24 +222,12 @@ def test_an_unknown_format_is_reported_and_other_runs_are_read(tmp_path: Path):
     assert note.startswith("1 files could not be read, such as run-strange.wandb: unknown format")
 
 
-def test_an_unreadable_file_is_left_out(tmp_path: Path):
+def test_what_is_no_file_is_left_out(tmp_path: Path):
     path = make_run(tmp_path, "one")
-    if os.access(path, os.R_OK, effective_ids=True) and os.geteuid() == 0:
-        path.unlink()
-        os.mkfifo(path)
-    else:
-        path.chmod(0)
+    path.unlink()
+    os.mkfifo(path)
     make_run(tmp_path, "two")
     assert set(refreshed(RunStore([tmp_path])).runs) == {"two"}
-
-
-def test_the_machine_has_its_own_columns(tmp_path: Path):
-    records = [stats_record(1_700_000_010, {"cpu": 50.0}), stats_record(1_700_000_020, {"cpu": 60.0})]
-    make_run(tmp_path, "one", more=records)
-    run = only_run(tmp_path)
-    x, y = run.segments[0].machine.series("cpu", "_timestamp")
-    np.testing.assert_array_equal(x - run.started, [10, 20])
-    np.testing.assert_array_equal(y, [50, 60])
 
 
 def test_a_row_without_the_abscissa_is_left_out():
@@ -282,29 +257,22 @@ def test_a_long_curve_keeps_its_ends_its_extremes_and_its_gaps(count: int, broke
         assert np.nanmax(short_y) == np.nanmax(y)
 
 
-def test_whole_numbers_beyond_a_float_are_infinite(tmp_path: Path):
+def test_numbers_beyond_a_float_and_a_start_that_no_calendar_has_cost_nothing_else(tmp_path: Path):
     huge = 10**400
-    make_run(tmp_path, "one", {"a": huge, "b": [huge]}, [{"m": huge, "epoch": -huge, "v": [huge]}, {"m": 1.0}])
+    rows = [{"m": huge, "epoch": -huge, "v": [huge]}, {"m": 1.0}]
+    make_run(tmp_path, "one", {"a": huge, "b": [huge]}, rows, started=10**13)
     run = only_run(tmp_path)
     assert run.series("m")[1].tolist() == [float("inf"), 1.0]
-    assert (run.config, run.data_loss) == ({"a": "Infinity", "b": ["Infinity"]}, "")
-
-
-def test_a_start_that_no_calendar_has_costs_nothing_else(tmp_path: Path):
-    make_run(tmp_path, "one", {"a": 1}, [{"m": 1.0}], started=10**13)
-    run = only_run(tmp_path)
-    assert (run.started, run.config, run.data_loss) == (0.0, {"a": 1}, "")
+    assert run.config == {"a": "Infinity", "b": ["Infinity"]}
+    assert (run.started, run.data_loss) == (0.0, "")
 
 
 @pytest.mark.parametrize("text", ["[" * 2000 + "]" * 2000, "1" * 5000, "{", '{"a":' * 300 + "1" + "}" * 300])
 def test_a_value_that_cannot_be_read_costs_no_other(tmp_path: Path, text: str):
-    path = make_run(tmp_path, "one", {"good": 1}, exit_code=None)
     record = Record()
-    item = record.config.update.add()
-    item.key, item.value_json = "bad", text
-    append(path, record.SerializeToString())
-    run = only_run(tmp_path)
-    assert run.config == {"good": 1, "bad": "(not readable)"}
+    record.config.update.add(key="bad", value_json=text)
+    make_run(tmp_path, "one", {"good": 1}, more=[record.SerializeToString()])
+    assert only_run(tmp_path).config == {"good": 1, "bad": "(not readable)"}
 
 
 def test_an_error_in_one_file_affects_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -326,17 +294,18 @@ def test_an_error_in_one_file_affects_no_other(tmp_path: Path, monkeypatch: pyte
     assert store.runs["good"].series("m")[1].tolist() == [1.0, 2.0]
 
 
-def test_another_run_in_a_file_of_the_same_name_is_another_run(tmp_path: Path):
-    path = make_run(tmp_path, "old", {"a": 1})
+def test_a_replaced_file_is_read_from_its_beginning(tmp_path: Path):
+    """A copy of the same run, then another run, then an empty file."""
+    path = make_run(tmp_path, "old", {"x": 1}, [{"a": 1.0}, {"a": 2.0}])
     store = refreshed(RunStore([tmp_path]))
-    assert list(store.runs) == ["old"]
-    seen = store.version
-    other = make_run(tmp_path / "elsewhere", "new", {"b": 2})
-    other.replace(path)
+    version = store.version
+    make_run(tmp_path / "copy", "old", {"x": 2}, [{"a": 5.0}]).replace(path)
+    [run] = refreshed(store).runs.values()
+    assert (run.config, run.series("a")[1].tolist(), store.removed_since(version)) == ({"x": 2}, [5.0], [])
+    make_run(tmp_path / "elsewhere", "new", {"y": 2}).replace(path)
     refreshed(store)
-    assert list(store.runs) == ["new"]
-    assert store.runs["new"].config == {"b": 2}
-    assert store.removed_since(seen) == ["old"]
+    assert [(key, run.config) for key, run in store.runs.items()] == [("new", {"y": 2})]
+    assert store.removed_since(version) == ["old"]
     path.write_bytes(b"")
     assert refreshed(store).runs == {}
 

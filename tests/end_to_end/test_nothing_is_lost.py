@@ -31,10 +31,9 @@ def test_a_folder_with_traces_of_another_run_is_left_alone(trace, command, tmp_p
     file = tmp_path / "old" / trace
     file.parent.mkdir(parents=True)
     file.write_text("another person's")
-    for bad in ("model.activation=swish", "seed=0"):
-        assert command("train", *SHORT, "hydra.run.dir=old", bad).code == 1
-        assert file.read_text() == "another person's"
-        assert [path for path in (tmp_path / "old").rglob("*") if path.is_file()] == [file]
+    assert command("train", *SHORT, "hydra.run.dir=old").code == 1
+    assert file.read_text() == "another person's"
+    assert [path for path in (tmp_path / "old").rglob("*") if path.is_file()] == [file]
 
 
 def test_a_failed_start_in_a_folder_with_other_files_removes_only_its_own(command, tmp_path):
@@ -61,7 +60,7 @@ def test_a_sweep_over_a_value_that_cannot_be_resolved_is_refused(command, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["..", ".", "../elsewhere", "a/b", "''"])
+@pytest.mark.parametrize("name", ["..", "a/b", "''"])
 def test_a_sweep_cannot_be_named_out_of_its_folder(name, command, tmp_path):
     finished = command("train", "--multirun", *SHORT, f"sweep.name={name}", "seed=0,1")
     assert finished.code == 1
@@ -89,7 +88,9 @@ def test_a_link_out_of_a_run_is_not_followed(name, command, copied_run, tmp_path
     ],
 )
 def test_a_standard_output_that_fails_does_not_cost_the_run(shell, tmp_path):
-    line = " ".join([sys.executable, "-m", "vae_exp.train", "hydra.run.dir=run", *(f"'{each}'" for each in SHORT)])
+    line = " ".join(
+        [sys.executable, "-m", "vae_exp.train", "hydra.run.dir=run", *(f"'{argument}'" for argument in SHORT)]
+    )
     finished = subprocess.run(
         ["bash", "-c", shell.format(line)], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
     )

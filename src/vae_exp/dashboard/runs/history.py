@@ -11,19 +11,10 @@ from vae_exp.metrics import with_current_metrics
 
 _MAX_KEYS = 5_000
 _MAX_NUMBERS = 20_000_000
+_NOTHING: tuple["array[int]", "array[float]"] = array("i"), array("d")
 NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 
 Numbers = npt.NDArray[np.float64]
-
-
-class _Column:
-    """The numbers of a key, and the rows they are in."""
-
-    __slots__ = ("rows", "values")
-
-    def __init__(self) -> None:
-        self.rows = array("i")
-        self.values = array("d")
 
 
 class History:
@@ -33,7 +24,7 @@ class History:
         self.steps = array("q")
         self.non_numeric: dict[str, Value] = {}
         self.full = False
-        self._columns: dict[str, _Column] = {}
+        self._columns: dict[str, tuple[array[int], array[float]]] = {}  # rows and numbers of a key
         self._count = 0
 
     def __len__(self) -> int:
@@ -57,14 +48,15 @@ class History:
                 self.non_numeric[key] = value
 
     def _append(self, key: str, row: int, value: float) -> None:
-        column = self._columns.get(key)
-        if self._count >= _MAX_NUMBERS or (column is None and len(self._columns) >= _MAX_KEYS):
+        is_new = key not in self._columns
+        if self._count >= _MAX_NUMBERS or (is_new and len(self._columns) >= _MAX_KEYS):
             self.full = True
             return
-        if column is None:
-            column = self._columns[key] = _Column()
-        column.rows.append(row)
-        column.values.append(value)
+        if is_new:
+            self._columns[key] = array("i"), array("d")
+        rows, numbers = self._columns[key]
+        rows.append(row)
+        numbers.append(value)
         self._count += 1
 
     def series(self, key: str, against: str | None = None, before: int | None = None) -> tuple[Numbers, Numbers]:
@@ -78,20 +70,13 @@ class History:
         Returns:
             Abscissas and values, `[N]` each, in the order of the rows.
         """
-        column = self._columns.get(key)
-        if column is None:
-            return np.empty(0), np.empty(0)
-        rows, values = np.array(column.rows, dtype=np.int64), np.array(column.values)
-        steps = np.array(self.steps, dtype=np.int64)
+        rows, values = (np.array(part) for part in self._columns.get(key, _NOTHING))
+        steps = np.array(self.steps)
         if before is not None:
             is_before = steps[rows] < before
             rows, values = rows[is_before], values[is_before]
         if against is None:
             return steps[rows].astype(np.float64), values
-        other = self._columns.get(against)
-        if other is None or not len(rows):
-            return np.empty(0), np.empty(0)
-        _, here, there = np.intersect1d(
-            rows, np.array(other.rows, dtype=np.int64), assume_unique=True, return_indices=True
-        )
-        return np.array(other.values)[there], values[here]
+        other_rows, abscissas = (np.array(part) for part in self._columns.get(against, _NOTHING))
+        _, here, there = np.intersect1d(rows, other_rows, assume_unique=True, return_indices=True)
+        return abscissas[there], values[here]

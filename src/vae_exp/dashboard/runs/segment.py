@@ -23,7 +23,7 @@ from vae_exp.dashboard.reader.records import (
 from vae_exp.dashboard.runs.history import History
 from vae_exp.dashboard.runs.media import ImageFile
 
-MAX_CONSOLE_LINES = 5_000
+MAX_CONSOLE_LINES = 2_000
 _MAX_LINE_LENGTH = 10_000
 _MAX_PICTURES = 20_000
 _MAX_ALERTS = 1_000

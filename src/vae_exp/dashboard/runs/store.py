@@ -111,33 +111,32 @@ class RunStore:
             _log.debug("%s could not be read", segment.path, exc_info=True)
 
     def _assign(self, segment: RunSegment) -> None:
-        """Note that a run has changed, and add a new segment to its run."""
+        """Note that the run of a segment has changed; find that of a new segment."""
         run = self._owner.get(segment.path)
         if run is None and segment.info.run_id:
             directory = segment.config.get("run_directory")
             if segment.is_below_root or self._discovery.is_below_a_root(directory):
                 run = self._run_of(segment)
-        if run is None:
-            return
-        if segment.path not in self._owner:
-            self._owner[segment.path] = run
-            run.segments.append(segment)
-            run.segments.sort(key=lambda x: (x.info.started, x.path.name))
-        self._mark_changed(run)
+        if run is not None:
+            self._mark_changed(run)
 
     def _run_of(self, segment: RunSegment) -> Run | None:
-        """Return the run of a segment, a new one if need be; in different W&B folders one id means two runs."""
+        """Add a segment to its run, a new one if need be; in different W&B folders one id means two runs."""
         run_id = segment.info.run_id
         for number in count(1):
             key = run_id if number == 1 else f"{run_id}~{number}"
             run = self.runs.get(key)
             if run is None or run.segments[0].folder == segment.folder:
                 break
-        if run is None and len(self.runs) >= _MAX_RUNS:
-            self._is_full = True
-        elif run is None:
+        if run is None:
+            if len(self.runs) >= _MAX_RUNS:
+                self._is_full = True
+                return None
             run = self.runs[key] = Run(run_id, key)
             self._removed.pop(key, None)
+        self._owner[segment.path] = run
+        run.segments.append(segment)
+        run.segments.sort(key=lambda x: (x.info.started, x.path.name))
         return run
 
     def _update_states(self) -> None:

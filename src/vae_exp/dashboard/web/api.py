@@ -18,7 +18,6 @@ from vae_exp.metrics import higher_is_better
 MAX_POINTS = 2_000
 X_AXES = {"step": None, "epoch": "epoch", "time": "_runtime"}
 _MAX_CHARACTERS = 2_000
-_MAX_CONSOLE_LINES = 2_000
 _MAX_VECTOR_LENGTH = 10_000
 _DIGITS = 7
 _ESCAPED = str.maketrans({x: f"\\u{ord(x):04x}" for x in "<>&\u2028\u2029"})
@@ -88,12 +87,11 @@ def serialize_details(run: Run, private: bool) -> dict[str, Any]:
         run: The run.
         private: Whether console and environment are included, which name files and people.
     """
-    console = run.console[-_MAX_CONSOLE_LINES:] if private else []
     return {
         "key": run.key,
         "version": run.version,
         "notes": _shorten(run.info.notes),
-        "console": [{"text": line.text, "error": line.error} for line in console],
+        "console": [line._asdict() for line in run.console] if private else [],
         "alerts": [{"title": _shorten(x.title), "text": _shorten(x.text)} for x in run.alerts],
         "environment": {key: _plain(value) for key, value in run.environment.items()} if private else {},
         "machine": _serialize_machine(run),
