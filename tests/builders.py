@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import StepLR
 
 from tests.readers import without_times
 from vae_exp.data.batch_loader import DeviceLoader
@@ -175,6 +176,11 @@ class SignalAtStep(NullProgress):
 
 def adam(parameters: Any) -> Optimizer:
     return Adam(parameters, lr=0.02)
+
+
+def halving(optimizer: Optimizer) -> StepLR:
+    """A learning rate that halves after every epoch."""
+    return StepLR(optimizer, step_size=1, gamma=0.5)
 
 
 def trainer_options(**changes: Any) -> TrainerOptions:

@@ -13,7 +13,7 @@ def copy_weights(net, vae):
     mine = [*net.encoder[::2], net.mean, net.log_variance, *net.decoder[::2], net.image]
     halves = [(half, bias) for half, bias in zip(heads.weight.chunk(2), heads.bias.chunk(2), strict=True)]
     others = [vae.encoder.hidden[::2], vae.decoder.hidden[::2], [vae.decoder.output]]
-    encoder, decoder, output = ([(each.weight, each.bias) for each in part] for part in others)
+    encoder, decoder, output = ([(layer.weight, layer.bias) for layer in part] for part in others)
     with torch.no_grad():
         for layer, (weight, bias) in zip(mine, [*encoder, *halves, *decoder, *output], strict=True):
             layer.weight.copy_(weight)
@@ -59,9 +59,11 @@ def test_other_grey_values_are_stretched_to_bytes(case):
 def test_every_candidate_learns(case, name):
     candidate = candidate_builders(case, ["eager"], ["fp32"])[name]()
     net = candidate._vae if name.startswith("engine") else candidate._net
-    weights = [each.clone() for each in net.parameters()]
+    weights = [weight.clone() for weight in net.parameters()]
     assert candidate.run_steps(60) == 60 * 50  # 24 batches an epoch: two ends of epochs among them
-    assert sum(each.numel() for each in weights) == 64 * 40 + 40 + 40 * 20 + 20 + 84 + 60 + 20 * 40 + 40 + 41 * 64
+    assert (
+        sum(weight.numel() for weight in weights) == 64 * 40 + 40 + 40 * 20 + 20 + 84 + 60 + 20 * 40 + 40 + 41 * 64
+    )
     assert all((before != after).any() for before, after in zip(weights, net.parameters(), strict=True))
     x = case.images.batch().images
     with torch.no_grad():

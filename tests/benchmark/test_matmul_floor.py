@@ -62,12 +62,12 @@ def test_its_factors_are_those_of_a_real_step(case, generator):
     images = case.images.batch(slice(0, 50)).images
     state = generator.get_state()
     layers = linear_layers(vae, loss, images, generator)
-    assert all(each.grad is None for each in vae.parameters())
-    assert [each.passes_on for each in layers] == [False] + [True] * 5
+    assert all(weight.grad is None for weight in vae.parameters())
+    assert [layer.passes_on for layer in layers] == [False] + [True] * 5
     assert torch.equal(layers[0].inputs, images.flatten(1))
     generator.set_state(state)
     loss(vae, Batch(images), generator).loss.sum().backward()
-    modules = [each for each in vae.modules() if isinstance(each, torch.nn.Linear)]
+    modules = [module for module in vae.modules() if isinstance(module, torch.nn.Linear)]
     for module, layer in zip(modules, layers, strict=True):
         assert layer.weight.data_ptr() == module.weight.data_ptr()
         (left, right) = layer.products()[1]

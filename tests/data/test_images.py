@@ -13,7 +13,7 @@ reproducibly = settings(max_examples=60)
 
 
 def numbered(count: int) -> ImageSet:
-    """Images of one pixel, told apart by its value, with labels that say the same."""
+    """Images of one pixel, which is their number, as is their label."""
     numbers = torch.arange(count)
     return ImageSet(numbers.to(torch.uint8).reshape(-1, 1, 1, 1), numbers, pixel_max=255)
 

@@ -14,7 +14,7 @@ def test_the_bursts_of_a_small_benchmark(command, tmp_path):
     assert finished.code == 0, finished.err
     results = json.loads((tmp_path / "benchmark.json").read_text())
     assert [path.name for path in tmp_path.iterdir()] == ["benchmark.json"]
-    assert [(each["batch_size"], each["images"], each["steps_per_epoch"]) for each in results["cases"]] == [
+    assert [(case["batch_size"], case["images"], case["steps_per_epoch"]) for case in results["cases"]] == [
         (100, 1200, 12),
         (300, 1200, 4),
     ]
@@ -26,14 +26,14 @@ def test_the_bursts_of_a_small_benchmark(command, tmp_path):
         assert list(candidates) == [
             "plain", "tensor_loop", "engine/eager/fp32", "engine/eager/bf16", "floor/fp32", "floor/bf16",
         ]  # fmt: skip
-        for name, each in candidates.items():
-            assert each["burst_images"] == [2 * case["batch_size"]] * 3
-            rates = sorted(2 * case["batch_size"] / seconds for seconds in each["burst_seconds"])
-            assert each["images_per_second"] == pytest.approx(rates[1])
-            assert each["seconds_per_epoch"] * each["epochs_per_second"] == pytest.approx(1)
+        for name, figures in candidates.items():
+            assert figures["burst_images"] == [2 * case["batch_size"]] * 3
+            rates = sorted(2 * case["batch_size"] / seconds for seconds in figures["burst_seconds"])
+            assert figures["images_per_second"] == pytest.approx(rates[1])
+            assert figures["seconds_per_epoch"] * figures["epochs_per_second"] == pytest.approx(1)
             floor = candidates["floor/bf16" if name.endswith("bf16") else "floor/fp32"]
-            slower = sorted(a / b for a, b in zip(each["burst_seconds"], floor["burst_seconds"], strict=True))
-            assert each["over_floor"]["median"] == pytest.approx(slower[1])
+            slower = sorted(a / b for a, b in zip(figures["burst_seconds"], floor["burst_seconds"], strict=True))
+            assert figures["over_floor"]["median"] == pytest.approx(slower[1])
             assert name in finished.out
         assert candidates["plain"]["over_plain"] == {"median": 1.0, "low": 1.0, "high": 1.0}
 

@@ -58,7 +58,7 @@ def train(name: str, folder: Path, dist: DistributedContext, **changes: Any) -> 
     metrics = {key: value for key, value in trainer.state.metrics.items() if not key.startswith("time/")}
     average = torch.zeros(0)
     if trainer._ema is not None:
-        average = torch.cat([each.flatten() for each in trainer._ema.state_dict().values()])
+        average = torch.cat([weight.flatten() for weight in trainer._ema.state_dict().values()])
     return {"weights": weights(vae), "average": average, "metrics": metrics, "step": trainer.state.global_step}
 
 
@@ -94,7 +94,7 @@ def run_all(folder: Path, dist: DistributedContext) -> dict[str, Any]:
     sums = torch.full((3,), float(dist.rank + 1))
     dist.all_reduce_sum(sums)
     results["sum of ranks"] = sums.tolist()
-    results["agreed"] = [dist.any_rank_flag(each) for each in (0, 15 * dist.rank, 0, 2 - dist.rank, 0)]
+    results["agreed"] = [dist.any_rank_flag(flag) for flag in (0, 15 * dist.rank, 0, 2 - dist.rank, 0)]
     results["shared"] = dist.run_on_main_and_broadcast(lambda: {"made by": dist.rank})
     for name, loss in (("interrupted", Signals(dist.rank)), ("diverged", Spoils(dist.rank))):
         try:

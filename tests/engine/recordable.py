@@ -61,7 +61,7 @@ class _Operations(TorchDispatchMode):
         if name in READS | CONSTANTS or f"{name}.{func._overloadname}" in READS:
             raise HostReadError(name)
         indices = args[1] if name in ("aten::index", "aten::index_put", "aten::index_put_") else ()
-        if any(isinstance(each, Tensor) and each.dtype in (torch.bool, torch.uint8) for each in indices):
+        if any(isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in indices):
             raise HostReadError(f"{name} with a mask")
         return func(*args, **(kwargs or {}))
 
@@ -184,7 +184,7 @@ def covering(loss: str) -> list[Parts]:
     """Every prior with every posterior, and every likelihood and model at least once, for one loss."""
     if loss == "vq":
         return [("vq", "standard_normal", "diagonal", likelihood) for likelihood in LIKELIHOODS]
-    models = [each for each in MODELS if each not in OWN_PRIOR]
+    models = [model for model in MODELS if model not in OWN_PRIOR]
     pairs = enumerate(product(PRIORS, POSTERIORS), start=LOSSES.index(loss))
     parts = [
         (models[at % len(models)], prior, posterior, LIKELIHOODS[at % len(LIKELIHOODS)])

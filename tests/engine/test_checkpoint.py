@@ -86,10 +86,7 @@ def _compress(path: Path) -> None:
         (_compress, "may unpack without bound"),
         (lambda path: torch.save({"vae": {}}, path), "has format None"),
         (lambda path: torch.save([1, 2], path), "has format list"),
-        (
-            lambda path: torch.save({"format": 0}, path),
-            "has format 0; this version of vae_exp reads formats",
-        ),
+        (lambda path: torch.save({"format": 0}, path), "has format 0; this version of vae_exp reads formats"),
         (
             lambda path: torch.save({"format": FORMAT + 1}, path),
             f"has format {FORMAT + 1}: a newer version of vae_exp wrote it; this one reads up to {FORMAT}.",

@@ -41,8 +41,8 @@ class FakeGraph:
         self.work.clear()
 
     def replay(self) -> None:
-        for each in self.work:
-            each()
+        for act in self.work:
+            act()
 
 
 @dataclass

@@ -53,7 +53,7 @@ def test_together_the_processes_take_every_image_of_every_batch(size: int, count
     sizes = [min(batch_size, count - start) for start in range(0, count, batch_size)]
     processes = [DistributedContext(rank, size) for rank in range(size)]
     own = [
-        dist.local_indices(order, sizes).split([dist.local_batch_size(each) for each in sizes])
+        dist.local_indices(order, sizes).split([dist.local_batch_size(batch) for batch in sizes])
         for dist in processes
     ]
     together = [torch.cat([parts[batch] for parts in own]) for batch in range(len(sizes))]

@@ -33,7 +33,7 @@ def closed_form(history: list[Tensor], decay: float) -> Tensor:
     """Σₜ dᵀ⁻ᵗ aₜ / Σₜ dᵀ⁻ᵗ over the weights a₁, …, a_T that follow the first, a₀."""
     steps = len(history) - 1
     shares = [decay ** (steps - step) for step in range(1, steps + 1)]
-    terms = [share * each.double() for share, each in zip(shares, history[1:], strict=True)]
+    terms = [share * past.double() for share, past in zip(shares, history[1:], strict=True)]
     return torch.stack(terms).sum(dim=0) / sum(shares)
 
 
@@ -93,7 +93,7 @@ def test_another_average_goes_on_from_the_state():
     set_to(module, 3.0)
     first.update()
     second = ExponentialMovingAverage(module, 0.9)
-    second.load_state_dict({name: each.clone() for name, each in first.state_dict().items()}, 1)
+    second.load_state_dict({name: weight.clone() for name, weight in first.state_dict().items()}, 1)
     set_to(module, 4.0)
     for average in (first, second):
         average.update()

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.optim import Adagrad, Optimizer
-from torch.optim.lr_scheduler import StepLR
 
-from tests.builders import CPU, SHAPE, SignalAtStep, fit, grey_images, make_trainer, small_vae, weights
+from tests.builders import CPU, SHAPE, SignalAtStep, fit, grey_images, halving, make_trainer, small_vae, weights
 from tests.engine.recordable import LIKELIHOODS, LOSSES, MODELS, Parts, covering, loss_of, model_of, step_of
 from vae_exp.configuration.instantiate import build_optimizer
 from vae_exp.data.batch_loader import make_loader
@@ -75,10 +74,6 @@ def _is_capturable(trainer: Trainer) -> bool:
     return not isinstance(trainer._optimizer, Adagrad) or bool(trainer._optimizer.param_groups[0].get("fused"))
 
 
-def _halving(optimizer: torch.optim.Optimizer) -> StepLR:
-    return StepLR(optimizer, step_size=1, gamma=0.5)
-
-
 def _conditional() -> VAE:
     torch.manual_seed(0)
     encoder = ConditionalEncoder(SHAPE, 2, [32], "tanh", 3)
@@ -90,7 +85,7 @@ SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
     **{
         f"{name}, a schedule of the learning rate": lambda name=name: {
             "optimizer": _optimizer(name),
-            "scheduler": _halving,
+            "scheduler": halving,
         }
         for name in LRS
     },
@@ -161,7 +156,7 @@ def test_streamed_images_reach_another_device_than_the_current_one(tmp_path: Pat
 @pytest.mark.parametrize("stop", [5, 14, 27], ids=lambda stop: f"stopped after {stop} steps")
 def test_a_run_resumes_to_the_bit(tmp_path: Path, name: str, stop: int):
     """Nine steps are an epoch; a resumed run warms up where the whole one replays."""
-    settings = {"epochs": 6, "execution": "graph", "optimizer": _optimizer(name), "scheduler": _halving}
+    settings = {"epochs": 6, "execution": "graph", "optimizer": _optimizer(name), "scheduler": halving}
     whole, expected = _run(tmp_path / "whole", **settings)
     first, _ = _trainer(tmp_path / "first", **settings)
     with pytest.raises(Interrupted):
@@ -287,7 +282,7 @@ def _capture(vae: VAE, loss: Any) -> str | None:
     graph_step = CUDAGraphStep(step, torch.device("cuda", 0))
     with graph_step.on_capture_stream():
         sums = [graph_step(4).clone() for _ in range(6)]
-    assert all(bool(each.isfinite().all()) for each in sums)
+    assert all(bool(step_sums.isfinite().all()) for step_sums in sums)
     return graph_step.fallback
 
 
@@ -309,7 +304,10 @@ def test_every_loss_is_captured_with_every_prior_and_posterior_that_it_takes(los
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_is_captured_with_every_likelihood(model: str):
     loss = "vq" if model == "vq" else "elbo"
-    fallbacks = {each: _capture_parts((model, "standard_normal", "diagonal", each), loss) for each in LIKELIHOODS}
+    fallbacks = {
+        likelihood: _capture_parts((model, "standard_normal", "diagonal", likelihood), loss)
+        for likelihood in LIKELIHOODS
+    }
     assert {likelihood: fallback for likelihood, fallback in fallbacks.items() if fallback} == {}
 
 

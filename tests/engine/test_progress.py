@@ -59,29 +59,25 @@ def test_plain_progress_shows_no_steps(caplog: pytest.LogCaptureFixture, capsys:
     assert capsys.readouterr().out == ""
 
 
-def test_the_bar_counts_all_steps_of_the_run_and_is_drawn_with_metrics(terminal: Console):
+def test_the_bar_counts_all_steps_of_the_run_and_is_drawn_with_metrics_a_few_times_a_second(
+    terminal: Console, clock: list[float]
+):
     bar = RichProgress(epochs=10, steps_per_epoch=4, done=13, console=terminal)
     before = _screen(terminal)
+    assert bar.needs_metrics()
     bar.step(None)
     bar.step(None)
     assert _screen(terminal) == before
     bar.step({"loss": 101.5, "rate": 3.25, "distortion": 98.25})
     assert "16/40" in _screen(terminal)
     assert "loss 101.50  rate 3.25  distortion 98.25" in _screen(terminal)
+    assert not bar.needs_metrics()
+    clock[0] += 1.0
+    assert bar.needs_metrics()
     for _ in range(24):
         bar.step(None)
     bar.close()
     assert "40/40" in _screen(terminal)
-
-
-def test_the_bar_needs_metrics_a_few_times_a_second(terminal: Console, clock: list[float]):
-    bar = RichProgress(epochs=10, steps_per_epoch=4, console=terminal)
-    assert bar.needs_metrics()
-    bar.step({"loss": 1.0})
-    assert not bar.needs_metrics()
-    clock[0] += 1.0
-    assert bar.needs_metrics()
-    bar.close()
 
 
 @pytest.fixture
@@ -131,7 +127,9 @@ def _evaluate(name: str, seconds: float, clock: list[float], console: Console | 
             evaluation(part / 100)
 
 
-def test_a_long_evaluator_says_once_how_long_and_what_is_quick(clock: list[float], caplog):
+def test_a_long_evaluator_says_once_how_long_and_what_is_quick_and_has_a_bar_on_a_terminal(
+    clock: list[float], terminal: Console, caplog
+):
     caplog.set_level(logging.INFO)
     _evaluate("nll", 135, clock)
     first, *lines = caplog.messages
@@ -140,6 +138,11 @@ def test_a_long_evaluator_says_once_how_long_and_what_is_quick(clock: list[float
     for line in lines:
         [(done, left)] = re.findall(r"^evaluator\.nll: (\d+) % done, about (\d+) s left\.$", line)
         assert int(left) == pytest.approx(1.35 * (100 - int(done)), abs=0.51)
+    caplog.clear()
+    _evaluate("nll", 135, clock, terminal)
+    assert caplog.messages == [first]
+    assert "nll" in _screen(terminal)
+    assert " 50%" in _screen(terminal)
 
 
 @pytest.mark.parametrize(("name", "seconds", "lines"), [("nll", 15, 0), ("elbo", 30, 1)])
@@ -162,11 +165,3 @@ def test_a_slow_first_part_gives_no_time_left(clock: list[float], caplog):
         "evaluator.nll: 75 % done, about 40 s left.",
         "evaluator.nll: 100 % done, about 0 s left.",
     ]
-
-
-def test_an_evaluator_has_a_bar_on_a_terminal(clock: list[float], terminal: Console, caplog):
-    caplog.set_level(logging.INFO)
-    _evaluate("nll", 135, clock, terminal)
-    assert "nll" in _screen(terminal)
-    assert " 50%" in _screen(terminal)
-    assert len(caplog.messages) == 1

@@ -120,7 +120,7 @@ def test_a_model_with_loss_returns_the_terms_of_the_loss():
 
 def _spoiled(spoil: Callable[[list[Tensor]], None]) -> Callable[..., tuple[Tensor, ...]]:
     def score(images: Tensor, noise: torch.Generator, labels: Tensor) -> tuple[Tensor, ...]:
-        terms = [each.clone() for each in module(images, noise, labels)]
+        terms = [term.clone() for term in module(images, noise, labels)]
         spoil(terms)
         return tuple(terms)
 
@@ -135,8 +135,8 @@ def _spoiled(spoil: Callable[[list[Tensor]], None]) -> Callable[..., tuple[Tenso
 )
 def test_on_the_cpu_a_loss_that_is_not_finite_never_reaches_the_weights(spoilt, term: str, value: float):
     def spoil(terms: list[Tensor]) -> None:
-        for each in spoilt:
-            terms[each][1] = value
+        for index in spoilt:
+            terms[index][1] = value
 
     score = _spoiled(spoil)
     average = ExponentialMovingAverage(score.module, 0.5)

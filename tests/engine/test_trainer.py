@@ -12,7 +12,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from torch.optim import SGD
-from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from tests.builders import (
     CPU,
@@ -20,6 +20,7 @@ from tests.builders import (
     RecordingTracker,
     fit,
     grey_images,
+    halving,
     make_trainer,
     small_vae,
 )
@@ -47,7 +48,7 @@ class PixelSum:
     """
 
     def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
-        parameters = torch.cat([each.flatten() for each in vae.parameters()]).sum()
+        parameters = torch.cat([weight.flatten() for weight in vae.parameters()]).sum()
         loss = batch.images.flatten(1).sum(dim=1) + 2 * (parameters - parameters.detach())
         return LossTerms(loss=loss, distortion=loss / 4, rate=loss / 2)
 
@@ -202,12 +203,8 @@ def test_run_steps_trains_as_fit_and_writes_nothing(bench):
 
 
 def test_the_scheduler_is_stepped_once_an_epoch(bench):
-    made = bench(lr=0.8, train=5, batch_size=1, epochs=3, scheduler=_halving)
+    made = bench(lr=0.8, train=5, batch_size=1, epochs=3, scheduler=halving)
     assert made.fit().tracker.column("train/learning_rate") == [0.8, 0.4, 0.2]
-
-
-def _halving(optimizer: SGD) -> StepLR:
-    return StepLR(optimizer, step_size=1, gamma=0.5)
 
 
 class _Seen(ReduceLROnPlateau):
@@ -241,7 +238,7 @@ def test_the_best_checkpoint_is_the_epoch_of_the_lowest_monitor(bench, monitor, 
     if not val and monitor == "val/loss":
         return
     script = Scripted(train=[9.0, 8.0, 5.0, 6.0], val=[3.0, 1.0, 2.0, 1.0])
-    made = bench(loss=script, epochs=4, monitor=monitor, val=val, scheduler=_halving).fit()
+    made = bench(loss=script, epochs=4, monitor=monitor, val=val, scheduler=halving).fit()
     best, last = made.checkpoint("best"), made.checkpoint("last")
     assert (best["epoch"], last["epoch"], last["step"]) == (epoch, 4, 12)
     for state in (best, last):
@@ -292,7 +289,7 @@ class Explodes:
 
     def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
         self.calls += vae.training
-        weights = torch.cat([each.flatten() for each in vae.parameters()])
+        weights = torch.cat([weight.flatten() for weight in vae.parameters()])
         loss = batch.images.flatten(1).sum(dim=1) + weights.square().sum()
         if self.refuse and not loss.isfinite().all():
             raise ValueError("Expected parameter loc to satisfy the constraint Real()")
@@ -311,7 +308,7 @@ def test_weights_that_are_not_finite_never_replace_a_good_checkpoint(bench, spoi
         made.fit()
     last = made.checkpoint("last")
     assert last["epoch"] == 1
-    assert all(torch.isfinite(each).all() for each in last["vae"].values())
+    assert all(torch.isfinite(weight).all() for weight in last["vae"].values())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -343,7 +340,7 @@ def test_an_interruption_does_not_replace_a_good_checkpoint_by_weights_that_are_
     made = bench(loss=Scripted(train=[1.0] * 3, val=[1.0] * 3), train=5, batch_size=2, epochs=3)
     with pytest.raises(Interrupted):
         made.fit(Spoils())
-    assert all(torch.isfinite(each).all() for each in made.checkpoint("last")["vae"].values())
+    assert all(torch.isfinite(weight).all() for weight in made.checkpoint("last")["vae"].values())
 
 
 def test_a_pruned_run_writes_its_last_checkpoint(bench):

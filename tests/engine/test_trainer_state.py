@@ -9,9 +9,19 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, ReduceLROnPlateau, SequentialLR, StepLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, ReduceLROnPlateau, SequentialLR
 
-from tests.builders import CPU, RecordingTracker, SignalAtStep, fit, grey_images, make_trainer, small_vae, weights
+from tests.builders import (
+    CPU,
+    RecordingTracker,
+    SignalAtStep,
+    fit,
+    grey_images,
+    halving,
+    make_trainer,
+    small_vae,
+    weights,
+)
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.progress import NullProgress
@@ -36,13 +46,9 @@ def _plateau(optimizer: torch.optim.Optimizer) -> ReduceLROnPlateau:
     return ReduceLROnPlateau(optimizer, patience=0, threshold=0.5)
 
 
-def _halving(optimizer: torch.optim.Optimizer) -> StepLR:
-    return StepLR(optimizer, step_size=1, gamma=0.5)
-
-
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "all": {"ema_decay": 0.9, "max_grad_norm": 1.0, "scheduler": _halving, "patience": 5},
+    "all": {"ema_decay": 0.9, "max_grad_norm": 1.0, "scheduler": halving, "patience": 5},
     "streamed": {"train": TRAIN.stream_to(CPU), "scheduler": _plateau, "precision": "bf16"},
 }
 
@@ -124,7 +130,7 @@ def test_a_run_interrupted_between_two_epochs_continues_to_the_bit(tmp_path: Pat
 
 
 def test_a_run_interrupted_in_its_first_validation_continues_without_warnings(tmp_path: Path):
-    _continued(tmp_path, {"scheduler": _halving, "epochs": 1}, SignalAtStep(STEPS))
+    _continued(tmp_path, {"scheduler": halving, "epochs": 1}, SignalAtStep(STEPS))
 
 
 def test_a_finished_run_continues_to_more_epochs(tmp_path: Path):

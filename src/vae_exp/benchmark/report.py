@@ -38,17 +38,17 @@ def _machine(hardware: Mapping[str, Any]) -> str:
 def _case(case: Mapping[str, Any]) -> Table:
     title = f"Batches of {case['batch_size']}, widths {case['hidden_dims']}, {case['images']:,} images"
     columns = ["images/s", "s/epoch", "epochs/s", "speed ÷ plain", "time ÷ floor"]
-    on_cuda = any(each["peak_bytes"] is not None for each in case["candidates"].values())
+    on_cuda = any(figures["peak_bytes"] is not None for figures in case["candidates"].values())
     table = _table(title, "candidate", *columns, *(["peak MiB"] if on_cuda else []))
-    for name, each in case["candidates"].items():
-        peak = [f"{each['peak_bytes'] / _MEBIBYTE:.1f}"] if on_cuda else []
+    for name, figures in case["candidates"].items():
+        peak = [f"{figures['peak_bytes'] / _MEBIBYTE:.1f}"] if on_cuda else []
         table.add_row(
             name,
-            f"{each['images_per_second']:,.0f}",
-            f"{each['seconds_per_epoch']:.3f}",
-            f"{each['epochs_per_second']:.3g}",
-            _spread(each["over_plain"]),
-            _spread(each["over_floor"]),
+            f"{figures['images_per_second']:,.0f}",
+            f"{figures['seconds_per_epoch']:.3f}",
+            f"{figures['epochs_per_second']:.3g}",
+            _spread(figures["over_plain"]),
+            _spread(figures["over_floor"]),
             *peak,
         )
     return table
@@ -63,10 +63,10 @@ def _spread(spread: Mapping[str, float] | None) -> str:
 def _memory(memory: Mapping[str, Any]) -> Table:
     title = f"Peak memory of the process, batches of {memory['batch_size']}"
     table = _table(title, "candidate", "MiB", "of it after the imports", "÷ tensor_loop")
-    for name, each in memory["bytes"].items():
-        grown = each["peak"] - each["imported"]
+    for name, figures in memory["bytes"].items():
+        grown = figures["peak"] - figures["imported"]
         ratio = memory["engine_over_tensor_loop"] if name.startswith("engine/") else 1.0
-        table.add_row(name, f"{each['peak'] / _MEBIBYTE:.0f}", f"{grown / _MEBIBYTE:.0f}", f"{ratio:.3f}")
+        table.add_row(name, f"{figures['peak'] / _MEBIBYTE:.0f}", f"{grown / _MEBIBYTE:.0f}", f"{ratio:.3f}")
     return table
 
 
