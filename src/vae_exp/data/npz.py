@@ -103,23 +103,16 @@ class NPZSource:
         )
 
     def _load(self, *keys: str) -> dict[str, npt.NDArray[np.generic]]:
+        arrays = None
         try:
             with self._path.open("rb") as file:
                 archive = np.load(file, allow_pickle=False)
-                if not isinstance(archive, np.lib.npyio.NpzFile):
-                    raise UserError(
-                        f"data.path={self._path} holds a single array; expected an .npz file with "
-                        f"an array 'images' (numpy.savez)."
-                    )
-                arrays = {key: archive[key] for key in keys if key in archive}
+                if isinstance(archive, np.lib.npyio.NpzFile):
+                    arrays = {key: archive[key] for key in keys if key in archive}
         except FileNotFoundError:
             raise UserError(
                 f"data.path={self._path} does not exist; expected an .npz file with an array 'images'."
             ) from None
-        except UserError:
-            raise
-        except MemoryError as error:
-            raise UserError(f"data.path={self._path} claims more pixels than memory holds: {error}.") from error
         except Exception as error:  # damaged files raise errors of any kind
             reason = (
                 "it holds pickled objects, which are never loaded"
@@ -129,6 +122,11 @@ class NPZSource:
             raise UserError(
                 f"data.path={self._path} cannot be read as an .npz file of plain arrays: {reason}."
             ) from error
+        if arrays is None:
+            raise UserError(
+                f"data.path={self._path} holds a single array; expected an .npz file with an array 'images' "
+                f"(numpy.savez)."
+            )
         for key, array in arrays.items():
             if not isinstance(array, np.ndarray):
                 raise UserError(f"'{key}' in data.path={self._path} is a plain file; expected an array.")
