@@ -15,6 +15,9 @@ from tests.builders import CPU
 from vae_exp.engine.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from vae_exp.errors import UserError
 
+OTHER_FILES = [b"\x00" * 100, b"hello\n", b"<!DOCTYPE html>", b".", b"a chance", b"J1"]
+SHARES = [0.0, 0.001, 0.1, 0.5, 0.9, 0.999, 1.0]
+
 
 class _Evil:
     """Leaves a mark on the disk when it is unpickled."""
@@ -98,24 +101,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, make: Callable[[Path],
     assert reason in _refused(tmp_path / "last.pt")
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"\x00" * 100,
-        b"hello\n",
-        b"<!DOCTYPE html>",
-        b".",
-        b"a chance",
-        b"J1",
-        0.0,
-        0.001,
-        0.1,
-        0.5,
-        0.9,
-        0.999,
-        1.0,
-    ],
-)
+@pytest.mark.parametrize("content", [*OTHER_FILES, *SHARES])
 def test_a_file_of_something_else_or_a_share_of_a_checkpoint_is_refused(tmp_path: Path, content: bytes | float):
     path = tmp_path / "last.pt"
     save_checkpoint(path, _state())

@@ -31,14 +31,6 @@ def test_every_seed_and_stream_has_its_own_draws():
     assert tuple(_draws(7, "noise").tolist()) == draws[7, "noise"]
 
 
-def test_a_generator_does_not_touch_the_process_wide_one():
-    torch.manual_seed(3)
-    expected = torch.rand(4)
-    torch.manual_seed(3)
-    torch.rand(4, generator=make_generator(0, "noise", CPU))
-    assert torch.equal(torch.rand(4), expected)
-
-
 def _initial_weights(seed: int) -> Tensor:
     seed_everything(seed)
     return nn.Linear(8, 8).weight.detach().clone()

@@ -10,11 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from tests.builders import CPU, SHAPE, grey_images, make_train_step, small_vae, weights
-from vae_exp.data.images import Batch
+from tests.builders import CPU, grey_images, make_train_step, small_vae, weights
 from vae_exp.engine.distributed import DistributedContext
 from vae_exp.engine.ema import ExponentialMovingAverage
-from vae_exp.engine.seeding import make_generator
 from vae_exp.engine.train_step import (
     EpochLossBuffer,
     ModelWithLoss,
@@ -106,13 +104,6 @@ def test_gradients_of_an_earlier_step_are_gone_and_the_average_is_updated_after_
     step(3)
     both = grey_images(COUNT).batch().images.flatten(1).sum(dim=0)
     torch.testing.assert_close(module.weight.detach(), -LR * both, rtol=1e-5, atol=1e-6)
-
-
-def test_a_model_with_loss_returns_the_terms_of_the_loss():
-    vae, images = small_vae(), torch.rand(3, *SHAPE)
-    terms = ELBO()(vae, Batch(images), make_generator(1, "noise", CPU))
-    returned = ModelWithLoss(vae, ELBO())(images, make_generator(1, "noise", CPU))
-    assert all(map(torch.equal, returned, (terms.loss, terms.distortion, terms.rate)))
 
 
 # Losses that are not finite

@@ -253,14 +253,6 @@ def test_the_best_checkpoint_is_the_epoch_of_the_lowest_monitor(bench, monitor, 
 # Ends
 
 
-def test_early_stopping_stops_when_patience_runs_out(bench):
-    script = Scripted(train=[1.0] * 9, val=[3.0, 2.0, 2.5, 2.5, 1.0, 1.0, 1.0, 1.0, 1.0])
-    made = bench(loss=script, epochs=9, patience=2).fit()
-    assert (made.trainer.state.epoch, made.trainer.state.stopped_early) == (4, True)
-    assert made.checkpoint("best")["epoch"] == 2
-    assert made.checkpoint("last")["epoch"] == 4
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize(
     ("split", "message"),
