@@ -3,10 +3,10 @@
 It saves its results in the folder, as `RANK.pt`.
 """
 
-import os
 import signal
 import socket
 import sys
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -62,30 +62,22 @@ def train(name: str, folder: Path, dist: DistributedContext, **changes: Any) -> 
     return {"weights": weights(vae), "average": average, "metrics": metrics, "step": trainer.state.global_step}
 
 
-class Signals:
-    """A loss during which one of the processes gets a signal."""
+class Disturbed(ELBO):
+    """A loss whose fourth call in one of the processes has a signal or is not a number."""
 
-    def __init__(self, rank: int) -> None:
-        self._rank, self._calls, self._elbo = rank, 0, ELBO()
-
-    def __call__(self, vae: VAE, batch: Batch, noise: torch.Generator) -> LossTerms:
-        self._calls += 1
-        if self._rank == 1 and self._calls == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return self._elbo(vae, batch, noise)
-
-
-class Spoils:
-    """A loss that is not a number in one process alone."""
-
-    def __init__(self, rank: int) -> None:
-        self._rank, self._calls, self._elbo = rank, 0, ELBO()
+    def __init__(self, rank: int, by: str) -> None:
+        super().__init__()
+        self._rank, self._by, self._calls = rank, by, 0
 
     def __call__(self, vae: VAE, batch: Batch, noise: torch.Generator) -> LossTerms:
         self._calls += 1
-        terms = self._elbo(vae, batch, noise)
-        scale = float("nan") if self._rank == 1 and self._calls == 4 else 1.0
-        return LossTerms(terms.loss * scale, terms.distortion * scale, terms.rate)
+        terms = super().__call__(vae, batch, noise)
+        if self._rank != 1 or self._calls != 4:
+            return terms
+        if self._by == "signal":
+            signal.raise_signal(signal.SIGTERM)
+            return terms
+        return LossTerms(terms.loss * nan, terms.distortion * nan, terms.rate)
 
 
 def run_all(folder: Path, dist: DistributedContext) -> dict[str, Any]:
@@ -96,9 +88,9 @@ def run_all(folder: Path, dist: DistributedContext) -> dict[str, Any]:
     results["sum of ranks"] = sums.tolist()
     results["agreed"] = [dist.any_rank_flag(flag) for flag in (0, 15 * dist.rank, 0, 2 - dist.rank, 0)]
     results["shared"] = dist.run_on_main_and_broadcast(lambda: {"made by": dist.rank})
-    for name, loss in (("interrupted", Signals(dist.rank)), ("diverged", Spoils(dist.rank))):
+    for name, by in (("interrupted", "signal"), ("diverged", "nan")):
         try:
-            train(name, folder, dist, loss=loss)
+            train(name, folder, dist, loss=Disturbed(dist.rank, by))
         except (Interrupted, DivergedError) as error:
             results[name] = f"{type(error).__name__}: {error}"
     try:
