@@ -1,6 +1,6 @@
 """`hydra/launcher=pool`: a sweep on one node, each job in its own process."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from hydra.core.utils import JobReturn
@@ -13,29 +13,13 @@ class PoolLauncher(Launcher):
     """Runs jobs side by side, as many as there are slots.
 
     Args:
-        slots: Jobs at once where there is no GPU; None takes one per core.
-        slots_per_gpu: Jobs at once on each GPU.
-        gpus: Which GPUs; None takes all that are visible, an empty list none.
-        threads: Threads of each job; None shares the cores among the slots.
         grace_seconds: How long a job may take to end in order when the sweep is stopped.
+        slots: What `SlotConfig` takes: `slots`, `slots_per_gpu`, `gpus` and `threads`.
     """
 
-    def __init__(
-        self,
-        slots: int | None,
-        slots_per_gpu: int,
-        gpus: Sequence[str | int] | None,
-        threads: int | None,
-        grace_seconds: float,
-    ) -> None:
+    def __init__(self, grace_seconds: float, **slots: Any) -> None:
         super().__init__()
-        self._options: dict[str, Any] = {
-            "slots": slots,
-            "slots_per_gpu": slots_per_gpu,
-            "gpus": gpus,
-            "threads": threads,
-        }
-        self._grace_seconds = grace_seconds
+        self._grace_seconds, self._slots = grace_seconds, slots
         self._arguments: tuple[HydraContext, TaskFunction, DictConfig] | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -47,13 +31,13 @@ class PoolLauncher(Launcher):
         results: Sequence[JobReturn] = self._sweep().launch(job_overrides, initial_job_idx)
         return results
 
-    def stream(self, source: Any, total: int, done: int) -> None:
+    def stream(self, jobs: Iterable[Any], total: int, done: int, on_end: Callable[[Any], None]) -> None:
         """Run jobs that become known one after the other, as those of a search do."""
-        self._sweep().stream(source, total, done)
+        self._sweep().stream(jobs, total, done, on_end)
 
     def _sweep(self) -> Any:
         from vae_exp.sweep.pool.launcher import PoolSweep
         from vae_exp.sweep.pool.slots import SlotConfig
 
         assert self._arguments is not None, "Hydra calls setup first"
-        return PoolSweep(*self._arguments, SlotConfig(**self._options), self._grace_seconds)
+        return PoolSweep(*self._arguments, SlotConfig(**self._slots), self._grace_seconds)

@@ -19,25 +19,26 @@ def sweep(tmp_path: Path) -> Path:
     return tmp_path / "sweep"
 
 
-def test_without_a_sweep_nothing_is_reported(session: SweepSession, capsys: pytest.CaptureFixture[str]):
-    session.print_report()
-    assert capsys.readouterr().out == ""
-
-
-def test_a_sweep_that_has_started_is_reported(
-    session: SweepSession, sweep: Path, capsys: pytest.CaptureFixture[str]
+def test_a_sweep_that_has_started_is_reported_from_any_working_directory(
+    session: SweepSession, sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    session.track(sweep)
-    session.print_report()
+    assert session.print_report()
+    assert capsys.readouterr().out == ""
+    monkeypatch.chdir(sweep.parent)
+    session.track(Path("sweep"))
+    monkeypatch.chdir("/")
+    assert session.print_report()
     assert "Sweep sweep, best first" in capsys.readouterr().out
     assert (sweep / "summary.csv").exists()
 
 
-def test_failed_trials_are_reported_and_not_promised_again(
-    session: SweepSession, sweep: Path, capsys: pytest.CaptureFixture[str]
+def test_failed_trials_are_reported_instead_of_failed_jobs(
+    session: SweepSession, capsys: pytest.CaptureFixture[str]
 ):
-    session.track(sweep)
-    session.add_failures(["a: broke"], 1)
+    session.add_failures(2, 3)
+    session.add_failures(0, 4)
+    assert not session.print_report()
+    assert "2 of 7 jobs that were tried did not finish" in capsys.readouterr().err
     session.set_trial_counts(failed=1, unfinished=0)
     assert not session.print_report()
     message = capsys.readouterr().err
@@ -57,23 +58,6 @@ def test_a_table_that_cannot_be_written_costs_nothing_else(
     session.track(sweep)
     assert session.print_report()
     assert "the table of the sweep could not be written" in capsys.readouterr().err
-
-
-def test_a_sweep_is_found_from_another_working_directory(
-    session: SweepSession, sweep: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.chdir(sweep.parent)
-    session.track(Path("sweep"))
-    monkeypatch.chdir("/")
-    session.print_report()
-    assert (sweep / "summary.csv").exists()
-
-
-def test_failed_jobs_are_counted_at_the_end(session: SweepSession, capsys: pytest.CaptureFixture[str]):
-    session.add_failures(["a: no", "b: no"], 3)
-    session.add_failures([], 4)
-    assert session.print_report() is False
-    assert "2 of 7 jobs that were tried did not finish" in capsys.readouterr().err
 
 
 def test_a_session_is_found_within_its_block_alone():

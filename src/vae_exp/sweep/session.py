@@ -14,16 +14,15 @@ class SweepSession:
 
     def __init__(self) -> None:
         self._directories: list[tuple[Path, bool]] = []
-        self._failures: list[str] = []
-        self._jobs = 0
+        self._failures = self._jobs = 0
         self._trial_problems: list[str] | None = None
 
     def track(self, directory: Path, has_wandb_runs: bool = False) -> None:
         """Report on a sweep's directory at the end; with W&B runs the dashboard is offered."""
         self._directories.append((directory.absolute(), has_wandb_runs))
 
-    def add_failures(self, failures: list[str], jobs: int) -> None:
-        """Add `jobs` that were tried, and the reasons of those that failed."""
+    def add_failures(self, failures: int, jobs: int) -> None:
+        """Add `jobs` that were tried, of which so many failed."""
         self._jobs += jobs
         self._failures += failures
 
@@ -33,9 +32,8 @@ class SweepSession:
         if failed:
             self._trial_problems.append(f"{failed} trials failed; they stay failed and count as trials.")
         if unfinished:
-            self._trial_problems.append(
-                f"{unfinished} trials have not ended; run the same command to continue them."
-            )
+            report = f"{unfinished} trials have not ended; run the same command to continue them."
+            self._trial_problems.append(report)
 
     def print_report(self) -> bool:
         """Print the table of the sweep, if there was one, and write its `summary.csv`; whether all succeeded."""
@@ -55,12 +53,8 @@ class SweepSession:
     def _problems(self) -> list[str]:
         if self._trial_problems is not None:
             return self._trial_problems
-        if not self._failures:
-            return []
-        return [
-            f"{len(self._failures)} of {self._jobs} jobs that were tried did not finish; "
-            f"run the same command to continue."
-        ]
+        report = f"{self._failures} of {self._jobs} jobs that were tried did not finish"
+        return [f"{report}; run the same command to continue."] if self._failures else []
 
 
 _session: ContextVar[SweepSession] = ContextVar("sweep_session")

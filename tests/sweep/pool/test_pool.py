@@ -16,7 +16,7 @@ from vae_exp.storage.atomic_io import write_json
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.pool.display import PoolDisplay
 from vae_exp.sweep.pool.job import Job, JobOutcome
-from vae_exp.sweep.pool.pool import JobList, Pool, PreparedJob
+from vae_exp.sweep.pool.pool import Pool, PreparedJob
 from vae_exp.sweep.pool.slots import Slot
 from vae_exp.sweep.run_job import JobAction
 
@@ -67,7 +67,7 @@ def run(folder: Path, whats: list[str], slots: list[Slot]) -> list[Job]:
         payload = lambda: _pickled(Told(folder, what), config)  # noqa: E731
         return PreparedJob(RunDirectory(place), 1, attempt, payload)
 
-    Pool(slots, compose, 5.0, PoolDisplay(len(jobs), len(slots))).run(JobList(jobs))
+    Pool(slots, compose, 5.0, PoolDisplay(len(jobs), len(slots))).run(jobs)
     return jobs
 
 

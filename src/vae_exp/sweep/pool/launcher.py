@@ -1,6 +1,6 @@
 """The pool behind Hydra's launcher: compose jobs, run them, return their outcomes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,34 +12,22 @@ from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.pool.display import PoolDisplay
 from vae_exp.sweep.pool.job import Job, JobOutcome
-from vae_exp.sweep.pool.pool import JobList, JobSource, Pool, PreparedJob
+from vae_exp.sweep.pool.pool import Pool, PreparedJob
 from vae_exp.sweep.pool.slots import SlotConfig
 from vae_exp.sweep.pool.worker import pickle_job
 from vae_exp.sweep.run_job import JobAction, decide_action, save_overrides
 from vae_exp.sweep.session import current_session
 
+_UNFINISHED = (JobOutcome.FAILED, JobOutcome.STOPPED)
+
 
 class PoolReturn(JobReturn):
-    """What a sweeper is given of a job; asking for the value of one that failed does not end the sweep.
+    """The metrics of a job; to ask for those of one that failed does not end the sweep."""
 
-    Args:
-        job: The job, ended.
-    """
-
-    def __init__(self, job: Job) -> None:
-        super().__init__(overrides=list(job.overrides))
-        self.job = job
-        succeeded = job.outcome in (JobOutcome.DONE, JobOutcome.SKIPPED, JobOutcome.RUNNING_ELSEWHERE)
-        self.status = JobStatus.COMPLETED if succeeded else JobStatus.FAILED
-
-    @property
+    @property  # type: ignore[misc]  # Hydra's has a setter too
     def return_value(self) -> Any:
         """The final metrics."""
-        return self.job.metrics
-
-    @return_value.setter
-    def return_value(self, value: Any) -> None:
-        raise AttributeError("a job of a pool returns its metrics")
+        return self._return_value
 
 
 class PoolSweep:
@@ -86,26 +74,41 @@ class PoolSweep:
         jobs = [
             Job(first_number + index, filter_overrides(overrides)) for index, overrides in enumerate(job_overrides)
         ]
-        self.stream(JobList(jobs), len(jobs))
-        return [PoolReturn(job) for job in jobs]
+        self.stream(jobs, len(jobs))
+        return [
+            PoolReturn(
+                overrides=job.overrides,
+                status=JobStatus.FAILED if job.outcome in _UNFINISHED else JobStatus.COMPLETED,
+                _return_value=job.metrics,
+            )
+            for job in jobs
+        ]
 
-    def stream(self, source: JobSource, total: int, done: int = 0) -> None:
-        """Run the jobs of a source until it has no more.
+    def stream(
+        self, jobs: Iterable[Job], total: int, done: int = 0, on_end: Callable[[Job], None] = lambda job: None
+    ) -> None:
+        """Run jobs that become known one after the other.
 
         Args:
-            source: Where they come from.
+            jobs: Each is taken when a slot is free.
             total: How many there will be, with those that are done.
             done: How many of them an earlier command has run.
+            on_end: Called with every job that has ended.
 
         Raises:
             SystemExit: on Ctrl-C or SIGTERM, once every job has ended.
         """
-        counted = _Counted(source)
+        ended: list[Job] = []
+
+        def note(job: Job) -> None:
+            ended.append(job)
+            on_end(job)
+
         display = PoolDisplay(total, len(self._slots), done=done)
         try:
-            Pool(self._slots, self._compose, self._grace_seconds, display).run(counted)
+            Pool(self._slots, self._compose, self._grace_seconds, display).run(jobs, note)
         finally:
-            current_session().add_failures(counted.failures, counted.count)
+            current_session().add_failures(sum(job.outcome in _UNFINISHED for job in ended), len(ended))
 
     def _compose(self, job: Job) -> PreparedJob:
         composed = self._hydra_context.config_loader.load_sweep_config(self._config, list(job.overrides))
@@ -118,22 +121,3 @@ class PoolSweep:
             save_overrides(directory, job.overrides)
         pickle = partial(pickle_job, self._hydra_context, self._task_function, composed)
         return PreparedJob(directory, int(composed.trainer.epochs), action, pickle)
-
-
-class _Counted:
-    """A source that counts its jobs and keeps the reasons of those that fail."""
-
-    def __init__(self, source: JobSource) -> None:
-        self._source = source
-        self.count = 0
-        self.failures: list[str] = []
-
-    def take(self) -> Job | None:
-        job = self._source.take()
-        self.count += job is not None
-        return job
-
-    def ended(self, job: Job) -> None:
-        if job.outcome in (JobOutcome.FAILED, JobOutcome.STOPPED):
-            self.failures.append(f"{job.name}: {job.reason}")
-        self._source.ended(job)

@@ -6,12 +6,11 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
-from typing import Protocol
 
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import UserError
@@ -32,36 +31,6 @@ _PRELOADED = [  # once for all jobs: with the first comes torch, the others are 
     "torch.fx.experimental.symbolic_shapes",
 ]
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-
-class JobSource(Protocol):
-    """Where a pool's jobs come from."""
-
-    def take(self) -> Job | None:
-        """The next job; None if there will be no more."""
-        ...
-
-    def ended(self, job: Job) -> None:
-        """A job has ended."""
-        ...
-
-
-class JobList:
-    """A source of jobs that are known from the start.
-
-    Args:
-        jobs: In the order in which they are run.
-    """
-
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self._waiting = deque(jobs)
-
-    def take(self) -> Job | None:
-        """The next job; None if there will be no more."""
-        return self._waiting.popleft() if self._waiting else None
-
-    def ended(self, job: Job) -> None:
-        """Nothing depends on it."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +61,7 @@ class Pool:
         slots: Where jobs may run.
         compose: Prepares a job; called just before it starts.
         grace_seconds: How long a job may take to end in order when the sweep is stopped.
-        display: Shows how worker_end the sweep is.
+        display: Shows the progress of the sweep.
     """
 
     def __init__(
@@ -108,19 +77,22 @@ class Pool:
         self._display = display
         self._running: list[RunningJob] = []
         self._out_of_memory: deque[Job] = deque()
-        self._source: JobSource = JobList([])
         self._exhausted = False
         self._stopping = False
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(_PRELOADED)
 
-    def run(self, source: JobSource) -> None:
-        """Run all jobs of a source, and set their outcomes.
+    def run(self, jobs: Iterable[Job], on_end: Callable[[Job], None] = lambda job: None) -> None:
+        """Run jobs, and set their outcomes.
+
+        Args:
+            jobs: Each is taken when a slot is free.
+            on_end: Called with every job that has ended.
 
         Raises:
             SystemExit: with 130 or 143 on Ctrl-C or SIGTERM, once every job has ended.
         """
-        self._source, self._exhausted = source, False
+        self._jobs, self._on_end = iter(jobs), on_end
         with (
             GracefulShutdown(second_signal_kills=False) as stop,
             self._display,
@@ -141,7 +113,7 @@ class Pool:
         while self._out_of_memory and not stop.count and (slot := self._slot_on_idle_gpu()):
             self._start(self._out_of_memory.popleft(), slot)
         while not self._exhausted and not stop.count and (slot := self._free_slot()):
-            job = self._source.take()
+            job = next(self._jobs, None)
             if job is None:
                 self._exhausted = True
             else:
@@ -191,7 +163,7 @@ class Pool:
 
     def _ended(self, job: Job) -> None:
         self._display.ended(job)
-        self._source.ended(job)
+        self._on_end(job)
 
     def _collect(self, stop: GracefulShutdown) -> None:
         """Wait a moment for jobs to end."""

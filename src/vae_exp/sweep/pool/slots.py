@@ -1,6 +1,7 @@
 """Where jobs may run: the slots of a node's GPUs, or of its cores."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from joblib import cpu_count
 from vae_exp.errors import UserError
 
 _LISTING_SECONDS = 30
+_UUID = re.compile(r"UUID: (MIG-[^)]+|[^)]+(?=\)\s*(?:^GPU|\Z)))", re.MULTILINE)  # of a divided GPU, its parts
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,10 @@ class SlotConfig:
         if device.startswith("cuda") and not gpus:
             raise UserError(f"trainer.device={device}: hydra/launcher=pool finds no GPU on this node.")
         cores: int = cpu_count()
-        places: list[str | None] = [gpu for _ in range(self.slots_per_gpu) for gpu in gpus]
-        if not gpus:
-            hidden = None if self.gpus is None else ""
-            places = [hidden] * (self.slots or cores)
-        threads = self.threads or max(1, cores // len(places))
-        return [Slot(number, gpu, threads) for number, gpu in enumerate(places)]
+        hidden = None if self.gpus is None else ""
+        devices: list[str | None] = [*gpus] * self.slots_per_gpu or [hidden] * (self.slots or cores)
+        threads = self.threads or max(1, cores // len(devices))
+        return [Slot(number, gpu, threads) for number, gpu in enumerate(devices)]
 
     def _gpus(self) -> list[str]:
         visible = visible_gpus()
@@ -83,14 +83,11 @@ class SlotConfig:
             elif gpu in visible and not gpu.isdecimal():
                 gpus.append(gpu)
             else:
-                raise UserError(f"hydra.launcher.gpus={list(self.gpus)}: {_describe(visible)}.")
+                shown = ", ".join(visible) or "none"
+                raise UserError(
+                    f"hydra.launcher.gpus={list(self.gpus)}: the visible GPUs, counted from 0, are {shown}."
+                )
         return gpus
-
-
-def _describe(visible: Sequence[str]) -> str:
-    if not visible:
-        return "no GPU is visible on this node"
-    return f"GPU indices here go from 0 to {len(visible) - 1}; the visible GPUs are {', '.join(visible)}"
 
 
 def visible_gpus() -> list[str]:
@@ -107,21 +104,4 @@ def visible_gpus() -> list[str]:
         )
     except (OSError, subprocess.SubprocessError):
         return []
-    return parsed_listing(listed.stdout)
-
-
-def parsed_listing(text: str) -> list[str]:
-    """The identifiers that `nvidia-smi -L` prints: of a GPU, or of its parts where it is divided."""
-    entries: list[str] = []
-    divided = False
-    for line in text.splitlines():
-        identifier = line.rpartition("UUID: ")[2].rstrip(") \n")
-        if "UUID: " not in line:
-            continue
-        if line.startswith("GPU"):
-            divided = False
-        elif not divided:
-            entries.pop()
-            divided = True
-        entries.append(identifier)
-    return entries
+    return _UUID.findall(listed.stdout)
