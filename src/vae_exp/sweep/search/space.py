@@ -2,16 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from optuna import create_study
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import RandomSampler
 from optuna.trial import Trial
 
+from vae_exp.configuration.overrides import override_key
 from vae_exp.errors import UserError
 
 Conditions = Mapping[str, Mapping[str, Sequence[Any]]]
+_EXAMPLES = 100  # enough to meet conditions that depend on each other
 
 
 @dataclass(frozen=True)
@@ -31,31 +36,16 @@ class Space:
     def suggest(self, trial: Trial) -> list[str]:
         """The overrides of a trial, its values drawn by the sampler; keys whose condition fails are left out."""
         chosen: dict[str, Any] = {}
-        for key in self._ordered():
+        for key in _order(self.conditions, self.distributions):
             if self._applies(key, chosen):
                 chosen[key] = _suggest(trial, key, self.distributions[key])
         return [*self.fixed, *(f"{key}={value}" for key, value in chosen.items())]
 
     def examples(self) -> list[list[str]]:
-        """Overrides of points of the space, among which every key occurs whose condition can hold."""
-        points: list[list[str]] = []
-        for key in [None, *self.conditions]:
-            required = {} if key is None else self._needed(key)
-            chosen: dict[str, Any] = {}
-            for name in self._ordered():
-                if self._applies(name, chosen):
-                    chosen[name] = required.get(name, _first(self.distributions[name]))
-            point = [*self.fixed, *(f"{name}={value}" for name, value in chosen.items())]
-            if point not in points:
-                points.append(point)
-        return points
-
-    def _needed(self, key: str) -> dict[str, Any]:
-        """Values with which a key is searched."""
-        needed: dict[str, Any] = {}
-        for other, values in self.conditions.get(key, {}).items():
-            needed |= {other: values[0], **self._needed(other)} if values else self._needed(other)
-        return needed
+        """Overrides of random points of the space, one for each set of keys that occurred."""
+        study = create_study(sampler=RandomSampler(seed=0))
+        points = [self.suggest(study.ask()) for _ in range(_EXAMPLES if self.conditions else 1)]
+        return [*{frozenset(map(override_key, point)): point for point in points}.values()]
 
     def grid(self) -> dict[str, list[Any]]:
         """The values of each key, for a sampler that tries all of them.
@@ -72,16 +62,6 @@ class Space:
             else:
                 raise UserError(f"hydra.sweeper.sampler.name=grid: {key} has no list of values; say choice(…).")
         return grid
-
-    def _ordered(self) -> list[str]:
-        """Keys so that those which a condition asks for come first."""
-        ordered: list[str] = []
-        waiting = list(self.distributions)
-        while waiting:
-            ready = [key for key in waiting if not set(self.conditions.get(key, ())) & set(waiting)]
-            ordered += ready
-            waiting = [key for key in waiting if key not in ready]
-        return ordered
 
     def _applies(self, key: str, chosen: Mapping[str, Any]) -> bool:
         return all(
@@ -113,7 +93,7 @@ def parsed_space(overrides: Sequence[str], conditions: Conditions) -> Space:
             "hydra/sweeper=optuna has nothing to search: give a key several values, such as "
             "'model.latent_dim=choice(2,8,32)' or 'optimizer.lr=tag(log,interval(1e-4,1e-2))'."
         )
-    _check(conditions, distributions)
+    _order(conditions, distributions)
     return Space(tuple(fixed), distributions, conditions)
 
 
@@ -168,27 +148,20 @@ def _suggest(trial: Trial, key: str, distribution: BaseDistribution) -> Any:
     return f"{drawn:.6g}"  # as it stands in names and tables
 
 
-def _first(distribution: BaseDistribution) -> Any:
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices[0]
-    assert isinstance(distribution, IntDistribution | FloatDistribution)
-    return distribution.low
+def _order(conditions: Conditions, distributions: Mapping[str, BaseDistribution]) -> list[str]:
+    """Keys so that those which a condition names come first.
 
-
-def _check(conditions: Conditions, distributions: Mapping[str, BaseDistribution]) -> None:
-    searched = ", ".join(distributions)
+    Raises:
+        UserError: if a condition names a key that is not searched, or needs itself.
+    """
     for key, needed in conditions.items():
         for name in (key, *needed):
             if name not in distributions:
+                searched = ", ".join(distributions)
                 raise UserError(
                     f"hydra.sweeper.conditions.{key} names {name}, which is not searched; known: {searched}."
                 )
-    settled: set[str] = set()
-    while True:
-        more = {key for key in distributions if set(conditions.get(key, ())) <= settled} - settled
-        if not more:
-            break
-        settled |= more
-    for key in conditions:
-        if key not in settled:
-            raise UserError(f"hydra.sweeper.conditions.{key} needs, in the end, itself.")
+    try:
+        return [*TopologicalSorter({key: conditions.get(key, ()) for key in distributions}).static_order()]
+    except CycleError as error:
+        raise UserError(f"hydra.sweeper.conditions.{error.args[1][0]} needs, in the end, itself.") from error

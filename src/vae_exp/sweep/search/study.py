@@ -9,7 +9,7 @@ from typing import Any
 
 import optuna
 from filelock import FileLock, Timeout
-from optuna.distributions import BaseDistribution, check_distribution_compatibility
+from optuna.distributions import check_distribution_compatibility
 from optuna.exceptions import DuplicatedStudyError
 from optuna.samplers import RandomSampler
 from optuna.storages import JournalStorage
@@ -17,12 +17,12 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from vae_exp.configuration.overrides import quote_value
 from vae_exp.configuration.renames import rename_override
 from vae_exp.errors import UserError
-from vae_exp.metrics import current_metric, with_current_metrics
+from vae_exp.metrics import current_metric, higher_is_better, with_current_metrics
 from vae_exp.storage.run_directory import RunDirectory
-from vae_exp.sweep.aggregate import direction
-from vae_exp.sweep.job_records import read_job
+from vae_exp.sweep.job_records import JobRecord, read_job
 from vae_exp.sweep.manifest import STUDY_FILE, job_key
 from vae_exp.sweep.search import samplers
 from vae_exp.sweep.search.space import Space
@@ -113,7 +113,7 @@ def with_directions(objectives: Sequence[str], directions: Sequence[str] | None)
         UserError: if there are not as many of both.
     """
     if directions is None:
-        return {name: direction(name) for name in map(current_metric, objectives)}
+        return {name: DIRECTIONS[higher_is_better(name)] for name in map(current_metric, objectives)}
     if len(directions) != len(objectives):
         raise UserError(
             f"hydra.sweeper.directions={list(directions)} must have one for each of "
@@ -244,10 +244,10 @@ class TrialScheduler:
         Raises:
             UserError: if the job does not report an objective.
         """
-        status = "failed" if directory is None else read_job(directory).status
-        if status not in _ENDED:
+        job = None if directory is None else read_job(directory)
+        if job is not None and job.status not in _ENDED:
             return False
-        state, values = self._outcome(directory)
+        state, values = self._outcome(job)
         with self._locked():
             self._set_result(lease.number, state, values)
             self._answer_duplicates()
@@ -258,12 +258,9 @@ class TrialScheduler:
         """Release a trial; one without a result can be leased again."""
         lease.lock.release()
 
-    def _outcome(self, directory: RunDirectory | None) -> tuple[TrialState | None, list[float] | None]:
-        job = None if directory is None else read_job(directory)
-        if job is not None and job.status == "pruned":
-            return TrialState.PRUNED, None
+    def _outcome(self, job: JobRecord | None) -> tuple[TrialState | None, list[float] | None]:
         if job is None or job.status != "completed":
-            return TrialState.FAIL, None
+            return TrialState.PRUNED if job is not None and job.status == "pruned" else TrialState.FAIL, None
         missing = [name for name in self._settings.objectives if name not in job.metrics]
         if missing:
             available = ", ".join(sorted(job.metrics))
@@ -288,9 +285,8 @@ class TrialScheduler:
         return FileLock(self._folder / _LOCKS / "study.lock", timeout=_LOCK_SECONDS)
 
     def _trial_override(self, trial: Trial) -> str:
-        path = str(self._path).replace("\\", "\\\\").replace("'", "\\'")
-        prune = len(self._settings.objectives) == 1
-        return f"{_TRIAL}{{storage:'{path}',number:{trial.number},prune:{str(prune).lower()}}}"
+        path, prune = quote_value(str(self._path)), str(len(self._settings.objectives) == 1).lower()
+        return f"{_TRIAL}{{storage:{path},number:{trial.number},prune:{prune}}}"
 
     def _open_study(self) -> optuna.Study:
         settings = self._settings
@@ -308,8 +304,7 @@ class TrialScheduler:
         requested = dict(self._settings.objectives)
         if stored != requested or list(stored) != list(requested):
             raise UserError(
-                f"{self._path} is of a search for {stored}, not for {requested}; choose another sweep.name"
-                f"{'.' if self._has_values() else ', or remove that file: none of its trials has a value yet.'}"
+                f"{self._path} is of a search for {stored}, not for {requested}; choose another sweep.name."
             )
         before = job_key([rename_override(override) for override in self._study.user_attrs.get("fixed", [])])
         now = job_key(self._space.fixed)
@@ -320,22 +315,14 @@ class TrialScheduler:
             )
         if self._study.user_attrs.get("pruner") != dict(self._settings.pruner):
             self._study.set_user_attr("pruner", dict(self._settings.pruner))
-        for trial in self._trials():
-            for key, distribution in trial.distributions.items():
-                self._check_compatible(key, distribution)
-
-    def _has_values(self) -> bool:
-        return any(trial.state is TrialState.COMPLETE for trial in self._trials())
-
-    def _check_compatible(self, key: str, before: BaseDistribution) -> None:
-        now = self._space.distributions.get(key)
-        try:
-            if now is not None:
-                check_distribution_compatibility(before, now)
-        except ValueError as error:
-            raise UserError(
-                f"{self._path} has searched {key} over other values ({error}); choose another sweep.name."
-            ) from error
+        for key, stored_values in (item for trial in self._trials() for item in trial.distributions.items()):
+            try:
+                requested_values = self._space.distributions.get(key, stored_values)
+                check_distribution_compatibility(stored_values, requested_values)
+            except ValueError as error:
+                raise UserError(
+                    f"{self._path} has searched {key} over other values ({error}); choose another sweep.name."
+                ) from error
 
 
 def _own_overrides(user_attrs: Mapping[str, Any]) -> tuple[str, ...]:
