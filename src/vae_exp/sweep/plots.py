@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import combinations, cycle
-from math import inf, isnan, log
+from math import isnan
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -25,6 +25,7 @@ from vae_exp.sweep.aggregate import (
     grouped,
     meaning,
     natural_sort_key,
+    partition,
     select_metric,
     varying_keys,
 )
@@ -34,14 +35,13 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#
 _MARKERS = "osD^vP*"
 _MOST_LINES = len(_COLOURS)
 _MOST_NAMED = 3  # keys in the name of a setting in a legend
-_MANY = 8  # settings, from which on a value can be far from the rest
 _FORMATS = ("png", "svg")
 _DPI = 150
 _FEW = 8  # values that each get a tick label
 _SHORT = 8  # characters of a number that was typed, not sampled
 _WIDE = 8.0  # from this ratio of greatest to least on, an axis is logarithmic
 _DECADES = 100.0  # from this ratio on, a logarithmic axis is marked at powers of ten alone
-_APART = 0.04  # of an axis: nearer labels would overlap
+_APART = 0.04  # of an axis: labels nearer than that would overlap
 _LONGEST = 60  # characters of all labels together that fit horizontally
 _CAPTION = 80  # characters in a line of what stands above a figure
 
@@ -57,17 +57,22 @@ class ParameterAxis:
     def __init__(self, groups: Sequence[SeedGroup], key: str) -> None:
         self.key = key
         self.values = sorted({group.keys[key] for group in groups}, key=natural_sort_key)
-        numbers = [_number(value) for value in self.values]
-        self.is_numeric = None not in numbers
+        try:
+            self._positions = [float(value) for value in self.values]
+            self.is_numeric = True
+        except ValueError:
+            self._positions = [float(index) for index in range(len(self.values))]
+            self.is_numeric = False
         self.is_few = len(self.values) <= _FEW and not (
             self.is_numeric and any(len(value) > _SHORT for value in self.values)
         )
-        self._numbers = [number for number in numbers if number is not None] if self.is_numeric else []
-        self.is_log = self.is_numeric and max(self._numbers) >= _WIDE * min(self._numbers) > 0
+        least = min(self._positions)
+        self._ratio = max(self._positions) / least if least > 0 else 0.0
+        self.is_log = self.is_numeric and self._ratio >= _WIDE
 
     def position(self, value: str) -> float:
         """The coordinate of a value."""
-        return self._numbers[self.values.index(value)] if self.is_numeric else float(self.values.index(value))
+        return self._positions[self.values.index(value)]
 
     def apply_to(self, axes: Axes) -> None:
         """Set scale, ticks and label of the horizontal axis."""
@@ -75,35 +80,19 @@ class ParameterAxis:
         axes.set_xlabel(self.key)
         if self.is_log:
             axes.set_xscale("log")
-        if self.is_few or not self.is_numeric:
-            axes.set_xticks([self.position(value) for value in self.values], self._labels())
+        axis.set_minor_locator(NullLocator())
+        if not self.is_numeric or (self.is_few and self._labels_fit()):
+            axes.set_xticks(self._positions, self.values)
         elif self.is_log:
-            wide = max(self._numbers) >= _DECADES * min(self._numbers)
-            axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+            axis.set_major_locator(LogLocator(subs=(1.0,) if self._ratio >= _DECADES else (1.0, 2.0, 5.0)))
             axis.set_major_formatter("{x:g}")
-        if self.is_few or not self.is_numeric or self.is_log:
-            axis.set_minor_locator(NullLocator())
         if not self.is_numeric:
             axes.set_xlim(-0.5, len(self.values) - 0.5)
             _rotate_long_labels(axes, self.values)
 
-    def _labels(self) -> list[str]:
-        """The tick labels, empty where one would overlap the previous."""
-        names: list[str] = []
-        last = -1.0
-        for value in self.values:
-            share = self._unit_position(value) if self.is_numeric else inf
-            names.append(value if share - last >= _APART else "")
-            last = share if names[-1] and self.is_numeric else last
-        return names
-
-    def _unit_position(self, value: str) -> float:
-        """The position of a value between the least (0) and the greatest (1)."""
-        least, greatest = self._scaled(min(self._numbers)), self._scaled(max(self._numbers))
-        return (self._scaled(self.position(value)) - least) / ((greatest - least) or 1.0)
-
-    def _scaled(self, number: float) -> float:
-        return log(number) if self.is_log else number
+    def _labels_fit(self) -> bool:
+        positions = np.log(self._positions) if self.is_log else np.array(self._positions)
+        return bool((np.diff(positions) >= _APART * np.ptp(positions)).all())
 
 
 def draw(jobs: Sequence[JobRecord], name: str | None, folder: Path, others: Others = "mean") -> list[Path]:
@@ -159,20 +148,14 @@ def curve(settings: Sequence[SeedGroup], metric: str, key: str, others: Others =
     figure, axes = _figure()
     below = ParameterAxis(settings, key)
     rest = [each for each in varying_keys(settings) if each != key]
-    lines: dict[str, list[SeedGroup]] = {}
-    for setting in settings:
-        lines.setdefault(_label(setting, rest), []).append(setting)
+    lines = partition(settings, lambda setting: _label(setting, rest))
     scattered = 2 * len(lines) > len(settings) > _MOST_LINES  # as a search leaves them: hardly any share the rest
     many = scattered or len(lines) > _MOST_LINES
     colours, markers, alpha = (("0.6",), "o", 0.6) if many else (_COLOURS, _MARKERS, 1.0)
-    values = np.array([setting.metrics[metric].mean for setting in settings])
-    outside = _show_usual(axes, np.array([below.position(each.keys[key]) for each in settings]), values, "y")
-    low, high = _usual(values)
     for (label, line), colour, marker in zip(lines.items(), cycle(colours), cycle(markers), strict=False):
         members = sorted(line, key=lambda setting: below.position(setting.keys[key]))
         x = [below.position(setting.keys[key]) for setting in members]
         mean = np.array([setting.metrics[metric].mean for setting in members])
-        mean[(mean < low) | (mean > high)] = np.nan  # drawn at the edge
         error = np.nan_to_num([setting.metrics[metric].error for setting in members])
         style: dict[str, Any] = {"color": colour, "alpha": alpha, "marker": marker, "markersize": 5}
         if below.is_numeric and not scattered:
@@ -195,7 +178,7 @@ def curve(settings: Sequence[SeedGroup], metric: str, key: str, others: Others =
         parts.append(f"{'dotted' if below.is_numeric else 'dashes'}: {others} over {', '.join(rest)}")
     below.apply_to(axes)
     axes.set_ylabel(metric)
-    _caption(axes, [*parts, _outlier_caption(outside)])
+    _caption(axes, parts)
     if rest and not many:
         axes.legend(fontsize="small", frameon=False)
     return figure
@@ -208,10 +191,10 @@ def heat_map(settings: Sequence[SeedGroup], metric: str, across: str, up: str, o
     cells = np.full((len(rows), len(columns)), np.nan)
     for group in combined(settings, [across, up], others, metric):
         cells[rows.index(group.keys[up]), columns.index(group.keys[across])] = group.metrics[metric].mean
-    low, high = _usual(cells[~np.isnan(cells)])
-    image = axes.imshow(cells, origin="lower", aspect="auto", vmin=low, vmax=high, cmap=_colours(metric))
-    figure.colorbar(image, label=metric, extend=_beyond(cells, low, high))
-    dark = (low + high) / 2
+    colours = "viridis" if higher_is_better(metric) else "viridis_r"  # bright where the metric is good
+    image = axes.imshow(cells, origin="lower", aspect="auto", cmap=colours)
+    figure.colorbar(image, label=metric)
+    dark = (np.nanmin(cells) + np.nanmax(cells)) / 2
     for (row, column), value in np.ndenumerate(cells):
         if not isnan(value):
             shade = "white" if (value < dark) == higher_is_better(metric) else "black"
@@ -234,10 +217,7 @@ def rate_distortion(settings: Sequence[SeedGroup], rate: str, distortion: str) -
     x = np.array([setting.metrics[rate].mean for setting in settings])
     y = np.array([setting.metrics[distortion].mean for setting in settings])
     axes.margins(0.12)
-    outside = _show_usual(axes, x, y, "xy")
     for number, setting in enumerate(settings):
-        if outside[number]:
-            continue
         turn, colour = divmod(number, _MOST_LINES) if named else (0, 0)
         axes.errorbar(
             x[number], y[number],
@@ -261,7 +241,7 @@ def rate_distortion(settings: Sequence[SeedGroup], rate: str, distortion: str) -
     axes.set_xlabel(f"{rate} (nats)")
     axes.set_ylabel(f"{distortion} (nats)")
     parts = [meaning(settings, keys, "mean", rate), _error_caption(settings, rate, "bars")]
-    _caption(axes, [*parts, "grey lines: the same −ELBO", _outlier_caption(outside)])
+    _caption(axes, [*parts, "grey lines: the same −ELBO"])
     return figure
 
 
@@ -272,65 +252,15 @@ def _figure(width: float = 6.4) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _usual(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """The range of some values without those far from the rest (Tukey's outer fences), which would hide it."""
-    low, high = float(np.min(values)), float(np.max(values))
-    if len(values) < _MANY:
-        return low, high
-    quarter, three_quarters = np.quantile(values, [0.25, 0.75])
-    reach = 3 * (three_quarters - quarter)
-    inside = [value for value in values if quarter - reach <= value <= three_quarters + reach]
-    return float(min(inside)), float(max(inside))
-
-
-def _show_usual(axes: Axes, x: np.ndarray, y: np.ndarray, sides: str) -> np.ndarray:
-    """Limit some axes to the usual range of their values; triangles at the edge mark the points beyond it.
-
-    Returns:
-        Which points those are.
-    """
-    shown = {"x": x, "y": y}
-    markers = np.full(len(x), " ")
-    for side in sides:
-        values = shown[side]
-        low, high = _usual(values)
-        edge = 0.12 * ((high - low) or 1.0)
-        markers[values < low], markers[values > high] = "<v"[side == "y"], ">^"[side == "y"]
-        if low > values.min() or high < values.max():
-            axes.set(**{f"{side}lim": (low - edge, high + edge)})
-            shown[side] = np.clip(values, low - edge / 2, high + edge / 2)
-    outside: np.ndarray = markers != " "
-    for number in np.flatnonzero(outside):
-        point = shown["x"][number], shown["y"][number]
-        axes.plot(*point, marker=str(markers[number]), color="0.3", markersize=7, linestyle="none", zorder=4)
-    return outside
-
-
 def _error_caption(settings: Sequence[SeedGroup], metric: str, drawn_as: str) -> str:
     has_errors = any(not isnan(setting.metrics[metric].error) for setting in settings)
     return f"{drawn_as}: standard errors over seeds" if has_errors else ""
-
-
-def _outlier_caption(outside: np.ndarray) -> str:
-    count = int(outside.sum())
-    return f"triangles: {count} setting{'s' * (count > 1)} beyond the axis" if count else ""
 
 
 def _caption(axes: Axes, parts: Sequence[str]) -> None:
     """Say above a figure what its numbers are."""
     text = "; ".join(filter(None, parts))
     axes.set_title("\n".join(wrap(text, _CAPTION)), fontsize="small", color="0.35")
-
-
-def _beyond(values: np.ndarray, low: float, high: float) -> str:
-    """At which ends of a colour bar there are values beyond it."""
-    below, above = bool((values < low).any()), bool((values > high).any())
-    return "both" if below and above else "min" if below else "max" if above else "neither"
-
-
-def _colours(metric: str) -> str:
-    """A map of colours, bright where the metric is good."""
-    return "viridis" if higher_is_better(metric) else "viridis_r"
 
 
 def _fill_a_grid(groups: Sequence[SeedGroup], across: str, up: str) -> bool:
@@ -352,10 +282,3 @@ def _rotate_long_labels(axes: Axes, names: Sequence[str]) -> None:
     """Rotate the tick labels of the x axis if they would overlap."""
     if sum(len(name) for name in names) > _LONGEST:
         axes.tick_params(axis="x", labelrotation=90)
-
-
-def _number(value: str) -> float | None:
-    try:
-        return float(value)
-    except ValueError:
-        return None
