@@ -14,7 +14,6 @@ from vae_exp.sweep.aggregate import (
     best_jobs,
     combined,
     default_keys,
-    direction,
     estimate,
     grouped,
     meaning,
@@ -190,16 +189,3 @@ def test_an_unknown_metric_is_refused_with_those_that_are_known(tmp_path: Path):
     make_job(tmp_path, ["a=1"], val__loss=1.0)
     with pytest.raises(UserError, match="--metric val/los: no job has it; known here: val/loss"):
         select_metric(read_jobs(tmp_path), "val/los")
-
-
-@pytest.mark.parametrize(
-    ("metric", "expected"),
-    [
-        ("val/elbo", "maximize"),
-        ("test/nll", "minimize"),
-        ("val/active_units", "maximize"),
-        ("val/loss", "minimize"),
-    ],
-)
-def test_which_way_a_metric_is_better(metric: str, expected: str):
-    assert direction(metric) == expected

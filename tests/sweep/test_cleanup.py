@@ -28,10 +28,10 @@ def test_what_failed_and_what_was_set_aside_can_go_and_the_rest_stays(tmp_path: 
     lost = make_job(tmp_path, ["a=4"], None)
     for job in (done, half):
         _checkpoint(job)
-    found = find_removable(_sweep(tmp_path), checkpoints=False)
-    assert {each.path for each in found} == {done / "previous" / "1", failed, lost}
-    assert next(each.size for each in found if each.reason == "set aside") == 5
-    assert remove(found, checkpoints=False) == []
+    removable = find_removable(_sweep(tmp_path), checkpoints=False)
+    assert {entry.path for entry in removable} == {done / "previous" / "1", failed, lost}
+    assert next(entry.size for entry in removable if entry.reason == "set aside") == 5
+    assert remove(removable, checkpoints=False) == []
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {done.name, half.name}
     assert (done / "result.json").exists()
 
@@ -40,25 +40,26 @@ def test_checkpoints_of_finished_jobs_can_go_too(tmp_path: Path):
     done, half = make_job(tmp_path, ["a=1"]), make_job(tmp_path, ["a=2"], "interrupted")
     for job in (done, half):
         _checkpoint(job)
-    [found] = find_removable(_sweep(tmp_path), checkpoints=True)
-    assert found.path == done / "checkpoints" / "last.pt"
+    [removable] = find_removable(_sweep(tmp_path), checkpoints=True)
+    assert removable.path == done / "checkpoints" / "last.pt"
 
 
-def test_a_job_that_runs_is_never_removed(tmp_path: Path):
+def test_a_job_that_runs_is_never_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("vae_exp.storage.run_directory._LOCK_TIMEOUT", 0.05)
     job = make_job(tmp_path, ["a=1"], "failed")
-    [found] = find_removable(_sweep(tmp_path), checkpoints=False)
+    [removable] = find_removable(_sweep(tmp_path), checkpoints=False)
     with FileLock(job / ".lock"):
         assert find_removable(_sweep(tmp_path), checkpoints=False) == []
-        [problem] = remove([found], checkpoints=False)
+        [problem] = remove([removable], checkpoints=False)
     assert "another process" in problem
     assert job.is_dir()
 
 
 def test_what_has_come_to_something_meanwhile_is_not_removed(tmp_path: Path):
     job = make_job(tmp_path, ["a=1"], "failed")
-    found = find_removable(_sweep(tmp_path), checkpoints=False)
+    removable = find_removable(_sweep(tmp_path), checkpoints=False)
     (job / "result.json").write_text('{"status": "completed"}')
-    [problem] = remove(found, checkpoints=False)
+    [problem] = remove(removable, checkpoints=False)
     assert "has been restarted" in problem
     assert job.is_dir()
 

@@ -15,7 +15,6 @@ from rich.text import Text
 from vae_exp.configuration.overrides import quote_value
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import UserError, did_you_mean, exit_with_message
-from vae_exp.metrics import higher_is_better
 from vae_exp.storage.atomic_io import check_all_within, check_writable
 from vae_exp.sweep.aggregate import (
     SeedGroup,
@@ -26,6 +25,7 @@ from vae_exp.sweep.aggregate import (
     meaning,
     means_over_seeds,
     natural_sort_key,
+    score,
     select_metric,
     sort_by_metric,
     to_cli_overrides,
@@ -171,12 +171,9 @@ def _sorted_jobs(jobs: Sequence[JobRecord], name: str | None) -> list[JobRecord]
 def _sorted_groups(groups: Sequence[SeedGroup], metric: str, name: str | None) -> list[SeedGroup]:
     if name is not None and any(name in group.keys for group in groups):
         return sorted(groups, key=lambda group: natural_sort_key(group.keys[name]))
-    sign = -1 if higher_is_better(metric) else 1
-
-    def rank(group: SeedGroup) -> float:
-        return sign * group.metrics[metric].mean if metric in group.metrics else float("inf")
-
-    return sorted(groups, key=rank)
+    having = [group for group in groups if metric in group.metrics]
+    having.sort(key=lambda group: score(metric, group.metrics[metric].mean), reverse=True)
+    return [*having, *(group for group in groups if metric not in group.metrics)]
 
 
 def _plot(args: argparse.Namespace) -> int:

@@ -2,11 +2,12 @@
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf, nan, sqrt
 from statistics import fmean, stdev
-from typing import Literal
+from typing import Literal, TypeVar
 
 from vae_exp.configuration.overrides import override_key
 from vae_exp.configuration.resolvers import NOT_PART_OF_IDENTITY
@@ -18,6 +19,8 @@ _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?")
 _JUDGED_BY = ("test/nll", "test/elbo", "val/nll", "val/elbo", "train/elbo", "val/loss", "train/loss")
 _OF_THE_SWEEP = {*NOT_PART_OF_IDENTITY} - {"trusted_packages"}  # pasted overrides trust the same packages
 SEEDS = ("seed", "data.split_seed", "data.binarization_seed")
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 Others = Literal["mean", "best"]  # what is shown of the settings that differ in keys which are not shown
 
 
@@ -50,12 +53,20 @@ class SeedGroup:
     keys: dict[str, str]
     count: int
     metrics: dict[str, MeanAndError]
-    warnings: dict[str, int] = field(default_factory=dict)
+    warnings: Mapping[str, int] = field(default_factory=dict)
 
 
 def default_keys(jobs: Sequence[JobRecord]) -> list[str]:
     """The keys that vary, but for seeds."""
     return [key for key in varying(jobs) if key not in SEEDS]
+
+
+def partition(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Items by a key, in the order of their first appearance."""
+    parts: dict[K, list[T]] = {}
+    for item in items:
+        parts.setdefault(key(item), []).append(item)
+    return parts
 
 
 def grouped(jobs: Sequence[JobRecord], keys: Sequence[str]) -> list[SeedGroup]:
@@ -68,18 +79,16 @@ def grouped(jobs: Sequence[JobRecord], keys: Sequence[str]) -> list[SeedGroup]:
     for key in keys:
         if key not in available:
             raise UserError(f"--group-by {key}: no job sets it; set by some: {', '.join(available) or 'none'}.")
-    members: dict[tuple[str, ...], list[JobRecord]] = {}
-    for job in jobs:
-        if job.status == "completed":
-            members.setdefault(tuple(job.keys.get(key, "–") for key in keys), []).append(job)
+    completed = [job for job in jobs if job.status == "completed"]
+    parts = partition(completed, lambda job: tuple(job.keys.get(key, "–") for key in keys))
     return [
         SeedGroup(
             dict(zip(keys, values, strict=True)),
-            len(each),
-            _estimates(each),
-            {name: sum(name in job.warnings for job in each) for name in union(job.warnings for job in each)},
+            len(members),
+            _estimates(members),
+            Counter(name for job in members for name in job.warnings),
         )
-        for values, each in members.items()
+        for values, members in parts.items()
     ]
 
 
@@ -95,18 +104,13 @@ def combined(settings: Sequence[SeedGroup], keys: Sequence[str], others: Others,
         others: How settings that differ in other keys are combined.
         metric: Which setting is best.
     """
-    members: dict[tuple[str, ...], list[SeedGroup]] = {}
-    for setting in settings:
-        members.setdefault(tuple(setting.keys[key] for key in keys), []).append(setting)
     groups = []
-    for values, each in members.items():
-        chosen = _best(each, metric) if others == "best" else each
+    for values, members in partition(settings, lambda setting: tuple(setting.keys[key] for key in keys)).items():
+        chosen = _best(members, metric) if others == "best" else members
         names = union(setting.metrics for setting in chosen)
         metrics = {name: _mean_of([one.metrics[name] for one in chosen if name in one.metrics]) for name in names}
-        count = sum(setting.count for setting in each)
-        warnings = {
-            name: sum(one.warnings.get(name, 0) for one in each) for name in union(s.warnings for s in each)
-        }
+        count = sum(setting.count for setting in members)
+        warnings = sum((Counter(setting.warnings) for setting in members), Counter())
         groups.append(SeedGroup(dict(zip(keys, values, strict=True)), count, metrics, warnings))
     return groups
 
@@ -118,9 +122,7 @@ def meaning(settings: Sequence[SeedGroup], keys: Sequence[str], others: Others, 
     if counts and counts[-1] > 1:
         number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         seeds = f"mean over {number} seeds"
-    rows: dict[tuple[str, ...], list[SeedGroup]] = {}
-    for setting in settings:
-        rows.setdefault(tuple(setting.keys[key] for key in keys), []).append(setting)
+    rows = partition(settings, lambda setting: tuple(setting.keys[key] for key in keys))
     rest = union(dict.fromkeys(varying_keys(row)) for row in rows.values())
     return f"{seeds}; {others} over {', '.join(rest)}" if rest else seeds
 
@@ -132,8 +134,7 @@ def varying_keys(groups: Sequence[SeedGroup]) -> list[str]:
 
 def _best(settings: Sequence[SeedGroup], metric: str) -> Sequence[SeedGroup]:
     having = [setting for setting in settings if metric in setting.metrics]
-    sign = 1 if higher_is_better(metric) else -1
-    return [max(having, key=lambda setting: sign * setting.metrics[metric].mean)] if having else []
+    return [max(having, key=lambda setting: score(metric, setting.metrics[metric].mean))] if having else []
 
 
 def _mean_of(estimates: Sequence[MeanAndError]) -> MeanAndError:
@@ -159,9 +160,9 @@ def _estimates(jobs: Sequence[JobRecord]) -> dict[str, MeanAndError]:
     return {name: estimate([job.metrics[name] for job in jobs if name in job.metrics]) for name in names}
 
 
-def direction(metric: str) -> str:
-    """`maximize` or `minimize`."""
-    return "maximize" if higher_is_better(metric) else "minimize"
+def score(metric: str, value: float) -> float:
+    """A value of a metric, negated where less is better."""
+    return value if higher_is_better(metric) else -value
 
 
 def select_metric(jobs: Sequence[JobRecord], requested: str | None, option: str = "--metric") -> str:
@@ -181,19 +182,18 @@ def select_metric(jobs: Sequence[JobRecord], requested: str | None, option: str 
         if metric is None:
             raise UserError("no job of the sweep has metrics yet.")
         return metric
-    if current_metric(requested) not in available:
-        raise UserError(
-            f"{option} {requested}: no job has it; known here: {', '.join(sorted(available)) or 'none yet'}."
-        )
-    return current_metric(requested)
+    metric = current_metric(requested)
+    if metric not in available:
+        shown = ", ".join(sorted(available)) or "none yet"
+        raise UserError(f"{option} {requested}: no job has it; known here: {shown}.")
+    return metric
 
 
 def sort_by_metric(jobs: Sequence[JobRecord], metric: str) -> list[JobRecord]:
     """Completed jobs by a metric, then the others: the last value of an unfinished job is not its result."""
-    sign = -1 if higher_is_better(metric) else 1
 
     def rank(job: JobRecord) -> tuple[bool, float]:
-        return job.status != "completed", sign * job.metrics[metric] if metric in job.metrics else inf
+        return job.status != "completed", -score(metric, job.metrics[metric]) if metric in job.metrics else inf
 
     return sorted(jobs, key=rank)
 
@@ -224,23 +224,16 @@ def best_jobs(jobs: Sequence[JobRecord], metrics: Sequence[str]) -> tuple[list[J
 
 def means_over_seeds(jobs: Sequence[JobRecord]) -> list[JobRecord]:
     """Completed jobs that differ in seeds alone as one, with the means of the metrics that all of them have."""
-    members: dict[tuple[str, ...], list[JobRecord]] = {}
-    for job in jobs:
-        if job.status == "completed":
-            overrides = tuple(x for x in job.overrides if override_key(x) not in SEEDS)
-            members.setdefault(overrides, []).append(job)
+    completed = [job for job in jobs if job.status == "completed"]
+    parts = partition(completed, lambda job: tuple(x for x in job.overrides if override_key(x) not in SEEDS))
     return [
         replace(
-            each[0],
+            members[0],
             overrides=overrides,
-            metrics={
-                name: fmean(job.metrics[name] for job in each)
-                for name in each[0].metrics
-                if all(name in job.metrics for job in each)
-            },
-            name=each[0].name + (f" and {len(each) - 1} more" if len(each) > 1 else ""),
+            metrics={name: mean.mean for name, mean in _estimates(members).items() if mean.count == len(members)},
+            name=members[0].name + (f" and {len(members) - 1} more" if len(members) > 1 else ""),
         )
-        for overrides, each in members.items()
+        for overrides, members in parts.items()
     ]
 
 
@@ -252,7 +245,5 @@ def to_cli_overrides(job: JobRecord) -> str:
 
 
 def _dominates(one: JobRecord, other: JobRecord, names: Sequence[str]) -> bool:
-    differences = [
-        (one.metrics[name] - other.metrics[name]) * (1 if higher_is_better(name) else -1) for name in names
-    ]
+    differences = [score(name, one.metrics[name] - other.metrics[name]) for name in names]
     return min(differences) >= 0 and max(differences) > 0

@@ -22,13 +22,17 @@ class Removable:
         job: The job's directory.
         path: This directory, or something in it.
         reason: Why it can be removed.
-        size: In bytes, with all that is below it.
     """
 
     job: RunDirectory
     path: Path
     reason: str
-    size: int
+
+    @property
+    def size(self) -> int:
+        """In bytes, with all that is below it."""
+        files = self.path.rglob("*") if self.path.is_dir() else [self.path]
+        return sum(path.stat().st_size for path in files if path.is_file() and not path.is_symlink())
 
 
 def find_removable(sweep: Path, *, checkpoints: bool) -> list[Removable]:
@@ -47,23 +51,19 @@ def find_removable(sweep: Path, *, checkpoints: bool) -> list[Removable]:
         raise UserError(f"{sweep} has no {FILE}: it is not the directory of a sweep; nothing is removed.")
     check_all_within(sweep)
     directories = [RunDirectory(path.parent) for path in sorted(sweep.glob("*/.hydra"))]
-    return [
-        each
-        for directory in directories
-        if not directory.is_locked()
-        for each in _find_in_job(directory, checkpoints)
-    ]
+    unlocked = [directory for directory in directories if not directory.is_locked()]
+    return [removable for directory in unlocked for removable in _find_in_job(directory, checkpoints)]
 
 
 def _find_in_job(directory: RunDirectory, checkpoints: bool) -> list[Removable]:
     status = status_of(directory)
     resumable = any(directory.checkpoint(name).exists() for name in ("last", "best"))
     if status in _FAILED or (status not in FINISHED and not resumable):
-        return [_removable(directory, directory.path, status or "ended without a result")]
-    removable = [_removable(directory, each, "set aside") for each in directory.previous.glob("*")]
+        return [Removable(directory, directory.path, status or "ended without a result")]
+    removable = [Removable(directory, path, "set aside") for path in directory.previous.glob("*")]
     last = directory.checkpoint("last")
     if checkpoints and status in FINISHED and last.is_file():
-        removable.append(_removable(directory, last, "only a resumption needs it"))
+        removable.append(Removable(directory, last, "only a resumption needs it"))
     return removable
 
 
@@ -74,26 +74,15 @@ def remove(removable: Sequence[Removable], *, checkpoints: bool) -> list[str]:
         What could not be removed, with the reason.
     """
     problems = []
-    for each in removable:
+    for entry in removable:
         try:
-            with lock_run_directory(each.job):
-                if not any(now.path == each.path for now in _find_in_job(each.job, checkpoints)):
+            with lock_run_directory(entry.job):
+                if entry not in _find_in_job(entry.job, checkpoints):
                     raise UserError("the job has been restarted")
-                _delete(each.path)
+                if entry.path.is_dir() and not entry.path.is_symlink():
+                    shutil.rmtree(entry.path)
+                else:
+                    entry.path.unlink()
         except (UserError, OSError) as error:
-            problems.append(f"{each.path}: {error}")
+            problems.append(f"{entry.path}: {error}")
     return problems
-
-
-def _delete(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-def _removable(job: RunDirectory, path: Path, reason: str) -> Removable:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return Removable(
-        job, path, reason, sum(each.stat().st_size for each in files if each.is_file() and not each.is_symlink())
-    )

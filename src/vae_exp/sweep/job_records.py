@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,59 +26,73 @@ class JobRecord:
 
     Args:
         name: Its directory's name; empty if it has none yet.
-        keys: The overrides it was started with, by key.
         status: `completed`, `pruned`, `failed`, `interrupted` or `diverged`, as its result says;
             `running`, `not started`, `killed` where it has no result; `unreadable` where that cannot be read.
+        overrides: The overrides it was started with.
         metrics: The final metrics, or the last ones.
         monitor: The metric that chose its best checkpoint.
         error: Why it did not complete; empty if it did.
         epochs: How many epochs it has been trained.
         seconds: How long it took; None until it has ended.
-        overrides: The overrides as they were written.
         warnings: Messages of its result by name, such as `posterior collapse`.
     """
 
     name: str
-    keys: dict[str, str]
     status: str
-    metrics: dict[str, float]
+    overrides: tuple[str, ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
     monitor: str = ""
     error: str = ""
     epochs: int = 0
     seconds: float | None = None
-    overrides: tuple[str, ...] = ()
     warnings: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def keys(self) -> dict[str, str]:
+        """The overrides that affect its result, by key."""
+        return overrides_by_key(identifying_overrides(self.overrides))
 
 
 def read_jobs(sweep: Path) -> list[JobRecord]:
     """Read all jobs of a sweep, also those not started; best first by the metric they monitored."""
-    jobs, started_keys = [], set()
-    for path in sorted(sweep.glob("*/.hydra")):
-        directory = RunDirectory(path.parent)
-        job = read_job(directory)
-        started_keys.add(job_key(job.overrides))
-        jobs.append(job)
-    jobs += [
-        JobRecord(
-            "", overrides_by_key(identifying_overrides(overrides)), NOT_STARTED, {}, overrides=tuple(overrides)
-        )
-        for overrides in read_manifest(sweep).jobs
-        if job_key(overrides) not in started_keys
-    ]
+    jobs = [read_job(RunDirectory(path.parent)) for path in sorted(sweep.glob("*/.hydra"))]
+    started_keys = {job_key(job.overrides) for job in jobs}
+    waiting = [job for job in read_manifest(sweep).jobs if job_key(job) not in started_keys]
+    jobs += [JobRecord("", NOT_STARTED, tuple(overrides)) for overrides in waiting]
     return sorted(jobs, key=_rank)
-
-
-def read_job(directory: RunDirectory) -> JobRecord:
-    """Read the directory of a job."""
-    overrides = read_overrides(directory.overrides)
-    return replace(
-        _read_job(directory, overrides_by_key(identifying_overrides(overrides))), overrides=tuple(overrides)
-    )
 
 
 def _rank(job: JobRecord) -> tuple[bool, bool, float]:
     value = job.metrics.get(job.monitor, float("inf"))
     return job.status != "completed", job.status == NOT_STARTED, value
+
+
+def read_job(directory: RunDirectory) -> JobRecord:
+    """Read the directory of a job."""
+    name, overrides = directory.path.name, tuple(read_overrides(directory.overrides))
+    try:
+        result = directory.read_result()
+    except UserError as error:
+        return JobRecord(name, "unreadable", overrides, error=str(error))
+    if result is None:
+        metrics = last_metrics(directory)
+        epoch = int(metrics.get("epoch", 0))
+        if directory.is_locked():
+            return JobRecord(name, RUNNING, overrides, metrics, epochs=epoch)
+        return JobRecord(name, "killed", overrides, metrics, error="ended without a result", epochs=epoch)
+    seconds, epochs = result.get("seconds"), result.get("epochs")
+    total = seconds.get("total") if isinstance(seconds, dict) else None
+    return JobRecord(
+        name=name,
+        status=str(result.get("status")),
+        overrides=overrides,
+        metrics=_numbers(result.get("metrics")),
+        monitor=str(result.get("monitor", "")),
+        error=str(result.get("error") or ""),
+        epochs=epochs if isinstance(epochs, int) else 0,
+        seconds=total if isinstance(total, int | float) else None,
+        warnings=_warnings(result.get("warnings")),
+    )
 
 
 def last_metrics(directory: RunDirectory) -> dict[str, float]:
@@ -121,41 +136,9 @@ def read_overrides(path: Path) -> list[str]:
     return [rename_override(str(override)) for override in overrides] if isinstance(overrides, list) else []
 
 
-def _read_job(directory: RunDirectory, keys: dict[str, str]) -> JobRecord:
-    name = directory.path.name
-    try:
-        result = directory.read_result()
-    except UserError as error:
-        return JobRecord(name, keys, "unreadable", {}, error=str(error))
-    if result is None:
-        return _without_result(directory, keys)
-    seconds = result.get("seconds")
-    total = seconds.get("total") if isinstance(seconds, dict) else None
-    epochs = result.get("epochs")
-    return JobRecord(
-        name=name,
-        keys=keys,
-        status=str(result.get("status")),
-        metrics=_numbers(result.get("metrics")),
-        monitor=str(result.get("monitor", "")),
-        error=str(result.get("error") or ""),
-        epochs=epochs if isinstance(epochs, int) else 0,
-        seconds=total if isinstance(total, int | float) else None,
-        warnings=_warnings(result.get("warnings")),
-    )
-
-
-def _without_result(directory: RunDirectory, keys: dict[str, str]) -> JobRecord:
-    metrics = last_metrics(directory)
-    epochs = int(metrics.get("epoch", 0))
-    if directory.is_locked():
-        return JobRecord(directory.path.name, keys, RUNNING, metrics, epochs=epochs)
-    return JobRecord(directory.path.name, keys, "killed", metrics, error="ended without a result", epochs=epochs)
-
-
 def _warnings(stored: Any) -> dict[str, str]:
-    entries = [each for each in stored if isinstance(each, dict)] if isinstance(stored, list) else []
-    return {str(each.get("name")).replace("_", " "): str(each.get("message")) for each in entries}
+    entries = [entry for entry in stored if isinstance(entry, dict)] if isinstance(stored, list) else []
+    return {str(entry.get("name")).replace("_", " "): str(entry.get("message")) for entry in entries}
 
 
 def _numbers(metrics: Any) -> dict[str, float]:

@@ -116,9 +116,9 @@ def print_summary(sweep: Path) -> None:
     out.print(job_table(jobs, f"Sweep {sweep.name}, {order}", metrics))
     for job in jobs[:_MOST_ROWS]:
         if job.error:
-            out.print(f"{job.name}: {job.error}", markup=False, highlight=False, soft_wrap=True)
+            out.print(Text(f"{job.name}: {job.error}"), soft_wrap=True)
     print_warnings(jobs, out)
-    out.print(f"Written to {sweep / 'summary.csv'}", markup=False, highlight=False, soft_wrap=True)
+    out.print(Text(f"Written to {sweep / 'summary.csv'}"), soft_wrap=True)
 
 
 def print_warnings(jobs: Sequence[JobRecord], out: Console) -> None:
@@ -126,8 +126,7 @@ def print_warnings(jobs: Sequence[JobRecord], out: Console) -> None:
     for name in union(job.warnings for job in jobs):
         warned = [job for job in jobs if name in job.warnings]
         example = f"{warned[0].name}: {warned[0].warnings[name]}"
-        line = f"Warning: {name} in {len(warned)} of {len(jobs)} jobs, such as {example}"
-        out.print(Text(line), soft_wrap=True)
+        out.print(Text(f"Warning: {name} in {len(warned)} of {len(jobs)} jobs, such as {example}"), soft_wrap=True)
 
 
 def shown_metrics(jobs: Sequence[JobRecord]) -> list[str]:
@@ -137,41 +136,52 @@ def shown_metrics(jobs: Sequence[JobRecord]) -> list[str]:
     return [name for name in names if any(name in job.metrics for job in jobs)]
 
 
-def job_table(jobs: Sequence[JobRecord], title: str, metrics: Sequence[str]) -> Table:
-    """A row per job, in the order given; of very many the first."""
-    shown = varying(jobs)
-    table = Table(title=Text(title))
-    for key in shown:
-        table.add_column(key, overflow="fold")
-    for name in metrics:
-        table.add_column(name, justify="right")
+def job_table(
+    jobs: Sequence[JobRecord], title: str, metrics: Sequence[str], keys: Sequence[str] | None = None
+) -> Table:
+    """A row per job, in the order given; of very many the first. The keys are by default those that vary."""
+    keys = varying(jobs) if keys is None else keys
+    table = _table(title, keys, metrics)
     table.add_column("status")
     for job in jobs[:_MOST_ROWS]:
-        values = [f"{job.metrics[name]:.3f}" if name in job.metrics else "–" for name in metrics]
-        status = job.status if not job.error else f"{job.status}: {_shortened(job.error)}"
-        status += f" ({', '.join(job.warnings)})" if job.warnings else ""
-        cells = [*(job.keys.get(key, "–") for key in shown), *values, status]
-        table.add_row(*(Text(cell) for cell in cells))
-    if len(jobs) > _MOST_ROWS:
-        table.caption = f"and {len(jobs) - _MOST_ROWS} more: all are in the files"
-    return table
+        table.add_row(
+            *(Text(job.keys.get(key, "–")) for key in keys),
+            *(f"{job.metrics[name]:.3f}" if name in job.metrics else "–" for name in metrics),
+            Text(_status(job)),
+        )
+    return _with_caption(table, len(jobs))
+
+
+def _status(job: JobRecord) -> str:
+    status = f"{job.status} ({', '.join(job.warnings)})" if job.warnings else job.status
+    if job.status == RUNNING:
+        return f"{status}: {job.epochs} epochs"
+    line = job.error.partition("\n")[0]
+    return f"{status}: {line[:_NAMED_ERROR]}{'…' * (len(line) > _NAMED_ERROR)}" if line else status
 
 
 def group_table(groups: Sequence[SeedGroup], title: str, metrics: Sequence[str]) -> Table:
     """A row per group: means ± standard errors over its jobs."""
-    table = Table(title=Text(title))
-    for key in groups[0].keys if groups else ():
-        table.add_column(key, overflow="fold")
-    table.add_column("jobs", justify="right")
-    for name in metrics:
-        table.add_column(name, justify="right")
+    table = _table(title, [*groups[0].keys] if groups else [], ["jobs", *metrics])
     for group in groups[:_MOST_ROWS]:
-        values = [_shown(group.metrics.get(name)) for name in metrics]
         warned = [f"{count} with {name}" for name, count in group.warnings.items()]
         count = ", ".join([str(group.count), *warned])
-        table.add_row(*(Text(value) for value in group.keys.values()), count, *values)
-    if len(groups) > _MOST_ROWS:
-        table.caption = f"and {len(groups) - _MOST_ROWS} more"
+        values = [_shown(group.metrics.get(name)) for name in metrics]
+        table.add_row(*map(Text, group.keys.values()), count, *values)
+    return _with_caption(table, len(groups))
+
+
+def _table(title: str, keys: Sequence[str], numbers: Sequence[str]) -> Table:
+    table = Table(title=Text(title))
+    for key in keys:
+        table.add_column(key, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _with_caption(table: Table, count: int) -> Table:
+    table.caption = f"and {count - _MOST_ROWS} more" if count > _MOST_ROWS else None
     return table
 
 
@@ -181,11 +191,6 @@ def _shown(value: MeanAndError | None) -> str:
     return f"{value.mean:.3f}" if isnan(value.error) else f"{value.mean:.3f} ± {value.error:.3f}"
 
 
-def _shortened(text: str) -> str:
-    line = text.splitlines()[0]
-    return line if len(line) <= _NAMED_ERROR else f"{line[:_NAMED_ERROR]}…"
-
-
 def print_status(jobs: Sequence[JobRecord], title: str, out: Console) -> None:
     """Print the state of a sweep."""
     counts = Counter(job.status for job in jobs)
@@ -193,11 +198,10 @@ def print_status(jobs: Sequence[JobRecord], title: str, out: Console) -> None:
     out.print(Text(f"{title}: {len(jobs)} jobs: {states}"), soft_wrap=True)
     running = [job for job in jobs if job.status == RUNNING]
     if running:
-        out.print(_running_table(running, varying(jobs)))
+        out.print(job_table(running, "Running", ("val/elbo", "train/elbo"), varying(jobs)))
     failed = [job for job in jobs if job.error]
     for job in failed[:_MOST_FAILURES]:
-        line = f"{job.status}: {job.name}: {job.error.splitlines()[0]}"
-        out.print(Text(line), soft_wrap=True)
+        out.print(Text(f"{job.status}: {job.name}: {job.error.splitlines()[0]}"), soft_wrap=True)
     if len(failed) > _MOST_FAILURES:
         out.print(Text(f"and {len(failed) - _MOST_FAILURES} more that did not finish"))
     print_warnings(jobs, out)
@@ -217,16 +221,3 @@ def seconds_left(jobs: Sequence[JobRecord]) -> float | None:
     if not running or not spent or "trainer.epochs" in varying(jobs):
         return None
     return fmean(spent) * (waiting + running / 2) / running
-
-
-def _running_table(jobs: Sequence[JobRecord], keys: Sequence[str]) -> Table:
-    table = Table(title="Running")
-    for name in (*keys, "epochs", "val/elbo", "train/elbo"):
-        table.add_column(name)
-    for job in jobs:
-        metrics = [
-            f"{job.metrics[name]:.3f}" if name in job.metrics else "–" for name in ("val/elbo", "train/elbo")
-        ]
-        cells = [*(job.keys.get(key, "–") for key in keys), str(job.epochs), *metrics]
-        table.add_row(*(Text(cell) for cell in cells))
-    return table
