@@ -1,8 +1,5 @@
 """`hydra/sweeper=optuna` as a user sees it."""
 
-import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -11,6 +8,7 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.conftest import start
+from tests.readers import read_results
 from vae_exp.sweep.manifest import STUDY_FILE
 from vae_exp.sweep.search.study import load_study
 
@@ -26,18 +24,15 @@ def trials(folder: Path):
 
 
 def results(folder: Path) -> dict[str, dict]:
-    return {
-        path.parent.name: json.loads(path.read_text())
-        for path in (folder / "multirun" / "s").glob("*/result.json")
-    }
+    return read_results(folder / "multirun" / "s")
 
 
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_a_killed_search_goes_on_and_ends_with_exactly_as_many_trials(tmp_path: Path):
-    words = (*SEARCH, *POOL, "hydra.sweeper.n_trials=5", "trainer.epochs=20", "checkpoint.every_n_epochs=1")
-    process = start("train", *words, cwd=tmp_path)
+def test_a_killed_search_goes_on_and_ends_with_exactly_as_many_trials(command, tmp_path: Path):
+    overrides = (*SEARCH, *POOL, "hydra.sweeper.n_trials=4", "trainer.epochs=20", "checkpoint.every_n_epochs=1")
+    process = start("train", *overrides, cwd=tmp_path)
     until = time.monotonic() + 240
     while len(list((tmp_path / "multirun").glob("s/*/checkpoints/last.pt"))) < 3:
         assert time.monotonic() < until
@@ -47,16 +42,14 @@ def test_a_killed_search_goes_on_and_ends_with_exactly_as_many_trials(tmp_path: 
     process.kill()
     process.communicate()
     psutil.wait_procs(children, timeout=60)
-    begun = {path.name for path in (tmp_path / "multirun" / "s").glob("*_*") if path.is_dir()}
-    again = subprocess.run(
-        [sys.executable, "-m", "vae_exp.train", *words], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert [trial.state for trial in trials(tmp_path)] == [TrialState.COMPLETE] * 5
-    found = results(tmp_path)
-    assert len(found) == 5
-    assert begun <= set(found)
-    assert {result["status"] for result in found.values()} == {"completed"}
+    started = {path.name for path in (tmp_path / "multirun" / "s").glob("*_*") if path.is_dir()}
+    again = command("train", *overrides)
+    assert again.code == 0, again.out + again.err
+    assert [trial.state for trial in trials(tmp_path)] == [TrialState.COMPLETE] * 4
+    jobs = results(tmp_path)
+    assert len(jobs) == 4
+    assert started <= set(jobs)
+    assert {result["status"] for result in jobs.values()} == {"completed"}
     for trial in trials(tmp_path):
         assert list(trial.intermediate_values) == list(range(1, 21))
 
@@ -75,9 +68,9 @@ def test_trials_are_pruned_and_the_table_says_so(command, tmp_path: Path):
 
 
 def test_a_trial_that_fails_is_marked_and_the_search_goes_on(command, tmp_path: Path):
-    words = [word for word in SEARCH if not word.startswith("optimizer.lr")]
+    search = [override for override in SEARCH if not override.startswith("optimizer.lr")]
     finished = command(
-        "train", *words, "trainer.batch_size=choice(100,5000)", "hydra.sweeper.n_trials=6", "trainer.epochs=1",
+        "train", *search, "trainer.batch_size=choice(100,5000)", "hydra.sweeper.n_trials=6", "trainer.epochs=1",
         "hydra.sweeper.batch_size=3",
     )  # fmt: skip
     assert finished.code == 1
@@ -89,9 +82,9 @@ def test_a_trial_that_fails_is_marked_and_the_search_goes_on(command, tmp_path: 
 
 
 def test_a_trial_that_is_proposed_again_while_it_runs_shares_its_end(command, tmp_path: Path):
-    words = [word for word in SEARCH if not word.startswith(("optimizer.lr", "model.latent_dim"))]
+    search = [override for override in SEARCH if not override.startswith(("optimizer.lr", "model.latent_dim"))]
     finished = command(
-        "train", *words, *POOL, "model.latent_dim=choice(2,2)", "seed=choice(0,1)", "hydra.sweeper.n_trials=6",
+        "train", *search, *POOL, "model.latent_dim=choice(2,2)", "seed=choice(0,1)", "hydra.sweeper.n_trials=6",
         "trainer.epochs=3",
     )  # fmt: skip
     assert finished.code == 0, finished.err
@@ -105,13 +98,13 @@ def test_a_condition_of_the_command_line_holds(command, tmp_path: Path):
         "loss=choice(elbo,beta_vae)", "loss.beta=interval(0.5,4)", "hydra.sweeper.n_trials=4", "trainer.epochs=1",
     )  # fmt: skip
     assert finished.code == 0, finished.err
-    found = [trial.params for trial in trials(tmp_path)]
-    assert {each["loss"] for each in found} == {"elbo", "beta_vae"}
-    assert all(("loss.beta" in each) == (each["loss"] == "beta_vae") for each in found)
+    params = [trial.params for trial in trials(tmp_path)]
+    assert {values["loss"] for values in params} == {"elbo", "beta_vae"}
+    assert all(("loss.beta" in values) == (values["loss"] == "beta_vae") for values in params)
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "message"),
     [
         (["hydra.sweeper.batch_size=0"], "hydra.sweeper.batch_size=0 must be a whole number of at least 1"),
         (["model.latnt_dim=choice(2,3)"], "did you mean model.latent_dim?"),
@@ -119,8 +112,8 @@ def test_a_condition_of_the_command_line_holds(command, tmp_path: Path):
         (["hydra.sweeper.objectives=[test/nll]"], "never sees the test images"),
     ],
 )
-def test_bad_searches_are_refused_before_any_job(command, tmp_path: Path, words: list[str], message: str):
-    finished = command("train", *SEARCH, *words)
+def test_bad_searches_are_refused_before_any_job(command, tmp_path: Path, overrides: list[str], message: str):
+    finished = command("train", *SEARCH, *overrides)
     assert finished.code == 1
     assert message in finished.err
     assert not list(tmp_path.glob("multirun/s/*/"))

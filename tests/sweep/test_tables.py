@@ -101,6 +101,14 @@ def test_jobs_are_sorted_by_what_they_monitored_and_the_rest_come_last(sweep: Pa
     assert [row["job"] for row in _rows(sweep)] == names
 
 
+def test_jobs_with_other_losses_are_compared_by_their_elbo(sweep: Path, capsys: pytest.CaptureFixture[str]):
+    for beta, loss, elbo in (("8", 1.0, -9.0), ("1", 3.0, -5.0), ("0.01", 2.0, -7.0)):
+        metrics = {"val/loss": loss, "val/elbo": elbo}
+        _job(sweep, beta, [f"loss.beta={beta}"], _completed(loss) | {"metrics": metrics})
+    assert "best val/elbo first" in _printed(sweep, capsys)
+    assert [row["loss.beta"] for row in _rows(sweep)] == ["1", "0.01", "8"]
+
+
 # The CSV file
 
 

@@ -1,8 +1,11 @@
-"""The pool with processes that do as they are told, without training."""
+"""The pool with tasks that end in a chosen way, without training."""
 
+import multiprocessing
 import os
 import signal
+import threading
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,51 +26,55 @@ from vae_exp.sweep.run_job import JobAction
 pytestmark = pytest.mark.timeout(120)
 
 
-class Told:
+class Task:
     """A task that notes when and where it ran, then does something."""
 
-    def __init__(self, folder: Path, what: str) -> None:
-        self.folder, self.what = folder, what
+    def __init__(self, folder: Path, ending: str) -> None:
+        self.folder, self.ending = folder, ending
 
     def __call__(self, config) -> None:
-        directory = RunDirectory(Path(config.place))
-        began = time.monotonic()
+        directory = RunDirectory(Path(config.path))
+        start = time.monotonic()
         time.sleep(0.3)
-        while self.what == "long" and len(spans(self.folder, "*-memory")) < 2 and time.monotonic() < began + 30:
+        while self.ending == "long" and len(spans(self.folder, "*-memory")) < 2 and time.monotonic() < start + 30:
             time.sleep(0.05)
+        if self.ending == "stubborn":
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            (directory.path / "is stubborn").touch()
+            time.sleep(100)
         attempts = directory.path / "attempts.txt"
         again = attempts.exists()
         with attempts.open("a") as file:
             gpu, threads = os.environ.get("CUDA_VISIBLE_DEVICES") or "none", os.environ.get("OMP_NUM_THREADS")
-            file.write(f"{began} {time.monotonic()} {gpu} {threads}\n")
+            file.write(f"{start} {time.monotonic()} {gpu} {threads}\n")
         print("printed by the job", flush=True)
-        if self.what == "memory" and not again:
+        if self.ending == "memory" and not again:
             raise MemoryExhaustedError("cpu ran out of memory")
-        if self.what == "kill":
+        if self.ending == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.what == "raise":
+        if self.ending == "raise":
             raise ValueError("as it was asked to")
         write_json(directory.config, {})
         write_json(directory.result, {"status": "completed", "metrics": {"val/elbo": -1.0}})
 
 
-def run(folder: Path, whats: list[str], slots: list[Slot]) -> list[Job]:
-    jobs = [Job(number, [what]) for number, what in enumerate(whats)]
+def run(folder: Path, endings: list[str], slots: list[Slot], grace_seconds: float = 5.0) -> list[Job]:
+    jobs = [Job(number, [ending]) for number, ending in enumerate(endings)]
 
     def compose(job: Job) -> PreparedJob:
-        [what] = job.overrides
-        if what == "compose":
+        [ending] = job.overrides
+        if ending == "compose":
             raise ValueError("cannot be composed")
-        place = folder / f"{job.number}-{what}"
+        path = folder / f"{job.number}-{ending}"
         hydra = OmegaConf.structured(HydraConf)
-        hydra.sweep.dir, hydra.sweep.subdir, hydra.output_subdir = str(folder), place.name, None
+        hydra.sweep.dir, hydra.sweep.subdir, hydra.output_subdir = str(folder), path.name, None
         hydra.job_logging = {"version": 1, "root": {"level": "INFO"}}
-        config = OmegaConf.create({"place": str(place), "hydra": hydra})
-        attempt = JobAction.SKIP if what == "skip" else JobAction.RESTART
-        payload = lambda: _pickled(Told(folder, what), config)  # noqa: E731
-        return PreparedJob(RunDirectory(place), 1, attempt, payload)
+        config = OmegaConf.create({"path": str(path), "hydra": hydra})
+        attempt = JobAction.SKIP if ending == "skip" else JobAction.RESTART
+        payload = lambda: _pickled(Task(folder, ending), config)  # noqa: E731
+        return PreparedJob(RunDirectory(path), 1, attempt, payload)
 
-    Pool(slots, compose, 5.0, PoolDisplay(len(jobs), len(slots))).run(jobs)
+    Pool(slots, compose, grace_seconds, PoolDisplay(len(jobs), len(slots))).run(jobs)
     return jobs
 
 
@@ -83,21 +90,15 @@ def _pickled(task, config) -> bytes:
 
 def spans(folder: Path, job: str = "*") -> list[tuple[float, float, str, str]]:
     lines = [line.split() for path in folder.glob(f"{job}/attempts.txt") for line in path.read_text().splitlines()]
-    return sorted((float(began), float(ended), gpu, threads) for began, ended, gpu, threads in lines)
+    return sorted((float(start), float(ended), gpu, threads) for start, ended, gpu, threads in lines)
 
 
 def test_each_job_ends_as_it_did_and_the_others_do_not_mind(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     jobs = run(
         tmp_path, ["fine", "raise", "kill", "skip", "compose", "fine"], [Slot(0, None, 1), Slot(1, None, 1)]
     )
-    assert [job.outcome for job in jobs] == [
-        JobOutcome.DONE,
-        JobOutcome.FAILED,
-        JobOutcome.FAILED,
-        JobOutcome.SKIPPED,
-        JobOutcome.FAILED,
-        JobOutcome.DONE,
-    ]
+    done, failed = JobOutcome.DONE, JobOutcome.FAILED
+    assert [job.outcome for job in jobs] == [done, failed, failed, JobOutcome.SKIPPED, failed, done]
     assert jobs[1].reason == "as it was asked to"
     assert jobs[2].reason == "killed by SIGKILL"
     assert "cannot be composed" in jobs[4].reason
@@ -109,20 +110,20 @@ def test_each_job_ends_as_it_did_and_the_others_do_not_mind(tmp_path: Path, caps
 
 def test_slots_are_shared_and_each_job_sees_its_own_gpu_and_threads(tmp_path: Path):
     run(tmp_path, ["fine"] * 6, [Slot(0, "3", 2), Slot(1, "5", 2)])
-    found = spans(tmp_path)
-    assert {gpu for _, _, gpu, _ in found} == {"3", "5"}
-    assert {threads for _, _, _, threads in found} == {"2"}
+    attempts = spans(tmp_path)
+    assert {gpu for _, _, gpu, _ in attempts} == {"3", "5"}
+    assert {threads for _, _, _, threads in attempts} == {"2"}
     for gpu in ("3", "5"):
-        own = [(began, ended) for began, ended, where, _ in found if where == gpu]
-        assert all(ended <= began for (_, ended), (began, _) in pairwise(own))
+        own = [(start, ended) for start, ended, where, _ in attempts if where == gpu]
+        assert all(ended <= start for (_, ended), (start, _) in pairwise(own))
 
 
 def test_a_job_that_ran_out_of_memory_is_run_once_more_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     jobs = run(tmp_path, ["memory", "fine", "fine"], [Slot(0, None, 1), Slot(1, None, 1)])
     assert [job.outcome for job in jobs] == [JobOutcome.DONE] * 3
-    found = spans(tmp_path)
-    assert len(found) == 4
-    last, others = found[-1], found[:-1]
+    attempts = spans(tmp_path)
+    assert len(attempts) == 4
+    last, others = attempts[-1], attempts[:-1]
     assert all(ended <= last[0] for _, ended, _, _ in others)
     assert "is repeated when no other job shares its GPU" in capsys.readouterr().out
 
@@ -142,3 +143,37 @@ def test_a_job_with_a_gpu_to_itself_is_not_repeated(tmp_path: Path):
     jobs = run(tmp_path, ["memory", "fine"], [Slot(0, "3", 1), Slot(1, "5", 1)])
     assert [job.outcome for job in jobs] == [JobOutcome.FAILED, JobOutcome.DONE]
     assert "out of memory" in jobs[0].reason
+
+
+@pytest.fixture
+def restored_signals() -> Iterator[None]:
+    """A launcher that was interrupted ignores further signals: its process is about to end."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("restored_signals")
+@pytest.mark.parametrize(
+    ("numbers", "grace_seconds"), [([signal.SIGINT, signal.SIGTERM], 60.0), ([signal.SIGINT], 0.5)]
+)
+def test_a_second_signal_or_too_long_a_wait_kills_jobs_that_do_not_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], numbers: list[signal.Signals], grace_seconds: float
+):
+    def send() -> None:
+        while len([*tmp_path.glob("*/is stubborn")]) < 2:
+            time.sleep(0.05)
+        for number in numbers:
+            os.kill(os.getpid(), number)
+            time.sleep(0.3)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    with pytest.raises(SystemExit) as end:
+        run(tmp_path, ["stubborn", "stubborn", "fine"], [Slot(0, None, 1), Slot(1, None, 1)], grace_seconds)
+    sender.join()
+    assert end.value.code == 128 + signal.SIGINT
+    assert multiprocessing.active_children() == []
+    assert capsys.readouterr().out.count("stopped  ") == 2
+    assert not (tmp_path / "2-fine").exists()

@@ -14,23 +14,16 @@ from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.manifest import STUDY_FILE
 from vae_exp.sweep.search.pruning import TrialReporter
 from vae_exp.sweep.search.space import parsed_space
-from vae_exp.sweep.search.study import SearchConfig, TrialLease, TrialScheduler, load_study
+from vae_exp.sweep.search.study import SearchConfig, TrialLease, TrialScheduler, load_study, with_directions
 
 SPACE = parsed_space(["data=digits", "x=interval(-5,5)", "y=int(interval(0,10))"], {})
 
 
 def settings(**given: object) -> SearchConfig:
-    return SearchConfig(
-        **(
-            {
-                "n_trials": 6,
-                "objectives": {"val/elbo": "maximize"},
-                "sampler": {"name": "tpe", "seed": 0},
-                "pruner": {"name": "none"},
-            }
-            | given
-        )
-    )
+    objectives = {"val/elbo": "maximize"}
+    sampler, pruner = {"name": "tpe", "seed": 0}, {"name": "none"}
+    defaults = {"n_trials": 6, "objectives": objectives, "sampler": sampler, "pruner": pruner}
+    return SearchConfig(**(defaults | given))
 
 
 def job(folder: Path, lease: TrialLease, status: str = "completed", **metrics: float) -> RunDirectory:
@@ -43,8 +36,14 @@ def job(folder: Path, lease: TrialLease, status: str = "completed", **metrics: f
 
 
 def values(lease: TrialLease) -> tuple[float, int]:
-    found = dict(each.split("=") for each in lease.overrides if each.startswith(("x=", "y=")))
-    return float(found["x"]), int(found["y"])
+    point = dict(override.split("=") for override in lease.overrides if override.startswith(("x=", "y=")))
+    return float(point["x"]), int(point["y"])
+
+
+def lease_from(scheduler: TrialScheduler) -> TrialLease:
+    lease = scheduler.lease()
+    assert lease is not None
+    return lease
 
 
 def finish(scheduler: TrialScheduler, folder: Path, lease: TrialLease) -> None:
@@ -70,32 +69,29 @@ def test_a_search_ends_with_exactly_as_many_trials_however_often_it_is_started(t
 def test_what_is_proposed_does_not_depend_on_interruptions(tmp_path: Path):
     def proposals(folder: Path, *, restarted: bool) -> list[list[str]]:
         folder.mkdir()
-        scheduler, found = TrialScheduler(folder, settings(n_trials=14), SPACE), []
+        scheduler, proposed = TrialScheduler(folder, settings(n_trials=14), SPACE), []
         while (lease := scheduler.lease()) is not None:
-            found.append(lease.overrides[:3])
+            proposed.append(lease.overrides[:3])
             finish(scheduler, folder, lease)
             if restarted:
                 scheduler = TrialScheduler(folder, settings(n_trials=14), SPACE)
-        return found
+        return proposed
 
     first = proposals(tmp_path / "a", restarted=False)
     assert len(first) == 14
-    assert len({tuple(each) for each in first}) == 14
+    assert len({tuple(proposal) for proposal in first}) == 14
     assert proposals(tmp_path / "b", restarted=True) == first
 
 
 def test_a_trial_whose_owner_has_died_is_taken_up_and_one_whose_owner_lives_is_not(tmp_path: Path):
     scheduler = TrialScheduler(tmp_path, settings(n_trials=2), SPACE)
-    mine = scheduler.lease()
-    assert mine is not None
+    mine = lease_from(scheduler)
     other = TrialScheduler(tmp_path, settings(n_trials=2), SPACE)
-    second = other.lease()
-    assert second is not None
+    second = lease_from(other)
     assert second.number == 1
     assert other.lease() is None
     scheduler.release(mine)  # as the death of its process would
-    again = other.lease()
-    assert again is not None
+    again = lease_from(other)
     assert (again.number, again.overrides) == (0, mine.overrides)
 
 
@@ -116,11 +112,9 @@ def test_processes_that_search_together_share_the_trials(tmp_path: Path):
 def test_failed_and_pruned_trials_are_marked_so(tmp_path: Path):
     scheduler = TrialScheduler(tmp_path, settings(n_trials=4), SPACE)
     for status, metrics in (("diverged", {}), ("pruned", {"val__elbo": 1.0}), ("completed", {"val__elbo": 2.0})):
-        lease = scheduler.lease()
-        assert lease is not None
+        lease = lease_from(scheduler)
         scheduler.tell(lease, job(tmp_path, lease, status, **metrics))
-    lease = scheduler.lease()
-    assert lease is not None
+    lease = lease_from(scheduler)
     scheduler.tell(lease, None)
     assert states(tmp_path) == [TrialState.FAIL, TrialState.PRUNED, TrialState.COMPLETE, TrialState.FAIL]
 
@@ -128,31 +122,32 @@ def test_failed_and_pruned_trials_are_marked_so(tmp_path: Path):
 def test_several_objectives_have_a_value_each(tmp_path: Path):
     objectives = {"val/nll": "minimize", "val/active_units": "maximize"}
     scheduler = TrialScheduler(tmp_path, settings(objectives=objectives), SPACE)
-    lease = scheduler.lease()
-    assert lease is not None
+    lease = lease_from(scheduler)
     scheduler.tell(lease, job(tmp_path, lease, val__nll=90.0, val__active_units=4))
     assert load_study(tmp_path / STUDY_FILE).best_trials[0].values == [90.0, 4.0]
 
 
 def test_an_objective_that_jobs_do_not_report_is_named(tmp_path: Path):
     scheduler = TrialScheduler(tmp_path, settings(objectives={"val/nll": "minimize"}), SPACE)
-    lease = scheduler.lease()
-    assert lease is not None
+    lease = lease_from(scheduler)
     with pytest.raises(UserError, match=r"names val/nll, which jobs do not report; known: val/elbo"):
         scheduler.tell(lease, job(tmp_path, lease, val__elbo=1.0))
 
 
-def test_the_journal_of_another_search_is_refused(tmp_path: Path):
-    TrialScheduler(tmp_path, settings(), SPACE)
-    with pytest.raises(UserError, match="is of a search for"):
-        TrialScheduler(tmp_path, settings(objectives={"val/elbo": "minimize"}), SPACE)
-
-
-def test_other_values_of_a_choice_are_refused(tmp_path: Path):
-    scheduler = TrialScheduler(tmp_path, settings(), parsed_space(["a=1,2"], {}))
-    assert scheduler.lease() is not None
-    with pytest.raises(UserError, match="has searched a over other values"):
-        TrialScheduler(tmp_path, settings(), parsed_space(["a=1,2,3"], {}))
+@pytest.mark.parametrize(
+    ("objective", "overrides", "message"),
+    [
+        ("minimize", ["data=digits", "a=1,2"], "is of a search for"),
+        ("maximize", ["data=digits", "a=1,2,3"], "has searched a over other values"),
+        ("maximize", ["data=mnist", "a=1,2"], "is of a search with data=digits, not with data=mnist"),
+    ],
+)
+def test_the_journal_of_another_search_is_refused(
+    tmp_path: Path, objective: str, overrides: list[str], message: str
+):
+    lease_from(TrialScheduler(tmp_path, settings(), parsed_space(["data=digits", "a=1,2"], {})))
+    with pytest.raises(UserError, match=message):
+        TrialScheduler(tmp_path, settings(objectives={"val/elbo": objective}), parsed_space(overrides, {}))
 
 
 @pytest.mark.parametrize("text", ["nonsense\n", '{"op_code": 99}\n', "[]\n"])
@@ -160,6 +155,13 @@ def test_a_file_that_is_no_journal_is_refused(tmp_path: Path, text: str):
     (tmp_path / STUDY_FILE).write_text(text)
     with pytest.raises(UserError, match="is not the journal of a search"):
         TrialScheduler(tmp_path, settings(), SPACE)
+
+
+def test_directions_follow_from_the_metrics():
+    directions = with_directions(["val/elbo", "val/nll", "val/active_units", "val/loss"], None)
+    assert [*directions.values()] == ["maximize", "minimize", "maximize", "minimize"]
+    with pytest.raises(UserError, match="must have one for each"):
+        with_directions(["val/elbo", "val/nll"], ["maximize"])
 
 
 @pytest.mark.parametrize(
@@ -201,41 +203,36 @@ def test_every_sampler_finds_something(tmp_path: Path, name: str):
 
 def test_a_grid_visits_every_point_once_however_often_it_is_started(tmp_path: Path):
     space = parsed_space(["x=choice(0,1,2)", "y=choice(0,1)"], {})
-    found = []
+    points = []
     for _ in range(6):
         scheduler = TrialScheduler(tmp_path, settings(sampler={"name": "grid", "seed": 0}), space)
-        lease = scheduler.lease()
-        assert lease is not None
-        found.append(tuple(lease.overrides[:2]))
+        lease = lease_from(scheduler)
+        points.append(tuple(lease.overrides[:2]))
         scheduler.tell(lease, job(tmp_path, lease, val__elbo=1.0))
-    assert len(set(found)) == 6
+    assert len(set(points)) == 6
 
 
 def test_a_job_reports_its_epochs_and_ends_where_others_were_better(tmp_path: Path):
     pruner = {"name": "median", "n_startup_trials": 1, "n_warmup_steps": 2}
     scheduler = TrialScheduler(tmp_path, settings(pruner=pruner), SPACE)
     for level, expected in ((-1.0, [False] * 5), (-9.0, [False, True])):
-        lease = scheduler.lease()
-        assert lease is not None
+        lease = lease_from(scheduler)
         reporter = TrialReporter(tmp_path / STUDY_FILE, lease.number)
-        said = []
+        stops = []
         for epoch in range(1, 6):
-            said.append(reporter.stop(epoch, {"val/elbo": level}))
-            if said[-1]:
+            stops.append(reporter.stop(epoch, {"val/elbo": level}))
+            if stops[-1]:
                 break
-        assert said == expected
-        again = TrialReporter(
-            tmp_path / STUDY_FILE, lease.number
-        )  # resumed: what was reported is not reported twice
-        again.stop(1, {"val/elbo": level})
-        scheduler.tell(lease, job(tmp_path, lease, "pruned" if said[-1] else "completed", val__elbo=level))
+        assert stops == expected
+        resumed = TrialReporter(tmp_path / STUDY_FILE, lease.number)
+        resumed.stop(1, {"val/elbo": level})  # what was reported is not reported twice
+        scheduler.tell(lease, job(tmp_path, lease, "pruned" if stops[-1] else "completed", val__elbo=level))
     assert states(tmp_path) == [TrialState.COMPLETE, TrialState.PRUNED]
 
 
 def test_epochs_without_the_objective_are_passed_over(tmp_path: Path):
     scheduler = TrialScheduler(tmp_path, settings(pruner={"name": "median"}), SPACE)
-    lease = scheduler.lease()
-    assert lease is not None
+    lease = lease_from(scheduler)
     reporter = TrialReporter(tmp_path / STUDY_FILE, lease.number)
     assert not reporter.stop(1, {"val/loss": 1.0})
     assert not reporter.stop(2, {"val/elbo": float("nan")})
@@ -244,16 +241,13 @@ def test_epochs_without_the_objective_are_passed_over(tmp_path: Path):
 
 def test_a_job_that_can_be_resumed_is_not_failed_and_not_leased_again_by_the_same_process(tmp_path: Path):
     scheduler = TrialScheduler(tmp_path, settings(n_trials=2), SPACE)
-    lease = scheduler.lease()
-    assert lease is not None
+    lease = lease_from(scheduler)
     assert not scheduler.tell(lease, job(tmp_path, lease, "killed"))
     assert states(tmp_path) == [TrialState.RUNNING]
-    other = scheduler.lease()
-    assert other is not None
+    other = lease_from(scheduler)
     assert other.number == 1
     scheduler.release(lease)
-    again = scheduler.lease()
-    assert again is not None
+    again = lease_from(scheduler)
     assert (again.number, again.overrides) == (lease.number, lease.overrides)
 
 
@@ -269,8 +263,7 @@ def test_a_proposal_that_occurred_before_gets_the_result_of_its_first_trial(
     tmp_path: Path, status: str, metrics: dict[str, float], state: TrialState
 ):
     scheduler = TrialScheduler(tmp_path, settings(n_trials=4), parsed_space(["x=choice(1)"], {}))
-    lease = scheduler.lease()
-    assert lease is not None
+    lease = lease_from(scheduler)
     assert scheduler.lease() is None  # the first one is running; it has asked for all trials
     scheduler.tell(lease, job(tmp_path, lease, status, **metrics))
     assert states(tmp_path) == [state] * 4
@@ -284,8 +277,7 @@ def test_a_trial_of_a_study_with_the_keys_of_an_earlier_version_is_resumed(tmp_p
     study = load_study(tmp_path / STUDY_FILE)
     overrides = ["data=digits", "x=1", "y=2"]
     study.ask().set_user_attr("overrides", [*overrides, "sweep.trial={journal:'j',number:0,prune:true}"])
-    lease = scheduler.lease()
-    assert lease is not None
+    lease = lease_from(scheduler)
     assert lease.overrides[:-1] == overrides
     assert lease.overrides[-1].startswith("sweep.trial={storage:")
 
@@ -293,14 +285,6 @@ def test_a_trial_of_a_study_with_the_keys_of_an_earlier_version_is_resumed(tmp_p
 def test_a_trial_that_was_asked_for_and_not_drawn_is_drawn_when_it_is_taken_up(tmp_path: Path):
     scheduler = TrialScheduler(tmp_path, settings(), SPACE)
     load_study(tmp_path / STUDY_FILE).ask()
-    lease = scheduler.lease()
-    assert lease is not None
+    lease = lease_from(scheduler)
     assert lease.number == 0
-    assert [each.partition("=")[0] for each in lease.overrides] == ["data", "x", "y", "sweep.trial"]
-
-
-def test_a_search_of_other_data_is_refused(tmp_path: Path):
-    TrialScheduler(tmp_path, settings(), SPACE)
-    other = parsed_space(["data=mnist", "x=interval(-5,5)", "y=int(interval(0,10))"], {})
-    with pytest.raises(UserError, match="is of a search with data=digits, not with data=mnist"):
-        TrialScheduler(tmp_path, settings(), other)
+    assert [override.partition("=")[0] for override in lease.overrides] == ["data", "x", "y", "sweep.trial"]
