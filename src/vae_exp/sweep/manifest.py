@@ -67,8 +67,7 @@ def add_command(sweep: Path, argv: Sequence[str], folder: Path, jobs: Sequence[S
     """
     sweep.mkdir(parents=True, exist_ok=True)
     with FileLock(sweep / f".{FILE}.lock", timeout=_LOCK_SECONDS):
-        _set_aside_if_unreadable(sweep / FILE)
-        manifest = read_manifest(sweep)
+        manifest = _read_or_set_aside(sweep / FILE)
         command = {"words": list(argv), "folder": str(folder)}
         new_args = portable_args(argv)
         listed = {job_key(job) for job in manifest.jobs}
@@ -84,15 +83,15 @@ def portable_args(argv: Sequence[str]) -> list[str]:
     return [word for word in argv if not word.lstrip("+").startswith(passing)]
 
 
-def _set_aside_if_unreadable(path: Path) -> None:
+def _read_or_set_aside(path: Path) -> SweepManifest:
     """Rename a manifest that cannot be read, and log it: it may be needed for a retry."""
     try:
-        if path.exists():
-            _parsed(path)
+        return _parsed(path) if path.exists() else SweepManifest()
     except _UNREADABLE as error:
         aside = path.with_name(f"{path.name}.unreadable")
         path.replace(aside)
         _log.warning("%s could not be read (%s) and is now %s.", path, error, aside.name)
+        return SweepManifest()
 
 
 def job_key(overrides: Sequence[str]) -> tuple[str, ...]:
@@ -159,10 +158,6 @@ def planned_jobs(config: DictConfig, overrides: Sequence[str]) -> list[list[str]
         return None
     jobs = [list(job) for batch in batches for job in batch]
     if not jobs:
-        empty = [each.input_line for each in parsed if each.is_sweep_override() and not _values(each)]
+        empty = [x.input_line for x in parsed if x.is_sweep_override() and not [*x.sweep_string_iterator()]]
         raise UserError(f"the sweep has no jobs: {', '.join(map(str, empty))} has no values.")
     return jobs
-
-
-def _values(override: Any) -> list[str]:
-    return list(override.sweep_string_iterator())

@@ -19,9 +19,8 @@ from vae_exp.storage.atomic_io import write_json
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.pool.display import PoolDisplay
 from vae_exp.sweep.pool.job import Job, JobOutcome
-from vae_exp.sweep.pool.pool import Pool, PreparedJob
+from vae_exp.sweep.pool.pool import Pool
 from vae_exp.sweep.pool.slots import Slot
-from vae_exp.sweep.run_job import JobAction
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -61,7 +60,7 @@ class Task:
 def run(folder: Path, endings: list[str], slots: list[Slot], grace_seconds: float = 5.0) -> list[Job]:
     jobs = [Job(number, [ending]) for number, ending in enumerate(endings)]
 
-    def compose(job: Job) -> PreparedJob:
+    def compose(job: Job) -> bytes | None:
         [ending] = job.overrides
         if ending == "compose":
             raise ValueError("cannot be composed")
@@ -70,9 +69,8 @@ def run(folder: Path, endings: list[str], slots: list[Slot], grace_seconds: floa
         hydra.sweep.dir, hydra.sweep.subdir, hydra.output_subdir = str(folder), path.name, None
         hydra.job_logging = {"version": 1, "root": {"level": "INFO"}}
         config = OmegaConf.create({"path": str(path), "hydra": hydra})
-        attempt = JobAction.SKIP if ending == "skip" else JobAction.RESTART
-        payload = lambda: _pickled(Task(folder, ending), config)  # noqa: E731
-        return PreparedJob(RunDirectory(path), 1, attempt, payload)
+        job.directory, job.epochs = RunDirectory(path), 1
+        return None if ending == "skip" else _pickled(Task(folder, ending), config)
 
     Pool(slots, compose, grace_seconds, PoolDisplay(len(jobs), len(slots))).run(jobs)
     return jobs

@@ -1,9 +1,8 @@
 """The display of a pool: a live table on a terminal, a line per job elsewhere."""
 
 import sys
-import time
+from collections import Counter
 from contextlib import suppress
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console, Group
@@ -16,7 +15,6 @@ from vae_exp.sweep.pool.job import Job, JobOutcome
 from vae_exp.sweep.pool.slots import Slot
 
 _SHOWN = ("val/elbo", "train/elbo", "val/loss", "train/loss")
-_REFRESHES_A_SECOND = 2
 
 
 class PoolDisplay:
@@ -33,10 +31,10 @@ class PoolDisplay:
         self._console = console or Console(soft_wrap=not sys.stdout.isatty())
         self._total, self._slots, self._done_before = total, slots, done
         self._running: dict[int, Job] = {}
-        self._counts = dict.fromkeys(JobOutcome, 0)
+        self._counts: Counter[JobOutcome] = Counter()
         self._spent: list[float] = []
-        self._began = time.monotonic()
-        self._live: Live | None = None
+        is_terminal = self._console.is_terminal
+        self._live = Live(console=self._console, auto_refresh=False, transient=True) if is_terminal else None
 
     @property
     def is_live(self) -> bool:
@@ -44,17 +42,13 @@ class PoolDisplay:
         return self._live is not None
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        if self._live is not None:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._live is not None:
             self._live.stop()
-            self._live = None
 
     def started(self, job: Job, slot: Slot) -> None:
         """A job's process has been started."""
@@ -68,7 +62,7 @@ class PoolDisplay:
         self._counts[job.outcome] += 1
         if job.outcome is JobOutcome.DONE:
             self._spent.append(job.seconds)
-        self._say(self._line(job))
+        self._say(self._line(job, job.outcome))
 
     def requeued(self, job: Job) -> None:
         """A job ran out of memory and will be run once more."""
@@ -82,62 +76,54 @@ class PoolDisplay:
     def refresh(self) -> None:
         """Redraw the table."""
         if self._live is not None:
-            self._live.update(self._drawn(), refresh=True)
+            self._live.update(self._table(), refresh=True)
 
     def _say(self, text: str) -> None:
         with suppress(OSError):  # the reader has closed the pipe; the sweep continues
             self._console.print(Text(text), highlight=False, soft_wrap=True)
 
-    def _line(self, job: Job) -> str:
-        done = self._done_before + sum(self._counts.values())
-        width = len(str(self._total))
-        what = (
-            job.status
-            if job.outcome in (JobOutcome.DONE, JobOutcome.FAILED)
-            else job.outcome.value
-            if job.outcome
-            else ""
-        )
-        parts = [f"[{done:{width}}/{self._total}]", what, job.name]
-        if job.seconds:
-            parts.append(f"{job.seconds:.1f} s")
-        if job.outcome is JobOutcome.DONE:
-            parts.append(shown_metric(job))
-        if job.reason:
-            parts.append(job.reason.splitlines()[0])
+    def _line(self, job: Job, outcome: JobOutcome) -> str:
+        ended = self._total - self._remaining()
         left = self._left()
-        return "  ".join(part for part in (*parts, f"({left} left)" if left else "") if part)
+        is_done = outcome is JobOutcome.DONE
+        parts = [
+            f"[{ended:{len(str(self._total))}}/{self._total}]",
+            job.status if is_done or outcome is JobOutcome.FAILED else outcome.value,
+            job.name,
+            f"{job.seconds:.1f} s" if job.seconds else "",
+            _shown_metric(job) if is_done else "",
+            job.reason.partition("\n")[0],
+            f"({left} left)" if left else "",
+        ]
+        return "  ".join(filter(None, parts))
+
+    def _remaining(self) -> int:
+        return self._total - self._done_before - self._counts.total()
 
     def _left(self) -> str:
         """How long the rest will take, at the pace of the jobs so far; empty where nothing is known."""
-        rest = self._total - self._done_before - sum(self._counts.values())
+        rest = self._remaining()
         if not rest or not self._spent:
             return ""
         pace = sum(self._spent) / len(self._spent)
         under_way = sum(min(1.0, job.seconds / pace) for job in self._running.values() if pace)
         return format_duration(pace * max(0.0, rest - under_way) / min(self._slots, rest))
 
-    def _drawn(self) -> Group:
+    def _table(self) -> Group:
         table = Table(box=None, padding=(0, 2, 0, 0))
         for name in ("job", "where", "time", "epochs", "last"):
             table.add_column(name, overflow="ellipsis", no_wrap=True)
         for job in self._running.values():
             epoch = int(job.metrics.get("epoch", 0))
             epochs = f"{epoch}/{job.epochs}" if job.epochs else str(epoch)
-            table.add_row(Text(job.name), job.status, format_duration(job.seconds), epochs, shown_metric(job))
-        return Group(table, Text(self._totals()))
-
-    def _totals(self) -> str:
-        waiting = self._total - self._done_before - sum(self._counts.values()) - len(self._running)
-        parts = [f"{len(self._running)} running", f"{waiting} waiting"]
-        parts += [f"{count} {end.value}" for end, count in self._counts.items() if count]
+            table.add_row(Text(job.name), job.status, format_duration(job.seconds), epochs, _shown_metric(job))
+        parts = [f"{len(self._running)} running", f"{self._remaining() - len(self._running)} waiting"]
+        parts += [f"{count} {outcome.value}" for outcome, count in self._counts.items()]
         left = self._left()
-        return ", ".join(parts) + (f"; about {left} left" if left else "")
+        return Group(table, Text(", ".join(parts) + (f"; about {left} left" if left else "")))
 
 
-def shown_metric(job: Job) -> str:
+def _shown_metric(job: Job) -> str:
     """The metric of a job that says most, with its name; empty if there is none yet."""
-    for name in (job.monitor if not job.monitor.endswith("/loss") else "", *_SHOWN):
-        if name in job.metrics:
-            return f"{name} {job.metrics[name]:.3f}"
-    return ""
+    names = (job.monitor if not job.monitor.endswith("/loss") else "", *_SHOWN)
+    return next((f"{name} {job.metrics[name]:.3f}" for name in names if name in job.metrics), "")

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from multiprocessing.connection import Connection
@@ -83,11 +84,10 @@ class RunningJob:
 
     def receive_result(self) -> WorkerResult | None:
         """What the worker sent; None if its process ended before that."""
-        try:
+        with suppress(EOFError, OSError):
             result: WorkerResult | None = self.results.recv() if self.results.poll() else None
-        except (EOFError, OSError):
-            result = None
-        return result
+            return result
+        return None
 
 
 def finalize_job(
@@ -104,25 +104,25 @@ def finalize_job(
     """
     assert job.directory is not None
     succeeded = exit_code == 0 and worker_result is not None and worker_result.error is None
-    result = _result(job.directory, None if succeeded else started_at)
     if succeeded and job.directory.is_locked():
         job.outcome, job.status = JobOutcome.RUNNING_ELSEWHERE, "running"
         return
-    if result is None and (worker_result is None or worker_result.error is None) and exit_code:
-        result = _write_missing_result(job.directory, exit_code)
-    status = str(result.get("status")) if result else "failed"
-    error = str(result.get("error") or "") if result else ""
     raised = worker_result.error if worker_result else None
-    job.status, job.reason = status, error or raised or ("" if status in FINISHED else "left no result")
-    metrics = result.get("metrics") if result else None
+    result = _result(job.directory, None if succeeded else started_at)
+    if result is None and raised is None and exit_code:
+        result = _write_missing_result(job.directory, exit_code)
+    result = result or {}
+    metrics = result.get("metrics")
     job.metrics = metrics if isinstance(metrics, dict) else {}
-    job.monitor = str(result.get("monitor", "")) if result else ""
-    if status in FINISHED and not job.directory.config.is_file():
-        job.outcome, job.status, job.reason = JobOutcome.FAILED, "failed", "its directory was removed while it ran"
-    elif status in FINISHED:
-        job.outcome, job.reason = JobOutcome.DONE, ""
-    else:
+    job.monitor = str(result.get("monitor", ""))
+    job.status = str(result.get("status", "failed"))
+    if job.status not in FINISHED:
         job.outcome = JobOutcome.STOPPED if stopping else JobOutcome.FAILED
+        job.reason = str(result.get("error") or raised or "left no result")
+    elif job.directory.config.is_file():
+        job.outcome = JobOutcome.DONE
+    else:
+        job.outcome, job.status, job.reason = JobOutcome.FAILED, "failed", "its directory was removed while it ran"
 
 
 def _result(directory: RunDirectory, started_at: float | None) -> dict[str, Any] | None:
@@ -144,11 +144,8 @@ def _write_missing_result(directory: RunDirectory, exit_code: int) -> dict[str, 
         "epochs": int(last.get("epoch", 0)),
         "metrics": {key: value for key, value in last.items() if "/" in key},
     }
-    try:
-        with lock_run_directory(directory):
-            write_json(directory.result, result)
-    except (RunLockedError, OSError):
-        pass
+    with suppress(RunLockedError, OSError), lock_run_directory(directory):
+        write_json(directory.result, result)
     return result
 
 

@@ -1,10 +1,11 @@
 """The pool behind Hydra's launcher: compose jobs, run them, return their outcomes."""
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
+from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -12,9 +13,8 @@ from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.pool.display import PoolDisplay
 from vae_exp.sweep.pool.job import Job, JobOutcome
-from vae_exp.sweep.pool.pool import Pool, PreparedJob
+from vae_exp.sweep.pool.pool import Pool
 from vae_exp.sweep.pool.slots import SlotConfig
-from vae_exp.sweep.pool.worker import pickle_job
 from vae_exp.sweep.run_job import JobAction, decide_action, save_overrides
 from vae_exp.sweep.session import current_session
 
@@ -110,14 +110,15 @@ class PoolSweep:
         finally:
             current_session().add_failures(sum(job.outcome in _UNFINISHED for job in ended), len(ended))
 
-    def _compose(self, job: Job) -> PreparedJob:
+    def _compose(self, job: Job) -> bytes | None:
         composed = self._hydra_context.config_loader.load_sweep_config(self._config, list(job.overrides))
         with open_dict(composed):
             composed.hydra.job.id = composed.hydra.job.num = job.number
-        path = Path(str(composed.hydra.sweep.dir)) / str(composed.hydra.sweep.subdir)
-        directory = RunDirectory(path)
-        action = decide_action(directory, composed)
-        if action is JobAction.SKIP:
-            save_overrides(directory, job.overrides)
-        pickle = partial(pickle_job, self._hydra_context, self._task_function, composed)
-        return PreparedJob(directory, int(composed.trainer.epochs), action, pickle)
+        job.directory = RunDirectory(Path(str(composed.hydra.sweep.dir)) / str(composed.hydra.sweep.subdir))
+        job.epochs = int(composed.trainer.epochs)
+        if decide_action(job.directory, composed) is JobAction.SKIP:
+            save_overrides(job.directory, job.overrides)
+            return None
+        task = self._hydra_context, self._task_function, composed, Singleton.get_state()
+        payload: bytes = cloudpickle.dumps(task)
+        return payload

@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
 
@@ -20,7 +19,6 @@ from vae_exp.sweep.pool.display import PoolDisplay
 from vae_exp.sweep.pool.job import Job, JobOutcome, RunningJob, finalize_job
 from vae_exp.sweep.pool.slots import Slot
 from vae_exp.sweep.pool.worker import WorkerTask, worker_main
-from vae_exp.sweep.run_job import JobAction
 
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5
@@ -33,23 +31,6 @@ _PRELOADED = [  # once for all jobs: with the first comes torch, the others are 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-@dataclass(frozen=True)
-class PreparedJob:
-    """A job, ready to be started.
-
-    Args:
-        directory: Its run directory.
-        epochs: How many epochs it will have.
-        action: Whether it is skipped, resumed or restarted.
-        pickle: Pickles what its process needs.
-    """
-
-    directory: RunDirectory
-    epochs: int
-    action: JobAction
-    pickle: Callable[[], bytes]
-
-
 class Pool:
     """Runs jobs on the slots of a node.
 
@@ -59,7 +40,8 @@ class Pool:
 
     Args:
         slots: Where jobs may run.
-        compose: Prepares a job; called just before it starts.
+        compose: Sets the directory and the epochs of a job that is about to start, and returns what its process
+            needs, pickled; None for a job that is finished.
         grace_seconds: How long a job may take to end in order when the sweep is stopped.
         display: Shows the progress of the sweep.
     """
@@ -67,7 +49,7 @@ class Pool:
     def __init__(
         self,
         slots: Sequence[Slot],
-        compose: Callable[[Job], PreparedJob],
+        compose: Callable[[Job], bytes | None],
         grace_seconds: float,
         display: PoolDisplay,
     ) -> None:
@@ -132,27 +114,26 @@ class Pool:
 
     def _start(self, job: Job, slot: Slot) -> None:
         try:
-            prepared = self._compose(job)
-            job.directory, job.epochs = prepared.directory, prepared.epochs
-            if prepared.action is JobAction.SKIP:
+            payload = self._compose(job)
+            assert job.directory is not None
+            if payload is None:
                 job.outcome, job.status = JobOutcome.SKIPPED, "completed"
-            elif prepared.directory.is_locked():
+            elif job.directory.is_locked():
                 job.outcome, job.status = JobOutcome.RUNNING_ELSEWHERE, "running"
             else:
-                self._fork(job, prepared, slot)
+                self._fork(job, job.directory, payload, slot)
                 return
         except Exception as error:  # that job alone fails
-            job.outcome, job.status, job.reason = JobOutcome.FAILED, "failed", _error_text(error)
+            job.reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            job.outcome, job.status = JobOutcome.FAILED, "failed"
             _log.debug("Job %d could not be started.", job.number, exc_info=True)
         self._ended(job)
 
-    def _fork(self, job: Job, prepared: PreparedJob, slot: Slot) -> None:
-        prepared.directory.path.mkdir(parents=True, exist_ok=True)
+    def _fork(self, job: Job, directory: RunDirectory, payload: bytes, slot: Slot) -> None:
+        directory.path.mkdir(parents=True, exist_ok=True)
         environment = dict.fromkeys(_THREADS, str(slot.threads))
         environment |= {} if slot.gpu is None else {"CUDA_VISIBLE_DEVICES": slot.gpu}
-        task = WorkerTask(
-            prepared.pickle(), prepared.directory.output, environment, slot.threads, self._grace_seconds
-        )
+        task = WorkerTask(payload, directory.output, environment, slot.threads, self._grace_seconds)
         launcher_end, worker_end = self._context.Pipe(duplex=False)
         process = self._context.Process(target=worker_main, args=(task, worker_end))
         start, started_at = time.monotonic(), time.time()
@@ -174,14 +155,11 @@ class Pool:
             self._running.remove(running)
             self._finish(running)
         for running in self._running:
-            self._update_progress(running)
+            job = running.job
+            job.seconds = time.monotonic() - running.start
+            if self._display.is_live and job.directory is not None:
+                job.metrics = last_metrics(job.directory) or job.metrics
         self._display.refresh()
-
-    def _update_progress(self, running: RunningJob) -> None:
-        assert running.job.directory is not None
-        running.job.seconds = time.monotonic() - running.start
-        if self._display.is_live:
-            running.job.metrics = last_metrics(running.job.directory) or running.job.metrics
 
     def _finish(self, running: RunningJob) -> None:
         """Record how a job ended; one that ran out of memory is repeated with a GPU, or all cores, to itself."""
@@ -236,10 +214,6 @@ def _start_forkserver() -> None:
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-
-
-def _error_text(error: Exception) -> str:
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
 
 import cloudpickle
 
@@ -47,14 +46,6 @@ class WorkerResult:
 
     error: str | None
     out_of_memory: bool = False
-
-
-def pickle_job(hydra_context: Any, task_function: Any, config: Any) -> bytes:
-    """What a process needs to run a job."""
-    from hydra.core.singleton import Singleton
-
-    job: bytes = cloudpickle.dumps((hydra_context, task_function, config, Singleton.get_state()))
-    return job
 
 
 def worker_main(task: WorkerTask, launcher: Connection) -> None:
