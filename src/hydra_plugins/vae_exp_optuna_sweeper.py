@@ -67,8 +67,8 @@ class OptunaSweeper(Sweeper):
             raise UserError(f"hydra.sweeper.batch_size={self._batch_size} must be a whole number of at least 1.")
         objectives = with_directions(self._objectives, self._directions)
         settings = SearchConfig(self._n_trials, objectives, self._sampler, self._pruner)
-        words = [*(f"{key}={value}" for key, value in self._params.items()), *arguments]
-        space = parsed_space(words, self._conditions)
+        overrides = [*(f"{key}={value}" for key, value in self._params.items()), *arguments]
+        space = parsed_space(overrides, self._conditions)
         assert self.hydra_context is not None
         for example in space.examples():  # names unknown keys
             self.hydra_context.config_loader.load_sweep_config(self.config, example)

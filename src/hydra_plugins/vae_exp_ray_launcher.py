@@ -60,7 +60,7 @@ class RayLauncher(Launcher):
             with open_dict(composed):
                 composed.hydra.job.id = composed.hydra.job.num = number
             running.append(task.remote(hydra_context, task_function, composed, Singleton.get_state()))
-        return [_ended(ray, each, overrides) for each, overrides in zip(running, job_overrides, strict=True)]
+        return [_ended(ray, job, overrides) for job, overrides in zip(running, job_overrides, strict=True)]
 
 
 def _ended(ray: Any, job: Any, overrides: Sequence[str]) -> JobReturn:

@@ -11,7 +11,7 @@ import yaml
 
 def make_job(sweep: Path, overrides: Sequence[str], status: str | None = "completed", **metrics: float) -> Path:
     """A job's directory; without a status it has no result."""
-    name = "_".join(each.replace("=", "-").replace("/", "-") for each in overrides)
+    name = "_".join(override.replace("=", "-").replace("/", "-") for override in overrides)
     directory = sweep / name
     (directory / ".hydra").mkdir(parents=True)
     (directory / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(list(overrides)))

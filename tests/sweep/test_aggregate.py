@@ -28,9 +28,9 @@ from vae_exp.sweep.job_records import read_jobs
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=20))
 def test_mean_and_standard_error_are_those_of_numpy(values: list[float]):
-    found = estimate(values)
-    assert found.mean == pytest.approx(np.mean(values), abs=1e-6)
-    assert found.error == pytest.approx(np.std(values, ddof=1) / sqrt(len(values)), abs=1e-6)
+    result = estimate(values)
+    assert result.mean == pytest.approx(np.mean(values), abs=1e-6)
+    assert result.error == pytest.approx(np.std(values, ddof=1) / sqrt(len(values)), abs=1e-6)
 
 
 def test_a_single_job_tells_nothing_of_its_error():
@@ -43,7 +43,7 @@ def test_jobs_that_differ_in_their_seed_alone_are_one_group(tmp_path: Path):
     groups = grouped(jobs, default_keys(jobs))
     assert len(groups) == 6
     assert {group.count for group in groups} == {2}
-    group = next(each for each in groups if each.keys["model.latent_dim"] == "2")
+    group = next(group for group in groups if group.keys["model.latent_dim"] == "2")
     values = [
         job.metrics["val/elbo"] for job in jobs if all(job.keys[key] == value for key, value in group.keys.items())
     ]
@@ -67,15 +67,15 @@ def _settings() -> list[SeedGroup]:
 def test_the_mean_over_other_keys_is_that_of_the_settings_whatever_their_seeds():
     """Its error is the spread of that very number when every seed is drawn anew, settings being fixed."""
     a, b = combined(_settings(), ["model"], "mean", "val/nll")
-    found = a.metrics["val/nll"]
-    assert (a.keys, a.count, found.count) == ({"model": "a"}, 5, 5)
-    assert found.mean == pytest.approx((3.0 + 4.5) / 2)
+    nll = a.metrics["val/nll"]
+    assert (a.keys, a.count, nll.count) == ({"model": "a"}, 5, 5)
+    assert nll.mean == pytest.approx((3.0 + 4.5) / 2)
     source = np.random.default_rng(0)
     draws = [
         source.normal(0, np.std(SEEDS[beta, "a"], ddof=1), (200_000, len(SEEDS[beta, "a"]))).mean(axis=1)
         for beta in ("1", "2")
     ]
-    assert found.error == pytest.approx(np.mean(draws, axis=0).std(), rel=0.01)
+    assert nll.error == pytest.approx(np.mean(draws, axis=0).std(), rel=0.01)
     assert b.metrics["val/nll"] == estimate(SEEDS["3", "b"])
 
 
@@ -87,8 +87,8 @@ def test_the_best_over_other_keys_is_one_setting_with_all_its_metrics():
 
 
 def test_what_a_number_is_taken_over_is_told():
-    told = [meaning(_settings(), keys, "best", "val/nll") for keys in (["beta", "model"], ["model"], [])]
-    assert told == [
+    captions = [meaning(_settings(), keys, "best", "val/nll") for keys in (["beta", "model"], ["model"], [])]
+    assert captions == [
         "mean over 2 to 3 seeds",
         "mean over 2 to 3 seeds; best over beta",
         "mean over 2 to 3 seeds; best over beta, model",
@@ -118,8 +118,8 @@ def test_values_are_sorted_by_size_and_words_by_themselves():
 
 
 def test_the_best_job_is_told_in_words_that_can_be_pasted(tmp_path: Path):
-    words = ["+a=[1,2]", "seed=0", "data.root=/x", "sweep.name=x", "tracker=none", "hydra/launcher=pool"]
-    make_job(tmp_path, words, val__elbo=-5.0)
+    overrides = ["+a=[1,2]", "seed=0", "data.root=/x", "sweep.name=x", "tracker=none", "hydra/launcher=pool"]
+    make_job(tmp_path, overrides, val__elbo=-5.0)
     make_job(tmp_path, ["+a=[3]", "seed=0"], val__elbo=-7.0)
     make_job(tmp_path, ["+a=[4]", "seed=0"], "failed", val__elbo=-1.0)
     [best], metrics = best_jobs(read_jobs(tmp_path), [])
@@ -159,8 +159,8 @@ def test_over_seeds_the_best_mean_wins_and_no_seed_is_told(tmp_path: Path):
 def test_of_several_metrics_the_front_is_told(tmp_path: Path):
     for name, nll, units in (("a", 90, 4), ("b", 88, 2), ("c", 91, 3), ("d", 85, 1), ("e", 90, 4)):
         make_job(tmp_path, [f"m={name}"], val__nll=nll, val__active_units=units)
-    found, _ = best_jobs(read_jobs(tmp_path), ["val/nll", "val/active_units"])
-    assert [job.keys["m"] for job in found] == ["d", "b", "a", "e"]
+    front, _ = best_jobs(read_jobs(tmp_path), ["val/nll", "val/active_units"])
+    assert [job.keys["m"] for job in front] == ["d", "b", "a", "e"]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -175,8 +175,8 @@ def test_a_metric_that_is_not_finite_neither_wins_nor_upsets_the_order(tmp_path:
 def test_a_job_whose_last_line_is_not_finite_is_read(tmp_path: Path):
     job = make_job(tmp_path, ["m=a"], None)
     (job / "metrics.jsonl").write_text('{"epoch": NaN, "val/nll": Infinity}\n')
-    [found] = read_jobs(tmp_path)
-    assert (found.epochs, found.metrics) == (0, {})
+    [record] = read_jobs(tmp_path)
+    assert (record.epochs, record.metrics) == (0, {})
 
 
 def test_without_completed_jobs_there_is_no_best(tmp_path: Path):

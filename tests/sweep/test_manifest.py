@@ -74,8 +74,8 @@ def test_commands_and_jobs_are_added_and_none_is_told_twice(tmp_path: Path):
     add_command(sweep, ["--multirun", "seed=0,1"], tmp_path, [["seed=0"], ["seed=1"]])
     plan = read_manifest(sweep)
     assert plan.jobs == [["seed=0"], ["seed=1"], ["seed=2"]]
-    assert [each["words"][1] for each in plan.commands] == ["seed=0,1", "seed=0,1,2"]
-    assert {each["folder"] for each in plan.commands} == {str(tmp_path)}
+    assert [entry["words"][1] for entry in plan.commands] == ["seed=0,1", "seed=0,1,2"]
+    assert {entry["folder"] for entry in plan.commands} == {str(tmp_path)}
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"commands": 1, "jobs": [2]}', "\x00"])

@@ -82,7 +82,7 @@ def test_the_words_that_a_job_was_asked_for_with_last_are_kept(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("result", "metrics", "found"),
+    ("result", "metrics", "run_id"),
     [
         ({"status": "interrupted", "wandb": {"run_id": "abc"}}, None, "abc"),
         ({"status": "interrupted", "wandb": {"run_id": "abc"}}, "", "abc"),
@@ -93,11 +93,11 @@ def test_the_words_that_a_job_was_asked_for_with_last_are_kept(tmp_path: Path):
     ],
 )
 def test_an_attempt_without_an_epoch_leaves_its_w_and_b_run_to_the_next(
-    tmp_path: Path, result: object, metrics: str | None, found: str | None
+    tmp_path: Path, result: object, metrics: str | None, run_id: str | None
 ):
     directory = _job(tmp_path, None)
     if result is not None:
         directory.result.write_text(json.dumps(result))
     if metrics is not None:
         directory.metrics.write_text(metrics)
-    assert reusable_wandb_run_id(directory) == found
+    assert reusable_wandb_run_id(directory) == run_id

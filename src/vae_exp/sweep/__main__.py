@@ -222,7 +222,7 @@ def _retry(args: argparse.Namespace) -> int:
         if TRUST not in trust:
             check_command(argv, folder, args.sweep)
     checked = [] if TRUST in trust else ["sweep.checked=true"]
-    if named := [each for each in trust if each != TRUST]:
+    if named := [name for name in trust if name != TRUST]:
         checked.append(f"trusted_packages=[{','.join(named)}]")
     worst = 0
     for command in commands:
@@ -269,9 +269,9 @@ def _clean(args: argparse.Namespace) -> int:
     if not removable:
         print("Nothing to clean up.")
         return 0
-    for each in removable:
-        print(f"{each.size / 2**20:8.1f} MiB  {each.path}  ({each.reason})")
-    total = sum(each.size for each in removable) / 2**20
+    for entry in removable:
+        print(f"{entry.size / 2**20:8.1f} MiB  {entry.path}  ({entry.reason})")
+    total = sum(entry.size for entry in removable) / 2**20
     if not args.yes and not _agreed(f"Remove these {len(removable)}, {total:.1f} MiB? [y/N] "):
         print("Nothing was removed.")
         return 1

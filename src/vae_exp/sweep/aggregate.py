@@ -139,8 +139,8 @@ def _best(settings: Sequence[SeedGroup], metric: str) -> Sequence[SeedGroup]:
 
 def _mean_of(estimates: Sequence[MeanAndError]) -> MeanAndError:
     count = len(estimates)
-    error = sqrt(sum(each.error**2 for each in estimates)) / count
-    return MeanAndError(fmean(each.mean for each in estimates), error, sum(each.count for each in estimates))
+    error = sqrt(sum(mean.error**2 for mean in estimates)) / count
+    return MeanAndError(fmean(mean.mean for mean in estimates), error, sum(mean.count for mean in estimates))
 
 
 def natural_sort_key(value: str) -> tuple[list[float], str]:

@@ -41,7 +41,7 @@ def check_command(argv: Sequence[str], folder: Path, sweep: Path) -> None:
         parsed = OverridesParser.create().parse_overrides([word for word in overrides if word not in flags])
     except HydraException as error:
         raise UserError(f"{sweep / 'sweep.json'} holds a command that cannot be read: {error}") from error
-    refused = [*flags, *(each.input_line for each in parsed if not _is_plain(each))]
+    refused = [*flags, *(override.input_line for override in parsed if not _is_plain(override))]
     if refused:
         raise UserError(f"{sweep} was started with {refused[0]}, which could run other code; refused: {remedy}.")
 

@@ -50,8 +50,8 @@ def _parsed(path: Path) -> SweepManifest:
     content = read_json(path)
     jobs = [[rename_override(str(word)) for word in job] for job in content["jobs"]]
     commands = [
-        {"words": [rename_override(str(word)) for word in each["words"]], "folder": str(each["folder"])}
-        for each in content["commands"]
+        {"words": [rename_override(str(word)) for word in command["words"]], "folder": str(command["folder"])}
+        for command in content["commands"]
     ]
     return SweepManifest(commands, jobs)
 
@@ -101,7 +101,7 @@ def job_key(overrides: Sequence[str]) -> tuple[str, ...]:
 
 def identifying_overrides(overrides: Sequence[str]) -> list[str]:
     """The overrides of a job that affect its result."""
-    return [each for each in overrides if not is_excluded_key(override_key(each))]
+    return [override for override in overrides if not is_excluded_key(override_key(override))]
 
 
 def is_excluded_key(key: str) -> bool:
@@ -115,7 +115,7 @@ def swept_keys(sweep: Path, overrides: Sequence[str]) -> dict[str, str]:
     others = [overrides_by_key(identifying_overrides(job)) for job in read_manifest(sweep).jobs]
     if len(others) < 2:
         return own
-    return {key: value for key, value in own.items() if any(each.get(key) != value for each in others)}
+    return {key: value for key, value in own.items() if any(job.get(key) != value for job in others)}
 
 
 def check_swept_keys(overrides: Sequence[str]) -> None:

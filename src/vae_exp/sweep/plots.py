@@ -147,7 +147,7 @@ def curve(settings: Sequence[SeedGroup], metric: str, key: str, others: Others =
     """
     figure, axes = _figure()
     below = ParameterAxis(settings, key)
-    rest = [each for each in varying_keys(settings) if each != key]
+    rest = [other for other in varying_keys(settings) if other != key]
     lines = partition(settings, lambda setting: _label(setting, rest))
     scattered = 2 * len(lines) > len(settings) > _MOST_LINES  # as a search leaves them: hardly any share the rest
     many = scattered or len(lines) > _MOST_LINES

@@ -94,7 +94,7 @@ def visible_gpus() -> list[str]:
     """The GPUs that CUDA would see, by what `CUDA_VISIBLE_DEVICES` calls them; CUDA itself is not started."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [each.strip() for each in visible.split(",") if each.strip() not in ("", "-1")]
+        return [gpu.strip() for gpu in visible.split(",") if gpu.strip() not in ("", "-1")]
     program = shutil.which("nvidia-smi")
     if program is None:
         return []

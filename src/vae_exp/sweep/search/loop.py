@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobStatus
+from optuna.trial import TrialState
 
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
@@ -35,8 +36,9 @@ def run_in_pool(scheduler: TrialScheduler, launcher: Any) -> None:
         except UserError as error:  # it holds for every job
             problems.append(error)
 
+    ended = sum(count for state, count in scheduler.counts().items() if state.is_finished())
     try:
-        launcher.stream(jobs(), scheduler.total, scheduler.total - scheduler.remaining(), tell)
+        launcher.stream(jobs(), scheduler.total, min(ended, scheduler.total), tell)
     finally:
         _end(scheduler, leases.values())
     if problems:
@@ -69,4 +71,6 @@ def run_in_batches(scheduler: TrialScheduler, launcher: Any, batch_size: int) ->
 def _end(scheduler: TrialScheduler, leases: Iterable[TrialLease]) -> None:
     for lease in leases:
         scheduler.release(lease)
-    current_session().set_trial_counts(scheduler.failures(), scheduler.unfinished())
+    counts = scheduler.counts()
+    unfinished = sum(count for state, count in counts.items() if not state.is_finished())
+    current_session().set_trial_counts(counts[TrialState.FAIL], unfinished)

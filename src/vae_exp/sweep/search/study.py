@@ -1,5 +1,6 @@
 """The study of a search: leases on its trials, and their results."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ _LOCKS = ".trials"
 _ENDED = ("completed", "pruned", "failed", "diverged")
 
 
-def open_storage(path: Path) -> JournalStorage:
+def _open_storage(path: Path) -> JournalStorage:
     """Optuna's journal in a file, which is created if it is missing; many processes read and write it."""
     return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
 
@@ -56,14 +57,14 @@ def _readable(path: Path) -> Iterator[None]:
         ) from error
 
 
-def load_study(path: Path, pruner: optuna.pruners.BasePruner | None = None) -> optuna.Study:
+def load_study(path: Path) -> optuna.Study:
     """Load the study in a file.
 
     Raises:
         UserError: if there is none, or if the file is not a journal.
     """
     with _readable(path):
-        return optuna.load_study(study_name=_STUDY, storage=open_storage(path), pruner=pruner)
+        return optuna.load_study(study_name=_STUDY, storage=_open_storage(path))
 
 
 @dataclass(frozen=True)
@@ -162,18 +163,9 @@ class TrialScheduler:
             self._study = self._open_study()
             self._check_same_search()
 
-    def remaining(self) -> int:
-        """How many trials are still to be run, here or elsewhere."""
-        ended = sum(trial.state.is_finished() for trial in self._trials())
-        return max(0, self.total - ended)
-
-    def failures(self) -> int:
-        """How many trials have failed; they stay so."""
-        return sum(trial.state is TrialState.FAIL for trial in self._trials())
-
-    def unfinished(self) -> int:
-        """How many trials have been started and not ended, here or elsewhere."""
-        return sum(not trial.state.is_finished() for trial in self._trials())
+    def counts(self) -> Counter[TrialState]:
+        """How many trials there are in each state, those of other processes among them."""
+        return Counter(trial.state for trial in self._trials())
 
     def lease(self) -> TrialLease | None:
         """The next trial for this process: one whose owner has died, or a new one; None if there is none.
@@ -290,14 +282,14 @@ class TrialScheduler:
 
     def _open_study(self) -> optuna.Study:
         settings = self._settings
-        storage = open_storage(self._path)
         with suppress(DuplicatedStudyError):
-            directions = [StudyDirection[each.upper()] for each in settings.objectives.values()]
+            directions = [StudyDirection[name.upper()] for name in settings.objectives.values()]
+            storage = _open_storage(self._path)
             study = optuna.create_study(storage=storage, study_name=_STUDY, directions=directions)
             study.set_user_attr("objectives", dict(settings.objectives))
             study.set_user_attr("pruner", dict(settings.pruner))
             study.set_user_attr("fixed", list(job_key(self._space.fixed)))
-        return optuna.load_study(study_name=_STUDY, storage=storage)
+        return load_study(self._path)
 
     def _check_same_search(self) -> None:
         stored = with_current_metrics(self._study.user_attrs.get("objectives", {}))
