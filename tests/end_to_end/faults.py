@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from pathlib import Path
 
 import torch
 
@@ -12,11 +13,11 @@ BAD = {1: "raise", 3: "kill", 5: "exit", 6: "diverge"}
 
 
 class Encoder(MLPEncoder):
-    """Takes a number; some numbers end their job after ten batches, unless the variable MENDED is set."""
+    """Takes a number; some numbers end their job after ten batches, unless MENDED is set or is a file here."""
 
     def __init__(self, number, **sizes):
         super().__init__(**sizes)
-        self.fault = None if "MENDED" in os.environ else BAD.get(number)
+        self.fault = None if "MENDED" in os.environ or Path("MENDED").exists() else BAD.get(number)
         self.calls = 0
 
     def forward(self, images):
