@@ -14,16 +14,11 @@ from vae_exp.errors import UserError, did_you_mean
 REFUSED = {
     ("experiment=burda_iwea",): ["experiment=burda_iwea is not an option", "did you mean burda_iwae"],
     ("experiment=nope", "--multirun", "seed=0,1"): ["experiment=nope is not an option", "minimalist_vae"],
-    ("experiment=[nope]",): ["experiment=[nope] is a list", "takes one option"],
     ("evaluator=[1]",): ["evaluator=[1]: 1 is not an option of evaluator", "list of names"],
     ("optimizer=[adam,sgd]",): ["optimizer=[adam,sgd] is a list", "--multirun optimizer=adam,sgd"],
-    ("loss=[elbo,iwae]",): ["loss=[elbo,iwae] is a list"],
-    ("data=[digits,mnist]",): ["data=[digits,mnist] is a list"],
-    ("tracker=[none,offline]",): ["tracker=[none,offline] is a list"],
     ("model/likelihood=[bernoulli,gaussian]",): ["model/likelihood=[bernoulli,gaussian] is a list"],
     ("--multirun", "loss=vq,[elbo,iwae]"): ["loss=[elbo,iwae] is a list"],
     ("model=cnn",): ["model=cnn is not an option of model", "conditional, conv, hierarchical, mlp"],
-    ("loss=betavae",): ["did you mean beta_vae"],
     ("evaluator=[elb]",): ["evaluator=elb is not an option of evaluator; did you mean elbo?"],
     ("epochs=3",): ["did you mean trainer.epochs"],
     ("latnt_dim=3",): ["did you mean model.latent_dim?"],
@@ -31,7 +26,6 @@ REFUSED = {
     ("loss.beta=4",): ["loss=beta_vae", "For a class of your own, say +loss.beta"],
     ("optimizer.momentum=0.9",): ["it is one with optimizer=sgd"],
     ("--latent-dim", "3"): ["--latent-dim is not an option", "model.latent_dim="],
-    ("--seed=3",): ["--seed is not an option", ": seed=3"],
     ("--multi-run",): ["did you mean --multirun?"],
     ("--multirun", "--cfg", "job"): ["--multirun, --cfg"],
     ("--experimental-rerun", "x.pickle"): ["--experimental-rerun", "resume=DIR"],
@@ -74,9 +68,9 @@ def test_a_command_line_is_refused_in_one_message(words, command, tmp_path: Path
     assert "hydra/launcher=slurm" in words or not list(tmp_path.glob("multirun"))
 
 
-@pytest.mark.parametrize("words", [["experiment="], ["experiment=null"], ["experiment=''"], ["experiment=[]"]])
-def test_a_choice_may_be_empty_where_the_default_is(command, words):
-    finished = command("train", *words, "--cfg", "job", "seed=3", "--package", "seed")
+@pytest.mark.parametrize("word", ["experiment=", "experiment=null", "experiment=''"])
+def test_a_choice_may_be_empty_where_the_default_is(command, word: str):
+    finished = command("train", word, "--cfg", "job", "seed=3", "--package", "seed")
     assert (finished.code, finished.out.strip()) == (0, "3")
 
 
@@ -132,9 +126,7 @@ def test_near_names_come_first_and_all_names_where_none_is_near():
     assert did_you_mean("width", ["epochs", "seed"], "trainer.") == "known here: epochs, seed."
 
 
-@pytest.mark.parametrize(
-    ("name", "words"), [("reproduce", []), ("train", ["--info"]), ("train", ["--cfg", "job"]), ("sweep", ["-h"])]
-)
+@pytest.mark.parametrize(("name", "words"), [("train", ["--info"]), ("sweep", ["-h"])])
 def test_a_reader_that_closes_the_pipe_causes_no_message(name: str, words: list[str], tmp_path: Path):
     read, write = os.pipe()
     os.close(read)
