@@ -37,16 +37,12 @@ def test_the_files_of_a_run_lie_in_its_directory(tmp_path: Path):
     ]
 
 
-def test_a_relative_path_is_anchored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_path_is_anchored_once_and_a_home_folder_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    run = RunDirectory(Path("run"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    runs = RunDirectory(Path("run")), RunDirectory(Path("~/run"))
     monkeypatch.chdir("/")
-    assert run.path == tmp_path / "run"
-
-
-def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert RunDirectory(Path("~/run")).path == tmp_path / "run"
+    assert [run.path for run in runs] == [tmp_path / "run", tmp_path / "home" / "run"]
 
 
 @pytest.mark.parametrize(
@@ -78,6 +74,7 @@ def test_a_directory_holds_a_run_once_a_trace_is_there(
 
 def test_a_result_is_read_as_it_was_written(tmp_path: Path):
     run, result = RunDirectory(tmp_path / "run"), {"status": "completed", "metrics": {"val/loss": 1.5}}
+    assert run.read_result() is None
     write_json(run.result, result)
     assert run.read_result() == result
 
@@ -91,59 +88,42 @@ def test_an_old_result_is_read_under_current_names(tmp_path: Path):
     }
 
 
-def test_there_is_no_result_before_the_run_has_ended(tmp_path: Path):
-    assert RunDirectory(tmp_path / "run").read_result() is None
-
-
-@pytest.mark.parametrize("text", ["", "{", '{"status": "comp'])
-def test_a_result_that_is_cut_off_is_refused(tmp_path: Path, text: str):
-    (tmp_path / "result.json").write_text(text)
-    with pytest.raises(UserError, match=r"result\.json is not valid JSON") as caught:
-        RunDirectory(tmp_path).read_result()
-    assert str(tmp_path) in str(caught.value)
-
-
-@pytest.mark.parametrize(("text", "found"), [("[]", "list"), ("null", "NoneType"), ("3", "int")])
-def test_a_result_that_is_no_object_is_refused(tmp_path: Path, text: str, found: str):
-    (tmp_path / "result.json").write_text(text)
-    with pytest.raises(UserError, match=rf"result\.json holds {found}; expected a JSON object"):
-        RunDirectory(tmp_path).read_result()
-
-
-def test_a_result_that_is_binary_is_refused(tmp_path: Path):
-    (tmp_path / "result.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match=r"result\.json"):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'{"status": "comp', r"result\.json is not valid JSON"),
+        (b"\xff\xfe\x00", r"result\.json is not valid JSON"),
+        (b"[]", r"result\.json holds list; expected a JSON object"),
+        (b"null", r"result\.json holds NoneType; expected a JSON object"),
+    ],
+)
+def test_a_result_that_is_no_object_is_refused(tmp_path: Path, content: bytes, reason: str):
+    (tmp_path / "result.json").write_bytes(content)
+    with pytest.raises(UserError, match=rf"{tmp_path}/{reason}"):
         RunDirectory(tmp_path).read_result()
 
 
 # Writing
 
 
-def _half(file: IO[bytes]) -> None:
-    file.write(b"half")
-    raise OSError("No space left on device")
-
-
-def test_a_file_is_written_with_its_folders(tmp_path: Path):
+def test_a_file_is_written_with_its_folders_and_replaced(tmp_path: Path):
     path = tmp_path / "a" / "b" / "file"
-    write_atomically(path, lambda file: file.write(b"whole"))
-    assert path.read_bytes() == b"whole"
+    for content in (b"a long old content", b"new"):
+        write_atomically(path, lambda file, content=content: file.write(content))
+        assert path.read_bytes() == content
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_file_is_replaced(tmp_path: Path):
-    for content in (b"a long old content", b"new"):
-        write_atomically(tmp_path / "file", lambda file, content=content: file.write(content))
-    assert (tmp_path / "file").read_bytes() == b"new"
-
-
 @pytest.mark.parametrize("error", [OSError("No space left on device"), KeyboardInterrupt()], ids=repr)
-def test_a_write_that_fails_keeps_the_old_content_and_leaves_no_temporary(tmp_path: Path, error: BaseException):
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, error: BaseException):
     def fail(file: IO[bytes]) -> None:
         file.write(b"half")
         raise error
 
     path = tmp_path / "file"
+    with pytest.raises(type(error)):
+        write_atomically(path, fail)
+    assert list(tmp_path.iterdir()) == []
     path.write_bytes(b"old")
     with pytest.raises(type(error)):
         write_atomically(path, fail)
@@ -165,57 +145,29 @@ def test_what_a_user_names_is_followed_and_not_replaced(tmp_path: Path):
     assert pipe.is_fifo()
 
 
-def test_a_first_write_that_fails_leaves_nothing(tmp_path: Path):
-    with pytest.raises(OSError, match="No space left"):
-        write_atomically(tmp_path / "file", _half)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_reader_sees_the_old_content_while_the_new_is_written(tmp_path: Path):
-    path, seen = tmp_path / "file", []
-    path.write_bytes(b"old")
-
-    def write(file: IO[bytes]) -> None:
-        file.write(b"new")
-        file.flush()
-        seen.append(path.read_bytes())
-
-    write_atomically(path, write)
-    assert (seen, path.read_bytes()) == ([b"old"], b"new")
-
-
 def test_the_content_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path, order = tmp_path / "file", []
+    path.write_bytes(b"old")
     fsync, replace = os.fsync, Path.replace
     monkeypatch.setattr(os, "fsync", lambda number: (order.append(os.fstat(number).st_size), fsync(number)))
-    monkeypatch.setattr(Path, "replace", lambda self, target: (order.append("replace"), replace(self, target)))
+    monkeypatch.setattr(
+        Path, "replace", lambda self, target: (order.append(target.read_bytes()), replace(self, target))
+    )
     write_atomically(path, lambda file: file.write(b"whole"))
-    assert order == [5, "replace"]
+    assert order == [5, b"old"]  # until then a reader sees the old content
+    assert path.read_bytes() == b"whole"
 
 
 @pytest.mark.parametrize("value", [nan, inf, -inf])
-def test_numbers_that_json_does_not_know_become_null(tmp_path: Path, value: float):
+def test_json_is_strict(tmp_path: Path, value: float):
     path = tmp_path / "file.json"
-    write_json(path, {"a": value, "b": {"c": [1.5, value, (value, "NaN")]}})
-    found = json.loads(path.read_text(), parse_constant=pytest.fail)
-    assert found == {"a": None, "b": {"c": [1.5, None, [None, "NaN"]]}}
-
-
-def test_keys_become_text(tmp_path: Path):
-    write_json(tmp_path / "file.json", {1: {Path("a"): True}})
-    assert json.loads((tmp_path / "file.json").read_text()) == {"1": {"a": True}}
-
-
-def test_what_json_cannot_hold_leaves_the_old_file(tmp_path: Path):
-    path = tmp_path / "file.json"
-    write_json(path, {"old": 1})
+    write_json(path, {1: value, "b": {Path("c"): [1.5, value, (value, "NaN"), True]}})
+    content = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert content == {"1": None, "b": {"c": [1.5, None, [None, "NaN"], True]}}
     with pytest.raises(TypeError, match="not JSON serializable"):
         write_json(path, {"new": object()})
-    assert json.loads(path.read_text()) == {"old": 1}
-
-
-def test_a_json_line_is_one_strict_line():
-    line = to_json_line({"step": 1, "text": "a\nb", "loss": nan})
+    assert json.loads(path.read_text()) == content
+    line = to_json_line({"step": 1, "text": "a\nb", "loss": value})
     assert line.count("\n") == 1
     assert json.loads(line, parse_constant=pytest.fail) == {"step": 1, "text": "a\nb", "loss": None}
 
@@ -237,15 +189,10 @@ def test_parts_of_the_same_stay_beside_the_new_ones(tmp_path: Path):
     }
 
 
-def test_parts_of_something_else_are_dropped(tmp_path: Path):
-    path = tmp_path / "test-best.json"
-    update_json(path, WHAT, {"metrics": {"rate": 3.0}})
-    update_json(path, WHAT | {"epoch": 4}, {"metrics": {"nll": 1.5}})
-    assert json.loads(path.read_text()) == {"checkpoint": "best", "epoch": 4, "metrics": {"nll": 1.5}}
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
-def test_a_file_that_cannot_be_read_is_replaced(tmp_path: Path, content: bytes):
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"\xff\xfe", b'{"checkpoint": "best", "epoch": 4, "metrics": {"rate": 3}}']
+)
+def test_what_cannot_be_read_or_is_of_something_else_is_replaced(tmp_path: Path, content: bytes):
     path = tmp_path / "test-best.json"
     path.write_bytes(content)
     update_json(path, WHAT, {"metrics": {"nll": 1.5}})
@@ -255,18 +202,11 @@ def test_a_file_that_cannot_be_read_is_replaced(tmp_path: Path, content: bytes):
 # Whether there is room
 
 
-def test_a_directory_that_is_there_and_writable_stays_as_it_is(tmp_path: Path):
+def test_a_check_of_a_directory_leaves_it_as_it_is(tmp_path: Path):
     (tmp_path / "file").touch()
     check_writable(tmp_path, "hydra.run.dir")
-    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
-
-
-def test_a_directory_that_can_be_made_is_not_left_behind(tmp_path: Path):
     check_writable(tmp_path / "a" / "b", "hydra.run.dir")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_empty_directory_that_was_there_is_kept(tmp_path: Path):
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
     (tmp_path / "empty").mkdir()
     check_writable(tmp_path / "empty", "hydra.run.dir")
     assert (tmp_path / "empty").is_dir()
