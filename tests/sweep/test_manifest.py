@@ -22,23 +22,24 @@ def _config(target: str = BASIC, **params: str) -> DictConfig:
     return OmegaConf.create({"hydra": {"sweeper": {"_target_": target, "params": params or None}}})
 
 
-def test_jobs_are_the_product_of_what_is_swept():
-    jobs = planned_jobs(_config(), ["seed=0,1", "data=digits", "model.latent_dim=range(2,6,2)"])
-    assert jobs == [
-        ["seed=0", "data=digits", "model.latent_dim=2"],
-        ["seed=0", "data=digits", "model.latent_dim=4"],
-        ["seed=1", "data=digits", "model.latent_dim=2"],
-        ["seed=1", "data=digits", "model.latent_dim=4"],
-    ]
-
-
-def test_the_params_of_an_experiment_count_and_the_command_line_wins():
-    assert planned_jobs(_config(seed="0,1"), ["seed=7"]) == [["seed=7"]]
-    assert planned_jobs(_config(seed="0,1"), []) == [["seed=0"], ["seed=1"]]
-
-
-def test_another_sweeper_decides_for_itself():
-    assert planned_jobs(_config("somebody.Sweeper"), ["seed=0,1"]) is None
+@pytest.mark.parametrize(
+    ("params", "overrides", "jobs"),
+    [
+        (
+            {},
+            ["seed=0,1", "data=digits", "model.latent_dim=range(2,6,2)"],
+            [[f"seed={seed}", "data=digits", f"model.latent_dim={dim}"] for seed in (0, 1) for dim in (2, 4)],
+        ),
+        ({"seed": "0,1"}, ["seed=7"], [["seed=7"]]),
+        ({"seed": "0,1"}, [], [["seed=0"], ["seed=1"]]),
+    ],
+)
+def test_jobs_are_the_product_of_what_is_swept(
+    params: dict[str, str], overrides: list[str], jobs: list[list[str]]
+):
+    """The command line wins over the params of an experiment; another sweeper decides for itself."""
+    assert planned_jobs(_config(**params), overrides) == jobs
+    assert planned_jobs(_config("somebody.Sweeper", **params), overrides) is None
 
 
 def test_a_sweep_without_jobs_is_refused_with_the_key_that_is_empty():
@@ -72,24 +73,21 @@ def test_commands_and_jobs_are_added_and_none_is_told_twice(tmp_path: Path):
     add_command(sweep, ["--multirun", "seed=0,1"], tmp_path, [["seed=0"], ["seed=1"]])
     add_command(sweep, ["--multirun", "seed=0,1,2"], tmp_path, [["seed=0"], ["seed=1"], ["seed=2"]])
     add_command(sweep, ["--multirun", "seed=0,1"], tmp_path, [["seed=0"], ["seed=1"]])
-    plan = read_manifest(sweep)
-    assert plan.jobs == [["seed=0"], ["seed=1"], ["seed=2"]]
-    assert [entry["words"][1] for entry in plan.commands] == ["seed=0,1", "seed=0,1,2"]
-    assert {entry["folder"] for entry in plan.commands} == {str(tmp_path)}
+    manifest = read_manifest(sweep)
+    assert manifest.jobs == [["seed=0"], ["seed=1"], ["seed=2"]]
+    assert [entry["words"][1] for entry in manifest.commands] == ["seed=0,1", "seed=0,1,2"]
+    assert {entry["folder"] for entry in manifest.commands} == {str(tmp_path)}
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"commands": 1, "jobs": [2]}', "\x00"])
-def test_a_plan_that_cannot_be_read_is_empty(tmp_path: Path, text: str):
+def test_a_manifest_that_cannot_be_read_is_kept_beside_a_new_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+):
     (tmp_path / FILE).write_text(text)
     assert read_manifest(tmp_path).jobs == []
     add_command(tmp_path, ["a"], tmp_path, [["seed=0"]])
     assert json.loads((tmp_path / FILE).read_text())["jobs"] == [["seed=0"]]
-
-
-def test_a_plan_that_cannot_be_read_is_kept_beside_the_new_one(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    (tmp_path / FILE).write_text('{"commands": [')
-    add_command(tmp_path, ["a"], tmp_path, [["seed=0"]])
-    assert (tmp_path / f"{FILE}.unreadable").read_text() == '{"commands": ['
+    assert (tmp_path / f"{FILE}.unreadable").read_text() == text
     assert "could not be read" in caplog.text
 
 

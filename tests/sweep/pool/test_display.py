@@ -7,27 +7,14 @@ from vae_exp.sweep.pool.job import Job, JobOutcome
 from vae_exp.sweep.pool.slots import Slot
 
 
-def job(number: int, **more: object) -> Job:
-    made = Job(number, [])
-    for name, value in more.items():
-        setattr(made, name, value)
-    return made
-
-
 def test_elsewhere_than_on_a_terminal_every_job_is_a_line_and_the_time_left_follows():
     out = io.StringIO()
     with PoolDisplay(4, 2, Console(file=out, width=200)) as display:
         assert not display.is_live
-        first = job(0)
-        display.started(first, Slot(0, None, 1))
-        first.outcome, first.status, first.seconds, first.metrics = (
-            JobOutcome.DONE,
-            "completed",
-            60.0,
-            {"val/elbo": -95.25},
-        )
-        display.ended(first)
-        display.ended(job(1, outcome=JobOutcome.FAILED, status="diverged", reason="it diverged\nmore"))
+        display.started(Job(0, []), Slot(0, None, 1))
+        metrics = {"val/elbo": -95.25}
+        display.ended(Job(0, [], outcome=JobOutcome.DONE, status="completed", seconds=60.0, metrics=metrics))
+        display.ended(Job(1, [], outcome=JobOutcome.FAILED, status="diverged", reason="it diverged\nmore"))
     lines = out.getvalue().splitlines()
     assert lines[0] == "[1/4]  completed  job 0  60.0 s  val/elbo -95.250  (90 s left)"
     assert lines[1] == "[2/4]  diverged  job 1  it diverged  (60 s left)"
@@ -36,7 +23,7 @@ def test_elsewhere_than_on_a_terminal_every_job_is_a_line_and_the_time_left_foll
 def test_jobs_of_an_earlier_command_count():
     out = io.StringIO()
     with PoolDisplay(10, 2, Console(file=out, width=200), done=6) as display:
-        display.ended(job(6, outcome=JobOutcome.DONE, status="completed", seconds=60.0))
+        display.ended(Job(6, [], outcome=JobOutcome.DONE, status="completed", seconds=60.0))
     assert out.getvalue() == "[ 7/10]  completed  job 6  60.0 s  (90 s left)\n"
 
 
@@ -44,9 +31,9 @@ def test_a_terminal_has_a_live_table_of_what_runs():
     out = io.StringIO()
     with PoolDisplay(3, 2, Console(file=out, force_terminal=True, width=120)) as display:
         assert display.is_live
-        running = job(7, epochs=20, seconds=65.0, metrics={"epoch": 5, "val/elbo": -100.5})
+        running = Job(7, [], epochs=20, seconds=65.0, metrics={"epoch": 5, "val/elbo": -100.5})
         display.started(running, Slot(1, "GPU-1", 1))
         display.refresh()
     text = out.getvalue()
-    for word in ("job 7", "on GPU GPU-1", "65 s", "5/20", "val/elbo -100.500", "1 running, 2 waiting"):
-        assert word in text
+    for text_part in ("job 7", "on GPU GPU-1", "65 s", "5/20", "val/elbo -100.500", "1 running, 2 waiting"):
+        assert text_part in text

@@ -5,7 +5,7 @@ import pytest
 
 from vae_exp.errors import UserError
 from vae_exp.sweep.pool import slots
-from vae_exp.sweep.pool.slots import SlotConfig, visible_gpus
+from vae_exp.sweep.pool.slots import Slot, SlotConfig, visible_gpus
 
 LISTING = """GPU 0: NVIDIA H100 (UUID: GPU-aaaa-1)
   MIG 1g.10gb     Device  0: (UUID: MIG-bbbb-1)
@@ -25,35 +25,32 @@ def settings(**given: object) -> SlotConfig:
     return SlotConfig(**({"slots": None, "slots_per_gpu": 1, "gpus": None, "threads": None} | given))
 
 
-def test_without_a_gpu_there_is_a_slot_for_every_core():
-    available = settings().find("auto")
-    assert available == [slots.Slot(number, None, 1) for number in range(8)]
+@pytest.mark.parametrize(
+    ("count", "number", "threads"), [(None, 8, 1), (1, 1, 8), (2, 2, 4), (3, 3, 2), (20, 20, 1)]
+)
+def test_without_a_gpu_the_slots_share_the_cores(count: int | None, number: int, threads: int):
+    expected = [Slot(index, None, threads) for index in range(number)]
+    assert settings(slots=count).find("auto") == settings(slots=count).find("cpu") == expected
 
 
-@pytest.mark.parametrize(("count", "threads"), [(1, 8), (2, 4), (3, 2), (20, 1)])
-def test_the_cores_are_shared_among_the_slots(count: int, threads: int):
-    available = settings(slots=count).find("cpu")
-    assert len(available) == count
-    assert {slot.threads for slot in available} == {threads}
-
-
-def test_each_gpu_has_its_slots_and_neighbours_are_filled_last(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    available = settings(slots_per_gpu=2).find("auto")
-    assert [slot.gpu for slot in available] == ["2", "5", "2", "5"]
-    assert {slot.threads for slot in available} == {2}
-
-
-def test_a_sweep_on_the_cpu_uses_no_gpu(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert {slot.gpu for slot in settings().find("cpu")} == {None}
-    assert {slot.gpu for slot in settings(gpus=[]).find("auto")} == {""}
-
-
-def test_gpus_are_indices_into_the_visible_ones(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("device", "given", "gpus"),
+    [
+        ("auto", {}, ["4", "GPU-a", "6"]),
+        ("auto", {"slots_per_gpu": 2}, ["4", "GPU-a", "6", "4", "GPU-a", "6"]),
+        ("auto", {"gpus": [2, "0"]}, ["6", "4"]),
+        ("cuda", {"gpus": ["GPU-a"]}, ["GPU-a"]),
+        ("auto", {"gpus": [], "slots": 1}, [""]),
+        ("cpu", {"slots": 1}, [None]),
+    ],
+)
+def test_gpus_are_indices_into_the_visible_ones_and_each_has_its_slots(
+    monkeypatch: pytest.MonkeyPatch, device: str, given: dict[str, object], gpus: list[str | None]
+):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-a,6")
-    assert [slot.gpu for slot in settings(gpus=[2, "0"]).find("auto")] == ["6", "4"]
-    assert [slot.gpu for slot in settings(gpus=["GPU-a"]).find("auto")] == ["GPU-a"]
+    available = settings(**given).find(device)
+    assert [slot.gpu for slot in available] == gpus
+    assert {slot.threads for slot in available} == {8 // len(gpus)}
 
 
 @pytest.mark.parametrize("gpu", [3, "4", "GPU-b", -1])

@@ -272,19 +272,14 @@ def test_a_proposal_that_occurred_before_gets_the_result_of_its_first_trial(
     assert [(trial.state, trial.values) for trial in trials] == [(state, trials[0].values)] * 6
 
 
-def test_a_trial_of_a_study_with_the_keys_of_an_earlier_version_is_resumed(tmp_path: Path):
+def test_a_trial_of_an_earlier_version_and_one_without_values_are_resumed(tmp_path: Path):
     scheduler = TrialScheduler(tmp_path, settings(), SPACE)
     study = load_study(tmp_path / STUDY_FILE)
     overrides = ["data=digits", "x=1", "y=2"]
     study.ask().set_user_attr("overrides", [*overrides, "sweep.trial={journal:'j',number:0,prune:true}"])
-    lease = lease_from(scheduler)
-    assert lease.overrides[:-1] == overrides
-    assert lease.overrides[-1].startswith("sweep.trial={storage:")
-
-
-def test_a_trial_that_was_asked_for_and_not_drawn_is_drawn_when_it_is_taken_up(tmp_path: Path):
-    scheduler = TrialScheduler(tmp_path, settings(), SPACE)
-    load_study(tmp_path / STUDY_FILE).ask()
-    lease = lease_from(scheduler)
-    assert lease.number == 0
-    assert [override.partition("=")[0] for override in lease.overrides] == ["data", "x", "y", "sweep.trial"]
+    study.ask()
+    stored, drawn = lease_from(scheduler), lease_from(scheduler)
+    assert (stored.number, stored.overrides[:-1]) == (0, overrides)
+    assert stored.overrides[-1].startswith("sweep.trial={storage:")
+    assert drawn.number == 1
+    assert [override.partition("=")[0] for override in drawn.overrides] == ["data", "x", "y", "sweep.trial"]
