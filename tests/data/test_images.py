@@ -13,9 +13,9 @@ reproducibly = settings(max_examples=60)
 
 
 def numbered(count: int) -> ImageSet:
-    """Images of one pixel, which is their number, as is their label."""
+    """Images of one pixel, which is their number, as are their label and their one factor."""
     numbers = torch.arange(count)
-    return ImageSet(numbers.to(torch.uint8).reshape(-1, 1, 1, 1), numbers, pixel_max=255)
+    return ImageSet(numbers.to(torch.uint8).reshape(-1, 1, 1, 1), numbers, pixel_max=255, factors=numbers[:, None])
 
 
 def numbers_in(batches) -> list[int]:
@@ -79,7 +79,7 @@ def test_take_selects_at_most_all_images(size, count):
     assert images.take(None) is images
     assert first.image_shape == images.image_shape
     assert first.pixels.flatten().tolist() == list(range(min(size, count)))
-    assert first.labels.tolist() == list(range(min(size, count)))
+    assert first.labels.tolist() == first.factors.flatten().tolist() == list(range(min(size, count)))
 
 
 def test_a_random_subset_represents_images_in_file_order():
@@ -112,10 +112,10 @@ def test_a_random_subset_of_all_images_is_the_set(count: int | None):
     assert images.random_subset(count) is images
 
 
-def test_subset_takes_images_with_their_labels_in_the_given_order():
+def test_subset_takes_images_with_their_labels_and_factors_in_the_given_order():
     chosen = numbered(9).subset(torch.tensor([8, 0, 4]))
     assert chosen.pixels.flatten().tolist() == [8, 0, 4]
-    assert chosen.labels.tolist() == [8, 0, 4]
+    assert chosen.labels.tolist() == chosen.factors.flatten().tolist() == [8, 0, 4]
     assert chosen.pixel_max == 255
 
 

@@ -358,10 +358,3 @@ def test_a_file_of_dsprites_is_read_by_its_own_names(path: Path):
 )
 def test_factors_and_whites_that_do_not_fit_are_refused(path: Path, changes, message: str):
     assert message in refusal(dsprites(path, **changes).train)
-
-
-def test_factors_follow_their_images_into_every_subset(path: Path):
-    images = dsprites(path).train()
-    chosen = images.subset(torch.tensor([3, 1]))
-    assert torch.equal(chosen.factors, images.factors[[3, 1]])
-    assert torch.equal(images.take(4).factors, images.factors[:4])
