@@ -1,7 +1,7 @@
 """Rename tables of stored configs and command lines: classes by `_target_`, and config keys."""
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -88,11 +88,13 @@ RENAMED_VALUES: dict[str, dict[Any, Any]] = {
     "model.initialization": {"torch": "default"},
     "model.output_bias": {"torch": "default"},
 }
-# What a loss was trained with before it had a key for it, by its first name; stored configs lack these keys.
-_ADDED_KEYS: dict[str, dict[str, Any]] = {
-    "vae_exp.objective.vq.VQ": {"position_reduction": "sum"},
-    "vae_exp.objective.beta_vae.Capacity": {"over": "image"},
-}
+# Keys that older configs lack, and what a run did without them: by group, and by the class in its first name where
+# the schema cannot give the value. At these values a key is no part of a job's identity.
+_ADDED_KEYS: list[tuple[str, str | None, dict[str, Any]]] = [
+    ("loss", "vae_exp.objective.vq.VQ", {"position_reduction": "sum"}),
+    ("loss", "vae_exp.objective.beta_vae.Capacity", {"over": "image"}),
+    ("trainer", None, {"max_train_images": None}),
+]
 
 
 class _Rename(NamedTuple):
@@ -109,11 +111,11 @@ _RENAMES = [
 
 
 def with_current_names(config: Any) -> Any:
-    """Give every `_target_` and key of a plain config its current name; a loss gets the keys that it lacks."""
+    """Give every `_target_` and key of a plain config its current name; and the keys that it lacks."""
     config = _rename(config, RENAMED_TARGETS, _RENAMES)
-    loss = _node(config, ["loss"])
-    for key, value in _added_keys(loss).items():
-        loss.setdefault(key, value)
+    for node, values in _added_keys(config, of_classes=True):
+        for key, value in values.items():
+            node.setdefault(key, value)
     return config
 
 
@@ -121,16 +123,21 @@ def with_first_names(config: Any) -> Any:
     """Give every `_target_` and every key of a plain config its first name; the hash of a job needs them."""
     back = [_Rename(new, old, _reverse(values), is_argument) for old, new, values, is_argument in _RENAMES]
     config = _rename(config, _reverse(RENAMED_TARGETS), back)
-    loss = _node(config, ["loss"])
-    for key, value in _added_keys(loss).items():
-        if loss.get(key) == value:
-            del loss[key]
+    for node, values in _added_keys(config):
+        for key, value in values.items():
+            if key in node and node[key] == value:
+                del node[key]
     return config
 
 
-def _added_keys(loss: Mapping[str, Any]) -> Mapping[str, Any]:
-    target = str(loss.get("_target_"))
-    return _ADDED_KEYS.get(_reverse(RENAMED_TARGETS).get(target, target), {})
+def _added_keys(config: Any, *, of_classes: bool = False) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """The nodes of a config that may lack keys, with these keys and their values."""
+    for group, target, values in _ADDED_KEYS:
+        node = _node(config, group.split(".") if group else [])
+        named = str(node.get("_target_"))
+        accepted = (named, _reverse(RENAMED_TARGETS).get(named), *([] if of_classes else [None]))
+        if node and target in accepted:
+            yield node, values
 
 
 def rename_override(override: str) -> str:

@@ -45,9 +45,6 @@ def identifying_text(config: DictConfig) -> str:
     for group, key in (name.split(".") for name in EXCLUDED_KEYS):
         if isinstance(parts, dict) and isinstance(parts.get(group), dict):
             parts[group].pop(key, None)
-    trainer = parts.get("trainer") if isinstance(parts, dict) else None
-    if isinstance(trainer, dict) and trainer.get("max_train_images", 0) is None:
-        del trainer["max_train_images"]  # as in configs that were written before this key
     return json.dumps(with_first_names(parts), sort_keys=True, default=str)
 
 
