@@ -7,13 +7,34 @@ import time
 from pathlib import Path
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
 
 from tests.dashboard.browsers import Watched, dashboard
 from tests.dashboard.records import append, history_record, make_run
-from tests.dashboard.thousand import make_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+METRICS = [
+    f"{split}/{name}" for split in ("train", "val") for name in ("loss", "elbo", "rate", "distortion", "nll")
+]
+
+
+def make_runs(root: Path, runs: int, epochs: int) -> None:
+    """Runs with a config of a hundred keys and ten metrics."""
+    source = np.random.default_rng(0)
+    constant = {f"group{number}": {f"key{index}": index for index in range(10)} for number in range(10)}
+    for number in range(runs):
+        falling = 100 * np.exp(-np.arange(epochs) / 50)[:, None] + source.normal(size=(epochs, len(METRICS)))
+        rows = [dict(zip(METRICS, row.round(6).tolist(), strict=True)) for row in falling]
+        config = {
+            **constant,
+            "model": {"latent_dim": 2 ** (number % 6), "width": 100 * (number % 7)},
+            "seed": number % 5,
+        }
+        make_run(
+            root, f"run{number:04d}", config, rows, started=1_700_000_000 + number, display_name=f"run {number}"
+        )
 
 
 @pytest.fixture(scope="module")

@@ -89,18 +89,12 @@ def _serve(args: argparse.Namespace) -> None:
 
 def _listen(host: str, port: int) -> socket.socket:
     """Return a listening socket: the printed address is then right, and a port in use is an error."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind((host, port))
-        listening.listen()
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, UnicodeError, OverflowError) as error:
-        listening.close()
         is_address = isinstance(error, UnicodeError | socket.gaierror)
         remedy = "give an address of this machine, such as 0.0.0.0" if is_address else "--port 0 takes a free one"
         raise UserError(f"--bind {host} --port {port}: {error}; {remedy}.") from error
-    return listening
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
-import numpy.typing as npt
 
 from vae_exp.dashboard.reader.records import Value
 from vae_exp.dashboard.runs.history import NOT_FINITE, Numbers
@@ -168,23 +167,18 @@ def downsample(x: Numbers, y: Numbers, max_points: int = MAX_POINTS) -> tuple[Nu
     """
     if len(y) <= max_points:
         return x, y
-    edges = np.linspace(0, len(y), max(1, (max_points - 2) // 3) + 1).astype(np.int64)[:-1]
-    finite = np.isfinite(y)
-    selected = np.zeros(len(y), dtype=bool)
-    selected[[0, -1]] = True
-    stretch = np.repeat(np.arange(len(edges)), np.diff(np.append(edges, len(y))))
-    for values, better in ((np.where(finite, y, np.inf), np.minimum), (np.where(finite, y, -np.inf), np.maximum)):
-        extreme = better.reduceat(values, edges)
-        selected[_first_of_each(finite & (values == extreme[stretch]), stretch)] = True
-    selected[_first_of_each(~finite, stretch)] = True
+    width = -(-len(y) // ((max_points - 2) // 3))
+    stretches = np.pad(y, (0, -len(y) % width), constant_values=np.nan).reshape(-1, width)
+    is_finite = np.isfinite(stretches)
+    within = [
+        np.where(is_finite, stretches, np.inf).argmin(axis=1),
+        np.where(is_finite, stretches, -np.inf).argmax(axis=1),
+        (~is_finite).argmax(axis=1),
+    ]
+    first = width * np.arange(len(stretches))
+    selected = np.unique(np.concatenate([[0, len(y) - 1], *(first + index for index in within)]))
+    selected = selected[selected < len(y)]
     return x[selected], y[selected]
-
-
-def _first_of_each(mask: npt.NDArray[np.bool_], stretch: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the first index of every stretch where the mask is set."""
-    indices = np.flatnonzero(mask)
-    _, first = np.unique(stretch[indices], return_index=True)
-    return indices[first]
 
 
 def _is_number(value: Value) -> bool:
