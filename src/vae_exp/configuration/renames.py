@@ -135,7 +135,7 @@ def _added_keys(config: Any, *, of_classes: bool = False) -> Iterator[tuple[dict
     for group, target, values in _ADDED_KEYS:
         node = _node(config, group.split(".") if group else [])
         named = str(node.get("_target_"))
-        accepted = (named, _reverse(RENAMED_TARGETS).get(named), *([] if of_classes else [None]))
+        accepted = [named, _reverse(RENAMED_TARGETS).get(named, named), *([] if of_classes else [None])]
         if node and target in accepted:
             yield node, values
 
