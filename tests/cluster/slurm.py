@@ -19,8 +19,7 @@ _START_SECONDS = 60
 
 # submitit asks sacct, which needs an accounting database; scontrol knows the same of jobs that are not long gone.
 _SACCT = """#!{python}
-import subprocess, sys
-asked = {{word for place, word in enumerate(sys.argv) if place and sys.argv[place - 1] == "-j"}}
+import subprocess
 listed = subprocess.run(["scontrol", "show", "job", "-o"], capture_output=True, text=True).stdout
 print("JobID|State|NodeList")
 for line in listed.splitlines():
@@ -78,7 +77,7 @@ def provide(folder: Path) -> Path | None:
     Raises:
         MissingSlurmError: if it is neither here nor to be had.
     """
-    if all(_found(name) for name in ("slurmctld", "slurmd", "sbatch", "scontrol")):
+    if all(_program(name) for name in ("slurmctld", "slurmd", "sbatch", "scontrol")):
         return None
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
         raise MissingSlurmError("Slurm is not installed, and there is no apt-get to fetch it")
@@ -120,13 +119,13 @@ def cluster(folder: Path, cpus: int = 2) -> Iterator[dict[str, str]]:
     daemons: list[subprocess.Popen[bytes]] = []
     try:
         for name in ("slurmctld", "slurmd"):
-            program = _found(name, environment["PATH"])
+            program = _program(name, environment["PATH"])
             with (folder / f"{name}.out").open("wb") as out:
-                words = [str(program), "-D", "-f", str(folder / "slurm.conf")]
+                argv = [str(program), "-D", "-f", str(folder / "slurm.conf")]
                 if name == "slurmd":
-                    words += ["-d", str(_found("slurmstepd", environment["PATH"]))]
+                    argv += ["-d", str(_program("slurmstepd", environment["PATH"]))]
                 daemons.append(
-                    subprocess.Popen(words, env=environment, stdout=out, stderr=out, start_new_session=True)
+                    subprocess.Popen(argv, env=environment, stdout=out, stderr=out, start_new_session=True)
                 )
         _wait_until_idle(environment, folder, daemons)
         yield environment
@@ -147,22 +146,22 @@ def _environment(folder: Path, root: Path | None) -> dict[str, str]:
     sacct = folder / "bin" / "sacct"
     sacct.write_text(_SACCT.format(python=sys.executable))
     sacct.chmod(sacct.stat().st_mode | stat.S_IXUSR)
-    places = [str(folder / "bin"), os.environ["PATH"], "/usr/sbin"]
+    folders = [str(folder / "bin"), os.environ["PATH"], "/usr/sbin"]
     environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
     if root is not None:
-        places[1:1] = [str(root / "usr" / "bin"), str(root / "usr" / "sbin")]
+        folders[1:1] = [str(root / "usr" / "bin"), str(root / "usr" / "sbin")]
         libraries = [root / "usr" / "lib" / "x86_64-linux-gnu", _plugins(root), root / "lib" / "x86_64-linux-gnu"]
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(map(str, libraries))
-    environment["PATH"] = os.pathsep.join(places)
+    environment["PATH"] = os.pathsep.join(folders)
     return environment
 
 
 def _plugins(root: Path) -> Path:
-    [found] = [path.parent for path in root.rglob("auth_none.so")]
-    return found
+    [folder] = [path.parent for path in root.rglob("auth_none.so")]
+    return folder
 
 
-def _found(name: str, path: str | None = None) -> str | None:
+def _program(name: str, path: str | None = None) -> str | None:
     """A program; Debian's packages call the daemons `slurmd-wlm` and give them their names when installed."""
     path = path or os.pathsep.join([os.environ["PATH"], "/usr/sbin"])
     return shutil.which(name, path=path) or shutil.which(f"{name}-wlm", path=path)
@@ -175,9 +174,9 @@ def _user() -> str:
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
         return port
 
 
@@ -189,10 +188,10 @@ def _wait_until_idle(environment: dict[str, str], folder: Path, daemons: list[su
                 logs = "\n".join(path.read_text()[-2000:] for path in folder.glob("slurm*.log"))
                 outs = "\n".join(path.read_text()[-2000:] for path in folder.glob("slurm*.out"))
                 raise MissingSlurmError(f"{daemon.args} has ended: {outs}{logs}")
-        told = subprocess.run(
+        listing = subprocess.run(
             ["sinfo", "-h", "-o", "%T"], env=environment, capture_output=True, text=True, check=False
         )
-        if told.stdout.strip() == "idle":
+        if listing.stdout.strip() == "idle":
             return
         time.sleep(0.2)
-    raise MissingSlurmError(f"the node does not become idle: {told.stdout} {told.stderr}")
+    raise MissingSlurmError(f"the node does not become idle: {listing.stdout} {listing.stderr}")

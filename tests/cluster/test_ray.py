@@ -32,13 +32,13 @@ def sweep(folder: Path, *overrides: str, **environment: str) -> subprocess.Compl
         "hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.num_gpus=2",
         "hydra.launcher.ray.remote.num_gpus=1", "sweep.name=s",
     ]  # fmt: skip
-    words = [
+    argv = [
         "--multirun", *launcher, "data=digits", "trainer.epochs=3", "tracker=none", "evaluator=[]",
         "trainer.device=cpu",
         "model.encoder._target_=seeing.Encoder", "+model.encoder.number=choice(0,1,2,3,4)", *overrides,
     ]  # fmt: skip
     return subprocess.run(
-        [sys.executable, "-m", "vae_exp.train", *words],
+        [sys.executable, "-m", "vae_exp.train", *argv],
         cwd=folder,
         env={
             **os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": os.pathsep.join([str(folder), *sys.path]),

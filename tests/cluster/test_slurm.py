@@ -39,21 +39,21 @@ def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 def start(folder: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
     shutil.copy(FAULTS, folder)
-    words = [
+    overrides = [
         "--multirun", "hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=null",
         "hydra.launcher.timeout_min=10", "hydra.launcher.array_parallelism=2", "sweep.name=s", "data=digits",
         f"trainer.epochs={EPOCHS}", "tracker=none", "evaluator=[]", "trainer.device=cpu",
         "model.encoder._target_=faults.Encoder", f"+model.encoder.number=choice(0,{FAILING},{REQUEUED},4,7,8)",
     ]  # fmt: skip
     return subprocess.Popen(
-        [sys.executable, "-m", "vae_exp.train", *words],
+        [sys.executable, "-m", "vae_exp.train", *overrides],
         cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
 def job(folder: Path, number: str) -> Path:
-    [found] = (folder / "multirun" / "s").glob(f"*number-{number}_*")
-    return found
+    [path] = (folder / "multirun" / "s").glob(f"*number-{number}_*")
+    return path
 
 
 def wait_for(condition, process: subprocess.Popen[str], seconds: float = 120) -> None:
@@ -64,8 +64,9 @@ def wait_for(condition, process: subprocess.Popen[str], seconds: float = 120) ->
         time.sleep(0.1)
 
 
-def control(environment: dict[str, str], *words: str) -> str:
-    return subprocess.run(["scontrol", *words], env=environment, capture_output=True, text=True, check=True).stdout
+def control(environment: dict[str, str], *arguments: str) -> str:
+    argv = ["scontrol", *arguments]
+    return subprocess.run(argv, env=environment, capture_output=True, text=True, check=True).stdout
 
 
 def test_six_jobs_of_an_array_one_failing_one_requeued(tmp_path: Path, slurm: dict[str, str]):
@@ -87,7 +88,7 @@ def follow(tmp_path: Path, slurm: dict[str, str], process: subprocess.Popen[str]
     """Put a running job back into the queue, and wait for the end of the sweep."""
     pattern = f"s/*number-{REQUEUED}_*/metrics.jsonl"
     wait_for(
-        lambda: any(len(found.read_text().splitlines()) > 5 for found in (tmp_path / "multirun").glob(pattern)),
+        lambda: any(len(path.read_text().splitlines()) > 5 for path in (tmp_path / "multirun").glob(pattern)),
         process,
     )
     submitted = next((tmp_path / "multirun" / "s" / ".submitit").glob("[0-9]*_2")).name.partition("_")[0]
