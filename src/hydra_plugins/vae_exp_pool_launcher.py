@@ -13,13 +13,24 @@ class PoolLauncher(Launcher):
     """Runs jobs side by side, as many as there are slots.
 
     Args:
+        slots: Jobs at once where there is no GPU; None takes one per core.
+        slots_per_gpu: Jobs at once on each GPU.
+        gpus: Which GPUs; None takes all that are visible, an empty list none.
+        threads: Threads of each job; None shares the cores among the slots.
         grace_seconds: How long a job may take to end in order when the sweep is stopped.
-        slots: What `SlotConfig` takes: `slots`, `slots_per_gpu`, `gpus` and `threads`.
     """
 
-    def __init__(self, grace_seconds: float, **slots: Any) -> None:
+    def __init__(
+        self,
+        slots: int | None,
+        slots_per_gpu: int,
+        gpus: Sequence[str | int] | None,
+        threads: int | None,
+        grace_seconds: float,
+    ) -> None:
         super().__init__()
-        self._grace_seconds, self._slots = grace_seconds, slots
+        self._slots = slots, slots_per_gpu, gpus, threads
+        self._grace_seconds = grace_seconds
         self._arguments: tuple[HydraContext, TaskFunction, DictConfig] | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -40,4 +51,4 @@ class PoolLauncher(Launcher):
         from vae_exp.sweep.pool.slots import SlotConfig
 
         assert self._arguments is not None, "Hydra calls setup first"
-        return PoolSweep(*self._arguments, SlotConfig(**self._slots), self._grace_seconds)
+        return PoolSweep(*self._arguments, SlotConfig(*self._slots), self._grace_seconds)
