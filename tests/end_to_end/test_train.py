@@ -9,50 +9,46 @@ from tests.readers import only_run, read_metrics, read_result, without_times
 from tests.wandb_records import runs
 from vae_exp.data.digits import DigitsSource
 
-DRAWING = ("data=digits", "trainer.epochs=2", "evaluator.figures.manifold_size=3")
 SHORT = ("data=digits", "trainer.epochs=2", "evaluator=[]", "tracker=none")
 
 
-def test_a_run_leaves_all_that_the_readme_promises(process, tmp_path):
-    finished = process("train", *DRAWING)
+def test_a_run_leaves_all_that_the_readme_promises_and_so_has_wandb(command, tmp_path):
+    drawing = ("trainer.epochs=2", "evaluator.figures.manifold_size=3", "tracker.tags=[a,b]")
+    finished = command("train", "data=digits", *drawing)
     assert finished.code == 0, finished.err
     run = only_run(tmp_path)
-    left = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     figures = {"interpolations", "latent_scatter", "manifold", "reconstructions", "samples"}
-    assert left == {
+    assert files == {
         ".hydra/config.yaml", ".lock", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "checkpoints/best.pt",
         "checkpoints/last.pt", "metrics.jsonl", "result.json", "train.log", "wandb.json",
         *(f"figures/{name}.png" for name in figures),
     }  # fmt: skip
-    assert json.loads((run / "wandb.json").read_text()) == read_result(run)["wandb"]
-    result = read_result(run)
+    result, rows = read_result(run), read_metrics(run)
+    assert json.loads((run / "wandb.json").read_text()) == result["wandb"]
     assert result["status"] == "completed"
     assert (result["epochs"], result["steps"]) == (2, 24)
-    assert result["metrics"]["val/loss"] == read_metrics(run)[-1]["val/loss"]
-    assert result["best"]["value"] == min(line["val/loss"] for line in read_metrics(run))
+    assert result["metrics"]["val/loss"] == rows[-1]["val/loss"]
+    assert result["best"]["value"] == min(row["val/loss"] for row in rows)
     assert "Epoch 2/2: train/loss " in finished.out
     assert f"Run directory: {run.relative_to(tmp_path)}\n" in finished.out
     assert "Epoch 2/2: " in (run / "train.log").read_text()
 
-
-def test_wandb_has_config_metrics_by_step_figures_and_an_end(command, tmp_path):
-    assert command("train", *DRAWING, "tracker.tags=[a,b]").code == 0
     [records] = runs(tmp_path)
     [start] = [record.run for record in records if record.WhichOneof("record_type") == "run"]
     assert (start.project, start.run_group, list(start.tags)) == ("vae_exp", "", ["a", "b"])
-    assert start.display_name == f"digits-mlp_{only_run(tmp_path).name}"
+    assert start.display_name == f"digits-mlp_{run.name}"
     config = {item.key: json.loads(item.value_json) for item in start.config.update}
     assert config["model"]["latent_dim"] == 2
     assert config["model"]["encoder"]["hidden_dims"] == [500]
     history = [record.history for record in records if record.WhichOneof("record_type") == "history"]
     by_step = {
-        each.step.num: {item.key or ".".join(item.nested_key): item.value_json for item in each.item}
-        for each in history
+        entry.step.num: {item.key or ".".join(item.nested_key): item.value_json for item in entry.item}
+        for entry in history
     }
-    written = read_metrics(only_run(tmp_path))
     assert sorted(by_step) == [12, 24]
-    for line in written:
-        assert float(by_step[line["step"]]["val/elbo"]) == pytest.approx(line["val/elbo"])
+    for row in rows:
+        assert float(by_step[row["step"]]["val/elbo"]) == pytest.approx(row["val/elbo"])
     assert any(key.startswith("figures/reconstructions") for key in by_step[24])
     [end] = [record.exit for record in records if record.WhichOneof("record_type") == "exit"]
     assert end.exit_code == 0
@@ -77,7 +73,7 @@ def test_a_lost_tracker_does_not_cost_the_run(command, tmp_path):
     result = read_result(only_run(tmp_path))
     assert result["status"] == "completed"
     assert "could not start" in result["wandb"]["error"]
-    assert [each["name"] for each in result["warnings"]] == ["tracker_lost"]
+    assert [warning["name"] for warning in result["warnings"]] == ["tracker_lost"]
     assert "Training continues without it" in finished.out
     assert "Weights & Biases was lost" in finished.out
 
