@@ -13,13 +13,9 @@ def main() -> None:
         app(evaluate)()
 
 
+@one_message_per_error()
 def evaluate(config: DictConfig) -> None:
     """Score a trained run on a split."""
-    with one_message_per_error():
-        _evaluate(config)
-
-
-def _evaluate(config: DictConfig) -> None:
     from vae_exp.cli.console import print_metrics_table
     from vae_exp.configuration.instantiate import build_evaluators
     from vae_exp.configuration.schema import EvaluateConfig, parse_config

@@ -11,13 +11,9 @@ def main() -> None:
         app(generate)()
 
 
+@one_message_per_error()
 def generate(config: DictConfig) -> None:
     """Draw pictures of a trained run."""
-    with one_message_per_error():
-        _generate(config)
-
-
-def _generate(config: DictConfig) -> None:
     from vae_exp.configuration.schema import GenerateConfig, parse_config
     from vae_exp.configuration.shape_checks import check_labels
     from vae_exp.engine.device import matmul_precision
