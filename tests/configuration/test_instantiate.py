@@ -222,6 +222,13 @@ def test_labels_of_every_split_are_classes_of_the_model():
         check_labels(vae, ImageSet(images.pixels, None, 1), "test")
 
 
+def test_a_key_that_has_moved_is_named_with_its_current_name():
+    with pytest.raises(UserError, match=r"take loss\.reduction; loss\.reduction is trainer\.loss_reduction now"):
+        build_loss(
+            {"_target_": "vae_exp.objective.elbo.ELBO", "reduction": "sum"}, build_vae(model(), SHAPE), SHAPE
+        )
+
+
 @pytest.mark.parametrize("name", ["LBFGS", "SparseAdam"])
 def test_optimizers_that_need_more_than_gradients_are_refused(name):
     with pytest.raises(UserError, match=rf"optimizer\._target_=torch\.optim\.{name}"):

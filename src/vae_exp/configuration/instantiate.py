@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from vae_exp.configuration.renames import RENAMED_ARGUMENTS, RENAMED_KEYS
 from vae_exp.configuration.schema import DataConfig
 from vae_exp.configuration.shape_checks import check_likelihood, check_loss_terms, check_model_shapes
 from vae_exp.data.images import ImageSet
@@ -243,9 +244,11 @@ def _as_user_error(error: Exception, key: str, node: Node) -> UserError:
     beginning = f"{key}._target_={node['_target_']} cannot be instantiated"
     unexpected = list(_unexpected_keys(node, key))
     if isinstance(root, TypeError) and unexpected:
-        removed = " ".join(f"~{each}" for each in unexpected)
-        remedy = f"leave out what you added, and remove what the defaults add: {removed}"
-        return UserError(f"{beginning}: it does not take {', '.join(unexpected)}; {remedy}")
+        removed = " ".join(f"~{name}" for name in unexpected)
+        names = {**RENAMED_KEYS, **RENAMED_ARGUMENTS}
+        remedies = [f"{name} is {names[name]} now" for name in unexpected if name in names]
+        remedies += [f"leave out what you added, and remove what the defaults add: {removed}"]
+        return UserError(f"{beginning}: it does not take {', '.join(unexpected)}; {'; '.join(remedies)}")
     module, _, name = node["_target_"].rpartition(".")
     if isinstance(root, ImportError) and module in sys.modules:
         classes = [key for key, value in vars(sys.modules[module]).items() if isinstance(value, type)]
@@ -273,6 +276,6 @@ def _not_taken(arguments: Sequence[str], target: Any) -> list[str]:
         parameters = {} if bare else signature(located).parameters
     except Exception:  # importing a module may raise anything, and some classes in C have no signature
         return []
-    if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return []
     return [name for name in arguments if name not in parameters]
