@@ -257,6 +257,12 @@ def test_a_long_curve_keeps_its_ends_its_extremes_and_its_gaps(count: int, broke
         assert np.nanmax(short_y) == np.nanmax(y)
 
 
+def test_metrics_of_earlier_versions_have_their_current_names(tmp_path: Path):
+    make_run(tmp_path, "one", rows=[{"val/codes_used": 3.0}])
+    run = only_run(tmp_path)
+    assert (run.series("val/codebook_used")[1].tolist(), run.summary["val/codebook_used"]) == ([3.0], 3.0)
+
+
 def test_numbers_beyond_a_float_and_a_start_that_no_calendar_has_cost_nothing_else(tmp_path: Path):
     huge = 10**400
     rows = [{"m": huge, "epoch": -huge, "v": [huge]}, {"m": 1.0}]

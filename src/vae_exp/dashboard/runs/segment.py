@@ -22,6 +22,7 @@ from vae_exp.dashboard.reader.records import (
 )
 from vae_exp.dashboard.runs.history import History
 from vae_exp.dashboard.runs.media import ImageFile
+from vae_exp.metrics import with_current_metrics
 
 MAX_CONSOLE_LINES = 2_000
 _MAX_LINE_LENGTH = 10_000
@@ -189,7 +190,7 @@ class RunSegment:
             case "config":
                 _change(self.config, body)
             case "summary":
-                _change(self.summary, body)
+                _change(self.summary, {**body, "update": with_current_metrics(body.get("update", {}))})
             case "history":
                 self._apply_row(body)
             case "output" | "output_raw":

@@ -40,14 +40,11 @@ def export(roots: Sequence[Path], path: Path, private: bool, max_megabytes: floa
     if not store.runs:
         raise UserError(f"there are no .wandb files below {', '.join(map(str, roots))}.")
     html = render_document(store, private, max_megabytes * _MEGABYTE)
-    size = len(html) / _MEGABYTE
-    if size > max_megabytes:
-        raise UserError(_too_large(size, max_megabytes))
     try:
         write_to_user_path(path, lambda file: file.write(html))
     except OSError as error:
         raise UserError(f"--export={path} cannot be written: {error}.") from error
-    return f"{len(store.runs)} runs, {size:.1f} MB, written to {path}"
+    return f"{len(store.runs)} runs, {len(html) / _MEGABYTE:.1f} MB, written to {path}"
 
 
 def render_document(store: RunStore, private: bool, max_bytes: float = float("inf")) -> bytes:
@@ -56,10 +53,10 @@ def render_document(store: RunStore, private: bool, max_bytes: float = float("in
     Args:
         store: It must have been read.
         private: Whether what may name people and places is left in.
-        max_bytes: Images beyond that raise an error.
+        max_bytes: What is larger raises an error.
 
     Raises:
-        UserError: if the images are too large.
+        UserError: if the page is too large.
     """
     data = api.to_json(_data(store, private, max_bytes))
     scripts = [_inline(page.plotly()), _inline(page.script())]
@@ -74,8 +71,9 @@ def render_document(store: RunStore, private: bool, max_bytes: float = float("in
         style=f"<style>{style}</style>",
         data=f'<script type="application/json" id="embedded">{data}</script>',
         scripts="\n".join(f"<script>{script}</script>" for script in scripts),
-    )
-    return html.encode()
+    ).encode()
+    _check_size(len(html), max_bytes)
+    return html
 
 
 def _data(store: RunStore, private: bool, max_bytes: float) -> dict[str, Any]:
@@ -125,18 +123,18 @@ def _embed_images(
             except ImageUnavailableError:
                 continue
             size += len(data) * 4 // 3
-            if size > max_bytes:
-                raise UserError(_too_large(size / _MEGABYTE, max_bytes / _MEGABYTE))
+            _check_size(size, max_bytes)
             address = f"data:{media_type};base64,{base64.b64encode(data).decode()}"
             embedded[key].append(description | {"data": address})
     return embedded
 
 
-def _too_large(size: float, limit: float) -> str:
-    return (
-        f"the page would have more than {size:.0f} MB, and --size-limit is {limit:g}; export fewer runs (name "
-        "their folders), or raise the limit."
-    )
+def _check_size(size: float, max_bytes: float) -> None:
+    if size > max_bytes:
+        raise UserError(
+            f"the page would have more than {size / _MEGABYTE:.0f} MB, and --size-limit is "
+            f"{max_bytes / _MEGABYTE:g}; export fewer runs (name their folders), or raise the limit."
+        )
 
 
 def _inline(script: str) -> str:
