@@ -1,5 +1,6 @@
 """The native decoder against W&B's own reader, and segments made from their records."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from vae_exp.dashboard.runs import segment as segment_module
 from vae_exp.dashboard.runs.segment import RunSegment
 from vae_exp.dashboard.runs.store import RunStore
 
+inspect = cache(inspect_with_leet)
 FIXTURES = sorted(Path(__file__).with_name("fixtures").glob("*.wandb"))
 
 
@@ -46,7 +48,7 @@ def contents(segment: RunSegment) -> dict[str, Any]:
 def test_files_of_all_versions_are_read_as_by_wandb(path: Path):
     segment = read_segment(path)
     oracle = RunSegment(path)
-    oracle.apply(inspect_with_leet(path))
+    oracle.apply(inspect(path))
     assert contents(segment) == contents(oracle)
     assert (segment.exit_code, segment.data_loss, len(segment.history)) == (3, "", 5)
     assert segment.config.keys() >= {"model.latent_dim", "seed", "text", "late"}
@@ -80,14 +82,14 @@ def test_damaged_files_never_raise(path: Path):
 def test_a_file_of_another_format_is_read_by_wandb_whenever_it_has_changed(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    records = inspect_with_leet(FIXTURES[-1])
+    records = inspect(FIXTURES[-1])
     calls = []
 
-    def inspect(path: Path) -> list[dict[str, Any]]:
+    def growing(path: Path) -> list[dict[str, Any]]:
         calls.append(path)
         return records[: 5 + 5 * len(calls)]
 
-    monkeypatch.setattr(segment_module, "inspect_with_leet", inspect)
+    monkeypatch.setattr(segment_module, "inspect_with_leet", growing)
     path.write_bytes(b"a format to come")
     store = RunStore([path])
     store.refresh()

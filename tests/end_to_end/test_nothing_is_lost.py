@@ -26,12 +26,20 @@ def test_of_two_runs_that_start_together_one_is_refused_and_the_other_whole(tmp_
     assert read_result(tmp_path / "same")["status"] == "completed"
 
 
-@pytest.mark.parametrize("trace", [".hydra/config.yaml", "checkpoints/last.pt", "train.log", "figures/mine.png"])
-def test_a_folder_with_traces_of_another_run_is_left_alone(trace, command, tmp_path):
+@pytest.mark.parametrize(
+    ("trace", "override"),
+    [
+        (".hydra/config.yaml", "seed=0"),
+        ("checkpoints/last.pt", "model.activation=swish"),
+        ("train.log", "seed=0"),
+        ("figures/mine.png", "model.activation=swish"),
+    ],
+)
+def test_a_folder_with_traces_of_another_run_is_left_alone(trace, override, command, tmp_path):
     file = tmp_path / "old" / trace
     file.parent.mkdir(parents=True)
     file.write_text("another person's")
-    assert command("train", *SHORT, "hydra.run.dir=old").code == 1
+    assert command("train", *SHORT, "hydra.run.dir=old", override).code == 1
     assert file.read_text() == "another person's"
     assert [path for path in (tmp_path / "old").rglob("*") if path.is_file()] == [file]
 
