@@ -23,6 +23,7 @@ from torch import nn
 
 import vae_exp
 from tests.readers import read_result
+from tests.test_conf import composed
 from vae_exp.configuration.allowlist import (
     ARGUMENTS,
     KEYS,
@@ -33,6 +34,7 @@ from vae_exp.configuration.allowlist import (
     require_safe,
     resolver_calls,
 )
+from vae_exp.configuration.schema import resolve_to_dict
 from vae_exp.errors import UserError
 from vae_exp.sweep import __main__ as sweep_command
 from vae_exp.sweep.command_check import check_command
@@ -80,14 +82,14 @@ HOSTILE = {
     "a target where none belongs": ("extra", "os.system"),
     "a target in a list": ("tracker.tags.0", "os.system"),
     "a target beside the source": ("data.extra", "os.system"),
-    "a key that looks like a slot": ("model.encoder", "os.system"),
 }
 
 
 @pytest.fixture(scope="module")
-def config(digits_run: Path) -> dict[str, Any]:
-    """The stored config of a run, with a mapping and a list more."""
-    return changed(vae_exp.load_run(digits_run).config | {"extra": {}}, "tracker.tags", [{}])
+def config() -> dict[str, Any]:
+    """The config of a run, with a mapping and a list more."""
+    plain = resolve_to_dict(composed("train", "data=digits", "evaluator=[elbo]", "tracker.root=wandb"))
+    return changed(plain | {"extra": {}}, "tracker.tags", [{}])
 
 
 def changed(config: dict[str, Any], key: str, value: object) -> dict[str, Any]:
