@@ -82,17 +82,14 @@ def test_every_training_command_of_readme_and_training_composes(line):
 
 
 def test_the_example_of_a_trained_model_runs(digits_run, tmp_path, monkeypatch):
-    import numpy as np
-
     from vae_exp import load_run
 
     [code] = re.findall(r"```python\n(.*?)```", TRAINING, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     names = {"run": load_run(digits_run)}
     exec(code, names)
-    assert np.load("codes.npz")["means"].shape == (360, 2)
     assert (tmp_path / "decoder.pt2").exists()
-    assert names["cost"][names["worst"][0]] == names["cost"].max()
+    assert names["z"].shape == (360, 2)
 
 
 def test_the_page_on_architecture_names_modules_that_exist():

@@ -21,7 +21,7 @@ def evaluate(config: DictConfig) -> None:
     from vae_exp.configuration.schema import EvaluateConfig, parse_config
     from vae_exp.configuration.shape_checks import check_evaluators, check_labels
     from vae_exp.engine.evaluator_loop import run_evaluator, save_figures, warn_non_finite_metrics
-    from vae_exp.engine.progress import EvaluationProgress
+    from vae_exp.engine.progress import evaluator_progress
     from vae_exp.errors import UserError
     from vae_exp.evaluation.requirements import is_bernoulli
     from vae_exp.runs.trained_run import load_run_from_settings
@@ -40,7 +40,7 @@ def evaluate(config: DictConfig) -> None:
     check_within(path, run.directory.path)
     for key, evaluator in evaluators.items():
         print(f"Evaluating {key} on the {settings.split} images …", flush=True)
-        with EvaluationProgress(key) as progress:
+        with evaluator_progress(key) as progress:
             watched = replace(images, on_progress=progress)
             numbers, figures, _ = run_evaluator(key, evaluator, run.vae, watched, settings.seed)
         warn_non_finite_metrics(key, numbers, set())

@@ -8,11 +8,11 @@ from rich.console import Console
 
 from vae_exp.engine import progress
 from vae_exp.engine.progress import (
-    EvaluationProgress,
     LogProgress,
     RichProgress,
     StandardOutputHandler,
     epoch_line,
+    evaluator_progress,
     progress_display,
 )
 
@@ -119,7 +119,7 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, is_ter
 
 def _evaluate(name: str, seconds: float, clock: list[float], console: Console | None = None) -> None:
     """Two passes in a hundred parts each; the first takes no time."""
-    with EvaluationProgress(name, console) as evaluation:
+    with evaluator_progress(name, console) as evaluation:
         for part in range(1, 101):
             evaluation(part / 100)
         for part in range(1, 101):
@@ -156,7 +156,7 @@ def test_a_quick_evaluator_says_little(name: str, seconds: float, lines: int, cl
 def test_a_slow_first_part_gives_no_time_left(clock: list[float], caplog):
     """A pace is known from the second report on."""
     caplog.set_level(logging.INFO)
-    with EvaluationProgress("nll") as evaluation:
+    with evaluator_progress("nll") as evaluation:
         for share in (0.25, 0.5, 0.75, 1.0):
             clock[0] += 40
             evaluation(share)

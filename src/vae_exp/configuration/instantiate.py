@@ -19,7 +19,7 @@ from vae_exp.configuration.renames import RENAMED_ARGUMENTS, RENAMED_KEYS
 from vae_exp.configuration.schema import DataConfig
 from vae_exp.configuration.shape_checks import check_likelihood, check_loss_terms, check_model_shapes
 from vae_exp.data.images import ImageSet
-from vae_exp.data.splits import DataSplits
+from vae_exp.data.splits import DataSplits, Source
 from vae_exp.engine import torchrun
 from vae_exp.engine.device import check_memory
 from vae_exp.engine.protocols import Evaluator
@@ -33,6 +33,12 @@ Node = Mapping[str, Any]
 T = TypeVar("T")
 
 
+def build_source(data: DataConfig) -> Source:
+    """The source that `data` names; nothing is opened yet."""
+    source: Source = _create(data.source, "data.source", needs=("train", "test"))
+    return source
+
+
 def build_splits(data: DataConfig, may_download: bool = True) -> DataSplits:
     """The splits that `data` describes; nothing is opened yet.
 
@@ -40,7 +46,7 @@ def build_splits(data: DataConfig, may_download: bool = True) -> DataSplits:
         data: The group `data`.
         may_download: Whether the source may download files that are missing.
     """
-    source = _create(data.source, "data.source", needs=("train", "test"))
+    source = build_source(data)
     if not may_download and hasattr(source, "may_download"):
         source.may_download = False
     return DataSplits(

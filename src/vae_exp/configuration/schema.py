@@ -147,14 +147,20 @@ class ModelConfig:
 
 
 @dataclass
-class DataConfig:
+class DataLocationConfig:
+    """Where the data of a run lie now; null leaves what the run was trained with."""
+
+    root: str | None = None
+    path: str | None = None
+
+
+@dataclass
+class DataConfig(DataLocationConfig):
     """`data`: where images come from and how they are split."""
 
     image_shape: list[int] | None = _value(_image_shape)
     validation_size: int = _value(_at_least, 0)
     split_seed: int = _value(_seed)
-    root: str | None = None
-    path: str | None = None
     layout: str = "auto"
     preload_to_device: Any = _value(_one_of, "auto", True, False, default="auto")
     binarization: str = _value(_one_of, "none", "dynamic", "fixed")
@@ -252,16 +258,8 @@ class TrainConfig:
 
 
 @dataclass
-class DataLocationConfig:
-    """Where the data of a run lie now; null leaves what the run was trained with."""
-
-    root: str | None = None
-    path: str | None = None
-
-
-@dataclass
 class StoredRunConfig:
-    """What `evaluate` and `generate` both ask: which run, which weights, which images."""
+    """What `encode`, `evaluate` and `generate` all ask: which run, which weights, which images."""
 
     run: str = _value(_run)
     split: str = _value(_one_of, "train", "val", "test")
@@ -277,6 +275,39 @@ class EvaluateConfig(StoredRunConfig):
     """The whole configuration of `evaluate`."""
 
     evaluator: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class NewDataConfig(DataConfig):
+    """Data that a run was not trained on: a group of `data`, or `path` alone."""
+
+    image_shape: list[int] | None = _value(_image_shape, default=None)
+    validation_size: int = 0
+    split_seed: int = 0
+    binarization: str = "none"
+    binarization_seed: int = 0
+    source: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class EncodeConfig(StoredRunConfig):
+    """The whole configuration of `encode`."""
+
+    split: str | None = _value(_one_of, "train", "val", "test")  # type: ignore[assignment]
+    data: NewDataConfig = field(default_factory=NewDataConfig)
+    output: str | None = None
+    overwrite: bool = False
+    num_samples: int = _value(_at_least, 1)
+    num_importance_samples: int | None = _value(_at_least, 1)
+    batch_size: int = _value(_at_least, 1)
+    sort: str | None = _value(_one_of, "elbo", "nll")
+    odd: list[int] = MISSING
+    figure: bool = MISSING
+
+    @property
+    def names_new_images(self) -> bool:
+        """Whether `data` names images to encode; beside a split it says where the run's own data are."""
+        return self.split is None and bool(self.data.source or self.data.path)
 
 
 @dataclass
@@ -314,6 +345,7 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     for name, schema in (
         ("train_schema", TrainConfig),
+        ("encode_schema", EncodeConfig),
         ("evaluate_schema", EvaluateConfig),
         ("generate_schema", GenerateConfig),
         ("benchmark_schema", BenchmarkConfig),

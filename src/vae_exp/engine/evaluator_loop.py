@@ -13,7 +13,7 @@ import torch
 
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.device import evaluator_oom_error, matmul_precision
-from vae_exp.engine.progress import EvaluationProgress
+from vae_exp.engine.progress import evaluator_progress
 from vae_exp.engine.protocols import Evaluator, Tracker
 from vae_exp.engine.seeding import make_generator
 from vae_exp.engine.shutdown import GracefulShutdown
@@ -80,7 +80,7 @@ class EvaluatorLoop:
             evaluator = self._evaluators[name]
             if not evaluator.every_n_epochs:
                 _log.info("Evaluating %s …", name)
-            with nullcontext() if evaluator.every_n_epochs else EvaluationProgress(name) as progress:
+            with nullcontext() if evaluator.every_n_epochs else evaluator_progress(name) as progress:
                 images = replace(self._images, on_progress=progress)
                 numbers, figures, lists = run_evaluator(name, evaluator, self._vae, images, self._seed)
             self._warned |= warn_non_finite_metrics(name, numbers, self._warned)

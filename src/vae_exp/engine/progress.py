@@ -139,18 +139,19 @@ class RichProgress(LogProgress):
 
 
 class EvaluationProgress:
-    """The progress of one evaluator: a bar with the time left on a terminal, a line every 30 s elsewhere.
+    """The progress of a pass over images: a bar with the time left on a terminal, a line every 30 s elsewhere.
 
-    A line says once how long it takes, if that is more than 20 s, and which evaluator takes seconds. The display
-    is the context manager around the evaluator.
+    A line says once how long it takes, if that is more than 20 s, and what would take seconds. The display is the
+    context manager around the work.
 
     Args:
-        name: The evaluator's key.
+        name: What is done, such as `evaluator.nll`.
+        remedy: What takes seconds instead; empty where nothing does.
         console: The terminal; None for standard output where it is one.
     """
 
-    def __init__(self, name: str, console: Console | None = None) -> None:
-        self._name = name
+    def __init__(self, name: str, remedy: str = "", console: Console | None = None) -> None:
+        self._name, self._remedy = name, remedy
         self._share = self._first_share = inf  # the first report starts a pass
         self._start = self._next_redraw = time.monotonic()
         self._next_line = self._start + _LINE_SECONDS
@@ -190,13 +191,17 @@ class EvaluationProgress:
         if not self._announced and now - self._start > _SECONDS_TO_ESTIMATE and left > _LONG_SECONDS:
             self._announced = True
             self._next_line = now + _LINE_SECONDS
-            quick = "" if self._name == "elbo" else "; evaluator=[elbo] alone takes seconds"
-            _log.info("evaluator.%s takes about %s more%s.", self._name, format_duration(left), quick)
+            remedy = f"; {self._remedy}" if self._remedy else ""
+            _log.info("%s takes about %s more%s.", self._name, format_duration(left), remedy)
         elif self._bar is None and now >= self._next_line:
             self._next_line = now + _LINE_SECONDS
-            _log.info(
-                "evaluator.%s: %.0f %% done, about %s left.", self._name, 100 * self._share, format_duration(left)
-            )
+            _log.info("%s: %.0f %% done, about %s left.", self._name, 100 * self._share, format_duration(left))
+
+
+def evaluator_progress(key: str, console: Console | None = None) -> EvaluationProgress:
+    """The progress of the evaluator with this key."""
+    remedy = "" if key == "elbo" else "evaluator=[elbo] alone takes seconds"
+    return EvaluationProgress(f"evaluator.{key}", remedy, console)
 
 
 def format_duration(seconds: float) -> str:

@@ -15,7 +15,7 @@ from vae_exp.evaluation.requirements import (
     scored_images,
 )
 from vae_exp.model.vae import VAE
-from vae_exp.objective.importance_weighted import log_evidence
+from vae_exp.objective.importance_weighted import LogEvidence, log_evidence
 
 _log = logging.getLogger(__name__)
 _LOW_ESS = 10  # effective samples of an image
@@ -71,13 +71,7 @@ class NLLEvaluator:
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, float]]:
         """Yield names and values."""
         images = scored_images("nll", images, self._num_images)
-        outputs = prod(images.image_shape) * outputs_per_value(vae)
-        chunk_size = self._chunk_size or decode_chunk_size(outputs, images.device)
-        per_batch = max(1, chunk_size // self._num_importance_samples)
-        estimates = [
-            log_evidence(vae, batch, self._num_importance_samples, generator, chunk_size)
-            for batch in images.batches(per_batch)
-        ]
+        estimates = list(evidence_by_batch(vae, images, self._num_importance_samples, self._chunk_size, generator))
         values = torch.cat([estimate.value for estimate in estimates])
         variance = torch.cat([estimate.variance for estimate in estimates])
         count = len(values)
@@ -101,6 +95,24 @@ class NLLEvaluator:
         yield "nll_low_ess_share", low_share
         yield "nll_largest_weight", torch.cat([estimate.largest_weight for estimate in estimates]).mean().item()
         yield "nll_images", count
+
+
+def evidence_by_batch(
+    vae: VAE, images: ImageSet, num_importance_samples: int, chunk_size: int | None, generator: torch.Generator
+) -> Iterator[LogEvidence]:
+    """Estimate log p(x) of all images in order, batch by batch.
+
+    Args:
+        vae: The model.
+        images: The images.
+        num_importance_samples: Draws of z per image.
+        chunk_size: The most latents decoded at once; None takes what suits the device.
+        generator: The source of the draws.
+    """
+    outputs = prod(images.image_shape) * outputs_per_value(vae)
+    chunk_size = chunk_size or decode_chunk_size(outputs, images.device)
+    for batch in images.batches(max(1, chunk_size // num_importance_samples)):
+        yield log_evidence(vae, batch, num_importance_samples, generator, chunk_size)
 
 
 def decode_chunk_size(values: int, device: torch.device) -> int:

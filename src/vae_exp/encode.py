@@ -1,0 +1,161 @@
+"""`python -m vae_exp.encode run=DIR`: the code and the scores of every image, as `.npz`, Parquet or CSV."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from vae_exp.cli.hydra_app import hydra_app, one_message_per_error
+
+if TYPE_CHECKING:
+    from vae_exp.configuration.schema import EncodeConfig
+    from vae_exp.data.images import ImageSet
+    from vae_exp.runs.trained_run import TrainedRun
+    from vae_exp.storage.column_files import Array, ColumnFiles
+
+_PRINTED_ROWS = 10
+
+
+def main() -> None:
+    """The command line."""
+    with hydra_app("encode") as app:
+        app(encode)()
+
+
+def encode(config: DictConfig) -> None:
+    """Encode and score images with a trained run."""
+    with one_message_per_error():
+        _encode(config)
+
+
+def _encode(config: DictConfig) -> None:
+    from vae_exp.configuration.schema import EncodeConfig, NewDataConfig, parse_config
+    from vae_exp.configuration.shape_checks import check_labels
+    from vae_exp.errors import UserError
+    from vae_exp.evaluation.requirements import require_density
+    from vae_exp.runs.encoding import ImageScorer
+    from vae_exp.runs.trained_run import load_run_from_settings
+    from vae_exp.storage.atomic_io import write_atomically
+    from vae_exp.storage.column_files import ColumnFiles
+
+    settings = parse_config(config, EncodeConfig)
+    if settings.sort == "nll" and settings.num_importance_samples is None:
+        raise UserError("sort=nll needs the nll of each image: num_importance_samples=500, for instance.")
+    own_data = NewDataConfig(settings.data.root) if settings.names_new_images else settings.data
+    run = load_run_from_settings(replace(settings, data=own_data))
+    images, label = _open_images(settings, run)
+    check_labels(run.vae, images, label)
+    if settings.num_importance_samples:
+        require_density("nll", run.vae, images)
+    is_odd = _odd_images(images, settings)
+    output = _output_path(settings, run, label)
+    scorer = ImageScorer(
+        run, settings.num_samples, settings.num_importance_samples, settings.batch_size, settings.seed
+    )
+    with ColumnFiles(output.parent) as columns:
+        scorer.write(images, columns)
+        order = scorer.rank(settings.sort, columns, _validation_images(run)) if settings.sort else None
+        write_atomically(output, lambda file: columns.write(file, output.suffix, order))
+        print(f"{len(images)} images of {label}: {output}")
+        if settings.sort and order is not None:
+            _print_least_likely(columns, order, settings.sort)
+        if is_odd is not None:
+            _print_detection(columns, is_odd)
+        if settings.figure:
+            _draw_extremes(run, images, columns, settings, output.with_suffix(".png"))
+
+
+def _open_images(settings: "EncodeConfig", run: "TrainedRun") -> "tuple[ImageSet, str]":
+    """The images and what they are called: a split of the run's data, or new images."""
+    from vae_exp.runs.new_images import open_new_images
+
+    if settings.names_new_images:
+        return open_new_images(settings.data, run).to(run.device), Path(str(settings.data.path)).stem
+    split = settings.split or "test"
+    return run.data.get_split(split).to(run.device), split
+
+
+def _validation_images(run: "TrainedRun") -> "ImageSet | None":
+    """The reference of the quantiles; without validation images there are none."""
+    from vae_exp.errors import UserError
+
+    try:
+        return run.data.get_split("val").to(run.device)
+    except UserError as error:
+        print(f"No quantiles among the validation images: {error}")
+        return None
+
+
+def _odd_images(images: "ImageSet", settings: "EncodeConfig") -> "Array | None":
+    """Which images have one of the labels `odd`, `[N]`; None where no such labels are named."""
+    import numpy as np
+
+    from vae_exp.errors import UserError
+
+    if not settings.odd:
+        return None
+    if images.labels is None:
+        raise UserError(f"odd={settings.odd} needs labels, and the images have none.")
+    is_odd = np.isin(images.labels.cpu().numpy(), settings.odd)
+    if is_odd.all() or not is_odd.any():
+        raise UserError(
+            f"odd={settings.odd} are the labels of {is_odd.sum()} of {len(images)} images; some must be odd, and "
+            f"some not."
+        )
+    return is_odd
+
+
+def _output_path(settings: "EncodeConfig", run: "TrainedRun", label: str) -> Path:
+    from vae_exp.errors import UserError
+    from vae_exp.storage.atomic_io import absolute_path, check_within
+    from vae_exp.storage.column_files import check_suffix
+
+    if settings.output is None:
+        path = run.directory.path / "codes" / f"{label}-{run.checkpoint}.npz"
+        check_within(path, run.directory.path)
+    else:
+        path = absolute_path("output", settings.output)
+    check_suffix("output", path)
+    for written in (path, path.with_suffix(".png")) if settings.figure else (path,):
+        if written.exists() and not settings.overwrite:
+            raise UserError(f"{written} exists; overwrite=true replaces it, output=FILE writes another.")
+    return path
+
+
+def _print_least_likely(columns: "ColumnFiles", order: "Array", score: str) -> None:
+    names = ["index", *(["label"] if "label" in columns else []), score]
+    names += [f"{score}_quantile"] if f"{score}_quantile" in columns else []
+    print("The least likely images:")
+    print("  ".join(f"{name:>14}" for name in names))
+    for row in order[:_PRINTED_ROWS]:
+        print("  ".join(f"{columns.read(name)[row]:>14.6g}" for name in names))
+
+
+def _print_detection(columns: "ColumnFiles", is_odd: "Array") -> None:
+    from vae_exp.evaluation.image_scores import detection
+    from vae_exp.runs.encoding import SCORES, surprise_of
+
+    print(f"Odd images: {is_odd.sum()} of {len(is_odd)}")
+    for score in SCORES:
+        if score in columns:
+            result = detection(surprise_of(score, columns.read(score)), is_odd)
+            name = "nll" if score == "nll" else "-elbo"
+            print(f"  by {name:>5}: AUROC {result.auroc:.4f}, average precision {result.average_precision:.4f}")
+
+
+def _draw_extremes(
+    run: "TrainedRun", images: "ImageSet", columns: "ColumnFiles", settings: "EncodeConfig", path: Path
+) -> None:
+    from vae_exp.evaluation.image_scores import draw_extremes
+    from vae_exp.runs.encoding import surprise_of
+    from vae_exp.storage.atomic_io import write_atomically
+
+    score = settings.sort or "elbo"
+    figure = draw_extremes(run.vae, images, surprise_of(score, columns.read(score)), score)
+    write_atomically(path, lambda file: figure.savefig(file, format="png"))
+    print(f"Most and least likely images: {path}")
+
+
+if __name__ == "__main__":
+    main()

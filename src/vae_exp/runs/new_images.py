@@ -1,0 +1,33 @@
+"""Images that a run was not trained on, opened as its model takes them."""
+
+from vae_exp.configuration.instantiate import build_source
+from vae_exp.configuration.schema import DataConfig
+from vae_exp.data.images import ImageSet
+from vae_exp.data.npz import NPZSource
+from vae_exp.data.splits import DataSplits
+from vae_exp.errors import UserError
+from vae_exp.runs.trained_run import TrainedRun
+
+
+def open_new_images(data: DataConfig, run: TrainedRun) -> ImageSet:
+    """All images that a training run on these data would train on; none are held out.
+
+    Pixels are binarised where the run's are when it scores them.
+
+    Args:
+        data: A group of `data`, or `path` alone, which names an `.npz` file.
+        run: The run whose model is to take them.
+
+    Raises:
+        UserError: if they cannot be read, or are of another shape than the model's images.
+    """
+    source = build_source(data) if data.source else NPZSource(data.path)
+    binarization, seed = run.settings.data.binarization, run.settings.data.binarization_seed
+    splits = DataSplits(source, None, 0, 0, binarization, seed)
+    shape = run.config["data"]["image_shape"]
+    if splits.image_shape != shape:
+        raise UserError(
+            f"data.path={data.path} has images of {splits.image_shape}, and the model takes {shape} "
+            f"([channels, height, width])."
+        )
+    return splits.get_split("train")

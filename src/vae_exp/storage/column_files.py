@@ -1,0 +1,138 @@
+"""Tables of arrays, collected in a temporary file a column and written as `.npz`, Parquet or CSV."""
+
+import csv
+import io
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from vae_exp.errors import UserError
+
+SUFFIXES = (".npz", ".parquet", ".csv")
+_ROWS_AT_ONCE = 4096
+Array = npt.NDArray[Any]
+
+
+class ColumnFiles:
+    """Columns of equal length in a temporary folder, so that any number of rows takes constant memory.
+
+    Args:
+        folder: Where the temporary folder is made; the disk of the output.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = tempfile.TemporaryDirectory(prefix=".columns-", dir=folder)
+        self._files: dict[str, IO[bytes]] = {}
+        self._kinds: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in self._files.values():
+            file.close()
+        self._folder.cleanup()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def append(self, columns: Mapping[str, Array]) -> None:
+        """Add rows to some columns: arrays `[rows, ...]`, each time of the same type and trailing shape."""
+        for name, values in columns.items():
+            if name not in self._files:
+                self._files[name] = (Path(self._folder.name) / name).open("w+b")
+                self._kinds[name] = values.dtype, values.shape[1:]
+            self._files[name].write(np.ascontiguousarray(values).tobytes())
+
+    def read(self, name: str) -> Array:
+        """A column, mapped into memory: `[rows, ...]`."""
+        file, (dtype, shape) = self._files[name], self._kinds[name]
+        file.flush()
+        rows = Path(file.name).stat().st_size // (dtype.itemsize * int(np.prod(shape, dtype=np.int64)))
+        return np.memmap(file.name, dtype, "r", shape=(rows, *shape)) if rows else np.zeros((0, *shape), dtype)
+
+    def write(self, file: IO[bytes], suffix: str, order: Array | None = None) -> None:
+        """Write all columns.
+
+        Args:
+            file: The output.
+            suffix: One of `SUFFIXES`.
+            order: Positions of the rows, first to last; None for the order in which they were added.
+        """
+        columns = {name: self.read(name) for name in self._files}
+        rows = order if order is not None else np.arange(len(next(iter(columns.values()))))
+        parts = [rows[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE)]
+        {".npz": _write_npz, ".parquet": _write_parquet, ".csv": _write_csv}[suffix](file, columns, parts)
+
+
+def check_suffix(key: str, path: Path) -> None:
+    """Refuse a name that says no format, and Parquet without pyarrow.
+
+    Raises:
+        UserError: names the key and what would be right.
+    """
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{key}={path} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
+    if path.suffix == ".parquet":
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ImportError as error:
+            raise UserError(
+                f"{key}={path} needs pyarrow: pip install pyarrow, or name a .npz or .csv file."
+            ) from error
+
+
+def _write_npz(file: IO[bytes], columns: Mapping[str, Array], parts: list[Array]) -> None:
+    rows = sum(map(len, parts))
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, values in columns.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                header = np.lib.format.header_data_from_array_1_0(values[:0]) | {
+                    "shape": (rows, *values.shape[1:])
+                }
+                np.lib.format.write_array_header_1_0(member, header)
+                for part in parts:
+                    member.write(values[part].tobytes())
+
+
+def _write_parquet(file: IO[bytes], columns: Mapping[str, Array], parts: list[Array]) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    writer = None
+    for part in parts:
+        table = pyarrow.table(dict(_flat_columns(columns, part)))
+        writer = writer or parquet.ParquetWriter(file, table.schema)
+        writer.write_table(table)
+    if writer is not None:
+        writer.close()
+
+
+def _write_csv(file: IO[bytes], columns: Mapping[str, Array], parts: list[Array]) -> None:
+    text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
+    writer = csv.writer(text)
+    for number, part in enumerate(parts):
+        flat = dict(_flat_columns(columns, part))
+        if number == 0:
+            writer.writerow(flat)
+        writer.writerows(zip(*(values.tolist() for values in flat.values()), strict=True))
+    text.detach()
+
+
+def _flat_columns(columns: Mapping[str, Array], part: Array) -> Iterator[tuple[str, Array]]:
+    """The rows of a part by column; an axis more becomes `mean_0`, `mean_1`, …."""
+    for name, values in columns.items():
+        if values.ndim == 1:
+            yield name, values[part]
+        else:
+            flat = values[part].reshape(len(part), -1)
+            yield from ((f"{name}_{index}", flat[:, index]) for index in range(flat.shape[1]))

@@ -1,0 +1,72 @@
+"""`python -m vae_exp.encode`, end to end."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from vae_exp.storage.atomic_io import read_json
+
+
+@pytest.fixture
+def new_images(tmp_path: Path) -> Path:
+    digits = load_digits()
+    path = tmp_path / "new.npz"
+    np.savez(path, images=(digits.images[:30] / 16).astype(np.float32), labels=digits.target[:30])
+    return path
+
+
+def test_scores_of_a_split_average_to_those_of_evaluate(command, copied_run: Path):
+    done = command(
+        "encode", f"run={copied_run}", "num_importance_samples=20", "sort=nll", "odd=[9]", "figure=true"
+    )
+    assert done.code == 0, done.err
+    assert "AUROC" in done.out
+    assert (copied_run / "codes" / "test-best.png").exists()
+    command("evaluate", f"run={copied_run}", "evaluator.nll.num_importance_samples=20")
+    metrics = read_json(copied_run / "evaluation" / "test-best.json")["metrics"]
+    with np.load(copied_run / "codes" / "test-best.npz") as table:
+        for name in ("elbo", "rate", "distortion", "nll"):
+            assert table[name].mean(dtype=float) == pytest.approx(metrics[f"test/{name}"], rel=1e-5)
+        assert (np.diff(table["nll"]) <= 0).all()
+        assert table["nll_quantile"].min() >= 0
+        assert sorted(table["index"]) == list(range(360))
+        target = load_digits().target[-360:]
+        np.testing.assert_array_equal(table["label"], target[table["index"]])
+
+
+def test_new_images_are_encoded_as_the_run_encodes_its_own(
+    command, copied_run: Path, new_images: Path, tmp_path: Path
+):
+    assert command("encode", f"run={copied_run}", f"data.path={new_images}", "output=one.csv").code == 0
+    arguments = ("data=arrays", f"data.path={new_images}", "output=two.npz")
+    assert command("encode", str(copied_run), *arguments).code == 0
+    rows = np.genfromtxt(tmp_path / "one.csv", delimiter=",", names=True)
+    assert len(rows) == 30
+    with np.load(tmp_path / "two.npz") as table:
+        np.testing.assert_allclose(rows["elbo"], table["elbo"], rtol=1e-6)
+    refused = command("encode", str(copied_run), *arguments)
+    assert "two.npz exists; overwrite=true replaces it" in refused.err
+    assert command("encode", str(copied_run), *arguments, "overwrite=true").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["output=codes.txt"], "codes.txt must end in .npz, .parquet or .csv"),
+        (["sort=nll"], "sort=nll needs the nll of each image: num_importance_samples=500"),
+        (["sort=rate"], "sort=rate must be one of elbo, nll"),
+        (["odd=[77]"], "odd=[77] are the labels of 0 of 360 images"),
+        (["data.path=wide.npz"], "has images of [1, 8, 9], and the model takes [1, 8, 8]"),
+        (["data.path=none.npz"], "none.npz does not exist"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_written(
+    command, copied_run: Path, tmp_path: Path, arguments: list[str], message: str
+):
+    np.savez(tmp_path / "wide.npz", images=np.zeros((4, 8, 9), np.uint8))
+    refused = command("encode", f"run={copied_run}", *arguments)
+    assert refused.code == 1
+    assert message in refused.err
+    assert not (copied_run / "codes").exists()
