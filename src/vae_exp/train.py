@@ -4,15 +4,19 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from vae_exp.cli.hydra_app import hydra_app, one_message_per_error
 from vae_exp.engine import torchrun
+
+if TYPE_CHECKING:
+    from vae_exp.runs.trained_run import TrainedRun
 
 _STARTED = time.perf_counter()
 
@@ -105,6 +109,18 @@ def _announce_loading() -> None:
     if sys.stderr is not None and sys.stderr.isatty() and torchrun.is_main_process():
         print("Loading PyTorch …", file=sys.stderr)
 
+
+class _CallableModule(ModuleType):
+    """This module, which `vae_exp.train([...])` calls: a function of that name would hide it."""
+
+    def __call__(self, overrides: Sequence[str] = ()) -> "TrainedRun":
+        """Train one run; see `vae_exp.cli.from_python.train`."""
+        from vae_exp.cli.from_python import train as train_from_python
+
+        return train_from_python(overrides)
+
+
+sys.modules[__name__].__class__ = _CallableModule
 
 if __name__ == "__main__":
     main()

@@ -19,4 +19,4 @@ def test_the_first_notebook_runs(tmp_path, monkeypatch):
         for output in cell.outputs
         if "image/png" in output.get("data", {})
     ]
-    assert len(pictures) == 3
+    assert len(pictures) == 4

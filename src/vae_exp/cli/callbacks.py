@@ -35,22 +35,7 @@ class TrainCallback(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check a single run."""
         try:
-            _refuse_overrides_of_sweeps(config)
-            parse_config(without_hydra_node(config), TrainConfig)
-            _require_a_name("hydra.run.dir", config.hydra.run.dir)
-            directory = RunDirectory(Path.cwd() / str(config.hydra.run.dir))  # as Hydra takes it: no ~
-            if config.resume:
-                _require_a_run(resumed_directory(config.resume))
-                _require_no_other_directory(config)
-            else:
-                directory.require_free()
-            check_writable(directory.path.parent, "hydra.run.dir")
-            if config.tracker.mode == "online":  # before the seconds that torch and the data take
-                from vae_exp.tracking.wandb_tracker import require_api_key
-
-                require_api_key(absolute_path("tracker.root", str(config.tracker.root)))
-            if not config.resume and _has_default_directory(config):
-                config.hydra.run.dir = str(claim_directory(Path(config.hydra.run.dir)))
+            check_run(config)
         except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
             raise SystemExit(f"Error: {format_error(error)}") from error
 
@@ -78,6 +63,33 @@ class TrainCallback(Callback):
         except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
             raise SystemExit(f"Error: {format_error(error)}") from error
         current_session().track(sweep, has_wandb_runs=config.tracker.mode == "offline")
+
+
+def check_run(config: DictConfig) -> None:
+    """Refuse a bad config of a single run before anything is written, and claim its default directory.
+
+    Args:
+        config: The composed config with Hydra's section, in which a claimed directory is set.
+
+    Raises:
+        UserError: names the key, its value and what would be right.
+    """
+    _refuse_overrides_of_sweeps(config)
+    parse_config(without_hydra_node(config), TrainConfig)
+    _require_a_name("hydra.run.dir", config.hydra.run.dir)
+    directory = RunDirectory(Path.cwd() / str(config.hydra.run.dir))  # as Hydra takes it: no ~
+    if config.resume:
+        _require_a_run(resumed_directory(config.resume))
+        _require_no_other_directory(config)
+    else:
+        directory.require_free()
+    check_writable(directory.path.parent, "hydra.run.dir")
+    if config.tracker.mode == "online":  # before the seconds that torch and the data take
+        from vae_exp.tracking.wandb_tracker import require_api_key
+
+        require_api_key(absolute_path("tracker.root", str(config.tracker.root)))
+    if not config.resume and _has_default_directory(config):
+        config.hydra.run.dir = str(claim_directory(Path(config.hydra.run.dir)))
 
 
 def _refuse_overrides_of_sweeps(config: DictConfig) -> None:

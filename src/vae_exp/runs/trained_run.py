@@ -23,6 +23,7 @@ from vae_exp.model.vae import VAE
 from vae_exp.runs.resume import warn_of_another_config
 from vae_exp.storage.atomic_io import absolute_path
 from vae_exp.storage.run_directory import LATEST, RunDirectory, find_latest_run
+from vae_exp.tracking.metrics_file import read_rows
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ class TrainedRun:
     def result(self) -> dict[str, Any] | None:
         """What `result.json` says; None if the run has not ended."""
         return self.directory.read_result()
+
+    @property
+    def metrics(self) -> list[dict[str, float]]:
+        """The metrics of every epoch, from the first, as `metrics.jsonl` has them."""
+        return read_rows(self.directory.metrics)
 
     @property
     def device(self) -> torch.device:

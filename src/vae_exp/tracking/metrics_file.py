@@ -75,6 +75,12 @@ class JsonlMetrics:
             self._file.close()
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All lines of the file but damaged ones, in order."""
+    rows = [read_row(line) for line in read_regular(path).splitlines()]
+    return [row for row in rows if row is not None]
+
+
 def read_row(line: bytes) -> dict[str, Any] | None:
     """The numbers of a line without its checksum; None if it is damaged.
 

@@ -1,0 +1,98 @@
+"""A training run started from Python: `vae_exp.train([...])`."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from vae_exp.cli.callbacks import check_run, without_hydra_node
+from vae_exp.cli.command_line import format_error, prepare
+from vae_exp.configuration.config_dir import config_dir
+from vae_exp.configuration.resolvers import register_resolvers
+from vae_exp.configuration.schema import register_schemas
+from vae_exp.errors import Interrupted, UserError
+from vae_exp.storage.run_directory import RunDirectory, lock_run_directory, resumed_directory
+
+if TYPE_CHECKING:
+    from vae_exp.runs.trained_run import TrainedRun
+
+
+def train(overrides: Sequence[str] = ()) -> "TrainedRun":
+    """Train one run in this process, as `python -m vae_exp.train` does, and open it.
+
+    Logging, signal handlers and Hydra's state are left as they were; what the run logs goes to its `train.log`.
+    The random state of the process changes, because the run seeds it.
+
+    Args:
+        overrides: The words of a command line, such as `["data=digits", "model.latent_dim=8"]`; `resume=DIR`
+            continues a run.
+
+    Returns:
+        The run, with the weights of its best epoch.
+
+    Raises:
+        UserError: with the message that the command prints.
+        KeyboardInterrupt: on Ctrl-C, after the current step; the run can be resumed.
+    """
+    from vae_exp.engine.shutdown import GracefulShutdown
+    from vae_exp.runs.resume import load_resume_state
+    from vae_exp.runs.trained_run import load_run
+    from vae_exp.runs.training import run_training
+
+    with _composed(overrides) as config:
+        task = without_hydra_node(config)
+        run_dir = resumed_directory(task.resume) if task.resume else RunDirectory(Path(config.hydra.run.dir))
+        with lock_run_directory(run_dir), _logged_to(run_dir.log), GracefulShutdown() as shutdown:
+            state = load_resume_state(run_dir, task, config.hydra.overrides.task) if task.resume else None
+            try:
+                run_training(task, run_dir, shutdown, resume_state=state)
+            except Interrupted as interruption:
+                raise KeyboardInterrupt(f"{interruption}; vae_exp.train(['resume={run_dir.path}'])") from None
+    return load_run(
+        run_dir.path,
+        trusted_packages=list(task.trusted_packages),
+        data={"root": task.data.root, "path": task.data.path},
+    )
+
+
+@contextmanager
+def _composed(overrides: Sequence[str]) -> Iterator[DictConfig]:
+    """The checked config with Hydra's section, which Hydra knows within the block."""
+    register_schemas()
+    register_resolvers()
+    hydra: Any = HydraConfig.instance()
+    before = hydra.cfg
+    try:
+        with initialize_config_dir(str(config_dir()), job_name="train", version_base="1.3"):
+            config = compose("train", prepare(list(overrides), "train"), return_hydra_config=True)
+            check_run(config)
+            hydra.set_config(config)  # which makes Hydra's section read-only
+            yield config
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(format_error(error)) from error
+    finally:
+        hydra.cfg = before
+
+
+@contextmanager
+def _logged_to(path: Path) -> Iterator[None]:
+    """Write what this package logs to a file within the block."""
+    logger = logging.getLogger("vae_exp")
+    handler = logging.FileHandler(path, delay=True)
+    handler.setFormatter(logging.Formatter("[%(asctime)s][%(levelname)s] %(message)s"))
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+        logger.setLevel(level)

@@ -1,0 +1,92 @@
+"""`vae_exp.train([...])`, a training run inside the process of the caller."""
+
+import logging
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+import vae_exp
+from vae_exp.errors import UserError
+
+WORDS = ["data=digits", "model.latent_dim=8", "trainer.epochs=2", "tracker=none", "evaluator=[]"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> vae_exp.TrainedRun:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("python"))
+        return vae_exp.train(WORDS)
+
+
+def test_it_trains_as_the_command_does_and_opens_the_run(run, command, tmp_path: Path):
+    assert command("train", *WORDS, "hydra.run.dir=run").code == 0
+    by_command = vae_exp.load_run(tmp_path / "run")
+    for name, weight in run.vae.state_dict().items():
+        assert torch.equal(weight, by_command.vae.state_dict()[name])
+    assert [row["epoch"] for row in run.metrics] == [1, 2]
+    assert run.result["status"] == "completed"
+    assert "Training" in run.directory.log.read_text()
+    files = sorted(path.name for path in (tmp_path / "run").rglob("*") if path.is_file())
+    assert sorted(path.name for path in run.directory.path.rglob("*") if path.is_file()) == files
+
+
+def test_a_run_is_resumed(run):
+    resumed = vae_exp.train([f"resume={run.directory.path}", "trainer.epochs=3"])
+    assert resumed.directory == run.directory
+    assert len(resumed.metrics) == 3
+
+
+def test_the_host_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    root, ours = logging.getLogger(), logging.getLogger("vae_exp")
+    before = signal.getsignal(signal.SIGINT), list(root.handlers), ours.level, list(ours.handlers)
+    vae_exp.train([*WORDS, "trainer.epochs=1"])
+    assert (signal.getsignal(signal.SIGINT), list(root.handlers), ours.level, list(ours.handlers)) == before
+    assert not HydraConfig.initialized()
+    assert not GlobalHydra.instance().is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model.latent_dims=3"], "model.latent_dims"),
+        (["data=digit"], "did you mean digits"),
+        (["data=digits", "trainer.epochs=0"], "trainer.epochs=0 must be"),
+        (["data=digits", "model.latent_dim=2,8"], "model.latent_dim=2,8"),
+    ],
+)
+def test_what_the_command_refuses_is_a_user_error(monkeypatch, tmp_path: Path, words: list[str], message: str):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message.replace(".", r"\.")):
+        vae_exp.train(words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pipeline_of_scikit_learn_uses_the_codes(run):
+    digits = load_digits()
+    images, labels = digits.data[:300] / 16, digits.target[:300]
+    transformer = vae_exp.VAETransformer(run)
+    codes = transformer.transform(images)
+    pixels = torch.from_numpy(images).float().reshape(-1, 1, 8, 8)
+    np.testing.assert_allclose(codes, run.vae.encode(pixels).mean, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        transformer.inverse_transform(codes), run.vae.reconstruct(pixels).flatten(1), rtol=1e-4, atol=1e-5
+    )
+    pipeline = make_pipeline(vae_exp.VAETransformer(run.directory.path), LogisticRegression(max_iter=500))
+    assert pipeline.fit(images, labels).score(images, labels) > 0.5
+    assert transformer.score_samples(images[:9]).shape == (9,)
+    with pytest.raises(UserError, match=r"images of shape \[5\] are not those of the run, \[1, 8, 8\]"):
+        transformer.transform(np.zeros((2, 5)))
+
+
+def test_codes_and_samples_carry_no_graph(run):
+    assert not run.vae.encode(torch.rand(2, 1, 8, 8)).mean.requires_grad
+    assert run.vae.sample(16).shape == (16, 1, 8, 8)
