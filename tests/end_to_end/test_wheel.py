@@ -44,5 +44,10 @@ def test_it_trains_from_an_empty_folder(python: Path, tmp_path: Path):
     assert "Epoch 2/2" in out
     [result] = tmp_path.glob("outputs/*/*/result.json")
     assert json.loads(result.read_text())["status"] == "completed"
-    for name, words in {"vae-evaluate": "run=", "vae-encode": "run=", "vae-generate": "run=", "vae-benchmark": "rounds"}.items():
+    for name, words in {
+        "vae-evaluate": "run=",
+        "vae-encode": "run=",
+        "vae-generate": "run=",
+        "vae-benchmark": "rounds",
+    }.items():
         assert words in run(str(python.with_name(name)), "--help", cwd=tmp_path)

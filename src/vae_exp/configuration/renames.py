@@ -94,6 +94,8 @@ _ADDED_KEYS: list[tuple[str, str | None, dict[str, Any]]] = [
     ("loss", "vae_exp.objective.vq.VQ", {"position_reduction": "sum"}),
     ("loss", "vae_exp.objective.beta_vae.Capacity", {"over": "image"}),
     ("trainer", None, {"max_train_images": None}),
+    ("", None, {"initialize_from": None, "initialize_strict": True}),
+    ("model", None, {"freeze": []}),
 ]
 
 

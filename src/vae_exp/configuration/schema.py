@@ -138,6 +138,7 @@ class ModelConfig:
     num_codes: int | None = None
     code_dim: int | None = None
     posterior: str = "diagonal"
+    freeze: list[str] = field(default_factory=list)
     initialization: str = _value(_one_of, "default", "glorot_uniform", default="default")
     output_bias: str = _value(_one_of, "default", "data_mean", default="default")
     encoder: dict[str, Any] = _part()
@@ -253,6 +254,8 @@ class TrainConfig:
     evaluator: dict[str, Any] = field(default_factory=dict)
     tracker: TrackerConfig = MISSING
     sweep: SweepConfig = MISSING
+    initialize_from: str | None = _value(_run, default=None)
+    initialize_strict: bool = True
     resume: str | None = _value(_run, default=None)
     trusted_packages: list[str] = field(default_factory=list)
 

@@ -362,7 +362,7 @@ class Trainer:
         module = self.dist.wrap_ddp(ModelWithLoss(self._vae, loss), self._device, *example)
         return TrainStep(
             model_with_loss=compile_module(module) if self._mode == "compile" else module,
-            parameters=list(self._vae.parameters()),
+            parameters=[parameter for parameter in self._vae.parameters() if parameter.requires_grad],
             optimizer=self._optimizer,
             loader=self._loader,
             generator=make_generator(self.options.seed, "noise", self._device),

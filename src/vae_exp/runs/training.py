@@ -45,6 +45,7 @@ from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
 from vae_exp.runs.result import log_traceback, write_result, write_startup_failure
 from vae_exp.runs.resume import ResumeState, repair_checkpoints
+from vae_exp.runs.warm_start import freeze, initialize_from_run
 from vae_exp.storage.atomic_io import read_yaml, write_atomically, write_json
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.tracking.metrics_file import JsonlMetrics
@@ -173,7 +174,7 @@ def set_up(
         images, val = splits.train.take(settings.trainer.max_train_images), splits.val
     with timed(phases, "build"):
         plain = resolve_to_dict(config, splits.image_shape)
-        vae, loss = _build_model(settings, plain, images, val, device)
+        vae, loss = _build_model(settings, plain, images, val, device, is_resumed=state is not None)
         options = _options(settings, loss, val)
         evaluators = build_evaluators(plain["evaluator"])
         check_evaluators(evaluators, vae, (val if len(val) else images).with_fixed_binarization())
@@ -181,7 +182,7 @@ def set_up(
         threads = _choose_threads(settings, state, device, vae, loss, images)
         vae.to(device)
         train, val = (move_to_device(split, device, settings.data.preload_to_device) for split in (images, val))
-        optimizer = build_optimizer(plain["optimizer"], vae.parameters())
+        optimizer = build_optimizer(plain["optimizer"], (x for x in vae.parameters() if x.requires_grad))
         scheduler = build_scheduler(plain["scheduler"], optimizer)
     dist = init_distributed(settings.trainer.strategy, device)
     wandb_run_id = state.get("wandb_run_id") if state is not None else (job.wandb_run_id if job else None)
@@ -230,7 +231,13 @@ def _set_up_process(settings: TrainConfig) -> torch.device:
 
 
 def _build_model(
-    settings: TrainConfig, plain: dict[str, Any], images: ImageSet, val: ImageSet, device: torch.device
+    settings: TrainConfig,
+    plain: dict[str, Any],
+    images: ImageSet,
+    val: ImageSet,
+    device: torch.device,
+    *,
+    is_resumed: bool,
 ) -> tuple[VAE, Loss]:
     vae = build_vae(plain["model"], images.image_shape)
     init_output_bias(vae, settings.model.output_bias, images)
@@ -242,6 +249,9 @@ def _build_model(
     loss = build_loss(plain["loss"], vae, images.image_shape, len(images), batch_size, counted_on)
     check_labels(vae, images, "training", loss)
     check_labels(vae, val, "validation", loss)
+    if settings.initialize_from and not is_resumed:
+        initialize_from_run(vae, settings.initialize_from, strict=settings.initialize_strict)
+    freeze(vae, settings.model.freeze)
     return vae, loss
 
 
