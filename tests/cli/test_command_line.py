@@ -27,7 +27,7 @@ REFUSED = {
     ("optimizer.momentum=0.9",): ["it is one with optimizer=sgd"],
     ("--latent-dim", "3"): ["--latent-dim is not an option", "model.latent_dim="],
     ("--multi-run",): ["did you mean --multirun?"],
-    ("--multirun", "--cfg", "job"): ["--multirun, --cfg"],
+    ("--multirun", "--cfg", "job"): ["--cfg shows a single run"],
     ("--experimental-rerun", "x.pickle"): ["--experimental-rerun", "resume=DIR"],
     ("--shell-completion",): ["install"],
     ("outputs/run",): ["resume=outputs/run"],
@@ -102,6 +102,33 @@ def test_a_path_names_the_run_of_commands_on_runs(tmp_path: Path, monkeypatch: p
         prepare(["a", "b"], "evaluate")
     with pytest.raises(UserError, match=r"a/b is not an override of the form key=value; write it"):
         prepare(["a/b"], "benchmark")
+
+
+def test_common_spellings_of_hydra_are_taken():
+    assert prepare(["+experiment=latent_sweep", "+data=digits"], "train") == [
+        "experiment=latent_sweep",
+        "data=digits",
+    ]
+    kept = ["+loss/schedule@loss.beta=linear", "+model.encoder.depth=3"]
+    assert prepare(kept, "train") == kept
+    assert prepare(["hydra.job.env_set.FOO=bar"], "train") == ["++hydra.job.env_set.FOO=bar"]
+    with pytest.raises(UserError, match="--cfg shows a single run: leave out --multirun"):
+        prepare(["-m", "model.latent_dim=2,4", "--cfg", "job"], "train")
+
+
+def test_a_folder_of_ones_own_holds_options_and_experiments(
+    command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "my conf"
+    (folder / "experiment").mkdir(parents=True)
+    (folder / "experiment" / "tiny.yaml").write_text(
+        "# @package _global_\ndefaults: [{override /data: digits}]\nmodel: {latent_dim: 3}\n"
+    )
+    monkeypatch.setenv("VAE_EXP_CONFIG", str(folder))
+    shown = command("train", "experiment=tiny", "--cfg", "job", "--package", "model.latent_dim")
+    assert shown.out.strip() == "3", shown.err
+    monkeypatch.setenv("VAE_EXP_CONFIG", str(tmp_path / "none"))
+    assert "VAE_EXP_CONFIG=" in command("train", "experiment=tiny").err
 
 
 @pytest.mark.parametrize(

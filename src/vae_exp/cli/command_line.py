@@ -1,5 +1,8 @@
 """Command lines for Hydra: what is checked before Hydra reads one, and the message when Hydra refuses it."""
 
+import os
+import re
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -45,6 +48,9 @@ def prepare(arguments: Sequence[str], config_name: str) -> list[str]:
         raise UserError(_unknown_option(unknown[0], config_name))
     if parsed.experimental_rerun:
         raise UserError("--experimental-rerun runs a pickled job, which vae_exp does not write; use resume=DIR.")
+    if parsed.multirun and (parsed.cfg or parsed.info):
+        option = "--cfg" if parsed.cfg else "--info"
+        raise UserError(f"{option} shows a single run: leave out --multirun, and give every key one value.")
     if parsed.hydra_help:
         return ["--hydra-help"]  # Hydra composes it without a primary config, where no override has a place
     overrides: list[str] = parsed.overrides
@@ -57,8 +63,20 @@ def prepare(arguments: Sequence[str], config_name: str) -> list[str]:
             raise UserError(
                 f"{' '.join(paths)}: {config_name} takes one run; --multirun run={','.join(paths)} takes each."
             )
-        overrides = [_prepare_override(override, config_name) for override in overrides]
+        overrides = [*_own_config_dir(parsed), *(_prepare_override(text, config_name) for text in overrides)]
     return [*options, *overrides]
+
+
+def _own_config_dir(parsed: Namespace) -> list[str]:
+    """The override that adds the folder of `VAE_EXP_CONFIG` to the places of options, as `--config-dir` does."""
+    folder = os.environ.get("VAE_EXP_CONFIG")
+    if not folder or parsed.config_dir or any(text.startswith("hydra.searchpath=") for text in parsed.overrides):
+        return []
+    if not Path(folder).is_dir():
+        raise UserError(
+            f"VAE_EXP_CONFIG={folder} is not a directory; it holds groups, such as experiment/mine.yaml."
+        )
+    return [f"hydra.searchpath=[{quote_value(f'file://{Path(folder).absolute()}')}]"]
 
 
 def group_of(override: str) -> str | None:
@@ -76,7 +94,7 @@ def _prepare_override(override: str, config_name: str) -> str:
         raise UserError(f"{override} is not an override of the form key=value; {remedy}.")
     if override == f"resume={LATEST}" and config_name == "train":
         return f"resume={quote_value(str(find_latest_run('resume')))}"
-    override = rename_override(override)
+    override = rename_override(_with_expected_plus(override))
     group = group_of(override)
     if group is None:
         return override
@@ -98,6 +116,13 @@ def _prepare_override(override: str, config_name: str) -> str:
                 f"{group}=[{names}] is a list, and {group} takes one option: {group}={choice[0]}{each}."
             )
     return override
+
+
+def _with_expected_plus(override: str) -> str:
+    """The override with the `+` that Hydra expects: none before a group with a place, two before a variable."""
+    if override.startswith("hydra.job.env_set."):
+        return f"++{override}"
+    return override[1:] if re.match(r"\+\w+=", override) and group_of(override[1:]) else override
 
 
 def _is_path(override: str) -> bool:

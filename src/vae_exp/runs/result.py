@@ -2,6 +2,7 @@
 
 import platform
 import shutil
+import subprocess
 import time
 import traceback
 from collections.abc import Mapping
@@ -68,6 +69,7 @@ def write_result(
         "execution": trainer.execution,
         "precision": trainer.options.precision,
         "versions": _versions(),
+        "git": setup.metadata["git"],
         "config_hash": setup.metadata["config_hash"],
         "loss_check": setup.metadata["loss_check"],
         "wandb": wandb,
@@ -122,6 +124,19 @@ def _discard(directory: RunDirectory) -> None:
     with suppress(OSError):  # one that is not empty ends it
         for folder in folders:
             folder.rmdir()
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the working directory and whether tracked files differ from it; None outside of a repository."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=10)  # noqa: S603, S607
+
+    try:
+        commit = git("rev-parse", "HEAD").stdout.strip()
+        return {"commit": commit, "dirty": bool(git("status", "--porcelain", "-uno").stdout)}
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def _versions() -> dict[str, str]:

@@ -43,7 +43,7 @@ from vae_exp.errors import DivergedError, Interrupted, TrialPruned, UserError
 from vae_exp.evaluation.loss_check import check_loss
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
-from vae_exp.runs.result import log_traceback, write_result, write_startup_failure
+from vae_exp.runs.result import git_state, log_traceback, write_result, write_startup_failure
 from vae_exp.runs.resume import ResumeState, repair_checkpoints
 from vae_exp.runs.warm_start import freeze, initialize_from_run
 from vae_exp.storage.atomic_io import read_yaml, write_atomically, write_json
@@ -195,6 +195,7 @@ def set_up(
         "schedule": plain["scheduler"],
         "loss_check": loss_check,
         "threads": threads,
+        "git": git_state(),
     }
     with timed(phases, "build"):
         trainer = Trainer(
