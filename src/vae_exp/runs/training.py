@@ -33,7 +33,7 @@ from vae_exp.engine import torchrun
 from vae_exp.engine.device import check_precision_supported, device_name, oom_error, resolve_device
 from vae_exp.engine.distributed import DistributedContext, init_distributed, local_rank_device
 from vae_exp.engine.progress import NullProgress, ProgressDisplay, progress_display
-from vae_exp.engine.protocols import Pruner
+from vae_exp.engine.protocols import Evaluator, Pruner
 from vae_exp.engine.seeding import make_generator, seed_everything, set_deterministic
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.engine.threads import choose_threads, count_step_flops, cpu_threads, thread_variable
@@ -176,8 +176,7 @@ def set_up(
         plain = resolve_to_dict(config, splits.image_shape)
         vae, loss = _build_model(settings, plain, images, val, device, is_resumed=state is not None)
         options = _options(settings, loss, val)
-        evaluators = build_evaluators(plain["evaluator"])
-        check_evaluators(evaluators, vae, (val if len(val) else images).with_fixed_binarization())
+        evaluators = _build_evaluators(plain, vae, val if len(val) else images)
         loss_check = _check_loss(settings.seed, vae, loss, images, state) if metrics_file else None
         threads = _choose_threads(settings, state, device, vae, loss, images)
         vae.to(device)
@@ -254,6 +253,12 @@ def _build_model(
         initialize_from_run(vae, settings.initialize_from, strict=settings.initialize_strict)
     freeze(vae, settings.model.freeze)
     return vae, loss
+
+
+def _build_evaluators(plain: dict[str, Any], vae: VAE, images: ImageSet) -> dict[str, Evaluator]:
+    evaluators = build_evaluators(plain["evaluator"])
+    check_evaluators(evaluators, vae, images.with_fixed_binarization())
+    return evaluators
 
 
 @contextmanager
