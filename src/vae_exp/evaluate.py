@@ -1,10 +1,19 @@
-"""`python -m vae_exp.evaluate run=DIR`: score a trained run on a split."""
+"""`python -m vae_exp.evaluate run=DIR`: score trained runs on a split."""
 
+import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from vae_exp.cli.hydra_app import hydra_app, one_message_per_error
+
+if TYPE_CHECKING:
+    from vae_exp.configuration.schema import EvaluateConfig
+    from vae_exp.data.images import ImageSet
+    from vae_exp.engine.protocols import Evaluator
+    from vae_exp.runs.trained_run import TrainedRun
 
 
 def main() -> None:
@@ -15,45 +24,84 @@ def main() -> None:
 
 @one_message_per_error()
 def evaluate(config: DictConfig) -> None:
-    """Score a trained run on a split."""
+    """Score a run, several, or the jobs of a sweep; one that fails does not keep the others from it."""
+    from vae_exp.configuration.schema import EvaluateConfig, parse_config
+    from vae_exp.errors import UserError
+    from vae_exp.runs.scores import find_runs
+
+    settings = parse_config(config, EvaluateConfig)
+    if not settings.evaluator:
+        raise UserError("evaluator=[] computes nothing; name evaluators, such as evaluator=[elbo].")
+    runs = find_runs(settings.run)
+    if len(runs) == 1:
+        _score(replace(settings, run=str(runs[0])))
+        return
+    failed = []
+    for number, path in enumerate(runs, 1):
+        print(f"[{number}/{len(runs)}] {path.name}", flush=True)
+        try:
+            _score(replace(settings, run=str(path)))
+        except UserError as error:
+            failed.append(path.name)
+            print(f"Error: {path.name}: {error}", file=sys.stderr)
+    if failed:
+        raise UserError(f"{len(failed)} of {len(runs)} runs could not be scored: {', '.join(failed)}.")
+
+
+def _score(settings: "EvaluateConfig") -> None:
+    """Score one run, unless its scores are stored, and print them."""
     from vae_exp.cli.console import print_metrics_table
     from vae_exp.configuration.instantiate import build_evaluators
-    from vae_exp.configuration.schema import EvaluateConfig, parse_config
     from vae_exp.configuration.shape_checks import check_evaluators, check_labels
-    from vae_exp.engine.evaluator_loop import run_evaluator, save_figures, warn_non_finite_metrics
-    from vae_exp.engine.progress import evaluator_progress
-    from vae_exp.errors import UserError
     from vae_exp.evaluation.requirements import is_bernoulli
+    from vae_exp.runs.scores import checkpoint_hash, stored_scores
     from vae_exp.runs.trained_run import load_run_from_settings
     from vae_exp.storage.atomic_io import check_within, update_json
 
-    settings = parse_config(config, EvaluateConfig)
     evaluators = build_evaluators(settings.evaluator)
-    if not evaluators:
-        raise UserError("evaluator=[] computes nothing; name evaluators, such as evaluator=[elbo].")
     run = load_run_from_settings(settings)
+    path = run.directory.evaluation(settings.split, run.checkpoint)
+    check_within(path, run.directory.path)
+    scored = checkpoint_hash(run.directory.checkpoint(run.checkpoint))
+    what = {"checkpoint": run.checkpoint, "checkpoint_hash": scored, "epoch": run.epoch, "seed": settings.seed}
+    title = f"checkpoint {run.checkpoint} (epoch {run.epoch})"
+    stored = None if settings.force else stored_scores(path, what, settings.evaluator)
+    if stored is not None:
+        print_metrics_table(stored, f"{settings.split}: {title}")
+        print(f"Scored before, in {path}; force=true scores again.")
+        return
     images = run.data.get_split(settings.split).to(run.device)
     check_labels(run.vae, images, settings.split)
     check_evaluators(evaluators, run.vae, images)
+    metrics = _run_evaluators(evaluators, run, images, settings, path.with_suffix(""))
+    what |= {"images": len(images), "targets": images.kind}
+    update_json(path, what, {"evaluator": settings.evaluator, "metrics": metrics})
+    print_metrics_table(metrics, f"{settings.split}: {len(images)} images, {title}")
+    if images.kind != "binary" and is_bernoulli(run.vae, images):
+        print(f"Targets are {images.kind}: under a Bernoulli likelihood these are scores, not likelihoods.")
+    print(f"Written to {path}")
+
+
+def _run_evaluators(
+    evaluators: "dict[str, Evaluator]",
+    run: "TrainedRun",
+    images: "ImageSet",
+    settings: "EvaluateConfig",
+    figures: Path,
+) -> dict[str, float]:
+    from vae_exp.engine.evaluator_loop import run_evaluator, save_figures, warn_non_finite_metrics
+    from vae_exp.engine.progress import evaluator_progress
+
     metrics: dict[str, float] = {}
-    path = run.directory.evaluation(settings.split, run.checkpoint)
-    check_within(path, run.directory.path)
     for key, evaluator in evaluators.items():
         print(f"Evaluating {key} on the {settings.split} images …", flush=True)
         with evaluator_progress(key) as progress:
             watched = replace(images, on_progress=progress)
-            numbers, figures, _ = run_evaluator(key, evaluator, run.vae, watched, settings.seed)
+            numbers, drawn, _ = run_evaluator(key, evaluator, run.vae, watched, settings.seed)
         warn_non_finite_metrics(key, numbers, set())
         metrics |= {f"{settings.split}/{name}": value for name, value in numbers.items()}
-        save_figures(figures, path.with_suffix(""))
-    targets = images.kind
-    what = {"checkpoint": run.checkpoint, "epoch": run.epoch, "images": len(images), "seed": settings.seed}
-    update_json(path, {**what, "targets": targets}, {"evaluator": settings.evaluator, "metrics": metrics})
-    title = f"{settings.split}: {len(images)} images, checkpoint {run.checkpoint} (epoch {run.epoch})"
-    print_metrics_table(metrics, title)
-    if targets != "binary" and is_bernoulli(run.vae, images):
-        print(f"Targets are {targets}: under a Bernoulli likelihood these are scores, not likelihoods.")
-    print(f"Written to {path}")
+        save_figures(drawn, figures)
+    return metrics
 
 
 if __name__ == "__main__":

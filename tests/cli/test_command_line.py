@@ -98,8 +98,9 @@ def test_a_path_names_the_run_of_commands_on_runs(tmp_path: Path, monkeypatch: p
     words = ["outputs/a run", "split=val", "--cfg", "job"]
     assert prepare(words, "evaluate") == ["--cfg", "job", "run='outputs/a run'", "split=val"]
     assert prepare(["lr=1", "~seed"], "generate") == ["run='lr=1'", "~seed"]
-    with pytest.raises(UserError, match=r"a b: evaluate takes one run; --multirun run=a,b"):
-        prepare(["a", "b"], "evaluate")
+    assert prepare(["a", "seed=1", "b"], "evaluate") == ["seed=1", "run=['a','b']"]
+    with pytest.raises(UserError, match=r"a b: generate takes one run; --multirun run=a,b"):
+        prepare(["a", "b"], "generate")
     with pytest.raises(UserError, match=r"a/b is not an override of the form key=value; write it"):
         prepare(["a/b"], "benchmark")
 

@@ -59,7 +59,10 @@ def prepare(arguments: Sequence[str], config_name: str) -> list[str]:
         options.remove(override)
     if not parsed.shell_completion:
         paths = [override for override in overrides if _is_path(override)]
-        if len(paths) > 1 and config_name in _NAMES_A_RUN:
+        if len(paths) > 1 and config_name == "evaluate":
+            overrides = [override for override in overrides if override not in paths]
+            overrides.append(f"run=[{','.join(map(quote_value, paths))}]")
+        elif len(paths) > 1 and config_name in _NAMES_A_RUN:
             raise UserError(
                 f"{' '.join(paths)}: {config_name} takes one run; --multirun run={','.join(paths)} takes each."
             )

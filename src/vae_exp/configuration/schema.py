@@ -90,6 +90,13 @@ def _run(key: str, directory: str) -> None:
         raise UserError(f"{key}= is empty; name a run directory{remedy}.")
 
 
+def _runs(key: str, directories: str | list[str]) -> None:
+    if not isinstance(directories, str | list) or not directories:
+        raise UserError(f"{key}={directories} must be a run directory, a sweep, or a list of them.")
+    for directory in [directories] if isinstance(directories, str) else directories:
+        _run(key, str(directory))
+
+
 def check_sweep_name(key: str, name: str) -> None:
     """Refuse a name that is no plain folder name.
 
@@ -277,7 +284,9 @@ class StoredRunConfig:
 class EvaluateConfig(StoredRunConfig):
     """The whole configuration of `evaluate`."""
 
+    run: Any = _value(_runs)
     evaluator: dict[str, Any] = field(default_factory=dict)
+    force: bool = MISSING
 
 
 @dataclass

@@ -191,6 +191,13 @@ def _best(args: argparse.Namespace) -> int:
     jobs = _jobs(args.sweep)
     candidates = means_over_seeds(jobs) if args.over_seeds else jobs
     best, metrics = best_jobs(candidates, args.metric or _objectives(args.sweep))
+    of_test = [name for name in metrics if name.startswith("test/")]
+    if of_test:
+        print(
+            f"Chosen by {', '.join(of_test)}: the best of many scores is too good an estimate; choose by a "
+            f"validation metric, and report the test score of that model.",
+            file=sys.stderr,
+        )
     for job in best:
         values = ", ".join(f"{name} {job.metrics[name]:.4f}" for name in metrics)
         warned = f" ({', '.join(job.warnings)})" if job.warnings else ""

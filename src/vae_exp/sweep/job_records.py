@@ -10,6 +10,7 @@ from typing import Any
 from vae_exp.configuration.overrides import overrides_by_key
 from vae_exp.configuration.renames import rename_override
 from vae_exp.errors import UserError
+from vae_exp.runs.scores import test_scores
 from vae_exp.storage.atomic_io import read_yaml
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.manifest import identifying_overrides, job_key, read_manifest
@@ -29,7 +30,7 @@ class JobRecord:
         status: `completed`, `pruned`, `failed`, `interrupted` or `diverged`, as its result says;
             `running`, `not started`, `killed` where it has no result; `unreadable` where that cannot be read.
         overrides: The overrides it was started with.
-        metrics: The final metrics, or the last ones.
+        metrics: The final metrics, or the last ones; and `test/…` where `evaluate` has scored it.
         monitor: The metric that chose its best checkpoint.
         error: Why it did not complete; empty if it did.
         epochs: How many epochs it has been trained.
@@ -86,7 +87,7 @@ def read_job(directory: RunDirectory) -> JobRecord:
         name=name,
         status=str(result.get("status")),
         overrides=overrides,
-        metrics=_numbers(result.get("metrics")),
+        metrics=_numbers(result.get("metrics")) | test_scores(directory, result),
         monitor=str(result.get("monitor", "")),
         error=str(result.get("error") or ""),
         epochs=epochs if isinstance(epochs, int) else 0,

@@ -130,9 +130,10 @@ def print_warnings(jobs: Sequence[JobRecord], out: Console) -> None:
 
 
 def shown_metrics(jobs: Sequence[JobRecord]) -> list[str]:
-    """The metrics that every table has, of the held-out images where there are some."""
+    """The metrics that every table has, of the held-out images where there are some, and test scores."""
     split = "val" if any("val/loss" in job.metrics for job in jobs) else "train"
     names = [f"{split}/{name}" for name in _SHOWN_METRICS]
+    names += ["test/elbo", "test/nll"]
     return [name for name in names if any(name in job.metrics for job in jobs)]
 
 

@@ -1,0 +1,83 @@
+"""Test scores of a sweep: `evaluate run=SWEEP`, and the tables that show them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vae_exp.storage.run_directory import RunDirectory
+from vae_exp.sweep.job_records import read_job
+
+EVALUATOR = ("evaluator=[elbo,nll]", "evaluator.nll.num_importance_samples=5", "evaluator.elbo.num_samples=1")
+
+
+@pytest.fixture
+def sweep(digits_run: Path, tmp_path: Path) -> Path:
+    """Three jobs of two seeds at one width and one at another, each a copy of a trained run."""
+    folder = tmp_path / "multirun" / "mine"
+    for name, overrides in {
+        "narrow_0": ["model.hidden_dims=[8]", "seed=0"],
+        "narrow_1": ["model.hidden_dims=[8]", "seed=1"],
+        "wide_0": ["model.hidden_dims=[9]", "seed=0"],
+    }.items():
+        shutil.copytree(digits_run, folder / name)
+        (folder / name / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(overrides))
+    return folder
+
+
+def test_all_jobs_are_scored_and_the_tables_show_it(command, sweep: Path):
+    done = command("evaluate", "run=multirun/mine", *EVALUATOR)
+    assert done.code == 0, done.err
+    assert "[3/3] wide_0" in done.out
+    scores = json.loads((sweep / "narrow_1" / "evaluation" / "test-best.json").read_text())
+    summary = command("sweep", "summary", str(sweep), "--csv", str(sweep / "table.csv")).out
+    assert f"{scores['metrics']['test/nll']:.3f} ± 0.000" in summary
+    assert "test/nll" in (sweep / "table.csv").read_text().partition("\n")[0]
+    best = command("sweep", "best", str(sweep))
+    assert best.out.startswith("# val/elbo")
+    assert not best.err
+    by_test = command("sweep", "best", str(sweep), "--metric", "test/nll")
+    assert by_test.out.startswith("# test/nll")
+    assert "Chosen by test/nll: the best of many scores is too good an estimate" in by_test.err
+
+
+def test_stored_scores_are_not_computed_again(command, sweep: Path):
+    path = sweep / "wide_0" / "evaluation" / "test-best.json"
+    command("evaluate", f"run={sweep / 'wide_0'}", *EVALUATOR)
+    content = json.loads(path.read_text())
+    assert "Scored before" in command("evaluate", f"run={sweep / 'wide_0'}", *EVALUATOR).out
+    for changed in ("seed=1", "evaluator.nll.num_importance_samples=6", "force=true"):
+        assert "Written to" in command("evaluate", f"run={sweep / 'wide_0'}", *EVALUATOR, changed).out
+    command("evaluate", f"run={sweep / 'wide_0'}", *EVALUATOR, "force=true")
+    assert json.loads(path.read_text()) == content
+    content["checkpoint_hash"] = "of another checkpoint"
+    path.write_text(json.dumps(content))
+    assert "Written to" in command("evaluate", f"run={sweep / 'wide_0'}", *EVALUATOR).out
+
+
+def test_a_job_that_fails_is_named_and_the_others_are_scored(command, sweep: Path):
+    (sweep / "narrow_0" / "checkpoints" / "best.pt").write_bytes(b"nothing")
+    done = command("evaluate", "run=[multirun/mine]", *EVALUATOR)
+    assert done.code == 1
+    assert "1 of 3 runs could not be scored: narrow_0" in done.err
+    scored = {path.parents[1].name for path in sweep.glob("*/evaluation/test-best.json")}
+    assert scored == {"narrow_1", "wide_0"}
+
+
+def test_scores_of_an_earlier_best_epoch_are_left_out(command, sweep: Path):
+    run = RunDirectory(sweep / "wide_0")
+    command("evaluate", f"run={run.path}", *EVALUATOR)
+    assert "test/nll" in read_job(run).metrics
+    result = json.loads(run.result.read_text())
+    result["best"]["epoch"] += 1
+    run.result.write_text(json.dumps(result))
+    assert "test/nll" not in read_job(run).metrics
+
+
+def test_a_sweep_without_a_checkpoint_is_refused(command, sweep: Path):
+    for folder in sweep.glob("*/checkpoints"):
+        shutil.rmtree(folder)
+    refused = command("evaluate", "run=multirun/mine")
+    assert "run=multirun/mine is a sweep of 3 jobs, none of which has a checkpoint yet" in refused.err
