@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.readers import read_metrics, read_result
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.job_records import read_job
 
@@ -81,3 +82,33 @@ def test_a_sweep_without_a_checkpoint_is_refused(command, sweep: Path):
         shutil.rmtree(folder)
     refused = command("evaluate", "run=multirun/mine")
     assert "run=multirun/mine is a sweep of 3 jobs, none of which has a checkpoint yet" in refused.err
+
+
+def test_jobs_are_ranked_by_their_best_epoch_unless_asked(command, sweep: Path):
+    for name, best, last in (("narrow_0", -20.0, -30.0), ("wide_0", -25.0, -22.0)):
+        path = sweep / name / "result.json"
+        result = json.loads(path.read_text())
+        result["metrics"] |= {"val/elbo": last, "best/val/elbo": best, "best/epoch": 1}
+        path.write_text(json.dumps(result))
+    (sweep / "narrow_1" / "result.json").unlink()
+    assert command("sweep", "best", str(sweep)).out.startswith("# val/elbo -20.0000")
+    assert command("sweep", "best", str(sweep), "--by", "last").out.startswith("# val/elbo -22.0000")
+
+
+def test_a_run_keeps_the_metrics_of_its_best_epoch(command, tmp_path: Path):
+    words = (
+        "data=digits",
+        "optimizer.lr=0.05",
+        "trainer.epochs=4",
+        "tracker=none",
+        "evaluator=[]",
+        "hydra.run.dir=run",
+    )
+    assert command("train", *words, "hydra.run.dir=run").code == 0
+    metrics = read_result(tmp_path / "run")["metrics"]
+    rows = {row["epoch"]: row for row in read_metrics(tmp_path / "run")}
+    best = min(rows.values(), key=lambda row: row["val/loss"])
+    assert metrics["best/epoch"] == best["epoch"]
+    for name in ("loss", "elbo", "rate", "distortion"):
+        assert metrics[f"best/val/{name}"] == best[f"val/{name}"]
+        assert metrics[f"val/{name}"] == rows[4][f"val/{name}"]

@@ -60,7 +60,7 @@ def _file(root: Path, tracker: WandbTracker) -> Path:
 
 def _finished(root: Path, tracker: WandbTracker, exit_code: int = 0) -> Path:
     """Finish, and wait for the file to be whole."""
-    tracker.finish(exit_code, "completed")
+    tracker.finish(exit_code, {"status": "completed"})
     path = _file(root, tracker)
     _await(lambda: bool(_of_kind("exit", path)))
     return path
@@ -132,7 +132,7 @@ def test_the_numbers_of_a_run_that_is_still_going_reach_the_disk(tmp_path: Path)
     path, began = _file(tmp_path / "root", tracker), time.monotonic()
     _await(lambda: bool(_history(path)))
     assert time.monotonic() - began < 8
-    tracker.finish(0, "completed")
+    tracker.finish(0, {"status": "completed"})
 
 
 # What fails costs nothing
@@ -153,7 +153,7 @@ def test_a_root_that_cannot_be_written_costs_nothing(tmp_path: Path, errors: Cal
     tracker = _tracker(tmp_path / "file" / "root")
     tracker.log({"value": 1.0}, step=1)
     tracker.log_figures({}, step=1)
-    tracker.finish(0, "completed")
+    tracker.finish(0, {"status": "completed"})
     assert tracker.error is not None
     assert tracker.error.startswith("could not start: NotADirectoryError: ")
     assert tracker.description == {"mode": "offline", "run_id": None, "directory": None, "error": tracker.error}
@@ -209,7 +209,7 @@ def test_a_failure_is_recorded_once_and_later_calls_are_silent(
     tracker = _tracker(tmp_path)
     for step in range(3):
         tracker.log({"value": 1.0}, step=step)
-    tracker.finish(0, "completed")
+    tracker.finish(0, {"status": "completed"})
     assert run.calls == calls
     assert tracker.error == f"could not {failing}: {type(error).__name__}: {error}"
     run_id, directory = (None, None) if failing == "start" else ("0123abcd", "somewhere")
@@ -223,7 +223,7 @@ def test_a_disk_that_is_full_at_the_end_is_recorded(tmp_path: Path, monkeypatch:
     tracker = _tracker(tmp_path)
     (tmp_path / "wandb").rmdir()
     (tmp_path / "wandb").write_text("")
-    tracker.finish(0, "completed")
+    tracker.finish(0, {"status": "completed"})
     assert "could not finish: UserError: tracker.root=" in str(tracker.error)
 
 
@@ -287,10 +287,10 @@ began = time.monotonic()
 for step in range(2, 5):
     if "log" in os.environ["THEN"]:
         first.log({"value": 1.0}, step=step)
-first.finish(0, "completed")
+first.finish(0, {"status": "completed"})
 second = tracker("offline")
 second.log({"value": 1.0}, step=1)
-second.finish(0, "completed")
+second.finish(0, {"status": "completed"})
 print("training goes on")
 seconds = time.monotonic() - began
 print(json.dumps({"first": first.description, "second": second.error, "seconds": seconds}))

@@ -42,7 +42,8 @@ def print_run_summary(result: Mapping[str, Any], directory: RunDirectory, config
         directory: The run's.
         config: The run's, as plain containers.
     """
-    print_metrics_table(result["metrics"], f"After {result['epochs']} epochs")
+    metrics = {name: value for name, value in result["metrics"].items() if not name.startswith("best/")}
+    print_metrics_table(metrics, f"After {result['epochs']} epochs")
     if {"train/elbo", "train/negative_elbo"} <= set(result["metrics"]):
         note = (
             "train/elbo averages over the epoch while the weights move; train/negative_elbo draws again after it."

@@ -17,6 +17,7 @@ from vae_exp.engine.device import device_name
 from vae_exp.errors import Interrupted, UserError
 from vae_exp.storage.atomic_io import write_json
 from vae_exp.storage.run_directory import RunDirectory
+from vae_exp.tracking.metrics_file import read_rows
 
 if TYPE_CHECKING:
     from vae_exp.runs.training import TrainingSetup
@@ -58,7 +59,7 @@ def write_result(
         "monitor": trainer.options.monitor,
         "best": {"epoch": best.epoch, "value": best.value},
         "warnings": warnings,
-        "metrics": state.metrics,
+        "metrics": state.metrics | best_metrics(run_dir, best.epoch),
         "seconds": {
             "training": round(state.train_seconds, 3),
             "total": round(trainer.previous_train_seconds + time.time() - start, 3),
@@ -76,6 +77,22 @@ def write_result(
     }
     write_json(run_dir.result, result)
     return result
+
+
+def best_metrics(run_dir: RunDirectory, epoch: int) -> dict[str, float]:
+    """The metrics on held-out images after the best epoch, on training images where none are held out.
+
+    Args:
+        run_dir: The run's directory.
+        epoch: The best epoch, counted from 1; 0 before there is one.
+
+    Returns:
+        `best/epoch`, and each metric with `best/` before its name, such as `best/val/elbo`.
+    """
+    row = next((row for row in read_rows(run_dir.metrics) if row.get("epoch") == epoch), {})
+    split = "val/" if any(name.startswith("val/") for name in row) else "train/"
+    metrics = {f"best/{name}": value for name, value in row.items() if name.startswith(split)}
+    return {"best/epoch": epoch, **metrics} if metrics else {}
 
 
 def write_startup_failure(error: Exception, directory: RunDirectory, start: float, *, keep_reason: bool) -> None:

@@ -388,7 +388,8 @@ def _recorded_result(
         if torchrun.is_main_process():
             result |= write_result(setup, run_dir, status, error, start, phases)
             if setup.wandb:
-                setup.wandb.finish(exit_code, status)
+                best = {name: value for name, value in result["metrics"].items() if name.startswith("best/")}
+                setup.wandb.finish(exit_code, {"status": status, **best})
                 result |= write_result(setup, run_dir, status, error, start, phases)
         setup.trainer.dist.shutdown()
 

@@ -107,6 +107,10 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     )
     best.add_argument("--metric", nargs="*", default=[], metavar="NAME")
     best.add_argument("--over-seeds", action="store_true", help="by the means of jobs that differ in seeds alone")
+    for shown in (summary, plot, best):
+        shown.add_argument(
+            "--by", choices=("best", "last"), default="best", help="the epoch whose metrics count (%(default)s)"
+        )
     retry = command("retry", _retry, "run again what failed, was interrupted or is missing")
     retry.add_argument(
         "trusted_packages",
@@ -121,10 +125,10 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     return parser, [*commands.choices]
 
 
-def _jobs(sweep: Path) -> list[JobRecord]:
+def _jobs(sweep: Path, by: str = "best") -> list[JobRecord]:
     if not sweep.is_dir():
         raise UserError(f"{sweep} is not a directory; name a sweep's, such as multirun/mine.")
-    jobs = read_jobs(sweep)
+    jobs = read_jobs(sweep, by)
     if not jobs:
         raise UserError(f"{sweep} holds no jobs; name the directory of a sweep, such as multirun/mine.")
     return jobs
@@ -136,7 +140,7 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _summary(args: argparse.Namespace) -> int:
-    jobs = _jobs(args.sweep)
+    jobs = _jobs(args.sweep, args.by)
     metrics = list(dict.fromkeys([*shown_metrics(jobs), *(select_metric(jobs, name) for name in args.metric)]))
     out, name = console(), args.sweep.resolve().name
     keys = default_keys(jobs) if args.group_by is None else args.group_by
@@ -180,7 +184,7 @@ def _plot(args: argparse.Namespace) -> int:
     from vae_exp.sweep.plots import draw
 
     folder = args.to or args.sweep / "plots"
-    jobs = _jobs(args.sweep)
+    jobs = _jobs(args.sweep, args.by)
     check_writable(folder, "--to")
     for path in draw(jobs, args.metric, folder, args.others):
         print(path)
@@ -188,7 +192,7 @@ def _plot(args: argparse.Namespace) -> int:
 
 
 def _best(args: argparse.Namespace) -> int:
-    jobs = _jobs(args.sweep)
+    jobs = _jobs(args.sweep, args.by)
     candidates = means_over_seeds(jobs) if args.over_seeds else jobs
     best, metrics = best_jobs(candidates, args.metric or _objectives(args.sweep))
     of_test = [name for name in metrics if name.startswith("test/")]

@@ -1,5 +1,6 @@
 """Records of the jobs of a sweep, read from their directories."""
 
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from vae_exp.sweep.manifest import identifying_overrides, job_key, read_manifest
 from vae_exp.tracking.metrics_file import read_row
 
 _TAIL_BYTES = 16_384
+_BEST = re.compile("best/(val|train)/")
 NOT_STARTED = "not started"
 RUNNING = "running"
 
@@ -30,7 +32,7 @@ class JobRecord:
         status: `completed`, `pruned`, `failed`, `interrupted` or `diverged`, as its result says;
             `running`, `not started`, `killed` where it has no result; `unreadable` where that cannot be read.
         overrides: The overrides it was started with.
-        metrics: The final metrics, or the last ones; and `test/…` where `evaluate` has scored it.
+        metrics: Those of its best epoch, or the last ones; and `test/…` where `evaluate` has scored it.
         monitor: The metric that chose its best checkpoint.
         error: Why it did not complete; empty if it did.
         epochs: How many epochs it has been trained.
@@ -54,9 +56,14 @@ class JobRecord:
         return overrides_by_key(identifying_overrides(self.overrides))
 
 
-def read_jobs(sweep: Path) -> list[JobRecord]:
-    """Read all jobs of a sweep, also those not started; best first by the metric they monitored."""
-    jobs = [read_job(RunDirectory(path.parent)) for path in sorted(sweep.glob("*/.hydra"))]
+def read_jobs(sweep: Path, by: str = "best") -> list[JobRecord]:
+    """Read all jobs of a sweep, also those not started; best first by the metric they monitored.
+
+    Args:
+        sweep: Its directory.
+        by: The epoch whose metrics a job has, `best` or `last`.
+    """
+    jobs = [read_job(RunDirectory(path.parent), by) for path in sorted(sweep.glob("*/.hydra"))]
     started_keys = {job_key(job.overrides) for job in jobs}
     waiting = [job for job in read_manifest(sweep).jobs if job_key(job) not in started_keys]
     jobs += [JobRecord("", NOT_STARTED, tuple(overrides)) for overrides in waiting]
@@ -68,8 +75,8 @@ def _rank(job: JobRecord) -> tuple[bool, bool, float]:
     return job.status != "completed", job.status == NOT_STARTED, value
 
 
-def read_job(directory: RunDirectory) -> JobRecord:
-    """Read the directory of a job."""
+def read_job(directory: RunDirectory, by: str = "best") -> JobRecord:
+    """Read the directory of a job; `by` as in `read_jobs`."""
     name, overrides = directory.path.name, tuple(read_overrides(directory.overrides))
     try:
         result = directory.read_result()
@@ -87,7 +94,7 @@ def read_job(directory: RunDirectory) -> JobRecord:
         name=name,
         status=str(result.get("status")),
         overrides=overrides,
-        metrics=_numbers(result.get("metrics")) | test_scores(directory, result),
+        metrics=_of_epoch(by, _numbers(result.get("metrics"))) | test_scores(directory, result),
         monitor=str(result.get("monitor", "")),
         error=str(result.get("error") or ""),
         epochs=epochs if isinstance(epochs, int) else 0,
@@ -140,6 +147,13 @@ def read_overrides(path: Path) -> list[str]:
 def _warnings(stored: Any) -> dict[str, str]:
     entries = [entry for entry in stored if isinstance(entry, dict)] if isinstance(stored, list) else []
     return {str(entry.get("name")).replace("_", " "): str(entry.get("message")) for entry in entries}
+
+
+def _of_epoch(by: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of the last epoch, or with those of the best one in their place, which are `best/…` then."""
+    best = {name.removeprefix("best/"): metrics[name] for name in metrics if _BEST.match(name)}
+    last = {name: value for name, value in metrics.items() if not _BEST.match(name)}
+    return last | best if by == "best" else last
 
 
 def _numbers(metrics: Any) -> dict[str, float]:

@@ -102,15 +102,15 @@ class WandbTracker:
         """Keep a warning as an alert."""
         self._guarded("alert", lambda: self._run.alert(title=title, text=text, level="WARN", wait_duration=0))
 
-    def finish(self, exit_code: int, status: str) -> None:
-        """End the W&B run with the exit code of ours; its summary says how it ended, as `result.json` does."""
-        self._guarded("finish", lambda: self._finish(exit_code, status))
+    def finish(self, exit_code: int, summary: Mapping[str, Any]) -> None:
+        """End the W&B run with the exit code of ours; its summary gets what `result.json` says of the end."""
+        self._guarded("finish", lambda: self._finish(exit_code, summary))
 
-    def _finish(self, exit_code: int, status: str) -> None:
+    def _finish(self, exit_code: int, summary: Mapping[str, Any]) -> None:
         import wandb
 
         with suppress(wandb.Error):  # another run of this process has ended it already
-            self._run.summary["status"] = status
+            self._run.summary.update(dict(summary))
         _call_with_timeout(_FINISH_SECONDS + _GRACE_SECONDS, lambda: self._run.finish(exit_code=exit_code))
         check_writable(self._root / "wandb", "tracker.root")  # a full disk ends a W&B run as if all were well
 
