@@ -132,5 +132,5 @@ class PlainLoop:
 def _bytes(images: ImageSet) -> Tensor:
     """Grey values 0 to 255, `[N, channels, height, width]`."""
     if images.pixels.dtype == torch.uint8 and images.pixel_max == 255:
-        return images.pixels
+        return images.pixels[:]
     return torch.cat([(batch.images * 255).round().to(torch.uint8) for batch in images.batches(1000)])

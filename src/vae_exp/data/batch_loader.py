@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vae_exp.data.images import Batch, ImageSet
+from vae_exp.data.pixel_file import FilePixels
 from vae_exp.errors import UserError
 
 _SHARE_OF_FREE_MEMORY = 0.5
@@ -144,7 +145,11 @@ class PrefetchLoader:
     def _gather(self, rows: Tensor, slot: _Slot) -> None:
         if slot.arrived is not None:
             slot.arrived.synchronize()  # its last batch must have been copied
-        torch.index_select(self._images.pixels, 0, rows, out=slot.host[: len(rows)])
+        pixels, batch = self._images.pixels, slot.host[: len(rows)]
+        if isinstance(pixels, FilePixels):
+            pixels.read_into(batch, rows)
+        else:
+            torch.index_select(pixels, 0, rows, out=batch)
 
 
 def make_loader(images: ImageSet, largest: int) -> BatchLoader:
@@ -159,20 +164,22 @@ def move_to_device(images: ImageSet, device: torch.device, preload: str | bool) 
         images: In host memory.
         device: Where they are used.
         preload: `True` moves them, `False` streams them, `auto` moves them where they take at most half of
-            the memory that is free there.
+            the memory that is free there, but leaves the pixels of a file that is used on the CPU in the file.
 
     Raises:
         UserError: if `preload` is True and there is not enough free memory.
     """
     free = free_memory(device)
     needed = images.pixels.nbytes
-    if preload is True and device.type != "cpu" and free is not None and needed > free:
+    is_copied = device.type != "cpu" or isinstance(images.pixels, FilePixels)
+    if preload is True and is_copied and free is not None and needed > free:
         raise UserError(
             f"data.preload_to_device=true: the images take {needed / 2**20:.0f} MiB and {device} has "
             f"{free / 2**20:.0f} MiB free; use data.preload_to_device=auto or false."
         )
     if preload == "auto":
-        preload = device.type == "cpu" or free is None or needed <= _SHARE_OF_FREE_MEMORY * free
+        fits = free is None or needed <= _SHARE_OF_FREE_MEMORY * free
+        preload = not isinstance(images.pixels, FilePixels) if device.type == "cpu" else fits
     return images.to(device) if preload else images.stream_to(device)
 
 

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from math import prod
 
 import torch
 from torch import Tensor
 
+from vae_exp.data.pixel_file import FilePixels
+
 _SUBSET_SEED = 0
 _BINARIZE_CHUNK = 10_000  # images; bounds the float copy
+_CHUNK_VALUES = 2**23  # values; bounds what is read at once of pixels that may be larger than memory
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class ImageSet:
     """Images and, where there are any, their labels.
 
     Args:
-        pixels: `[N, channels, height, width]`; integers from 0 to `pixel_max` as uint8, or float32 in [0, 1].
+        pixels: `[N, channels, height, width]`; integers from 0 to `pixel_max` as uint8, or float32 in [0, 1]. A
+            tensor, or `FilePixels`, which stay in their file.
         labels: `[N]`, int64; None where the data have none.
         pixel_max: The integer that stands for white; by default 255 for uint8 pixels and 1 for float pixels.
         binarization_seed: Set for dynamic binarisation: each training step draws every pixel, black or white with
@@ -42,15 +47,18 @@ class ImageSet:
         stream_device: The device that batches are copied to while the pixels stay where they are; None uses
             them in place.
         on_progress: Called by `report`; None where the progress is not shown.
+        augment: Names of `vae_exp.data.augmentation.AUGMENTATIONS` that each training step applies, in this order;
+            for scoring the images are used as they are.
     """
 
-    pixels: Tensor
+    pixels: Tensor | FilePixels
     labels: Tensor | None = None
     pixel_max: int = 0
     binarization_seed: int | None = None
     factors: Tensor | None = None
     stream_device: torch.device | None = None
     on_progress: Callable[[float], None] | None = field(default=None, compare=False, repr=False)
+    augment: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.pixel_max == 0:
@@ -71,7 +79,9 @@ class ImageSet:
 
     def is_binary(self) -> bool:
         """Whether every pixel is black or white: then a Bernoulli is a probability of the images."""
-        return bool(((self.pixels == 0) | (self.pixels == self.pixel_max)).all())
+        step = self._chunk_size()
+        parts = (self.pixels[start : start + step] for start in range(0, len(self), step))
+        return all(bool(((part == 0) | (part == self.pixel_max)).all()) for part in parts)
 
     @property
     def kind(self) -> str:
@@ -98,7 +108,7 @@ class ImageSet:
         Args:
             seed: Of the draws.
         """
-        drawn = torch.empty_like(self.pixels, dtype=torch.uint8)
+        drawn = torch.empty(self.pixels.shape, dtype=torch.uint8, device=self.pixels.device)
         noise = torch.Generator().manual_seed(seed)
         for start in range(0, len(self), _BINARIZE_CHUNK):
             part = slice(start, start + _BINARIZE_CHUNK)
@@ -108,7 +118,7 @@ class ImageSet:
     def mean(self) -> Tensor:
         """The mean image, `[channels, height, width]` in [0, 1], summed in float64."""
         total = torch.zeros(self.image_shape, dtype=torch.float64)
-        for batch in self.batches(_BINARIZE_CHUNK):
+        for batch in self.batches(min(_BINARIZE_CHUNK, self._chunk_size())):
             total += batch.images.double().sum(dim=0).cpu()
         return (total / len(self)).float()
 
@@ -171,6 +181,9 @@ class ImageSet:
         for start in range(0, len(self), batch_size):
             yield self.batch(slice(start, start + batch_size))
             self.report(min(1.0, (start + batch_size) / len(self)))
+
+    def _chunk_size(self) -> int:
+        return max(1, _CHUNK_VALUES // max(1, prod(self.image_shape)))
 
     def report(self, share: float) -> None:
         """Report the share of the work done, from 0 to 1; `batches` does so after every batch."""
