@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def _plateau(optimizer: torch.optim.Optimizer) -> ReduceLROnPlateau:
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "all": {"ema_decay": 0.9, "max_grad_norm": 1.0, "scheduler": halving, "patience": 5},
+    "augmented": {"train": replace(TRAIN, augment=("flip", "shift", "crop"))},
     "streamed": {"train": TRAIN.stream_to(CPU), "scheduler": _plateau, "precision": "bf16"},
 }
 

@@ -56,6 +56,7 @@ def build_splits(data: DataConfig, may_download: bool = True) -> DataSplits:
         data.split_seed,
         data.binarization,
         data.binarization_seed,
+        data.augment,
     )
 
 

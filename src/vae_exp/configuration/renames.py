@@ -88,6 +88,16 @@ RENAMED_VALUES: dict[str, dict[Any, Any]] = {
     "model.initialization": {"torch": "default"},
     "model.output_bias": {"torch": "default"},
 }
+# Keys of `data` that older configs lack, with the values that mean what these do.
+ADDED_DATA_KEYS: dict[str, Any] = {
+    "size": None,
+    "fit": "crop",
+    "channels": None,
+    "labels": None,
+    "skip_corrupt": False,
+    "rescale": None,
+    "augment": [],
+}
 # Keys that older configs lack, and what a run did without them: by group, and by the class in its first name where
 # the schema cannot give the value. At these values a key is no part of a job's identity.
 _ADDED_KEYS: list[tuple[str, str | None, dict[str, Any]]] = [
@@ -96,6 +106,8 @@ _ADDED_KEYS: list[tuple[str, str | None, dict[str, Any]]] = [
     ("trainer", None, {"max_train_images": None}),
     ("", None, {"initialize_from": None, "initialize_strict": True}),
     ("model", None, {"freeze": []}),
+    ("data", None, ADDED_DATA_KEYS),
+    ("data.source", None, {"rescale": None}),
 ]
 
 

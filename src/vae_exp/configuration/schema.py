@@ -173,6 +173,13 @@ class DataConfig(DataLocationConfig):
     preload_to_device: Any = _value(_one_of, "auto", True, False, default="auto")
     binarization: str = _value(_one_of, "none", "dynamic", "fixed")
     binarization_seed: int = _value(_seed)
+    size: Any = None
+    fit: str = "crop"
+    channels: int | None = None
+    labels: str | None = None
+    skip_corrupt: bool = False
+    rescale: Any = None
+    augment: list[str] = field(default_factory=list)
     source: dict[str, Any] = _part()
 
 

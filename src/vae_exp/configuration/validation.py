@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from vae_exp.configuration.renames import ADDED_DATA_KEYS
 from vae_exp.errors import UserError
 
 _SCHEDULE = "loss/schedule@"
@@ -27,6 +28,8 @@ def check_unused_overrides(config: DictConfig, choices: Mapping[str, Any]) -> No
             _check_schedule(config, group, str(option))
     for key in _OF_SOME_MODELS:
         _check_key_is_used(config, key)
+    for key, default in ADDED_DATA_KEYS.items():
+        _check_data_key_is_used(config, key, default)
 
 
 def _check_schedule(config: DictConfig, group: str, option: str) -> None:
@@ -46,3 +49,10 @@ def _check_key_is_used(config: DictConfig, key: str) -> None:
     nodes = [OmegaConf.select(config, f"model.{part}") for part in _PARTS]
     if not any(isinstance(node, DictConfig) and key in node for node in nodes):
         raise UserError(f"model.{key}={value} is not used by this model; leave it out, or choose another model.")
+
+
+def _check_data_key_is_used(config: DictConfig, key: str, default: Any) -> None:
+    value = OmegaConf.select(config, f"data.{key}")
+    is_used = key == "augment" or f"${{data.{key}}}" in OmegaConf.to_yaml(config, resolve=False)
+    if value != default and not is_used:
+        raise UserError(f"data.{key}={value} is not used by these data; leave it out, or choose other data.")

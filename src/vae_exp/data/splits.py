@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
+from vae_exp.data.augmentation import check_augmentations
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError, user_code_location
 
@@ -15,7 +16,10 @@ _VAL, _TEST = 1, 2  # added to the seed: no two splits share their draws
 
 
 class Source(Protocol):
-    """The official training and test images of a data set, each read when called."""
+    """The official training and test images of a data set, each read when called.
+
+    A method `val` is optional: official validation images, or None where there are none.
+    """
 
     def train(self) -> ImageSet:
         """All official training images."""
@@ -37,6 +41,7 @@ class DataSplits:
         binarization: `none` leaves grey values; `fixed` draws every pixel once, black or white with its grey value
             as probability; `dynamic` draws the training images in every step, the others once.
         binarization_seed: Seeds the draws of `fixed`, and of `dynamic` outside training.
+        augment: Names of augmentations of the training images.
 
     Raises:
         UserError: when the images are opened, if they are not of `image_shape` or too few.
@@ -50,13 +55,16 @@ class DataSplits:
         split_seed: int,
         binarization: str = "none",
         binarization_seed: int = 0,
+        augment: Sequence[str] = (),
     ) -> None:
+        check_augmentations(augment)
         self._source = source
         self._image_shape = None if image_shape is None else list(image_shape)
         self._validation_size = validation_size
         self._split_seed = split_seed
         self._binarization = binarization
         self._binarization_seed = binarization_seed
+        self._augment = tuple(augment)
 
     @property
     def image_shape(self) -> list[int]:
@@ -67,6 +75,8 @@ class DataSplits:
     def train(self) -> ImageSet:
         """The training images that are not held out."""
         train = self._train_val[0]
+        if self._augment:
+            train = replace(train, augment=self._augment)
         is_dynamic = self._binarization == "dynamic"
         return replace(train, binarization_seed=self._binarization_seed) if is_dynamic else train
 
@@ -105,6 +115,13 @@ class DataSplits:
 
     def _grey_train_val(self) -> tuple[ImageSet, ImageSet]:
         images = self._check_image_shape(self._open("train"), "training")
+        if hasattr(self._source, "val") and (val := self._open("val")) is not None:
+            if self._validation_size:
+                raise UserError(
+                    f"data.validation_size={self._validation_size} must be 0 here: the data have {len(val)} "
+                    f"validation images of their own."
+                )
+            return images, self._check_image_shape(val, "validation")
         if self._validation_size >= len(images):
             raise UserError(
                 f"data.validation_size={self._validation_size} leaves no image to train on: "
@@ -117,9 +134,9 @@ class DataSplits:
         retained = order[self._validation_size :].sort().values
         return images.subset(retained), images.subset(held_out)
 
-    def _open(self, split: str) -> ImageSet:
+    def _open(self, split: str) -> Any:
         try:
-            images: ImageSet = getattr(self._source, split)()
+            return getattr(self._source, split)()
         except Exception as error:
             location = user_code_location(error)
             if isinstance(error, UserError) or not location:
@@ -128,7 +145,6 @@ class DataSplits:
                 f"data.source ({type(self._source).__name__}) fails: {type(error).__name__}: {error}{location}; "
                 f"HYDRA_FULL_ERROR=1 shows the traceback."
             ) from error
-        return images
 
     def _check_image_shape(self, images: ImageSet, split: str) -> ImageSet:
         if self._image_shape is not None and images.image_shape != self._image_shape:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vae_exp.data.augmentation import Augmentation
 from vae_exp.data.batch_loader import BatchLoader
 from vae_exp.data.images import Batch
 from vae_exp.distributions.sampling import bernoulli, draw_sharded, sharded, standard_normal
@@ -97,6 +98,7 @@ class TrainStep:
         dynamic_binarization: Whether each batch is binarized with new draws.
         ema: Updated after every step; None for no average.
         dist: The processes that share a batch.
+        augment: Changes the images of each batch by draws of the generator; None leaves them.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class TrainStep:
         dynamic_binarization: bool,
         ema: ExponentialMovingAverage | None,
         dist: DistributedContext,
+        augment: Augmentation | None = None,
     ) -> None:
         self.model_with_loss = model_with_loss
         self.optimizer = optimizer
@@ -122,6 +125,7 @@ class TrainStep:
         self._parameters = parameters
         self._reduction = reduction
         self._max_grad_norm = max_grad_norm
+        self._augment = augment
         self._dynamic_binarization = dynamic_binarization
         self._ema = ema
         self._dist = dist
@@ -140,6 +144,8 @@ class TrainStep:
         batch = self.loader.next_batch(local_size)
         images = batch.images
         with sharded(self._dist.noise_shard(size)):
+            if self._augment is not None:
+                images = self._augment(images, self.generator)
             if self._dynamic_binarization:
                 images = bernoulli(images, self.generator)
             loss, distortion, rate = self.model_with_loss(images, self.generator, batch.labels)

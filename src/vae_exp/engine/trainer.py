@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from vae_exp.data.augmentation import make_augmentation
 from vae_exp.data.batch_loader import make_loader
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.checkpoint import load_optimizer_state
@@ -372,6 +373,7 @@ class Trainer:
             dynamic_binarization=self._train.is_dynamic,
             ema=self._ema,
             dist=self.dist,
+            augment=make_augmentation(self._train),
         )
 
     @property
