@@ -3,7 +3,8 @@
 import os
 import signal
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -26,6 +27,7 @@ class GracefulShutdown:
     def __init__(self, *, second_signal_kills: bool = True) -> None:
         self.signal_number: int | None = None
         self.count = 0
+        self._at_once = False
         self._second_signal_kills = second_signal_kills
         self._previous: dict[int, Any] = {}
 
@@ -51,11 +53,31 @@ class GracefulShutdown:
         if self.signal_number is not None:
             raise Interrupted(self.signal_number)
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Raise a signal where it arrives within the block: for long work that is not made of steps.
+
+        Raises:
+            Interrupted: if there is a signal, from before or during the block.
+        """
+        self.raise_if_requested()
+        self._at_once = True
+        try:
+            yield
+        except Exception:
+            self.raise_if_requested()  # whatever a library has made of it
+            raise
+        finally:
+            self._at_once = False
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
         self.signal_number = self.signal_number or number
         if not self._second_signal_kills:
             return
+        if self._at_once:
+            self._at_once = False
+            raise Interrupted(number)
         with suppress(OSError):  # standard error may be closed
             os.write(2, b"\nStopping after the current step; a second signal stops at once.\n")
         for each in _SIGNALS:

@@ -144,7 +144,7 @@ def run_training(
             if is_new:
                 choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
                 check_unused_overrides(config, choices)
-            setup = set_up(config, run_dir, metrics_file, resume_state, job, phases)
+            setup = set_up(config, run_dir, metrics_file, resume_state, job, phases, shutdown)
         if metrics_file and resume_state:
             _begin_resumed(run_dir, resume_state, metrics_file, setup)
         if setup.wandb:
@@ -163,13 +163,14 @@ def set_up(
     resume_state: ResumeState | None,
     job: SweepJob | None,
     phases: dict[str, float],
+    shutdown: GracefulShutdown,
 ) -> TrainingSetup:
     """Build data, model, loss, optimizer, trackers and trainer; without `metrics_file` nothing is tracked."""
     state = None if resume_state is None else resume_state.state
     settings = parse_config(config, TrainConfig)
     may_download = (job is None or job.may_download) if resume_state is None else resume_state.may_download
     device = _set_up_process(settings)
-    with timed(phases, "data"):
+    with timed(phases, "data"), shutdown.at_once():
         splits = build_splits(settings.data, may_download)
         images, val = splits.train.take(settings.trainer.max_train_images), splits.val
     with timed(phases, "build"):
@@ -179,9 +180,8 @@ def set_up(
         evaluators = _build_evaluators(plain, vae, val if len(val) else images)
         loss_check = _check_loss(settings.seed, vae, loss, images, state) if metrics_file else None
         threads = _choose_threads(settings, state, device, vae, loss, images)
-        vae.to(device)
         train, val = (move_to_device(split, device, settings.data.preload_to_device) for split in (images, val))
-        optimizer = build_optimizer(plain["optimizer"], (x for x in vae.parameters() if x.requires_grad))
+        optimizer = build_optimizer(plain["optimizer"], (x for x in vae.to(device).parameters() if x.requires_grad))
         scheduler = build_scheduler(plain["scheduler"], optimizer)
     dist = init_distributed(settings.trainer.strategy, device)
     wandb_run_id = state.get("wandb_run_id") if state is not None else (job.wandb_run_id if job else None)
