@@ -41,6 +41,11 @@ NOT_OPTIONS = ("_shared", "hydra/help", "hydra/job_logging", "reproduce")
 # Old names of options.
 MODEL_ALIASES = {"two_layer": "hierarchical"}
 ALIASES = {"seed_post": "minimalist_vae", "seed_binarized": "minimalist_vae_binarized"}
+USER_DATA = {
+    "arrays": ["data.path=images.npz"],
+    "folder": ["data.path=images"],
+    "dataset": ["data.source.dataset._target_=torchvision.datasets.FakeData"],
+}
 MULTI = {"evaluator"}  # groups of which several options may be chosen
 
 
@@ -85,7 +90,7 @@ def override_for(file: str) -> list[str]:
         return ["loss=vq", "model=vq"]
     if (group, option) == ("data", "dsprites"):
         return ["data=dsprites", "data.path=sprites.npz"]
-    extra = ["data.path=images.npz", "data.image_shape=[1,4,4]"] if option == "arrays" else []
+    extra = [*USER_DATA[option], "data.image_shape=[1,4,4]"] if option in USER_DATA else []
     return [f"{group}={option}", *extra]
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vae_exp.configuration.allowlist import Caller, require_safe, untrusted_packages
+from vae_exp.data.folder import VAL_FOLDERS
 from vae_exp.errors import UserError
 from vae_exp.metrics import unit
 from vae_exp.storage.run_directory import RunDirectory
@@ -81,9 +82,11 @@ def _needed(config: Mapping[str, Any], directory: RunDirectory) -> str:
     trust = f" trusted_packages=[{','.join(packages)}]" if packages else ""
     data = config.get("data", {})
     trust += _data_location(config, data, directory)
-    if not data.get("path") or _holds_test_images(Path(str(data["path"])).expanduser()):
+    if _has_test_images(data):
         return trust
-    return f"{trust} split={'val' if data.get('validation_size') else 'train'}"
+    path, source = Path(str(data.get("path"))).expanduser(), data.get("source", {})
+    has_val = any((path / name).is_dir() for name in VAL_FOLDERS) or source.get("val_dataset")
+    return f"{trust} split={'val' if has_val or data.get('validation_size') else 'train'}"
 
 
 def _data_location(config: Mapping[str, Any], data: Mapping[str, Any], directory: RunDirectory) -> str:
@@ -95,8 +98,18 @@ def _data_location(config: Mapping[str, Any], data: Mapping[str, Any], directory
     return ""
 
 
-def _holds_test_images(path: Path) -> bool:
-    """Whether an .npz file has them; one that cannot be read is left to the commands."""
+def _has_test_images(data: Mapping[str, Any]) -> bool:
+    """Whether the user's own data have them; what cannot be read is left to the commands."""
+    source = data.get("source", {})
+    if "dataset" in source:
+        return bool(source.get("test_dataset"))
+    if not data.get("path"):
+        return True
+    path = Path(str(data["path"])).expanduser()
+    if path.is_dir():
+        return (path / "test").is_dir() or (path / "test_images.npy").exists()
+    if path.suffix == ".npy":
+        return False
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

@@ -20,7 +20,9 @@ from hydra.utils import get_object
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import Dataset
 
+from vae_exp.data.array_files import READERS
 from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import absolute_path, read_yaml
 
@@ -45,6 +47,7 @@ KINDS = {
     "loss": TargetKind("a loss", ("vae_exp.objective",)),
     "loss.*": TargetKind("a schedule", ("vae_exp.objective.schedules",)),
     "data.source": TargetKind("a data source", ("vae_exp.data",)),
+    "data.source.*": TargetKind("a torch.utils.data.Dataset", (), Dataset),  # of any package: each must be trusted
     "optimizer": TargetKind("a torch.optim.Optimizer", ("torch.optim",), Optimizer),
     "scheduler": TargetKind("a learning rate scheduler", ("torch.optim.lr_scheduler",), LRScheduler),
     "evaluator.*": TargetKind("an evaluator", ("vae_exp.evaluation",)),
@@ -105,9 +108,14 @@ def require_safe(config: Mapping[str, Any], caller: Caller, groups: Sequence[str
 
 def untrusted_packages(config: Mapping[str, Any]) -> list[str]:
     """The packages of the user's own classes in a config, which opening the run later will ask about."""
-    targets = [value for key, value in _entries(config) if _last(key) == "_target_" and isinstance(value, str)]
-    packages = dict.fromkeys(target.split(".")[0] for target in targets)
-    return [package for package in packages if package not in ("vae_exp", "torch", "torchvision")]
+    packages: dict[str, None] = {}
+    for key, value in _entries(config):
+        if _last(key) == "_target_" and isinstance(value, str):
+            package, slot = value.split(".")[0], key.rpartition(".")[0]
+            is_dataset = slot.startswith("data.source.")
+            if package != "vae_exp" and (is_dataset or package not in ("torch", "torchvision")):
+                packages[package] = None
+    return list(packages)
 
 
 def check_plain_yaml(path: Path) -> None:
@@ -184,14 +192,15 @@ def _check_target_name(key: str, target: Any, trusted_packages: Sequence[str]) -
     if in_packages(target, (*kind.packages, *trusted_packages)):
         return
     package = target.split(".")[0]
+    scanned = {"torch", "torchvision"} if kind.packages else set()
     remedy = (
         "no such name belongs there"
-        if package in {"torch", "torchvision", "vae_exp", *sys.stdlib_module_names}
+        if package in {"vae_exp", *scanned, *sys.stdlib_module_names}
         else f"if you trust the package, say trusted_packages=[{package}]"
     )
     raise UserError(
         f"the stored config has {key}={target}, which is not {kind.name} "
-        f"from {' or '.join(kind.packages)}; refused: {remedy}."
+        f"from {' or '.join(kind.packages) or 'a trusted package'}; refused: {remedy}."
     )
 
 
@@ -249,15 +258,19 @@ class Check(NamedTuple):
             raise UserError(f"the stored config has {key}={value}, which {reason}; refused: {remedy}.")
 
 
-def _archive_fault(key: str, value: Any, caller: Caller) -> str:
-    """A regular `.npz` file of bounded size in the run directory, the data root or the working directory."""
+def _images_fault(key: str, value: Any, caller: Caller) -> str:
+    """A folder, or a file of bounded size, in the run directory, the data root or the working directory."""
     path = _resolve(key, value)
     if not _is_within(path, caller.run, _data_root(), Path.cwd()):
         return "is outside the run directory, the data root and this folder"
-    if not path.exists():
+    if not path.exists() or path.is_dir():
         return ""  # the source says so
     if not S_ISREG(path.stat().st_mode):
         return "is not a regular file"
+    if path.suffix == ".npy":
+        return ""  # not read into memory
+    if path.suffix in READERS:
+        return "is read by a library that may unpack it without bound"
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
@@ -265,6 +278,16 @@ def _archive_fault(key: str, value: Any, caller: Caller) -> str:
         size = 0  # the source says what is wrong with it
     size = max(size, path.stat().st_size)
     return f"holds {size:,} bytes, more than {MAX_ARRAY_BYTES:,}" if size > MAX_ARRAY_BYTES else ""
+
+
+def _labels_fault(key: str, value: Any, caller: Caller) -> str:
+    """`auto`, `none`, or a regular file in a folder that images may be in, or among the images of the caller."""
+    if value in ("auto", "none"):
+        return ""
+    path, images = _resolve(key, value), caller.given.get("data.path")
+    folders = [caller.run, _data_root(), Path.cwd(), *([] if images is None else [Path(str(images))])]
+    is_allowed = _is_within(path, *folders) and (not path.exists() or S_ISREG(path.stat().st_mode))
+    return "" if is_allowed else "is no regular file in the run directory, the data root, this folder or data.path"
 
 
 def _data_root_fault(key: str, value: Any, caller: Caller) -> str:
@@ -296,7 +319,8 @@ def _storage_fault(key: str, value: Any, caller: Caller) -> str:
     return "" if is_beside else "is not a regular file beside the run directory"
 
 
-_ARCHIVE = Check(_archive_fault, "data.path", "if the file is yours, say data.path={value}")
+_IMAGES = Check(_images_fault, "data.path", "if the file is yours, say data.path={value}")
+_LABELS = Check(_labels_fault, "", "copy the file there")
 _DATA_ROOT = Check(_data_root_fault, "data.root", "if the folder is yours, say data.root={value}")
 _DEVICE = Check(_device_fault, "", "leave it out")
 _PROGRAM = Check(
@@ -309,7 +333,9 @@ _TRACKER_ROOT = Check(_tracker_root_fault, "tracker.root", "if the folder is you
 _STORAGE = Check(_storage_fault, "", "run the sweep's own command again")
 # Every argument of an admitted class that names something to open.
 ARGUMENTS = {
-    "vae_exp.data.npz.NPZSource": {"path": _ARCHIVE},
+    "vae_exp.data.npz.NPZSource": {"path": _IMAGES},
+    "vae_exp.data.folder.FolderSource": {"path": _IMAGES, "root": _DATA_ROOT, "labels": _LABELS},
+    "vae_exp.data.dataset.DatasetSource": {"root": _DATA_ROOT},
     "vae_exp.data.celeba.CelebASource": {"root": _DATA_ROOT},
     "vae_exp.data.torchvision_datasets.ColourSource": {"root": _DATA_ROOT},
     "vae_exp.data.torchvision_datasets.MNISTSource": {"root": _DATA_ROOT},
@@ -318,7 +344,7 @@ ARGUMENTS = {
 }
 # Every other key of a config that names something to open.
 KEYS = {
-    "data": {"path": _ARCHIVE},
+    "data": {"path": _IMAGES},
     "tracker": {"mode": _MODE, "root": _TRACKER_ROOT},
     "sweep.trial": {"storage": _STORAGE},
 }
