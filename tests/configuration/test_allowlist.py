@@ -585,3 +585,43 @@ def test_the_usual_words_of_a_sweep_are_given_again(tmp_path: Path, monkeypatch:
         hydra.sweeper.n_trials=5 hydra.sweeper.sampler.name=random seed=range(3)
         hydra.sweeper.objectives=[val/elbo] evaluator=[elbo,figures] ~scheduler.gamma hydra.mode=MULTIRUN"""
     check_command(words.split(), tmp_path, tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_allowed"),
+    [("here.npy", True), ("photos", True), ("here.h5", False), ("here.parquet", False), ("../outside.npy", False)],
+)
+def test_a_file_of_arrays_is_opened_only_where_that_is_harmless(name: str, is_allowed: bool, tmp_path: Path):
+    run = tmp_path / "run"
+    (run / "photos").mkdir(parents=True)
+    path = (run / name).resolve()
+    if path.suffix:
+        path.touch()
+    config = {"data": arrays(path)}
+    for given, passes in (({}, is_allowed), ({"data.path": str(path)}, True)):
+        if passes:
+            require_safe(config, Caller(run, given=given), ["data"])
+        else:
+            with pytest.raises(UserError, match=r"refused: if the file is yours, say data\.path="):
+                require_safe(config, Caller(run, given=given), ["data"])
+
+
+def test_a_file_of_labels_lies_beside_the_images_or_within_reach(tmp_path: Path):
+    (tmp_path / "photos").mkdir()
+    for name, given, is_allowed in (
+        ("auto", {}, True),
+        ("none", {}, True),
+        (str(tmp_path / "run" / "labels.csv"), {}, True),
+        (str(tmp_path / "photos" / "labels.csv"), {}, False),
+        (str(tmp_path / "photos" / "labels.csv"), {"data.path": str(tmp_path / "photos")}, True),
+        ("/dev/zero", {}, False),
+    ):
+        source = {"_target_": "vae_exp.data.folder.FolderSource", "labels": name}
+        caller = Caller(tmp_path / "run", given=given)
+        if is_allowed:
+            require_safe({"data": {"source": source}}, caller, ["data"])
+        else:
+            with pytest.raises(
+                UserError, match=r"data\.source\.labels=.* is no regular file in the run directory"
+            ):
+                require_safe({"data": {"source": source}}, caller, ["data"])

@@ -117,3 +117,24 @@ def test_a_launcher_counts_signals_and_ignores_those_after_its_block():
     assert (shutdown.count, shutdown.signal_number) == (2, signal.SIGTERM)
     for number in SIGNALS:
         signal.raise_signal(number)
+
+
+@pytest.mark.parametrize("swallow", [False, True])
+def test_work_without_steps_ends_where_the_signal_arrives(swallow: bool):
+    def work() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except Interrupted as error:
+            if swallow:  # as a library does that takes every exception for a damaged file
+                raise ValueError("damaged") from error
+            raise
+
+    with GracefulShutdown() as shutdown:
+        with shutdown.at_once():
+            pass
+        with pytest.raises(Interrupted), shutdown.at_once():
+            work()
+    with GracefulShutdown() as shutdown:
+        with shutdown.at_once():
+            pass
+        signal.raise_signal(signal.SIGINT)  # noted, as before

@@ -140,8 +140,8 @@ def build_loss(
 
 
 def build_optimizer(optimizer: Node, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """The optimiser over these parameters; torch's fused kernels are used unless the config says otherwise."""
-    trained = list(parameters)
+    """The optimiser of the parameters that are not frozen; with torch's fused kernels where the config allows."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
     factory = _create({**optimizer, "_partial_": True}, "optimizer")
     built = _complete_partial(
         _prefer_fused_kernel(factory, optimizer, trained), "optimizer", optimizer, Optimizer, trained

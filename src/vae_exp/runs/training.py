@@ -181,7 +181,7 @@ def set_up(
         loss_check = _check_loss(settings.seed, vae, loss, images, state) if metrics_file else None
         threads = _choose_threads(settings, state, device, vae, loss, images)
         train, val = (move_to_device(split, device, settings.data.preload_to_device) for split in (images, val))
-        optimizer = build_optimizer(plain["optimizer"], (x for x in vae.to(device).parameters() if x.requires_grad))
+        optimizer = build_optimizer(plain["optimizer"], vae.to(device).parameters())
         scheduler = build_scheduler(plain["scheduler"], optimizer)
     dist = init_distributed(settings.trainer.strategy, device)
     wandb_run_id = state.get("wandb_run_id") if state is not None else (job.wandb_run_id if job else None)
