@@ -340,6 +340,7 @@ ARGUMENTS = {
     "vae_exp.data.torchvision_datasets.ColourSource": {"root": _DATA_ROOT},
     "vae_exp.data.torchvision_datasets.MNISTSource": {"root": _DATA_ROOT},
     "vae_exp.evaluation.fid.FIDEvaluator": {"features": _PROGRAM},
+    "vae_exp.evaluation.reconstruction.ReconstructionEvaluator": {"features": _PROGRAM},
     "torch.nn.modules.module.Module": dict.fromkeys(("device", "device_ids", "output_device"), _DEVICE),
 }
 # Every other key of a config that names something to open.

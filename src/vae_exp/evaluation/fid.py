@@ -57,7 +57,7 @@ class FIDEvaluator:
         self.every_n_epochs = check_optional_int("every_n_epochs", every_n_epochs)
         self._num_images = check_optional_int("num_images", num_images, _MIN_IMAGES)
         self._epochs = check_int("epochs", epochs)
-        self._features = None if features is None else _load_features(features)
+        self._features = None if features is None else load_features("evaluator.fid.features", features)
 
     def check(self, vae: VAE, images: ImageSet) -> None:
         """Refuse so few images that they have no covariance."""
@@ -172,14 +172,21 @@ class _Sized(nn.Module):
         return features
 
 
-def _load_features(path: str) -> nn.Module:
-    file = absolute_path("evaluator.fid.features", path)
+def load_features(key: str, path: str) -> nn.Module:
+    """The program of a file that `torch.export.save` has written.
+
+    Args:
+        key: The key that names the file.
+        path: The file.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    file = absolute_path(key, path)
     if not file.exists():  # torch would log a traceback
-        raise UserError(f"evaluator.fid.features={file} does not exist.")
+        raise UserError(f"{key}={file} does not exist.")
     try:
         return torch.export.load(file).module()
     except Exception as error:  # damaged files raise errors of any kind
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"evaluator.fid.features={file} is not a program that torch.export.save has written: {reason}"
-        ) from error
+        raise UserError(f"{key}={file} is not a program that torch.export.save has written: {reason}") from error
