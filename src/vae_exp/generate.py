@@ -1,8 +1,20 @@
-"""`python -m vae_exp.generate run=DIR`: pictures of a trained run, as PNG and as `.npz`."""
+"""`python -m vae_exp.generate run=DIR`: pictures of a trained run, as PNG and as `.npz`, or many samples."""
+
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from vae_exp.cli.hydra_app import hydra_app, one_message_per_error
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from vae_exp.configuration.schema import GenerateConfig
+    from vae_exp.runs.trained_run import TrainedRun
+
+_BATCH = 500  # samples
 
 
 def main() -> None:
@@ -15,25 +27,89 @@ def main() -> None:
 def generate(config: DictConfig) -> None:
     """Draw pictures of a trained run."""
     from vae_exp.configuration.schema import GenerateConfig, parse_config
-    from vae_exp.configuration.shape_checks import check_labels
     from vae_exp.engine.device import matmul_precision
     from vae_exp.engine.seeding import make_generator
-    from vae_exp.evaluation.figures import draw_figures
+    from vae_exp.evaluation.fitted_prior import load_or_fit_prior
     from vae_exp.runs.trained_run import load_run_from_settings
-    from vae_exp.storage.atomic_io import check_within, write_atomically
+    from vae_exp.storage.atomic_io import check_within
 
     settings = parse_config(config, GenerateConfig)
+    output = _output_path(settings)
     run = load_run_from_settings(settings)
-    images = run.data.get_split(settings.split).to(run.device)
-    check_labels(run.vae, images, settings.split)
     noise = make_generator(settings.seed, "evaluation", run.device)
     with matmul_precision(run.vae, "fp32"):  # as the evaluator `figures` has it
-        for picture in draw_figures(run.vae, images, noise, settings.columns, settings.manifold_size):
-            png = run.directory.generated / f"{picture.name}.png"
-            check_within(png, run.directory.path)
-            write_atomically(png, picture.write_png)
-            write_atomically(png.with_suffix(".npz"), picture.write_npz)
-            print(f"{png} and {picture.name}.npz")
+        if settings.prior == "fitted":
+            train = run.data.train.take(run.settings.trainer.max_train_images).to(run.device)
+            about = {"checkpoint": run.checkpoint, "epoch": run.epoch}
+            path = run.directory.generated / "fitted_prior.npz"
+            check_within(path, run.directory.path)
+            run.vae.prior = load_or_fit_prior(path, run.vae, train, settings.components, settings.seed, about)
+        if output is None:
+            _draw_figures(run, settings, noise)
+        else:
+            _write_samples(run, settings, noise, output)
+
+
+def _output_path(settings: "GenerateConfig") -> "Path | None":
+    """The file of samples; None where pictures are drawn.
+
+    Raises:
+        UserError: if one of `samples` and `output` is missing, the suffix is another, or the file exists.
+    """
+    from vae_exp.errors import UserError
+    from vae_exp.storage.atomic_io import absolute_path
+
+    if settings.output is None:
+        if settings.samples is not None:
+            raise UserError(f"samples={settings.samples} needs a file: add output=samples.npz")
+        return None
+    if settings.samples is None:
+        raise UserError(f"output={settings.output} needs the number of samples: add samples=10000")
+    path = absolute_path("output", settings.output)
+    if path.suffix != ".npz":
+        raise UserError(f"output={settings.output} must end in .npz.")
+    if path.exists() and not settings.overwrite:
+        raise UserError(f"output={path} exists; choose another name, or say overwrite=true.")
+    return path
+
+
+def _draw_figures(run: "TrainedRun", settings: "GenerateConfig", noise: "torch.Generator") -> None:
+    from vae_exp.configuration.shape_checks import check_labels
+    from vae_exp.evaluation.figures import draw_figures
+    from vae_exp.storage.atomic_io import check_within, write_atomically
+
+    images = run.data.get_split(settings.split).to(run.device)
+    check_labels(run.vae, images, settings.split)
+    for picture in draw_figures(run.vae, images, noise, settings.columns, settings.manifold_size):
+        png = run.directory.generated / f"{picture.name}.png"
+        check_within(png, run.directory.path)
+        write_atomically(png, picture.write_png)
+        write_atomically(png.with_suffix(".npz"), picture.write_npz)
+        print(f"{png} and {picture.name}.npz")
+
+
+def _write_samples(run: "TrainedRun", settings: "GenerateConfig", noise: "torch.Generator", path: "Path") -> None:
+    """Write mean images of draws as `images`, and for a class-conditional model their `labels`, in batches."""
+    import sys
+
+    import torch
+    from rich.progress import track
+
+    from vae_exp.model.conditional import ConditionalVAE
+    from vae_exp.storage.atomic_io import write_to_user_path
+    from vae_exp.storage.npz_stream import Rows, write_npz
+
+    assert settings.samples is not None
+    labels = torch.arange(settings.samples)
+    arrays: dict[str, Rows] = {}
+    if isinstance(run.vae, ConditionalVAE):
+        labels %= run.vae.classes
+        arrays["labels"] = ([settings.samples], "int64", [labels.numpy()])
+    parts = track(labels.split(_BATCH), "samples", transient=True, disable=not sys.stdout.isatty())
+    images = (run.vae.sample(len(part), noise, part.to(run.device)).cpu().numpy() for part in parts)
+    arrays["images"] = ([settings.samples, *run.config["data"]["image_shape"]], "float32", images)
+    write_to_user_path(path, lambda file: write_npz(file, arrays))
+    print(f"{path}: {settings.samples} samples, E[x|z] for z ~ p(z), as images")
 
 
 if __name__ == "__main__":

@@ -90,6 +90,50 @@ def test_generate_draws_test_images_and_keeps_the_arrays(command, copied_run, mo
         assert imread(path).std() > 0.01
 
 
+def test_samples_are_written_in_batches_from_the_prior_or_the_fitted_mixture(command, copied_run, tmp_path):
+    many = ("samples=1203", "output=samples.npz")
+    finished = command("generate", f"run={copied_run}", *many)
+    assert finished.code == 0, finished.err
+    again = command("generate", f"run={copied_run}", *many)
+    assert again.code == 1
+    assert f"output={tmp_path / 'samples.npz'} exists; choose another name, or say overwrite=true" in again.err
+    with np.load(tmp_path / "samples.npz") as arrays:
+        assert set(arrays) == {"images"}
+        first = arrays["images"]
+    assert (first.shape, first.dtype) == ((1203, 1, 8, 8), np.float32)
+    assert len(np.unique(first, axis=0)) == 1203
+    for name in ("fitted to 1200 codes", "that of"):
+        fitted = command("generate", f"run={copied_run}", *many, "overwrite=true", "prior=fitted", "components=3")
+        assert fitted.code == 0, fitted.err
+        assert name in fitted.out + fitted.err
+    with np.load(tmp_path / "samples.npz") as arrays:
+        means = torch.from_numpy(arrays["images"].mean(axis=0)), vae_exp.load_run(copied_run).data.test.mean()
+        torch.testing.assert_close(*means, atol=0.1, rtol=0)
+        assert not np.array_equal(arrays["images"], first)
+    assert not (copied_run / "generated" / "samples.png").exists()
+    assert command("train", "data=arrays", "data.path=samples.npz", "--cfg", "job").code == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["samples=10"], "samples=10 needs a file: add output=samples.npz"),
+        (["output=a.npz"], "output=a.npz needs the number of samples: add samples=10000"),
+        (["samples=10", "output=a.csv"], "output=a.csv must end in .npz"),
+        (["samples=0", "output=a.npz"], "samples=0 must be at least 1"),
+        (["prior=mixture"], "prior=mixture must be one of model, fitted"),
+        (["prior=fitted", "components=2000"], "components=2000 needs as many training images; the run has 1200"),
+    ],
+)
+def test_samples_that_cannot_be_written_are_refused(command, copied_run, tmp_path, overrides, message):
+    before = set(tmp_path.iterdir())
+    finished = command("generate", f"run={copied_run}", *overrides)
+    assert finished.code == 1
+    assert message in finished.err
+    assert set(tmp_path.iterdir()) == before
+    assert not (copied_run / "generated").exists()
+
+
 def test_a_bare_path_or_latest_names_the_run(command, digits_run, tmp_path):
     first, second = (shutil.copytree(digits_run, tmp_path / "outputs" / name) for name in ("day/a(1)", "b"))
     os.utime(first / "checkpoints" / "last.pt", (1, 1))
@@ -111,6 +155,10 @@ def test_labels_of_test_images_that_a_conditional_model_does_not_know_are_refuse
     own = ("data=arrays", "data.path=mine.npz", "model=conditional", "model.classes=3", "trainer.batch_size=10")
     trained = command("train", *own, "trainer.epochs=1", "tracker=none", "evaluator=[elbo]", "hydra.run.dir=run")
     assert trained.code == 0, trained.err
+    assert command("generate", "run=run", "samples=501", "output=s.npz", "prior=fitted", "components=2").code == 0
+    with np.load(tmp_path / "s.npz") as arrays:
+        assert (arrays["labels"] == np.arange(501) % 3).all()
+        assert arrays["images"].shape == (501, 1, 4, 4)
     for name in ("evaluate", "generate"):
         refused = command(name, "run=run")
         assert refused.code == 1

@@ -335,6 +335,11 @@ class GenerateConfig(StoredRunConfig):
 
     columns: int = _value(_between, 2, 100)
     manifold_size: int = _value(_between, 2, 200)
+    prior: str = _value(_one_of, "model", "fitted")
+    components: int = _value(_at_least, 1)
+    samples: int | None = _value(_at_least, 1)
+    output: str | None = MISSING
+    overwrite: bool = MISSING
 
 
 @dataclass
