@@ -324,7 +324,11 @@ def test_only_classes_of_the_table_open_what_an_argument_names(classes, tmp_path
             if str(payload) in opened:
                 opening.add((cls.__qualname__, name))
                 assert in_the_table(cls, name)
-    assert opening == {("NPZSource", "path"), ("FIDEvaluator", "features"), ("ReconstructionEvaluator", "features")}
+    assert opening == {
+        ("NPZSource", "path"),
+        ("FIDEvaluator", "features"),
+        ("ReconstructionEvaluator", "features"),
+    }
     assert not mark.exists()
 
 

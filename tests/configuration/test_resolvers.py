@@ -167,6 +167,18 @@ def test_a_job_that_has_a_directory_keeps_it_in_whatever_words_it_is_asked_for(t
     assert job_name(tmp_path, ["model.decoder.hidden_dims=[16]"], "fedc3210") == "hidden_dims-16_fedc3210"
 
 
+def test_keys_that_the_encoder_of_codes_has_got_do_not_change_jobs_that_were_trained_without():
+    old = {"_target_": "vae_exp.model.vq.VQEncoder", "residual_blocks": 0}
+    new = {"codebook_init": "uniform", "codebook_decay": None, "restart_below": None}
+
+    def of(**encoder: object) -> str:
+        return config_hash(_config(model={"num_codes": 8, "encoder": encoder}))
+
+    assert of(**old, **new) == of(**old)
+    for key, value in {"codebook_init": "data", "codebook_decay": 0.99, "restart_below": 0.1}.items():
+        assert of(**old, **new | {key: value}) != of(**old)
+
+
 @pytest.mark.parametrize(
     ("target", "key", "before", "other"),
     [

@@ -43,7 +43,7 @@ def test_a_key_of_another_model_is_refused(key: str):
 
 
 def test_keys_that_a_model_uses_are_not_refused():
-    for model in ("hierarchical", "conditional", "vq", "resnet"):
+    for model in ("hierarchical", "conditional", "vq", "fsq", "resnet"):
         check_unused_overrides(composed("train", f"model={model}"), {})
     check_unused_overrides(composed("train", "model.classes=3", "+model.encoder.groups=${model.classes}"), {})
     check_unused_overrides(composed("train", "model.num_codes=3", "+model.encoder.num_codes=3"), {})

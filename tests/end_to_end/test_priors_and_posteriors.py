@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tests.readers import read_metrics, read_result
+from tests.readers import read_metrics, read_result, without_times
 from tests.test_conf import set_up_refusal
 
 RUN = ("data=digits", "trainer.epochs=3", "tracker=none", "evaluator=[]", "model.latent_dim=3")
@@ -55,8 +55,35 @@ def test_a_vq_vae_trains_resumes_and_can_be_evaluated(command, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "overrides",
+    [
+        [
+            *("model=vq", "loss=vq", "model.num_codes=16", "model.code_dim=4", "model.encoder.codebook_init=data"),
+            *("model.encoder.codebook_decay=0.9", "model.encoder.restart_below=0.1"),
+        ],
+        ["model=fsq", "model.encoder.levels=[4,3,3]"],
+    ],
+)
+def test_codes_of_other_kinds_train_resume_to_the_bit_and_can_be_evaluated(command, tmp_path, overrides):
+    own = ("model.latent_dim=null", "model.hidden_dims=[16]", *overrides)
+    for name, epochs in (("whole", 3), ("run", 1)):
+        trained = command("train", *RUN, *own, f"trainer.epochs={epochs}", f"hydra.run.dir={name}")
+        assert trained.code == 0, trained.err
+    assert command("train", "resume=run", "trainer.epochs=3").code == 0
+    whole, resumed = ([without_times(row) for row in read_metrics(tmp_path / name)] for name in ("whole", "run"))
+    assert whole == resumed
+    assert whole[-1]["val/distortion"] < whole[0]["val/distortion"]
+    evaluated = command("evaluate", "run=run", "evaluator=[elbo,codes,reconstruction]")
+    assert evaluated.code == 0, evaluated.err
+    assert "test/codebook_used" in evaluated.out
+    assert "test/ssim" in evaluated.out
+    assert command("generate", "run=run", "columns=2").code == 0
+
+
+@pytest.mark.parametrize(
     ("overrides", "reason"),
     [
+        ("model=fsq model.latent_dim=null loss=vq", "model=fsq has none to train; use loss=elbo"),
         (
             "model.posterior=full_covariance loss=beta_tcvae",
             "a MultivariateNormal over latents has no density for",

@@ -13,19 +13,30 @@ from typing import Any
 import torch
 import torch.distributed as torch_dist
 
-from tests.builders import CPU, fit, grey_images, make_trainer, small_vae, weights
+from tests.builders import CPU, SHAPE, fit, grey_images, make_trainer, small_vae, weights
 from vae_exp.data.images import Batch
 from vae_exp.engine.distributed import DistributedContext, init_distributed
 from vae_exp.errors import DivergedError, Interrupted, UserError
 from vae_exp.model.vae import VAE
+from vae_exp.model.vq import UniformCodesPrior, VQDecoder, VQEncoder
 from vae_exp.objective.elbo import ELBO
 from vae_exp.objective.loss_terms import LossTerms
+from vae_exp.objective.vq import VQ
+
+
+def codes_vae() -> VAE:
+    """With entries that follow the encoder's outputs and are often restarted."""
+    torch.manual_seed(0)
+    encoder = VQEncoder(SHAPE, 5, 2, [4], "relu", codebook_decay=0.8, restart_below=0.6)
+    return VAE(encoder, VQDecoder(SHAPE, 2, [4], "relu"), UniformCodesPrior())
+
 
 # eleven images: batches of 4, 4 and 3
 TRAINING: dict[str, dict[str, Any]] = {
     "sum": {"reduction": "sum", "max_grad_norm": 5.0},
     "mean": {"reduction": "mean", "max_grad_norm": 0.1, "ema_decay": 0.8, "val": grey_images(5, seed=1)},
     "streamed": {"reduction": "mean", "train": grey_images(11).stream_to(CPU)},
+    "codes": {"make_vae": codes_vae, "loss": VQ()},
 }
 
 
@@ -50,16 +61,16 @@ def launch_environment(rank: int, size: int, port: int) -> dict[str, str]:
 
 def train(name: str, folder: Path, dist: DistributedContext, **changes: Any) -> dict[str, Any]:
     """Two epochs, and what came of them."""
-    vae = small_vae()
-    trainer = make_trainer(
-        folder / name, vae=vae, dist=dist, **({"train": grey_images(11)} | TRAINING.get(name, {}) | changes)
-    )
+    settings = {"train": grey_images(11)} | TRAINING.get(name, {}) | changes
+    vae = settings.pop("make_vae", small_vae)()
+    trainer = make_trainer(folder / name, vae=vae, dist=dist, **settings)
     fit(trainer)
     metrics = {key: value for key, value in trainer.state.metrics.items() if not key.startswith("time/")}
     average = torch.zeros(0)
     if trainer._ema is not None:
         average = torch.cat([weight.flatten() for weight in trainer._ema.state_dict().values()])
-    return {"weights": weights(vae), "average": average, "metrics": metrics, "step": trainer.state.global_step}
+    state = torch.cat([weights(vae), *(value.flatten() for _, value in vae.named_buffers())])
+    return {"weights": state, "average": average, "metrics": metrics, "step": trainer.state.global_step}
 
 
 class Disturbed(ELBO):

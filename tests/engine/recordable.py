@@ -89,7 +89,7 @@ def no_host_reads() -> Iterator[None]:
 
 SHAPE = [1, 8, 8]
 COUNT = 24
-OWN_PRIOR = ("hierarchical", "vq")
+OWN_PRIOR = ("fsq", "hierarchical", "vq")
 POSTERIORS = ("diagonal", "full_covariance", "flow")
 SMALL: dict[str, dict[str, Any]] = {
     "mlp": {"hidden_dims": [8]},
@@ -98,6 +98,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "resnet": {"hidden_dims": [8], "latent_dim": 2},
     "hierarchical": {"hidden_dims": [8], "top_hidden_dims": [8], "latent_dims": [3, 2]},
     "vq": {"hidden_dims": [4], "num_codes": 5, "code_dim": 2},
+    "fsq": {"hidden_dims": [4], "encoder": {"levels": [4, 3]}},
     "prior/vamp": {"components": 3},
     "prior/flow": {"hidden_dims": [8]},
     "likelihood/discretized_logistic": {"levels": 17},
@@ -129,8 +130,12 @@ def _option(group: str, name: str) -> Any:
     return OmegaConf.load(Path(config_dir()) / group / f"{name}.yaml")
 
 
-def model_of(parts: Parts) -> VAE:
+def model_of(parts: Parts, **encoder: Any) -> VAE:
     """A small model of these parts, always the same.
+
+    Args:
+        parts: The options of the groups.
+        encoder: Other options of its encoder.
 
     Raises:
         UserError: if a part does not take another.
@@ -141,6 +146,7 @@ def model_of(parts: Parts) -> VAE:
     for part, name in chosen.items():
         config.model[part] = OmegaConf.merge(_option(f"model/{part}", name), SMALL.get(f"{part}/{name}", {}))
     config.model = OmegaConf.merge(config.model, {"posterior": posterior, **SMALL[model]})
+    config.model.encoder = OmegaConf.merge(config.model.encoder, encoder)
     config.data.image_shape = SHAPE
     torch.manual_seed(0)
     return build_vae(OmegaConf.to_container(config.model, resolve=True), SHAPE)

@@ -27,6 +27,7 @@ from vae_exp.engine.ema import ExponentialMovingAverage
 from vae_exp.objective.beta_vae import BetaVAE
 from vae_exp.objective.elbo import ELBO
 from vae_exp.objective.schedules import Linear
+from vae_exp.objective.vq import VQ
 
 PLAIN = ("mlp", "standard_normal", "diagonal", "bernoulli")
 
@@ -47,6 +48,18 @@ def test_no_model_reads_on_the_host_with_any_likelihood(model: str):
         for likelihood in LIKELIHOODS
     }
     assert reads == dict.fromkeys(LIKELIHOODS)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"codebook_decay": 0.9}, {"restart_below": 0.9}, {"codebook_decay": 0.9, "restart_below": 0.9}],
+)
+def test_codebooks_that_follow_and_restart_read_nothing(options):
+    vae = model_of(("vq", "standard_normal", "diagonal", "bernoulli"), **options)
+    before = vae.encoder.codebook.clone()
+    step = step_of(vae, VQ(), lambda parameters: Adam(parameters, fused=True))
+    assert read_by(step) is None
+    assert not torch.equal(vae.encoder.codebook, before)
 
 
 @pytest.mark.slow

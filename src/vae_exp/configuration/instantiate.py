@@ -26,6 +26,7 @@ from vae_exp.engine.protocols import Evaluator
 from vae_exp.errors import UserError, did_you_mean, user_code_location
 from vae_exp.model.initialization import init_bias_to_data_mean, initialize
 from vae_exp.model.vae import VAE
+from vae_exp.model.vq import VQEncoder
 from vae_exp.objective.loss_terms import Loss
 
 _log = logging.getLogger(__name__)
@@ -96,6 +97,14 @@ def init_output_bias(vae: VAE, output_bias: str, images: ImageSet) -> None:
         init_bias_to_data_mean(vae.decoder, images.mean())
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def init_codebook(vae: VAE, images: ImageSet) -> None:
+    """Start the codebook at outputs for training images, if `model.encoder.codebook_init` says so."""
+    if isinstance(vae.encoder, VQEncoder):
+        vae.encoder.init_codebook(
+            lambda count: images.random_subset(count).with_fixed_binarization().batch().images
+        )
 
 
 def build_loss(

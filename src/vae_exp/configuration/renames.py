@@ -103,6 +103,11 @@ ADDED_DATA_KEYS: dict[str, Any] = {
 _ADDED_KEYS: list[tuple[str, str | None, dict[str, Any]]] = [
     ("loss", "vae_exp.objective.vq.VQ", {"position_reduction": "sum"}),
     ("loss", "vae_exp.objective.beta_vae.Capacity", {"over": "image"}),
+    (
+        "model.encoder",
+        "vae_exp.model.vq.VQEncoder",
+        {"codebook_init": "uniform", "codebook_decay": None, "restart_below": None},
+    ),
     ("trainer", None, {"max_train_images": None}),
     ("", None, {"initialize_from": None, "initialize_strict": True}),
     ("model", None, {"freeze": []}),

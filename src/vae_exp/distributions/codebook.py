@@ -30,8 +30,8 @@ class _Codes(Distribution):
             NotImplementedError: always.
         """
         raise NotImplementedError(
-            "the codes of a VQ-VAE have no density over latents; use loss=vq, and evaluators that do "
-            "not weigh latents, such as elbo and codes"
+            "the codes of a VQ-VAE have no density over latents; use loss=vq (loss=elbo with model=fsq), and "
+            "evaluators that do not weigh latents, such as elbo and codes"
         )
 
 
@@ -79,6 +79,30 @@ class VectorQuantizedPosterior(_Codes):
         outputs = self.outputs.flatten(1)
         through = outputs + (self.mean - outputs).detach()
         return through.expand(*sample_shape, *through.shape)
+
+
+class FiniteScalarPosterior(VectorQuantizedPosterior):
+    """Every number rounded to the nearest integer, with probability one (Mentzer et al. 2023).
+
+    Gradients of a draw go to the bounded outputs unchanged. An entry is its integers divided by their half widths,
+    which lie in [−1, 1].
+
+    Args:
+        bounded: The encoder's, between the lowest and the highest level, `[batch, positions, code_dim]`.
+        half_width: ⌊L/2⌋ for the L levels of each number, `[code_dim]`.
+        basis: What a step of each number adds to the index of the code, `[code_dim]`.
+        codebook: All combinations of levels, `[codes, code_dim]`.
+    """
+
+    def __init__(self, bounded: Tensor, half_width: Tensor, basis: Tensor, codebook: Tensor) -> None:
+        self._bounded, self._half_width, self._basis = bounded, half_width, basis
+        super().__init__(bounded / half_width, codebook)
+
+    @cached_property
+    def indices(self) -> Tensor:
+        """Which combination of levels, `[batch, positions]`."""
+        with torch.no_grad():
+            return ((self._bounded.round().long() + self._half_width) * self._basis).sum(dim=-1)
 
 
 class UniformCodebookPrior(_Codes):

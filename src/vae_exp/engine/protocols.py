@@ -1,12 +1,14 @@
-"""Interfaces of evaluators, pruners and trackers."""
+"""Interfaces of evaluators, pruners, trackers and modules that update themselves."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 
 from vae_exp.data.images import ImageSet
+from vae_exp.distributions.sampling import Shard
 from vae_exp.model.vae import VAE
 
 
@@ -20,6 +22,23 @@ class Evaluator(Protocol):
 
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, Any]]:
         """Yield names without the split, and values: what `float` takes, lists of it, or matplotlib figures."""
+        ...
+
+
+@runtime_checkable
+class UpdatedAfterStep(Protocol):
+    """A module that changes its own state after every training step, on the device alone."""
+
+    def after_step(
+        self, generator: torch.Generator, shard: Shard | None, all_reduce_sum: Callable[[Tensor], None]
+    ) -> None:
+        """Change the state by what the module has kept of the step.
+
+        Args:
+            generator: The source of the noise, in the same state in all processes.
+            shard: Which images of the whole batch this process has; None for all.
+            all_reduce_sum: Sums a tensor over all processes, in place.
+        """
         ...
 
 

@@ -13,6 +13,7 @@ from vae_exp.data.images import Batch
 from vae_exp.distributions.sampling import bernoulli, draw_sharded, sharded, standard_normal
 from vae_exp.engine.distributed import DistributedContext
 from vae_exp.engine.ema import ExponentialMovingAverage
+from vae_exp.engine.protocols import UpdatedAfterStep
 from vae_exp.errors import UserError
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
@@ -129,6 +130,7 @@ class TrainStep:
         self._dynamic_binarization = dynamic_binarization
         self._ema = ema
         self._dist = dist
+        self._updated_modules = [x for x in model_with_loss.modules() if isinstance(x, UpdatedAfterStep)]
         self._on_host = loss_buffer.rows.device.type == "cpu"
 
     def __call__(self, size: int) -> Tensor:
@@ -161,6 +163,8 @@ class TrainStep:
         if self._max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm)
         self.optimizer.step()
+        for module in self._updated_modules:
+            module.after_step(self.generator, self._dist.noise_shard(size), self._dist.all_reduce_sum)
         if self._ema is not None:
             self._ema.update()
         return sums

@@ -1,10 +1,10 @@
 """The objective of the VQ-VAE."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vae_exp.data.images import Batch
-from vae_exp.distributions.codebook import VectorQuantizedPosterior
+from vae_exp.distributions.codebook import FiniteScalarPosterior, VectorQuantizedPosterior
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import LossTerms, check_choice
 from vae_exp.objective.posterior_samples import sample_posterior
@@ -16,7 +16,8 @@ class VQ:
 
     z are the encoder's outputs, e the nearest entries of the codebook, sg[·] passes no gradient; ‖·‖² sums over
     the numbers of an entry. With N positions an image, both squares are averaged over them (section 3.2). The rate
-    is a constant, N log K, and no part of the loss.
+    is a constant, N log K, and no part of the loss. The second term is left out where the entries are moving
+    averages (appendix A.1).
 
     Args:
         commitment: β; a number of at least 0, or a schedule.
@@ -43,16 +44,18 @@ class VQ:
         """A batch of images → terms of shape `[batch]`, in nats.
 
         Raises:
-            TypeError: if the posterior has no codebook.
+            TypeError: if the posterior has no codebook, or one that is not learned.
         """
         samples = sample_posterior(vae, batch, generator, (1,))
         codes = samples.posterior
         if not isinstance(codes, VectorQuantizedPosterior):
             raise TypeError(f"loss=vq needs the codes of model=vq, not a posterior of type {type(codes).__name__}")
-        to_codebook = self._reduce((codes.outputs.detach() - codes.entries).square())
-        to_encoder = self._reduce((codes.outputs - codes.entries.detach()).square())
-        distortion = samples.distortion
-        loss = distortion + to_codebook + value_of(self.commitment) * to_encoder
+        if isinstance(codes, FiniteScalarPosterior):
+            raise TypeError("loss=vq trains a codebook, and model=fsq has none to train; use loss=elbo")
+        loss = distortion = samples.distortion
+        if isinstance(codes.codebook, nn.Parameter):
+            loss = loss + self._reduce((codes.outputs.detach() - codes.entries).square())
+        loss = loss + value_of(self.commitment) * self._reduce((codes.outputs - codes.entries.detach()).square())
         return LossTerms(loss=loss, distortion=distortion, rate=samples.rate)
 
     def _reduce(self, squares: Tensor) -> Tensor:

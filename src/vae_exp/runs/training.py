@@ -20,6 +20,7 @@ from vae_exp.configuration.instantiate import (
     build_scheduler,
     build_splits,
     build_vae,
+    init_codebook,
     init_output_bias,
 )
 from vae_exp.configuration.resolvers import config_hash
@@ -241,6 +242,7 @@ def _build_model(
 ) -> tuple[VAE, Loss]:
     vae = build_vae(plain["model"], images.image_shape)
     init_output_bias(vae, settings.model.output_bias, images)
+    init_codebook(vae, images)
     batch_size = settings.trainer.batch_size
     if batch_size > len(images):
         raise UserError(f"trainer.batch_size={batch_size} is larger than the {len(images)} training images.")
