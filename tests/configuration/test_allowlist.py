@@ -50,6 +50,7 @@ HARMLESS = {
     "vae_exp.data.batch_loader._Slot.host",
     "vae_exp.data.images.ImageSet.stream_device",
     "torchvision.models.vgg.VGG.features",
+    "vae_exp.evaluation.fitted_prior.FittedPrior.weights",  # a tensor
     "torchvision.models.feature_extraction.DualGraphModule.root",
 }
 SUGGESTIVE = re.compile(

@@ -77,7 +77,13 @@ CURRENT = {
     "model": {
         "_target_": "mine.VAE",
         "num_codes": 8,
-        "encoder": {"_target_": "vae_exp.model.vq.VQEncoder", "num_codes": "${model.num_codes}"},
+        "encoder": {
+            "_target_": "vae_exp.model.vq.VQEncoder",
+            "num_codes": "${model.num_codes}",
+            "codebook_init": "uniform",
+            "codebook_decay": None,
+            "restart_below": None,
+        },
         "decoder": {"_target_": "mine.Decoder", "codes": "${model.num_codes}"},
         "initialization": "default",
         "output_bias": "data_mean",

@@ -116,7 +116,7 @@ def _spoiled(spoil: Callable[[list[Tensor]], None]) -> Callable[..., tuple[Tenso
         return tuple(terms)
 
     module = Linear()
-    score.module = module
+    score.module, score.modules = module, module.modules
     return score
 
 
