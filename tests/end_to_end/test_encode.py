@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from vae_exp.storage.atomic_io import read_json
@@ -70,3 +71,22 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(
     assert refused.code == 1
     assert message in refused.err
     assert not (copied_run / "codes").exists()
+
+
+def test_a_folder_of_images_is_encoded_with_the_names_of_its_files(command, copied_run: Path, tmp_path: Path):
+    digits = load_digits()
+    for index in range(6):
+        folder = tmp_path / "photos" / f"digit {digits.target[index]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray((digits.images[index] * 255 / 16).astype(np.uint8)).resize((16, 16))
+        picture.save(folder / f"{index}.png")
+    done = command("encode", str(copied_run), "data.path=photos", "output=one.csv", "sort=elbo")
+    assert done.code == 0, done.err
+    done = command("encode", str(copied_run), "data=folder", "data.path=photos", "data.size=8", "output=two.npz")
+    assert done.code == 0, done.err
+    with np.load(tmp_path / "two.npz") as table:
+        files = [f"digit {digits.target[index]}/{index}.png" for index in range(6)]
+        assert sorted(table["file"]) == sorted(files)
+        rows = (tmp_path / "one.csv").read_text().splitlines()
+        assert rows[0].startswith("index,file,label,mean_0")
+        assert rows[1].split(",")[1] == table["file"][table["elbo"].argmin()]

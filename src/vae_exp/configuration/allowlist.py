@@ -261,7 +261,7 @@ class Check(NamedTuple):
 def _images_fault(key: str, value: Any, caller: Caller) -> str:
     """A folder, or a file of bounded size, in the run directory, the data root or the working directory."""
     path = _resolve(key, value)
-    if not _is_within(path, caller.run, _data_root(), Path.cwd()):
+    if not _is_within(path, caller.run, data_root(), Path.cwd()):
         return "is outside the run directory, the data root and this folder"
     if not path.exists() or path.is_dir():
         return ""  # the source says so
@@ -285,13 +285,13 @@ def _labels_fault(key: str, value: Any, caller: Caller) -> str:
     if value in ("auto", "none"):
         return ""
     path, images = _resolve(key, value), caller.given.get("data.path")
-    folders = [caller.run, _data_root(), Path.cwd(), *([] if images is None else [Path(str(images))])]
+    folders = [caller.run, data_root(), Path.cwd(), *([] if images is None else [Path(str(images))])]
     is_allowed = _is_within(path, *folders) and (not path.exists() or S_ISREG(path.stat().st_mode))
     return "" if is_allowed else "is no regular file in the run directory, the data root, this folder or data.path"
 
 
 def _data_root_fault(key: str, value: Any, caller: Caller) -> str:
-    root = _data_root()
+    root = data_root()
     return "" if _is_within(_resolve(key, value), root) else f"is outside the data root {root} (VAE_EXP_DATA)"
 
 
@@ -360,7 +360,7 @@ def _checks(key: str, node: Mapping[str, Any]) -> dict[str, Check]:
     return checks
 
 
-def _data_root() -> Path:
+def data_root() -> Path:
     """The caller's data root: `VAE_EXP_DATA`, or the folder `data`."""
     return absolute_path("VAE_EXP_DATA", os.environ.get("VAE_EXP_DATA") or "data")
 

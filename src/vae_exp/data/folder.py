@@ -113,7 +113,7 @@ class FolderSource:
         content = f"{len(files):,} images of {self._path / split}"
         cache = self._cache / f"{self._path.name}-{split or 'train'}-{self._key(files)}.npy"
         cached = open_cache(cache, content, lambda path: self._decode(path, files, content))
-        images = ImageSet(cached.pixels, labels)
+        images = ImageSet(cached.pixels, labels, names=tuple(files))
         problems = {int(row): str(reason) for row, reason in cached.notes["problems"].items()}
         if not problems:
             return images

@@ -46,6 +46,7 @@ class ImageSet:
             where unknown.
         stream_device: The device that batches are copied to while the pixels stay where they are; None uses
             them in place.
+        names: The file of each image, where each has one.
         on_progress: Called by `report`; None where the progress is not shown.
         augment: Names of `vae_exp.data.augmentation.AUGMENTATIONS` that each training step applies, in this order;
             for scoring the images are used as they are.
@@ -59,6 +60,7 @@ class ImageSet:
     stream_device: torch.device | None = None
     on_progress: Callable[[float], None] | None = field(default=None, compare=False, repr=False)
     augment: tuple[str, ...] = ()
+    names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.pixel_max == 0:
@@ -140,7 +142,9 @@ class ImageSet:
         """Select the images at these positions, in this order."""
         labels = None if self.labels is None else self.labels[indices.to(self.labels.device)]
         factors = None if self.factors is None else self.factors[indices.to(self.factors.device)]
-        return replace(self, pixels=self.pixels[indices.to(self.pixels.device)], labels=labels, factors=factors)
+        names = None if self.names is None else tuple(self.names[index] for index in indices.tolist())
+        pixels = self.pixels[indices.to(self.pixels.device)]
+        return replace(self, pixels=pixels, labels=labels, factors=factors, names=names)
 
     def take(self, count: int | None) -> "ImageSet":
         """Select the first `count` images; None selects all."""

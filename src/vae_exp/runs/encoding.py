@@ -38,7 +38,8 @@ class ImageScorer:
     def write(self, images: ImageSet, columns: ColumnFiles) -> None:
         """Add all columns: positions, labels, codes and scores."""
         labels = {} if images.labels is None else {"label": images.labels.cpu().numpy()}
-        columns.append({"index": np.arange(len(images)), **labels})
+        names = {} if images.names is None else {"file": np.array(images.names)}
+        columns.append({"index": np.arange(len(images)), **names, **labels})
         for score in ("elbo", "nll") if self.num_importance_samples else ("elbo",):
             for part in self._pass(score, images):
                 columns.append(part)

@@ -1,12 +1,15 @@
 """Images that a run was not trained on, opened as its model takes them."""
 
+from vae_exp.configuration.allowlist import data_root
 from vae_exp.configuration.instantiate import build_source
 from vae_exp.configuration.schema import DataConfig
+from vae_exp.data.folder import FolderSource
 from vae_exp.data.images import ImageSet
 from vae_exp.data.npz import NPZSource
-from vae_exp.data.splits import DataSplits
+from vae_exp.data.splits import DataSplits, Source
 from vae_exp.errors import UserError
 from vae_exp.runs.trained_run import TrainedRun
+from vae_exp.storage.atomic_io import absolute_path
 
 
 def open_new_images(data: DataConfig, run: TrainedRun) -> ImageSet:
@@ -15,13 +18,13 @@ def open_new_images(data: DataConfig, run: TrainedRun) -> ImageSet:
     Pixels are binarised where the run's are when it scores them.
 
     Args:
-        data: A group of `data`, or `path` alone, which names an `.npz` file.
+        data: A group of `data`, or `path` alone: an array file, or a folder of images, which get the model's size.
         run: The run whose model is to take them.
 
     Raises:
         UserError: if they cannot be read, or are of another shape than the model's images.
     """
-    source = build_source(data) if data.source else NPZSource(data.path)
+    source = build_source(data) if data.source else _source_of_path(data, run)
     binarization, seed = run.settings.data.binarization, run.settings.data.binarization_seed
     splits = DataSplits(source, None, 0, 0, binarization, seed)
     shape = run.config["data"]["image_shape"]
@@ -31,3 +34,12 @@ def open_new_images(data: DataConfig, run: TrainedRun) -> ImageSet:
             f"([channels, height, width])."
         )
     return splits.get_split("train")
+
+
+def _source_of_path(data: DataConfig, run: TrainedRun) -> Source:
+    """The folder of image files, or else the array file, that a path names."""
+    path = absolute_path("data.path", str(data.path))
+    if not path.is_dir() or (path / "images.npy").exists():
+        return NPZSource(data.path)
+    channels, height, width = run.config["data"]["image_shape"]
+    return FolderSource(data.path, data.root or str(data_root()), [height, width], channels=channels)
