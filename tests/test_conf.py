@@ -21,6 +21,7 @@ from vae_exp.configuration.resolvers import register_resolvers
 from vae_exp.configuration.schema import (
     BenchmarkConfig,
     EvaluateConfig,
+    ExportConfig,
     GenerateConfig,
     TrainConfig,
     parse_config,
@@ -34,6 +35,7 @@ PRIMARY = {
     "train.yaml": TrainConfig,
     "evaluate.yaml": EvaluateConfig,
     "generate.yaml": GenerateConfig,
+    "export.yaml": ExportConfig,
     "benchmark.yaml": BenchmarkConfig,
 }
 # Parts of the primary configs, and the rows of reproduce.
@@ -109,7 +111,7 @@ def test_every_option_composes_and_is_built(file):
 
 @pytest.mark.parametrize("file", PRIMARY)
 def test_every_primary_config_follows_its_schema(file):
-    overrides = ["run=somewhere"] if file in ("evaluate.yaml", "generate.yaml") else []
+    overrides = ["run=somewhere"] if file in ("evaluate.yaml", "export.yaml", "generate.yaml") else []
     parse_config(composed(file.removesuffix(".yaml"), *overrides), PRIMARY[file])
 
 

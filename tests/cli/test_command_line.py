@@ -138,6 +138,7 @@ def test_a_folder_of_ones_own_holds_options_and_experiments(
         ("train", "vae-train optimizer=ada", {"optimizer=adam", "optimizer=adagrad", "optimizer=adamw"}),
         ("evaluate", "vae-evaluate run=./out", {"run=./outputs"}),
         ("generate", "vae-generate manifold", {"manifold_size="}),
+        ("export", "vae-export over", {"overwrite="}),
         ("benchmark", "vae-benchmark round", {"rounds="}),
     ],
 )

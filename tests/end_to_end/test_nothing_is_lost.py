@@ -76,11 +76,11 @@ def test_a_sweep_cannot_be_named_out_of_its_folder(name, command, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["evaluate", "generate"])
+@pytest.mark.parametrize("name", ["evaluate", "export", "generate"])
 def test_a_link_out_of_a_run_is_not_followed(name, command, copied_run, tmp_path):
     victim = tmp_path / "victim"
     victim.mkdir()
-    (copied_run / {"evaluate": "evaluation", "generate": "generated"}[name]).symlink_to(victim)
+    (copied_run / {"evaluate": "evaluation", "export": "export", "generate": "generated"}[name]).symlink_to(victim)
     finished = command(name, f"run={copied_run}")
     assert finished.code == 1
     assert "leads out of" in finished.err

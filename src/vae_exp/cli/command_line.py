@@ -27,14 +27,13 @@ _LISTS = ("evaluator",)  # groups of which several options may be chosen
 _MAY_BE_EMPTY = ("evaluator", "experiment")
 _NULL_GROUP = "Config group override must be"  # how Hydra's message begins then
 _MERGING = "Error merging override "
-_NAMES_A_RUN = ("encode", "evaluate", "generate")
+_NAMES_A_RUN = ("encode", "evaluate", "export", "generate")
 
 
 def prepare(arguments: Sequence[str], config_name: str) -> list[str]:
     """The arguments of a command as Hydra takes them: its options, then the overrides.
 
-    For `evaluate` and `generate` a path stands for `run=PATH`; an empty `experiment=` or `evaluator=` for an empty
-    list.
+    For commands on a run a path stands for `run=PATH`; an empty `experiment=` or `evaluator=` for an empty list.
 
     Args:
         arguments: Those of the command line, without the program.

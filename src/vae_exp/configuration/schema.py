@@ -343,6 +343,20 @@ class GenerateConfig(StoredRunConfig):
 
 
 @dataclass
+class ExportConfig:
+    """The whole configuration of `export`."""
+
+    run: str = _value(_run)
+    checkpoint: str | None = _value(_one_of, "best", "last")
+    trusted_packages: list[str] = MISSING
+    part: str | None = _value(_one_of, "encoder", "decoder")
+    onnx: Any = _value(_one_of, "auto", True, False)
+    weights: str | None = _value(_one_of, "safetensors")
+    output: str | None = MISSING
+    overwrite: bool = MISSING
+
+
+@dataclass
 class BenchmarkConfig:
     """The whole configuration of `benchmark`."""
 
@@ -372,6 +386,7 @@ def register_schemas() -> None:
         ("encode_schema", EncodeConfig),
         ("evaluate_schema", EvaluateConfig),
         ("generate_schema", GenerateConfig),
+        ("export_schema", ExportConfig),
         ("benchmark_schema", BenchmarkConfig),
     ):
         store.store(name=name, node=schema, provider="vae_exp")

@@ -45,8 +45,8 @@ class FullCovarianceGaussianHead(nn.Module):
         super().__init__()
         self.latent_dim = latent_dim
         below = torch.tril_indices(latent_dim, latent_dim, offset=-1)
-        self.register_buffer("rows", below[0], persistent=False)
-        self.register_buffer("columns", below[1], persistent=False)
+        self.register_buffer("rows", below[0].clone(), persistent=False)
+        self.register_buffer("columns", below[1].clone(), persistent=False)
         self.mean_and_factor = nn.Linear(features, 2 * latent_dim + below.shape[1])
 
     def forward(self, features: Tensor) -> Distribution:
@@ -55,7 +55,7 @@ class FullCovarianceGaussianHead(nn.Module):
         mean, log_diagonal, below = outputs.split(
             [self.latent_dim, self.latent_dim, outputs.shape[-1] - 2 * self.latent_dim], dim=-1
         )
-        lower = outputs.new_zeros(len(outputs), self.latent_dim, self.latent_dim)
+        lower = outputs.new_zeros(outputs.shape[0], self.latent_dim, self.latent_dim)
         lower[:, self.rows, self.columns] = below
         factor = lower + torch.diag_embed(log_diagonal.exp())
         return MultivariateNormal(mean, scale_tril=factor, validate_args=False)

@@ -50,6 +50,7 @@ class RunDirectory:
     previous = _File("previous")  # earlier attempts of a restarted job, each in a numbered folder
     figures = _File("figures")  # of the training run, one PNG per name
     generated = _File("generated")  # what `generate` made, as PNG and `.npz`
+    exported = _File("export")  # what `export` wrote: programs, weights and their description
     lock = _File(".lock")  # held by the process that trains here
 
     def __post_init__(self) -> None:

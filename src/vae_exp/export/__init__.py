@@ -1,0 +1,1 @@
+"""A trained model as files that programs without vae_exp open."""

@@ -1,0 +1,50 @@
+"""The folder of an export: it appears with all of its files, or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from vae_exp.errors import UserError
+from vae_exp.storage.atomic_io import fsync_directory, read_json
+
+DESCRIPTION = "model.json"
+
+
+def check_output(output: Path, *, overwrite: bool) -> None:
+    """Refuse to write where something is, unless it is an export that may be replaced.
+
+    Raises:
+        UserError: names the folder and the remedy.
+    """
+    if not os.path.lexists(output):
+        return
+    if not overwrite:
+        raise UserError(f"output={output} exists; overwrite=true replaces it, output=DIR writes elsewhere.")
+    try:
+        described = read_json(output / DESCRIPTION)
+        foreign = {path.name for path in output.iterdir()} - {DESCRIPTION, *described["files"]}
+    except (OSError, UserError, KeyError, TypeError):
+        raise UserError(f"output={output} is no export, and stays; choose another output.") from None
+    if foreign:
+        names = ", ".join(sorted(foreign))
+        raise UserError(f"output={output} also has {names}, and stays; choose another output.")
+
+
+@contextmanager
+def new_folder(output: Path) -> Iterator[Path]:
+    """A folder to write into, which gets the name `output` at the end of the block unless the block fails."""
+    existing = next(path for path in output.parents if path.exists())
+    with TemporaryDirectory(prefix=".export-", dir=existing) as scratch:
+        folder, previous = Path(scratch, "new"), Path(scratch, "previous")
+        folder.mkdir()
+        yield folder
+        for path in folder.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(output):
+            output.rename(previous)
+        folder.rename(output)
+        fsync_directory(output.parent)
