@@ -32,7 +32,7 @@ def write_until_the_disk_is_full(output) -> None:
 def test_a_failure_leaves_what_was_there(tmp_path):
     write_export(tmp_path / "out", "old")
     for output in (tmp_path / "out", tmp_path / "a" / "b"):
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(UserError, match=r"output=.* cannot be written: No space"):
             write_until_the_disk_is_full(output)
     assert (tmp_path / "out" / "decoder.pt2").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

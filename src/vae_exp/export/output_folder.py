@@ -34,17 +34,28 @@ def check_output(output: Path, *, overwrite: bool) -> None:
 
 @contextmanager
 def new_folder(output: Path) -> Iterator[Path]:
-    """A folder to write into, which gets the name `output` at the end of the block unless the block fails."""
+    """A folder to write into, which gets the name `output` at the end of the block unless the block fails.
+
+    Raises:
+        UserError: if it cannot be written, as on a full disk.
+    """
     existing = next(path for path in output.parents if path.exists())
-    with TemporaryDirectory(prefix=".export-", dir=existing) as scratch:
-        folder, previous = Path(scratch, "new"), Path(scratch, "previous")
-        folder.mkdir()
-        yield folder
-        for path in folder.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        output.parent.mkdir(parents=True, exist_ok=True)
-        if os.path.lexists(output):
-            output.rename(previous)
-        folder.rename(output)
-        fsync_directory(output.parent)
+    try:
+        with TemporaryDirectory(prefix=".export-", dir=existing) as scratch:
+            folder = Path(scratch, "new")
+            folder.mkdir()
+            yield folder
+            _publish(folder, output, Path(scratch, "previous"))
+    except OSError as error:
+        raise UserError(f"output={output} cannot be written: {error}; choose another output.") from error
+
+
+def _publish(folder: Path, output: Path, previous: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(output):
+        output.rename(previous)
+    folder.rename(output)
+    fsync_directory(output.parent)
