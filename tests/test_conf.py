@@ -27,6 +27,7 @@ from vae_exp.configuration.schema import (
     parse_config,
     register_schemas,
 )
+from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
 
@@ -73,7 +74,9 @@ def set_up_refusal(*overrides: str) -> str:
     from vae_exp.runs.training import set_up
 
     with pytest.raises(UserError) as refused:
-        set_up(composed("train", *overrides), RunDirectory(Path("nowhere")), None, None, None, {})
+        set_up(
+            composed("train", *overrides), RunDirectory(Path("nowhere")), None, None, None, {}, GracefulShutdown()
+        )
     assert not Path("nowhere").exists()
     return str(refused.value)
 
