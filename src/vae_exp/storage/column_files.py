@@ -3,7 +3,6 @@
 import csv
 import io
 import tempfile
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vae_exp.errors import UserError
+from vae_exp.storage.npz_stream import write_npz
 
 SUFFIXES = (".npz", ".parquet", ".csv")
 _ROWS_AT_ONCE = 4096
@@ -93,15 +93,14 @@ def check_suffix(key: str, path: Path) -> None:
 
 def _write_npz(file: IO[bytes], columns: Mapping[str, Array], parts: list[Array]) -> None:
     rows = sum(map(len, parts))
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for name, values in columns.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                header = np.lib.format.header_data_from_array_1_0(values[:0]) | {
-                    "shape": (rows, *values.shape[1:])
-                }
-                np.lib.format.write_array_header_1_0(member, header)
-                for part in parts:
-                    member.write(values[part].tobytes())
+    shapes = {name: (rows, *values.shape[1:]) for name, values in columns.items()}
+    write_npz(
+        file,
+        {
+            name: (shapes[name], values.dtype.str, map(values.__getitem__, parts))
+            for name, values in columns.items()
+        },
+    )
 
 
 def _write_parquet(file: IO[bytes], columns: Mapping[str, Array], parts: list[Array]) -> None:
