@@ -95,6 +95,7 @@ def _write_samples(run: "TrainedRun", settings: "GenerateConfig", noise: "torch.
     import torch
     from rich.progress import track
 
+    from vae_exp.evaluation.fitted_prior import prior_name
     from vae_exp.model.conditional import ConditionalVAE
     from vae_exp.storage.atomic_io import write_to_user_path
     from vae_exp.storage.npz_stream import Rows, write_npz
@@ -109,7 +110,7 @@ def _write_samples(run: "TrainedRun", settings: "GenerateConfig", noise: "torch.
     images = (run.vae.sample(len(part), noise, part.to(run.device)).cpu().numpy() for part in parts)
     arrays["images"] = ([settings.samples, *run.config["data"]["image_shape"]], "float32", images)
     write_to_user_path(path, lambda file: write_npz(file, arrays))
-    print(f"{path}: {settings.samples} samples, E[x|z] for z ~ p(z), as images")
+    print(f"{path}: {settings.samples} samples, E[x|z] for z from {prior_name(run.vae)}, as images")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vae_exp.data.images import Batch, ImageSet
 from vae_exp.distributions.codebook import UniformCodebookPrior
+from vae_exp.evaluation.fitted_prior import prior_name
 from vae_exp.evaluation.latent_grids import (
     interpolations,
     latent_means,
@@ -114,7 +115,7 @@ def _samples(vae: VAE, generator: torch.Generator, columns: int) -> NamedFigure:
     images = vae.sample(columns * columns, generator)
     figure = plot_image_grid(
         _in_rows(images, columns).cpu().numpy(),
-        "Samples: E[x|z] for z ~ p(z)",
+        f"Samples: E[x|z] for z from {prior_name(vae)}",
         footer=f"classes 0 to {vae.classes - 1} in turn" if isinstance(vae, ConditionalVAE) else "",
     )
     return NamedFigure("samples", {"samples": images}, figure)

@@ -52,6 +52,11 @@ class FittedPrior(nn.Module):
         return MixtureSameFamily(Categorical(self.weights, validate_args=False), components, validate_args=False)
 
 
+def prior_name(vae: VAE) -> str:
+    """What samples of a model are drawn from, for titles and messages."""
+    return "a mixture fitted to the codes" if isinstance(vae.prior, FittedPrior) else "p(z)"
+
+
 def load_or_fit_prior(
     path: Path, vae: VAE, images: ImageSet, components: int, seed: int, about: Mapping[str, Any]
 ) -> FittedPrior:
