@@ -18,7 +18,7 @@ REFUSED = {
     ("optimizer=[adam,sgd]",): ["optimizer=[adam,sgd] is a list", "--multirun optimizer=adam,sgd"],
     ("model/likelihood=[bernoulli,gaussian]",): ["model/likelihood=[bernoulli,gaussian] is a list"],
     ("--multirun", "loss=vq,[elbo,iwae]"): ["loss=[elbo,iwae] is a list"],
-    ("model=cnn",): ["model=cnn is not an option of model", "conditional, conv, hierarchical, mlp"],
+    ("model=cnn",): ["model=cnn is not an option of model", "conditional, conv, fsq, hierarchical, mlp"],
     ("evaluator=[elb]",): ["evaluator=elb is not an option of evaluator; did you mean elbo?"],
     ("epochs=3",): ["did you mean trainer.epochs"],
     ("latnt_dim=3",): ["did you mean model.latent_dim?"],
