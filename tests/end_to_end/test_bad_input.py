@@ -83,9 +83,7 @@ def test_an_error_of_a_users_source_is_one_message_and_leaves_nothing(command, t
     monkeypatch.syspath_prepend(tmp_path)
     before = set(tmp_path.iterdir())
     own = ["~data.source.path", "data.source._target_=own_bars.Bars", "tracker=none"]
-    finished = command(
-        "train", "data=arrays", "data.path=bars.npz", *own, "~data.source.layout", "~data.source.rescale"
-    )
+    finished = command("train", "data=arrays", "data.path=bars.npz", *own, "~data.source.layout")
     assert finished.code == 1
     assert "data.source (Bars) fails: IndexError: list index out of range (own_bars.py, line 3)" in finished.err
     assert "Traceback" not in finished.err

@@ -36,7 +36,10 @@ T = TypeVar("T")
 
 def build_source(data: DataConfig) -> Source:
     """The source that `data` names; nothing is opened yet."""
-    source: Source = _create(data.source, "data.source", needs=("train", "test"))
+    nulls = [name for name, value in data.source.items() if value is None]  # which Hydra's ~ cannot remove
+    ignored = _not_taken(nulls, data.source.get("_target_"))
+    node = {name: value for name, value in data.source.items() if name not in ignored}
+    source: Source = _create(node, "data.source", needs=("train", "test"))
     return source
 
 
