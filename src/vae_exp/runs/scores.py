@@ -59,7 +59,7 @@ def stored_scores(path: Path, what: Mapping[str, Any], evaluators: Mapping[str, 
     return with_current_metrics(metrics) if same else None
 
 
-def test_scores(run_dir: RunDirectory, result: Mapping[str, Any]) -> dict[str, float]:
+def read_test_scores(run_dir: RunDirectory, result: Mapping[str, Any]) -> dict[str, float]:
     """The scores on the test images that a run has, as `test/…`: of its best epoch, else of its last.
 
     Scores of an epoch that is no longer the best or the last, because the run was resumed, are left out.

@@ -11,7 +11,7 @@ from typing import Any
 from vae_exp.configuration.overrides import overrides_by_key
 from vae_exp.configuration.renames import rename_override
 from vae_exp.errors import UserError
-from vae_exp.runs.scores import test_scores
+from vae_exp.runs.scores import read_test_scores
 from vae_exp.storage.atomic_io import read_yaml
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.manifest import identifying_overrides, job_key, read_manifest
@@ -94,7 +94,7 @@ def read_job(directory: RunDirectory, by: str = "best") -> JobRecord:
         name=name,
         status=str(result.get("status")),
         overrides=overrides,
-        metrics=_of_epoch(by, _numbers(result.get("metrics"))) | test_scores(directory, result),
+        metrics=_of_epoch(by, _numbers(result.get("metrics"))) | read_test_scores(directory, result),
         monitor=str(result.get("monitor", "")),
         error=str(result.get("error") or ""),
         epochs=epochs if isinstance(epochs, int) else 0,
