@@ -54,7 +54,7 @@ def _score(settings: "EvaluateConfig") -> None:
     from vae_exp.configuration.instantiate import build_evaluators
     from vae_exp.configuration.shape_checks import check_evaluators, check_labels
     from vae_exp.evaluation.requirements import is_bernoulli
-    from vae_exp.runs.scores import checkpoint_hash, stored_scores
+    from vae_exp.runs.scores import identify_scores, stored_scores
     from vae_exp.runs.trained_run import load_run_from_settings
     from vae_exp.storage.atomic_io import check_within, update_json
 
@@ -62,20 +62,19 @@ def _score(settings: "EvaluateConfig") -> None:
     run = load_run_from_settings(settings)
     path = run.directory.evaluation(settings.split, run.checkpoint)
     check_within(path, run.directory.path)
-    scored = checkpoint_hash(run.directory.checkpoint(run.checkpoint))
-    what = {"checkpoint": run.checkpoint, "checkpoint_hash": scored, "epoch": run.epoch, "seed": settings.seed}
+    identity = identify_scores(run, settings.seed)
     title = f"checkpoint {run.checkpoint} (epoch {run.epoch})"
-    stored = None if settings.force else stored_scores(path, what, settings.evaluator)
+    stored = None if settings.force else stored_scores(path, identity, settings.evaluator)
     if stored is not None:
         print_metrics_table(stored, f"{settings.split}: {title}")
         print(f"Scored before, in {path}; force=true scores again.")
         return
-    images = run.data.get_split(settings.split).to(run.device)
+    images = run.images(settings.split)
     check_labels(run.vae, images, settings.split)
     check_evaluators(evaluators, run.vae, images)
     metrics = _run_evaluators(evaluators, run, images, settings, path.with_suffix(""))
-    what |= {"images": len(images), "targets": images.kind}
-    update_json(path, what, {"evaluator": settings.evaluator, "metrics": metrics})
+    identity |= {"images": len(images), "targets": images.kind}
+    update_json(path, identity, {"evaluator": settings.evaluator, "metrics": metrics})
     print_metrics_table(metrics, f"{settings.split}: {len(images)} images, {title}")
     if images.kind != "binary" and is_bernoulli(run.vae, images):
         print(f"Targets are {images.kind}: under a Bernoulli likelihood these are scores, not likelihoods.")

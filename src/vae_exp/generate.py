@@ -78,7 +78,7 @@ def _draw_figures(run: "TrainedRun", settings: "GenerateConfig", noise: "torch.G
     from vae_exp.evaluation.figures import draw_figures
     from vae_exp.storage.atomic_io import check_within, write_atomically
 
-    images = run.data.get_split(settings.split).to(run.device)
+    images = run.images(settings.split)
     check_labels(run.vae, images, settings.split)
     for picture in draw_figures(run.vae, images, noise, settings.columns, settings.manifold_size):
         png = run.directory.generated / f"{picture.name}.png"

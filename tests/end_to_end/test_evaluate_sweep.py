@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -56,6 +57,21 @@ def test_stored_scores_are_not_computed_again(command, sweep: Path):
     content["checkpoint_hash"] = "of another checkpoint"
     path.write_text(json.dumps(content))
     assert "Written to" in command("evaluate", f"run={sweep / 'wide_0'}", *EVALUATOR).out
+
+
+def test_scores_of_other_data_are_computed(command, tmp_path: Path):
+    generator = np.random.default_rng(0)
+    for name in ("one", "two"):
+        images = generator.integers(256, size=(40, 8, 8)).astype(np.uint8)
+        np.savez(tmp_path / f"{name}.npz", images=images, test_images=images)
+    words = ("data=arrays", "data.path=one.npz", "trainer.epochs=1", "trainer.batch_size=10", "tracker=none")
+    assert command("train", *words, "evaluator=[]", "hydra.run.dir=run").code == 0
+    assert "Written to" in command("evaluate", "run=run", "evaluator=[elbo]").out
+    assert "Scored before" in command("evaluate", "run=run", "evaluator=[elbo]").out
+    assert "Written to" in command("evaluate", "run=run", "evaluator=[elbo]", "data.path=two.npz").out
+    assert "Written to" in command("evaluate", "run=run", "evaluator=[elbo]").out
+    shutil.copy(tmp_path / "two.npz", tmp_path / "one.npz")
+    assert "Written to" in command("evaluate", "run=run", "evaluator=[elbo]").out
 
 
 def test_a_job_that_fails_is_named_and_the_others_are_scored(command, sweep: Path):

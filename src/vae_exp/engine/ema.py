@@ -51,3 +51,11 @@ class ExponentialMovingAverage:
         """Load averages over that many steps."""
         torch._foreach_copy_(self._average, [state[name] for name in self._names])
         self._steps.fill_(steps)
+
+
+@torch.no_grad()
+def load_average(module: nn.Module, average: Mapping[str, Tensor]) -> None:
+    """Load averaged weights, parameter by parameter, because one may have several names."""
+    parameters = dict(module.named_parameters())
+    for name, weight in average.items():
+        parameters[name].copy_(weight)

@@ -1,15 +1,16 @@
 """Scores of trained runs: the files that `evaluate` writes, and which runs a path names."""
 
-import hashlib
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vae_exp.errors import UserError
 from vae_exp.metrics import with_current_metrics
-from vae_exp.storage.atomic_io import absolute_path, read_json
-from vae_exp.storage.run_directory import LATEST, RunDirectory, find_latest_run
+from vae_exp.storage.atomic_io import absolute_path, read_json, sha256_of
+from vae_exp.storage.run_directory import RunDirectory, named_run
+
+if TYPE_CHECKING:  # the tables of a sweep read scores without torch
+    from vae_exp.runs.trained_run import TrainedRun
 
 
 def find_runs(names: str | Sequence[str]) -> list[Path]:
@@ -23,34 +24,48 @@ def find_runs(names: str | Sequence[str]) -> list[Path]:
     """
     paths = []
     for name in [names] if isinstance(names, str) else names:
-        path = find_latest_run("run") if name == LATEST else absolute_path("run", name)
+        path = named_run(name)
         jobs = [] if RunDirectory(path).config.is_file() else sorted(path.glob("*/.hydra/config.yaml"))
-        trained = [job.parent.parent for job in jobs if any(_checkpoints(RunDirectory(job.parent.parent)))]
+        trained = [job.parent.parent for job in jobs if RunDirectory(job.parent.parent).checkpoints()]
         if jobs and not trained:
             raise UserError(f"run={name} is a sweep of {len(jobs)} jobs, none of which has a checkpoint yet.")
         paths += trained or [path]
     return list(dict.fromkeys(paths))
 
 
-def checkpoint_hash(path: Path) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of a checkpoint."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+def identify_scores(run: "TrainedRun", seed: int) -> dict[str, Any]:
+    """What scores follow from beside the evaluators: the weights, the seed and the data, where they are now."""
+    data = run.config["data"]
+    path = absolute_path("data.path", str(data["path"])) if data.get("path") else None
+    status = path.stat() if path is not None and path.exists() else None
+    return {
+        "checkpoint": run.checkpoint,
+        "checkpoint_hash": sha256_of(run.directory.checkpoint(run.checkpoint))[:16],
+        "epoch": run.epoch,
+        "seed": seed,
+        "data": {
+            "root": data.get("root"),
+            "path": None if path is None else str(path),
+            "size_and_time": None if status is None else [status.st_size, status.st_mtime_ns],
+        },
+    }
 
 
-def stored_scores(path: Path, what: Mapping[str, Any], evaluators: Mapping[str, Any]) -> dict[str, float] | None:
+def stored_scores(
+    path: Path, identity: Mapping[str, Any], evaluators: Mapping[str, Any]
+) -> dict[str, float] | None:
     """The metrics of a score file if it has these evaluators with these settings; None otherwise.
 
     Args:
         path: The score file.
-        what: What the file must say of itself: checkpoint, its hash and epoch, seed.
+        identity: What the file must say of itself (`identify_scores`).
         evaluators: The group `evaluator`, plain.
     """
     try:
         content = read_json(path)
     except (OSError, UserError):
         return None
-    if not isinstance(content, dict) or any(content.get(key) != value for key, value in what.items()):
+    if not isinstance(content, dict) or any(content.get(key) != value for key, value in identity.items()):
         return None
     stored, metrics = content.get("evaluator"), content.get("metrics")
     if not isinstance(stored, dict) or not isinstance(metrics, dict):
@@ -76,17 +91,5 @@ def read_test_scores(run_dir: RunDirectory, result: Mapping[str, Any]) -> dict[s
             and content.get("epoch") == epoch
             and isinstance(content.get("metrics"), dict)
         ):
-            return {
-                name: value
-                for name, value in with_current_metrics(content["metrics"]).items()
-                if _is_finite(value)
-            }
+            return with_current_metrics(content["metrics"])
     return {}
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
-
-
-def _checkpoints(run_dir: RunDirectory) -> list[bool]:
-    return [run_dir.checkpoint(name).is_file() for name in ("best", "last")]

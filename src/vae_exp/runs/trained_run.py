@@ -9,20 +9,22 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor
 
 from vae_exp.configuration.allowlist import Caller, require_safe
 from vae_exp.configuration.instantiate import build_splits, build_vae
 from vae_exp.configuration.schema import StoredRunConfig, TrainConfig, parse_config, resolve_to_dict
 from vae_exp.configuration.stored_config import load_stored_config, with_overrides
+from vae_exp.data.batch_loader import move_to_device
+from vae_exp.data.images import ImageSet
 from vae_exp.data.splits import DataSplits
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.device import resolve_device
+from vae_exp.engine.ema import load_average
 from vae_exp.errors import UserError
 from vae_exp.model.vae import VAE
 from vae_exp.runs.resume import warn_of_another_config
 from vae_exp.storage.atomic_io import absolute_path
-from vae_exp.storage.run_directory import LATEST, RunDirectory, find_latest_run
+from vae_exp.storage.run_directory import RunDirectory, named_run
 from vae_exp.tracking.metrics_file import read_rows
 
 
@@ -58,6 +60,14 @@ class TrainedRun:
         """
         require_safe(self.config, self.caller, ["data"])
         return build_splits(self.settings.data, self.caller.may_download)
+
+    def images(self, split: str) -> ImageSet:
+        """The images of a split as they are scored, on the model's device or streamed to it where they do not fit.
+
+        Raises:
+            UserError: if there is no such split, or if it is empty.
+        """
+        return move_to_device(self.data.get_split(split), self.device, "auto")
 
     @cached_property
     def result(self) -> dict[str, Any] | None:
@@ -121,7 +131,7 @@ def _build_with_weights(plain: dict[str, Any], state: Mapping[str, Any], checkpo
         vae = build_vae(plain["model"], plain["data"]["image_shape"])
     try:
         vae.load_state_dict(state["vae"])
-        _load_average(vae, state.get("average") or {})
+        load_average(vae, state.get("average") or {})
     except (RuntimeError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{checkpoint} does not fit the model of its config: {reason}") from error
@@ -141,14 +151,6 @@ def _require_finite(vae: VAE, checkpoint: Path) -> None:
             )
 
 
-@torch.no_grad()
-def _load_average(vae: VAE, average: Mapping[str, Tensor]) -> None:
-    """Load the averaged weights, parameter by parameter, because one may have several names."""
-    parameters = dict(vae.named_parameters())
-    for name, weight in average.items():
-        parameters[name].copy_(weight)
-
-
 def load_run_from_settings(settings: StoredRunConfig) -> TrainedRun:
     """Open the run that a command names.
 
@@ -156,7 +158,7 @@ def load_run_from_settings(settings: StoredRunConfig) -> TrainedRun:
         UserError: as `load_run` does, and for `run=latest` where there is none.
     """
     return load_run(
-        find_latest_run("run") if settings.run == LATEST else settings.run,
+        named_run(settings.run),
         trusted_packages=settings.trusted_packages,
         device=settings.device,
         checkpoint=settings.checkpoint,
@@ -165,7 +167,7 @@ def load_run_from_settings(settings: StoredRunConfig) -> TrainedRun:
 
 
 def _choose_checkpoint(run_dir: RunDirectory, requested: str | None) -> str:
-    available = [name for name in ("best", "last") if run_dir.checkpoint(name).exists()]
+    available = run_dir.checkpoints()
     if not available:
         raise UserError(f"run={run_dir.path} has no checkpoint; expected {run_dir.checkpoint('last')}.")
     if requested is None:

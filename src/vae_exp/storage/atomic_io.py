@@ -1,5 +1,6 @@
 """Files: atomic writes, checks of paths, and JSON and YAML read from files that may come from a stranger."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -32,6 +33,12 @@ def read_regular(path: Path, limit: int = MAX_BYTES) -> bytes:
         if not S_ISREG(status.st_mode) or status.st_size > limit:
             raise UserError(f"{path} is not a regular file of at most {limit:,} bytes; refused.")
         return file.read()
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> Any:

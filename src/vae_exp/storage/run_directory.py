@@ -64,6 +64,10 @@ class RunDirectory:
         """The checkpoint `last` or `best`."""
         return self.path / "checkpoints" / f"{name}.pt"
 
+    def checkpoints(self) -> list[str]:
+        """The checkpoints that are there, of `best` and `last`, in this order."""
+        return [name for name in ("best", "last") if self.checkpoint(name).is_file()]
+
     def contains_run(self) -> bool:
         """Whether a run, of ours or of another Hydra program, has begun to write here.
 
@@ -158,7 +162,7 @@ def lock_run_directory(directory: RunDirectory) -> Iterator[None]:
     """For the length of a block no other process trains in this directory; a dead process owns nothing.
 
     Raises:
-        InUseError: if another process does.
+        RunLockedError: if another process does.
     """
     lock = FileLock(directory.lock)
     try:
@@ -171,6 +175,15 @@ def lock_run_directory(directory: RunDirectory) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def named_run(name: str) -> Path:
+    """The directory that `run=…` names: a path, or `latest`.
+
+    Raises:
+        UserError: for `latest` where there is no run.
+    """
+    return find_latest_run("run") if name == LATEST else absolute_path("run", name)
 
 
 def find_latest_run(key: str) -> Path:
