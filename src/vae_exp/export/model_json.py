@@ -1,6 +1,5 @@
 """What `model.json` says of an exported model."""
 
-import hashlib
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -10,6 +9,7 @@ from typing import Any
 from vae_exp.export.formats import PACKAGES
 from vae_exp.export.parts import ModelPart, TensorSpec
 from vae_exp.runs.trained_run import TrainedRun
+from vae_exp.storage.atomic_io import sha256_of
 
 
 def describe(
@@ -35,7 +35,7 @@ def describe(
         "files": {
             path.name: {
                 "bytes": path.stat().st_size,
-                "sha256": _sha256(path),
+                "sha256": sha256_of(path),
                 "largest_difference": differences.get(path.name),
             }
             for path in sorted(folder.iterdir())
@@ -58,7 +58,7 @@ def _source(run: TrainedRun) -> dict[str, Any]:
         "run": f"{path.parent.name}/{path.name}",
         "checkpoint": run.checkpoint,
         "epoch": run.epoch,
-        "sha256": _sha256(run.directory.checkpoint(run.checkpoint)),
+        "sha256": sha256_of(run.directory.checkpoint(run.checkpoint)),
     }
 
 
@@ -70,8 +70,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from vae_exp.engine.checkpoint import load_checkpoint
+from vae_exp.engine.ema import load_average
 from vae_exp.errors import UserError
 from vae_exp.model.vae import VAE
 from vae_exp.storage.atomic_io import absolute_path
@@ -28,13 +29,12 @@ def initialize_from_run(vae: VAE, directory: str, *, strict: bool) -> None:
         UserError: if there is no checkpoint, nothing fits, or `strict` and something does not.
     """
     run_dir = RunDirectory(absolute_path("initialize_from", directory))
-    paths = [run_dir.checkpoint(name) for name in ("best", "last")]
-    path = next((path for path in paths if path.exists()), None)
-    if path is None:
-        raise UserError(f"initialize_from={directory} has no checkpoint; expected {paths[0]}.")
+    available = run_dir.checkpoints()
+    if not available:
+        raise UserError(f"initialize_from={directory} has no checkpoint; expected {run_dir.checkpoint('best')}.")
+    path = run_dir.checkpoint(available[0])
     stored = load_checkpoint(path, torch.device("cpu"))
-    weights = {**stored["vae"], **(stored.get("average") or {})}
-    own = vae.state_dict()
+    weights, own = stored["vae"], vae.state_dict()
     fitting = {name: weight for name, weight in weights.items() if _fits(weight, own.get(name))}
     problems = _problems(weights, own)
     if problems and strict:
@@ -45,6 +45,7 @@ def initialize_from_run(vae: VAE, directory: str, *, strict: bool) -> None:
     if not fitting:
         raise UserError(f"initialize_from={directory}: no weight fits the model: {problems}.")
     vae.load_state_dict(fitting, strict=False)
+    load_average(vae, {name: x for name, x in (stored.get("average") or {}).items() if name in fitting})
     _log.info("%d weights start from %s.", len(fitting), path)
     if problems:
         _log.warning("initialize_from=%s: %s.", directory, problems)
