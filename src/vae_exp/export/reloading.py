@@ -32,9 +32,10 @@ def largest_differences(vae: VAE, parts: Sequence[ModelPart], folder: Path) -> d
     for part in parts:
         for count in _BATCHES:
             example = part.example(count)
+            outputs = part.run(*example)
             inputs |= _numbered(f"{part.name}/{count}", example)
             for suffix in ("pt2", "onnx"):
-                expected |= _numbered(f"{part.name}.{suffix}/{count}", part.run(*example))
+                expected |= _numbered(f"{part.name}.{suffix}/{count}", outputs)
     differences: dict[str, float] = {}
     for name, values in _run_files(folder, inputs).items():
         file = name.partition("/")[0]
