@@ -23,26 +23,24 @@ def main() -> None:
         app(encode)()
 
 
+@one_message_per_error()
 def encode(config: DictConfig) -> None:
     """Encode and score images with a trained run."""
-    with one_message_per_error():
-        _encode(config)
-
-
-def _encode(config: DictConfig) -> None:
     from vae_exp.configuration.schema import EncodeConfig, NewDataConfig, parse_config
     from vae_exp.configuration.shape_checks import check_labels
     from vae_exp.errors import UserError
     from vae_exp.evaluation.requirements import require_density
     from vae_exp.runs.encoding import ImageScorer
     from vae_exp.runs.trained_run import load_run_from_settings
-    from vae_exp.storage.atomic_io import write_atomically
+    from vae_exp.storage.atomic_io import write_to_user_path
     from vae_exp.storage.column_files import ColumnFiles
 
     settings = parse_config(config, EncodeConfig)
     if settings.sort == "nll" and settings.num_importance_samples is None:
         raise UserError("sort=nll needs the nll of each image: num_importance_samples=500, for instance.")
-    own_data = NewDataConfig(settings.data.root) if settings.names_new_images else settings.data
+    own_data = settings.data
+    if settings.names_new_images:  # the root of a group of data is that of the new images
+        own_data = NewDataConfig(None if settings.data.source else settings.data.root)
     run = load_run_from_settings(replace(settings, data=own_data))
     images, label = _open_images(settings, run)
     check_labels(run.vae, images, label)
@@ -56,7 +54,7 @@ def _encode(config: DictConfig) -> None:
     with ColumnFiles(output.parent) as columns:
         scorer.write(images, columns)
         order = scorer.rank(settings.sort, columns, _validation_images(run)) if settings.sort else None
-        write_atomically(output, lambda file: columns.write(file, output.suffix, order))
+        write_to_user_path(output, lambda file: columns.write(file, output.suffix, order))
         print(f"{len(images)} images of {label}: {output}")
         if settings.sort and order is not None:
             _print_least_likely(columns, order, settings.sort)
@@ -68,12 +66,15 @@ def _encode(config: DictConfig) -> None:
 
 def _open_images(settings: "EncodeConfig", run: "TrainedRun") -> "tuple[ImageSet, str]":
     """The images and what they are called: a split of the run's data, or new images."""
+    from hydra.core.hydra_config import HydraConfig
+
     from vae_exp.runs.new_images import open_new_images
 
     if settings.names_new_images:
-        return open_new_images(settings.data, run).to(run.device), Path(str(settings.data.path)).stem
+        name = Path(settings.data.path).stem if settings.data.path else HydraConfig.get().runtime.choices["data"]
+        return open_new_images(settings.data, run), name
     split = settings.split or "test"
-    return run.data.get_split(split).to(run.device), split
+    return run.images(split), split
 
 
 def _validation_images(run: "TrainedRun") -> "ImageSet | None":
@@ -81,7 +82,7 @@ def _validation_images(run: "TrainedRun") -> "ImageSet | None":
     from vae_exp.errors import UserError
 
     try:
-        return run.data.get_split("val").to(run.device)
+        return run.images("val")
     except UserError as error:
         print(f"No quantiles among the validation images: {error}")
         return None
@@ -129,7 +130,8 @@ def _print_least_likely(columns: "ColumnFiles", order: "Array", score: str) -> N
     print("The least likely images:")
     print("  ".join(f"{name:>14}" for name in names))
     for row in order[:_PRINTED_ROWS]:
-        print("  ".join(f"{columns.read(name)[row]:>14.6g}" for name in names))
+        values = [columns.read(name)[row] for name in names]
+        print("  ".join(f"{value:>14.6g}" if value.dtype.kind == "f" else f"{value:>14}" for value in values))
 
 
 def _print_detection(columns: "ColumnFiles", is_odd: "Array") -> None:

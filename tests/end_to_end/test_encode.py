@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from vae_exp import load_run
+from vae_exp.data.pixel_file import FilePixels
 from vae_exp.storage.atomic_io import read_json
 
 
@@ -90,3 +92,20 @@ def test_a_folder_of_images_is_encoded_with_the_names_of_its_files(command, copi
         rows = (tmp_path / "one.csv").read_text().splitlines()
         assert rows[0].startswith("index,file,label,mean_0")
         assert rows[1].split(",")[1] == table["file"][table["elbo"].argmin()]
+
+
+def test_a_group_of_data_gives_the_output_its_name(command, copied_run: Path):
+    done = command("encode", str(copied_run), "data=digits")
+    assert done.code == 0, done.err
+    assert (copied_run / "codes" / "digits-best.npz").is_file()
+
+
+def test_pixels_of_a_file_stay_there(command, tmp_path: Path):
+    np.save(tmp_path / "mine.npy", np.random.default_rng(0).integers(256, size=(40, 8, 8)).astype(np.uint8))
+    words = ("data=arrays", "data.path=mine.npy", "trainer.epochs=1", "trainer.batch_size=10", "tracker=none")
+    assert command("train", *words, "evaluator=[]", "hydra.run.dir=run").code == 0
+    assert isinstance(load_run(tmp_path / "run").images("train").pixels, FilePixels)
+    done = command("encode", "run", "data.path=mine.npy", "output=codes.npz")
+    assert done.code == 0, done.err
+    with np.load(tmp_path / "codes.npz") as table:
+        assert len(table["elbo"]) == 40

@@ -3,6 +3,7 @@
 from vae_exp.configuration.allowlist import data_root
 from vae_exp.configuration.instantiate import build_source
 from vae_exp.configuration.schema import DataConfig
+from vae_exp.data.batch_loader import move_to_device
 from vae_exp.data.folder import FolderSource
 from vae_exp.data.images import ImageSet
 from vae_exp.data.npz import NPZSource
@@ -29,11 +30,11 @@ def open_new_images(data: DataConfig, run: TrainedRun) -> ImageSet:
     splits = DataSplits(source, None, 0, 0, binarization, seed)
     shape = run.config["data"]["image_shape"]
     if splits.image_shape != shape:
+        name = f"data.path={data.path}" if data.path else "the data"
         raise UserError(
-            f"data.path={data.path} has images of {splits.image_shape}, and the model takes {shape} "
-            f"([channels, height, width])."
+            f"{name} has images of {splits.image_shape}, and the model takes {shape} ([channels, height, width])."
         )
-    return splits.get_split("train")
+    return move_to_device(splits.get_split("train"), run.device, "auto")
 
 
 def _source_of_path(data: DataConfig, run: TrainedRun) -> Source:
