@@ -71,6 +71,19 @@ def test_what_the_command_refuses_is_a_user_error(monkeypatch, tmp_path: Path, w
     assert not list(tmp_path.iterdir())
 
 
+def test_a_class_of_the_callers_own_is_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (tmp_path / "own_nets.py").write_text(
+        "from vae_exp.model.encoders import MLPEncoder\n\n\nclass OwnEncoder(MLPEncoder):\n    pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = "model.encoder._target_=own_nets.OwnEncoder"
+    trained = vae_exp.train([*WORDS, "trainer.epochs=1", own])
+    assert type(trained.vae.encoder).__name__ == "OwnEncoder"
+    with pytest.raises(UserError, match="trusted_packages"):
+        vae_exp.train([f"resume={trained.directory.path}", "trainer.epochs=2"])
+
+
 def test_a_pipeline_of_scikit_learn_uses_the_codes(run):
     digits = load_digits()
     images, labels = digits.data[:300] / 16, digits.target[:300]

@@ -41,6 +41,9 @@ def train(overrides: Sequence[str] = ()) -> "TrainedRun":
         UserError: with the message that the command prints.
         KeyboardInterrupt: on Ctrl-C, after the current step; the run can be resumed.
     """
+    from vae_exp.configuration.allowlist import untrusted_packages
+    from vae_exp.configuration.schema import resolve_to_dict
+    from vae_exp.configuration.stored_config import load_stored_config
     from vae_exp.engine.shutdown import GracefulShutdown
     from vae_exp.runs.resume import load_resume_state
     from vae_exp.runs.trained_run import load_run
@@ -55,9 +58,12 @@ def train(overrides: Sequence[str] = ()) -> "TrainedRun":
                 run_training(task, run_dir, shutdown, resume_state=state)
             except Interrupted as interruption:
                 raise KeyboardInterrupt(f"{interruption}; vae_exp.train(['resume={run_dir.path}'])") from None
+        own = (
+            [] if task.resume else untrusted_packages(resolve_to_dict(load_stored_config(run_dir)))
+        )  # the caller's
     return load_run(
         run_dir.path,
-        trusted_packages=list(task.trusted_packages),
+        trusted_packages=[*task.trusted_packages, *own],
         data={"root": task.data.root, "path": task.data.path},
     )
 
