@@ -1,5 +1,6 @@
 """Command lines: what is refused before Hydra reads one, and what is said of those that Hydra refuses."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -128,6 +129,11 @@ def test_a_folder_of_ones_own_holds_options_and_experiments(
     monkeypatch.setenv("VAE_EXP_CONFIG", str(folder))
     shown = command("train", "experiment=tiny", "--cfg", "job", "--package", "model.latent_dim")
     assert shown.out.strip() == "3", shown.err
+    words = ("--multirun", "experiment=tiny", "trainer.epochs=1", "tracker=none", "evaluator=[]", "sweep.name=own")
+    assert command("train", *words).code == 0
+    [stored] = json.loads((tmp_path / "multirun" / "own" / "sweep.json").read_text())["commands"]
+    assert not [word for word in stored["words"] if "searchpath" in word]
+    assert command("sweep", "retry", "multirun/own").code == 0
     monkeypatch.setenv("VAE_EXP_CONFIG", str(tmp_path / "none"))
     assert "VAE_EXP_CONFIG=" in command("train", "experiment=tiny").err
 

@@ -13,7 +13,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from vae_exp.cli.command_line import format_error, group_of
+from vae_exp.cli.command_line import format_error, group_of, own_search_path
 from vae_exp.configuration.overrides import override_key
 from vae_exp.configuration.schema import TrainConfig, check_sweep_name, parse_config
 from vae_exp.engine import torchrun
@@ -59,7 +59,10 @@ class TrainCallback(Callback):
             jobs = planned_jobs(config, overrides)
             _check_jobs(config, overrides, jobs or [])
             check_writable(sweep, "hydra.sweep.dir")
-            add_command(sweep, sys.argv[1:], Path.cwd(), jobs or [])
+            given = [
+                word for word in sys.argv[1:] if word not in own_search_path()
+            ]  # the environment adds it again
+            add_command(sweep, given, Path.cwd(), jobs or [])
         except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
             raise SystemExit(f"Error: {format_error(error)}") from error
         current_session().track(sweep, has_wandb_runs=config.tracker.mode == "offline")

@@ -70,9 +70,19 @@ def prepare(arguments: Sequence[str], config_name: str) -> list[str]:
 
 
 def _own_config_dir(parsed: Namespace) -> list[str]:
-    """The override that adds the folder of `VAE_EXP_CONFIG` to the places of options, as `--config-dir` does."""
+    if parsed.config_dir or any(text.startswith("hydra.searchpath=") for text in parsed.overrides):
+        return []
+    return own_search_path()
+
+
+def own_search_path() -> list[str]:
+    """The override that adds the folder of `VAE_EXP_CONFIG` to the places of options, as `--config-dir` does.
+
+    Raises:
+        UserError: if it is not a directory.
+    """
     folder = os.environ.get("VAE_EXP_CONFIG")
-    if not folder or parsed.config_dir or any(text.startswith("hydra.searchpath=") for text in parsed.overrides):
+    if not folder:
         return []
     if not Path(folder).is_dir():
         raise UserError(
