@@ -19,6 +19,7 @@ from vae_exp.model.codebook_updates import (
 from vae_exp.model.vae import VAE
 from vae_exp.model.vq import UniformCodesPrior, VQDecoder, VQEncoder
 from vae_exp.objective.vq import VQ
+from vae_exp.runs.warm_start import freeze
 
 CODES, CODE_DIM = 5, 2
 ALL = {"codebook_init": "data", "codebook_decay": 0.9, "restart_below": 0.2}
@@ -158,3 +159,12 @@ def test_only_training_steps_change_the_entries():
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         vq_vae(**options)
+
+
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_the_codebook_of_a_frozen_encoder_stays(tmp_path: Path, is_frozen: bool):
+    vae = vq_vae(**ALL)
+    freeze(vae, ["encoder"] if is_frozen else [])
+    before = vae.encoder.codebook.clone()
+    fit(make_trainer(tmp_path, train=grey_images(11), vae=vae, loss=VQ()))
+    assert torch.equal(vae.encoder.codebook, before) == is_frozen

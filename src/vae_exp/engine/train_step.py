@@ -130,7 +130,11 @@ class TrainStep:
         self._dynamic_binarization = dynamic_binarization
         self._ema = ema
         self._dist = dist
-        self._updated_modules = [x for x in model_with_loss.modules() if isinstance(x, UpdatedAfterStep)]
+        self._updated_modules = [
+            module
+            for module in model_with_loss.modules()
+            if isinstance(module, UpdatedAfterStep) and not _is_frozen(module)
+        ]
         self._on_host = loss_buffer.rows.device.type == "cpu"
 
     def __call__(self, size: int) -> Tensor:
@@ -172,6 +176,12 @@ class TrainStep:
     def _image_weight(self, size: int) -> float:
         """The weight of an image in the differentiated loss; DDP averages over processes."""
         return self._dist.world_size / (size if self._reduction == "mean" else 1)
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    """Whether it has parameters, none of which is trained."""
+    trained = [parameter.requires_grad for parameter in module.parameters()]
+    return bool(trained) and not any(trained)
 
 
 def resolve_execution_mode(requested: str, device: torch.device, dist: DistributedContext) -> str:
