@@ -16,7 +16,7 @@ from vae_exp.metrics import current_metric, higher_is_better
 from vae_exp.sweep.job_records import JobRecord, union, varying
 
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?")
-_JUDGED_BY = ("val/nll", "val/elbo", "train/elbo", "val/loss", "train/loss")
+_JUDGED_BY = ("val/elbo", "train/elbo", "val/loss", "train/loss")  # known of every epoch
 _OF_THE_SWEEP = {*NOT_PART_OF_IDENTITY} - {"trusted_packages"}  # pasted overrides trust the same packages
 SEEDS = ("seed", "data.split_seed", "data.binarization_seed")
 T = TypeVar("T")
