@@ -147,7 +147,8 @@ def git_state() -> dict[str, Any] | None:
     """Commit of the working directory and whether tracked files differ from it; None outside of a repository."""
 
     def git(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=10)  # noqa: S603, S607
+        command = ["git", "--no-optional-locks", *arguments]  # it would lock the index, which a commit may need
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
 
     try:
         commit = git("rev-parse", "HEAD").stdout.strip()
