@@ -9,7 +9,7 @@ from typing import Any
 from wandb.proto.wandb_internal_pb2 import Record
 
 from tests.wandb_records import encode_log
-from vae_exp.dashboard.reader.log_reader import WandbLogReader
+from vae_exp.tracking.wandb_log import WandbLogReader
 
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010800000000"

@@ -8,11 +8,11 @@ import pytest
 
 from tests.dashboard.records import damage, read_to_end
 from tests.wandb_records import FILE_HEADER, encode_log
-from vae_exp.dashboard.reader.log_reader import WandbLogReader
 from vae_exp.dashboard.reader.records import decode_record, inspect_with_leet
 from vae_exp.dashboard.runs import segment as segment_module
 from vae_exp.dashboard.runs.segment import RunSegment
 from vae_exp.dashboard.runs.store import RunStore
+from vae_exp.tracking.wandb_log import WandbLogReader
 
 inspect = cache(inspect_with_leet)
 FIXTURES = sorted(Path(__file__).with_name("fixtures").glob("*.wandb"))

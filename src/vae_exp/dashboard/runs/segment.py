@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vae_exp.dashboard.reader.log_reader import UnknownFormatError, WandbLogReader
 from vae_exp.dashboard.reader.records import (
     KINDS,
     LeetError,
@@ -23,6 +22,7 @@ from vae_exp.dashboard.reader.records import (
 from vae_exp.dashboard.runs.history import History
 from vae_exp.dashboard.runs.media import ImageFile
 from vae_exp.metrics import with_current_metrics
+from vae_exp.tracking.wandb_log import UnknownFormatError, WandbLogReader
 
 MAX_CONSOLE_LINES = 2_000
 _MAX_LINE_LENGTH = 10_000

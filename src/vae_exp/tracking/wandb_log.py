@@ -1,4 +1,4 @@
-"""The `.wandb` file: LevelDB's log format with W&B's file header, read while it is being written.
+"""The `.wandb` file: LevelDB's log format with W&B's file header, written, and read while it is being written.
 
 The file is cut into blocks of 32 KiB, the first of which begins with a header of 7 bytes. A block holds chunks: a
 CRC-32 of type and data, the length of the data, the type (whole record, or the first, a middle or the last part
@@ -8,6 +8,7 @@ of one), the data. Where fewer than 7 bytes of a block are left, they are zeros.
 import os
 import struct
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 _BLOCK = 32 * 1024
@@ -110,6 +111,23 @@ class WandbLogReader:
         """Give up the record that has begun, if any: a part of it is lost."""
         self.corrupt_bytes += len(self._pending or b"")
         self._pending = None
+
+
+def encode_log(records: Iterable[bytes]) -> bytes:
+    """The contents of a `.wandb` file with these records."""
+    data = bytearray(_FILE_HEADER)
+    for record in records:
+        rest, kinds = memoryview(record), (_FULL, _FIRST)
+        while rest or kinds == (_FULL, _FIRST):
+            room = _BLOCK - len(data) % _BLOCK - _CHUNK_HEADER.size
+            if room < 0:
+                data += bytes(room + _CHUNK_HEADER.size)
+                continue
+            part, rest = rest[:room], rest[room:]
+            kind = kinds[bool(rest)]
+            data += _CHUNK_HEADER.pack(zlib.crc32(part, _SEEDS[kind]), len(part), kind) + part
+            kinds = (_LAST, _MIDDLE)
+    return bytes(data)
 
 
 def _parse_chunk(block: memoryview) -> tuple[int, memoryview] | None:

@@ -1,4 +1,4 @@
-"""Reading `.wandb` files: cut off, growing, damaged."""
+"""Reading `.wandb` files: cut off, growing, damaged; writing them."""
 
 import os
 import random
@@ -9,8 +9,8 @@ import pytest
 
 from tests.dashboard.records import damage, read_to_end
 from tests.wandb_records import BLOCK, FILE_HEADER, encode_log
-from vae_exp.dashboard.reader import log_reader
-from vae_exp.dashboard.reader.log_reader import UnknownFormatError, WandbLogReader
+from vae_exp.tracking import wandb_log
+from vae_exp.tracking.wandb_log import UnknownFormatError, WandbLogReader
 
 
 @pytest.fixture
@@ -32,6 +32,7 @@ def test_records_of_any_length_come_back(path: Path):
     for records in (random_records(60, 100_000), *near_the_edge):
         path.write_bytes(encode_log(records)[0])
         assert read(path) == records
+        assert wandb_log.encode_log(records) == path.read_bytes()
 
 
 def cuts(data: bytes) -> list[int]:
@@ -96,7 +97,7 @@ def test_a_record_that_has_lost_its_middle_is_not_joined_from_its_ends(path: Pat
 
 def test_time_and_memory_are_bounded_for_every_file(path: Path, monkeypatch: pytest.MonkeyPatch):
     """A sparse file can have any size: a portion is 1 MiB, a file is read up to a limit."""
-    monkeypatch.setattr(log_reader, "_MAX_FILE_BYTES", 8 * 2**20)
+    monkeypatch.setattr(wandb_log, "_MAX_FILE_BYTES", 8 * 2**20)
     path.write_bytes(encode_log([b"a" * 50])[0])
     os.truncate(path, 2**40)
     log = WandbLogReader(path)
@@ -108,7 +109,7 @@ def test_time_and_memory_are_bounded_for_every_file(path: Path, monkeypatch: pyt
         portions += 1
     assert (portions, log.unread) == (8, 2**40 - 8 * 2**20)
     assert log.corrupt_bytes > 7 * 2**20
-    monkeypatch.setattr(log_reader, "_MAX_RECORD_BYTES", 1_000)
+    monkeypatch.setattr(wandb_log, "_MAX_RECORD_BYTES", 1_000)
     path.write_bytes(encode_log([b"a" * 1_000, b"b" * 40_000, b"c"])[0])
     assert read(path) == [b"a" * 1_000, b"c"]
 
