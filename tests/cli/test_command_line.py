@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
+from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from vae_exp.cli.command_line import prepare
 from vae_exp.errors import UserError, did_you_mean
@@ -116,6 +118,28 @@ def test_common_spellings_of_hydra_are_taken():
     assert prepare(["hydra.job.env_set.FOO=bar"], "train") == ["++hydra.job.env_set.FOO=bar"]
     with pytest.raises(UserError, match="--cfg shows a single run: leave out --multirun"):
         prepare(["-m", "model.latent_dim=2,4", "--cfg", "job"], "train")
+
+
+def test_what_wandb_agent_writes_for_no_hyphens_is_taken(command):
+    """The arguments are made by the agent's own code."""
+    parameters = {
+        "model": {"latent_dim": 8, "likelihood": "gaussian", "hidden_dims": [30, 20]},
+        "optimizer.lr": 1e-05,
+        "trainer.max_grad_norm": None,
+        "trainer.warn_posterior_collapse": False,
+        "evaluator": ["elbo", "units"],
+        "tracker.name": "two words",
+    }
+    arguments = create_sweep_command_args({"args": {key: {"value": x} for key, x in parameters.items()}})
+    finished = command("train", *arguments["args_no_hyphens"], "--cfg", "job")
+    assert finished.code == 0, finished.err
+    config = OmegaConf.create(finished.out)
+    assert (config.model.latent_dim, config.model.hidden_dims) == (8, [30, 20])
+    assert config.model.likelihood._target_.endswith("FixedGaussianLikelihood")
+    assert (config.optimizer.lr, config.trainer.max_grad_norm) == (1e-05, None)
+    assert config.trainer.warn_posterior_collapse is False
+    assert list(config.evaluator) == ["elbo", "units"]
+    assert config.tracker.name == "two words"
 
 
 def test_a_folder_of_ones_own_holds_options_and_experiments(

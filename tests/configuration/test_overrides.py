@@ -1,7 +1,13 @@
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from vae_exp.configuration.overrides import override_key, overrides_by_key, quote_value, split_override
+from vae_exp.configuration.overrides import (
+    from_python_values,
+    override_key,
+    overrides_by_key,
+    quote_value,
+    split_override,
+)
 
 
 @pytest.mark.parametrize(
@@ -27,3 +33,27 @@ def test_a_quoted_value_reaches_hydra_as_it_is(text: str):
     value = override.value()
     assert str(value) == text
     assert type(value) is not int
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("model.num_codes=None", ["model.num_codes=null"]),
+        ("tracker.name='None'", ["tracker.name='None'"]),
+        ("evaluator=[None]", ["evaluator=[None]"]),
+        ("model.num_codes=None,4", ["model.num_codes=None,4"]),
+        (
+            "model={'latent_dim': 8, 'prior': 'vamp', 'encoder': {'hidden_dims': [4, None]}}",
+            ["model.latent_dim=8", "model/prior='vamp'", "model.encoder.hidden_dims=[4,null]"],
+        ),
+        ("++a={'b': 1e-05, 'c': \"it's, two\"}", ["++a.b=1e-05", "++a.c='it\\'s, two'"]),
+        ("a={'b': {}, 'c': [{'d': True}]}", ["a.b={}", "a.c=[{d:True}]"]),
+        ("a={b: 1, c: None}", ["a={b: 1, c: None}"]),
+        ("a={'b': 1", ["a={'b': 1"]),
+        ("a={}", ["a={}"]),
+    ],
+)
+def test_values_as_python_writes_them_become_those_of_hydra(override: str, expected: list[str]):
+    assert from_python_values(override) == expected
+    if expected != [override]:
+        OverridesParser.create().parse_overrides(expected)

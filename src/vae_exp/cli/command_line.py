@@ -17,7 +17,7 @@ from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from vae_exp.configuration.config_dir import config_dir
-from vae_exp.configuration.overrides import quote_value, split_override
+from vae_exp.configuration.overrides import from_python_values, quote_value, split_override
 from vae_exp.configuration.renames import rename_override
 from vae_exp.configuration.schema import strip_omegaconf_noise
 from vae_exp.errors import UserError, did_you_mean
@@ -65,7 +65,8 @@ def prepare(arguments: Sequence[str], config_name: str) -> list[str]:
             raise UserError(
                 f"{' '.join(paths)}: {config_name} takes one run; --multirun run={','.join(paths)} takes each."
             )
-        overrides = [*_own_config_dir(parsed), *(_prepare_override(text, config_name) for text in overrides)]
+        in_grammar = (text for override in overrides for text in from_python_values(override))
+        overrides = [*_own_config_dir(parsed), *(_prepare_override(text, config_name) for text in in_grammar)]
     return [*options, *overrides]
 
 

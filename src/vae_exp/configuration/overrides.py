@@ -1,7 +1,11 @@
 """Overrides of a command line as strings: their keys and values, and values within quotes."""
 
+import ast
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from vae_exp.configuration.config_dir import config_dir
 
 
 def split_override(override: str) -> tuple[str, str]:
@@ -24,3 +28,42 @@ def quote_value(text: str) -> str:
     """A value as Hydra's grammar takes it, whatever characters it has."""
     escaped = re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + (match[2] and "\\'"), text)
     return f"'{escaped}'"
+
+
+def from_python_values(override: str) -> list[str]:
+    """An override whose value is written as Python's `str` writes it, in Hydra's grammar; others as they are.
+
+    `wandb agent` writes values that way. `key=None` is `key=null`; a mapping with quoted keys, which Hydra does
+    not take, sets the keys in it: `model={'latent_dim': 8, 'likelihood': 'gaussian'}` is `model.latent_dim=8`
+    and `model/likelihood='gaussian'`. Within a list `None` remains a string.
+    """
+    key, _, text = override.partition("=")
+    if text == "None":
+        return [f"{key}=null"]
+    try:
+        tree = ast.literal_eval(text) if re.match(r"\{\s*['\"]", text) else None
+    except (ValueError, TypeError, SyntaxError):  # Hydra says what is wrong
+        return [override]
+    return list(_leaves(key, tree)) if isinstance(tree, dict) and tree else [override]
+
+
+def _leaves(key: str, tree: Mapping[Any, Any]) -> Iterator[str]:
+    for name, value in tree.items():
+        path = f"{key}.{name}"
+        group = path.lstrip("+").replace(".", "/")
+        if isinstance(value, dict) and value:
+            yield from _leaves(path, value)
+        elif isinstance(value, str) and (config_dir() / group).is_dir():
+            yield f"{group}={quote_value(value)}"
+        else:
+            yield f"{path}={_in_grammar(value)}"
+
+
+def _in_grammar(value: Any) -> str:
+    if isinstance(value, str):
+        return quote_value(value)
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_in_grammar, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_in_grammar(item)}" for key, item in value.items()) + "}"
+    return "null" if value is None else str(value)
