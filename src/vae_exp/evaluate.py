@@ -10,6 +10,8 @@ from omegaconf import DictConfig
 from vae_exp.cli.hydra_app import hydra_app, one_message_per_error
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from vae_exp.configuration.schema import EvaluateConfig
     from vae_exp.data.images import ImageSet
     from vae_exp.engine.protocols import Evaluator
@@ -79,6 +81,23 @@ def _score(settings: "EvaluateConfig") -> None:
     if images.kind != "binary" and is_bernoulli(run.vae, images):
         print(f"Targets are {images.kind}: under a Bernoulli likelihood these are scores, not likelihoods.")
     print(f"Written to {path}")
+    if run.checkpoint == run.directory.checkpoints()[0]:  # the one that tables show
+        _add_to_wandb(run, settings.split, metrics)
+
+
+def _add_to_wandb(run: "TrainedRun", split: str, metrics: "Mapping[str, float]") -> None:
+    """Add scores to the summary of the run's W&B run, without names that training has logged."""
+    from vae_exp.tracking.run_summary import add_to_summary
+
+    try:
+        logged = {name for row in run.metrics for name in row}
+        scores = {name: value for name, value in metrics.items() if name not in logged}
+        message = add_to_summary(run.directory, {**scores, f"{split}/epoch": run.epoch}) if scores else None
+    except Exception as error:  # whatever W&B raises, the scores are stored
+        print(f"The W&B run of {run.directory.path.name} does not have the scores: {error}.", file=sys.stderr)
+    else:
+        if message:
+            print(message)
 
 
 def _run_evaluators(

@@ -2,17 +2,27 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
 from tests.readers import read_metrics, read_result
+from tests.test_sync import Server
+from tests.wandb_records import runs as wandb_runs
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.job_records import read_job
 
 EVALUATOR = ("evaluator=[elbo,nll]", "evaluator.nll.num_importance_samples=5", "evaluator.elbo.num_samples=1")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Server:
+    """A stand-in for `wandb sync`."""
+    return Server(tmp_path / "server")
 
 
 @pytest.fixture
@@ -57,6 +67,47 @@ def test_stored_scores_are_not_computed_again(command, sweep: Path):
     content["checkpoint_hash"] = "of another checkpoint"
     path.write_text(json.dumps(content))
     assert "Written to" in command("evaluate", f"run={sweep / 'wide_0'}", *EVALUATOR).out
+
+
+def test_scores_reach_the_runs_own_wandb_run(command, tmp_path: Path, server, monkeypatch: pytest.MonkeyPatch):
+    words = ("data=digits", "trainer.epochs=1", "tracker.project=mine", "evaluator=[elbo]", "hydra.run.dir=run")
+    assert command("train", *words).code == 0
+    run_id = json.loads((tmp_path / "run" / "wandb.json").read_text())["run_id"]
+    assert f"the W&B run {run_id}, offline: " in command("evaluate", "run=run", *EVALUATOR).out
+    assert "W&B" not in command("evaluate", "run=run", *EVALUATOR).out
+    assert "W&B" in command("evaluate", "run=run", *EVALUATOR, "split=val").out
+    assert "W&B" not in command("evaluate", "run=run", *EVALUATOR, "checkpoint=last").out
+    training, test, val = wandb_runs(tmp_path)
+    assert {record.WhichOneof("record_type") for record in test} == {"header", "run", "summary", "exit"}
+    before, with_test, with_val = (_summary(records) for records in (training, test, val))
+    scores = json.loads((tmp_path / "run" / "evaluation" / "test-best.json").read_text())
+    assert with_test == before | scores["metrics"] | {"test/epoch": 1}
+    assert with_val["val/nll"] == read_scores(tmp_path / "run", "val")["val/nll"]
+    assert {name: with_val[name] for name in with_test} == with_test
+    monkeypatch.setattr(sys, "executable", str(server.folder / "python"))  # its `wandb` is the stand-in
+    assert "3 segments" in command("sync", "run").out
+    assert [resume for _, resume in server.calls()] == [None, "allow", "allow"]
+
+
+def test_a_failure_of_wandb_costs_no_scores(command, tmp_path: Path):
+    words = ("data=digits", "trainer.epochs=1", "evaluator=[]", "hydra.run.dir=run")
+    assert command("train", *words).code == 0
+    [file] = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    file.write_bytes(b"nothing of the kind")
+    done = command("evaluate", "run=run", "evaluator=[elbo]")
+    assert (done.code, "Written to" in done.out) == (0, True)
+    assert "The W&B run of run does not have the scores: " in done.err
+    assert "test/elbo" in read_scores(tmp_path / "run", "test")
+
+
+def _summary(records: list[Any]) -> dict[str, Any]:
+    """The summary that the records of a segment add up to."""
+    items = [item for record in records for item in record.summary.update]
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def read_scores(run: Path, split: str) -> dict[str, float]:
+    return json.loads((run / "evaluation" / f"{split}-best.json").read_text())["metrics"]
 
 
 def test_scores_of_other_data_are_computed(command, tmp_path: Path):

@@ -1,0 +1,160 @@
+"""Values that are added to the summary of a W&B run after its training has ended."""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vae_exp.errors import UserError
+from vae_exp.storage.atomic_io import write_atomically
+from vae_exp.storage.run_directory import RunDirectory
+from vae_exp.tracking.offline_runs import SEGMENT, TrackedRun
+from vae_exp.tracking.wandb_log import WandbLogReader, encode_log
+
+_TIME_FORMAT = "%Y%m%d_%H%M%S"
+
+
+class _TrackedSegments(NamedTuple):
+    """The segments of a W&B run.
+
+    Args:
+        last: The directory of the last one.
+        records: The last of its records of each kind, such as `run` and `exit`.
+        summary: The summary of all segments: JSON by name.
+    """
+
+    last: Path
+    records: dict[str, Any]
+    summary: dict[tuple[str, ...], str]
+
+    @property
+    def run(self) -> Any:
+        """What the last segment says of the run."""
+        return self.records["run"].run
+
+
+def add_to_summary(directory: RunDirectory, values: Mapping[str, float]) -> str | None:
+    """Add values to the summary of a W&B run: online by resuming it, offline by a further segment of it.
+
+    An offline segment repeats name, project, state and summary of the last one: `wandb sync` replaces the summary
+    of a run by that of the segment. It has nothing else: W&B itself would write a runtime of 0 s, a command and a
+    list of packages, which replace those of the training where they are uploaded.
+
+    Args:
+        directory: The run directory.
+        values: The values by name.
+
+    Returns:
+        Where they are now, as a sentence; None for a run that W&B does not track.
+
+    Raises:
+        UserError: if they cannot be added.
+        Exception: whatever W&B and protobuf raise.
+    """
+    tracked = TrackedRun.read(directory)
+    mode = os.environ.get("WANDB_MODE")
+    if tracked.run_id is None or mode == "disabled":
+        return None
+    if directory.is_locked():
+        raise UserError("it is still being trained; force=true adds its scores afterwards")
+    segments = _read_segments(tracked)
+    if segments.last.name.startswith("offline") or mode == "offline":
+        path = _write_segment(segments, values)
+        return f"Added to the summary of the W&B run {tracked.run_id}, offline: {path}"
+    _resume(segments, values)
+    return f"Added to the summary of the W&B run {tracked.run_id}, online."
+
+
+def _read_segments(tracked: TrackedRun) -> _TrackedSegments:
+    paths = [path for folder in tracked.folders for path in folder.glob("*run-*")]
+    own = sorted((path for path in paths if _is_segment(path, str(tracked.run_id))), key=_started)
+    if not own:
+        folders = ", ".join(map(str, tracked.folders))
+        raise UserError(f"there is no segment *run-*-{tracked.run_id} in {folders}")
+    summary: dict[tuple[str, ...], str] = {}
+    for path in own:
+        records = {}
+        for record in _read_records(path / f"run-{tracked.run_id}.wandb"):
+            records[record.WhichOneof("record_type")] = record
+            summary |= {_name(item): item.value_json for item in record.summary.update}
+            for item in record.summary.remove:
+                summary.pop(_name(item), None)
+    if "run" not in records:
+        raise UserError(f"{own[-1]} does not say of which run it is")
+    return _TrackedSegments(own[-1], records, summary)
+
+
+def _read_records(path: Path) -> Iterator[Any]:
+    log = WandbLogReader(path)
+    yield from map(_record_class().FromString, log.read())
+    while log.has_more:
+        yield from map(_record_class().FromString, log.read())
+
+
+def _record_class() -> Any:
+    from wandb.proto import wandb_internal_pb2
+
+    return vars(wandb_internal_pb2)["Record"]
+
+
+def _name(item: Any) -> tuple[str, ...]:
+    return tuple(item.nested_key) or (item.key,)
+
+
+def _is_segment(path: Path, run_id: str) -> bool:
+    match = SEGMENT.fullmatch(path.name)
+    is_of_run = match is not None and match["run_id"] == run_id and not path.is_symlink()
+    return is_of_run and (path / f"run-{run_id}.wandb").is_file()
+
+
+def _started(path: Path) -> str:
+    match = SEGMENT.fullmatch(path.name)
+    assert match is not None
+    return match["started"]
+
+
+def _write_segment(segments: _TrackedSegments, values: Mapping[str, float]) -> Path:
+    """Write a segment that starts after the last one, with the values in its summary."""
+    run = segments.run
+    after_last = time.mktime(time.strptime(_started(segments.last), _TIME_FORMAT)) + 1
+    started = max(int(time.time()), int(after_last))
+    name = f"offline-run-{time.strftime(_TIME_FORMAT, time.localtime(started))}-{run.run_id}"
+    config = [item for item in run.config.update if item.key == "run_directory"]  # by which the dashboard finds it
+    del run.config.update[:]
+    run.config.update.extend(config)
+    run.ClearField("summary")
+    run.start_time.FromSeconds(started)
+    new = {(name,): json.dumps(value if isfinite(value) else str(value)) for name, value in values.items()}
+    summary = _record_class()()
+    for key, text in (segments.summary | new).items():
+        summary.summary.update.add(value_json=text).nested_key.extend(key)
+    records = {**segments.records, "summary": summary}
+    kinds = [kind for kind in ("header", "run", "summary", "exit") if kind in records]
+    content = encode_log(records[kind].SerializeToString() for kind in kinds)
+    segment = segments.last.with_name(name)
+    segment.mkdir()
+    write_atomically(segment / f"run-{run.run_id}.wandb", lambda file: file.write(content))
+    return segment
+
+
+def _resume(segments: _TrackedSegments, values: Mapping[str, float]) -> None:
+    from vae_exp.tracking.wandb_tracker import WandbTracker
+
+    run, records = segments.run, segments.records
+    tracker = WandbTracker(
+        mode="online",
+        root=segments.last.parent.parent,
+        project=run.project,
+        group=run.run_group or None,
+        name=run.display_name,
+        tags=run.tags,
+        config={},
+        run_id=run.run_id,
+        job_type=run.job_type,
+    )
+    tracker.finish(records["exit"].exit.exit_code if "exit" in records else 1, values)
+    if tracker.error is not None:
+        raise UserError(tracker.error)
