@@ -142,6 +142,26 @@ def test_what_wandb_agent_writes_for_no_hyphens_is_taken(command):
     assert config.tracker.name == "two words"
 
 
+@pytest.mark.parametrize(
+    ("mode", "words", "added"),
+    [
+        (None, ["seed=1"], ["tracker=online"]),
+        ("online", ["seed=1", "tracker.project=mine"], ["tracker=online"]),
+        ("offline", ["seed=1"], []),
+        (None, ["tracker=none"], []),
+        (None, ["tracker.mode=offline"], []),
+    ],
+)
+def test_a_run_of_wandb_agent_is_tracked_online_unless_told_otherwise(mode, words, added, monkeypatch):
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    if mode:
+        monkeypatch.setenv("WANDB_MODE", mode)
+    assert prepare(words, "train") == [*words, *added]
+    assert prepare(["seed=1"], "generate") == ["seed=1"]
+    with pytest.raises(UserError, match="--multirun trains several runs, and wandb agent starts one"):
+        prepare(["--multirun", "seed=0,1"], "train")
+
+
 def test_a_folder_of_ones_own_holds_options_and_experiments(
     command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

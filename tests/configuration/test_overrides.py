@@ -47,6 +47,7 @@ def test_a_quoted_value_reaches_hydra_as_it_is(text: str):
             ["model.latent_dim=8", "model/prior='vamp'", "model.encoder.hidden_dims=[4,null]"],
         ),
         ("++a={'b': 1e-05, 'c': \"it's, two\"}", ["++a.b=1e-05", "++a.c='it\\'s, two'"]),
+        ("optimizer={'lr': '1e-4', 'eps': '1e-8x'}", ["optimizer.lr=1e-4", "optimizer.eps='1e-8x'"]),
         ("a={'b': {}, 'c': [{'d': True}]}", ["a.b={}", "a.c=[{d:True}]"]),
         ("a={b: 1, c: None}", ["a={b: 1, c: None}"]),
         ("a={'b': 1", ["a={'b': 1"]),

@@ -7,6 +7,8 @@ from typing import Any
 
 from vae_exp.configuration.config_dir import config_dir
 
+_EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")  # 1e-4, which PyYAML takes for a string
+
 
 def split_override(override: str) -> tuple[str, str]:
     """The key of an override as it is written, without `+` or `~`, and its value."""
@@ -61,7 +63,7 @@ def _leaves(key: str, tree: Mapping[Any, Any]) -> Iterator[str]:
 
 def _in_grammar(value: Any) -> str:
     if isinstance(value, str):
-        return quote_value(value)
+        return value if _EXPONENT.fullmatch(value) else quote_value(value)
     if isinstance(value, list | tuple):
         return f"[{','.join(map(_in_grammar, value))}]"
     if isinstance(value, dict):

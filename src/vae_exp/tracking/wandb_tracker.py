@@ -13,6 +13,7 @@ import psutil
 
 from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import absolute_path, check_writable
+from vae_exp.tracking.wandb_sweep import sweep_parameters, with_keys_of_sweep
 
 _log = logging.getLogger(__name__)
 _FLUSH_SECONDS = 1.0
@@ -35,7 +36,7 @@ class WandbTracker:
         name: The name that W&B shows.
         tags: W&B tags.
         config: The resolved config, as plain containers.
-        run_id: The id of the W&B run to continue; None starts a new one.
+        run_id: The id of the W&B run to continue; None starts a new one, or that of `wandb agent`.
         job_type: What W&B groups by within a group: `train`, or `sweep` for a job of a sweep.
 
     Raises:
@@ -131,6 +132,7 @@ class WandbTracker:
         self._root = absolute_path("tracker.root", str(self._root))
         (self._root / "wandb").mkdir(parents=True, exist_ok=True)
         check_writable(self._root / "wandb", "tracker.root")  # W&B would take a temporary folder in silence
+        arguments["config"] = with_keys_of_sweep(arguments["config"], sweep_parameters())
         self._run = wandb.init(
             **arguments,
             dir=str(self._root),
