@@ -108,8 +108,7 @@ def _odd_images(images: "ImageSet", settings: "EncodeConfig") -> "Array | None":
 
 
 def _output_path(settings: "EncodeConfig", run: "TrainedRun", label: str) -> Path:
-    from vae_exp.errors import UserError
-    from vae_exp.storage.atomic_io import absolute_path, check_within
+    from vae_exp.storage.atomic_io import absolute_path, check_within, require_new
     from vae_exp.storage.column_files import check_suffix
 
     if settings.output is None:
@@ -119,8 +118,7 @@ def _output_path(settings: "EncodeConfig", run: "TrainedRun", label: str) -> Pat
         path = absolute_path("output", settings.output)
     check_suffix("output", path)
     for written in (path, path.with_suffix(".png")) if settings.figure else (path,):
-        if written.exists() and not settings.overwrite:
-            raise UserError(f"{written} exists; overwrite=true replaces it, output=FILE writes another.")
+        require_new(written, overwrite=settings.overwrite)
     return path
 
 

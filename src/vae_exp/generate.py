@@ -57,7 +57,7 @@ def _output_path(settings: "GenerateConfig") -> "Path | None":
         UserError: if one of `samples` and `output` is missing, the suffix is another, or the file exists.
     """
     from vae_exp.errors import UserError
-    from vae_exp.storage.atomic_io import absolute_path
+    from vae_exp.storage.atomic_io import absolute_path, require_new
 
     if settings.output is None:
         if settings.samples is not None:
@@ -68,8 +68,7 @@ def _output_path(settings: "GenerateConfig") -> "Path | None":
     path = absolute_path("output", settings.output)
     if path.suffix != ".npz":
         raise UserError(f"output={settings.output} must end in .npz.")
-    if path.exists() and not settings.overwrite:
-        raise UserError(f"output={path} exists; choose another name, or say overwrite=true.")
+    require_new(path, overwrite=settings.overwrite)
     return path
 
 
@@ -80,8 +79,9 @@ def _draw_figures(run: "TrainedRun", settings: "GenerateConfig", noise: "torch.G
 
     images = run.images(settings.split)
     check_labels(run.vae, images, settings.split)
+    folder = run.directory.pictures(settings.split, run.checkpoint, settings.prior)
     for picture in draw_figures(run.vae, images, noise, settings.columns, settings.manifold_size):
-        png = run.directory.generated / f"{picture.name}.png"
+        png = folder / f"{picture.name}.png"
         check_within(png, run.directory.path)
         write_atomically(png, picture.write_png)
         write_atomically(png.with_suffix(".npz"), picture.write_npz)

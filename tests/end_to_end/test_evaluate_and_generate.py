@@ -73,21 +73,38 @@ def test_generate_draws_test_images_and_keeps_the_arrays(command, copied_run, mo
     finished = command("generate", f"run={copied_run}", "columns=5", "manifold_size=4")
     assert finished.code == 0, finished.err
     assert flags[-1] is False
+    generated = copied_run / "generated" / "test-best"
     assert set(copied_run.parent.iterdir()) == before
     names = {"reconstructions", "samples", "manifold", "interpolations", "latent_scatter"}
-    assert {path.stem for path in (copied_run / "generated").glob("*.png")} == names
+    assert {path.stem for path in generated.glob("*.png")} == names
     run = vae_exp.load_run(copied_run)
-    with np.load(copied_run / "generated" / "reconstructions.npz") as arrays:
+    with np.load(generated / "reconstructions.npz") as arrays:
         originals = torch.from_numpy(arrays["originals"])
         torch.testing.assert_close(originals, run.data.test.take(20).batch().images)
         torch.testing.assert_close(torch.from_numpy(arrays["reconstructions"]), run.vae.reconstruct(originals))
-    with np.load(copied_run / "generated" / "manifold.npz") as arrays:
+    with np.load(generated / "manifold.npz") as arrays:
         assert arrays["manifold"].shape == (4, 4, 1, 8, 8)
-    with np.load(copied_run / "generated" / "latent_scatter.npz") as arrays:
+    with np.load(generated / "latent_scatter.npz") as arrays:
         assert arrays["means"].shape == (360, 2)
         assert (arrays["labels"] == run.data.test.labels.numpy()).all()
-    for path in (copied_run / "generated").glob("*.png"):
+    for path in generated.glob("*.png"):
         assert imread(path).std() > 0.01
+
+
+def test_splits_checkpoints_and_priors_have_pictures_of_their_own(command, copied_run, tmp_path):
+    """Several of them in one command leave nothing elsewhere."""
+    before = set(tmp_path.iterdir())
+    options = ("columns=2", "manifold_size=2", "components=2")
+    finished = command("generate", "-m", f"run={copied_run}", "split=val,test", "prior=model,fitted", *options)
+    assert finished.code == 0, finished.err
+    folders = {path.name for path in (copied_run / "generated").iterdir() if path.is_dir()}
+    assert folders == {"val-best", "test-best", "val-best-fitted", "test-best-fitted"}
+    with (
+        np.load(copied_run / "generated" / "val-best" / "reconstructions.npz") as val,
+        np.load(copied_run / "generated" / "test-best" / "reconstructions.npz") as test,
+    ):
+        assert not np.array_equal(val["originals"], test["originals"])
+    assert set(tmp_path.iterdir()) == before
 
 
 def test_samples_are_written_in_batches_from_the_prior_or_the_fitted_mixture(command, copied_run, tmp_path):
@@ -96,7 +113,10 @@ def test_samples_are_written_in_batches_from_the_prior_or_the_fitted_mixture(com
     assert finished.code == 0, finished.err
     again = command("generate", f"run={copied_run}", *many)
     assert again.code == 1
-    assert f"output={tmp_path / 'samples.npz'} exists; choose another name, or say overwrite=true" in again.err
+    assert (
+        f"output={tmp_path / 'samples.npz'} exists; overwrite=true replaces it, output=PATH writes elsewhere"
+        in again.err
+    )
     with np.load(tmp_path / "samples.npz") as arrays:
         assert set(arrays) == {"images"}
         first = arrays["images"]
@@ -110,7 +130,7 @@ def test_samples_are_written_in_batches_from_the_prior_or_the_fitted_mixture(com
         means = torch.from_numpy(arrays["images"].mean(axis=0)), vae_exp.load_run(copied_run).data.test.mean()
         torch.testing.assert_close(*means, atol=0.1, rtol=0)
         assert not np.array_equal(arrays["images"], first)
-    assert not (copied_run / "generated" / "samples.png").exists()
+    assert not list((copied_run / "generated").rglob("*.png"))
     assert command("train", "data=arrays", "data.path=samples.npz", "--cfg", "job").code == 0
 
 
@@ -140,7 +160,7 @@ def test_a_bare_path_or_latest_names_the_run(command, digits_run, tmp_path):
     finished = command("generate", "run=latest", "columns=2", "manifold_size=2")
     assert finished.code == 0, finished.err
     assert f"The latest run is {Path('outputs', 'b')}" in finished.out
-    assert (second / "generated" / "samples.png").exists()
+    assert (second / "generated" / "test-best" / "samples.png").exists()
     assert not (first / "generated").exists()
     finished = command("evaluate", "evaluator=[elbo]", "outputs/day/a(1)")
     assert finished.code == 0, finished.err

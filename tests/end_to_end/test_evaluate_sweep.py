@@ -55,6 +55,19 @@ def test_all_jobs_are_scored_and_the_tables_show_it(command, sweep: Path):
     assert "Chosen by test/nll: the best of many scores is too good an estimate" in by_test.err
 
 
+def test_several_in_one_command_leave_nothing_outside_the_run_directories(process, sweep: Path, tmp_path: Path):
+    runs = f"run={sweep / 'narrow_0'},{sweep / 'wide_0'}"
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    before = set(tmp_path.rglob("*"))
+    done = process("evaluate", "--multirun", runs, "evaluator=[elbo]", env={"TMPDIR": str(scratch)})
+    assert done.code == 0, done.err
+    created = set(tmp_path.rglob("*")) - before
+    assert {path.relative_to(sweep).parts[:2] for path in created} == {
+        ("narrow_0", "evaluation"), ("wide_0", "evaluation"),
+    }  # fmt: skip
+
+
 def test_stored_scores_are_not_computed_again(command, sweep: Path):
     path = sweep / "wide_0" / "evaluation" / "test-best.json"
     command("evaluate", f"run={sweep / 'wide_0'}", *EVALUATOR)

@@ -66,11 +66,11 @@ def test_onnxruntime_gives_the_images_of_generate(exported, command):
     encoder, decoder = (
         onnxruntime.InferenceSession(exported / "export" / f"{name}.onnx") for name in ("encoder", "decoder")
     )
-    with np.load(exported / "generated" / "reconstructions.npz") as arrays:
+    with np.load(exported / "generated" / "test-best" / "reconstructions.npz") as arrays:
         mean, _ = encoder.run(None, {"images": arrays["originals"]})
         [images] = decoder.run(None, {"latents": mean})
         np.testing.assert_allclose(images, arrays["reconstructions"], atol=1e-4)
-    with np.load(exported / "generated" / "manifold.npz") as arrays:
+    with np.load(exported / "generated" / "test-best" / "manifold.npz") as arrays:
         axis = arrays["axis"]
         latents = np.array([[first, second] for second in axis[::-1] for first in axis])
         [images] = decoder.run(None, {"latents": latents})

@@ -83,7 +83,9 @@ def test_a_stored_run_is_evaluated_drawn_and_resumed(archive: str, command, tmp_
 
     drawn = command("generate", f"run={run}", "columns=2", "manifold_size=2", "device=cpu")
     assert drawn.code == 0, drawn.err
-    assert {"reconstructions.npz", "samples.npz"} <= {path.name for path in (run / "generated").iterdir()}
+    assert {"reconstructions.npz", "samples.npz"} <= {
+        path.name for path in (run / "generated" / "test-best").iterdir()
+    }
 
     resumed = command("train", f"resume={run}", "tracker=none")
     assert resumed.code == 0, resumed.err

@@ -1,10 +1,14 @@
 """OmegaConf resolvers: the hash of a config, and the names of run and job directories."""
 
+import atexit
 import hashlib
 import json
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -20,12 +24,13 @@ _MOST_CHARACTERS = 120
 
 
 def register_resolvers() -> None:
-    """Make `${vae_exp.config_hash:}`, `job_name`, `sweep_name` and `run_directory` known."""
+    """Make `${vae_exp.config_hash:}`, `job_name`, `sweep_name`, `run_directory` and `scratch_directory` known."""
     for name, resolver in (
         ("config_hash", _config_hash),
         ("job_name", _job_name),
         ("sweep_name", _sweep_name),
         ("run_directory", _run_directory),
+        ("scratch_directory", _scratch_directory),
     ):
         OmegaConf.register_new_resolver(f"vae_exp.{name}", resolver, replace=True)
 
@@ -102,3 +107,11 @@ def _run_directory(moment: str, *, _root_: DictConfig) -> str:
     if _root_.get("resume"):
         return str(resumed_directory(str(_root_.resume)).path)
     return f"outputs/{moment}-{config_hash(_root_)}"
+
+
+@cache
+def _scratch_directory() -> str:
+    """A folder for what Hydra writes beside the jobs of a `--multirun`; it is removed when the process ends."""
+    path = mkdtemp(prefix="vae_exp-")
+    atexit.register(rmtree, path, ignore_errors=True)
+    return path

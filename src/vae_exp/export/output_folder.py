@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from vae_exp.errors import UserError
-from vae_exp.storage.atomic_io import fsync_directory, read_json
+from vae_exp.storage.atomic_io import fsync_directory, read_json, require_new
 
 DESCRIPTION = "model.json"
 
@@ -18,10 +18,9 @@ def check_output(output: Path, *, overwrite: bool) -> None:
     Raises:
         UserError: names the folder and the remedy.
     """
+    require_new(output, overwrite=overwrite)
     if not os.path.lexists(output):
         return
-    if not overwrite:
-        raise UserError(f"output={output} exists; overwrite=true replaces it, output=DIR writes elsewhere.")
     try:
         described = read_json(output / DESCRIPTION)
         foreign = {path.name for path in output.iterdir()} - {DESCRIPTION, *described["files"]}

@@ -110,6 +110,16 @@ def check_all_within(folder: Path) -> None:
             check_within(Path(parent, name), folder)
 
 
+def require_new(path: Path, *, overwrite: bool) -> None:
+    """Refuse to write `output=PATH` where something is.
+
+    Raises:
+        UserError: unless it may be replaced.
+    """
+    if os.path.lexists(path) and not overwrite:
+        raise UserError(f"output={path} exists; overwrite=true replaces it, output=PATH writes elsewhere.")
+
+
 def check_writable(path: Path, key: str) -> None:
     """Make sure that files can be written into a directory, or into one that can be made there.
 

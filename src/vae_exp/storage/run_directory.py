@@ -60,6 +60,10 @@ class RunDirectory:
         """The metrics of a checkpoint on a split; figures are in the folder of the same name."""
         return self.path / "evaluation" / f"{split}-{checkpoint}.json"
 
+    def pictures(self, split: str, checkpoint: str, prior: str) -> Path:
+        """The folder of the pictures that `generate` draws of a checkpoint and a split."""
+        return self.generated / f"{split}-{checkpoint}{'-fitted' if prior == 'fitted' else ''}"
+
     def checkpoint(self, name: str) -> Path:
         """The checkpoint `last` or `best`."""
         return self.path / "checkpoints" / f"{name}.pt"
