@@ -1,10 +1,17 @@
+from inspect import signature
 from pathlib import Path
 
 import pytest
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from vae_exp.configuration.renames import RENAMED_TARGETS, rename_override, with_current_names, with_first_names
+from vae_exp.configuration.renames import (
+    _ADDED_KEYS,
+    RENAMED_TARGETS,
+    rename_override,
+    with_current_names,
+    with_first_names,
+)
 from vae_exp.configuration.resolvers import config_hash
 from vae_exp.configuration.stored_config import load_stored_config
 from vae_exp.storage.run_directory import RunDirectory
@@ -109,6 +116,14 @@ def test_keys_of_a_stored_config_get_their_current_names_and_back():
     assert with_current_names(OLD) == with_current_names(CURRENT) == CURRENT
     assert with_first_names(CURRENT) == with_first_names(OLD) == OLD
     assert len({config_hash(OmegaConf.create(config)) for config in (OLD, CURRENT)}) == 1
+
+
+@pytest.mark.parametrize(("target", "values"), [entry[1:] for entry in _ADDED_KEYS if entry[1]])
+def test_a_class_does_without_a_key_what_a_stored_config_without_it_means(target: str, values: dict[str, object]):
+    """Else a YAML of a user's own without the key would train in one way and resume in another."""
+    parameters = signature(get_class(RENAMED_TARGETS.get(target, target))).parameters
+    defaults = {key: parameters[key].default for key in values}
+    assert defaults == values
 
 
 @pytest.mark.parametrize("target", ["vae_exp.objective.elbo.ELBO", "mine.Loss"])

@@ -117,7 +117,7 @@ def test_averaged_entries_have_no_gradient_and_no_term_in_the_loss():
     vae, x = vq_vae(codebook_decay=0.9).eval(), grey_images(6).batch().images
     codes = vae.encode(x)
     squares = (codes.outputs - codes.entries).square().flatten(1).sum(dim=1) / codes.outputs.shape[1]
-    terms = VQ(0.3)(vae, Batch(x), noise())
+    terms = VQ(0.3, "mean")(vae, Batch(x), noise())
     torch.testing.assert_close(terms.loss, terms.distortion + 0.3 * squares)
     assert "encoder.codebook" not in dict(vae.named_parameters())
 

@@ -75,7 +75,7 @@ def test_gradients_of_a_draw_pass_straight_through_to_the_encoder():
     assert torch.equal(drawn[0], drawn[1])
 
 
-@pytest.mark.parametrize(("loss", "weight"), [(VQ(0.3), 1 / POSITIONS), (VQ(0.3, position_reduction="sum"), 1)])
+@pytest.mark.parametrize(("loss", "weight"), [(VQ(0.3, "mean"), 1 / POSITIONS), (VQ(0.3, "sum"), 1)])
 def test_the_loss_is_the_papers_written_out(loss: VQ, weight: float):
     """Equation 3 in loops, averaged over positions (section 3.2); gradients where the paper wants them."""
     vae, x = vq_vae(), images()

@@ -21,13 +21,14 @@ class VQ:
 
     Args:
         commitment: β; a number of at least 0, or a schedule.
-        position_reduction: `mean` as in the paper, or `sum`: then both squares weigh N times more.
+        position_reduction: `mean` as in the paper, or `sum`: then both squares weigh N times more. The default is
+            that of configs without this key, which earlier versions stored.
 
     Raises:
         ValueError: if β is negative or there is no such reduction.
     """
 
-    def __init__(self, commitment: float | Schedule = 0.25, position_reduction: str = "mean") -> None:
+    def __init__(self, commitment: float | Schedule = 0.25, position_reduction: str = "sum") -> None:
         self.commitment = as_scalar("loss.commitment", commitment, minimum=0)
         self.position_reduction = check_choice("position_reduction", position_reduction, ("mean", "sum"))
 
