@@ -1,6 +1,7 @@
 import os
 import random
 from collections.abc import Iterator
+from itertools import product
 
 import numpy as np
 import pytest
@@ -29,6 +30,17 @@ def test_every_seed_and_stream_has_its_own_draws():
     draws = {(seed, stream): tuple(_draws(seed, stream).tolist()) for seed in seeds for stream in STREAMS}
     assert len(set(draws.values())) == len(draws)
     assert tuple(_draws(7, "noise").tolist()) == draws[7, "noise"]
+
+
+def test_seeds_above_32_bits_share_no_stream_with_others():
+    """Numbers of more than 32 bits are two words to numpy: 2**32 with `shuffle` was 0 with `noise`."""
+    uses = [*product((0, 1, 2**32, 2**32 + 1), STREAMS, (0, 1, 2))]
+    streams = [make_generator(seed, stream, CPU, after).initial_seed() for seed, stream, after in uses]
+    assert len(set(streams)) == len(streams)
+    for (seed, stream, after), number in zip(uses, streams, strict=True):
+        if seed < 2**32:
+            entropy = [seed, STREAMS.index(stream), *([after] if after else [])]  # as it always was
+            assert number == int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _initial_weights(seed: int) -> Tensor:

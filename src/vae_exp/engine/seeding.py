@@ -27,7 +27,7 @@ def make_generator(seed: int, stream: str, device: torch.device, after: int = 0)
         device: Where the draws are made.
         after: Epochs that were drawn on another device; each gives another stream.
     """
-    entropy = [seed, STREAMS.index(stream), *([after] if after else [])]
+    entropy = [seed % 2**32, STREAMS.index(stream), after, seed >> 32]  # each is one word of 32 bits
     [mixed] = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
     generator = torch.Generator(device)
     generator.manual_seed(int(mixed >> np.uint64(1)))
