@@ -39,7 +39,7 @@ def generate(config: DictConfig) -> None:
     noise = make_generator(settings.seed, "evaluation", run.device)
     with matmul_precision(run.vae, "fp32"):  # as the evaluator `figures` has it
         if settings.prior == "fitted":
-            train = run.data.train.take(run.settings.trainer.max_train_images).to(run.device)
+            train = run.data.train.take(run.settings.trainer.max_train_images).stream_to(run.device)
             about = {"checkpoint": run.checkpoint, "epoch": run.epoch}
             path = run.directory.generated / "fitted_prior.npz"
             check_within(path, run.directory.path)

@@ -63,6 +63,6 @@ def test_a_decoder_without_one_logit_for_each_value_is_refused(decoder):
 
 
 def test_the_mean_image_is_that_of_all_images(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("vae_exp.data.images._BINARIZE_CHUNK", 3)
+    monkeypatch.setattr("vae_exp.data.images._MAX_CHUNK", 3)
     pixels = torch.randint(256, (10, 2, 3, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(ImageSet(pixels, None, 255).mean(), pixels.float().mean(0) / 255)

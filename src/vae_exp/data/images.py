@@ -10,8 +10,8 @@ from torch import Tensor
 from vae_exp.data.pixel_file import FilePixels
 
 _SUBSET_SEED = 0
-_BINARIZE_CHUNK = 10_000  # images; bounds the float copy
-_CHUNK_VALUES = 2**23  # values; bounds what is read at once of pixels that may be larger than memory
+_MAX_CHUNK = 10_000  # images that are read at once, where
+_CHUNK_VALUES = 2**23  # so many values are no fewer
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,7 @@ class ImageSet:
 
     def is_binary(self) -> bool:
         """Whether every pixel is black or white: then a Bernoulli is a probability of the images."""
-        step = self._chunk_size()
-        parts = (self.pixels[start : start + step] for start in range(0, len(self), step))
-        return all(bool(((part == 0) | (part == self.pixel_max)).all()) for part in parts)
+        return all(bool(((part == 0) | (part == self.pixel_max)).all()) for part in self.pixel_chunks())
 
     @property
     def kind(self) -> str:
@@ -112,15 +110,16 @@ class ImageSet:
         """
         drawn = torch.empty(self.pixels.shape, dtype=torch.uint8, device=self.pixels.device)
         noise = torch.Generator().manual_seed(seed)
-        for start in range(0, len(self), _BINARIZE_CHUNK):
-            part = slice(start, start + _BINARIZE_CHUNK)
-            drawn[part] = torch.bernoulli(self.to_float(self.pixels[part].cpu()), generator=noise)
+        start = 0
+        for part in self.pixel_chunks():
+            drawn[start : start + len(part)] = torch.bernoulli(self.to_float(part.cpu()), generator=noise)
+            start += len(part)
         return replace(self, pixels=drawn, pixel_max=1, binarization_seed=None)
 
     def mean(self) -> Tensor:
         """The mean image, `[channels, height, width]` in [0, 1], summed in float64."""
         total = torch.zeros(self.image_shape, dtype=torch.float64)
-        for batch in self.batches(min(_BINARIZE_CHUNK, self._chunk_size())):
+        for batch in self.chunks():
             total += batch.images.double().sum(dim=0).cpu()
         return (total / len(self)).float()
 
@@ -186,8 +185,17 @@ class ImageSet:
             yield self.batch(slice(start, start + batch_size))
             self.report(min(1.0, (start + batch_size) / len(self)))
 
+    def chunks(self) -> Iterator[Batch]:
+        """All images in order, in batches that take little memory whatever their size."""
+        return self.batches(self._chunk_size())
+
+    def pixel_chunks(self) -> Iterator[Tensor]:
+        """All pixels in order, unscaled, in such batches."""
+        step = self._chunk_size()
+        return (self.pixels[start : start + step] for start in range(0, len(self), step))
+
     def _chunk_size(self) -> int:
-        return max(1, _CHUNK_VALUES // max(1, prod(self.image_shape)))
+        return min(_MAX_CHUNK, max(1, _CHUNK_VALUES // max(1, prod(self.image_shape))))
 
     def report(self, share: float) -> None:
         """Report the share of the work done, from 0 to 1; `batches` does so after every batch."""

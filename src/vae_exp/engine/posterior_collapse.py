@@ -97,7 +97,6 @@ class PosteriorCollapseMonitor:
     def _variances(self) -> Tensor:
         """The variance of each unit's posterior mean over the images, `[latent_dim]`."""
         self._vae.eval()
-        batch = self._images.batch()
         with matmul_precision(self._vae, "fp32"):
-            means = self._vae.encode(batch.images, batch.labels).mean
-        return means.var(dim=0, correction=0)
+            means = [self._vae.encode(batch.images, batch.labels).mean for batch in self._images.chunks()]
+        return torch.cat(means).var(dim=0, correction=0)

@@ -86,14 +86,14 @@ def check_loss(vae: VAE, loss: Loss, images: ImageSet, generator: torch.Generato
         weight, beta = _weights(vae, loss, images, generator)
         likelihood = getattr(first_likelihood(vae, images), "base_dist", None)
     vae.train(was_training)
-    _require_levels(likelihood, images.take(_PIXELS_FROM))
-    pixels = images.take(_PIXELS_FROM).batch().images.double()
+    first_images = images.take(_PIXELS_FROM)
+    _require_levels(likelihood, first_images)
     bernoulli = isinstance(likelihood, Bernoulli)
     return LossReport(
         distortion_weight=weight,
         effective_beta=beta,
-        entropy_floor=_entropy(pixels).sum(dim=(1, 2, 3)).mean().item() if bernoulli else None,
-        mean_image_distortion=_mean_image_distortion(pixels) if bernoulli else None,
+        entropy_floor=_mean_entropy(first_images) if bernoulli else None,
+        mean_image_distortion=_mean_image_distortion(first_images) if bernoulli else None,
         pixels=prod(images.image_shape),
         warnings=tuple(_warnings(likelihood, images, weight)),
     )
@@ -144,7 +144,7 @@ def _require_levels(likelihood: Any, images: ImageSet) -> None:
     levels = _levels(likelihood)
     if levels is None:
         return
-    values = len(images.pixels[:].unique())
+    values = len(torch.cat([part.unique() for part in images.pixel_chunks()]).unique())
     if values > levels:
         expected = images.pixel_max + 1 if images.pixels.dtype == torch.uint8 else values
         raise UserError(
@@ -157,9 +157,14 @@ def _entropy(pixels: Tensor) -> Tensor:
     return -(torch.xlogy(pixels, pixels) + torch.xlogy(1 - pixels, 1 - pixels))
 
 
-def _mean_image_distortion(pixels: Tensor) -> float:
-    mean = pixels.mean(dim=0, keepdim=True)
-    return _entropy(mean).sum().item()  # the mean cross-entropy to a fixed image is linear in the pixels
+def _mean_entropy(images: ImageSet) -> float:
+    total = sum(_entropy(batch.images.double()).sum().item() for batch in images.chunks())
+    return total / len(images)
+
+
+def _mean_image_distortion(images: ImageSet) -> float:
+    # the mean cross-entropy to a fixed image is linear in the pixels
+    return _entropy(images.mean().double()).sum().item()
 
 
 def _warnings(likelihood: Any, images: ImageSet, weight: float | None) -> list[str]:
