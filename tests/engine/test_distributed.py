@@ -17,9 +17,6 @@ from vae_exp.engine import torchrun
 from vae_exp.engine.distributed import DistributedContext, init_distributed, local_rank_device
 from vae_exp.errors import UserError
 
-# The kernel of a 1×1 convolution has two valid strides; DDP copies between them.
-pytestmark = pytest.mark.filterwarnings("ignore:Grad strides do not match bucket view strides")
-
 CPU = torch.device("cpu")
 reproducibly = settings(max_examples=100)
 world_sizes = st.integers(min_value=1, max_value=9)

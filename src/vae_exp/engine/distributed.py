@@ -115,6 +115,9 @@ class DistributedContext:
         """
         if self.world_size == 1:
             return module
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.register_hook(_with_plain_strides)
         return DistributedDataParallel(
             module,
             device_ids=[device] if device.type == "cuda" else None,
@@ -137,6 +140,11 @@ def _result_or_error(function: Callable[[], T]) -> tuple[T | None, Exception | N
         return None, error
     except Exception as error:
         return None, RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _with_plain_strides(gradient: Tensor) -> Tensor:
+    """The same memory with the strides that DDP expects: an axis of one element, as in 1×1 kernels, has any."""
+    return gradient.flatten().view_as(gradient) if gradient.is_contiguous() else gradient
 
 
 def _has_unused_parameters(module: nn.Module, *arguments: Any) -> bool:
