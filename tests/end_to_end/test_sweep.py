@@ -11,6 +11,7 @@ from filelock import FileLock
 from tests.conftest import start
 from tests.readers import read_result, without_times
 from tests.wandb_records import runs
+from vae_exp.sweep.job_records import read_jobs
 
 SHORT = ("data=digits", "trainer.epochs=1", "evaluator=[]", "tracker=none")
 SWEEP = ("train", "--multirun", *SHORT, "sweep.name=mine")
@@ -123,6 +124,7 @@ def test_the_same_sweep_again_does_nothing_and_more_values_only_what_is_new(comm
     rewritten = ("sweep.name=mine", "optimizer.lr=0.001", LATENTS, "seed=0", *SHORT)
     assert command("train", "--multirun", *rewritten).code == 0
     assert contents(sweep).keys() == after.keys()
+    assert [job.status for job in read_jobs(sweep)] == ["completed"] * 3
 
 
 def test_rerun_runs_all_again_and_archives_the_former_runs(command, sweep):

@@ -12,6 +12,7 @@ from vae_exp.sweep.manifest import (
     job_key,
     planned_jobs,
     read_manifest,
+    remove_job,
     swept_keys,
 )
 
@@ -77,6 +78,15 @@ def test_commands_and_jobs_are_added_and_none_is_told_twice(tmp_path: Path):
     assert manifest.jobs == [["seed=0"], ["seed=1"], ["seed=2"]]
     assert [entry["words"][1] for entry in manifest.commands] == ["seed=0,1", "seed=0,1,2"]
     assert {entry["folder"] for entry in manifest.commands} == {str(tmp_path)}
+
+
+def test_a_job_that_is_written_otherwise_now_is_removed(tmp_path: Path):
+    remove_job(tmp_path, ["seed=0"])
+    assert not (tmp_path / FILE).exists()
+    add_command(tmp_path, ["a"], tmp_path, [["seed=0"], ["seed=1"]])
+    remove_job(tmp_path, ["sweep.name=x", "seed=0"])
+    assert read_manifest(tmp_path).jobs == [["seed=1"]]
+    assert len(read_manifest(tmp_path).commands) == 1
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"commands": 1, "jobs": [2]}', "\x00"])

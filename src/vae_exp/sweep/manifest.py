@@ -77,6 +77,15 @@ def add_command(sweep: Path, argv: Sequence[str], folder: Path, jobs: Sequence[S
         write_json(sweep / FILE, {"commands": manifest.commands, "jobs": manifest.jobs})
 
 
+def remove_job(sweep: Path, overrides: Sequence[str]) -> None:
+    """Remove from a manifest the overrides that a job had before it was started with others."""
+    with FileLock(sweep / f".{FILE}.lock", timeout=_LOCK_SECONDS):
+        manifest, key = read_manifest(sweep), job_key(overrides)
+        jobs = [job for job in manifest.jobs if job_key(job) != key]
+        if len(jobs) < len(manifest.jobs):
+            write_json(sweep / FILE, {"commands": manifest.commands, "jobs": jobs})
+
+
 def portable_args(argv: Sequence[str]) -> list[str]:
     """The arguments of a command that stay valid when its sweep is moved, renamed, trusted or rerun."""
     passing = ("sweep.rerun=", "sweep.name=", "sweep.checked=", "hydra.sweep.dir=", "trusted_packages=")

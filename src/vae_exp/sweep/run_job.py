@@ -19,7 +19,7 @@ from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import read_yaml, write_atomically
 from vae_exp.storage.run_directory import RunDirectory, lock_run_directory
 from vae_exp.sweep.job_records import read_overrides
-from vae_exp.sweep.manifest import swept_keys
+from vae_exp.sweep.manifest import job_key, remove_job, swept_keys
 
 if TYPE_CHECKING:
     from vae_exp.engine.protocols import Pruner
@@ -145,6 +145,9 @@ def run_job(
 
     with lock_run_directory(run_dir):
         action = decide_action(run_dir, config)
+        earlier = read_overrides(run_dir.overrides)
+        if earlier and job_key(earlier) != job_key(overrides):  # the same job, written otherwise
+            remove_job(run_dir.path.parent, earlier)
         if action is JobAction.SKIP:
             _log.info("%s is finished already; skipped.", run_dir.path.name)
             save_overrides(run_dir, overrides)
