@@ -150,6 +150,12 @@ def test_the_journal_of_another_search_is_refused(
         TrialScheduler(tmp_path, settings(objectives={"val/elbo": objective}), parsed_space(overrides, {}))
 
 
+def test_a_key_that_was_searched_under_an_earlier_name_is_named(tmp_path: Path):
+    lease_from(TrialScheduler(tmp_path, settings(), parsed_space(["trainer.gradient_clip=1,2"], {})))
+    with pytest.raises(UserError, match=r"searched trainer\.gradient_clip, which is trainer\.max_grad_norm now"):
+        TrialScheduler(tmp_path, settings(), parsed_space(["trainer.max_grad_norm=1,2"], {}))
+
+
 @pytest.mark.parametrize("text", ["nonsense\n", '{"op_code": 99}\n', "[]\n"])
 def test_a_file_that_is_no_journal_is_refused(tmp_path: Path, text: str):
     (tmp_path / STUDY_FILE).write_text(text)

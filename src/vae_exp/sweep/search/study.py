@@ -308,6 +308,12 @@ class TrialScheduler:
         if self._study.user_attrs.get("pruner") != dict(self._settings.pruner):
             self._study.set_user_attr("pruner", dict(self._settings.pruner))
         for key, stored_values in (item for trial in self._trials() for item in trial.distributions.items()):
+            current = rename_override(f"{key}=").removesuffix("=")
+            if current != key:
+                raise UserError(
+                    f"{self._path} has searched {key}, which is {current} now, and the sampler would not see "
+                    f"these trials; choose another sweep.name."
+                )
             try:
                 requested_values = self._space.distributions.get(key, stored_values)
                 check_distribution_compatibility(stored_values, requested_values)
