@@ -223,7 +223,7 @@ def test_labels_of_every_split_are_classes_of_the_model():
 
 
 def test_a_key_that_has_moved_is_named_with_its_current_name():
-    with pytest.raises(UserError, match=r"take loss\.reduction; loss\.reduction is trainer\.loss_reduction now"):
+    with pytest.raises(UserError, match=r"reduction is trainer\.loss_reduction now, so rename it in your YAML$"):
         build_loss(
             {"_target_": "vae_exp.objective.elbo.ELBO", "reduction": "sum"}, build_vae(model(), SHAPE), SHAPE
         )

@@ -263,10 +263,12 @@ def _as_user_error(error: Exception, key: str, node: Node) -> UserError:
     beginning = f"{key}._target_={node['_target_']} cannot be instantiated"
     unexpected = list(_unexpected_keys(node, key))
     if isinstance(root, TypeError) and unexpected:
-        removed = " ".join(f"~{name}" for name in unexpected)
         names = {**RENAMED_KEYS, **RENAMED_ARGUMENTS}
-        remedies = [f"{name} is {names[name]} now" for name in unexpected if name in names]
-        remedies += [f"leave out what you added, and remove what the defaults add: {removed}"]
+        remedies = [
+            f"{name} is {names[name]} now, so rename it in your YAML" for name in unexpected if name in names
+        ]
+        if removed := " ".join(f"~{name}" for name in unexpected if name not in names):
+            remedies.append(f"leave out what you added, and remove what the defaults add: {removed}")
         return UserError(f"{beginning}: it does not take {', '.join(unexpected)}; {'; '.join(remedies)}")
     module, _, name = node["_target_"].rpartition(".")
     if isinstance(root, ImportError) and module in sys.modules:
