@@ -106,6 +106,21 @@ def test_black_and_white_images_are_scored_as_such(command, tmp_path):
         assert scores[0]["targets"] == "binary"
 
 
+def test_a_conditional_model_trains_on_pixels_that_every_step_draws(command, tmp_path):
+    options = ("model=conditional", "model.hidden_dims=[16]", "data.binarization=dynamic")
+    whole = trained(command, tmp_path, "whole", *options)
+    trained(command, tmp_path, "resumed", *options, "trainer.epochs=1")
+    assert command("train", "resume=resumed", "trainer.epochs=2").code == 0
+    resumed = torch.load(tmp_path / "resumed" / "checkpoints" / "last.pt", weights_only=True)
+    for name, weight in whole["weights"]["vae"].items():
+        assert torch.equal(weight, resumed["vae"][name])
+    assert command("evaluate", "run=whole", "evaluator=[elbo]").code == 0
+    scores = json.loads((tmp_path / "whole" / "evaluation" / "test-best.json").read_text())
+    assert scores["targets"] == "binary"
+    means = load_run(tmp_path / "whole").vae.decode(torch.zeros(10, 2), torch.arange(10)).mean
+    assert len(means.unique(dim=0)) == 10  # a mean image of each class
+
+
 def test_a_run_that_diverges_keeps_the_last_good_epoch(command, tmp_path):
     """From the second epoch on the learning rate is beyond all bounds."""
     schedule = ("+scheduler.step_size=1", "+scheduler.gamma=1e30")
