@@ -64,6 +64,7 @@ METRICS = {
     "codebook_used": Metric("codes", higher_is_better=True),
     "code_perplexity": Metric("codes", higher_is_better=True),
     "learning_rate": Metric(""),
+    "grad_norm": Metric(""),
     "epoch_seconds": Metric("s"),
     "images_per_second": Metric("images/s", higher_is_better=True),
 }

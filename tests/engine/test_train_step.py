@@ -63,8 +63,10 @@ def first_images(count: int) -> Tensor:
 @pytest.mark.parametrize("clip", [None, 0.5, 100.0])
 def test_a_step_is_the_one_computed_by_hand(reduction: str, divisor: int, clip: float | None):
     module = Linear()
-    make_step(module, module, [4, 3], reduction=reduction, max_grad_norm=clip)(4)
+    step = make_step(module, module, [4, 3], reduction=reduction, max_grad_norm=clip)
+    step(4)
     gradient = first_images(4).sum(dim=0) / divisor
+    torch.testing.assert_close(step.grad_norm(), gradient.norm())
     if clip is not None:
         gradient = gradient * min(1.0, clip / gradient.norm().item())
     torch.testing.assert_close(module.weight.detach(), -LR * gradient, rtol=1e-5, atol=1e-6)
@@ -80,6 +82,16 @@ def test_the_clip_is_of_the_whole_gradient_and_keeps_its_direction():
     assert full.norm() > 2 * LR * 0.25
     assert short.norm().item() == pytest.approx(LR * 0.25, rel=1e-3)
     torch.testing.assert_close(short, full * short.norm() / full.norm(), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("clip", [None, 0.25])
+def test_the_gradient_norm_is_that_of_the_last_step_and_leaves_out_weights_without_a_gradient(clip: float | None):
+    module = Linear()
+    module.unused = nn.Parameter(torch.ones(2))
+    step = make_step(module, module, [4, 3], max_grad_norm=clip)
+    for size in (4, 3):
+        step(size)
+    torch.testing.assert_close(step.grad_norm(), grey_images(COUNT).batch(slice(4, 7)).images.sum(dim=0).norm())
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])

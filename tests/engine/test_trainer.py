@@ -23,6 +23,7 @@ from tests.builders import (
     halving,
     make_trainer,
     small_vae,
+    weights,
 )
 from vae_exp.data.images import Batch, ImageSet
 from vae_exp.engine.checkpoint import load_checkpoint
@@ -144,14 +145,16 @@ def bench(tmp_path: Path) -> Callable[..., Bench]:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5])
 def test_every_epoch_is_logged_with_means_that_weigh_every_image_equally(bench, batch_size: int):
-    lines = bench(loss=PixelSum(), train=5, val=4, batch_size=batch_size, epochs=2).fit().tracker.lines
-    steps = -(-5 // batch_size)
+    made = bench(loss=PixelSum(), train=5, val=4, batch_size=batch_size, epochs=2).fit()
+    lines, steps = made.tracker.lines, -(-5 // batch_size)
+    last_size = 5 - batch_size * (steps - 1)
     assert [(step, line["epoch"]) for step, line in lines] == [(steps, 1), (2 * steps, 2)]
     for _, line in lines:
         for split, count, seed in (("train", 5, 0), ("val", 4, 1)):
             mean = pixel_sum(count, seed) / count
             expected = {"loss": mean, "distortion": mean / 4, "rate": mean / 2, "elbo": -0.75 * mean}
             assert {name: line[f"{split}/{name}"] for name in expected} == pytest.approx(expected, rel=1e-6)
+        assert line["train/grad_norm"] == pytest.approx(2 * last_size * len(weights(made.vae)) ** 0.5)
         assert line["time/images_per_second"] * line["time/epoch_seconds"] == pytest.approx(5)
         assert json.loads(json.dumps(line)) == line
 

@@ -5,6 +5,7 @@ from math import isfinite
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from vae_exp.data.augmentation import Augmentation
@@ -126,6 +127,7 @@ class TrainStep:
         self._parameters = parameters
         self._reduction = reduction
         self._max_grad_norm = max_grad_norm
+        self.last_grad_norm = torch.zeros((), device=loss_buffer.rows.device)
         self._augment = augment
         self._dynamic_binarization = dynamic_binarization
         self._ema = ema
@@ -165,13 +167,20 @@ class TrainStep:
             parameter.grad = None
         loss.backward(loss.new_full((), self._image_weight(size)).expand_as(loss))
         if self._max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm)
+            self.last_grad_norm.copy_(clip_grad_norm_(self._parameters, self._max_grad_norm))
         self.optimizer.step()
         for module in self._updated_modules:
             module.after_step(self.generator, self._dist.noise_shard(size), self._dist.all_reduce_sum)
         if self._ema is not None:
             self._ema.update()
         return sums
+
+    def grad_norm(self) -> Tensor:
+        """The norm of the whole gradient of the last step, before it was clipped; a scalar on the device."""
+        gradients = [weight.grad for weight in self._parameters if weight.grad is not None]
+        if self._max_grad_norm is None and gradients:
+            self.last_grad_norm.copy_(get_total_norm(gradients))
+        return self.last_grad_norm
 
     def _image_weight(self, size: int) -> float:
         """The weight of an image in the differentiated loss; DDP averages over processes."""

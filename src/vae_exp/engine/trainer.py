@@ -338,6 +338,7 @@ class Trainer:
         )
         self.previous_train_seconds = state["seconds"]
         self._loss_buffer.start_epoch(state["rows"].to(self._device))
+        self._train_step.last_grad_norm.fill_(state.get("grad_norm", nan))
 
     def _load_generators(self, state: Mapping[str, Any], epoch: int) -> None:
         if state["device"] != self._device.type:
@@ -445,6 +446,7 @@ class Trainer:
         """The metrics of an epoch, of the average weights where there is an average."""
         metrics = loss_term_metrics("train", means)
         self._non_finite.check_metrics(metrics, self.state)
+        metrics["train/grad_norm"] = self._train_step.grad_norm().item()
         with self._average_weights():
             with timed(self.phase_seconds, "validation"):
                 self._variance.update(shutdown)
@@ -499,6 +501,7 @@ class Trainer:
             "step": state.global_step,
             "batches": state.batch_in_epoch,
             "rows": self._loss_buffer.rows[: state.batch_in_epoch].clone(),
+            "grad_norm": self._train_step.grad_norm().item(),
             "seconds": state.train_seconds,
             "metrics": state.metrics,
             "lines": state.metrics_rows,
