@@ -5,22 +5,25 @@ In Python:
     run = vae_exp.train(["data=digits", "model.latent_dim=8"])  # or vae_exp.load_run("outputs/…")
     images = run.vae.sample(16)
     codes = vae_exp.VAETransformer(run).transform(run.data.test.batch().images)
+    runs = vae_exp.read_runs("multirun/mine")  # tables: pandas.DataFrame(runs.summary), .config, .history
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vae_exp.dashboard.runs.run_tables import read_runs
     from vae_exp.runs.trained_run import TrainedRun, load_run
     from vae_exp.runs.trained_run import TrainedRun as StoredRun
     from vae_exp.runs.transformer import VAETransformer
 
 __version__ = "0.1.0"
-__all__ = ["StoredRun", "TrainedRun", "VAETransformer", "__version__", "load_run", "train"]
+__all__ = ["StoredRun", "TrainedRun", "VAETransformer", "__version__", "load_run", "read_runs", "train"]
 _MODULES = {
     "TrainedRun": "vae_exp.runs.trained_run",
     "VAETransformer": "vae_exp.runs.transformer",
     "load_run": "vae_exp.runs.trained_run",
+    "read_runs": "vae_exp.dashboard.runs.run_tables",
 }
 
 

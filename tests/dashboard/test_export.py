@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.dashboard.records import PNG, alert_record, console_record, environment_record, make_run, picture
-from vae_exp.dashboard.__main__ import _check_roots
+from vae_exp.dashboard.runs.discovery import check_roots
 from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.dashboard.web.export import export, render_document
 from vae_exp.errors import UserError
@@ -162,4 +162,4 @@ def test_what_cannot_be_exported_is_refused(root: Path, folder: str, file: str, 
 @pytest.mark.parametrize(("root", "problem"), [("/dev/null", "is no folder"), ("/nowhere", "does not exist")])
 def test_a_root_that_is_no_folder_is_refused(root: str, problem: str):
     with pytest.raises(UserError, match=f"ROOT={root} {problem}"):
-        _check_roots([Path(root)])
+        check_roots([Path(root)])

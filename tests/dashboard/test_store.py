@@ -13,6 +13,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from tests.dashboard.records import (
     append,
+    environment_record,
     exit_record,
     history_record,
     make_run,
@@ -170,6 +171,36 @@ def test_attempts_at_one_run_directory_are_numbered_and_the_last_counts(tmp_path
     attempts = {key: (run.attempt, run.is_replaced) for key, run in store.runs.items()}
     assert attempts == {"first": (1, True), "second": (2, False), "other": (1, False), "foreign": (1, False)}
     assert {key for key, run in store.runs.items() if run.version > version} == {"first", "second"}
+
+
+def test_scores_added_afterwards_change_nothing_else(tmp_path: Path):
+    """A segment with nothing but a summary, as wandb writes it: it does not even name the run directory."""
+    directory = tmp_path / "runs" / "a"
+    rows = [{"a": 1.0, "_runtime": 40.0}, {"a": 2.0, "_runtime": 80.0}]
+    more = [summary_record({"status": "diverged"}), environment_record(program="train")]
+    make_run(tmp_path, "one", {"run_directory": str(directory)}, rows, 1, more=more, display_name="a name")
+    scores = [summary_record({"test/nll": 2.5, "_runtime": 0.0}), environment_record(program="scores")]
+    make_run(tmp_path, "one", {}, [], 0, started=1_700_000_500, more=scores)
+    (directory / ".hydra").mkdir(parents=True)
+    (directory / ".hydra" / "config.yaml").write_text(f"tracker: {{root: {tmp_path}}}")
+    for root in (tmp_path, directory):
+        run = only_run(root)
+        assert len(run.segments) == 2
+        assert (run.state, run.exit_code, run.info.name, run.directory) == (
+            "diverged",
+            1,
+            "a name",
+            str(directory),
+        )
+        assert (run.summary["test/nll"], run.summary["_runtime"], run.summary["a"]) == (2.5, 80.0, 2.0)
+        assert run.environment == {"program": "train"}
+        assert run.series("a")[1].tolist() == [1.0, 2.0]
+
+
+def test_a_resumed_run_that_fails_at_once_has_failed(tmp_path: Path):
+    make_run(tmp_path, "one", {}, [{"a": 1.0}], 130)
+    make_run(tmp_path, "one", {}, [], 1, started=1_700_000_500, more=[summary_record({"status": "failed"})])
+    assert only_run(tmp_path).state == "failed"
 
 
 def test_runs_of_one_id_in_two_roots_are_two(tmp_path: Path):

@@ -6,7 +6,9 @@ import socket
 import webbrowser
 from pathlib import Path
 
+from vae_exp.dashboard.runs.discovery import check_roots
 from vae_exp.errors import UserError, exit_with_message
+from vae_exp.storage.column_files import SUFFIXES, check_suffix
 
 _LOOPBACK = "127.0.0.1"
 _OWN_HOSTS = frozenset({_LOOPBACK, "localhost", "::1"})
@@ -16,11 +18,9 @@ def main() -> None:
     """Run the command line."""
     with exit_with_message():
         args = _make_parser().parse_args()
-        _check_roots(args.roots)
+        check_roots(args.roots)
         if args.export is not None:
-            from vae_exp.dashboard.web.export import export
-
-            print(export(args.roots, args.export, private=args.private, max_megabytes=args.size_limit))
+            _export(args)
         else:
             _serve(args)
 
@@ -38,13 +38,18 @@ def _make_parser() -> argparse.ArgumentParser:
         "--port", type=int, default=8765, help="port on 127.0.0.1; 0 takes any free one (%(default)s)"
     )
     parser.add_argument("--open", action="store_true", help="open the browser")
-    parser.add_argument("--export", type=Path, metavar="FILE.html", help="write one self-contained page and exit")
+    parser.add_argument(
+        "--export", type=Path, metavar="FILE",
+        help="write one self-contained page (.html), or a table with a row a run (.parquet, .csv, .npz), and exit",
+    )  # fmt: skip
+    parser.add_argument("--history", action="store_true", help="with --export of a table: a row a logged step")
+    parser.add_argument("--overwrite", action="store_true", help="with --export: replace the file if it exists")
     parser.add_argument(
         "--private", action="store_true",
         help="with --export: leave in what may name people and places: console, environment, absolute paths",
     )  # fmt: skip
     parser.add_argument(
-        "--size-limit", type=float, default=50.0, metavar="MB", help="of what is exported (%(default)s)"
+        "--size-limit", type=float, default=50.0, metavar="MB", help="of the page that is exported (%(default)s)"
     )
     parser.add_argument(
         "--bind", default=_LOOPBACK, metavar="ADDRESS",
@@ -53,11 +58,22 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check_roots(roots: list[Path]) -> None:
-    for root in roots:
-        if not root.is_dir() and not root.is_file():
-            problem = "is no folder" if root.exists() else "does not exist"
-            raise UserError(f"ROOT={root} {problem}; name folders such as outputs, multirun or wandb.")
+def _export(args: argparse.Namespace) -> None:
+    is_page = args.export.suffix in (".html", ".htm")
+    if not is_page:
+        check_suffix("--export", args.export, (".html", *SUFFIXES))
+    if is_page and args.history:
+        raise UserError(f"--history writes a table: --export runs.parquet, not {args.export}.")
+    if args.export.is_file() and not args.overwrite:
+        raise UserError(f"--export={args.export} exists; --overwrite replaces it.")
+    if is_page:
+        from vae_exp.dashboard.web.export import export
+
+        print(export(args.roots, args.export, private=args.private, max_megabytes=args.size_limit))
+    else:
+        from vae_exp.dashboard.web.table_export import export_table
+
+        print(export_table(args.roots, args.export, private=args.private, history=args.history))
 
 
 def _serve(args: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 import csv
 import io
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -49,7 +49,7 @@ class ColumnFiles:
         """Add rows to some columns: arrays `[rows, ...]`, each time of the same type and trailing shape."""
         for name, values in columns.items():
             if name not in self._files:
-                self._files[name] = (Path(self._folder.name) / name).open("w+b")
+                self._files[name] = (Path(self._folder.name) / str(len(self._files))).open("w+b")
                 self._kinds[name] = values.dtype, values.shape[1:]
             self._files[name].write(np.ascontiguousarray(values).tobytes())
 
@@ -70,18 +70,23 @@ class ColumnFiles:
         """
         columns = {name: self.read(name) for name in self._files}
         rows = order if order is not None else np.arange(len(next(iter(columns.values()))))
-        parts = [rows[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE)]
+        parts = [rows[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE)] or [rows]
         {".npz": _write_npz, ".parquet": _write_parquet, ".csv": _write_csv}[suffix](file, columns, parts)
 
 
-def check_suffix(key: str, path: Path) -> None:
+def check_suffix(key: str, path: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
     """Refuse a name that says no format, and Parquet without pyarrow.
+
+    Args:
+        key: What names the file.
+        path: The file.
+        suffixes: Of the formats that would be right.
 
     Raises:
         UserError: names the key and what would be right.
     """
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"{key}={path} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
+    if path.suffix not in suffixes:
+        raise UserError(f"{key}={path} must end in {', '.join(suffixes[:-1])} or {suffixes[-1]}.")
     if path.suffix == ".parquet":
         try:
             import pyarrow.parquet  # noqa: F401

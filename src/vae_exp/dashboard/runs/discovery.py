@@ -99,6 +99,18 @@ class RunDiscovery:
                 self._folders[path.parent] = []
 
 
+def check_roots(roots: Sequence[Path]) -> None:
+    """Refuse what is neither a folder nor a file.
+
+    Raises:
+        UserError: names it.
+    """
+    for root in roots:
+        if not root.is_dir() and not root.is_file():
+            problem = "is no folder" if root.exists() else "does not exist"
+            raise UserError(f"ROOT={root} {problem}; name folders such as outputs, multirun or wandb.")
+
+
 def _is_searched(folder: str) -> bool:
     """Whether a folder can hold runs of the user: not tests, installed packages or hidden folders."""
     is_hidden = folder.startswith(".") and folder != _HIDDEN_BUT_SEARCHED

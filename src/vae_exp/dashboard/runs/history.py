@@ -80,3 +80,14 @@ class History:
         other_rows, abscissas = (np.array(part) for part in self._columns.get(against, _NOTHING))
         _, here, there = np.intersect1d(rows, other_rows, assume_unique=True, return_indices=True)
         return abscissas[there], values[here]
+
+    def rows(self, before: int | None = None) -> tuple[npt.NDArray[np.int64], dict[str, Numbers]]:
+        """Return the steps `[N]`, and by key the numbers `[N]`, NaN in rows without one; before a step, or all."""
+        steps = np.array(self.steps, dtype=np.int64)
+        chosen = slice(None) if before is None else steps < before
+        columns = {}
+        for key, (rows, numbers) in self._columns.items():
+            column = np.full(len(steps), np.nan)
+            column[np.array(rows)] = numbers
+            columns[key] = column[chosen]
+        return steps[chosen], columns

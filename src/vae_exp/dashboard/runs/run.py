@@ -7,6 +7,7 @@ from functools import reduce
 from operator import ior
 
 import numpy as np
+import numpy.typing as npt
 
 from vae_exp.dashboard.reader.records import Value
 from vae_exp.dashboard.runs.history import Numbers
@@ -24,7 +25,7 @@ class Run:
     Args:
         run_id: The id that all segments share.
         key: The dashboard's name for it: the id, extended where two roots hold different runs of the same id.
-        segments: At least one.
+        segments: At least one. Those that only add scores to the summary have no say in what training left.
         version: The version of the store at its last change.
         state: `reading`, `running`, `finished`, `pruned`, `interrupted`, `diverged`, `failed` or `stale`.
         attempt: Which attempt at its run directory it is, from 1.
@@ -40,9 +41,14 @@ class Run:
     is_replaced: bool = False
 
     @property
+    def trained(self) -> RunSegment:
+        """The last segment that is of the training, and not of scores that were added to it afterwards."""
+        return next((x for x in reversed(self.segments) if not x.is_of_scores), self.segments[-1])
+
+    @property
     def info(self) -> RunInfo:
-        """Identity according to the last segment."""
-        return self.segments[-1].info
+        """Identity according to the last segment of the training."""
+        return self.trained.info
 
     @property
     def config(self) -> dict[str, Value]:
@@ -51,13 +57,19 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Value]:
-        """The last value of every key."""
-        return _merge(segment.summary for segment in self.segments)
+        """The last value of every key; W&B's own, such as the run time, are those of the training."""
+        return _merge(x.scores if self._is_added(x) else x.summary for x in self.segments)
 
     @property
     def environment(self) -> dict[str, Value]:
-        """Host, user, command line."""
-        return _merge(segment.environment for segment in self.segments)
+        """Host, user, command line of the training."""
+        return _merge(segment.environment for segment in self.segments if not self._is_added(segment))
+
+    @property
+    def directory(self) -> str:
+        """The run directory; empty for runs of other programs."""
+        directory = self.config.get("run_directory")
+        return directory if isinstance(directory, str) else ""
 
     @property
     def started(self) -> float:
@@ -67,7 +79,7 @@ class Run:
     @property
     def exit_code(self) -> int | None:
         """0 for success; None if it has not ended."""
-        return self.segments[-1].exit_code
+        return self.trained.exit_code
 
     @property
     def keys(self) -> list[str]:
@@ -103,6 +115,9 @@ class Run:
             parts.append(f"{unread} bytes at the end are not a whole record")
         return "; ".join(filter(None, parts))
 
+    def _is_added(self, segment: RunSegment) -> bool:
+        return segment.is_of_scores and segment is not self.trained
+
     def state_at(self, now: float) -> str:
         """Return the state; `reading` until every file is read to its end, which alone says how the run ended.
 
@@ -111,15 +126,14 @@ class Run:
         """
         if any(segment.is_behind for segment in self.segments):
             return "reading"
-        code, status = self.exit_code, self.segments[-1].summary.get("status")
+        code, status = self.exit_code, self.trained.summary.get("status")
         if code == 0:
             return "pruned" if status == "pruned" else "finished"
         if code is not None:
             if status in ("diverged", "interrupted"):
                 return str(status)
             return "interrupted" if code in _INTERRUPTED else "failed"
-        written = max(segment.modified for segment in self.segments)
-        return "stale" if now - written >= STALE_SECONDS else "running"
+        return "stale" if now - self.trained.modified >= STALE_SECONDS else "running"
 
     def series(self, key: str, against: str | None = None) -> tuple[Numbers, Numbers]:
         """Return the numbers of a key, each step as the last segment has it that ran it.
@@ -131,6 +145,18 @@ class Run:
         cuts = zip(self.segments, self._cuts(), strict=True)
         pieces = [segment.history.series(key, against, cut) for segment, cut in cuts]
         return np.concatenate([x for x, _ in pieces]), np.concatenate([y for _, y in pieces])
+
+    def rows(self) -> tuple[npt.NDArray[np.int64], dict[str, Numbers]]:
+        """Return the steps `[N]`, and by key the numbers `[N]`, NaN where a step has none; each step once."""
+        cuts = zip(self.segments, self._cuts(), strict=True)
+        parts = [segment.history.rows(cut) for segment, cut in cuts]
+        steps = np.concatenate([steps for steps, _ in parts])
+        missing = [np.full(len(steps), np.nan) for steps, _ in parts]
+        columns = {
+            key: np.concatenate([values.get(key, nan) for (_, values), nan in zip(parts, missing, strict=True)])
+            for key in self.keys
+        }
+        return steps, columns
 
     def _cuts(self) -> list[int | None]:
         """Return, for each segment, the step from which later segments ran everything again."""

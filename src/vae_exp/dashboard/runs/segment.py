@@ -98,6 +98,16 @@ class RunSegment:
         return 0.0 if self._status is None else self._status.st_mtime
 
     @property
+    def scores(self) -> dict[str, Value]:
+        """The summary without W&B's own keys."""
+        return {key: value for key, value in self.summary.items() if not key.startswith("_")}
+
+    @property
+    def is_of_scores(self) -> bool:
+        """Whether it only adds to the summary of its run: no history, and no status as training leaves one."""
+        return not len(self.history) and bool(self.scores) and "status" not in self.summary
+
+    @property
     def is_behind(self) -> bool:
         """Whether the file holds more than has been read."""
         return self.has_more or (self._status is None and not self.problem)

@@ -67,6 +67,7 @@ class RunStore:
         for segment in sorted(self._segments.values(), key=lambda segment: not segment.is_behind):
             self._refresh(segment)
         with self.lock:
+            self._assign_further_segments()
             self._update_states()
             self._number_attempts()
             self.notes = self._make_notes()
@@ -122,22 +123,39 @@ class RunStore:
 
     def _run_of(self, segment: RunSegment) -> Run | None:
         """Add a segment to its run, a new one if need be; in different W&B folders one id means two runs."""
+        key, run = self._find(segment)
+        if run is None:
+            if len(self.runs) >= _MAX_RUNS:
+                self._is_full = True
+                return None
+            run = self.runs[key] = Run(segment.info.run_id, key)
+            self._removed.pop(key, None)
+        self._add(segment, run)
+        return run
+
+    def _find(self, segment: RunSegment) -> tuple[str, Run | None]:
+        """Return the key of the run that a segment belongs to, and the run if there is one."""
         run_id = segment.info.run_id
         for number in count(1):
             key = run_id if number == 1 else f"{run_id}~{number}"
             run = self.runs.get(key)
             if run is None or run.segments[0].folder == segment.folder:
                 break
-        if run is None:
-            if len(self.runs) >= _MAX_RUNS:
-                self._is_full = True
-                return None
-            run = self.runs[key] = Run(run_id, key)
-            self._removed.pop(key, None)
+        return key, run
+
+    def _assign_further_segments(self) -> None:
+        """Add to the runs those of their segments that do not say to which run directory they belong."""
+        for segment in self._segments.values():
+            if segment.info.run_id and segment.path not in self._owner:
+                run = self._find(segment)[1]
+                if run is not None:
+                    self._add(segment, run)
+                    self._mark_changed(run)
+
+    def _add(self, segment: RunSegment, run: Run) -> None:
         self._owner[segment.path] = run
         run.segments.append(segment)
         run.segments.sort(key=lambda x: (x.info.started, x.path.name))
-        return run
 
     def _update_states(self) -> None:
         now = self._clock()
@@ -149,7 +167,7 @@ class RunStore:
         """Number the runs that share a W&B folder and a run directory: attempts at one job."""
         attempts: dict[tuple[Path, str], list[Run]] = {}
         for run in sorted(self.runs.values(), key=lambda run: run.started):
-            directory = run.segments[-1].config.get("run_directory")
+            directory = run.trained.config.get("run_directory")
             if isinstance(directory, str):
                 attempts.setdefault((run.segments[0].folder, directory), []).append(run)
         for runs in attempts.values():

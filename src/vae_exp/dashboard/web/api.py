@@ -40,7 +40,7 @@ def changes(store: RunStore, since: int) -> dict[str, Any]:
         since: The `cursor` of the last answer; 0 returns all.
     """
     changed = [run for run in store.runs.values() if run.version > since]
-    metrics = {key for run in changed for key in run.keys}
+    metrics = {key for run in changed for key in (*run.keys, *run.summary)}
     return {
         "store": store.identity,
         "cursor": store.version,

@@ -9,6 +9,7 @@ from typing import Any
 
 from vae_exp.dashboard.runs.media import ImageFile, ImageUnavailableError, read_picture
 from vae_exp.dashboard.runs.run import Run
+from vae_exp.dashboard.runs.run_tables import read_store
 from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.dashboard.web import api, page
 from vae_exp.dashboard.web.redaction import Redactor
@@ -35,10 +36,7 @@ def export(roots: Sequence[Path], path: Path, private: bool, max_megabytes: floa
     Raises:
         UserError: if there are no runs, the file would be too large, or it cannot be written.
     """
-    store = RunStore(roots)
-    store.read_all()
-    if not store.runs:
-        raise UserError(f"there are no .wandb files below {', '.join(map(str, roots))}.")
+    store = read_store(roots)
     html = render_document(store, private, max_megabytes * _MEGABYTE)
     try:
         write_to_user_path(path, lambda file: file.write(html))
