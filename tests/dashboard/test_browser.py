@@ -16,7 +16,7 @@ from tests.conftest import start
 from tests.dashboard.browsers import Watched, dashboard
 from tests.dashboard.records import PNG, append, console_record, history_record, make_run, picture, summary_record
 from vae_exp.dashboard.web.export import export
-from vae_exp.sweep.aggregate import Others, SeedGroup, combined, estimate, meaning
+from vae_exp.sweep.aggregate import Others, SeedGroup, combine_settings, estimate, meaning
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 TIMEOUT = 20_000  # milliseconds
@@ -421,7 +421,7 @@ def test_pages_combine_settings_as_the_sweep_command_does(watched: Watched, tmp_
             code = 0 if seed < seeds else 1
             make_run(tmp_path, f"r{number}", config, [{"val/elbo": value}], code, started=1_700_000_000 + number)
             number += 1
-    rows = combined(settings, ["model.latent_dim"], others, "val/elbo")
+    rows = combine_settings(settings, ["model.latent_dim"], others, "val/elbo")
     with dashboard([tmp_path]) as address:
         show(watched, address, page="runs", group="model.latent_dim", sort="model.latent_dim", others=others)
         group = watched.page.locator("tr.group")
@@ -440,7 +440,7 @@ def test_pages_combine_settings_as_the_sweep_command_does(watched: Watched, tmp_
         expect(watched.page.locator("#caption-heat")).to_have_text(f"one seed each; {others} over loss.beta")
         expect(watched.page.locator("#chart-key .scatterlayer .trace")).to_have_count(2)
         line, points = watched.page.evaluate("() => document.getElementById('chart-key').data.map((t) => t.y)")
-        expected = combined(settings, ["loss.beta"], others, "val/elbo")
+        expected = combine_settings(settings, ["loss.beta"], others, "val/elbo")
         assert line == pytest.approx([x.metrics["val/elbo"].mean for x in expected])
         assert sorted(points) == pytest.approx(sorted(x.metrics["val/elbo"].mean for x in settings))
         watched.page.get_by_label("Other keys").select_option("best" if others == "mean" else "")

@@ -22,21 +22,21 @@ CPU = torch.device("cpu")
 
 def test_a_line_rises_and_stays():
     schedule = Linear(2.0, 4.0, duration=10)
-    assert [schedule.at(each) for each in (0, 5, 10, 11, 1000)] == [2.0, 3.0, 4.0, 4.0, 4.0]
+    assert [schedule.value_at(each) for each in (0, 5, 10, 11, 1000)] == [2.0, 3.0, 4.0, 4.0, 4.0]
 
 
 def test_a_cosine_is_half_way_in_the_middle_and_flat_at_both_ends():
     schedule = Cosine(0.0, 1.0, duration=100)
-    assert schedule.at(25) == pytest.approx((1 - math.cos(math.pi / 4)) / 2)
-    assert schedule.at(50) == pytest.approx(0.5)
-    assert schedule.at(1) < 0.001
-    assert schedule.at(99) > 0.999
+    assert schedule.value_at(25) == pytest.approx((1 - math.cos(math.pi / 4)) / 2)
+    assert schedule.value_at(50) == pytest.approx(0.5)
+    assert schedule.value_at(1) < 0.001
+    assert schedule.value_at(99) > 0.999
 
 
 def test_a_cycle_rises_for_its_share_and_starts_again():
     """Four cycles of 10 in 40, the first half of each rising."""
     schedule = Cyclical(0.0, 1.0, duration=40, cycles=4, rise=0.5)
-    assert [schedule.at(each) for each in (0, 1, 5, 9, 10, 12.5, 35, 39, 40, 99)] == pytest.approx(
+    assert [schedule.value_at(each) for each in (0, 1, 5, 9, 10, 12.5, 35, 39, 40, 99)] == pytest.approx(
         [0, 0.2, 1, 1, 0, 0.5, 1, 1, 1, 1]
     )
 
@@ -50,9 +50,9 @@ def test_a_cycle_rises_for_its_share_and_starts_again():
 )
 def test_every_schedule_begins_at_its_start_ends_at_its_end_and_stays_between(kind, start, end, duration, elapsed):
     schedule = kind(start, end, duration)
-    assert schedule.at(0) == pytest.approx(start)
-    assert schedule.at(duration) == schedule.at_end() == pytest.approx(end)
-    assert min(start, end) - 1e-9 <= schedule.at(elapsed) <= max(start, end) + 1e-9
+    assert schedule.value_at(0) == pytest.approx(start)
+    assert schedule.value_at(duration) == schedule.final_value() == pytest.approx(end)
+    assert min(start, end) - 1e-9 <= schedule.value_at(elapsed) <= max(start, end) + 1e-9
 
 
 @pytest.mark.parametrize(

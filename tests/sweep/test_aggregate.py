@@ -12,10 +12,10 @@ from vae_exp.errors import UserError
 from vae_exp.sweep.aggregate import (
     SeedGroup,
     best_jobs,
-    combined,
+    combine_settings,
     default_keys,
     estimate,
-    grouped,
+    group_seeds,
     meaning,
     means_over_seeds,
     natural_sort_key,
@@ -40,7 +40,7 @@ def test_a_single_job_tells_nothing_of_its_error():
 def test_jobs_that_differ_in_their_seed_alone_are_one_group(tmp_path: Path):
     jobs = read_jobs(make_sweep(tmp_path))
     assert set(default_keys(jobs)) == {"model.latent_dim", "model.hidden_dims"}
-    groups = grouped(jobs, default_keys(jobs))
+    groups = group_seeds(jobs, default_keys(jobs))
     assert len(groups) == 6
     assert {group.count for group in groups} == {2}
     group = next(group for group in groups if group.keys["model.latent_dim"] == "2")
@@ -66,7 +66,7 @@ def _settings() -> list[SeedGroup]:
 
 def test_the_mean_over_other_keys_is_that_of_the_settings_whatever_their_seeds():
     """Its error is the spread of that very number when every seed is drawn anew, settings being fixed."""
-    a, b = combined(_settings(), ["model"], "mean", "val/nll")
+    a, b = combine_settings(_settings(), ["model"], "mean", "val/nll")
     nll = a.metrics["val/nll"]
     assert (a.keys, a.count, nll.count) == ({"model": "a"}, 5, 5)
     assert nll.mean == pytest.approx((3.0 + 4.5) / 2)
@@ -80,9 +80,9 @@ def test_the_mean_over_other_keys_is_that_of_the_settings_whatever_their_seeds()
 
 
 def test_the_best_over_other_keys_is_one_setting_with_all_its_metrics():
-    a, _ = combined(_settings(), ["model"], "best", "val/nll")
+    a, _ = combine_settings(_settings(), ["model"], "best", "val/nll")
     assert (a.count, a.metrics["val/nll"], a.metrics["val/elbo"]) == (5, *[estimate(SEEDS["1", "a"])] * 2)
-    [whole] = combined(_settings(), [], "best", "val/elbo")
+    [whole] = combine_settings(_settings(), [], "best", "val/elbo")
     assert whole.metrics["val/nll"].mean == 8.0
 
 
@@ -100,14 +100,14 @@ def test_only_completed_jobs_count(tmp_path: Path):
     make_job(tmp_path, ["a=1", "seed=0"], val__loss=1.0)
     make_job(tmp_path, ["a=1", "seed=1"], "failed", val__loss=99.0)
     make_job(tmp_path, ["a=2", "seed=0"], "pruned", val__loss=99.0)
-    [group] = grouped(read_jobs(tmp_path), ["a"])
+    [group] = group_seeds(read_jobs(tmp_path), ["a"])
     assert (group.keys, group.count, group.metrics["val/loss"].mean) == ({"a": "1"}, 1, 1.0)
 
 
 def test_a_key_that_no_job_sets_is_refused(tmp_path: Path):
     make_job(tmp_path, ["a=1"], val__loss=1.0)
     with pytest.raises(UserError, match="--group-by b: no job sets it; set by some: a"):
-        grouped(read_jobs(tmp_path), ["b"])
+        group_seeds(read_jobs(tmp_path), ["b"])
 
 
 def test_values_are_sorted_by_size_and_words_by_themselves():

@@ -8,14 +8,14 @@ from PIL import Image
 
 from tests.sweep.sweeps import make_job, make_sweep
 from vae_exp.errors import UserError
-from vae_exp.sweep.aggregate import Others, SeedGroup, default_keys, grouped
+from vae_exp.sweep.aggregate import Others, SeedGroup, default_keys, group_seeds
 from vae_exp.sweep.job_records import read_jobs
 from vae_exp.sweep.plots import ParameterAxis, curve, draw, heat_map, rate_distortion
 
 
 def _groups(folder: Path):
     jobs = read_jobs(make_sweep(folder))
-    return grouped(jobs, default_keys(jobs))
+    return group_seeds(jobs, default_keys(jobs))
 
 
 def test_every_figure_is_written_as_png_and_svg(tmp_path: Path):
@@ -70,7 +70,7 @@ def test_a_heat_map_combines_the_other_keys_as_asked_and_says_so(tmp_path: Path,
     """Means over seeds first, then the plain mean or the best of them, by a loop over the jobs."""
     jobs = read_jobs(make_sweep(tmp_path))
     settings = [
-        replace(group, keys={**group.keys, "loss.beta": "1"}) for group in grouped(jobs, default_keys(jobs))
+        replace(group, keys={**group.keys, "loss.beta": "1"}) for group in group_seeds(jobs, default_keys(jobs))
     ]
     axes = heat_map(settings, "val/elbo", "model.latent_dim", "loss.beta", others).axes[0]
     for column, latent in enumerate(("2", "8", "16")):
@@ -87,14 +87,14 @@ def test_settings_of_a_search_are_points_without_lines(tmp_path: Path):
     """Two of them share the other key by chance."""
     for trial in range(12):
         make_job(tmp_path, [f"a={trial}", f"b={max(trial, 1)}.5"], val__nll=90.0 + trial)
-    [axes] = curve(grouped(read_jobs(tmp_path), ["a", "b"]), "val/nll", "a").axes
+    [axes] = curve(group_seeds(read_jobs(tmp_path), ["a", "b"]), "val/nll", "a").axes
     assert {line.get_linestyle() for line in axes.lines} == {"None"}
 
 
 def test_a_short_logarithmic_axis_has_plain_numbers_and_no_others(tmp_path: Path):
     for trial in range(12):
         make_job(tmp_path, [f"a={2 + 5 * trial}"], val__nll=90.0 + trial)
-    figure = curve(grouped(read_jobs(tmp_path), ["a"]), "val/nll", "a")
+    figure = curve(group_seeds(read_jobs(tmp_path), ["a"]), "val/nll", "a")
     figure.draw_without_rendering()
     [axes] = figure.axes
     low, high = axes.get_xlim()

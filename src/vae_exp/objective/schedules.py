@@ -30,11 +30,11 @@ class Schedule(ABC):
         self.duration = duration
         self.unit = unit
 
-    def at(self, elapsed: float) -> float:
+    def value_at(self, elapsed: float) -> float:
         """The scalar after so many steps or epochs; from `duration` on it stays as it is."""
         return self._at_share(min(max(elapsed / self.duration, 0.0), 1.0))
 
-    def at_end(self) -> float:
+    def final_value(self) -> float:
         """The scalar that training ends with."""
         return self._at_share(1.0)
 
@@ -109,7 +109,7 @@ class ScheduledValue:
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
-        self.value = torch.tensor(schedule.at(0))
+        self.value = torch.tensor(schedule.value_at(0))
 
     def to(self, device: torch.device) -> None:
         """Move the value to a device; later changes are in place, so that a CUDA graph can read it."""
@@ -134,7 +134,7 @@ def as_scalar(
     Raises:
         ValueError: if it is neither, or out of range.
     """
-    extremes = [value.at(0), value.at_end()] if isinstance(value, Schedule) else [value]
+    extremes = [value.value_at(0), value.final_value()] if isinstance(value, Schedule) else [value]
     for number in extremes:
         if isinstance(number, bool) or not isinstance(number, int | float) or not isfinite(number):
             raise ValueError(f"{key}={number} must be a finite number, or a schedule.")
@@ -167,7 +167,7 @@ class LossSchedules:
     def begin_epoch(self, epochs: int, steps: int) -> None:
         """Set every scalar to its value after so many whole epochs and so many steps."""
         for scalar in self._scalars.values():
-            scalar.set(scalar.schedule.at(epochs if scalar.schedule.unit == "epoch" else steps))
+            scalar.set(scalar.schedule.value_at(epochs if scalar.schedule.unit == "epoch" else steps))
 
     def begin_step(self, steps: int) -> None:
         """Set the scalars that follow steps to their values after so many."""
@@ -175,12 +175,12 @@ class LossSchedules:
             return
         for scalar in self._scalars.values():
             if scalar.schedule.unit == "step":
-                scalar.set(scalar.schedule.at(steps))
+                scalar.set(scalar.schedule.value_at(steps))
 
     def all_finished(self) -> bool:
         """Whether every scalar has its final value."""
         return all(
-            float(scalar.value) == float(torch.tensor(scalar.schedule.at_end()))
+            float(scalar.value) == float(torch.tensor(scalar.schedule.final_value()))
             for scalar in self._scalars.values()
         )
 
@@ -193,7 +193,7 @@ class LossSchedules:
         """Set every scalar to its final value for the length of a block, so that epochs can be compared."""
         before = {name: float(scalar.value) for name, scalar in self._scalars.items()}
         for scalar in self._scalars.values():
-            scalar.set(scalar.schedule.at_end())
+            scalar.set(scalar.schedule.final_value())
         try:
             yield
         finally:

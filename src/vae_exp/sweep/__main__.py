@@ -19,9 +19,9 @@ from vae_exp.storage.atomic_io import check_all_within, check_writable
 from vae_exp.sweep.aggregate import (
     SeedGroup,
     best_jobs,
-    combined,
+    combine_settings,
     default_keys,
-    grouped,
+    group_seeds,
     meaning,
     means_over_seeds,
     natural_sort_key,
@@ -149,9 +149,9 @@ def _summary(args: argparse.Namespace) -> int:
     if per_job:
         out.print(job_table(_sorted_jobs(jobs, args.sort), f"Sweep {name}", metrics))
     else:
-        settings = grouped(jobs, list(dict.fromkeys([*default_keys(jobs), *keys])))
+        settings = group_seeds(jobs, list(dict.fromkeys([*default_keys(jobs), *keys])))
         metric = select_metric(jobs, None if args.sort in keys else args.sort, "--sort")
-        groups = _sorted_groups(combined(settings, keys, args.others, metric), metric, args.sort)
+        groups = _sorted_groups(combine_settings(settings, keys, args.others, metric), metric, args.sort)
         caption = meaning(settings, keys, args.others, metric)
         out.print(group_table(groups, f"Sweep {name}", metrics))
         out.print(Text(f"Completed jobs: {caption}; ± standard errors over seeds"), soft_wrap=True)

@@ -69,7 +69,7 @@ def partition(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
     return parts
 
 
-def grouped(jobs: Sequence[JobRecord], keys: Sequence[str]) -> list[SeedGroup]:
+def group_seeds(jobs: Sequence[JobRecord], keys: Sequence[str]) -> list[SeedGroup]:
     """Completed jobs by their values at some keys, in the order of their first appearance.
 
     Raises:
@@ -92,7 +92,9 @@ def grouped(jobs: Sequence[JobRecord], keys: Sequence[str]) -> list[SeedGroup]:
     ]
 
 
-def combined(settings: Sequence[SeedGroup], keys: Sequence[str], others: Others, metric: str) -> list[SeedGroup]:
+def combine_settings(
+    settings: Sequence[SeedGroup], keys: Sequence[str], others: Others, metric: str
+) -> list[SeedGroup]:
     """Settings with the same values at some keys as one group, in the order of their first appearance.
 
     Of S settings with means mᵢ and standard errors sᵢ over seeds, `mean` gives Σ mᵢ / S with the error

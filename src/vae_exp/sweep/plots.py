@@ -20,9 +20,9 @@ from vae_exp.storage.atomic_io import write_atomically
 from vae_exp.sweep.aggregate import (
     Others,
     SeedGroup,
-    combined,
+    combine_settings,
     default_keys,
-    grouped,
+    group_seeds,
     meaning,
     natural_sort_key,
     partition,
@@ -111,7 +111,7 @@ def draw(jobs: Sequence[JobRecord], name: str | None, folder: Path, others: Othe
     if not completed:
         raise UserError("no job of the sweep has completed yet: there is nothing to draw.")
     metric = select_metric(completed, name)
-    groups = grouped(completed, default_keys(completed))
+    groups = group_seeds(completed, default_keys(completed))
     written = []
     for stem, figure in _figures(groups, metric, others):
         for kind in _FORMATS:
@@ -164,7 +164,7 @@ def curve(settings: Sequence[SeedGroup], metric: str, key: str, others: Others =
         else:
             axes.plot(x, mean, label=label, linestyle="none", **style)
             axes.errorbar(x, mean, yerr=error, fmt="none", color=colour, alpha=alpha, linewidth=1)
-    whole = combined(settings, [key], others, metric)
+    whole = combine_settings(settings, [key], others, metric)
     parts = [
         meaning(settings, [*settings[0].keys], others, metric),
         _error_caption(settings, metric, "bands" if below.is_numeric and not scattered else "bars"),
@@ -189,7 +189,7 @@ def heat_map(settings: Sequence[SeedGroup], metric: str, across: str, up: str, o
     figure, axes = _figure()
     columns, rows = ParameterAxis(settings, across).values, ParameterAxis(settings, up).values
     cells = np.full((len(rows), len(columns)), np.nan)
-    for group in combined(settings, [across, up], others, metric):
+    for group in combine_settings(settings, [across, up], others, metric):
         cells[rows.index(group.keys[up]), columns.index(group.keys[across])] = group.metrics[metric].mean
     colours = "viridis" if higher_is_better(metric) else "viridis_r"  # bright where the metric is good
     image = axes.imshow(cells, origin="lower", aspect="auto", cmap=colours)
