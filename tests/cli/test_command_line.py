@@ -53,6 +53,8 @@ REFUSED = {
     ("model.encoder._target_=vae_exp.model.encoders.MLPEncode",): ["did you mean MLPEncoder?"],
     ("seed", "=", "3"): ["seed is not an override of the form key=value; write it without spaces"],
     ("resume=latest",): ["resume=latest: no run in outputs has a checkpoint"],
+    ("initialize_from=latest",): ["initialize_from=latest: no run in outputs has a checkpoint"],
+    ("latest",): ["latest is not an override of the form key=value; resume=latest continues the run there"],
     ("hydra/launcher=pool",): ["hydra/launcher=pool is for a sweep; add --multirun"],
     ("sweep.name=mine",): ["sweep.name=mine is for a sweep; add --multirun"],
 }

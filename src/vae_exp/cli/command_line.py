@@ -112,11 +112,12 @@ def _prepare_override(override: str, config_name: str) -> str:
     if _is_path(override):
         if config_name in _NAMES_A_RUN:
             return f"run={quote_value(override)}"
-        is_run = config_name == "train" and ("/" in override or Path(override).exists())
+        is_run = config_name == "train" and ("/" in override or override == LATEST or Path(override).exists())
         remedy = f"resume={override} continues the run there" if is_run else "write it without spaces"
         raise UserError(f"{override} is not an override of the form key=value; {remedy}.")
-    if override == f"resume={LATEST}" and config_name == "train":
-        return f"resume={quote_value(str(find_latest_run('resume')))}"
+    if override in (f"resume={LATEST}", f"initialize_from={LATEST}") and config_name == "train":
+        key = override.partition("=")[0]
+        return f"{key}={quote_value(str(find_latest_run(key)))}"
     override = rename_override(_with_expected_plus(override))
     group = group_of(override)
     if group is None:
@@ -134,9 +135,9 @@ def _prepare_override(override: str, config_name: str) -> str:
                 raise UserError(f"{override}: {name} is not an option of {group}; expected a list of names.")
         if isinstance(choice, list) and choice and group not in _LISTS:
             names = ",".join(map(str, choice))
-            each = f"; --multirun {group}={names} tries each of them" if len(choice) > 1 else ""
+            remedy = f"; --multirun {group}={names} tries each of them" if len(choice) > 1 else ""
             raise UserError(
-                f"{group}=[{names}] is a list, and {group} takes one option: {group}={choice[0]}{each}."
+                f"{group}=[{names}] is a list, and {group} takes one option: {group}={choice[0]}{remedy}."
             )
     return override
 
@@ -154,7 +155,7 @@ def _is_path(override: str) -> bool:
 
 def _unknown_option(option: str, config_name: str) -> str:
     name, _, value = option.partition("=")
-    options = [each for action in get_args_parser()._actions for each in action.option_strings]
+    options = [name for action in get_args_parser()._actions for name in action.option_strings]
     close = get_close_matches(name, options, n=1)
     if close:
         return f"{name} is not an option; did you mean {close[0]}?"
@@ -162,7 +163,7 @@ def _unknown_option(option: str, config_name: str) -> str:
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = compose(config_name)
     near = [key] if key in config else _nearest_keys(key, config)
-    hint = ": " + " or ".join(f"{each}={value or '…'}" for each in near) if near else "; --help shows both"
+    hint = ": " + " or ".join(f"{key}={value or '…'}" for key in near) if near else "; --help shows both"
     return f"{name} is not an option; keys of the config are set without dashes{hint}"
 
 
@@ -216,7 +217,7 @@ def _unreadable(error: OverrideParseException) -> str:
         OverridesParser.create().parse_override(as_text)
     except HydraException:
         return f"{error.override}: {reason}."
-    foreign = "".join(dict.fromkeys(each for each in value if not each.isascii()))
+    foreign = "".join(dict.fromkeys(character for character in value if not character.isascii()))
     reason = f"Hydra takes {foreign} within quotes only" if foreign else reason
     return f'{error.override}: {reason}; as text it is {as_text}, in a shell "{as_text}".'
 
@@ -224,10 +225,10 @@ def _unreadable(error: OverrideParseException) -> str:
 def _unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
     key = error.full_key or str(error.key)
     prefix, _, last = key.rpartition(".")
-    known = [str(name) for name in error.parent_node] if OmegaConf.is_dict(error.parent_node) else []
+    keys = [str(name) for name in error.parent_node] if OmegaConf.is_dict(error.parent_node) else []
     refused = f"{key} is not a key of the config"
-    if get_close_matches(last, known):
-        return f"{refused}; {did_you_mean(last, known, f'{prefix}.' if prefix else '')}"
+    if get_close_matches(last, keys):
+        return f"{refused}; {did_you_mean(last, keys, f'{prefix}.' if prefix else '')}"
     having = _options_with(prefix, last)
     if having:
         choices = " or ".join(f"{prefix.replace('.', '/')}={option}" for option in having)
@@ -235,8 +236,8 @@ def _unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
     near = _nearest_keys(last, error.parent_node._get_root())
     if near and not prefix:
         return f"{refused}; did you mean {' or '.join(near)}?"
-    own = f" To give a class of your own another argument, say +{key}=…" if "_target_" in known else ""
-    return f"{refused}; known here: {', '.join(known)}.{own}"
+    own = f" To give a class of your own another argument, say +{key}=…" if "_target_" in keys else ""
+    return f"{refused}; known here: {', '.join(keys)}.{own}"
 
 
 def _options_with(prefix: str, key: str) -> list[str]:
