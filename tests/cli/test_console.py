@@ -125,7 +125,7 @@ def test_a_summary_explains_two_elbos_names_figures_and_has_warnings_before_the_
     for name in ("samples.png", "latents.png", "notes.txt"):
         (tmp_path / "figures" / name).touch()
     warning = {"name": "posterior_collapse", "epoch": 2, "message": "the rate is 0.01 [/red]"}
-    metrics = RESULT["metrics"] | {"train/elbo": -152.755, "train/negative_elbo": 152.459}
+    metrics = RESULT["metrics"] | {"train/elbo": -152.755, "best/train/negative_elbo": 152.459}
     out = summary(tmp_path, metrics=metrics, warnings=[warning])
     assert "train/elbo averages over the epoch while the weights move" in out
     assert f"Figures: {tmp_path / 'figures'} (latents.png, samples.png)\n" in out

@@ -406,7 +406,7 @@ def test_resume_reads_a_features_file_that_the_caller_trusts(copied_run: Path, c
     change(copied_run, "evaluator", {"fid": fid(copied_run / "features.pt2")})
     finished = command("train", f"resume={copied_run}", "trainer.epochs=4", "trusted_packages=[features]")
     assert finished.code == 0, finished.err
-    assert "val/fid" in read_result(copied_run)["metrics"]
+    assert "best/val/fid" in read_result(copied_run)["metrics"]
 
 
 FILES = {

@@ -178,17 +178,23 @@ def test_jobs_are_ranked_by_their_best_epoch_unless_asked(command, sweep: Path):
 def test_a_run_keeps_the_metrics_of_its_best_epoch(command, tmp_path: Path):
     words = (
         "data=digits",
-        "optimizer.lr=0.05",
-        "trainer.epochs=4",
+        "optimizer.lr=0.1",
+        "trainer.epochs=5",
         "tracker=none",
-        "evaluator=[]",
+        "evaluator=[elbo]",
         "hydra.run.dir=run",
     )
-    assert command("train", *words, "hydra.run.dir=run").code == 0
+    shown = command("train", *words).out
+    assert "best/val/negative_elbo" in shown
+    assert "best/val/loss" not in shown
     metrics = read_result(tmp_path / "run")["metrics"]
-    rows = {row["epoch"]: row for row in read_metrics(tmp_path / "run")}
+    rows = {row["epoch"]: row for row in read_metrics(tmp_path / "run") if "val/loss" in row}
     best = min(rows.values(), key=lambda row: row["val/loss"])
     assert metrics["best/epoch"] == best["epoch"]
     for name in ("loss", "elbo", "rate", "distortion"):
         assert metrics[f"best/val/{name}"] == best[f"val/{name}"]
-        assert metrics[f"val/{name}"] == rows[4][f"val/{name}"]
+        assert metrics[f"val/{name}"] == rows[5][f"val/{name}"]
+    assert best["epoch"] < 5
+    assert command("evaluate", "run=run", "split=val", "evaluator=[elbo]").code == 0
+    scores = read_scores(tmp_path / "run", "val")
+    assert metrics["best/val/negative_elbo"] == scores["val/negative_elbo"]

@@ -23,6 +23,7 @@ from tests.builders import (
     halving,
     make_trainer,
     small_vae,
+    stored_weights,
     weights,
 )
 from vae_exp.data.images import Batch, ImageSet
@@ -73,7 +74,8 @@ class Scripted:
         if vae.training and self.step % self.steps == 1:
             self.act(epoch)
         value = (self.train if vae.training else self.val)[epoch - 1]
-        loss = torch.full((len(batch),), value) + 0 * next(vae.parameters()).sum()
+        moving = next(vae.parameters()).sum()
+        loss = torch.full((len(batch),), value) + moving - moving.detach()
         return LossTerms(loss=loss, distortion=loss, rate=torch.zeros_like(loss))
 
 
@@ -407,11 +409,26 @@ def test_evaluators_run_at_their_interval_or_once_at_the_end(bench):
     validated = made.trainer.state.metrics["val/loss"]
     made.run_final_evaluators()
     assert (len(second.images), len(at_end.images)) == (2, 1)
-    assert made.tracker.lines[-1] == (5, {"epoch": 5, "val/loss": 0.5, "val/score": 1.0})
+    assert made.tracker.lines[-1] == (5, {"epoch": 5, "best/val/loss": 0.5, "best/val/score": 1.0})
     metrics = made.trainer.state.metrics
-    assert (metrics["val/loss"], metrics["val/score"]) == (validated, 1.0)
+    assert (metrics["val/loss"], metrics["best/val/score"]) == (validated, 1.0)
     samples, last = ({name: made.directory.figures / f"{name}.png"} for name in ("samples", "figure"))
     assert made.tracker.figures == [(2, samples), (4, samples), (5, last)]
+
+
+@pytest.mark.parametrize("has_best", [True, False])
+def test_evaluators_at_the_end_see_the_weights_of_the_best_checkpoint(bench, has_best: bool):
+    at_end = RecordingEvaluator(None, {"score": 1.0})
+    script = Scripted(train=[1.0] * 4, val=[3.0, 1.0, 2.0, 2.0])
+    made = bench(loss=script, epochs=4, lr=0.1, evaluators={"at_end": at_end}).fit()
+    last, best = weights(made.vae), stored_weights(made.checkpoint("best")["vae"])
+    assert not torch.equal(last, best)
+    if not has_best:
+        made.directory.checkpoint("best").unlink()
+    made.run_final_evaluators()
+    assert torch.equal(at_end.weights[0], best if has_best else last)
+    assert torch.equal(weights(made.vae), last)
+    assert ("best/val/score" if has_best else "val/score") in made.trainer.state.metrics
 
 
 @pytest.mark.parametrize(("held_out", "split"), [(3, "val"), (0, "train")])

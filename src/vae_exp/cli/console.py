@@ -43,12 +43,12 @@ def print_run_summary(result: Mapping[str, Any], directory: RunDirectory, config
         directory: The run's.
         config: The run's, as plain containers.
     """
-    metrics = {name: value for name, value in result["metrics"].items() if not name.startswith("best/")}
-    print_metrics_table(metrics, f"After {result['epochs']} epochs")
-    if {"train/elbo", "train/negative_elbo"} <= set(result["metrics"]):
-        note = (
-            "train/elbo averages over the epoch while the weights move; train/negative_elbo draws again after it."
-        )
+    metrics = result["metrics"]
+    repeated = {name for name in metrics if name.removeprefix("best/") in metrics and name.startswith("best/")}
+    shown = {name: value for name, value in metrics.items() if name not in repeated | {"best/epoch"}}
+    print_metrics_table(shown, f"After {result['epochs']} epochs")
+    if {"train/elbo", "best/train/negative_elbo"} <= set(metrics):
+        note = "train/elbo averages over the epoch while the weights move; best/train/negative_elbo draws again."
         _console().print(note, soft_wrap=True)
     best, path = result["best"], _relative(directory.path)
     figures = sorted(path.name for path in directory.figures.glob("*.png"))

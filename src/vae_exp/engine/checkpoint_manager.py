@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from vae_exp.engine.checkpoint import save_checkpoint
+from vae_exp.engine.checkpoint import load_checkpoint, save_checkpoint
 from vae_exp.storage.atomic_io import fsync_directory, write_atomically
 from vae_exp.storage.run_directory import RunDirectory
 
@@ -68,6 +69,15 @@ class CheckpointManager:
         """Save the best state of earlier epochs: training has failed since."""
         if self._pending_best is not None:
             self._save(self._pending_best)
+
+    def load_best(self, device: torch.device) -> State | None:
+        """The state of the best epoch, as it was saved; None where the file has been removed.
+
+        Raises:
+            UserError: if the file is damaged.
+        """
+        path = self._directory.checkpoint("best")
+        return load_checkpoint(path, device) if path.exists() else None
 
     def _is_due(self, epoch: int) -> bool:
         seconds = time.monotonic() - self._saved_at

@@ -66,14 +66,22 @@ class EvaluatorLoop:
         """The names of those that run once, after the last epoch."""
         return [name for name, evaluator in self._evaluators.items() if not evaluator.every_n_epochs]
 
-    def run(self, names: Sequence[str], step: int, shutdown: GracefulShutdown) -> dict[str, float]:
+    def run(
+        self, names: Sequence[str], step: int, shutdown: GracefulShutdown, prefix: str = ""
+    ) -> dict[str, float]:
         """Run these evaluators; log their figures and lists, and return their numbers as `split/name`.
+
+        Args:
+            names: The evaluators.
+            step: The step at which figures and lists are logged.
+            shutdown: Notes Ctrl-C and SIGTERM.
+            prefix: Before the names of numbers and lists.
 
         Raises:
             Interrupted: on Ctrl-C or SIGTERM, before the next evaluator.
             UserError: if one cannot be run.
         """
-        split = "val" if len(self._val) else "train"
+        split = f"{prefix}{'val' if len(self._val) else 'train'}"
         metrics: dict[str, float] = {}
         for name in names:
             shutdown.raise_if_requested()

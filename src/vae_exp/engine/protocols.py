@@ -15,7 +15,7 @@ from vae_exp.model.vae import VAE
 class Evaluator(Protocol):
     """Scores or draws a model; the same object serves training and the `evaluate` command.
 
-    `every_n_epochs` is its interval during training; None means once, after the last epoch.
+    `every_n_epochs` is its interval during training; None means once, after the last epoch, on the best one.
     """
 
     every_n_epochs: int | None

@@ -22,7 +22,7 @@ from vae_exp.engine.cuda_graph import CUDAGraphStep
 from vae_exp.engine.device import matmul_precision
 from vae_exp.engine.distributed import DistributedContext
 from vae_exp.engine.early_stopping import EarlyStopping
-from vae_exp.engine.ema import ExponentialMovingAverage
+from vae_exp.engine.ema import ExponentialMovingAverage, load_average
 from vae_exp.engine.evaluator_loop import EvaluatorLoop
 from vae_exp.engine.non_finite import LossMonitor, NonFiniteChecker
 from vae_exp.engine.optimal_variance import OptimalVariance
@@ -288,15 +288,19 @@ class Trainer:
         return images
 
     def run_final_evaluators(self, shutdown: GracefulShutdown) -> None:
-        """Run the evaluators whose turn is after training; metrics of the last epoch are not replaced.
+        """Run the evaluators whose turn is after training, on the best checkpoint; their metrics are `best/…`.
+
+        Without `best.pt`, which a user may have removed, they run on the last epoch: its metrics have no prefix.
 
         Raises:
             Interrupted: on Ctrl-C or SIGTERM, before the next evaluator.
         """
         names, step = self._evaluator_loop.due_at_end(), self.state.global_step
-        with timed(self.phase_seconds, "evaluators"), self._average_weights():
+        best = self._checkpoints.load_best(self._device) if names else None
+        prefix = "" if best is None else "best/"
+        with timed(self.phase_seconds, "evaluators"), self._weights_of(best) if best else self._average_weights():
             metrics = self.dist.run_on_main_and_broadcast(
-                lambda: self._evaluator_loop.run(names, step, shutdown) if names else {}
+                lambda: self._evaluator_loop.run(names, step, shutdown, prefix) if names else {}
             )
         if metrics:
             self.state.metrics = metrics | self.state.metrics
@@ -386,6 +390,17 @@ class Trainer:
 
     def _average_weights(self) -> AbstractContextManager[None]:
         return self._ema.average_parameters() if self._ema else nullcontext()
+
+    @contextmanager
+    def _weights_of(self, checkpoint: Mapping[str, Any]) -> Iterator[None]:
+        """The weights of a checkpoint, their average where there is one, for the length of a block."""
+        current = {name: tensor.clone() for name, tensor in self._vae.state_dict().items()}
+        self._vae.load_state_dict(checkpoint["vae"])
+        load_average(self._vae, checkpoint["average"] or {})
+        try:
+            yield
+        finally:
+            self._vae.load_state_dict(current)
 
     @contextmanager
     def _training_phase(self) -> Iterator[None]:
