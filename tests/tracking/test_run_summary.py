@@ -108,6 +108,21 @@ def test_what_cannot_be_added_says_why(tracked, tmp_path: Path):
         add_to_summary(directory, {"test/nll": 2.5})
 
 
+def test_a_directory_that_names_the_wandb_run_of_another_is_refused(tracked, tmp_path: Path, monkeypatch):
+    directory = tracked()
+    directory.path.rename(tmp_path / "other")
+    with pytest.raises(UserError, match=r"is of the run in .*/run$"):
+        add_to_summary(RunDirectory(tmp_path / "other"), {"test/nll": 2.5})
+    (tmp_path / "moved").mkdir()
+    moved = RunDirectory((tmp_path / "other").rename(tmp_path / "moved" / "run"))
+    assert "offline: " in str(add_to_summary(moved, {"test/nll": 2.5}))
+    for segment in (tmp_path / "wandb").iterdir():
+        segment.rename(segment.with_name(segment.name.removeprefix("offline-")))
+    monkeypatch.setattr("wandb.init", lambda **_: pytest.fail("another run is resumed"))
+    with pytest.raises(UserError, match=r"is of the run in .*/run$"):
+        add_to_summary(moved, {"test/nll": 2.5})
+
+
 def test_an_online_run_is_resumed(tracked, tmp_path: Path, monkeypatch):
     directory = tracked(exit_code=3)
     [segment] = (tmp_path / "wandb").iterdir()

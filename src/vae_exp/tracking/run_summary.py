@@ -61,11 +61,25 @@ def add_to_summary(directory: RunDirectory, values: Mapping[str, float]) -> str 
     if directory.is_locked():
         raise UserError("it is still being trained; force=true adds its scores afterwards")
     segments = _read_segments(tracked)
-    if segments.last.name.startswith("offline") or mode == "offline":
+    is_offline = segments.last.name.startswith("offline") or mode == "offline"
+    _require_same_run(segments, directory.path, by_name=is_offline)
+    if is_offline:
         path = _write_segment(segments, values)
         return f"Added to the summary of the W&B run {tracked.run_id}, offline: {path}"
     _resume(segments, values)
     return f"Added to the summary of the W&B run {tracked.run_id}, online."
+
+
+def _require_same_run(segments: _TrackedSegments, path: Path, *, by_name: bool) -> None:
+    """Refuse a W&B run of another directory: one from a stranger may name any run.
+
+    Raises:
+        UserError: names the directory of the W&B run.
+    """
+    values = [json.loads(item.value_json) for item in segments.run.config.update if item.key == "run_directory"]
+    trained_in = Path(str(values[0] if values else "an unknown directory"))
+    if trained_in != path and not (by_name and trained_in.name == path.name):
+        raise UserError(f"{segments.last} is of the run in {trained_in}")
 
 
 def _read_segments(tracked: TrackedRun) -> _TrackedSegments:
