@@ -2,6 +2,8 @@
 
 import logging
 import signal
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +64,15 @@ def test_the_host_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         (["data=digit"], "did you mean digits"),
         (["data=digits", "trainer.epochs=0"], "trainer.epochs=0 must be"),
         (["data=digits", "model.latent_dim=2,8"], "model.latent_dim=2,8"),
+        (
+            ["--multirun", "seed=1,2"],
+            "--multirun is an option of python -m vae_exp.train",
+        ),
+        (["--help"], "--help is an option"),
+        (
+            ["experiment=latent_sweep", "data=digits"],
+            "experiment=latent_sweep data=digits is a sweep: start",
+        ),
     ],
 )
 def test_what_the_command_refuses_is_a_user_error(monkeypatch, tmp_path: Path, words: list[str], message: str):
@@ -69,6 +80,22 @@ def test_what_the_command_refuses_is_a_user_error(monkeypatch, tmp_path: Path, w
     with pytest.raises(UserError, match=message.replace(".", r"\.")):
         vae_exp.train(words)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("overrides", [None, [3], "data=digits", 3])
+def test_what_is_no_list_of_overrides_is_a_type_error(overrides):
+    with pytest.raises(TypeError, match=r"expected a list of overrides, such as \['data=digits'"):
+        vae_exp.train(overrides)
+
+
+def test_runs_in_threads_wait_for_each_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run):
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(lambda _: vae_exp.train(WORDS), range(2))
+    assert first.directory != second.directory
+    for name, weight in run.vae.state_dict().items():
+        for trained in (first, second):
+            assert torch.equal(weight, trained.vae.state_dict()[name])
 
 
 def test_a_class_of_the_callers_own_is_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -97,8 +124,45 @@ def test_a_pipeline_of_scikit_learn_uses_the_codes(run):
     pipeline = make_pipeline(vae_exp.VAETransformer(run.directory.path), LogisticRegression(max_iter=500))
     assert pipeline.fit(images, labels).score(images, labels) > 0.5
     assert transformer.score_samples(images[:9]).shape == (9,)
-    with pytest.raises(UserError, match=r"images of shape \[5\] are not those of the run, \[1, 8, 8\]"):
-        transformer.transform(np.zeros((2, 5)))
+    np.testing.assert_allclose(transformer.transform(images.reshape(-1, 8, 8, 1)), codes)
+
+
+def test_only_images_in_the_unit_interval_are_transformed(run):
+    transformer = vae_exp.VAETransformer(run)
+    images = np.random.default_rng(0).random((5, 1, 8, 8))
+    refused = {
+        r"images of shape \[5\] are not those of the run, \[1, 8, 8\]": np.zeros((2, 5)),
+        r"images hold values from 0 to 16; expected \[0, 1\]": load_digits().data.astype(np.uint8)[:9],
+        r"images hold values from -": -images,
+        "contains NaN": images * np.nan,
+        "Complex data": images.astype(complex),
+        "0 sample": images[:0],
+        "got scalar array instead": None,
+        "could not convert string": np.array([["a"] * 64]),
+    }
+    for message, value in refused.items():
+        for method in (transformer.transform, transformer.score_samples):
+            with pytest.raises(ValueError, match=message):
+                method(value)
+
+
+def test_colour_images_with_the_channels_last_are_refused(run):
+    colour = replace(run, config={"data": {"image_shape": [3, 8, 8]}})
+    with pytest.raises(ValueError, match=r"shape \[8, 8, 3\] are not those of the run, \[3, 8, 8\] \(\[channels"):
+        vae_exp.VAETransformer(colour).transform(np.zeros((2, 8, 8, 3)))
+
+
+@pytest.mark.parametrize("name", ["batch_size", "num_importance_samples"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_the_transformer_needs_positive_numbers(run, name: str, value: int):
+    with pytest.raises(ValueError, match=f"{name} == {value}, must be >= 1"):
+        vae_exp.VAETransformer(run, **{name: value}).score_samples(np.zeros((2, 64)))
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (0, 8), (8,)])
+def test_latents_of_another_shape_are_refused(run, shape: tuple[int, ...]):
+    with pytest.raises(ValueError, match=r"expected \[N, 8\]|0 sample|Expected 2D array"):
+        vae_exp.VAETransformer(run).inverse_transform(np.zeros(shape))
 
 
 def test_codes_and_samples_carry_no_graph(run):

@@ -1,6 +1,7 @@
 """A training run started from Python: `vae_exp.train([...])`."""
 
 import logging
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -23,21 +25,24 @@ from vae_exp.storage.run_directory import RunDirectory, lock_run_directory, resu
 if TYPE_CHECKING:
     from vae_exp.runs.trained_run import TrainedRun
 
+_TRAINING = threading.RLock()  # Hydra's state and the random state belong to the process
+
 
 def train(overrides: Sequence[str] = ()) -> "TrainedRun":
     """Train one run in this process, as `python -m vae_exp.train` does, and open it.
 
     Logging, signal handlers and Hydra's state are left as they were; what the run logs goes to its `train.log`.
-    The random state of the process changes, because the run seeds it.
+    The random state of the process changes, because the run seeds it; runs in several threads wait for each other.
 
     Args:
-        overrides: The words of a command line, such as `["data=digits", "model.latent_dim=8"]`; `resume=DIR`
-            continues a run.
+        overrides: Those of a command line, such as `["data=digits", "model.latent_dim=8"]`, without options and
+            sweeps; `resume=DIR` continues a run.
 
     Returns:
         The run, with the weights of its best epoch.
 
     Raises:
+        TypeError: if `overrides` is no list of strings.
         UserError: with the message that the command prints.
         KeyboardInterrupt: on Ctrl-C, after the current step; the run can be resumed.
     """
@@ -49,7 +54,7 @@ def train(overrides: Sequence[str] = ()) -> "TrainedRun":
     from vae_exp.runs.trained_run import load_run
     from vae_exp.runs.training import run_training
 
-    with _composed(overrides) as config:
+    with _TRAINING, _composed(overrides) as config:
         task = without_hydra_node(config)
         run_dir = resumed_directory(task.resume) if task.resume else RunDirectory(Path(config.hydra.run.dir))
         with lock_run_directory(run_dir), _logged_to(run_dir.log), GracefulShutdown() as shutdown:
@@ -71,6 +76,7 @@ def train(overrides: Sequence[str] = ()) -> "TrainedRun":
 @contextmanager
 def _composed(overrides: Sequence[str]) -> Iterator[DictConfig]:
     """The checked config with Hydra's section, which Hydra knows within the block."""
+    _require_overrides(overrides)
     register_schemas()
     register_resolvers()
     hydra: Any = HydraConfig.instance()
@@ -78,6 +84,11 @@ def _composed(overrides: Sequence[str]) -> Iterator[DictConfig]:
     try:
         with initialize_config_dir(str(config_dir()), job_name="train", version_base="1.3"):
             config = compose("train", prepare(list(overrides), "train"), return_hydra_config=True)
+            if config.hydra.mode == RunMode.MULTIRUN:
+                raise UserError(
+                    f"vae_exp.train trains one run, and {' '.join(overrides)} is a sweep: start it with python -m "
+                    f"vae_exp.train, or train one run of its settings with hydra.mode=RUN."
+                )
             check_run(config)
             hydra.set_config(config)  # which makes Hydra's section read-only
             yield config
@@ -85,6 +96,20 @@ def _composed(overrides: Sequence[str]) -> Iterator[DictConfig]:
         raise UserError(format_error(error)) from error
     finally:
         hydra.cfg = before
+
+
+def _require_overrides(overrides: Any) -> None:
+    is_list = isinstance(overrides, Sequence) and not isinstance(overrides, str)
+    if not is_list or not all(isinstance(override, str) for override in overrides):
+        raise TypeError(
+            f"vae_exp.train({overrides!r}): expected a list of overrides, such as ['data=digits', 'seed=1']."
+        )
+    for override in overrides:
+        if override.startswith("-"):
+            raise UserError(
+                f"{override} is an option of python -m vae_exp.train; the function takes overrides alone, such "
+                f"as data=digits."
+            )
 
 
 @contextmanager

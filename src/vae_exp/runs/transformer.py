@@ -1,5 +1,6 @@
 """A trained run as a transformer of scikit-learn."""
 
+from numbers import Integral
 from os import PathLike
 from typing import Any, Self
 
@@ -7,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import check_array, check_scalar
 
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
@@ -20,13 +22,18 @@ Array = npt.NDArray[Any]
 class VAETransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Images to posterior means, for pipelines of scikit-learn; `fit` does nothing, because the model is trained.
 
-    Images are float arrays in [0, 1], `[N, *image_shape]` or flattened, `[N, features]`.
+    Images are arrays in [0, 1], `[N, channels, height, width]` or these flattened, `[N, features]`; the axis of a
+    single channel may be missing or last.
 
     Args:
         run: A trained run or its directory.
         num_importance_samples: Draws of z per image in `score_samples`.
         batch_size: Images at once.
         seed: Of the draws.
+
+    Raises:
+        ValueError: from the methods, for an argument out of range, and for arrays that are no such images or
+            latents; says what is expected.
     """
 
     def __init__(
@@ -60,7 +67,11 @@ class VAETransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def inverse_transform(self, latents: Array) -> Array:
         """E[x|z] of latents `[N, latent_dim]`, flattened: `[N, features]` in [0, 1]."""
         run = self._run()
-        parts = torch.from_numpy(np.asarray(latents, np.float32)).to(run.device).split(self.batch_size)
+        values = check_array(latents, dtype=np.float32, input_name="latents", estimator=self)
+        [latent_dim] = run.vae.prior().event_shape
+        if values.shape[1] != latent_dim:
+            raise ValueError(f"latents have shape {list(values.shape)}; expected [N, {latent_dim}].")
+        parts = torch.from_numpy(values).to(run.device).split(self.batch_size)
         result: Array = torch.cat([run.vae.decode(part).mean.flatten(1) for part in parts]).cpu().numpy()
         return result
 
@@ -73,6 +84,8 @@ class VAETransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return -np.concatenate([part["nll"] for part in parts])
 
     def _run(self) -> TrainedRun:
+        for name, least in (("num_importance_samples", 1), ("batch_size", 1), ("seed", 0)):
+            check_scalar(getattr(self, name), name, Integral, min_val=least)
         run = self.run if isinstance(self.run, TrainedRun) else load_run(self.run)
         if run.vae.needs_labels:
             raise UserError("a class-conditional model has no VAETransformer: its codes depend on the classes.")
@@ -81,7 +94,17 @@ class VAETransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _open(self, images: Array) -> tuple[TrainedRun, ImageSet]:
         run = self._run()
         shape = run.config["data"]["image_shape"]
-        pixels = torch.from_numpy(np.asarray(images, np.float32))
-        if pixels[0].numel() != int(np.prod(shape)):
-            raise UserError(f"images of shape {list(pixels.shape[1:])} are not those of the run, {shape}.")
-        return run, ImageSet(pixels.reshape(-1, *shape)).to(run.device)
+        pixels = check_array(images, dtype=np.float32, allow_nd=True, input_name="images", estimator=self)
+        axes = [size for size in pixels.shape[1:] if size > 1]
+        if axes not in ([size for size in shape if size > 1], [int(np.prod(shape))]):
+            raise ValueError(
+                f"images of shape {list(pixels.shape[1:])} are not those of the run, {shape} ([channels, height, "
+                f"width]), nor these flattened."
+            )
+        low, high = float(pixels.min()), float(pixels.max())
+        if low < 0 or high > 1:
+            raise ValueError(
+                f"images hold values from {low:g} to {high:g}; expected [0, 1]: divide by the value of white, 255 "
+                f"for uint8."
+            )
+        return run, ImageSet(torch.from_numpy(pixels).reshape(-1, *shape)).to(run.device)
