@@ -16,7 +16,8 @@ from tests.conftest import start
 from tests.dashboard.browsers import Watched, dashboard
 from tests.dashboard.records import PNG, append, console_record, history_record, make_run, picture, summary_record
 from vae_exp.dashboard.web.export import export
-from vae_exp.sweep.aggregate import Others, SeedGroup, combine_settings, estimate, meaning
+from vae_exp.sweep.aggregate import Others, SeedGroup, best_jobs, combine_settings, estimate, meaning
+from vae_exp.sweep.job_records import read_jobs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 TIMEOUT = 20_000  # milliseconds
@@ -67,7 +68,7 @@ def check_the_table(watched: Watched, address: str) -> list[float]:
     expect_cells(watched, "model.latent_dim", ["2", "2", "4", "4", "8", "8"])
     page.get_by_role("button", name=re.compile("^model.latent_dim")).click()
     expect_cells(watched, "model.latent_dim", ["8", "8", "4", "4", "2", "2"])
-    elbos = [float(text) for text in cells(watched, "val/elbo")]
+    elbos = [float(text) for text in cells(watched, "best/val/elbo")]
     best = page.locator("table.runs tr.best")
     expect(best).to_have_count(1)
     assert "★" in best.inner_text()
@@ -170,6 +171,65 @@ def six_jobs(tmp_path_factory: pytest.TempPathFactory, browser) -> Path:
         expect(page.locator("td.finished")).to_have_count(6, timeout=TIMEOUT)
     page.close()
     return root
+
+
+def test_the_best_run_is_that_of_the_sweep_command(watched: Watched, six_jobs: Path):
+    for by in ("best", "last"):
+        [[job], _] = best_jobs(read_jobs(six_jobs / "multirun" / "six", by), [])
+        with dashboard([six_jobs]) as address:
+            show(watched, address, page="runs", by=by)
+            expect(watched.page.locator("tr.best")).to_have_count(1, timeout=TIMEOUT)
+            expect(watched.page.locator("tr.best a")).to_have_attribute("title", job.name)
+
+
+def test_runs_are_ranked_by_their_best_epoch_and_show_test_scores(watched: Watched, tmp_path: Path):
+    """The best run by the best epoch is not the one by the last, nor the one by the test score; one has none."""
+    for number, (last, best, nll) in enumerate(((-5.0, -1.0, 3.0), (-2.0, -1.5, 2.0), (-3.0, None, None))):
+        scores = {"status": "completed"}
+        if best is not None:
+            scores |= {"best/val/elbo": best, "best/epoch": 1, "test/nll": nll, "test/elbo": -nll, "test/epoch": 1}
+        rows = [{"val/elbo": -9.0, "val/rate": 1.0}, {"val/elbo": last, "val/rate": 2.0}]
+        more = [summary_record(scores)]
+        make_run(tmp_path, f"r{number}", {"x": number}, rows, started=1_700_000_000 + number, more=more)
+    with dashboard([tmp_path]) as address:
+        show(watched, address, page="runs", sort="started")
+        expect_cells(watched, "best/val/elbo", ["-1", "-1.5", "-3"])
+        expect_cells(watched, "test/nll", ["3", "2", ""])
+        expect_cells(watched, "val/rate", ["2", "2", "2"])
+        expect_cells(watched, "best/epoch", ["1", "1", ""])
+        best = watched.page.locator("tr.best")
+        expect(best).to_have_attribute("data-run", "r0")
+        expect(watched.page.get_by_title("-3, of the last epoch")).to_have_text("-3")
+        watched.page.get_by_label("Best by").select_option("test/nll")
+        expect(best).to_have_attribute("data-run", "r1")
+        expect(watched.page.locator("#count")).to_contain_text(
+            "the best of many test scores is too good an estimate"
+        )
+        watched.page.get_by_label("Filter").fill("val/elbo>=-1.2")
+        expect(watched.page.locator("table.runs tr[data-run]")).to_have_count(1)
+        with watched.page.expect_download() as download:
+            watched.page.get_by_role("button", name="CSV").click()
+        [row] = csv.DictReader(Path(download.value.path()).read_text().splitlines())
+        values = {name: row[name] for name in ("val/elbo", "best/val/elbo", "best/epoch", "test/nll")}
+        assert values == {"val/elbo": "-5", "best/val/elbo": "-1", "best/epoch": "1", "test/nll": "3"}
+        show(watched, address, page="runs", sort="started", by="last")
+        expect_cells(watched, "val/elbo", ["-5", "-2", "-3"])
+        expect(best).to_have_attribute("data-run", "r1")
+        check_pages_with_scores(watched, address)
+    assert watched.complaints == []
+
+
+def check_pages_with_scores(watched: Watched, address: str) -> None:
+    """The sweep by the best epoch, and by the last; scores as points among the charts."""
+    for by, title, values in (("", "best/val/elbo", [-1, -1.5, -3]), ("last", "val/elbo", [-5, -2, -3])):
+        show(watched, address, page="sweep", by=by)
+        expect(watched.page.locator("h2").first).to_have_text(f"{title} against x", timeout=TIMEOUT)
+        points = watched.page.evaluate("() => document.getElementById('chart-key').data[1].y")
+        assert sorted(points) == sorted(values)
+    show(watched, address, page="charts", metrics="test/nll")
+    expect(watched.page.locator(".chart .scatterlayer .trace")).to_have_count(2, timeout=TIMEOUT)
+    points = watched.page.evaluate("() => document.querySelector('.chart').data.map((t) => [t.x[0], t.y[0]])")
+    assert sorted(points) == [[1, 2], [1, 3]]
 
 
 def test_a_sweep_is_watched_and_every_page_works_served(watched: Watched, six_jobs: Path):

@@ -8,8 +8,10 @@ let cursor = 0;
 let notes = [];
 let waiting = 0;
 
-const PREFERRED = ["val/elbo", "test/nll", "val/nll", "val/loss", "val/rate", "val/distortion", "val/active_units", "train/elbo", "train/loss"];
+const PREFERRED = ["val/elbo", "test/elbo", "test/nll", "val/rate", "val/distortion", "val/nll", "val/active_units", "val/loss", "train/elbo", "train/loss"];
+const RANKED_BY = ["val/elbo", "train/elbo", "val/loss", "train/loss"]; // as `vae_exp.sweep best` does
 const NOT_METRICS = new Set(["_runtime", "_timestamp", "_step", "epoch"]);
+const isMetric = (name) => !NOT_METRICS.has(name) && !/^(best\/|figures\/|\w+\/epoch$)/.test(name);
 
 // Without a prototype: a metric may be called "constructor".
 const bare = (values) => Object.assign(Object.create(null), values);
@@ -55,8 +57,16 @@ const OWN_FIELDS = {
   runtime: (run) => run.summary._runtime ?? null, epoch: (run) => run.summary.epoch ?? null, code: (run) => run.code,
 };
 
+// What `sweep` calls `--by best` and `--by last`: the epoch whose metrics count, where the run says what the best one is.
+const bestName = (key) => (/^(val|train)\//.test(key) ? `best/${key}` : key);
+const hasBest = (list, key = "") => list.some((run) => (key ? bestName(key) !== key && bestName(key) in run.summary : "best/epoch" in run.summary));
+const labelOfMetric = (list, name) => (state.by !== "last" && hasBest(list, name) ? bestName(name) : name);
+const epochChoice = (list) => (hasBest(list) ? choice("Values of", [["", "best epoch"], ["last", "last epoch"]], state.by, (by) => setState({ by })) : null);
+const ofTest = (metric) => (metric.startsWith("test/") ? `ranked by ${metric}: the best of many test scores is too good an estimate` : "");
+
 function valueOf(run, key) {
   if (key in run.config) return run.config[key];
+  if (state.by !== "last" && bestName(key) in run.summary) return run.summary[bestName(key)];
   if (key in run.summary) return run.summary[key];
   return Object.hasOwn(OWN_FIELDS, key) ? OWN_FIELDS[key](run) : null;
 }
@@ -120,17 +130,21 @@ function followsFrom(list, group, texts) {
 
 function metricNames(list) {
   const names = new Set();
-  for (const run of list) run.keys.forEach((key) => NOT_METRICS.has(key) || names.add(key));
+  for (const run of list) run.keys.forEach((key) => isMetric(key) && names.add(key));
   for (const run of list) {
     for (const [key, value] of Object.entries(run.summary)) {
-      if (typeof value === "number" && !NOT_METRICS.has(key) && !key.startsWith("figures/")) names.add(key);
+      if (typeof value === "number" && isMetric(key)) names.add(key);
     }
   }
   const rank = (name) => { const index = PREFERRED.indexOf(name); return index < 0 ? PREFERRED.length : index; };
   return [...names].sort((a, b) => rank(a) - rank(b) || a.localeCompare(b));
 }
 
-const mainMetric = (list) => (state.metric && list.some((run) => state.metric in run.summary) ? state.metric : metricNames(list)[0] ?? "");
+function mainMetric(list) {
+  if (state.metric && list.some((run) => state.metric in run.summary)) return state.metric;
+  const names = metricNames(list);
+  return RANKED_BY.find((name) => names.includes(name)) ?? names[0] ?? "";
+}
 const number = (run, key) => (typeof valueOf(run, key) === "number" ? valueOf(run, key) : NaN);
 
 const finite = (list, ...metrics) => list.filter((run) => metrics.every((metric) => Number.isFinite(number(run, metric))));
@@ -257,7 +271,7 @@ function keyCalled(name) {
     namesAt = `${store} ${cursor}`;
   }
   if (names.has(name)) return name;
-  const ending = [...names].filter((key) => !key.startsWith(SWEPT) && (key.endsWith(`.${name}`) || key.endsWith(`/${name}`)));
+  const ending = [...names].filter((key) => !key.startsWith(SWEPT) && !key.startsWith("best/") && (key.endsWith(`.${name}`) || key.endsWith(`/${name}`)));
   return ending.length === 1 ? ending[0] : null;
 }
 

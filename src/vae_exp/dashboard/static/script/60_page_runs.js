@@ -19,14 +19,14 @@ function pageRuns(main) {
   return () => {
     const list = filteredRuns();
     const columns = columnsOf(list);
-    const signature = JSON.stringify([columns, state.group, state.others]);
+    const signature = JSON.stringify([columns, state.group, state.others, state.by]);
     if (signature !== menuSignature && !isInUse(menus)) {
       refill(menus, runMenus(list, columns));
       menuSignature = signature;
     }
     const selected = new Set(listOf(state.selected));
     const groups = state.group ? meaningOf(list, [state.group], mainMetric(list)) : "";
-    const parts = [`${list.length} of ${currentRuns().length} runs`, selected.size ? `${selected.size} selected` : "", groups && `groups: ${groups}; ± standard errors over seeds`, ...(runs.size ? filterOf(state.filter).problems : [])];
+    const parts = [`${list.length} of ${currentRuns().length} runs`, selected.size ? `${selected.size} selected` : "", groups && `groups: ${groups}; ± standard errors over seeds`, ofTest(mainMetric(list)), ...(runs.size ? filterOf(state.filter).problems : [])];
     count.textContent = parts.filter(Boolean).join(", ");
     refill(table, tableHead(list, columns, selected), tableBodies(list, columns, selected, rowCache));
   };
@@ -38,22 +38,24 @@ function columnsOf(list) {
   const chosen = listOf(state.columns);
   const metrics = chosen.length ? chosen : names.slice(0, 6);
   const first = metrics.includes(mainMetric(list)) ? [mainMetric(list)] : [];
-  return { keys: varyingKeys(list), names, metrics, first, grouped: new Set(list.map((run) => run.group)).size > 1, common: commonStart(list.map((run) => run.name)) };
+  const labels = Object.fromEntries(names.map((name) => [name, labelOfMetric(list, name)]));
+  return { keys: varyingKeys(list), names, labels, metrics, first, best: state.by !== "last" && hasBest(list) ? ["best/epoch"] : [], grouped: new Set(list.map((run) => run.group)).size > 1, common: commonStart(list.map((run) => run.name)) };
 }
 
-function runMenus(list, { keys, names, metrics }) {
+function runMenus(list, { keys, names, labels, metrics }) {
   return [
     choice("Group by", [["", "–"], ["group", "group"], ["state", "state"], ...keys.map((key) => [key, key])], state.group, (group) => setState({ group })),
     state.group ? othersChoice() : null,
-    choice("Best by", names, mainMetric(list), (metric) => setState({ metric })),
+    epochChoice(list),
+    choice("Best by", names.map((name) => [name, labels[name]]), mainMetric(list), (metric) => setState({ metric })),
     boxes("Metrics", names, metrics, (chosen) => setState({ columns: asList(chosen) })),
   ];
 }
 
-const NUMERIC = new Set(["epoch", "runtime", "started"]);
+const NUMERIC = new Set(["best/epoch", "epoch", "runtime", "started"]);
 
-function headings({ keys, metrics, first, grouped }) {
-  return ["name", "state", ...first, ...(grouped ? ["group"] : []), ...keys, ...metrics.filter((item) => !first.includes(item)), "epoch", "runtime", "started"];
+function headings({ keys, metrics, first, best, grouped }) {
+  return ["name", "state", ...first, ...(grouped ? ["group"] : []), ...keys, ...metrics.filter((item) => !first.includes(item)), ...best, "epoch", "runtime", "started"];
 }
 
 // The length of the common prefix of all names, up to the end of a word.
@@ -71,7 +73,7 @@ function tableHead(list, columns, selected) {
     const [up, down] = [state.sort === key, state.sort === `-${key}`];
     const sort = () => setState({ sort: up ? `-${key}` : down ? key : NUMERIC.has(key) || columns.metrics.includes(key) ? (higher.has(key) || NUMERIC.has(key) ? `-${key}` : key) : key });
     return el("th", { scope: "col", class: columns.metrics.includes(key) || NUMERIC.has(key) ? "number" : null, "aria-sort": up ? "ascending" : down ? "descending" : "none" },
-      el("button", { type: "button", title: key, "data-key": key, on: { click: sort } }, key, up ? " ▲" : down ? " ▼" : ""));
+      el("button", { type: "button", title: columns.labels[key] ?? key, "data-key": key, on: { click: sort } }, columns.labels[key] ?? key, up ? " ▲" : down ? " ▼" : ""));
   });
   return el("thead", {}, el("tr", {}, el("th", {}, el("span", {}, all)), cells));
 }
@@ -106,12 +108,13 @@ function tableRow(run, columns, selected, best) {
   } } });
   const cells = headings(columns).map((key) => {
     if (key === "name") return el("td", {}, el("span", { class: `swatch c${run.colour} d${run.dash}`, "aria-hidden": "true" }), " ",
-      best === undefined ? null : el("span", { title: `the best ${mainMetric([run])} of runs with the same data and likelihood` }, "★ best "), el("a", { href: fragmentWith({ page: "run", run: run.key }), "data-key": `link ${run.key}`, title: run.name }, columns.common ? `…${run.name.slice(columns.common)}` : run.name), best ? el("span", { class: "comparable" }, `of ${best}`) : null);
+      best === undefined ? null : el("span", { title: `the best ${labelOfMetric([run], mainMetric([run]))} of runs with the same data and likelihood` }, "★ best "), el("a", { href: fragmentWith({ page: "run", run: run.key }), "data-key": `link ${run.key}`, title: run.name }, columns.common ? `…${run.name.slice(columns.common)}` : run.name), best ? el("span", { class: "comparable" }, `of ${best}`) : null);
     if (key === "state") return el("td", { class: run.state }, stateText(run));
     if (key === "started") return el("td", { class: "number" }, moment(run.started));
     if (key === "runtime") return el("td", { class: "number" }, duration(valueOf(run, key)));
     const value = valueOf(run, key);
-    return el("td", { class: typeof value === "number" ? "number" : null, title: textOf(value) }, shown(value, key));
+    const isLast = typeof value === "number" && columns.labels[key] && columns.labels[key] !== labelOfMetric([run], key);
+    return el("td", { class: [typeof value === "number" ? "number" : "", isLast ? "quiet" : ""].join(" ").trim() || null, title: textOf(value) + (isLast ? ", of the last epoch" : "") }, shown(value, key));
   });
   return el("tr", { class: best === undefined ? null : "best", "data-run": run.key }, el("td", {}, box), cells);
 }
@@ -139,12 +142,15 @@ function duration(seconds) {
 // Whether a spreadsheet would evaluate a text; signed numbers are not formulas.
 const isFormula = (text) => /^\s*[=+@-]/.test(text) && Number.isNaN(Number(text));
 
+const ofBestEpoch = (list) => [...new Set(list.flatMap((run) => Object.keys(run.summary).filter((key) => key.startsWith("best/"))))].sort();
+
 function saveTable() {
   const list = filteredRuns();
-  const columns = ["key", "name", "state", "group", ...varyingKeys(list), ...metricNames(list), "epoch", "runtime", "started"];
+  const columns = ["key", "name", "state", "group", ...varyingKeys(list), ...metricNames(list), ...ofBestEpoch(list), "epoch", "runtime", "started"];
+  const raw = (run, key) => (key in run.summary ? run.summary[key] : valueOf(run, key)); // the last epoch's under their names, the best one's as best/…
   const quoted = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
   const cellOf = (text) => quoted(isFormula(text) ? `'${text}` : text);
-  const cell = (run, key) => cellOf(key === "key" ? run.key : textOf(valueOf(run, key)));
+  const cell = (run, key) => cellOf(key === "key" ? run.key : textOf(raw(run, key)));
   const lines = [columns.map(cellOf), ...list.map((run) => columns.map((key) => cell(run, key)))].map((cells) => cells.join(","));
   const address = URL.createObjectURL(new Blob([lines.join("\r\n") + "\r\n"], { type: "text/csv" }));
   const link = el("a", { href: address, download: "runs.csv" });

@@ -15,8 +15,8 @@ function pageCharts(main) {
   return async () => {
     const all = chosenRuns();
     const list = all.slice(0, MOST_RUNS_IN_A_CHART);
-    const names = metricNames(list);
-    const metrics = listOf(state.metrics).length ? listOf(state.metrics) : names.slice(0, 4);
+    const names = metricNames(list).filter((name) => hasCurve(list, name) || list.some((run) => pointOf(run, name)));
+    const metrics = listOf(state.metrics).length ? listOf(state.metrics) : names.filter((name) => hasCurve(list, name)).slice(0, 4);
     const signature = JSON.stringify([names, metrics, state.against]);
     if (signature !== menuSignature && !isInUse(controls)) {
       refill(controls, chartControls(names, metrics));
@@ -38,6 +38,14 @@ function pageCharts(main) {
     }
     if (!metrics.length) message.textContent = "There are no metrics yet.";
   };
+}
+
+const hasCurve = (list, metric) => list.some((run) => run.keys.includes(metric));
+
+// What was scored once, after training, is a point at the epoch that was scored.
+function pointOf(run, metric) {
+  const [epoch, value] = [run.summary[`${metric.split("/")[0]}/epoch`], run.summary[metric]];
+  return state.against === "epoch" && typeof epoch === "number" && typeof value === "number" ? { x: [epoch], y: [value] } : null;
 }
 
 function chartControls(names, metrics) {
@@ -98,14 +106,23 @@ function chartPanel(metric, panels) {
 
 function drawCurves(chart, metric, groups, keys, cache) {
   const isolated = groups.filter(isIsolated);
-  const curveOf = (run) => cache.get(`${state.against}\n${metric}\n${run.key}`);
+  const curveOf = (run) => { const curve = cache.get(`${state.against}\n${metric}\n${run.key}`); return curve?.x.length ? curve : pointOf(run, metric); };
+  const tracesOf = (members) => (members.length === 1 ? lineTrace(members[0], curveOf(members[0]), keys) : hasCurve(members, metric) ? bandTraces(members, curveOf, keys) : meanPoint(members, metric, keys));
   const drawn = (isolated.length ? isolated : groups).map((members) => members.filter((run) => curveOf(run)?.x.length)).filter((members) => members.length);
-  const traces = drawn.flatMap((members) => (members.length > 1 ? bandTraces(members, curveOf, keys) : lineTrace(members[0], curveOf(members[0]), keys)));
+  const traces = drawn.flatMap(tracesOf);
   const axis = { type: state.log === "1" ? "log" : "linear" };
   const xTitle = { epoch: "epoch", step: "step", time: "seconds" }[state.against];
   const first = !chart.data;
-  draw(chart, traces, layoutOf(xTitle, metric, { yaxis: axis, uirevision: `${state.against}${state.log}`, hovermode: groups.length > 12 ? "closest" : "x" }));
+  draw(chart, traces, layoutOf(xTitle, metric, { yaxis: axis, xaxis: hasCurve(groups.flat(), metric) ? {} : { rangemode: "tozero" }, uirevision: `${state.against}${state.log}`, hovermode: groups.length > 12 ? "closest" : "x" }));
   if (first) chart.dispatchEvent(new Event("plotly-ready"));
+}
+
+// Of runs that differ in seeds alone: the mean of what was scored, at the mean epoch.
+function meanPoint(members, metric, keys) {
+  const points = members.map((run) => pointOf(run, metric));
+  const errors = deviation(points.map(({ y }) => y[0])) / Math.sqrt(points.length);
+  return { type: "scatter", mode: "markers", x: [mean(points.map(({ x }) => x[0]))], y: [mean(points.map(({ y }) => y[0]))], error_y: { type: "data", array: [errors], thickness: 1, width: 3 },
+    name: escaped(groupLabel(members, keys)), marker: { color: colour(`c${members[0].colour}`) }, meta: members[0].key, hovertemplate: "%{y:.5g} ± %{error_y.array:.2g} at %{x:.4g}" };
 }
 
 const lineTrace = (run, curve, keys) => ({

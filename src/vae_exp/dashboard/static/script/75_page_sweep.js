@@ -24,18 +24,18 @@ function pageSweep(main) {
     const plain = keys.filter((key) => !isSeed(key));
     const pick = (key, index) => (keys.includes(key) ? key : plain[index] ?? keys[index] ?? "");
     const [key, rows, cols] = [pick(state.key, 0), pick(state.rows, 0), pick(state.cols, 1)];
-    const signature = JSON.stringify([keys, metricNames(list), metric, key, rows, cols, state.others]);
+    const signature = JSON.stringify([keys, metricNames(list), metric, key, rows, cols, state.others, state.by, hasBest(list)]);
     if (signature !== menuSignature && !isInUse(controls)) {
       refill(controls,
-        choice("Metric", metricNames(list), metric, (chosen) => setState({ metric: chosen })),
+        epochChoice(list), choice("Metric", metricNames(list).map((name) => [name, labelOfMetric(list, name)]), metric, (chosen) => setState({ metric: chosen })),
         choice("Key", keys, key, (chosen) => setState({ key: chosen })),
         choice("Heat map rows", keys, rows, (chosen) => setState({ rows: chosen })),
         choice("columns", keys, cols, (chosen) => setState({ cols: chosen })), othersChoice());
       menuSignature = signature;
     }
     message.textContent = !metric ? "There are no metrics yet." : keys.length ? statusOf(all, list, metric) : `${list.length} of ${all.length} runs have finished; they do not differ in their config.`;
-    titles.key.textContent = `${metric} against ${key}`;
-    titles.heat.textContent = `${metric} over ${rows} × ${cols}`;
+    titles.key.textContent = `${labelOfMetric(list, metric)} against ${key}`;
+    titles.heat.textContent = `${labelOfMetric(list, metric)} over ${rows} × ${cols}`;
     titles.plane.textContent = "Rate and distortion";
     titles.lines.textContent = "Parallel coordinates";
     titles.share.textContent = "Importance of keys (approximate)";
@@ -52,7 +52,7 @@ function pageSweep(main) {
 
 function statusOf(all, list, metric) {
   const groups = new Set(list.map((run) => run.group));
-  return [`${list.length}${all.length > list.length ? ` of ${all.length}` : ""} runs have finished; the last value of ${metric}`,
+  return [`${list.length}${all.length > list.length ? ` of ${all.length}` : ""} runs have finished`, ofTest(metric) || (labelOfMetric(list, metric) === metric ? `the last value of ${metric}` : `${metric} of the best epoch`),
     new Set(list.map(comparableOf)).size > 1 ? "they have different data or likelihoods, so their values cannot be compared: filter to see one kind alone" : "",
     groups.size > 1 ? `these are ${groups.size} groups: filter by group=… on the page Runs to see one alone` : ""].filter(Boolean).join("; ");
 }
@@ -89,7 +89,7 @@ function drawAgainstKey(chart, list, key, metric, keys) {
     line: { color: colour("line"), dash: "dot" }, marker: { symbol: "line-ew-open", size: 30, color: colour("ink"), line: { width: 2 } } };
   const wide = numeric && order.length > 2 && Number(order[0]) > 0 && Number(order.at(-1)) / Number(order[0]) >= 50;
   const axis = numeric ? { type: wide ? "log" : "linear" } : { type: "category", categoryorder: "array", categoryarray: order.map(escaped) };
-  draw(chart, [line, points], layoutOf(key, metric, { xaxis: axis, uirevision: `${key}${metric}` }));
+  draw(chart, [line, points], layoutOf(key, labelOfMetric(list, metric), { xaxis: axis, uirevision: `${key}${metric}` }));
 }
 
 function drawHeat(chart, list, rows, cols, metric) {
@@ -124,7 +124,7 @@ function drawPlane(chart, list, keys) {
   const points = { type: "scatter", mode: "markers", x, y, error_x: errorBars(rates), error_y: errorBars(distortions), text: settings.map((members) => settingLabel(members, keys)), customdata: sums,
     hovertemplate: "%{text}<br>rate %{x:.4g}, distortion %{y:.4g}<br>−ELBO %{customdata:.5g}<extra></extra>", marker: { size: 9, color: settings.map(([run]) => colour(`c${run.colour}`)) } };
   const room = 0.1 * (Math.max(...y) - Math.min(...y) || 1);
-  draw(chart, [...lines, points], layoutOf(`${rate} (nats)`, `${distortion} (nats)`, { yaxis: { range: [Math.min(...y) - room, Math.max(...y) + room] } }));
+  draw(chart, [...lines, points], layoutOf(`${labelOfMetric(list, rate)} (nats)`, `${labelOfMetric(list, distortion)} (nats)`, { yaxis: { range: [Math.min(...y) - room, Math.max(...y) + room] } }));
 }
 
 // One path per run through an axis per key, the metric last.

@@ -55,7 +55,7 @@ function runSections(run, other, details, pictures, machine) {
     details.notes ? el("p", {}, details.notes) : null,
     warnings.length ? el("section", { class: "panel" }, el("h2", {}, "Warnings"), el("ul", {}, warnings.map((text) => el("li", { class: "warning" }, text)))) : null,
     el("div", { class: "grid" },
-      facts("Last values", Object.entries(run.summary).filter(([key]) => !key.startsWith("_") && !key.startsWith("figures/")), other && ((key) => other.summary[key])),
+      facts("Summary", Object.entries(run.summary).filter(([key]) => !key.startsWith("_") && !key.startsWith("figures/")), other && ((key) => other.summary[key])),
       facts("Config", Object.entries(run.config), other && ((key) => other.config[key])),
       vectors.map(([name, values]) => el("section", { class: "panel" }, el("h2", {}, name),
         barChart(values.map((value, index) => [`z${index + 1}`, value ?? 0]).sort((a, b) => b[1] - a[1]).slice(0, 64), shown)))),
