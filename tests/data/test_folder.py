@@ -66,7 +66,8 @@ def test_images_come_in_the_order_of_their_paths_with_the_labels_of_their_folder
     assert images.pixel_max == 255
     assert np.array_equal(stack(images), np.stack([pixels[name] for name in sorted(names)]))
     assert images.labels.tolist() == [0, 1, 1, 2]
-    assert source(labels="none").train().labels is None
+    assert images.classes == ("ant", "cat", "dog")
+    assert (source(labels="none").train().labels, source(labels="none").train().classes) == (None, None)
     assert source().val() is None
 
 

@@ -33,18 +33,18 @@ def test_the_class_is_the_first_folder_below_the_split():
 
 
 @pytest.mark.parametrize(
-    ("text", "labels"),
+    ("text", "labels", "classes"),
     [
-        ("file,label\na/1.png,7\n2.png,-1\n", {"a/1.png": 7, "2.png": -1}),
-        ("a/1.png,dog\n./2.png, cat\n\n", {"a/1.png": 1, "2.png": 0}),
-        ("\ufeffid,breed,age\n2.png,10,x\na/1.png,9b,y\n", {"2.png": 0, "a/1.png": 1}),
-        ('"a/1.png","1"\n', {"a/1.png": 1}),
+        ("file,label\na/1.png,7\n2.png,-1\n", {"a/1.png": 7, "2.png": -1}, None),
+        ("a/1.png,dog\n./2.png, cat\n\n", {"a/1.png": 1, "2.png": 0}, ("cat", "dog")),
+        ("\ufeffid,breed,age\n2.png,10,x\na/1.png,9b,y\n", {"2.png": 0, "a/1.png": 1}, ("10", "9b")),
+        ('"a/1.png","1"\n', {"a/1.png": 1}, None),
     ],
 )
-def test_labels_of_a_csv_file(text: str, labels: dict, tmp_path: Path):
+def test_labels_of_a_csv_file(text: str, labels: dict, classes: tuple | None, tmp_path: Path):
     touch(tmp_path, "a/1.png", "2.png")
     (tmp_path / "labels.csv").write_text(text)
-    assert read_csv_labels(str(tmp_path / "labels.csv"), tmp_path) == labels
+    assert read_csv_labels(str(tmp_path / "labels.csv"), tmp_path) == (labels, classes)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -183,3 +184,23 @@ def test_an_average_of_tied_weights_is_loaded_under_both_names(command, tmp_path
 def test_terms_in_float64_are_taken(command):
     ended = command("train", *RUN, f"loss._target_={__name__}.DoubleELBO", "hydra.run.dir=run")
     assert ended.code == 0, ended.err
+
+
+def test_other_data_are_refused_and_the_first_ones_taken_from_another_place(command, tmp_path: Path):
+    generator = np.random.default_rng(0)
+    one, two = (generator.integers(256, size=(40, 8, 8)).astype(np.uint8) for _ in range(2))
+    np.savez(tmp_path / "one.npz", images=one)
+    data = ("data=arrays", "data.path=one.npz", "data.validation_size=10", "trainer.batch_size=10")
+    small = ("tracker=none", "evaluator=[]", "trainer.epochs=1", "model.hidden_dims=[4]")
+    assert command("train", *data, *small, "hydra.run.dir=run").code == 0
+    np.savez(tmp_path / "moved.npz", images=one)
+    np.savez(tmp_path / "one.npz", images=two)
+    before = content(tmp_path / "run")
+    message = refusal(command, "trainer.epochs=2")
+    assert "run was trained on other data: train has other pixels; val has other pixels. Restore" in message
+    assert f"initialize_from={tmp_path / 'run'}" in message
+    assert content(tmp_path / "run") == before
+    assert command("train", "resume=run", "trainer.epochs=2", "data.path=moved.npz").code == 0
+    state = torch.load(tmp_path / "run/checkpoints/last.pt")
+    torch.save({key: value for key, value in state.items() if key != "data"}, tmp_path / "run/checkpoints/last.pt")
+    assert command("train", "resume=run", "trainer.epochs=3", "data.path=one.npz").code == 0

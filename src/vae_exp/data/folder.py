@@ -113,7 +113,8 @@ class FolderSource:
         content = f"{len(files):,} images of {self._path / split}"
         cache = self._cache / f"{self._path.name}-{split or 'train'}-{self._key(files)}.npy"
         cached = open_cache(cache, content, lambda path: self._decode(path, files, content))
-        images = ImageSet(cached.pixels, labels, names=tuple(files))
+        classes = None if labels is None else self._class_names
+        images = ImageSet(cached.pixels, labels, names=tuple(files), classes=classes)
         problems = {int(row): str(reason) for row, reason in cached.notes["problems"].items()}
         if not problems:
             return images
@@ -170,13 +171,17 @@ class FolderSource:
         if self._labels == "none":
             return None
         if self._labels != "auto":
-            return select_labels(self._csv_labels, files, f"data.labels={self._labels}")
+            return select_labels(self._csv_labels[0], files, f"data.labels={self._labels}")
         if not self._classes and not any(class_folders(files, split)):
             return None
         return class_labels(files, class_folders(files, split), self._classes, self._path)
 
+    @property
+    def _class_names(self) -> tuple[str, ...] | None:
+        return tuple(self._classes) if self._labels == "auto" else self._csv_labels[1]
+
     @cached_property
-    def _csv_labels(self) -> dict[str, int]:
+    def _csv_labels(self) -> tuple[dict[str, int], tuple[str, ...] | None]:
         return read_csv_labels(self._labels, self._path)
 
     @cached_property

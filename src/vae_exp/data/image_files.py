@@ -70,8 +70,10 @@ def class_labels(files: Sequence[str], names: Sequence[str], classes: Mapping[st
     return torch.tensor([classes[name] for name in names])
 
 
-def read_csv_labels(file: str, folder: Path) -> dict[str, int]:
+def read_csv_labels(file: str, folder: Path) -> tuple[dict[str, int], tuple[str, ...] | None]:
     """The labels of image files from a CSV file: in each row a path below the folder, and a label.
+
+    The second value has the names of the classes; None where the labels are integers.
 
     A first row that names no image file is taken for the names of the columns. Labels that are not all integers
     are numbered in alphabetical order.
@@ -103,10 +105,11 @@ def read_csv_labels(file: str, folder: Path) -> dict[str, int]:
             f"leave out the rows."
         )
     try:
-        return {name: int(label) for name, label in labels.items()}
+        return {name: int(label) for name, label in labels.items()}, None
     except ValueError:
-        numbers = {label: number for number, label in enumerate(sorted(set(labels.values())))}
-        return {name: numbers[label] for name, label in labels.items()}
+        classes = tuple(sorted(set(labels.values())))
+        numbers = {label: number for number, label in enumerate(classes)}
+        return {name: numbers[label] for name, label in labels.items()}, classes
 
 
 def select_labels(labels: Mapping[str, int], files: Sequence[str], key: str) -> Tensor | None:

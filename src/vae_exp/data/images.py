@@ -47,6 +47,8 @@ class ImageSet:
         stream_device: The device that batches are copied to while the pixels stay where they are; None uses
             them in place.
         names: The file of each image, where each has one.
+        classes: The names of the classes, in the order of their labels, where they have names.
+        value_range: The values that became 0 and 1, where the source has rescaled the images.
         on_progress: Called by `report`; None where the progress is not shown.
         augment: Names of `vae_exp.data.augmentation.AUGMENTATIONS` that each training step applies, in this order;
             for scoring the images are used as they are.
@@ -61,6 +63,8 @@ class ImageSet:
     on_progress: Callable[[float], None] | None = field(default=None, compare=False, repr=False)
     augment: tuple[str, ...] = ()
     names: tuple[str, ...] | None = None
+    classes: tuple[str, ...] | None = None
+    value_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.pixel_max == 0:

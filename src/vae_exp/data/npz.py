@@ -106,6 +106,7 @@ class NPZSource:
             labels=None if labels is None else torch.from_numpy(labels.astype(np.int64)),
             pixel_max=pixel_max,
             factors=None if factors is None else torch.from_numpy(factors.astype(np.int64)),
+            value_range=values,
         )
 
     def _rescaling(self, array: npt.NDArray[np.generic], key: str) -> tuple[float, float] | None:

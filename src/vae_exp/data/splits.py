@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from vae_exp.data.augmentation import check_augmentations
+from vae_exp.data.fingerprint import fingerprint
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError, user_code_location
 
@@ -85,6 +86,11 @@ class DataSplits:
         """The held-out training images; may be empty."""
         return self._train_val[1]
 
+    @property
+    def fingerprints(self) -> dict[str, dict[str, Any]]:
+        """What identifies the images of `train` and `val`, before binarisation."""
+        return self._train_val[2]
+
     @cached_property
     def test(self) -> ImageSet:
         """The official test images; training never opens them."""
@@ -105,13 +111,15 @@ class DataSplits:
         return images
 
     @cached_property
-    def _train_val(self) -> tuple[ImageSet, ImageSet]:
-        """Both splits; pixels that are drawn once are drawn here."""
+    def _train_val(self) -> tuple[ImageSet, ImageSet, dict[str, dict[str, Any]]]:
+        """Both splits and their fingerprints; pixels that are drawn once are drawn here."""
         train, val = self._grey_train_val()
-        if self._binarization == "none":
-            return train, val
-        val = val.binarize(self._binarization_seed + _VAL)
-        return (train if self._binarization == "dynamic" else train.binarize(self._binarization_seed)), val
+        fingerprints = {"train": fingerprint(train), "val": fingerprint(val)}
+        if self._binarization != "none":
+            val = val.binarize(self._binarization_seed + _VAL)
+        if self._binarization == "fixed":
+            train = train.binarize(self._binarization_seed)
+        return train, val, fingerprints
 
     def _grey_train_val(self) -> tuple[ImageSet, ImageSet]:
         images = self._check_image_shape(self._open("train"), "training")

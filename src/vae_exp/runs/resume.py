@@ -14,6 +14,7 @@ from vae_exp.configuration.overrides import override_key
 from vae_exp.configuration.resolvers import config_hash
 from vae_exp.configuration.schema import resolve_to_dict
 from vae_exp.configuration.stored_config import load_stored_config, with_overrides
+from vae_exp.data.fingerprint import differences
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.checkpoint_manager import repair_best
 from vae_exp.errors import UserError
@@ -114,6 +115,28 @@ def warn_of_another_config(stored: DictConfig, state: Mapping[str, Any], directo
         _log.warning(
             "%s differs from the config that the checkpoint was written with: it was edited or damaged since.",
             directory.config,
+        )
+
+
+def check_same_data(
+    state: Mapping[str, Any] | None, fingerprints: Mapping[str, Mapping[str, Any]], directory: RunDirectory
+) -> None:
+    """Refuse to continue on other images; the checkpoints of earlier versions do not say which they were.
+
+    Raises:
+        UserError: names what differs.
+    """
+    stored = (state or {}).get("data", {})
+    changes = [
+        f"{split} has {', '.join(texts)}"
+        for split, current in fingerprints.items()
+        if (texts := differences(stored.get(split, {}), current))
+    ]
+    if changes:
+        raise UserError(
+            f"{directory.path} was trained on other data: {'; '.join(changes)}. Restore the data, or name their "
+            f"place with data.path or data.root; a new run starts from these weights with "
+            f"initialize_from={directory.path}."
         )
 
 

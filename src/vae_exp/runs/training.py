@@ -30,6 +30,7 @@ from vae_exp.configuration.stored_config import with_overrides
 from vae_exp.configuration.validation import check_unused_overrides
 from vae_exp.data.batch_loader import move_to_device
 from vae_exp.data.images import ImageSet
+from vae_exp.data.splits import DataSplits
 from vae_exp.engine import torchrun
 from vae_exp.engine.device import check_precision_supported, device_name, oom_error, resolve_device
 from vae_exp.engine.distributed import DistributedContext, init_distributed, local_rank_device
@@ -45,7 +46,7 @@ from vae_exp.evaluation.loss_check import check_loss
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
 from vae_exp.runs.result import git_state, log_traceback, write_result, write_startup_failure
-from vae_exp.runs.resume import ResumeState, repair_checkpoints
+from vae_exp.runs.resume import ResumeState, check_same_data, repair_checkpoints
 from vae_exp.runs.warm_start import freeze, initialize_from_run
 from vae_exp.storage.atomic_io import read_yaml, write_atomically, write_json
 from vae_exp.storage.run_directory import RunDirectory
@@ -169,10 +170,9 @@ def set_up(
     """Build data, model, loss, optimizer, trackers and trainer; without `metrics_file` nothing is tracked."""
     state = None if resume_state is None else resume_state.state
     settings = parse_config(config, TrainConfig)
-    may_download = (job is None or job.may_download) if resume_state is None else resume_state.may_download
     device = _set_up_process(settings)
     with timed(phases, "data"), shutdown.at_once():
-        splits = build_splits(settings.data, may_download)
+        splits = _open_data(settings, run_dir, resume_state, job)
         images, val = splits.train.take(settings.trainer.max_train_images), splits.val
     with timed(phases, "build"):
         plain = resolve_to_dict(config, splits.image_shape)
@@ -191,6 +191,7 @@ def set_up(
     metadata: dict[str, Any] = {
         "config_hash": config_hash(config),
         "image_shape": splits.image_shape,
+        "data": splits.fingerprints,
         "wandb_run_id": wandb.run_id if wandb else wandb_run_id,
         "schedule": plain["scheduler"],
         "loss_check": loss_check,
@@ -229,6 +230,16 @@ def _set_up_process(settings: TrainConfig) -> torch.device:
     resolve_execution_mode(settings.trainer.execution, device, DistributedContext())
     seed_everything(settings.seed)
     return device
+
+
+def _open_data(
+    settings: TrainConfig, run_dir: RunDirectory, resume_state: ResumeState | None, job: SweepJob | None
+) -> DataSplits:
+    if resume_state is None:
+        return build_splits(settings.data, job is None or job.may_download)
+    splits = build_splits(settings.data, resume_state.may_download)
+    check_same_data(resume_state.state, splits.fingerprints, run_dir)
+    return splits
 
 
 def _build_model(
