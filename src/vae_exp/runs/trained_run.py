@@ -1,7 +1,7 @@
 """A run that has been trained: opened from its directory alone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -40,6 +40,8 @@ class TrainedRun:
         checkpoint: Which checkpoint the weights are from: `best` or `last`.
         epoch: The epoch of that checkpoint.
         caller: What the stored config may open.
+        fingerprints: What the checkpoint says of the images it was trained with (`data.fingerprint`), by split;
+            empty for one of an earlier version.
     """
 
     directory: RunDirectory
@@ -49,6 +51,7 @@ class TrainedRun:
     checkpoint: str
     epoch: int
     caller: Caller = field(repr=False)
+    fingerprints: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def data(self) -> DataSplits:
@@ -67,7 +70,28 @@ class TrainedRun:
         Raises:
             UserError: if there is no such split, or if it is empty.
         """
-        return move_to_device(self.data.get_split(split), self.device, "auto")
+        return move_to_device(self.with_own_labels(self.data.get_split(split)), self.device, "auto")
+
+    def with_own_labels(self, images: ImageSet) -> ImageSet:
+        """The images with the labels that classes of these names have in the run; new classes come after them.
+
+        Raises:
+            UserError: if the model is conditional, and a class new to it.
+        """
+        own = self.fingerprints.get("train", {}).get("classes")
+        if not own or not images.classes or images.labels is None:
+            return images
+        new = [name for name in images.classes if name not in own]
+        if new and self.vae.needs_labels:
+            raise UserError(
+                f"The images are of {', '.join(new)}, classes that the model does not know; those of "
+                f"run={self.directory.path} are {', '.join(own)}."
+            )
+        classes = (*own, *new)
+        for name in new:
+            print(f"Label {classes.index(name)} is {name}, a class that the run was not trained on.")
+        labels = torch.tensor([classes.index(name) for name in images.classes])
+        return replace(images, labels=labels[images.labels], classes=classes)
 
     @cached_property
     def result(self) -> dict[str, Any] | None:
@@ -122,7 +146,8 @@ def load_run(
     settings = parse_config(OmegaConf.create(plain), TrainConfig)
     vae = _build_with_weights(plain, state, run_dir.checkpoint(chosen))
     vae.to(where).eval().requires_grad_(False)
-    return TrainedRun(run_dir, settings, plain, vae, chosen, int(state.get("epoch") or 0), caller)
+    epoch, fingerprints = int(state.get("epoch") or 0), state.get("data", {})
+    return TrainedRun(run_dir, settings, plain, vae, chosen, epoch, caller, fingerprints)
 
 
 def _build_with_weights(plain: dict[str, Any], state: Mapping[str, Any], checkpoint: Path) -> VAE:
