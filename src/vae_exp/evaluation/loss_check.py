@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
-from vae_exp.data.images import ImageSet
+from vae_exp.data.images import Batch, ImageSet
 from vae_exp.errors import UserError
 from vae_exp.evaluation.requirements import first_likelihood
 from vae_exp.model.vae import VAE
@@ -102,10 +102,10 @@ def check_loss(vae: VAE, loss: Loss, images: ImageSet, generator: torch.Generato
 def _weights(
     vae: VAE, loss: Loss, images: ImageSet, generator: torch.Generator
 ) -> tuple[float | None, float | None]:
-    part = images.take(_IMAGES)
-    terms = _terms(vae, loss, part, generator)
+    batch = next(images.take(_IMAGES).chunks())  # fewer where images are large
+    terms = _terms(vae, loss, batch, generator)
     parts = torch.stack([terms.distortion, terms.rate], dim=1).double()
-    spread = parts.std(dim=0) if len(part) > 2 else torch.zeros(2)
+    spread = parts.std(dim=0) if len(batch) > 2 else torch.zeros(2)
     if bool((spread < _CONSTANT * parts.abs().mean(dim=0)).any()) or not bool(spread.all()):
         return None, None
     solution = torch.linalg.lstsq(parts, terms.loss.double().unsqueeze(1)).solution
@@ -116,11 +116,11 @@ def _weights(
     return round(weight, _DIGITS), round(charge / weight, _DIGITS)
 
 
-def _terms(vae: VAE, loss: Loss, images: ImageSet, generator: torch.Generator) -> LossTerms:
+def _terms(vae: VAE, loss: Loss, batch: Batch, generator: torch.Generator) -> LossTerms:
     """The terms of a loss on images; refuses NaN and infinity, with which training would end at its first step."""
     label = f"loss ({type(loss).__module__}.{type(loss).__qualname__})"
     try:
-        terms = loss(vae, images.batch(), generator)
+        terms = loss(vae, batch, generator)
     except ValueError as error:  # torch.distributions checks its parameters
         raise UserError(f"{label} fails on the first images: {error}") from error
     for name in ("distortion", "rate", "loss"):
