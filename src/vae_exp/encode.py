@@ -32,7 +32,7 @@ def encode(config: DictConfig) -> None:
     from vae_exp.evaluation.requirements import require_density
     from vae_exp.runs.encoding import ImageScorer
     from vae_exp.runs.trained_run import load_run_from_settings
-    from vae_exp.storage.atomic_io import write_to_user_path
+    from vae_exp.storage.atomic_io import output_errors, write_to_user_path
     from vae_exp.storage.column_files import ColumnFiles
 
     settings = parse_config(config, EncodeConfig)
@@ -51,7 +51,7 @@ def encode(config: DictConfig) -> None:
     scorer = ImageScorer(
         run, settings.num_samples, settings.num_importance_samples, settings.batch_size, settings.seed
     )
-    with ColumnFiles(output.parent) as columns:
+    with output_errors("output", output), ColumnFiles(output.parent) as columns:
         scorer.write(images, columns)
         order = scorer.rank(settings.sort, columns, _validation_images(run)) if settings.sort else None
         write_to_user_path(output, lambda file: columns.write(file, output.suffix, order))

@@ -97,7 +97,7 @@ def _write_samples(run: "TrainedRun", settings: "GenerateConfig", noise: "torch.
 
     from vae_exp.evaluation.fitted_prior import prior_name
     from vae_exp.model.conditional import ConditionalVAE
-    from vae_exp.storage.atomic_io import write_to_user_path
+    from vae_exp.storage.atomic_io import output_errors, write_to_user_path
     from vae_exp.storage.npz_stream import Rows, write_npz
 
     assert settings.samples is not None
@@ -109,7 +109,8 @@ def _write_samples(run: "TrainedRun", settings: "GenerateConfig", noise: "torch.
     parts = track(labels.split(_BATCH), "samples", transient=True, disable=not sys.stdout.isatty())
     images = (run.vae.sample(len(part), noise, part.to(run.device)).cpu().numpy() for part in parts)
     arrays["images"] = ([settings.samples, *run.config["data"]["image_shape"]], "float32", images)
-    write_to_user_path(path, lambda file: write_npz(file, arrays))
+    with output_errors("output", path):
+        write_to_user_path(path, lambda file: write_npz(file, arrays))
     print(f"{path}: {settings.samples} samples, E[x|z] for z from {prior_name(run.vae)}, as images")
 
 

@@ -1,5 +1,6 @@
 """`python -m vae_exp.encode`, end to end."""
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,21 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(
     assert refused.code == 1
     assert message in refused.err
     assert not (copied_run / "codes").exists()
+
+
+def test_a_disk_that_fills_is_named_and_leaves_nothing(command, copied_run: Path, tmp_path: Path):
+    before, files = resource.getrlimit(resource.RLIMIT_FSIZE), set(tmp_path.iterdir())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        encoded = command("encode", f"run={copied_run}", "output=codes.csv")
+        generated = command("generate", f"run={copied_run}", "samples=1000", "output=samples.npz")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    for finished, name in ((encoded, "codes.csv"), (generated, "samples.npz")):
+        assert finished.code == 1
+        assert f"output={tmp_path / name} cannot be written: [Errno 27] File too large; free" in finished.err
+        assert "Error executing job" not in finished.err
+    assert set(tmp_path.iterdir()) == files
 
 
 def test_a_folder_of_images_is_encoded_with_the_names_of_its_files(command, copied_run: Path, tmp_path: Path):

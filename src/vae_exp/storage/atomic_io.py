@@ -4,8 +4,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from math import isfinite
 from pathlib import Path
 from stat import S_ISREG
@@ -171,6 +171,23 @@ def write_to_user_path(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
             write(file)
     else:
         write_atomically(path, write)
+
+
+@contextmanager
+def output_errors(key: str, path: Path) -> Iterator[None]:
+    """A block that writes what a user asked for, in which an error such as a full disk names the key.
+
+    Raises:
+        UserError: names the key, the path, the reason and the remedy.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # of standard output
+        raise
+    except OSError as error:
+        raise UserError(
+            f"{key}={path} cannot be written: {error}; free some space there, or name another place, {key}=FILE."
+        ) from error
 
 
 def fsync_directory(folder: Path) -> None:
