@@ -56,7 +56,7 @@ def _score(settings: "EvaluateConfig") -> None:
     from vae_exp.configuration.instantiate import build_evaluators
     from vae_exp.configuration.shape_checks import check_evaluators, check_labels
     from vae_exp.evaluation.requirements import is_bernoulli
-    from vae_exp.runs.scores import identify_scores, stored_scores
+    from vae_exp.runs.scores import identify_scores, replaced_scores, stored_scores
     from vae_exp.runs.trained_run import load_run_from_settings
     from vae_exp.storage.atomic_io import check_within, update_json
 
@@ -71,6 +71,8 @@ def _score(settings: "EvaluateConfig") -> None:
         print_metrics_table(stored, f"{settings.split}: {title}")
         print(f"Scored before, in {path}; force=true scores again.")
         return
+    if replaced := replaced_scores(path, identity):
+        print(f"{path} has scores of {replaced}, which are replaced.")
     images = run.images(settings.split)
     check_labels(run.vae, images, settings.split)
     check_evaluators(evaluators, run.vae, images)

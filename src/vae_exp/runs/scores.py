@@ -74,6 +74,18 @@ def stored_scores(
     return with_current_metrics(metrics) if same else None
 
 
+def replaced_scores(path: Path, identity: Mapping[str, Any]) -> str:
+    """The seed and the epoch of a score file where they are others, such as `seed=1`; empty where they are not."""
+    try:
+        content = read_json(path)
+    except (OSError, UserError):
+        return ""
+    stored = content if isinstance(content, dict) else {}
+    return ", ".join(
+        f"{key}={stored[key]}" for key in ("seed", "epoch") if stored.get(key, identity[key]) != identity[key]
+    )
+
+
 def read_test_scores(run_dir: RunDirectory, result: Mapping[str, Any]) -> dict[str, float]:
     """The scores on the test images that a run has, as `test/…`: of its best epoch, else of its last.
 
