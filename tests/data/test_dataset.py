@@ -111,6 +111,10 @@ def test_a_dataset_of_torchvision(tmp_path: Path):
             r"several shapes, \[3, 4, 4\] and, in item 7, \[3, 4, 5\]",
         ),
         (lambda index: torch.full((1, 2, 2), 0.3 if index == 4 else 0.0), r"grey levels at first .* in item 4"),
+        (
+            lambda index: (PIXELS[index], 2**63),
+            r"as the label of item 0, holds 9223372036854775808; expected integers",
+        ),
         (lambda index: {"picture": 1}, r"has a NoneType in item 0"),
     ],
 )
@@ -118,6 +122,45 @@ def test_items_that_are_no_images_are_refused_and_leave_no_cache(make, message: 
     text = refusal(source(tmp_path, make).train)
     assert re.search(message, text)
     assert not list((tmp_path / "cache").glob("*.npy*"))
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), RuntimeError("no such file")], ids=repr)
+def test_an_item_that_cannot_be_read_is_named(error: BaseException, tmp_path: Path):
+    def fail(index: int):
+        if index == 13:
+            raise error
+        return PIXELS[index, 0]
+
+    message = refusal(source(tmp_path, fail).train)
+    assert re.search(
+        rf"data\.source\.dataset \(Items\) fails at item 13: {type(error).__name__}: {error} ", message
+    )
+
+
+@pytest.mark.parametrize("count", [-1, 2.5, 2**70])
+def test_a_length_that_is_none_is_refused(count, tmp_path: Path):
+    items = DatasetSource(str(tmp_path), Items(FORMS["array"], count))
+    assert re.search(r"\(Items\) has no length: .*; __len__ must return", refusal(items.train))
+
+
+def test_a_dataset_with_slots(tmp_path: Path):
+    class Slots:
+        __slots__ = ()
+
+        def __len__(self) -> int:
+            return 20
+
+        def __getitem__(self, index: int):
+            return PIXELS[index, 0]
+
+    assert np.array_equal(DatasetSource(str(tmp_path), Slots()).train().pixels[:].numpy(), PIXELS[:, :1])
+
+
+def test_damaged_notes_of_a_cache_are_refused(tmp_path: Path):
+    source(tmp_path, FORMS["array"]).train()
+    for notes in ("{}", '{"labels": [1, 2]}'):
+        next((tmp_path / "cache").glob("*.json")).write_text(notes)
+        assert "cannot be read" in refusal(source(tmp_path, FORMS["array"]).train)
 
 
 def test_datasets_that_cannot_be_read_by_position_are_refused(tmp_path: Path):

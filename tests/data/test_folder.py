@@ -1,3 +1,4 @@
+import os
 import re
 from pathlib import Path
 
@@ -95,6 +96,19 @@ def test_folders_named_after_splits_are_the_splits(root, source):
         _ = DataSplits(source(), None, 1, 0).train
 
 
+def test_folders_of_splits_in_capitals_are_the_splits(root, source):
+    for number, name in enumerate(["Train/a/1.png", "TEST/a/2.png"]):
+        write(root, name, picture(number))
+    assert source().train().names == ("Train/a/1.png",)
+    assert source().test().names == ("TEST/a/2.png",)
+    (root / "Train").rename(root / "a")
+    assert source().train().names == ("a/a/1.png",)
+    (root / "valid").mkdir()
+    write(root, "val/a/3.png", picture(3))
+    message = r"has several folders of val images, val, valid; put all into one of them, or move the others"
+    assert re.search(message, refusal(source().train))
+
+
 def test_without_a_folder_train_all_but_val_and_test_is_trained_on(root, source):
     for number, name in enumerate(["a/1.png", "b/2.png", "b/3.png", "test/b/4.png"]):
         write(root, name, picture(number))
@@ -169,6 +183,33 @@ def test_corrupt_images_are_named_and_left_out_only_when_asked(root, source, cac
     assert "1 of 4 images cannot be read: a/3.png" in refusal(source().train)  # before anything is decoded
 
 
+def test_an_image_that_is_left_out_does_not_decide_on_colour(root, source):
+    write(root, "1.png", picture(1, grey=True))
+    write(root, "2.tif", np.zeros((SIZE, SIZE), dtype=np.float32))
+    assert "2.tif (its values have 32 bits and no known range" in refusal(source().train)
+    assert source(skip_corrupt=True).train().image_shape == [1, SIZE, SIZE]
+
+
+def test_pipes_and_links_to_nothing_are_named_as_images_that_cannot_be_read(root, source):
+    write(root, "1.png", picture(1))
+    os.mkfifo(root / "pipe.png")
+    (root / "nothing.png").symlink_to(root / "none")
+    for options in ({}, {"size": 4, "channels": 1}):
+        message = (
+            r"2 of 3 images cannot be read: nothing\.png \(No such file .*\), pipe\.png \(.*not a regular file\)"
+        )
+        assert re.search(message, refusal(source(**options).train))
+    assert source(skip_corrupt=True).train().names == ("1.png",)
+
+
+@pytest.mark.parametrize("notes", ["{}", "[]", '{"problems": {"a": 1}}'])
+def test_damaged_notes_of_a_cache_are_refused(notes, root, source, cache):
+    write(root, "1.png", picture(1))
+    source().train()
+    next(cache.glob("*.json")).write_text(notes)
+    assert re.search(r"the cache .*\.npy cannot be read \(.*\); delete it", refusal(source().train))
+
+
 def test_a_folder_of_corrupt_images_alone_is_refused(root, source):
     (root / "1.png").write_bytes(b"nothing")
     for options in ({}, {"size": 4, "channels": 1}):
@@ -212,6 +253,10 @@ def test_labels_of_a_csv_file(root, source, tmp_path):
     splits = source(labels=str(tmp_path / "labels.csv"))
     assert splits.train().labels.tolist() == [6, 5]
     assert splits.test().labels is None
+    (tmp_path / "labels.csv").write_text("test/3.png,5\n")
+    assert "has no row for 2 files, such as train/1.png" in refusal(
+        source(labels=str(tmp_path / "labels.csv")).train
+    )
 
 
 def test_streamed_batches_are_those_of_the_array(root, source):

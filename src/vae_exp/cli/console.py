@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vae_exp.configuration.allowlist import Caller, require_safe, untrusted_packages
-from vae_exp.data.folder import VAL_FOLDERS
+from vae_exp.data.image_files import split_folders
 from vae_exp.errors import UserError
 from vae_exp.metrics import unit
 from vae_exp.storage.run_directory import RunDirectory
@@ -85,7 +85,7 @@ def _needed(config: Mapping[str, Any], directory: RunDirectory) -> str:
     if _has_test_images(data):
         return trust
     path, source = Path(str(data.get("path"))).expanduser(), data.get("source", {})
-    has_val = any((path / name).is_dir() for name in VAL_FOLDERS) or source.get("val_dataset")
+    has_val = split_folders(path)["val"] or source.get("val_dataset")
     return f"{trust} split={'val' if has_val or data.get('validation_size') else 'train'}"
 
 
@@ -107,7 +107,7 @@ def _has_test_images(data: Mapping[str, Any]) -> bool:
         return True
     path = Path(str(data["path"])).expanduser()
     if path.is_dir():
-        return (path / "test").is_dir() or (path / "test_images.npy").exists()
+        return bool(split_folders(path)["test"]) or (path / "test_images.npy").exists()
     if path.suffix == ".npy":
         return False
     try:

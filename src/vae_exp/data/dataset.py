@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 from vae_exp.data.decoding_pool import show_progress
 from vae_exp.data.image_cache import open_cache, write_npy
 from vae_exp.data.image_decoding import to_array
-from vae_exp.data.images import ImageSet
-from vae_exp.errors import UserError
+from vae_exp.data.images import ImageSet, check_int64
+from vae_exp.errors import Interrupted, UserError, user_code_location
 from vae_exp.storage.atomic_io import absolute_path
 
 _log = logging.getLogger(__name__)
@@ -86,7 +86,11 @@ class DatasetSource:
 
     def _open(self, name: str) -> ImageSet:
         dataset: Any = self._datasets[name]
-        key, count = f"data.source.{name} ({type(dataset).__name__})", len(dataset)
+        key = f"data.source.{name} ({type(dataset).__name__})"
+        try:
+            count = len(dataset)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UserError(f"{key} has no length: {error}; __len__ must return how many items it has.") from error
         if not count:
             raise UserError(f"{key} is empty.")
         path = self._cache / f"{type(dataset).__name__}-{_content_hash(dataset, key)}.npy"
@@ -96,9 +100,12 @@ class DatasetSource:
             _log.info("Reading %s into %s; this is done once.", content, path)
             return _write(target, dataset, key, content)
 
-        cached = open_cache(path, content, build)
-        labels = cached.notes["labels"]
-        return ImageSet(cached.pixels, None if labels is None else torch.tensor(labels, dtype=torch.int64))
+        def read_labels(notes: Any) -> Tensor | None:
+            labels = notes["labels"]
+            return None if labels is None else torch.tensor(labels, dtype=torch.int64).reshape(count)
+
+        cached = open_cache(path, content, build, read_labels)
+        return ImageSet(cached.pixels, cached.notes)
 
 
 def _write(target: Path, dataset: Any, key: str, content: str) -> dict[str, Any]:
@@ -130,7 +137,7 @@ def _write(target: Path, dataset: Any, key: str, content: str) -> dict[str, Any]
 
 def _read(dataset: Any, index: int, key: str) -> tuple[Pixels, int | None]:
     """An item: `[channels, height, width]`, uint8 or float in [0, 1], and its label."""
-    item = dataset[index]
+    item = _read_item(dataset, index, key)
     label: Any = None
     if isinstance(item, Mapping):
         label = next((item[name] for name in _LABEL_KEYS if name in item), None)
@@ -147,7 +154,22 @@ def _read(dataset: Any, index: int, key: str) -> tuple[Pixels, int | None]:
             f"[H, W, C]."
         )
     _check_values(image, f"{key} holds in item {index}")
-    return image, int(label) if isinstance(label, Integral) else None
+    if not isinstance(label, Integral):
+        return image, None
+    check_int64(int(label), f"{key}, as the label of item {index},")
+    return image, int(label)
+
+
+def _read_item(dataset: Any, index: int, key: str) -> Any:
+    try:
+        return dataset[index]
+    except (Interrupted, UserError):
+        raise
+    except (Exception, SystemExit) as error:  # a dataset that ends the program would leave no message
+        raise UserError(
+            f"{key} fails at item {index}: {type(error).__name__}: {error}{user_code_location(error)}; "
+            f"HYDRA_FULL_ERROR=1 shows the traceback."
+        ) from error
 
 
 def _channels_first(item: Any) -> Pixels:
@@ -198,7 +220,8 @@ def _content_hash(dataset: Any, key: str) -> str:
                 f"use data.augment=[flip,shift,crop]."
             )
         digest.update(f"{image.shape} {image.dtype} {label}".encode() + image.tobytes())
-    plain = {name: value for name, value in vars(dataset).items() if isinstance(value, str | int | float | Path)}
+    attributes = getattr(dataset, "__dict__", {})  # a class with slots has none
+    plain = {name: value for name, value in attributes.items() if isinstance(value, str | int | float | Path)}
     cls = type(dataset)
     named = [cls.__module__, cls.__qualname__, len(dataset), plain]
     digest.update(json.dumps(named, sort_keys=True, default=str).encode())

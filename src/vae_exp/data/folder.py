@@ -15,14 +15,20 @@ from torch import Tensor
 from vae_exp.data.decoding_pool import decode_images, scan_headers
 from vae_exp.data.image_cache import open_cache
 from vae_exp.data.image_decoding import SUFFIXES, PixelFormat
-from vae_exp.data.image_files import class_folders, class_labels, list_images, read_csv_labels, select_labels
+from vae_exp.data.image_files import (
+    class_folders,
+    class_labels,
+    list_images,
+    read_csv_labels,
+    select_labels,
+    split_folders,
+)
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import absolute_path
 
 _log = logging.getLogger(__name__)
 FITS = ("crop", "resize")
-VAL_FOLDERS = ("val", "valid", "validation")
 _VERSION = 1  # of what decoding makes of a file
 _NAMED = 5  # files in a message
 
@@ -30,8 +36,8 @@ _NAMED = 5  # files in a message
 class FolderSource:
     """PNG, JPEG, WebP and TIFF files at any depth below a folder.
 
-    Folders `train`, `val` (or `valid`, `validation`) and `test` in it are the splits; without `train`, all images
-    outside of the other two are trained on. All images of a split are decoded once, into
+    Folders `train`, `val` (or `valid`, `validation`) and `test` in it, in capitals or not, are the splits; without
+    `train`, all images outside of the other two are trained on. All images of a split are decoded once, into
     `<root>/cache/<folder>-<split>-<hash>.npy`. The hash follows from the names, sizes and times of the files, and
     from the size, fit and channels asked for.
 
@@ -80,27 +86,40 @@ class FolderSource:
 
     def val(self) -> ImageSet | None:
         """The images below `val`; None if there is no such folder."""
-        folders = [name for name in VAL_FOLDERS if (self._path / name).is_dir()]
-        return self._open(folders[0], list_images(self._path, folders[0])) if folders else None
+        folder = self._folders.get("val")
+        return self._open(folder, list_images(self._path, folder)) if folder else None
 
     def test(self) -> ImageSet:
         """The images below `test`."""
-        if not (self._path / "test").is_dir():
+        folder = self._folders.get("test")
+        if not folder:
             raise UserError(
                 f"data.path={self._path} has no folder 'test'; add one to evaluate on test images, or use "
                 f"split=val or split=train."
             )
-        return self._open("test", list_images(self._path, "test"))
+        return self._open(folder, list_images(self._path, folder))
 
     @cached_property
-    def _train_folder(self) -> str:
+    def _folders(self) -> dict[str, str]:
+        """The folder of each split that has one."""
         if not self._path.is_dir():
             raise UserError(f"data.path={self._path} is not a folder; name the folder of your images.")
-        return "train" if (self._path / "train").is_dir() else ""
+        folders = {split: names for split, names in split_folders(self._path).items() if names}
+        for split, names in folders.items():
+            if len(names) > 1:
+                raise UserError(
+                    f"data.path={self._path} has several folders of {split} images, {', '.join(names)}; put all "
+                    f"into one of them, or move the others elsewhere."
+                )
+        return {split: names[0] for split, names in folders.items()}
+
+    @property
+    def _train_folder(self) -> str:
+        return self._folders.get("train", "")
 
     @cached_property
     def _train_files(self) -> list[str]:
-        others = () if self._train_folder else tuple(f"{name}/" for name in ("test", *VAL_FOLDERS))
+        others = () if self._train_folder else tuple(f"{name}/" for name in self._folders.values())
         return [file for file in list_images(self._path, self._train_folder) if not file.startswith(others)]
 
     def _open(self, split: str, files: list[str]) -> ImageSet:
@@ -112,10 +131,9 @@ class FolderSource:
         labels = self._read_labels(split, files)
         content = f"{len(files):,} images of {self._path / split}"
         cache = self._cache / f"{self._path.name}-{split or 'train'}-{self._key(files)}.npy"
-        cached = open_cache(cache, content, lambda path: self._decode(path, files, content))
+        cached = open_cache(cache, content, lambda path: self._decode(path, files, content), _problems)
         classes = None if labels is None else self._class_names
-        images = ImageSet(cached.pixels, labels, names=tuple(files), classes=classes)
-        problems = {int(row): str(reason) for row, reason in cached.notes["problems"].items()}
+        images, problems = ImageSet(cached.pixels, labels, names=tuple(files), classes=classes), cached.notes
         if not problems:
             return images
         self._report(problems, files)
@@ -125,8 +143,12 @@ class FolderSource:
         """What the content of the cache follows from."""
         digest = hashlib.sha256(json.dumps([_VERSION, self._size, self._fit, self._channels]).encode())
         for file in files:
-            status = (self._path / file).stat()
-            digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+            try:
+                status = (self._path / file).stat()
+                state = f"{status.st_size}\0{status.st_mtime_ns}"
+            except OSError:  # of a link to nothing; decoding reports it
+                state = ""
+            digest.update(f"{file}\0{state}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()[:16]
 
     def _decode(self, target: Path, files: Sequence[str], content: str) -> dict[str, Any]:
@@ -171,7 +193,8 @@ class FolderSource:
         if self._labels == "none":
             return None
         if self._labels != "auto":
-            return select_labels(self._csv_labels[0], files, f"data.labels={self._labels}")
+            is_train = split == self._train_folder
+            return select_labels(self._csv_labels[0], files, f"data.labels={self._labels}", required=is_train)
         if not self._classes and not any(class_folders(files, split)):
             return None
         return class_labels(files, class_folders(files, split), self._classes, self._path)
@@ -189,6 +212,11 @@ class FolderSource:
         """The label of each class folder of the training images."""
         names = {name for name in class_folders(self._train_files, self._train_folder) if name}
         return {name: label for label, name in enumerate(sorted(names))}
+
+
+def _problems(notes: Any) -> dict[int, str]:
+    """The rows of a cache whose files cannot be read, each with the reason."""
+    return {int(row): str(reason) for row, reason in notes["problems"].items()}
 
 
 def _height_and_width(size: Any) -> tuple[int, int] | None:

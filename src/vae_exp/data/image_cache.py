@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from shutil import disk_usage
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,32 +16,36 @@ from filelock import FileLock, Timeout
 
 from vae_exp.data.image_decoding import write_at
 from vae_exp.data.pixel_file import FilePixels, open_pixels
-from vae_exp.errors import UserError
+from vae_exp.errors import Interrupted, UserError
 from vae_exp.storage.atomic_io import read_json, write_json
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class CachedPixels:
+class CachedPixels(Generic[T]):
     """The content of a cache file.
 
     Args:
         pixels: `[N, channels, height, width]`, uint8.
-        notes: Plain values that were written with them.
+        notes: What was written with them, as `read_notes` gives it.
     """
 
     pixels: FilePixels
-    notes: dict[str, Any]
+    notes: T
 
 
-def open_cache(path: Path, content: str, build: Callable[[Path], dict[str, Any]]) -> CachedPixels:
+def open_cache(
+    path: Path, content: str, build: Callable[[Path], dict[str, Any]], read_notes: Callable[[Any], T]
+) -> CachedPixels[T]:
     """Open a cache file, built first where there is none; of several processes one builds and the others wait.
 
     Args:
         path: The `.npy` file; its name must follow from all that decides its content.
         content: What is cached, for messages.
         build: Writes the file that it is given, and returns notes on it, which are kept beside it as JSON.
+        read_notes: Makes of these notes what is returned; may raise any error if they are damaged.
 
     Raises:
         UserError: if the file cannot be written or read. A part of a file does not remain.
@@ -57,10 +62,13 @@ def open_cache(path: Path, content: str, build: Callable[[Path], dict[str, Any]]
                 f"data.root=DIR."
             ) from error
     try:
-        notes = read_json(path.with_suffix(".json"))
-        return CachedPixels(open_pixels(path), notes)
-    except (OSError, ValueError, UserError) as error:
-        raise UserError(f"the cache {path} cannot be read ({error}); delete it, and it is built again.") from error
+        return CachedPixels(open_pixels(path), read_notes(read_json(path.with_suffix(".json"))))
+    except Interrupted:
+        raise
+    except Exception as error:  # damaged notes raise errors of any kind
+        raise UserError(
+            f"the cache {path} cannot be read ({type(error).__name__}: {error}); delete it, and it is built again."
+        ) from error
 
 
 def create_npy(path: Path, shape: Sequence[int], dtype: npt.DTypeLike = np.uint8) -> int:
@@ -71,9 +79,16 @@ def create_npy(path: Path, shape: Sequence[int], dtype: npt.DTypeLike = np.uint8
 
     Raises:
         OSError: if the disk has no space for it.
+        UserError: if it is larger than the whole disk.
     """
     header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": tuple(shape)}
-    size = prod(shape) * np.dtype(dtype).itemsize
+    size, disk = prod(shape) * np.dtype(dtype).itemsize, disk_usage(path.parent).total
+    if size > disk:
+        raise UserError(
+            f"{shape[0]:,} images of {list(shape[1:])} take {size / 1e9:,.1f} GB, more than the disk of "
+            f"{path.parent} has ({disk / 1e9:,.1f} GB); use smaller or fewer images, or name another folder, "
+            f"data.root=DIR."
+        )
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         offset = file.tell()

@@ -2,7 +2,8 @@
 
 import signal
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vae_exp.errors import Interrupted
+from vae_exp.storage.atomic_io import open_regular
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")  # other decoders may start programs
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
@@ -133,6 +135,7 @@ def _read_header(file: ImageFile) -> Header:
     try:
         with warnings.catch_warnings(), _open(file) as image:
             warnings.simplefilter("ignore")
+            _check_mode(image)
             has_exif = image.format != "PNG" or "exif" in image.info  # else a PNG is decoded to look for it
             turned = has_exif and image.getexif().get(_ORIENTATION, 1) >= 5
             width, height = reversed(image.size) if turned else image.size
@@ -143,16 +146,25 @@ def _read_header(file: ImageFile) -> Header:
         return Header(0, 0, False, _reason(error))
 
 
-def _open(file: ImageFile) -> Image.Image:
-    return Image.open(BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS)
+@contextmanager
+def _open(file: ImageFile) -> Iterator[Image.Image]:
+    with (
+        BytesIO(file) if isinstance(file, bytes) else open_regular(Path(file)) as stream,
+        Image.open(stream, formats=FORMATS) as image,
+    ):
+        yield image
+
+
+def _check_mode(image: Image.Image) -> None:
+    if image.mode in _WITHOUT_RANGE:
+        raise ValueError("its values have 32 bits and no known range; save such images as arrays, data=arrays")
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:
+    _check_mode(image)
     if image.mode.startswith(_WIDE_GREY):
         grey = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
-    elif image.mode in _WITHOUT_RANGE:
-        raise ValueError("its values have 32 bits and no known range; save such images as arrays, data=arrays")
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert(mode)
@@ -170,7 +182,9 @@ def _channels_first(image: Image.Image) -> npt.NDArray[np.uint8]:
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "no PNG, JPEG, WebP or TIFF image"
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__
 
 
 def ignore_interrupts() -> None:

@@ -3,38 +3,58 @@
 import csv
 import os
 from collections.abc import Mapping, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from vae_exp.data.image_decoding import SUFFIXES
+from vae_exp.data.images import check_int64
 from vae_exp.errors import UserError
-from vae_exp.storage.atomic_io import absolute_path
+from vae_exp.storage.atomic_io import absolute_path, open_regular
+
+_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+def split_folders(folder: Path) -> dict[str, list[str]]:
+    """The folders of `train`, `val` (or `valid`, `validation`) and `test` images, in capitals or not, by split.
+
+    Args:
+        folder: The folder that they are in; none are there if it is no folder.
+    """
+    names: dict[str, list[str]] = {split: [] for split in _SPLITS.values()}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name.lower() in _SPLITS and path.is_dir():
+            names[_SPLITS[path.name.lower()]].append(path.name)
+    return names
 
 
 def list_images(folder: Path, below: str = "") -> list[str]:
     """The image files at any depth, sorted: paths relative to `folder`, with `/`.
 
-    Hidden files and folders are left out. Links to folders are followed, but not to one that contains them.
+    Hidden files and folders are left out. Links to folders are followed, but no folder is listed twice.
 
     Args:
         folder: What paths are relative to.
         below: The folder in it to look into; empty for itself.
     """
     files = []
-    for parent, folders, names in os.walk(folder / below, followlinks=True):
-        here, real = Path(parent), Path(parent).resolve()
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and not real.is_relative_to((here / name).resolve())
-        ]
-        files += [
-            (here.relative_to(folder) / name).as_posix()
-            for name in names
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-        ]
+    starts, visited = [folder / below], set()
+    for start in starts:  # links are followed last: a folder keeps its own name
+        for parent, folders, names in os.walk(start):
+            here, real = Path(parent), os.path.realpath(parent)
+            if real in visited:
+                folders.clear()
+                continue
+            visited.add(real)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            starts += [here / name for name in folders if (here / name).is_symlink()]
+            files += [
+                (here.relative_to(folder) / name).as_posix()
+                for name in names
+                if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+            ]
     return sorted(files)
 
 
@@ -76,55 +96,98 @@ def read_csv_labels(file: str, folder: Path) -> tuple[dict[str, int], tuple[str,
     The second value has the names of the classes; None where the labels are integers.
 
     A first row that names no image file is taken for the names of the columns. Labels that are not all integers
-    are numbered in alphabetical order.
+    are numbered in alphabetical order. Paths may be absolute.
 
     Args:
         file: The CSV file.
-        folder: The folder of the images.
+        folder: The folder of the images, absolute.
 
     Raises:
-        UserError: if the file cannot be read, or names an image that is not there.
+        UserError: if the file cannot be read, if it names an image that is not there, or if a row has no label or
+            another one than an earlier row.
     """
-    try:
-        with absolute_path("data.labels", file).open(newline="", encoding="utf-8-sig") as text:
-            rows = [row for row in csv.reader(text) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"data.labels={file} cannot be read ({error}); expected auto, none, or a CSV file of paths below "
-            f"data.path and labels."
-        ) from error
-    if rows and not rows[0][0].lower().endswith(SUFFIXES):
+    key = f"data.labels={file}"
+    rows = _read_rows(file, key)
+    if rows and not rows[0][1][0].lower().endswith(SUFFIXES):
         rows = rows[1:]
-    for row in rows:
-        if len(row) < 2:
-            raise UserError(f"data.labels={file}: the row {row} has no label; expected path,label.")
-    labels = {Path(row[0].strip()).as_posix(): row[1].strip() for row in rows}
-    if missing := [name for name in labels if not (folder / name).is_file()]:
+    if not rows:
+        raise UserError(f"{key} has no rows; expected path,label in each, such as cat/1.png,3.")
+    labels: dict[str, str] = {}
+    missing = []
+    for line, row in rows:
+        if len(row) < 2 or not row[0] or not row[1]:
+            raise UserError(f"{key}, line {line}: the row {row} has no label; expected path,label.")
+        path, label = Path(os.path.abspath(folder / row[0])), row[1]  # noqa: PTH100 - also resolves ..
+        if not (path.is_relative_to(folder) and path.is_file()):
+            missing.append(row[0])
+            continue
+        name = path.relative_to(folder).as_posix()
+        if labels.setdefault(name, label) != label:
+            raise UserError(
+                f"{key}, line {line}: {name} has the label {label}, and {labels[name]} in an earlier row; leave "
+                f"out one of them."
+            )
+    if missing:
+        examples = _examples(list(dict.fromkeys(missing)))
         raise UserError(
-            f"data.labels={file} names {_examples(missing)} not below data.path={folder}; correct the paths, or "
-            f"leave out the rows."
+            f"{key} names {examples} not below data.path={folder}; correct the paths, or leave out the rows."
         )
+    return _to_integers(labels, key)
+
+
+def _read_rows(file: str, key: str) -> list[tuple[int, list[str]]]:
+    """The rows of a CSV file that hold anything, each with the number of its first line."""
+    rows, line = [], 1
     try:
-        return {name: int(label) for name, label in labels.items()}, None
+        with TextIOWrapper(
+            open_regular(absolute_path("data.labels", file)), encoding="utf-8-sig", newline=""
+        ) as text:
+            reader = csv.reader(text, strict=True)
+            for row in reader:
+                values = [value.strip() for value in row]
+                if any(values):
+                    rows.append((line, values))
+                line = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(
+            f"{key} cannot be read from line {line} on ({error}); expected path,label in each, with closed quotes."
+        ) from error
+    except (OSError, UnicodeDecodeError, UserError) as error:
+        raise UserError(
+            f"{key} cannot be read ({error}); expected auto, none, or a CSV file of paths below data.path "
+            f"and labels."
+        ) from error
+    return rows
+
+
+def _to_integers(labels: Mapping[str, str], key: str) -> tuple[dict[str, int], tuple[str, ...] | None]:
+    try:
+        integers = {name: int(label) for name, label in labels.items()}
     except ValueError:
         classes = tuple(sorted(set(labels.values())))
         numbers = {label: number for number, label in enumerate(classes)}
         return {name: numbers[label] for name, label in labels.items()}, classes
+    for name, label in integers.items():
+        check_int64(label, f"{key}, for {name},")
+    return integers, None
 
 
-def select_labels(labels: Mapping[str, int], files: Sequence[str], key: str) -> Tensor | None:
-    """The labels of these files, `[N]`, int64; None if there are labels for none of them, as of a test split.
+def select_labels(
+    labels: Mapping[str, int], files: Sequence[str], key: str, *, required: bool = True
+) -> Tensor | None:
+    """The labels of these files, `[N]`, int64.
 
     Args:
         labels: By file.
         files: Of a split.
         key: What the labels come from, for messages.
+        required: Whether there must be labels; else None is returned if there are some for none of the files.
 
     Raises:
-        UserError: if there are labels for some of the files only.
+        UserError: if there are no labels for some of the files.
     """
     missing = [file for file in files if file not in labels]
-    if len(missing) == len(files):
+    if len(missing) == len(files) and not required:
         return None
     if missing:
         raise UserError(

@@ -8,10 +8,25 @@ import torch
 from torch import Tensor
 
 from vae_exp.data.pixel_file import FilePixels
+from vae_exp.errors import UserError
 
 _SUBSET_SEED = 0
 _MAX_CHUNK = 10_000  # images that are read at once, where
 _CHUNK_VALUES = 2**23  # so many values are no fewer
+
+
+def check_int64(value: int, name: str) -> None:
+    """Refuse a label that int64 does not hold.
+
+    Args:
+        value: The label.
+        name: What it is a label of, for messages.
+
+    Raises:
+        UserError: if it is out of range.
+    """
+    if not -(2**63) <= value < 2**63:
+        raise UserError(f"{name} holds {value}; expected integers from -2**63 to 2**63 - 1, as int64 holds.")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from math import isfinite
 from pathlib import Path
 from stat import S_ISREG
@@ -21,17 +22,30 @@ _MAX_DEPTH = 100
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file to read bytes; to open a pipe would wait, and a device has no end.
+
+    Raises:
+        OSError: if it cannot be opened.
+        UserError: if it is not a regular file.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise UserError(f"{path} is not a regular file.")
+    return file
+
+
 def read_regular(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """The content of a regular file; to open a pipe would wait, and a device has no end.
+    """The content of a regular file.
 
     Raises:
         OSError: if it cannot be read.
         UserError: if it is not a regular file of at most `limit` bytes.
     """
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
-        status = os.fstat(file.fileno())
-        if not S_ISREG(status.st_mode) or status.st_size > limit:
-            raise UserError(f"{path} is not a regular file of at most {limit:,} bytes; refused.")
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > limit:
+            raise UserError(f"{path} is larger than expected, at most {limit:,} bytes; refused.")
         return file.read()
 
 
