@@ -1,4 +1,5 @@
 import io
+import os
 import re
 import sys
 from pathlib import Path
@@ -116,6 +117,28 @@ def test_what_cannot_be_rescaled_is_refused(rescale, message: str, tmp_path: Pat
     assert re.search(message, refusal(NPZSource(str(path), rescale=rescale).train))
 
 
+@pytest.mark.parametrize("rescale", [None, [0, 1], "minmax"])
+@pytest.mark.parametrize(
+    "dtype", [complex, "<U1", "datetime64[s]", "timedelta64[s]", [("red", "u1"), ("green", "u1")]], ids=str
+)
+def test_what_only_looks_like_numbers_is_refused(rescale, dtype, tmp_path: Path):
+    path = str(write(tmp_path, "npy", images=np.zeros((3, 2, 2), dtype=dtype)))
+    message = r"'images' in data\.path=.* is of type .*; expected real numbers"
+    assert re.search(message, refusal(NPZSource(path, rescale=rescale).train))
+
+
+@pytest.mark.parametrize("shape", [(), (0, 2, 2), (3, 0, 2)], ids=str)
+def test_a_range_of_no_pixels_is_refused(shape, tmp_path: Path):
+    path = str(write(tmp_path, "npy", images=np.zeros(shape)))
+    assert f"has shape {list(shape)}; expected [N, H, W]" in refusal(NPZSource(path, rescale="minmax").train)
+
+
+@pytest.mark.parametrize("kind", ["npz", "npy", "h5", "parquet"])
+def test_a_pipe_is_not_waited_for(kind: str, tmp_path: Path):
+    os.mkfifo(tmp_path / f"images.{kind}")
+    assert "is not a regular file" in refusal(NPZSource(str(tmp_path / f"images.{kind}")).train)
+
+
 def test_numbers_that_are_not_finite_are_refused(tmp_path: Path):
     array = np.zeros((3, 2, 2))
     array[1, 0, 0] = np.nan
@@ -158,12 +181,18 @@ def test_parquet_with_a_column_of_images(as_struct: bool, pixels: np.ndarray, tm
             r"'images' in data\.path=.* has no image in row 1: no PNG, .*; remove the row",
         ),
         ([png(GREY[0]), None], r"has no image in row 1"),
+        (pa.array([], pa.binary()), r"'images' in data\.path=.* has no rows"),
+        ([{"path": "1.png"}], r"is a column of struct<path: string>; expected numbers, .* a field bytes"),
+        ([[1, 2], [3, 4]], r"is a column of list<.*>; expected numbers"),
+        (["1", "2"], r"is a column of string; expected numbers"),
         ([png(GREY[0]), png(GREY[0, :3])], r"holds images of 2 sizes, .*data=folder data\.size=64"),
     ],
 )
-def test_a_column_that_cannot_be_used_is_refused(column: list, message: str, tmp_path: Path):
+def test_a_column_that_cannot_be_used_is_refused(column, message: str, tmp_path: Path):
     pyarrow.parquet.write_table(pa.table({"images": column}), tmp_path / "images.parquet")
-    assert re.search(message, refusal(NPZSource(str(tmp_path / "images.parquet")).train))
+    for rescale in (None, [0, 1], "minmax"):
+        source = NPZSource(str(tmp_path / "images.parquet"), rescale=rescale)
+        assert re.search(message, refusal(source.train))
 
 
 def test_hdf5_opens_no_other_file(tmp_path: Path):

@@ -22,7 +22,7 @@ def read_npy_folder(folder: Path, keys: Sequence[str]) -> dict[str, Array]:
         keys: The arrays to read, where they are there.
     """
     files = {key: folder / f"{key}.npy" for key in keys}
-    return {key: np.load(file, mmap_mode="r", allow_pickle=False) for key, file in files.items() if file.exists()}
+    return {key: np.load(file, mmap_mode="r", allow_pickle=False) for key, file in files.items() if file.is_file()}
 
 
 def read_hdf5(path: Path, keys: Sequence[str]) -> dict[str, Array]:
@@ -79,9 +79,20 @@ READERS: dict[str, Callable[[Path, Sequence[str]], dict[str, Array]]] = {
 def _column(column: Any, name: str) -> Array:
     import pyarrow as pa
 
-    if pa.types.is_struct(column.type):
+    if not len(column):
+        raise UserError(f"{name} has no rows.")
+    if pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
         column = pa.chunked_array([chunk.field("bytes") for chunk in column.chunks])
     if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
+        if not (
+            pa.types.is_integer(column.type)
+            or pa.types.is_floating(column.type)
+            or pa.types.is_boolean(column.type)
+        ):
+            raise UserError(
+                f"{name} is a column of {column.type}; expected numbers, such as uint8, or encoded images: "
+                f"binary values, or structs with a field bytes."
+            )
         array: Array = column.to_numpy()
         return array
     contents: list[bytes] = column.to_pylist()

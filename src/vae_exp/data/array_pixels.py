@@ -81,6 +81,8 @@ def rescaling(rescale: Any, array: Array, name: str) -> Range | None:
     if rescale is None:
         return None
     if rescale == "minmax":
+        if array.ndim < 3 or not array.size:
+            raise UserError(f"{name} has shape {list(array.shape)}; expected {EXPECTED}.")
         low, high = value_range(array[part] for part in _slices(array.shape))
         if not (isfinite(low) and isfinite(high)) or low == high:
             raise UserError(

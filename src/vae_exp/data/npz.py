@@ -1,5 +1,6 @@
 """Images of the user from an `.npz` file, or from another file of arrays."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 from vae_exp.data.array_files import READERS, read_npy_folder
 from vae_exp.data.array_pixels import EXPECTED, LAYOUTS, rescaling, to_pixels
-from vae_exp.data.images import ImageSet
+from vae_exp.data.images import ImageSet, check_int64
 from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import absolute_path
 
@@ -119,6 +120,8 @@ class NPZSource:
     def _load(self, *keys: str) -> dict[str, npt.NDArray[np.generic]]:
         arrays = None
         try:
+            if self._path.exists() and not (self._path.is_dir() or self._path.is_file()):
+                raise UserError(f"data.path={self._path} is not a regular file; name a file of arrays.")
             if self._path.is_dir() and self._path.suffix != ".npz":
                 arrays = read_npy_folder(self._path, keys)
             elif self._path.suffix == ".npy":
@@ -141,8 +144,8 @@ class NPZSource:
         except Exception as error:  # damaged files raise errors of any kind
             kind = "an .npz file of plain arrays" if self._path.suffix == ".npz" else "plain arrays"
             reason = (
-                "it holds pickled objects, which are never loaded"
-                if "Object arrays" in str(error)
+                "it is no such file, or holds pickled objects, which are never loaded"
+                if re.search("pickle|Python objects", str(error))
                 else str(error) or type(error).__name__
             )
             raise UserError(f"data.path={self._path} cannot be read as {kind}: {reason}.") from error
@@ -152,9 +155,16 @@ class NPZSource:
                 f"(numpy.savez)."
             )
         for key, array in arrays.items():
-            if not isinstance(array, np.ndarray):
-                raise UserError(f"'{key}' in data.path={self._path} is a plain file; expected an array.")
+            _check_numbers(array, f"'{key}' in data.path={self._path}")
         return arrays
+
+
+def _check_numbers(array: npt.NDArray[np.generic], name: str) -> None:
+    """Refuse what is no array, and values that only look like numbers: text, dates, complex numbers."""
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{name} is a plain file; expected an array.")
+    if array.dtype.kind not in "buif":
+        raise UserError(f"{name} is of type {array.dtype}; expected real numbers, such as uint8.")
 
 
 def _check_integers(values: npt.NDArray[np.generic], count: int, axes: int, name: str) -> None:
@@ -166,5 +176,5 @@ def _check_integers(values: npt.NDArray[np.generic], count: int, axes: int, name
         raise UserError(f"{name} has shape {list(values.shape)}; expected {expected}.")
     if not np.issubdtype(values.dtype, np.integer):
         raise UserError(f"{name} is of type {values.dtype}; expected integers.")
-    if values.size and (highest := int(values.max())) > np.iinfo(np.int64).max:
-        raise UserError(f"{name} holds {highest}; expected integers below 2**63, as int64 holds.")
+    if values.size:
+        check_int64(int(values.max()), name)
