@@ -1,6 +1,7 @@
 """What a user's own parts get, good and bad."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from vae_exp.configuration.instantiate import (
     build_loss,
     build_optimizer,
     build_scheduler,
+    build_source,
     build_splits,
     build_vae,
 )
@@ -130,6 +132,36 @@ def test_a_users_encoder_needs_no_fork(generator):
 def test_parts_that_do_not_fit_say_so_before_the_first_step(overrides, message):
     with pytest.raises(UserError, match=message):
         build_vae(model(*overrides), SHAPE)
+
+
+def exit_quietly() -> None:
+    raise SystemExit(0)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (f"{__name__}.ModelPart", r"tests\..* has no ModelPart; known here: |has no ModelPart; did you mean"),
+        ("no_such_package.Data", r"No module named 'no_such_package'"),
+        ("vae_exp.data.augmentation.check_augmentations", r"TypeError: .*'names'"),
+    ],
+)
+def test_a_target_in_a_target_is_named_where_it_fails(target: str, message: str, tmp_path):
+    source = {
+        "_target_": "vae_exp.data.dataset.DatasetSource",
+        "root": str(tmp_path),
+        "dataset": {"_target_": target},
+    }
+    beginning = rf"^data\.source\.dataset\._target_={target} cannot be instantiated: .*"
+    with pytest.raises(UserError, match=beginning + f"({message})"):
+        build_source(SimpleNamespace(source=source))
+
+
+def test_a_part_that_ends_the_program_leaves_a_message():
+    with pytest.raises(
+        UserError, match=r"^data\.source\._target_=.* cannot be instantiated: SystemExit: 0 \(.*, line"
+    ):
+        build_source(SimpleNamespace(source={"_target_": f"{__name__}.exit_quietly"}))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,10 @@ COMMAND_LINES = {
     ("data=arrays", "data.path=none.npz"): ["data.path=", "none.npz does not exist"],
 }
 REFUSED = {
-    ("trainer.batch_size=99999999999999999999999",): ["trainer.batch_size=9999", "1200 training images"],
+    ("trainer.batch_size=99999999999999999999999",): [
+        "trainer.batch_size=9999",
+        "set trainer.batch_size=1200 or less",
+    ],
     ("trainer.device=cuda:99",): ["trainer.device=cuda:99", "CUDA"],
     ("trainer.device=cuda",): ["trainer.device=cuda: there is no CUDA device here; use "],
     ("trainer.device=gpu",): ["trainer.device=gpu", "cuda:N"],

@@ -108,7 +108,7 @@ def test_a_loss_that_trains_a_codebook_is_refused():
         VQ()(fsq_vae(), Batch(images()), noise())
 
 
-@pytest.mark.parametrize("levels", [[], [8, 1], [1024, 1024, 2]])
+@pytest.mark.parametrize("levels", [[], [8, 1], [2.5, 3], [1024, 1024, 2]])
 def test_levels_without_a_choice_or_too_many_codes_are_refused(levels: list[int]):
-    with pytest.raises(ValueError, match=r"model\.encoder\.levels=.* must be levels of at least 2"):
+    with pytest.raises(ValueError, match=r"model\.encoder\.levels=.* must be integers of at least 2"):
         FSQEncoder(SHAPE, levels, [4], "relu")

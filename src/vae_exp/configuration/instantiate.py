@@ -193,7 +193,7 @@ def _create(node: Node, key: str, needs: Sequence[str] = (), arguments: Mapping[
         raise UserError(f"{key}={node} cannot be instantiated; expected a mapping with _target_.")
     try:
         built = instantiate(dict(node), _convert_="all", **(arguments or {}))
-    except Exception as error:  # of a constructor, wrapped or not as Hydra's version has it
+    except (Exception, SystemExit) as error:  # of a constructor, wrapped or not as Hydra's version has it
         raise _as_user_error(error, key, node) from error
     for name in needs:
         if not hasattr(built, name):
@@ -251,7 +251,7 @@ def _prefer_fused_kernel(factory: Any, optimizer: Node, parameters: Sequence[nn.
     return fused
 
 
-def _as_user_error(error: Exception, key: str, node: Node) -> UserError:
+def _as_user_error(error: BaseException, key: str, node: Node) -> UserError:
     """The root of an instantiation error in one line: all keys that a target does not take, or what it raised."""
     root: BaseException = error
     while root.__cause__ is not None:
@@ -260,9 +260,10 @@ def _as_user_error(error: Exception, key: str, node: Node) -> UserError:
         return root
     if isinstance(root, ValueError) and re.match(r"[\w.]+=", str(root)):  # names the key and the value itself
         return UserError(str(root))
+    unexpected = list(_unexpected_keys(node, key)) if isinstance(root, TypeError) else []
+    key, node = _failing_node(error, key, node)
     beginning = f"{key}._target_={node['_target_']} cannot be instantiated"
-    unexpected = list(_unexpected_keys(node, key))
-    if isinstance(root, TypeError) and unexpected:
+    if unexpected:
         names = {**RENAMED_KEYS, **RENAMED_ARGUMENTS}
         remedies = [
             f"{name} is {names[name]} now, so rename it in your YAML" for name in unexpected if name in names
@@ -271,13 +272,22 @@ def _as_user_error(error: Exception, key: str, node: Node) -> UserError:
             remedies.append(f"leave out what you added, and remove what the defaults add: {removed}")
         return UserError(f"{beginning}: it does not take {', '.join(unexpected)}; {'; '.join(remedies)}")
     module, _, name = node["_target_"].rpartition(".")
-    if isinstance(root, ImportError) and module in sys.modules:
+    if isinstance(root, ImportError) and module in sys.modules and not hasattr(sys.modules[module], name):
         classes = [key for key, value in vars(sys.modules[module]).items() if isinstance(value, type)]
         return UserError(f"{beginning}: {module} has no {name}; {did_you_mean(name, classes)}")
     reason = f"{type(root).__name__}: {root}"
     if root is error and isinstance(error, InstantiationException):
         reason = " ".join(str(error).partition("full_key:")[0].split())
     return UserError(f"{beginning}: {reason}{user_code_location(root)}")
+
+
+def _failing_node(error: BaseException, key: str, node: Node) -> tuple[str, Node]:
+    """The key and the node that Hydra's message names: a node in this one, or itself."""
+    path = str(error).rpartition("full_key: ")[2].strip() if isinstance(error, InstantiationException) else ""
+    inner: Any = node
+    for part in path.split("."):
+        inner = inner.get(part) if isinstance(inner, Mapping) else None
+    return (f"{key}.{path}", inner) if isinstance(inner, Mapping) and "_target_" in inner else (key, node)
 
 
 def _unexpected_keys(node: Node, key: str) -> Iterator[str]:

@@ -145,7 +145,7 @@ class DataSplits:
     def _open(self, split: str) -> Any:
         try:
             return getattr(self._source, split)()
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # which would end the run without a message
             location = user_code_location(error)
             if isinstance(error, UserError) or not location:
                 raise

@@ -45,9 +45,13 @@ class FSQEncoder(CodeEncoder):
         activation: str,
         residual_blocks: int = 0,
     ) -> None:
-        if not levels or min(levels) < 2 or prod(levels) > _MAX_CODES:
+        if (
+            not levels
+            or not all(isinstance(count, int) and count >= 2 for count in levels)
+            or prod(levels) > _MAX_CODES
+        ):
             raise ValueError(
-                f"model.encoder.levels={list(levels)} must be levels of at least 2, of a product of at most "
+                f"model.encoder.levels={list(levels)} must be integers of at least 2, of a product of at most "
                 f"{_MAX_CODES:,}, such as [8,5,5,5]."
             )
         super().__init__(image_shape, len(levels), hidden_dims, activation, residual_blocks)

@@ -256,7 +256,10 @@ def _build_model(
     init_codebook(vae, images)
     batch_size = settings.trainer.batch_size
     if batch_size > len(images):
-        raise UserError(f"trainer.batch_size={batch_size} is larger than the {len(images)} training images.")
+        raise UserError(
+            f"trainer.batch_size={batch_size} is larger than the {len(images)} training images; set "
+            f"trainer.batch_size={len(images)} or less."
+        )
     keeps_all = settings.trainer.precision != "bf16" and settings.trainer.execution != "compile"  # these keep less
     counted_on = device if keeps_all else None
     loss = build_loss(plain["loss"], vae, images.image_shape, len(images), batch_size, counted_on)
