@@ -12,7 +12,7 @@ from vae_exp.errors import UserError
 
 _SUBSET_SEED = 0
 _MAX_CHUNK = 10_000  # images that are read at once, where
-_CHUNK_VALUES = 2**23  # so many values are no fewer
+_CHUNK_VALUES = 2**21  # so many values are no fewer
 
 
 def check_int64(value: int, name: str) -> None:
