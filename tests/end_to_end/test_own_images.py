@@ -1,5 +1,6 @@
 """Image files, arrays and datasets of the user, through the real commands."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -33,6 +34,8 @@ TRAIN = (
     "model/likelihood=gaussian_optimal",
     "trainer.epochs=1",
 )
+
+DECODE = ("data=folder", "data.path=photos", "data.size=192", *TRAIN, "trainer.batch_size=20", "optimizer.lr=1e-6")
 
 
 def patches(count: int, size: int) -> np.ndarray:
@@ -107,14 +110,20 @@ def test_twenty_thousand_images_start_as_fast_as_their_npz(process, tmp_path):
     assert read_metrics(tmp_path / "first")[0]["train/loss"] == read_metrics(tmp_path / "npz")[0]["train/loss"]
 
 
-def test_ctrl_c_ends_decoding_at_once_and_leaves_no_half_file(tmp_path):
-    write_folder(tmp_path / "photos", patches(300, 24))
-    started = start("train", "data=folder", "data.path=photos", "data.size=384", *TRAIN, cwd=tmp_path)
+def start_decoding(folder: Path) -> subprocess.Popen[str]:
+    """A run whose process pool is decoding 300 images."""
+    write_folder(folder / "photos", patches(300, 24))
+    started = start("train", *DECODE, cwd=folder)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("data/cache/.*.tmp")):
+    while not list(folder.glob("data/cache/.*.tmp")):
         assert time.monotonic() < deadline
         assert started.poll() is None, started.stderr.read()
-        time.sleep(0.05)
+        time.sleep(0.01)
+    return started
+
+
+def test_ctrl_c_ends_decoding_at_once_and_leaves_no_half_file(tmp_path):
+    started = start_decoding(tmp_path)
     started.send_signal(signal.SIGINT)
     _, err = started.communicate(timeout=60)
     assert started.returncode == 130, err
@@ -122,6 +131,25 @@ def test_ctrl_c_ends_decoding_at_once_and_leaves_no_half_file(tmp_path):
     assert [path.suffix for path in tmp_path.glob("data/cache/*")] == [".lock"]
     (run,) = tmp_path.glob("outputs/*/*")
     assert read_result(run)["status"] == "interrupted"
+
+
+@pytest.mark.slow
+def test_after_a_kill_two_starts_at_once_build_the_cache_once(tmp_path):
+    started = start_decoding(tmp_path)
+    started.kill()
+    started.wait(60)
+    started.stdout.close()  # its decoding processes end later
+    started.stderr.close()
+    assert not list(tmp_path.glob("data/cache/photos*.npy"))
+    assert list(tmp_path.glob("data/cache/.*.tmp"))
+    both = [start("train", *DECODE, f"hydra.run.dir={name}", cwd=tmp_path) for name in ("one", "two")]
+    outputs = [process.communicate(timeout=200) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert sum("Decoding 300 images of" in out for out, _ in outputs) == 1
+    assert sorted(path.suffix for path in tmp_path.glob("data/cache/*")) == [".json", ".lock", ".npy"]
+    assert not list(tmp_path.glob("data/cache/.*.tmp"))
+    one, two = (without_times(read_metrics(tmp_path / name)[0]) for name in ("one", "two"))
+    assert one == two
 
 
 def test_a_dataset_of_torchvision_trains_and_is_opened_only_when_trusted(command):
@@ -179,31 +207,46 @@ def test_what_cannot_be_used_is_refused_with_one_message(options, message, comma
 
 PEAK = """
 import sys
+from importlib import import_module
 from pathlib import Path
-from vae_exp import train
-import vae_exp.runs.training
+import torch._dynamo, torch.utils.flop_counter
+import vae_exp.evaluation.nll, vae_exp.runs.encoding, vae_exp.runs.training
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) // 1024
 
+command = import_module(f"vae_exp.{sys.argv.pop(1)}")
 before = peak()
-train.main()
+command.main()
 print("MiB above the imports:", peak() - before)
 """
+needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+
+
+def peak_of(tmp_path: Path, *arguments: str) -> int:
+    """The memory of a command in MiB, above what its imports take."""
+    finished = subprocess.run(
+        [sys.executable, "-c", PEAK, *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{tmp_path}"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    print(arguments[:2], finished.stdout.splitlines()[-1])
+    return int(finished.stdout.split()[-1])
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@needs_proc
 def test_two_gibibytes_train_within_one(tmp_path):
     count = 2**31 // (3 * 64 * 64)
     np.lib.format.open_memmap(tmp_path / "large.npy", mode="w+", dtype=np.uint8, shape=(count, 3, 64, 64))[0] = 255
     options = ("data=arrays", "data.path=large.npy", "data.validation_size=2000", "trainer.batch_size=1000")
-    command = [sys.executable, "-c", PEAK, *options, *TRAIN, "hydra.run.dir=run"]
-    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
-    assert finished.returncode == 0, finished.stderr
-    print(finished.stdout.splitlines()[-1])
-    assert int(finished.stdout.split()[-1]) < 1024
+    assert peak_of(tmp_path, "train", *options, *TRAIN, "hydra.run.dir=run") < 1024
 
 
 @pytest.mark.slow
