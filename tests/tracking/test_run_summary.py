@@ -129,6 +129,7 @@ def test_an_online_run_is_resumed(tracked, tmp_path: Path, monkeypatch):
     segment.rename(segment.with_name(segment.name.removeprefix("offline-")))
     ends: list[int] = []
     run = SimpleNamespace(id="0123abcd", summary={}, finish=lambda **end: ends.append(end["exit_code"]))
+    run.define_metric = lambda *names, **options: None
     started: dict[str, Any] = {}
     monkeypatch.setattr("wandb.login", lambda **_: True)
     monkeypatch.setattr("wandb.init", lambda **arguments: started.update(arguments) or run)

@@ -10,9 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import wandb
 from matplotlib.figure import Figure
 
 from tests.wandb_records import read_records
+from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.tracking.wandb_tracker import WandbTracker
 
 CONFIG = {"seed": 3, "model": {"latent_dim": 2}}
@@ -98,8 +100,8 @@ def test_an_offline_run_holds_all_that_was_logged(tmp_path: Path, home: Path, ex
     assert {key: value for key, value in config.items() if key != "_wandb"} == CONFIG
     *numbers, figures = _history(path)
     assert [{name: row[name] for name in row if name not in ("_runtime", "_timestamp")} for row in numbers] == [
-        {"_step": 600, "train/loss": 2.5},
-        {"_step": 1200, "val/unit_rates": [0.5, 2.0], "train/loss": 1.5, "val/nll": 1.25},
+        {"_step": 600, "epoch": 0, "train/loss": 2.5},
+        {"_step": 1200, "epoch": 0, "val/unit_rates": [0.5, 2.0], "train/loss": 1.5, "val/nll": 1.25},
     ]
     [image] = path.parent.glob("files/media/images/figures/samples_*.png")
     assert (figures["_step"], image.read_bytes()) == (1800, picture.read_bytes())
@@ -112,6 +114,40 @@ def test_an_offline_run_holds_all_that_was_logged(tmp_path: Path, home: Path, ex
     assert ("status", '"completed"') in summary
     assert list((tmp_path / "cwd").iterdir()) == []
     assert not list(home.rglob("*.wandb"))
+
+
+def test_epoch_is_the_x_axis_of_every_row(tmp_path: Path):
+    """Of what a resumed run draws before it has logged an epoch too."""
+    tracker = WandbTracker("offline", tmp_path, "tests", None, "a run", [], CONFIG, "0123abcd", epoch=3)
+    tracker.log_lists({"val/unit_rates": [0.5, 2.0]}, step=600)
+    tracker.log({"epoch": 4, "train/loss": 2.5}, step=800)
+    tracker.log_lists({"val/unit_rates": [0.5, 2.0]}, step=1000)
+    path = _finished(tmp_path, tracker)
+    axes = [(metric.name or metric.glob_name, metric.step_metric) for metric in _of_kind("metric", path)]
+    assert axes == [("epoch", ""), ("*", "epoch")]
+    assert [(row["_step"], row["epoch"]) for row in _history(path)] == [(600, 3), (800, 4), (1000, 4)]
+    store = RunStore([tmp_path])
+    while store.refresh():
+        pass
+    [shown] = store.runs.values()
+    assert list(shown.series("epoch")[1]) == [3, 4, 4]
+
+
+def test_what_the_config_leaves_open_is_not_read_from_the_environment(tmp_path: Path, monkeypatch):
+    """As it may be another one when a run is resumed; the config has taken what it wants of it."""
+    for name in ("ENTITY", "RUN_GROUP", "NOTES", "TAGS", "PROJECT", "NAME", "DIR"):
+        monkeypatch.setenv(f"WANDB_{name}", "other")
+    monkeypatch.setenv("WANDB_MODE", "online")
+    wandb.teardown()  # it has read the environment already
+    [run] = _of_kind("run", _finished(tmp_path, _tracker(tmp_path)))
+    wandb.teardown()
+    assert (run.entity, run.run_group, run.notes, list(run.tags)) == ("", "", "", [])
+    assert (run.project, run.display_name) == ("tests", "a run")
+
+
+def test_entity_and_notes_are_those_of_the_run(tmp_path: Path):
+    [run] = _of_kind("run", _finished(tmp_path, _tracker(tmp_path, entity="team", notes="why")))
+    assert (run.entity, run.notes) == ("team", "why")
 
 
 def test_a_run_that_was_never_finished_does_not_swallow_the_next(tmp_path: Path):
@@ -171,6 +207,9 @@ class _Run:
         self.calls: list[str] = []
         self.summary: dict[str, str] = {}
         self._failures = failures
+
+    def define_metric(self, name: str, step_metric: str | None = None) -> None:
+        """Never fails."""
 
     def start(self, **settings: Any) -> "_Run":
         return self._call("start")

@@ -25,6 +25,7 @@ class Run:
         config: As the client has sent it, without W&B's own part.
         rows: What has been logged, a mapping per step.
         exit_code: None until the client says that it has ended.
+        artifacts: By name: `type`, `metadata`, `aliases`, and whether it is `committed`.
     """
 
     sweep: str | None = None
@@ -32,6 +33,7 @@ class Run:
     rows: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     exit_code: int | None = None
+    artifacts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class WandbServer:
@@ -46,6 +48,7 @@ class WandbServer:
         self.sweep: dict[str, Any] = {}
         self.url = ""
         self.runs: dict[str, Run] = {}
+        self.uploads: dict[str, bytes] = {}
         self._started = 0
 
     @property
@@ -63,6 +66,11 @@ class WandbServer:
             "Heartbeat": self._heartbeat,
             "UpsertBucket": self._upsert_run,
             "CreateRunFiles": self._create_files,
+            "ArtifactType": lambda _: {"project": None},
+            "CreateArtifact": self._create_artifact,
+            "CreateArtifactManifest": self._create_manifest,
+            "CreateArtifactFiles": self._create_artifact_files,
+            "CommitArtifact": self._commit_artifact,
         }
         return answers[operation](variables) if operation in answers else {}
 
@@ -115,6 +123,36 @@ class WandbServer:
         files = [{"name": name, "uploadUrl": f"{self.url}/upload/{name}"} for name in variables["files"]]
         return {"createRunFiles": {"runID": variables["run"], "uploadHeaders": [], "files": files}}
 
+    def _create_artifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        request = variables["input"]
+        name, run_id = request["artifactCollectionName"], request["runName"]
+        self.runs[run_id].artifacts[name] = {
+            "type": request["artifactTypeName"],
+            "metadata": json.loads(request["metadata"] or "{}"),
+            "aliases": sorted(alias["alias"] for alias in request["aliases"]),
+            "committed": False,
+        }
+        artifact = {"id": f"{run_id}/{name}", "state": "PENDING", "artifactSequence": {"id": name}}
+        return {"createArtifact": {"artifact": artifact}}
+
+    def _create_manifest(self, variables: dict[str, Any]) -> dict[str, Any]:
+        file = {"id": "file", "uploadUrl": f"{self.url}/upload/manifest", "uploadHeaders": []}
+        return {"createArtifactManifest": {"artifactManifest": {"id": "manifest", "file": file}}}
+
+    def _create_artifact_files(self, variables: dict[str, Any]) -> dict[str, Any]:
+        nodes = [
+            {"id": file["name"], "name": file["name"], "displayName": file["name"], "uploadHeaders": [],
+             "uploadUrl": f"{self.url}/upload/{file['artifactID']}/{file['name']}", "storagePath": "",
+             "artifact": {"id": file["artifactID"]}}
+            for file in variables["input"]["artifactFiles"]
+        ]  # fmt: skip
+        return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
+
+    def _commit_artifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        run_id, name = variables["artifactID"].split("/")
+        self.runs[run_id].artifacts[name]["committed"] = True
+        return {"commitArtifact": {"artifact": {"id": variables["artifactID"], "digest": ""}}}
+
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
@@ -139,6 +177,8 @@ def serve(server: WandbServer) -> Iterator[WandbServer]:
                 answer = {"data": server.answer(operation, request.get("variables") or {})}
             elif self.path.endswith("/file_stream"):
                 server.stream(self.path.split("/")[-2], json.loads(body))
+            elif self.command == "PUT":
+                server.uploads[self.path.removeprefix("/upload/")] = body
             content = json.dumps(answer).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")

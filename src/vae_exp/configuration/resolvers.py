@@ -3,6 +3,7 @@
 import atexit
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -24,15 +25,24 @@ _MOST_CHARACTERS = 120
 
 
 def register_resolvers() -> None:
-    """Make `${vae_exp.config_hash:}`, `job_name`, `sweep_name`, `run_directory` and `scratch_directory` known."""
+    """Make `${vae_exp.config_hash:}` and the others known."""
     for name, resolver in (
         ("config_hash", _config_hash),
+        ("env", environment_value),
         ("job_name", _job_name),
         ("sweep_name", _sweep_name),
         ("run_directory", _run_directory),
         ("scratch_directory", _scratch_directory),
     ):
         OmegaConf.register_new_resolver(f"vae_exp.{name}", resolver, replace=True)
+
+
+def environment_value(name: str, default: Any = None) -> Any:
+    """The value of an environment variable, or the default where it is empty; a list if the default is one."""
+    value = os.environ.get(name, "").strip()
+    if isinstance(default, Sequence) and not isinstance(default, str):
+        return [part.strip() for part in value.split(",") if part.strip()] or default
+    return value or default
 
 
 def config_hash(config: DictConfig) -> str:

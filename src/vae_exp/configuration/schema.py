@@ -1,5 +1,6 @@
 """The typed schema of the configuration: the kind and the range of every value; the values stand in `conf/`."""
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -95,6 +96,12 @@ def _runs(key: str, directories: str | list[str]) -> None:
         raise UserError(f"{key}={directories} must be a run directory, a sweep, or a list of them.")
     for directory in [directories] if isinstance(directories, str) else directories:
         _run(key, str(directory))
+
+
+def _tracker_mode(key: str, mode: str) -> None:
+    source = " (from WANDB_MODE)" if mode == os.environ.get("WANDB_MODE") else ""
+    if mode not in ("offline", "online", "none", "disabled"):
+        raise UserError(f"{key}={mode}{source} must be offline, online or none.")
 
 
 def check_sweep_name(key: str, name: str) -> None:
@@ -225,12 +232,16 @@ class CheckpointConfig:
 class TrackerConfig:
     """`tracker`: Weights & Biases."""
 
-    mode: str = _value(_one_of, "offline", "online", "none")
+    mode: str = _value(_tracker_mode)
     project: str = MISSING
+    entity: str | None = None
     group: str | None = MISSING
     name: str | None = MISSING
+    notes: str | None = None
     tags: list[str] = MISSING
     root: str = MISSING
+    log_checkpoint: str = _value(_one_of, "none", "best", default="none")
+    save_code: bool = False
 
 
 @dataclass

@@ -18,7 +18,7 @@ from vae_exp.data.fingerprint import differences
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.checkpoint_manager import repair_best
 from vae_exp.errors import UserError
-from vae_exp.storage.atomic_io import write_atomically
+from vae_exp.storage.atomic_io import read_yaml, write_atomically
 from vae_exp.storage.run_directory import RunDirectory, resumed_checkpoint
 
 _log = logging.getLogger(__name__)
@@ -148,6 +148,7 @@ def load_job_resume_state(config: DictConfig, directory: RunDirectory, may_downl
         directory: The job's.
         may_download: Whether missing data may be downloaded.
     """
+    config = _with_own_tracker(config, directory)
     for name in ("last", "best"):
         checkpoint = directory.checkpoint(name)
         try:
@@ -158,6 +159,16 @@ def load_job_resume_state(config: DictConfig, directory: RunDirectory, may_downl
         if state is not None:
             return ResumeState(config, state, checkpoint, may_download)
     return None
+
+
+def _with_own_tracker(config: DictConfig, directory: RunDirectory) -> DictConfig:
+    """The config with the tracker's stored values for keys that the environment would decide."""
+    try:
+        stored = read_yaml(directory.config)["tracker"]
+    except (OSError, UserError, KeyError, TypeError):
+        return config
+    keys = [key for key in stored if key in config.tracker and OmegaConf.is_interpolation(config.tracker, key)]
+    return with_overrides(config, {f"tracker.{key}": stored[key] for key in keys})
 
 
 def repair_checkpoints(directory: RunDirectory, state: dict[str, Any], checkpoint: Path) -> None:

@@ -47,8 +47,9 @@ from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
 from vae_exp.runs.result import git_state, log_traceback, write_result, write_startup_failure
 from vae_exp.runs.resume import ResumeState, check_same_data, repair_checkpoints
+from vae_exp.runs.wandb_run import log_best_checkpoint, start_wandb
 from vae_exp.runs.warm_start import freeze, initialize_from_run
-from vae_exp.storage.atomic_io import read_yaml, write_atomically, write_json
+from vae_exp.storage.atomic_io import write_atomically, write_json
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.tracking.metrics_file import JsonlMetrics
 from vae_exp.tracking.wandb_tracker import WandbTracker
@@ -185,14 +186,14 @@ def set_up(
         optimizer = build_optimizer(plain["optimizer"], vae.to(device).parameters())
         scheduler = build_scheduler(plain["scheduler"], optimizer)
     dist = init_distributed(settings.trainer.strategy, device)
-    wandb_run_id = state.get("wandb_run_id") if state is not None else (job.wandb_run_id if job else None)
+    wandb_id = state.get("wandb_run_id") if state is not None else (job.wandb_run_id if job else None)
     with timed(phases, "tracker"):
-        wandb = _start_wandb(settings, plain, run_dir, job, wandb_run_id) if metrics_file else None
+        wandb = start_wandb(settings.tracker, plain, run_dir, job, state, wandb_id) if metrics_file else None
     metadata: dict[str, Any] = {
         "config_hash": config_hash(config),
         "image_shape": splits.image_shape,
         "data": splits.fingerprints,
-        "wandb_run_id": wandb.run_id if wandb else wandb_run_id,
+        "wandb_run_id": wandb.run_id if wandb else wandb_id,
         "schedule": plain["scheduler"],
         "loss_check": loss_check,
         "threads": threads,
@@ -404,6 +405,8 @@ def _recorded_result(
         if torchrun.is_main_process():
             result |= write_result(setup, run_dir, status, error, start, phases)
             if setup.wandb:
+                if status == "completed" and setup.settings.tracker.log_checkpoint == "best":
+                    log_best_checkpoint(setup.wandb, run_dir, result)
                 best = {name: value for name, value in result["metrics"].items() if name.startswith("best/")}
                 setup.wandb.finish(exit_code, {"status": status, **best})
                 result |= write_result(setup, run_dir, status, error, start, phases)
@@ -420,13 +423,15 @@ def _write_config(config: DictConfig, directory: RunDirectory) -> None:
 
 
 def _settled(config: DictConfig) -> DictConfig:
-    """The config with the moment at which it was started, not with a word for now.
+    """The config with the moment at which it was started and what the environment says, not with words for these.
 
     Raises:
         UserError: if another value depends on when it is read, so that the run could not be opened again.
     """
-    started_at = OmegaConf.select(config, "sweep.started_at")
-    settled = config if started_at is None else with_overrides(config, {"sweep.started_at": started_at})
+    values = {f"tracker.{key}": value for key, value in config.tracker.items()}
+    if OmegaConf.select(config, "sweep.started_at") is not None:
+        values["sweep.started_at"] = config.sweep.started_at
+    settled = with_overrides(config, values)
     for call in resolver_calls(OmegaConf.to_container(settled, resolve=False)):
         raise UserError(
             f"{call} calls a resolver, which may answer otherwise when the run is opened; give the value."
@@ -462,39 +467,4 @@ def _options(settings: TrainConfig, loss: Loss, val: ImageSet) -> TrainerOptions
         warn_posterior_collapse=trainer.warn_posterior_collapse,
         checkpoint_every_n_epochs=settings.checkpoint.every_n_epochs,
         checkpoint_every_n_seconds=settings.checkpoint.every_n_seconds,
-    )
-
-
-def _run_name(directory: RunDirectory) -> str:
-    """`digits-mlp_19-26-15-c04f2e13`: the data and the model of a single run, and its directory's name."""
-    try:
-        choices = read_yaml(directory.hydra_config)["hydra"]["runtime"]["choices"]
-        return f"{choices['data']}-{choices['model']}_{directory.path.name}"
-    except (OSError, UserError, KeyError, TypeError):  # none of Hydra's files is needed
-        return directory.path.name
-
-
-def _start_wandb(
-    settings: TrainConfig,
-    plain: dict[str, Any],
-    directory: RunDirectory,
-    job: SweepJob | None,
-    run_id: str | None,
-) -> WandbTracker | None:
-    tracker = settings.tracker
-    if tracker.mode == "none":
-        return None
-    config = {**plain, "run_directory": str(directory.path)}
-    if job:
-        config["swept"] = dict(job.swept)
-    return WandbTracker(
-        mode=tracker.mode,
-        root=Path(tracker.root),
-        project=tracker.project,
-        group=tracker.group or (job.sweep if job else None),
-        job_type="sweep" if job else "train",
-        name=tracker.name or (directory.path.name if job else _run_name(directory)),
-        tags=tracker.tags,
-        config=config,
-        run_id=run_id,
     )

@@ -24,11 +24,13 @@ class _TrackedSegments(NamedTuple):
         last: The directory of the last one.
         records: The last of its records of each kind, such as `run` and `exit`.
         summary: The summary of all segments: JSON by name.
+        metrics: The records of the last one that name the x-axis of metrics.
     """
 
     last: Path
     records: dict[str, Any]
     summary: dict[tuple[str, ...], str]
+    metrics: list[Any]
 
     @property
     def run(self) -> Any:
@@ -39,9 +41,9 @@ class _TrackedSegments(NamedTuple):
 def add_to_summary(directory: RunDirectory, values: Mapping[str, float]) -> str | None:
     """Add values to the summary of a W&B run: online by resuming it, offline by a further segment of it.
 
-    An offline segment repeats name, project, state and summary of the last one: `wandb sync` replaces the summary
-    of a run by that of the segment. It has nothing else: W&B itself would write a runtime of 0 s, a command and a
-    list of packages, which replace those of the training where they are uploaded.
+    An offline segment repeats name, project, state, x-axes and summary of the last one: `wandb sync` replaces
+    those of a run by those of the segment. It has nothing else: W&B itself would write a runtime of 0 s, a command
+    and a list of packages, which replace those of the training where they are uploaded.
 
     Args:
         directory: The run directory.
@@ -90,15 +92,16 @@ def _read_segments(tracked: TrackedRun) -> _TrackedSegments:
         raise UserError(f"there is no segment *run-*-{tracked.run_id} in {folders}")
     summary: dict[tuple[str, ...], str] = {}
     for path in own:
-        records = {}
+        records, metrics = {}, []
         for record in _read_records(path / f"run-{tracked.run_id}.wandb"):
             records[record.WhichOneof("record_type")] = record
+            metrics += [record] if record.WhichOneof("record_type") == "metric" else []
             summary |= {_name(item): item.value_json for item in record.summary.update}
             for item in record.summary.remove:
                 summary.pop(_name(item), None)
     if "run" not in records:
         raise UserError(f"{own[-1]} does not say of which run it is")
-    return _TrackedSegments(own[-1], records, summary)
+    return _TrackedSegments(own[-1], records, summary, metrics)
 
 
 def _read_records(path: Path) -> Iterator[Any]:
@@ -146,8 +149,10 @@ def _write_segment(segments: _TrackedSegments, values: Mapping[str, float]) -> P
     for key, text in (segments.summary | new).items():
         summary.summary.update.add(value_json=text).nested_key.extend(key)
     records = {**segments.records, "summary": summary}
-    kinds = [kind for kind in ("header", "run", "summary", "exit") if kind in records]
-    content = encode_log(records[kind].SerializeToString() for kind in kinds)
+    first, last = (
+        [records[x] for x in kinds if x in records] for kinds in (("header", "run"), ("summary", "exit"))
+    )
+    content = encode_log(record.SerializeToString() for record in [*first, *segments.metrics, *last])
     segment = segments.last.with_name(name)
     segment.mkdir()
     write_atomically(segment / f"run-{run.run_id}.wandb", lambda file: file.write(content))
@@ -162,6 +167,8 @@ def _resume(segments: _TrackedSegments, values: Mapping[str, float]) -> None:
         mode="online",
         root=segments.last.parent.parent,
         project=run.project,
+        entity=run.entity,
+        notes=run.notes,
         group=run.run_group or None,
         name=run.display_name,
         tags=run.tags,

@@ -1,7 +1,10 @@
 """Weights & Biases, offline by default; its failures never cost the run."""
 
 import logging
+import re
 import secrets
+import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
@@ -38,6 +41,9 @@ class WandbTracker:
         config: The resolved config, as plain containers.
         run_id: The id of the W&B run to continue; None starts a new one, or that of `wandb agent`.
         job_type: What W&B groups by within a group: `train`, or `sweep` for a job of a sweep.
+        entity: The account or team; None for the default of the API key.
+        notes: A description; None for none.
+        epoch: How many epochs a resumed run has trained; None for a new run.
 
     Raises:
         UserError: if `online` has no API key or no network; says how to go on offline.
@@ -54,15 +60,21 @@ class WandbTracker:
         config: Mapping[str, Any],
         run_id: str | None = None,
         job_type: str = "train",
+        entity: str | None = None,
+        notes: str | None = None,
+        epoch: int | None = None,
     ) -> None:
         self.error: str | None = None
         self._mode = mode
         self._root = root
         self._run: Any = None
+        self._epoch = epoch
         arguments: dict[str, Any] = {
             "project": project,
-            "group": group,
+            "entity": entity or "",  # with None, W&B would read the environment of a resumed run
+            "group": group or "",
             "name": name,
+            "notes": notes or "",
             "tags": list(tags),
             "config": dict(config),
             "job_type": job_type,
@@ -88,16 +100,51 @@ class WandbTracker:
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Keep the metrics of an epoch at an explicit step."""
+        self._epoch = int(metrics["epoch"]) if "epoch" in metrics else self._epoch
         self._guarded("log", lambda: self._run.log(dict(metrics), step=step))
 
     def log_figures(self, figures: Mapping[str, Path], step: int) -> None:
         """Keep PNG files as images under `figures/<name>`."""
-        self._guarded("log figures", lambda: self._run.log(_images(figures), step=step))
+        self._guarded("log figures", lambda: self._run.log(self._with_epoch(_images(figures)), step=step))
 
     def log_lists(self, lists: Mapping[str, Sequence[float]], step: int) -> None:
         """Keep lists of numbers as such."""
         plain = {name: list(values) for name, values in lists.items()}
-        self._guarded("log lists", lambda: self._run.log(plain, step=step))
+        self._guarded("log lists", lambda: self._run.log(self._with_epoch(plain), step=step))
+
+    def _with_epoch(self, values: dict[str, Any]) -> dict[str, Any]:
+        """A row with the last epoch that is known, which that of `log` at the same step replaces."""
+        return values if self._epoch is None else {"epoch": self._epoch, **values}
+
+    def log_model(self, files: Mapping[str, Path], metadata: Mapping[str, Any]) -> None:
+        """Keep files as the artifact `model-ID` of type `model`, with the alias `best`.
+
+        Copies beside the records of the run are what is uploaded, now or later by `wandb sync`.
+
+        Args:
+            files: By their names in the artifact.
+            metadata: Plain values that W&B shows beside it.
+        """
+        self._guarded("log the model", lambda: self._log_model(files, metadata))
+
+    def _log_model(self, files: Mapping[str, Path], metadata: Mapping[str, Any]) -> None:
+        import wandb
+
+        artifact = wandb.Artifact(f"model-{self._run.id}", "model", metadata=dict(metadata))
+        folder = Path(self._run.settings.sync_dir) / "model"
+        _copy(files, folder)
+        for name in files:
+            artifact.add_file(str(folder / name), name=name, policy="immutable", skip_cache=True)
+        self._run.log_artifact(artifact, aliases=["best"])
+
+    def log_code(self, files: Mapping[str, Path]) -> None:
+        """Keep Python files, by their names, as what W&B shows as the code of the run."""
+        self._guarded("log code", lambda: self._log_code(files))
+
+    def _log_code(self, files: Mapping[str, Path]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            _copy(files, Path(folder))
+            self._run.log_code(folder, name=re.sub(r"[^\w.-]", "_", f"source-{self._run.project}", flags=re.ASCII))
 
     def warn(self, title: str, text: str) -> None:
         """Keep a warning as an alert."""
@@ -146,6 +193,8 @@ class WandbTracker:
                 **settings,
             ),
         )
+        self._run.define_metric("epoch")
+        self._run.define_metric("*", step_metric="epoch")
 
     def _guarded(self, what: str, action: Callable[[], Any]) -> None:
         if self.error is not None:
@@ -177,6 +226,12 @@ def _teardown_service() -> None:
                 child.kill()
     except Exception as error:  # it was lost already
         _log.debug("W&B could not be torn down: %s", error)
+
+
+def _copy(files: Mapping[str, Path], folder: Path) -> None:
+    for name, path in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / name)
 
 
 def _images(figures: Mapping[str, Path]) -> dict[str, Any]:

@@ -1,0 +1,124 @@
+"""The W&B run of a training run: its settings, its sources and its best checkpoint."""
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import vae_exp
+from vae_exp.configuration.allowlist import untrusted_packages
+from vae_exp.configuration.resolvers import environment_value
+from vae_exp.configuration.schema import TrackerConfig
+from vae_exp.errors import UserError
+from vae_exp.storage.atomic_io import read_yaml
+from vae_exp.storage.run_directory import RunDirectory
+from vae_exp.tracking.wandb_tracker import WandbTracker
+
+if TYPE_CHECKING:
+    from vae_exp.runs.training import SweepJob
+
+_log = logging.getLogger(__name__)
+VARIABLES = {
+    "mode": "WANDB_MODE",
+    "project": "WANDB_PROJECT",
+    "entity": "WANDB_ENTITY",
+    "group": "WANDB_RUN_GROUP",
+    "name": "WANDB_NAME",
+    "notes": "WANDB_NOTES",
+    "tags": "WANDB_TAGS",
+    "root": "WANDB_DIR",
+}
+
+
+def start_wandb(
+    settings: TrackerConfig,
+    config: Mapping[str, Any],
+    directory: RunDirectory,
+    job: "SweepJob | None",
+    state: Mapping[str, Any] | None,
+    run_id: str | None,
+) -> WandbTracker | None:
+    """Start or continue the W&B run; None without one.
+
+    Args:
+        settings: The group `tracker`.
+        config: The whole config, as plain containers.
+        directory: The run directory.
+        job: What the sweep passes on, if the run is a job of one.
+        state: What a resumed run continues from; None for a new run.
+        run_id: The id of the W&B run to continue; None starts one.
+    """
+    message = overruled_variables(settings)
+    if message:
+        _log.info(message)
+    if settings.mode in ("none", "disabled"):
+        return None
+    config = {**config, "run_directory": str(directory.path)}
+    if job:
+        config["swept"] = dict(job.swept)
+    tracker = WandbTracker(
+        mode=settings.mode,
+        root=Path(settings.root),
+        project=settings.project,
+        entity=settings.entity,
+        group=settings.group or (job.sweep if job else None),
+        job_type="sweep" if job else "train",
+        name=settings.name or (directory.path.name if job else _run_name(directory)),
+        notes=settings.notes,
+        tags=settings.tags,
+        config=config,
+        run_id=run_id,
+        epoch=None if state is None else state["epoch"],
+    )
+    if settings.save_code:
+        tracker.log_code(_sources(config))
+    return tracker
+
+
+def overruled_variables(settings: TrackerConfig) -> str:
+    """Which values of the config are used instead of those of W&B's environment variables; empty if none is."""
+    used, unused = [], []
+    keys = ["mode"] if settings.mode in ("none", "disabled") else list(VARIABLES)
+    for key in keys:
+        value: Any = getattr(settings, key)
+        variable = environment_value(VARIABLES[key], [] if key == "tags" else None)
+        value = "disabled" if value == "none" else value
+        if variable and variable != value:
+            used.append(f"tracker.{key}={getattr(settings, key)}")
+            unused.append(f"{VARIABLES[key]}={os.environ[VARIABLES[key]]}")
+    return f"The config decides: {', '.join(used)}, not {', '.join(unused)}." if used else ""
+
+
+def log_best_checkpoint(tracker: WandbTracker, directory: RunDirectory, result: Mapping[str, Any]) -> None:
+    """Log `best.pt` and the config as an artifact; where it is downloaded to, `load_run` opens it.
+
+    Args:
+        tracker: Of the run.
+        directory: The run directory.
+        result: The contents of `result.json`.
+    """
+    paths = [directory.checkpoint("best"), directory.config]
+    if paths[0].exists():
+        files = {path.relative_to(directory.path).as_posix(): path for path in paths}
+        tracker.log_model(files, {"monitor": result["monitor"], **result["best"]})
+
+
+def _sources(config: Mapping[str, Any]) -> dict[str, Path]:
+    """The Python files of vae_exp, and of packages in the working directory that the config names."""
+    packages = [Path(vae_exp.__file__).parent, *(Path.cwd() / name for name in untrusted_packages(config))]
+    return {
+        path.relative_to(package.parent).as_posix(): path
+        for package in packages
+        for path in (package.with_suffix(".py"), *package.rglob("*.py"))
+        if path.is_file()
+    }
+
+
+def _run_name(directory: RunDirectory) -> str:
+    """`digits-mlp_19-26-15-c04f2e13`: the data and the model of a single run, and its directory's name."""
+    try:
+        choices = read_yaml(directory.hydra_config)["hydra"]["runtime"]["choices"]
+        return f"{choices['data']}-{choices['model']}_{directory.path.name}"
+    except (OSError, UserError, KeyError, TypeError):  # none of Hydra's files is needed
+        return directory.path.name
