@@ -1,10 +1,12 @@
 """Pictures of every page of the dashboard, at two sizes, in both themes: `screenshots.py [ROOT] [FOLDER]`.
 
-ROOT, by default `multirun/widths`, is searched for W&B runs; those in docs/screenshots show this sweep on MNIST:
+ROOT, by default `multirun/widths`, is searched for W&B runs; those in docs/screenshots show this sweep on MNIST,
+with test scores:
 
     python -m vae_exp.train --multirun hydra/launcher=pool sweep.name=widths model.latent_dim=2,8,20 \
-        'model.hidden_dims=[200],[500]' seed=0,1 trainer.epochs=10 'evaluator=[figures,units]' \
-        evaluator.figures.every_n_epochs=2 evaluator.units.every_n_epochs=2
+        'model.hidden_dims=[200],[500]' seed=0,1 trainer.max_train_images=6000 trainer.epochs=10 \
+        'evaluator=[figures,units]' evaluator.figures.every_n_epochs=2 evaluator.units.every_n_epochs=2
+    python -m vae_exp.evaluate run=multirun/widths 'evaluator=[elbo]'
 """
 
 import argparse
