@@ -43,7 +43,7 @@ def evaluate(config: DictConfig) -> None:
         print(f"[{number}/{len(runs)}] {path.name}", flush=True)
         try:
             _score(replace(settings, run=str(path)))
-        except UserError as error:
+        except (UserError, OSError) as error:
             failed.append(path.name)
             print(f"Error: {path.name}: {error}", file=sys.stderr)
     if failed:
@@ -56,33 +56,31 @@ def _score(settings: "EvaluateConfig") -> None:
     from vae_exp.configuration.instantiate import build_evaluators
     from vae_exp.configuration.shape_checks import check_evaluators, check_labels
     from vae_exp.evaluation.requirements import is_bernoulli
-    from vae_exp.runs.scores import identify_scores, replaced_scores, stored_scores
+    from vae_exp.runs.scores import identify_scores, store_scores, stored_scores
     from vae_exp.runs.trained_run import load_run_from_settings
-    from vae_exp.storage.atomic_io import check_within, update_json
+    from vae_exp.storage.atomic_io import check_within
 
     evaluators = build_evaluators(settings.evaluator)
     run = load_run_from_settings(settings)
     path = run.directory.evaluation(settings.split, run.checkpoint)
     check_within(path, run.directory.path)
-    identity = identify_scores(run, settings.seed)
+    identity = identify_scores(run, settings.split, settings.seed)
     title = f"checkpoint {run.checkpoint} (epoch {run.epoch})"
     stored = None if settings.force else stored_scores(path, identity, settings.evaluator)
     if stored is not None:
         print_metrics_table(stored, f"{settings.split}: {title}")
         print(f"Scored before, in {path}; force=true scores again.")
         return
-    if replaced := replaced_scores(path, identity):
-        print(f"{path} has scores of {replaced}, which are replaced.")
     images = run.images(settings.split)
     check_labels(run.vae, images, settings.split)
     check_evaluators(evaluators, run.vae, images)
     metrics = _run_evaluators(evaluators, run, images, settings, path.with_suffix(""))
     identity |= {"images": len(images), "targets": images.kind}
-    update_json(path, identity, {"evaluator": settings.evaluator, "metrics": metrics})
+    replaced = store_scores(path, identity, settings.evaluator, metrics)
     print_metrics_table(metrics, f"{settings.split}: {len(images)} images, {title}")
     if images.kind != "binary" and is_bernoulli(run.vae, images):
         print(f"Targets are {images.kind}: under a Bernoulli likelihood these are scores, not likelihoods.")
-    print(f"Written to {path}")
+    print(f"Written to {path}" + (f" in place of the scores of {replaced}" if replaced else ""))
     if run.checkpoint == run.directory.checkpoints()[0]:  # the one that tables show
         _add_to_wandb(run, settings.split, metrics)
 

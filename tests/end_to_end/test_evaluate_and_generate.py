@@ -53,7 +53,7 @@ def test_evaluators_that_run_one_after_another_share_a_file(command, copied_run)
     command("evaluate", f"run={copied_run}", "evaluator=[nll]", "evaluator.nll.num_importance_samples=20")
     assert {"test/elbo", "test/nll"} <= set(json.loads(path.read_text())["metrics"])
     finished = command("evaluate", f"run={copied_run}", "evaluator=[elbo]", "seed=1")
-    assert f"{path} has scores of seed=0, which are replaced." in finished.out
+    assert f"{path} in place of the scores of elbo, nll, which had seed=0" in finished.out
     assert "test/nll" not in json.loads(path.read_text())["metrics"]
 
 

@@ -132,19 +132,30 @@ def test_scores_of_other_data_are_computed(command, tmp_path: Path):
     assert command("train", *words, "evaluator=[]", "hydra.run.dir=run").code == 0
     assert "Written to" in command("evaluate", "run=run", "evaluator=[elbo]").out
     assert "Scored before" in command("evaluate", "run=run", "evaluator=[elbo]").out
-    assert "Written to" in command("evaluate", "run=run", "evaluator=[elbo]", "data.path=two.npz").out
+    done = command("evaluate", "run=run", "evaluator=[elbo]", "data.path=two.npz")
+    assert "test-best.json in place of the scores of elbo, which had other data" in done.out
     assert "Written to" in command("evaluate", "run=run", "evaluator=[elbo]").out
     shutil.copy(tmp_path / "two.npz", tmp_path / "one.npz")
     assert "Written to" in command("evaluate", "run=run", "evaluator=[elbo]").out
 
 
-def test_a_job_that_fails_is_named_and_the_others_are_scored(command, sweep: Path):
+def test_a_job_that_fails_or_has_no_checkpoint_is_named_and_the_others_are_scored(command, sweep: Path):
     (sweep / "narrow_0" / "checkpoints" / "best.pt").write_bytes(b"nothing")
+    shutil.rmtree(sweep / "narrow_1" / "checkpoints")
     done = command("evaluate", "run=[multirun/mine]", *EVALUATOR)
     assert done.code == 1
-    assert "1 of 3 runs could not be scored: narrow_0" in done.err
+    assert "2 of 3 runs could not be scored: narrow_0, narrow_1" in done.err
+    assert "narrow_1 has no checkpoint" in done.err
     scored = {path.parents[1].name for path in sweep.glob("*/evaluation/test-best.json")}
-    assert scored == {"narrow_1", "wide_0"}
+    assert scored == {"wide_0"}
+
+
+@pytest.mark.parametrize("name", ["null", "[1,2]", "[]", "5"])
+def test_what_names_no_run_is_refused(command, name: str):
+    refused = command("evaluate", f"run={name}")
+    assert refused.code == 1
+    assert refused.err.startswith("Error: run=")
+    assert "a run directory, a sweep, or a list of them" in refused.err
 
 
 def test_scores_of_an_earlier_best_epoch_are_left_out(command, sweep: Path):

@@ -11,7 +11,6 @@ from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import (
     check_writable,
     to_json_line,
-    update_json,
     write_atomically,
     write_json,
     write_to_user_path,
@@ -170,33 +169,6 @@ def test_json_is_strict(tmp_path: Path, value: float):
     line = to_json_line({"step": 1, "text": "a\nb", "loss": value})
     assert line.count("\n") == 1
     assert json.loads(line, parse_constant=pytest.fail) == {"step": 1, "text": "a\nb", "loss": None}
-
-
-# Merging
-
-
-WHAT = {"checkpoint": "best", "epoch": 3}
-
-
-def test_parts_of_the_same_stay_beside_the_new_ones(tmp_path: Path):
-    path = tmp_path / "test-best.json"
-    update_json(path, WHAT, {"metrics": {"elbo": -1.0, "rate": 3.0}})
-    update_json(path, WHAT, {"metrics": {"elbo": -2.0, "nll": 1.5}, "evaluator": {"nll": {}}})
-    assert json.loads(path.read_text()) == {
-        **WHAT,
-        "metrics": {"elbo": -2.0, "rate": 3.0, "nll": 1.5},
-        "evaluator": {"nll": {}},
-    }
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"[]", b"\xff\xfe", b'{"checkpoint": "best", "epoch": 4, "metrics": {"rate": 3}}']
-)
-def test_what_cannot_be_read_or_is_of_something_else_is_replaced(tmp_path: Path, content: bytes):
-    path = tmp_path / "test-best.json"
-    path.write_bytes(content)
-    update_json(path, WHAT, {"metrics": {"nll": 1.5}})
-    assert json.loads(path.read_text()) == {**WHAT, "metrics": {"nll": 1.5}}
 
 
 # Whether there is room

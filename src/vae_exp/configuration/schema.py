@@ -92,10 +92,11 @@ def _run(key: str, directory: str) -> None:
 
 
 def _runs(key: str, directories: str | list[str]) -> None:
-    if not isinstance(directories, str | list) or not directories:
+    names = [directories] if isinstance(directories, str) else directories
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise UserError(f"{key}={directories} must be a run directory, a sweep, or a list of them.")
-    for directory in [directories] if isinstance(directories, str) else directories:
-        _run(key, str(directory))
+    for name in names:
+        _run(key, name)
 
 
 def _tracker_mode(key: str, mode: str) -> None:

@@ -1,53 +1,56 @@
 """Scores of trained runs: the files that `evaluate` writes, and which runs a path names."""
 
 from collections.abc import Mapping, Sequence
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from vae_exp.errors import UserError
 from vae_exp.metrics import with_current_metrics
-from vae_exp.storage.atomic_io import absolute_path, read_json, sha256_of
+from vae_exp.storage.atomic_io import check_within, read_json, sha256_of, write_json
 from vae_exp.storage.run_directory import RunDirectory, named_run
 
 if TYPE_CHECKING:  # the tables of a sweep read scores without torch
     from vae_exp.runs.trained_run import TrainedRun
 
 
-def find_runs(names: str | Sequence[str]) -> list[Path]:
+def find_runs(names: str | Sequence[str] | None) -> list[Path]:
     """The run directories that `run=` names, in order.
 
     Args:
-        names: Run directories, sweeps, which stand for their jobs that have a checkpoint, or `latest`.
+        names: Run directories, sweeps, which stand for their jobs, or `latest`.
 
     Raises:
-        UserError: if one is neither.
+        UserError: if one is neither, or a sweep of which no job has a checkpoint.
     """
+    if names is None:
+        raise UserError("run=null names no run; name a run directory, a sweep, or a list of them.")
     paths = []
     for name in [names] if isinstance(names, str) else names:
         path = named_run(name)
-        jobs = [] if RunDirectory(path).config.is_file() else sorted(path.glob("*/.hydra/config.yaml"))
-        trained = [job.parent.parent for job in jobs if RunDirectory(job.parent.parent).checkpoints()]
-        if jobs and not trained:
+        jobs = [] if RunDirectory(path).config.is_file() else _jobs(path)
+        if jobs and not any(RunDirectory(job).checkpoints() for job in jobs):
             raise UserError(f"run={name} is a sweep of {len(jobs)} jobs, none of which has a checkpoint yet.")
-        paths += trained or [path]
+        paths += jobs or [path]
     return list(dict.fromkeys(paths))
 
 
-def identify_scores(run: "TrainedRun", seed: int) -> dict[str, Any]:
-    """What scores follow from beside the evaluators: the weights, the seed and the data, where they are now."""
-    data = run.config["data"]
-    path = absolute_path("data.path", str(data["path"])) if data.get("path") else None
-    status = path.stat() if path is not None and path.exists() else None
+def _jobs(sweep: Path) -> list[Path]:
+    return [config.parent.parent for config in sorted(sweep.glob("*/.hydra/config.yaml"))]
+
+
+def identify_scores(run: "TrainedRun", split: str, seed: int) -> dict[str, Any]:
+    """What scores follow from beside the evaluators: the weights, the seed and all images of the split."""
+    from vae_exp.data.fingerprint import fingerprint
+
     return {
         "checkpoint": run.checkpoint,
         "checkpoint_hash": sha256_of(run.directory.checkpoint(run.checkpoint))[:16],
         "epoch": run.epoch,
         "seed": seed,
-        "data": {
-            "root": data.get("root"),
-            "path": None if path is None else str(path),
-            "size_and_time": None if status is None else [status.st_size, status.st_mtime_ns],
-        },
+        "data": fingerprint(run.data.get_split(split), sample=False),
     }
 
 
@@ -60,30 +63,86 @@ def stored_scores(
         path: The score file.
         identity: What the file must say of itself (`identify_scores`).
         evaluators: The group `evaluator`, plain.
+
+    Raises:
+        UserError: if the file is damaged.
     """
-    try:
-        content = read_json(path)
-    except (OSError, UserError):
-        return None
-    if not isinstance(content, dict) or any(content.get(key) != value for key, value in identity.items()):
-        return None
-    stored, metrics = content.get("evaluator"), content.get("metrics")
-    if not isinstance(stored, dict) or not isinstance(metrics, dict):
-        return None
-    same = all(stored.get(key) == settings for key, settings in evaluators.items())
-    return with_current_metrics(metrics) if same else None
+    content = _read(path)
+    same = not _other_keys(content, identity)
+    same = same and all(content["evaluator"].get(key) == settings for key, settings in evaluators.items())
+    return with_current_metrics(content["metrics"]) if same else None
 
 
-def replaced_scores(path: Path, identity: Mapping[str, Any]) -> str:
-    """The seed and the epoch of a score file where they are others, such as `seed=1`; empty where they are not."""
+def store_scores(
+    path: Path, identity: Mapping[str, Any], evaluators: Mapping[str, Any], metrics: Mapping[str, float]
+) -> str | None:
+    """Write scores; those of other evaluators stay beside them if their identity is the same.
+
+    A damaged file is replaced. Of several processes one writes at a time.
+
+    Args:
+        path: The score file.
+        identity: What the scores follow from.
+        evaluators: The settings of the evaluators that the scores are of, by name.
+        metrics: The scores.
+
+    Returns:
+        Which scores, of another identity, were replaced; None if there were none.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    check_within(lock, path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        try:
+            content = _read(path)
+        except UserError:
+            content = {}
+        other = _other_keys(content, identity)
+        kept = content if content and not other else {"evaluator": {}, "metrics": {}}
+        write_json(
+            path,
+            {
+                **identity,
+                "evaluator": {**kept["evaluator"], **evaluators},
+                "metrics": {**kept["metrics"], **metrics},
+            },
+        )
+    if not content or not other:
+        return None
+    texts = [
+        f"{key}={content[key]}" if key in ("seed", "epoch") and key in content else f"other {key}" for key in other
+    ]
+    return f"{', '.join(content['evaluator'])}, which had {', '.join(texts)}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a score file, scores that are no numbers as NaN; empty where there is none.
+
+    Raises:
+        UserError: if it is not what `store_scores` writes.
+    """
+    remedy = "force=true computes the scores again and replaces it."
     try:
         content = read_json(path)
-    except (OSError, UserError):
-        return ""
-    stored = content if isinstance(content, dict) else {}
-    return ", ".join(
-        f"{key}={stored[key]}" for key in ("seed", "epoch") if stored.get(key, identity[key]) != identity[key]
-    )
+    except FileNotFoundError:
+        return {}
+    except (OSError, UserError) as error:
+        raise UserError(f"the scores {path} cannot be read: {error} {remedy}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds {type(content).__name__}; expected a JSON object of scores; {remedy}")
+    for key in ("evaluator", "metrics"):
+        if not isinstance(content.setdefault(key, {}), dict):
+            raise UserError(f"{path} has {key}={content[key]!r}; expected a JSON object; {remedy}")
+    for name, value in content["metrics"].items():
+        if not isinstance(value, int | float | None):
+            raise UserError(f"{path} has {name}={value!r}; expected a number; {remedy}")
+        content["metrics"][name] = nan if value is None else value
+    return content
+
+
+def _other_keys(content: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
+    """The keys of an identity that scores are of another value of."""
+    return [key for key, value in identity.items() if key not in content or content[key] != value]
 
 
 def read_test_scores(run_dir: RunDirectory, result: Mapping[str, Any]) -> dict[str, float]:

@@ -220,17 +220,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def update_json(path: Path, what: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write `what` and `parts`; parts that the file has of the very same `what` stay beside the new ones."""
-    try:
-        before = read_json(path)
-    except (FileNotFoundError, UserError):
-        before = {}
-    same = isinstance(before, dict) and all(before.get(key) == value for key, value in what.items())
-    merged = {key: {**(before.get(key, {}) if same else {}), **part} for key, part in parts.items()}
-    write_json(path, {**what, **merged})
-
-
 def to_json_line(content: Mapping[str, Any]) -> str:
     """One line of strict JSON."""
     return json.dumps(_strict(content), allow_nan=False) + "\n"
