@@ -1,5 +1,7 @@
 """Every kind of model as a program: exported and equal to the model, or refused with a reason."""
 
+import re
+
 import onnxruntime
 import pytest
 import torch
@@ -196,12 +198,20 @@ def test_a_file_that_cannot_be_loaded_is_refused(tmp_path):
         largest_differences(vae, split_model(vae, SHAPE), tmp_path)
 
 
-def test_packages_that_are_missing_are_named(monkeypatch):
+@pytest.mark.parametrize("error", [ModuleNotFoundError("No module named 'x'"), TypeError("made for numpy 1")])
+def test_packages_that_cannot_be_imported_are_named(error, monkeypatch, capsys):
+    def fail(name: str) -> None:
+        raise error
+
     assert choose_formats("auto", "safetensors") == ["pt2", "onnx", "safetensors"]
+    assert not capsys.readouterr().out
+    monkeypatch.setattr("vae_exp.export.formats.import_module", fail)
     assert choose_formats(False, None) == ["pt2"]
-    monkeypatch.setattr("vae_exp.export.formats.find_spec", lambda name: None)
     assert choose_formats("auto", None) == ["pt2"]
-    with pytest.raises(UserError, match=r"onnx=True needs onnx, onnxscript, onnxruntime.*vae-exp\[onnx\]"):
+    reason = f"cannot import onnx ({type(error).__name__}: {error}), onnxscript ("
+    assert capsys.readouterr().out.startswith(f"Without ONNX: {reason}")
+    with pytest.raises(UserError, match=re.escape(f"onnx=True {reason}")) as refused:
         choose_formats(True, None)
-    with pytest.raises(UserError, match=r"weights=safetensors needs safetensors.*vae-exp\[safetensors\]"):
+    assert "vae-exp[onnx]" in str(refused.value)
+    with pytest.raises(UserError, match=r"weights=safetensors cannot import safetensors .*vae-exp\[safetensors\]"):
         choose_formats("auto", "safetensors")

@@ -43,8 +43,6 @@ def export(config: DictConfig) -> None:
         write_json(folder / DESCRIPTION, describe(run, parts, folder, differences))
     for name, difference in differences.items():
         print(f"{name:20} differs from the model by {difference:.1e} at most")
-    if "onnx" not in formats and settings.onnx == "auto":
-        print("Without ONNX, which needs the packages of the extra vae-exp[onnx].")
     print(f"Written to {output}")
 
 

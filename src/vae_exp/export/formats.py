@@ -4,7 +4,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from importlib.util import find_spec
+from importlib import import_module
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -27,20 +27,35 @@ def choose_formats(onnx: str | bool, weights: str | None) -> list[str]:
     """`pt2`, and those of `onnx` and `safetensors` that are asked for.
 
     Args:
-        onnx: True, False, or `auto`: if its packages are installed.
+        onnx: True, False, or `auto`: if its packages can be imported; a line says why they cannot.
         weights: `safetensors` or None.
 
     Raises:
-        UserError: if a package is missing.
+        UserError: if a package is missing, or fails when imported.
     """
     formats = ["pt2"]
     for name, is_chosen, key in (("onnx", onnx, f"onnx={onnx}"), ("safetensors", weights, f"weights={weights}")):
-        missing = [package for package in PACKAGES[name] if find_spec(package) is None]
-        if is_chosen and not missing:
+        if not is_chosen:
+            continue
+        problems = [problem for package in PACKAGES[name] if (problem := _import_problem(package))]
+        reason = f"cannot import {', '.join(problems)}; the extra vae-exp[{name}] installs what is needed."
+        if not problems:
             formats.append(name)
-        elif is_chosen and is_chosen != "auto":
-            raise UserError(f"{key} needs {', '.join(missing)}, which the extra vae-exp[{name}] installs.")
+        elif is_chosen == "auto":
+            print(f"Without ONNX: {reason}")
+        else:
+            raise UserError(f"{key} {reason}")
     return formats
+
+
+def _import_problem(package: str) -> str | None:
+    """A package that cannot be imported, with the reason; None if it can."""
+    try:
+        with _quiet():
+            import_module(package)
+    except Exception as error:  # of a package for another version of Python or of numpy, it may be any
+        return f"{package} ({_first_line(error)})"
+    return None
 
 
 def write_model(vae: VAE, parts: Sequence[ModelPart], formats: Sequence[str], folder: Path) -> None:
