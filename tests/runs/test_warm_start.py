@@ -48,6 +48,18 @@ def test_a_directory_without_a_checkpoint_is_refused(tmp_path: Path):
         initialize_from_run(small_vae(), str(tmp_path), strict=True)
 
 
+def test_a_checkpoint_is_taken_by_its_own_path(copied_run: Path):
+    vae = load_run(copied_run).vae
+    weights = {name: weight.clone() for name, weight in vae.state_dict().items()}
+    for weight in vae.state_dict().values():
+        weight.zero_()
+    initialize_from_run(vae, str(copied_run / "checkpoints" / "best.pt"), strict=True)
+    for name, weight in vae.state_dict().items():
+        assert torch.equal(weight, weights[name])
+    with pytest.raises(UserError, match=r"last\.pt does not exist"):
+        initialize_from_run(vae, str(copied_run / "last.pt"), strict=True)
+
+
 def test_another_architecture_shares_no_weight(copied_run: Path, caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.WARNING)
     with pytest.raises(UserError, match="no weight fits the model: missing in the run: weight"):

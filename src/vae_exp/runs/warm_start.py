@@ -1,6 +1,7 @@
 """Weights of another run as the start of a new one."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,18 +22,14 @@ def initialize_from_run(vae: VAE, directory: str, *, strict: bool) -> None:
 
     Args:
         vae: The model, on the CPU.
-        directory: The run directory; nothing but its checkpoint is opened.
+        directory: The run directory, of which the checkpoint alone is opened, or one of its checkpoints.
         strict: Refuse a run whose weights are not all those of the model; otherwise what fits is copied, and a
             warning lists the rest.
 
     Raises:
         UserError: if there is no checkpoint, nothing fits, or `strict` and something does not.
     """
-    run_dir = RunDirectory(absolute_path("initialize_from", directory))
-    available = run_dir.checkpoints()
-    if not available:
-        raise UserError(f"initialize_from={directory} has no checkpoint; expected {run_dir.checkpoint('best')}.")
-    path = run_dir.checkpoint(available[0])
+    path = _checkpoint_of(directory)
     stored = load_checkpoint(path, torch.device("cpu"))
     weights, own = stored["vae"], vae.state_dict()
     fitting = {name: weight for name, weight in weights.items() if _fits(weight, own.get(name))}
@@ -64,6 +61,18 @@ def freeze(vae: VAE, parts: list[str]) -> None:
         modules[part].requires_grad_(False)
     if parts and not any(parameter.requires_grad for parameter in vae.parameters()):
         raise UserError(f"model.freeze=[{','.join(parts)}] leaves nothing to train.")
+
+
+def _checkpoint_of(directory: str) -> Path:
+    """The best checkpoint of a run directory, or the one that is named."""
+    path = absolute_path("initialize_from", directory)
+    if path.suffix == ".pt" and not path.is_dir():
+        return path
+    run_dir = RunDirectory(path)
+    available = run_dir.checkpoints()
+    if not available:
+        raise UserError(f"initialize_from={directory} has no checkpoint; expected {run_dir.checkpoint('best')}.")
+    return run_dir.checkpoint(available[0])
 
 
 def _fits(weight: Any, own: Any) -> bool:
