@@ -46,6 +46,15 @@ def test_a_run_is_resumed(run):
     assert len(resumed.metrics) == 3
 
 
+def test_a_full_disk_of_a_resumed_run_is_refused_by_its_key(run, monkeypatch: pytest.MonkeyPatch):
+    def fail(**arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", fail)
+    with pytest.raises(UserError, match=f"^resume={run.directory.path} cannot be written to: .*No space"):
+        vae_exp.train([f"resume={run.directory.path}", "trainer.epochs=9"])
+
+
 def test_the_host_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.chdir(tmp_path)
     root, ours = logging.getLogger(), logging.getLogger("vae_exp")

@@ -80,13 +80,16 @@ def check_run(config: DictConfig) -> None:
     _refuse_overrides_of_sweeps(config)
     parse_config(without_hydra_node(config), TrainConfig)
     _require_a_name("hydra.run.dir", config.hydra.run.dir)
-    directory = RunDirectory(Path.cwd() / str(config.hydra.run.dir))  # as Hydra takes it: no ~
     if config.resume:
-        _require_a_run(resumed_directory(config.resume))
+        resumed = resumed_directory(config.resume)
+        _require_a_run(resumed)
         _require_no_other_directory(config)
+        check_writable(resumed.path, "resume")
     else:
+        directory = RunDirectory(Path.cwd() / str(config.hydra.run.dir))  # as Hydra takes it: no ~
         directory.require_free()
-    check_writable(directory.path.parent, "hydra.run.dir")
+        existing = directory.path if directory.path.exists() else directory.path.parent
+        check_writable(existing, "hydra.run.dir")
     if config.tracker.mode == "online":  # before the seconds that torch and the data take
         from vae_exp.tracking.wandb_tracker import require_api_key
 
