@@ -32,8 +32,8 @@ def encode(config: DictConfig) -> None:
     from vae_exp.evaluation.requirements import require_density
     from vae_exp.runs.encoding import ImageScorer
     from vae_exp.runs.trained_run import load_run_from_settings
-    from vae_exp.storage.atomic_io import output_errors, write_to_user_path
     from vae_exp.storage.column_files import ColumnFiles
+    from vae_exp.storage.output_files import output_errors, write_to_user_path
 
     settings = parse_config(config, EncodeConfig)
     if settings.sort == "nll" and settings.num_importance_samples is None:
@@ -108,8 +108,9 @@ def _odd_images(images: "ImageSet", settings: "EncodeConfig") -> "Array | None":
 
 
 def _output_path(settings: "EncodeConfig", run: "TrainedRun", label: str) -> Path:
-    from vae_exp.storage.atomic_io import absolute_path, check_within, require_new
+    from vae_exp.storage.atomic_io import absolute_path, check_within
     from vae_exp.storage.column_files import check_suffix
+    from vae_exp.storage.output_files import check_output_file
 
     if settings.output is None:
         path = run.directory.path / "codes" / f"{label}-{run.checkpoint}.npz"
@@ -118,7 +119,7 @@ def _output_path(settings: "EncodeConfig", run: "TrainedRun", label: str) -> Pat
         path = absolute_path("output", settings.output)
     check_suffix("output", path)
     for written in (path, path.with_suffix(".png")) if settings.figure else (path,):
-        require_new(written, overwrite=settings.overwrite)
+        check_output_file(written, overwrite=settings.overwrite)
     return path
 
 

@@ -1,5 +1,6 @@
 """Errors that a user can fix: each names the key, the value and what would be right."""
 
+import errno
 import os
 import signal
 import sys
@@ -10,6 +11,13 @@ from difflib import get_close_matches
 from pathlib import Path
 
 _NOT_OF_A_USER = {"vae_exp", "hydra", "numpy", "omegaconf", "torch", "torchvision", *sys.stdlib_module_names}
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space there",
+    errno.EDQUOT: "free some of your quota there",
+    errno.EACCES: "change its permissions",
+    errno.EPERM: "change its permissions",
+}
 
 
 class UserError(Exception):
@@ -47,6 +55,14 @@ class DivergedError(UserError):
     """The loss became infinite or not a number."""
 
 
+def message_of(error: UserError | OSError) -> str:
+    """What a user reads of an error: where a file cannot be read or written, its path, the reason and a remedy."""
+    if isinstance(error, UserError) or error.filename is None or error.strerror is None:
+        return str(error)
+    remedy = _REMEDIES.get(error.errno or 0)
+    return f"{os.fsdecode(error.filename)}: {error.strerror}{f'; {remedy}' if remedy else ''}."
+
+
 @contextmanager
 def exit_with_message(*, show_traceback: bool = False) -> Iterator[None]:
     """Turn the expected errors of a command into one message on stderr and an exit code.
@@ -70,7 +86,7 @@ def exit_with_message(*, show_traceback: bool = False) -> Iterator[None]:
     except (UserError, OSError) as error:
         if show_traceback:
             raise
-        sys.exit(f"Error: {error}")
+        sys.exit(f"Error: {message_of(error)}")
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:

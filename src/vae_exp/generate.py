@@ -57,7 +57,8 @@ def _output_path(settings: "GenerateConfig") -> "Path | None":
         UserError: if one of `samples` and `output` is missing, the suffix is another, or the file exists.
     """
     from vae_exp.errors import UserError
-    from vae_exp.storage.atomic_io import absolute_path, require_new
+    from vae_exp.storage.atomic_io import absolute_path
+    from vae_exp.storage.output_files import check_output_file
 
     if settings.output is None:
         if settings.samples is not None:
@@ -68,7 +69,7 @@ def _output_path(settings: "GenerateConfig") -> "Path | None":
     path = absolute_path("output", settings.output)
     if path.suffix != ".npz":
         raise UserError(f"output={settings.output} must end in .npz.")
-    require_new(path, overwrite=settings.overwrite)
+    check_output_file(path, overwrite=settings.overwrite)
     return path
 
 
@@ -97,18 +98,25 @@ def _write_samples(run: "TrainedRun", settings: "GenerateConfig", noise: "torch.
 
     from vae_exp.evaluation.fitted_prior import prior_name
     from vae_exp.model.conditional import ConditionalVAE
-    from vae_exp.storage.atomic_io import output_errors, write_to_user_path
     from vae_exp.storage.npz_stream import Rows, write_npz
+    from vae_exp.storage.output_files import output_errors, write_to_user_path
 
     assert settings.samples is not None
-    labels = torch.arange(settings.samples)
+    count = settings.samples
+    classes = run.vae.classes if isinstance(run.vae, ConditionalVAE) else 1
+
+    def labels_from(start: int) -> "torch.Tensor":
+        return torch.arange(start, min(start + _BATCH, count)) % classes
+
     arrays: dict[str, Rows] = {}
     if isinstance(run.vae, ConditionalVAE):
-        labels %= run.vae.classes
-        arrays["labels"] = ([settings.samples], "int64", [labels.numpy()])
-    parts = track(labels.split(_BATCH), "samples", transient=True, disable=not sys.stdout.isatty())
-    images = (run.vae.sample(len(part), noise, part.to(run.device)).cpu().numpy() for part in parts)
-    arrays["images"] = ([settings.samples, *run.config["data"]["image_shape"]], "float32", images)
+        arrays["labels"] = ([count], "int64", (labels_from(start).numpy() for start in range(0, count, _BATCH)))
+    starts = track(range(0, count, _BATCH), "samples", transient=True, disable=not sys.stdout.isatty())
+    images = (
+        run.vae.sample(len(labels), noise, labels.to(run.device)).cpu().numpy()
+        for labels in map(labels_from, starts)
+    )
+    arrays["images"] = ([count, *run.config["data"]["image_shape"]], "float32", images)
     with output_errors("output", path):
         write_to_user_path(path, lambda file: write_npz(file, arrays))
     print(f"{path}: {settings.samples} samples, E[x|z] for z from {prior_name(run.vae)}, as images")

@@ -11,6 +11,7 @@ COMMAND_LINES = {
     ("trainer.batch_size=1201",): ["trainer.batch_size=1201", "1200 training images"],
     ("scheduler=null",): ["a group cannot be null", "scheduler=none"],
     ("hydra.run.dir=nan.npz/run",): ["hydra.run.dir=", "cannot be written to"],
+    ("hydra.run.dir=nan.npz",): ["hydra.run.dir=", "nan.npz cannot be written to"],
     ("tracker=online",): ["tracker=online", "API key", "tracker=offline"],
     ("model.latent_dims=[5,6]",): ["model.latent_dims=[5, 6] is not used by this model"],
     ("data=arrays",): ["data.path is missing", "data.path=my_images.npz"],
@@ -157,3 +158,10 @@ def test_commands_on_runs_refuse_too(name: str, command, digits_run, tmp_path):
             assert part in finished.err
         assert "Traceback" not in finished.err
         assert not list(tmp_path.iterdir())
+
+
+def test_scores_that_cannot_be_written_are_one_message(command, copied_run):
+    (copied_run / "evaluation").touch()
+    finished = command("evaluate", f"run={copied_run}", "evaluator=[elbo]")
+    path = copied_run / "evaluation" / "test-best.json"
+    assert (finished.code, finished.err) == (1, f"Error: {path}: Not a directory.\n")

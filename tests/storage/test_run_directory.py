@@ -13,8 +13,8 @@ from vae_exp.storage.atomic_io import (
     to_json_line,
     write_atomically,
     write_json,
-    write_to_user_path,
 )
+from vae_exp.storage.output_files import write_to_user_path
 from vae_exp.storage.run_directory import RunDirectory, claim_directory
 
 # Names

@@ -2,11 +2,14 @@
 
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
+from signal import SIGTERM
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -19,7 +22,7 @@ from vae_exp.cli.command_line import format_error, prepare
 from vae_exp.configuration import resolvers
 from vae_exp.configuration.config_dir import config_dir
 from vae_exp.configuration.schema import register_schemas
-from vae_exp.errors import UserError, exit_with_message
+from vae_exp.errors import UserError, exit_with_message, message_of
 from vae_exp.sweep.session import sweep_session
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -56,7 +59,7 @@ def hydra_app(config_name: str) -> Iterator[Callable[[Task], Callable[[], None]]
                 raise
             raise UserError(format_error(error)) from error
         except SystemExit as leaving:
-            if full_error == "1" and isinstance(leaving.__cause__, UserError):
+            if full_error == "1" and isinstance(leaving.__cause__, UserError | OSError):
                 raise leaving.__cause__ from None
             raise
         finally:
@@ -74,14 +77,28 @@ def hydra_app(config_name: str) -> Iterator[Callable[[Task], Callable[[], None]]
 def one_message_per_error() -> Iterator[None]:
     """A block of a task that ends a single run with the message alone; Hydra would add a line of its own.
 
-    In a sweep the error is raised, so that the other jobs run.
+    In a sweep the error is raised, so that the other jobs run. SIGTERM leaves the block as an error does, so that
+    its temporary files are removed.
     """
     try:
-        yield
-    except UserError as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
+        with _exit_on_sigterm():
+            yield
+    except (UserError, OSError) as error:
+        if isinstance(error, BrokenPipeError) or HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
-        raise SystemExit(f"Error: {error}") from error
+        raise SystemExit(f"Error: {message_of(error)}") from error
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(SIGTERM, signal.SIG_DFL)
 
 
 def _raised_by_hydra(error: BaseException) -> bool:

@@ -4,10 +4,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from vae_exp.errors import UserError
-from vae_exp.storage.atomic_io import fsync_directory, read_json, require_new
+from vae_exp.storage.atomic_io import fsync_directory, read_json
+from vae_exp.storage.output_files import output_errors, require_new, temporary_folder
 
 DESCRIPTION = "model.json"
 
@@ -39,14 +39,11 @@ def new_folder(output: Path) -> Iterator[Path]:
         UserError: if it cannot be written, as on a full disk.
     """
     existing = next(path for path in output.parents if path.exists())
-    try:
-        with TemporaryDirectory(prefix=".export-", dir=existing) as scratch:
-            folder = Path(scratch, "new")
-            folder.mkdir()
-            yield folder
-            _publish(folder, output, Path(scratch, "previous"))
-    except OSError as error:
-        raise UserError(f"output={output} cannot be written: {error}; choose another output.") from error
+    with output_errors("output", output), temporary_folder(existing) as scratch:
+        folder = scratch / "new"
+        folder.mkdir()
+        yield folder
+        _publish(folder, output, scratch / "previous")
 
 
 def _publish(folder: Path, output: Path, previous: Path) -> None:

@@ -111,8 +111,9 @@ def check_within(path: Path, folder: Path) -> None:
     Raises:
         UserError: names the path and where it leads.
     """
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"{path} leads out of {folder}, to {path.resolve()}; refused.")
+    target = Path(os.path.realpath(path))  # also of a link to itself
+    if not target.is_relative_to(folder.resolve()):
+        raise UserError(f"{path} leads out of {folder}, to {target}; refused.")
     if path.exists() and not path.is_file() and not path.is_dir():
         raise UserError(f"{path} is neither a file nor a folder; refused.")
 
@@ -122,16 +123,6 @@ def check_all_within(folder: Path) -> None:
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
             check_within(Path(parent, name), folder)
-
-
-def require_new(path: Path, *, overwrite: bool) -> None:
-    """Refuse to write `output=PATH` where something is.
-
-    Raises:
-        UserError: unless it may be replaced.
-    """
-    if os.path.lexists(path) and not overwrite:
-        raise UserError(f"output={path} exists; overwrite=true replaces it, output=PATH writes elsewhere.")
 
 
 def check_writable(path: Path, key: str) -> None:
@@ -160,48 +151,38 @@ def _write_probe(path: Path) -> None:
         probe.write(b"0" * 4096)
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+@contextmanager
+def name_in_errors(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """A block that writes a file: its errors name that file, where they name none or the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or str(error.filename) not in (str(None), str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], Any], temporary: Path | None = None) -> None:
     """Let `write` fill a temporary file, flush it to the disk, then give it its name.
 
     A reader sees the old file or the new one, never a part; after a failure the old one stands.
+
+    Args:
+        path: The file.
+        write: Writes its content.
+        temporary: The temporary file, on the same disk; by default a hidden one beside `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_to_user_path(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """`write_atomically` for a path that a user names: links are followed, devices and pipes written into."""
-    path = path.resolve()
-    if path.exists() and not path.is_file() and not path.is_dir():
-        with path.open("wb") as file:
-            write(file)
-    else:
-        write_atomically(path, write)
-
-
-@contextmanager
-def output_errors(key: str, path: Path) -> Iterator[None]:
-    """A block that writes what a user asked for, in which an error such as a full disk names the key.
-
-    Raises:
-        UserError: names the key, the path, the reason and the remedy.
-    """
-    try:
-        yield
-    except BrokenPipeError:  # of standard output
-        raise
-    except OSError as error:
-        raise UserError(
-            f"{key}={path} cannot be written: {error}; free some space there, or name another place, {key}=FILE."
-        ) from error
+    temporary = temporary or path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with name_in_errors(path, temporary):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def fsync_directory(folder: Path) -> None:

@@ -2,8 +2,8 @@
 
 import csv
 import io
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from vae_exp.errors import UserError
 from vae_exp.storage.npz_stream import write_npz
+from vae_exp.storage.output_files import temporary_folder
 
 SUFFIXES = (".npz", ".parquet", ".csv")
 _ROWS_AT_ONCE = 4096
@@ -28,7 +29,8 @@ class ColumnFiles:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder = tempfile.TemporaryDirectory(prefix=".columns-", dir=folder)
+        self._resources = ExitStack()  # closes every file, then removes the folder, whatever fails
+        self._folder = self._resources.enter_context(temporary_folder(folder))
         self._files: dict[str, IO[bytes]] = {}
         self._kinds: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
 
@@ -38,9 +40,7 @@ class ColumnFiles:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for file in self._files.values():
-            file.close()
-        self._folder.cleanup()
+        self._resources.__exit__(kind, error, trace)
 
     def __contains__(self, name: str) -> bool:
         return name in self._files
@@ -49,7 +49,8 @@ class ColumnFiles:
         """Add rows to some columns: arrays `[rows, ...]`, each time of the same type and trailing shape."""
         for name, values in columns.items():
             if name not in self._files:
-                self._files[name] = (Path(self._folder.name) / str(len(self._files))).open("w+b")
+                path = self._folder / str(len(self._files))
+                self._files[name] = self._resources.enter_context(path.open("w+b"))
                 self._kinds[name] = values.dtype, values.shape[1:]
             self._files[name].write(np.ascontiguousarray(values).tobytes())
 
@@ -133,9 +134,12 @@ def _write_csv(file: IO[bytes], columns: Mapping[str, Array], parts: list[Array]
 
 
 def _flat_columns(columns: Mapping[str, Array], part: Array) -> Iterator[tuple[str, Array]]:
-    """The rows of a part by column; an axis more becomes `mean_0`, `mean_1`, …."""
+    """The rows of a part by column; an axis more becomes `mean_0`, `mean_1`, …; text is made valid UTF-8."""
     for name, values in columns.items():
-        if values.ndim == 1:
+        if values.dtype.kind == "U":
+            texts = [text.encode("utf-8", "backslashreplace").decode() for text in values[part].tolist()]
+            yield name, np.array(texts)
+        elif values.ndim == 1:
             yield name, values[part]
         else:
             flat = values[part].reshape(len(part), -1)

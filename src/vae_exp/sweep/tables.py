@@ -14,7 +14,7 @@ from rich.text import Text
 
 from vae_exp.engine.progress import format_duration
 from vae_exp.errors import UserError
-from vae_exp.storage.atomic_io import write_to_user_path
+from vae_exp.storage.output_files import write_to_user_path
 from vae_exp.sweep.aggregate import MeanAndError, SeedGroup, sort_by_metric
 from vae_exp.sweep.job_records import NOT_STARTED, RUNNING, JobRecord, read_jobs, union, varying
 from vae_exp.sweep.run_job import FINISHED

@@ -14,7 +14,7 @@ from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.dashboard.web import api, page
 from vae_exp.dashboard.web.redaction import Redactor
 from vae_exp.errors import UserError
-from vae_exp.storage.atomic_io import write_to_user_path
+from vae_exp.storage.output_files import write_to_user_path
 
 _ENDS_SCRIPT = re.compile(r"</(?=script)|<!--", re.IGNORECASE)
 _NO_REFERRER = '<meta name="referrer" content="no-referrer">'

@@ -9,8 +9,8 @@ import numpy as np
 from vae_exp.dashboard.runs.run_tables import Columns, RunTables, last_attempts, read_store
 from vae_exp.dashboard.web.redaction import Redactor
 from vae_exp.errors import UserError
-from vae_exp.storage.atomic_io import write_to_user_path
 from vae_exp.storage.column_files import ColumnFiles
+from vae_exp.storage.output_files import write_to_user_path
 
 
 def export_table(roots: Sequence[Path], path: Path, *, private: bool, history: bool) -> str:
