@@ -1,5 +1,6 @@
 """`python -m vae_exp.encode run=DIR`: the code and the scores of every image, as `.npz`, Parquet or CSV."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,6 +109,7 @@ def _odd_images(images: "ImageSet", settings: "EncodeConfig") -> "Array | None":
 
 
 def _output_path(settings: "EncodeConfig", run: "TrainedRun", label: str) -> Path:
+    from vae_exp.errors import UserError
     from vae_exp.storage.atomic_io import absolute_path, check_within
     from vae_exp.storage.column_files import check_suffix
     from vae_exp.storage.output_files import check_output_file
@@ -120,7 +122,16 @@ def _output_path(settings: "EncodeConfig", run: "TrainedRun", label: str) -> Pat
     check_suffix("output", path)
     for written in (path, path.with_suffix(".png")) if settings.figure else (path,):
         check_output_file(written, overwrite=settings.overwrite)
+        for source in (settings.data.path, run.config["data"].get("path")):
+            if source and _is_of(written, absolute_path("data.path", source)):
+                raise UserError(f"output={written} would replace images of data.path={source}; write elsewhere.")
     return path
+
+
+def _is_of(output: Path, data: Path) -> bool:
+    """Whether a file is the array file that images are in, or an image in their folder."""
+    path, data = (Path(os.path.realpath(name)) for name in (output, data))  # of a loop of links too
+    return path == data or (path.suffix == ".png" and path.exists() and path.is_relative_to(data))
 
 
 def _print_least_likely(columns: "ColumnFiles", order: "Array", score: str) -> None:

@@ -110,6 +110,17 @@ def test_a_folder_of_images_is_encoded_with_the_names_of_its_files(command, copi
         assert rows[1].split(",")[1] == table["file"][table["elbo"].argmin()]
 
 
+def test_the_images_are_not_replaced(command, copied_run: Path, new_images: Path, tmp_path: Path):
+    before = new_images.read_bytes()
+    (tmp_path / "link.npz").symlink_to(new_images)
+    for output in ("new.npz", "link.npz"):
+        words = (f"data.path={new_images}", f"output={output}", "overwrite=true")
+        refused = command("encode", f"run={copied_run}", *words)
+        assert refused.code == 1
+        assert f"{output} would replace images of data.path={new_images}; write elsewhere" in refused.err
+    assert new_images.read_bytes() == before
+
+
 def test_a_group_of_data_gives_the_output_its_name(command, copied_run: Path):
     done = command("encode", str(copied_run), "data=digits")
     assert done.code == 0, done.err
