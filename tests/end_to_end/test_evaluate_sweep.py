@@ -91,7 +91,7 @@ def test_scores_reach_the_runs_own_wandb_run(command, tmp_path: Path, server, mo
     assert "W&B" in command("evaluate", "run=run", *EVALUATOR, "split=val").out
     assert "W&B" not in command("evaluate", "run=run", *EVALUATOR, "checkpoint=last").out
     training, test, val = wandb_runs(tmp_path)
-    assert {record.WhichOneof("record_type") for record in test} == {"header", "run", "summary", "exit"}
+    assert {record.WhichOneof("record_type") for record in test} == {"header", "run", "metric", "summary", "exit"}
     before, with_test, with_val = (_summary(records) for records in (training, test, val))
     scores = json.loads((tmp_path / "run" / "evaluation" / "test-best.json").read_text())
     assert with_test == before | scores["metrics"] | {"test/epoch": 1}

@@ -1,5 +1,6 @@
 """What W&B's environment variables decide, and what the config."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ from tests.test_conf import composed
 from vae_exp.configuration.resolvers import config_hash
 from vae_exp.configuration.schema import TrainConfig, parse_config
 from vae_exp.errors import UserError
+from vae_exp.runs.resume import _with_own_tracker
 from vae_exp.runs.wandb_run import VARIABLES, overruled_variables
+from vae_exp.storage.run_directory import RunDirectory
 
 VALUES = {
     "mode": "online", "project": "foo", "entity": "team", "group": "ablation", "name": "first", "notes": "a note",
@@ -65,6 +68,16 @@ def test_they_are_no_part_of_a_jobs_identity(variables: None, monkeypatch: pytes
         monkeypatch.delenv(variable)
     changed = composed("train", "data=digits", "tracker.log_checkpoint=best", "tracker.save_code=true")
     assert config_hash(changed) == with_variables
+
+
+def test_a_job_that_continues_keeps_what_the_environment_gave_it(variables: None, tmp_path: Path):
+    directory = RunDirectory(tmp_path)
+    directory.config.parent.mkdir()
+    directory.config.write_text("tracker: {mode: offline, project: first, name: before, tags: [], root: .}\n")
+    config = composed("train", "data=digits", "tracker.name=now")
+    tracker = parse_config(_with_own_tracker(config, directory), TrainConfig).tracker
+    assert (tracker.mode, tracker.project, tracker.tags, tracker.root) == ("offline", "first", [], ".")
+    assert (tracker.name, tracker.notes) == ("now", "a note")
 
 
 def test_no_tracking_has_two_names(monkeypatch: pytest.MonkeyPatch):
