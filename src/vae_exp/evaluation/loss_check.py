@@ -19,6 +19,7 @@ _IMAGES = 256
 _PIXELS_FROM = 2000
 _CONSTANT = 1e-4  # relative spread below which the weight of a term cannot be estimated, as of the rate of codes
 _LINEAR = 1e-3  # relative residual below which a loss is taken for a weighted sum of its terms
+_BETA_ERROR = 0.01  # relative standard error, of a β of 0.1 or more, up to which β is determined
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class LossReport:
     Args:
         distortion_weight: a in loss = a · distortion + b · rate, by least squares over images at the start;
             None where the loss is no such sum, as bounds of several samples are not.
-        effective_beta: b / a; 1 is the ELBO.
+        effective_beta: b / a; 1 is the ELBO. None too where the rate is lost in the rounding of the loss.
         entropy_floor: Mean Σ −x log x − (1 − x) log(1 − x) over pixels: no Bernoulli can have a lower
             distortion on these images. Zero on black and white ones; None for other likelihoods.
         mean_image_distortion: −log p(x) of the constant mean image: what a model gets that ignores its latents.
@@ -62,7 +63,7 @@ class LossReport:
 
 
 def _two_decimals(beta: float) -> str:
-    """β as text: its error is large where the rate is small beside the distortion, and a zero has no sign."""
+    """β as text; a zero has no sign."""
     return f"{round(beta, 2) + 0.0:g}" if not 1e-4 <= abs(beta) < 0.1 else f"{beta:.1g}"
 
 
@@ -108,12 +109,19 @@ def _weights(
     spread = parts.std(dim=0) if len(batch) > 2 else torch.zeros(2)
     if bool((spread < _CONSTANT * parts.abs().mean(dim=0)).any()) or not bool(spread.all()):
         return None, None
-    solution = torch.linalg.lstsq(parts, terms.loss.double().unsqueeze(1)).solution
-    residual = (parts @ solution).squeeze(1) - terms.loss.double()
-    weight, charge = solution.flatten().tolist()
-    if residual.norm() > _LINEAR * terms.loss.double().norm() or weight == 0:
+    total = terms.loss.double()
+    norms = parts.norm(dim=0)
+    inverse = torch.linalg.pinv(parts / norms) / norms.unsqueeze(1)  # scaled: one column may be tiny
+    weight, charge = (inverse @ total).tolist()
+    residual = parts @ (inverse @ total) - total
+    if residual.norm() > _LINEAR * total.norm() or weight == 0:
         return None, None
-    return round(weight, _DIGITS), round(charge / weight, _DIGITS)
+    beta = charge / weight
+    rounding = torch.finfo(terms.loss.dtype).eps * total.norm()
+    deviation = residual.norm().maximum(rounding) / len(total) ** 0.5
+    error = deviation * ((inverse[1] - beta * inverse[0]) / weight).norm()  # b / a to first order
+    is_determined = bool(error <= _BETA_ERROR * max(abs(beta), 0.1))
+    return round(weight, _DIGITS), round(beta, _DIGITS) if is_determined else None
 
 
 def _terms(vae: VAE, loss: Loss, batch: Batch, generator: torch.Generator) -> LossTerms:
