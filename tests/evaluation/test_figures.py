@@ -78,6 +78,16 @@ def test_the_evaluator_yields_the_same_pictures(generator):
     assert list(figures) == ["reconstructions", "samples", "manifold", "interpolations", "latent_scatter"]
 
 
+def test_images_in_the_order_of_their_classes_are_all_shown(generator):
+    """As those of a folder are: ten classes of 40 images, whose number is their pixel."""
+    classes = torch.arange(400) // 40
+    images = ImageSet(classes.to(torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 1, 2, 3).contiguous(), classes)
+    figures = {each.name: each.arrays for each in draw_figures(vae(2, (1, 2, 3)), images, generator, 10, 3)}
+    for name, array, least in (("reconstructions", "originals", 10), ("interpolations", "first", 4)):
+        assert len(figures[name][array].flatten(1)[:, 0].unique()) >= least
+    assert len(figures["reconstructions"]["originals"]) == 40
+
+
 def test_pictures_of_a_class_conditional_model_say_which_class_they_show(generator):
     images = labelled()
     pictures = {each.name: each for each in draw_figures(conditional_vae().eval(), images, generator, 4, 3)}

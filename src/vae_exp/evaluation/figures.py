@@ -96,9 +96,9 @@ def draw_figures(
 
 
 def _reconstructions(vae: VAE, images: ImageSet, columns: int) -> NamedFigure:
-    """Originals above their reconstructions from the posterior mean."""
+    """Originals above their reconstructions from the posterior mean; of all classes where these are in order."""
     count = min(len(images), 4 * columns)
-    batch = images.batch(slice(max(1, count // columns) * columns))
+    batch = images.random_subset(max(1, count // columns) * columns).batch()
     originals, columns = batch.images, min(columns, count)
     rebuilt = vae.reconstruct(originals, batch.labels)
     pairs = torch.stack([_in_rows(originals, columns), _in_rows(rebuilt, columns)], dim=1).flatten(0, 1)
@@ -151,8 +151,8 @@ def _traversals(vae: VAE, start: Batch, means: Tensor, columns: int) -> NamedFig
 def _interpolations(vae: VAE, images: ImageSet, columns: int) -> NamedFigure:
     """Lines between the posterior means of pairs of images, the originals at both ends."""
     count = min(len(images), 16)
-    half = max(1, count // 2)
-    first, second = images.batch(slice(half)), images.batch(slice(count - half, count))
+    half, shown = max(1, count // 2), images.random_subset(count)
+    first, second = shown.batch(slice(half)), shown.batch(slice(count - half, count))
     between = interpolations(vae, first, second, columns)
     rows = torch.cat([first.images[:, None], between, second.images[:, None]], dim=1)
     figure = plot_image_grid(
