@@ -5,9 +5,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 
 import vae_exp
+from vae_exp.configuration.resolvers import config_hash, stored_config_hash
 from vae_exp.errors import UserError
+from vae_exp.runs.resume import warn_of_another_config
+from vae_exp.storage.run_directory import RunDirectory
 
 
 def test_a_moved_run_gives_model_config_and_data(copied_run, generator):
@@ -109,6 +113,16 @@ def test_a_config_that_was_changed_under_its_checkpoint_is_told(copied_run, capl
     config.write_text(changed)
     vae_exp.load_run(copied_run)
     assert f"{config} differs from the config that the checkpoint was written with" in caplog.text
+
+
+def test_variables_of_the_environment_do_not_change_a_config(tmp_path, caplog, monkeypatch):
+    data = {"root": "${oc.env:VAE_EXP_DATA,data}", "source": {"root": "${data.root}"}}
+    stored = OmegaConf.create({"data": data})
+    state = {"config_hash": config_hash(stored), "stored_config_hash": stored_config_hash(stored)}
+    monkeypatch.setenv("VAE_EXP_DATA", "/elsewhere")
+    assert config_hash(stored) != state["config_hash"]
+    warn_of_another_config(stored, state, RunDirectory(tmp_path))
+    assert caplog.text == ""
 
 
 def test_the_first_name_of_the_class_still_works():

@@ -18,6 +18,7 @@ TRAIN = ("data=digits", "trainer.epochs=1", "tracker=none", "evaluator=[]", "hyd
 def test_a_run_starts_from_the_best_weights_of_another(command, copied_run: Path, tmp_path: Path):
     done = command("train", *TRAIN, f"initialize_from={copied_run}", "model.freeze=[encoder,decoder.hidden]")
     assert done.code == 0, done.err
+    assert "Training 32,064 of 68,068 parameters on" in done.out
     first, second = load_run(copied_run).vae.state_dict(), load_run(tmp_path / "second").vae.state_dict()
     for name, weight in second.items():
         assert torch.equal(weight, first[name]) == name.startswith(("encoder.", "decoder.hidden.")), name

@@ -50,11 +50,16 @@ def config_hash(config: DictConfig) -> str:
     return hashlib.sha256(identifying_text(config).encode()).hexdigest()[:8]
 
 
-def identifying_text(config: DictConfig) -> str:
-    """The resolved config as JSON with sorted keys, less what does not change the result."""
+def stored_config_hash(config: DictConfig) -> str:
+    """As `config_hash`, of the config as a run directory stores it: no environment variable is read for it."""
+    return hashlib.sha256(identifying_text(config, resolve=False).encode()).hexdigest()[:8]
+
+
+def identifying_text(config: DictConfig, *, resolve: bool = True) -> str:
+    """The config as JSON with sorted keys, less what does not change the result."""
     identifying = OmegaConf.masked_copy(config, [str(key) for key in config if key not in NOT_PART_OF_IDENTITY])
     try:
-        parts = OmegaConf.to_container(identifying, resolve=True)
+        parts = OmegaConf.to_container(identifying, resolve=resolve)
     except OmegaConfBaseException:  # the job itself says what is wrong; until then it needs a name
         parts = OmegaConf.to_container(identifying, resolve=False)
     for group, key in (name.split(".") for name in EXCLUDED_KEYS):

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae_exp.configuration.allowlist import Caller, require_safe
 from vae_exp.configuration.overrides import override_key
-from vae_exp.configuration.resolvers import config_hash
+from vae_exp.configuration.resolvers import config_hash, stored_config_hash
 from vae_exp.configuration.schema import resolve_to_dict
 from vae_exp.configuration.stored_config import load_stored_config, with_overrides
 from vae_exp.data.fingerprint import differences
@@ -110,8 +110,9 @@ def load_resume_state(directory: RunDirectory, requested: DictConfig, overrides:
 
 def warn_of_another_config(stored: DictConfig, state: Mapping[str, Any], directory: RunDirectory) -> None:
     """Log that a stored config is not the one that a checkpoint was written with; weights alone do not show it."""
-    written = state.get("config_hash")
-    if isinstance(written, str) and written != config_hash(stored):
+    is_current = "stored_config_hash" in state  # earlier versions have the hash of the resolved config alone
+    written = state.get("stored_config_hash" if is_current else "config_hash")
+    if isinstance(written, str) and written != (stored_config_hash if is_current else config_hash)(stored):
         _log.warning(
             "%s differs from the config that the checkpoint was written with: it was edited or damaged since.",
             directory.config,

@@ -23,7 +23,7 @@ from vae_exp.configuration.instantiate import (
     init_codebook,
     init_output_bias,
 )
-from vae_exp.configuration.resolvers import config_hash
+from vae_exp.configuration.resolvers import config_hash, stored_config_hash
 from vae_exp.configuration.schema import TrainConfig, parse_config, resolve_to_dict
 from vae_exp.configuration.shape_checks import check_evaluators, check_labels
 from vae_exp.configuration.stored_config import with_overrides
@@ -191,6 +191,7 @@ def set_up(
         wandb = start_wandb(settings.tracker, plain, run_dir, job, state, wandb_id) if metrics_file else None
     metadata: dict[str, Any] = {
         "config_hash": config_hash(config),
+        "stored_config_hash": stored_config_hash(config),
         "image_shape": splits.image_shape,
         "data": splits.fingerprints,
         "wandb_run_id": wandb.run_id if wandb else wandb_id,
@@ -356,12 +357,21 @@ def _choose_threads(
     return threads
 
 
+def _describe_parameters(vae: VAE) -> str:
+    """How many parameters are trained, and of how many, where some are frozen."""
+    trained, total = (
+        sum(parameter.numel() for parameter in vae.parameters() if parameter.requires_grad or is_frozen_too)
+        for is_frozen_too in (False, True)
+    )
+    return f"{trained:,} parameters" if trained == total else f"{trained:,} of {total:,} parameters"
+
+
 def _log_start(vae: VAE, device: torch.device, threads: int, train: ImageSet, val: ImageSet) -> None:
     source = f" by {thread_variable()}" if thread_variable() else ""
     on_cpu = f", {threads} thread{'s' * (threads > 1)}{source}" if device.type == "cpu" else ""
     _log.info(
-        "Training %s parameters on %s%s: %d training and %d validation images of %s%s.",
-        f"{sum(parameter.numel() for parameter in vae.parameters()):,}",
+        "Training %s on %s%s: %d training and %d validation images of %s%s.",
+        _describe_parameters(vae),
         device_name(device),
         on_cpu,
         len(train),
