@@ -28,6 +28,13 @@ def test_links_to_folders_are_followed_once(tmp_path: Path):
     assert list_images(tmp_path / "images") == ["2.png", "linked/1.png"]
 
 
+def test_a_link_to_a_folder_above_does_not_list_other_splits(tmp_path: Path):
+    touch(tmp_path, "train/a/1.png", "test/a/2.png")
+    (tmp_path / "train/up").symlink_to("..")
+    (tmp_path / "train/a/far_up").symlink_to(tmp_path.parent)
+    assert list_images(tmp_path, "train") == ["train/a/1.png"]
+
+
 def test_no_folder_is_listed_twice(tmp_path: Path):
     touch(tmp_path, "a/1.png", "b/2.png", ".store/3.png")
     (tmp_path / "a/to_b").symlink_to(tmp_path / "b")

@@ -33,14 +33,15 @@ def split_folders(folder: Path) -> dict[str, list[str]]:
 def list_images(folder: Path, below: str = "") -> list[str]:
     """The image files at any depth, sorted: paths relative to `folder`, with `/`.
 
-    Hidden files and folders are left out. Links to folders are followed, but no folder is listed twice.
+    Hidden files and folders are left out. Links to folders are followed, but no folder is listed twice, and a
+    link to a folder above, which has the images of other splits too, is left out.
 
     Args:
         folder: What paths are relative to.
         below: The folder in it to look into; empty for itself.
     """
     files = []
-    starts, visited = [folder / below], set()
+    starts, visited = [folder / below], {str(parent) for parent in (folder / below).resolve().parents}
     for start in starts:  # links are followed last: a folder keeps its own name
         for parent, folders, names in os.walk(start):
             here, real = Path(parent), os.path.realpath(parent)

@@ -70,14 +70,14 @@ class CheckpointManager:
         if self._pending_best is not None:
             self._save(self._pending_best)
 
-    def load_best(self, device: torch.device) -> State | None:
-        """The state of the best epoch, as it was saved; None where the file has been removed.
+    def load_best(self) -> State | None:
+        """The state of the best epoch, on the CPU; None where the file has been removed.
 
         Raises:
             UserError: if the file is damaged.
         """
         path = self._directory.checkpoint("best")
-        return load_checkpoint(path, device) if path.exists() else None
+        return load_checkpoint(path, torch.device("cpu")) if path.exists() else None
 
     def _is_due(self, epoch: int) -> bool:
         seconds = time.monotonic() - self._saved_at

@@ -296,16 +296,19 @@ class Trainer:
             Interrupted: on Ctrl-C or SIGTERM, before the next evaluator.
         """
         names, step = self._evaluator_loop.due_at_end(), self.state.global_step
-        best = self._checkpoints.load_best(self._device) if names else None
-        prefix = "" if best is None else "best/"
-        with timed(self.phase_seconds, "evaluators"), self._weights_of(best) if best else self._average_weights():
-            metrics = self.dist.run_on_main_and_broadcast(
-                lambda: self._evaluator_loop.run(names, step, shutdown, prefix) if names else {}
-            )
+        if not names:
+            return
+        with timed(self.phase_seconds, "evaluators"):
+            metrics = self.dist.run_on_main_and_broadcast(lambda: self._evaluate_best(names, step, shutdown))
         if metrics:
             self.state.metrics = metrics | self.state.metrics
             for tracker in self._trackers:
                 tracker.log({"epoch": self.state.epoch, **metrics}, step)
+
+    def _evaluate_best(self, names: Sequence[str], step: int, shutdown: GracefulShutdown) -> dict[str, float]:
+        best = self._checkpoints.load_best()
+        with self._weights_from(best) if best else self._average_weights():
+            return self._evaluator_loop.run(names, step, shutdown, "best/" if best else "")
 
     def load_state_dict(self, state: Mapping[str, Any], *, replan: bool = False) -> None:
         """Continue from a checkpoint, to the bit.
@@ -392,7 +395,7 @@ class Trainer:
         return self._ema.average_parameters() if self._ema else nullcontext()
 
     @contextmanager
-    def _weights_of(self, checkpoint: Mapping[str, Any]) -> Iterator[None]:
+    def _weights_from(self, checkpoint: Mapping[str, Any]) -> Iterator[None]:
         """The weights of a checkpoint, their average where there is one, for the length of a block."""
         current = {name: tensor.clone() for name, tensor in self._vae.state_dict().items()}
         self._vae.load_state_dict(checkpoint["vae"])

@@ -126,6 +126,8 @@ def _read(path: Path) -> dict[str, Any]:
         content = read_json(path)
     except FileNotFoundError:
         return {}
+    except NotADirectoryError:  # they cannot be replaced either
+        raise
     except (OSError, UserError) as error:
         raise UserError(f"the scores {path} cannot be read: {error} {remedy}") from error
     if not isinstance(content, dict):
