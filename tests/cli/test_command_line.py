@@ -43,7 +43,8 @@ REFUSED = {
     ("--multirun", "model.latent_dim=2,x"): ["model.latent_dim=x: expected an integer"],
     ("--multirun", "seed=0,1", "model.latent_dim=2,-1"): ["model.latent_dim=-1 must be at least 1"],
     ("trainer.epochs=abc",): ["trainer.epochs=abc: expected an integer."],
-    ("model.hidden_dims=400",): ["model.hidden_dims=400: expected a list, such as [400,200]."],
+    ("model.hidden_dims=400",): ["model.hidden_dims=400: expected a list, such as [400]."],
+    ("data.augment=flip",): ["data.augment=flip: expected a list, such as [flip]."],
     ("model.activation=swishh",): ["Error: model.activation=swishh is not known; use one of relu"],
     ("loss=beta_vae", "loss.beta=-1"): ["Error: loss.beta=-1 must be at least 0"],
     ("model.encoder._target_=os.system",): [
@@ -90,6 +91,14 @@ def test_the_help_of_hydra_needs_no_config_of_ours(command):
     finished = command("train", "--hydra-help", "data=digits", "tracker=none")
     assert finished.code == 0
     assert "--multirun" in finished.out
+
+
+def test_the_pool_is_for_training():
+    words = ["--multirun", "hydra/launcher=pool", "run=a,b"]
+    with pytest.raises(UserError, match=r"hydra/launcher=pool is for the jobs of train; evaluate run=\[A,B\] or"):
+        prepare(words, "evaluate")
+    with pytest.raises(UserError, match="hydra/launcher=pool is for the jobs of train; leave it out"):
+        prepare(words, "generate")
 
 
 def test_quoted_letters_outside_ascii_are_taken(command):
@@ -175,6 +184,13 @@ def test_a_folder_of_ones_own_holds_options_and_experiments(
     monkeypatch.setenv("VAE_EXP_CONFIG", str(folder))
     shown = command("train", "experiment=tiny", "--cfg", "job", "--package", "model.latent_dim")
     assert shown.out.strip() == "3", shown.err
+    assert f"search; in {folder / 'experiment'}: tiny\n" in command("train", "--help").out
+    for text in ("model: {latent_dim: 3}\n", "defaults: [{override /data: digits}]\n"):
+        (folder / "experiment" / "bare.yaml").write_text(text)
+        refused = command("train", "experiment=bare", "--cfg", "job").err
+        assert (
+            "experiment/bare.yaml sets keys of the whole config: add # @package _global_ as its first" in refused
+        )
     words = ("--multirun", "experiment=tiny", "trainer.epochs=1", "tracker=none", "evaluator=[]", "sweep.name=own")
     assert command("train", *words).code == 0
     [stored] = json.loads((tmp_path / "multirun" / "own" / "sweep.json").read_text())["commands"]

@@ -23,6 +23,7 @@ from vae_exp.configuration.schema import TrainConfig, parse_config, resolve_to_d
 from vae_exp.configuration.shape_checks import check_labels
 from vae_exp.data.images import Batch, ImageSet
 from vae_exp.errors import UserError
+from vae_exp.model.encoders import MLPEncoder
 from vae_exp.objective.elbo import ELBO
 from vae_exp.objective.loss_terms import LossTerms
 
@@ -120,6 +121,10 @@ def test_a_users_encoder_needs_no_fork(generator):
             ["model.encoder.hidden_dims=[0]"],
             r"layers of \[64, 0\] units; every width must be at least 1",
         ),
+        (
+            [f"model.encoder.{own('OptionEncoder')}"],
+            r"OptionEncoder cannot be instantiated: it needs my_option; say \+model\.encoder\.my_option=…$",
+        ),
         (["+model.encoder.depth=3"], r"model\.encoder\._target_=.*depth"),
         (own_encoder("LooseEncoder"), r"model\.encoder .*Independent\(…, 1\)"),
         ([f"model.decoder.{own('LooseDecoder')}"], r"model\.decoder .*Independent\(…, 3\)"),
@@ -143,7 +148,7 @@ def exit_quietly() -> None:
     [
         (f"{__name__}.ModelPart", r"tests\..* has no ModelPart; known here: |has no ModelPart; did you mean"),
         ("no_such_package.Data", r"No module named 'no_such_package'"),
-        ("vae_exp.data.augmentation.check_augmentations", r"TypeError: .*'names'"),
+        ("vae_exp.data.augmentation.check_augmentations", r"it needs names; say .*names=…"),
     ],
 )
 def test_a_target_in_a_target_is_named_where_it_fails(target: str, message: str, tmp_path):
@@ -197,6 +202,16 @@ class DetachedLoss:
         return LossTerms(loss=-score, distortion=-score, rate=0 * score)
 
 
+class TensorLoss:
+    def __call__(self, vae, batch, generator) -> torch.Tensor:
+        return ELBO()(vae, batch, generator).loss
+
+
+class OptionEncoder(MLPEncoder):
+    def __init__(self, image_shape, latent_dim, hidden_dims, activation, my_option) -> None:
+        super().__init__(image_shape, latent_dim, hidden_dims, activation)
+
+
 class MisspeltLoss:
     """Fails in a line of its own, below a line of a library."""
 
@@ -211,6 +226,10 @@ class MisspeltLoss:
     ("name", "message"),
     [
         ("MisspeltLoss", r"fails on two images: .* \(.*test_instantiate\.py, line \d+\)\.$"),
+        (
+            "TensorLoss",
+            r"it returns a Tensor, and LossTerms\(loss, distortion, rate\) of vae_exp\.objective\.loss",
+        ),
         ("SummedELBO", r"loss .* 'loss' of shape \[\]; expected one value per image"),
         ("DetachedLoss", r"loss .* returns a 'loss' without a gradient"),
     ],

@@ -213,6 +213,11 @@ DAMAGED = {
 }
 
 
+def test_a_file_of_another_kind_that_is_not_there_is_said_to_be_missing(tmp_path: Path):
+    with pytest.raises(UserError, match=r"none\.npy does not exist\.$"):
+        NPZSource(tmp_path / "none.npy").train()
+
+
 @pytest.mark.parametrize(("content", "reason"), DAMAGED.values(), ids=DAMAGED)
 def test_what_is_no_whole_archive_is_refused(path, content: bytes | Callable[[Path], None], reason: str):
     if isinstance(content, bytes):

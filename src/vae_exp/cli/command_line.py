@@ -52,6 +52,10 @@ def prepare(arguments: Sequence[str], config_name: str) -> list[str]:
         raise UserError(f"{option} shows a single run: leave out --multirun, and give every key one value.")
     if parsed.multirun and "WANDB_SWEEP_ID" in os.environ:
         raise UserError("--multirun trains several runs, and wandb agent starts one at a time: leave it out.")
+    pool = next((text for text in parsed.overrides if text == "hydra/launcher=pool"), None)
+    if pool and config_name != "train":
+        remedy = "evaluate run=[A,B] or run=SWEEP scores several runs" if config_name == "evaluate" else ""
+        raise UserError(f"{pool} is for the jobs of train; {remedy or 'leave it out'}.")
     if parsed.hydra_help:
         return ["--hydra-help"]  # Hydra composes it without a primary config, where no override has a place
     overrides: list[str] = parsed.overrides
@@ -179,9 +183,13 @@ def format_error(error: BaseException) -> str:
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.parent_node is not None:
         return _unknown_key(cause)
     message = str(error).strip()
-    expected = _expected_type(str(cause.msg)) if isinstance(cause, ValidationError) else None
+    override = message.partition(_MERGING)[2].partition("\n")[0]
+    expected = _expected_type(str(cause.msg), override) if isinstance(cause, ValidationError) else None
+    outside = re.match(r"In '(experiment/[^']+)'.*(@experiment\.|Key 'experiment' not in)", message, re.DOTALL)
     if expected:
-        message = f"{message.partition(_MERGING)[2].partition(chr(10))[0]}: expected {expected}."
+        message = f"{override}: expected {expected}."
+    elif outside:
+        message = f"{outside[1]}.yaml sets keys of the whole config: add # @package _global_ as its first line."
     elif message.startswith(_NULL_GROUP):
         message = "a group cannot be null; choose one of its options, such as scheduler=none."
     elif isinstance(cause, OmegaConfBaseException) and str(cause) not in message:
@@ -189,10 +197,11 @@ def format_error(error: BaseException) -> str:
     return strip_omegaconf_noise(message)
 
 
-def _expected_type(message: str) -> str | None:
-    """What OmegaConf would take, in words; None for a message of another kind."""
+def _expected_type(message: str, override: str) -> str | None:
+    """What OmegaConf would take in place of an override's value, in words; None for a message of another kind."""
     names = {"to Integer": "an integer", "to Float": "a number", "to Boolean": "true or false"}
-    names["is not a ListConfig"] = "a list, such as [400,200]"
+    value = override.partition("=")[2]
+    names["is not a ListConfig"] = f"a list, such as [{value}]"
     return next((name for part, name in names.items() if part in message), None)
 
 

@@ -271,6 +271,12 @@ def _as_user_error(error: BaseException, key: str, node: Node) -> UserError:
         if removed := " ".join(f"~{name}" for name in unexpected if name not in names):
             remedies.append(f"leave out what you added, and remove what the defaults add: {removed}")
         return UserError(f"{beginning}: it does not take {', '.join(unexpected)}; {'; '.join(remedies)}")
+    missing = re.search(r"missing \d+ required \S+ arguments?: (.*)", str(root))
+    if missing and isinstance(root, TypeError):
+        absent = [name for name in re.findall(r"'(\w+)'", missing[1]) if name not in node]
+        if absent and not _not_taken(absent, node["_target_"]):
+            remedy = " ".join(f"+{key}.{name}=…" for name in absent)
+            return UserError(f"{beginning}: it needs {', '.join(absent)}; say {remedy}")
     module, _, name = node["_target_"].rpartition(".")
     if isinstance(root, ImportError) and module in sys.modules and not hasattr(sys.modules[module], name):
         classes = [key for key, value in vars(sys.modules[module]).items() if isinstance(value, type)]

@@ -29,6 +29,7 @@ def register_resolvers() -> None:
     for name, resolver in (
         ("config_hash", _config_hash),
         ("env", environment_value),
+        ("own_experiments", _own_experiments),
         ("job_name", _job_name),
         ("sweep_name", _sweep_name),
         ("run_directory", _run_directory),
@@ -45,6 +46,13 @@ def environment_value(name: str, default: Any = None) -> Any:
     return value or default
 
 
+def _own_experiments() -> str:
+    """The experiments in the folder of `VAE_EXP_CONFIG`, as `--help` shows them; empty where there are none."""
+    folder = Path(os.environ.get("VAE_EXP_CONFIG") or os.devnull, "experiment")
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    return f"; in {folder}: {', '.join(names)}" if names else ""
+
+
 def config_hash(config: DictConfig) -> str:
     """Eight hexadecimal digits that follow from the resolved config, less what does not change the result."""
     return hashlib.sha256(identifying_text(config).encode()).hexdigest()[:8]
@@ -53,6 +61,11 @@ def config_hash(config: DictConfig) -> str:
 def stored_config_hash(config: DictConfig) -> str:
     """As `config_hash`, of the config as a run directory stores it: no environment variable is read for it."""
     return hashlib.sha256(identifying_text(config, resolve=False).encode()).hexdigest()[:8]
+
+
+def config_hashes(config: DictConfig) -> dict[str, str]:
+    """Both hashes of a run's config, as its checkpoints have them."""
+    return {"config_hash": config_hash(config), "stored_config_hash": stored_config_hash(config)}
 
 
 def identifying_text(config: DictConfig, *, resolve: bool = True) -> str:

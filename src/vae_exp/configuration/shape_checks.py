@@ -150,6 +150,11 @@ def check_loss_terms(loss: Loss, target: str, vae: VAE, image_shape: list[int]) 
     with torch.random.fork_rng(devices=[]):
         try:
             terms = loss(vae.eval(), batch, torch.Generator().manual_seed(0))
+            if isinstance(terms, Tensor | tuple):
+                raise TypeError(
+                    f"it returns a {type(terms).__name__}, and LossTerms(loss, distortion, rate) of "
+                    f"vae_exp.objective.loss_terms is expected"
+                )
             shapes = {name: list(getattr(terms, name).shape) for name in ("loss", "distortion", "rate")}
         except Exception as error:  # of a user's class
             reason = f"{type(error).__name__}: {error}{user_code_location(error)}"

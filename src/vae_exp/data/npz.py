@@ -136,9 +136,9 @@ class NPZSource:
                     if isinstance(archive, np.lib.npyio.NpzFile):
                         arrays = {key: archive[key] for key in keys if key in archive}
         except FileNotFoundError:
-            raise UserError(
-                f"data.path={self._path} does not exist; expected an .npz file with an array 'images'."
-            ) from None
+            is_npz = self._path.suffix in ("", ".npz")
+            expected = "; expected an .npz file with an array 'images'" if is_npz else ""
+            raise UserError(f"data.path={self._path} does not exist{expected}.") from None
         except UserError:
             raise
         except Exception as error:  # damaged files raise errors of any kind

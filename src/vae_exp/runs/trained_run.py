@@ -194,7 +194,10 @@ def load_run_from_settings(settings: StoredRunConfig) -> TrainedRun:
 def _choose_checkpoint(run_dir: RunDirectory, requested: str | None) -> str:
     available = run_dir.checkpoints()
     if not available:
-        raise UserError(f"run={run_dir.path} has no checkpoint; expected {run_dir.checkpoint('last')}.")
+        raise UserError(
+            f"run={run_dir.path} has no checkpoint; expected {run_dir.checkpoint('last')}. If its training is not "
+            f"running any more, python -m vae_exp.train resume={run_dir.path} starts it again."
+        )
     if requested is None:
         return available[0]
     if requested not in available:

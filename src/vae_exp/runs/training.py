@@ -23,7 +23,7 @@ from vae_exp.configuration.instantiate import (
     init_codebook,
     init_output_bias,
 )
-from vae_exp.configuration.resolvers import config_hash, stored_config_hash
+from vae_exp.configuration.resolvers import config_hashes
 from vae_exp.configuration.schema import TrainConfig, parse_config, resolve_to_dict
 from vae_exp.configuration.shape_checks import check_evaluators, check_labels
 from vae_exp.configuration.stored_config import with_overrides
@@ -190,8 +190,7 @@ def set_up(
     with timed(phases, "tracker"):
         wandb = start_wandb(settings.tracker, plain, run_dir, job, state, wandb_id) if metrics_file else None
     metadata: dict[str, Any] = {
-        "config_hash": config_hash(config),
-        "stored_config_hash": stored_config_hash(config),
+        **config_hashes(config),
         "image_shape": splits.image_shape,
         "data": splits.fingerprints,
         "wandb_run_id": wandb.run_id if wandb else wandb_id,
