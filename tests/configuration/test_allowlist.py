@@ -190,6 +190,14 @@ def test_the_commands_and_the_library_ask_whose_classes_to_trust(copied_run: Pat
 def test_a_call_of_a_resolver_is_seen(value: str):
     assert list(resolver_calls({"a": [{"b": value}]})) == [f"a.0.b={value}"]
     assert list(resolver_calls({"a": [{"b": "${oc.env:HOME,x}/${model.a}"}]})) == []
+    assert list(resolver_calls({"tracker": {"notes": rf"\${{a}}{value}".replace(r"\$", "$")}}))
+
+
+def test_escaped_text_is_no_call_in_the_tracker():
+    texts = [r"\${now:%Y}", r"a\\\${b} \${", r"\${oc.create:{}}${seed}"]
+    assert list(resolver_calls({"tracker": {"tags": texts, "notes": texts[0]}})) == []
+    for text in (r"\\${now:%Y}", r"\${a}${now:}", r"${oc.env:A,\${now:}}"):
+        assert list(resolver_calls({"tracker": {"notes": text}})) == [f"tracker.notes={text}"]
 
 
 def test_what_an_interpolation_leaves_is_refused(config: dict[str, Any]):

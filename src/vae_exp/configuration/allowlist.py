@@ -28,8 +28,11 @@ from vae_exp.storage.atomic_io import absolute_path, read_yaml
 
 MAX_ARRAY_BYTES = 2**30  # of the arrays in an .npz file that a stored config names, compressed and unpacked
 GROUPS = ("model", "data", "loss", "optimizer", "scheduler", "evaluator", "tracker", "sweep")
+_TEXT = r"(?<!\\)(?:\\\\)*\\\$\{"  # an escaped `${`
 # A reference to another node of the config, or to an environment variable with a plain default.
 _HARMLESS = re.compile(r"\$\{(?:\.*\w[\w.\[\]]*|oc\.env:\w+(?:,[^${}]*)?)\}")
+_HARMLESS_TEXT = re.compile(f"{_TEXT}|{_HARMLESS.pattern}")
+_TRACKER = "tracker."
 _SPECIAL_KEYS = {"_partial_", "_args_", "_convert_", "_recursive_", "()"}
 
 
@@ -146,10 +149,19 @@ def check_no_resolvers(path: Path) -> None:
 
 
 def resolver_calls(config: Any) -> Iterator[str]:
-    """`key=value` of every interpolation in a tree of plain containers that calls a resolver but `oc.env`."""
+    """`key=value` of every interpolation in a tree of plain containers that calls a resolver but `oc.env`.
+
+    An escaped `${` is text in `tracker`, of which nothing is built; elsewhere it could be resolved later.
+    """
     for key, value in _entries(config):
-        if any(isinstance(text, str) and "${" in _HARMLESS.sub("", text) for text in (key, value)):
+        pattern = _HARMLESS_TEXT if key.startswith(_TRACKER) else _HARMLESS
+        if any(isinstance(text, str) and "${" in pattern.sub("", text) for text in (key, value)):
             yield f"{key}={value}"
+
+
+def is_literal(value: Any) -> bool:
+    """Whether no text of a stored value, unresolved, is an interpolation."""
+    return not any(isinstance(text, str) and "${" in re.sub(_TEXT, "", text) for _, text in _entries([value]))
 
 
 def _entries(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -170,7 +182,7 @@ def _targets(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, value
         elif _last(key) in _SPECIAL_KEYS:
             raise UserError(f"the stored config has {key}={value}; refused: only _target_ is used.")
-        elif isinstance(value, str) and "${" in value:
+        elif isinstance(value, str) and "${" in value and not key.startswith(_TRACKER):
             raise UserError(f"the stored config has {key}={value}, an interpolation in disguise; refused.")
 
 

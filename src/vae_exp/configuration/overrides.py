@@ -32,6 +32,15 @@ def quote_value(text: str) -> str:
     return f"'{escaped}'"
 
 
+def escape_interpolations(value: Any) -> Any:
+    """Plain containers in which every `${` is text to OmegaConf, as they are once resolved."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    if isinstance(value, dict):
+        return {key: escape_interpolations(entry) for key, entry in value.items()}
+    return [escape_interpolations(entry) for entry in value] if isinstance(value, list) else value
+
+
 def from_python_values(override: str) -> list[str]:
     """An override whose value is written as Python's `str` writes it, in Hydra's grammar; others as they are.
 

@@ -11,6 +11,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from vae_exp.configuration.overrides import escape_interpolations
 from vae_exp.errors import UserError, did_you_mean
 
 T = TypeVar("T")
@@ -438,7 +439,7 @@ def parse_config(config: DictConfig, schema: type[T]) -> T:
     plain = resolve_to_dict(config)
     _check_keys(plain, schema, "")
     try:
-        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))
+        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), escape_interpolations(plain)))
     except OmegaConfBaseException as error:
         raise UserError(strip_omegaconf_noise(str(error))) from error
     if not isinstance(settings, schema):

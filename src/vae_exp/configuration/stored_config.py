@@ -9,6 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from vae_exp.configuration.allowlist import check_no_resolvers, check_plain_yaml
+from vae_exp.configuration.overrides import escape_interpolations
 from vae_exp.configuration.renames import with_current_names
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
@@ -42,8 +43,8 @@ def load_stored_config(run_dir: RunDirectory, key: str = "run") -> DictConfig:
 
 
 def with_overrides(stored: DictConfig, values: Mapping[str, Any]) -> DictConfig:
-    """A copy of a config with other values at some of its keys."""
+    """A copy of a config with other values at some of its keys; `${` in a plain value is text."""
     config = copy.deepcopy(stored)
     for key, value in values.items():
-        OmegaConf.update(config, key, value, merge=False, force_add=True)
+        OmegaConf.update(config, key, escape_interpolations(value), merge=False, force_add=True)
     return config

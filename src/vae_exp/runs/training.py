@@ -437,7 +437,8 @@ def _settled(config: DictConfig) -> DictConfig:
     Raises:
         UserError: if another value depends on when it is read, so that the run could not be opened again.
     """
-    values = {f"tracker.{key}": value for key, value in config.tracker.items()}
+    tracker: Any = OmegaConf.to_container(config.tracker, resolve=True)
+    values = {f"tracker.{key}": value for key, value in tracker.items()}
     if OmegaConf.select(config, "sweep.started_at") is not None:
         values["sweep.started_at"] = config.sweep.started_at
     settled = with_overrides(config, values)
