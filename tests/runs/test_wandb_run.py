@@ -4,15 +4,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
 
 from tests.test_conf import composed
+from vae_exp.configuration.allowlist import Caller, require_safe
 from vae_exp.configuration.resolvers import config_hash
-from vae_exp.configuration.schema import TrainConfig, parse_config
+from vae_exp.configuration.schema import TrainConfig, parse_config, resolve_to_dict
+from vae_exp.configuration.stored_config import load_stored_config
+from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import UserError
-from vae_exp.runs.resume import _with_own_tracker
+from vae_exp.runs.resume import with_own_tracker
+from vae_exp.runs.training import _settled, _write_config
 from vae_exp.runs.wandb_run import VARIABLES, overruled_variables
 from vae_exp.storage.run_directory import RunDirectory
+from vae_exp.sweep.run_job import JobAction, run_job
 
 VALUES = {
     "mode": "online", "project": "foo", "entity": "team", "group": "ablation", "name": "first", "notes": "a note",
@@ -70,14 +74,45 @@ def test_they_are_no_part_of_a_jobs_identity(variables: None, monkeypatch: pytes
     assert config_hash(changed) == with_variables
 
 
+def _stored(folder: Path, tracker: str) -> RunDirectory:
+    directory = RunDirectory(folder)
+    directory.config.parent.mkdir(parents=True)
+    directory.config.write_text(f"data: {{}}\nmodel: {{}}\ntracker: {tracker}\n")
+    return directory
+
+
 def test_a_job_that_continues_keeps_what_the_environment_gave_it(variables: None, tmp_path: Path):
-    directory = RunDirectory(tmp_path)
-    directory.config.parent.mkdir()
-    directory.config.write_text("tracker: {mode: offline, project: first, name: before, tags: [], root: .}\n")
+    directory = _stored(tmp_path, "{mode: offline, project: first, name: before, tags: [], root: .}")
     config = composed("train", "data=digits", "tracker.name=now")
-    tracker = parse_config(_with_own_tracker(config, directory), TrainConfig).tracker
+    tracker = parse_config(with_own_tracker(config, directory), TrainConfig).tracker
     assert (tracker.mode, tracker.project, tracker.tags, tracker.root) == ("offline", "first", [], ".")
     assert (tracker.name, tracker.notes) == ("now", "a note")
+
+
+def test_the_tracker_of_a_job_reads_no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("SECRET_TOKEN", "secret")
+    directory = _stored(tmp_path, "{mode: offline, notes: 'a ${oc.env:SECRET_TOKEN}', tags: ['${oc.env:HOME}']}")
+    config = with_own_tracker(composed("train", "data=digits"), directory)
+    tracker = parse_config(config, TrainConfig).tracker
+    assert (tracker.notes, tracker.tags) == (None, [])
+    directory.config.write_text("data: {}\ntracker: {notes: '${vae_exp.env:SECRET_TOKEN}'}\n")
+    with pytest.raises(UserError, match="calls a resolver"):
+        with_own_tracker(config, directory)
+
+
+@pytest.mark.parametrize(
+    ("tracker", "refused"), [("{mode: online, entity: mallory}", "mode=online"), ("{root: /etc/x}", "root=/etc/x")]
+)
+def test_the_tracker_of_a_job_that_retry_continues_is_checked(
+    tracker: str, refused: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for variable in VARIABLES.values():
+        monkeypatch.delenv(variable, raising=False)
+    directory = _stored(tmp_path / "sweep" / "job", tracker)
+    monkeypatch.setattr("vae_exp.sweep.run_job.decide_action", lambda *_: JobAction.RESUME)
+    config = composed("train", "data=digits", "sweep.checked=true")
+    with pytest.raises(UserError, match=f"the stored config has .*{refused}.*refused"):
+        run_job(config, [], directory, "sweep", GracefulShutdown())
 
 
 def test_no_tracking_has_two_names(monkeypatch: pytest.MonkeyPatch):
@@ -94,7 +129,17 @@ def test_a_mode_that_is_unknown_is_refused_with_its_source(monkeypatch: pytest.M
         _settings()
 
 
-def test_a_value_may_hold_what_would_be_grammar(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("WANDB_NOTES", "lr: 1e-3, ${seed} [a]")
+@pytest.mark.parametrize("notes", ["lr: 1e-3, ${seed} [a]", "cost ${HOME}", r"\${now:%Y} \\${seed}\\", "${"])
+def test_a_value_may_hold_what_would_be_grammar(notes: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("WANDB_NOTES", notes)
+    monkeypatch.setenv("WANDB_TAGS", f"{notes.replace(',', '')},b")
     config = composed("train", "data=digits")
-    assert OmegaConf.to_container(config, resolve=True)["tracker"]["notes"] == "lr: 1e-3, ${seed} [a]"  # type: ignore[index]
+    directory = RunDirectory(tmp_path / "run")
+    _write_config(config, directory)
+    monkeypatch.delenv("WANDB_NOTES")
+    monkeypatch.delenv("WANDB_TAGS")
+    stored = load_stored_config(directory)
+    for reopened in (stored, _settled(stored), with_own_tracker(composed("train", "data=digits"), directory)):
+        tracker = parse_config(reopened, TrainConfig).tracker
+        assert (tracker.notes, tracker.tags) == (notes, [notes.replace(",", ""), "b"])
+    require_safe(resolve_to_dict(stored), Caller(directory.path))

@@ -3,13 +3,14 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from vae_exp.configuration.allowlist import Caller, require_safe
+from vae_exp.configuration.allowlist import Caller, is_literal, require_safe
 from vae_exp.configuration.overrides import override_key
 from vae_exp.configuration.resolvers import config_hash, stored_config_hash
 from vae_exp.configuration.schema import resolve_to_dict
@@ -18,7 +19,7 @@ from vae_exp.data.fingerprint import differences
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.checkpoint_manager import repair_best
 from vae_exp.errors import UserError
-from vae_exp.storage.atomic_io import read_yaml, write_atomically
+from vae_exp.storage.atomic_io import write_atomically
 from vae_exp.storage.run_directory import RunDirectory, resumed_checkpoint
 
 _log = logging.getLogger(__name__)
@@ -145,11 +146,10 @@ def load_job_resume_state(config: DictConfig, directory: RunDirectory, may_downl
     """What an interrupted job of a sweep continues from; None without an undamaged checkpoint.
 
     Args:
-        config: The job's, as its sweep composes it now: the same but for what does not change the result.
+        config: The job's, that of `with_own_tracker`.
         directory: The job's.
         may_download: Whether missing data may be downloaded.
     """
-    config = _with_own_tracker(config, directory)
     for name in ("last", "best"):
         checkpoint = directory.checkpoint(name)
         try:
@@ -162,14 +162,18 @@ def load_job_resume_state(config: DictConfig, directory: RunDirectory, may_downl
     return None
 
 
-def _with_own_tracker(config: DictConfig, directory: RunDirectory) -> DictConfig:
-    """The config with the tracker's stored values for keys that the environment would decide."""
-    try:
-        stored = read_yaml(directory.config)["tracker"]
-    except (OSError, UserError, KeyError, TypeError):
-        return config
-    keys = [key for key in stored if key in config.tracker and OmegaConf.is_interpolation(config.tracker, key)]
-    return with_overrides(config, {f"tracker.{key}": stored[key] for key in keys})
+def with_own_tracker(config: DictConfig, directory: RunDirectory) -> DictConfig:
+    """The config of an interrupted job, with the tracker's stored values where the environment would decide.
+
+    Raises:
+        UserError: if the stored config is more than plain values.
+    """
+    tracker = load_stored_config(directory).get("tracker") if directory.config.exists() else None
+    stored: Any = OmegaConf.to_container(tracker, resolve=False) if isinstance(tracker, DictConfig) else {}
+    own = {key: value for key, value in stored.items() if key in config.tracker and is_literal(value)}
+    values: Any = OmegaConf.to_container(OmegaConf.create(own), resolve=True)
+    is_open = partial(OmegaConf.is_interpolation, config.tracker)
+    return with_overrides(config, {f"tracker.{key}": value for key, value in values.items() if is_open(key)})
 
 
 def repair_checkpoints(directory: RunDirectory, state: dict[str, Any], checkpoint: Path) -> None:

@@ -140,7 +140,7 @@ def run_job(
     """
     from vae_exp.configuration.allowlist import Caller, require_safe
     from vae_exp.configuration.schema import resolve_to_dict
-    from vae_exp.runs.resume import load_job_resume_state
+    from vae_exp.runs.resume import load_job_resume_state, with_own_tracker
     from vae_exp.runs.training import SweepJob, run_training
 
     with lock_run_directory(run_dir):
@@ -152,6 +152,8 @@ def run_job(
             _log.info("%s is finished already; skipped.", run_dir.path.name)
             save_overrides(run_dir, overrides)
             return None
+        if action is JobAction.RESUME:
+            config = with_own_tracker(config, run_dir)
         may_download = not config.sweep.checked
         if config.sweep.checked:
             caller = Caller(run_dir.path, list(config.trusted_packages), remedy="say trusted_packages=[command]")
