@@ -25,7 +25,7 @@ def test_every_figure_is_written_as_png_and_svg(tmp_path: Path):
         "val-elbo-against-model.latent_dim",
         "val-elbo-against-model.hidden_dims",
         "val-elbo-over-model.latent_dim-model.hidden_dims",
-        "rate-distortion",
+        "val-rate-distortion",
     }
     assert len(written) == 8
     for path in written:

@@ -136,7 +136,7 @@ def _figures(groups: Sequence[SeedGroup], metric: str, others: Others) -> Iterat
     split = metric.partition("/")[0]
     both = [f"{split}/rate", f"{split}/distortion"]
     if all(name in group.metrics for group in having for name in both):
-        yield "rate-distortion", rate_distortion(having, *both)
+        yield f"{split}-rate-distortion", rate_distortion(having, *both)
 
 
 def curve(settings: Sequence[SeedGroup], metric: str, key: str, others: Others = "mean") -> Figure:
