@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vae_exp.cli.command_line import format_error, group_of, own_search_path
 from vae_exp.configuration.overrides import override_key
 from vae_exp.configuration.schema import TrainConfig, check_sweep_name, parse_config
+from vae_exp.configuration.validation import check_data_path
 from vae_exp.engine import torchrun
 from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import absolute_path, check_within, check_writable
@@ -78,7 +79,7 @@ def check_run(config: DictConfig) -> None:
         UserError: names the key, its value and what would be right.
     """
     _refuse_overrides_of_sweeps(config)
-    parse_config(without_hydra_node(config), TrainConfig)
+    source = parse_config(without_hydra_node(config), TrainConfig).data.source
     _require_a_name("hydra.run.dir", config.hydra.run.dir)
     if config.resume:
         resumed = resumed_directory(config.resume)
@@ -90,6 +91,8 @@ def check_run(config: DictConfig) -> None:
         directory.require_free()
         existing = directory.path if directory.path.exists() else directory.path.parent
         check_writable(existing, "hydra.run.dir")
+        if "path" in source and source["_target_"].startswith("vae_exp.data."):
+            check_data_path(source["path"], source["_target_"])
     if config.tracker.mode == "online":  # before the seconds that torch and the data take
         from vae_exp.tracking.wandb_tracker import require_api_key
 

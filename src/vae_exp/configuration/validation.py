@@ -1,6 +1,8 @@
-"""What a command line says twice, or in vain: the config that it composes would keep silent about it."""
+"""Faults of a command line that the types of the config do not show: keys in vain, data that are not there."""
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -30,6 +32,25 @@ def check_unused_overrides(config: DictConfig, choices: Mapping[str, Any]) -> No
         _check_key_is_used(config, key)
     for key, default in ADDED_DATA_KEYS.items():
         _check_data_key_is_used(config, key, default)
+
+
+def check_data_path(path: str | None, target: str = "") -> None:
+    """Refuse images that are not there, before torch is loaded.
+
+    Args:
+        path: `data.path`.
+        target: The class that reads it.
+
+    Raises:
+        UserError: if it is missing, or does not exist.
+    """
+    is_folder = target.endswith(".FolderSource")
+    if not path:
+        what = "folder of your images, data.path=DIR" if is_folder else ".npz file, data.path=my_images.npz"
+        raise UserError(f"data.path is missing; name the {what}.")
+    if not Path(path).expanduser().exists():
+        what = "the folder of your images" if is_folder else "the file or folder of your images"
+        raise UserError(f"data.path={os.path.abspath(path)} does not exist; name {what}.")  # noqa: PTH100
 
 
 def _check_schedule(config: DictConfig, group: str, option: str) -> None:
