@@ -27,18 +27,36 @@ def main() -> None:
 @one_message_per_error()
 def encode(config: DictConfig) -> None:
     """Encode and score images with a trained run."""
-    from vae_exp.configuration.schema import EncodeConfig, NewDataConfig, parse_config
-    from vae_exp.configuration.shape_checks import check_labels
+    from vae_exp.configuration.schema import EncodeConfig, parse_config
+
+    settings = parse_config(config, EncodeConfig)
+    _check_settings(settings)
+    _encode(settings)
+
+
+def _check_settings(settings: "EncodeConfig") -> None:
+    """Refuse what needs neither torch nor the run to be refused."""
+    from vae_exp.configuration.validation import check_data_path
     from vae_exp.errors import UserError
+    from vae_exp.storage.atomic_io import absolute_path
+
+    if settings.sort == "nll" and settings.num_importance_samples is None:
+        raise UserError("sort=nll needs the nll of each image: num_importance_samples=500, for instance.")
+    if settings.data.path is not None:
+        check_data_path(settings.data.path)
+    if settings.output is not None:
+        _check_output(absolute_path("output", settings.output), settings)
+
+
+def _encode(settings: "EncodeConfig") -> None:
+    from vae_exp.configuration.schema import NewDataConfig
+    from vae_exp.configuration.shape_checks import check_labels
     from vae_exp.evaluation.requirements import require_density
     from vae_exp.runs.encoding import ImageScorer
     from vae_exp.runs.trained_run import load_run_from_settings
     from vae_exp.storage.column_files import ColumnFiles
     from vae_exp.storage.output_files import output_errors, write_to_user_path
 
-    settings = parse_config(config, EncodeConfig)
-    if settings.sort == "nll" and settings.num_importance_samples is None:
-        raise UserError("sort=nll needs the nll of each image: num_importance_samples=500, for instance.")
     own_data = settings.data
     if settings.names_new_images:  # the root of a group of data is that of the new images
         own_data = NewDataConfig(None if settings.data.source else settings.data.root)
@@ -62,7 +80,7 @@ def encode(config: DictConfig) -> None:
         if is_odd is not None:
             _print_detection(columns, is_odd)
         if settings.figure:
-            _draw_extremes(run, images, columns, settings, output.with_suffix(".png"))
+            _draw_extremes(run, images, label, columns, settings, output.with_suffix(".png"))
 
 
 def _open_images(settings: "EncodeConfig", run: "TrainedRun") -> "tuple[ImageSet, str]":
@@ -111,21 +129,33 @@ def _odd_images(images: "ImageSet", settings: "EncodeConfig") -> "Array | None":
 def _output_path(settings: "EncodeConfig", run: "TrainedRun", label: str) -> Path:
     from vae_exp.errors import UserError
     from vae_exp.storage.atomic_io import absolute_path, check_within
-    from vae_exp.storage.column_files import check_suffix
-    from vae_exp.storage.output_files import check_output_file
 
     if settings.output is None:
         path = run.directory.path / "codes" / f"{label}-{run.checkpoint}.npz"
         check_within(path, run.directory.path)
     else:
         path = absolute_path("output", settings.output)
-    check_suffix("output", path)
-    for written in (path, path.with_suffix(".png")) if settings.figure else (path,):
-        check_output_file(written, overwrite=settings.overwrite)
+    for written in _check_output(path, settings):
         for source in (settings.data.path, run.config["data"].get("path")):
             if source and _is_of(written, absolute_path("data.path", source)):
                 raise UserError(f"output={written} would replace images of data.path={source}; write elsewhere.")
     return path
+
+
+def _check_output(path: Path, settings: "EncodeConfig") -> list[Path]:
+    """The files that would be written: of a known format, and none of them in the way.
+
+    Raises:
+        UserError: if one cannot be written or may not be replaced.
+    """
+    from vae_exp.storage.column_files import check_suffix
+    from vae_exp.storage.output_files import check_output_file
+
+    check_suffix("output", path)
+    files = [path, path.with_suffix(".png")] if settings.figure else [path]
+    for file in files:
+        check_output_file(file, overwrite=settings.overwrite)
+    return files
 
 
 def _is_of(output: Path, data: Path) -> bool:
@@ -135,8 +165,7 @@ def _is_of(output: Path, data: Path) -> bool:
 
 
 def _print_least_likely(columns: "ColumnFiles", order: "Array", score: str) -> None:
-    names = ["index", *(["label"] if "label" in columns else []), score]
-    names += [f"{score}_quantile"] if f"{score}_quantile" in columns else []
+    names = [name for name in ("index", "label", "class", score, f"{score}_quantile", "file") if name in columns]
     print("The least likely images:")
     print("  ".join(f"{name:>14}" for name in names))
     for row in order[:_PRINTED_ROWS]:
@@ -157,15 +186,20 @@ def _print_detection(columns: "ColumnFiles", is_odd: "Array") -> None:
 
 
 def _draw_extremes(
-    run: "TrainedRun", images: "ImageSet", columns: "ColumnFiles", settings: "EncodeConfig", path: Path
+    run: "TrainedRun",
+    images: "ImageSet",
+    label: str,
+    columns: "ColumnFiles",
+    settings: "EncodeConfig",
+    path: Path,
 ) -> None:
+    from vae_exp.engine.evaluator_loop import describe_source, save_figures
     from vae_exp.evaluation.image_scores import draw_extremes
     from vae_exp.runs.encoding import surprise_of
-    from vae_exp.storage.atomic_io import write_atomically
 
     score = settings.sort or "elbo"
     figure = draw_extremes(run.vae, images, surprise_of(score, columns.read(score)), score)
-    write_atomically(path, lambda file: figure.savefig(file, format="png"))
+    save_figures({path.stem: figure}, path.parent, describe_source(label, run.weights))
     print(f"Most and least likely images: {path}")
 
 

@@ -68,7 +68,7 @@ def _score(settings: "EvaluateConfig") -> None:
     title = f"checkpoint {run.checkpoint} (epoch {run.epoch})"
     stored = None if settings.force else stored_scores(path, identity, settings.evaluator)
     if stored is not None:
-        print_metrics_table(stored, f"{settings.split}: {title}")
+        print_metrics_table(stored, f"{settings.split}: {title}", settings.evaluator)
         print(f"Scored before, in {path}; force=true scores again.")
         return
     images = run.images(settings.split)
@@ -77,7 +77,7 @@ def _score(settings: "EvaluateConfig") -> None:
     metrics = _run_evaluators(evaluators, run, images, settings, path.with_suffix(""))
     identity |= {"images": len(images), "targets": images.kind}
     replaced = store_scores(path, identity, settings.evaluator, metrics)
-    print_metrics_table(metrics, f"{settings.split}: {len(images)} images, {title}")
+    print_metrics_table(metrics, f"{settings.split}: {len(images)} images, {title}", settings.evaluator)
     if images.kind != "binary" and is_bernoulli(run.vae, images):
         print(f"Targets are {images.kind}: under a Bernoulli likelihood these are scores, not likelihoods.")
     print(f"Written to {path}" + (f" in place of the scores of {replaced}" if replaced else ""))
@@ -107,7 +107,12 @@ def _run_evaluators(
     settings: "EvaluateConfig",
     figures: Path,
 ) -> dict[str, float]:
-    from vae_exp.engine.evaluator_loop import run_evaluator, save_figures, warn_non_finite_metrics
+    from vae_exp.engine.evaluator_loop import (
+        describe_source,
+        run_evaluator,
+        save_figures,
+        warn_non_finite_metrics,
+    )
     from vae_exp.engine.progress import evaluator_progress
 
     metrics: dict[str, float] = {}
@@ -118,7 +123,7 @@ def _run_evaluators(
             numbers, drawn, _ = run_evaluator(key, evaluator, run.vae, watched, settings.seed)
         warn_non_finite_metrics(key, numbers, set())
         metrics |= {f"{settings.split}/{name}": value for name, value in numbers.items()}
-        save_figures(drawn, figures)
+        save_figures(drawn, figures, describe_source(settings.split, run.weights))
     return metrics
 
 

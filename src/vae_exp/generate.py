@@ -75,6 +75,7 @@ def _output_path(settings: "GenerateConfig") -> "Path | None":
 
 def _draw_figures(run: "TrainedRun", settings: "GenerateConfig", noise: "torch.Generator") -> None:
     from vae_exp.configuration.shape_checks import check_labels
+    from vae_exp.engine.evaluator_loop import describe_source, save_figures
     from vae_exp.evaluation.figures import draw_figures
     from vae_exp.storage.atomic_io import check_within, write_atomically
 
@@ -84,7 +85,7 @@ def _draw_figures(run: "TrainedRun", settings: "GenerateConfig", noise: "torch.G
     for picture in draw_figures(run.vae, images, noise, settings.columns, settings.manifold_size):
         png = folder / f"{picture.name}.png"
         check_within(png, run.directory.path)
-        write_atomically(png, picture.write_png)
+        save_figures({picture.name: picture.figure}, folder, describe_source(settings.split, run.weights))
         write_atomically(png.with_suffix(".npz"), picture.write_npz)
         print(f"{png} and {picture.name}.npz")
 

@@ -49,7 +49,7 @@ def _rows(out: str) -> dict[str, tuple[str, str]]:
 def test_numbers_are_shown_with_as_many_digits_as_one_reads(
     value: float, shown: str, capsys: pytest.CaptureFixture[str]
 ):
-    print_metrics_table({"test/nll": value}, "test: 30 images")
+    print_metrics_table({"test/nll": value}, "test: 30 images", {})
     out = capsys.readouterr().out
     assert _rows(out) == {"test/nll": (shown, "nats/image")}
     assert out.startswith("test: 30 images")
@@ -149,3 +149,9 @@ def test_the_next_commands_say_whose_classes_to_trust_and_which_split_there_is(s
     assert f"{command} split=train\n" in summary(tmp_path, config)
     np.savez(tmp_path / "mine.npz", images=np.zeros((2, 4, 4)), test_images=np.zeros((2, 4, 4)))
     assert f"{command}\n" in summary(tmp_path, config)
+
+
+def test_effective_samples_are_shown_of_how_many(capsys: pytest.CaptureFixture[str]):
+    evaluators = {"nll": {"num_importance_samples": 500}}
+    print_metrics_table({"test/nll_effective_samples": 12.5}, "test", evaluators)
+    assert _rows(capsys.readouterr().out) == {"test/nll_effective_samples": ("12.500", "of 500 draws")}

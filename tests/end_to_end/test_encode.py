@@ -100,13 +100,15 @@ def test_a_folder_of_images_is_encoded_with_the_names_of_its_files(command, copi
         picture.save(folder / f"{index}.png")
     done = command("encode", str(copied_run), "data.path=photos", "output=one.csv", "sort=elbo")
     assert done.code == 0, done.err
+    assert any(line.endswith("/0.png") for line in done.out.splitlines())
     done = command("encode", str(copied_run), "data=folder", "data.path=photos", "data.size=8", "output=two.npz")
     assert done.code == 0, done.err
     with np.load(tmp_path / "two.npz") as table:
         files = [f"digit {digits.target[index]}/{index}.png" for index in range(6)]
         assert sorted(table["file"]) == sorted(files)
+        assert all(table["class"] == [name.split("/")[0] for name in table["file"]])
         rows = (tmp_path / "one.csv").read_text().splitlines()
-        assert rows[0].startswith("index,file,label,mean_0")
+        assert rows[0].startswith("index,file,label,class,mean_0")
         assert rows[1].split(",")[1] == table["file"][table["elbo"].argmin()]
 
 

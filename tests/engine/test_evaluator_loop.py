@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 
 from tests.builders import CPU, RecordingEvaluator, grey_images, small_vae
 from vae_exp.data.images import ImageSet
@@ -131,12 +132,28 @@ def test_evaluators_of_the_end_are_announced(tmp_path: Path, caplog: pytest.LogC
     assert [record.getMessage() for record in caplog.records] == ["Evaluating end …"]
 
 
+def test_a_figure_says_of_which_images_and_weights_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    figure, texts = Figure(figsize=(1, 1)), []
+    loop = make_loop(tmp_path, mine=RecordingEvaluator(None, {"samples": figure}))
+    draw = Figure.savefig
+
+    def savefig(self: Figure, *arguments: Any, **options: Any) -> None:
+        texts.extend(text.get_text() for text in self.texts)
+        draw(self, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    with GracefulShutdown() as shutdown:
+        loop.run(["mine"], 1, shutdown, "best/", "epoch 3 (best)")
+    assert texts == ["train images, epoch 3 (best)"]
+
+
 def test_figures_are_written_by_name_and_one_that_cannot_be_drawn_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     figures = {name: Figure(figsize=(1, 1)) for name in ("samples", "latents")}
-    paths = save_figures(figures, tmp_path / "figures")
+    paths = save_figures(figures, tmp_path / "figures", "val images, epoch 3 (best)")
     assert paths == {name: tmp_path / "figures" / f"{name}.png" for name in figures}
+    assert all(imread(path).shape[0] > 100 for path in paths.values())  # an inch, and the line below
     before = {path: path.read_bytes() for path in paths.values()}
     assert all(content.startswith(b"\x89PNG") for content in before.values())
 
@@ -146,5 +163,5 @@ def test_figures_are_written_by_name_and_one_that_cannot_be_drawn_leaves_the_old
 
     monkeypatch.setattr(Figure, "savefig", fail)
     with pytest.raises(RuntimeError, match="no font"):
-        save_figures({"samples": Figure()}, tmp_path / "figures")
+        save_figures({"samples": Figure()}, tmp_path / "figures", "val images")
     assert {path: path.read_bytes() for path in (tmp_path / "figures").iterdir()} == before

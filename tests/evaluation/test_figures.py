@@ -3,6 +3,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 
 from tests.model.test_conditional import conditional_vae, labelled
@@ -47,7 +48,7 @@ def test_a_picture_is_a_png_with_both_original_and_reconstruction(generator):
     images = ImageSet(torch.rand(8, 1, 8, 8, generator=generator), None, 1)
     picture = next(draw_figures(vae(2, (1, 8, 8)), images, generator, 4, 3))
     file = BytesIO()
-    picture.write_png(file)
+    picture.figure.savefig(file, format="png")
     file.seek(0)
     assert imread(file, format="png").ndim == 3
     torch.testing.assert_close(picture.arrays["originals"], images.batch().images)
@@ -60,6 +61,33 @@ def test_a_grid_places_images_by_row_and_column():
     assert canvas.shape == (2 * 5 - 1, 3 * 6 - 1)
     assert (canvas[5:9, 12:17] == 0.5).all()
     assert (canvas == 0.5).sum() == 20
+
+
+@pytest.mark.parametrize("columns", [2, 5, 10])
+@pytest.mark.parametrize("row_labels", [(), ["original", "reconstruction"]])
+def test_title_and_footer_lie_inside_the_figure(columns, row_labels):
+    title, footer = (
+        "Originals and their reconstructions from E[z|x]",
+        "other units at E[z|x] of one image; class 3",
+    )
+    figure = plotting.plot_image_grid(np.zeros((2, columns, 1, 8, 8)), title, row_labels, footer=footer)
+    FigureCanvasAgg(figure).draw()
+    for text in (figure.axes[0].title, figure.axes[0].xaxis.label):
+        box = text.get_window_extent()
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= figure.bbox.width
+        assert box.y1 <= figure.bbox.height
+
+
+def test_the_legend_of_the_latent_space_has_the_names_of_classes(generator):
+    names = ("circle", "_square", "$x", "a name that is longer than a legend")
+    images = ImageSet(torch.rand(8, 1, 8, 8, generator=generator), torch.arange(8) % 4, 1, classes=names)
+    *_, scatter = draw_figures(vae(2, (1, 8, 8)), images, generator, 4, 3)
+    legend = scatter.figure.axes[0].get_legend()
+    assert legend is not None
+    shown = [text.get_text() for text in legend.get_texts()]
+    assert shown == ["circle", " _square", r"\$x", "a name that is longer t…"]
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 100_000), (1, 100_000, 1)])

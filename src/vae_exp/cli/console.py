@@ -17,14 +17,22 @@ from vae_exp.metrics import unit
 from vae_exp.storage.run_directory import RunDirectory
 
 
-def print_metrics_table(metrics: Mapping[str, float], title: str) -> None:
-    """A table of metrics with their units."""
+def print_metrics_table(metrics: Mapping[str, float], title: str, evaluators: Mapping[str, Any]) -> None:
+    """A table of metrics with their units.
+
+    Args:
+        metrics: By name.
+        title: Above the table.
+        evaluators: The group `evaluator` that they are of.
+    """
+    draws = evaluators.get("nll", {}).get("num_importance_samples")
     table = Table(title=title, title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_column("unit")
     for name, value in metrics.items():
-        table.add_row(name, _shown(value), unit(name))
+        is_of_draws = draws is not None and name.endswith("/nll_effective_samples")
+        table.add_row(name, _shown(value), f"of {draws} draws" if is_of_draws else unit(name))
     _console().print(table)
 
 
@@ -46,7 +54,7 @@ def print_run_summary(result: Mapping[str, Any], directory: RunDirectory, config
     metrics = result["metrics"]
     repeated = {name for name in metrics if name.removeprefix("best/") in metrics and name.startswith("best/")}
     shown = {name: value for name, value in metrics.items() if name not in repeated | {"best/epoch"}}
-    print_metrics_table(shown, f"After {result['epochs']} epochs")
+    print_metrics_table(shown, f"After {result['epochs']} epochs", config.get("evaluator", {}))
     if {"train/elbo", "best/train/negative_elbo"} <= set(metrics):
         note = "train/elbo averages over the epoch while the weights move; best/train/negative_elbo draws again."
         _console().print(note, soft_wrap=True)

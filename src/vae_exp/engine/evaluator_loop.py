@@ -23,6 +23,7 @@ from vae_exp.storage.atomic_io import write_atomically
 
 _log = logging.getLogger(__name__)
 _PNG_OPTIONS = {"compress_level": 1}
+_FOOT_INCHES = 0.15  # below a figure, for a line that says what it shows
 
 
 class EvaluatorLoop:
@@ -67,7 +68,7 @@ class EvaluatorLoop:
         return [name for name, evaluator in self._evaluators.items() if not evaluator.every_n_epochs]
 
     def run(
-        self, names: Sequence[str], step: int, shutdown: GracefulShutdown, prefix: str = ""
+        self, names: Sequence[str], step: int, shutdown: GracefulShutdown, prefix: str = "", weights: str = ""
     ) -> dict[str, float]:
         """Run these evaluators; log their figures and lists, and return their numbers as `split/name`.
 
@@ -76,6 +77,7 @@ class EvaluatorLoop:
             step: The step at which figures and lists are logged.
             shutdown: Notes Ctrl-C and SIGTERM.
             prefix: Before the names of numbers and lists.
+            weights: Which weights the model has, for figures.
 
         Raises:
             Interrupted: on Ctrl-C or SIGTERM, before the next evaluator.
@@ -93,7 +95,9 @@ class EvaluatorLoop:
                 numbers, figures, lists = run_evaluator(name, evaluator, self._vae, images, self._seed)
             self._warned |= warn_non_finite_metrics(name, numbers, self._warned)
             metrics |= {f"{split}/{key}": value for key, value in numbers.items()}
-            paths = save_figures(figures, self._figures)
+            paths = save_figures(
+                figures, self._figures, describe_source("val" if len(self._val) else "train", weights)
+            )
             for tracker in self._trackers:
                 if paths:
                     tracker.log_figures(paths, step)
@@ -170,13 +174,38 @@ def warn_non_finite_metrics(name: str, numbers: Mapping[str, float], warned: Col
     return set(non_finite)
 
 
-def save_figures(figures: Mapping[str, Any], folder: Path) -> dict[str, Path]:
-    """Write figures as PNG files, each whole or not at all; the files by name."""
+def describe_source(split: str, weights: str) -> str:
+    """What a figure shows, for its foot: of which images, and by which weights."""
+    return f"{split} images, {weights}" if weights else f"{split} images"
+
+
+def save_figures(figures: Mapping[str, Any], folder: Path, source: str) -> dict[str, Path]:
+    """Write figures as PNG files, each whole or not at all; the files by name.
+
+    Args:
+        figures: By name; of matplotlib, or whatever has a `savefig`.
+        folder: Where the files go.
+        source: What they show, written at the foot of figures of matplotlib.
+    """
     paths = {name: folder / f"{name}.png" for name in figures}
     for name, figure in figures.items():
-        write_atomically(paths[name], partial(figure.savefig, format="png", pil_kwargs=_PNG_OPTIONS))
+        options = _with_foot(figure, source)
+        write_atomically(paths[name], partial(figure.savefig, format="png", pil_kwargs=_PNG_OPTIONS, **options))
         figure.clear()  # a figure and its parts refer to one another: without this a sweep grows
     return paths
+
+
+def _with_foot(figure: Any, source: str) -> dict[str, Any]:
+    """Add a line below a figure; the options of `savefig` that make room for it."""
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
+
+    if not isinstance(figure, Figure):
+        return {}
+    width, height = figure.get_size_inches()
+    style: dict[str, Any] = {"ha": "right", "va": "top", "fontsize": 6, "color": "0.45"}
+    figure.text(1 - _FOOT_INCHES / 3 / width, 0, source, **style)
+    return {"bbox_inches": Bbox.from_extents(0, -_FOOT_INCHES, width, height)}
 
 
 def _add(output: EvaluatorOutput, label: str, pair: Any) -> None:

@@ -307,8 +307,9 @@ class Trainer:
 
     def _evaluate_best(self, names: Sequence[str], step: int, shutdown: GracefulShutdown) -> dict[str, float]:
         best = self._checkpoints.load_best()
+        weights = f"epoch {best['epoch']} (best)" if best else f"epoch {self.state.epoch} (last)"
         with self._weights_from(best) if best else self._average_weights():
-            return self._evaluator_loop.run(names, step, shutdown, "best/" if best else "")
+            return self._evaluator_loop.run(names, step, shutdown, "best/" if best else "", weights)
 
     def load_state_dict(self, state: Mapping[str, Any], *, replan: bool = False) -> None:
         """Continue from a checkpoint, to the bit.
@@ -472,7 +473,8 @@ class Trainer:
             self._non_finite.check_metrics(metrics, self.state)
             with timed(self.phase_seconds, "evaluators"):
                 due = self._evaluator_loop.due_at_epoch(epoch)
-                metrics = self._evaluator_loop.run(due, self.state.global_step, shutdown) | metrics
+                step, weights = self.state.global_step, f"epoch {epoch}"
+                metrics = self._evaluator_loop.run(due, step, shutdown, weights=weights) | metrics
             for name, message in (self._collapse.update(metrics) if self._collapse else {}).items():
                 if self._add_warning(name, message, epoch):
                     _log.warning("%s, epoch %d: %s", name.replace("_", " ").capitalize(), epoch, message)

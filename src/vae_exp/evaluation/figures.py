@@ -58,10 +58,6 @@ class NamedFigure:
     arrays: dict[str, Tensor]
     figure: Figure
 
-    def write_png(self, file: IO[bytes]) -> None:
-        """Write the figure."""
-        self.figure.savefig(file, format="png")
-
     def write_npz(self, file: IO[bytes]) -> None:
         """Write the arrays, readable by `numpy.load` without pickle."""
         arrays: dict[str, Any] = {name: array.cpu().numpy() for name, array in self.arrays.items()}
@@ -92,7 +88,7 @@ def draw_figures(
             else _traversals(vae, first, means, columns)
         )
     yield _interpolations(vae, images, columns)
-    yield _latent_scatter(means, deviations, points.labels)
+    yield _latent_scatter(means, deviations, points)
 
 
 def _reconstructions(vae: VAE, images: ImageSet, columns: int) -> NamedFigure:
@@ -162,14 +158,16 @@ def _interpolations(vae: VAE, images: ImageSet, columns: int) -> NamedFigure:
     return NamedFigure("interpolations", arrays, figure)
 
 
-def _latent_scatter(means: Tensor, deviations: Tensor, labels: Tensor | None) -> NamedFigure:
-    """Posterior means, coloured by label; of many units the two most active."""
+def _latent_scatter(means: Tensor, deviations: Tensor, images: ImageSet) -> NamedFigure:
+    """Posterior means of images, coloured by label; of many units the two most active."""
+    labels = images.labels
     units = most_active_units(means, 2).sort().values
     names = [f"z{unit + 1}" for unit in units.tolist()] + [""]
     figure = plot_latent_scatter(
         means[:, units].cpu().numpy(),
         None if labels is None else labels.cpu().numpy(),
         (names[0], names[1]),
+        images.classes,
     )
     arrays = {"means": means, "standard_deviations": deviations}
     return NamedFigure("latent_scatter", arrays | ({} if labels is None else {"labels": labels}), figure)

@@ -1,6 +1,7 @@
 """Arrays → matplotlib figures, without a window or global state."""
 
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,10 @@ _INCHES_PER_TILE = 0.3  # of a seamless grid
 _MIN_WIDTH = 3.2
 _MAX_INCHES = 60.0  # of a side of a grid; larger ones are shown smaller
 _DPI = 150
+_TITLE_SIZE = 10  # points
+_FOOTER_SIZE = 8
+_LETTER_WIDTH = 0.56  # of an average letter, as a share of its size
+_LEGEND_LETTERS = 24
 
 
 def plot_image_grid(
@@ -35,13 +40,16 @@ def plot_image_grid(
     inches = min(inches, _MAX_INCHES / max(canvas.shape[:2]))
     height, width = canvas.shape[0] * inches, canvas.shape[1] * inches
     left = 0.1 + 0.075 * max((len(label) for label in row_labels), default=0)
-    below = 0.3 if footer else 0.1
     margin = max(0.1, (_MIN_WIDTH - width) / 2 - left + 0.1)
-    figure = Figure(figsize=(left + width + 2 * margin - 0.1, below + height + 0.35), dpi=_DPI)
+    room = width + 2 * min(left + margin - 0.1, margin)  # text is centred on the grid
+    title, footer = _wrapped(title, room, _TITLE_SIZE), _wrapped(footer, room, _FOOTER_SIZE)
+    below = 0.1 + 0.07 * bool(footer) + _text_height(footer, _FOOTER_SIZE)
+    above = 0.18 + _text_height(title, _TITLE_SIZE)
+    figure = Figure(figsize=(left + width + 2 * margin - 0.1, below + height + above), dpi=_DPI)
     axes = figure.add_axes(_rectangle(figure, left + margin - 0.1, below, width, height))
     axes.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_title(title, fontsize=10)
-    axes.set_xlabel(footer, fontsize=8)
+    axes.set_title(title, fontsize=_TITLE_SIZE)
+    axes.set_xlabel(footer, fontsize=_FOOTER_SIZE)
     axes.set_xticks([])
     pitch = images.shape[3] + gap
     if row_labels:
@@ -60,13 +68,16 @@ def _rectangle(figure: Figure, left: float, below: float, width: float, height: 
     return left / whole_width, below / whole_height, width / whole_width, height / whole_height
 
 
-def plot_latent_scatter(means: Array, labels: Array | None, axis_names: tuple[str, str]) -> Figure:
+def plot_latent_scatter(
+    means: Array, labels: Array | None, axis_names: tuple[str, str], class_names: Sequence[str] | None = None
+) -> Figure:
     """Posterior means of images in two latent units, coloured by label.
 
     Args:
         means: `[N, 2]`, or `[N, 1]`, which is drawn against zero.
         labels: `[N]` integers, or None.
         axis_names: What the axes show.
+        class_names: Of the labels, in their order; None where they have no names.
     """
     figure = Figure(figsize=(5.6, 4.8), dpi=_DPI, layout="constrained")
     axes = figure.add_subplot()
@@ -81,11 +92,14 @@ def plot_latent_scatter(means: Array, labels: Array | None, axis_names: tuple[st
         for index, label in enumerate(classes):
             colour = palette(index if len(classes) <= 10 else index / (len(classes) - 1))
             members = labels == label
+            name = _legend_text(class_names[label]) if class_names else str(label)
             axes.scatter(
-                first[members], second[members], s=size, color=colour, label=str(label), linewidths=0, alpha=0.8
+                first[members], second[members], s=size, color=colour, label=name, linewidths=0, alpha=0.8
             )
         columns = 1 + (len(classes) - 1) // 16
-        legend = axes.legend(title="label", loc="center left", bbox_to_anchor=(1.01, 0.5), ncols=columns)
+        legend = axes.legend(
+            title="class" if class_names else "label", loc="center left", bbox_to_anchor=(1.01, 0.5), ncols=columns
+        )
         for handle in filter(None, legend.legend_handles):
             handle.set(sizes=[30], alpha=1)
     axes.set_title("Posterior means E[z|x]", fontsize=10)
@@ -93,6 +107,22 @@ def plot_latent_scatter(means: Array, labels: Array | None, axis_names: tuple[st
     axes.set_ylabel(axis_names[1])
     axes.set_aspect("equal", adjustable="datalim")
     return figure
+
+
+def _wrapped(text: str, inches: float, size: int) -> str:
+    """A text in lines that fit into a width."""
+    return "\n".join(wrap(text, max(1, int(inches * 72 / (size * _LETTER_WIDTH)))))
+
+
+def _text_height(text: str, size: int) -> float:
+    """Inches."""
+    return len(text.splitlines()) * size * 1.2 / 72
+
+
+def _legend_text(name: str) -> str:
+    """A name as matplotlib shows it: no formula between dollars, none left out for its underscore, none long."""
+    short = name if len(name) <= _LEGEND_LETTERS else f"{name[: _LEGEND_LETTERS - 1]}…"
+    return " " * name.startswith("_") + short.replace("$", r"\$")
 
 
 def _tiled(images: Array, gap: int) -> Array:

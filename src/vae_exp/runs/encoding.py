@@ -36,10 +36,11 @@ class ImageScorer:
     seed: int
 
     def write(self, images: ImageSet, columns: ColumnFiles) -> None:
-        """Add all columns: positions, labels, codes and scores."""
+        """Add all columns: positions, labels, classes, codes and scores."""
         labels = {} if images.labels is None else {"label": images.labels.cpu().numpy()}
         names = {} if images.names is None else {"file": np.array(images.names)}
-        columns.append({"index": np.arange(len(images)), **names, **labels})
+        classes = {"class": np.array(images.classes)[labels["label"]]} if images.classes and labels else {}
+        columns.append({"index": np.arange(len(images)), **names, **labels, **classes})
         for score in ("elbo", "nll") if self.num_importance_samples else ("elbo",):
             for part in self._pass(score, images):
                 columns.append(part)
