@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import numpy as np
@@ -119,7 +120,25 @@ def check_the_sweep(watched: Watched, address: str, elbos: list[float]) -> None:
     )
     expect(page.locator("#parallel path.run")).to_have_count(6)
     expect(page.locator("#importance")).to_contain_text("there are 6")
-    assert page.locator("#chart-plane .scatterlayer .trace").count() == 6
+    check_the_plane(page)
+
+
+def check_the_plane(page: Any) -> None:
+    """Every bar lies inside of the axes, and so do the few lines of equal sum."""
+    plane = page.evaluate(
+        """() => { const {data, layout} = document.getElementById('chart-plane');
+        const points = data.at(-1);
+        const ends = (at, {array}) => at.flatMap((value, index) => [value - array[index], value + array[index]]);
+        return {x: layout.xaxis.range, y: layout.yaxis.range, lines: data.slice(0, -1).map(({x, y}) => [x, y]),
+            across: ends(points.x, points.error_x), up: ends(points.y, points.error_y)}; }"""
+    )
+    for (low, high), ends in ((plane["x"], plane["across"]), (plane["y"], plane["up"])):
+        assert low < min(ends) <= max(ends) < high
+    assert 2 <= len(plane["lines"]) <= 7
+    for x, y in plane["lines"]:
+        assert x[0] + y[0] == pytest.approx(x[1] + y[1])
+        assert plane["x"][0] <= x[0] < x[1] <= plane["x"][1]
+        assert plane["y"][0] <= y[1] < y[0] <= plane["y"][1]
 
 
 def check_the_images(watched: Watched, address: str) -> None:

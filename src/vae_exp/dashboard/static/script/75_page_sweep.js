@@ -75,6 +75,19 @@ function keyCaption(list, key, metric, plain) {
   return parts.filter(Boolean).join("; ");
 }
 
+// As the axes of `sweep plot`: logarithmic where values are far apart, a tick for each of a few.
+const isWide = (low, high) => low > 0 && high / low >= 8;
+
+function axisOf(values) {
+  const [low, high] = [values[0], values.at(-1)];
+  const log = isWide(low, high);
+  const at = values.map((value) => (log ? Math.log10(value) : value));
+  const isApart = at.every((item, index) => !index || item - at[index - 1] >= 0.04 * (at.at(-1) - at[0]));
+  const few = values.length <= 8 && values.every((value) => String(value).length <= 8) && isApart;
+  const ticks = few ? { tickvals: values, ticktext: values.map(String) } : log ? { dtick: high / low >= 100 ? 1 : "D2" } : {};
+  return { type: log ? "log" : "linear", ...ticks };
+}
+
 function drawAgainstKey(chart, list, key, metric, keys) {
   const measured = finite(list, metric).filter((run) => key in run.config);
   if (!key || !measured.length) return clear(chart);
@@ -87,8 +100,7 @@ function drawAgainstKey(chart, list, key, metric, keys) {
   const means = order.map((value) => combined(measured.filter((run) => textOf(run.config[key]) === value), metric).mean);
   const line = { type: "scatter", mode: numeric ? "lines" : "markers", x: numeric ? order.map(Number) : order.map(escaped), y: means, hoverinfo: "skip",
     line: { color: colour("line"), dash: "dot" }, marker: { symbol: "line-ew-open", size: 30, color: colour("ink"), line: { width: 2 } } };
-  const wide = numeric && order.length > 2 && Number(order[0]) > 0 && Number(order.at(-1)) / Number(order[0]) >= 50;
-  const axis = numeric ? { type: wide ? "log" : "linear" } : { type: "category", categoryorder: "array", categoryarray: order.map(escaped) };
+  const axis = numeric ? axisOf(order.map(Number)) : { type: "category", categoryorder: "array", categoryarray: order.map(escaped) };
   draw(chart, [line, points], layoutOf(key, labelOfMetric(list, metric), { xaxis: axis, uirevision: `${key}${metric}` }));
 }
 
@@ -113,18 +125,36 @@ function drawPlane(chart, list, keys) {
   const settings = groupsBy(finite(list, rate, distortion), settingOf);
   const [rates, distortions] = [rate, distortion].map((metric) => settings.map((members) => estimateOf(members, metric)));
   const [x, y] = [rates, distortions].map((estimates) => estimates.map((item) => item.mean));
-  const sums = x.map((item, index) => item + y[index]);
-  const [low, high] = [Math.min(...sums), Math.max(...sums)];
-  const ends = [Math.max(0, Math.min(...x) - 0.1 * (Math.max(...x) - Math.min(...x) || 1)), Math.max(...x) + 0.1 * (Math.max(...x) - Math.min(...x) || 1)];
-  const lines = [0, 0.25, 0.5, 0.75, 1].slice(0, high > low ? 5 : 1).map((part) => low + part * (high - low)).map((sum) => ({
-    type: "scatter", mode: "lines+text", x: ends, y: ends.map((item) => sum - item), line: { color: colour("line"), width: 1, dash: "dot" },
-    text: ["", `  ${shown(Number(sum.toPrecision(4)))}`], textposition: "middle right", cliponaxis: false, textfont: { size: 10, color: colour("quiet") },
-    hovertemplate: `−ELBO ${sum.toFixed(2)}<extra></extra>`,
-  }));
-  const points = { type: "scatter", mode: "markers", x, y, error_x: errorBars(rates), error_y: errorBars(distortions), text: settings.map((members) => settingLabel(members, keys)), customdata: sums,
+  const [across, up] = [rangeOf(rates), rangeOf(distortions)];
+  const points = { type: "scatter", mode: "markers", x, y, error_x: errorBars(rates), error_y: errorBars(distortions), text: settings.map((members) => settingLabel(members, keys)), customdata: x.map((item, index) => item + y[index]),
     hovertemplate: "%{text}<br>rate %{x:.4g}, distortion %{y:.4g}<br>−ELBO %{customdata:.5g}<extra></extra>", marker: { size: 9, color: settings.map(([run]) => colour(`c${run.colour}`)) } };
-  const room = 0.1 * (Math.max(...y) - Math.min(...y) || 1);
-  draw(chart, [...lines, points], layoutOf(`${labelOfMetric(list, rate)} (nats)`, `${labelOfMetric(list, distortion)} (nats)`, { yaxis: { range: [Math.min(...y) - room, Math.max(...y) + room] } }));
+  draw(chart, [...linesOfEqualSum(across, up), points], layoutOf(`${labelOfMetric(list, rate)} (nats)`, `${labelOfMetric(list, distortion)} (nats)`,
+    { xaxis: { range: across }, yaxis: { range: up }, margin: { l: 52, r: 48, t: 8, b: 40 } }));
+}
+
+// From the lowest end of a bar to the highest, with some room.
+function rangeOf(estimates) {
+  const errors = estimates.map(({ error }) => (Number.isFinite(error) ? error : 0));
+  const low = Math.min(...estimates.map((item, index) => item.mean - errors[index]));
+  const high = Math.max(...estimates.map((item, index) => item.mean + errors[index]));
+  const room = 0.08 * (high - low || Math.abs(high) || 1);
+  return [low - room, high + room];
+}
+
+// Lines from edge to edge of the plane on which x + y is one of a few round numbers.
+function linesOfEqualSum([left, right], [bottom, top]) {
+  const rough = (right + top - left - bottom) / 6;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough);
+  const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+  const sums = [...Array(8).keys()].map((index) => (Math.ceil((left + bottom) / step) + index) * step);
+  return sums.flatMap((sum) => {
+    const [start, end] = [Math.max(left, sum - top), Math.min(right, sum - bottom)];
+    if (end - start < 0.1 * (right - left) && end - start < 0.1 * (top - bottom)) return [];
+    const side = end === right ? { text: ["", ` ${sum.toFixed(digits)}`], textposition: "middle right" } : { text: ["", `${sum.toFixed(digits)} `], textposition: "top right" };
+    return { type: "scatter", mode: "lines+text", x: [start, end], y: [sum - start, sum - end], line: { color: colour("line"), width: 1, dash: "dot" }, ...side, cliponaxis: false,
+      textfont: { size: 10, color: colour("quiet") }, hovertemplate: `−ELBO ${sum.toFixed(digits)}<extra></extra>` };
+  });
 }
 
 // One path per run through an axis per key, the metric last.
@@ -156,7 +186,7 @@ function scaleOf(list, key, isMetric, bottom, top) {
   if (isMetric || isNumeric(list, key)) {
     const numbers = list.map(read);
     const [low, high] = [Math.min(...numbers), Math.max(...numbers)];
-    const log = !isMetric && low > 0 && high / low >= 50;
+    const log = !isMetric && isWide(low, high);
     const warp = log ? Math.log : (value) => value;
     const y = (value) => bottom - ((warp(value) - warp(low)) / (warp(high) - warp(low) || 1)) * (bottom - top);
     const few = [...new Set(numbers)].sort((a, b) => a - b);
