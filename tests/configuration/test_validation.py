@@ -1,11 +1,12 @@
 """What a command line says twice or in vain is refused, whatever the config makes of it."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from tests.test_conf import composed
-from vae_exp.configuration.validation import check_unused_overrides
+from vae_exp.configuration.validation import check_data_path, check_unused_overrides
 from vae_exp.errors import UserError
 
 CHOICES = {"loss/schedule@loss.beta": "linear", "loss": "beta_vae", "model": "mlp"}
@@ -47,3 +48,18 @@ def test_keys_that_a_model_uses_are_not_refused():
         check_unused_overrides(composed("train", f"model={model}"), {})
     check_unused_overrides(composed("train", "model.classes=3", "+model.encoder.groups=${model.classes}"), {})
     check_unused_overrides(composed("train", "model.num_codes=3", "+model.encoder.num_codes=3"), {})
+
+
+@pytest.mark.parametrize(
+    ("path", "target", "message"),
+    [
+        (None, "vae_exp.data.folder.FolderSource", "name the folder of your images, data.path=DIR"),
+        (None, "vae_exp.data.npz.NPZSource", "name the .npz file"),
+        ("none", "vae_exp.data.folder.FolderSource", "none does not exist; name the folder of your images"),
+        ("~none/x", "", "names a home folder that does not exist"),
+    ],
+)
+def test_data_that_are_not_there_are_refused(path: str | None, target: str, message: str):
+    with pytest.raises(UserError, match=message):
+        check_data_path(path, target)
+    check_data_path(str(Path(__file__).parent), target)

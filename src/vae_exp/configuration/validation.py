@@ -1,14 +1,13 @@
 """Faults of a command line that the types of the config do not show: keys in vain, data that are not there."""
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from vae_exp.configuration.renames import ADDED_DATA_KEYS
 from vae_exp.errors import UserError
+from vae_exp.storage.atomic_io import absolute_path
 
 _SCHEDULE = "loss/schedule@"
 _OF_SOME_MODELS = ("latent_dims", "top_hidden_dims", "classes", "num_codes", "code_dim")
@@ -48,9 +47,10 @@ def check_data_path(path: str | None, target: str = "") -> None:
     if not path:
         what = "folder of your images, data.path=DIR" if is_folder else ".npz file, data.path=my_images.npz"
         raise UserError(f"data.path is missing; name the {what}.")
-    if not Path(path).expanduser().exists():
+    location = absolute_path("data.path", path)
+    if not location.exists():
         what = "the folder of your images" if is_folder else "the file or folder of your images"
-        raise UserError(f"data.path={os.path.abspath(path)} does not exist; name {what}.")  # noqa: PTH100
+        raise UserError(f"data.path={location} does not exist; name {what}.")
 
 
 def _check_schedule(config: DictConfig, group: str, option: str) -> None:
