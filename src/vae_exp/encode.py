@@ -49,6 +49,9 @@ def _check_settings(settings: "EncodeConfig") -> None:
 
 
 def _encode(settings: "EncodeConfig") -> None:
+    from hydra.core.hydra_config import HydraConfig
+
+    from vae_exp.cli.console import naming_command
     from vae_exp.configuration.schema import NewDataConfig
     from vae_exp.configuration.shape_checks import check_labels
     from vae_exp.evaluation.requirements import require_density
@@ -61,6 +64,7 @@ def _encode(settings: "EncodeConfig") -> None:
     if settings.names_new_images:  # the root of a group of data is that of the new images
         own_data = NewDataConfig(None if settings.data.source else settings.data.root)
     run = load_run_from_settings(replace(settings, data=own_data))
+    run = naming_command(run, "encode", HydraConfig.get().overrides.task, has_new_images=settings.names_new_images)
     images, label = _open_images(settings, run)
     check_labels(run.vae, images, label)
     if settings.num_importance_samples:

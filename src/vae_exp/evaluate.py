@@ -1,7 +1,9 @@
 """`python -m vae_exp.evaluate run=DIR`: score trained runs on a split."""
 
 import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from vae_exp.engine.protocols import Evaluator
     from vae_exp.runs.trained_run import TrainedRun
 
+_SHOWN_METRICS = 4  # of each of several runs; the tables of a sweep have all
+
 
 def main() -> None:
     """The command line."""
@@ -27,6 +31,7 @@ def main() -> None:
 @one_message_per_error()
 def evaluate(config: DictConfig) -> None:
     """Score a run, several, or the jobs of a sweep; one that fails does not keep the others from it."""
+    from vae_exp.cli.console import print_sweep_commands
     from vae_exp.configuration.schema import EvaluateConfig, parse_config
     from vae_exp.errors import UserError
     from vae_exp.runs.scores import find_runs
@@ -40,19 +45,26 @@ def evaluate(config: DictConfig) -> None:
         return
     failed = []
     for number, path in enumerate(runs, 1):
-        print(f"[{number}/{len(runs)}] {path.name}", flush=True)
         try:
-            _score(replace(settings, run=str(path)))
+            with redirect_stdout(StringIO()):  # a line for each is enough
+                metrics = _score(replace(settings, run=str(path)))
         except (UserError, OSError) as error:
             failed.append(path.name)
             print(f"Error: {path.name}: {error}", file=sys.stderr)
+        else:
+            shown = list(metrics.items())[:_SHOWN_METRICS]
+            text = ", ".join(f"{name} {value:.6g}" for name, value in shown)
+            print(f"[{number}/{len(runs)}] {path.name}: {text}", flush=True)
+    print_sweep_commands(runs)
     if failed:
         raise UserError(f"{len(failed)} of {len(runs)} runs could not be scored: {', '.join(failed)}.")
 
 
-def _score(settings: "EvaluateConfig") -> None:
+def _score(settings: "EvaluateConfig") -> "Mapping[str, float]":
     """Score one run, unless its scores are stored, and print them."""
-    from vae_exp.cli.console import print_metrics_table
+    from hydra.core.hydra_config import HydraConfig
+
+    from vae_exp.cli.console import naming_command, print_metrics_table
     from vae_exp.configuration.instantiate import build_evaluators
     from vae_exp.configuration.shape_checks import check_evaluators, check_labels
     from vae_exp.evaluation.requirements import is_bernoulli
@@ -61,7 +73,7 @@ def _score(settings: "EvaluateConfig") -> None:
     from vae_exp.storage.atomic_io import check_within
 
     evaluators = build_evaluators(settings.evaluator)
-    run = load_run_from_settings(settings)
+    run = naming_command(load_run_from_settings(settings), "evaluate", HydraConfig.get().overrides.task)
     path = run.directory.evaluation(settings.split, run.checkpoint)
     check_within(path, run.directory.path)
     identity = identify_scores(run, settings.split, settings.seed)
@@ -70,7 +82,7 @@ def _score(settings: "EvaluateConfig") -> None:
     if stored is not None:
         print_metrics_table(stored, f"{settings.split}: {title}", settings.evaluator)
         print(f"Scored before, in {path}; force=true scores again.")
-        return
+        return stored
     images = run.images(settings.split)
     check_labels(run.vae, images, settings.split)
     check_evaluators(evaluators, run.vae, images)
@@ -83,6 +95,7 @@ def _score(settings: "EvaluateConfig") -> None:
     print(f"Written to {path}" + (f" in place of the scores of {replaced}" if replaced else ""))
     if run.checkpoint == run.directory.checkpoints()[0]:  # the one that tables show
         _add_to_wandb(run, settings.split, metrics)
+    return metrics
 
 
 def _add_to_wandb(run: "TrainedRun", split: str, metrics: "Mapping[str, float]") -> None:

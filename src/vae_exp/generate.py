@@ -26,6 +26,9 @@ def main() -> None:
 @one_message_per_error()
 def generate(config: DictConfig) -> None:
     """Draw pictures of a trained run."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from vae_exp.cli.console import naming_command
     from vae_exp.configuration.schema import GenerateConfig, parse_config
     from vae_exp.engine.device import matmul_precision
     from vae_exp.engine.seeding import make_generator
@@ -35,7 +38,7 @@ def generate(config: DictConfig) -> None:
 
     settings = parse_config(config, GenerateConfig)
     output = _output_path(settings)
-    run = load_run_from_settings(settings)
+    run = naming_command(load_run_from_settings(settings), "generate", HydraConfig.get().overrides.task)
     noise = make_generator(settings.seed, "evaluation", run.device)
     with matmul_precision(run.vae, "fp32"):  # as the evaluator `figures` has it
         if settings.prior == "fitted":

@@ -1,5 +1,6 @@
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from vae_exp.cli.console import print_metrics_table, print_run_summary
+from vae_exp import load_run
+from vae_exp.cli.console import naming_command, print_metrics_table, print_run_summary, python_command
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.validation import loss_term_metrics
+from vae_exp.errors import UserError
 from vae_exp.evaluation.elbo import ELBOEvaluator
 from vae_exp.evaluation.nll import NLLEvaluator
 from vae_exp.metrics import METRICS, unit
@@ -53,6 +56,25 @@ def test_numbers_are_shown_with_as_many_digits_as_one_reads(
     out = capsys.readouterr().out
     assert _rows(out) == {"test/nll": (shown, "nats/image")}
     assert out.startswith("test: 30 images")
+
+
+@pytest.mark.parametrize(
+    ("words", "is_new", "text"),
+    [
+        (["run=a", "evaluator=[elbo]"], False, "'evaluator=[elbo]' data.path=/there/mine.npy split=train`."),
+        (["split=val", "data.path=/other.npy"], False, " split=val data.path=/there/mine.npy`."),
+        (["data.path=new.npy", "sort=elbo"], True, " sort=elbo data.path=new.npy`."),
+    ],
+)
+def test_data_elsewhere_are_refused_with_the_command_that_opens_them(copied_run, words, is_new: bool, text: str):
+    run = load_run(copied_run)
+    source = {"_target_": "vae_exp.data.npz.NPZSource", "path": "/there/mine.npy"}
+    data = {**run.config["data"], "path": "/there/mine.npy", "validation_size": 0, "source": source}
+    run = naming_command(replace(run, config={**run.config, "data": data}), "encode", words, has_new_images=is_new)
+    with pytest.raises(UserError, match=re.escape(text)) as refused:
+        _ = run.data
+    start = "VAE_EXP_DATA=/there " if is_new else ""
+    assert f"say `{start}{python_command()} -m vae_exp.encode run={copied_run} " in str(refused.value)
 
 
 def test_the_unit_follows_from_the_name_whatever_the_split():

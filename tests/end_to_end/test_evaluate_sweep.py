@@ -1,6 +1,7 @@
 """Test scores of a sweep: `evaluate run=SWEEP`, and the tables that show them."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from tests.readers import read_metrics, read_result
 from tests.test_sync import Server
 from tests.wandb_records import runs as wandb_runs
+from vae_exp.cli.console import python_command
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.job_records import read_job
 
@@ -29,6 +31,8 @@ def server(tmp_path: Path) -> Server:
 def sweep(digits_run: Path, tmp_path: Path) -> Path:
     """Three jobs of two seeds at one width and one at another, each a copy of a trained run."""
     folder = tmp_path / "multirun" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "sweep.json").write_text("{}")
     for name, overrides in {
         "narrow_0": ["model.hidden_dims=[8]", "seed=0"],
         "narrow_1": ["model.hidden_dims=[8]", "seed=1"],
@@ -42,7 +46,10 @@ def sweep(digits_run: Path, tmp_path: Path) -> Path:
 def test_all_jobs_are_scored_and_the_tables_show_it(command, sweep: Path):
     done = command("evaluate", "run=multirun/mine", *EVALUATOR)
     assert done.code == 0, done.err
-    assert "[3/3] wide_0" in done.out
+    *_, job, table = done.out.splitlines()
+    assert re.match(r"\[3/3\] wide_0: test/elbo -[\d.]+, test/negative_elbo ", job)
+    assert table == f"Table: {python_command()} -m vae_exp.sweep summary multirun/mine"
+    assert "Written to" not in done.out
     scores = json.loads((sweep / "narrow_1" / "evaluation" / "test-best.json").read_text())
     summary = command("sweep", "summary", str(sweep), "--csv", str(sweep / "table.csv")).out
     assert f"{scores['metrics']['test/nll']:.3f} ± 0.000" in summary

@@ -1,20 +1,28 @@
 """Tables that the commands print at their end."""
 
+import shlex
 import shutil
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from vae_exp.configuration.allowlist import Caller, require_safe, untrusted_packages
+from vae_exp.configuration.overrides import override_key
 from vae_exp.data.image_files import split_folders
 from vae_exp.errors import UserError
 from vae_exp.metrics import unit
+from vae_exp.storage.atomic_io import absolute_path
 from vae_exp.storage.run_directory import RunDirectory
+from vae_exp.sweep.manifest import FILE as MANIFEST
+
+if TYPE_CHECKING:
+    from vae_exp.runs.trained_run import TrainedRun
 
 
 def print_metrics_table(metrics: Mapping[str, float], title: str, evaluators: Mapping[str, Any]) -> None:
@@ -82,6 +90,35 @@ def print_run_summary(result: Mapping[str, Any], directory: RunDirectory, config
     ]
     for line in lines:
         _console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def naming_command(
+    run: "TrainedRun", command: str, overrides: Sequence[str], *, has_new_images: bool = False
+) -> "TrainedRun":
+    """The run; where its data may be opened only if the caller names them, the message has the whole command.
+
+    Args:
+        run: The run.
+        command: That opens it, such as `evaluate`.
+        overrides: The command's own.
+        has_new_images: Whether `data.path` names other images, so that a variable has to say where the run's are.
+    """
+    others = [text for text in overrides if override_key(text) not in ("run", "data.root", "data.path")]
+    names, path = set(map(override_key, others)), run.config["data"].get("path")
+    words = [word for word in _needed(run.config, run.directory).split() if override_key(word) not in names]
+    start = ""
+    if has_new_images and path:
+        start = f"VAE_EXP_DATA={shlex.quote(str(absolute_path('data.path', path).parent))} "
+        words = [text for text in overrides if override_key(text) in ("data.root", "data.path")]
+    text = " ".join([f"run={_relative(run.directory.path)}", *map(shlex.quote, others), *words])
+    remedy = f"if the files are yours, say `{start}{python_command()} -m vae_exp.{command} {text}`"
+    return replace(run, caller=replace(run.caller, remedy=remedy))
+
+
+def print_sweep_commands(runs: Sequence[Path]) -> None:
+    """The commands that show the scores of runs as tables, where they are jobs of sweeps."""
+    for sweep in sorted({path.parent for path in runs if (path.parent / MANIFEST).is_file()}):
+        print(f"Table: {python_command()} -m vae_exp.sweep summary {_relative(sweep)}")
 
 
 def _needed(config: Mapping[str, Any], directory: RunDirectory) -> str:
