@@ -27,6 +27,10 @@ _MODULES = {
 }
 
 
+def __dir__() -> list[str]:
+    return list(__all__)
+
+
 def __getattr__(name: str) -> Any:
     """Import torch only for those who ask for it: `--help` answers without."""
     if name == "StoredRun":  # the first name of TrainedRun

@@ -1,4 +1,13 @@
-"""`python -m vae_exp.train`: compose a config, train, print a summary."""
+"""`python -m vae_exp.train`, and `vae_exp.train([...])`, a training run in this process.
+
+    run = vae_exp.train(["data=digits", "model.latent_dim=8"])
+    run = vae_exp.train(["resume=outputs/DIR", "trainer.epochs=100"])
+
+The argument is a list of overrides, as on the command line (`python -m vae_exp.train --help` lists them), without
+options such as `--multirun`. The value is the run (`vae_exp.TrainedRun`) with the weights of its best epoch. What
+it logs is in its `train.log`; warnings go to the logging of the process, or else to stderr. What the command would
+refuse raises `vae_exp.errors.UserError`.
+"""
 
 import os
 import sys
@@ -18,6 +27,7 @@ from vae_exp.engine import torchrun
 if TYPE_CHECKING:
     from vae_exp.runs.trained_run import TrainedRun
 
+__all__ = ["main"]
 _STARTED = time.perf_counter()
 
 

@@ -1,6 +1,7 @@
 """`vae_exp.train([...])`, a training run inside the process of the caller."""
 
 import logging
+import pydoc
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -172,6 +173,27 @@ def test_the_transformer_needs_positive_numbers(run, name: str, value: int):
 def test_latents_of_another_shape_are_refused(run, shape: tuple[int, ...]):
     with pytest.raises(ValueError, match=r"expected \[N, 8\]|0 sample|Expected 2D array"):
         vae_exp.VAETransformer(run).inverse_transform(np.zeros(shape))
+
+
+def test_the_latent_units_have_names(run):
+    assert list(vae_exp.VAETransformer(run).get_feature_names_out()) == [f"vaetransformer{i}" for i in range(8)]
+
+
+def test_what_there_is_to_use_is_listed_and_described():
+    assert {"train", "load_run", "read_runs", "VAETransformer"} <= set(dir(vae_exp))
+    text = pydoc.plain(pydoc.render_doc(vae_exp.train))
+    assert "a list of overrides" in text
+    assert "DictConfig" not in text
+
+
+def test_warnings_alone_reach_somebody_who_configures_no_logging(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logging.getLogger("vae_exp"), "propagate", False)  # as without the handlers of pytest
+    vae_exp.train([*WORDS, "trainer.epochs=1"])
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("These are greyscale images and the likelihood is a Bernoulli")
 
 
 def test_codes_and_samples_carry_no_graph(run):

@@ -31,7 +31,8 @@ _TRAINING = threading.RLock()  # Hydra's state and the random state belong to th
 def train(overrides: Sequence[str] = ()) -> "TrainedRun":
     """Train one run in this process, as `python -m vae_exp.train` does, and open it.
 
-    Logging, signal handlers and Hydra's state are left as they were; what the run logs goes to its `train.log`.
+    Logging, signal handlers and Hydra's state are left as they were; what the run logs goes to its `train.log`,
+    warnings to stderr too.
     The random state of the process changes, because the run seeds it; runs in several threads wait for each other.
 
     Args:
@@ -114,16 +115,19 @@ def _require_overrides(overrides: Any) -> None:
 
 @contextmanager
 def _logged_to(path: Path) -> Iterator[None]:
-    """Write what this package logs to a file within the block."""
+    """Write what this package logs to a file within the block, warnings to stderr if nothing else handles them."""
     logger = logging.getLogger("vae_exp")
     handler = logging.FileHandler(path, delay=True)
     handler.setFormatter(logging.Formatter("[%(asctime)s][%(levelname)s] %(message)s"))
     level = logger.level
-    logger.addHandler(handler)
+    handlers = [handler, *([] if logger.hasHandlers() or not logging.lastResort else [logging.lastResort])]
+    for each in handlers:
+        logger.addHandler(each)
     logger.setLevel(logging.INFO)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        for each in handlers:
+            logger.removeHandler(each)
         handler.close()
         logger.setLevel(level)

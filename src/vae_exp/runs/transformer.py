@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_array, check_scalar
 
 from vae_exp.data.images import ImageSet
@@ -19,7 +19,7 @@ from vae_exp.runs.trained_run import TrainedRun, load_run
 Array = npt.NDArray[Any]
 
 
-class VAETransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Images to posterior means, for pipelines of scikit-learn; `fit` does nothing, because the model is trained.
 
     Images are arrays in [0, 1], `[N, channels, height, width]` or these flattened, `[N, features]`; the axis of a
@@ -54,6 +54,12 @@ class VAETransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
+
+    @property
+    def _n_features_out(self) -> int:
+        """How many names `get_feature_names_out` has: `vaetransformer0`, …, one for each latent unit."""
+        [latent_dim] = self._run().vae.prior().event_shape
+        return int(latent_dim)
 
     @torch.no_grad()
     def transform(self, images: Array) -> Array:
