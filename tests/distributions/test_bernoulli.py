@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Bernoulli, Independent, kl_divergence
 
-from vae_exp.distributions.bernoulli import LogitBernoulli, SummedBernoulli
+from vae_exp.distributions.bernoulli import (
+    LogitBernoulli,
+    SummedBernoulli,
+    summed_by_products,
+    summed_by_softplus,
+)
 from vae_exp.distributions.sampling import sample
 
 ROUNDING = 2.0**-24  # of float32, relative to one
@@ -164,6 +169,16 @@ def test_an_image_is_scored_as_the_sum_of_its_pixels(shape: tuple[int, int, int]
     found = SummedBernoulli(LogitBernoulli(logits=logits, validate_args=False), 3, validate_args=False)
     with torch.no_grad():
         torch.testing.assert_close(found.log_prob(images).double(), exact.sum(dim=(2, 3, 4)), rtol=2e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("score", [summed_by_products, summed_by_softplus])
+@pytest.mark.parametrize("pixels", [1, 49, 784, 3072])
+@pytest.mark.parametrize("spread", [0.0, 3.0, 300.0])
+def test_both_ways_to_score_agree_with_double_precision(score, pixels: int, spread: float):
+    torch.manual_seed(0)
+    logits, values = spread * torch.randn(5, pixels), torch.rand(5, pixels)
+    exact = values.double() * logits.double() - torch.nn.functional.softplus(logits.double(), threshold=100)
+    torch.testing.assert_close(score(logits, values).double(), exact.sum(dim=-1), rtol=2e-6, atol=1e-5)
 
 
 def test_scoring_changes_neither_logits_nor_images():

@@ -138,7 +138,7 @@ def test_the_vq_objective_needs_codes():
     from tests.builders import SHAPE as SMALL
     from tests.builders import bernoulli_vae
 
-    with pytest.raises(TypeError, match="needs the codes of model=vq, not a posterior of type Independent"):
+    with pytest.raises(TypeError, match="needs the codes of model=vq, not a posterior of type DiagonalGaussian"):
         VQ()(bernoulli_vae(2), Batch(torch.rand(2, *SMALL)), noise())
 
 

@@ -22,6 +22,7 @@ from vae_exp.data.images import ImageSet
 from vae_exp.data.splits import DataSplits, Source
 from vae_exp.engine import torchrun
 from vae_exp.engine.device import check_memory
+from vae_exp.engine.flat_parameter import FlatParameter, can_be_flat
 from vae_exp.engine.protocols import Evaluator
 from vae_exp.errors import UserError, did_you_mean, user_code_location
 from vae_exp.model.initialization import init_bias_to_data_mean, initialize
@@ -152,12 +153,16 @@ def build_loss(
 
 
 def build_optimizer(optimizer: Node, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """The optimiser of the parameters that are not frozen; with torch's fused kernels where the config allows."""
+    """The optimiser of the parameters that are not frozen; with torch's fused kernels where the config allows.
+
+    One that treats every number alone is given all of them as one parameter.
+    """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     factory = _create({**optimizer, "_partial_": True}, "optimizer")
-    built = _complete_partial(
-        _prefer_fused_kernel(factory, optimizer, trained), "optimizer", optimizer, Optimizer, trained
-    )
+    factory = _prefer_fused_kernel(factory, optimizer, trained)
+    built = _complete_partial(factory, "optimizer", optimizer, Optimizer, trained)
+    if can_be_flat(built, trained):
+        built = _complete_partial(factory, "optimizer", optimizer, Optimizer, [FlatParameter(trained)])
     if isinstance(built, torch.optim.LBFGS | torch.optim.SparseAdam):
         raise UserError(
             f"optimizer._target_={optimizer['_target_']} needs a closure or sparse gradients; "

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from math import ceil
 from typing import Protocol
 
 import psutil
@@ -49,22 +50,21 @@ class DeviceLoader:
 
     def __init__(self, images: ImageSet, largest: int) -> None:
         self._images = images
-        self._order = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        self._order = torch.zeros(ceil(len(images) / largest), largest, dtype=torch.int64, device=images.device)
         self._next = torch.zeros(1, dtype=torch.int64, device=images.device)
-        self._ahead = torch.arange(largest, device=images.device)
 
     def start_epoch(self, order: Tensor, sizes: list[int], done: int) -> None:
-        """Copy the order into the tensor that a step reads."""
-        self._order[: len(order)].copy_(order)
-        self._next.fill_(sum(sizes[:done]))
+        """Copy the order into the tensor that a step reads a row of; all batches but the last are the largest."""
+        self._order.view(-1)[: len(order)].copy_(order)
+        self._next.fill_(done)
 
     def prefetch(self) -> None:
         """Do nothing."""
 
     def next_batch(self, size: int) -> Batch:
         """Gather and scale the next images."""
-        rows = self._order.index_select(0, self._next + self._ahead[:size])
-        self._next += size
+        rows = self._order.index_select(0, self._next)[0, :size]
+        self._next += 1
         return self._images.batch(rows)
 
 

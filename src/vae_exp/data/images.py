@@ -196,7 +196,7 @@ class ImageSet:
 
     def to_float(self, pixels: Tensor) -> Tensor:
         """Scale raw pixels by `pixel_max`: float32 in [0, 1], a copy."""
-        return pixels.to(torch.float32, copy=True).div_(self.pixel_max)
+        return pixels.div(self.pixel_max)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """All images in order, in batches of at most `batch_size`, with a report after each."""

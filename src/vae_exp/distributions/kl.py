@@ -15,7 +15,7 @@ def kl(posterior: Distribution, prior: Distribution, latents: Tensor) -> Tensor:
     Args:
         posterior: q(z|x) with batch shape `[batch]` and event shape `[latent_dim]`.
         prior: p(z) with event shape `[latent_dim]`.
-        latents: Draws of q(z|x), `[samples, batch, latent_dim]`; used only where there is no closed form.
+        latents: Draws of q(z|x), `[*samples, batch, latent_dim]`; used only where there is no closed form.
 
     Returns:
         Tensor of shape `[batch]`.
@@ -28,7 +28,10 @@ def kl(posterior: Distribution, prior: Distribution, latents: Tensor) -> Tensor:
         loc, scale = gaussians[1]
         prior = MultivariateNormal(loc, scale_tril=scale.diag_embed(), validate_args=False)
     closed = _closed_form(posterior, prior)
-    return (posterior.log_prob(latents) - prior.log_prob(latents)).mean(dim=0) if closed is None else closed
+    if closed is not None:
+        return closed
+    ratios = posterior.log_prob(latents) - prior.log_prob(latents)
+    return ratios.reshape(-1, ratios.shape[-1]).mean(dim=0)
 
 
 def kl_per_dimension(posterior: Distribution, prior: Distribution, latents: Tensor) -> Tensor:
@@ -39,7 +42,7 @@ def kl_per_dimension(posterior: Distribution, prior: Distribution, latents: Tens
     Args:
         posterior: q(z|x) with batch shape `[batch]` and event shape `[units]`, independent units.
         prior: p(z) with event shape `[units]`, independent units.
-        latents: Draws of q(z|x), `[samples, batch, units]`.
+        latents: Draws of q(z|x), `[*samples, batch, units]`.
 
     Returns:
         Tensor of shape `[batch, units]`.
@@ -49,7 +52,10 @@ def kl_per_dimension(posterior: Distribution, prior: Distribution, latents: Tens
     """
     q, p = per_dimension(posterior), per_dimension(prior)
     closed = _closed_form(q, p)
-    return (q.log_prob(latents) - p.log_prob(latents)).mean(dim=0) if closed is None else closed
+    if closed is not None:
+        return closed
+    ratios = q.log_prob(latents) - p.log_prob(latents)
+    return ratios.reshape(-1, *ratios.shape[-2:]).mean(dim=0)
 
 
 def per_dimension(distribution: Distribution) -> Distribution:
@@ -81,7 +87,7 @@ def _closed_form(posterior: Distribution, prior: Distribution) -> Tensor | None:
 
 def _diagonal_gaussian(distribution: Distribution) -> tuple[Tensor, Tensor] | None:
     """Mean and deviation of a Gaussian whose last axis is the event; None for anything else."""
-    if type(distribution) is not Independent or distribution.reinterpreted_batch_ndims != 1:
+    if not isinstance(distribution, Independent) or distribution.reinterpreted_batch_ndims != 1:
         return None
     base = distribution.base_dist
     return (base.loc, base.scale) if type(base) is Normal else None

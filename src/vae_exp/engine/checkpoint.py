@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from vae_exp.engine.flat_parameter import flat_parameter, flatten_state
 from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import fsync_directory, write_atomically
 
@@ -80,7 +81,8 @@ def load_optimizer_state(optimizer: Optimizer, state: Mapping[str, Any], *, keep
         {name: group[name] for name in group if name in _KERNEL_OPTIONS or (keep_options and name != "params")}
         for group in optimizer.param_groups
     ]
-    optimizer.load_state_dict(dict(state))
+    flat = flat_parameter(optimizer)
+    optimizer.load_state_dict(dict(state) if flat is None else flatten_state(state, flat))
     for group, own in zip(optimizer.param_groups, options, strict=True):
         group.update(own)
         if group.get("fused"):  # fused kernels trust the shapes of their state, and read past a short one's end

@@ -14,6 +14,7 @@ from vae_exp.data.images import Batch
 from vae_exp.distributions.sampling import bernoulli, draw_sharded, sharded, standard_normal
 from vae_exp.engine.distributed import DistributedContext
 from vae_exp.engine.ema import ExponentialMovingAverage
+from vae_exp.engine.flat_parameter import flat_parameter
 from vae_exp.engine.protocols import UpdatedAfterStep
 from vae_exp.errors import UserError
 from vae_exp.model.vae import VAE
@@ -125,6 +126,7 @@ class TrainStep:
         self.generator = generator
         self._loss_buffer = loss_buffer
         self._parameters = parameters
+        self._flat = flat_parameter(optimizer)
         self._reduction = reduction
         self._max_grad_norm = max_grad_norm
         self.last_grad_norm = torch.zeros((), device=loss_buffer.rows.device)
@@ -137,6 +139,7 @@ class TrainStep:
             for module in model_with_loss.modules()
             if isinstance(module, UpdatedAfterStep) and not _is_frozen(module)
         ]
+        self._weights: dict[int, Tensor] = {}
         self._on_host = loss_buffer.rows.device.type == "cpu"
 
     def __call__(self, size: int) -> Tensor:
@@ -165,9 +168,12 @@ class TrainStep:
             raise NonFiniteLossError
         for parameter in self._parameters:
             parameter.grad = None
-        loss.backward(loss.new_full((), self._image_weight(size)).expand_as(loss))
+        loss.backward(self._image_weights(size, loss))
+        if self._flat is not None:
+            self._flat.gather_gradients()
         if self._max_grad_norm is not None:
-            self.last_grad_norm.copy_(clip_grad_norm_(self._parameters, self._max_grad_norm))
+            whole = self._parameters if self._flat is None else [self._flat]
+            self.last_grad_norm.copy_(clip_grad_norm_(whole, self._max_grad_norm))
         self.optimizer.step()
         for module in self._updated_modules:
             module.after_step(self.generator, self._dist.noise_shard(size), self._dist.all_reduce_sum)
@@ -182,9 +188,12 @@ class TrainStep:
             self.last_grad_norm.copy_(get_total_norm(gradients))
         return self.last_grad_norm
 
-    def _image_weight(self, size: int) -> float:
-        """The weight of an image in the differentiated loss; DDP averages over processes."""
-        return self._dist.world_size / (size if self._reduction == "mean" else 1)
+    def _image_weights(self, size: int, loss: Tensor) -> Tensor:
+        """The weight of each image in the differentiated loss, `[batch]`; DDP averages over processes."""
+        if size not in self._weights:
+            weight = self._dist.world_size / (size if self._reduction == "mean" else 1)
+            self._weights[size] = torch.full_like(loss, weight)
+        return self._weights[size]
 
 
 def _is_frozen(module: nn.Module) -> bool:

@@ -24,6 +24,7 @@ from vae_exp.engine.distributed import DistributedContext
 from vae_exp.engine.early_stopping import EarlyStopping
 from vae_exp.engine.ema import ExponentialMovingAverage, load_average
 from vae_exp.engine.evaluator_loop import EvaluatorLoop
+from vae_exp.engine.flat_parameter import optimizer_state
 from vae_exp.engine.non_finite import LossMonitor, NonFiniteChecker
 from vae_exp.engine.optimal_variance import OptimalVariance
 from vae_exp.engine.posterior_collapse import PosteriorCollapseMonitor
@@ -530,7 +531,7 @@ class Trainer:
             "best": {"monitor": self.options.monitor, **self.best.state_dict()},
             "vae": self._vae.state_dict(),
             "average": None if self._ema is None else self._ema.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": optimizer_state(self._optimizer),
             "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
             "generators": {
                 "device": self._device.type,

@@ -45,13 +45,13 @@ class Validator:
             return {}
         self._vae.eval()
         noise = make_generator(self._seed, "evaluation", self._images.device)
-        totals = torch.zeros(3, dtype=torch.float64)
+        sums = []
         with self._schedules.at_end(), matmul_precision(self._vae, "fp32"):
             for batch in self._images.batches(self._batch_size):
                 shutdown.raise_if_requested()
                 terms = self._loss(self._vae, batch, noise)
-                sums = torch.stack([terms.loss, terms.distortion, terms.rate]).sum(dim=1)
-                totals += sums.cpu().double()
+                sums.append(torch.stack([terms.loss, terms.distortion, terms.rate]).sum(dim=1))
+        totals = torch.stack(sums).cpu().double().sum(dim=0)  # the only wait for the device
         return loss_term_metrics("val", totals / len(self._images))
 
 

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+from torch.distributions import Distribution, MultivariateNormal
 
+from vae_exp.distributions.gaussian import DiagonalGaussian
 from vae_exp.model.networks import at_least_float32
 
 
@@ -23,9 +24,7 @@ class DiagonalGaussianHead(nn.Module):
 
     def forward(self, features: Tensor) -> Distribution:
         """Features `[batch, features]` → a distribution over `[batch, latent_dim]`."""
-        mean, log_variance = at_least_float32(self.mean_and_log_variance(features)).chunk(2, dim=-1)
-        scale = torch.exp(0.5 * log_variance)
-        return Independent(Normal(mean, scale, validate_args=False), 1, validate_args=False)
+        return DiagonalGaussian(at_least_float32(self.mean_and_log_variance(features)))
 
 
 class FullCovarianceGaussianHead(nn.Module):

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
+from vae_exp.distributions.gaussian import StandardNormal
+
 _MIN_LOG_SCALE = -6.0
 
 
@@ -24,7 +26,7 @@ class StandardNormalPrior(nn.Module):
 
     def forward(self) -> Distribution:
         """The distribution, with event shape `[latent_dim]`."""
-        return Independent(Normal(self.loc, self.scale, validate_args=False), 1, validate_args=False)
+        return StandardNormal(self.loc, self.scale)
 
 
 class GaussianMixturePrior(nn.Module):

@@ -54,8 +54,8 @@ class BetaTCVAE:
 
     def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
         """A batch of images → terms of shape `[batch]`, in nats."""
-        samples = sample_posterior(vae, batch, generator, (1,))
-        latents = samples.latents[0]
+        samples = sample_posterior(vae, batch, generator, ())
+        latents = samples.latents
         units = per_dimension(samples.posterior)
         densities = units.log_prob(latents.unsqueeze(1))  # [z of this image, q of that, unit]
         log_weights = stratified_log_weights(len(batch), self.dataset_size, latents)
@@ -118,8 +118,8 @@ class InfoVAE:
 
     def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
         """A batch of images → terms of shape `[batch]`, in nats."""
-        samples = sample_posterior(vae, batch, generator, (1,))
-        latents = samples.latents[0]
+        samples = sample_posterior(vae, batch, generator, ())
+        latents = samples.latents
         alpha = value_of(self.alpha)
         draw_prior = rsample if samples.prior.has_rsample else sample
         discrepancy = maximum_mean_discrepancy(latents, draw_prior(samples.prior, generator, (len(latents),)))
@@ -184,7 +184,7 @@ class DIPVAE:
 
     def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
         """A batch of images → terms of shape `[batch]`, in nats."""
-        samples = sample_posterior(vae, batch, generator, (1,))
+        samples = sample_posterior(vae, batch, generator, ())
         means = samples.posterior.mean
         centred = means - means.mean(dim=0)
         covariance = centred.T @ centred / len(means)

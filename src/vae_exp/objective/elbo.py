@@ -5,7 +5,7 @@ import torch
 from vae_exp.data.images import Batch
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import LossTerms
-from vae_exp.objective.posterior_samples import check_num_samples, sample_posterior
+from vae_exp.objective.posterior_samples import check_num_samples, draws, sample_posterior
 
 
 class ELBO:
@@ -25,6 +25,6 @@ class ELBO:
 
     def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
         """A batch of images → terms of shape `[batch]`, in nats."""
-        samples = sample_posterior(vae, batch, generator, (self.num_samples,))
-        distortion, rate = samples.distortion, samples.rate
-        return LossTerms(loss=distortion + rate, distortion=distortion, rate=rate)
+        samples = sample_posterior(vae, batch, generator, draws(self.num_samples))
+        score, rate = samples.mean_log_likelihood, samples.rate
+        return LossTerms(loss=rate - score, distortion=-score, rate=rate)

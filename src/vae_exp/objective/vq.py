@@ -47,7 +47,7 @@ class VQ:
         Raises:
             TypeError: if the posterior has no codebook, or one that is not learned.
         """
-        samples = sample_posterior(vae, batch, generator, (1,))
+        samples = sample_posterior(vae, batch, generator, ())
         codes = samples.posterior
         if not isinstance(codes, VectorQuantizedPosterior):
             raise TypeError(f"loss=vq needs the codes of model=vq, not a posterior of type {type(codes).__name__}")

@@ -1,0 +1,72 @@
+"""The diagonal Gaussian posterior and the standard normal prior: a draw and its rate in one operation."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.distributions import Independent, Normal
+
+
+class DiagonalGaussian(Independent):  # type: ignore[type-arg]
+    """N(μ, diag σ²).
+
+    Args:
+        parameters: μ, then log σ²: `[batch, 2·latent_dim]`.
+    """
+
+    def __init__(self, parameters: Tensor) -> None:
+        mean, log_variance = parameters.chunk(2, dim=-1)
+        super().__init__(Normal(mean, torch.exp(0.5 * log_variance), validate_args=False), 1, validate_args=False)
+        self.parameters = parameters
+
+
+class StandardNormal(Independent):  # type: ignore[type-arg]
+    """N(0, I).
+
+    Args:
+        loc: Zeros, `[latent_dim]`.
+        scale: Ones, likewise.
+    """
+
+    def __init__(self, loc: Tensor, scale: Tensor) -> None:
+        super().__init__(Normal(loc, scale, validate_args=False), 1, validate_args=False)
+
+
+def draw_with_rate(posterior: DiagonalGaussian, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw z = μ + σ ε, with KL(N(μ, diag σ²) ‖ N(0, I)) (Kingma & Welling 2014, appendix B).
+
+    The same as a draw and a divergence one by one, in half of the operations: a small latent space costs nothing
+    but their number.
+
+    Args:
+        posterior: N(μ, diag σ²) over `[batch, latent_dim]`.
+        noise: ε, `[batch, latent_dim]`.
+
+    Returns:
+        z, `[batch, latent_dim]`, and the divergence, `[batch]`, in nats.
+    """
+    latents, rate = _DrawWithRate.apply(posterior.parameters, posterior.base_dist.scale.detach(), noise)
+    return latents, rate
+
+
+class _DrawWithRate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, parameters: Tensor, scale: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_variance = parameters.chunk(2, dim=-1)
+        ctx.save_for_backward(mean, scale, noise)
+        terms = torch.addcmul(log_variance, mean, mean, value=-1).addcmul_(scale, scale, value=-1)
+        rate = torch.rsub(terms.sum(dim=-1), -0.5 * mean.shape[-1], alpha=0.5)
+        return torch.addcmul(mean, scale, noise), rate
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_latents: Tensor, by_rate: Tensor) -> tuple[Tensor, None, None]:
+        mean, scale, noise = ctx.saved_tensors
+        weight = by_rate.unsqueeze(-1)
+        gradient = mean.new_empty(*mean.shape[:-1], 2 * mean.shape[-1])
+        by_mean, by_log_variance = gradient.chunk(2, dim=-1)
+        torch.addcmul(by_latents, weight, mean, out=by_mean)
+        by_scale = torch.mul(by_latents, noise).addcmul_(weight, scale)  # without the rate's −1/σ
+        torch.addcmul(-0.5 * weight, by_scale, scale, value=0.5, out=by_log_variance)
+        return gradient, None, None
