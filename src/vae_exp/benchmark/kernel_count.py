@@ -11,7 +11,7 @@ _WITHOUT_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_emp
 
 class _Recorder(TorchDispatchMode):
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: list[str] = []
 
     def __torch_dispatch__(
@@ -36,6 +36,7 @@ def launched_kernels(step: Callable[[], object]) -> list[str]:
     Args:
         step: Runs one step.
     """
-    with _Recorder() as recorder:
+    recorder = _Recorder()
+    with recorder:
         step()
     return recorder.names
