@@ -37,7 +37,7 @@ def _machine(hardware: Mapping[str, Any]) -> str:
 
 def _case(case: Mapping[str, Any]) -> Table:
     title = f"Batches of {case['batch_size']}, widths {case['hidden_dims']}, {case['images']:,} images"
-    columns = ["images/s", "s/epoch", "epochs/s", "speed ÷ plain", "time ÷ floor"]
+    columns = ["images/s", "s/epoch", "epochs/s", "speed ÷ plain", "time ÷ floor", "kernels/step"]
     on_cuda = any(figures["peak_bytes"] is not None for figures in case["candidates"].values())
     table = _table(title, "candidate", *columns, *(["peak MiB"] if on_cuda else []))
     for name, figures in case["candidates"].items():
@@ -49,6 +49,7 @@ def _case(case: Mapping[str, Any]) -> Table:
             f"{figures['epochs_per_second']:.3g}",
             _spread(figures["over_plain"]),
             _spread(figures["over_floor"]),
+            f"{figures['kernels_per_step'] or '–'}",
             *peak,
         )
     return table

@@ -24,6 +24,7 @@ from vae_exp.benchmark.interleave import (
     ratios,
     spread,
 )
+from vae_exp.benchmark.kernel_count import launched_kernels
 from vae_exp.benchmark.peak_memory import measure_host_peak, with_cuda_peak
 from vae_exp.benchmark.report import available_precisions, describe_hardware, synchronize
 from vae_exp.benchmark.run_profile import profile_run
@@ -124,9 +125,12 @@ def _measure(
     wait = partial(synchronize, case.device)
     _open_libraries(case.device)
     candidates: dict[str, Candidate] = {}
+    kernels: dict[str, int | None] = {}
     peaks: dict[str, int | None] = {}
     for name, build in candidate_builders(case, executions, precisions).items():
-        candidates[name], peaks[name] = with_cuda_peak(partial(_build_warm, build), case.device)
+        (candidates[name], kernels[name]), peaks[name] = with_cuda_peak(
+            partial(_build_warm, name, build), case.device
+        )
     steps = {
         name: settings.burst_steps or calibrated_steps(candidate, settings.burst_seconds, wait)
         for name, candidate in candidates.items()
@@ -134,7 +138,11 @@ def _measure(
     bursts = interleave(candidates, steps, settings.rounds, wait)
     summaries = {
         name: _summarize(name, bursts, len(case.images))
-        | {"steps_per_burst": steps[name], "peak_bytes": peaks[name] if settings.memory else None}
+        | {
+            "steps_per_burst": steps[name],
+            "kernels_per_step": kernels[name],
+            "peak_bytes": peaks[name] if settings.memory else None,
+        }
         for name in candidates
     }
     candidates.clear()
@@ -176,10 +184,12 @@ def _host_memory(case: Case, execution: str, precision: str) -> dict[str, Any] |
     return {"batch_size": case.batch_size, "bytes": peaks, "engine_over_tensor_loop": engine / loop}
 
 
-def _build_warm(build: Callable[[], Candidate]) -> Candidate:
+def _build_warm(name: str, build: Callable[[], Candidate]) -> tuple[Candidate, int | None]:
+    """A candidate and the kernels of its first step, before anything is captured; None for compiled steps."""
     candidate = build()
+    kernels = None if "/compile/" in name else len(launched_kernels(partial(candidate.run_steps, 1)))
     candidate.run_steps(_WARM_UP_STEPS)
-    return candidate
+    return candidate, kernels
 
 
 def _hidden_dims(case: Case) -> list[int]:
