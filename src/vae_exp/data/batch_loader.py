@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from math import ceil
 from typing import Protocol
 
 import psutil
@@ -50,12 +49,14 @@ class DeviceLoader:
 
     def __init__(self, images: ImageSet, largest: int) -> None:
         self._images = images
-        self._order = torch.zeros(ceil(len(images) / largest), largest, dtype=torch.int64, device=images.device)
+        self._order = torch.zeros(len(images) + largest, dtype=torch.int64, device=images.device)
+        self._batches = self._order[:0].view(0, largest)
         self._next = torch.zeros(1, dtype=torch.int64, device=images.device)
 
     def start_epoch(self, order: Tensor, sizes: list[int], done: int) -> None:
-        """Copy the order into the tensor that a step reads a row of; all batches but the last are the largest."""
-        self._order.view(-1)[: len(order)].copy_(order)
+        """Copy the order into the tensor that a step reads a row of; all batches but the last have one size."""
+        self._order[: len(order)].copy_(order)
+        self._batches = self._order[: len(sizes) * sizes[0]].view(len(sizes), sizes[0])
         self._next.fill_(done)
 
     def prefetch(self) -> None:
@@ -63,7 +64,7 @@ class DeviceLoader:
 
     def next_batch(self, size: int) -> Batch:
         """Gather and scale the next images."""
-        rows = self._order.index_select(0, self._next)[0, :size]
+        rows = self._batches.index_select(0, self._next)[0, :size]
         self._next += 1
         return self._images.batch(rows)
 
