@@ -25,7 +25,8 @@ def test_views_and_allocations_launch_nothing():
     assert launched_kernels(step) == ["fill_", "add_", "sum"]
 
 
-def test_a_step_of_the_minimalist_vae_on_a_gpu_has_at_most_53_kernels(tmp_path, monkeypatch):
+def test_a_step_of_the_minimalist_vae_on_a_gpu_has_at_most_54_kernels(tmp_path, monkeypatch):
+    """19 of the layers, 8 of the likelihood, 14 of the draw with its rate, 4 to load, 6 to record, 3 to update."""
     monkeypatch.setattr(bernoulli, "summed_by_products", bernoulli.summed_by_softplus)  # the way of CUDA
     vae = VAE(MLPEncoder(SHAPE, 2, [500], "relu"), MLPDecoder(SHAPE, 2, [500], "relu"), StandardNormalPrior(2))
     adam = {"_target_": "torch.optim.Adam", "lr": 1e-3, "weight_decay": 1e-5}
@@ -44,4 +45,4 @@ def test_a_step_of_the_minimalist_vae_on_a_gpu_has_at_most_53_kernels(tmp_path, 
     kernels = launched_kernels(lambda: trainer.run_steps(1))
     of_the_host = kernels.pop()  # the mean of the progress bar, which a GPU computes every 32 steps
     assert of_the_host == "div"
-    assert len(kernels) <= 53, kernels
+    assert len(kernels) <= 54, kernels

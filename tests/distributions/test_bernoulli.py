@@ -196,6 +196,16 @@ def test_gradients_are_those_of_the_pixels():
     torch.testing.assert_close(gradient, images - logits.sigmoid())
 
 
+def test_an_image_can_be_differentiated_twice():
+    logits = torch.randn(2, 1, 2, 3, dtype=torch.float64, requires_grad=True)
+    images = torch.rand(2, 1, 2, 3, dtype=torch.float64)
+
+    def scores(logits: Tensor) -> Tensor:
+        return SummedBernoulli(LogitBernoulli(logits=logits, validate_args=False), 3).log_prob(images)
+
+    assert torch.autograd.gradgradcheck(scores, (logits,))
+
+
 def test_more_images_than_latents_are_crossed():
     logits, images = torch.randn(4, 1, 1, 6, 6), torch.rand(3, 1, 6, 6)
     found = SummedBernoulli(LogitBernoulli(logits=logits, validate_args=False), 3, validate_args=False)

@@ -47,6 +47,13 @@ def test_an_unused_rate_adds_nothing_to_the_gradient(parameters, noise):
     torch.testing.assert_close(gradient, torch.cat([torch.ones_like(scale), noise * scale / 2], dim=1))
 
 
+def test_it_can_be_differentiated_twice(parameters, noise):
+    def both(parameters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return draw_with_rate(DiagonalGaussian(parameters), noise)
+
+    assert torch.autograd.gradgradcheck(both, (parameters,))
+
+
 def test_both_are_the_distributions_they_are_named_after(parameters, generator):
     mean, log_variance = parameters.chunk(2, dim=-1)
     values = torch.randn(7, 3, generator=generator, dtype=torch.float64)

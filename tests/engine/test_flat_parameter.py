@@ -33,7 +33,9 @@ def train(model: nn.Module, optimizer: Optimizer, steps: int) -> None:
         (model(torch.randn(4, 1, 2, 2, generator=drawn)) - 1).square().sum().backward()
         if (flat := flat_parameter(optimizer)) is not None:
             flat.gather_gradients()
-        optimizer.step()
+            flat.step(optimizer)
+        else:
+            optimizer.step()
 
 
 def flat_net(make: Callable[..., Optimizer]) -> tuple[nn.Module, Optimizer]:
@@ -69,13 +71,26 @@ def test_the_state_is_stored_by_single_parameters_and_goes_both_ways(make):
         assert torch.equal(one, third)
 
 
-def test_a_weight_without_a_gradient_has_one_of_zero():
-    model = net()
+@every_optimizer
+def test_a_weight_without_a_gradient_stays_as_it_is(make):
+    model, optimizer = flat_net(make)
+    before = model[3].weight.clone()
+    flat = flat_parameter(optimizer)
+    assert flat is not None
+    for _ in range(3):
+        model[2].weight.grad = torch.ones_like(model[2].weight)
+        flat.gather_gradients()
+        assert flat.grad is not None
+        assert flat.grad.sum() == model[2].weight.numel()
+        flat.step(optimizer)
+    assert torch.equal(model[3].weight, before)
+    assert not torch.equal(model[2].weight, net()[2].weight)
+
+
+def test_weights_stay_aligned():
+    model = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 7))
     flat = FlatParameter(list(model.parameters()))
-    model[2].weight.grad = torch.ones_like(model[2].weight)
-    flat.gather_gradients()
-    assert flat.grad is not None
-    assert flat.grad.sum() == model[2].weight.numel()
+    assert all((weight.data_ptr() - flat.data_ptr()) % 64 == 0 for weight in model.parameters())
 
 
 def test_the_state_of_other_weights_is_refused():

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.distributions import Bernoulli, ContinuousBernoulli, Independent
 from torch.nn.functional import softplus
 
@@ -51,10 +50,9 @@ class _SummedLogProb(torch.autograd.Function):
         return summed_by_softplus(logits, values) if logits.is_cuda else summed_by_products(logits, values)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         logits, values = ctx.saved_tensors
-        return (values - logits.sigmoid()).mul_(gradient.unsqueeze(-1)), None
+        return (values - logits.sigmoid()) * gradient.unsqueeze(-1), None
 
 
 def summed_by_softplus(logits: Tensor, values: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.distributions import Independent, Normal
 
 
@@ -46,27 +45,27 @@ def draw_with_rate(posterior: DiagonalGaussian, noise: Tensor) -> tuple[Tensor, 
     Returns:
         z, `[batch, latent_dim]`, and the divergence, `[batch]`, in nats.
     """
-    latents, rate = _DrawWithRate.apply(posterior.parameters, posterior.base_dist.scale.detach(), noise)
+    latents, rate = _DrawWithRate.apply(posterior.parameters, posterior.base_dist.scale, noise)
     return latents, rate
 
 
 class _DrawWithRate(torch.autograd.Function):
+    """The gradient by σ is part of that by log σ²; σ is an argument because the posterior has computed it."""
+
     @staticmethod
     def forward(ctx: Any, parameters: Tensor, scale: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(parameters, scale, noise)
         mean, log_variance = parameters.chunk(2, dim=-1)
-        ctx.save_for_backward(mean, scale, noise)
         terms = torch.addcmul(log_variance, mean, mean, value=-1).addcmul_(scale, scale, value=-1)
         rate = torch.rsub(terms.sum(dim=-1), -0.5 * mean.shape[-1], alpha=0.5)
         return torch.addcmul(mean, scale, noise), rate
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, by_latents: Tensor, by_rate: Tensor) -> tuple[Tensor, None, None]:
-        mean, scale, noise = ctx.saved_tensors
+        parameters, scale, noise = ctx.saved_tensors
+        mean, _ = parameters.chunk(2, dim=-1)
         weight = by_rate.unsqueeze(-1)
-        gradient = mean.new_empty(*mean.shape[:-1], 2 * mean.shape[-1])
-        by_mean, by_log_variance = gradient.chunk(2, dim=-1)
-        torch.addcmul(by_latents, weight, mean, out=by_mean)
-        by_scale = torch.mul(by_latents, noise).addcmul_(weight, scale)  # without the rate's −1/σ
-        torch.addcmul(-0.5 * weight, by_scale, scale, value=0.5, out=by_log_variance)
-        return gradient, None, None
+        by_mean = torch.addcmul(by_latents, weight, mean)
+        by_scale = torch.addcmul(by_latents * noise, weight, scale)  # without the rate's −1/σ
+        by_log_variance = torch.addcmul(-0.5 * weight, by_scale, scale, value=0.5)
+        return torch.cat([by_mean, by_log_variance], dim=-1), None, None

@@ -174,7 +174,10 @@ class TrainStep:
         if self._max_grad_norm is not None:
             whole = self._parameters if self._flat is None else [self._flat]
             self.last_grad_norm.copy_(clip_grad_norm_(whole, self._max_grad_norm))
-        self.optimizer.step()
+        if self._flat is None:
+            self.optimizer.step()
+        else:
+            self._flat.step(self.optimizer)
         for module in self._updated_modules:
             module.after_step(self.generator, self._dist.noise_shard(size), self._dist.all_reduce_sum)
         if self._ema is not None:
