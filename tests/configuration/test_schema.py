@@ -18,7 +18,7 @@ REFUSED = {
     "optimizer.lr=.nan": r"optimizer\.lr=",
     "optimizer.weight_decay=-1": r"optimizer\.weight_decay=-1",
     "trainer.loss_reduction=max": r"trainer\.loss_reduction=max must be one of sum, mean",
-    "tracker.mode=loud": r"tracker\.mode=loud must be one of offline, online, none",
+    "tracker.mode=loud": r"tracker\.mode=loud must be offline, online or none",
     "seed=-1": r"seed=-1",
     "+model.latnt_dim=2": r"model\.latnt_dim=2 is not a key .* did you mean model\.latent_dim\?",
     "+trainer.early_stopping.patiense=2": r"did you mean trainer\.early_stopping\.patience\?",

@@ -1,7 +1,6 @@
 """Runs and sweeps that earlier versions wrote: each command on each of them."""
 
 import csv
-import hashlib
 import json
 import re
 import tarfile
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.stored_runs.write import EVALUATION, describe_computer
+from tests.stored_runs.write import EVALUATION
 from vae_exp import load_run
 from vae_exp.metrics import with_current_metrics
 from vae_exp.tracking.metrics_file import read_row
@@ -21,7 +20,8 @@ ARCHIVES = Path(__file__).parents[1] / "stored_runs"
 NAMES = sorted(str(path.relative_to(ARCHIVES)).removesuffix(".tar.xz") for path in ARCHIVES.glob("*/*.tar.xz"))
 SWEEP_ARCHIVES = [name for name in NAMES if name.endswith("/sweep")]
 RUN_ARCHIVES = [name for name in NAMES if name not in SWEEP_ARCHIVES]
-ROUNDING = 1e-4  # relative, where the computer is another one than that which wrote a run
+ROUNDING = 1e-4  # relative: versions and computers round in different ways
+ADDED_METRICS = {"train/grad_norm"}  # that the older versions did not have
 # Of an older version's `mlp` by today's definition: `num_images` takes a random subset, not the first images.
 OF_A_SUBSET = {"val/aggregate_kl": 0.12223953406391445, "val/probe_accuracy": 0.22, "val/knn_accuracy": 0.22}
 
@@ -41,25 +41,21 @@ def extract(archive: str, target: Path) -> dict[str, Any]:
 
 def assert_ends_as_expected(run: Path, expected: dict[str, Any]) -> None:
     """Compare metrics and last weights with those of the run that was not interrupted."""
-    tolerance = 0 if expected["computer"] == describe_computer() else ROUNDING
     rows = [read_row(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
     rows[-1] = {key.removeprefix("best/"): value for key, value in rows[-1].items()}  # the older have none
     assert len(rows) == len(expected["metrics"])
     for row, values in zip(rows, map(with_current_metrics, expected["metrics"]), strict=True):
-        assert {key for key in row if not key.startswith("time/")} == set(values)
+        assert {key for key in row if not key.startswith("time/")} - ADDED_METRICS == set(values)
         for key, value in values.items():
-            share = 0.02 if key.endswith("accuracy") and tolerance else 0  # of a few images
-            assert row[key] == pytest.approx(value, rel=tolerance, abs=share or tolerance), key
+            share = 0.02 if key.endswith("accuracy") else ROUNDING  # of a few images
+            assert row[key] == pytest.approx(value, rel=ROUNDING, abs=share), key
     result = json.loads((run / "result.json").read_text())
     assert (result["status"], result["epochs"]) == ("completed", 2)
-    assert result["best"] == pytest.approx(expected["best"], rel=tolerance)
+    assert result["best"] == pytest.approx(expected["best"], rel=ROUNDING)
     weights = torch.load(run / "checkpoints" / "last.pt", weights_only=True)["vae"]
     assert list(weights) == list(expected["weights"])
     for name, weight in weights.items():
         assert float(weight.double().norm()) == pytest.approx(expected["weights"][name]["norm"], rel=ROUNDING)
-        if not tolerance:
-            digest = hashlib.sha256(weight.contiguous().numpy().tobytes()).hexdigest()
-            assert digest == expected["weights"][name]["sha256"], name
 
 
 @pytest.mark.parametrize("archive", RUN_ARCHIVES)
