@@ -296,17 +296,20 @@ class Trainer:
         Raises:
             Interrupted: on Ctrl-C or SIGTERM, before the next evaluator.
         """
-        names, step = self._evaluator_loop.due_at_end(), self.state.global_step
-        if not names:
-            return
-        with timed(self.phase_seconds, "evaluators"):
-            metrics = self.dist.run_on_main_and_broadcast(lambda: self._evaluate_best(names, step, shutdown))
+        step = self.state.global_step
+        with timed(
+            self.phase_seconds, "evaluators"
+        ):  # in every process: those beside the main one have no evaluators
+            metrics = self.dist.run_on_main_and_broadcast(lambda: self._evaluate_best(step, shutdown))
         if metrics:
             self.state.metrics = metrics | self.state.metrics
             for tracker in self._trackers:
                 tracker.log({"epoch": self.state.epoch, **metrics}, step)
 
-    def _evaluate_best(self, names: Sequence[str], step: int, shutdown: GracefulShutdown) -> dict[str, float]:
+    def _evaluate_best(self, step: int, shutdown: GracefulShutdown) -> dict[str, float]:
+        names = self._evaluator_loop.due_at_end()
+        if not names:
+            return {}
         best = self._checkpoints.load_best()
         weights = f"epoch {best['epoch']} (best)" if best else f"epoch {self.state.epoch} (last)"
         with self._weights_from(best) if best else self._average_weights():
