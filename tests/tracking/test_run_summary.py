@@ -1,22 +1,28 @@
 """Scores in the summary of a run's W&B run: what a further segment says, and what it leaves as it was."""
 
 import json
+import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from errno import ENOSPC
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import wandb
 from filelock import FileLock
 
 from tests.dashboard.records import make_run, summary_record
+from tests.tracking.wandb_server import WandbServer, serve
 from tests.wandb_records import runs
 from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
-from vae_exp.tracking.run_summary import add_to_summary
+from vae_exp.tracking.offline_runs import TrackedRun
+from vae_exp.tracking.run_summary import _read_segments, add_to_summary
 
 ROWS = [{"val/elbo": -3.0}, {"val/elbo": -2.0}]
 
@@ -111,22 +117,66 @@ def test_what_cannot_be_added_says_why(tracked, tmp_path: Path):
 def test_a_directory_that_names_the_wandb_run_of_another_is_refused(tracked, tmp_path: Path, monkeypatch):
     directory = tracked()
     directory.path.rename(tmp_path / "other")
-    with pytest.raises(UserError, match=r"is of the run in .*/run$"):
+    with pytest.raises(UserError, match=r"is of the run in .*/run, not"):
         add_to_summary(RunDirectory(tmp_path / "other"), {"test/nll": 2.5})
     (tmp_path / "moved").mkdir()
     moved = RunDirectory((tmp_path / "other").rename(tmp_path / "moved" / "run"))
     assert "offline: " in str(add_to_summary(moved, {"test/nll": 2.5}))
-    for segment in (tmp_path / "wandb").iterdir():
-        segment.rename(segment.with_name(segment.name.removeprefix("offline-")))
+    _put_online(tmp_path)
     monkeypatch.setattr("wandb.init", lambda **_: pytest.fail("another run is resumed"))
-    with pytest.raises(UserError, match=r"is of the run in .*/run$"):
+    with pytest.raises(UserError, match=r"is of the run in .*/run, not of .*moved/run: evaluate it where"):
         add_to_summary(moved, {"test/nll": 2.5})
+
+
+def _put_online(root: Path) -> None:
+    for segment in (root / "wandb").glob("offline-*"):
+        segment.rename(segment.with_name(segment.name.removeprefix("offline-")))
+
+
+def test_additions_at_once_are_all_kept(tracked, tmp_path: Path):
+    directory = tracked()
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda split: add_to_summary(directory, {f"{split}/nll": 2.5}), "abcd"))
+    assert {f"{split}/nll" for split in "abcd"} <= set(_summary(_records(tmp_path)[-1]))
+
+
+def test_a_segment_that_cannot_be_written_leaves_nothing(tracked, tmp_path: Path, monkeypatch):
+    directory = tracked()
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(ENOSPC, "No space left")))
+    with pytest.raises(OSError, match="No space left"):
+        add_to_summary(directory, {"test/nll": 2.5})
+    assert len(list((tmp_path / "wandb").iterdir())) == 1
+
+
+def test_scores_are_sent_from_ones_own_folder_alone(tracked, tmp_path: Path, monkeypatch):
+    directory = tracked()
+    _put_online(tmp_path)
+    monkeypatch.setattr("wandb.init", lambda **_: pytest.fail("a run of another folder is resumed"))
+    monkeypatch.chdir(directory.path)
+    with pytest.raises(UserError, match=f"set WANDB_DIR={tmp_path}, or WANDB_MODE=offline"):
+        add_to_summary(directory, {"test/nll": 2.5})
+
+
+def test_scores_are_added_to_an_online_run_as_often_as_wanted(tracked, tmp_path: Path, monkeypatch):
+    directory = tracked()
+    _put_online(tmp_path)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    with serve(WandbServer([])) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        for split in ("test", "val"):
+            assert str(add_to_summary(directory, {f"{split}/nll": 2.5})).endswith("0123abcd, online.")
+            time.sleep(1.1)  # the names of segments have seconds
+        wandb.teardown()
+    assert {("test/nll",), ("val/nll",)} <= set(_read_segments(TrackedRun.read(directory)).summary)
+    assert server.runs["0123abcd"].config["run_directory"] == str(directory.path)
+    assert server.runs["0123abcd"].summary["val/nll"] == 2.5
 
 
 def test_an_online_run_is_resumed(tracked, tmp_path: Path, monkeypatch):
     directory = tracked(exit_code=3)
-    [segment] = (tmp_path / "wandb").iterdir()
-    segment.rename(segment.with_name(segment.name.removeprefix("offline-")))
+    _put_online(tmp_path)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     ends: list[int] = []
     run = SimpleNamespace(id="0123abcd", summary={}, finish=lambda **end: ends.append(end["exit_code"]))
     run.define_metric = lambda *names, **options: None
@@ -138,7 +188,7 @@ def test_an_online_run_is_resumed(tracked, tmp_path: Path, monkeypatch):
     assert [started[name] for name in ("id", "resume", "mode", "project", "name")] == [
         "0123abcd", "allow", "online", "mine", "a run",
     ]  # fmt: skip
-    assert started["config"] == {}
+    assert started["config"] == {"run_directory": str(directory.path)}
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert "offline: " in str(add_to_summary(directory, {"test/nll": 2.0}))
     assert _summary(_records(tmp_path)[0])["test/nll"] == 2.0

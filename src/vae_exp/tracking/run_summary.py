@@ -8,8 +8,11 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from filelock import FileLock
+
 from vae_exp.errors import UserError
-from vae_exp.storage.atomic_io import write_atomically
+from vae_exp.storage.atomic_io import absolute_path, write_atomically
+from vae_exp.storage.output_files import temporary_folder
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.tracking.offline_runs import SEGMENT, TrackedRun
 from vae_exp.tracking.wandb_log import WandbLogReader, encode_log
@@ -62,14 +65,16 @@ def add_to_summary(directory: RunDirectory, values: Mapping[str, float]) -> str 
         return None
     if directory.is_locked():
         raise UserError("it is still being trained; force=true adds its scores afterwards")
-    segments = _read_segments(tracked)
-    is_offline = segments.last.name.startswith("offline") or mode == "offline"
-    _require_same_run(segments, directory.path, by_name=is_offline)
-    if is_offline:
-        path = _write_segment(segments, values)
-        return f"Added to the summary of the W&B run {tracked.run_id}, offline: {path}"
-    _resume(segments, values)
-    return f"Added to the summary of the W&B run {tracked.run_id}, online."
+    with FileLock(directory.path / "evaluation" / ".wandb.lock"):  # each addition repeats those before it
+        segments = _read_segments(tracked)
+        is_offline = segments.last.name.startswith("offline") or mode == "offline"
+        _require_same_run(segments, directory.path, by_name=is_offline)
+        if is_offline:
+            path = _write_segment(segments, values)
+            return f"Added to the summary of the W&B run {tracked.run_id}, offline: {path}"
+        _require_own_folder(segments.last.parent.parent)
+        _resume(segments, directory.path, values)
+        return f"Added to the summary of the W&B run {tracked.run_id}, online."
 
 
 def _require_same_run(segments: _TrackedSegments, path: Path, *, by_name: bool) -> None:
@@ -81,7 +86,24 @@ def _require_same_run(segments: _TrackedSegments, path: Path, *, by_name: bool) 
     values = [json.loads(item.value_json) for item in segments.run.config.update if item.key == "run_directory"]
     trained_in = Path(str(values[0] if values else "an unknown directory"))
     if trained_in != path and not (by_name and trained_in.name == path.name):
-        raise UserError(f"{segments.last} is of the run in {trained_in}")
+        raise UserError(
+            f"{segments.last} is of the run in {trained_in}, not of the one in {path}: evaluate it where it was "
+            f"trained, or set WANDB_MODE=disabled to leave W&B alone"
+        )
+
+
+def _require_own_folder(root: Path) -> None:
+    """Refuse to send anything for a folder of W&B runs that only the run directory names.
+
+    Raises:
+        UserError: unless it is that of `WANDB_DIR`, or of the working directory; names the remedy.
+    """
+    own = absolute_path("WANDB_DIR", os.environ.get("WANDB_DIR") or ".")
+    if root != own.resolve():
+        raise UserError(
+            f"its W&B folder is in {root}, not in {own}: if that folder is yours, set WANDB_DIR={root}, or "
+            f"WANDB_MODE=offline to add them without the network"
+        )
 
 
 def _read_segments(tracked: TrackedRun) -> _TrackedSegments:
@@ -154,12 +176,12 @@ def _write_segment(segments: _TrackedSegments, values: Mapping[str, float]) -> P
     )
     content = encode_log(record.SerializeToString() for record in [*first, *segments.metrics, *last])
     segment = segments.last.with_name(name)
-    segment.mkdir()
-    write_atomically(segment / f"run-{run.run_id}.wandb", lambda file: file.write(content))
-    return segment
+    with temporary_folder(segment.parent) as scratch:
+        write_atomically(scratch / name / f"run-{run.run_id}.wandb", lambda file: file.write(content))
+        return (scratch / name).rename(segment)
 
 
-def _resume(segments: _TrackedSegments, values: Mapping[str, float]) -> None:
+def _resume(segments: _TrackedSegments, path: Path, values: Mapping[str, float]) -> None:
     from vae_exp.tracking.wandb_tracker import WandbTracker
 
     run, records = segments.run, segments.records
@@ -172,7 +194,7 @@ def _resume(segments: _TrackedSegments, values: Mapping[str, float]) -> None:
         group=run.run_group or None,
         name=run.display_name,
         tags=run.tags,
-        config={},
+        config={"run_directory": str(path)},  # by which the next addition knows the run
         run_id=run.run_id,
         job_type=run.job_type,
     )
