@@ -153,23 +153,11 @@ def test_what_wandb_agent_writes_for_no_hyphens_is_taken(command):
     assert config.tracker.name == "two words"
 
 
-@pytest.mark.parametrize(
-    ("mode", "words", "added"),
-    [
-        (None, ["seed=1"], ["tracker=online"]),
-        ("online", ["seed=1", "tracker.project=mine"], ["tracker=online"]),
-        ("offline", ["seed=1"], []),
-        (None, ["tracker=none"], []),
-        (None, ["tracker.mode=offline"], []),
-    ],
-)
-def test_a_run_of_wandb_agent_is_tracked_online_unless_told_otherwise(mode, words, added, monkeypatch):
+def test_a_run_of_wandb_agent_is_no_sweep(monkeypatch):
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
-    if mode:
-        monkeypatch.setenv("WANDB_MODE", mode)
-    assert prepare(words, "train") == [*words, *added]
-    assert prepare(["seed=1"], "generate") == ["seed=1"]
-    with pytest.raises(UserError, match="--multirun trains several runs, and wandb agent starts one"):
+    assert prepare(["seed=1"], "train") == ["seed=1"]
+    assert prepare(["--multirun", "run=a,b"], "evaluate") == ["--multirun", "run=a,b"]
+    with pytest.raises(UserError, match=r"--multirun seed=0,1 trains several runs, and wandb agent starts one"):
         prepare(["--multirun", "seed=0,1"], "train")
 
 

@@ -108,6 +108,13 @@ def test_runs_in_threads_wait_for_each_other(monkeypatch: pytest.MonkeyPatch, tm
             assert torch.equal(weight, trained.vae.state_dict()[name])
 
 
+def test_a_run_within_a_run_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vae_exp.runs.training.run_training", lambda *_, **__: vae_exp.train(WORDS))
+    with pytest.raises(UserError, match="is called by the run that it trains: call it after that"):
+        vae_exp.train(WORDS)
+
+
 def test_a_class_of_the_callers_own_is_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     (tmp_path / "own_nets.py").write_text(
         "from vae_exp.model.encoders import MLPEncoder\n\n\nclass OwnEncoder(MLPEncoder):\n    pass\n"

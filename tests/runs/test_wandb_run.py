@@ -117,8 +117,35 @@ def test_the_tracker_of_a_job_that_retry_continues_is_checked(
 
 def test_no_tracking_has_two_names(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert _settings().mode == "disabled"
+    assert _settings().mode == "none"
     assert overruled_variables(_settings("tracker=none")) == ""
+
+
+@pytest.mark.parametrize(
+    ("mode", "overrides", "expected"),
+    [
+        (None, [], "online"),
+        (None, ["tracker.project=mine"], "online"),
+        ("online", [], "online"),
+        ("offline", [], "offline"),
+        ("disabled", [], "none"),
+        (None, ["tracker=none"], "none"),
+        (None, ["tracker.mode=offline"], "offline"),
+        (None, ["experiment=mine"], "none"),
+    ],
+)
+def test_a_run_of_wandb_agent_is_tracked_online_unless_something_else_is_said(
+    mode: str | None, overrides: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    if mode:
+        monkeypatch.setenv("WANDB_MODE", mode)
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults: [{override /tracker: none}]\n"
+    )
+    assert _settings(f"hydra.searchpath=[file://{tmp_path}]", *overrides).mode == expected
 
 
 def test_a_mode_that_is_unknown_is_refused_with_its_source(monkeypatch: pytest.MonkeyPatch):

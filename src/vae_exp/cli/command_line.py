@@ -17,7 +17,7 @@ from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from vae_exp.configuration.config_dir import config_dir
-from vae_exp.configuration.overrides import from_python_values, override_key, quote_value, split_override
+from vae_exp.configuration.overrides import from_python_values, quote_value, split_override
 from vae_exp.configuration.renames import rename_override
 from vae_exp.configuration.schema import strip_omegaconf_noise
 from vae_exp.errors import UserError, did_you_mean
@@ -50,8 +50,11 @@ def prepare(arguments: Sequence[str], config_name: str) -> list[str]:
     if parsed.multirun and (parsed.cfg or parsed.info):
         option = "--cfg" if parsed.cfg else "--info"
         raise UserError(f"{option} shows a single run: leave out --multirun, and give every key one value.")
-    if parsed.multirun and "WANDB_SWEEP_ID" in os.environ:
-        raise UserError("--multirun trains several runs, and wandb agent starts one at a time: leave it out.")
+    if parsed.multirun and config_name == "train" and "WANDB_SWEEP_ID" in os.environ:
+        raise UserError(
+            f"--multirun {' '.join(parsed.overrides)} trains several runs, and wandb agent starts one at a time: "
+            f"leave out --multirun in the command of the sweep, and give every key one value, such as seed=0."
+        )
     pool = next((text for text in parsed.overrides if text == "hydra/launcher=pool"), None)
     if pool and config_name != "train":
         remedy = "evaluate run=[A,B] or run=SWEEP scores several runs" if config_name == "evaluate" else ""
@@ -71,17 +74,9 @@ def prepare(arguments: Sequence[str], config_name: str) -> list[str]:
             raise UserError(
                 f"{' '.join(paths)}: {config_name} takes one run; --multirun run={','.join(paths)} takes each."
             )
-        overrides += _tracker_of_agent(overrides) if config_name == "train" else []
         in_grammar = (text for override in overrides for text in from_python_values(override))
         overrides = [*_own_config_dir(parsed), *(_prepare_override(text, config_name) for text in in_grammar)]
     return [*options, *overrides]
-
-
-def _tracker_of_agent(overrides: Sequence[str]) -> list[str]:
-    """`tracker=online` for a run of `wandb agent`, whose sweep reads its metrics, where nothing else is said."""
-    if "WANDB_SWEEP_ID" not in os.environ or os.environ.get("WANDB_MODE", "online") != "online":
-        return []
-    return [] if {"tracker", "tracker.mode"} & set(map(override_key, overrides)) else ["tracker=online"]
 
 
 def _own_config_dir(parsed: Namespace) -> list[str]:

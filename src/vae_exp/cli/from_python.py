@@ -25,7 +25,8 @@ from vae_exp.storage.run_directory import RunDirectory, lock_run_directory, resu
 if TYPE_CHECKING:
     from vae_exp.runs.trained_run import TrainedRun
 
-_TRAINING = threading.RLock()  # Hydra's state and the random state belong to the process
+_THREAD = threading.local()
+_TRAINING = threading.Lock()  # Hydra's state and the random state belong to the process
 
 
 def train(overrides: Sequence[str] = ()) -> "TrainedRun":
@@ -55,7 +56,7 @@ def train(overrides: Sequence[str] = ()) -> "TrainedRun":
     from vae_exp.runs.trained_run import load_run
     from vae_exp.runs.training import run_training
 
-    with _TRAINING, _composed(overrides) as config:
+    with _one_run_at_once(), _composed(overrides) as config:
         task = without_hydra_node(config)
         run_dir = resumed_directory(task.resume) if task.resume else RunDirectory(Path(config.hydra.run.dir))
         with lock_run_directory(run_dir), _logged_to(run_dir.log), GracefulShutdown() as shutdown:
@@ -72,6 +73,21 @@ def train(overrides: Sequence[str] = ()) -> "TrainedRun":
         trusted_packages=[*task.trusted_packages, *own],
         data={"root": task.data.root, "path": task.data.path},
     )
+
+
+@contextmanager
+def _one_run_at_once() -> Iterator[None]:
+    """A block that waits for the runs of other threads; a run of this thread would wait for itself."""
+    if getattr(_THREAD, "is_training", False):
+        raise UserError(
+            "vae_exp.train is called by the run that it trains: call it after that, or in a process of its own."
+        )
+    with _TRAINING:
+        _THREAD.is_training = True
+        try:
+            yield
+        finally:
+            _THREAD.is_training = False
 
 
 @contextmanager

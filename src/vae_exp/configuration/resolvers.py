@@ -29,6 +29,7 @@ def register_resolvers() -> None:
     for name, resolver in (
         ("config_hash", _config_hash),
         ("env", environment_value),
+        ("tracker_mode", _tracker_mode),
         ("own_experiments", _own_experiments),
         ("job_name", _job_name),
         ("sweep_name", _sweep_name),
@@ -51,6 +52,17 @@ def _own_experiments() -> str:
     folder = Path(os.environ.get("VAE_EXP_CONFIG") or os.devnull, "experiment")
     names = sorted(path.stem for path in folder.glob("*.yaml"))
     return f"; in {folder}: {', '.join(names)}" if names else ""
+
+
+def environment_mode() -> str | None:
+    """What `WANDB_MODE` says, as `tracker.mode` calls it; None where it is empty."""
+    mode = environment_value("WANDB_MODE")
+    return "none" if mode == "disabled" else mode
+
+
+def _tracker_mode() -> str:
+    """`WANDB_MODE`; else online in a run of `wandb agent`, whose sweep reads its metrics; else offline."""
+    return environment_mode() or ("online" if "WANDB_SWEEP_ID" in os.environ else "offline")
 
 
 def config_hash(config: DictConfig) -> str:

@@ -102,7 +102,7 @@ def _runs(key: str, directories: str | list[str]) -> None:
 
 def _tracker_mode(key: str, mode: str) -> None:
     source = " (from WANDB_MODE)" if mode == os.environ.get("WANDB_MODE") else ""
-    if mode not in ("offline", "online", "none", "disabled"):
+    if mode not in ("offline", "online", "none"):
         raise UserError(f"{key}={mode}{source} must be offline, online or none.")
 
 

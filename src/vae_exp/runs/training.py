@@ -173,10 +173,9 @@ def set_up(
     settings = parse_config(config, TrainConfig)
     device = _set_up_process(settings)
     with timed(phases, "data"), shutdown.at_once():
-        splits = _open_data(settings, run_dir, resume_state, job)
-        images, val = splits.train.take(settings.trainer.max_train_images), splits.val
+        splits, images = _open_data(settings, run_dir, resume_state, job)
     with timed(phases, "build"):
-        plain = resolve_to_dict(config, splits.image_shape)
+        plain, val = resolve_to_dict(config, splits.image_shape), splits.val
         vae, loss = _build_model(settings, plain, images, val, device, is_resumed=state is not None)
         options = _options(settings, loss, val)
         evaluators = _build_evaluators(plain, vae, val if len(val) else images)
@@ -186,14 +185,15 @@ def set_up(
         optimizer = build_optimizer(plain["optimizer"], vae.to(device).parameters())
         scheduler = build_scheduler(plain["scheduler"], optimizer)
     dist = init_distributed(settings.trainer.strategy, device)
-    wandb_id = state.get("wandb_run_id") if state is not None else (job.wandb_run_id if job else None)
+    run_id = state.get("wandb_run_id") if state is not None else (job.wandb_run_id if job else None)
+    sweep = (job.sweep, job.swept) if job else (None, {})
     with timed(phases, "tracker"):
-        wandb = start_wandb(settings.tracker, plain, run_dir, job, state, wandb_id) if metrics_file else None
+        wandb = start_wandb(settings.tracker, plain, run_dir, state, run_id, *sweep) if metrics_file else None
     metadata: dict[str, Any] = {
         **config_hashes(config),
         "image_shape": splits.image_shape,
         "data": splits.fingerprints,
-        "wandb_run_id": wandb.run_id if wandb else wandb_id,
+        "wandb_run_id": wandb.run_id if wandb else run_id,
         "schedule": plain["scheduler"],
         "loss_check": loss_check,
         "threads": threads,
@@ -235,12 +235,13 @@ def _set_up_process(settings: TrainConfig) -> torch.device:
 
 def _open_data(
     settings: TrainConfig, run_dir: RunDirectory, resume_state: ResumeState | None, job: SweepJob | None
-) -> DataSplits:
-    if resume_state is None:
-        return build_splits(settings.data, job is None or job.may_download)
-    splits = build_splits(settings.data, resume_state.may_download)
-    check_same_data(resume_state.state, splits.fingerprints, run_dir)
-    return splits
+) -> tuple[DataSplits, ImageSet]:
+    """All images, and those to train on."""
+    source = resume_state or job
+    splits = build_splits(settings.data, source is None or source.may_download)
+    if resume_state is not None:
+        check_same_data(resume_state.state, splits.fingerprints, run_dir)
+    return splits, splits.train.take(settings.trainer.max_train_images)
 
 
 def _build_model(

@@ -4,19 +4,16 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import vae_exp
 from vae_exp.configuration.allowlist import untrusted_packages
-from vae_exp.configuration.resolvers import environment_value
+from vae_exp.configuration.resolvers import environment_mode, environment_value
 from vae_exp.configuration.schema import TrackerConfig
 from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import read_yaml
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.tracking.wandb_tracker import WandbTracker
-
-if TYPE_CHECKING:
-    from vae_exp.runs.training import SweepJob
 
 _log = logging.getLogger(__name__)
 VARIABLES = {
@@ -35,9 +32,10 @@ def start_wandb(
     settings: TrackerConfig,
     config: Mapping[str, Any],
     directory: RunDirectory,
-    job: "SweepJob | None",
     state: Mapping[str, Any] | None,
     run_id: str | None,
+    sweep: str | None,
+    swept: Mapping[str, str],
 ) -> WandbTracker | None:
     """Start or continue the W&B run; None without one.
 
@@ -45,26 +43,27 @@ def start_wandb(
         settings: The group `tracker`.
         config: The whole config, as plain containers.
         directory: The run directory.
-        job: What the sweep passes on, if the run is a job of one.
         state: What a resumed run continues from; None for a new run.
         run_id: The id of the W&B run to continue; None starts one.
+        sweep: The name of the sweep whose job the run is; None outside a sweep.
+        swept: The overrides in which the jobs of the sweep differ.
     """
     message = overruled_variables(settings)
     if message:
         _log.info(message)
-    if settings.mode in ("none", "disabled"):
+    if settings.mode == "none":
         return None
     config = {**config, "run_directory": str(directory.path)}
-    if job:
-        config["swept"] = dict(job.swept)
+    if sweep:
+        config["swept"] = dict(swept)
     tracker = WandbTracker(
         mode=settings.mode,
         root=Path(settings.root),
         project=settings.project,
         entity=settings.entity,
-        group=settings.group or (job.sweep if job else None),
-        job_type="sweep" if job else "train",
-        name=settings.name or (directory.path.name if job else _run_name(directory)),
+        group=settings.group or sweep,
+        job_type="sweep" if sweep else "train",
+        name=settings.name or (directory.path.name if sweep else _run_name(directory)),
         notes=settings.notes,
         tags=settings.tags,
         config=config,
@@ -79,11 +78,11 @@ def start_wandb(
 def overruled_variables(settings: TrackerConfig) -> str:
     """Which values of the config are used instead of those of W&B's environment variables; empty if none is."""
     used, unused = [], []
-    keys = ["mode"] if settings.mode in ("none", "disabled") else list(VARIABLES)
+    keys = ["mode"] if settings.mode == "none" else list(VARIABLES)
     for key in keys:
         value: Any = getattr(settings, key)
-        variable = environment_value(VARIABLES[key], [] if key == "tags" else None)
-        value = "disabled" if value == "none" else value
+        default: Any = [] if key == "tags" else None
+        variable = environment_mode() if key == "mode" else environment_value(VARIABLES[key], default)
         if variable and variable != value:
             used.append(f"tracker.{key}={getattr(settings, key)}")
             unused.append(f"{VARIABLES[key]}={os.environ[VARIABLES[key]]}")

@@ -151,13 +151,18 @@ def _write_probe(path: Path) -> None:
         probe.write(b"0" * 4096)
 
 
+def is_about(error: OSError, path: Path | None) -> bool:
+    """Whether an error names a file, or none."""
+    return error.filename is None or (path is not None and str(error.filename) == str(path))
+
+
 @contextmanager
 def name_in_errors(path: Path, temporary: Path | None = None) -> Iterator[None]:
     """A block that writes a file: its errors name that file, where they name none or the temporary one."""
     try:
         yield
     except OSError as error:
-        if error.errno is None or str(error.filename) not in (str(None), str(temporary)):
+        if error.errno is None or not is_about(error, temporary):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
 

@@ -11,7 +11,7 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from vae_exp.errors import UserError
-from vae_exp.storage.atomic_io import check_writable, name_in_errors, write_atomically
+from vae_exp.storage.atomic_io import check_writable, is_about, name_in_errors, write_atomically
 
 _PREFIX = ".vae_exp-"
 _LOCK = ".lock"
@@ -52,7 +52,7 @@ def output_errors(key: str, path: Path) -> Iterator[None]:
     except BrokenPipeError:  # of standard output
         raise
     except OSError as error:
-        reason = error.strerror if str(error.filename) in (str(None), str(path)) and error.strerror else error
+        reason = error.strerror if is_about(error, path) and error.strerror else error
         raise UserError(
             f"{key}={path} cannot be written: {reason}; free some space there, or name another place, {key}=PATH."
         ) from error

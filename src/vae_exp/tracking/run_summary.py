@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock
 
 from vae_exp.errors import UserError
-from vae_exp.storage.atomic_io import absolute_path, write_atomically
+from vae_exp.storage.atomic_io import absolute_path, check_within, write_atomically
 from vae_exp.storage.output_files import temporary_folder
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.tracking.offline_runs import SEGMENT, TrackedRun
@@ -65,7 +65,9 @@ def add_to_summary(directory: RunDirectory, values: Mapping[str, float]) -> str 
         return None
     if directory.is_locked():
         raise UserError("it is still being trained; force=true adds its scores afterwards")
-    with FileLock(directory.path / "evaluation" / ".wandb.lock"):  # each addition repeats those before it
+    lock = directory.path / "evaluation" / ".wandb.lock"
+    check_within(lock, directory.path)
+    with FileLock(lock):  # each addition repeats those before it
         segments = _read_segments(tracked)
         is_offline = segments.last.name.startswith("offline") or mode == "offline"
         _require_same_run(segments, directory.path, by_name=is_offline)
