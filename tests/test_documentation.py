@@ -21,7 +21,6 @@ def documented_units() -> dict[str, str]:
 
 def test_the_table_of_metrics_is_the_one_the_commands_print():
     assert documented_units() == {name: metric.unit for name, metric in METRICS.items()}
-    assert len(METRICS) == 48
 
 
 def test_every_metric_of_a_run_is_in_the_table(digits_run):

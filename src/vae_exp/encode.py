@@ -141,7 +141,7 @@ def _output_path(settings: "EncodeConfig", run: "TrainedRun", label: str) -> Pat
         path = absolute_path("output", settings.output)
     for written in _check_output(path, settings):
         for source in (settings.data.path, run.config["data"].get("path")):
-            if source and _is_of(written, absolute_path("data.path", source)):
+            if source and _is_source(written, absolute_path("data.path", source)):
                 raise UserError(f"output={written} would replace images of data.path={source}; write elsewhere.")
     return path
 
@@ -162,7 +162,7 @@ def _check_output(path: Path, settings: "EncodeConfig") -> list[Path]:
     return files
 
 
-def _is_of(output: Path, data: Path) -> bool:
+def _is_source(output: Path, data: Path) -> bool:
     """Whether a file is the array file that images are in, or an image in their folder."""
     path, data = (Path(os.path.realpath(name)) for name in (output, data))  # of a loop of links too
     return path == data or (path.suffix == ".png" and path.exists() and path.is_relative_to(data))

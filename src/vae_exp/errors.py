@@ -55,7 +55,7 @@ class DivergedError(UserError):
     """The loss became infinite or not a number."""
 
 
-def message_of(error: UserError | OSError) -> str:
+def describe_error(error: UserError | OSError) -> str:
     """What a user reads of an error: where a file cannot be read or written, its path, the reason and a remedy."""
     if isinstance(error, UserError) or error.filename is None or error.strerror is None:
         return str(error)
@@ -86,7 +86,7 @@ def exit_with_message(*, show_traceback: bool = False) -> Iterator[None]:
     except (UserError, OSError) as error:
         if show_traceback:
             raise
-        sys.exit(f"Error: {message_of(error)}")
+        sys.exit(f"Error: {describe_error(error)}")
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:

@@ -67,8 +67,9 @@ def _score(settings: "EvaluateConfig") -> "Mapping[str, float]":
     from vae_exp.cli.console import naming_command, print_metrics_table
     from vae_exp.configuration.instantiate import build_evaluators
     from vae_exp.configuration.shape_checks import check_evaluators, check_labels
+    from vae_exp.errors import UserError
     from vae_exp.evaluation.requirements import is_bernoulli
-    from vae_exp.runs.scores import identify_scores, store_scores, stored_scores
+    from vae_exp.runs.scores import identify_scores, identify_weights, store_scores, stored_scores
     from vae_exp.runs.trained_run import load_run_from_settings
     from vae_exp.storage.atomic_io import check_within
 
@@ -76,13 +77,23 @@ def _score(settings: "EvaluateConfig") -> "Mapping[str, float]":
     run = naming_command(load_run_from_settings(settings), "evaluate", HydraConfig.get().overrides.task)
     path = run.directory.evaluation(settings.split, run.checkpoint)
     check_within(path, run.directory.path)
-    identity = identify_scores(run, settings.split, settings.seed)
     title = f"checkpoint {run.checkpoint} (epoch {run.epoch})"
+    data_error: UserError | OSError | None = None
+    try:
+        identity = identify_scores(run, settings.split, settings.seed)
+    except (UserError, OSError) as error:
+        if settings.data.path or settings.data.root:
+            raise
+        identity, data_error = identify_weights(run, settings.seed), error
     stored = None if settings.force else stored_scores(path, identity, settings.evaluator)
     if stored is not None:
         print_metrics_table(stored, f"{settings.split}: {title}", settings.evaluator)
         print(f"Scored before, in {path}; force=true scores again.")
+        if data_error:
+            print(f"Whether the data are the same was not checked: {data_error}")
         return stored
+    if data_error:
+        raise data_error
     images = run.images(settings.split)
     check_labels(run.vae, images, settings.split)
     check_evaluators(evaluators, run.vae, images)

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from vae_exp.cli.hydra_app import one_message_per_error
-from vae_exp.errors import message_of
+from vae_exp.errors import describe_error
 
 
 def test_sigterm_leaves_the_block_as_an_error_does():
@@ -22,6 +22,6 @@ def test_sigterm_leaves_the_block_as_an_error_does():
 
 def test_an_error_of_a_file_has_its_path_the_reason_and_a_remedy():
     full = OSError(28, "No space left on device", "codes.npz")
-    assert message_of(full) == "codes.npz: No space left on device; free some space there."
-    assert message_of(OSError(2, "No such file or directory", "a")) == "a: No such file or directory."
-    assert message_of(OSError("no answer")) == "no answer"
+    assert describe_error(full) == "codes.npz: No space left on device; free some space there."
+    assert describe_error(OSError(2, "No such file or directory", "a")) == "a: No such file or directory."
+    assert describe_error(OSError("no answer")) == "no answer"

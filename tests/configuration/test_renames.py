@@ -1,4 +1,4 @@
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
 
 import pytest
@@ -6,7 +6,6 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from vae_exp.configuration.renames import (
-    _ADDED_KEYS,
     RENAMED_TARGETS,
     rename_override,
     with_current_names,
@@ -118,12 +117,24 @@ def test_keys_of_a_stored_config_get_their_current_names_and_back():
     assert len({config_hash(OmegaConf.create(config)) for config in (OLD, CURRENT)}) == 1
 
 
-@pytest.mark.parametrize(("target", "values"), [entry[1:] for entry in _ADDED_KEYS if entry[1]])
-def test_a_class_does_without_a_key_what_a_stored_config_without_it_means(target: str, values: dict[str, object]):
+@pytest.mark.parametrize(
+    ("group", "target"),
+    [
+        ("loss", "vae_exp.objective.vq.VQ"),
+        ("loss", "vae_exp.objective.beta_vae.CapacityVAE"),
+        ("encoder", "vae_exp.model.vq.VQEncoder"),
+    ],
+)
+def test_a_class_without_a_key_does_what_a_stored_config_without_it_means(group: str, target: str):
     """Else a YAML of a user's own without the key would train in one way and resume in another."""
-    parameters = signature(get_class(RENAMED_TARGETS.get(target, target))).parameters
-    defaults = {key: parameters[key].default for key in values}
-    assert defaults == values
+    part = {"_target_": target}
+    stored = with_current_names({"loss": part} if group == "loss" else {"model": {"encoder": part}})
+    added = stored["loss"] if group == "loss" else stored["model"]["encoder"]
+    assert added.pop("_target_") == target
+    assert added
+    parameters = signature(get_class(target)).parameters
+    for key, value in added.items():
+        assert parameters[key].default in (value, Parameter.empty)
 
 
 @pytest.mark.parametrize("target", ["vae_exp.objective.elbo.ELBO", "mine.Loss"])

@@ -27,7 +27,6 @@ from vae_exp.dashboard.runs.run import STALE_SECONDS, Run
 from vae_exp.dashboard.runs.segment import RunSegment
 from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.dashboard.web.api import downsample
-from vae_exp.tracking import wandb_log
 
 
 def refreshed(store: RunStore) -> RunStore:
@@ -79,9 +78,8 @@ def test_a_run_grows_and_only_what_changed_has_a_new_version(tmp_path: Path):
 
 def test_a_run_is_read_to_its_end_before_its_state_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Whatever is published on the way says `reading`, of a resumed run too; a portion is a third of a file."""
-    monkeypatch.setattr(wandb_log, "_BLOCKS_PER_READ", 1)
     monkeypatch.setattr(store_module, "_SECONDS_PER_FILE", 0.0)
-    rows = [{"a": 1.0, "text": "x" * 2_000} for _ in range(40)]
+    rows = [{"a": 1.0, "text": "x" * 80_000} for _ in range(40)]
     make_run(tmp_path, "one", rows=rows, exit_code=130, started=1_700_000_000)
     make_run(tmp_path, "one", rows=rows, exit_code=0, started=1_700_000_500)
     store = RunStore([tmp_path])
@@ -101,9 +99,8 @@ def test_a_run_is_read_to_its_end_before_its_state_is_shown(tmp_path: Path, monk
 
 
 def test_a_run_whose_file_becomes_unreadable_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(wandb_log, "_BLOCKS_PER_READ", 1)
     monkeypatch.setattr(store_module, "_SECONDS_PER_FILE", 0.0)
-    path = make_run(tmp_path, "one", rows=[{"text": "x" * 2_000}] * 40, exit_code=None)
+    path = make_run(tmp_path, "one", rows=[{"text": "x" * 80_000}] * 40, exit_code=None)
     store = refreshed(RunStore([tmp_path]))
     assert store.runs["one"].state == "reading"
     path.unlink()

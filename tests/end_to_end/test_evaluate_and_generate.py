@@ -2,7 +2,6 @@ import json
 import os
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ import torch
 from matplotlib.image import imread
 
 import vae_exp
-from vae_exp.generate import _write_samples
 from vae_exp.model.vae import VAE
 
 
@@ -136,11 +134,11 @@ def test_samples_are_written_in_batches_from_the_prior_or_the_fitted_mixture(com
     assert command("train", "data=arrays", "data.path=samples.npz", "--cfg", "job").code == 0
 
 
-def test_no_list_of_all_samples_is_in_memory(copied_run, monkeypatch, tmp_path):
+def test_no_list_of_all_samples_is_in_memory(command, copied_run, monkeypatch):
     count, written = 10**15, {}
     monkeypatch.setattr("vae_exp.storage.npz_stream.write_npz", lambda _, arrays: written.update(arrays))
-    settings = SimpleNamespace(samples=count)
-    _write_samples(vae_exp.load_run(copied_run), settings, torch.Generator(), tmp_path / "samples.npz")
+    finished = command("generate", f"run={copied_run}", f"samples={count}", "output=samples.npz")
+    assert finished.code == 0, finished.err
     shape, _, images = written["images"]
     assert shape == [count, 1, 8, 8]
     assert next(iter(images)).shape == (500, 1, 8, 8)

@@ -199,8 +199,20 @@ def test_other_data_are_refused_and_the_first_ones_taken_from_another_place(comm
     message = refusal(command, "trainer.epochs=2")
     assert "run was trained on other data: train has other pixels; val has other pixels. Restore" in message
     assert f"initialize_from={tmp_path / 'run'}" in message
+    assert "say resume_on_other_pixels=true" in message
     assert content(tmp_path / "run") == before
     assert command("train", "resume=run", "trainer.epochs=2", "data.path=moved.npz").code == 0
+    passed = command("train", "resume=run", "trainer.epochs=3", "data.path=one.npz", "resume_on_other_pixels=true")
+    assert passed.code == 0, passed.err
+    assert (
+        "continues on other data than it was trained on: train has other pixels"
+        in (tmp_path / "run" / "train.log").read_text()
+    )
+    np.savez(tmp_path / "one.npz", images=two[:-1])
+    message = refusal(command, "trainer.epochs=4", "resume_on_other_pixels=true")
+    assert "train has count 29 instead of 30" in message
+    assert "say resume_on_other_pixels=true" not in message
+    np.savez(tmp_path / "one.npz", images=one)
     state = torch.load(tmp_path / "run/checkpoints/last.pt")
     torch.save({key: value for key, value in state.items() if key != "data"}, tmp_path / "run/checkpoints/last.pt")
-    assert command("train", "resume=run", "trainer.epochs=3", "data.path=one.npz").code == 0
+    assert command("train", "resume=run", "trainer.epochs=4", "data.path=one.npz").code == 0

@@ -36,7 +36,7 @@ TRAINING: dict[str, dict[str, Any]] = {
     "sum": {"reduction": "sum", "max_grad_norm": 5.0},
     "mean": {"reduction": "mean", "max_grad_norm": 0.1, "ema_decay": 0.8, "val": grey_images(5, seed=1)},
     "streamed": {"reduction": "mean", "train": grey_images(11).stream_to(CPU)},
-    "codes": {"make_vae": codes_vae, "loss": VQ()},
+    "codes": {"make_vae": codes_vae, "loss": VQ(position_reduction="sum")},
 }
 
 

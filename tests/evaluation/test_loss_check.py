@@ -229,5 +229,10 @@ def test_it_is_reported_in_a_line_and_the_concerns():
 
 
 def test_a_rate_that_is_the_same_for_all_images_has_no_weight():
-    result = check_loss(vq_vae(), VQ(), ImageSet(torch.rand(30, 1, 6, 5, generator=noise(3)), None, 1), noise())
+    result = check_loss(
+        vq_vae(),
+        VQ(position_reduction="sum"),
+        ImageSet(torch.rand(30, 1, 6, 5, generator=noise(3)), None, 1),
+        noise(),
+    )
     assert result.effective_beta is None

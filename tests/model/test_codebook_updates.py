@@ -117,7 +117,7 @@ def test_averaged_entries_have_no_gradient_and_no_term_in_the_loss():
     vae, x = vq_vae(codebook_decay=0.9).eval(), grey_images(6).batch().images
     codes = vae.encode(x)
     squares = (codes.outputs - codes.entries).square().flatten(1).sum(dim=1) / codes.outputs.shape[1]
-    terms = VQ(0.3, "mean")(vae, Batch(x), noise())
+    terms = VQ(0.3, position_reduction="mean")(vae, Batch(x), noise())
     torch.testing.assert_close(terms.loss, terms.distortion + 0.3 * squares)
     assert "encoder.codebook" not in dict(vae.named_parameters())
 
@@ -126,7 +126,9 @@ def test_averaged_entries_have_no_gradient_and_no_term_in_the_loss():
 def test_a_resumed_run_has_the_same_entries_to_the_bit(options, tmp_path: Path):
     def trainer(name: str, epochs: int):
         vae = vq_vae(**options)
-        return make_trainer(tmp_path / name, train=grey_images(11), vae=vae, loss=VQ(), epochs=epochs), vae
+        return make_trainer(
+            tmp_path / name, train=grey_images(11), vae=vae, loss=VQ(position_reduction="sum"), epochs=epochs
+        ), vae
 
     (whole, expected), (part, _), (rest, resumed) = trainer("a", 6), trainer("b", 3), trainer("b", 6)
     fit(whole)
@@ -166,5 +168,5 @@ def test_the_codebook_of_a_frozen_encoder_stays(tmp_path: Path, is_frozen: bool)
     vae = vq_vae(**ALL)
     freeze(vae, ["encoder"] if is_frozen else [])
     before = vae.encoder.codebook.clone()
-    fit(make_trainer(tmp_path, train=grey_images(11), vae=vae, loss=VQ()))
+    fit(make_trainer(tmp_path, train=grey_images(11), vae=vae, loss=VQ(position_reduction="sum")))
     assert torch.equal(vae.encoder.codebook, before) == is_frozen

@@ -105,7 +105,7 @@ def test_a_loss_that_trains_a_codebook_is_refused():
     with pytest.raises(
         TypeError, match="loss=vq trains a codebook, and model=fsq has none to train; use loss=elbo"
     ):
-        VQ()(fsq_vae(), Batch(images()), noise())
+        VQ(position_reduction="sum")(fsq_vae(), Batch(images()), noise())
 
 
 @pytest.mark.parametrize("levels", [[], [8, 1], [2.5, 3], [1024, 1024, 2]])

@@ -75,7 +75,10 @@ def test_gradients_of_a_draw_pass_straight_through_to_the_encoder():
     assert torch.equal(drawn[0], drawn[1])
 
 
-@pytest.mark.parametrize(("loss", "weight"), [(VQ(0.3, "mean"), 1 / POSITIONS), (VQ(0.3, "sum"), 1)])
+@pytest.mark.parametrize(
+    ("loss", "weight"),
+    [(VQ(0.3, position_reduction="mean"), 1 / POSITIONS), (VQ(0.3, position_reduction="sum"), 1)],
+)
 def test_the_loss_is_the_papers_written_out(loss: VQ, weight: float):
     """Equation 3 in loops, averaged over positions (section 3.2); gradients where the paper wants them."""
     vae, x = vq_vae(), images()
@@ -101,9 +104,11 @@ def test_the_loss_is_the_papers_written_out(loss: VQ, weight: float):
 def test_without_commitment_the_encoder_learns_from_the_decoder_alone():
     vae, x = vq_vae(), images()
     weight = vae.encoder.output.weight
-    [without] = torch.autograd.grad(VQ(0.0)(vae, Batch(x), noise()).loss.sum(), weight)
-    [distortion] = torch.autograd.grad(VQ(0.0)(vae, Batch(x), noise()).distortion.sum(), weight)
-    [committed] = torch.autograd.grad(VQ(0.5)(vae, Batch(x), noise()).loss.sum(), weight)
+    [without] = torch.autograd.grad(VQ(0.0, position_reduction="sum")(vae, Batch(x), noise()).loss.sum(), weight)
+    [distortion] = torch.autograd.grad(
+        VQ(0.0, position_reduction="sum")(vae, Batch(x), noise()).distortion.sum(), weight
+    )
+    [committed] = torch.autograd.grad(VQ(0.5, position_reduction="sum")(vae, Batch(x), noise()).loss.sum(), weight)
     torch.testing.assert_close(without, distortion)
     assert not torch.allclose(committed, without)
 
@@ -139,7 +144,7 @@ def test_the_vq_objective_needs_codes():
     from tests.builders import bernoulli_vae
 
     with pytest.raises(TypeError, match="needs the codes of model=vq, not a posterior of type DiagonalGaussian"):
-        VQ()(bernoulli_vae(2), Batch(torch.rand(2, *SMALL)), noise())
+        VQ(position_reduction="sum")(bernoulli_vae(2), Batch(torch.rand(2, *SMALL)), noise())
 
 
 def test_the_elbo_of_codes_has_the_rate_of_the_choice():

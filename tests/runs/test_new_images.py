@@ -64,12 +64,12 @@ def test_files_are_fitted_as_those_of_the_run(run: TrainedRun, tmp_path: Path):
     assert not torch.equal(fitted["crop"], fitted["resize"])
 
 
-def test_labels_are_those_that_the_classes_have_in_the_run(run: TrainedRun, capsys: pytest.CaptureFixture):
+def test_labels_are_those_that_the_classes_have_in_the_run(run: TrainedRun, caplog: pytest.LogCaptureFixture):
     images = replace(grey_images(4), labels=torch.tensor([0, 1, 2, 1]), classes=("b", "c", "x"))
     own = trained_on(run, {"_target_": FOLDER}, classes=["a", "b", "c"])
     relabelled = own.with_own_labels(images)
     assert relabelled.labels.tolist() == [1, 2, 3, 2]
-    assert "Label 3 is x, a class that the run was not trained on" in capsys.readouterr().out
+    assert "Label 3 is x, a class that the run was not trained on" in caplog.text
     own.vae.needs_labels = True
     with pytest.raises(
         UserError, match=r"are of x, classes that the model does not know; those of run=.* a, b, c"

@@ -13,8 +13,8 @@ from vae_exp import load_run
 from vae_exp.data.npz import NPZSource
 from vae_exp.data.splits import DataSplits
 from vae_exp.errors import UserError
-from vae_exp.runs import scores
 from vae_exp.runs.scores import find_runs, identify_scores, store_scores, stored_scores
+from vae_exp.storage.atomic_io import read_json
 
 IDENTITY = {"checkpoint": "best", "epoch": 3}
 
@@ -45,8 +45,13 @@ def test_replaced_scores_are_named(path: Path):
 
 
 def test_none_is_lost_when_several_processes_write(path: Path, monkeypatch: pytest.MonkeyPatch):
-    read = scores._read
-    monkeypatch.setattr(scores, "_read", lambda path: (read(path), time.sleep(0.01))[0])
+    def read_slowly(path: Path) -> object:
+        try:
+            return read_json(path)
+        finally:
+            time.sleep(0.01)
+
+    monkeypatch.setattr("vae_exp.runs.scores.read_json", read_slowly)
     names = [f"evaluator_{number}" for number in range(8)]
     with ThreadPoolExecutor(len(names)) as pool:
         list(pool.map(lambda name: store_scores(path, IDENTITY, {name: {}}, {name: 1.0}), names))

@@ -240,8 +240,8 @@ def _unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
     near = _nearest_keys(last, error.parent_node._get_root())
     if near and not prefix:
         return f"{refused}; did you mean {' or '.join(near)}?"
-    own = f" To give a class of your own another argument, say +{key}=…" if "_target_" in keys else ""
-    return f"{refused}; known here: {', '.join(keys)}.{own}"
+    hint = f" To give a class of your own another argument, say +{key}=…" if "_target_" in keys else ""
+    return f"{refused}; known here: {', '.join(keys)}.{hint}"
 
 
 def _options_with(prefix: str, key: str) -> list[str]:

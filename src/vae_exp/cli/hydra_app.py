@@ -22,7 +22,7 @@ from vae_exp.cli.command_line import format_error, prepare
 from vae_exp.configuration import resolvers
 from vae_exp.configuration.config_dir import config_dir
 from vae_exp.configuration.schema import register_schemas
-from vae_exp.errors import UserError, exit_with_message, message_of
+from vae_exp.errors import UserError, describe_error, exit_with_message
 from vae_exp.sweep.session import sweep_session
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -86,7 +86,7 @@ def one_message_per_error() -> Iterator[None]:
     except (UserError, OSError) as error:
         if isinstance(error, BrokenPipeError) or HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
-        raise SystemExit(f"Error: {message_of(error)}") from error
+        raise SystemExit(f"Error: {describe_error(error)}") from error
 
 
 @contextmanager

@@ -321,8 +321,8 @@ def _tracker_mode_fault(key: str, value: Any, caller: Caller) -> str:
 
 
 def _tracker_root_fault(key: str, value: Any, caller: Caller) -> str:
-    own = [absolute_path("WANDB_DIR", folder) for folder in [os.environ.get("WANDB_DIR")] if folder]
-    is_within = _is_within(_resolve(key, value), caller.run, Path.cwd(), *own)
+    folders = [absolute_path("WANDB_DIR", folder) for folder in [os.environ.get("WANDB_DIR")] if folder]
+    is_within = _is_within(_resolve(key, value), caller.run, Path.cwd(), *folders)
     return "" if is_within else "is outside the run directory and this folder"
 
 

@@ -19,7 +19,16 @@ from vae_exp.configuration.overrides import split_override
 from vae_exp.configuration.renames import with_first_names
 from vae_exp.storage.run_directory import resumed_directory
 
-NOT_PART_OF_IDENTITY = ("hydra", "tracker", "sweep", "checkpoint", "resume", "trusted_packages", "trust")
+NOT_PART_OF_IDENTITY = (
+    "hydra",
+    "tracker",
+    "sweep",
+    "checkpoint",
+    "resume",
+    "resume_on_other_pixels",
+    "trusted_packages",
+    "trust",
+)
 EXCLUDED_KEYS = ("data.root", "trainer.threads", "trainer.print_batch_sum")  # change no result but by rounding
 _MOST_CHARACTERS = 120
 
@@ -76,7 +85,7 @@ def stored_config_hash(config: DictConfig) -> str:
 
 
 def config_hashes(config: DictConfig) -> dict[str, str]:
-    """Both hashes of a run's config, as its checkpoints have them."""
+    """Both hashes of a config, as checkpoints have them; the first serves `result.json` and older checkpoints."""
     return {"config_hash": config_hash(config), "stored_config_hash": stored_config_hash(config)}
 
 

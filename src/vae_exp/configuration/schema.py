@@ -284,6 +284,7 @@ class TrainConfig:
     initialize_from: str | None = _value(_run, default=None)
     initialize_strict: bool = True
     resume: str | None = _value(_run, default=None)
+    resume_on_other_pixels: bool = False
     trusted_packages: list[str] = field(default_factory=list)
 
 

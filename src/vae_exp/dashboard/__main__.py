@@ -40,9 +40,9 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--open", action="store_true", help="open the browser")
     parser.add_argument(
         "--export", type=Path, metavar="FILE",
-        help="write one self-contained page (.html), or a table with a row a run (.parquet, .csv, .npz), and exit",
+        help="write one self-contained page (.html), or a table, one row per run (.parquet, .csv, .npz), and exit",
     )  # fmt: skip
-    parser.add_argument("--history", action="store_true", help="with --export of a table: a row a logged step")
+    parser.add_argument("--history", action="store_true", help="with --export of a table: one row per logged step")
     parser.add_argument("--overwrite", action="store_true", help="with --export: replace the file if it exists")
     parser.add_argument(
         "--private", action="store_true",

@@ -50,15 +50,16 @@ def _difference(name: str, stored: Any, current: Any) -> str:
         return f"no {name}" if current is None else f"other {name}"
     if name == "classes" and stored and current:
         missing, new = (
-            [each for each in one if each not in other] for one, other in ((stored, current), (current, stored))
+            [name for name in names if name not in others]
+            for names, others in ((stored, current), (current, stored))
         )
-        texts = [f"classes {_listed(missing)} missing"] if missing else []
-        texts += [f"classes {_listed(new)} new"] if new else []
+        texts = [f"classes {_join_names(missing)} missing"] if missing else []
+        texts += [f"classes {_join_names(new)} new"] if new else []
         return ", ".join(texts) or "classes in another order"
     return f"{name} {current} instead of {stored}"
 
 
-def _listed(names: list[str]) -> str:
+def _join_names(names: list[str]) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return f"{', '.join(names[:_NAMED])}{more}"
 

@@ -11,8 +11,8 @@ from vae_exp.data.pixel_file import FilePixels
 from vae_exp.errors import UserError
 
 _SUBSET_SEED = 0
-_MAX_CHUNK = 10_000  # images that are read at once, where
-_CHUNK_VALUES = 2**21  # so many values are no fewer
+_MAX_CHUNK_IMAGES = 10_000  # the most images that are read at once
+_MAX_CHUNK_VALUES = 2**21  # the most values that are read at once, unless one image has more
 
 
 def check_int64(value: int, name: str) -> None:
@@ -214,7 +214,7 @@ class ImageSet:
         return (self.pixels[start : start + step] for start in range(0, len(self), step))
 
     def _chunk_size(self) -> int:
-        return min(_MAX_CHUNK, max(1, _CHUNK_VALUES // max(1, prod(self.image_shape))))
+        return min(_MAX_CHUNK_IMAGES, max(1, _MAX_CHUNK_VALUES // max(1, prod(self.image_shape))))
 
     def report(self, share: float) -> None:
         """Report the share of the work done, from 0 to 1; `batches` does so after every batch."""

@@ -297,9 +297,7 @@ class Trainer:
             Interrupted: on Ctrl-C or SIGTERM, before the next evaluator.
         """
         step = self.state.global_step
-        with timed(
-            self.phase_seconds, "evaluators"
-        ):  # in every process: those beside the main one have no evaluators
+        with timed(self.phase_seconds, "evaluators"):  # in every process: the main one alone has evaluators
             metrics = self.dist.run_on_main_and_broadcast(lambda: self._evaluate_best(step, shutdown))
         if metrics:
             self.state.metrics = metrics | self.state.metrics
@@ -312,7 +310,7 @@ class Trainer:
             return {}
         best = self._checkpoints.load_best()
         weights = f"epoch {best['epoch']} (best)" if best else f"epoch {self.state.epoch} (last)"
-        with self._weights_from(best) if best else self._average_weights():
+        with self._checkpoint_weights(best) if best else self._average_weights():
             return self._evaluator_loop.run(names, step, shutdown, "best/" if best else "", weights)
 
     def load_state_dict(self, state: Mapping[str, Any], *, replan: bool = False) -> None:
@@ -400,7 +398,7 @@ class Trainer:
         return self._ema.average_parameters() if self._ema else nullcontext()
 
     @contextmanager
-    def _weights_from(self, checkpoint: Mapping[str, Any]) -> Iterator[None]:
+    def _checkpoint_weights(self, checkpoint: Mapping[str, Any]) -> Iterator[None]:
         """The weights of a checkpoint, their average where there is one, for the length of a block."""
         current = {name: tensor.clone() for name, tensor in self._vae.state_dict().items()}
         self._vae.load_state_dict(checkpoint["vae"])

@@ -21,14 +21,13 @@ class VQ:
 
     Args:
         commitment: β; a number of at least 0, or a schedule.
-        position_reduction: `mean` as in the paper, or `sum`: then both squares weigh N times more. The default is
-            that of configs without this key, which earlier versions stored.
+        position_reduction: `mean` as in the paper, or `sum`: then both squares weigh N times more.
 
     Raises:
         ValueError: if β is negative or there is no such reduction.
     """
 
-    def __init__(self, commitment: float | Schedule = 0.25, position_reduction: str = "sum") -> None:
+    def __init__(self, commitment: float | Schedule = 0.25, *, position_reduction: str) -> None:
         self.commitment = as_scalar("loss.commitment", commitment, minimum=0)
         self.position_reduction = check_choice("position_reduction", position_reduction, ("mean", "sum"))
 

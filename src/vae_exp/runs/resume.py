@@ -36,7 +36,7 @@ OVERRIDABLE_ON_RESUME = (
     "checkpoint",
     "tracker",
 )
-_COMMAND_KEYS = ("resume", "trusted_packages", "hydra")
+_COMMAND_KEYS = ("resume", "resume_on_other_pixels", "trusted_packages", "hydra")
 _COUNTS = ("epoch", "step", "batches", "lines")
 _REQUIRED_KEYS = ("batches", "rows", "generators", "optimizer", "lines", "best")
 
@@ -50,12 +50,14 @@ class ResumeState:
         state: What its last checkpoint holds, on the CPU; None if it was ended before there was one.
         checkpoint: Where that was read.
         may_download: Whether missing data may be downloaded.
+        on_other_pixels: Whether the pixels of the data may differ from those that the run was trained on.
     """
 
     config: DictConfig
     state: dict[str, Any] | None
     checkpoint: Path
     may_download: bool
+    on_other_pixels: bool
 
     @property
     def lines(self) -> int:
@@ -106,7 +108,7 @@ def load_resume_state(directory: RunDirectory, requested: DictConfig, overrides:
             f"trainer.epochs={config.trainer.epochs} is less than the {state['epoch']} epochs that "
             f"resume={directory.path} has been trained; raise it."
         )
-    return ResumeState(config, state, checkpoint, caller.may_download)
+    return ResumeState(config, state, checkpoint, caller.may_download, bool(requested.resume_on_other_pixels))
 
 
 def warn_of_another_config(stored: DictConfig, state: Mapping[str, Any], directory: RunDirectory) -> None:
@@ -121,25 +123,36 @@ def warn_of_another_config(stored: DictConfig, state: Mapping[str, Any], directo
 
 
 def check_same_data(
-    state: Mapping[str, Any] | None, fingerprints: Mapping[str, Mapping[str, Any]], directory: RunDirectory
+    resume_state: ResumeState, fingerprints: Mapping[str, Mapping[str, Any]], directory: RunDirectory
 ) -> None:
     """Refuse to continue on other images; the checkpoints of earlier versions do not say which they were.
+
+    Pixels alone may be allowed to differ: another version of a decoder changes some by a grey level.
 
     Raises:
         UserError: names what differs.
     """
-    stored = (state or {}).get("data", {})
-    changes = [
-        f"{split} has {', '.join(texts)}"
-        for split, current in fingerprints.items()
-        if (texts := differences(stored.get(split, {}), current))
-    ]
-    if changes:
-        raise UserError(
-            f"{directory.path} was trained on other data: {'; '.join(changes)}. Restore the data, or name their "
-            f"place with data.path or data.root; a new run starts from these weights with "
-            f"initialize_from={directory.path}."
-        )
+    stored = (resume_state.state or {}).get("data", {})
+    changes = {split: differences(stored.get(split, {}), current) for split, current in fingerprints.items()}
+    changes = {split: texts for split, texts in changes.items() if texts}
+    if not changes:
+        return
+    summary = "; ".join(f"{split} has {', '.join(texts)}" for split, texts in changes.items())
+    only_pixels = all(texts == ["other pixels"] for texts in changes.values())
+    if only_pixels and resume_state.on_other_pixels:
+        _log.warning("%s continues on other data than it was trained on: %s.", directory.path, summary)
+        return
+    way_out = (
+        " If the files are the same, decoded by another version of Pillow or libjpeg, say "
+        "resume_on_other_pixels=true."
+        if only_pixels
+        else ""
+    )
+    raise UserError(
+        f"{directory.path} was trained on other data: {summary}. Restore the data, or name their place with "
+        f"data.path or data.root; a new run starts from these weights with initialize_from={directory.path}."
+        f"{way_out}"
+    )
 
 
 def load_job_resume_state(config: DictConfig, directory: RunDirectory, may_download: bool) -> ResumeState | None:
@@ -158,7 +171,7 @@ def load_job_resume_state(config: DictConfig, directory: RunDirectory, may_downl
             _log.warning("%s", error)
             continue
         if state is not None:
-            return ResumeState(config, state, checkpoint, may_download)
+            return ResumeState(config, state, checkpoint, may_download, bool(config.resume_on_other_pixels))
     return None
 
 

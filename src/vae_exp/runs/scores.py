@@ -45,12 +45,16 @@ def identify_scores(run: "TrainedRun", split: str, seed: int) -> dict[str, Any]:
     """What scores follow from beside the evaluators: the weights, the seed and all images of the split."""
     from vae_exp.data.fingerprint import fingerprint
 
+    return identify_weights(run, seed) | {"data": fingerprint(run.data.get_split(split), sample=False)}
+
+
+def identify_weights(run: "TrainedRun", seed: int) -> dict[str, Any]:
+    """As `identify_scores`, without the images."""
     return {
         "checkpoint": run.checkpoint,
         "checkpoint_hash": sha256_of(run.directory.checkpoint(run.checkpoint))[:16],
         "epoch": run.epoch,
         "seed": seed,
-        "data": fingerprint(run.data.get_split(split), sample=False),
     }
 
 

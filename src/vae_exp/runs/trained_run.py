@@ -1,5 +1,6 @@
 """A run that has been trained: opened from its directory alone."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -26,6 +27,8 @@ from vae_exp.runs.resume import warn_of_another_config
 from vae_exp.storage.atomic_io import absolute_path
 from vae_exp.storage.run_directory import RunDirectory, named_run
 from vae_exp.tracking.metrics_file import read_rows
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,18 +81,18 @@ class TrainedRun:
         Raises:
             UserError: if the model is conditional, and a class new to it.
         """
-        own = self.fingerprints.get("train", {}).get("classes")
-        if not own or not images.classes or images.labels is None:
+        trained = self.fingerprints.get("train", {}).get("classes")
+        if not trained or not images.classes or images.labels is None:
             return images
-        new = [name for name in images.classes if name not in own]
+        new = [name for name in images.classes if name not in trained]
         if new and self.vae.needs_labels:
             raise UserError(
                 f"The images are of {', '.join(new)}, classes that the model does not know; those of "
-                f"run={self.directory.path} are {', '.join(own)}."
+                f"run={self.directory.path} are {', '.join(trained)}."
             )
-        classes = (*own, *new)
+        classes = (*trained, *new)
         for name in new:
-            print(f"Label {classes.index(name)} is {name}, a class that the run was not trained on.")
+            _log.warning("Label %d is %s, a class that the run was not trained on.", classes.index(name), name)
         labels = torch.tensor([classes.index(name) for name in images.classes])
         return replace(images, labels=labels[images.labels], classes=classes)
 

@@ -240,7 +240,7 @@ def _open_data(
     source = resume_state or job
     splits = build_splits(settings.data, source is None or source.may_download)
     if resume_state is not None:
-        check_same_data(resume_state.state, splits.fingerprints, run_dir)
+        check_same_data(resume_state, splits.fingerprints, run_dir)
     return splits, splits.train.take(settings.trainer.max_train_images)
 
 
@@ -433,7 +433,7 @@ def _write_config(config: DictConfig, directory: RunDirectory) -> None:
 
 
 def _settled(config: DictConfig) -> DictConfig:
-    """The config with the moment at which it was started and what the environment says, not with words for these.
+    """The config with values in place of the expressions for its start time and the environment.
 
     Raises:
         UserError: if another value depends on when it is read, so that the run could not be opened again.

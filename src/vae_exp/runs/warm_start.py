@@ -29,11 +29,11 @@ def initialize_from_run(vae: VAE, directory: str, *, strict: bool) -> None:
     Raises:
         UserError: if there is no checkpoint, nothing fits, or `strict` and something does not.
     """
-    path = _checkpoint_of(directory)
+    path = _find_checkpoint(directory)
     stored = load_checkpoint(path, torch.device("cpu"))
-    weights, own = stored["vae"], vae.state_dict()
-    fitting = {name: weight for name, weight in weights.items() if _fits(weight, own.get(name))}
-    problems = _problems(weights, own)
+    weights, current = stored["vae"], vae.state_dict()
+    fitting = {name: weight for name, weight in weights.items() if _fits(weight, current.get(name))}
+    problems = _problems(weights, current)
     if problems and strict:
         raise UserError(
             f"initialize_from={directory} does not fit the model: {problems}. Set "
@@ -42,7 +42,7 @@ def initialize_from_run(vae: VAE, directory: str, *, strict: bool) -> None:
     if not fitting:
         raise UserError(f"initialize_from={directory}: no weight fits the model: {problems}.")
     vae.load_state_dict(fitting, strict=False)
-    load_average(vae, {name: x for name, x in (stored.get("average") or {}).items() if name in fitting})
+    load_average(vae, {name: weight for name, weight in (stored.get("average") or {}).items() if name in fitting})
     _log.info("%d weights start from %s.", len(fitting), path)
     if problems:
         _log.warning("initialize_from=%s: %s.", directory, problems)
@@ -63,7 +63,7 @@ def freeze(vae: VAE, parts: list[str]) -> None:
         raise UserError(f"model.freeze=[{','.join(parts)}] leaves nothing to train.")
 
 
-def _checkpoint_of(directory: str) -> Path:
+def _find_checkpoint(directory: str) -> Path:
     """The best checkpoint of a run directory, or the one that is named."""
     path = absolute_path("initialize_from", directory)
     if path.suffix == ".pt" and not path.is_dir():
@@ -75,19 +75,19 @@ def _checkpoint_of(directory: str) -> Path:
     return run_dir.checkpoint(available[0])
 
 
-def _fits(weight: Any, own: Any) -> bool:
-    return own is not None and weight.shape == own.shape
+def _fits(weight: Any, current: Any) -> bool:
+    return current is not None and weight.shape == current.shape
 
 
-def _problems(weights: dict[str, Any], own: dict[str, Any]) -> str:
+def _problems(weights: dict[str, Any], current: dict[str, Any]) -> str:
     """What of the weights and the model does not fit, in words; empty if all does."""
     parts = {
-        "missing in the run": [name for name in own if name not in weights],
-        "unknown to the model": [name for name in weights if name not in own],
+        "missing in the run": [name for name in current if name not in weights],
+        "unknown to the model": [name for name in weights if name not in current],
         "of another shape": [
-            f"{name} {list(weight.shape)} for {list(own[name].shape)}"
+            f"{name} {list(weight.shape)} for {list(current[name].shape)}"
             for name, weight in weights.items()
-            if name in own and weight.shape != own[name].shape
+            if name in current and weight.shape != current[name].shape
         ],
     }
     listed = [

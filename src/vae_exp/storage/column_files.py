@@ -138,7 +138,7 @@ def _flat_columns(columns: Mapping[str, Array], part: Array) -> Iterator[tuple[s
     for name, values in columns.items():
         if values.dtype.kind == "U":
             texts = [text.encode("utf-8", "backslashreplace").decode() for text in values[part].tolist()]
-            yield name, np.array(texts)
+            yield name, np.array(texts, dtype=np.str_)
         elif values.ndim == 1:
             yield name, values[part]
         else:

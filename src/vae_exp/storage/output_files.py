@@ -37,7 +37,7 @@ def check_output_file(path: Path, *, overwrite: bool) -> None:
         raise UserError(f"output={path} is a folder; name a file in it.")
     require_new(path, overwrite=overwrite)
     if path.is_file() or not path.exists():  # no device, and no pipe
-        check_writable(_target_of(path).parent, "output")
+        check_writable(_resolve_links(path).parent, "output")
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def output_errors(key: str, path: Path) -> Iterator[None]:
 
 def write_to_user_path(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """`write_atomically` for a path that a user names: links are followed, devices and pipes written into."""
-    path = _target_of(path)
+    path = _resolve_links(path)
     if path.exists() and not path.is_file() and not path.is_dir():
         with name_in_errors(path), path.open("wb") as file:
             write(file)
@@ -89,6 +89,6 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
         rmtree(folder, ignore_errors=True)
 
 
-def _target_of(path: Path) -> Path:
+def _resolve_links(path: Path) -> Path:
     """Where a link leads; a link to itself, which leads nowhere, is the path itself."""
     return Path(os.path.realpath(path))

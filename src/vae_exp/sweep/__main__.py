@@ -198,7 +198,7 @@ def _best(args: argparse.Namespace) -> int:
     of_test = [name for name in metrics if name.startswith("test/")]
     if of_test:
         print(
-            f"Chosen by {', '.join(of_test)}: the best of many scores is too good an estimate; choose by a "
+            f"Chosen by {', '.join(of_test)}: the best of many scores is optimistic; choose by a "
             f"validation metric, and report the test score of that model.",
             file=sys.stderr,
         )

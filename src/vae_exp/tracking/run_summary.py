@@ -110,12 +110,12 @@ def _require_own_folder(root: Path) -> None:
 
 def _read_segments(tracked: TrackedRun) -> _TrackedSegments:
     paths = [path for folder in tracked.folders for path in folder.glob("*run-*")]
-    own = sorted((path for path in paths if _is_segment(path, str(tracked.run_id))), key=_started)
-    if not own:
-        folders = ", ".join(map(str, tracked.folders))
-        raise UserError(f"there is no segment *run-*-{tracked.run_id} in {folders}")
+    folders = sorted((path for path in paths if _is_segment(path, str(tracked.run_id))), key=_start_time)
+    if not folders:
+        places = ", ".join(map(str, tracked.folders))
+        raise UserError(f"there is no segment *run-*-{tracked.run_id} in {places}")
     summary: dict[tuple[str, ...], str] = {}
-    for path in own:
+    for path in folders:
         records, metrics = {}, []
         for record in _read_records(path / f"run-{tracked.run_id}.wandb"):
             records[record.WhichOneof("record_type")] = record
@@ -124,8 +124,8 @@ def _read_segments(tracked: TrackedRun) -> _TrackedSegments:
             for item in record.summary.remove:
                 summary.pop(_name(item), None)
     if "run" not in records:
-        raise UserError(f"{own[-1]} does not say of which run it is")
-    return _TrackedSegments(own[-1], records, summary, metrics)
+        raise UserError(f"{folders[-1]} does not say of which run it is")
+    return _TrackedSegments(folders[-1], records, summary, metrics)
 
 
 def _read_records(path: Path) -> Iterator[Any]:
@@ -151,7 +151,7 @@ def _is_segment(path: Path, run_id: str) -> bool:
     return is_of_run and (path / f"run-{run_id}.wandb").is_file()
 
 
-def _started(path: Path) -> str:
+def _start_time(path: Path) -> str:
     match = SEGMENT.fullmatch(path.name)
     assert match is not None
     return match["started"]
@@ -160,7 +160,7 @@ def _started(path: Path) -> str:
 def _write_segment(segments: _TrackedSegments, values: Mapping[str, float]) -> Path:
     """Write a segment that starts after the last one, with the values in its summary."""
     run = segments.run
-    after_last = time.mktime(time.strptime(_started(segments.last), _TIME_FORMAT)) + 1
+    after_last = time.mktime(time.strptime(_start_time(segments.last), _TIME_FORMAT)) + 1
     started = max(int(time.time()), int(after_last))
     name = f"offline-run-{time.strftime(_TIME_FORMAT, time.localtime(started))}-{run.run_id}"
     config = [item for item in run.config.update if item.key == "run_directory"]  # by which the dashboard finds it
@@ -174,7 +174,7 @@ def _write_segment(segments: _TrackedSegments, values: Mapping[str, float]) -> P
         summary.summary.update.add(value_json=text).nested_key.extend(key)
     records = {**segments.records, "summary": summary}
     first, last = (
-        [records[x] for x in kinds if x in records] for kinds in (("header", "run"), ("summary", "exit"))
+        [records[kind] for kind in kinds if kind in records] for kinds in (("header", "run"), ("summary", "exit"))
     )
     content = encode_log(record.SerializeToString() for record in [*first, *segments.metrics, *last])
     segment = segments.last.with_name(name)

@@ -25,7 +25,7 @@ class Run:
     Args:
         run_id: The id that all segments share.
         key: The dashboard's name for it: the id, extended where two roots hold different runs of the same id.
-        segments: At least one. Those that only add scores to the summary have no say in what training left.
+        segments: At least one. Those that only add scores to the summary do not count as training.
         version: The version of the store at its last change.
         state: `reading`, `running`, `finished`, `pruned`, `interrupted`, `diverged`, `failed` or `stale`.
         attempt: Which attempt at its run directory it is, from 1.
@@ -43,7 +43,9 @@ class Run:
     @property
     def trained(self) -> RunSegment:
         """The last segment that is of the training, and not of scores that were added to it afterwards."""
-        return next((x for x in reversed(self.segments) if not x.is_of_scores), self.segments[-1])
+        return next(
+            (segment for segment in reversed(self.segments) if not segment.is_of_scores), self.segments[-1]
+        )
 
     @property
     def info(self) -> RunInfo:
@@ -58,7 +60,7 @@ class Run:
     @property
     def summary(self) -> dict[str, Value]:
         """The last value of every key; W&B's own, such as the run time, are those of the training."""
-        return _merge(x.scores if self._is_added(x) else x.summary for x in self.segments)
+        return _merge(segment.scores if self._is_added(segment) else segment.summary for segment in self.segments)
 
     @property
     def environment(self) -> dict[str, Value]:

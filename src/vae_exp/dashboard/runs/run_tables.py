@@ -40,7 +40,7 @@ class RunTables:
 
     @cached_property
     def info(self) -> Columns:
-        """Identity and state, a row a run; `started` in seconds since 1970, `directory` the run directory."""
+        """Identity and state, one row per run; `started` in seconds since 1970, `directory` the run directory."""
         return self._table(
             {
                 "name": run.info.name,
@@ -57,17 +57,17 @@ class RunTables:
 
     @cached_property
     def config(self) -> Columns:
-        """The config, a row a run; keys of nested groups are joined by dots, such as `model.latent_dim`."""
+        """The config, one row per run; keys of nested groups are joined by dots, such as `model.latent_dim`."""
         return self._table(run.config for run in self._runs)
 
     @cached_property
     def summary(self) -> Columns:
-        """The last values, those of the best epoch (`best/…`) and test scores (`test/…`), a row a run."""
+        """The last values, those of the best epoch (`best/…`) and test scores (`test/…`), one row per run."""
         return self._table(split_images(run.summary)[0] for run in self._runs)
 
     @cached_property
     def history(self) -> Columns:
-        """The numbers that the runs have logged, a row a logged step; `_step` is W&B's count."""
+        """The numbers that the runs have logged, one row per logged step; `_step` is W&B's count."""
         parts = [(run.key, *run.rows()) for run in self._runs]
         lengths = [len(steps) for _, steps, _ in parts]
         columns: Columns = {
@@ -82,7 +82,7 @@ class RunTables:
 
     @property
     def table(self) -> Columns:
-        """What each run is, with its config as `config.…` and its summary as `summary.…`, a row a run."""
+        """What each run is, with its config as `config.…` and its summary as `summary.…`, one row per run."""
         config, summary = ({**table} for table in (self.config, self.summary))
         del config["run_id"], summary["run_id"]
         named = {f"config.{name}": column for name, column in config.items()}
@@ -103,7 +103,7 @@ def read_runs(roots: str | PathLike[str] | Iterable[str | PathLike[str]]) -> Run
     Raises:
         UserError: if one does not exist, or there are no runs.
     """
-    paths = [Path(x) for x in ([roots] if isinstance(roots, str | PathLike) else roots)]
+    paths = [Path(root) for root in ([roots] if isinstance(roots, str | PathLike) else roots)]
     store = read_store(paths)
     for note in store.notes:
         warnings.warn(note, stacklevel=2)
@@ -122,7 +122,9 @@ def read_store(roots: Sequence[Path]) -> RunStore:
 
 def last_attempts(store: RunStore) -> list[Run]:
     """The runs without those that were run again from their start, the first started first."""
-    return sorted((run for run in store.runs.values() if not run.is_replaced), key=lambda x: (x.started, x.key))
+    return sorted(
+        (run for run in store.runs.values() if not run.is_replaced), key=lambda run: (run.started, run.key)
+    )
 
 
 def _column(values: Sequence[Value]) -> npt.NDArray[Any]:
@@ -131,9 +133,14 @@ def _column(values: Sequence[Value]) -> npt.NDArray[Any]:
     if present and all(isinstance(value, bool) for value in values):
         return np.array(values)
     if present and all(map(_is_number, present)):
-        is_whole = len(present) == len(values) and all(isinstance(x, int) and abs(x) < 2**63 for x in values)
-        return np.array([np.nan if x is None else x for x in values], dtype=np.int64 if is_whole else np.float64)
-    return _texts(["" if x is None else x if isinstance(x, str) else json.dumps(x) for x in values])
+        is_whole = len(present) == len(values) and all(
+            isinstance(value, int) and abs(value) < 2**63 for value in values
+        )
+        numbers = [np.nan if value is None else value for value in values]
+        return np.array(numbers, dtype=np.int64 if is_whole else np.float64)
+    return _texts(
+        ["" if value is None else value if isinstance(value, str) else json.dumps(value) for value in values]
+    )
 
 
 def _is_number(value: Value) -> bool:

@@ -50,5 +50,6 @@ def _redact(columns: Columns, redactor: Redactor) -> Columns:
     redacted = {}
     for name, values in columns.items():
         is_text = values.dtype.kind == "U"
-        redacted[redactor.redact_key(name)] = np.array(redactor.redact(values.tolist())) if is_text else values
+        shown = np.array(redactor.redact(values.tolist()), dtype=np.str_) if is_text else values
+        redacted[redactor.redact_key(name)] = shown
     return redacted

@@ -62,7 +62,7 @@ const bestName = (key) => (/^(val|train)\//.test(key) ? `best/${key}` : key);
 const hasBest = (list, key = "") => list.some((run) => (key ? bestName(key) !== key && bestName(key) in run.summary : "best/epoch" in run.summary));
 const labelOfMetric = (list, name) => (state.by !== "last" && hasBest(list, name) ? bestName(name) : name);
 const epochChoice = (list) => (hasBest(list) ? choice("Values of", [["", "best epoch"], ["last", "last epoch"]], state.by, (by) => setState({ by })) : null);
-const ofTest = (metric) => (metric.startsWith("test/") ? `ranked by ${metric}: the best of many test scores is too good an estimate` : "");
+const ofTest = (metric) => (metric.startsWith("test/") ? `ranked by ${metric}: the best of many test scores is optimistic` : "");
 
 function valueOf(run, key) {
   if (key in run.config) return run.config[key];
