@@ -350,3 +350,14 @@ def test_categorical_levels_are_the_nearest_ones():
 def test_values_out_of_range_are_refused(make, told):
     with pytest.raises(ValueError, match=told):
         make()
+
+
+def test_a_mean_of_many_values_is_that_of_each():
+    loc, scale = torch.rand(3, 2**14), torch.rand(3, 2**14) * 0.1 + 1e-3
+    mean = DiscretizedLogistic(loc, scale, 17).mean
+    assert mean.shape == loc.shape
+    part = mean[2, -5:]
+    torch.testing.assert_close(part, DiscretizedLogistic(loc[2, -5:], scale[2, -5:], 17).mean)
+    levels = torch.linspace(0, 1, 17)[:, None]
+    probabilities = DiscretizedLogistic(loc[2, -5:], scale[2, -5:], 17).log_prob(levels).exp()
+    torch.testing.assert_close(part, (levels * probabilities).sum(0), atol=1e-5, rtol=1e-4)
