@@ -183,8 +183,8 @@ def with_own_tracker(config: DictConfig, directory: RunDirectory) -> DictConfig:
     """
     tracker = load_stored_config(directory).get("tracker") if directory.config.exists() else None
     stored: Any = OmegaConf.to_container(tracker, resolve=False) if isinstance(tracker, DictConfig) else {}
-    own = {key: value for key, value in stored.items() if key in config.tracker and is_literal(value)}
-    values: Any = OmegaConf.to_container(OmegaConf.create(own), resolve=True)
+    literal = {key: value for key, value in stored.items() if key in config.tracker and is_literal(value)}
+    values: Any = OmegaConf.to_container(OmegaConf.create(literal), resolve=True)
     is_open = partial(OmegaConf.is_interpolation, config.tracker)
     return with_overrides(config, {f"tracker.{key}": value for key, value in values.items() if is_open(key)})
 

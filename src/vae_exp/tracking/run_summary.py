@@ -100,10 +100,10 @@ def _require_own_folder(root: Path) -> None:
     Raises:
         UserError: unless it is that of `WANDB_DIR`, or of the working directory; names the remedy.
     """
-    own = absolute_path("WANDB_DIR", os.environ.get("WANDB_DIR") or ".")
-    if root != own.resolve():
+    folder = absolute_path("WANDB_DIR", os.environ.get("WANDB_DIR") or ".")
+    if root != folder.resolve():
         raise UserError(
-            f"its W&B folder is in {root}, not in {own}: if that folder is yours, set WANDB_DIR={root}, or "
+            f"its W&B folder is in {root}, not in {folder}: if that folder is yours, set WANDB_DIR={root}, or "
             f"WANDB_MODE=offline to add them without the network"
         )
 
