@@ -58,7 +58,6 @@ def _encode(settings: "EncodeConfig") -> None:
     from vae_exp.runs.encoding import ImageScorer
     from vae_exp.runs.trained_run import load_run_from_settings
     from vae_exp.storage.column_files import ColumnFiles
-    from vae_exp.storage.output_files import output_errors, write_to_user_path
 
     own_data = settings.data
     if settings.names_new_images:  # the root of a group of data is that of the new images
@@ -74,10 +73,10 @@ def _encode(settings: "EncodeConfig") -> None:
     scorer = ImageScorer(
         run, settings.num_samples, settings.num_importance_samples, settings.batch_size, settings.seed
     )
-    with output_errors("output", output), ColumnFiles(output.parent) as columns:
+    with ColumnFiles("output", output) as columns:
         scorer.write(images, columns)
         order = scorer.rank(settings.sort, columns, _validation_images(run)) if settings.sort else None
-        write_to_user_path(output, lambda file: columns.write(file, output.suffix, order))
+        columns.save(order)
         print(f"{len(images)} images of {label}: {output}")
         if settings.sort and order is not None:
             _print_least_likely(columns, order, settings.sort)
@@ -200,10 +199,12 @@ def _draw_extremes(
     from vae_exp.engine.evaluator_loop import describe_source, save_figures
     from vae_exp.evaluation.image_scores import draw_extremes
     from vae_exp.runs.encoding import surprise_of
+    from vae_exp.storage.output_files import output_errors
 
     score = settings.sort or "elbo"
     figure = draw_extremes(run.vae, images, surprise_of(score, columns.read(score)), score)
-    save_figures({path.stem: figure}, path.parent, describe_source(label, run.weights))
+    with output_errors("output", path):
+        save_figures({path.stem: figure}, path.parent, describe_source(label, run.weights))
     print(f"Most and least likely images: {path}")
 
 

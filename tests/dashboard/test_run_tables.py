@@ -15,6 +15,8 @@ from pyarrow import parquet
 import vae_exp
 from tests.dashboard.records import append, history_record, make_run, stats_record
 from vae_exp.dashboard.__main__ import main
+from vae_exp.dashboard.web.redaction import Redactor
+from vae_exp.dashboard.web.table_export import _redact
 from vae_exp.errors import UserError
 
 # A run that diverged, and scores that are added to its summary afterwards.
@@ -149,6 +151,15 @@ def test_the_history_is_a_file_and_paths_are_left_out(export: Callable[..., None
     export(tmp_path / "runs.parquet")
     [row] = parquet.read_table(tmp_path / "runs.parquet").to_pylist()
     assert row["config.run_directory"] == row["directory"] == "(left out)"
+
+
+def test_columns_whose_names_are_left_out_stay_apart(tmp_path: Path):
+    columns = {"a /home/x": np.array(["one"]), "a /home/y": np.array(["two"]), "text": np.array([], dtype=np.str_)}
+    redacted = _redact(columns, Redactor([]))
+    assert {name: values.tolist() for name, values in redacted.items()} == {
+        "a (left out)": ["one"], "a (left out) 2": ["two"], "text": [],
+    }  # fmt: skip
+    assert redacted["text"].dtype.kind == "U"
 
 
 def test_a_history_without_rows_is_a_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

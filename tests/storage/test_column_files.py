@@ -25,11 +25,10 @@ def columns() -> dict[str, np.ndarray]:
 
 def write(folder: Path, suffix: str, order: np.ndarray | None = None) -> Path:
     path = folder / f"table{suffix}"
-    with ColumnFiles(folder) as files:
+    with ColumnFiles("output", path) as files:
         for start in range(0, ROWS, 1000):
             files.append({name: values[start : start + 1000] for name, values in columns().items()})
-        with path.open("wb") as file:
-            files.write(file, suffix, order)
+        files.save(order)
     assert [entry.name for entry in folder.iterdir()] == [path.name]
     return path
 
@@ -63,11 +62,24 @@ def test_a_full_disk_is_an_error_and_leaves_no_file(tmp_path: Path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:
-        with ColumnFiles(tmp_path) as files, pytest.raises(OSError, match="File too large"):
+        with (
+            pytest.raises(UserError, match="cannot be written: File too large; free some space"),
+            ColumnFiles("output", tmp_path / "a.csv") as files,
+        ):
             files.append(columns())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_csv_file_has_no_formulas(tmp_path: Path):
+    texts = ["=HYPERLINK(1)", " @SUM(1)", "-1.5", "+a", "plain", ""]
+    with ColumnFiles("output", tmp_path / "a.csv") as files:
+        files.append({"=1": np.array(texts)})
+        files.save()
+    with (tmp_path / "a.csv").open(newline="") as file:
+        cells = [cell for [cell] in csv.reader(file)]
+    assert cells == ["'=1", "'=HYPERLINK(1)", "' @SUM(1)", "-1.5", "'+a", "plain", ""]
 
 
 def test_other_suffixes_are_refused(tmp_path: Path):

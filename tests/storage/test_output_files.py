@@ -3,12 +3,15 @@
 import errno
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from vae_exp.errors import UserError
 from vae_exp.storage.column_files import ColumnFiles
@@ -44,8 +47,33 @@ def test_a_folder_of_a_killed_process_is_removed_by_the_next_and_that_of_a_livin
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_another_process_removes_before_its_lock_is_replaced(tmp_path: Path, monkeypatch):
+    made: list[Path] = []
+
+    class LateLock(FileLock):
+        def acquire(self, *arguments: Any, **options: Any) -> Any:
+            made.append(Path(self.lock_file).parent)
+            proxy = super().acquire(*arguments, **options)
+            if len(made) == 1:
+                shutil.rmtree(made[0])
+            return proxy
+
+    monkeypatch.setattr("vae_exp.storage.output_files.FileLock", LateLock)
+    with temporary_folder(tmp_path) as folder:
+        assert folder.is_dir()
+        assert (folder != made[0], list(tmp_path.iterdir())) == (True, [folder])
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_in_reading_is_not_one_of_the_output(tmp_path: Path):
+    with pytest.raises(FileNotFoundError), ColumnFiles("output", tmp_path / "a.csv"):
+        (tmp_path / "image.png").read_bytes()
+
+
 def test_the_temporary_folder_goes_though_a_buffer_cannot_be_written(tmp_path: Path, limit_file_size):
-    with pytest.raises(OSError, match="File too large"), ColumnFiles(tmp_path) as columns:  # noqa: PT012
+    output = tmp_path / "a.csv"
+    message = f"output={output} cannot be written: .*File too large"
+    with pytest.raises(UserError, match=message), ColumnFiles("output", output) as columns:  # noqa: PT012
         columns.append({"a": np.zeros(2400), "b": np.zeros(2400)})
         columns.append({"a": np.zeros(200), "b": np.zeros(200)})
     assert not list(tmp_path.iterdir())
@@ -86,9 +114,9 @@ def test_an_output_that_cannot_be_a_file_is_refused(overwrite: bool, tmp_path: P
 def test_names_that_are_not_utf_8_are_escaped(suffix: str, tmp_path: Path):
     parquet = pytest.importorskip("pyarrow.parquet")
     path = tmp_path / f"table{suffix}"
-    with ColumnFiles(tmp_path) as columns:
+    with ColumnFiles("output", path) as columns:
         columns.append({"file": np.array([os.fsdecode(b"caf\xe9.png"), "café.png"]), "elbo": np.zeros(2)})
-        write_to_user_path(path, lambda file: columns.write(file, suffix))
+        columns.save()
     names = [r"caf\udce9.png", "café.png"]
     if suffix == ".csv":
         assert [line.split(",")[0] for line in path.read_text("utf-8").splitlines()] == ["file", *names]

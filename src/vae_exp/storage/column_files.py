@@ -2,8 +2,10 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -13,7 +15,7 @@ import numpy.typing as npt
 
 from vae_exp.errors import UserError
 from vae_exp.storage.npz_stream import write_npz
-from vae_exp.storage.output_files import temporary_folder
+from vae_exp.storage.output_files import output_errors, temporary_folder, write_to_user_path
 
 SUFFIXES = (".npz", ".parquet", ".csv")
 _ROWS_AT_ONCE = 4096
@@ -24,13 +26,20 @@ class ColumnFiles:
     """Columns of equal length in a temporary folder, so that any number of rows takes constant memory.
 
     Args:
-        folder: Where the temporary folder is made; the disk of the output.
+        key: What names the output, for messages.
+        output: The file; its suffix is one of `SUFFIXES`. The temporary folder is beside it.
+
+    Raises:
+        UserError: here and in the methods, if the disk cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, key: str, output: Path) -> None:
+        self._output = output
+        self._errors = partial(output_errors, key, output)
         self._resources = ExitStack()  # closes every file, then removes the folder, whatever fails
-        self._folder = self._resources.enter_context(temporary_folder(folder))
+        with self._errors():
+            output.parent.mkdir(parents=True, exist_ok=True)
+            self._folder = self._resources.enter_context(temporary_folder(output.parent))
         self._files: dict[str, IO[bytes]] = {}
         self._kinds: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
 
@@ -40,39 +49,42 @@ class ColumnFiles:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._resources.__exit__(kind, error, trace)
+        with self._errors():
+            self._resources.__exit__(None, None, None)
 
     def __contains__(self, name: str) -> bool:
         return name in self._files
 
     def append(self, columns: Mapping[str, Array]) -> None:
         """Add rows to some columns: arrays `[rows, ...]`, each time of the same type and trailing shape."""
-        for name, values in columns.items():
-            if name not in self._files:
-                path = self._folder / str(len(self._files))
-                self._files[name] = self._resources.enter_context(path.open("w+b"))
-                self._kinds[name] = values.dtype, values.shape[1:]
-            self._files[name].write(np.ascontiguousarray(values).tobytes())
+        with self._errors():
+            for name, values in columns.items():
+                if name not in self._files:
+                    path = self._folder / str(len(self._files))
+                    self._files[name] = self._resources.enter_context(path.open("w+b"))
+                    self._kinds[name] = values.dtype, values.shape[1:]
+                self._files[name].write(np.ascontiguousarray(values).tobytes())
 
     def read(self, name: str) -> Array:
         """A column, mapped into memory: `[rows, ...]`."""
         file, (dtype, shape) = self._files[name], self._kinds[name]
-        file.flush()
+        with self._errors():
+            file.flush()
         rows = Path(file.name).stat().st_size // (dtype.itemsize * int(np.prod(shape, dtype=np.int64)))
         return np.memmap(file.name, dtype, "r", shape=(rows, *shape)) if rows else np.zeros((0, *shape), dtype)
 
-    def write(self, file: IO[bytes], suffix: str, order: Array | None = None) -> None:
-        """Write all columns.
+    def save(self, order: Array | None = None) -> None:
+        """Write all columns to the output.
 
         Args:
-            file: The output.
-            suffix: One of `SUFFIXES`.
             order: Positions of the rows, first to last; None for the order in which they were added.
         """
         columns = {name: self.read(name) for name in self._files}
         rows = order if order is not None else np.arange(len(next(iter(columns.values()))))
         parts = [rows[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE)] or [rows]
-        {".npz": _write_npz, ".parquet": _write_parquet, ".csv": _write_csv}[suffix](file, columns, parts)
+        write = {".npz": _write_npz, ".parquet": _write_parquet, ".csv": _write_csv}[self._output.suffix]
+        with self._errors():
+            write_to_user_path(self._output, lambda file: write(file, columns, parts))
 
 
 def check_suffix(key: str, path: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
@@ -128,9 +140,22 @@ def _write_csv(file: IO[bytes], columns: Mapping[str, Array], parts: list[Array]
     for number, part in enumerate(parts):
         flat = dict(_flat_columns(columns, part))
         if number == 0:
-            writer.writerow(flat)
-        writer.writerows(zip(*(values.tolist() for values in flat.values()), strict=True))
+            writer.writerow(map(_without_formula, flat))
+        cells = (
+            map(_without_formula, values.tolist()) if values.dtype.kind == "U" else values.tolist()
+            for values in flat.values()
+        )
+        writer.writerows(zip(*cells, strict=True))
     text.detach()
+
+
+def _without_formula(text: str) -> str:
+    """A text with an apostrophe before it where a spreadsheet would evaluate it; signed numbers stay."""
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}" if re.match(r"\s*[=+@-]", text) else text
+    return text
 
 
 def _flat_columns(columns: Mapping[str, Array], part: Array) -> Iterator[tuple[str, Array]]:

@@ -84,9 +84,13 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
     folder = Path(mkdtemp(prefix=_PREFIX, dir=parent))
     try:
         with FileLock(folder / _LOCK):
-            yield folder
+            if (folder / _LOCK).exists():
+                yield folder
+                return
     finally:
         rmtree(folder, ignore_errors=True)
+    with temporary_folder(parent) as folder:  # another process took the first one for a leftover before its lock
+        yield folder
 
 
 def _resolve_links(path: Path) -> Path:

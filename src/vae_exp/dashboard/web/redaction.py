@@ -1,7 +1,8 @@
 """Redaction of what names people and places in exported data."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import count
 from typing import Any
 
 from vae_exp.dashboard.runs.run import Run
@@ -42,12 +43,21 @@ class Redactor:
         if isinstance(value, list):
             return [self.redact(x) for x in value]
         if isinstance(value, dict):
-            return {self.redact_key(key): self.redact(x) for key, x in value.items()}
+            return dict(zip(self.redact_keys(value), map(self.redact, value.values()), strict=True))
         return value
 
     def redact_key(self, key: str) -> str:
         """Return a key without paths; its words are those of a program, not names of people."""
         return _PLACE.sub(LEFT_OUT, key)
+
+    def redact_keys(self, keys: Iterable[str]) -> list[str]:
+        """Return the keys of one mapping without paths; those that would be the same are numbered."""
+        names: list[str] = []
+        for key in keys:
+            name = self.redact_key(key)
+            numbered = (f"{name} {number}" for number in count(2))
+            names.append(name if name not in names else next(x for x in numbered if x not in names))
+        return names
 
     def _text(self, text: str) -> str:
         text = _PLACE.sub(LEFT_OUT, text)

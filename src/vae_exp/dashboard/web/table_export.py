@@ -8,9 +8,8 @@ import numpy as np
 
 from vae_exp.dashboard.runs.run_tables import Columns, RunTables, last_attempts, read_store
 from vae_exp.dashboard.web.redaction import Redactor
-from vae_exp.errors import UserError
+from vae_exp.storage.atomic_io import absolute_path
 from vae_exp.storage.column_files import ColumnFiles
-from vae_exp.storage.output_files import write_to_user_path
 
 
 def export_table(roots: Sequence[Path], path: Path, *, private: bool, history: bool) -> str:
@@ -36,20 +35,16 @@ def export_table(roots: Sequence[Path], path: Path, *, private: bool, history: b
         columns = _redact(columns, Redactor(runs))
     for note in store.notes:
         print(note, file=sys.stderr)
-    try:
-        with ColumnFiles(path.resolve().parent) as files:
-            files.append(columns)
-            write_to_user_path(path, lambda file: files.write(file, path.suffix))
-    except OSError as error:
-        raise UserError(f"--export={path} cannot be written: {error}.") from error
+    with ColumnFiles("--export", absolute_path("--export", str(path))) as files:
+        files.append(columns)
+        files.save()
     rows = len(columns["run_id"])
     return f"{len(runs)} runs, {rows} rows and {len(columns)} columns, written to {path}"
 
 
 def _redact(columns: Columns, redactor: Redactor) -> Columns:
     redacted = {}
-    for name, values in columns.items():
+    for name, values in zip(redactor.redact_keys(columns), columns.values(), strict=True):
         is_text = values.dtype.kind == "U"
-        shown = np.array(redactor.redact(values.tolist()), dtype=np.str_) if is_text else values
-        redacted[redactor.redact_key(name)] = shown
+        redacted[name] = np.array(redactor.redact(values.tolist()), dtype=np.str_) if is_text else values
     return redacted
