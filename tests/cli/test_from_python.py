@@ -101,7 +101,7 @@ def test_what_is_no_list_of_overrides_is_a_type_error(overrides):
 def test_runs_in_threads_wait_for_each_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run):
     monkeypatch.chdir(tmp_path)
     with ThreadPoolExecutor(2) as threads:
-        first, second = threads.map(lambda _: vae_exp.train(WORDS), range(2))
+        first, second = threads.map(lambda name: vae_exp.train([*WORDS, f"hydra.run.dir={name}"]), "ab")
     assert first.directory != second.directory
     for name, weight in run.vae.state_dict().items():
         for trained in (first, second):
