@@ -198,6 +198,7 @@ def test_augmented_training_differs_and_is_scored_on_plain_images(command, tmp_p
     ],
 )
 def test_what_cannot_be_used_is_refused_with_one_message(options, message, command, tmp_path):
+    (tmp_path / "x.npz").touch()
     finished = command("train", *options, *TRAIN)
     assert finished.code == 1
     assert message in finished.err
