@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -41,7 +42,10 @@ scores.finish()
 def by_wandb(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What wandb itself writes; it has written all when its process has ended."""
     root = tmp_path_factory.mktemp("by_wandb")
-    subprocess.run([sys.executable, "-c", SCRIPT], cwd=root, check=True, timeout=120)
+    environment = {
+        name: value for name, value in os.environ.items() if "WANDB_SERVICE" not in name
+    }  # of this process
+    subprocess.run([sys.executable, "-c", SCRIPT], cwd=root, env=environment, check=True, timeout=120)
     return root
 
 
