@@ -91,7 +91,7 @@ def test_codes_of_other_kinds_train_resume_to_the_bit_and_can_be_evaluated(comma
         ("model.posterior=full_covariance loss=free_bits", "a MultivariateNormal over latents has no density"),
         ("model=vq model.latent_dim=null loss=beta_tcvae", "has no density for each unit"),
         ("model=vq model.latent_dim=null loss=iwae", "the codes of a VQ-VAE have no density over latents"),
-        ("loss=vq", "loss=vq needs the codes of model=vq, not a posterior of type Independent"),
+        ("loss=vq", "loss=vq needs the codes of model=vq, not a posterior of type DiagonalGaussian"),
         ("model.posterior=flow loss=stl", "the parameters of a GaussianFlow cannot be held fixed"),
         ("model.posterior=flow model.latent_dim=1", "model.posterior=flow needs at least 2 latent units, not 1"),
         ("model=hierarchical model.latent_dim=null model.latent_dims=[3]", "must be two numbers of units"),
