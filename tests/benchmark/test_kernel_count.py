@@ -1,10 +1,11 @@
 import torch
+from torch.optim import Adam
 
 from tests.builders import trainer_options
 from vae_exp.benchmark.kernel_count import launched_kernels
-from vae_exp.configuration.instantiate import build_optimizer
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions import bernoulli
+from vae_exp.engine.flat_parameter import FlatParameter
 from vae_exp.engine.trainer import Trainer
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
@@ -29,12 +30,11 @@ def test_a_step_of_the_minimalist_vae_on_a_gpu_has_at_most_54_kernels(tmp_path, 
     """19 of the layers, 8 of the likelihood, 14 of the draw with its rate, 4 to load, 6 to record, 3 to update."""
     monkeypatch.setattr(bernoulli, "summed_by_products", bernoulli.summed_by_softplus)  # the way of CUDA
     vae = VAE(MLPEncoder(SHAPE, 2, [500], "relu"), MLPDecoder(SHAPE, 2, [500], "relu"), StandardNormalPrior(2))
-    adam = {"_target_": "torch.optim.Adam", "lr": 1e-3, "weight_decay": 1e-5}
     images = ImageSet(torch.zeros(40, *SHAPE, dtype=torch.uint8))
     trainer = Trainer(
         vae=vae,
         loss=ELBO(),
-        optimizer=build_optimizer(adam, vae.parameters()),
+        optimizer=Adam([FlatParameter(list(vae.parameters()))], weight_decay=1e-5, fused=True),
         scheduler=None,
         train=images,
         val=images.take(0),

@@ -179,6 +179,7 @@ def six_jobs(tmp_path_factory: pytest.TempPathFactory, browser) -> Path:
         page.goto(address)
         process = start(
             "train", "--multirun", "data=digits", "model.latent_dim=2,4,8", "seed=0,1", "trainer.epochs=2",
+            "trainer.batch_size=4",  # or the jobs end before a page can show them
             "sweep.name=six", "evaluator.figures.every_n_epochs=1", cwd=root, env={"WANDB_SILENT": "true"},
         )  # fmt: skip
         expect(page.locator("td.running").first).to_be_visible(timeout=90_000)

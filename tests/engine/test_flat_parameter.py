@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -104,11 +105,11 @@ def test_the_state_of_other_weights_is_refused():
         load_optimizer_state(Adam([FlatParameter(list(nn.Linear(2, 2).parameters()))]), state, keep_options=False)
 
 
-def test_an_optimizer_that_looks_at_whole_matrices_keeps_them():
+def test_weights_stay_apart_on_a_cpu_and_where_an_optimizer_looks_at_whole_matrices():
     parameters = list(net().parameters())
-    assert can_be_flat(Adam(parameters), parameters)
-    assert not can_be_flat(Adafactor(parameters), parameters)
-    assert not can_be_flat(Adam(parameters), [*parameters, nn.Parameter(torch.ones(1, dtype=torch.float64))])
-    built = build_optimizer({"_target_": "torch.optim.Adafactor", "lr": 0.1}, parameters)
-    assert flat_parameter(built) is None
-    assert flat_parameter(build_optimizer({"_target_": "torch.optim.Adam", "lr": 0.1}, parameters)) is not None
+    assert flat_parameter(build_optimizer({"_target_": "torch.optim.Adam", "lr": 0.1}, parameters)) is None
+    on_a_gpu = [SimpleNamespace(dtype=torch.float32, device=torch.device("cuda")) for _ in range(2)]
+    half = SimpleNamespace(dtype=torch.bfloat16, device=torch.device("cuda"))
+    assert can_be_flat(Adam(parameters), on_a_gpu)
+    assert not can_be_flat(Adam(parameters), [*on_a_gpu, half])
+    assert not can_be_flat(Adafactor(parameters), on_a_gpu)

@@ -155,7 +155,7 @@ def build_loss(
 def build_optimizer(optimizer: Node, parameters: Iterable[nn.Parameter]) -> Optimizer:
     """The optimiser of the parameters that are not frozen; with torch's fused kernels where the config allows.
 
-    One that treats every number alone is given all of them as one parameter.
+    On a GPU, one that treats every number alone is given all of them as one parameter.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     factory = _create({**optimizer, "_partial_": True}, "optimizer")

@@ -76,8 +76,13 @@ def _padding(value: Tensor) -> int:
 
 
 def can_be_flat(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> bool:
-    """Whether the optimizer treats every number alone, and the parameters are of one type."""
-    return type(optimizer) in _ELEMENTWISE and len({parameter.dtype for parameter in parameters}) == 1
+    """Whether the parameters are better off as one: of one type, on a GPU, and every number treated alone.
+
+    On a GPU one kernel over all fills it, where torch's fused kernels leave most of it idle for a small net. On a
+    CPU gathering the gradients costs more than that saves.
+    """
+    is_alike = len({parameter.dtype for parameter in parameters}) == 1
+    return type(optimizer) in _ELEMENTWISE and is_alike and parameters[0].device.type == "cuda"
 
 
 def flat_parameter(optimizer: Optimizer) -> FlatParameter | None:
