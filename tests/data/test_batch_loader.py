@@ -62,6 +62,14 @@ def numbers_in(batches: list[Tensor]) -> list[int]:
     return [round(number * 255) for batch in batches for number in batch.flatten().tolist()]
 
 
+@both_kinds
+def test_a_process_with_a_smaller_part_of_each_batch_gets_its_own_images(kind):
+    """Of three processes that share batches of ten, two have three images of each and one has four."""
+    loader = make(kind, numbered(12), largest=4)
+    order = torch.tensor([0, 1, 2, 10, 11, 5, 7])
+    assert numbers_in(run_epoch(loader, order, [3, 3, 1])) == order.tolist()
+
+
 @reproducibly
 @given(counts, batch_sizes, positions, seeds)
 def test_batches_follow_the_order_from_any_batch_on_and_are_the_same_to_the_bit(count, batch_size, position, seed):

@@ -16,7 +16,7 @@ from tests.readers import read_metrics, read_result, without_times
 from vae_exp.model.encoders import MLPEncoder
 
 RUN = (
-    "data=digits", "trainer.epochs=2", "tracker=none", "evaluator=[elbo]", "trainer.batch_size=131",
+    "data=digits", "trainer.epochs=2", "tracker=none", "evaluator=[elbo]", "trainer.batch_size=130",
     "data.binarization=dynamic", "trainer.max_grad_norm=300", "trainer.device=cpu", "hydra.run.dir=run",
 )  # fmt: skip
 
