@@ -25,7 +25,7 @@ from pathlib import Path
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import RunLockedError, UserError, exit_with_message
 from vae_exp.storage.atomic_io import absolute_path, check_writable
-from vae_exp.tracking.offline_runs import OfflineRun, OfflineSegment, find_offline_runs, folders_of
+from vae_exp.tracking.offline_runs import OfflineRun, Segment, find_offline_runs, folders_of
 from vae_exp.tracking.sync_ledger import SyncLedger
 
 LOCK_NAME = ".vae_exp_synced.lock"
@@ -52,8 +52,8 @@ class WandbSync:
     locks: Sequence[int]
 
     def upload(
-        self, segments: Sequence[OfflineSegment], shutdown: GracefulShutdown, *, resume: bool
-    ) -> dict[OfflineSegment, str]:
+        self, segments: Sequence[Segment], shutdown: GracefulShutdown, *, resume: bool
+    ) -> dict[Segment, str]:
         """Upload segments; with `resume` their rows are appended to those of the server.
 
         Returns:
@@ -83,8 +83,8 @@ class WandbSync:
         return self._failures(segments, process.returncode, text, is_stopped=bool(shutdown.count))
 
     def _failures(
-        self, segments: Sequence[OfflineSegment], code: int, text: str, *, is_stopped: bool
-    ) -> dict[OfflineSegment, str]:
+        self, segments: Sequence[Segment], code: int, text: str, *, is_stopped: bool
+    ) -> dict[Segment, str]:
         """Read the output: the exit code of `wandb sync` is 0 for most failures."""
         lines = [line.strip() for line in re.split(r"[\r\n]+", _COLOURS.sub("", text)) if line.strip()]
         errors = [line for line in lines if line.startswith(_ERROR) and _TRUNCATED not in line]
@@ -110,7 +110,7 @@ class WandbSync:
         return failures
 
 
-def _concerns(line: str, segment: OfflineSegment) -> bool:
+def _concerns(line: str, segment: Segment) -> bool:
     return f"/{segment.run_id}]" in line or segment.path.name in line
 
 

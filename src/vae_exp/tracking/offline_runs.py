@@ -18,18 +18,23 @@ _FRESH_SECONDS = 60.0  # W&B records the state of the machine more often than th
 
 
 @dataclass(frozen=True, order=True)
-class OfflineSegment:
-    """What one attempt at a run recorded offline.
+class Segment:
+    """What one attempt at a run recorded.
 
     Args:
         started: Start time, as W&B writes it in the name of the directory.
-        path: The directory `offline-run-…`.
+        path: The directory `offline-run-…`, or `run-…` where it was recorded online.
         run_id: The id that all segments of the run share.
     """
 
     started: str
     path: Path
     run_id: str
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether it was recorded offline."""
+        return self.path.name.startswith("offline-")
 
     @property
     def file(self) -> Path:
@@ -59,7 +64,7 @@ class OfflineRun:
     """
 
     run_id: str
-    segments: list[OfflineSegment]
+    segments: list[Segment]
     online_since: str = ""
     directory: RunDirectory | None = None
 
@@ -185,20 +190,23 @@ def _tracked_runs(path: Path) -> Iterator[TrackedRun]:
                 print(f"skipped {directory.path.name}: {error}", file=sys.stderr)
 
 
+def segments_in(folder: Path) -> Iterator[Segment]:
+    """Yield the segments in a folder `wandb`, the first by name first; links are skipped."""
+    for entry in [] if folder.is_symlink() or not folder.is_dir() else sorted(folder.iterdir()):
+        match = SEGMENT.fullmatch(entry.name)
+        if match and not entry.is_symlink() and entry.is_dir():
+            yield Segment(match["started"], entry, match["run_id"])
+
+
 def _read_folder(path: Path) -> dict[str, OfflineRun]:
-    """Return the runs recorded offline in a folder `wandb`, by id; links are skipped."""
+    """Return the runs recorded offline in a folder `wandb`, by id."""
     runs: dict[str, OfflineRun] = {}
     online: dict[str, str] = {}
-    for entry in [] if path.is_symlink() or not path.is_dir() else sorted(path.iterdir()):
-        match = SEGMENT.fullmatch(entry.name)
-        if match is None or entry.is_symlink() or not entry.is_dir():
-            continue
-        started, run_id = match["started"], match["run_id"]
-        segment = OfflineSegment(started, entry, run_id)
-        if not match["offline"]:
-            online.setdefault(run_id, started)
+    for segment in segments_in(path):
+        if not segment.is_offline:
+            online.setdefault(segment.run_id, segment.started)
         elif segment.file.is_file() and not segment.file.is_symlink() and segment.file.stat().st_size:
-            runs.setdefault(run_id, OfflineRun(run_id, [])).segments.append(segment)
+            runs.setdefault(segment.run_id, OfflineRun(segment.run_id, [])).segments.append(segment)
     for run in runs.values():
         run.online_since = online.get(run.run_id, "")
     return runs

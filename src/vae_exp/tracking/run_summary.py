@@ -14,7 +14,7 @@ from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import absolute_path, check_within, write_atomically
 from vae_exp.storage.output_files import temporary_folder
 from vae_exp.storage.run_directory import RunDirectory
-from vae_exp.tracking.offline_runs import SEGMENT, TrackedRun
+from vae_exp.tracking.offline_runs import Segment, TrackedRun, segments_in
 from vae_exp.tracking.wandb_log import WandbLogReader, encode_log
 
 _TIME_FORMAT = "%Y%m%d_%H%M%S"
@@ -24,13 +24,13 @@ class _TrackedSegments(NamedTuple):
     """The segments of a W&B run.
 
     Args:
-        last: The directory of the last one.
+        last: The last one.
         records: The last of its records of each kind, such as `run` and `exit`.
         summary: The summary of all segments: JSON by name.
         metrics: The records of the last one that name the x-axis of metrics.
     """
 
-    last: Path
+    last: Segment
     records: dict[str, Any]
     summary: dict[tuple[str, ...], str]
     metrics: list[Any]
@@ -69,12 +69,12 @@ def add_to_summary(directory: RunDirectory, values: Mapping[str, float]) -> str 
     check_within(lock, directory.path)
     with FileLock(lock):  # each addition repeats those before it
         segments = _read_segments(tracked)
-        is_offline = segments.last.name.startswith("offline") or mode == "offline"
+        is_offline = segments.last.is_offline or mode == "offline"
         _require_same_run(segments, directory.path, by_name=is_offline)
         if is_offline:
             path = _write_segment(segments, values)
             return f"Added to the summary of the W&B run {tracked.run_id}, offline: {path}"
-        _require_own_folder(segments.last.parent.parent)
+        _require_own_folder(segments.last.path.parent.parent)
         _resume(segments, directory.path, values)
         return f"Added to the summary of the W&B run {tracked.run_id}, online."
 
@@ -89,8 +89,8 @@ def _require_same_run(segments: _TrackedSegments, path: Path, *, by_name: bool) 
     trained_in = Path(str(values[0] if values else "an unknown directory"))
     if trained_in != path and not (by_name and trained_in.name == path.name):
         raise UserError(
-            f"{segments.last} is of the run in {trained_in}, not of the one in {path}: evaluate it where it was "
-            f"trained, or set WANDB_MODE=disabled to leave W&B alone"
+            f"{segments.last.path} is of the run in {trained_in}, not of the one in {path}: evaluate it where it "
+            f"was trained, or set WANDB_MODE=disabled to leave W&B alone"
         )
 
 
@@ -109,23 +109,27 @@ def _require_own_folder(root: Path) -> None:
 
 
 def _read_segments(tracked: TrackedRun) -> _TrackedSegments:
-    paths = [path for folder in tracked.folders for path in folder.glob("*run-*")]
-    folders = sorted((path for path in paths if _is_segment(path, str(tracked.run_id))), key=_start_time)
-    if not folders:
+    segments = sorted(
+        segment
+        for folder in tracked.folders
+        for segment in segments_in(folder)
+        if segment.run_id == tracked.run_id and segment.file.is_file()
+    )
+    if not segments:
         places = ", ".join(map(str, tracked.folders))
         raise UserError(f"there is no segment *run-*-{tracked.run_id} in {places}")
     summary: dict[tuple[str, ...], str] = {}
-    for path in folders:
+    for segment in segments:
         records, metrics = {}, []
-        for record in _read_records(path / f"run-{tracked.run_id}.wandb"):
+        for record in _read_records(segment.file):
             records[record.WhichOneof("record_type")] = record
             metrics += [record] if record.WhichOneof("record_type") == "metric" else []
             summary |= {_name(item): item.value_json for item in record.summary.update}
             for item in record.summary.remove:
                 summary.pop(_name(item), None)
     if "run" not in records:
-        raise UserError(f"{folders[-1]} does not say of which run it is")
-    return _TrackedSegments(folders[-1], records, summary, metrics)
+        raise UserError(f"{segments[-1].path} does not say of which run it is")
+    return _TrackedSegments(segments[-1], records, summary, metrics)
 
 
 def _read_records(path: Path) -> Iterator[Any]:
@@ -145,22 +149,10 @@ def _name(item: Any) -> tuple[str, ...]:
     return tuple(item.nested_key) or (item.key,)
 
 
-def _is_segment(path: Path, run_id: str) -> bool:
-    match = SEGMENT.fullmatch(path.name)
-    is_of_run = match is not None and match["run_id"] == run_id and not path.is_symlink()
-    return is_of_run and (path / f"run-{run_id}.wandb").is_file()
-
-
-def _start_time(path: Path) -> str:
-    match = SEGMENT.fullmatch(path.name)
-    assert match is not None
-    return match["started"]
-
-
 def _write_segment(segments: _TrackedSegments, values: Mapping[str, float]) -> Path:
     """Write a segment that starts after the last one, with the values in its summary."""
     run = segments.run
-    after_last = time.mktime(time.strptime(_start_time(segments.last), _TIME_FORMAT)) + 1
+    after_last = time.mktime(time.strptime(segments.last.started, _TIME_FORMAT)) + 1
     started = max(int(time.time()), int(after_last))
     name = f"offline-run-{time.strftime(_TIME_FORMAT, time.localtime(started))}-{run.run_id}"
     config = [item for item in run.config.update if item.key == "run_directory"]  # by which the dashboard finds it
@@ -177,7 +169,7 @@ def _write_segment(segments: _TrackedSegments, values: Mapping[str, float]) -> P
         [records[kind] for kind in kinds if kind in records] for kinds in (("header", "run"), ("summary", "exit"))
     )
     content = encode_log(record.SerializeToString() for record in [*first, *segments.metrics, *last])
-    segment = segments.last.with_name(name)
+    segment = segments.last.path.with_name(name)
     with temporary_folder(segment.parent) as scratch:
         write_atomically(scratch / name / f"run-{run.run_id}.wandb", lambda file: file.write(content))
         return (scratch / name).rename(segment)
@@ -189,7 +181,7 @@ def _resume(segments: _TrackedSegments, path: Path, values: Mapping[str, float])
     run, records = segments.run, segments.records
     tracker = WandbTracker(
         mode="online",
-        root=segments.last.parent.parent,
+        root=segments.last.path.parent.parent,
         project=run.project,
         entity=run.entity,
         notes=run.notes,

@@ -6,7 +6,7 @@ from typing import Any
 
 from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import read_json, write_json
-from vae_exp.tracking.offline_runs import SEGMENT, OfflineRun, OfflineSegment, folders_of
+from vae_exp.tracking.offline_runs import SEGMENT, OfflineRun, Segment, folders_of
 
 LEDGER_NAME = ".vae_exp_synced.json"
 
@@ -38,7 +38,7 @@ class SyncLedger:
         matches = (SEGMENT.fullmatch(name) for entries in self._entries.values() for name in entries)
         return any(x["run_id"] == run.run_id and x["started"] < first for x in matches if x)
 
-    def add(self, run: OfflineRun, fingerprints: Mapping[OfflineSegment, Mapping[str, int]]) -> None:
+    def add(self, run: OfflineRun, fingerprints: Mapping[Segment, Mapping[str, int]]) -> None:
         """Record that a run has been uploaded, with the fingerprints taken before.
 
         Raises:
@@ -49,7 +49,7 @@ class SyncLedger:
         for folder in folders_of([run]):
             write_json(folder / LEDGER_NAME, self._entries[folder])
 
-    def _contains_segment(self, segment: OfflineSegment) -> bool:
+    def _contains_segment(self, segment: Segment) -> bool:
         entry = self._entries[segment.path.parent].get(segment.path.name)
         if entry is not None:
             return bool(entry == {**segment.fingerprint(), **self._target})
