@@ -185,8 +185,9 @@ def _host_memory(case: Case, execution: str, precision: str) -> dict[str, Any] |
 
 
 def _build_warm(name: str, build: Callable[[], Candidate]) -> tuple[Candidate, int | None]:
-    """A candidate and the kernels of its first step, before anything is captured; None for compiled steps."""
+    """A candidate and the kernels of a step, before anything is captured; None for compiled steps."""
     candidate = build()
+    candidate.run_steps(1)  # which also draws an order and allocates what the optimizer keeps
     kernels = None if "/compile/" in name else len(launched_kernels(partial(candidate.run_steps, 1)))
     candidate.run_steps(_WARM_UP_STEPS)
     return candidate, kernels
