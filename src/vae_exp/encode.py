@@ -204,7 +204,7 @@ def _draw_extremes(
     score = settings.sort or "elbo"
     figure = draw_extremes(run.vae, images, surprise_of(score, columns.read(score)), score)
     with output_errors("output", path):
-        save_figures({path.stem: figure}, path.parent, describe_source(label, run.weights))
+        save_figures({path.stem: figure}, path.parent, describe_source(label, run.epoch, run.checkpoint))
     print(f"Most and least likely images: {path}")
 
 

@@ -33,7 +33,7 @@ def evaluate(config: DictConfig) -> None:
     """Score a run, several, or the jobs of a sweep; one that fails does not keep the others from it."""
     from vae_exp.cli.console import print_sweep_commands
     from vae_exp.configuration.schema import EvaluateConfig, parse_config
-    from vae_exp.errors import UserError
+    from vae_exp.errors import UserError, describe_error
     from vae_exp.runs.scores import find_runs
 
     settings = parse_config(config, EvaluateConfig)
@@ -50,7 +50,7 @@ def evaluate(config: DictConfig) -> None:
                 metrics = _score(replace(settings, run=str(path)))
         except (UserError, OSError) as error:
             failed.append(path.name)
-            print(f"Error: {path.name}: {error}", file=sys.stderr)
+            print(f"Error: {path.name}: {describe_error(error)}", file=sys.stderr)
         else:
             shown = list(metrics.items())[:_SHOWN_METRICS]
             text = ", ".join(f"{name} {value:.6g}" for name, value in shown)
@@ -67,7 +67,7 @@ def _score(settings: "EvaluateConfig") -> "Mapping[str, float]":
     from vae_exp.cli.console import naming_command, print_metrics_table
     from vae_exp.configuration.instantiate import build_evaluators
     from vae_exp.configuration.shape_checks import check_evaluators, check_labels
-    from vae_exp.errors import UserError
+    from vae_exp.errors import UserError, describe_error
     from vae_exp.evaluation.requirements import is_bernoulli
     from vae_exp.runs.scores import identify_scores, identify_weights, store_scores, stored_scores
     from vae_exp.runs.trained_run import load_run_from_settings
@@ -90,7 +90,7 @@ def _score(settings: "EvaluateConfig") -> "Mapping[str, float]":
         print_metrics_table(stored, f"{settings.split}: {title}", settings.evaluator)
         print(f"Scored before, in {path}; force=true scores again.")
         if data_error:
-            print(f"Whether the data are the same was not checked: {data_error}")
+            print(f"Whether the data are the same was not checked: {describe_error(data_error)}")
         return stored
     if data_error:
         raise data_error
@@ -147,7 +147,7 @@ def _run_evaluators(
             numbers, drawn, _ = run_evaluator(key, evaluator, run.vae, watched, settings.seed)
         warn_non_finite_metrics(key, numbers, set())
         metrics |= {f"{settings.split}/{name}": value for name, value in numbers.items()}
-        save_figures(drawn, figures, describe_source(settings.split, run.weights))
+        save_figures(drawn, figures, describe_source(settings.split, run.epoch, run.checkpoint))
     return metrics
 
 

@@ -88,7 +88,9 @@ def _draw_figures(run: "TrainedRun", settings: "GenerateConfig", noise: "torch.G
     for picture in draw_figures(run.vae, images, noise, settings.columns, settings.manifold_size):
         png = folder / f"{picture.name}.png"
         check_within(png, run.directory.path)
-        save_figures({picture.name: picture.figure}, folder, describe_source(settings.split, run.weights))
+        save_figures(
+            {picture.name: picture.figure}, folder, describe_source(settings.split, run.epoch, run.checkpoint)
+        )
         write_atomically(png.with_suffix(".npz"), picture.write_npz)
         print(f"{png} and {picture.name}.npz")
 

@@ -117,7 +117,7 @@ def test_metrics_that_are_not_finite_are_warned_of_once(tmp_path: Path, caplog: 
     loop = make_loop(tmp_path, mine=bad, other=RecordingEvaluator(results={"a": 1.0}))
     with caplog.at_level(logging.WARNING), GracefulShutdown() as shutdown:
         for _ in range(3):
-            loop.run(["mine", "other"], 1, shutdown)
+            loop.run(["mine", "other"], 1, shutdown, 1)
     assert [record.getMessage() for record in caplog.records] == [
         "evaluator.mine.a is not finite: nan.",
         "evaluator.mine.c is not finite: inf.",
@@ -128,7 +128,7 @@ def test_evaluators_of_the_end_are_announced(tmp_path: Path, caplog: pytest.LogC
     loop = make_loop(tmp_path, end=RecordingEvaluator(None, {"a": 1.0}), often=RecordingEvaluator(1, {"b": 2.0}))
     assert (loop.due_at_epoch(1), loop.due_at_end()) == (["often"], ["end"])
     with caplog.at_level(logging.INFO), GracefulShutdown() as shutdown:
-        assert loop.run(["end", "often"], 1, shutdown) == {"train/a": 1.0, "train/b": 2.0}
+        assert loop.run(["end", "often"], 1, shutdown, 1) == {"train/a": 1.0, "train/b": 2.0}
     assert [record.getMessage() for record in caplog.records] == ["Evaluating end …"]
 
 
@@ -143,7 +143,7 @@ def test_a_figure_says_of_which_images_and_weights_it_is(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(Figure, "savefig", savefig)
     with GracefulShutdown() as shutdown:
-        loop.run(["mine"], 1, shutdown, "best/", "epoch 3 (best)")
+        loop.run(["mine"], 1, shutdown, 3, "best")
     assert texts == ["train images, epoch 3 (best)"]
 
 

@@ -68,7 +68,7 @@ class EvaluatorLoop:
         return [name for name, evaluator in self._evaluators.items() if not evaluator.every_n_epochs]
 
     def run(
-        self, names: Sequence[str], step: int, shutdown: GracefulShutdown, prefix: str = "", weights: str = ""
+        self, names: Sequence[str], step: int, shutdown: GracefulShutdown, epoch: int, checkpoint: str = ""
     ) -> dict[str, float]:
         """Run these evaluators; log their figures and lists, and return their numbers as `split/name`.
 
@@ -76,14 +76,15 @@ class EvaluatorLoop:
             names: The evaluators.
             step: The step at which figures and lists are logged.
             shutdown: Notes Ctrl-C and SIGTERM.
-            prefix: Before the names of numbers and lists.
-            weights: Which weights the model has, for figures.
+            epoch: Of the weights that the model has.
+            checkpoint: The checkpoint that has them; the names of numbers and lists of `best` begin with `best/`.
 
         Raises:
             Interrupted: on Ctrl-C or SIGTERM, before the next evaluator.
             UserError: if one cannot be run.
         """
-        split = f"{prefix}{'val' if len(self._val) else 'train'}"
+        images_of = "val" if len(self._val) else "train"
+        split = f"best/{images_of}" if checkpoint == "best" else images_of
         metrics: dict[str, float] = {}
         for name in names:
             shutdown.raise_if_requested()
@@ -95,9 +96,7 @@ class EvaluatorLoop:
                 numbers, figures, lists = run_evaluator(name, evaluator, self._vae, images, self._seed)
             self._warned |= warn_non_finite_metrics(name, numbers, self._warned)
             metrics |= {f"{split}/{key}": value for key, value in numbers.items()}
-            paths = save_figures(
-                figures, self._figures, describe_source("val" if len(self._val) else "train", weights)
-            )
+            paths = save_figures(figures, self._figures, describe_source(images_of, epoch, checkpoint))
             for tracker in self._trackers:
                 if paths:
                     tracker.log_figures(paths, step)
@@ -174,9 +173,9 @@ def warn_non_finite_metrics(name: str, numbers: Mapping[str, float], warned: Col
     return set(non_finite)
 
 
-def describe_source(split: str, weights: str) -> str:
-    """What a figure shows, for its foot: of which images, and by which weights."""
-    return f"{split} images, {weights}" if weights else f"{split} images"
+def describe_source(split: str, epoch: int, checkpoint: str = "") -> str:
+    """What a figure shows, for its foot: of which images, and by the weights of which epoch and checkpoint."""
+    return f"{split} images, epoch {epoch}{f' ({checkpoint})' if checkpoint else ''}"
 
 
 def save_figures(figures: Mapping[str, Any], folder: Path, source: str) -> dict[str, Path]:

@@ -309,9 +309,9 @@ class Trainer:
         if not names:
             return {}
         best = self._checkpoints.load_best()
-        weights = f"epoch {best['epoch']} (best)" if best else f"epoch {self.state.epoch} (last)"
+        epoch, checkpoint = (best["epoch"], "best") if best else (self.state.epoch, "last")
         with self._checkpoint_weights(best) if best else self._average_weights():
-            return self._evaluator_loop.run(names, step, shutdown, "best/" if best else "", weights)
+            return self._evaluator_loop.run(names, step, shutdown, epoch, checkpoint)
 
     def load_state_dict(self, state: Mapping[str, Any], *, replan: bool = False) -> None:
         """Continue from a checkpoint, to the bit.
@@ -475,8 +475,7 @@ class Trainer:
             self._non_finite.check_metrics(metrics, self.state)
             with timed(self.phase_seconds, "evaluators"):
                 due = self._evaluator_loop.due_at_epoch(epoch)
-                step, weights = self.state.global_step, f"epoch {epoch}"
-                metrics = self._evaluator_loop.run(due, step, shutdown, weights=weights) | metrics
+                metrics = self._evaluator_loop.run(due, self.state.global_step, shutdown, epoch) | metrics
             for name, message in (self._collapse.update(metrics) if self._collapse else {}).items():
                 if self._add_warning(name, message, epoch):
                     _log.warning("%s, epoch %d: %s", name.replace("_", " ").capitalize(), epoch, message)

@@ -107,11 +107,6 @@ class TrainedRun:
         return read_rows(self.directory.metrics)
 
     @property
-    def weights(self) -> str:
-        """Which weights the model has, for figures."""
-        return f"epoch {self.epoch} ({self.checkpoint})"
-
-    @property
     def device(self) -> torch.device:
         """Where the weights lie."""
         return next(self.vae.parameters()).device
