@@ -60,9 +60,8 @@ class TrainCallback(Callback):
             jobs = planned_jobs(config, overrides)
             _check_jobs(config, overrides, jobs or [])
             check_writable(sweep, "hydra.sweep.dir")
-            given = [
-                word for word in sys.argv[1:] if word not in own_search_path()
-            ]  # the environment adds it again
+            added = own_search_path()  # by the environment, which adds it again
+            given = [word for word in sys.argv[1:] if word not in added]
             add_command(sweep, given, Path.cwd(), jobs or [])
         except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
             raise SystemExit(f"Error: {format_error(error)}") from error

@@ -65,12 +65,10 @@ def train(overrides: Sequence[str] = ()) -> "TrainedRun":
                 run_training(task, run_dir, shutdown, resume_state=state)
             except Interrupted as interruption:
                 raise KeyboardInterrupt(f"{interruption}; vae_exp.train(['resume={run_dir.path}'])") from None
-        own = (
-            [] if task.resume else untrusted_packages(resolve_to_dict(load_stored_config(run_dir)))
-        )  # the caller's
+        named = [] if task.resume else untrusted_packages(resolve_to_dict(load_stored_config(run_dir)))
     return load_run(
         run_dir.path,
-        trusted_packages=[*task.trusted_packages, *own],
+        trusted_packages=[*task.trusted_packages, *named],  # the caller has named these classes
         data={"root": task.data.root, "path": task.data.path},
     )
 
@@ -136,14 +134,15 @@ def _logged_to(path: Path) -> Iterator[None]:
     handler = logging.FileHandler(path, delay=True)
     handler.setFormatter(logging.Formatter("[%(asctime)s][%(levelname)s] %(message)s"))
     level = logger.level
-    handlers = [handler, *([] if logger.hasHandlers() or not logging.lastResort else [logging.lastResort])]
-    for each in handlers:
-        logger.addHandler(each)
+    last_resort = None if logger.hasHandlers() else logging.lastResort
+    handlers = [handler, *([last_resort] if last_resort else [])]
+    for added in handlers:
+        logger.addHandler(added)
     logger.setLevel(logging.INFO)
     try:
         yield
     finally:
-        for each in handlers:
-            logger.removeHandler(each)
+        for added in handlers:
+            logger.removeHandler(added)
         handler.close()
         logger.setLevel(level)
