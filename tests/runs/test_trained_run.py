@@ -8,7 +8,7 @@ import yaml
 from omegaconf import OmegaConf
 
 import vae_exp
-from vae_exp.configuration.resolvers import config_hash, config_hashes
+from vae_exp.configuration.resolvers import config_hash, config_hashes, stored_config_hash
 from vae_exp.errors import UserError
 from vae_exp.runs.resume import warn_of_another_config
 from vae_exp.storage.run_directory import RunDirectory
@@ -123,6 +123,24 @@ def test_variables_of_the_environment_do_not_change_a_config(tmp_path, caplog, m
     assert config_hash(stored) != state["config_hash"]
     warn_of_another_config(stored, state, RunDirectory(tmp_path))
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("version", ["of today", "of the version before", "older"])
+def test_only_what_no_resume_may_change_counts_as_another_config(version: str, tmp_path, caplog):
+    stored = OmegaConf.create({"data": {"path": "a"}, "model": {"latent_dim": 2}, "trainer": {"epochs": 1}})
+    former = {"config_hash": config_hash(stored)}
+    if version == "of the version before":
+        former["stored_config_hash"] = stored_config_hash(stored)
+    state = config_hashes(stored) if version == "of today" else former
+    warn_of_another_config(stored, state, RunDirectory(tmp_path))
+    assert caplog.text == ""
+    if version == "of today":
+        resumed = OmegaConf.merge(stored, {"data": {"path": "b"}, "trainer": {"epochs": 9}})
+        warn_of_another_config(resumed, state, RunDirectory(tmp_path))
+        assert caplog.text == ""
+    edited = OmegaConf.merge(stored, {"model": {"latent_dim": 3}})
+    warn_of_another_config(edited, state, RunDirectory(tmp_path))
+    assert "edited or damaged since" in caplog.text
 
 
 def test_the_first_name_of_the_class_still_works():

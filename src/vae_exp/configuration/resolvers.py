@@ -29,6 +29,19 @@ NOT_PART_OF_IDENTITY = (
     "trusted_packages",
     "trust",
 )
+OVERRIDABLE_ON_RESUME = (
+    "trainer.epochs",
+    "trainer.device",
+    "trainer.execution",
+    "trainer.threads",
+    "trainer.early_stopping",
+    "trainer.strategy",
+    "data.root",
+    "data.path",
+    "data.preload_to_device",
+    "checkpoint",
+    "tracker",
+)
 EXCLUDED_KEYS = ("data.root", "trainer.threads", "trainer.print_batch_sum")  # change no result but by rounding
 _MOST_CHARACTERS = 120
 
@@ -84,19 +97,25 @@ def stored_config_hash(config: DictConfig) -> str:
     return hashlib.sha256(identifying_text(config, resolve=False).encode()).hexdigest()[:8]
 
 
+def fixed_config_hash(config: DictConfig) -> str:
+    """As `stored_config_hash`, less what a resume may change: all checkpoints of a run have the same."""
+    text = identifying_text(config, resolve=False, excluded=(*EXCLUDED_KEYS, *OVERRIDABLE_ON_RESUME))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
 def config_hashes(config: DictConfig) -> dict[str, str]:
-    """Both hashes of a config, as checkpoints have them; the first serves `result.json` and older checkpoints."""
-    return {"config_hash": config_hash(config), "stored_config_hash": stored_config_hash(config)}
+    """The hashes of a config that checkpoints have; `config_hash` serves `result.json`."""
+    return {"config_hash": config_hash(config), "fixed_config_hash": fixed_config_hash(config)}
 
 
-def identifying_text(config: DictConfig, *, resolve: bool = True) -> str:
+def identifying_text(config: DictConfig, *, resolve: bool = True, excluded: Sequence[str] = EXCLUDED_KEYS) -> str:
     """The config as JSON with sorted keys, less what does not change the result."""
     identifying = OmegaConf.masked_copy(config, [str(key) for key in config if key not in NOT_PART_OF_IDENTITY])
     try:
         parts = OmegaConf.to_container(identifying, resolve=resolve)
     except OmegaConfBaseException:  # the job itself says what is wrong; until then it needs a name
         parts = OmegaConf.to_container(identifying, resolve=False)
-    for group, key in (name.split(".") for name in EXCLUDED_KEYS):
+    for group, _, key in (name.partition(".") for name in excluded):
         if isinstance(parts, dict) and isinstance(parts.get(group), dict):
             parts[group].pop(key, None)
     return json.dumps(with_first_names(parts), sort_keys=True, default=str)

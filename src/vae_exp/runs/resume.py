@@ -12,7 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae_exp.configuration.allowlist import Caller, is_literal, require_safe
 from vae_exp.configuration.overrides import override_key
-from vae_exp.configuration.resolvers import config_hash, stored_config_hash
+from vae_exp.configuration.resolvers import (
+    OVERRIDABLE_ON_RESUME,
+    config_hash,
+    fixed_config_hash,
+    stored_config_hash,
+)
 from vae_exp.configuration.schema import resolve_to_dict
 from vae_exp.configuration.stored_config import load_stored_config, with_overrides
 from vae_exp.data.fingerprint import differences
@@ -23,21 +28,13 @@ from vae_exp.storage.atomic_io import write_atomically
 from vae_exp.storage.run_directory import RunDirectory, resumed_checkpoint
 
 _log = logging.getLogger(__name__)
-OVERRIDABLE_ON_RESUME = (
-    "trainer.epochs",
-    "trainer.device",
-    "trainer.execution",
-    "trainer.threads",
-    "trainer.early_stopping",
-    "trainer.strategy",
-    "data.root",
-    "data.path",
-    "data.preload_to_device",
-    "checkpoint",
-    "tracker",
-)
 _COMMAND_KEYS = ("resume", "resume_on_other_pixels", "trusted_packages", "hydra")
 _COUNTS = ("epoch", "step", "batches", "lines")
+_CONFIG_HASHES = {  # the newest first; checkpoints of earlier versions have one of the others
+    "fixed_config_hash": fixed_config_hash,
+    "stored_config_hash": stored_config_hash,
+    "config_hash": config_hash,
+}
 _REQUIRED_KEYS = ("batches", "rows", "generators", "optimizer", "lines", "best")
 
 
@@ -113,9 +110,8 @@ def load_resume_state(directory: RunDirectory, requested: DictConfig, overrides:
 
 def warn_of_another_config(stored: DictConfig, state: Mapping[str, Any], directory: RunDirectory) -> None:
     """Log that a stored config is not the one that a checkpoint was written with; weights alone do not show it."""
-    is_current = "stored_config_hash" in state  # earlier versions have the hash of the resolved config alone
-    written = state.get("stored_config_hash" if is_current else "config_hash")
-    if isinstance(written, str) and written != (stored_config_hash if is_current else config_hash)(stored):
+    name = next((name for name in _CONFIG_HASHES if isinstance(state.get(name), str)), None)
+    if name and state[name] != _CONFIG_HASHES[name](stored):
         _log.warning(
             "%s differs from the config that the checkpoint was written with: it was edited or damaged since.",
             directory.config,
