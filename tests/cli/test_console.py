@@ -173,6 +173,14 @@ def test_the_next_commands_say_whose_classes_to_trust_and_which_split_there_is(s
     assert f"{command}\n" in summary(tmp_path, config)
 
 
+@pytest.mark.parametrize(("dataset", "split"), [("MNIST", ""), ({"_target_": "my.Dataset"}, " split=train")])
+def test_official_data_have_test_images_and_a_dataset_of_ones_own_has_none(summary, tmp_path, dataset, split: str):
+    config = {"data": {"source": {"dataset": dataset}, "validation_size": 0 if split else 5000}}
+    out = summary(tmp_path, config)
+    for command in ("evaluate", "generate"):
+        assert re.search(rf"{command} run={tmp_path}( trusted_packages=\[my\])?{split}\n", out)
+
+
 def test_effective_samples_are_shown_of_how_many(capsys: pytest.CaptureFixture[str]):
     evaluators = {"nll": {"num_importance_samples": 500}}
     print_metrics_table({"test/nll_effective_samples": 12.5}, "test", evaluators)

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import logging
 import pickle
 import shutil
 import socket
@@ -183,7 +184,8 @@ def test_servers_that_are_down_are_named_and_putting_the_files_into_the_folder_h
     assert_is_tiny(MNISTSource("MNIST", str(root)))
 
 
-def test_where_no_download_is_allowed_archives_are_unpacked_all_the_same(tiny, raw, root, monkeypatch):
+def test_where_no_download_is_allowed_archives_are_unpacked_all_the_same(tiny, raw, root, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr(socket.socket, "connect", _no_connection)
     source = MNISTSource("MNIST", str(root))
     source.may_download = False
@@ -191,6 +193,7 @@ def test_where_no_download_is_allowed_archives_are_unpacked_all_the_same(tiny, r
     assert not root.exists()
     shutil.copytree(tiny, raw)
     assert_is_tiny(source)
+    assert caplog.messages == [f"Unpacking MNIST into {raw} …"]
     for path in raw.glob("*-ubyte"):
         path.unlink()
     (raw / ARCHIVES[0]).write_bytes(b"damaged")

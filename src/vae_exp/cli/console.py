@@ -146,7 +146,7 @@ def _data_location(config: Mapping[str, Any], data: Mapping[str, Any], directory
 def _has_test_images(data: Mapping[str, Any]) -> bool:
     """Whether the user's own data have them; what cannot be read is left to the commands."""
     source = data.get("source", {})
-    if "dataset" in source:
+    if isinstance(source.get("dataset"), Mapping):  # an object of the user's; others have a name there
         return bool(source.get("test_dataset"))
     if not data.get("path"):
         return True

@@ -83,7 +83,7 @@ class _TorchvisionSource(ABC):
             ) from error
 
     def _fetch(self, train: bool) -> ImageSet:
-        _log.info("Fetching %s into %s …", self._name, self._folder)
+        _log.info("%s %s into %s …", "Fetching" if self._missing(train) else "Unpacking", self._name, self._folder)
         try:
             with _socket_timeout(STALL_SECONDS):
                 return self._load(train, download=True)
