@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from wandb.proto.wandb_internal_pb2 import Record, RunRecord
 
 from tests.conftest import Finished, start
+from tests.wandb_records import encode_log
+from vae_exp.tracking.offline_runs import find_offline_runs
 from vae_exp.tracking.sync_ledger import LEDGER_NAME
 
 FAKE = """
@@ -268,6 +271,15 @@ def test_a_run_that_is_still_written_is_skipped(root, server, upload, tmp_path):
     assert server.names() == [fresh.name, old.name]
 
 
+@pytest.mark.parametrize(("last", "is_running"), [("exit", False), ("summary", True)])
+def test_a_fresh_run_whose_log_has_its_end_is_not_being_written(last: str, is_running: bool, root):
+    records = [Record(run=RunRecord(run_id="aaa")), Record(**{last: {}})]
+    path = segment(root, "aaa", age=1)
+    (path / "run-aaa.wandb").write_bytes(encode_log([record.SerializeToString() for record in records])[0])
+    [run] = find_offline_runs([root])
+    assert run.is_running() == is_running
+
+
 # Failures
 
 ERRORS = {
@@ -295,11 +307,15 @@ def test_a_failure_fails_its_run_alone_and_is_tried_again(kind, root, server, up
     assert server.calls() == [(names[1], None), (later.name, "allow")]
 
 
-def test_an_error_that_names_no_run_fails_all_where_all_have_markers(root, server, upload):
-    server.behave(output={segment(root, "aaa").name: "wandb: ERROR permission denied"})
-    segment(root, "bbb")
+@pytest.mark.parametrize("error", ["wandb: ERROR permission denied", "Error: No API key configured."])
+def test_an_error_that_names_no_run_fails_all_where_all_have_markers(error: str, root, server, upload):
+    no_reason = "wandb: ERROR Find detailed error logs at: /there"
+    server.behave(output={segment(root, "aaa").name: f"{error}\n{no_reason}"})
+    for run_id in "bcdefg":
+        segment(root, run_id)
     finished = upload(root)
-    assert (finished.code, finished.err.count("wandb: ERROR permission denied\n")) == (1, 3)
+    assert (finished.code, finished.err.count(error)) == (1, 2)  # as W&B says it, and once for all runs
+    assert f"failed aaa, b, c, d, e and 2 more: {error}\n" in finished.err
 
 
 def test_a_segment_that_a_kill_truncated_counts_as_uploaded(root, server, upload):

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -32,7 +33,9 @@ LOCK_NAME = ".vae_exp_synced.lock"
 _POLL_SECONDS = 0.02
 _GRACE_SECONDS = 5.0
 _NOT_INHERITED = ("WANDB_RESUME", "WANDB_RUN_ID", "WANDB_SILENT", "WANDB_QUIET")
-_ERROR = "wandb: ERROR"
+_ERRORS = ("wandb: ERROR", "Error: ")
+_NO_REASON = "Find detailed error logs at"
+_NAMED = 5  # runs in a message
 _TRUNCATED = "ends with an incomplete record"  # printed after all whole records of a killed run are sent
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -87,9 +90,10 @@ class WandbSync:
     ) -> dict[Segment, str]:
         """Read the output: the exit code of `wandb sync` is 0 for most failures."""
         lines = [line.strip() for line in re.split(r"[\r\n]+", _COLOURS.sub("", text)) if line.strip()]
-        errors = [line for line in lines if line.startswith(_ERROR) and _TRUNCATED not in line]
+        errors = [line for line in lines if line.startswith(_ERRORS) and _TRUNCATED not in line]
         truncated = [line for line in lines if _TRUNCATED in line]
         others = [line for line in errors if not any(_concerns(line, segment) for segment in segments)]
+        others.sort(key=lambda line: _NO_REASON not in line)  # the last one is the reason
         last = others[-1] if others else lines[-1] if lines else "no output"
         failures = {}
         for segment in segments:
@@ -182,7 +186,7 @@ def _upload(
     resumable = [run for run in runs if run.segments[0] not in unsent]
     later = [segment for run in resumable for segment in run.segments if segment not in sent]
     results |= wandb.upload(later, shutdown, resume=True)
-    uploaded = failed = 0
+    uploaded, failures = 0, defaultdict[str, list[str]](list)
     for run in runs:
         reason = next((results[x] for x in run.segments if results.get(x)), "")
         if not reason and all(segment in results for segment in run.segments):
@@ -195,9 +199,11 @@ def _upload(
                 count = len(run.segments)
                 print(f"uploaded {run.name}" + (f", {count} segments" if count > 1 else ""), flush=True)
         if reason:
-            failed += 1
-            print(f"failed {run.name}: {reason}", file=sys.stderr, flush=True)
-    return uploaded, failed
+            failures[reason].append(run.name)
+    for reason, names in failures.items():
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        print(f"failed {', '.join(names[:_NAMED])}{more}: {reason}", file=sys.stderr, flush=True)
+    return uploaded, sum(map(len, failures.values()))
 
 
 @contextmanager

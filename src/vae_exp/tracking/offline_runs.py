@@ -3,6 +3,7 @@
 import re
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +13,7 @@ from typing import Any
 from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import read_json, read_yaml
 from vae_exp.storage.run_directory import RunDirectory
+from vae_exp.tracking.wandb_log import read_records
 
 SEGMENT = re.compile(r"(?P<offline>offline-)?run-(?P<started>\d{8}_\d{6})-(?P<run_id>.+)")
 _FRESH_SECONDS = 60.0  # W&B records the state of the machine more often than that while a run lasts
@@ -51,6 +53,14 @@ class Segment:
         status = self.file.stat()
         return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
+    def has_ended(self) -> bool:
+        """Whether its last record is the one that W&B writes at the end of a run; imports W&B."""
+        try:
+            last = deque(read_records(self.file), maxlen=1)
+        except Exception:  # whatever protobuf raises for a damaged file
+            return False
+        return bool(last) and last[0].WhichOneof("record_type") == "exit"
+
 
 @dataclass
 class OfflineRun:
@@ -80,13 +90,14 @@ class OfflineRun:
         self.online_since = min(filter(None, (self.online_since, other.online_since)), default="")
 
     def is_running(self) -> bool:
-        """Whether a process still writes it: by the lock of its run directory, or by the age of its files."""
+        """Whether a process still writes it: by its run directory, the age of its files and their last record."""
         if self.directory is not None:
             if self.directory.is_locked():
                 return True
             if self.directory.result.exists():
                 return False
-        return time.time() - max(x.file.stat().st_mtime for x in self.segments) < _FRESH_SECONDS
+        is_fresh = time.time() - max(x.file.stat().st_mtime for x in self.segments) < _FRESH_SECONDS
+        return is_fresh and not self.segments[-1].has_ended()
 
 
 def find_offline_runs(paths: Iterable[Path]) -> list[OfflineRun]:

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from vae_exp.storage.atomic_io import absolute_path, check_within, write_atomica
 from vae_exp.storage.output_files import temporary_folder
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.tracking.offline_runs import Segment, TrackedRun, segments_in
-from vae_exp.tracking.wandb_log import WandbLogReader, encode_log
+from vae_exp.tracking.wandb_log import encode_log, read_records, record_class
 
 _TIME_FORMAT = "%Y%m%d_%H%M%S"
 
@@ -121,7 +121,7 @@ def _read_segments(tracked: TrackedRun) -> _TrackedSegments:
     summary: dict[tuple[str, ...], str] = {}
     for segment in segments:
         records, metrics = {}, []
-        for record in _read_records(segment.file):
+        for record in read_records(segment.file):
             records[record.WhichOneof("record_type")] = record
             metrics += [record] if record.WhichOneof("record_type") == "metric" else []
             summary |= {_name(item): item.value_json for item in record.summary.update}
@@ -130,19 +130,6 @@ def _read_segments(tracked: TrackedRun) -> _TrackedSegments:
     if "run" not in records:
         raise UserError(f"{segments[-1].path} does not say of which run it is")
     return _TrackedSegments(segments[-1], records, summary, metrics)
-
-
-def _read_records(path: Path) -> Iterator[Any]:
-    log = WandbLogReader(path)
-    yield from map(_record_class().FromString, log.read())
-    while log.has_more:
-        yield from map(_record_class().FromString, log.read())
-
-
-def _record_class() -> Any:
-    from wandb.proto import wandb_internal_pb2
-
-    return vars(wandb_internal_pb2)["Record"]
 
 
 def _name(item: Any) -> tuple[str, ...]:
@@ -161,7 +148,7 @@ def _write_segment(segments: _TrackedSegments, values: Mapping[str, float]) -> P
     run.ClearField("summary")
     run.start_time.FromSeconds(started)
     new = {(name,): json.dumps(value if isfinite(value) else str(value)) for name, value in values.items()}
-    summary = _record_class()()
+    summary = record_class()()
     for key, text in (segments.summary | new).items():
         summary.summary.update.add(value_json=text).nested_key.extend(key)
     records = {**segments.records, "summary": summary}

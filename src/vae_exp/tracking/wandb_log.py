@@ -8,8 +8,9 @@ of one), the data. Where fewer than 7 bytes of a block are left, they are zeros.
 import os
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 _BLOCK = 32 * 1024
 _FILE_HEADER = struct.pack("<4sHB", b":W&B", 0xBEE1, 0)
@@ -111,6 +112,27 @@ class WandbLogReader:
         """Give up the record that has begun, if any: a part of it is lost."""
         self.corrupt_bytes += len(self._pending or b"")
         self._pending = None
+
+
+def read_records(path: Path) -> Iterator[Any]:
+    """The records of a whole file, as W&B's protobuf messages.
+
+    Raises:
+        OSError: if it cannot be read.
+        UnknownFormatError: if it is not a `.wandb` file of the known format.
+        Exception: whatever protobuf raises for bytes that are no record.
+    """
+    log = WandbLogReader(path)
+    yield from map(record_class().FromString, log.read())
+    while log.has_more:
+        yield from map(record_class().FromString, log.read())
+
+
+def record_class() -> Any:
+    """W&B's protobuf message of a record; imports W&B."""
+    from wandb.proto import wandb_internal_pb2
+
+    return vars(wandb_internal_pb2)["Record"]
 
 
 def encode_log(records: Iterable[bytes]) -> bytes:
