@@ -3,7 +3,7 @@ import torch
 
 from tests.builders import trainer_options
 from vae_exp.benchmark.candidates import candidate_builders
-from vae_exp.benchmark.report import available_precisions, describe_hardware
+from vae_exp.benchmark.hardware import available_precisions
 from vae_exp.benchmark.suite import choose_executions, choose_precisions
 from vae_exp.configuration.instantiate import build_loss, build_optimizer, build_vae
 from vae_exp.engine.progress import NullProgress
@@ -74,18 +74,6 @@ def test_the_cpu_knows_neither_recordings_nor_tf32():
         choose_executions(["graph"], CPU)
     with pytest.raises(UserError, match=r"precisions=\['tf32'\]: tf32 needs a CUDA device"):
         choose_precisions(["tf32"], CPU)
-
-
-@pytest.mark.parametrize(
-    ("flags", "precisions"),
-    [("fpu avx512f avx512_bf16", ["fp32", "bf16"]), ("amx_bf16", ["fp32", "bf16"]), ("avx512f", ["fp32"])],
-)
-def test_bf16_is_the_cpus_where_its_flags_say_so(monkeypatch, tmp_path, flags, precisions):
-    info = tmp_path / "cpuinfo"
-    info.write_text(f"processor\t: 0\nmodel name\t: A Processor\nflags\t\t: {flags}\n\nprocessor\t: 1\n")
-    monkeypatch.setattr("vae_exp.benchmark.report._CPU_INFO", info)
-    assert available_precisions(CPU) == precisions
-    assert describe_hardware(CPU)["cpu"] == "A Processor"
 
 
 def test_bursts_are_the_steps_of_the_trainer_to_the_bit(case, tmp_path):

@@ -4,7 +4,7 @@ import psutil
 import pytest
 import torch
 
-from vae_exp.benchmark.peak_memory import host_peak, measure_host_peak, with_cuda_peak
+from vae_exp.benchmark.peak_memory import CudaPeak, host_peak, measure_host_peak, with_cuda_peak
 
 MEBIBYTE = 2**20
 
@@ -32,10 +32,39 @@ def test_without_cuda_there_is_no_peak_of_its_memory():
     assert with_cuda_peak(lambda: 3, torch.device("cpu")) == (3, None)
 
 
+def test_the_peaks_of_the_gpu_are_those_above_the_start_with_nothing_cached(monkeypatch):
+    allocated, reserved, peaks = 5, 50, {}
+
+    def empty_cache() -> None:
+        nonlocal reserved
+        reserved = 20
+
+    def reset(device: torch.device) -> None:
+        peaks.update(allocated=allocated, reserved=reserved)
+
+    def make() -> str:
+        peaks["allocated"] += 7
+        peaks["reserved"] += 20
+        return "made"
+
+    for name, function in {
+        "synchronize": lambda device: None,
+        "empty_cache": empty_cache,
+        "reset_peak_memory_stats": reset,
+        "memory_allocated": lambda device: allocated,
+        "memory_reserved": lambda device: reserved,
+        "max_memory_allocated": lambda device: peaks["allocated"],
+        "max_memory_reserved": lambda device: peaks["reserved"],
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, function)
+    assert with_cuda_peak(make, torch.device("cuda", 0)) == ("made", CudaPeak(allocated=7, reserved=20))
+
+
 @pytest.mark.cuda
 def test_the_peak_of_the_gpu_leaves_out_what_was_there_before():
     device = torch.device("cuda")
     before = torch.ones(2**24, device=device)
     _, peak = with_cuda_peak(lambda: [torch.ones(2**20, device=device) for _ in range(2)], device)
-    assert 8 * MEBIBYTE <= peak < 16 * MEBIBYTE
+    assert 8 * MEBIBYTE <= peak.allocated < 16 * MEBIBYTE
+    assert 0 <= peak.reserved <= 32 * MEBIBYTE
     assert before.numel() == 2**24

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from omegaconf import OmegaConf
@@ -19,16 +19,29 @@ _STATUS = Path("/proc/self/status")
 _MAX_STEPS = 600
 
 
-def with_cuda_peak(make: Callable[[], T], device: torch.device) -> tuple[T, int | None]:
-    """Call `make`; its result, and by how many bytes of the GPU its peak exceeded the start (None elsewhere)."""
+class CudaPeak(NamedTuple):
+    """By how many bytes the memory of the GPU grew at most: of tensors, and what the allocator reserved for them.
+
+    Reserved memory includes the pools of captured graphs. It can be less than the tensors need, where segments
+    reserved before had room.
+    """
+
+    allocated: int
+    reserved: int
+
+
+def with_cuda_peak(make: Callable[[], T], device: torch.device) -> tuple[T, CudaPeak | None]:
+    """Call `make`; its result, and the peak of the GPU's memory above that at the start (None elsewhere)."""
     if device.type != "cuda":
         return make(), None
     torch.cuda.synchronize(device)
-    before = torch.cuda.memory_allocated(device)
+    torch.cuda.empty_cache()  # otherwise what is free would hide what is reserved
+    before = CudaPeak(torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device))
     torch.cuda.reset_peak_memory_stats(device)
     made = make()
     torch.cuda.synchronize(device)
-    return made, torch.cuda.max_memory_allocated(device) - before
+    allocated, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+    return made, CudaPeak(allocated - before.allocated, reserved - before.reserved)
 
 
 def host_peak() -> int:

@@ -15,6 +15,7 @@ from vae_exp.benchmark.candidates import (
     candidate_builders,
     training_images,
 )
+from vae_exp.benchmark.hardware import available_precisions, describe_hardware, synchronize
 from vae_exp.benchmark.interleave import (
     Burst,
     Candidate,
@@ -25,8 +26,7 @@ from vae_exp.benchmark.interleave import (
     spread,
 )
 from vae_exp.benchmark.kernel_count import launched_kernels
-from vae_exp.benchmark.peak_memory import measure_host_peak, with_cuda_peak
-from vae_exp.benchmark.report import available_precisions, describe_hardware, synchronize
+from vae_exp.benchmark.peak_memory import CudaPeak, measure_host_peak, with_cuda_peak
 from vae_exp.benchmark.run_profile import profile_run
 from vae_exp.configuration.schema import BenchmarkConfig, resolve_to_dict
 from vae_exp.engine.device import device_name, resolve_device
@@ -126,7 +126,7 @@ def _measure(
     _open_libraries(case.device)
     candidates: dict[str, Candidate] = {}
     kernels: dict[str, int | None] = {}
-    peaks: dict[str, int | None] = {}
+    peaks: dict[str, CudaPeak | None] = {}
     for name, build in candidate_builders(case, executions, precisions).items():
         (candidates[name], kernels[name]), peaks[name] = with_cuda_peak(
             partial(_build_warm, name, build), case.device
@@ -141,9 +141,9 @@ def _measure(
         | {
             "steps_per_burst": steps[name],
             "kernels_per_step": kernels[name],
-            "peak_bytes": peaks[name] if settings.memory else None,
+            "peak_bytes": peak._asdict() if settings.memory and peak else None,
         }
-        for name in candidates
+        for name, peak in peaks.items()
     }
     candidates.clear()
     gc.collect()
