@@ -6,8 +6,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from vae_exp.configuration.renames import ADDED_DATA_KEYS
+from vae_exp.data.data_path import absolute_data_path
 from vae_exp.errors import UserError
-from vae_exp.storage.atomic_io import absolute_path
 
 _SCHEDULE = "loss/schedule@"
 _OF_SOME_MODELS = ("latent_dims", "top_hidden_dims", "classes", "num_codes", "code_dim")
@@ -44,10 +44,7 @@ def check_data_path(path: str | None, target: str = "") -> None:
         UserError: if it is missing, or does not exist.
     """
     is_folder = target.endswith(".FolderSource")
-    if not path:
-        what = "folder of your images, data.path=DIR" if is_folder else ".npz file, data.path=my_images.npz"
-        raise UserError(f"data.path is missing; name the {what}.")
-    location = absolute_path("data.path", path)
+    location = absolute_data_path(path, is_folder=is_folder)
     if not location.exists():
         what = "the folder of your images" if is_folder else "the file or folder of your images"
         raise UserError(f"data.path={location} does not exist; name {what}.")

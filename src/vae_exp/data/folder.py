@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vae_exp.data.data_path import absolute_data_path
 from vae_exp.data.decoding_pool import decode_images, scan_headers
 from vae_exp.data.image_cache import open_cache
 from vae_exp.data.image_decoding import SUFFIXES, PixelFormat
@@ -66,13 +67,11 @@ class FolderSource:
         labels: str = "auto",
         skip_corrupt: bool = False,
     ) -> None:
-        if not path:
-            raise UserError("data.path is missing; name the folder of your images, data.path=DIR.")
+        self._path = absolute_data_path(path, is_folder=True)
         if fit not in FITS:
             raise UserError(f"data.fit={fit} is not known; use one of {', '.join(FITS)}.")
         if channels not in (None, 1, 3):
             raise UserError(f"data.channels={channels} must be 1 (grey), 3 (colour) or null (as the files are).")
-        self._path = absolute_path("data.path", path)
         self._cache = absolute_path("data.root", root) / "cache"
         self._size = _height_and_width(size)
         self._fit = fit

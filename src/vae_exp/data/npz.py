@@ -9,9 +9,9 @@ import torch
 
 from vae_exp.data.array_files import READERS, read_npy_folder
 from vae_exp.data.array_pixels import EXPECTED, LAYOUTS, rescaling, to_pixels
+from vae_exp.data.data_path import absolute_data_path
 from vae_exp.data.images import ImageSet, check_int64
 from vae_exp.errors import UserError
-from vae_exp.storage.atomic_io import absolute_path
 
 
 class NPZSource:
@@ -45,8 +45,7 @@ class NPZSource:
         test_size: int = 0,
         rescale: str | Sequence[float] | None = None,
     ) -> None:
-        if not path:
-            raise UserError("data.path is missing; name the .npz file, data.path=my_images.npz.")
+        self._path = absolute_data_path(path, is_folder=False)
         if layout not in LAYOUTS:
             raise UserError(f"data.layout={layout} is not known; use one of {', '.join(LAYOUTS)}.")
         if not 1 <= max_value <= 255 or test_size < 0:
@@ -54,7 +53,6 @@ class NPZSource:
                 f"data.source.max_value={max_value} must be from 1 to 255, and data.source.test_size={test_size} "
                 f"at least 0."
             )
-        self._path = absolute_path("data.path", path)
         self._layout = layout
         self._names = dict(names or {})
         self._max_value = max_value

@@ -133,7 +133,8 @@ class DataSplits:
         if self._validation_size >= len(images):
             raise UserError(
                 f"data.validation_size={self._validation_size} leaves no image to train on: "
-                f"there are {len(images)} training images; hold out fewer."
+                f"there are {len(images)} training images; hold out fewer, and set trainer.batch_size to at most "
+                f"those that are left."
             )
         if self._validation_size == 0:
             return images, images.take(0)
