@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from vae_exp.benchmark.baselines import PictureDataset, PlainNet, picture_batches, plain_loss
-from vae_exp.benchmark.candidates import PLAIN, TENSOR_LOOP, candidate_builders
+from vae_exp.benchmark.candidates import PLAIN, TENSOR_LOOP, candidate_specs
 from vae_exp.configuration.instantiate import build_loss, build_vae
 from vae_exp.data.images import Batch, ImageSet
 
@@ -57,7 +57,7 @@ def test_other_grey_values_are_stretched_to_bytes(case):
 
 @pytest.mark.parametrize("name", [PLAIN, TENSOR_LOOP, "engine/eager/fp32"])
 def test_every_candidate_learns(case, name):
-    candidate = candidate_builders(case, ["eager"], ["fp32"])[name]()
+    candidate = candidate_specs(case, ["eager"], ["fp32"])[name].build()
     net = candidate._vae if name.startswith("engine") else candidate._net
     weights = [weight.clone() for weight in net.parameters()]
     assert candidate.run_steps(60) == 60 * 50  # 24 batches an epoch: two ends of epochs among them

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tests.builders import trainer_options
-from vae_exp.benchmark.candidates import candidate_builders
+from vae_exp.benchmark.candidates import candidate_specs
 from vae_exp.benchmark.hardware import available_precisions
 from vae_exp.benchmark.suite import choose_executions, choose_precisions
 from vae_exp.configuration.instantiate import build_loss, build_optimizer, build_vae
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 def test_every_step_mode_meets_every_precision_and_each_precision_has_its_floor(case):
-    assert list(candidate_builders(case, ["eager", "graph"], ["fp32", "bf16"])) == [
+    assert list(candidate_specs(case, ["eager", "graph"], ["fp32", "bf16"])) == [
         "plain", "tensor_loop",
         "engine/eager/fp32", "engine/graph/fp32", "engine/eager/bf16", "engine/graph/bf16",
         "floor/fp32", "floor/bf16",
@@ -61,8 +61,19 @@ def test_what_cannot_be_measured_is_refused_by_name(make_cases, overrides, messa
 
 def test_linear_models_have_no_widths(make_cases):
     [case] = make_cases("hidden_dims=[[]]", "batch_size=[100]")
-    builders = candidate_builders(case, ["eager"], ["fp32"])
-    assert all(build().run_steps(2) == 200 for build in builders.values())
+    specs = candidate_specs(case, ["eager"], ["fp32"])
+    assert all(spec.build().run_steps(2) == 200 for spec in specs.values())
+
+
+def test_specs_say_which_floor_a_candidate_is_compared_with_and_what_is_compiled(case):
+    specs = candidate_specs(case, ["eager", "compile"], ["fp32", "bf16"])
+    assert {name for name, spec in specs.items() if spec.is_compiled} == {
+        "engine/compile/fp32",
+        "engine/compile/bf16",
+    }
+    assert {name for name, spec in specs.items() if spec.precision == "bf16"} == {
+        "engine/eager/bf16", "engine/compile/bf16", "floor/bf16",
+    }  # fmt: skip
 
 
 def test_the_cpu_knows_neither_recordings_nor_tf32():
@@ -76,8 +87,21 @@ def test_the_cpu_knows_neither_recordings_nor_tf32():
         choose_precisions(["tf32"], CPU)
 
 
+@pytest.mark.parametrize(
+    ("options", "is_fused"),
+    [([], True), (["+optimizer.foreach=false"], None), (["+optimizer.fused=false"], False)],
+)
+@pytest.mark.parametrize("name", ["plain", "tensor_loop"])
+def test_plain_loops_have_the_fused_adam_of_the_engine_over_single_weights(make_cases, name, options, is_fused):
+    [case] = make_cases("batch_size=[100]", *options)
+    loop = candidate_specs(case, ["eager"], ["fp32"])[name].build()
+    [group] = loop._optimizer.param_groups
+    assert (group["fused"], group["weight_decay"]) == (is_fused, 1e-5)
+    assert [id(weight) for weight in group["params"]] == [id(weight) for weight in loop._net.parameters()]
+
+
 def test_bursts_are_the_steps_of_the_trainer_to_the_bit(case, tmp_path):
-    bursts = candidate_builders(case, ["eager"], ["fp32"])["engine/eager/fp32"]()
+    bursts = candidate_specs(case, ["eager"], ["fp32"])["engine/eager/fp32"].build()
     for steps in (5, 30, 13):  # two epochs of 24
         bursts.run_steps(steps)
     seed_everything(0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vae_exp.benchmark.candidates import candidate_builders
+from vae_exp.benchmark.candidates import candidate_specs
 from vae_exp.benchmark.matmul_floor import linear_layers
 from vae_exp.configuration.instantiate import build_loss, build_vae
 from vae_exp.data.images import Batch
@@ -31,7 +31,7 @@ class Products(TorchDispatchMode):
 
 
 def built(case, name):
-    return candidate_builders(case, ["eager"], ["fp32", "bf16"])[name]()
+    return candidate_specs(case, ["eager"], ["fp32", "bf16"])[name].build()
 
 
 def test_the_floor_has_the_products_of_a_training_step_and_no_others(case):

@@ -9,11 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from vae_exp.benchmark.baselines import PictureDataset, PlainLoop, PlainNet, picture_batches, tensor_batches
 from vae_exp.benchmark.interleave import Candidate
 from vae_exp.benchmark.matmul_floor import MatmulFloor
-from vae_exp.configuration.instantiate import build_loss, build_optimizer, build_splits, build_vae
+from vae_exp.configuration.instantiate import (
+    build_loss,
+    build_optimizer,
+    build_splits,
+    build_vae,
+    prefer_fused_kernel,
+)
 from vae_exp.configuration.schema import DataConfig
 from vae_exp.data.batch_loader import move_to_device
 from vae_exp.data.images import ImageSet
@@ -73,6 +80,21 @@ class Case:
             raise UserError(f"loss.num_samples={samples} is not the plain loop's; use 1.")
 
 
+@dataclass(frozen=True)
+class CandidateSpec:
+    """A candidate before it is built.
+
+    Args:
+        build: Builds it.
+        precision: Of its matrix products; its time is divided by that of the floor of this precision.
+        is_compiled: Whether a compiler has fused its operations, so that its kernels cannot be counted.
+    """
+
+    build: Callable[[], Candidate]
+    precision: str = "fp32"
+    is_compiled: bool = False
+
+
 def training_images(data: DataConfig, batch_size: int) -> ImageSet:
     """The training images in host memory, as many as whole batches hold.
 
@@ -85,26 +107,22 @@ def training_images(data: DataConfig, batch_size: int) -> ImageSet:
     return images.take(len(images) // batch_size * batch_size)
 
 
-def candidate_builders(
-    case: Case, executions: Sequence[str], precisions: Sequence[str]
-) -> dict[str, Callable[[], Candidate]]:
-    """What makes each candidate: `plain`, `tensor_loop`, `engine/EXECUTION/PRECISION` and `floor/PRECISION`.
+def candidate_specs(case: Case, executions: Sequence[str], precisions: Sequence[str]) -> dict[str, CandidateSpec]:
+    """The candidates by name: `plain`, `tensor_loop`, `engine/EXECUTION/PRECISION` and `floor/PRECISION`.
 
     Args:
         case: What they work on.
         executions: How the engine runs steps.
         precisions: Of the matrix products of engine and floor; the others compute in fp32.
     """
-    return {
-        PLAIN: partial(_plain, case),
-        TENSOR_LOOP: partial(_tensor_loop, case),
-        **{
-            f"engine/{execution}/{precision}": partial(_engine, case, execution, precision)
-            for precision in precisions
-            for execution in executions
-        },
-        **{f"floor/{precision}": partial(_floor, case, precision) for precision in precisions},
-    }
+    specs = {PLAIN: CandidateSpec(partial(_plain, case)), TENSOR_LOOP: CandidateSpec(partial(_tensor_loop, case))}
+    for precision in precisions:
+        for execution in executions:
+            build = partial(_engine, case, execution, precision)
+            specs[f"engine/{execution}/{precision}"] = CandidateSpec(build, precision, execution == "compile")
+    for precision in precisions:
+        specs[f"floor/{precision}"] = CandidateSpec(partial(_floor, case, precision), precision)
+    return specs
 
 
 def _plain(case: Case) -> PlainLoop:
@@ -117,17 +135,28 @@ def _tensor_loop(case: Case) -> PlainLoop:
 
 
 def _plain_loop(case: Case, batches: Iterator[Tensor]) -> PlainLoop:
+    net = _plain_net(case)
+    return PlainLoop(net, _plain_adam(case, net), batches)
+
+
+def _plain_net(case: Case) -> PlainNet:
     seed_everything(case.config["seed"])
     encoder, decoder = case.config["model"]["encoder"], case.config["model"]["decoder"]
-    net = PlainNet(
+    return PlainNet(
         prod(case.images.image_shape),
         encoder["hidden_dims"],
         encoder["latent_dim"],
         decoder["hidden_dims"][::-1],
         encoder["activation"],
     ).to(case.device)
-    rest = {key: value for key, value in case.config["optimizer"].items() if key != "_target_"}
-    return PlainLoop(net, torch.optim.Adam(net.parameters(), **rest), batches)
+
+
+def _plain_adam(case: Case, net: PlainNet) -> Optimizer:
+    """Over the weights one by one, with the kernels that the engine's has."""
+    options = {key: value for key, value in case.config["optimizer"].items() if key != "_target_"}
+    weights = list(net.parameters())
+    adam: Optimizer = prefer_fused_kernel(partial(torch.optim.Adam, **options), options, weights)(weights)
+    return adam
 
 
 def _engine(case: Case, execution: str, precision: str) -> Trainer:

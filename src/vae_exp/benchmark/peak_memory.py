@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from omegaconf import OmegaConf
 
-from vae_exp.benchmark.candidates import Case, candidate_builders, training_images
+from vae_exp.benchmark.candidates import Case, candidate_specs, training_images
 from vae_exp.configuration.schema import BenchmarkConfig, parse_config
 
 T = TypeVar("T")
@@ -79,6 +79,6 @@ def _train(config: dict[str, Any], name: str, batch_size: int, device: str) -> d
     _, execution, precision = name.split("/") if "/" in name else ("", "eager", "fp32")
     images = training_images(settings.data, batch_size)
     case = Case(config, images, batch_size, torch.device(device))
-    candidate = candidate_builders(case, [execution], [precision])[name]()
+    candidate = candidate_specs(case, [execution], [precision])[name].build()
     candidate.run_steps(min(_MAX_STEPS, len(images) // batch_size))
     return {"imported": imported, "peak": host_peak()}

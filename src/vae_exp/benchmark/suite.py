@@ -1,7 +1,7 @@
 """The whole benchmark: every case, then memory, then the phases of a real run."""
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,8 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from vae_exp.benchmark.candidates import (
     PLAIN,
     TENSOR_LOOP,
+    CandidateSpec,
     Case,
-    candidate_builders,
+    candidate_specs,
     training_images,
 )
 from vae_exp.benchmark.hardware import available_precisions, describe_hardware, synchronize
@@ -124,20 +125,19 @@ def _measure(
     )
     wait = partial(synchronize, case.device)
     _open_libraries(case.device)
+    specs = candidate_specs(case, executions, precisions)
     candidates: dict[str, Candidate] = {}
     kernels: dict[str, int | None] = {}
     peaks: dict[str, CudaPeak | None] = {}
-    for name, build in candidate_builders(case, executions, precisions).items():
-        (candidates[name], kernels[name]), peaks[name] = with_cuda_peak(
-            partial(_build_warm, name, build), case.device
-        )
+    for name, spec in specs.items():
+        (candidates[name], kernels[name]), peaks[name] = with_cuda_peak(partial(_build_warm, spec), case.device)
     steps = {
         name: settings.burst_steps or calibrated_steps(candidate, settings.burst_seconds, wait)
         for name, candidate in candidates.items()
     }
     bursts = interleave(candidates, steps, settings.rounds, wait)
     summaries = {
-        name: _summarize(name, bursts, len(case.images))
+        name: _summarize(name, specs[name].precision, bursts, len(case.images))
         | {
             "steps_per_burst": steps[name],
             "kernels_per_step": kernels[name],
@@ -157,9 +157,8 @@ def _measure(
     }
 
 
-def _summarize(name: str, bursts: Mapping[str, Sequence[Burst]], images: int) -> dict[str, Any]:
+def _summarize(name: str, precision: str, bursts: Mapping[str, Sequence[Burst]], images: int) -> dict[str, Any]:
     """Figures of a candidate: `over_plain` is its speed by plain's, `over_floor` its time by the floor's."""
-    precision = name.rpartition("/")[2] if "/" in name else "fp32"
     mine, floor = bursts[name], bursts.get(f"floor/{precision}")
     rate = median_rate(mine)
     return {
@@ -184,11 +183,11 @@ def _host_memory(case: Case, execution: str, precision: str) -> dict[str, Any] |
     return {"batch_size": case.batch_size, "bytes": peaks, "engine_over_tensor_loop": engine / loop}
 
 
-def _build_warm(name: str, build: Callable[[], Candidate]) -> tuple[Candidate, int | None]:
+def _build_warm(spec: CandidateSpec) -> tuple[Candidate, int | None]:
     """A candidate and the kernels of a step, before anything is captured; None for compiled steps."""
-    candidate = build()
+    candidate = spec.build()
     candidate.run_steps(1)  # which also draws an order and allocates what the optimizer keeps
-    kernels = None if "/compile/" in name else len(launched_kernels(partial(candidate.run_steps, 1)))
+    kernels = None if spec.is_compiled else len(launched_kernels(partial(candidate.run_steps, 1)))
     candidate.run_steps(_WARM_UP_STEPS)
     return candidate, kernels
 

@@ -159,7 +159,7 @@ def build_optimizer(optimizer: Node, parameters: Iterable[nn.Parameter]) -> Opti
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     factory = _create({**optimizer, "_partial_": True}, "optimizer")
-    factory = _prefer_fused_kernel(factory, optimizer, trained)
+    factory = prefer_fused_kernel(factory, optimizer, trained)
     built = _complete_partial(factory, "optimizer", optimizer, Optimizer, trained)
     if can_be_flat(built, trained):
         built = _complete_partial(factory, "optimizer", optimizer, Optimizer, [FlatParameter(trained)])
@@ -169,6 +169,26 @@ def build_optimizer(optimizer: Node, parameters: Iterable[nn.Parameter]) -> Opti
             f"use one that steps on the gradients of a batch, such as torch.optim.Adam."
         )
     return built
+
+
+def prefer_fused_kernel(factory: Any, optimizer: Node, parameters: Sequence[nn.Parameter]) -> Any:
+    """The factory with `fused=True` where torch has such a kernel and the user has not chosen between them.
+
+    A signature promises too much: Adagrad of torch 2.11 has `fused`, and no such kernel for CUDA. So one is tried.
+    """
+    target = getattr(factory, "func", factory)
+    of_torch = getattr(target, "__module__", "").startswith("torch.optim.")
+    chosen = any(optimizer.get(name) is not None for name in ("fused", "foreach", "differentiable"))
+    if not of_torch or chosen or "fused" not in signature(target).parameters:
+        return factory
+    fused = partial(factory, fused=True)
+    try:
+        probe = nn.Parameter(parameters[0].new_zeros(1))
+        probe.grad = torch.zeros_like(probe)
+        fused([probe]).step()
+    except Exception:  # without the kernel, or because of other options, which the caller reports
+        return factory
+    return fused
 
 
 def build_scheduler(scheduler: Node, optimizer: Optimizer) -> LRScheduler | None:
@@ -234,26 +254,6 @@ def _complete_partial(factory: Any, key: str, node: Node, kind: type[T], argumen
     if not isinstance(built, kind):
         raise UserError(f"{key} makes a {type(built).__name__}; expected a {kind.__module__}.{kind.__name__}.")
     return built
-
-
-def _prefer_fused_kernel(factory: Any, optimizer: Node, parameters: Sequence[nn.Parameter]) -> Any:
-    """The factory with `fused=True` where torch has such a kernel and the user has not chosen between them.
-
-    A signature promises too much: Adagrad of torch 2.11 has `fused`, and no such kernel for CUDA. So one is tried.
-    """
-    target = getattr(factory, "func", factory)
-    of_torch = getattr(target, "__module__", "").startswith("torch.optim.")
-    chosen = any(optimizer.get(name) is not None for name in ("fused", "foreach", "differentiable"))
-    if not of_torch or chosen or "fused" not in signature(target).parameters:
-        return factory
-    fused = partial(factory, fused=True)
-    try:
-        probe = nn.Parameter(parameters[0].new_zeros(1))
-        probe.grad = torch.zeros_like(probe)
-        fused([probe]).step()
-    except Exception:  # without the kernel, or because of other options, which the caller reports
-        return factory
-    return fused
 
 
 def _as_user_error(error: BaseException, key: str, node: Node) -> UserError:
