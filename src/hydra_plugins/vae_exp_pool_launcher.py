@@ -18,6 +18,7 @@ class PoolLauncher(Launcher):
         gpus: Which GPUs; None takes all that are visible, an empty list none.
         threads: Threads of each job; None shares the cores among the slots.
         grace_seconds: How long a job may take to end in order when the sweep is stopped.
+        mps: Whether jobs share a GPU through NVIDIA's Multi-Process Service: `auto`, True or False.
     """
 
     def __init__(
@@ -27,9 +28,10 @@ class PoolLauncher(Launcher):
         gpus: Sequence[str | int] | None,
         threads: int | None,
         grace_seconds: float,
+        mps: bool | str,
     ) -> None:
         super().__init__()
-        self._slots = slots, slots_per_gpu, gpus, threads
+        self._slots = slots, slots_per_gpu, gpus, threads, mps
         self._grace_seconds = grace_seconds
         self._arguments: tuple[HydraContext, TaskFunction, DictConfig] | None = None
 

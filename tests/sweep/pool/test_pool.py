@@ -70,13 +70,13 @@ def run(folder: Path, endings: list[str], slots: list[Slot], grace_seconds: floa
         hydra.job_logging = {"version": 1, "root": {"level": "INFO"}}
         config = OmegaConf.create({"path": str(path), "hydra": hydra})
         job.directory, job.epochs = RunDirectory(path), 1
-        return None if ending == "skip" else _pickled(Task(folder, ending), config)
+        return None if ending == "skip" else pickled(Task(folder, ending), config)
 
     Pool(slots, compose, grace_seconds, PoolDisplay(len(jobs), len(slots))).run(jobs)
     return jobs
 
 
-def _pickled(task, config) -> bytes:
+def pickled(task, config) -> bytes:
     from hydra._internal.callbacks import Callbacks
     from hydra.core.singleton import Singleton
     from hydra.types import HydraContext

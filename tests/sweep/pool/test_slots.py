@@ -98,3 +98,9 @@ def test_a_divided_gpu_is_its_parts(
 def test_counts_below_one_are_refused(wrong: dict[str, object]):
     with pytest.raises(UserError, match=r"hydra\.launcher\.(slots|slots_per_gpu|threads)=.* at least 1"):
         settings(**wrong)
+
+
+@pytest.mark.parametrize("wrong", ["yes", 1, None])
+def test_mps_is_auto_or_a_switch(wrong: object):
+    with pytest.raises(UserError, match=r"hydra\.launcher\.mps=.* must be auto, true or false"):
+        settings(mps=wrong)

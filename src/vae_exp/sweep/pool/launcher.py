@@ -1,6 +1,7 @@
 """The pool behind Hydra's launcher: compose jobs, run them, return their outcomes."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.pool.display import PoolDisplay
 from vae_exp.sweep.pool.job import Job, JobOutcome
+from vae_exp.sweep.pool.mps import share_gpus
 from vae_exp.sweep.pool.pool import Pool
 from vae_exp.sweep.pool.slots import SlotConfig
 from vae_exp.sweep.run_job import JobAction, decide_action, save_overrides
@@ -59,6 +61,7 @@ class PoolSweep:
         if isinstance(grace_seconds, bool) or not grace_seconds >= 0:
             raise UserError(f"hydra.launcher.grace_seconds={grace_seconds} must not be negative.")
         self._grace_seconds = grace_seconds
+        self._share_gpus = partial(share_gpus, mode=settings.mps)
         Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], first_number: int) -> list[PoolReturn]:
@@ -106,7 +109,7 @@ class PoolSweep:
 
         display = PoolDisplay(total, len(self._slots), done=done)
         try:
-            Pool(self._slots, self._compose, self._grace_seconds, display).run(jobs, note)
+            Pool(self._slots, self._compose, self._grace_seconds, display, self._share_gpus).run(jobs, note)
         finally:
             current_session().add_failures(sum(job.outcome in _UNFINISHED for job in ended), len(ended))
 

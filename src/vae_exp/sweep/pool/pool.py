@@ -7,7 +7,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
 
@@ -44,6 +44,7 @@ class Pool:
             needs, pickled; None for a job that is finished.
         grace_seconds: How long a job may take to end in order when the sweep is stopped.
         display: Shows the progress of the sweep.
+        share_gpus: A block around all jobs, which gives the slots their environment.
     """
 
     def __init__(
@@ -52,8 +53,10 @@ class Pool:
         compose: Callable[[Job], bytes | None],
         grace_seconds: float,
         display: PoolDisplay,
+        share_gpus: Callable[[Sequence[Slot]], AbstractContextManager[Sequence[Slot]]] = nullcontext,
     ) -> None:
-        self._slots = list(slots)
+        self._slots = slots
+        self._share_gpus = share_gpus
         self._compose = compose
         self._grace_seconds = grace_seconds
         self._display = display
@@ -77,6 +80,7 @@ class Pool:
         self._jobs, self._on_end = iter(jobs), on_end
         with (
             GracefulShutdown(second_signal_kills=False) as stop,
+            self._share_gpus(self._slots) as self._slots,
             self._display,
             _thread_variables(self._slots[0].threads),
         ):
@@ -133,6 +137,7 @@ class Pool:
         directory.path.mkdir(parents=True, exist_ok=True)
         environment = dict.fromkeys(_THREADS, str(slot.threads))
         environment |= {} if slot.gpu is None else {"CUDA_VISIBLE_DEVICES": slot.gpu}
+        environment |= slot.environment
         task = WorkerTask(payload, directory.output, environment, slot.threads, self._grace_seconds)
         launcher_end, worker_end = self._context.Pipe(duplex=False)
         process = self._context.Process(target=worker_main, args=(task, worker_end))

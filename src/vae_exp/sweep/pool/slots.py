@@ -4,8 +4,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from joblib import cpu_count
 
@@ -23,11 +23,13 @@ class Slot:
         number: Counted from 0.
         gpu: What `CUDA_VISIBLE_DEVICES` is set to; None leaves it alone, an empty word hides all GPUs.
         threads: How many threads a job has.
+        environment: What else is set for its job.
     """
 
     number: int
     gpu: str | None
     threads: int
+    environment: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,17 @@ class SlotConfig:
         gpus: Which of the visible GPUs, by index as CUDA counts them (`CUDA_VISIBLE_DEVICES=2,3` has 0 and 1)
             or by UUID; None takes all, an empty list none.
         threads: Threads of each job; None shares the cores among the slots.
+        mps: Whether jobs share a GPU through NVIDIA's Multi-Process Service: `auto`, True or False.
 
     Raises:
-        UserError: if a count is below one, or a GPU is not visible.
+        UserError: if a count is below one, a GPU is not visible, or `mps` is something else.
     """
 
     slots: int | None
     slots_per_gpu: int
     gpus: Sequence[str | int] | None
     threads: int | None
+    mps: bool | str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("slots", "slots_per_gpu", "threads"):
@@ -56,6 +60,8 @@ class SlotConfig:
             optional = name != "slots_per_gpu" and value is None
             if not optional and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise UserError(f"hydra.launcher.{name}={value} must be a whole number of at least 1.")
+        if self.mps != "auto" and not isinstance(self.mps, bool):
+            raise UserError(f"hydra.launcher.mps={self.mps} must be auto, true or false.")
 
     def find(self, device: str) -> list[Slot]:
         """The slots for jobs that train on a device: `auto`, `cpu`, `cuda`, ….
