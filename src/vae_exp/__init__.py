@@ -5,7 +5,7 @@ In Python:
     run = vae_exp.train(["data=digits", "model.latent_dim=8"])  # or vae_exp.load_run("outputs/…")
     images = run.vae.sample(16)
     codes = vae_exp.VAETransformer(run).transform(run.data.test.batch().images)
-    runs = vae_exp.read_runs("multirun/mine")  # tables: pandas.DataFrame(runs.summary), .config, .history
+    runs = vae_exp.read_runs("multirun/mine")  # numpy columns: runs.config, runs.summary, runs.history
 """
 
 from importlib import import_module

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 from pyarrow import parquet
 
 import vae_exp
+from tests.conftest import CHECKOUT
 from tests.dashboard.records import append, history_record, make_run, stats_record
 from vae_exp.dashboard.__main__ import main
 from vae_exp.dashboard.web.redaction import Redactor
@@ -71,6 +73,15 @@ def test_a_run_and_the_scores_that_were_added_to_it(by_wandb: Path):
     assert {name: summary[name] for name in expected} == expected
     assert summary["_runtime"] >= runs.history["_runtime"].max()
     assert not [name for name in summary if name.startswith("figures")]
+
+
+def test_the_example_of_the_page_runs_with_what_is_installed(by_wandb: Path, tmp_path: Path, monkeypatch, capsys):
+    [code] = re.findall(r"```python\n(.*?)```", (CHECKOUT / "docs" / "dashboard.md").read_text(), re.DOTALL)
+    (tmp_path / "multirun").mkdir()
+    (tmp_path / "multirun" / "mine").symlink_to(by_wandb)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert capsys.readouterr().out == "a run -1.0\n"
 
 
 def test_the_history_has_a_row_for_each_step(by_wandb: Path):
