@@ -66,6 +66,11 @@ def test_the_config_overrules_them_and_says_so(variables: None, overrides: list[
     assert overruled_variables(_settings(*overrides)) == f"The config decides: {message}."
 
 
+def test_a_resumed_run_keeps_its_own(variables: None):
+    message = overruled_variables(_settings("tracker.project=bar"), is_resumed=True)
+    assert message == "The run keeps its own: tracker.project=bar, not WANDB_PROJECT=foo."
+
+
 def test_they_are_no_part_of_a_jobs_identity(variables: None, monkeypatch: pytest.MonkeyPatch):
     with_variables = config_hash(composed("train", "data=digits"))
     for variable in VARIABLES.values():

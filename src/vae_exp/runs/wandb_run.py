@@ -48,7 +48,7 @@ def start_wandb(
         sweep: The name of the sweep whose job the run is; None outside a sweep.
         swept: The overrides in which the jobs of the sweep differ.
     """
-    message = overruled_variables(settings)
+    message = overruled_variables(settings, is_resumed=state is not None)
     if message:
         _log.info(message)
     if settings.mode == "none":
@@ -75,7 +75,7 @@ def start_wandb(
     return tracker
 
 
-def overruled_variables(settings: TrackerConfig) -> str:
+def overruled_variables(settings: TrackerConfig, *, is_resumed: bool = False) -> str:
     """Which values of the config are used instead of those of W&B's environment variables; empty if none is."""
     used, unused = [], []
     keys = ["mode"] if settings.mode == "none" else list(VARIABLES)
@@ -86,7 +86,8 @@ def overruled_variables(settings: TrackerConfig) -> str:
         if variable and variable != value:
             used.append(f"tracker.{key}={getattr(settings, key)}")
             unused.append(f"{VARIABLES[key]}={os.environ[VARIABLES[key]]}")
-    return f"The config decides: {', '.join(used)}, not {', '.join(unused)}." if used else ""
+    beginning = "The run keeps its own" if is_resumed else "The config decides"
+    return f"{beginning}: {', '.join(used)}, not {', '.join(unused)}." if used else ""
 
 
 def log_best_checkpoint(tracker: WandbTracker, directory: RunDirectory, result: Mapping[str, Any]) -> None:
