@@ -105,6 +105,16 @@ def test_a_run_without_wandb_stays_without(tmp_path: Path, tracked, monkeypatch)
     assert len(runs(tmp_path)) == 1
 
 
+def test_a_run_that_was_resumed_without_wandb_adds_nothing(tracked, tmp_path: Path):
+    directory = tracked()
+    directory.config.parent.mkdir()
+    directory.config.write_text("tracker: {mode: none}\n")
+    assert add_to_summary(directory, {"test/nll": 2.5}) is None
+    assert len(runs(tmp_path)) == 1
+    directory.config.write_text("tracker: {mode: offline}\n")
+    assert add_to_summary(directory, {"test/nll": 2.5})
+
+
 def test_what_cannot_be_added_says_why(tracked, tmp_path: Path):
     directory = tracked()
     with FileLock(directory.lock), pytest.raises(UserError, match="still being trained"):

@@ -129,7 +129,7 @@ def find_offline_runs(paths: Iterable[Path]) -> list[OfflineRun]:
                 if run.run_id and any(recorded):
                     runs[run.run_id].directory = run.directory
                     added.append(True)
-                elif run.is_offline:
+                elif run.mode == "offline":
                     segment = (
                         f"there is no offline-run-*-{run.run_id}" if run.run_id else "its W&B id is not recorded"
                     )
@@ -156,13 +156,13 @@ class TrackedRun:
         directory: The run directory.
         run_id: The W&B id; None if it is not recorded.
         folders: Where its segments may be: as recorded, or as configured, seen from its start and from here.
-        is_offline: Whether it was to be tracked offline.
+        mode: `tracker.mode` of its config, that of its last attempt; None if that cannot be read.
     """
 
     directory: RunDirectory
     run_id: str | None
     folders: list[Path]
-    is_offline: bool
+    mode: Any
 
     @classmethod
     def read(cls, directory: RunDirectory) -> "TrackedRun":
@@ -186,7 +186,7 @@ class TrackedRun:
             directory,
             run_id if isinstance(run_id, str) else None,
             list(dict.fromkeys(folder.resolve() for folder in folders)),
-            _get(config, "tracker", "mode") == "offline",
+            _get(config, "tracker", "mode"),
         )
 
 

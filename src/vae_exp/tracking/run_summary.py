@@ -53,7 +53,7 @@ def add_to_summary(directory: RunDirectory, values: Mapping[str, float]) -> str 
         values: The values by name.
 
     Returns:
-        Where they are now, as a sentence; None for a run that W&B does not track.
+        Where they are now, as a sentence; None for a run that W&B does not track, or that was resumed without it.
 
     Raises:
         UserError: if they cannot be added.
@@ -61,7 +61,7 @@ def add_to_summary(directory: RunDirectory, values: Mapping[str, float]) -> str 
     """
     tracked = TrackedRun.read(directory)
     mode = os.environ.get("WANDB_MODE")
-    if tracked.run_id is None or mode == "disabled":
+    if tracked.run_id is None or tracked.mode == "none" or mode == "disabled":
         return None
     if directory.is_locked():
         raise UserError("it is still being trained; force=true adds its scores afterwards")
