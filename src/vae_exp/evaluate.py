@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vae_exp.engine.protocols import Evaluator
     from vae_exp.runs.trained_run import TrainedRun
 
-_SHOWN_METRICS = 4  # of each of several runs; the tables of a sweep have all
+_SHOWN_METRICS = 4  # of each of several runs, `elbo` and `nll` of these evaluators first; the tables have all
 
 
 def main() -> None:
@@ -52,8 +52,8 @@ def evaluate(config: DictConfig) -> None:
             failed.append(path.name)
             print(f"Error: {path.name}: {describe_error(error)}", file=sys.stderr)
         else:
-            shown = list(metrics.items())[:_SHOWN_METRICS]
-            text = ", ".join(f"{name} {value:.6g}" for name, value in shown)
+            names = sorted(metrics, key=lambda name: name.rpartition("/")[2] not in settings.evaluator)
+            text = ", ".join(f"{name} {metrics[name]:.6g}" for name in names[:_SHOWN_METRICS])
             print(f"[{number}/{len(runs)}] {path.name}: {text}", flush=True)
     print_sweep_commands(runs)
     if failed:

@@ -47,7 +47,7 @@ def test_all_jobs_are_scored_and_the_tables_show_it(command, sweep: Path):
     done = command("evaluate", "run=multirun/mine", *EVALUATOR)
     assert done.code == 0, done.err
     *_, job, table = done.out.splitlines()
-    assert re.match(r"\[3/3\] wide_0: test/elbo -[\d.]+, test/negative_elbo ", job)
+    assert re.match(r"\[3/3\] wide_0: test/elbo -[\d.]+, test/nll [\d.]+, test/negative_elbo ", job)
     assert table == f"Table: {python_command()} -m vae_exp.sweep summary multirun/mine"
     assert "Written to" not in done.out
     scores = json.loads((sweep / "narrow_1" / "evaluation" / "test-best.json").read_text())
