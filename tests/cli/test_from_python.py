@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from sklearn.datasets import load_digits
@@ -17,7 +18,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 import vae_exp
+from vae_exp.cli.callbacks import check_run
+from vae_exp.configuration.config_dir import config_dir
+from vae_exp.configuration.resolvers import register_resolvers
+from vae_exp.configuration.schema import register_schemas
 from vae_exp.errors import UserError
+from vae_exp.storage.run_directory import RunDirectory
 
 WORDS = ["data=digits", "model.latent_dim=8", "trainer.epochs=2", "tracker=none", "evaluator=[]"]
 
@@ -106,6 +112,21 @@ def test_runs_in_threads_wait_for_each_other(monkeypatch: pytest.MonkeyPatch, tm
     for name, weight in run.vae.state_dict().items():
         for trained in (first, second):
             assert torch.equal(weight, trained.vae.state_dict()[name])
+
+
+def test_runs_of_one_config_and_second_have_directories_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.chdir(tmp_path)
+    register_schemas()
+    register_resolvers()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        config = compose("train", ["data=digits", "tracker=none"], return_hydra_config=True)
+    first = RunDirectory(Path(config.hydra.run.dir))
+    first.config.parent.mkdir(parents=True)
+    first.config.touch()
+    check_run(config)
+    assert str(tmp_path / config.hydra.run.dir) == f"{first.path}-2"
 
 
 def test_a_run_within_a_run_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -87,7 +87,8 @@ def check_run(config: DictConfig) -> None:
         check_writable(resumed.path, "resume")
     else:
         directory = RunDirectory(Path.cwd() / str(config.hydra.run.dir))  # as Hydra takes it: no ~
-        directory.require_free()
+        if not _has_default_directory(config):
+            directory.require_free()
         existing = directory.path if directory.path.exists() else directory.path.parent
         check_writable(existing, "hydra.run.dir")
         if "path" in source and source["_target_"].startswith("vae_exp.data."):
