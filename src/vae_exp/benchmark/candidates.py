@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vae_exp.benchmark.baselines import PictureDataset, PlainLoop, PlainNet, picture_batches, tensor_batches
+from vae_exp.benchmark.graph_loop import GraphLoop
 from vae_exp.benchmark.interleave import Candidate
 from vae_exp.benchmark.matmul_floor import MatmulFloor
+from vae_exp.benchmark.pythae_loop import PythaeLoop, runs_pythae
 from vae_exp.configuration.instantiate import (
     build_loss,
     build_optimizer,
@@ -30,7 +32,7 @@ from vae_exp.errors import UserError
 from vae_exp.model.vae import VAE
 from vae_exp.storage.run_directory import RunDirectory
 
-PLAIN, TENSOR_LOOP = "plain", "tensor_loop"
+PLAIN, TENSOR_LOOP, GRAPH_LOOP, PYTHAE = "plain", "tensor_loop", "graph_loop", "pythae"
 _COMPARABLE = {
     "model.encoder": "vae_exp.model.encoders.MLPEncoder",
     "model.decoder": "vae_exp.model.decoders.MLPDecoder",
@@ -108,7 +110,7 @@ def training_images(data: DataConfig, batch_size: int) -> ImageSet:
 
 
 def candidate_specs(case: Case, executions: Sequence[str], precisions: Sequence[str]) -> dict[str, CandidateSpec]:
-    """The candidates by name: `plain`, `tensor_loop`, `engine/EXECUTION/PRECISION` and `floor/PRECISION`.
+    """The candidates by name: plain loops, `engine/EXECUTION/PRECISION` and `floor/PRECISION`.
 
     Args:
         case: What they work on.
@@ -116,6 +118,10 @@ def candidate_specs(case: Case, executions: Sequence[str], precisions: Sequence[
         precisions: Of the matrix products of engine and floor; the others compute in fp32.
     """
     specs = {PLAIN: CandidateSpec(partial(_plain, case)), TENSOR_LOOP: CandidateSpec(partial(_tensor_loop, case))}
+    if case.device.type == "cuda":
+        specs[GRAPH_LOOP] = CandidateSpec(partial(_graph_loop, case))
+    if runs_pythae(case.device):
+        specs[PYTHAE] = CandidateSpec(partial(_pythae, case))
     for precision in precisions:
         for execution in executions:
             build = partial(_engine, case, execution, precision)
@@ -130,13 +136,27 @@ def _plain(case: Case) -> PlainLoop:
 
 
 def _tensor_loop(case: Case) -> PlainLoop:
-    images = case.images.batch().images.flatten(1).to(case.device)
-    return _plain_loop(case, tensor_batches(images, case.batch_size))
+    return _plain_loop(case, tensor_batches(_tensor(case), case.batch_size))
 
 
 def _plain_loop(case: Case, batches: Iterator[Tensor]) -> PlainLoop:
     net = _plain_net(case)
     return PlainLoop(net, _plain_adam(case, net), batches)
+
+
+def _graph_loop(case: Case) -> GraphLoop:
+    net, images = _plain_net(case), _tensor(case)
+    batches = tensor_batches(images, case.batch_size)
+    return GraphLoop(net, _plain_adam(case, net), batches, torch.empty_like(images[: case.batch_size]))
+
+
+def _pythae(case: Case) -> PythaeLoop:
+    net = _plain_net(case)
+    return PythaeLoop(net, _plain_adam(case, net), case.images.batch().images, case.batch_size)
+
+
+def _tensor(case: Case) -> Tensor:
+    return case.images.batch().images.flatten(1).to(case.device)
 
 
 def _plain_net(case: Case) -> PlainNet:
