@@ -7,7 +7,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from vae_exp.benchmark import suite
-from vae_exp.benchmark.candidates import Case
+from vae_exp.benchmark.case import Case
 from vae_exp.configuration.config_dir import config_dir
 from vae_exp.configuration.schema import BenchmarkConfig, parse_config, register_schemas
 

@@ -1,6 +1,6 @@
 """The candidates that are compared, all with the same images, net and batches."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vae_exp.benchmark.baselines import PictureDataset, PlainLoop, PlainNet, picture_batches, tensor_batches
+from vae_exp.benchmark.case import Case
 from vae_exp.benchmark.graph_loop import GraphLoop
 from vae_exp.benchmark.interleave import Candidate
 from vae_exp.benchmark.matmul_floor import MatmulFloor
@@ -19,67 +20,16 @@ from vae_exp.benchmark.pythae_loop import PythaeLoop, runs_pythae
 from vae_exp.configuration.instantiate import (
     build_loss,
     build_optimizer,
-    build_splits,
     build_vae,
     prefer_fused_kernel,
 )
-from vae_exp.configuration.schema import DataConfig
 from vae_exp.data.batch_loader import move_to_device
-from vae_exp.data.images import ImageSet
 from vae_exp.engine.seeding import make_generator, seed_everything
 from vae_exp.engine.trainer import Trainer, TrainerOptions
-from vae_exp.errors import UserError
 from vae_exp.model.vae import VAE
 from vae_exp.storage.run_directory import RunDirectory
 
 PLAIN, TENSOR_LOOP, GRAPH_LOOP, PYTHAE = "plain", "tensor_loop", "graph_loop", "pythae"
-_COMPARABLE = {
-    "model.encoder": "vae_exp.model.encoders.MLPEncoder",
-    "model.decoder": "vae_exp.model.decoders.MLPDecoder",
-    "model.likelihood": "vae_exp.model.likelihoods.BernoulliLikelihood",
-    "model.prior": "vae_exp.model.priors.StandardNormalPrior",
-    "loss": "vae_exp.objective.elbo.ELBO",
-    "optimizer": "torch.optim.Adam",
-}
-
-
-@dataclass(frozen=True)
-class Case:
-    """What all candidates work on.
-
-    Args:
-        config: The benchmark's config as plain containers, all interpolations resolved.
-        images: The training images in host memory, a whole number of batches.
-        batch_size: Images per step.
-        device: Where to train.
-
-    Raises:
-        UserError: if the plain loop cannot be the config's net, loss and optimiser.
-    """
-
-    config: Mapping[str, Any]
-    images: ImageSet
-    batch_size: int
-    device: torch.device
-
-    def __post_init__(self) -> None:
-        for key, expected in _COMPARABLE.items():
-            node: Any = self.config
-            for part in key.split("."):
-                node = node[part]
-            if node.get("_target_") != expected:
-                raise UserError(
-                    f"{key}._target_={node.get('_target_')} has no plain loop beside it; use {expected}."
-                )
-        encoder, decoder = self.config["model"]["encoder"], self.config["model"]["decoder"]
-        mine, other = decoder["activation"], encoder["activation"]
-        if mine != other:
-            raise UserError(f"model.decoder.activation={mine} is not the encoder's; use {other}.")
-        if self.images.is_dynamic:
-            raise UserError("data.binarization=dynamic is not the plain loop's; use none or fixed.")
-        samples = self.config["loss"].get("num_samples", 1)
-        if samples != 1:
-            raise UserError(f"loss.num_samples={samples} is not the plain loop's; use 1.")
 
 
 @dataclass(frozen=True)
@@ -95,18 +45,6 @@ class CandidateSpec:
     build: Callable[[], Candidate]
     precision: str = "fp32"
     is_compiled: bool = False
-
-
-def training_images(data: DataConfig, batch_size: int) -> ImageSet:
-    """The training images in host memory, as many as whole batches hold.
-
-    Raises:
-        UserError: if they are fewer than one batch.
-    """
-    images = build_splits(data).train
-    if batch_size > len(images):
-        raise UserError(f"batch_size=[{batch_size}] is larger than the {len(images)} training images; use fewer.")
-    return images.take(len(images) // batch_size * batch_size)
 
 
 def candidate_specs(case: Case, executions: Sequence[str], precisions: Sequence[str]) -> dict[str, CandidateSpec]:

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from omegaconf import OmegaConf
 
-from vae_exp.benchmark.candidates import Case, candidate_specs, training_images
+from vae_exp.benchmark.candidates import candidate_specs
+from vae_exp.benchmark.case import Case, training_images
 from vae_exp.configuration.schema import BenchmarkConfig, parse_config
 
 T = TypeVar("T")

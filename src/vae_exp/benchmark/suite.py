@@ -8,14 +8,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from vae_exp.benchmark.candidates import (
-    PLAIN,
-    TENSOR_LOOP,
-    CandidateSpec,
-    Case,
-    candidate_specs,
-    training_images,
-)
+from vae_exp.benchmark.candidates import PLAIN, TENSOR_LOOP, CandidateSpec, candidate_specs
+from vae_exp.benchmark.case import Case, training_images
 from vae_exp.benchmark.hardware import available_precisions, describe_hardware, synchronize
 from vae_exp.benchmark.interleave import (
     Burst,
