@@ -1,5 +1,6 @@
 """New images are read as the run's own were."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,7 +53,8 @@ def test_arrays_have_the_range_of_the_training_images(run: TrainedRun, tmp_path:
         opened(trained_on(run, source), tmp_path / "numbers.npz")
 
 
-def test_files_are_fitted_as_those_of_the_run(run: TrainedRun, tmp_path: Path):
+def test_files_are_fitted_as_those_of_the_run(run: TrainedRun, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO)
     (tmp_path / "photos").mkdir()
     pixels = np.random.default_rng(0).integers(256, size=(8, 16)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photos" / "wide.png")
@@ -62,6 +64,11 @@ def test_files_are_fitted_as_those_of_the_run(run: TrainedRun, tmp_path: Path):
         own = FolderSource(str(tmp_path / "photos"), str(tmp_path), 8, fit, channels=1)
         torch.testing.assert_close(fitted[fit], own.train().batch().images)
     assert not torch.equal(fitted["crop"], fitted["resize"])
+    messages = [text for text in caplog.messages if "as the model takes them" in text]
+    assert all("photos" in text and "grey of 8×8 pixels" in text for text in messages)
+    assert [text.partition("ratio are ")[2] for text in messages] == [
+        "cut to it in the middle.", "squeezed to it.",
+    ]  # fmt: skip
 
 
 def test_labels_are_those_that_the_classes_have_in_the_run(run: TrainedRun, caplog: pytest.LogCaptureFixture):

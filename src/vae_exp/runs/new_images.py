@@ -1,5 +1,6 @@
 """Images that a run was not trained on, opened as its model takes them."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from vae_exp.data.splits import DataSplits, Source
 from vae_exp.errors import UserError
 from vae_exp.runs.trained_run import TrainedRun
 from vae_exp.storage.atomic_io import absolute_path
+
+_log = logging.getLogger(__name__)
 
 
 def open_new_images(data: DataConfig, run: TrainedRun) -> ImageSet:
@@ -54,7 +57,17 @@ def _source_of_path(data: DataConfig, run: TrainedRun) -> Source:
     if options.get("labels", "auto") != "auto":  # a CSV file names the files of the run
         options["labels"] = "none"
     channels, height, width = run.config["data"]["image_shape"]
-    return FolderSource(data.path, data.root or str(data_root()), [height, width], channels=channels, **options)
+    source = FolderSource(data.path, data.root or str(data_root()), [height, width], channels=channels, **options)
+    _log.info(
+        "The image files of %s are read as the model takes them, %s of %d×%d pixels; those of another aspect "
+        "ratio are %s.",
+        path,
+        "grey" if channels == 1 else "RGB",
+        height,
+        width,
+        "squeezed to it" if options.get("fit") == "resize" else "cut to it in the middle",
+    )
+    return source
 
 
 def _own_options(run: TrainedRun, source: type, names: Sequence[str]) -> dict[str, Any]:
