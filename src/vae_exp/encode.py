@@ -54,6 +54,7 @@ def _encode(settings: "EncodeConfig") -> None:
     from vae_exp.cli.console import naming_command
     from vae_exp.configuration.schema import NewDataConfig
     from vae_exp.configuration.shape_checks import check_labels
+    from vae_exp.errors import quantity
     from vae_exp.evaluation.requirements import require_density
     from vae_exp.runs.encoding import ImageScorer
     from vae_exp.runs.trained_run import load_run_from_settings
@@ -77,7 +78,7 @@ def _encode(settings: "EncodeConfig") -> None:
         scorer.write(images, columns)
         order = scorer.rank(settings.sort, columns, _validation_images(run)) if settings.sort else None
         columns.save(order)
-        print(f"{len(images)} images of {label}: {output}")
+        print(f"{quantity(len(images), 'image')} of {label}: {output}")
         if settings.sort and order is not None:
             _print_least_likely(columns, order, settings.sort)
         if is_odd is not None:

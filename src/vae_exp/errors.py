@@ -89,6 +89,11 @@ def exit_with_message(*, show_traceback: bool = False) -> Iterator[None]:
         sys.exit(f"Error: {describe_error(error)}")
 
 
+def quantity(count: int, noun: str) -> str:
+    """`1 run`, `2 runs`, `1,000 runs`: a number of things, whose plural ends in s."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     """A question with the name nearest to a misspelt one, after `prefix`; all names where none is near."""
     names = [str(each) for each in known]

@@ -67,7 +67,7 @@ def _score(settings: "EvaluateConfig") -> "Mapping[str, float]":
     from vae_exp.cli.console import naming_command, print_metrics_table
     from vae_exp.configuration.instantiate import build_evaluators
     from vae_exp.configuration.shape_checks import check_evaluators, check_labels
-    from vae_exp.errors import UserError, describe_error
+    from vae_exp.errors import UserError, describe_error, quantity
     from vae_exp.evaluation.requirements import is_bernoulli
     from vae_exp.runs.scores import identify_scores, identify_weights, store_scores, stored_scores
     from vae_exp.runs.trained_run import load_run_from_settings
@@ -100,7 +100,8 @@ def _score(settings: "EvaluateConfig") -> "Mapping[str, float]":
     metrics = _run_evaluators(evaluators, run, images, settings, path.with_suffix(""))
     identity |= {"images": len(images), "targets": images.kind}
     replaced = store_scores(path, identity, settings.evaluator, metrics)
-    print_metrics_table(metrics, f"{settings.split}: {len(images)} images, {title}", settings.evaluator)
+    title = f"{quantity(len(images), 'image')}, {title}"
+    print_metrics_table(metrics, f"{settings.split}: {title}", settings.evaluator)
     if images.kind != "binary" and is_bernoulli(run.vae, images):
         print(f"Targets are {images.kind}: under a Bernoulli likelihood these are scores, not likelihoods.")
     print(f"Written to {path}" + (f" in place of the scores of {replaced}" if replaced else ""))

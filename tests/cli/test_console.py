@@ -181,6 +181,10 @@ def test_official_data_have_test_images_and_a_dataset_of_ones_own_has_none(summa
         assert re.search(rf"{command} run={tmp_path}( trusted_packages=\[my\])?{split}\n", out)
 
 
+def test_one_epoch_is_named_in_the_singular(summary, tmp_path: Path):
+    assert re.search(r"After 1 epoch\s", summary(tmp_path, epochs=1))
+
+
 def test_effective_samples_are_shown_of_how_many(capsys: pytest.CaptureFixture[str]):
     evaluators = {"nll": {"num_importance_samples": 500}}
     print_metrics_table({"test/nll_effective_samples": 12.5}, "test", evaluators)

@@ -480,7 +480,7 @@ def test_a_job_that_was_retried_has_one_row(watched: Watched, tmp_path: Path):
             show(watched, url, page="runs")
             expect(rows(watched)).to_have_count(1, timeout=TIMEOUT)
             expect_cells(watched, "state", ["finished, attempt 2"])
-            expect(watched.page.locator("#status")).to_have_text("1 runs")
+            expect(watched.page.locator("#status")).to_have_text("1 run")
             show(watched, url, page="run", run="first")
             expect(watched.page.locator("main")).to_contain_text("replaced by a later attempt", timeout=TIMEOUT)
     assert watched.complaints == []

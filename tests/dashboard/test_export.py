@@ -137,7 +137,7 @@ def test_only_the_scripts_that_are_there_may_run_and_nothing_is_fetched(root: Pa
 
 def test_the_file_is_written_and_its_size_printed(root: Path, tmp_path: Path):
     target = tmp_path / "page.html"
-    line = rf"1 runs, \d+\.\d MB, written to {re.escape(str(target))}"
+    line = rf"1 run, \d+\.\d MB, written to {re.escape(str(target))}"
     assert re.fullmatch(line, export([root], target, private=False, max_megabytes=50))
     assert target.read_text().startswith("<!doctype html>")
 

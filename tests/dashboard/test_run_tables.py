@@ -128,7 +128,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path):
         vae_exp.read_runs(tmp_path)
     make_run(tmp_path, "one")
     make_run(tmp_path, "strange").write_bytes(b"not a log")
-    with pytest.warns(UserWarning, match="1 files could not be read, such as run-strange.wandb: unknown format"):
+    with pytest.warns(UserWarning, match="1 file could not be read, such as run-strange.wandb: unknown format"):
         assert len(vae_exp.read_runs(tmp_path)) == 1
 
 
@@ -157,7 +157,7 @@ def test_a_table_is_a_file(export: Callable[..., None], by_wandb: Path, tmp_path
     assert row == expected
     assert row["config.run_directory"] == row["directory"] == "/runs/a"
     assert float(row["summary.test/nll"]) == 2.5
-    assert capsys.readouterr().out == f"1 runs, 1 rows and {len(expected)} columns, written to {path}\n"
+    assert capsys.readouterr().out == f"1 run, 1 row, {len(expected)} columns, written to {path}\n"
 
 
 def test_the_history_is_a_file_and_paths_are_left_out(export: Callable[..., None], tmp_path: Path):

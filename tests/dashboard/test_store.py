@@ -247,7 +247,7 @@ def test_an_unknown_format_is_reported_and_other_runs_are_read(tmp_path: Path):
     store = refreshed(RunStore([tmp_path]))
     assert set(store.runs) == {"one"}
     [note] = store.notes
-    assert note.startswith("1 files could not be read, such as run-strange.wandb: unknown format")
+    assert note.startswith("1 file could not be read, such as run-strange.wandb: unknown format")
 
 
 def test_what_is_no_file_is_left_out(tmp_path: Path):
@@ -322,7 +322,7 @@ def test_an_error_in_one_file_affects_no_other(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(RunSegment, "read", read)
     store = refreshed(RunStore([tmp_path]))
     assert list(store.runs) == ["good"]
-    assert store.notes == ["1 files could not be read, such as run-bad.wandb: RuntimeError: unexpected"]
+    assert store.notes == ["1 file could not be read, such as run-bad.wandb: RuntimeError: unexpected"]
     append(good, history_record(20, {"m": 2.0}))
     refreshed(store)
     assert store.runs["good"].series("m")[1].tolist() == [1.0, 2.0]

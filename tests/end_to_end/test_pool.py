@@ -57,7 +57,7 @@ def test_of_six_jobs_only_the_four_faulty_fail_and_only_they_run_again(
 ):
     finished = sweep(tmp_path)
     assert finished.returncode == 1, finished.stdout + finished.stderr
-    assert "4 of 6 jobs that were tried did not finish" in finished.stderr
+    assert "4 of 6 jobs tried did not finish" in finished.stderr
     assert len(rows(tmp_path)) == 6
     for number, row in rows(tmp_path).items():
         assert row["status"] == STATUS.get(number, "completed"), row

@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 
 from tests.conftest import start
 from tests.readers import read_results
+from vae_exp.errors import quantity
 from vae_exp.sweep.manifest import STUDY_FILE
 from vae_exp.sweep.search.study import load_study
 
@@ -75,7 +76,7 @@ def test_a_trial_that_fails_is_marked_and_the_search_goes_on(command, tmp_path: 
     )  # fmt: skip
     assert finished.code == 1
     failed = sum(trial.state is TrialState.FAIL for trial in trials(tmp_path))
-    assert f"{failed} trials failed; they stay failed" in finished.err
+    assert f"{quantity(failed, 'trial')} failed; failed trials are not repeated" in finished.err
     states = {trial.params["trainer.batch_size"]: trial.state for trial in trials(tmp_path)}
     assert states == {"100": TrialState.COMPLETE, "5000": TrialState.FAIL}
     assert len(trials(tmp_path)) == 6

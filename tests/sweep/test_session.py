@@ -38,15 +38,15 @@ def test_failed_trials_are_reported_instead_of_failed_jobs(
     session.add_failures(2, 3)
     session.add_failures(0, 4)
     assert not session.print_report()
-    assert "2 of 7 jobs that were tried did not finish" in capsys.readouterr().err
+    assert "2 of 7 jobs tried did not finish" in capsys.readouterr().err
     session.set_trial_counts(failed=1, unfinished=0)
     assert not session.print_report()
     message = capsys.readouterr().err
-    assert "1 trials failed; they stay failed" in message
+    assert "1 trial failed; failed trials are not repeated" in message
     assert "again" not in message
     session.set_trial_counts(failed=0, unfinished=2)
     assert not session.print_report()
-    assert "2 trials have not ended; run the same command to continue" in capsys.readouterr().err
+    assert "Not ended: 2 trials; run the same command to continue" in capsys.readouterr().err
     session.set_trial_counts(failed=0, unfinished=0)
     assert session.print_report()
 

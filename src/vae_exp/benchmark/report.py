@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from vae_exp.errors import quantity
+
 _MEBIBYTE = 2**20
 _WIDTH = 160  # of a file; all columns of a case on CUDA in one line
 
@@ -34,7 +36,8 @@ def _machine(hardware: Mapping[str, Any]) -> str:
                 f"memory clock up to {hardware['max_memory_clock']}",
             ]
         name = f"{hardware['gpu']} ({', '.join(details)})"
-    return f"{name}; {hardware['cores']} cores, {hardware['threads']} threads, torch {hardware['torch']}"
+    cores, threads = quantity(hardware["cores"], "core"), quantity(hardware["threads"], "thread")
+    return f"{name}; {cores}, {threads}, torch {hardware['torch']}"
 
 
 def _case(case: Mapping[str, Any]) -> Table:

@@ -15,7 +15,7 @@ from rich.table import Table
 from vae_exp.configuration.allowlist import Caller, require_safe, untrusted_packages
 from vae_exp.configuration.overrides import override_key
 from vae_exp.data.image_files import split_folders
-from vae_exp.errors import UserError
+from vae_exp.errors import UserError, quantity
 from vae_exp.metrics import unit
 from vae_exp.storage.atomic_io import absolute_path
 from vae_exp.storage.run_directory import RunDirectory
@@ -62,7 +62,7 @@ def print_run_summary(result: Mapping[str, Any], directory: RunDirectory, config
     metrics = result["metrics"]
     repeated = {name for name in metrics if name.removeprefix("best/") in metrics and name.startswith("best/")}
     shown = {name: value for name, value in metrics.items() if name not in repeated | {"best/epoch"}}
-    print_metrics_table(shown, f"After {result['epochs']} epochs", config.get("evaluator", {}))
+    print_metrics_table(shown, f"After {quantity(result['epochs'], 'epoch')}", config.get("evaluator", {}))
     if {"train/elbo", "best/train/negative_elbo"} <= set(metrics):
         note = "train/elbo averages over the epoch while the weights move; best/train/negative_elbo draws again."
         _console().print(note, soft_wrap=True)

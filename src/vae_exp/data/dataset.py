@@ -19,7 +19,7 @@ from vae_exp.data.decoding_pool import show_progress
 from vae_exp.data.image_cache import open_cache, write_npy
 from vae_exp.data.image_decoding import to_array
 from vae_exp.data.images import ImageSet, check_int64
-from vae_exp.errors import Interrupted, UserError, user_code_location
+from vae_exp.errors import Interrupted, UserError, quantity, user_code_location
 from vae_exp.storage.atomic_io import absolute_path
 
 _log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class DatasetSource:
         if not count:
             raise UserError(f"{key} is empty.")
         path = self._cache / f"{type(dataset).__name__}-{_content_hash(dataset, key)}.npy"
-        content = f"{count:,} items of {key}"
+        content = f"{quantity(count, 'item')} of {key}"
 
         def build(target: Path) -> dict[str, Any]:
             _log.info("Reading %s into %s; this is done once.", content, path)

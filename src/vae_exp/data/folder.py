@@ -25,7 +25,7 @@ from vae_exp.data.image_files import (
     split_folders,
 )
 from vae_exp.data.images import ImageSet
-from vae_exp.errors import UserError
+from vae_exp.errors import UserError, quantity
 from vae_exp.storage.atomic_io import absolute_path
 
 _log = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ class FolderSource:
                 f"{', '.join(SUFFIXES)}, at any depth."
             )
         labels = self._read_labels(split, files)
-        content = f"{len(files):,} images of {self._path / split}"
+        content = f"{quantity(len(files), 'image')} of {self._path / split}"
         cache = self._cache / f"{self._path.name}-{split or 'train'}-{self._key(files)}.npy"
         cached = open_cache(cache, content, lambda path: self._decode(path, files, content), _problems)
         classes = None if labels is None else self._class_names

@@ -17,7 +17,7 @@ from torch.distributions import Categorical, Distribution, MixtureSameFamily, Mu
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.codebook import UniformCodebookPrior
 from vae_exp.distributions.sampling import sample
-from vae_exp.errors import UserError
+from vae_exp.errors import UserError, quantity
 from vae_exp.model.vae import VAE
 from vae_exp.storage.atomic_io import MAX_BYTES, write_atomically
 
@@ -90,7 +90,8 @@ def load_or_fit_prior(
         arrays = _fit(_draw_codes(vae, images, seed), components, seed)
         contents: dict[str, Any] = {"identity": np.array(identity), **arrays}
         write_atomically(path, lambda file: np.savez(file, **contents))
-        _log.info("A mixture of %d Gaussians was fitted to %d codes: %s", components, len(images), path)
+        mixture = quantity(components, "Gaussian")
+        _log.info("A mixture of %s was fitted to %d codes: %s", mixture, len(images), path)
     else:
         _log.info("The mixture is that of %s", path)
     return FittedPrior(*(torch.from_numpy(arrays[name]) for name in _NAMES)).to(images.device)

@@ -23,7 +23,7 @@ from vae_exp.configuration.stored_config import load_stored_config, with_overrid
 from vae_exp.data.fingerprint import differences
 from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.checkpoint_manager import repair_best
-from vae_exp.errors import UserError
+from vae_exp.errors import UserError, quantity
 from vae_exp.storage.atomic_io import write_atomically
 from vae_exp.storage.run_directory import RunDirectory, resumed_checkpoint
 
@@ -102,7 +102,7 @@ def load_resume_state(directory: RunDirectory, requested: DictConfig, overrides:
         warn_of_another_config(stored, state, directory)
     if state is not None and config.trainer.epochs < state["epoch"]:
         raise UserError(
-            f"trainer.epochs={config.trainer.epochs} is less than the {state['epoch']} epochs that "
+            f"trainer.epochs={config.trainer.epochs} is less than the {quantity(state['epoch'], 'epoch')} that "
             f"resume={directory.path} has been trained; raise it."
         )
     return ResumeState(config, state, checkpoint, caller.may_download, bool(requested.resume_on_other_pixels))

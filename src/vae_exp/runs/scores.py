@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from vae_exp.errors import UserError
+from vae_exp.errors import UserError, quantity
 from vae_exp.metrics import with_current_metrics
 from vae_exp.storage.atomic_io import check_within, read_json, sha256_of, write_json
 from vae_exp.storage.run_directory import RunDirectory, named_run
@@ -32,7 +32,9 @@ def find_runs(names: str | Sequence[str] | None) -> list[Path]:
         path = named_run(name)
         jobs = [] if RunDirectory(path).config.is_file() else _jobs(path)
         if jobs and not any(RunDirectory(job).checkpoints() for job in jobs):
-            raise UserError(f"run={name} is a sweep of {len(jobs)} jobs, none of which has a checkpoint yet.")
+            raise UserError(
+                f"run={name} is a sweep of {quantity(len(jobs), 'job')}, none of which has a checkpoint yet."
+            )
         paths += jobs or [path]
     return list(dict.fromkeys(paths))
 

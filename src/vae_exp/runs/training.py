@@ -41,7 +41,7 @@ from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.engine.threads import choose_threads, count_step_flops, cpu_threads, thread_variable
 from vae_exp.engine.train_step import compiler_error, resolve_execution_mode
 from vae_exp.engine.trainer import Trainer, TrainerOptions, timed
-from vae_exp.errors import DivergedError, Interrupted, TrialPruned, UserError
+from vae_exp.errors import DivergedError, Interrupted, TrialPruned, UserError, quantity
 from vae_exp.evaluation.loss_check import check_loss
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
@@ -368,7 +368,7 @@ def _describe_parameters(vae: VAE) -> str:
 
 def _log_start(vae: VAE, device: torch.device, threads: int, train: ImageSet, val: ImageSet) -> None:
     source = f" by {thread_variable()}" if thread_variable() else ""
-    on_cpu = f", {threads} thread{'s' * (threads > 1)}{source}" if device.type == "cpu" else ""
+    on_cpu = f", {quantity(threads, 'thread')}{source}" if device.type == "cpu" else ""
     _log.info(
         "Training %s on %s%s: %d training and %d validation images of %s%s.",
         _describe_parameters(vae),

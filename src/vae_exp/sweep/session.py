@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 
+from vae_exp.errors import quantity
 from vae_exp.sweep.tables import print_summary
 
 
@@ -30,9 +31,11 @@ class SweepSession:
         """Report the numbers of failed and of unfinished trials of a search instead of failures of jobs."""
         self._trial_problems = []
         if failed:
-            self._trial_problems.append(f"{failed} trials failed; they stay failed and count as trials.")
+            self._trial_problems.append(
+                f"{quantity(failed, 'trial')} failed; failed trials are not repeated and count as trials."
+            )
         if unfinished:
-            report = f"{unfinished} trials have not ended; run the same command to continue them."
+            report = f"Not ended: {quantity(unfinished, 'trial')}; run the same command to continue."
             self._trial_problems.append(report)
 
     def print_report(self) -> bool:
@@ -53,7 +56,7 @@ class SweepSession:
     def _problems(self) -> list[str]:
         if self._trial_problems is not None:
             return self._trial_problems
-        report = f"{self._failures} of {self._jobs} jobs that were tried did not finish"
+        report = f"{self._failures} of {quantity(self._jobs, 'job')} tried did not finish"
         return [f"{report}; run the same command to continue."] if self._failures else []
 
 

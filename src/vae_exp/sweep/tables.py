@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vae_exp.engine.progress import format_duration
-from vae_exp.errors import UserError
+from vae_exp.errors import UserError, quantity
 from vae_exp.storage.output_files import write_to_user_path
 from vae_exp.sweep.aggregate import MeanAndError, SeedGroup, sort_by_metric
 from vae_exp.sweep.job_records import NOT_STARTED, RUNNING, JobRecord, read_jobs, union, varying
@@ -126,7 +126,8 @@ def print_warnings(jobs: Sequence[JobRecord], out: Console) -> None:
     for name in union(job.warnings for job in jobs):
         warned = [job for job in jobs if name in job.warnings]
         example = f"{warned[0].name}: {warned[0].warnings[name]}"
-        out.print(Text(f"Warning: {name} in {len(warned)} of {len(jobs)} jobs, such as {example}"), soft_wrap=True)
+        count = f"{len(warned)} of {quantity(len(jobs), 'job')}"
+        out.print(Text(f"Warning: {name} in {count}, such as {example}"), soft_wrap=True)
 
 
 def shown_metrics(jobs: Sequence[JobRecord]) -> list[str]:
@@ -156,7 +157,7 @@ def job_table(
 def _status(job: JobRecord) -> str:
     status = f"{job.status} ({', '.join(job.warnings)})" if job.warnings else job.status
     if job.status == RUNNING:
-        return f"{status}: {job.epochs} epochs"
+        return f"{status}: {quantity(job.epochs, 'epoch')}"
     line = job.error.partition("\n")[0]
     return f"{status}: {line[:_NAMED_ERROR]}{'…' * (len(line) > _NAMED_ERROR)}" if line else status
 
@@ -196,7 +197,7 @@ def print_status(jobs: Sequence[JobRecord], title: str, out: Console) -> None:
     """Print the state of a sweep."""
     counts = Counter(job.status for job in jobs)
     states = ", ".join(f"{count} {status}" for status, count in counts.most_common())
-    out.print(Text(f"{title}: {len(jobs)} jobs: {states}"), soft_wrap=True)
+    out.print(Text(f"{title}: {quantity(len(jobs), 'job')}: {states}"), soft_wrap=True)
     running = [job for job in jobs if job.status == RUNNING]
     if running:
         out.print(job_table(running, "Running", ("val/elbo", "train/elbo"), varying(jobs)))

@@ -11,6 +11,7 @@ from pathlib import Path
 from vae_exp.dashboard.runs.discovery import RunDiscovery
 from vae_exp.dashboard.runs.run import Run
 from vae_exp.dashboard.runs.segment import RunSegment
+from vae_exp.errors import quantity
 
 _DISCOVERY_SECONDS = 2.0
 _SECONDS_PER_FILE = 0.25
@@ -188,5 +189,6 @@ class RunStore:
         unknown = [x for x in self._segments.values() if not x.info.run_id and not x.is_behind]
         if unknown:
             reason = unknown[0].data_loss or "no run in it yet"
-            notes.append(f"{len(unknown)} files could not be read, such as {unknown[0].path.name}: {reason}")
+            files = quantity(len(unknown), "file")
+            notes.append(f"{files} could not be read, such as {unknown[0].path.name}: {reason}")
         return notes

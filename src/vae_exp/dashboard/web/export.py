@@ -13,7 +13,7 @@ from vae_exp.dashboard.runs.run_tables import read_store
 from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.dashboard.web import api, page
 from vae_exp.dashboard.web.redaction import Redactor
-from vae_exp.errors import UserError
+from vae_exp.errors import UserError, quantity
 from vae_exp.storage.output_files import write_to_user_path
 
 _ENDS_SCRIPT = re.compile(r"</(?=script)|<!--", re.IGNORECASE)
@@ -42,7 +42,7 @@ def export(roots: Sequence[Path], path: Path, private: bool, max_megabytes: floa
         write_to_user_path(path, lambda file: file.write(html))
     except OSError as error:
         raise UserError(f"--export={path} cannot be written: {error}.") from error
-    return f"{len(store.runs)} runs, {len(html) / _MEGABYTE:.1f} MB, written to {path}"
+    return f"{quantity(len(store.runs), 'run')}, {len(html) / _MEGABYTE:.1f} MB, written to {path}"
 
 
 def render_document(store: RunStore, private: bool, max_bytes: float = float("inf")) -> bytes:

@@ -8,6 +8,7 @@ import numpy as np
 
 from vae_exp.dashboard.runs.run_tables import Columns, RunTables, last_attempts, read_store
 from vae_exp.dashboard.web.redaction import Redactor
+from vae_exp.errors import quantity
 from vae_exp.storage.atomic_io import absolute_path
 from vae_exp.storage.column_files import ColumnFiles
 
@@ -38,8 +39,8 @@ def export_table(roots: Sequence[Path], path: Path, *, private: bool, history: b
     with ColumnFiles("--export", absolute_path("--export", str(path))) as files:
         files.append(columns)
         files.save()
-    rows = len(columns["run_id"])
-    return f"{len(runs)} runs, {rows} rows and {len(columns)} columns, written to {path}"
+    counts = {"run": len(runs), "row": len(columns["run_id"]), "column": len(columns)}
+    return f"{', '.join(quantity(count, noun) for noun, count in counts.items())}, written to {path}"
 
 
 def _redact(columns: Columns, redactor: Redactor) -> Columns:

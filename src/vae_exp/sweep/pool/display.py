@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vae_exp.engine.progress import format_duration
+from vae_exp.errors import quantity
 from vae_exp.sweep.pool.job import Job, JobOutcome
 from vae_exp.sweep.pool.slots import Slot
 
@@ -71,7 +72,9 @@ class PoolDisplay:
 
     def stopping(self, count: int) -> None:
         """The sweep was asked to stop."""
-        self._say(f"Stopping: {count} running jobs save a checkpoint. Press Ctrl-C again to stop at once.")
+        self._say(
+            f"Stopping {quantity(count, 'running job')} after a checkpoint. Press Ctrl-C again to stop at once."
+        )
 
     def refresh(self) -> None:
         """Redraw the table."""

@@ -38,7 +38,7 @@ async function refreshPage() {
 function showStatus(problem) {
   const current = currentRuns();
   const running = current.filter((run) => run.state === "running").length;
-  const parts = [`${current.length} runs`, running ? `${running} running` : "", waiting > 0 ? `${waiting} still to be read` : "", ...notes];
+  const parts = [`${current.length} run${current.length === 1 ? "" : "s"}`, running ? `${running} running` : "", waiting > 0 ? `${waiting} still to be read` : "", ...notes];
   const text = problem ?? parts.filter(Boolean).join(", ");
   if (statusLine.textContent !== text) statusLine.textContent = text;
   statusLine.classList.toggle("live", source.live && !problem && running > 0);
