@@ -75,7 +75,7 @@ def test_less_than_a_fifth_of_a_nat_is_left_from_the_first_epoch_on(tmp_path, em
     assert len(left) == 5
     assert all(abs(nats) < 0.2 for nats in left)
     stored = load_checkpoint(tmp_path / "checkpoints" / "last.pt", torch.device("cpu"))["vae"]
-    assert stored["decoder.likelihood.variance"] == trainer._vae.decoder.likelihood.variance
+    assert stored["decoder.likelihood.variance"] == trainer.vae.decoder.likelihood.variance
 
 
 def test_training_is_the_same_whatever_the_variance_of_evaluation(tmp_path):
@@ -85,7 +85,7 @@ def test_training_is_the_same_whatever_the_variance_of_evaluation(tmp_path):
         make_trainer(tmp_path / name, train=train, vae=digits_vae(), epochs=2, batch_size=50) for name in "ab"
     )
     other._variance.update = lambda shutdown: None
-    assert torch.equal(weights(fit(one)._vae), weights(fit(other)._vae))
+    assert torch.equal(weights(fit(one).vae), weights(fit(other).vae))
 
 
 def test_a_bounded_number_of_images_stands_for_all_of_them(monkeypatch):

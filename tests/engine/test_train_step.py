@@ -103,7 +103,7 @@ def test_sums_are_returned_and_buffered_whatever_is_differentiated(reduction: st
     sums = step(4)
     torch.testing.assert_close(sums, expected)
     assert not sums.requires_grad
-    torch.testing.assert_close(step._loss_buffer.rows[0], expected)
+    torch.testing.assert_close(step.loss_buffer.rows[0], expected)
 
 
 def test_gradients_of_an_earlier_step_are_gone_and_the_average_is_updated_after_the_weights():
@@ -146,7 +146,7 @@ def test_on_the_cpu_a_loss_that_is_not_finite_never_reaches_the_weights(spoilt, 
     step = make_step(score, score.module, [4, 3], ema=average)
     with pytest.raises(NonFiniteLossError):
         step(4)
-    assert step._loss_buffer.first_non_finite() == pytest.approx((0, term, value), nan_ok=True)
+    assert step.loss_buffer.first_non_finite() == pytest.approx((0, term, value), nan_ok=True)
     assert score.module.weight.abs().sum() == 0
     assert average.state_dict()["weight"].abs().sum() == 0
 

@@ -45,18 +45,22 @@ class DeviceLoader:
     Args:
         images: The training images, on the device.
         largest: Maximum batch size.
+
+    Attributes:
+        batches: Positions of the images of each batch of the epoch, `[batches, largest]`; the last row may end in
+            positions of no batch.
     """
 
     def __init__(self, images: ImageSet, largest: int) -> None:
-        self._images = images
+        self.images = images
         self._order = torch.zeros(len(images) + largest, dtype=torch.int64, device=images.device)
-        self._batches = self._order[:0].view(0, largest)
+        self.batches = self._order[:0].view(0, largest)
         self._next = torch.zeros(1, dtype=torch.int64, device=images.device)
 
     def start_epoch(self, order: Tensor, sizes: list[int], done: int) -> None:
         """Copy the order into the tensor that a step reads a row of; all batches but the last have one size."""
         self._order[: len(order)].copy_(order)
-        self._batches = self._order[: len(sizes) * sizes[0]].view(len(sizes), sizes[0])
+        self.batches = self._order[: len(sizes) * sizes[0]].view(len(sizes), sizes[0])
         self._next.fill_(done)
 
     def prefetch(self) -> None:
@@ -64,9 +68,9 @@ class DeviceLoader:
 
     def next_batch(self, size: int) -> Batch:
         """Gather and scale the next images."""
-        rows = self._batches.index_select(0, self._next)[0, :size]
+        rows = self.batches.index_select(0, self._next)[0, :size]
         self._next += 1
-        return self._images.batch(rows)
+        return self.images.batch(rows)
 
 
 @dataclass

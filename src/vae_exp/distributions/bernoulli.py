@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.distributions import Bernoulli, ContinuousBernoulli, Independent
 from torch.nn.functional import softplus
 
+from vae_exp.distributions.leading_axis import LastAxisFunction
+
 _MOST_FACTORS = 32  # sigmoids of at least ½ whose product is taken before a logarithm
 _SMALL = 0.1  # a logit below which series are exact to float32
 _QUANTILE_SMALL = 1e-3  # as above, of the quantile's first-order series, whose error is l² / 60
@@ -41,12 +43,11 @@ class SummedBernoulli(Independent):  # type: ignore[type-arg]
         return _SummedLogProb.apply(logits.flatten(-axes), value.flatten(-axes))  # type: ignore[no-any-return]
 
 
-class _SummedLogProb(torch.autograd.Function):
+class _SummedLogProb(LastAxisFunction):
     """Σ x·l − softplus(l) over the last axis, whose derivative by l is x − sigmoid(l)."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, values: Tensor) -> Tensor:
-        ctx.save_for_backward(logits, values)
+    def forward(logits: Tensor, values: Tensor) -> Tensor:
         return summed_by_softplus(logits, values) if logits.is_cuda else summed_by_products(logits, values)
 
     @staticmethod
@@ -121,12 +122,11 @@ def _log_normaliser(logits: Tensor) -> Tensor:
     return torch.where(small, series, large.log() - torch.tanh(large / 2).log())
 
 
-class _LogProb(torch.autograd.Function):
+class _LogProb(LastAxisFunction):
     """x·l − softplus(l), whose derivative by l is x − sigmoid(l)."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, values: Tensor) -> Tensor:
-        ctx.save_for_backward(logits, values)
+    def forward(logits: Tensor, values: Tensor) -> Tensor:
         # ones and zeros at once, without a pass over booleans
         positive = torch.gt(logits, 0, out=torch.empty_like(logits))
         return logits.abs().sigmoid_().log_().addcmul_(positive.sub_(values), logits, value=-1)

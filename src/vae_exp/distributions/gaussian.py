@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
+from vae_exp.distributions.leading_axis import LastAxisFunction
+
 
 class DiagonalGaussian(Independent):  # type: ignore[type-arg]
     """N(μ, diag σ²).
@@ -49,12 +51,11 @@ def draw_with_rate(posterior: DiagonalGaussian, noise: Tensor) -> tuple[Tensor, 
     return latents, rate
 
 
-class _DrawWithRate(torch.autograd.Function):
+class _DrawWithRate(LastAxisFunction):
     """The gradient by σ is part of that by log σ²; σ is an argument because the posterior has computed it."""
 
     @staticmethod
-    def forward(ctx: Any, parameters: Tensor, scale: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(parameters, scale, noise)
+    def forward(parameters: Tensor, scale: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_variance = parameters.chunk(2, dim=-1)
         terms = torch.addcmul(log_variance, mean, mean, value=-1).addcmul_(scale, scale, value=-1)
         rate = torch.rsub(terms.sum(dim=-1), -0.5 * mean.shape[-1], alpha=0.5)

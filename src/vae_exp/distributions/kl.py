@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
 
+from vae_exp.distributions.leading_axis import LastAxisFunction
+
 
 def kl(posterior: Distribution, prior: Distribution, latents: Tensor) -> Tensor:
     """KL(q(z|x) ‖ p(z)) per example, in nats.
@@ -93,15 +95,14 @@ def _diagonal_gaussian(distribution: Distribution) -> tuple[Tensor, Tensor] | No
     return (base.loc, base.scale) if type(base) is Normal else None
 
 
-class _GaussianKL(torch.autograd.Function):
+class _GaussianKL(LastAxisFunction):
     """Σᵢ ½ (rᵢ² + dᵢ² − 1) − log rᵢ with r = σ/σₚ and d = (μ − μₚ)/σₚ (Kingma & Welling 2014, appendix B).
 
     The same as torch's closed form in a third of the operations, which a small latent space spends most time on.
     """
 
     @staticmethod
-    def forward(ctx: Any, loc: Tensor, scale: Tensor, prior_loc: Tensor, prior_scale: Tensor) -> Tensor:
-        ctx.save_for_backward(loc, scale, prior_loc, prior_scale)
+    def forward(loc: Tensor, scale: Tensor, prior_loc: Tensor, prior_scale: Tensor) -> Tensor:
         distance = (loc - prior_loc) / prior_scale
         ratio = scale / prior_scale
         return torch.addcmul(distance.square(), ratio, ratio).sub_(1).mul_(0.5).sub_(ratio.log()).sum(dim=-1)

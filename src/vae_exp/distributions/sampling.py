@@ -23,6 +23,7 @@ from torch.distributions import (
 from torch.quasirandom import SobolEngine
 
 Shard = tuple[int, int, int]
+Draw = tuple[Callable[..., Tensor], tuple[int, ...]]  # `torch.randn` or the like, and a shape
 _shard: ContextVar[Shard | None] = ContextVar("shard", default=None)
 
 
@@ -43,6 +44,27 @@ def sharded(shard: Shard | None) -> Iterator[None]:
         _shard.reset(token)
 
 
+class NoiseTape:
+    """Stands where a generator is expected: plays draws that were made before, or notes which are asked for.
+
+    Args:
+        draws: What to play, in order; None makes draws from a generator of its own and notes them.
+        device: Of the draws that are noted.
+    """
+
+    def __init__(self, draws: Sequence[Tensor] | None = None, device: torch.device | None = None) -> None:
+        self._played = None if draws is None else iter(draws)
+        self.device = device
+        self.noted: list[Draw] = []
+
+    def draw(self, draw: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
+        """The next draws, `shape`."""
+        if self._played is not None:
+            return next(self._played)
+        self.noted.append((draw, shape))
+        return draw(shape, device=self.device, generator=torch.Generator(self.device))
+
+
 def standard_normal(like: Tensor, generator: torch.Generator, shape: Sequence[int] = ()) -> Tensor:
     """Standard normal noise of shape `[*shape, *like.shape]`, where the first axis of `like` is the batch."""
     return draw_sharded(torch.randn, like, generator, shape)
@@ -52,6 +74,8 @@ def draw_sharded(
     draw: Callable[..., Tensor], like: Tensor, generator: torch.Generator, shape: Sequence[int]
 ) -> Tensor:
     """Independent draws of shape `[*shape, *like.shape]`, or this process's part of the whole batch's."""
+    if isinstance(generator, NoiseTape):
+        return generator.draw(draw, (*shape, *like.shape))
     shard = _shard.get()
     kind: dict[str, Any] = {"generator": generator, "device": like.device, "dtype": like.dtype}
     if shard is None or like.dim() < 2:

@@ -49,6 +49,11 @@ class EpochLossBuffer:
         self.rows.index_copy_(0, self._next, sums.unsqueeze(0))
         self._next += 1
 
+    def extend(self, sums: Tensor, done: int) -> None:
+        """Add the sums of several steps, `[steps, 3]`, after `done` others."""
+        self.rows[done : done + len(sums)].copy_(sums)
+        self._next.fill_(done + len(sums))
+
     def totals(self) -> Tensor:
         """The sums over all steps so far: `[3]`, summed in float64 on the CPU."""
         return self.rows.cpu().double().sum(dim=0)
@@ -124,17 +129,17 @@ class TrainStep:
         self.optimizer = optimizer
         self.loader = loader
         self.generator = generator
-        self._loss_buffer = loss_buffer
-        self._parameters = parameters
+        self.loss_buffer = loss_buffer
+        self.parameters = parameters
         self._flat = flat_parameter(optimizer)
-        self._reduction = reduction
-        self._max_grad_norm = max_grad_norm
+        self.reduction = reduction
+        self.max_grad_norm = max_grad_norm
         self.last_grad_norm = torch.zeros((), device=loss_buffer.rows.device)
-        self._augment = augment
-        self._dynamic_binarization = dynamic_binarization
+        self.augment = augment
+        self.dynamic_binarization = dynamic_binarization
         self._ema = ema
         self._dist = dist
-        self._updated_modules = [
+        self.updated_modules = [
             module
             for module in model_with_loss.modules()
             if isinstance(module, UpdatedAfterStep) and not _is_frozen(module)
@@ -155,30 +160,30 @@ class TrainStep:
         batch = self.loader.next_batch(local_size)
         images = batch.images
         with sharded(self._dist.noise_shard(size)):
-            if self._augment is not None:
-                images = self._augment(images, self.generator)
-            if self._dynamic_binarization:
+            if self.augment is not None:
+                images = self.augment(images, self.generator)
+            if self.dynamic_binarization:
                 images = bernoulli(images, self.generator)
             loss, distortion, rate = self.model_with_loss(images, self.generator, batch.labels)
-        dtype = self._loss_buffer.rows.dtype
+        dtype = self.loss_buffer.rows.dtype
         sums = torch.stack([term.detach().to(dtype) for term in (loss, distortion, rate)]).sum(dim=1)
         self._dist.all_reduce_sum(sums)
-        self._loss_buffer.append(sums)
+        self.loss_buffer.append(sums)
         if self._on_host and not isfinite(sums[0].item()):
             raise NonFiniteLossError
-        for parameter in self._parameters:
+        for parameter in self.parameters:
             parameter.grad = None
         loss.backward(self._image_weights(size, loss))
         if self._flat is not None:
             self._flat.gather_gradients()
-        if self._max_grad_norm is not None:
-            whole = self._parameters if self._flat is None else [self._flat]
-            self.last_grad_norm.copy_(clip_grad_norm_(whole, self._max_grad_norm))
+        if self.max_grad_norm is not None:
+            whole = self.parameters if self._flat is None else [self._flat]
+            self.last_grad_norm.copy_(clip_grad_norm_(whole, self.max_grad_norm))
         if self._flat is None:
             self.optimizer.step()
         else:
             self._flat.step(self.optimizer)
-        for module in self._updated_modules:
+        for module in self.updated_modules:
             module.after_step(self.generator, self._dist.noise_shard(size), self._dist.all_reduce_sum)
         if self._ema is not None:
             self._ema.update()
@@ -186,15 +191,15 @@ class TrainStep:
 
     def grad_norm(self) -> Tensor:
         """The norm of the whole gradient of the last step, before it was clipped; a scalar on the device."""
-        gradients = [weight.grad for weight in self._parameters if weight.grad is not None]
-        if self._max_grad_norm is None and gradients:
+        gradients = [weight.grad for weight in self.parameters if weight.grad is not None]
+        if self.max_grad_norm is None and gradients:
             self.last_grad_norm.copy_(get_total_norm(gradients))
         return self.last_grad_norm
 
     def _image_weights(self, size: int, loss: Tensor) -> Tensor:
         """The weight of each image in the differentiated loss, `[batch]`; DDP averages over processes."""
         if size not in self._weights:
-            weight = self._dist.world_size / (size if self._reduction == "mean" else 1)
+            weight = self._dist.world_size / (size if self.reduction == "mean" else 1)
             self._weights[size] = torch.full_like(loss, weight)
         return self._weights[size]
 

@@ -2,11 +2,11 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import isfinite, nan
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from vae_exp.data.augmentation import make_augmentation
 from vae_exp.data.batch_loader import make_loader
-from vae_exp.data.images import ImageSet
+from vae_exp.data.images import Batch, ImageSet
 from vae_exp.engine.checkpoint import load_optimizer_state
 from vae_exp.engine.checkpoint_manager import CheckpointManager
 from vae_exp.engine.cuda_graph import CUDAGraphStep
@@ -50,6 +50,8 @@ from vae_exp.storage.run_directory import RunDirectory
 
 _log = logging.getLogger(__name__)
 _COLLAPSE_MONITOR_IMAGES = 500
+Pause = TypeVar("Pause")
+Result = TypeVar("Result")
 _NON_FINITE = 1  # a flag below all numbers of signals that end a run
 
 
@@ -116,6 +118,22 @@ def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
         seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start
 
 
+def run_paused(run: Generator[Pause, None, Result], at_pause: Callable[[Pause], None]) -> Result:
+    """Run a generator to its end; what is raised at a pause is raised in it."""
+    try:
+        pause = next(run)
+        while True:
+            try:
+                at_pause(pause)
+            except BaseException as error:
+                pause = run.throw(error)
+            else:
+                pause = next(run)
+    except StopIteration as end:
+        result: Result = end.value
+        return result
+
+
 class Trainer:
     """Trains a VAE, evaluates it, and writes its checkpoints.
 
@@ -158,27 +176,27 @@ class Trainer:
         self.options = options
         self.warnings: list[dict[str, Any]] = []
         self.dist = dist or DistributedContext()
-        self._vae = vae
+        self.vae, self.loss = vae, loss
         self._optimizer, self._scheduler = optimizer, scheduler
         self._train, self._device = train, train.device
         self._trackers = trackers
         self._checkpoint_metadata = dict(checkpoint_metadata or {})
-        self._batch_sizes = _batch_sizes(len(train), options.batch_size, self.dist)
-        self._schedules = LossSchedules(loss, self._device)
+        self._batch_sizes = self.due_sizes = _batch_sizes(len(train), options.batch_size, self.dist)
+        self.schedules = LossSchedules(loss, self._device)
         self._ema = None if options.ema_decay is None else ExponentialMovingAverage(vae, options.ema_decay)
         self._shuffle = make_generator(seed, "shuffle", self._device)
         self._epoch_start = self._shuffle.get_state()
-        self._loss_buffer = EpochLossBuffer(len(self._batch_sizes), self._device)
+        self.loss_buffer = EpochLossBuffer(len(self._batch_sizes), self._device)
         batches_from = train if needs_labels(vae, loss) else train.without_labels()
         self._loader = make_loader(batches_from, -(-self._batch_sizes[0] // self.dist.world_size))
-        self._loss_monitor, self._saw_non_finite = LossMonitor(self._loss_buffer), False
-        self._non_finite = NonFiniteChecker(vae, self._loss_buffer)
+        self._loss_monitor, self._saw_non_finite = LossMonitor(self.loss_buffer), False
+        self._non_finite = NonFiniteChecker(vae, self.loss_buffer)
         self._variance = OptimalVariance(vae, train, options.batch_size, seed)
-        self._validator = Validator(vae, loss, self._schedules, val, options.batch_size, seed)
+        self._validator = Validator(vae, loss, self.schedules, val, options.batch_size, seed)
         self._collapse = None
         if options.warn_posterior_collapse:
             images = val if len(val) else train.take(_COLLAPSE_MONITOR_IMAGES).with_fixed_binarization()
-            self._collapse = PosteriorCollapseMonitor(vae, images, self._schedules)
+            self._collapse = PosteriorCollapseMonitor(vae, images, self.schedules)
         self._evaluator_loop = EvaluatorLoop(
             evaluators or {}, vae, train=train, val=val, seed=seed, figures=directory.figures, trackers=trackers
         )
@@ -186,12 +204,12 @@ class Trainer:
             directory, options.checkpoint_every_n_epochs, options.checkpoint_every_n_seconds
         )
         self._mode = resolve_execution_mode(options.execution, self._device, self.dist)
-        self._train_step = self._make_train_step(loss)
-        self._step: TrainStep | CUDAGraphStep = self._train_step
+        self.train_step = self._make_train_step(loss)
+        self._step: TrainStep | CUDAGraphStep = self.train_step
         self._contention: ContentionWatch | None = None
         if self.dist.world_size == 1:
             if self._device.type == "cuda" and self._mode != "eager":
-                self._step = CUDAGraphStep(self._train_step, self._device, self._batch_sizes[0])
+                self._step = CUDAGraphStep(self.train_step, self._device, self._batch_sizes[0])
             if self._device.type == "cpu" and self._mode == "eager":
                 self._contention = ContentionWatch()
 
@@ -220,26 +238,34 @@ class Trainer:
             DivergedError: if a loss, a gradient or a weight is not finite; the last checkpoint stands.
             TrialPruned: if the pruner ends the run.
         """
+        with self.on_capture_stream():
+            run_paused(self.paused_fit(shutdown, progress, pruner), lambda _: self.train_epoch(shutdown, progress))
+        return self.state
+
+    def paused_fit(
+        self, shutdown: GracefulShutdown, progress: ProgressDisplay, pruner: Pruner | None = None
+    ) -> Generator["Trainer", None, None]:
+        """`fit`, paused where the steps of an epoch are due: `train_epoch` runs them, or a stack of trainers does.
+
+        What goes wrong in the steps is to be thrown in; arguments and errors are those of `fit`.
+        """
         state = self.state
         start = time.perf_counter() - state.train_seconds
         try:
-            with self._on_capture_stream():
-                while state.epoch < self.options.epochs and not state.stopped_early:
-                    epoch_start = time.perf_counter()
-                    with self._training_phase():
-                        sizes = self._start_epoch()
-                        for size in sizes:
-                            self._prepare_step(shutdown)
-                            sums = self._step(size)
-                            self._finish_step(sums, size, progress)
-                        totals = self._loss_buffer.totals()
-                    self._end_epoch(totals, sum(sizes), time.perf_counter() - epoch_start, shutdown, progress)
-                    state.train_seconds = time.perf_counter() - start
-                    self._checkpoint()
-                    if pruner and pruner.stop(state.epoch, state.metrics):
-                        self._save_final()
-                        raise TrialPruned
-                self._save_final()
+            while state.epoch < self.options.epochs and not state.stopped_early:
+                epoch_start = time.perf_counter()
+                with timed(self.phase_seconds, "training"):
+                    self._start_epoch()
+                yield self
+                with timed(self.phase_seconds, "training"):
+                    totals = self.loss_buffer.totals()
+                self._end_epoch(totals, time.perf_counter() - epoch_start, shutdown, progress)
+                state.train_seconds = time.perf_counter() - start
+                self._checkpoint()
+                if pruner and pruner.stop(state.epoch, state.metrics):
+                    self._save_final()
+                    raise TrialPruned
+            self._save_final()
         except Interrupted:
             state.train_seconds = time.perf_counter() - start
             if self.dist.is_main and self._non_finite.weights_are_finite():
@@ -256,7 +282,15 @@ class Trainer:
         finally:
             state.train_seconds = time.perf_counter() - start
             progress.close()
-        return state
+
+    def train_epoch(self, shutdown: GracefulShutdown, progress: ProgressDisplay) -> None:
+        """Run the steps that are due, at a pause of `paused_fit`; errors are those of `fit`."""
+        contention = self._contention.measure() if self._contention else nullcontext()
+        with self.training_phase(), contention:
+            for size in self.due_sizes:
+                self._prepare_step(shutdown)
+                sums = self._step(size)
+                self._finish_step(sums, size, progress)
 
     def _save_final(self) -> None:
         if self.state.epoch and self.dist.is_main:
@@ -274,10 +308,10 @@ class Trainer:
         """
         state, images = self.state, 0
         shutdown, progress = GracefulShutdown(), NullProgress()
-        with self._on_capture_stream(), matmul_precision(self._vae, self.options.precision):
+        with self.on_capture_stream(), matmul_precision(self.vae, self.options.precision):
             for _ in range(count):
                 if state.batch_in_epoch == len(self._batch_sizes):
-                    means = self._loss_buffer.totals() / len(self._train)
+                    means = self.loss_buffer.totals() / len(self._train)
                     self._non_finite.check_metrics(loss_term_metrics("train", means), state)
                     state.epoch, state.batch_in_epoch = state.epoch + 1, 0
                 if state.batch_in_epoch == 0:
@@ -322,7 +356,7 @@ class Trainer:
                 number of epochs that has been raised: it continues where it would be by now, had it been the
                 schedule from the start.
         """
-        self._vae.load_state_dict(state["vae"])
+        self.vae.load_state_dict(state["vae"])
         replan = replan and not isinstance(self._scheduler, ReduceLROnPlateau)
         load_optimizer_state(self._optimizer, state["optimizer"], keep_options=replan)
         if replan:
@@ -347,8 +381,13 @@ class Trainer:
             metrics_rows=state["lines"],
         )
         self.previous_train_seconds = state["seconds"]
-        self._loss_buffer.start_epoch(state["rows"].to(self._device))
-        self._train_step.last_grad_norm.fill_(state.get("grad_norm", nan))
+        self.loss_buffer.start_epoch(state["rows"].to(self._device))
+        self.train_step.last_grad_norm.fill_(state.get("grad_norm", nan))
+
+    def example(self, size: int) -> Batch:
+        """The first `size` training images, with the labels that steps need."""
+        batch = self._train.batch(slice(0, size))
+        return Batch(batch.images, batch.labels if needs_labels(self.vae, self.loss) else None)
 
     def _load_generators(self, state: Mapping[str, Any], epoch: int) -> None:
         if state["device"] != self._device.type:
@@ -360,25 +399,24 @@ class Trainer:
             )
             seed = self.options.seed
             self._shuffle = make_generator(seed, "shuffle", self._device, epoch)
-            self._train_step.generator = make_generator(seed, "noise", self._device, epoch)
+            self.train_step.generator = make_generator(seed, "noise", self._device, epoch)
         else:
             self._shuffle.set_state(state["shuffle"].cpu())
-            self._train_step.generator.set_state(state["noise"].cpu())
+            self.train_step.generator.set_state(state["noise"].cpu())
         self._epoch_start = self._shuffle.get_state()
         set_process_rng_state(state["process"], self._device)
 
     def _make_train_step(self, loss: Loss) -> TrainStep:
-        first = self._train.batch(slice(0, 2))
-        labels = first.labels if needs_labels(self._vae, loss) else None
-        example = first.images, torch.Generator(self._device), labels
-        module = self.dist.wrap_ddp(ModelWithLoss(self._vae, loss), self._device, *example)
+        first = self.example(2)
+        example = first.images, torch.Generator(self._device), first.labels
+        module = self.dist.wrap_ddp(ModelWithLoss(self.vae, loss), self._device, *example)
         return TrainStep(
             model_with_loss=compile_module(module) if self._mode == "compile" else module,
-            parameters=[parameter for parameter in self._vae.parameters() if parameter.requires_grad],
+            parameters=[parameter for parameter in self.vae.parameters() if parameter.requires_grad],
             optimizer=self._optimizer,
             loader=self._loader,
             generator=make_generator(self.options.seed, "noise", self._device),
-            loss_buffer=self._loss_buffer,
+            loss_buffer=self.loss_buffer,
             reduction=self.options.reduction,
             max_grad_norm=self.options.max_grad_norm,
             dynamic_binarization=self._train.is_dynamic,
@@ -391,7 +429,8 @@ class Trainer:
     def _graph_fallback(self) -> str | None:
         return self._step.fallback if isinstance(self._step, CUDAGraphStep) else None
 
-    def _on_capture_stream(self) -> AbstractContextManager[None]:
+    def on_capture_stream(self) -> AbstractContextManager[None]:
+        """The stream that steps and what lies between them run on, where they are captured as a CUDA graph."""
         return self._step.on_capture_stream() if isinstance(self._step, CUDAGraphStep) else nullcontext()
 
     def _average_weights(self) -> AbstractContextManager[None]:
@@ -400,34 +439,30 @@ class Trainer:
     @contextmanager
     def _checkpoint_weights(self, checkpoint: Mapping[str, Any]) -> Iterator[None]:
         """The weights of a checkpoint, their average where there is one, for the length of a block."""
-        current = {name: tensor.clone() for name, tensor in self._vae.state_dict().items()}
-        self._vae.load_state_dict(checkpoint["vae"])
-        load_average(self._vae, checkpoint["average"] or {})
+        current = {name: tensor.clone() for name, tensor in self.vae.state_dict().items()}
+        self.vae.load_state_dict(checkpoint["vae"])
+        load_average(self.vae, checkpoint["average"] or {})
         try:
             yield
         finally:
-            self._vae.load_state_dict(current)
+            self.vae.load_state_dict(current)
 
     @contextmanager
-    def _training_phase(self) -> Iterator[None]:
-        contention = self._contention.measure() if self._contention else nullcontext()
-        with (
-            timed(self.phase_seconds, "training"),
-            matmul_precision(self._vae, self.options.precision),
-            contention,
-        ):
+    def training_phase(self) -> Iterator[None]:
+        """A block of steps: in the precision of training, and counted as such."""
+        with timed(self.phase_seconds, "training"), matmul_precision(self.vae, self.options.precision):
             yield
 
-    def _start_epoch(self) -> list[int]:
-        """Draw the order of the epoch; the sizes of its batches, without those trained before an interruption."""
-        self._vae.train()
+    def _start_epoch(self) -> None:
+        """Draw the order of the epoch; without the batches trained before an interruption."""
+        self.vae.train()
         done = self.state.batch_in_epoch
         order = torch.randperm(len(self._train), generator=self._shuffle, device=self._device)
         local_sizes = [self.dist.local_batch_size(size) for size in self._batch_sizes]
         self._loader.start_epoch(self.dist.local_indices(order, self._batch_sizes), local_sizes, done)
-        self._loss_buffer.start_epoch(self._loss_buffer.rows[:done].clone() if done else None)
-        self._schedules.begin_epoch(self.state.epoch, self.state.global_step)
-        return self._batch_sizes[done:]
+        self.loss_buffer.start_epoch(self.loss_buffer.rows[:done].clone() if done else None)
+        self.schedules.begin_epoch(self.state.epoch, self.state.global_step)
+        self.due_sizes = self._batch_sizes[done:]
 
     def _prepare_step(self, shutdown: GracefulShutdown) -> None:
         """What the host does before a step; all processes stop at the same step, whichever has a reason."""
@@ -436,25 +471,29 @@ class Trainer:
             self._non_finite.check_steps(self.state)
         elif flag:
             raise Interrupted(flag)
-        self._schedules.begin_step(self.state.global_step)
+        self.schedules.begin_step(self.state.global_step)
         self._loader.prefetch()
 
-    def _finish_step(self, sums: Tensor, size: int, progress: ProgressDisplay) -> None:
+    def count_step(self) -> None:
+        """Note that a step has been made."""
         self.state.global_step += 1
         self.state.batch_in_epoch += 1
+
+    def _finish_step(self, sums: Tensor, size: int, progress: ProgressDisplay) -> None:
+        self.count_step()
         means = self._loss_monitor.poll(sums, size)
         self._saw_non_finite = means is not None and not isfinite(means[0].item())
         progress.step(_progress_values(means) if means is not None and progress.needs_metrics() else None)
 
     def _end_epoch(
-        self, totals: Tensor, images: int, seconds: float, shutdown: GracefulShutdown, progress: ProgressDisplay
+        self, totals: Tensor, seconds: float, shutdown: GracefulShutdown, progress: ProgressDisplay
     ) -> None:
         """Validate, evaluate, step the schedule of the learning rate, and log."""
         state, epoch, means = self.state, self.state.epoch + 1, totals / len(self._train)
         metrics = self.dist.run_on_main_and_broadcast(lambda: self._epoch_metrics(means, epoch, shutdown))
         metrics["train/learning_rate"] = float(self._optimizer.param_groups[0]["lr"])
-        metrics |= {f"loss/{name}": value for name, value in self._schedules.values().items()}
-        metrics |= {"time/epoch_seconds": seconds, "time/images_per_second": images / seconds}
+        metrics |= {f"loss/{name}": value for name, value in self.schedules.values().items()}
+        metrics |= {"time/epoch_seconds": seconds, "time/images_per_second": sum(self.due_sizes) / seconds}
         self._step_scheduler(metrics[self.options.monitor])
         state.epoch, state.batch_in_epoch, state.metrics = epoch, 0, metrics
         self._epoch_start = self._shuffle.get_state()
@@ -467,7 +506,7 @@ class Trainer:
         """The metrics of an epoch, of the average weights where there is an average."""
         metrics = loss_term_metrics("train", means)
         self._non_finite.check_metrics(metrics, self.state)
-        metrics["train/grad_norm"] = self._train_step.grad_norm().item()
+        metrics["train/grad_norm"] = self.train_step.grad_norm().item()
         with self._average_weights():
             with timed(self.phase_seconds, "validation"):
                 self._variance.update(shutdown)
@@ -521,22 +560,22 @@ class Trainer:
             "epoch": state.epoch,
             "step": state.global_step,
             "batches": state.batch_in_epoch,
-            "rows": self._loss_buffer.rows[: state.batch_in_epoch].clone(),
-            "grad_norm": self._train_step.grad_norm().item(),
+            "rows": self.loss_buffer.rows[: state.batch_in_epoch].clone(),
+            "grad_norm": self.train_step.grad_norm().item(),
             "seconds": state.train_seconds,
             "metrics": state.metrics,
             "lines": state.metrics_rows,
             "warnings": list(self.warnings),
             "collapse": None if self._collapse is None else self._collapse.state_dict(),
             "best": {"monitor": self.options.monitor, **self.best.state_dict()},
-            "vae": self._vae.state_dict(),
+            "vae": self.vae.state_dict(),
             "average": None if self._ema is None else self._ema.state_dict(),
             "optimizer": optimizer_state(self._optimizer),
             "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
             "generators": {
                 "device": self._device.type,
                 "shuffle": self._epoch_start,
-                "noise": self._train_step.generator.get_state(),
+                "noise": self.train_step.generator.get_state(),
                 "process": get_process_rng_state(self._device),
             },
         }

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from itertools import pairwise
 from math import ceil, gcd
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 GATED = "gated"
+Layer = TypeVar("Layer", bound=nn.Module)
 _NORM_GROUPS = 8
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -43,8 +44,14 @@ def activation_module(name: str) -> nn.Module:
 def linear(inputs: int, outputs: int, activation: str) -> list[nn.Module]:
     """A linear layer and its activation; `gated` is a ⊙ σ(b) of two such layers (Dauphin et al. 2017)."""
     if activation == GATED:
-        return [nn.Linear(inputs, 2 * outputs), nn.GLU(dim=-1)]
+        return [in_halves(nn.Linear(inputs, 2 * outputs)), nn.GLU(dim=-1)]
     return [nn.Linear(inputs, outputs), activation_module(activation)]
+
+
+def in_halves(layer: Layer) -> Layer:
+    """Mark a layer whose outputs are two halves, one after the other, which zeros fill up half by half."""
+    layer.halves = 2  # type: ignore[assignment]
+    return layer
 
 
 def mlp(sizes: Sequence[int], activation: str) -> nn.Sequential:
@@ -106,7 +113,7 @@ def _convolution(
 ) -> list[nn.Module]:
     """A 3×3 convolution and its activation."""
     if activation == GATED:
-        return [kind(inputs, 2 * outputs, 3, **options), nn.GLU(dim=-3)]
+        return [in_halves(kind(inputs, 2 * outputs, 3, **options)), nn.GLU(dim=-3)]
     return [kind(inputs, outputs, 3, **options), activation_module(activation)]
 
 

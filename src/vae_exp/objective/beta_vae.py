@@ -91,6 +91,7 @@ class FreeBits:
         """A batch of images → terms of shape `[batch]`, in nats."""
         samples = sample_posterior(vae, batch, generator, draws(self.num_samples))
         per_dimension = kl_per_dimension(samples.posterior, samples.prior, samples.latents)
-        charged = per_dimension.mean(dim=0).clamp(min=value_of(self.free_nats)).sum()
+        charged = per_dimension.mean(dim=0).clamp(min=value_of(self.free_nats))
+        charged = (charged if vae.units_in_use is None else charged * vae.units_in_use).sum()
         distortion = samples.distortion
         return LossTerms(loss=distortion + charged, distortion=distortion, rate=per_dimension.sum(dim=-1))

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +40,7 @@ from vae_exp.engine.seeding import make_generator, seed_everything, set_determin
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.engine.threads import choose_threads, count_step_flops, cpu_threads, thread_variable
 from vae_exp.engine.train_step import compiler_error, resolve_execution_mode
-from vae_exp.engine.trainer import Trainer, TrainerOptions, timed
+from vae_exp.engine.trainer import Trainer, TrainerOptions, run_paused, timed
 from vae_exp.errors import DivergedError, Interrupted, TrialPruned, UserError, quantity
 from vae_exp.evaluation.loss_check import check_loss
 from vae_exp.model.vae import VAE
@@ -58,6 +58,14 @@ _log = logging.getLogger(__name__)
 _LOSS_CHECK_IMAGES = 2000
 
 
+@dataclass
+class SharedImages:
+    """The images of jobs with the same `data` that train in one process; the first job sets them."""
+
+    splits: DataSplits | None = None
+    on_device: tuple[ImageSet, ImageSet] | None = None
+
+
 @dataclass(frozen=True)
 class SweepJob:
     """What a sweep passes to the run that is one of its jobs.
@@ -68,6 +76,7 @@ class SweepJob:
         pruner: Asked after every epoch whether to end the run.
         wandb_run_id: The W&B run to continue; None starts one.
         may_download: Whether missing data may be downloaded.
+        shared_images: Those of the jobs of this process; None for a job that is alone in it.
     """
 
     sweep: str
@@ -75,6 +84,7 @@ class SweepJob:
     pruner: Pruner | None = None
     wandb_run_id: str | None = None
     may_download: bool = True
+    shared_images: SharedImages | None = None
 
 
 @dataclass
@@ -87,8 +97,14 @@ class TrainingSetup:
     threads: int
     metadata: dict[str, Any]
     wandb: WandbTracker | None
+    pruner: Pruner | None
 
-    def progress(self) -> ProgressDisplay:
+    def fit(self, shutdown: GracefulShutdown) -> None:
+        """Train; errors are those of the trainer."""
+        with cpu_threads(self.threads):
+            self.trainer.fit(shutdown, self._progress(), self.pruner)
+
+    def _progress(self) -> ProgressDisplay:
         """What shows the progress of training from here on."""
         if not torchrun.is_main_process():
             return NullProgress()
@@ -99,6 +115,9 @@ class TrainingSetup:
             trainer.state.global_step,
             with_batch_sum=self.settings.trainer.print_batch_sum,
         )
+
+
+PausedTraining = Generator[TrainingSetup, None, dict[str, Any]]
 
 
 def run_training(
@@ -132,6 +151,23 @@ def run_training(
         DivergedError: if the loss is no longer finite.
         Interrupted: on Ctrl-C or SIGTERM, after checkpoint, tracker and result have been written.
     """
+    run = paused_training(config, run_dir, shutdown, resume_state=resume_state, job=job, phases=phases)
+    return run_paused(run, lambda setup: setup.fit(shutdown))
+
+
+def paused_training(
+    config: DictConfig,
+    run_dir: RunDirectory,
+    shutdown: GracefulShutdown,
+    *,
+    resume_state: ResumeState | None = None,
+    job: SweepJob | None = None,
+    phases: dict[str, float] | None = None,
+) -> PausedTraining:
+    """`run_training`, paused where all is set up and the trainer is to be fitted.
+
+    What goes wrong in that is to be thrown in; arguments, value and errors are those of `run_training`.
+    """
     start, phases = time.time(), {} if phases is None else phases
     config = config if resume_state is None else resume_state.config
     is_main, is_new = torchrun.is_main_process(), resume_state is None
@@ -152,10 +188,11 @@ def run_training(
             _begin_resumed(run_dir, resume_state, metrics_file, setup)
         if setup.wandb:
             write_json(run_dir.wandb, setup.wandb.description)
-        with _recorded_result(setup, run_dir, start, phases) as result, cpu_threads(setup.threads):
+        with _recorded_result(setup, run_dir, start, phases) as result:
             shutdown.raise_if_requested()
-            setup.trainer.fit(shutdown, setup.progress(), job.pruner if job else None)
-            setup.trainer.run_final_evaluators(shutdown)
+            yield setup
+            with cpu_threads(setup.threads):
+                setup.trainer.run_final_evaluators(shutdown)
     return result
 
 
@@ -181,7 +218,7 @@ def set_up(
         evaluators = _build_evaluators(plain, vae, val if len(val) else images)
         loss_check = _check_loss(settings.seed, vae, loss, images, state) if metrics_file else None
         threads = _choose_threads(settings, state, device, vae, loss, images)
-        train, val = (move_to_device(split, device, settings.data.preload_to_device) for split in (images, val))
+        train, val = _on_device(settings, images, val, device, job)
         optimizer = build_optimizer(plain["optimizer"], vae.to(device).parameters())
         scheduler = build_scheduler(plain["scheduler"], optimizer)
     dist = init_distributed(settings.trainer.strategy, device)
@@ -218,7 +255,7 @@ def set_up(
             _load(trainer, state, run_dir, replan=state.get("schedule", plain["scheduler"]) != plain["scheduler"])
     if metrics_file:
         _log_start(vae, device, threads, train, val)
-    return TrainingSetup(trainer, settings, device, threads, metadata, wandb)
+    return TrainingSetup(trainer, settings, device, threads, metadata, wandb, job.pruner if job else None)
 
 
 def _set_up_process(settings: TrainConfig) -> torch.device:
@@ -238,10 +275,23 @@ def _open_data(
 ) -> tuple[DataSplits, ImageSet]:
     """All images, and those to train on."""
     source = resume_state or job
-    splits = build_splits(settings.data, source is None or source.may_download)
+    shared = job.shared_images if job and job.shared_images else SharedImages()
+    if shared.splits is None:
+        shared.splits = build_splits(settings.data, source is None or source.may_download)
+    splits = shared.splits
     if resume_state is not None:
         check_same_data(resume_state, splits.fingerprints, run_dir)
     return splits, splits.train.take(settings.trainer.max_train_images)
+
+
+def _on_device(
+    settings: TrainConfig, images: ImageSet, val: ImageSet, device: torch.device, job: SweepJob | None
+) -> tuple[ImageSet, ImageSet]:
+    shared = job.shared_images if job and job.shared_images else SharedImages()
+    if shared.on_device is None:
+        preload = settings.data.preload_to_device
+        shared.on_device = move_to_device(images, device, preload), move_to_device(val, device, preload)
+    return shared.on_device
 
 
 def _build_model(

@@ -1,7 +1,7 @@
 """One job of a sweep: skipped, resumed or restarted, in this process or in a fresh one."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from vae_exp.sweep.manifest import job_key, remove_job, swept_keys
 if TYPE_CHECKING:
     from vae_exp.engine.protocols import Pruner
     from vae_exp.engine.shutdown import GracefulShutdown
+    from vae_exp.runs.training import SharedImages, TrainingSetup
 
 _log = logging.getLogger(__name__)
 FINISHED = ("completed", "pruned")
@@ -138,10 +139,28 @@ def run_job(
         DivergedError: if the loss is no longer finite.
         Interrupted: on Ctrl-C or SIGTERM, after checkpoint, tracker and result have been written.
     """
+    from vae_exp.engine.trainer import run_paused
+
+    return run_paused(paused_job(config, overrides, run_dir, sweep, shutdown), lambda setup: setup.fit(shutdown))
+
+
+def paused_job(
+    config: DictConfig,
+    overrides: Sequence[str],
+    run_dir: RunDirectory,
+    sweep: str,
+    shutdown: "GracefulShutdown",
+    shared_images: "SharedImages | None" = None,
+) -> "Generator[TrainingSetup, None, dict[str, Any] | None]":
+    """`run_job`, paused as `paused_training` is; arguments, value and errors are those of `run_job`.
+
+    Args:
+        shared_images: The images that the jobs of this process share; None for a job that is alone in it.
+    """
     from vae_exp.configuration.allowlist import Caller, require_safe
     from vae_exp.configuration.schema import resolve_to_dict
     from vae_exp.runs.resume import load_job_resume_state, with_own_tracker
-    from vae_exp.runs.training import SweepJob, run_training
+    from vae_exp.runs.training import SweepJob, paused_training
 
     with lock_run_directory(run_dir):
         action = decide_action(run_dir, config)
@@ -169,8 +188,8 @@ def run_job(
             wandb_run_id = reusable_wandb_run_id(run_dir)
             run_dir.archive_attempt()
         swept = swept_keys(run_dir.path.parent, overrides)
-        job = SweepJob(sweep, swept, _make_pruner(config), wandb_run_id, may_download)
-        return run_training(config, run_dir, shutdown, resume_state=resume_state, job=job)
+        job = SweepJob(sweep, swept, _make_pruner(config), wandb_run_id, may_download, shared_images)
+        return (yield from paused_training(config, run_dir, shutdown, resume_state=resume_state, job=job))
 
 
 def _make_pruner(config: DictConfig) -> "Pruner | None":

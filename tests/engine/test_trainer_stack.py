@@ -1,0 +1,148 @@
+"""Trainers whose steps are made as one train as each of them does alone."""
+
+from itertools import cycle, islice
+from pathlib import Path
+
+import pytest
+import torch
+from torch.optim import SGD, Adagrad, Adam, AdamW
+
+from tests.builders import grey_images, make_trainer
+from vae_exp.engine.progress import NullProgress
+from vae_exp.engine.shutdown import GracefulShutdown
+from vae_exp.engine.trainer import Trainer
+from vae_exp.engine.trainer_stack import TrainerStack
+from vae_exp.model.decoders import ConvDecoder, MLPDecoder
+from vae_exp.model.encoders import ConvEncoder, MLPEncoder
+from vae_exp.model.likelihoods import FixedGaussianLikelihood, SharedGaussianLikelihood
+from vae_exp.model.priors import StandardNormalPrior
+from vae_exp.model.vae import VAE
+from vae_exp.objective.beta_vae import BetaVAE, CapacityVAE, FreeBits
+from vae_exp.objective.elbo import ELBO
+from vae_exp.objective.importance_weighted import IWAE
+from vae_exp.objective.schedules import Linear
+
+SHAPE = (1, 4, 4)
+SIZES = [(2, (5,)), (4, (8,)), (3, (6,)), (2, (8,))]
+
+
+def images(count: int = 42):
+    pixels = torch.randint(256, (count, *SHAPE), generator=torch.Generator().manual_seed(0))
+    return grey_images(0).__class__(pixels.to(torch.uint8), None, pixel_max=255)
+
+
+def mlp_vae(latent_dim, hidden_dims, seed=0, activation="relu", likelihood=None) -> VAE:
+    torch.manual_seed(seed)
+    return VAE(
+        MLPEncoder(SHAPE, latent_dim, hidden_dims, activation),
+        MLPDecoder(SHAPE, latent_dim, hidden_dims, activation, likelihood and likelihood()),
+        StandardNormalPrior(latent_dim),
+    )
+
+
+def conv_vae(latent_dim, hidden_dims, seed=0, activation="relu") -> VAE:
+    torch.manual_seed(seed)
+    return VAE(
+        ConvEncoder(SHAPE, latent_dim, hidden_dims, activation),
+        ConvDecoder(SHAPE, latent_dim, hidden_dims, activation),
+        StandardNormalPrior(latent_dim),
+    )
+
+
+def largest(sizes):
+    return max(latent for latent, _ in sizes), [max(widths) for widths in zip(*(hidden for _, hidden in sizes))]
+
+
+def train_together(stack: TrainerStack, members: list[Trainer]) -> None:
+    """Train all members to their ends, each in its place."""
+    shutdown = GracefulShutdown()
+    runs = [member.paused_fit(shutdown, NullProgress()) for member in members]
+    for run in runs:
+        next(run)
+    active = list(members)
+    while active:
+        assert not stack.train_epoch([m if m in active else None for m in members], shutdown)
+        for member, run in zip(members, runs, strict=True):
+            if member in active and next(run, None) is None:
+                active.remove(member)
+
+
+def trainers(path: Path, make_vae, sizes=SIZES, losses=(ELBO(),), rates=(1e-2, 1e-2, 3e-3, 1e-2), **options):
+    settings = {"train": images(), "val": images(9), "epochs": 3, "batch_size": 10, "reduction": "sum"} | options
+    made = settings.pop("optimizer", Adam)
+    return [
+        make_trainer(
+            path / str(number),
+            vae=make_vae(latent, hidden, number),
+            loss=loss,
+            optimizer=lambda parameters, rate=rate: made(parameters, lr=rate),
+            seed=number,
+            **settings,
+        )
+        for number, ((latent, hidden), loss, rate) in enumerate(
+            zip(sizes, islice(cycle(losses), len(sizes)), rates, strict=False)
+        )
+    ]
+
+
+def assert_as_alone(tmp_path, make_vae, rtol=1e-4, sizes=SIZES, **options):
+    members = trainers(tmp_path / "stacked", make_vae, sizes, **options)
+    alone = trainers(tmp_path / "alone", make_vae, sizes, **options)
+    stack = TrainerStack(make_vae(*largest(sizes)))
+    train_together(stack, members)
+    for member, trainer in zip(members, alone, strict=True):
+        trainer.fit(GracefulShutdown(), NullProgress())
+        one, other = member.state_dict(), trainer.state_dict()
+        assert (one["step"], one["epoch"]) == (other["step"], other["epoch"])
+        for name, value in other["vae"].items():
+            torch.testing.assert_close(one["vae"][name], value, rtol=rtol, atol=1e-5)
+        assert one["metrics"]["val/loss"] == pytest.approx(other["metrics"]["val/loss"], abs=1e-3)
+        assert one["metrics"]["train/loss"] == pytest.approx(other["metrics"]["train/loss"], rel=1e-4)
+        assert one["metrics"]["train/grad_norm"] == pytest.approx(other["metrics"]["train/grad_norm"], rel=1e-3)
+        assert torch.equal(one["generators"]["noise"], other["generators"]["noise"])
+        assert torch.equal(one["generators"]["shuffle"], other["generators"]["shuffle"])
+        torch.testing.assert_close(one["optimizer"], other["optimizer"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "gated", "sigmoid", "softplus"])
+def test_members_of_other_sizes_rates_and_seeds_train_as_alone(tmp_path, activation):
+    assert_as_alone(tmp_path, lambda *size: mlp_vae(*size, activation=activation))
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [BetaVAE(0.5), BetaVAE(2.0), BetaVAE(Linear(0, 1, 20, "step")), BetaVAE(Linear(0, 4, 2))],
+        [CapacityVAE(3.0, 1.0), CapacityVAE(30.0, 2.0), CapacityVAE(1.0, Linear(0, 5, 3)), CapacityVAE(1.0, 0)],
+        [CapacityVAE(3.0, 1.0, over="batch"), CapacityVAE(2.0, 2.0, over="batch")],
+        [FreeBits(0.5), FreeBits(0.0), FreeBits(2.0), FreeBits(Linear(0, 1, 30, "step"))],
+        [IWAE(5)],
+        [ELBO(3)],
+    ],
+    ids=["beta_vae", "capacity", "capacity_batch", "free_bits", "iwae", "elbo_3"],
+)
+def test_members_of_other_scalars_of_the_loss_train_as_alone(tmp_path, losses):
+    def copies():
+        return losses
+
+    assert_as_alone(tmp_path, mlp_vae, losses=copies())
+
+
+@pytest.mark.parametrize("likelihood", [lambda: FixedGaussianLikelihood(0.5), SharedGaussianLikelihood])
+def test_gaussian_likelihoods(tmp_path, likelihood):
+    assert_as_alone(tmp_path, lambda *size: mlp_vae(*size, likelihood=likelihood))
+
+
+@pytest.mark.parametrize("optimizer", [AdamW, SGD, Adagrad])
+def test_optimizers(tmp_path, optimizer):
+    rates = (1e-3, 2e-3, 1e-3, 1e-3)
+    assert_as_alone(tmp_path, mlp_vae, optimizer=optimizer, rates=rates)
+
+
+def test_conv_nets(tmp_path):
+    assert_as_alone(tmp_path, conv_vae, rtol=1e-3)
+
+
+def test_clipping_means_dynamic_binarisation_and_short_batches(tmp_path):
+    dynamic = images().__class__(images().pixels, None, 255, binarization_seed=0)
+    assert_as_alone(tmp_path, mlp_vae, train=dynamic, max_grad_norm=0.5, reduction="mean")
