@@ -50,7 +50,8 @@ def conv_vae(latent_dim, hidden_dims, seed=0, activation="relu") -> VAE:
 
 
 def largest(sizes):
-    return max(latent for latent, _ in sizes), [max(widths) for widths in zip(*(hidden for _, hidden in sizes))]
+    latent_dims, hidden_dims = zip(*sizes, strict=True)
+    return max(latent_dims), [max(widths) for widths in zip(*hidden_dims, strict=True)]
 
 
 def train_together(stack: TrainerStack, members: list[Trainer]) -> None:
@@ -67,7 +68,7 @@ def train_together(stack: TrainerStack, members: list[Trainer]) -> None:
                 active.remove(member)
 
 
-def trainers(path: Path, make_vae, sizes=SIZES, losses=(ELBO(),), rates=(1e-2, 1e-2, 3e-3, 1e-2), **options):
+def trainers(path: Path, make_vae, sizes=SIZES, losses=None, rates=(1e-2, 1e-2, 3e-3, 1e-2), **options):
     settings = {"train": images(), "val": images(9), "epochs": 3, "batch_size": 10, "reduction": "sum"} | options
     made = settings.pop("optimizer", Adam)
     return [
@@ -80,7 +81,7 @@ def trainers(path: Path, make_vae, sizes=SIZES, losses=(ELBO(),), rates=(1e-2, 1
             **settings,
         )
         for number, ((latent, hidden), loss, rate) in enumerate(
-            zip(sizes, islice(cycle(losses), len(sizes)), rates, strict=False)
+            zip(sizes, islice(cycle(losses or [ELBO()]), len(sizes)), rates, strict=False)
         )
     ]
 
@@ -104,7 +105,9 @@ def assert_as_alone(tmp_path, make_vae, rtol=1e-4, sizes=SIZES, **options):
         torch.testing.assert_close(one["optimizer"], other["optimizer"], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "gated", "sigmoid", "softplus"])
+@pytest.mark.parametrize(
+    "activation", ["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "gated", "sigmoid", "softplus"]
+)
 def test_members_of_other_sizes_rates_and_seeds_train_as_alone(tmp_path, activation):
     assert_as_alone(tmp_path, lambda *size: mlp_vae(*size, activation=activation))
 

@@ -44,7 +44,7 @@ def sharded(shard: Shard | None) -> Iterator[None]:
         _shard.reset(token)
 
 
-class NoiseTape:
+class NoiseTape(torch.Generator):
     """Stands where a generator is expected: plays draws that were made before, or notes which are asked for.
 
     Args:
@@ -52,9 +52,13 @@ class NoiseTape:
         device: Of the draws that are noted.
     """
 
-    def __init__(self, draws: Sequence[Tensor] | None = None, device: torch.device | None = None) -> None:
+    def __new__(  # noqa: D102
+        cls, draws: Sequence[Tensor] | None = None, device: torch.device | str = "cpu"
+    ) -> "NoiseTape":
+        return super().__new__(cls, device)  # type: ignore[call-arg]
+
+    def __init__(self, draws: Sequence[Tensor] | None = None, device: torch.device | str = "cpu") -> None:
         self._played = None if draws is None else iter(draws)
-        self.device = device
         self.noted: list[Draw] = []
 
     def draw(self, draw: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:

@@ -23,13 +23,18 @@ class StackedWeights:
         self._models = [None if model is None else dict(model.named_parameters()) for model in models]
         self.values = {name: value.new_zeros(len(models), *value.shape) for name, value in parameters.items()}
         self._pairs = [
-            [] if own is None else [self.inside(name, self.values[name][index], own[name].detach()) for name in own]
+            []
+            if own is None
+            else [self.inside(name, self.values[name][index], own[name].detach()) for name in own]
             for index, own in enumerate(self._models)
         ]
         for pairs in self._pairs:
             _copy([inside for _, inside in pairs], [own for own, _ in pairs])
         for name, value in parameters.items():
             self.values[name].requires_grad_(value.requires_grad)
+
+    def _views(self, index: int, own: Mapping[str, Tensor] | None) -> list[tuple[Tensor, Tensor]]:
+        return [self.inside(name, self.values[name][index], value.detach()) for name, value in (own or {}).items()]
 
     @property
     def trained(self) -> dict[str, Tensor]:
@@ -64,9 +69,10 @@ class StackedWeights:
             return None
         masks = {name: torch.ones_like(stacked) for name, stacked in self.trained.items()}
         for index, own in enumerate(self._models):
-            for name, mask in masks.items() if own is not None else ():
-                mask[index].zero_()
-                self.inside(name, mask[index], own[name].detach())[1].fill_(1)
+            for name, value in (own or {}).items():
+                if name in masks:
+                    masks[name][index].zero_()
+                    self.inside(name, masks[name][index], value.detach())[1].fill_(1)
         return list(masks.values())
 
     @torch.no_grad()
@@ -157,8 +163,10 @@ class StackedOptimizer:
 
     def _fill_state(self, span: slice, name: str, part: nn.Parameter) -> None:
         first = self._first(span)
-        stored = first.optimizer.state.get(first.parameters[name], {}) if first else {}
-        state = self._optimizer.state[part] if stored else {}
+        stored = first.optimizer.state.get(first.parameters[name]) if first else None
+        if first is None or not stored:
+            return
+        state = self._optimizer.state[part]
         for key, value in stored.items():
             if not _is_elementwise(key, value, first.parameters[name]):
                 state[key] = value.clone() if isinstance(value, Tensor) else value

@@ -154,8 +154,7 @@ def paused_job(
 ) -> "Generator[TrainingSetup, None, dict[str, Any] | None]":
     """`run_job`, paused as `paused_training` is; arguments, value and errors are those of `run_job`.
 
-    Args:
-        shared_images: The images that the jobs of this process share; None for a job that is alone in it.
+    `shared_images` are those of the jobs of this process; None is for a job that is alone in it.
     """
     from vae_exp.configuration.allowlist import Caller, require_safe
     from vae_exp.configuration.schema import resolve_to_dict
