@@ -1,4 +1,4 @@
-"""`hydra/launcher=pool`: a sweep on one node, each job in its own process."""
+"""`hydra/launcher=pool` and `stacked`: a sweep on one node, each job in its own process or several in one."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -50,7 +50,29 @@ class PoolLauncher(Launcher):
 
     def _sweep(self) -> Any:
         from vae_exp.sweep.pool.launcher import PoolSweep
+
+        return PoolSweep(*self._sweep_arguments())
+
+    def _sweep_arguments(self) -> tuple[Any, ...]:
         from vae_exp.sweep.pool.slots import SlotConfig
 
         assert self._arguments is not None, "Hydra calls setup first"
-        return PoolSweep(*self._arguments, SlotConfig(*self._slots), self._grace_seconds)
+        return (*self._arguments, SlotConfig(*self._slots), self._grace_seconds)
+
+
+class StackedLauncher(PoolLauncher):
+    """Trains jobs that differ in seed, sizes and scalars as one batched model; the others as the pool does.
+
+    Args:
+        members: The most jobs of a stack; `auto` goes by the number of jobs and slots.
+        pool: The arguments of `PoolLauncher`.
+    """
+
+    def __init__(self, members: int | str, **pool: Any) -> None:
+        super().__init__(**pool)
+        self._members = members
+
+    def _sweep(self) -> Any:
+        from vae_exp.sweep.pool.stacked_launcher import StackedSweep
+
+        return StackedSweep(*self._sweep_arguments(), members=self._members)

@@ -152,16 +152,16 @@ def build_loss(
     return built
 
 
-def build_optimizer(optimizer: Node, parameters: Iterable[nn.Parameter]) -> Optimizer:
+def build_optimizer(optimizer: Node, parameters: Iterable[nn.Parameter], *, may_be_flat: bool = True) -> Optimizer:
     """The optimiser of the parameters that are not frozen; with torch's fused kernels where the config allows.
 
-    On a GPU, one that treats every number alone is given all of them as one parameter.
+    On a GPU, one that treats every number alone is given all of them as one parameter, unless that is forbidden.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     factory = _create({**optimizer, "_partial_": True}, "optimizer")
     factory = prefer_fused_kernel(factory, optimizer, trained)
     built = _complete_partial(factory, "optimizer", optimizer, Optimizer, trained)
-    if can_be_flat(built, trained):
+    if may_be_flat and can_be_flat(built, trained):
         built = _complete_partial(factory, "optimizer", optimizer, Optimizer, [FlatParameter(trained)])
     if isinstance(built, torch.optim.LBFGS | torch.optim.SparseAdam):
         raise UserError(

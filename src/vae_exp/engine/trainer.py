@@ -175,18 +175,19 @@ class Trainer:
         self.best = EarlyStopping(options.patience, options.min_delta)
         self.options = options
         self.warnings: list[dict[str, Any]] = []
+        self.stack_size = 1  # trainers whose steps are made together
         self.dist = dist or DistributedContext()
         self.vae, self.loss = vae, loss
         self._optimizer, self._scheduler = optimizer, scheduler
-        self._train, self._device = train, train.device
+        self._train, self.device = train, train.device
         self._trackers = trackers
         self._checkpoint_metadata = dict(checkpoint_metadata or {})
         self._batch_sizes = self.due_sizes = _batch_sizes(len(train), options.batch_size, self.dist)
-        self.schedules = LossSchedules(loss, self._device)
+        self.schedules = LossSchedules(loss, self.device)
         self._ema = None if options.ema_decay is None else ExponentialMovingAverage(vae, options.ema_decay)
-        self._shuffle = make_generator(seed, "shuffle", self._device)
+        self._shuffle = make_generator(seed, "shuffle", self.device)
         self._epoch_start = self._shuffle.get_state()
-        self.loss_buffer = EpochLossBuffer(len(self._batch_sizes), self._device)
+        self.loss_buffer = EpochLossBuffer(len(self._batch_sizes), self.device)
         batches_from = train if needs_labels(vae, loss) else train.without_labels()
         self._loader = make_loader(batches_from, -(-self._batch_sizes[0] // self.dist.world_size))
         self._loss_monitor, self._saw_non_finite = LossMonitor(self.loss_buffer), False
@@ -203,14 +204,14 @@ class Trainer:
         self._checkpoints = CheckpointManager(
             directory, options.checkpoint_every_n_epochs, options.checkpoint_every_n_seconds
         )
-        self._mode = resolve_execution_mode(options.execution, self._device, self.dist)
+        self._mode = resolve_execution_mode(options.execution, self.device, self.dist)
         self.train_step = self._make_train_step(loss)
         self._step: TrainStep | CUDAGraphStep = self.train_step
         self._contention: ContentionWatch | None = None
         if self.dist.world_size == 1:
-            if self._device.type == "cuda" and self._mode != "eager":
-                self._step = CUDAGraphStep(self.train_step, self._device, self._batch_sizes[0])
-            if self._device.type == "cpu" and self._mode == "eager":
+            if self.device.type == "cuda" and self._mode != "eager":
+                self._step = CUDAGraphStep(self.train_step, self.device, self._batch_sizes[0])
+            if self.device.type == "cpu" and self._mode == "eager":
                 self._contention = ContentionWatch()
 
     @property
@@ -220,7 +221,12 @@ class Trainer:
 
     @property
     def execution(self) -> str:
-        """How steps are run: `eager`, `graph` or `compile`; `eager` where a graph could not be captured."""
+        """How steps are run: `eager`, `graph` or `compile`, or `stacked/N` in a stack of N runs.
+
+        It is `eager` where a graph could not be captured.
+        """
+        if self.stack_size > 1:
+            return f"stacked/{self.stack_size}"
         return "eager" if self._mode == "graph" and self._graph_fallback else self._mode
 
     def fit(
@@ -253,13 +259,13 @@ class Trainer:
         start = time.perf_counter() - state.train_seconds
         try:
             while state.epoch < self.options.epochs and not state.stopped_early:
-                epoch_start = time.perf_counter()
+                before = self.phase_seconds["training"]
                 with timed(self.phase_seconds, "training"):
                     self._start_epoch()
                 yield self
                 with timed(self.phase_seconds, "training"):
                     totals = self.loss_buffer.totals()
-                self._end_epoch(totals, time.perf_counter() - epoch_start, shutdown, progress)
+                self._end_epoch(totals, self.phase_seconds["training"] - before, shutdown, progress)
                 state.train_seconds = time.perf_counter() - start
                 self._checkpoint()
                 if pruner and pruner.stop(state.epoch, state.metrics):
@@ -381,7 +387,7 @@ class Trainer:
             metrics_rows=state["lines"],
         )
         self.previous_train_seconds = state["seconds"]
-        self.loss_buffer.start_epoch(state["rows"].to(self._device))
+        self.loss_buffer.start_epoch(state["rows"].to(self.device))
         self.train_step.last_grad_norm.fill_(state.get("grad_norm", nan))
 
     def example(self, size: int) -> Batch:
@@ -390,32 +396,32 @@ class Trainer:
         return Batch(batch.images, batch.labels if needs_labels(self.vae, self.loss) else None)
 
     def _load_generators(self, state: Mapping[str, Any], epoch: int) -> None:
-        if state["device"] != self._device.type:
+        if state["device"] != self.device.type:
             _log.warning(
                 "The checkpoint was written on %s: order and noise come from new generators on %s, so the rest of "
                 "the run differs.",
                 state["device"],
-                self._device.type,
+                self.device.type,
             )
             seed = self.options.seed
-            self._shuffle = make_generator(seed, "shuffle", self._device, epoch)
-            self.train_step.generator = make_generator(seed, "noise", self._device, epoch)
+            self._shuffle = make_generator(seed, "shuffle", self.device, epoch)
+            self.train_step.generator = make_generator(seed, "noise", self.device, epoch)
         else:
             self._shuffle.set_state(state["shuffle"].cpu())
             self.train_step.generator.set_state(state["noise"].cpu())
         self._epoch_start = self._shuffle.get_state()
-        set_process_rng_state(state["process"], self._device)
+        set_process_rng_state(state["process"], self.device)
 
     def _make_train_step(self, loss: Loss) -> TrainStep:
         first = self.example(2)
-        example = first.images, torch.Generator(self._device), first.labels
-        module = self.dist.wrap_ddp(ModelWithLoss(self.vae, loss), self._device, *example)
+        example = first.images, torch.Generator(self.device), first.labels
+        module = self.dist.wrap_ddp(ModelWithLoss(self.vae, loss), self.device, *example)
         return TrainStep(
             model_with_loss=compile_module(module) if self._mode == "compile" else module,
             parameters=[parameter for parameter in self.vae.parameters() if parameter.requires_grad],
             optimizer=self._optimizer,
             loader=self._loader,
-            generator=make_generator(self.options.seed, "noise", self._device),
+            generator=make_generator(self.options.seed, "noise", self.device),
             loss_buffer=self.loss_buffer,
             reduction=self.options.reduction,
             max_grad_norm=self.options.max_grad_norm,
@@ -457,7 +463,7 @@ class Trainer:
         """Draw the order of the epoch; without the batches trained before an interruption."""
         self.vae.train()
         done = self.state.batch_in_epoch
-        order = torch.randperm(len(self._train), generator=self._shuffle, device=self._device)
+        order = torch.randperm(len(self._train), generator=self._shuffle, device=self.device)
         local_sizes = [self.dist.local_batch_size(size) for size in self._batch_sizes]
         self._loader.start_epoch(self.dist.local_indices(order, self._batch_sizes), local_sizes, done)
         self.loss_buffer.start_epoch(self.loss_buffer.rows[:done].clone() if done else None)
@@ -573,10 +579,10 @@ class Trainer:
             "optimizer": optimizer_state(self._optimizer),
             "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
             "generators": {
-                "device": self._device.type,
+                "device": self.device.type,
                 "shuffle": self._epoch_start,
                 "noise": self.train_step.generator.get_state(),
-                "process": get_process_rng_state(self._device),
+                "process": get_process_rng_state(self.device),
             },
         }
 

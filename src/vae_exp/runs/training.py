@@ -5,6 +5,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -219,13 +220,16 @@ def set_up(
         loss_check = _check_loss(settings.seed, vae, loss, images, state) if metrics_file else None
         threads = _choose_threads(settings, state, device, vae, loss, images)
         train, val = _on_device(settings, images, val, device, job)
-        optimizer = build_optimizer(plain["optimizer"], vae.to(device).parameters())
+        is_alone = job is None or job.shared_images is None
+        parameters = vae.to(device).parameters()
+        optimizer = build_optimizer(plain["optimizer"], parameters, may_be_flat=is_alone)
         scheduler = build_scheduler(plain["scheduler"], optimizer)
     dist = init_distributed(settings.trainer.strategy, device)
     run_id = state.get("wandb_run_id") if state is not None else (job.wandb_run_id if job else None)
     sweep = (job.sweep, job.swept) if job else (None, {})
+    start = partial(start_wandb, is_alone=is_alone)
     with timed(phases, "tracker"):
-        wandb = start_wandb(settings.tracker, plain, run_dir, state, run_id, *sweep) if metrics_file else None
+        wandb = start(settings.tracker, plain, run_dir, state, run_id, *sweep) if metrics_file else None
     metadata: dict[str, Any] = {
         **config_hashes(config),
         "image_shape": splits.image_shape,

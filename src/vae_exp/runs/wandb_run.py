@@ -36,6 +36,8 @@ def start_wandb(
     run_id: str | None,
     sweep: str | None,
     swept: Mapping[str, str],
+    *,
+    is_alone: bool = True,
 ) -> WandbTracker | None:
     """Start or continue the W&B run; None without one.
 
@@ -47,6 +49,7 @@ def start_wandb(
         run_id: The id of the W&B run to continue; None starts one.
         sweep: The name of the sweep whose job the run is; None outside a sweep.
         swept: The overrides in which the jobs of the sweep differ.
+        is_alone: Whether no other run of this process has a W&B run at the same time.
     """
     message = overruled_variables(settings, is_resumed=state is not None)
     if message:
@@ -69,6 +72,7 @@ def start_wandb(
         config=config,
         run_id=run_id,
         epoch=None if state is None else state["epoch"],
+        is_alone=is_alone,
     )
     if settings.save_code:
         tracker.log_code(_sources(config))

@@ -44,6 +44,8 @@ class WandbTracker:
         entity: The account or team; None for the default of the API key.
         notes: A description; None for none.
         epoch: How many epochs a resumed run has trained; None for a new run.
+        is_alone: Whether it ends a W&B run that this process has started before, as in a notebook; runs that train
+            side by side do not.
 
     Raises:
         UserError: if `online` has no API key or no network; says how to go on offline.
@@ -63,6 +65,8 @@ class WandbTracker:
         entity: str | None = None,
         notes: str | None = None,
         epoch: int | None = None,
+        *,
+        is_alone: bool = True,
     ) -> None:
         self.error: str | None = None
         self._mode = mode
@@ -80,6 +84,7 @@ class WandbTracker:
             "job_type": job_type,
             "mode": mode,
             "id": run_id or secrets.token_hex(4),
+            "reinit": "finish_previous" if is_alone else "create_new",
             "resume": "allow" if run_id and mode == "online" else None,
         }
         if mode == "online":
@@ -183,7 +188,6 @@ class WandbTracker:
         self._run = wandb.init(
             **arguments,
             dir=str(self._root),
-            reinit="finish_previous",
             settings=wandb.Settings(
                 silent=True,
                 x_transaction_log_flush_interval=_FLUSH_SECONDS,

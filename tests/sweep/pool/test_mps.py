@@ -18,7 +18,7 @@ from vae_exp.storage.atomic_io import write_json
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.pool import mps
 from vae_exp.sweep.pool.display import PoolDisplay
-from vae_exp.sweep.pool.job import Job, JobOutcome
+from vae_exp.sweep.pool.job import Job, JobGroup, JobOutcome
 from vae_exp.sweep.pool.mps import share_gpus
 from vae_exp.sweep.pool.pool import Pool
 from vae_exp.sweep.pool.slots import Slot
@@ -177,7 +177,7 @@ def run(folder: Path, jobs: Iterable[Job]) -> None:
         return pickled(task, OmegaConf.create({"path": str(job.directory.path), "hydra": hydra}))
 
     share = partial(share_gpus, mode=True)
-    Pool(slots("GPU-a", "GPU-a"), compose, 5.0, PoolDisplay(2, 2), share).run(jobs)
+    Pool(slots("GPU-a", "GPU-a"), compose, 5.0, PoolDisplay(2, 2), share).run(JobGroup([job]) for job in jobs)
 
 
 def test_jobs_are_connected_to_the_daemon_which_ends_after_them(tmp_path: Path):

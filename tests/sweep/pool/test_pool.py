@@ -18,7 +18,7 @@ from vae_exp.errors import MemoryExhaustedError
 from vae_exp.storage.atomic_io import write_json
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.pool.display import PoolDisplay
-from vae_exp.sweep.pool.job import Job, JobOutcome
+from vae_exp.sweep.pool.job import Job, JobGroup, JobOutcome
 from vae_exp.sweep.pool.pool import Pool
 from vae_exp.sweep.pool.slots import Slot
 
@@ -72,7 +72,7 @@ def run(folder: Path, endings: list[str], slots: list[Slot], grace_seconds: floa
         job.directory, job.epochs = RunDirectory(path), 1
         return None if ending == "skip" else pickled(Task(folder, ending), config)
 
-    Pool(slots, compose, grace_seconds, PoolDisplay(len(jobs), len(slots))).run(jobs)
+    Pool(slots, compose, grace_seconds, PoolDisplay(len(jobs), len(slots))).run(JobGroup([job]) for job in jobs)
     return jobs
 
 

@@ -24,7 +24,7 @@ def test_a_job_interrupted_before_its_run_starts_ends_by_ctrl_c(tmp_path: Path):
     ours, theirs = context.Pipe()
     payload = pickle.dumps(InterruptedWhileLoading())
     job = context.Process(
-        target=worker_main, args=(WorkerTask(payload, tmp_path / "train.log", {}, 1, 1.0), theirs)
+        target=worker_main, args=(WorkerTask([payload], None, [tmp_path / "train.log"], {}, 1, 1.0), theirs)
     )
     job.start()
     job.join(60)

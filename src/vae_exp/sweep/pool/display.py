@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Self
 
@@ -51,10 +52,15 @@ class PoolDisplay:
         if self._live is not None:
             self._live.stop()
 
-    def started(self, job: Job, slot: Slot) -> None:
-        """A job's process has been started."""
-        job.status = "running" if slot.gpu is None else f"on GPU {slot.gpu}"
-        self._running[job.number] = job
+    def started(self, jobs: Sequence[Job], slot: Slot) -> None:
+        """The process of jobs has been started."""
+        for job in jobs:
+            job.status = "running" if slot.gpu is None else f"on GPU {slot.gpu}"
+            self._running[job.number] = job
+
+    def say(self, text: str) -> None:
+        """Print a line about jobs that are about to start."""
+        self._say(text)
 
     def ended(self, job: Job) -> None:
         """A job has ended, or needed no process."""
@@ -69,6 +75,10 @@ class PoolDisplay:
         """A job ran out of memory and will be run once more."""
         self._running.pop(job.number, None)
         self._say(f"{job.name} ran out of memory; it is repeated when no other job shares its GPU (or the cores).")
+
+    def halved(self, count: int) -> None:
+        """A stack of so many jobs ran out of memory."""
+        self._say(f"A stack of {count} jobs ran out of memory; it is repeated as two halves.")
 
     def stopping(self, count: int) -> None:
         """The sweep was asked to stop."""

@@ -1,13 +1,16 @@
 """A job of a pool: its directory, its progress, its outcome."""
 
 import signal
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from typing import Any
+
+from omegaconf import DictConfig
 
 from vae_exp.errors import Interrupted, RunLockedError, UserError
 from vae_exp.storage.atomic_io import write_json
@@ -39,8 +42,9 @@ class Job:
         epochs: How many it will have.
         outcome: How it ended; None until then.
         reason: Why it did not finish.
-        seconds: How long its process ran.
+        seconds: How long its process ran, in a stack its share of that.
         metrics: Its last ones.
+        composed: Its config, once it is known and until it is started.
         retried: Whether it ran out of memory and is repeated with a GPU, or all cores, to itself.
     """
 
@@ -55,6 +59,7 @@ class Job:
     metrics: dict[str, float] = field(default_factory=dict)
     monitor: str = ""
     retried: bool = False
+    composed: DictConfig | None = None
 
     @property
     def name(self) -> str:
@@ -63,11 +68,30 @@ class Job:
 
 
 @dataclass
-class RunningJob:
-    """A job in its process.
+class JobGroup:
+    """Jobs that one process runs: a single one, or those of a stack.
 
     Args:
-        job: The job.
+        jobs: Those that are to run, and those that have been run before.
+        largest: The `model` values that no job of a stack exceeds; None for a single job.
+    """
+
+    jobs: list[Job]
+    largest: Mapping[str, Any] | None = None
+
+    def halves(self) -> list["JobGroup"]:
+        """Two groups in its place."""
+        middle = len(self.jobs) // 2
+        return [JobGroup(self.jobs[:middle], self.largest), JobGroup(self.jobs[middle:], self.largest)]
+
+
+@dataclass
+class RunningJobs:
+    """The jobs of a group in their process.
+
+    Args:
+        group: The group.
+        jobs: Those of it that run.
         slot: Where it runs.
         process: Its process.
         results: The launcher's end of the pipe on which the worker sends its result.
@@ -75,19 +99,31 @@ class RunningJob:
         started_at: The same, in seconds since the epoch.
     """
 
-    job: Job
+    group: JobGroup
+    jobs: list[Job]
     slot: Slot
     process: ForkServerProcess
     results: Connection
     start: float
     started_at: float
 
-    def receive_result(self) -> WorkerResult | None:
-        """What the worker sent; None if its process ended before that."""
+    @property
+    def seconds_per_job(self) -> float:
+        """How long its process has run, shared among the jobs."""
+        return (time.monotonic() - self.start) / len(self.jobs)
+
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether no other job may share its GPU, or the cores."""
+        return any(job.retried for job in self.jobs)
+
+    def receive_results(self) -> list[WorkerResult | None]:
+        """What the worker sent of each job; None if its process ended before that."""
         with suppress(EOFError, OSError):
-            result: WorkerResult | None = self.results.recv() if self.results.poll() else None
-            return result
-        return None
+            if self.results.poll():
+                results: list[WorkerResult | None] = self.results.recv()
+                return results
+        return [None] * len(self.jobs)
 
 
 def finalize_job(
@@ -123,6 +159,13 @@ def finalize_job(
         job.outcome = JobOutcome.DONE
     else:
         job.outcome, job.status, job.reason = JobOutcome.FAILED, "failed", "its directory was removed while it ran"
+
+
+def epochs_trained(job: Job) -> int:
+    """How many epochs a job has trained that needs no process; 0 where it is not finished."""
+    if job.directory is None or job.outcome is not JobOutcome.SKIPPED:
+        return 0
+    return int((_result(job.directory, None) or {}).get("epochs", 0))
 
 
 def _result(directory: RunDirectory, started_at: float | None) -> dict[str, Any] | None:

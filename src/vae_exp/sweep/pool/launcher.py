@@ -1,6 +1,6 @@
 """The pool behind Hydra's launcher: compose jobs, run them, return their outcomes."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.pool.display import PoolDisplay
-from vae_exp.sweep.pool.job import Job, JobOutcome
+from vae_exp.sweep.pool.job import Job, JobGroup, JobOutcome
 from vae_exp.sweep.pool.mps import share_gpus
 from vae_exp.sweep.pool.pool import Pool
 from vae_exp.sweep.pool.slots import SlotConfig
@@ -77,7 +77,7 @@ class PoolSweep:
         jobs = [
             Job(first_number + index, filter_overrides(overrides)) for index, overrides in enumerate(job_overrides)
         ]
-        self.stream(jobs, len(jobs))
+        self._run(jobs, len(jobs), 0, lambda job: None, in_batches=False)
         return [
             PoolReturn(
                 overrides=job.overrides,
@@ -101,6 +101,11 @@ class PoolSweep:
         Raises:
             SystemExit: on Ctrl-C or SIGTERM, once every job has ended.
         """
+        self._run(jobs, total, done, on_end, in_batches=True)
+
+    def _run(
+        self, jobs: Iterable[Job], total: int, done: int, on_end: Callable[[Job], None], *, in_batches: bool
+    ) -> None:
         ended: list[Job] = []
 
         def note(job: Job) -> None:
@@ -109,19 +114,42 @@ class PoolSweep:
 
         display = PoolDisplay(total, len(self._slots), done=done)
         try:
-            Pool(self._slots, self._compose, self._grace_seconds, display, self._share_gpus).run(jobs, note)
+            pool = Pool(self._slots, self._compose, self._grace_seconds, display, self._share_gpus)
+            pool.run(self._groups(jobs, total, display, in_batches=in_batches), note)
         finally:
             current_session().add_failures(sum(job.outcome in _UNFINISHED for job in ended), len(ended))
 
+    def _groups(
+        self, jobs: Iterable[Job], total: int, display: PoolDisplay, *, in_batches: bool
+    ) -> Iterator[JobGroup]:
+        """The jobs as those that one process runs.
+
+        Args:
+            jobs: As they become known.
+            total: How many there will be at most.
+            display: Takes lines about them.
+            in_batches: Whether later jobs may depend on the results of earlier ones.
+        """
+        return (JobGroup([job]) for job in jobs)
+
+    def composed(self, job: Job) -> DictConfig:
+        """The config of a job, which then has its directory and its number of epochs."""
+        if job.composed is None:
+            config = self._hydra_context.config_loader.load_sweep_config(self._config, list(job.overrides))
+            with open_dict(config):
+                config.hydra.job.id = config.hydra.job.num = job.number
+            job.directory = RunDirectory(Path(str(config.hydra.sweep.dir)) / str(config.hydra.sweep.subdir))
+            job.epochs = int(config.trainer.epochs)
+            job.composed = config
+        return job.composed
+
     def _compose(self, job: Job) -> bytes | None:
-        composed = self._hydra_context.config_loader.load_sweep_config(self._config, list(job.overrides))
-        with open_dict(composed):
-            composed.hydra.job.id = composed.hydra.job.num = job.number
-        job.directory = RunDirectory(Path(str(composed.hydra.sweep.dir)) / str(composed.hydra.sweep.subdir))
-        job.epochs = int(composed.trainer.epochs)
-        if decide_action(job.directory, composed) is JobAction.SKIP:
+        config = self.composed(job)
+        assert job.directory is not None
+        job.composed = None
+        if decide_action(job.directory, config) is JobAction.SKIP:
             save_overrides(job.directory, job.overrides)
             return None
-        task = self._hydra_context, self._task_function, composed, Singleton.get_state()
+        task = self._hydra_context, self._task_function, config, Singleton.get_state()
         payload: bytes = cloudpickle.dumps(task)
         return payload

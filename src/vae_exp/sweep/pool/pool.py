@@ -13,10 +13,16 @@ from multiprocessing.connection import wait
 
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import UserError
-from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.job_records import last_metrics
 from vae_exp.sweep.pool.display import PoolDisplay
-from vae_exp.sweep.pool.job import Job, JobOutcome, RunningJob, finalize_job
+from vae_exp.sweep.pool.job import (
+    Job,
+    JobGroup,
+    JobOutcome,
+    RunningJobs,
+    epochs_trained,
+    finalize_job,
+)
 from vae_exp.sweep.pool.slots import Slot
 from vae_exp.sweep.pool.worker import WorkerTask, worker_main
 
@@ -60,24 +66,25 @@ class Pool:
         self._compose = compose
         self._grace_seconds = grace_seconds
         self._display = display
-        self._running: list[RunningJob] = []
-        self._out_of_memory: deque[Job] = deque()
+        self._running: list[RunningJobs] = []
+        self._out_of_memory: deque[JobGroup] = deque()  # each is run once more, without neighbours
+        self._halves: deque[JobGroup] = deque()  # of stacks that ran out of memory
         self._exhausted = False
         self._stopping = False
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(_PRELOADED)
 
-    def run(self, jobs: Iterable[Job], on_end: Callable[[Job], None] = lambda job: None) -> None:
+    def run(self, groups: Iterable[JobGroup], on_end: Callable[[Job], None] = lambda job: None) -> None:
         """Run jobs, and set their outcomes.
 
         Args:
-            jobs: Each is taken when a slot is free.
+            groups: Each is taken when a slot is free.
             on_end: Called with every job that has ended.
 
         Raises:
             SystemExit: with 130 or 143 on Ctrl-C or SIGTERM, once every job has ended.
         """
-        self._jobs, self._on_end = iter(jobs), on_end
+        self._groups, self._on_end = iter(groups), on_end
         with (
             GracefulShutdown(second_signal_kills=False) as stop,
             self._share_gpus(self._slots) as self._slots,
@@ -98,25 +105,40 @@ class Pool:
         """Fill the free slots; whether there may be more to start."""
         while self._out_of_memory and not stop.count and (slot := self._slot_on_idle_gpu()):
             self._start(self._out_of_memory.popleft(), slot)
-        while not self._exhausted and not stop.count and (slot := self._free_slot()):
-            job = next(self._jobs, None)
-            if job is None:
+        while (self._halves or not self._exhausted) and not stop.count and (slot := self._free_slot()):
+            group = self._halves.popleft() if self._halves else next(self._groups, None)
+            if group is None:
                 self._exhausted = True
             else:
-                self._start(job, slot)
-        return bool(self._out_of_memory) or not self._exhausted
+                self._start(group, slot)
+        return bool(self._out_of_memory or self._halves) or not self._exhausted
 
     def _free_slot(self) -> Slot | None:
         """A slot without a job, on a GPU (or on the cores) that no repeated job has to itself."""
         busy = {running.slot for running in self._running}
-        exclusive = {running.slot.gpu for running in self._running if running.job.retried}
+        exclusive = {running.slot.gpu for running in self._running if running.is_exclusive}
         return next((slot for slot in self._slots if slot not in busy and slot.gpu not in exclusive), None)
 
     def _slot_on_idle_gpu(self) -> Slot | None:
         busy = {running.slot.gpu for running in self._running}
         return next((slot for slot in self._slots if slot.gpu not in busy), None)
 
-    def _start(self, job: Job, slot: Slot) -> None:
+    def _start(self, group: JobGroup, slot: Slot) -> None:
+        places: list[bytes | int] = []
+        jobs = []
+        for job in group.jobs:
+            payload = self._payload(job)
+            if payload is not None:
+                jobs.append(job)
+                places.append(payload)
+            else:
+                self._ended(job)
+                places.append(epochs_trained(job))
+        if jobs:
+            self._fork(group, jobs, places, slot)
+
+    def _payload(self, job: Job) -> bytes | None:
+        """What the process of a job needs; None, and the job has its outcome, where it needs no process."""
         try:
             payload = self._compose(job)
             assert job.directory is not None
@@ -125,27 +147,27 @@ class Pool:
             elif job.directory.is_locked():
                 job.outcome, job.status = JobOutcome.RUNNING_ELSEWHERE, "running"
             else:
-                self._fork(job, job.directory, payload, slot)
-                return
+                job.directory.path.mkdir(parents=True, exist_ok=True)
+                return payload
         except Exception as error:  # that job alone fails
             job.reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             job.outcome, job.status = JobOutcome.FAILED, "failed"
             _log.debug("Job %d could not be started.", job.number, exc_info=True)
-        self._ended(job)
+        return None
 
-    def _fork(self, job: Job, directory: RunDirectory, payload: bytes, slot: Slot) -> None:
-        directory.path.mkdir(parents=True, exist_ok=True)
+    def _fork(self, group: JobGroup, jobs: list[Job], places: list[bytes | int], slot: Slot) -> None:
+        outputs = [job.directory.output for job in jobs if job.directory is not None]
         environment = dict.fromkeys(_THREADS, str(slot.threads))
         environment |= {} if slot.gpu is None else {"CUDA_VISIBLE_DEVICES": slot.gpu}
         environment |= slot.environment
-        task = WorkerTask(payload, directory.output, environment, slot.threads, self._grace_seconds)
+        task = WorkerTask(places, group.largest, outputs, environment, slot.threads, self._grace_seconds)
         launcher_end, worker_end = self._context.Pipe(duplex=False)
         process = self._context.Process(target=worker_main, args=(task, worker_end))
         start, started_at = time.monotonic(), time.time()
         process.start()
         worker_end.close()
-        self._running.append(RunningJob(job, slot, process, launcher_end, start, started_at))
-        self._display.started(job, slot)
+        self._running.append(RunningJobs(group, jobs, slot, process, launcher_end, start, started_at))
+        self._display.started(jobs, slot)
 
     def _ended(self, job: Job) -> None:
         self._display.ended(job)
@@ -160,27 +182,42 @@ class Pool:
             self._running.remove(running)
             self._finish(running)
         for running in self._running:
-            job = running.job
-            job.seconds = time.monotonic() - running.start
-            if self._display.is_live and job.directory is not None:
-                job.metrics = last_metrics(job.directory) or job.metrics
+            for job in running.jobs:
+                job.seconds = running.seconds_per_job
+                if self._display.is_live and job.directory is not None:
+                    job.metrics = last_metrics(job.directory) or job.metrics
         self._display.refresh()
 
-    def _finish(self, running: RunningJob) -> None:
-        """Record how a job ended; one that ran out of memory is repeated with a GPU, or all cores, to itself."""
-        job, process = running.job, running.process
+    def _finish(self, running: RunningJobs) -> None:
+        """Record how jobs ended.
+
+        Those that ran out of memory are repeated: a stack as two halves, one after the other; a single job with a
+        GPU, or all cores, to itself.
+        """
+        process = running.process
         process.join()
-        result, code = running.receive_result(), process.exitcode or 0
+        results, code = running.receive_results(), process.exitcode or 0
         running.results.close()
         process.close()
-        job.seconds = time.monotonic() - running.start
-        finalize_job(job, code, result, running.started_at, stopping=self._stopping)
-        if result is not None and result.out_of_memory and not job.retried and self._shares_its_gpu(running.slot):
-            job.retried, job.outcome = True, None
-            self._display.requeued(job)
-            self._out_of_memory.append(job)
-            return
-        self._ended(job)
+        exhausted = []
+        for job, result in zip(running.jobs, results, strict=True):
+            job.seconds = running.seconds_per_job
+            finalize_job(job, code, result, running.started_at, stopping=self._stopping)
+            if result is not None and result.out_of_memory and self._can_repeat(running):
+                job.outcome = None
+                exhausted.append(job)
+            else:
+                self._ended(job)
+        if len(exhausted) > 1:
+            self._display.halved(len(exhausted))
+            self._halves.extend(JobGroup(exhausted, running.group.largest).halves())
+        elif exhausted:
+            exhausted[0].retried = True
+            self._display.requeued(exhausted[0])
+            self._out_of_memory.append(JobGroup(exhausted, running.group.largest))
+
+    def _can_repeat(self, running: RunningJobs) -> bool:
+        return len(running.jobs) > 1 or (not running.is_exclusive and self._shares_its_gpu(running.slot))
 
     def _shares_its_gpu(self, slot: Slot) -> bool:
         return sum(other.gpu == slot.gpu for other in self._slots) > 1
@@ -188,7 +225,7 @@ class Pool:
     def _stop(self, stop: GracefulShutdown) -> None:
         """Ask all jobs to end, and wait; a second request, or too long a wait, ends them by force."""
         self._stopping = True
-        self._display.stopping(len(self._running))
+        self._display.stopping(sum(len(running.jobs) for running in self._running))
         for running in self._running:
             if running.process.pid is not None:
                 with suppress(ProcessLookupError):

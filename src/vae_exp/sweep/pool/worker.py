@@ -1,4 +1,4 @@
-"""The process of a job."""
+"""The process of a job, or of a stack of jobs."""
 
 import faulthandler
 import os
@@ -6,10 +6,12 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 
@@ -18,18 +20,21 @@ from vae_exp.errors import Interrupted, MemoryExhaustedError
 
 @dataclass(frozen=True)
 class WorkerTask:
-    """What the process of a job is given.
+    """What the process of a group of jobs is given.
 
     Args:
-        payload: Hydra's context, the task and the composed config, pickled.
-        output: The file that takes what the job prints.
+        places: Of each job of the group Hydra's context, the task and the composed config, pickled, or how many
+            epochs a job has trained that has ended.
+        largest: The `model` values that no job of a stack exceeds; None for a single job.
+        outputs: The files that take what each job prints that has not ended.
         environment: Set before anything else.
         threads: How many threads it computes with.
         grace_seconds: How long it may take to end in order once the launcher has died.
     """
 
-    payload: bytes
-    output: Path
+    places: Sequence[bytes | int]
+    largest: Mapping[str, Any] | None
+    outputs: Sequence[Path]
     environment: dict[str, str]
     threads: int
     grace_seconds: float
@@ -54,27 +59,37 @@ def worker_main(task: WorkerTask, launcher: Connection) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         os.setsid()  # Ctrl-C reaches the launcher alone, which then tells its jobs
         os.environ.update(task.environment)
-        _redirect(task.output)
+        _redirect(task.outputs[0])
         faulthandler.enable()
         if "torch" in sys.modules:  # it was imported with the thread count of the first sweep of this process
             sys.modules["torch"].set_num_threads(task.threads)
         threading.Thread(target=_end_without_launcher, args=(task.grace_seconds,), daemon=True).start()
-        launcher.send(_run(task.payload))
+        launcher.send(_run(task))
     except KeyboardInterrupt:  # before the run listens for the signal itself
         sys.exit(Interrupted(signal.SIGINT).exit_code)
 
 
-def _run(payload: bytes) -> WorkerResult:
-    from hydra.core.utils import JobStatus
+def _run(task: WorkerTask) -> list[WorkerResult]:
+    if task.largest is not None:
+        from vae_exp.sweep.stack_worker import run_stack
 
-    from vae_exp.sweep.run_job import run_pickled
+        errors = run_stack(task.places, task.outputs, task.largest)
+    else:
+        from hydra.core.utils import JobStatus
 
-    ended = run_pickled(*cloudpickle.loads(payload))
-    if ended.status is JobStatus.COMPLETED:
-        return WorkerResult(None)
-    error = ended._return_value
-    reason = str(error) or type(error).__name__
-    return WorkerResult(reason, out_of_memory=isinstance(error, MemoryError | MemoryExhaustedError))
+        from vae_exp.sweep.run_job import run_pickled
+
+        [payload] = task.places
+        assert isinstance(payload, bytes)
+        ended = run_pickled(*cloudpickle.loads(payload))
+        errors = [None if ended.status is JobStatus.COMPLETED else ended._return_value]
+    return [
+        WorkerResult(
+            None if error is None else str(error) or type(error).__name__,
+            out_of_memory=isinstance(error, MemoryError | MemoryExhaustedError),
+        )
+        for error in errors
+    ]
 
 
 def _redirect(output: Path) -> None:

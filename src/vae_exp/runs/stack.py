@@ -1,0 +1,161 @@
+"""Runs that train as one: each is a run like any other, and their trainers make their steps together."""
+
+import logging
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from vae_exp.engine.device import resolve_device
+from vae_exp.engine.progress import NullProgress
+from vae_exp.engine.seeding import get_process_rng_state, set_process_rng_state
+from vae_exp.engine.shutdown import GracefulShutdown
+from vae_exp.engine.train_step import NonFiniteLossError
+from vae_exp.engine.trainer import Trainer
+from vae_exp.engine.trainer_stack import TrainerStack
+from vae_exp.errors import DivergedError
+from vae_exp.model.vae import VAE
+from vae_exp.runs.training import TrainingSetup
+
+Run = Generator[TrainingSetup, None, dict[str, Any] | None]
+
+
+class StackMember:
+    """A run of a stack; between its turns the logging, the output and the random state are those of others.
+
+    Args:
+        output: Takes what the run prints.
+        shutdown: Notes Ctrl-C and SIGTERM.
+
+    Attributes:
+        error: What ended the run; None where it has come to its end.
+    """
+
+    def __init__(self, output: TextIO, shutdown: GracefulShutdown) -> None:
+        self.error: BaseException | None = None
+        self._output, self._shutdown = output, shutdown
+        self._handlers: list[logging.Handler] = []
+        self._rng: dict[str, Any] | None = None
+        self._run: Run | None = None
+        self._epochs: Generator[Trainer, None, None] | None = None
+        self._trainer: Trainer | None = None
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it waits for the steps of an epoch."""
+        return self._epochs is not None
+
+    @property
+    def trainer(self) -> Trainer:
+        """That of a run that has been set up."""
+        assert self._trainer is not None
+        return self._trainer
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """How many whole epochs it has trained, and how many batches of the next."""
+        return self.trainer.state.epoch, self.trainer.state.batch_in_epoch
+
+    def took_part(self, epoch: int) -> bool:
+        """Whether it trains or has trained after so many epochs."""
+        if self._trainer is None:
+            return False
+        return self.is_active or epoch < self.trainer.state.epoch + isinstance(self.error, DivergedError)
+
+    def begin(self, run: Run, stack_size: int) -> None:
+        """Set a run up, within a turn, to where the first steps are due."""
+        self._run = run
+        try:
+            setup = next(run)
+        except StopIteration:  # it was finished before
+            return
+        except BaseException as error:
+            self.error = error
+            return
+        self._trainer = setup.trainer
+        setup.trainer.stack_size = stack_size
+        self._epochs = setup.trainer.paused_fit(self._shutdown, NullProgress(), setup.pruner)
+        self._continue(next)
+
+    def go_on(self) -> None:
+        """End an epoch whose steps have been made, up to the steps of the next one or to the run's end."""
+        with self.turn():
+            self._continue(next)
+
+    def fail(self, error: BaseException) -> None:
+        """End the run by what went wrong in its steps."""
+        with self.turn():
+            self._continue(lambda epochs: epochs.throw(error))
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """A block in which the process is this run's."""
+        root, handlers, streams = logging.getLogger(), logging.getLogger().handlers, (sys.stdout, sys.stderr)
+        device = resolve_device("cpu") if self._trainer is None else self.trainer.device
+        root.handlers, sys.stdout, sys.stderr = self._handlers, self._output, self._output
+        if self._rng is not None:
+            set_process_rng_state(self._rng, device)
+        try:
+            yield
+        finally:
+            self._rng = get_process_rng_state(device)
+            self._handlers, root.handlers = root.handlers, handlers
+            sys.stdout, sys.stderr = streams
+
+    def _continue(self, step: Callable[[Generator[Trainer, None, None]], Trainer]) -> None:
+        assert self._epochs is not None
+        try:
+            step(self._epochs)
+        except StopIteration:
+            self._finish(None)
+        except BaseException as error:
+            self._finish(error)
+
+    def _finish(self, error: BaseException | None) -> None:
+        """Run what comes after training, or record why there was no end of it."""
+        assert self._run is not None
+        self._epochs = None
+        try:
+            next(self._run) if error is None else self._run.throw(error)
+        except StopIteration:
+            pass
+        except BaseException as raised:
+            self.error = raised
+
+
+def train_together(
+    places: Sequence[StackMember | int], make_template: Callable[[Trainer], VAE], shutdown: GracefulShutdown
+) -> None:
+    """Train the runs of a stack to their ends; those that are behind, as after a kill, catch up first.
+
+    Args:
+        places: The members, and for each run that ended before how many epochs it trained: with the same places
+            in an epoch, its numbers are the same to the bit.
+        make_template: A model of the largest sizes of the stack.
+        shutdown: Notes Ctrl-C and SIGTERM.
+    """
+    members = [place for place in places if isinstance(place, StackMember)]
+    stack: TrainerStack | None = None
+    while active := [member for member in members if member.is_active]:
+        position = min(member.position for member in active)
+        due = [member for member in active if member.position == position]
+        taking_part = [
+            place
+            for place in places
+            if (place.took_part(position[0]) if isinstance(place, StackMember) else position[0] < place)
+        ]
+        trainers = [
+            place.trainer if isinstance(place, StackMember) and place in due else None for place in taking_part
+        ]
+        try:
+            stack = stack or TrainerStack(make_template(due[0].trainer))
+            diverged = stack.train_epoch(trainers, shutdown)
+        except BaseException as error:
+            for member in active:
+                member.fail(error)
+            continue
+        for member in due:
+            if member.trainer in diverged:
+                member.fail(NonFiniteLossError())
+            else:
+                member.go_on()
