@@ -57,7 +57,7 @@ def train(config: DictConfig) -> None:
     with one_message_per_error(), _exit_code_of_interruption(run_dir), GracefulShutdown() as shutdown:
         start = time.perf_counter()
         from vae_exp.runs.resume import load_resume_state
-        from vae_exp.runs.training import run_training
+        from vae_exp.runs.training import paused_training, run_training
 
         phases["imports"] = time.perf_counter() - start
         if hydra.mode == RunMode.MULTIRUN:
@@ -67,17 +67,19 @@ def train(config: DictConfig) -> None:
             resume_state = load_resume_state(run_dir, config, overrides) if config.resume else None
             if torchrun.is_main_process() and resume_state is None:
                 run_dir.require_free()  # another process may have trained here since the callback looked
-            result = run_training(config, run_dir, shutdown, resume_state=resume_state, phases=phases)
-    if torchrun.is_main_process():
+            run = paused_training(config, run_dir, shutdown, resume_state=resume_state, phases=phases)
+            result = run_training(run, shutdown)
+    if torchrun.is_main_process() and result is not None:
         _print_summary(result, run_dir)
 
 
 def _run_job(config: DictConfig, overrides: list[str], run_dir: Any, sweep: str, shutdown: Any) -> None:
     from vae_exp.errors import RunLockedError, UserError
-    from vae_exp.sweep.run_job import run_job
+    from vae_exp.runs.training import run_training
+    from vae_exp.sweep.run_job import paused_job
 
     try:
-        run_job(config, overrides, run_dir, sweep, shutdown)
+        run_training(paused_job(config, overrides, run_dir, sweep, shutdown), shutdown)
     except RunLockedError as error:
         print(f"Skipped: {error}", file=sys.stderr)
     except UserError as error:

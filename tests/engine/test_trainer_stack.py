@@ -64,7 +64,7 @@ def train_together(stack: TrainerStack, members: list[Trainer]) -> None:
     while active:
         assert not stack.train_epoch([m if m in active else None for m in members], shutdown)
         for member, run in zip(members, runs, strict=True):
-            if member in active and next(run, None) is None:
+            if member in active and next(run, "end") == "end":
                 active.remove(member)
 
 

@@ -13,10 +13,10 @@ from vae_exp.configuration.stored_config import load_stored_config
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import UserError
 from vae_exp.runs.resume import with_own_tracker
-from vae_exp.runs.training import _settled, _write_config
+from vae_exp.runs.training import _settled, _write_config, run_training
 from vae_exp.runs.wandb_run import VARIABLES, overruled_variables
 from vae_exp.storage.run_directory import RunDirectory
-from vae_exp.sweep.run_job import JobAction, run_job
+from vae_exp.sweep.run_job import JobAction, paused_job
 
 VALUES = {
     "mode": "online", "project": "foo", "entity": "team", "group": "ablation", "name": "first", "notes": "a note",
@@ -117,7 +117,7 @@ def test_the_tracker_of_a_job_that_retry_continues_is_checked(
     monkeypatch.setattr("vae_exp.sweep.run_job.decide_action", lambda *_: JobAction.RESUME)
     config = composed("train", "data=digits", "sweep.checked=true")
     with pytest.raises(UserError, match=f"the stored config has .*{refused}.*refused"):
-        run_job(config, [], directory, "sweep", GracefulShutdown())
+        run_training(paused_job(config, [], directory, "sweep", GracefulShutdown()), GracefulShutdown())
 
 
 def test_no_tracking_has_two_names(monkeypatch: pytest.MonkeyPatch):

@@ -54,7 +54,7 @@ def train(overrides: Sequence[str] = ()) -> "TrainedRun":
     from vae_exp.engine.shutdown import GracefulShutdown
     from vae_exp.runs.resume import load_resume_state
     from vae_exp.runs.trained_run import load_run
-    from vae_exp.runs.training import run_training
+    from vae_exp.runs.training import paused_training, run_training
 
     with _one_run_at_once(), _composed(overrides) as config:
         task = without_hydra_node(config)
@@ -62,7 +62,7 @@ def train(overrides: Sequence[str] = ()) -> "TrainedRun":
         with lock_run_directory(run_dir), _logged_to(run_dir.log), GracefulShutdown() as shutdown:
             state = load_resume_state(run_dir, task, config.hydra.overrides.task) if task.resume else None
             try:
-                run_training(task, run_dir, shutdown, resume_state=state)
+                run_training(paused_training(task, run_dir, shutdown, resume_state=state), shutdown)
             except Interrupted as interruption:
                 raise KeyboardInterrupt(f"{interruption}; vae_exp.train(['resume={run_dir.path}'])") from None
         named = [] if task.resume else untrusted_packages(resolve_to_dict(load_stored_config(run_dir)))

@@ -2,11 +2,12 @@
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import isfinite, nan
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,8 +51,6 @@ from vae_exp.storage.run_directory import RunDirectory
 
 _log = logging.getLogger(__name__)
 _COLLAPSE_MONITOR_IMAGES = 500
-Pause = TypeVar("Pause")
-Result = TypeVar("Result")
 _NON_FINITE = 1  # a flag below all numbers of signals that end a run
 
 
@@ -118,20 +117,22 @@ def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
         seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start
 
 
-def run_paused(run: Generator[Pause, None, Result], at_pause: Callable[[Pause], None]) -> Result:
-    """Run a generator to its end; what is raised at a pause is raised in it."""
-    try:
-        pause = next(run)
-        while True:
-            try:
-                at_pause(pause)
-            except BaseException as error:
-                pause = run.throw(error)
-            else:
-                pause = next(run)
-    except StopIteration as end:
-        result: Result = end.value
-        return result
+class raised_in(AbstractContextManager[None]):  # noqa: N801 - reads as a function
+    """A block at a pause of a generator: what is raised in it is raised there.
+
+    Args:
+        run: A generator that yields where the block is due.
+    """
+
+    def __init__(self, run: Generator[Any, None, Any]) -> None:
+        self._run = run
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Raise in the generator; an error that it does not handle, or its end, is raised here."""
+        if error is not None:
+            self._run.throw(error)
 
 
 class Trainer:
@@ -150,7 +151,12 @@ class Trainer:
         options: How to train.
         checkpoint_metadata: Plain values that every checkpoint contains.
         dist: The processes that share the batches; the main one alone evaluates, writes and tracks.
+
+    Attributes:
+        stack_size: How many trainers make their steps together.
     """
+
+    stack_size = 1
 
     def __init__(
         self,
@@ -175,7 +181,6 @@ class Trainer:
         self.best = EarlyStopping(options.patience, options.min_delta)
         self.options = options
         self.warnings: list[dict[str, Any]] = []
-        self.stack_size = 1  # trainers whose steps are made together
         self.dist = dist or DistributedContext()
         self.vae, self.loss = vae, loss
         self._optimizer, self._scheduler = optimizer, scheduler
@@ -244,16 +249,23 @@ class Trainer:
             DivergedError: if a loss, a gradient or a weight is not finite; the last checkpoint stands.
             TrialPruned: if the pruner ends the run.
         """
+        run = self.paused_fit(shutdown, progress, pruner)
         with self.on_capture_stream():
-            run_paused(self.paused_fit(shutdown, progress, pruner), lambda _: self.train_epoch(shutdown, progress))
+            for _ in run:
+                contention = self._contention.measure() if self._contention else nullcontext()
+                with raised_in(run), self.training_phase(), contention:
+                    for size in self.due_sizes:
+                        self._prepare_step(shutdown)
+                        sums = self._step(size)
+                        self._finish_step(sums, size, progress)
         return self.state
 
     def paused_fit(
         self, shutdown: GracefulShutdown, progress: ProgressDisplay, pruner: Pruner | None = None
-    ) -> Generator["Trainer", None, None]:
-        """`fit`, paused where the steps of an epoch are due: `train_epoch` runs them, or a stack of trainers does.
+    ) -> Generator[None, None, None]:
+        """`fit`, paused where steps on batches of `due_sizes` are due; what goes wrong in them is thrown in.
 
-        What goes wrong in the steps is to be thrown in; arguments and errors are those of `fit`.
+        Arguments and errors are those of `fit`.
         """
         state = self.state
         start = time.perf_counter() - state.train_seconds
@@ -262,7 +274,7 @@ class Trainer:
                 before = self.phase_seconds["training"]
                 with timed(self.phase_seconds, "training"):
                     self._start_epoch()
-                yield self
+                yield
                 with timed(self.phase_seconds, "training"):
                     totals = self.loss_buffer.totals()
                 self._end_epoch(totals, self.phase_seconds["training"] - before, shutdown, progress)
@@ -288,15 +300,6 @@ class Trainer:
         finally:
             state.train_seconds = time.perf_counter() - start
             progress.close()
-
-    def train_epoch(self, shutdown: GracefulShutdown, progress: ProgressDisplay) -> None:
-        """Run the steps that are due, at a pause of `paused_fit`; errors are those of `fit`."""
-        contention = self._contention.measure() if self._contention else nullcontext()
-        with self.training_phase(), contention:
-            for size in self.due_sizes:
-                self._prepare_step(shutdown)
-                sums = self._step(size)
-                self._finish_step(sums, size, progress)
 
     def _save_final(self) -> None:
         if self.state.epoch and self.dist.is_main:

@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 from vae_exp.engine.device import resolve_device
@@ -15,9 +16,7 @@ from vae_exp.engine.trainer import Trainer
 from vae_exp.engine.trainer_stack import TrainerStack
 from vae_exp.errors import DivergedError
 from vae_exp.model.vae import VAE
-from vae_exp.runs.training import TrainingSetup
-
-Run = Generator[TrainingSetup, None, dict[str, Any] | None]
+from vae_exp.runs.training import PausedTraining
 
 
 class StackMember:
@@ -36,8 +35,8 @@ class StackMember:
         self._output, self._shutdown = output, shutdown
         self._handlers: list[logging.Handler] = []
         self._rng: dict[str, Any] | None = None
-        self._run: Run | None = None
-        self._epochs: Generator[Trainer, None, None] | None = None
+        self._run: PausedTraining | None = None
+        self._epochs: Generator[None, None, None] | None = None
         self._trainer: Trainer | None = None
 
     @property
@@ -62,7 +61,7 @@ class StackMember:
             return False
         return self.is_active or epoch < self.trainer.state.epoch + isinstance(self.error, DivergedError)
 
-    def begin(self, run: Run, stack_size: int) -> None:
+    def begin(self, run: PausedTraining, stack_size: int) -> None:
         """Set a run up, within a turn, to where the first steps are due."""
         self._run = run
         try:
@@ -102,7 +101,7 @@ class StackMember:
             self._handlers, root.handlers = root.handlers, handlers
             sys.stdout, sys.stderr = streams
 
-    def _continue(self, step: Callable[[Generator[Trainer, None, None]], Trainer]) -> None:
+    def _continue(self, step: Callable[[Generator[None, None, None]], None]) -> None:
         assert self._epochs is not None
         try:
             step(self._epochs)
@@ -123,30 +122,39 @@ class StackMember:
             self.error = raised
 
 
+@dataclass(frozen=True)
+class EndedRun:
+    """A run of a stack that had ended before.
+
+    Args:
+        epochs: How many it has trained.
+    """
+
+    epochs: int
+    is_active = False
+
+    def took_part(self, epoch: int) -> bool:
+        """Whether it has trained after so many epochs."""
+        return epoch < self.epochs
+
+
 def train_together(
-    places: Sequence[StackMember | int], make_template: Callable[[Trainer], VAE], shutdown: GracefulShutdown
+    runs: Sequence[StackMember | EndedRun], make_template: Callable[[Trainer], VAE], shutdown: GracefulShutdown
 ) -> None:
     """Train the runs of a stack to their ends; those that are behind, as after a kill, catch up first.
 
     Args:
-        places: The members, and for each run that ended before how many epochs it trained: with the same places
-            in an epoch, its numbers are the same to the bit.
+        runs: All of the stack, those that have ended too: an epoch in which the same runs take part has the same
+            numbers to the bit.
         make_template: A model of the largest sizes of the stack.
         shutdown: Notes Ctrl-C and SIGTERM.
     """
-    members = [place for place in places if isinstance(place, StackMember)]
     stack: TrainerStack | None = None
-    while active := [member for member in members if member.is_active]:
+    while active := [run for run in runs if isinstance(run, StackMember) and run.is_active]:
         position = min(member.position for member in active)
         due = [member for member in active if member.position == position]
-        taking_part = [
-            place
-            for place in places
-            if (place.took_part(position[0]) if isinstance(place, StackMember) else position[0] < place)
-        ]
-        trainers = [
-            place.trainer if isinstance(place, StackMember) and place in due else None for place in taking_part
-        ]
+        taking_part = [run for run in runs if run.took_part(position[0])]
+        trainers = [run.trainer if isinstance(run, StackMember) and run in due else None for run in taking_part]
         try:
             stack = stack or TrainerStack(make_template(due[0].trainer))
             diverged = stack.train_epoch(trainers, shutdown)

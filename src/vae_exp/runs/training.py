@@ -41,7 +41,7 @@ from vae_exp.engine.seeding import make_generator, seed_everything, set_determin
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.engine.threads import choose_threads, count_step_flops, cpu_threads, thread_variable
 from vae_exp.engine.train_step import compiler_error, resolve_execution_mode
-from vae_exp.engine.trainer import Trainer, TrainerOptions, run_paused, timed
+from vae_exp.engine.trainer import Trainer, TrainerOptions, raised_in, timed
 from vae_exp.errors import DivergedError, Interrupted, TrialPruned, UserError, quantity
 from vae_exp.evaluation.loss_check import check_loss
 from vae_exp.model.vae import VAE
@@ -69,10 +69,10 @@ class SharedImages:
 
 @dataclass(frozen=True)
 class SweepJob:
-    """What a sweep passes to the run that is one of its jobs.
+    """What a sweep passes to the run that is one of its jobs; without values it is that of a run on its own.
 
     Args:
-        sweep: The name of the sweep.
+        sweep: The name of the sweep; None outside a sweep.
         swept: The overrides in which the jobs of the sweep differ.
         pruner: Asked after every epoch whether to end the run.
         wandb_run_id: The W&B run to continue; None starts one.
@@ -80,12 +80,17 @@ class SweepJob:
         shared_images: Those of the jobs of this process; None for a job that is alone in it.
     """
 
-    sweep: str
+    sweep: str | None = None
     swept: Mapping[str, str] = field(default_factory=dict)
     pruner: Pruner | None = None
     wandb_run_id: str | None = None
     may_download: bool = True
     shared_images: SharedImages | None = None
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other run of this process trains at the same time."""
+        return self.shared_images is None
 
 
 @dataclass
@@ -100,12 +105,7 @@ class TrainingSetup:
     wandb: WandbTracker | None
     pruner: Pruner | None
 
-    def fit(self, shutdown: GracefulShutdown) -> None:
-        """Train; errors are those of the trainer."""
-        with cpu_threads(self.threads):
-            self.trainer.fit(shutdown, self._progress(), self.pruner)
-
-    def _progress(self) -> ProgressDisplay:
+    def progress(self) -> ProgressDisplay:
         """What shows the progress of training from here on."""
         if not torchrun.is_main_process():
             return NullProgress()
@@ -118,10 +118,36 @@ class TrainingSetup:
         )
 
 
-PausedTraining = Generator[TrainingSetup, None, dict[str, Any]]
+PausedTraining = Generator[TrainingSetup, None, dict[str, Any] | None]
 
 
-def run_training(
+def run_training(run: PausedTraining, shutdown: GracefulShutdown) -> dict[str, Any] | None:
+    """Train a run that is set up by `paused_training`, or the job of a sweep by `paused_job`, to its end.
+
+    Args:
+        run: What is set up, and what follows on training; of a job that is finished nothing.
+        shutdown: Notes Ctrl-C and SIGTERM.
+
+    Returns:
+        The contents of `result.json`; None for a job that was finished before.
+
+    Raises:
+        UserError: if the run cannot start.
+        DivergedError: if the loss is no longer finite.
+        Interrupted: on Ctrl-C or SIGTERM, after checkpoint, tracker and result have been written.
+    """
+    try:
+        setup = next(run)
+        with raised_in(run), cpu_threads(setup.threads):
+            setup.trainer.fit(shutdown, setup.progress(), setup.pruner)
+        next(run)
+    except StopIteration as end:
+        result: dict[str, Any] | None = end.value
+        return result
+    raise AssertionError("a run pauses once")
+
+
+def paused_training(
     config: DictConfig,
     run_dir: RunDirectory,
     shutdown: GracefulShutdown,
@@ -129,11 +155,11 @@ def run_training(
     resume_state: ResumeState | None = None,
     job: SweepJob | None = None,
     phases: dict[str, float] | None = None,
-) -> dict[str, Any]:
-    """Train a new or a resumed run, and leave everything in its directory.
+) -> PausedTraining:
+    """A new or a resumed run from its set-up to its result; it is paused once, where the trainer is to be fitted.
 
     The caller holds the lock of the directory. A process of torchrun that is not the main one takes part in the
-    training and writes nothing.
+    training and writes nothing. What goes wrong at the pause is thrown in.
 
     Args:
         config: The composed config, without Hydra's section; replaced by that of `resume_state`.
@@ -152,24 +178,7 @@ def run_training(
         DivergedError: if the loss is no longer finite.
         Interrupted: on Ctrl-C or SIGTERM, after checkpoint, tracker and result have been written.
     """
-    run = paused_training(config, run_dir, shutdown, resume_state=resume_state, job=job, phases=phases)
-    return run_paused(run, lambda setup: setup.fit(shutdown))
-
-
-def paused_training(
-    config: DictConfig,
-    run_dir: RunDirectory,
-    shutdown: GracefulShutdown,
-    *,
-    resume_state: ResumeState | None = None,
-    job: SweepJob | None = None,
-    phases: dict[str, float] | None = None,
-) -> PausedTraining:
-    """`run_training`, paused where all is set up and the trainer is to be fitted.
-
-    What goes wrong in that is to be thrown in; arguments, value and errors are those of `run_training`.
-    """
-    start, phases = time.time(), {} if phases is None else phases
+    start, phases, job = time.time(), {} if phases is None else phases, job or SweepJob()
     config = config if resume_state is None else resume_state.config
     is_main, is_new = torchrun.is_main_process(), resume_state is None
     stored_rows = () if resume_state is None else (resume_state.lines, resume_state.last_row)
@@ -202,7 +211,7 @@ def set_up(
     run_dir: RunDirectory,
     metrics_file: JsonlMetrics | None,
     resume_state: ResumeState | None,
-    job: SweepJob | None,
+    job: SweepJob,
     phases: dict[str, float],
     shutdown: GracefulShutdown,
 ) -> TrainingSetup:
@@ -220,16 +229,13 @@ def set_up(
         loss_check = _check_loss(settings.seed, vae, loss, images, state) if metrics_file else None
         threads = _choose_threads(settings, state, device, vae, loss, images)
         train, val = _on_device(settings, images, val, device, job)
-        is_alone = job is None or job.shared_images is None
-        parameters = vae.to(device).parameters()
-        optimizer = build_optimizer(plain["optimizer"], parameters, may_be_flat=is_alone)
+        optimizer = build_optimizer(plain["optimizer"], vae.to(device).parameters(), may_be_flat=job.is_alone)
         scheduler = build_scheduler(plain["scheduler"], optimizer)
     dist = init_distributed(settings.trainer.strategy, device)
-    run_id = state.get("wandb_run_id") if state is not None else (job.wandb_run_id if job else None)
-    sweep = (job.sweep, job.swept) if job else (None, {})
-    start = partial(start_wandb, is_alone=is_alone)
+    run_id = state.get("wandb_run_id") if state is not None else job.wandb_run_id
+    start = partial(start_wandb, sweep=job.sweep, swept=job.swept, is_alone=job.is_alone)
     with timed(phases, "tracker"):
-        wandb = start(settings.tracker, plain, run_dir, state, run_id, *sweep) if metrics_file else None
+        wandb = start(settings.tracker, plain, run_dir, state, run_id) if metrics_file else None
     metadata: dict[str, Any] = {
         **config_hashes(config),
         "image_shape": splits.image_shape,
@@ -259,7 +265,7 @@ def set_up(
             _load(trainer, state, run_dir, replan=state.get("schedule", plain["scheduler"]) != plain["scheduler"])
     if metrics_file:
         _log_start(vae, device, threads, train, val)
-    return TrainingSetup(trainer, settings, device, threads, metadata, wandb, job.pruner if job else None)
+    return TrainingSetup(trainer, settings, device, threads, metadata, wandb, job.pruner)
 
 
 def _set_up_process(settings: TrainConfig) -> torch.device:
@@ -275,13 +281,12 @@ def _set_up_process(settings: TrainConfig) -> torch.device:
 
 
 def _open_data(
-    settings: TrainConfig, run_dir: RunDirectory, resume_state: ResumeState | None, job: SweepJob | None
+    settings: TrainConfig, run_dir: RunDirectory, resume_state: ResumeState | None, job: SweepJob
 ) -> tuple[DataSplits, ImageSet]:
     """All images, and those to train on."""
-    source = resume_state or job
-    shared = job.shared_images if job and job.shared_images else SharedImages()
+    shared = job.shared_images or SharedImages()
     if shared.splits is None:
-        shared.splits = build_splits(settings.data, source is None or source.may_download)
+        shared.splits = build_splits(settings.data, (resume_state or job).may_download)
     splits = shared.splits
     if resume_state is not None:
         check_same_data(resume_state, splits.fingerprints, run_dir)
@@ -289,9 +294,9 @@ def _open_data(
 
 
 def _on_device(
-    settings: TrainConfig, images: ImageSet, val: ImageSet, device: torch.device, job: SweepJob | None
+    settings: TrainConfig, images: ImageSet, val: ImageSet, device: torch.device, job: SweepJob
 ) -> tuple[ImageSet, ImageSet]:
-    shared = job.shared_images if job and job.shared_images else SharedImages()
+    shared = job.shared_images or SharedImages()
     if shared.on_device is None:
         preload = settings.data.preload_to_device
         shared.on_device = move_to_device(images, device, preload), move_to_device(val, device, preload)
@@ -334,11 +339,11 @@ def _build_evaluators(plain: dict[str, Any], vae: VAE, images: ImageSet) -> dict
 
 
 @contextmanager
-def _failed_start(run_dir: RunDirectory, start: float, job: SweepJob | None) -> Iterator[None]:
+def _failed_start(run_dir: RunDirectory, start: float, job: SweepJob) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        write_startup_failure(error, run_dir, start, keep_reason=job is not None)
+        write_startup_failure(error, run_dir, start, keep_reason=job.sweep is not None)
         raise
 
 

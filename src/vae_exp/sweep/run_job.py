@@ -118,10 +118,15 @@ def _start_time(directory: RunDirectory) -> str | None:
         return None
 
 
-def run_job(
-    config: DictConfig, overrides: Sequence[str], run_dir: RunDirectory, sweep: str, shutdown: "GracefulShutdown"
-) -> dict[str, Any] | None:
-    """Do what is left of a job.
+def paused_job(
+    config: DictConfig,
+    overrides: Sequence[str],
+    run_dir: RunDirectory,
+    sweep: str,
+    shutdown: "GracefulShutdown",
+    shared_images: "SharedImages | None" = None,
+) -> "Generator[TrainingSetup, None, dict[str, Any] | None]":
+    """Do what is left of a job; it is paused as `paused_training` is.
 
     Args:
         config: The composed config, without Hydra's section.
@@ -129,6 +134,7 @@ def run_job(
         run_dir: The job's directory, whose name contains the hash of its config.
         sweep: The name of the sweep.
         shutdown: Notes Ctrl-C and SIGTERM.
+        shared_images: Those of the jobs of this process; None for a job that is alone in it.
 
     Returns:
         The contents of `result.json`; None if the job was finished before.
@@ -138,23 +144,6 @@ def run_job(
         UserError: if it cannot start; `result.json` has the reason.
         DivergedError: if the loss is no longer finite.
         Interrupted: on Ctrl-C or SIGTERM, after checkpoint, tracker and result have been written.
-    """
-    from vae_exp.engine.trainer import run_paused
-
-    return run_paused(paused_job(config, overrides, run_dir, sweep, shutdown), lambda setup: setup.fit(shutdown))
-
-
-def paused_job(
-    config: DictConfig,
-    overrides: Sequence[str],
-    run_dir: RunDirectory,
-    sweep: str,
-    shutdown: "GracefulShutdown",
-    shared_images: "SharedImages | None" = None,
-) -> "Generator[TrainingSetup, None, dict[str, Any] | None]":
-    """`run_job`, paused as `paused_training` is; arguments, value and errors are those of `run_job`.
-
-    `shared_images` are those of the jobs of this process; None is for a job that is alone in it.
     """
     from vae_exp.configuration.allowlist import Caller, require_safe
     from vae_exp.configuration.schema import resolve_to_dict

@@ -18,7 +18,7 @@ from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.engine.trainer import Trainer
 from vae_exp.errors import Interrupted, RunLockedError, UserError
 from vae_exp.model.vae import VAE
-from vae_exp.runs.stack import StackMember, train_together
+from vae_exp.runs.stack import EndedRun, StackMember, train_together
 from vae_exp.runs.training import SharedImages
 from vae_exp.runs.warm_start import freeze
 from vae_exp.storage.run_directory import RunDirectory
@@ -26,12 +26,12 @@ from vae_exp.sweep.run_job import paused_job, run_pickled
 
 
 def run_stack(
-    places: Sequence[bytes | int], outputs: Sequence[Path], largest: Mapping[str, Any]
+    entries: Sequence[bytes | int], outputs: Sequence[Path], largest: Mapping[str, Any]
 ) -> list[BaseException | None]:
     """Run the jobs of a stack.
 
     Args:
-        places: Each job's context, task and config, pickled, or how many epochs it has trained if it has ended.
+        entries: Each job's context, task and config, pickled, or how many epochs it has trained if it has ended.
         outputs: Where what a job prints goes, for each that has not ended.
         largest: The `model` values that no job exceeds.
 
@@ -43,20 +43,20 @@ def run_stack(
     """
     files, shared, configs = iter(outputs), SharedImages(), []
     with ExitStack() as contexts, GracefulShutdown() as shutdown:
-        members: list[StackMember | int] = []
-        for place in places:
-            if isinstance(place, int):
-                members.append(place)
+        runs: list[StackMember | EndedRun] = []
+        for entry in entries:
+            if isinstance(entry, int):
+                runs.append(EndedRun(entry))
                 continue
             output = next(files).open("a", buffering=1, encoding="utf-8", errors="replace")
             member = StackMember(contexts.enter_context(output), shutdown)
             with member.turn():
-                configs.append(_set_up(place, member, shared, len(outputs), shutdown))
-            members.append(member)
-        train_together(members, lambda trainer: _template(configs[0], largest, trainer), shutdown)
+                configs.append(_set_up(entry, member, shared, len(outputs), shutdown))
+            runs.append(member)
+        train_together(runs, lambda trainer: _template(configs[0], largest, trainer), shutdown)
         if shutdown.signal_number is not None:
             sys.exit(Interrupted(shutdown.signal_number).exit_code)
-    return [member.error for member in members if isinstance(member, StackMember)]
+    return [run.error for run in runs if isinstance(run, StackMember)]
 
 
 def _set_up(

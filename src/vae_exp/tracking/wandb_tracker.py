@@ -190,6 +190,8 @@ class WandbTracker:
             dir=str(self._root),
             settings=wandb.Settings(
                 silent=True,
+                x_save_requirements=arguments["reinit"]
+                == "finish_previous",  # or the same list is made for each run of the process
                 x_transaction_log_flush_interval=_FLUSH_SECONDS,
                 finish_timeout=_FINISH_SECONDS,
                 finish_timeout_raises=True,

@@ -23,7 +23,7 @@ class WorkerTask:
     """What the process of a group of jobs is given.
 
     Args:
-        places: Of each job of the group Hydra's context, the task and the composed config, pickled, or how many
+        entries: Of each job of the group Hydra's context, the task and the composed config, pickled, or how many
             epochs a job has trained that has ended.
         largest: The `model` values that no job of a stack exceeds; None for a single job.
         outputs: The files that take what each job prints that has not ended.
@@ -32,7 +32,7 @@ class WorkerTask:
         grace_seconds: How long it may take to end in order once the launcher has died.
     """
 
-    places: Sequence[bytes | int]
+    entries: Sequence[bytes | int]
     largest: Mapping[str, Any] | None
     outputs: Sequence[Path]
     environment: dict[str, str]
@@ -73,13 +73,13 @@ def _run(task: WorkerTask) -> list[WorkerResult]:
     if task.largest is not None:
         from vae_exp.sweep.stack_worker import run_stack
 
-        errors = run_stack(task.places, task.outputs, task.largest)
+        errors = run_stack(task.entries, task.outputs, task.largest)
     else:
         from hydra.core.utils import JobStatus
 
         from vae_exp.sweep.run_job import run_pickled
 
-        [payload] = task.places
+        [payload] = task.entries
         assert isinstance(payload, bytes)
         ended = run_pickled(*cloudpickle.loads(payload))
         errors = [None if ended.status is JobStatus.COMPLETED else ended._return_value]
