@@ -8,6 +8,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from PIL import Image
 
 from tests.builders import CPU, RecordingEvaluator, grey_images, small_vae
 from vae_exp.data.images import ImageSet
@@ -21,12 +22,19 @@ IMAGES = grey_images(2)
 
 
 def test_numbers_figures_and_lists_are_separated():
-    figure = Figure()
-    results = {"elbo": -1.5, "count": 3, "samples": figure, "rates": [1, torch.tensor(2.0)], "numpy": np.int64(2)}
+    figure, image = Figure(), Image.new("L", (2, 2))
+    results = {
+        "elbo": -1.5,
+        "count": 3,
+        "samples": figure,
+        "grid": image,
+        "rates": [1, torch.tensor(2.0)],
+        "numpy": np.int64(2),
+    }
     output = run_evaluator("mine", RecordingEvaluator(results=results), small_vae(), IMAGES, seed=0)
     assert output.numbers == {"elbo": -1.5, "count": 3.0, "numpy": 2.0}
     assert {type(number) for number in output.numbers.values()} == {float}
-    assert output.figures == {"samples": figure}
+    assert output.figures == {"samples": figure, "grid": image}
     assert output.lists == {"rates": [1.0, 2.0]}
 
 
@@ -150,7 +158,7 @@ def test_a_figure_says_of_which_images_and_weights_it_is(tmp_path: Path, monkeyp
 def test_figures_are_written_by_name_and_one_that_cannot_be_drawn_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    figures = {name: Figure(figsize=(1, 1)) for name in ("samples", "latents")}
+    figures = {"samples": Image.new("L", (100, 100)), "latents": Figure(figsize=(1, 1))}
     paths = save_figures(figures, tmp_path / "figures", "val images, epoch 3 (best)")
     assert paths == {name: tmp_path / "figures" / f"{name}.png" for name in figures}
     assert all(imread(path).shape[0] > 100 for path in paths.values())  # an inch, and the line below

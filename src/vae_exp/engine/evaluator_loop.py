@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.device import evaluator_oom_error, matmul_precision
@@ -20,10 +21,9 @@ from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import Interrupted, UserError
 from vae_exp.model.vae import VAE
 from vae_exp.storage.atomic_io import write_atomically
+from vae_exp.storage.pictures import write_png
 
 _log = logging.getLogger(__name__)
-_PNG_OPTIONS = {"compress_level": 1}
-_FOOT_INCHES = 0.15  # below a figure, for a line that says what it shows
 
 
 class EvaluatorLoop:
@@ -115,7 +115,7 @@ class EvaluatorOutput(NamedTuple):
 
     Args:
         numbers: Metrics.
-        figures: matplotlib figures.
+        figures: matplotlib figures and Pillow images.
         lists: Numbers that belong together, such as one for each latent unit; only trackers keep them.
     """
 
@@ -182,29 +182,14 @@ def save_figures(figures: Mapping[str, Any], folder: Path, source: str) -> dict[
     """Write figures as PNG files, each whole or not at all; the files by name.
 
     Args:
-        figures: By name; of matplotlib, or whatever has a `savefig`.
+        figures: By name; each a Pillow image, a matplotlib figure, or whatever has a `savefig`.
         folder: Where the files go.
-        source: What they show, written at the foot of figures of matplotlib.
+        source: What they show, written below them.
     """
     paths = {name: folder / f"{name}.png" for name in figures}
     for name, figure in figures.items():
-        options = _with_foot(figure, source)
-        write_atomically(paths[name], partial(figure.savefig, format="png", pil_kwargs=_PNG_OPTIONS, **options))
-        figure.clear()  # a figure and its parts refer to one another: without this a sweep grows
+        write_atomically(paths[name], partial(write_png, figure, source))
     return paths
-
-
-def _with_foot(figure: Any, source: str) -> dict[str, Any]:
-    """Add a line below a figure; the options of `savefig` that make room for it."""
-    from matplotlib.figure import Figure
-    from matplotlib.transforms import Bbox
-
-    if not isinstance(figure, Figure):
-        return {}
-    width, height = figure.get_size_inches()
-    style: dict[str, Any] = {"ha": "right", "va": "top", "fontsize": 6, "color": "0.45"}
-    figure.text(1 - _FOOT_INCHES / 3 / width, 0, source, **style)
-    return {"bbox_inches": Bbox.from_extents(0, -_FOOT_INCHES, width, height)}
 
 
 def _add(output: EvaluatorOutput, label: str, pair: Any) -> None:
@@ -214,7 +199,7 @@ def _add(output: EvaluatorOutput, label: str, pair: Any) -> None:
     key, value = pair
     if isinstance(value, list):
         output.lists[key] = [_number(label, key, entry) for entry in value]
-    elif not hasattr(value, "savefig"):
+    elif not isinstance(value, Image.Image) and not hasattr(value, "savefig"):
         output.numbers[key] = _number(label, key, value)
     elif not key or "/" in key or "\\" in key or ".." in key:  # it becomes the name of a file
         raise UserError(f"{label} yields a figure called {key!r}; expected a plain name, which a file could have.")
@@ -228,7 +213,7 @@ def _number(label: str, key: str, value: Any) -> float:
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{label} yields {key}={_short_repr(value)}; "
-            "expected a number, a list of them, or a matplotlib Figure."
+            "expected a number, a list of them, or a figure (a matplotlib Figure or a Pillow image)."
         ) from error
 
 

@@ -21,7 +21,7 @@ class Evaluator(Protocol):
     every_n_epochs: int | None
 
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, Any]]:
-        """Yield names without the split, and values: what `float` takes, lists of it, or matplotlib figures."""
+        """Yield names without the split, and values: what `float` takes, lists of it, or figures."""
         ...
 
 

@@ -7,11 +7,13 @@ from typing import IO, Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from vae_exp.data.images import Batch, ImageSet
 from vae_exp.distributions.codebook import UniformCodebookPrior
 from vae_exp.evaluation.fitted_prior import prior_name
+from vae_exp.evaluation.image_grid import plot_image_grid
 from vae_exp.evaluation.latent_grids import (
     interpolations,
     latent_means,
@@ -19,7 +21,7 @@ from vae_exp.evaluation.latent_grids import (
     most_active_units,
     traversals,
 )
-from vae_exp.evaluation.plotting import plot_image_grid, plot_latent_scatter
+from vae_exp.evaluation.plotting import plot_latent_scatter
 from vae_exp.evaluation.requirements import check_int, check_optional_int
 from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
@@ -44,7 +46,9 @@ class FiguresEvaluator:
         self._columns = check_int("columns", columns, 2, _MAX_PER_ROW)
         self._manifold_size = check_int("manifold_size", manifold_size, 2, _MAX_PER_ROW)
 
-    def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, Figure]]:
+    def run(
+        self, vae: VAE, images: ImageSet, generator: torch.Generator
+    ) -> Iterator[tuple[str, Figure | Image.Image]]:
         """Yield names and figures."""
         for figure in draw_figures(vae, images, generator, self._columns, self._manifold_size):
             yield figure.name, figure.figure
@@ -56,7 +60,7 @@ class NamedFigure:
 
     name: str
     arrays: dict[str, Tensor]
-    figure: Figure
+    figure: Figure | Image.Image
 
     def write_npz(self, file: IO[bytes]) -> None:
         """Write the arrays, readable by `numpy.load` without pickle."""

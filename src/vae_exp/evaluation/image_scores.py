@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from matplotlib.figure import Figure
+from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 from torch.distributions import Distribution
 
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.codebook import VectorQuantizedPosterior
+from vae_exp.evaluation.image_grid import plot_image_grid
 from vae_exp.evaluation.nll import evidence_by_batch
-from vae_exp.evaluation.plotting import plot_image_grid
 from vae_exp.model.vae import VAE
 from vae_exp.objective.posterior_samples import sample_posterior
 
@@ -95,7 +95,7 @@ def detection(scores: Array, is_odd: Array) -> Detection:
 
 
 @torch.no_grad()
-def draw_extremes(vae: VAE, images: ImageSet, surprise: Array, score: str) -> Figure:
+def draw_extremes(vae: VAE, images: ImageSet, surprise: Array, score: str) -> Image.Image:
     """Draw the most and the least likely images, each above its reconstruction from E[z|x].
 
     Args:

@@ -1,7 +1,6 @@
 """Arrays → matplotlib figures, without a window or global state."""
 
 from collections.abc import Sequence
-from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -9,63 +8,12 @@ import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from vae_exp.storage.pictures import DPI
+
 Array = npt.NDArray[Any]
-Rectangle = tuple[float, float, float, float]
-_INCHES_PER_IMAGE = 0.6
-_INCHES_PER_TILE = 0.3  # of a seamless grid
-_MIN_WIDTH = 3.2
-_MAX_INCHES = 60.0  # of a side of a grid; larger ones are shown smaller
-_DPI = 150
-_TITLE_SIZE = 10  # points
-_FOOTER_SIZE = 8
-_LETTER_WIDTH = 0.56  # of an average letter, as a share of its size
 _LEGEND_LETTERS = 24
-
-
-def plot_image_grid(
-    images: Array, title: str, row_labels: Sequence[str] = (), gap: int = 1, footer: str = ""
-) -> Figure:
-    """Images laid out in rows, pixels crisp.
-
-    Args:
-        images: `[rows, columns, channels, height, width]` in [0, 1].
-        title: Above the grid.
-        row_labels: Left of the rows; none, or one for each row.
-        gap: Pixels of background between images; 0 for a seamless manifold.
-        footer: Below the grid.
-    """
-    rows = len(images)
-    canvas = _tiled(images, gap)
-    inches = rows * (_INCHES_PER_IMAGE if gap else _INCHES_PER_TILE) / canvas.shape[0]  # per pixel of an image
-    inches = min(inches, _MAX_INCHES / max(canvas.shape[:2]))
-    height, width = canvas.shape[0] * inches, canvas.shape[1] * inches
-    left = 0.1 + 0.075 * max((len(label) for label in row_labels), default=0)
-    margin = max(0.1, (_MIN_WIDTH - width) / 2 - left + 0.1)
-    room = width + 2 * min(left + margin - 0.1, margin)  # text is centred on the grid
-    title, footer = _wrapped(title, room, _TITLE_SIZE), _wrapped(footer, room, _FOOTER_SIZE)
-    below = 0.1 + 0.07 * bool(footer) + _text_height(footer, _FOOTER_SIZE)
-    above = 0.18 + _text_height(title, _TITLE_SIZE)
-    figure = Figure(figsize=(left + width + 2 * margin - 0.1, below + height + above), dpi=_DPI)
-    axes = figure.add_axes(_rectangle(figure, left + margin - 0.1, below, width, height))
-    axes.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_title(title, fontsize=_TITLE_SIZE)
-    axes.set_xlabel(footer, fontsize=_FOOTER_SIZE)
-    axes.set_xticks([])
-    pitch = images.shape[3] + gap
-    if row_labels:
-        axes.set_yticks([pitch * row + images.shape[3] / 2 for row in range(rows)], row_labels, fontsize=8)
-        axes.tick_params(length=0)
-    else:
-        axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    return figure
-
-
-def _rectangle(figure: Figure, left: float, below: float, width: float, height: float) -> Rectangle:
-    """Convert a rectangle from inches to fractions of the figure: no layout has to be solved."""
-    whole_width, whole_height = figure.get_size_inches()
-    return left / whole_width, below / whole_height, width / whole_width, height / whole_height
+_SCATTER_INCHES = (4.0, 4.1)
+_SCATTER_ORIGIN = (0.82, 0.48)  # inches from the lower left corner: ticks and names of the axes
 
 
 def plot_latent_scatter(
@@ -79,7 +27,9 @@ def plot_latent_scatter(
         axis_names: What the axes show.
         class_names: Of the labels, in their order; None where they have no names.
     """
-    figure = Figure(figsize=(5.6, 4.8), dpi=_DPI, layout="constrained")
+    (left, below), (width, height) = _SCATTER_ORIGIN, _SCATTER_INCHES
+    whole_width, whole_height = left + width + 0.1, below + height + 0.23
+    figure = Figure(figsize=(whole_width, whole_height), dpi=DPI)
     axes = figure.add_subplot()
     first = means[:, 0]
     second = means[:, 1] if means.shape[1] > 1 else np.zeros_like(first)
@@ -102,38 +52,21 @@ def plot_latent_scatter(
         )
         for handle in filter(None, legend.legend_handles):
             handle.set(sizes=[30], alpha=1)
+        whole_width += 0.1 + legend.get_window_extent().width / DPI
+        figure.set_figwidth(whole_width)
+    axes.set_position((left / whole_width, below / whole_height, width / whole_width, height / whole_height))
     axes.set_title("Posterior means E[z|x]", fontsize=10)
     axes.set_xlabel(axis_names[0])
     axes.set_ylabel(axis_names[1])
     axes.set_aspect("equal", adjustable="datalim")
+    axes.ticklabel_format(scilimits=(-3, 4))  # numbers no wider than the room beside the axes
     return figure
-
-
-def _wrapped(text: str, inches: float, size: int) -> str:
-    """A text in lines that fit into a width."""
-    return "\n".join(wrap(text, max(1, int(inches * 72 / (size * _LETTER_WIDTH)))))
-
-
-def _text_height(text: str, size: int) -> float:
-    """Inches."""
-    return len(text.splitlines()) * size * 1.2 / 72
 
 
 def _legend_text(name: str) -> str:
     """A name as matplotlib shows it: no formula between dollars, none left out for its underscore, none long."""
     short = name if len(name) <= _LEGEND_LETTERS else f"{name[: _LEGEND_LETTERS - 1]}…"
     return " " * name.startswith("_") + short.replace("$", r"\$")
-
-
-def _tiled(images: Array, gap: int) -> Array:
-    """`[rows, columns, channels, height, width]` → `[H, W, 3]` for three channels, else their mean `[H, W]`."""
-    rows, columns, channels, height, width = images.shape
-    canvas = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, channels))
-    for row in range(rows):
-        for column in range(columns):
-            top, left = row * (height + gap), column * (width + gap)
-            canvas[top : top + height, left : left + width] = images[row, column].transpose(1, 2, 0)
-    return canvas if channels == 3 else canvas.mean(axis=2)
 
 
 def plot_latent_units(rates: Array, variances: Array, names: Sequence[int], threshold: float) -> Figure:
@@ -145,7 +78,7 @@ def plot_latent_units(rates: Array, variances: Array, names: Sequence[int], thre
         names: The numbers of the units.
         threshold: The variance above which a unit is active.
     """
-    figure = Figure(figsize=(float(np.clip(0.22 * len(rates), 4.5, 14)), 4.6), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(float(np.clip(0.22 * len(rates), 4.5, 14)), 4.6), dpi=DPI, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     positions = np.arange(len(rates))
     active = variances > threshold
@@ -177,7 +110,7 @@ def plot_true_posteriors(
     """
     columns = min(3, len(densities))
     rows = -(-len(densities) // columns)
-    figure = Figure(figsize=(2.6 * columns, 2.6 * rows + 0.4), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(2.6 * columns, 2.6 * rows + 0.4), dpi=DPI, layout="constrained")
     for index, (density, (mean, deviation)) in enumerate(zip(densities, gaussians, strict=True)):
         axes = figure.add_subplot(rows, columns, index + 1)
         if density.ndim == 1:
