@@ -17,6 +17,7 @@ from vae_exp.benchmark.graph_loop import GraphLoop
 from vae_exp.benchmark.interleave import Candidate
 from vae_exp.benchmark.matmul_floor import MatmulFloor
 from vae_exp.benchmark.pythae_loop import PythaeLoop, runs_pythae
+from vae_exp.benchmark.stack_loop import StackLoop
 from vae_exp.configuration.instantiate import (
     build_loss,
     build_optimizer,
@@ -24,6 +25,7 @@ from vae_exp.configuration.instantiate import (
     prefer_fused_kernel,
 )
 from vae_exp.data.batch_loader import move_to_device
+from vae_exp.data.images import ImageSet
 from vae_exp.engine.seeding import make_generator, seed_everything
 from vae_exp.engine.trainer import Trainer, TrainerOptions
 from vae_exp.model.vae import VAE
@@ -47,13 +49,16 @@ class CandidateSpec:
     is_compiled: bool = False
 
 
-def candidate_specs(case: Case, executions: Sequence[str], precisions: Sequence[str]) -> dict[str, CandidateSpec]:
-    """The candidates by name: plain loops, `engine/EXECUTION/PRECISION` and `floor/PRECISION`.
+def candidate_specs(
+    case: Case, executions: Sequence[str], precisions: Sequence[str], stack_sizes: Sequence[int] = ()
+) -> dict[str, CandidateSpec]:
+    """The candidates by name: plain loops, `engine/EXECUTION/PRECISION`, `stacked/N` and `floor/PRECISION`.
 
     Args:
         case: What they work on.
         executions: How the engine runs steps.
         precisions: Of the matrix products of engine and floor; the others compute in fp32.
+        stack_sizes: How many nets train as one.
     """
     specs = {PLAIN: CandidateSpec(partial(_plain, case)), TENSOR_LOOP: CandidateSpec(partial(_tensor_loop, case))}
     if case.device.type == "cuda":
@@ -64,6 +69,8 @@ def candidate_specs(case: Case, executions: Sequence[str], precisions: Sequence[
         for execution in executions:
             build = partial(_engine, case, execution, precision)
             specs[f"engine/{execution}/{precision}"] = CandidateSpec(build, precision, execution == "compile")
+    for size in stack_sizes:
+        specs[f"stacked/{size}"] = CandidateSpec(partial(_stacked, case, size))
     for precision in precisions:
         specs[f"floor/{precision}"] = CandidateSpec(partial(_floor, case, precision), precision)
     return specs
@@ -117,13 +124,26 @@ def _plain_adam(case: Case, net: PlainNet) -> Optimizer:
     return adam
 
 
-def _engine(case: Case, execution: str, precision: str) -> Trainer:
+def _stacked(case: Case, size: int) -> StackLoop:
+    images = _images(case)
+    trainers = [_engine(case, "eager", "fp32", images, may_be_flat=False) for _ in range(size)]
+    template, _ = _engine_parts(case)
+    return StackLoop(template, trainers)
+
+
+def _images(case: Case) -> ImageSet:
+    return move_to_device(case.images, case.device, case.config["data"].get("preload_to_device", "auto"))
+
+
+def _engine(
+    case: Case, execution: str, precision: str, images: ImageSet | None = None, *, may_be_flat: bool = True
+) -> Trainer:
     vae, loss = _engine_parts(case)
-    images = move_to_device(case.images, case.device, case.config["data"].get("preload_to_device", "auto"))
+    images = _images(case) if images is None else images
     return Trainer(
         vae=vae,
         loss=loss,
-        optimizer=build_optimizer(case.config["optimizer"], vae.parameters()),
+        optimizer=build_optimizer(case.config["optimizer"], vae.parameters(), may_be_flat=may_be_flat),
         scheduler=None,
         train=images,
         val=images.take(0),

@@ -27,6 +27,7 @@ from vae_exp.configuration.schema import BenchmarkConfig, resolve_to_dict
 from vae_exp.engine.device import device_name, resolve_device
 from vae_exp.errors import UserError
 
+_STACK_SIZES = {True: (1, 4, 16, 64), False: (4, 16)}  # on CUDA, elsewhere
 _WARM_UP_STEPS = 10  # compilers, captures and allocators settle
 
 
@@ -104,6 +105,11 @@ def choose_precisions(requested: Sequence[str] | None, device: torch.device) -> 
     return list(requested)
 
 
+def choose_stack_sizes(requested: Sequence[int] | None, device: torch.device) -> list[int]:
+    """How many nets train as one; on a CPU fewer, since a step takes as long as theirs together."""
+    return list(_STACK_SIZES[device.type == "cuda"] if requested is None else requested)
+
+
 def _resolve(config: DictConfig, hidden_dims: Sequence[int], image_shape: Sequence[int]) -> dict[str, Any]:
     sized = OmegaConf.merge(config, {"model": {"hidden_dims": list(hidden_dims)}})
     assert isinstance(sized, DictConfig)
@@ -119,7 +125,7 @@ def _measure(
     )
     wait = partial(synchronize, case.device)
     _open_libraries(case.device)
-    specs = candidate_specs(case, executions, precisions)
+    specs = candidate_specs(case, executions, precisions, choose_stack_sizes(settings.stack_sizes, case.device))
     candidates: dict[str, Candidate] = {}
     kernels: dict[str, int | None] = {}
     peaks: dict[str, CudaPeak | None] = {}

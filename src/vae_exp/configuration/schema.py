@@ -81,6 +81,11 @@ def _batch_sizes(key: str, sizes: list[int]) -> None:
         raise UserError(f"{key}={sizes} must list sizes of at least 1, such as [100,1000].")
 
 
+def _stack_sizes(key: str, sizes: list[int]) -> None:
+    if any(size < 1 for size in sizes):
+        raise UserError(f"{key}={sizes} must list numbers of nets of at least 1, such as [1,64]; [] is none.")
+
+
 def _image_shape(key: str, shape: list[int]) -> None:
     if len(shape) != 3 or min(shape) < 1:
         raise UserError(f"{key}={shape} must be [channels, height, width], each at least 1.")
@@ -384,6 +389,7 @@ class BenchmarkConfig:
     hidden_dims: list[list[int]] | None = _value(_lists_of_widths)
     execution_modes: list[str] | None = _value(_some_of, *_EXECUTION_MODES[1:])
     precisions: list[str] | None = _value(_some_of, *_PRECISIONS)
+    stack_sizes: list[int] | None = _value(_stack_sizes)
     rounds: int = _value(_at_least, 1)
     burst_seconds: float = _value(_positive)
     burst_steps: int | None = _value(_at_least, 1)

@@ -273,7 +273,7 @@ class Trainer:
             while state.epoch < self.options.epochs and not state.stopped_early:
                 before = self.phase_seconds["training"]
                 with timed(self.phase_seconds, "training"):
-                    self._start_epoch()
+                    self.start_epoch()
                 yield
                 with timed(self.phase_seconds, "training"):
                     totals = self.loss_buffer.totals()
@@ -324,7 +324,7 @@ class Trainer:
                     self._non_finite.check_metrics(loss_term_metrics("train", means), state)
                     state.epoch, state.batch_in_epoch = state.epoch + 1, 0
                 if state.batch_in_epoch == 0:
-                    self._start_epoch()
+                    self.start_epoch()
                 size = self._batch_sizes[state.batch_in_epoch]
                 self._prepare_step(shutdown)
                 self._finish_step(self._step(size), size, progress)
@@ -462,7 +462,7 @@ class Trainer:
         with timed(self.phase_seconds, "training"), matmul_precision(self.vae, self.options.precision):
             yield
 
-    def _start_epoch(self) -> None:
+    def start_epoch(self) -> None:
         """Draw the order of the epoch; without the batches trained before an interruption."""
         self.vae.train()
         done = self.state.batch_in_epoch

@@ -48,7 +48,7 @@ class TrainerStack:
             Interrupted: on Ctrl-C or SIGTERM, after a step; the members have what they were trained to.
         """
         present = [member for member in members if member is not None]
-        epoch = _StackedEpoch(self, members)
+        epoch = StackedEpoch(self, members)
         done = present[0].state.batch_in_epoch
         rows: list[Tensor] = []
         diverged: list[Trainer] = []
@@ -69,8 +69,13 @@ class TrainerStack:
         return diverged
 
 
-class _StackedEpoch:
-    """An epoch of a stack: its weights, optimizer, batches and noise."""
+class StackedEpoch:
+    """An epoch of a stack: its weights, optimizer, batches and noise.
+
+    Args:
+        stack: The stack.
+        members: Those that are trained, whose epochs have been started; None where one is not.
+    """
 
     def __init__(self, stack: TrainerStack, members: Sequence[Trainer | None]) -> None:
         self._stack, self._members = stack, members
