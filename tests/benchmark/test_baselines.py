@@ -58,7 +58,7 @@ def test_other_grey_values_are_stretched_to_bytes(case):
 @pytest.mark.parametrize("name", [PLAIN, TENSOR_LOOP, "engine/eager/fp32"])
 def test_every_candidate_learns(case, name):
     candidate = candidate_specs(case, ["eager"], ["fp32"])[name].build()
-    net = candidate._vae if name.startswith("engine") else candidate._net
+    net = candidate.vae if name.startswith("engine") else candidate._net
     weights = [weight.clone() for weight in net.parameters()]
     assert candidate.run_steps(60) == 60 * 50  # 24 batches an epoch: two ends of epochs among them
     assert (

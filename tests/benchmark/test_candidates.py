@@ -120,6 +120,6 @@ def test_bursts_are_the_steps_of_the_trainer_to_the_bit(case, tmp_path):
         checkpoint_metadata={},
     )
     trainer.fit(GracefulShutdown(), NullProgress())
-    for mine, theirs in zip(bursts._vae.parameters(), vae.parameters(), strict=True):
+    for mine, theirs in zip(bursts.vae.parameters(), vae.parameters(), strict=True):
         assert torch.equal(mine, theirs)
     assert (bursts.state.global_step, bursts.state.epoch, bursts.state.batch_in_epoch) == (48, 1, 24)

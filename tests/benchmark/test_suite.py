@@ -23,7 +23,7 @@ def test_any_candidate_has_all_figures_by_the_floor_of_its_precision(case, monke
         return candidate_specs(*arguments) | {"stacked/4": CandidateSpec(lambda: stack)}
 
     monkeypatch.setattr(suite, "candidate_specs", specs)
-    settings = BenchmarkConfig(rounds=3, burst_steps=2, memory=True)
+    settings = BenchmarkConfig(rounds=3, burst_steps=2, memory=True, stack_sizes=[])
     figures = suite._measure(case, ["eager"], ["fp32"], settings)["candidates"]
     stacked, floor, plain = figures["stacked/4"], figures["floor/fp32"], figures["plain"]
     assert stack.steps == [1, 1, suite._WARM_UP_STEPS, 2, 2, 2]

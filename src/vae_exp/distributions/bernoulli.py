@@ -25,7 +25,7 @@ class LogitBernoulli(Bernoulli):
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probabilities of shape `[*sample_shape, *batch_shape]`, in nats."""
         logits, values = torch.broadcast_tensors(self.logits, value)
-        return _LogProb.apply(logits, values)  # type: ignore[no-any-return]
+        return _LogProb.of(logits, values)  # type: ignore[no-any-return]
 
 
 class SummedBernoulli(Independent):  # type: ignore[type-arg]
@@ -40,14 +40,15 @@ class SummedBernoulli(Independent):  # type: ignore[type-arg]
             or logits.dtype != value.dtype
         ):
             return super().log_prob(value)  # type: ignore[no-any-return, no-untyped-call]
-        return _SummedLogProb.apply(logits.flatten(-axes), value.flatten(-axes))  # type: ignore[no-any-return]
+        return _SummedLogProb.of(logits.flatten(-axes), value.flatten(-axes))  # type: ignore[no-any-return]
 
 
 class _SummedLogProb(LastAxisFunction):
     """Σ x·l − softplus(l) over the last axis, whose derivative by l is x − sigmoid(l)."""
 
     @staticmethod
-    def forward(logits: Tensor, values: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, values: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, values)
         return summed_by_softplus(logits, values) if logits.is_cuda else summed_by_products(logits, values)
 
     @staticmethod
@@ -83,7 +84,7 @@ class LogitContinuousBernoulli(ContinuousBernoulli):
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-densities of shape `[*sample_shape, *batch_shape]`, in nats."""
         logits, values = torch.broadcast_tensors(self.logits, value)
-        log_probability: Tensor = _LogProb.apply(logits, values)
+        log_probability: Tensor = _LogProb.of(logits, values)
         return log_probability + _log_normaliser(logits)
 
     @property
@@ -126,7 +127,8 @@ class _LogProb(LastAxisFunction):
     """x·l − softplus(l), whose derivative by l is x − sigmoid(l)."""
 
     @staticmethod
-    def forward(logits: Tensor, values: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, values: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, values)
         # ones and zeros at once, without a pass over booleans
         positive = torch.gt(logits, 0, out=torch.empty_like(logits))
         return logits.abs().sigmoid_().log_().addcmul_(positive.sub_(values), logits, value=-1)

@@ -47,7 +47,7 @@ def draw_with_rate(posterior: DiagonalGaussian, noise: Tensor) -> tuple[Tensor, 
     Returns:
         z, `[batch, latent_dim]`, and the divergence, `[batch]`, in nats.
     """
-    latents, rate = _DrawWithRate.apply(posterior.parameters, posterior.base_dist.scale, noise)
+    latents, rate = _DrawWithRate.of(posterior.parameters, posterior.base_dist.scale, noise)
     return latents, rate
 
 
@@ -55,7 +55,8 @@ class _DrawWithRate(LastAxisFunction):
     """The gradient by σ is part of that by log σ²; σ is an argument because the posterior has computed it."""
 
     @staticmethod
-    def forward(parameters: Tensor, scale: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, parameters: Tensor, scale: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(parameters, scale, noise)
         mean, log_variance = parameters.chunk(2, dim=-1)
         terms = torch.addcmul(log_variance, mean, mean, value=-1).addcmul_(scale, scale, value=-1)
         rate = torch.rsub(terms.sum(dim=-1), -0.5 * mean.shape[-1], alpha=0.5)

@@ -24,7 +24,7 @@ def kl(posterior: Distribution, prior: Distribution, latents: Tensor) -> Tensor:
     """
     gaussians = _diagonal_gaussian(posterior), _diagonal_gaussian(prior)
     if gaussians[0] is not None and gaussians[1] is not None:
-        divergence: Tensor = _GaussianKL.apply(*gaussians[0], *gaussians[1])
+        divergence: Tensor = _GaussianKL.of(*gaussians[0], *gaussians[1])
         return divergence
     if isinstance(posterior, MultivariateNormal) and gaussians[1] is not None:
         loc, scale = gaussians[1]
@@ -102,7 +102,8 @@ class _GaussianKL(LastAxisFunction):
     """
 
     @staticmethod
-    def forward(loc: Tensor, scale: Tensor, prior_loc: Tensor, prior_scale: Tensor) -> Tensor:
+    def forward(ctx: Any, loc: Tensor, scale: Tensor, prior_loc: Tensor, prior_scale: Tensor) -> Tensor:
+        ctx.save_for_backward(loc, scale, prior_loc, prior_scale)
         distance = (loc - prior_loc) / prior_scale
         ratio = scale / prior_scale
         return torch.addcmul(distance.square(), ratio, ratio).sub_(1).mul_(0.5).sub_(ratio.log()).sum(dim=-1)

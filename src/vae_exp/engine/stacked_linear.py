@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vae_exp.distributions.leading_axis import remember_signature
+
 
 def use_batched_products(model: nn.Module) -> None:
     """Let the linear layers of a model be one operation each under `torch.vmap`, which would take five."""
@@ -21,6 +23,7 @@ class StackedLinear(nn.Linear):
         return _Linear.apply(inputs, self.weight, self.bias)  # type: ignore[no-any-return]
 
 
+@remember_signature
 class _Linear(torch.autograd.Function):
     """x Wᵀ + b, with a batched form of its own."""
 

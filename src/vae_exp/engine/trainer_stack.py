@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
 
+from vae_exp.distributions.leading_axis import vmapped
 from vae_exp.distributions.sampling import NoiseTape, bernoulli
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.engine.stacked_inputs import StackedBatches, StackedNoise
@@ -95,7 +96,8 @@ class StackedEpoch:
         """One step; the sums over the batch of loss, distortion and rate, `[3, members]`, in nats."""
         batch, noise = self._batches.next_batch(size), self._stack.noise.draw(self._members, size)
         scalars, labels = _scalars(self._losses), [] if batch.labels is None else [batch.labels]
-        terms = self._terms(self._weights.values, scalars, self._units, batch.images, labels, noise)
+        with vmapped():
+            terms = self._terms(self._weights.values, scalars, self._units, batch.images, labels, noise)
         self._stack.template.units_in_use = None
         sums = torch.stack([term.detach() for term in terms]).sum(dim=-1)
         for value in self._weights.values.values():
