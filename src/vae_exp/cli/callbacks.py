@@ -21,10 +21,11 @@ from vae_exp.engine import torchrun
 from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import absolute_path, check_within, check_writable
 from vae_exp.storage.run_directory import RunDirectory, claim_directory, resumed_directory
+from vae_exp.sweep.config_loader import SweepConfigLoader
 from vae_exp.sweep.manifest import add_command, check_swept_keys, planned_jobs
 from vae_exp.sweep.session import current_session
 
-_CHECKED_VALUES = 20  # of a swept key; composing takes about 0.1 s
+_CHECKED_VALUES = 20  # of a swept key; a check takes about 0.03 s
 
 
 class TrainCallback(Callback):
@@ -58,6 +59,7 @@ class TrainCallback(Callback):
             _require_a_name("hydra.sweep.dir", config.hydra.sweep.dir)
             sweep = Path(str(config.hydra.sweep.dir))
             jobs = planned_jobs(config, overrides)
+            _share_compositions()
             _check_jobs(config, overrides, jobs or [])
             check_writable(sweep, "hydra.sweep.dir")
             added = own_search_path()  # by the environment, which adds it again
@@ -116,6 +118,13 @@ def _has_default_directory(config: DictConfig) -> bool:
 def _require_a_name(key: str, directory: object) -> None:
     if not str(directory).strip():
         raise UserError(f"{key}= is empty; name a directory, or leave it out.")
+
+
+def _share_compositions() -> None:
+    """Let everything that composes jobs read and merge each choice of options once: checks, sweeper, launcher."""
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None
+    hydra.config_loader = SweepConfigLoader(hydra.config_loader.get_search_path())
 
 
 def _check_jobs(config: DictConfig, overrides: Sequence[str], jobs: Sequence[Sequence[str]]) -> None:
