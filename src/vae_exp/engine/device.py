@@ -176,7 +176,7 @@ def _total_memory(device: torch.device) -> int | None:
 
 def oom_error(error: BaseException, batch_size: int, device: torch.device) -> MemoryExhaustedError | None:
     """An error with a remedy for a training step that ran out of memory; None for any other error."""
-    if not _is_oom(error):
+    if not is_oom(error):
         return None
     return MemoryExhaustedError(
         f"{device} ran out of memory{_free_memory_hint(device)} with trainer.batch_size={batch_size}; use a "
@@ -186,7 +186,7 @@ def oom_error(error: BaseException, batch_size: int, device: torch.device) -> Me
 
 def evaluator_oom_error(error: BaseException, name: str, device: torch.device) -> MemoryExhaustedError | None:
     """The same for an evaluator, which has batches of its own."""
-    if not _is_oom(error):
+    if not is_oom(error):
         return None
     return MemoryExhaustedError(
         f"{device} ran out of memory{_free_memory_hint(device)} in evaluator.{name}; reduce num_images, "
@@ -194,7 +194,10 @@ def evaluator_oom_error(error: BaseException, name: str, device: torch.device) -
     )
 
 
-def _is_oom(error: BaseException) -> bool:
+def is_oom(error: BaseException) -> bool:
+    """Whether an error, or what it was raised from, is a lack of memory."""
+    if error.__cause__ is not None and is_oom(error.__cause__):
+        return True
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(message in str(error) for message in _OOM_MESSAGES)

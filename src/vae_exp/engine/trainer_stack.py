@@ -16,6 +16,7 @@ from vae_exp.engine.stacked_linear import use_batched_products
 from vae_exp.engine.stacked_weights import StackedOptimizer, StackedWeights
 from vae_exp.engine.train_step import ModelWithLoss
 from vae_exp.engine.trainer import Trainer
+from vae_exp.errors import Interrupted
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
 from vae_exp.objective.schedules import ScheduledValue
@@ -52,7 +53,6 @@ class TrainerStack:
         epoch = StackedEpoch(self, members)
         done = present[0].state.batch_in_epoch
         rows: list[Tensor] = []
-        diverged: list[Trainer] = []
         try:
             with ExitStack() as phases:
                 for member in present:
@@ -64,10 +64,11 @@ class TrainerStack:
                     rows.append(epoch.step(size))
                     for member in present:
                         member.count_step()
-        finally:
+        except Interrupted:
             if rows:
-                diverged = epoch.give_back(torch.stack(rows), done)
-        return diverged
+                epoch.give_back(torch.stack(rows), done)
+            raise
+        return epoch.give_back(torch.stack(rows), done)
 
 
 class StackedEpoch:

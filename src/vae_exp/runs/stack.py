@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from vae_exp.engine.device import resolve_device
+from vae_exp.engine.device import is_oom, resolve_device
 from vae_exp.engine.progress import NullProgress
 from vae_exp.engine.seeding import get_process_rng_state, set_process_rng_state
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.engine.train_step import NonFiniteLossError
 from vae_exp.engine.trainer import Trainer
 from vae_exp.engine.trainer_stack import TrainerStack
-from vae_exp.errors import DivergedError
+from vae_exp.errors import DivergedError, MemoryExhaustedError
 from vae_exp.model.vae import VAE
 from vae_exp.runs.training import PausedTraining
 
@@ -69,7 +69,7 @@ class StackMember:
         except StopIteration:  # it was finished before
             return
         except BaseException as error:
-            self.error = error
+            self.error = MemoryExhaustedError(str(error)) if is_oom(error) else error
             return
         self._trainer = setup.trainer
         setup.trainer.stack_size = stack_size

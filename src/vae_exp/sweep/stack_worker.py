@@ -41,7 +41,8 @@ def run_stack(
     Raises:
         SystemExit: on Ctrl-C or SIGTERM, once every job has written its checkpoint and its result.
     """
-    files, shared, configs = iter(outputs), SharedImages(), []
+    files, shared = iter(outputs), SharedImages()
+    configs: list[DictConfig] = []
     with ExitStack() as contexts, GracefulShutdown() as shutdown:
         runs: list[StackMember | EndedRun] = []
         for entry in entries:
@@ -51,7 +52,7 @@ def run_stack(
             output = next(files).open("a", buffering=1, encoding="utf-8", errors="replace")
             member = StackMember(contexts.enter_context(output), shutdown)
             with member.turn():
-                configs.append(_set_up(entry, member, shared, len(outputs), shutdown))
+                _set_up(entry, member, shared, len(outputs), shutdown, configs)
             runs.append(member)
         train_together(runs, lambda trainer: _template(configs[0], largest, trainer), shutdown)
         if shutdown.signal_number is not None:
@@ -60,11 +61,14 @@ def run_stack(
 
 
 def _set_up(
-    payload: bytes, member: StackMember, shared: SharedImages, size: int, shutdown: GracefulShutdown
-) -> DictConfig:
-    """Set a job up as Hydra would start it; its config."""
-    hydra_context, _, composed, state = cloudpickle.loads(payload)
-    configs: list[DictConfig] = []
+    payload: bytes,
+    member: StackMember,
+    shared: SharedImages,
+    size: int,
+    shutdown: GracefulShutdown,
+    configs: list[DictConfig],
+) -> None:
+    """Set a job up as Hydra would start it, and add its config to `configs`; an error ends this job alone."""
 
     def begin(config: DictConfig) -> None:
         hydra = HydraConfig.get()
@@ -78,8 +82,11 @@ def _set_up(
         elif isinstance(member.error, UserError):
             print(f"Error: {run_dir.path.name}: {member.error}", file=sys.stderr)
 
-    run_pickled(hydra_context, begin, composed, state)
-    return configs[0]
+    hydra_context, _, composed, state = cloudpickle.loads(payload)
+    try:
+        run_pickled(hydra_context, begin, composed, state)
+    except Exception as error:  # of Hydra's own, such as a bad hydra.job_logging
+        member.error = error
 
 
 def _template(config: DictConfig, largest: Mapping[str, Any], trainer: Trainer) -> VAE:

@@ -80,9 +80,10 @@ class JobGroup:
     largest: Mapping[str, Any] | None = None
 
     def halves(self) -> list["JobGroup"]:
-        """Two groups in its place."""
+        """Two groups in its place, of which one job is no stack."""
         middle = len(self.jobs) // 2
-        return [JobGroup(self.jobs[:middle], self.largest), JobGroup(self.jobs[middle:], self.largest)]
+        parts = self.jobs[:middle], self.jobs[middle:]
+        return [JobGroup(jobs, self.largest if len(jobs) > 1 else None) for jobs in parts]
 
 
 @dataclass

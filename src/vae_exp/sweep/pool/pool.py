@@ -204,7 +204,7 @@ class Pool:
             job.seconds = running.seconds_per_job
             finalize_job(job, code, result, running.started_at, stopping=self._stopping)
             if result is not None and result.out_of_memory and self._can_repeat(running):
-                job.outcome = None
+                job.outcome, job.reason = None, ""
                 exhausted.append(job)
             else:
                 self._ended(job)
