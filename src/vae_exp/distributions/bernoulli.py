@@ -36,7 +36,7 @@ class SummedBernoulli(Independent):  # type: ignore[type-arg]
         logits, axes = self.base_dist.logits, self.reinterpreted_batch_ndims
         if (
             value.requires_grad
-            or torch.broadcast_shapes(logits.shape, value.shape) != logits.shape
+            or logits.shape[max(0, logits.dim() - value.dim()) :] != value.shape
             or logits.dtype != value.dtype
         ):
             return super().log_prob(value)  # type: ignore[no-any-return, no-untyped-call]

@@ -214,7 +214,7 @@ class Pool:
         elif exhausted:
             exhausted[0].retried = True
             self._display.requeued(exhausted[0])
-            self._out_of_memory.append(JobGroup(exhausted, running.group.largest))
+            self._out_of_memory.append(JobGroup(exhausted))
 
     def _can_repeat(self, running: RunningJobs) -> bool:
         return len(running.jobs) > 1 or (not running.is_exclusive and self._shares_its_gpu(running.slot))
