@@ -55,7 +55,8 @@ def prepare(arguments: Sequence[str], config_name: str) -> list[str]:
             f"--multirun {' '.join(parsed.overrides)} trains several runs, and wandb agent starts one at a time: "
             f"leave out --multirun in the command of the sweep, and give every key one value, such as seed=0."
         )
-    pool = next((text for text in parsed.overrides if text == "hydra/launcher=pool"), None)
+    pools = "hydra/launcher=pool", "hydra/launcher=stacked"
+    pool = next((text for text in parsed.overrides if text in pools), None)
     if pool and config_name != "train":
         remedy = "evaluate run=[A,B] or run=SWEEP scores several runs" if config_name == "evaluate" else ""
         raise UserError(f"{pool} is for the jobs of train; {remedy or 'leave it out'}.")
