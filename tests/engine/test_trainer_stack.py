@@ -1,5 +1,6 @@
 """Trainers whose steps are made as one train as each of them does alone."""
 
+from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -7,14 +8,20 @@ import pytest
 import torch
 from torch.optim import SGD, Adagrad, Adam, AdamW
 
-from tests.builders import grey_images, make_trainer
+from tests.builders import make_trainer
+from vae_exp.data.images import ImageSet
 from vae_exp.engine.progress import NullProgress
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.engine.trainer import Trainer
 from vae_exp.engine.trainer_stack import TrainerStack
 from vae_exp.model.decoders import ConvDecoder, MLPDecoder
 from vae_exp.model.encoders import ConvEncoder, MLPEncoder
-from vae_exp.model.likelihoods import FixedGaussianLikelihood, SharedGaussianLikelihood
+from vae_exp.model.likelihoods import (
+    ContinuousBernoulliLikelihood,
+    FixedGaussianLikelihood,
+    PerPixelGaussianLikelihood,
+    SharedGaussianLikelihood,
+)
 from vae_exp.model.priors import StandardNormalPrior
 from vae_exp.model.vae import VAE
 from vae_exp.objective.beta_vae import BetaVAE, CapacityVAE, FreeBits
@@ -28,7 +35,7 @@ SIZES = [(2, (5,)), (4, (8,)), (3, (6,)), (2, (8,))]
 
 def images(count: int = 42):
     pixels = torch.randint(256, (count, *SHAPE), generator=torch.Generator().manual_seed(0))
-    return grey_images(0).__class__(pixels.to(torch.uint8), None, pixel_max=255)
+    return ImageSet(pixels.to(torch.uint8), None, 255)
 
 
 def mlp_vae(latent_dim, hidden_dims, seed=0, activation="relu", likelihood=None) -> VAE:
@@ -125,14 +132,19 @@ def test_members_of_other_sizes_rates_and_seeds_train_as_alone(tmp_path, activat
     ids=["beta_vae", "capacity", "capacity_batch", "free_bits", "iwae", "elbo_3"],
 )
 def test_members_of_other_scalars_of_the_loss_train_as_alone(tmp_path, losses):
-    def copies():
-        return losses
-
-    assert_as_alone(tmp_path, mlp_vae, losses=copies())
+    assert_as_alone(tmp_path, mlp_vae, losses=losses)
 
 
-@pytest.mark.parametrize("likelihood", [lambda: FixedGaussianLikelihood(0.5), SharedGaussianLikelihood])
-def test_gaussian_likelihoods(tmp_path, likelihood):
+@pytest.mark.parametrize(
+    "likelihood",
+    [
+        lambda: FixedGaussianLikelihood(0.5),
+        SharedGaussianLikelihood,
+        lambda: PerPixelGaussianLikelihood(0.1),
+        ContinuousBernoulliLikelihood,
+    ],
+)
+def test_other_likelihoods(tmp_path, likelihood):
     assert_as_alone(tmp_path, lambda *size: mlp_vae(*size, likelihood=likelihood))
 
 
@@ -147,5 +159,20 @@ def test_conv_nets(tmp_path):
 
 
 def test_clipping_means_dynamic_binarisation_and_short_batches(tmp_path):
-    dynamic = images().__class__(images().pixels, None, 255, binarization_seed=0)
+    dynamic = replace(images(), binarization_seed=0)
     assert_as_alone(tmp_path, mlp_vae, train=dynamic, max_grad_norm=0.5, reduction="mean")
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_augmented_and_streamed_images(tmp_path, is_streamed):
+    train = replace(images(), augment=("flip",))
+    assert_as_alone(tmp_path, mlp_vae, train=train.stream_to(torch.device("cpu")) if is_streamed else train)
+
+
+@pytest.mark.cuda
+def test_members_on_cuda(tmp_path):
+    def on_cuda(*size):
+        return mlp_vae(*size).to("cuda")
+
+    options = {"train": images().to(torch.device("cuda")), "val": images(9).to(torch.device("cuda"))}
+    assert_as_alone(tmp_path, on_cuda, rtol=1e-3, execution="eager", **options)

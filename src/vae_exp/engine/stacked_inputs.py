@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from vae_exp.data.batch_loader import DeviceLoader
-from vae_exp.data.images import Batch
 from vae_exp.distributions.sampling import Draw, NoiseTape, bernoulli
 from vae_exp.engine.train_step import ModelWithLoss
 from vae_exp.engine.trainer import Trainer
@@ -33,33 +32,24 @@ class StackedBatches:
             rows = [loader.batches if isinstance(loader, DeviceLoader) else blank for loader in loaders]
             self._order = torch.stack(rows, dim=1)
 
-    def next_batch(self, size: int) -> Batch:
-        """The next images of all members, `[members, size, *image_shape]`, with their labels."""
+    def next_batch(self, size: int) -> Tensor:
+        """The next images of all members, `[members, size, *image_shape]`."""
         if self._order is not None:
-            batch = self._images.batch(self._order[self._next, :, :size].reshape(-1))
+            rows = self._order[self._next, :, :size].reshape(-1)
             self._next += 1
-            shape = len(self._members), size
-            labels = None if batch.labels is None else batch.labels.unflatten(0, shape)
-            batch = Batch(batch.images.unflatten(0, shape), labels)
+            images = self._images.batch(rows).images.unflatten(0, (len(self._members), size))
         else:
-            batch = self._gather(size)
-        if self._first.train_step.augment is None:
-            return batch
-        return Batch(self._augmented(batch.images), batch.labels)
+            images = self._gather(size)
+        return images if self._first.train_step.augment is None else self._augmented(images)
 
-    def _gather(self, size: int) -> Batch:
-        batches: list[Batch | None] = []
+    def _gather(self, size: int) -> Tensor:
+        gathered: list[Tensor | None] = []
         for member in self._members:
             if member is not None:
                 member.train_step.loader.prefetch()
-            batches.append(None if member is None else member.train_step.loader.next_batch(size))
-        first = next(batch for batch in batches if batch is not None)
-        blank = torch.zeros_like(first.images)
-        labels = [first.labels if batch is None else batch.labels for batch in batches]
-        return Batch(
-            torch.stack([blank if batch is None else batch.images for batch in batches]),
-            None if first.labels is None else torch.stack([label for label in labels if label is not None]),
-        )
+            gathered.append(None if member is None else member.train_step.loader.next_batch(size).images)
+        blank = torch.zeros_like(next(images for images in gathered if images is not None))
+        return torch.stack([blank if images is None else images for images in gathered])
 
     def _augmented(self, images: Tensor) -> Tensor:
         rows = []
@@ -104,6 +94,6 @@ class StackedNoise:
         if (model, size) not in self._draws:
             tape, batch = NoiseTape(device=member.loss_buffer.rows.device), member.example(size)
             images = bernoulli(batch.images, tape) if member.train_step.dynamic_binarization else batch.images
-            ModelWithLoss(model, member.loss)(images, tape, batch.labels)
+            ModelWithLoss(model, member.loss)(images, tape)
             self._draws[model, size] = tape.noted
         return self._draws[model, size]

@@ -25,6 +25,8 @@ from vae_exp.objective.schedules import ScheduledValue
 class TrainerStack:
     """Makes the steps of trainers that differ in seed, sizes, options of the optimizer and scalars of the loss.
 
+    Neither model nor loss reads labels.
+
     Each epoch it takes the weights and the optimizer's state of all members, padded with zeros to the sizes of the
     template, trains them with one batched step after another, and gives them back: between epochs a member is a
     trainer like any other. Each draws its own order and noise from its own generators, as it would alone.
@@ -95,10 +97,10 @@ class StackedEpoch:
 
     def step(self, size: int) -> Tensor:
         """One step; the sums over the batch of loss, distortion and rate, `[3, members]`, in nats."""
-        batch, noise = self._batches.next_batch(size), self._stack.noise.draw(self._members, size)
-        scalars, labels = _scalars(self._losses), [] if batch.labels is None else [batch.labels]
+        images, noise = self._batches.next_batch(size), self._stack.noise.draw(self._members, size)
+        scalars = _scalars(self._losses)
         with vmapped():
-            terms = self._terms(self._weights.values, scalars, self._units, batch.images, labels, noise)
+            terms = self._terms(self._weights.values, scalars, self._units, images, noise)
         self._stack.template.units_in_use = None
         sums = torch.stack([term.detach() for term in terms]).sum(dim=-1)
         for value in self._weights.values.values():
@@ -139,7 +141,6 @@ class StackedEpoch:
         scalars: dict[str, Tensor],
         units: Tensor,
         images: Tensor,
-        labels: list[Tensor],
         noise: list[Tensor],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The terms of one member's loss, each `[batch]`, in nats; vmapped over the members."""
@@ -151,7 +152,7 @@ class StackedEpoch:
             images = bernoulli(images, tape)
         values = {f"vae.{name}": value for name, value in weights.items()}
         module = ModelWithLoss(template, loss)
-        terms: tuple[Tensor, Tensor, Tensor] = functional_call(module, values, (images, tape, *labels))
+        terms: tuple[Tensor, Tensor, Tensor] = functional_call(module, values, (images, tape))
         return terms
 
     def _gradients(self) -> list[Tensor]:
