@@ -42,4 +42,4 @@ class StackLoop:
         for trainer in self._trainers:
             trainer.start_epoch()
         self._rows, self._due = [], list(self._trainers[0].due_sizes)
-        return StackedEpoch(self._stack, self._trainers)
+        return StackedEpoch(self._stack, self._trainers, [""] * len(self._trainers))

@@ -1,7 +1,7 @@
 """The weights of several models, and their optimizers' state, as one set of tensors padded with zeros."""
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import torch
@@ -96,10 +96,17 @@ class StackedOptimizer:
         weights: What it trains.
         models: Their models, as the weights have them.
         optimizers: Theirs, of one class that treats every number alone, each with one parameter group.
+        groups: Words, one for each model: neighbours of different words never share a group. With the same words
+            the numbers are the same to the bit whichever models are None, though kernels round the last numbers of
+            a group otherwise than its first ones.
     """
 
     def __init__(
-        self, weights: StackedWeights, models: Sequence[nn.Module | None], optimizers: Sequence[Optimizer | None]
+        self,
+        weights: StackedWeights,
+        models: Sequence[nn.Module | None],
+        optimizers: Sequence[Optimizer | None],
+        groups: Sequence[str],
     ) -> None:
         self._weights = weights
         self._members = [
@@ -107,23 +114,14 @@ class StackedOptimizer:
             for model, optimizer in zip(models, optimizers, strict=True)
         ]
         present = [member for member in self._members if member is not None]
-        keys = [None if member is None else member.key for member in self._members]
-        last = present[0].key
-        self._spans: list[slice] = []
-        for index, key in enumerate(keys):
-            keys[index] = last = last if key is None else key
-        position = 0
-        for _, neighbours in groupby(keys):
-            length = len(list(neighbours))
-            self._spans.append(slice(position, position + length))
-            position += length
+        self._spans = _spans(groups, self._members)
         self._names = list(weights.trained)
-        groups = []
+        parameter_groups = []
         for span in self._spans:
             member = self._first(span) or present[0]
             parts = [nn.Parameter(weights.values[name].detach()[span]) for name in self._names]
-            groups.append({**member.options, "params": parts})
-        self._optimizer = type(present[0].optimizer)(groups, **_defaults(present[0].optimizer))
+            parameter_groups.append({**member.options, "params": parts})
+        self._optimizer = type(present[0].optimizer)(parameter_groups, **_defaults(present[0].optimizer))
         for span, group in zip(self._spans, self._optimizer.param_groups, strict=True):
             for name, part in zip(self._names, group["params"], strict=True):
                 self._fill_state(span, name, part)
@@ -191,6 +189,17 @@ class _Member:
         state = optimizer.state.get(first, {})
         shared = {key: value for key, value in state.items() if not _is_elementwise(key, value, first)}
         self.key = repr(_plain(self.options)), repr(_plain(shared)), bool(state)
+
+
+def _spans(groups: Sequence[str], members: Sequence[_Member | None]) -> list[slice]:
+    """Neighbours of one word, of which all that are present have the same options and steps."""
+    spans: list[slice] = []
+    for _, neighbours in groupby(range(len(groups)), key=groups.__getitem__):
+        positions = list(neighbours)
+        keys = {member.key for member in members[positions[0] : positions[-1] + 1] if member is not None}
+        bounds = [positions[0], positions[-1] + 1] if len(keys) <= 1 else [*positions, positions[-1] + 1]
+        spans += [slice(start, stop) for start, stop in pairwise(bounds)]
+    return spans
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

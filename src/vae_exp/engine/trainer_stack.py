@@ -40,10 +40,17 @@ class TrainerStack:
         self.noise = StackedNoise(template)
         use_batched_products(template)
 
-    def train_epoch(self, members: Sequence[Trainer | None], shutdown: GracefulShutdown) -> list[Trainer]:
+    def train_epoch(
+        self, members: Sequence[Trainer | None], groups: Sequence[str], shutdown: GracefulShutdown
+    ) -> list[Trainer]:
         """Run the steps that are due in all members, which are paused by `paused_fit` at the same batch.
 
-        The same places give the same bits, whatever is in the others: None is for a member that is not trained.
+        A member's numbers are the same to the bit whichever of the others are None, which are not trained.
+
+        Args:
+            members: Each in its place.
+            groups: Of each member a word; neighbours of one word have the same options of the optimizer.
+            shutdown: Notes Ctrl-C and SIGTERM.
 
         Returns:
             The members whose loss is no longer finite; their weights are those of the epoch before.
@@ -52,7 +59,7 @@ class TrainerStack:
             Interrupted: on Ctrl-C or SIGTERM, after a step; the members have what they were trained to.
         """
         present = [member for member in members if member is not None]
-        epoch = StackedEpoch(self, members)
+        epoch = StackedEpoch(self, members, groups)
         done = present[0].state.batch_in_epoch
         rows: list[Tensor] = []
         try:
@@ -79,16 +86,17 @@ class StackedEpoch:
     Args:
         stack: The stack.
         members: Those that are trained, whose epochs have been started; None where one is not.
+        groups: Of each member a word; neighbours of one word have the same options of the optimizer.
     """
 
-    def __init__(self, stack: TrainerStack, members: Sequence[Trainer | None]) -> None:
+    def __init__(self, stack: TrainerStack, members: Sequence[Trainer | None], groups: Sequence[str]) -> None:
         self._stack, self._members = stack, members
         first = next(member for member in members if member is not None)
         self._step, self._losses = first.train_step, [(member or first).loss for member in members]
         models = [None if member is None else member.vae for member in members]
         optimizers = [None if member is None else member.train_step.optimizer for member in members]
         self._weights = StackedWeights(stack.template, models)
-        self._optimizer = StackedOptimizer(self._weights, models, optimizers)
+        self._optimizer = StackedOptimizer(self._weights, models, optimizers, groups)
         self._batches = StackedBatches(members)
         self._units = _units_in_use(stack.template, models, first.loss_buffer.rows.device)
         self._masks = self._weights.masks()

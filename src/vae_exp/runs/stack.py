@@ -23,6 +23,7 @@ class StackMember:
     """A run of a stack; between its turns the logging, the output and the random state are those of others.
 
     Args:
+        optimizer: A word for the options of its optimizer and their schedule.
         output: Takes what the run prints.
         shutdown: Notes Ctrl-C and SIGTERM.
 
@@ -30,7 +31,8 @@ class StackMember:
         error: What ended the run; None where it has come to its end.
     """
 
-    def __init__(self, output: TextIO, shutdown: GracefulShutdown) -> None:
+    def __init__(self, optimizer: str, output: TextIO, shutdown: GracefulShutdown) -> None:
+        self.optimizer = optimizer
         self.error: BaseException | None = None
         self._output, self._shutdown = output, shutdown
         self._handlers: list[logging.Handler] = []
@@ -127,9 +129,11 @@ class EndedRun:
     """A run of a stack that had ended before.
 
     Args:
+        optimizer: A word for the options of its optimizer and their schedule.
         epochs: How many it has trained.
     """
 
+    optimizer: str
     epochs: int
     is_active = False
 
@@ -157,7 +161,7 @@ def train_together(
         trainers = [run.trainer if isinstance(run, StackMember) and run in due else None for run in taking_part]
         try:
             stack = stack or TrainerStack(make_template(due[0].trainer))
-            diverged = stack.train_epoch(trainers, shutdown)
+            diverged = stack.train_epoch(trainers, [run.optimizer for run in taking_part], shutdown)
         except BaseException as error:
             for member in active:
                 member.fail(error)

@@ -22,37 +22,36 @@ from vae_exp.runs.stack import EndedRun, StackMember, train_together
 from vae_exp.runs.training import SharedImages
 from vae_exp.runs.warm_start import freeze
 from vae_exp.storage.run_directory import RunDirectory
+from vae_exp.sweep.pool.worker import JobTask
 from vae_exp.sweep.run_job import paused_job, run_pickled
 
 
-def run_stack(
-    entries: Sequence[bytes | int], outputs: Sequence[Path], largest: Mapping[str, Any]
-) -> list[BaseException | None]:
+def run_stack(jobs: Sequence[JobTask], largest: Mapping[str, Any]) -> list[BaseException | None]:
     """Run the jobs of a stack.
 
     Args:
-        entries: Each job's context, task and config, pickled, or how many epochs it has trained if it has ended.
-        outputs: Where what a job prints goes, for each that has not ended.
+        jobs: All of the stack, those that need no process too.
         largest: The `model` values that no job exceeds.
 
     Returns:
-        What ended each job that had not ended before; None if nothing went wrong.
+        What ended each job that needed a process; None if nothing went wrong.
 
     Raises:
         SystemExit: on Ctrl-C or SIGTERM, once every job has written its checkpoint and its result.
     """
-    files, shared = iter(outputs), SharedImages()
+    shared = SharedImages()
     configs: list[DictConfig] = []
-    with ExitStack() as contexts, GracefulShutdown() as shutdown:
+    size = sum(job.payload is not None for job in jobs)
+    with ExitStack() as files, GracefulShutdown() as shutdown:
         runs: list[StackMember | EndedRun] = []
-        for entry in entries:
-            if isinstance(entry, int):
-                runs.append(EndedRun(entry))
+        for job in jobs:
+            if job.payload is None:
+                runs.append(EndedRun(job.optimizer, job.epochs))
                 continue
-            output = next(files).open("a", buffering=1, encoding="utf-8", errors="replace")
-            member = StackMember(contexts.enter_context(output), shutdown)
+            output = job.output.open("a", buffering=1, encoding="utf-8", errors="replace")
+            member = StackMember(job.optimizer, files.enter_context(output), shutdown)
             with member.turn():
-                _set_up(entry, member, shared, len(outputs), shutdown, configs)
+                _set_up(job.payload, member, shared, size, shutdown, configs)
             runs.append(member)
         train_together(runs, lambda trainer: _template(configs[0], largest, trainer), shutdown)
         if shutdown.signal_number is not None:

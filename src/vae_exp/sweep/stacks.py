@@ -71,6 +71,18 @@ def stack_key(config: DictConfig, *, on_cpu: bool, any_size: bool) -> StackKey:
     return StackKey(json.dumps(shared, sort_keys=True, default=str), reason)
 
 
+def optimizer_word(config: DictConfig, number: int) -> str:
+    """A word that is the same for jobs whose optimizers have the same options in every epoch.
+
+    Args:
+        config: Of the job.
+        number: Of the job; the learning rate of `ReduceLROnPlateau` is a matter of its own.
+    """
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    follows_metrics = str((plain["scheduler"] or {}).get("_target_")).endswith("ReduceLROnPlateau")
+    return json.dumps([plain["optimizer"], plain["scheduler"], number if follows_metrics else None], default=str)
+
+
 def largest_sizes(config: DictConfig, sizes: Mapping[str, Any] | None) -> dict[str, Any]:
     """The sizes that neither a job nor those of `sizes` exceed, as `model` has them."""
     latent_dim, hidden_dims = config.model.latent_dim, list(config.model.hidden_dims)

@@ -4,7 +4,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from vae_exp.sweep.pool.job import describe_exit_code
-from vae_exp.sweep.pool.worker import WorkerTask, worker_main
+from vae_exp.sweep.pool.worker import JobTask, WorkerTask, worker_main
 
 
 class InterruptedWhileLoading:
@@ -24,7 +24,7 @@ def test_a_job_interrupted_before_its_run_starts_ends_by_ctrl_c(tmp_path: Path):
     ours, theirs = context.Pipe()
     payload = pickle.dumps(InterruptedWhileLoading())
     job = context.Process(
-        target=worker_main, args=(WorkerTask([payload], None, [tmp_path / "train.log"], {}, 1, 1.0), theirs)
+        target=worker_main, args=(WorkerTask([JobTask(payload, tmp_path / "train.log")], None, {}, 1, 1.0), theirs)
     )
     job.start()
     job.join(60)

@@ -45,6 +45,7 @@ class Job:
         seconds: How long its process ran, in a stack its share of that.
         metrics: Its last ones.
         composed: Its config, once it is known and until it is started.
+        optimizer: In a stack, a word for the options of its optimizer and their schedule.
         retried: Whether it ran out of memory and is repeated with a GPU, or all cores, to itself.
     """
 
@@ -60,6 +61,7 @@ class Job:
     monitor: str = ""
     retried: bool = False
     composed: DictConfig | None = None
+    optimizer: str = ""
 
     @property
     def name(self) -> str:

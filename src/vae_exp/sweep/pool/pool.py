@@ -24,7 +24,7 @@ from vae_exp.sweep.pool.job import (
     finalize_job,
 )
 from vae_exp.sweep.pool.slots import Slot
-from vae_exp.sweep.pool.worker import WorkerTask, worker_main
+from vae_exp.sweep.pool.worker import JobTask, WorkerTask, worker_main
 
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5
@@ -124,18 +124,18 @@ class Pool:
         return next((slot for slot in self._slots if slot.gpu not in busy), None)
 
     def _start(self, group: JobGroup, slot: Slot) -> None:
-        entries: list[bytes | int] = []
+        tasks: list[JobTask] = []
         jobs = []
         for job in group.jobs:
             payload = self._payload(job)
             if payload is not None:
                 jobs.append(job)
-                entries.append(payload)
             else:
                 self._ended(job)
-                entries.append(epochs_trained(job))
+            if job.directory is not None:
+                tasks.append(JobTask(payload, job.directory.output, epochs_trained(job), job.optimizer))
         if jobs:
-            self._fork(group, jobs, entries, slot)
+            self._fork(group, jobs, tasks, slot)
 
     def _payload(self, job: Job) -> bytes | None:
         """What the process of a job needs; None, and the job has its outcome, where it needs no process."""
@@ -155,12 +155,11 @@ class Pool:
             _log.debug("Job %d could not be started.", job.number, exc_info=True)
         return None
 
-    def _fork(self, group: JobGroup, jobs: list[Job], entries: list[bytes | int], slot: Slot) -> None:
-        outputs = [job.directory.output for job in jobs if job.directory is not None]
+    def _fork(self, group: JobGroup, jobs: list[Job], tasks: list[JobTask], slot: Slot) -> None:
         environment = dict.fromkeys(_THREADS, str(slot.threads))
         environment |= {} if slot.gpu is None else {"CUDA_VISIBLE_DEVICES": slot.gpu}
         environment |= slot.environment
-        task = WorkerTask(entries, group.largest, outputs, environment, slot.threads, self._grace_seconds)
+        task = WorkerTask(tasks, group.largest, environment, slot.threads, self._grace_seconds)
         launcher_end, worker_end = self._context.Pipe(duplex=False)
         process = self._context.Process(target=worker_main, args=(task, worker_end))
         start, started_at = time.monotonic(), time.time()

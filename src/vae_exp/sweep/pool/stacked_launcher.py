@@ -8,7 +8,7 @@ from vae_exp.errors import UserError, quantity
 from vae_exp.sweep.pool.display import PoolDisplay
 from vae_exp.sweep.pool.job import Job, JobGroup
 from vae_exp.sweep.pool.launcher import PoolSweep
-from vae_exp.sweep.stacks import StackKey, largest_sizes, stack_key
+from vae_exp.sweep.stacks import StackKey, largest_sizes, optimizer_word, stack_key
 
 _MOST_ON_CPU, _MOST_ON_GPU = 64, 128  # members of a stack
 
@@ -61,6 +61,7 @@ class StackedSweep(PoolSweep):
             stack = stacks.setdefault(key.text, _OpenStack())
             stack.jobs.append(job)
             stack.largest = largest_sizes(config, stack.largest)
+            job.optimizer = optimizer_word(config, job.number)
             waiting += 1
             if len(stack.jobs) == most or (in_batches and waiting == most * len(self._slots)):
                 full = [stacks.pop(key.text)] if len(stack.jobs) == most else [stacks.pop(k) for k in list(stacks)]
@@ -80,10 +81,11 @@ def _close(stack: _OpenStack, display: PoolDisplay) -> JobGroup:
     if len(stack.jobs) == 1:
         display.say(f"{stack.jobs[0].name} runs alone: no other job is like it.")
         return JobGroup(stack.jobs)
+    jobs = sorted(stack.jobs, key=lambda job: job.optimizer)  # neighbours of equal options share a kernel
     sizes = f"latent_dim up to {stack.largest['latent_dim']}, hidden_dims up to {stack.largest['hidden_dims']}"
     numbers = f"{stack.jobs[0].number} to {stack.jobs[-1].number}"
     display.say(f"{quantity(len(stack.jobs), 'job')} of {numbers} train as one stack: {sizes}.")
-    return JobGroup(stack.jobs, stack.largest)
+    return JobGroup(jobs, stack.largest)
 
 
 def _say_once(key: StackKey, reasons: set[str], display: PoolDisplay) -> None:

@@ -19,22 +19,36 @@ from vae_exp.errors import Interrupted, MemoryExhaustedError
 
 
 @dataclass(frozen=True)
+class JobTask:
+    """A job of a group.
+
+    Args:
+        payload: Hydra's context, the task and the composed config, pickled; None if the job needs no process.
+        output: The file that takes what it prints.
+        epochs: How many a job has trained that needs no process.
+        optimizer: In a stack, a word for the options of its optimizer and their schedule.
+    """
+
+    payload: bytes | None
+    output: Path
+    epochs: int = 0
+    optimizer: str = ""
+
+
+@dataclass(frozen=True)
 class WorkerTask:
     """What the process of a group of jobs is given.
 
     Args:
-        entries: Of each job of the group Hydra's context, the task and the composed config, pickled, or how many
-            epochs a job has trained that has ended.
+        jobs: Those of the group; what the process itself prints goes where the first that needs it prints.
         largest: The `model` values that no job of a stack exceeds; None for a single job.
-        outputs: The files that take what each job prints that has not ended.
         environment: Set before anything else.
         threads: How many threads it computes with.
         grace_seconds: How long it may take to end in order once the launcher has died.
     """
 
-    entries: Sequence[bytes | int]
+    jobs: Sequence[JobTask]
     largest: Mapping[str, Any] | None
-    outputs: Sequence[Path]
     environment: dict[str, str]
     threads: int
     grace_seconds: float
@@ -59,7 +73,7 @@ def worker_main(task: WorkerTask, launcher: Connection) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         os.setsid()  # Ctrl-C reaches the launcher alone, which then tells its jobs
         os.environ.update(task.environment)
-        _redirect(task.outputs[0])
+        _redirect(next(job.output for job in task.jobs if job.payload is not None))
         faulthandler.enable()
         if "torch" in sys.modules:  # it was imported with the thread count of the first sweep of this process
             sys.modules["torch"].set_num_threads(task.threads)
@@ -73,15 +87,15 @@ def _run(task: WorkerTask) -> list[WorkerResult]:
     if task.largest is not None:
         from vae_exp.sweep.stack_worker import run_stack
 
-        errors = run_stack(task.entries, task.outputs, task.largest)
+        errors = run_stack(task.jobs, task.largest)
     else:
         from hydra.core.utils import JobStatus
 
         from vae_exp.sweep.run_job import run_pickled
 
-        [payload] = task.entries
-        assert isinstance(payload, bytes)
-        ended = run_pickled(*cloudpickle.loads(payload))
+        [job] = task.jobs
+        assert job.payload is not None
+        ended = run_pickled(*cloudpickle.loads(job.payload))
         errors = [None if ended.status is JobStatus.COMPLETED else ended._return_value]
     return [
         WorkerResult(
