@@ -259,7 +259,7 @@ def make_train_step(
         optimizer=optimizer,
         loader=loader,
         generator=make_generator(5, "noise", images.device),
-        loss_buffer=EpochLossBuffer(len(sizes), images.device),
+        loss_buffer=EpochLossBuffer(len(sizes), loader.batch_index),
         dist=dist,
         **plain | options,
     )

@@ -30,15 +30,15 @@ def test_views_and_allocations_launch_nothing():
     assert launched_kernels(step) == ["fill_", "add_", "sum"]
 
 
-def test_a_step_of_the_minimalist_vae_on_a_gpu_has_at_most_54_kernels(tmp_path, monkeypatch):
-    """19 of the layers, 8 of the likelihood, 14 of the draw with its rate, 4 to load, 6 to record, 3 to update."""
+def test_a_step_of_the_minimalist_vae_on_a_gpu_has_at_most_53_kernels(tmp_path, monkeypatch):
+    """19 of the layers, 8 of the likelihood, 14 of the draw with its rate, 4 to load, 5 to record, 3 to update."""
     monkeypatch.setattr(bernoulli, "summed_by_products", bernoulli.summed_by_softplus)  # the way of CUDA
     trainer = minimalist_trainer(tmp_path, flat=True)
     trainer.run_steps(2)
     kernels = launched_kernels(lambda: trainer.run_steps(1))
     of_the_host = kernels.pop()  # the mean of the progress bar, which a GPU computes every 32 steps
     assert of_the_host == "div"
-    assert len(kernels) <= 54, kernels
+    assert len(kernels) <= 53, kernels
 
 
 def test_a_step_of_a_stack_has_at_most_50_kernels_and_two_of_noise_for_each_member(tmp_path, monkeypatch):

@@ -83,6 +83,7 @@ def test_batches_follow_the_order_from_any_batch_on_and_are_the_same_to_the_bit(
             batches = run_epoch(loader, order, sizes, done)
             assert [len(batch) for batch in batches] == sizes[done:]
             assert not batches or torch.equal(torch.cat(batches), images.batch(order[sum(sizes[:done]) :]).images)
+            assert loader.batch_index.item() == len(sizes) - 1
             loader.start_epoch(order, sizes, 0)
             for _ in sizes[:position]:
                 loader.prefetch()
@@ -113,7 +114,8 @@ def test_a_recorded_step_reads_order_and_batch_from_where_the_last_epoch_s_were(
     for seed in range(3):
         for loader in (resident, streamed):
             run_epoch(loader, order_of(4, seed), [2, 2])
-        addresses.add((resident._order.data_ptr(), resident._next.data_ptr(), streamed._batch.data_ptr()))
+        tensors = resident._order, resident.batch_index, streamed._batch, streamed.batch_index
+        addresses.add(tuple(tensor.data_ptr() for tensor in tensors))
     assert len(addresses) == 1
 
 

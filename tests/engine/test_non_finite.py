@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.builders import CPU, small_vae
+from tests.builders import small_vae
 from tests.engine.recordable import READS
 from vae_exp.engine.non_finite import LossMonitor, NonFiniteChecker
 from vae_exp.engine.train_step import EpochLossBuffer
@@ -61,7 +61,7 @@ class FakeGPU:
 
 
 def test_on_the_cpu_every_step_is_seen_at_once_and_without_events_none():
-    monitor = LossMonitor(EpochLossBuffer(5, CPU))
+    monitor = LossMonitor(EpochLossBuffer(5, torch.zeros(1)))
     assert monitor.poll(torch.tensor([1.0, 2.0, 3.0]), 2).tolist() == [0.5, 1.0, 1.5]
     assert LossMonitor(rows_on("mps", torch.zeros(5, 3))).poll(torch.tensor([nan, 0.0, 0.0]), 4) is None
 
@@ -100,7 +100,10 @@ def test_a_non_finite_step_is_seen_though_later_ones_are_finite(monkeypatch, val
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_a_real_device_is_polled_without_waiting():
     device = torch.device("cuda", 0)
-    monitor, sums = LossMonitor(EpochLossBuffer(64, device)), torch.tensor([4.0, 3.0, 1.0], device=device)
+    monitor, sums = (
+        LossMonitor(EpochLossBuffer(64, torch.zeros(1, device=device))),
+        torch.tensor([4.0, 3.0, 1.0], device=device),
+    )
     torch.cuda.set_sync_debug_mode("error")
     try:
         polled = [monitor.poll(sums, 1) for _ in range(STEPS)]
@@ -126,7 +129,7 @@ class CountsReads(TorchDispatchMode):
 )
 def test_all_weights_are_checked_in_one_wait_for_the_device(value: float, finite: bool):
     vae = small_vae()
-    checker = NonFiniteChecker(vae, EpochLossBuffer(1, CPU))
+    checker = NonFiniteChecker(vae, EpochLossBuffer(1, torch.zeros(1)))
     for weight in vae.parameters():
         with torch.no_grad():
             before = weight.clone()

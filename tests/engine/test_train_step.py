@@ -187,11 +187,16 @@ rows = st.lists(st.tuples(values, values, values), min_size=1, max_size=20)
 
 
 def buffer_of(given_rows: list[tuple[float, float, float]], steps: int | None = None) -> EpochLossBuffer:
-    buffer = EpochLossBuffer(steps or len(given_rows), CPU)
+    buffer = EpochLossBuffer(steps or len(given_rows), torch.zeros(1, dtype=torch.int64))
     buffer.start_epoch()
-    for row in given_rows:
-        buffer.append(torch.tensor(row))
+    append_all(buffer, given_rows)
     return buffer
+
+
+def append_all(buffer: EpochLossBuffer, given_rows: list[tuple[float, float, float]], done: int = 0) -> None:
+    for index, row in enumerate(given_rows, done):
+        buffer._batch_index.fill_(index)
+        buffer.append(torch.tensor(row))
 
 
 @settings(max_examples=60)
@@ -201,8 +206,7 @@ def test_steps_are_kept_in_order_and_a_continued_epoch_has_the_rows_of_a_whole_o
     whole, resumed = buffer_of(given_rows, steps=25), buffer_of([(1.0, 2.0, 3.0)], steps=25)
     memory = resumed.rows.data_ptr()
     resumed.start_epoch(torch.tensor(given_rows)[:done])
-    for row in given_rows[done:]:
-        resumed.append(torch.tensor(row))
+    append_all(resumed, given_rows[done:], done)
     assert torch.equal(whole.rows[: len(given_rows)], torch.tensor(given_rows))
     assert torch.equal(resumed.rows, whole.rows)
     assert torch.equal(resumed.totals(), whole.totals())

@@ -18,7 +18,13 @@ _PREFETCHED = 2  # batches
 
 
 class BatchLoader(Protocol):
-    """Yields the batches of an epoch in a given order; all loaders yield the same batches."""
+    """Yields the batches of an epoch in a given order; all loaders yield the same batches.
+
+    Attributes:
+        batch_index: Which batch of the epoch was the last, int64 `[1]`, on the device; -1 before the first.
+    """
+
+    batch_index: Tensor
 
     def start_epoch(self, order: Tensor, sizes: list[int], done: int) -> None:
         """Start an epoch.
@@ -49,28 +55,28 @@ class DeviceLoader:
     Attributes:
         batches: Positions of the images of each batch of the epoch, `[batches, largest]`; the last row may end in
             positions of no batch.
+        batch_index: As every loader has it.
     """
 
     def __init__(self, images: ImageSet, largest: int) -> None:
         self.images = images
         self._order = torch.zeros(len(images) + largest, dtype=torch.int64, device=images.device)
         self.batches = self._order[:0].view(0, largest)
-        self._next = torch.zeros(1, dtype=torch.int64, device=images.device)
+        self.batch_index = torch.zeros(1, dtype=torch.int64, device=images.device)
 
     def start_epoch(self, order: Tensor, sizes: list[int], done: int) -> None:
         """Copy the order into the tensor that a step reads a row of; all batches but the last have one size."""
         self._order[: len(order)].copy_(order)
         self.batches = self._order[: len(sizes) * sizes[0]].view(len(sizes), sizes[0])
-        self._next.fill_(done)
+        self.batch_index.fill_(done - 1)
 
     def prefetch(self) -> None:
         """Do nothing."""
 
     def next_batch(self, size: int) -> Batch:
         """Gather and scale the next images."""
-        rows = self.batches.index_select(0, self._next)[0, :size]
-        self._next += 1
-        return self.images.batch(rows)
+        self.batch_index += 1
+        return self.images.batch(self.batches.index_select(0, self.batch_index)[0, :size])
 
 
 @dataclass
@@ -87,6 +93,9 @@ class PrefetchLoader:
     Args:
         images: The training images, in host memory, to be used on `images.device`.
         largest: Maximum batch size.
+
+    Attributes:
+        batch_index: As every loader has it.
     """
 
     def __init__(self, images: ImageSet, largest: int) -> None:
@@ -102,6 +111,7 @@ class PrefetchLoader:
         labels = images.labels
         self._label_batch = None if labels is None else labels.new_empty(largest)
         self._order = torch.zeros(len(images), dtype=torch.int64, device=self._device)
+        self.batch_index = torch.zeros(1, dtype=torch.int64, device=self._device)
         self._next = 0
         self._gatherer = ThreadPoolExecutor(1, thread_name_prefix="gather")
         self._ahead: list[tuple[Future[None], _Slot, int]] = []
@@ -114,6 +124,7 @@ class PrefetchLoader:
             gathered.result()
         self._ahead = []
         self._order[: len(order)].copy_(order)
+        self.batch_index.fill_(done - 1)
         self._next = sum(sizes[:done])
         self._rows = iter(order.cpu()[: sum(sizes)].split(sizes)[done:])
         for _ in range(_PREFETCHED):
@@ -135,6 +146,7 @@ class PrefetchLoader:
 
     def next_batch(self, size: int) -> Batch:
         """Scale the batch on the device."""
+        self.batch_index += 1
         labels = None if self._label_batch is None else self._label_batch[:size]
         return Batch(self._images.to_float(self._batch[:size]), labels)
 

@@ -29,30 +29,26 @@ class EpochLossBuffer:
 
     Args:
         steps: Steps of an epoch.
-        device: The device of training.
+        batch_index: Which of them the loader has handed out the batch of, int64 `[1]`, on the device.
     """
 
-    def __init__(self, steps: int, device: torch.device) -> None:
-        self.rows = torch.zeros(steps, len(TERMS), device=device)
-        self._next = torch.zeros(1, dtype=torch.int64, device=device)
+    def __init__(self, steps: int, batch_index: Tensor) -> None:
+        self.rows = torch.zeros(steps, len(TERMS), device=batch_index.device)
+        self._batch_index = batch_index
 
     def start_epoch(self, rows: Tensor | None = None) -> None:
         """Clear all rows; `rows` are those of the steps before an interruption."""
         self.rows.zero_()
-        done = 0 if rows is None else len(rows)
         if rows is not None:
-            self.rows[:done].copy_(rows)
-        self._next.fill_(done)
+            self.rows[: len(rows)].copy_(rows)
 
     def append(self, sums: Tensor) -> None:
         """Add the sums of a step, `[3]`; device work alone, so that a CUDA graph can contain it."""
-        self.rows.index_copy_(0, self._next, sums.unsqueeze(0))
-        self._next += 1
+        self.rows.index_copy_(0, self._batch_index, sums.unsqueeze(0))
 
     def extend(self, sums: Tensor, done: int) -> None:
         """Add the sums of several steps, `[steps, 3]`, after `done` others."""
         self.rows[done : done + len(sums)].copy_(sums)
-        self._next.fill_(done + len(sums))
 
     def totals(self) -> Tensor:
         """The sums over all steps so far: `[3]`, summed in float64 on the CPU."""

@@ -192,9 +192,9 @@ class Trainer:
         self._ema = None if options.ema_decay is None else ExponentialMovingAverage(vae, options.ema_decay)
         self._shuffle = make_generator(seed, "shuffle", self.device)
         self._epoch_start = self._shuffle.get_state()
-        self.loss_buffer = EpochLossBuffer(len(self._batch_sizes), self.device)
         batches_from = train if needs_labels(vae, loss) else train.without_labels()
         self._loader = make_loader(batches_from, -(-self._batch_sizes[0] // self.dist.world_size))
+        self.loss_buffer = EpochLossBuffer(len(self._batch_sizes), self._loader.batch_index)
         self._loss_monitor, self._saw_non_finite = LossMonitor(self.loss_buffer), False
         self._non_finite = NonFiniteChecker(vae, self.loss_buffer)
         self._variance = OptimalVariance(vae, train, options.batch_size, seed)
