@@ -30,7 +30,9 @@ def test_streamed_images_give_the_same_weights_and_an_average_is_what_is_scored_
     averaged = trained(command, tmp_path, "averaged", "data.binarization=dynamic", "trainer.ema_decay=0.9")
     for name, weight in resident["weights"]["vae"].items():
         assert torch.equal(weight, streamed["weights"]["vae"][name])
-    assert "streamed from host memory" in (tmp_path / "streamed" / "train.log").read_text()
+    log = (tmp_path / "streamed" / "train.log").read_text()
+    assert ", eager steps: " in log
+    assert "streamed from host memory" in log
     assert averaged["metrics"]["train/loss"] == resident["metrics"]["train/loss"]
     assert averaged["metrics"]["val/loss"] != resident["metrics"]["val/loss"]
     loaded = load_run(tmp_path / "averaged", checkpoint="last").vae.state_dict()
@@ -150,4 +152,5 @@ def test_compiled_steps_train_the_same(command, tmp_path):
     eager = trained(command, tmp_path, "eager", "trainer.execution=eager")
     compiled = trained(command, tmp_path, "compiled", "trainer.execution=compile")
     assert compiled["execution"] == "compile"
+    assert ", compiled steps: " in (tmp_path / "compiled" / "train.log").read_text()
     assert compiled["metrics"]["train/loss"] == pytest.approx(eager["metrics"]["train/loss"], rel=1e-4)

@@ -57,6 +57,7 @@ from vae_exp.tracking.wandb_tracker import WandbTracker
 
 _log = logging.getLogger(__name__)
 _LOSS_CHECK_IMAGES = 2000
+_STEPS = {"eager": "eager steps", "graph": "steps captured as a CUDA graph", "compile": "compiled steps"}
 
 
 @dataclass
@@ -264,7 +265,8 @@ def set_up(
         if state is not None:
             _load(trainer, state, run_dir, replan=state.get("schedule", plain["scheduler"]) != plain["scheduler"])
     if metrics_file:
-        _log_start(vae, device, threads, train, val)
+        steps = _STEPS[trainer.execution] if job.is_alone else "the steps of a stack"
+        _log_start(vae, device, threads, steps, train, val)
     return TrainingSetup(trainer, settings, device, threads, metadata, wandb, job.pruner)
 
 
@@ -425,14 +427,15 @@ def _describe_parameters(vae: VAE) -> str:
     return f"{trained:,} parameters" if trained == total else f"{trained:,} of {total:,} parameters"
 
 
-def _log_start(vae: VAE, device: torch.device, threads: int, train: ImageSet, val: ImageSet) -> None:
+def _log_start(vae: VAE, device: torch.device, threads: int, steps: str, train: ImageSet, val: ImageSet) -> None:
     source = f" by {thread_variable()}" if thread_variable() else ""
     on_cpu = f", {quantity(threads, 'thread')}{source}" if device.type == "cpu" else ""
     _log.info(
-        "Training %s on %s%s: %d training and %d validation images of %s%s.",
+        "Training %s on %s%s, %s: %d training and %d validation images of %s%s.",
         _describe_parameters(vae),
         device_name(device),
         on_cpu,
+        steps,
         len(train),
         len(val),
         train.image_shape,
