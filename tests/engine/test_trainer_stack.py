@@ -170,12 +170,13 @@ def test_augmented_and_streamed_images(tmp_path, is_streamed):
 
 
 @pytest.mark.cuda
-def test_members_on_cuda(tmp_path):
+@pytest.mark.parametrize("losses", [[ELBO()], [BetaVAE(0.5), BetaVAE(2.0)], [FreeBits(0.5), FreeBits(0.0)]])
+def test_members_on_cuda(tmp_path, losses):
     def on_cuda(*size):
         return mlp_vae(*size).to("cuda")
 
     options = {"train": images().to(torch.device("cuda")), "val": images(9).to(torch.device("cuda"))}
-    assert_as_alone(tmp_path, on_cuda, rtol=1e-3, execution="eager", **options)
+    assert_as_alone(tmp_path, on_cuda, rtol=1e-3, execution="eager", losses=losses, **options)
 
 
 def test_a_member_has_the_same_bits_whoever_is_absent(tmp_path):

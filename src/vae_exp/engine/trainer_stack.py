@@ -18,6 +18,7 @@ from vae_exp.engine.train_step import ModelWithLoss
 from vae_exp.engine.trainer import Trainer
 from vae_exp.errors import Interrupted
 from vae_exp.model.vae import VAE
+from vae_exp.objective.beta_vae import FreeBits
 from vae_exp.objective.loss_terms import Loss
 from vae_exp.objective.schedules import ScheduledValue
 
@@ -98,7 +99,11 @@ class StackedEpoch:
         self._weights = StackedWeights(stack.template, models)
         self._optimizer = StackedOptimizer(self._weights, models, optimizers, groups)
         self._batches = StackedBatches(members)
-        self._units = _units_in_use(stack.template, models, first.loss_buffer.rows.device)
+        device = first.loss_buffer.rows.device
+        self._scalars = _scalars(self._losses, device)
+        self._units = {}
+        if isinstance(first.loss, FreeBits):
+            self._units = {"units_in_use": _units_in_use(stack.template, models, device)}
         self._masks = self._weights.masks()
         self._image_weights: dict[int, Tensor] = {}
         self._terms = vmap(self._member_terms, randomness="error")
@@ -106,10 +111,9 @@ class StackedEpoch:
     def step(self, size: int) -> Tensor:
         """One step; the sums over the batch of loss, distortion and rate, `[3, members]`, in nats."""
         images, noise = self._batches.next_batch(size), self._stack.noise.draw(self._members, size)
-        scalars = _scalars(self._losses)
+        of_losses = {name: torch.stack(numbers) for name, numbers in self._scalars.items()} | self._units
         with vmapped():
-            terms = self._terms(self._weights.values, scalars, self._units, images, noise)
-        self._stack.template.units_in_use = None
+            terms = self._terms(self._weights.values, of_losses, images, noise)
         sums = torch.stack([term.detach() for term in terms]).sum(dim=-1)
         for value in self._weights.values.values():
             value.grad = None
@@ -144,22 +148,16 @@ class StackedEpoch:
         return diverged
 
     def _member_terms(
-        self,
-        weights: dict[str, Tensor],
-        scalars: dict[str, Tensor],
-        units: Tensor,
-        images: Tensor,
-        noise: list[Tensor],
+        self, weights: dict[str, Tensor], of_loss: dict[str, Tensor], images: Tensor, noise: list[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The terms of one member's loss, each `[batch]`, in nats; vmapped over the members."""
-        template, loss, tape = self._stack.template, copy(self._losses[0]), NoiseTape(noise)
-        for name, value in scalars.items():
+        loss, tape = copy(self._losses[0]), NoiseTape(noise)
+        for name, value in of_loss.items():
             setattr(loss, name, value)
-        template.units_in_use = units  # until the end of the step
         if self._step.dynamic_binarization:
             images = bernoulli(images, tape)
         values = {f"vae.{name}": value for name, value in weights.items()}
-        module = ModelWithLoss(template, loss)
+        module = ModelWithLoss(self._stack.template, loss)
         terms: tuple[Tensor, Tensor, Tensor] = functional_call(module, values, (images, tape))
         return terms
 
@@ -184,16 +182,17 @@ def _norms(gradients: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def _scalars(losses: Sequence[Loss]) -> dict[str, Tensor]:
-    """The numbers of the losses that differ or follow a schedule, by name: `[members]`."""
-    scalars: dict[str, Tensor] = {}
+def _scalars(losses: Sequence[Loss], device: torch.device) -> dict[str, list[Tensor]]:
+    """The numbers of the losses that differ, and those that schedules change in place, by name."""
+    scalars: dict[str, list[Tensor]] = {}
     for name in vars(losses[0]):
         values = [vars(loss)[name] for loss in losses]
-        scheduled = [value.value for value in values if isinstance(value, ScheduledValue)]
-        if scheduled or (isinstance(values[0], float) and len(set(values)) > 1):
-            numbers = [value.value if isinstance(value, ScheduledValue) else value for value in values]
-            like = scheduled[0] if scheduled else torch.zeros(())
-            scalars[name] = torch.stack([torch.as_tensor(number).to(like) for number in numbers])
+        is_scheduled = any(isinstance(value, ScheduledValue) for value in values)
+        if is_scheduled or (isinstance(values[0], float) and len(set(values)) > 1):
+            scalars[name] = [
+                value.value if isinstance(value, ScheduledValue) else torch.tensor(value, device=device)
+                for value in values
+            ]
     return scalars
 
 

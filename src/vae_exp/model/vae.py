@@ -22,8 +22,6 @@ class VAE(nn.Module):
         needs_labels: Whether the methods need the labels of images; True for class-conditional models.
         compute_dtype: What the matrix products of encoder and decoder are computed in; `torch.bfloat16` runs
             both under autocast, and they are expected to turn their outputs to float32.
-        units_in_use: 1 for the latent units of the model, 0 for those that only fill it up to the size of another,
-            `[latent_dim]`; None where there are none of those.
     """
 
     needs_labels = False
@@ -37,7 +35,6 @@ class VAE(nn.Module):
         if callable(attach):
             attach(encoder)
         self.compute_dtype = torch.float32
-        self.units_in_use: Tensor | None = None
 
     def encode(self, images: Tensor, labels: Tensor | None = None) -> Distribution:
         """q(z|x): images `[batch, *image_shape]` → a distribution over `[batch, latent_dim]`.

@@ -1,6 +1,7 @@
 """Objectives that weigh the rate: β-VAE, controlled capacity, free bits."""
 
 import torch
+from torch import Tensor
 
 from vae_exp.data.images import Batch
 from vae_exp.distributions.kl import kl_per_dimension
@@ -79,6 +80,10 @@ class FreeBits:
         free_nats: λ in nats per latent unit; a number of at least 0, or a schedule.
         num_samples: Draws of z per image.
 
+    Attributes:
+        units_in_use: 1 for the latent units that are paid for, 0 for those that only pad a model to the size of
+            another, `[latent_dim]`; None where all are.
+
     Raises:
         ValueError: if λ is negative or there is no draw.
     """
@@ -86,12 +91,13 @@ class FreeBits:
     def __init__(self, free_nats: float | Schedule, num_samples: int = 1) -> None:
         self.free_nats = as_scalar("loss.free_nats", free_nats, minimum=0)
         self.num_samples = check_num_samples("num_samples", num_samples)
+        self.units_in_use: Tensor | None = None
 
     def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
         """A batch of images → terms of shape `[batch]`, in nats."""
         samples = sample_posterior(vae, batch, generator, draws(self.num_samples))
         per_dimension = kl_per_dimension(samples.posterior, samples.prior, samples.latents)
         charged = per_dimension.mean(dim=0).clamp(min=value_of(self.free_nats))
-        charged = (charged if vae.units_in_use is None else charged * vae.units_in_use).sum()
+        charged = (charged if self.units_in_use is None else charged * self.units_in_use).sum()
         distortion = samples.distortion
         return LossTerms(loss=distortion + charged, distortion=distortion, rate=per_dimension.sum(dim=-1))
