@@ -23,18 +23,13 @@ class StackedWeights:
         self._models = [None if model is None else dict(model.named_parameters()) for model in models]
         self.values = {name: value.new_zeros(len(models), *value.shape) for name, value in parameters.items()}
         self._pairs = [
-            []
-            if own is None
-            else [self.inside(name, self.values[name][index], own[name].detach()) for name in own]
+            [self.inside(name, self.values[name][index], value.detach()) for name, value in (own or {}).items()]
             for index, own in enumerate(self._models)
         ]
         for pairs in self._pairs:
             _copy([inside for _, inside in pairs], [own for own, _ in pairs])
         for name, value in parameters.items():
             self.values[name].requires_grad_(value.requires_grad)
-
-    def _views(self, index: int, own: Mapping[str, Tensor] | None) -> list[tuple[Tensor, Tensor]]:
-        return [self.inside(name, self.values[name][index], value.detach()) for name, value in (own or {}).items()]
 
     @property
     def trained(self) -> dict[str, Tensor]:
@@ -57,12 +52,10 @@ class StackedWeights:
         return own, padded
 
     def masks(self) -> list[Tensor] | None:
-        """1 where a model has a weight that is trained and 0 in the padding; None where there is no padding.
-
-        Each is `[models, *largest shape]`.
+        """1 where a model has a weight and 0 in the padding, for each that is trained: `[models, *largest shape]`.
 
         Padding gets a gradient where an activation is not zero at zero, and from the density of a draw without
-        noise.
+        noise. None where there is no padding.
         """
         shapes = {name: value.shape[1:] for name, value in self.values.items()}
         if all(own[name].shape == shapes[name] for own in self._models if own is not None for name in own):
@@ -83,7 +76,7 @@ class StackedWeights:
 
 
 def _layout(template: nn.Module, name: str) -> tuple[int, int]:
-    """The axis of a parameter along which its layer's outputs lie, and of how many parts they are."""
+    """The axis of a parameter that its layer's outputs have, and in how many parts they are padded."""
     layer = template.get_submodule(name.rpartition(".")[0])
     is_transposed = isinstance(layer, nn.ConvTranspose2d) and name.endswith("weight")
     return int(is_transposed), getattr(layer, "halves", 1)
@@ -139,21 +132,20 @@ class StackedOptimizer:
         """Copy the state of one model into its own optimizer."""
         member = self._members[model]
         assert member is not None
-        span, group = next(
-            (span, group)
-            for span, group in zip(self._spans, self._optimizer.param_groups, strict=True)
-            if span.start <= model < span.stop
-        )
+        number = next(number for number, span in enumerate(self._spans) if model < span.stop)
+        row, group = model - self._spans[number].start, self._optimizer.param_groups[number]
+        pairs = []
         for name, part in zip(self._names, group["params"], strict=True):
-            own, trained = member.parameters[name], self._optimizer.state.get(part)
-            state = member.optimizer.state[own] if trained else {}
-            for key, value in (trained or {}).items():
-                if _is_elementwise(key, value, part):
-                    state.setdefault(key, torch.zeros_like(own))
-                    target, inside = self._weights.inside(name, value[model - span.start], state[key])
-                    target.copy_(inside)
-                else:
+            own = member.parameters[name]
+            for key, value in self._optimizer.state.get(part, {}).items():
+                state = member.optimizer.state[own]
+                if not _is_elementwise(key, value, part):
                     state[key] = value.clone() if isinstance(value, Tensor) else value
+                    continue
+                if key not in state:
+                    state[key] = torch.zeros_like(own)
+                pairs.append(self._weights.inside(name, value[row], state[key]))
+        _copy([own for own, _ in pairs], [inside for _, inside in pairs])
         member.optimizer._opt_called = True  # type: ignore[attr-defined]  # or a scheduler warns
 
     def _first(self, span: slice) -> "_Member | None":
@@ -170,12 +162,12 @@ class StackedOptimizer:
                 state[key] = value.clone() if isinstance(value, Tensor) else value
                 continue
             state[key] = torch.zeros_like(part)
-            for row, member in zip(state[key], self._members[span], strict=True):
-                if member is not None:
-                    own, inside = self._weights.inside(
-                        name, row, member.optimizer.state[member.parameters[name]][key]
-                    )
-                    inside.copy_(own)
+            pairs = [
+                self._weights.inside(name, row, member.optimizer.state[member.parameters[name]][key])
+                for row, member in zip(state[key], self._members[span], strict=True)
+                if member is not None
+            ]
+            _copy([inside for _, inside in pairs], [own for own, _ in pairs])
 
 
 class _Member:
