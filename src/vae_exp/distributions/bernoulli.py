@@ -25,7 +25,7 @@ class LogitBernoulli(Bernoulli):
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probabilities of shape `[*sample_shape, *batch_shape]`, in nats."""
         logits, values = torch.broadcast_tensors(self.logits, value)
-        return _LogProb.of(logits, values)  # type: ignore[no-any-return]
+        return _LogProb.compute(logits, values)  # type: ignore[no-any-return]
 
 
 class SummedBernoulli(Independent):  # type: ignore[type-arg]
@@ -40,7 +40,7 @@ class SummedBernoulli(Independent):  # type: ignore[type-arg]
             or logits.dtype != value.dtype
         ):
             return super().log_prob(value)  # type: ignore[no-any-return, no-untyped-call]
-        return _SummedLogProb.of(logits.flatten(-axes), value.flatten(-axes))  # type: ignore[no-any-return]
+        return _SummedLogProb.compute(logits.flatten(-axes), value.flatten(-axes))  # type: ignore[no-any-return]
 
 
 class _SummedLogProb(LastAxisFunction):
@@ -84,7 +84,7 @@ class LogitContinuousBernoulli(ContinuousBernoulli):
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-densities of shape `[*sample_shape, *batch_shape]`, in nats."""
         logits, values = torch.broadcast_tensors(self.logits, value)
-        log_probability: Tensor = _LogProb.of(logits, values)
+        log_probability: Tensor = _LogProb.compute(logits, values)
         return log_probability + _log_normaliser(logits)
 
     @property

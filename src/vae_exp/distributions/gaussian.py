@@ -47,7 +47,7 @@ def draw_with_rate(posterior: DiagonalGaussian, noise: Tensor) -> tuple[Tensor, 
     Returns:
         z, `[batch, latent_dim]`, and the divergence, `[batch]`, in nats.
     """
-    latents, rate = _DrawWithRate.of(posterior.parameters, posterior.base_dist.scale, noise)
+    latents, rate = _DrawWithRate.compute(posterior.parameters, posterior.base_dist.scale, noise)
     return latents, rate
 
 

@@ -24,7 +24,7 @@ def kl(posterior: Distribution, prior: Distribution, latents: Tensor) -> Tensor:
     """
     gaussians = _diagonal_gaussian(posterior), _diagonal_gaussian(prior)
     if gaussians[0] is not None and gaussians[1] is not None:
-        divergence: Tensor = _GaussianKL.of(*gaussians[0], *gaussians[1])
+        divergence: Tensor = _GaussianKL.compute(*gaussians[0], *gaussians[1])
         return divergence
     if isinstance(posterior, MultivariateNormal) and gaussians[1] is not None:
         loc, scale = gaussians[1]

@@ -1,4 +1,4 @@
-"""Functions with a gradient of their own to which a leading axis more makes no difference."""
+"""Autograd functions along the last axis, which `torch.vmap` computes for all members of a stack at once."""
 
 import inspect
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ _vmapped: ContextVar[bool] = ContextVar("vmapped", default=False)
 
 @contextmanager
 def vmapped() -> Iterator[None]:
-    """A block in which `torch.vmap` adds an axis to the arguments of `LastAxisFunction.of`."""
+    """A block in which `torch.vmap` adds an axis to the arguments of `LastAxisFunction.compute`."""
     token = _vmapped.set(True)
     try:
         yield
@@ -26,13 +26,13 @@ class LastAxisFunction(torch.autograd.Function):
     """Works along the last axis; all arguments are tensors that broadcast against one another."""
 
     @classmethod
-    def of(cls, *arguments: Tensor) -> Any:
-        """The function of these arguments, also where `torch.vmap` adds an axis to them."""
+    def compute(cls, *arguments: Tensor) -> Any:
+        """Apply the function, also where `torch.vmap` adds an axis to the arguments."""
         return _Vmapped.apply(cls, *arguments) if _vmapped.get() else cls.apply(*arguments)
 
 
 class _Vmapped(torch.autograd.Function):
-    """A function of which torch takes the batched form alone; the form without a batch has a slower call."""
+    """A function within `vmapped()`, where torch calls `vmap`; the call is slower than that of the function."""
 
     @staticmethod
     def forward(function: type[LastAxisFunction], *arguments: Tensor) -> Any:
@@ -50,7 +50,7 @@ class _Vmapped(torch.autograd.Function):
         rank = max(tensor.dim() - (axis is not None) for tensor, axis in zip(arguments, axes, strict=True))
         outputs = function.apply(
             *(
-                tensor if axis is None else _in_front(tensor, axis, rank)
+                tensor if axis is None else _move_to_front(tensor, axis, rank)
                 for tensor, axis in zip(arguments, axes, strict=True)
             )
         )
@@ -58,7 +58,7 @@ class _Vmapped(torch.autograd.Function):
 
 
 def remember_signature(function: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
-    """Let torch, which asks for the signature of `forward` at every call, find it at once."""
+    """Store the signature of `forward`, which torch asks for at every call of a function with `setup_context`."""
     function.forward.__signature__ = inspect.signature(function.forward)  # type: ignore[attr-defined]
     return function
 
@@ -66,7 +66,7 @@ def remember_signature(function: type[torch.autograd.Function]) -> type[torch.au
 remember_signature(_Vmapped)
 
 
-def _in_front(tensor: Tensor, axis: int, rank: int) -> Tensor:
-    """The tensor with an axis moved to the front, and axes of length one after it up to `rank` others."""
+def _move_to_front(tensor: Tensor, axis: int, rank: int) -> Tensor:
+    """Move an axis to the front, and insert axes of length one after it until there are `rank` others."""
     moved = tensor.movedim(axis, 0)
     return moved.reshape(len(moved), *[1] * (rank + 1 - moved.dim()), *moved.shape[1:])

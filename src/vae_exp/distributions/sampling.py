@@ -45,10 +45,10 @@ def sharded(shard: Shard | None) -> Iterator[None]:
 
 
 class NoiseTape(torch.Generator):
-    """Stands where a generator is expected: plays draws that were made before, or notes which are asked for.
+    """Takes the place of a generator: plays draws that were made before, or notes which are asked for.
 
     Args:
-        draws: What to play, in order; None makes draws from a generator of its own and notes them.
+        draws: What to play, in order; None notes which draws are asked for, and answers with any.
         device: Of the draws that are noted.
     """
 
@@ -62,7 +62,7 @@ class NoiseTape(torch.Generator):
         self.noted: list[Draw] = []
 
     def draw(self, draw: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
-        """The next draws, `shape`."""
+        """The next draws, of this shape."""
         if self._played is not None:
             return next(self._played)
         self.noted.append((draw, shape))

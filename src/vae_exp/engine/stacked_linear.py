@@ -25,7 +25,7 @@ class StackedLinear(nn.Linear):
 
 @remember_signature
 class _Linear(torch.autograd.Function):
-    """x Wᵀ + b, with a batched form of its own."""
+    """x Wᵀ + b, whose batched form under `torch.vmap` is one product."""
 
     @staticmethod
     def forward(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

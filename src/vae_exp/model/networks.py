@@ -44,11 +44,11 @@ def activation_module(name: str) -> nn.Module:
 def linear(inputs: int, outputs: int, activation: str) -> list[nn.Module]:
     """A linear layer and its activation; `gated` is a ⊙ σ(b) of two such layers (Dauphin et al. 2017)."""
     if activation == GATED:
-        return [in_halves(nn.Linear(inputs, 2 * outputs)), nn.GLU(dim=-1)]
+        return [mark_halves(nn.Linear(inputs, 2 * outputs)), nn.GLU(dim=-1)]
     return [nn.Linear(inputs, outputs), activation_module(activation)]
 
 
-def in_halves(layer: Layer) -> Layer:
+def mark_halves(layer: Layer) -> Layer:
     """Mark a layer whose outputs are two halves, one after the other, which zeros fill up half by half."""
     layer.halves = 2  # type: ignore[assignment]
     return layer
@@ -113,7 +113,7 @@ def _convolution(
 ) -> list[nn.Module]:
     """A 3×3 convolution and its activation."""
     if activation == GATED:
-        return [in_halves(kind(inputs, 2 * outputs, 3, **options)), nn.GLU(dim=-3)]
+        return [mark_halves(kind(inputs, 2 * outputs, 3, **options)), nn.GLU(dim=-3)]
     return [kind(inputs, outputs, 3, **options), activation_module(activation)]
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, MultivariateNormal
 
 from vae_exp.distributions.gaussian import DiagonalGaussian
-from vae_exp.model.networks import at_least_float32, in_halves
+from vae_exp.model.networks import at_least_float32, mark_halves
 
 
 class DiagonalGaussianHead(nn.Module):
@@ -20,7 +20,7 @@ class DiagonalGaussianHead(nn.Module):
 
     def __init__(self, features: int, latent_dim: int) -> None:
         super().__init__()
-        self.mean_and_log_variance = in_halves(nn.Linear(features, 2 * latent_dim))
+        self.mean_and_log_variance = mark_halves(nn.Linear(features, 2 * latent_dim))
 
     def forward(self, features: Tensor) -> Distribution:
         """Features `[batch, features]` → a distribution over `[batch, latent_dim]`."""
