@@ -237,15 +237,11 @@ def set_up(
     start = partial(start_wandb, sweep=job.sweep, swept=job.swept, is_alone=job.is_alone)
     with timed(phases, "tracker"):
         wandb = start(settings.tracker, plain, run_dir, state, run_id) if metrics_file else None
-    metadata: dict[str, Any] = {
-        **config_hashes(config),
-        "image_shape": splits.image_shape,
-        "data": splits.fingerprints,
+    metadata = _checkpoint_metadata(config, splits) | {
         "wandb_run_id": wandb.run_id if wandb else run_id,
         "schedule": plain["scheduler"],
         "loss_check": loss_check,
         "threads": threads,
-        "git": git_state(),
     }
     with timed(phases, "build"):
         trainer = Trainer(
@@ -268,6 +264,16 @@ def set_up(
         steps = _STEPS[trainer.execution] if job.is_alone else "the steps of a stack"
         _log_start(vae, device, threads, steps, train, val)
     return TrainingSetup(trainer, settings, device, threads, metadata, wandb, job.pruner)
+
+
+def _checkpoint_metadata(config: DictConfig, splits: DataSplits) -> dict[str, Any]:
+    """Which config, data and code a checkpoint is of."""
+    return {
+        **config_hashes(config),
+        "image_shape": splits.image_shape,
+        "data": splits.fingerprints,
+        "git": git_state(),
+    }
 
 
 def _set_up_process(settings: TrainConfig) -> torch.device:
