@@ -71,6 +71,6 @@ def _check_key_is_used(config: DictConfig, key: str) -> None:
 
 def _check_data_key_is_used(config: DictConfig, key: str, default: Any) -> None:
     value = OmegaConf.select(config, f"data.{key}")
-    is_used = key == "augment" or f"${{data.{key}}}" in OmegaConf.to_yaml(config, resolve=False)
-    if value != default and not is_used:
-        raise UserError(f"data.{key}={value} is not used by these data; leave it out, or choose other data.")
+    if value == default or key == "augment" or f"${{data.{key}}}" in OmegaConf.to_yaml(config, resolve=False):
+        return
+    raise UserError(f"data.{key}={value} is not used by these data; leave it out, or choose other data.")
