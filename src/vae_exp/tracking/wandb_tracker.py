@@ -73,6 +73,7 @@ class WandbTracker:
         self._root = root
         self._run: Any = None
         self._epoch = epoch
+        self._is_alone = is_alone
         arguments: dict[str, Any] = {
             "project": project,
             "entity": entity or "",  # with None, W&B would read the environment of a resumed run
@@ -84,7 +85,6 @@ class WandbTracker:
             "job_type": job_type,
             "mode": mode,
             "id": run_id or secrets.token_hex(4),
-            "reinit": "finish_previous" if is_alone else "create_new",
             "resume": "allow" if run_id and mode == "online" else None,
         }
         if mode == "online":
@@ -188,10 +188,10 @@ class WandbTracker:
         self._run = wandb.init(
             **arguments,
             dir=str(self._root),
+            reinit="finish_previous" if self._is_alone else "create_new",
             settings=wandb.Settings(
                 silent=True,
-                x_save_requirements=arguments["reinit"]
-                == "finish_previous",  # or the same list is made for each run of the process
+                x_save_requirements=self._is_alone,  # the same list for every run of a process takes long
                 x_transaction_log_flush_interval=_FLUSH_SECONDS,
                 finish_timeout=_FINISH_SECONDS,
                 finish_timeout_raises=True,
