@@ -126,12 +126,12 @@ def _reason(plain: Mapping[str, Any], model: Mapping[str, Any], trainer: Mapping
 
 def _reason_of_size(model: Mapping[str, Any], config: DictConfig) -> str:
     if {model["encoder"]["_target_"], model["decoder"]["_target_"]} != _MLP:
-        return "convolutions on a CPU are faster one by one"
+        return "convolutions (faster one by one on a CPU)"
     shape = OmegaConf.to_container(config.data, resolve=True).get("image_shape")  # type: ignore[union-attr]
     sizes = [prod(shape or [1, 28, 28]), *model["hidden_dims"], model["latent_dim"]]
     weights = 2 * sum(inputs * outputs for inputs, outputs in pairwise(sizes))
     if weights > _MOST_CPU_WEIGHTS:
-        return f"nets of about {weights:,} weights on a CPU are faster one by one"
+        return f"about {weights:,} weights (faster one by one on a CPU)"
     return ""
 
 
