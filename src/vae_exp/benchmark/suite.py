@@ -27,7 +27,7 @@ from vae_exp.configuration.schema import BenchmarkConfig, resolve_to_dict
 from vae_exp.engine.device import device_name, resolve_device
 from vae_exp.errors import UserError
 
-_STACK_SIZES = {True: (1, 4, 16, 64), False: (4, 16)}  # on CUDA, elsewhere
+_STACK_SIZES, _STACK_SIZES_ON_CUDA = [4, 16], [1, 4, 16, 64]
 _WARM_UP_STEPS = 10  # compilers, captures and allocators settle
 
 
@@ -107,7 +107,9 @@ def choose_precisions(requested: Sequence[str] | None, device: torch.device) -> 
 
 def choose_stack_sizes(requested: Sequence[int] | None, device: torch.device) -> list[int]:
     """How many nets train as one; on a CPU fewer, since a step takes as long as theirs together."""
-    return list(_STACK_SIZES[device.type == "cuda"] if requested is None else requested)
+    if requested is None:
+        return _STACK_SIZES_ON_CUDA if device.type == "cuda" else _STACK_SIZES
+    return list(requested)
 
 
 def _resolve(config: DictConfig, hidden_dims: Sequence[int], image_shape: Sequence[int]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import IO, Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-DPI = 150  # of Pillow images
+DPI = 150
 _PNG_OPTIONS = {"compress_level": 1}
 _FOOT_INCHES = 0.15
 _FOOT_SIZE = 6  # points
@@ -14,10 +14,10 @@ _FOOT_COLOUR = "#737373"
 
 
 def write_png(picture: Any, foot: str, file: IO[bytes]) -> None:
-    """Write a picture as a PNG file.
+    """Write a picture as a PNG file, and clear it if it is a figure.
 
     Args:
-        picture: A Pillow image, a matplotlib figure, or whatever has a `savefig`.
+        picture: A Pillow image, a matplotlib figure, or an object that has `savefig` and `clear`.
         foot: What it shows; written below Pillow images and matplotlib figures.
         file: Where it goes.
     """
@@ -55,7 +55,7 @@ def draw_text(
         y: Inches from the top.
         text: The line.
         size: Points.
-        anchor: Pillow's name of the point of the text that lies there; by default the middle of the baseline.
+        anchor: Pillow's name of the point of the text that is there; by default the middle of the baseline.
         colour: Of the letters.
     """
     ImageDraw.Draw(image).text((round(x * DPI), round(y * DPI)), text, colour, _font(size), anchor)
