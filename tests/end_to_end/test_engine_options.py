@@ -83,7 +83,7 @@ def test_the_environment_sets_the_threads_and_the_run_says_so(command, tmp_path,
     assert trained(command, tmp_path, "run", f"trainer.threads={own + 1}")["threads"] == own
     log = (tmp_path / "run" / "train.log").read_text()
     assert f"{own} thread" in log
-    assert "by OMP_NUM_THREADS: " in log
+    assert "by OMP_NUM_THREADS, eager steps: " in log
     assert f"trainer.threads={own + 1} is not used: OMP_NUM_THREADS is set; {own} instead" in log
 
 

@@ -261,8 +261,7 @@ def set_up(
         if state is not None:
             _load(trainer, state, run_dir, replan=state.get("schedule", plain["scheduler"]) != plain["scheduler"])
     if metrics_file:
-        steps = _STEPS[trainer.execution] if job.is_alone else "the steps of a stack"
-        _log_start(vae, device, threads, steps, train, val)
+        _log_start(trainer, threads, train, val, is_alone=job.is_alone)
     return TrainingSetup(trainer, settings, device, threads, metadata, wandb, job.pruner)
 
 
@@ -433,13 +432,14 @@ def _describe_parameters(vae: VAE) -> str:
     return f"{trained:,} parameters" if trained == total else f"{trained:,} of {total:,} parameters"
 
 
-def _log_start(vae: VAE, device: torch.device, threads: int, steps: str, train: ImageSet, val: ImageSet) -> None:
+def _log_start(trainer: Trainer, threads: int, train: ImageSet, val: ImageSet, *, is_alone: bool) -> None:
     source = f" by {thread_variable()}" if thread_variable() else ""
-    on_cpu = f", {quantity(threads, 'thread')}{source}" if device.type == "cpu" else ""
+    on_cpu = f", {quantity(threads, 'thread')}{source}" if trainer.device.type == "cpu" else ""
+    steps = _STEPS[trainer.execution] if is_alone else "the steps of a stack"
     _log.info(
         "Training %s on %s%s, %s: %d training and %d validation images of %s%s.",
-        _describe_parameters(vae),
-        device_name(device),
+        _describe_parameters(trainer.vae),
+        device_name(trainer.device),
         on_cpu,
         steps,
         len(train),
