@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_dir
 from vae_exp.configuration.config_dir import config_dir
 from vae_exp.configuration.resolvers import register_resolvers
 from vae_exp.configuration.schema import register_schemas
-from vae_exp.sweep.stacks import largest_sizes, stack_key
+from vae_exp.sweep.stacks import largest_sizes, optimizer_word, stack_key
 
 SMALL = ["data=digits", "model.hidden_dims=[32]"]
 
@@ -106,3 +106,12 @@ def test_the_largest_sizes_are_those_of_each_axis():
         "latent_dim": 9,
         "hidden_dims": [16, 64],
     }
+
+
+def test_only_jobs_with_the_same_learning_rate_in_every_epoch_have_one_word():
+    first = optimizer_word(config("seed=1"), 1)
+    assert optimizer_word(config("seed=2", "model.latent_dim=3"), 2) == first
+    for override in ("optimizer.lr=1e-2", "scheduler=cosine"):
+        assert optimizer_word(config(override), 1) != first
+    plateau = config("scheduler=plateau")
+    assert optimizer_word(plateau, 1) != optimizer_word(plateau, 2)

@@ -78,9 +78,10 @@ def optimizer_word(config: DictConfig, number: int) -> str:
         config: Of the job.
         number: Of the job; the learning rate of `ReduceLROnPlateau` is a matter of its own.
     """
-    plain: Any = OmegaConf.to_container(config, resolve=False)
-    follows_metrics = str((plain["scheduler"] or {}).get("_target_")).endswith("ReduceLROnPlateau")
-    return json.dumps([plain["optimizer"], plain["scheduler"], number if follows_metrics else None], default=str)
+    groups = config.optimizer, config.scheduler
+    optimizer, scheduler = (OmegaConf.to_container(group, resolve=False) for group in groups)
+    follows_metrics = str(config.scheduler.get("_target_")).endswith("ReduceLROnPlateau")
+    return json.dumps([optimizer, scheduler, number if follows_metrics else None], default=str)
 
 
 def largest_sizes(config: DictConfig, sizes: Mapping[str, Any] | None) -> dict[str, Any]:

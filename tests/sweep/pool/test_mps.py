@@ -108,9 +108,9 @@ def test_gpus_named_by_index_share_a_daemon_that_renumbers_none(tmp_path: Path):
 
 
 def test_a_daemon_that_is_running_is_used_and_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    with mps._run_daemon("nvidia-cuda-mps-control", ["0"]) as connection:
+    with share_gpus(slots("0", "0"), True) as first:
         with pytest.MonkeyPatch.context() as patch, caplog.at_level("INFO"):
-            patch.setenv("CUDA_MPS_PIPE_DIRECTORY", connection["CUDA_MPS_PIPE_DIRECTORY"])
+            patch.setenv("CUDA_MPS_PIPE_DIRECTORY", first[0].environment["CUDA_MPS_PIPE_DIRECTORY"])
             with share_gpus(slots("0", "0"), True) as shared:
                 assert [slot.environment for slot in shared] == [{}, {}]
         [(pid, _, _)] = daemons(tmp_path)
