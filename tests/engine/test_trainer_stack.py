@@ -1,5 +1,6 @@
 """Trainers whose steps are made as one train as each of them does alone."""
 
+import signal
 from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
@@ -14,6 +15,7 @@ from vae_exp.engine.progress import NullProgress
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.engine.trainer import Trainer
 from vae_exp.engine.trainer_stack import TrainerStack
+from vae_exp.errors import Interrupted
 from vae_exp.model.decoders import ConvDecoder, MLPDecoder
 from vae_exp.model.encoders import ConvEncoder, MLPEncoder
 from vae_exp.model.likelihoods import (
@@ -192,3 +194,24 @@ def test_a_member_has_the_same_bits_whoever_is_absent(tmp_path):
             stack.train_epoch([member if other == place else None for other in range(3)], list("aba"), shutdown)
         expected = together[place].vae.state_dict()
         assert all(torch.equal(value, expected[name]) for name, value in member.vae.state_dict().items())
+
+
+def test_members_that_were_interrupted_in_their_validation_continue_to_the_same_bits(tmp_path):
+    whole, members, resumed = (trainers(tmp_path / name, mlp_vae) for name in ("whole", "members", "resumed"))
+    train_together(TrainerStack(mlp_vae(*largest(SIZES))), whole)
+    shutdown = GracefulShutdown()
+    runs = [member.paused_fit(shutdown, NullProgress()) for member in members]
+    for run in runs:
+        next(run)
+    TrainerStack(mlp_vae(*largest(SIZES))).train_epoch(members, list("aabc"), shutdown)
+    shutdown.signal_number = signal.SIGTERM
+    for member, run, other in zip(members, runs, resumed, strict=True):
+        with pytest.raises(Interrupted):
+            next(run)
+        other.load_state_dict(member.state_dict())
+        assert (other.state.epoch, other.state.batch_in_epoch) == (0, other.steps_per_epoch)
+    train_together(TrainerStack(mlp_vae(*largest(SIZES))), resumed)
+    for member, other in zip(resumed, whole, strict=True):
+        expected = other.vae.state_dict()
+        assert all(torch.equal(value, expected[name]) for name, value in member.vae.state_dict().items())
+        assert member.state.metrics["val/loss"] == other.state.metrics["val/loss"]

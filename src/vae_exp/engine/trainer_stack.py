@@ -60,6 +60,8 @@ class TrainerStack:
             Interrupted: on Ctrl-C or SIGTERM, after a step; the members have what they were trained to.
         """
         present = [member for member in members if member is not None]
+        if not present[0].due_sizes:  # they were interrupted after the last step of the epoch
+            return []
         epoch = StackedEpoch(self, members, groups)
         done = present[0].state.batch_in_epoch
         rows: list[Tensor] = []
