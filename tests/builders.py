@@ -194,6 +194,7 @@ def trainer_options(**changes: Any) -> TrainerOptions:
         "patience": None,
         "min_delta": 0.0,
         "execution": "auto",
+        "steps_per_graph": 1,
         "precision": "fp32",
         "max_grad_norm": None,
         "ema_decay": None,

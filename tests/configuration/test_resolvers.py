@@ -49,6 +49,7 @@ SAME = (
     {"sweep__name": "mine"},
     {"hydra": {"job": {"name": "x"}}},
     {"trainer__max_train_images": None},
+    {"trainer__steps_per_graph": 20},
     {"data": {"root": "/there", "path": "a"}},
     {"model__encoder__wide": 2},  # an interpolation counts as the value that it stands for
 )

@@ -87,6 +87,19 @@ def test_the_environment_sets_the_threads_and_the_run_says_so(command, tmp_path,
     assert f"trainer.threads={own + 1} is not used: OMP_NUM_THREADS is set; {own} instead" in log
 
 
+def test_several_steps_in_a_graph_are_single_ones_without_a_graph_and_a_resume_may_ask_for_them(command, tmp_path):
+    single = trained(command, tmp_path, "single")
+    several = trained(command, tmp_path, "several", "trainer.epochs=1", "trainer.steps_per_graph=20")
+    log = (tmp_path / "several" / "train.log").read_text()
+    assert "trainer.steps_per_graph=20 is not used: steps are not captured as a CUDA graph." in log
+    assert single["config_hash"] != several["config_hash"]  # by trainer.epochs alone
+    resumed = command("train", "resume=several", "trainer.epochs=2", "trainer.steps_per_graph=10")
+    assert resumed.code == 0, resumed.err
+    assert read_result(tmp_path / "several")["config_hash"] == single["config_hash"]
+    assert "trainer.steps_per_graph=10 is not used" in (tmp_path / "several" / "train.log").read_text()
+    assert read_result(tmp_path / "several")["metrics"]["val/loss"] == single["metrics"]["val/loss"]
+
+
 def test_memory_is_counted_for_steps_in_float32_alone(command, tmp_path, monkeypatch):
     """Autocast keeps half of it, and a run that fits must not be refused."""
     monkeypatch.setattr("vae_exp.engine.device._total_memory", lambda device: 1000)

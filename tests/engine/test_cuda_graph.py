@@ -4,10 +4,11 @@ import gc
 import random
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from math import nan
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
@@ -18,11 +19,28 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
-from tests.builders import CPU, adam, grey_images, make_train_step, small_vae, weights
+from tests.builders import (
+    CPU,
+    RecordingTracker,
+    SignalAtStep,
+    adam,
+    fit,
+    grey_images,
+    halving,
+    make_train_step,
+    make_trainer,
+    small_vae,
+    weights,
+)
 from vae_exp.engine import cuda_graph
+from vae_exp.engine.checkpoint import load_checkpoint
 from vae_exp.engine.cuda_graph import CUDAGraphStep, first_difference, host_state, make_capturable
-from vae_exp.engine.train_step import ModelWithLoss
+from vae_exp.engine.train_step import ModelWithLoss, TrainStep
+from vae_exp.engine.trainer import Trainer
+from vae_exp.errors import Interrupted
+from vae_exp.objective.beta_vae import BetaVAE
 from vae_exp.objective.elbo import ELBO
+from vae_exp.objective.schedules import Linear
 
 WARM_UPS = ["eager"] * 3
 
@@ -101,6 +119,7 @@ class FakeStep:
         self, cuda: FakeCuda, optimizer: Optimizer | None = None, loss: Callable[[], Any] = lambda: None
     ) -> None:
         self.optimizer = optimizer or SGD([nn.Parameter(torch.ones(2))], lr=0.1, momentum=0.9)
+        self.parameters = self.optimizer.param_groups[0]["params"]
         self.model_with_loss = nn.Module()
         self.model_with_loss.loss = loss
         self.generator = torch.Generator()
@@ -308,6 +327,140 @@ def test_attributes_of_modules_are_named_by_their_path_and_those_of_the_compiler
     assert first_difference(before, host_state(compiled, optimizer)) is None
     vae.encoder.calls = 1
     assert first_difference(before, host_state(compiled, optimizer)) == "vae.encoder.calls"
+
+
+# Several steps in a graph
+
+
+class CapturableStep:
+    """A training step whose captured work runs at each replay, with gradients and rates of the capture."""
+
+    def __init__(self, cuda: FakeCuda, step: TrainStep) -> None:
+        self._cuda, self._step = cuda, step
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._step, name)
+
+    def __call__(self, size: int) -> Tensor:
+        if self._cuda.capturing is None:
+            return self._step(size)
+        sums, parameters, groups = torch.zeros(3), self._step.parameters, self._step.optimizer.param_groups
+        captured = [torch.zeros_like(parameter) for parameter in parameters], [group["lr"] for group in groups]
+        for parameter, gradient in zip(parameters, captured[0], strict=True):
+            parameter.grad = gradient
+
+        def work() -> None:
+            held = [parameter.grad for parameter in parameters], [group["lr"] for group in groups]
+            for group, rate in zip(groups, captured[1], strict=True):
+                group["lr"] = rate
+            sums.copy_(self._step(size))
+            for group, rate in zip(groups, held[1], strict=True):
+                group["lr"] = rate
+            for parameter, gradient, before in zip(parameters, captured[0], held[0], strict=True):
+                gradient.copy_(parameter.grad)
+                parameter.grad = before
+
+        self._cuda.capturing.work.append(work)
+        return sums
+
+
+@pytest.fixture
+def make(cuda: FakeCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trainer]:
+    """Makes a trainer whose full batches of four are captured."""
+    monkeypatch.setattr(CUDAGraphStep, "on_capture_stream", lambda step: nullcontext())
+
+    def make(name: str, steps_per_graph: int, count: int = 35, **settings: Any) -> Trainer:
+        images = settings.pop("train", grey_images(count))
+        trainer = make_trainer(tmp_path / name, train=images, trackers=[RecordingTracker()], **settings)
+        trainer._step = CUDAGraphStep(CapturableStep(cuda, trainer.train_step), CPU, full_batch_size=4)
+        trainer.steps_per_graph = trainer._choose_steps_per_graph(steps_per_graph)
+        return trainer
+
+    return make
+
+
+def everything(trainer: Trainer) -> dict[str, Any]:
+    """What a run leaves behind, without its times."""
+    state = trainer.state_dict()
+    tensors = [
+        *state["vae"].values(),
+        *(state["average"] or {}).values(),
+        *(value for values in state["optimizer"]["state"].values() for value in values.values()),
+        *(state["generators"][name] for name in ("noise", "shuffle")),
+    ]
+    [tracker] = trainer._trackers
+    return {
+        "tensors": [torch.as_tensor(tensor).double().tolist() for tensor in tensors],
+        "progress": (state["epoch"], state["step"], state["batches"], state["grad_norm"]),
+        "rows": tracker.rows(),
+    }
+
+
+OPTIMIZERS = {
+    "Adam": partial(Adam, lr=0.02, fused=True),
+    "SGD": partial(SGD, lr=0.001, momentum=0.9),
+}
+
+
+@pytest.mark.parametrize(("steps", "count"), [(3, 35), (5, 32)], ids=["a short last batch", "full batches alone"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_several_steps_in_a_graph_are_those_of_as_many_graphs_to_the_bit(
+    cuda: FakeCuda, make: Any, name: str, steps: int, count: int
+):
+    """Eight full batches are an epoch: 3 + 3 + 1 + 1 or 5 + 1 + 1 + 1; the learning rate halves after it."""
+    settings = {"count": count, "optimizer": OPTIMIZERS[name], "scheduler": halving, "ema_decay": 0.9, "epochs": 3}
+    several = fit(make("several", steps, **settings))
+    assert sorted(len(graph.work) for graph in cuda.graphs) == [1, steps]
+    one, eager = fit(make("one", 1, **settings)), make("eager", 1, **settings)
+    assert several._step.fallback is one._step.fallback is None
+    assert everything(several) == everything(one)
+    eager._step = eager.train_step
+    if name == "SGD":  # Adam's rate is a float32 on the device
+        assert everything(one) == everything(fit(eager))
+
+
+@pytest.mark.parametrize(("signal_at", "stop"), [(2, 3), (8, 8), (9, 9), (11, 12), (16, 16)])
+def test_a_run_of_several_steps_in_a_graph_resumes_within_an_epoch_to_the_bit(
+    make: Any, tmp_path: Path, signal_at: int, stop: int
+):
+    """A signal is noticed at the end of a replay; a resumed run warms up where the whole one replays."""
+    settings = {"optimizer": OPTIMIZERS["Adam"], "scheduler": halving}
+    whole = fit(make("whole", 1, **settings))
+    first = make("first", 3, **settings)
+    with pytest.raises(Interrupted):
+        fit(first, SignalAtStep(signal_at))
+    assert first.state.global_step == stop
+    resumed = make("first", 3, **settings)
+    resumed.load_state_dict(load_checkpoint(tmp_path / "first" / "checkpoints" / "last.pt", CPU))
+    fit(resumed)
+    expected, rows = everything(whole), everything(resumed)
+    assert rows.pop("rows")[-1] == expected.pop("rows")[-1]
+    assert rows == expected
+
+
+def test_several_steps_of_a_model_that_cannot_be_captured_are_eager(cuda: FakeCuda, make: Any):
+    cuda.refusal = RuntimeError("no")
+    three, one = (fit(make(str(steps), steps, optimizer=OPTIMIZERS["SGD"])) for steps in (3, 1))
+    assert three._step.fallback == one._step.fallback == "RuntimeError: no"
+    assert everything(three) == everything(one)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"train": grey_images(35).stream_to(CPU)}, "images are streamed, and copied before each step"),
+        ({"loss": BetaVAE(Linear(0.0, 1.0, 5, "step"))}, "a schedule of the loss has unit=step"),
+        ({"count": 11}, "an epoch has fewer full batches (2)"),
+        ({"count": 12}, None),
+        ({"loss": BetaVAE(Linear(0.0, 1.0, 5, "epoch"))}, None),
+    ],
+)
+def test_steps_that_the_host_prepares_are_made_one_by_one(make: Any, caplog, settings: Any, reason: str | None):
+    caplog.clear()
+    trainer = make("run", 3, **settings)
+    assert trainer.steps_per_graph == (3 if reason is None else 1)
+    message = f"trainer.steps_per_graph=3 is not used: {reason}."
+    assert (message in caplog.text) is (reason is not None)
 
 
 # Optimizers

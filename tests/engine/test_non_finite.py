@@ -79,6 +79,19 @@ def test_a_copy_starts_every_32_steps_is_read_at_a_later_step_and_not_waited_for
     assert gpu.event.streams == ["that of cuda:1"]
 
 
+def test_of_several_steps_at_a_time_a_copy_starts_at_the_first_poll_after_32(monkeypatch):
+    gpu = FakeGPU(monkeypatch)
+    gpu.rows[0] = nan
+    copies = []
+    for _ in range(5):
+        gpu._monitor.poll(torch.ones(3), 1, steps=20)
+        copies.append(len(gpu.event.streams))
+        gpu.event.arrived = False
+    assert copies == [0, 1, 1, 1, 1]
+    gpu.event.arrived = True
+    assert gpu._monitor.poll(torch.ones(3), 1, steps=20).isnan().all()
+
+
 def test_polling_continues_and_earlier_results_do_not_change(monkeypatch):
     gpu = FakeGPU(monkeypatch)
     polled = [gpu.poll(loss=float(step)) for step in range(1, 5 * STEPS)]

@@ -14,7 +14,18 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.optim import Adagrad, Optimizer
 
-from tests.builders import CPU, SHAPE, SignalAtStep, fit, grey_images, halving, make_trainer, small_vae, weights
+from tests.builders import (
+    CPU,
+    SHAPE,
+    RecordingTracker,
+    SignalAtStep,
+    fit,
+    grey_images,
+    halving,
+    make_trainer,
+    small_vae,
+    weights,
+)
 from tests.engine.recordable import LIKELIHOODS, LOSSES, MODELS, Parts, covering, loss_of, model_of, step_of
 from vae_exp.configuration.instantiate import build_optimizer
 from vae_exp.data.batch_loader import make_loader
@@ -113,7 +124,7 @@ def test_captured_steps_are_eager_ones_to_rounding(tmp_path: Path, monkeypatch: 
     if _is_capturable(graph):
         assert _fallback(graph) is None
         assert graph.execution == "graph"
-        assert set(graph._step._captures) == {8}
+        assert set(graph._step._captures) == {(8, 1)}
     else:
         assert "capturing" in _fallback(graph)
     torch.testing.assert_close(weights(recorded), weights(eager), rtol=1e-4, atol=1e-5)
@@ -166,6 +177,61 @@ def test_a_run_resumes_to_the_bit(tmp_path: Path, name: str, stop: int):
     resumed.load_state_dict(load_checkpoint(tmp_path / "first" / "checkpoints" / "last.pt", CPU))
     fit(resumed)
     assert _fallback(whole) is _fallback(resumed) is None
+    assert torch.equal(weights(vae), weights(expected))
+
+
+# Several steps in a graph
+
+
+def _tracked_run(path: Path, **settings: Any) -> tuple[Trainer, Tensor, list[dict[str, float]]]:
+    tracker = RecordingTracker()
+    trainer, vae = _run(path, trackers=[tracker], **settings)
+    assert _fallback(trainer) is None
+    return trainer, weights(vae), tracker.rows()
+
+
+@pytest.mark.parametrize(("steps", "count"), [(3, 67), (5, 64)], ids=["a short last batch", "full batches alone"])
+@pytest.mark.parametrize("execution", ["graph", "compile"])
+@pytest.mark.parametrize("name", ["Adam", "SGD"])
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # of the compiler
+def test_several_steps_in_a_graph_are_those_of_as_many_graphs_to_the_bit(
+    tmp_path: Path, name: str, execution: str, steps: int, count: int
+):
+    """Eight full batches are an epoch: 3 + 3 + 1 + 1 or 5 + 1 + 1 + 1."""
+    if execution == "compile":
+        pytest.importorskip("triton")
+    settings = {"execution": execution, "scheduler": halving, "ema_decay": 0.9, "epochs": 3}
+    runs = {
+        made: _tracked_run(
+            tmp_path / str(made),
+            steps_per_graph=made,
+            images=_images(count=count, binarization_seed=0),
+            optimizer=_optimizer(name),
+            **settings,
+        )
+        for made in (steps, 1)
+    }
+    assert {made: set(trainer._step._captures) for made, (trainer, _, _) in runs.items()} == {
+        steps: {(8, steps), (8, 1)},
+        1: {(8, 1)},
+    }
+    assert torch.equal(runs[steps][1], runs[1][1])
+    assert runs[steps][2] == runs[1][2]
+
+
+@pytest.mark.parametrize(("signal_at", "stop"), [(2, 3), (8, 8), (11, 12), (16, 16)])
+def test_a_run_of_several_steps_in_a_graph_resumes_within_an_epoch_to_the_bit(
+    tmp_path: Path, signal_at: int, stop: int
+):
+    settings = {"epochs": 4, "execution": "graph", "scheduler": halving}
+    _, expected = _run(tmp_path / "whole", **settings)
+    first, _ = _trainer(tmp_path / "first", steps_per_graph=3, **settings)
+    with pytest.raises(Interrupted):
+        fit(first, SignalAtStep(signal_at, signal.SIGTERM))
+    assert first.state.global_step == stop
+    resumed, vae = _trainer(tmp_path / "first", steps_per_graph=3, **settings)
+    resumed.load_state_dict(load_checkpoint(tmp_path / "first" / "checkpoints" / "last.pt", CPU))
+    fit(resumed)
     assert torch.equal(weights(vae), weights(expected))
 
 
@@ -342,5 +408,5 @@ def test_compiled_steps_are_captured_too(tmp_path: Path):
     compiled, vae = _run(tmp_path / "compile", epochs=3, execution="compile")
     _, eager = _run(tmp_path / "eager", epochs=3, execution="eager")
     assert _fallback(compiled) is None
-    assert set(compiled._step._captures) == {8}
+    assert set(compiled._step._captures) == {(8, 1)}
     torch.testing.assert_close(weights(vae), weights(eager), rtol=1e-3, atol=1e-4)

@@ -162,6 +162,7 @@ def _options(case: Case, execution: str, precision: str) -> TrainerOptions:
         patience=None,
         min_delta=0.0,
         execution=execution,
+        steps_per_graph=1,
         precision=precision,
         max_grad_norm=None,
         ema_decay=None,

@@ -33,6 +33,7 @@ OVERRIDABLE_ON_RESUME = (
     "trainer.epochs",
     "trainer.device",
     "trainer.execution",
+    "trainer.steps_per_graph",
     "trainer.threads",
     "trainer.early_stopping",
     "trainer.strategy",
@@ -42,7 +43,12 @@ OVERRIDABLE_ON_RESUME = (
     "checkpoint",
     "tracker",
 )
-EXCLUDED_KEYS = ("data.root", "trainer.threads", "trainer.print_batch_sum")  # change no result but by rounding
+EXCLUDED_KEYS = (  # change no result but by rounding
+    "data.root",
+    "trainer.steps_per_graph",
+    "trainer.threads",
+    "trainer.print_batch_sum",
+)
 _MOST_CHARACTERS = 120
 
 

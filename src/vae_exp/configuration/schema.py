@@ -51,6 +51,11 @@ def _threads(key: str, value: Any) -> None:
         raise UserError(f"{key}={value} must be auto, null (torch's own) or at least 1.")
 
 
+def _steps_per_graph(key: str, value: Any) -> None:
+    if value != "auto" and (type(value) is not int or value < 1):
+        raise UserError(f"{key}={value} must be auto or a whole number of at least 1.")
+
+
 def _one_of(key: str, value: Any, *allowed: str | bool) -> None:
     if value not in allowed:
         raise UserError(f"{key}={value} must be one of {', '.join(map(str, allowed))}.")
@@ -213,6 +218,7 @@ class TrainerConfig:
     epochs: int = _value(_at_least, 1)
     batch_size: int = _value(_at_least, 1)
     execution: str = _value(_one_of, *_EXECUTION_MODES)
+    steps_per_graph: Any = _value(_steps_per_graph, default="auto")
     precision: str = _value(_one_of, *_PRECISIONS)
     deterministic: bool = MISSING
     max_grad_norm: float | None = _value(_positive)

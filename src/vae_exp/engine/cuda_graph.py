@@ -27,15 +27,16 @@ class _Capture(NamedTuple):
     graph: torch.cuda.CUDAGraph
     sums: Tensor
     options: tuple[Any, ...]
+    gradients: list[Tensor | None]
 
 
 class CUDAGraphStep:
     """Runs a training step eagerly a few times, then captures it and replays the graph.
 
-    There is a graph for each batch size, and a new one whenever an option of the optimizer changes, because a
-    graph holds them as constants; the learning rate is read from the device where the optimizer can, in warm-up
-    steps too, so that all steps of a run round alike. The warm-up steps are real steps of the training: a capture
-    runs nothing, so no state has to be restored.
+    There is a graph for each batch size and number of steps, and a new one whenever an option of the optimizer
+    changes, because a graph holds them as constants; the learning rate is read from the device where the optimizer
+    can, in warm-up steps too, so that all steps of a run round alike. The warm-up steps are real steps of the
+    training: a capture runs nothing, so no state has to be restored.
 
     A model that waits for the device, draws from a generator that the capture does not know, or changes state on
     the host in its last warm-up step (an attribute, a random state) continues eagerly, and a warning says why.
@@ -53,7 +54,8 @@ class CUDAGraphStep:
         self._device = device
         self._full_batch_size = full_batch_size
         self._stream = _capture_stream(device)
-        self._captures: dict[int, _Capture] = {}
+        self._captures: dict[tuple[int, int], _Capture] = {}
+        self._last: _Capture | None = None
         self._warm_ups: Counter[int] = Counter()
         self._rates: _DeviceLearningRates | None = None
 
@@ -68,8 +70,11 @@ class CUDAGraphStep:
             finally:
                 torch.cuda.current_stream().wait_stream(self._stream)
 
-    def __call__(self, size: int) -> Tensor:
-        """One step on a batch of `size` images; the sums of its terms, `[3]`, in nats."""
+    def __call__(self, size: int, steps: int = 1) -> Tensor:
+        """Steps on as many batches of `size` images each; the sums of the terms of the last, `[3]`, in nats.
+
+        Several are one replay of a graph that contains them; until the warm-ups are made they are run one by one.
+        """
         if (
             self._rates is None
         ):  # not earlier: until the first step a checkpoint may replace the optimizer's groups
@@ -77,21 +82,29 @@ class CUDAGraphStep:
             self._rates = _DeviceLearningRates(self._step.optimizer, self._device)
         self._rates.follow()
         if self.fallback is not None or self._full_batch_size not in (None, size):
-            return self._eager(size, self._rates)
+            return self._eager(size, self._rates, steps)
         if self._warm_ups[size] < _WARM_UP_STEPS:
-            return self._warm_up(size, self._rates)
+            return self._warm_up(size, self._rates) if steps == 1 else [self(size) for _ in range(steps)][-1]
         options = _constant_options(self._step.optimizer, self._rates)
-        capture = self._captures.get(size)
+        capture = self._captures.get((size, steps))
         if capture is None or capture.options != options:
-            capture = self._capture(size, self._rates, options)
+            capture = self._capture(size, self._rates, options, steps)
         if capture is None:
-            return self._eager(size, self._rates)
-        capture.graph.replay()
+            return self._eager(size, self._rates, steps)
+        self._replay(capture)
         return capture.sums
 
-    def _eager(self, size: int, rates: "_DeviceLearningRates") -> Tensor:
+    def _replay(self, capture: _Capture) -> None:
+        capture.graph.replay()
+        if capture is not self._last:  # another step left its gradients elsewhere
+            self._last = capture
+            for parameter, gradient in zip(self._step.parameters, capture.gradients, strict=True):
+                parameter.grad = gradient
+
+    def _eager(self, size: int, rates: "_DeviceLearningRates", steps: int = 1) -> Tensor:
+        self._last = None
         with rates.in_groups():
-            return self._step(size)
+            return [self._step(size) for _ in range(steps)][-1]
 
     def _warm_up(self, size: int, rates: "_DeviceLearningRates") -> Tensor:
         self._warm_ups[size] += 1
@@ -104,8 +117,11 @@ class CUDAGraphStep:
             self._fall_back_to_eager(f"{difference} changes from step to step, which a graph would not see")
         return sums
 
-    def _capture(self, size: int, rates: "_DeviceLearningRates", options: tuple[Any, ...]) -> _Capture | None:
-        self._captures.pop(size, None)
+    def _capture(
+        self, size: int, rates: "_DeviceLearningRates", options: tuple[Any, ...], steps: int
+    ) -> _Capture | None:
+        self._captures.pop((size, steps), None)
+        self._last = None
         generator_state = self._step.generator.get_state().clone()
         graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         try:
@@ -113,15 +129,16 @@ class CUDAGraphStep:
                 graph.register_generator_state(self._step.generator)
             self._step.optimizer.zero_grad(set_to_none=True)
             with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
-                sums = self._eager(size, rates)
+                sums = self._eager(size, rates, steps)
         except Exception as error:  # whatever a model does that cannot be captured
             self._clean_up_failed_capture(graph, pool, generator_state)
             if isinstance(_root_cause(error), torch.OutOfMemoryError):
                 raise _root_cause(error) from None
             self._fall_back_to_eager(_first_line(_root_cause(error)))  # a local name would keep the graph alive
             return None
-        self._captures[size] = _Capture(graph, sums, options)
-        return self._captures[size]
+        gradients = [parameter.grad for parameter in self._step.parameters]
+        self._captures[size, steps] = _Capture(graph, sums, options, gradients)
+        return self._captures[size, steps]
 
     def _fall_back_to_eager(self, reason: str) -> None:
         self.fallback = reason

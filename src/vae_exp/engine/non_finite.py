@@ -21,8 +21,8 @@ _STEPS_BETWEEN_COPIES = 32
 class LossMonitor:
     """Polls the terms of recent steps without making the device wait.
 
-    On the CPU every step is seen at once. On CUDA a copy is started every 32 steps and read once it has arrived.
-    Other devices have no events: there the check at the end of an epoch must do.
+    On the CPU every step is seen at once. On CUDA a copy is started at the first poll after 32 steps
+    and read once it has arrived. Other devices have no events: there the check at the end of an epoch must do.
 
     Args:
         buffer: The terms of the steps of the epoch.
@@ -37,12 +37,13 @@ class LossMonitor:
             self._copy = torch.zeros(3, pin_memory=True)
             self._arrival = torch.cuda.Event()
 
-    def poll(self, sums: Tensor, size: int) -> Tensor | None:
-        """Call it after every step.
+    def poll(self, sums: Tensor, size: int, steps: int = 1) -> Tensor | None:
+        """Call it after every step, or after several that are made as one.
 
         Args:
-            sums: The sums of the step's terms, `[3]`, on the device.
+            sums: The sums of the last step's terms, `[3]`, on the device.
             size: How many images the step had.
+            steps: How many steps there were.
 
         Returns:
             The terms of a recent step per image, on the CPU, not finite if any step of the epoch so far was not;
@@ -50,16 +51,16 @@ class LossMonitor:
         """
         if self._device.type == "cpu":
             return sums / size
-        return self._poll_cuda(sums, size) if self._device.type == "cuda" else None
+        return self._poll_cuda(sums, size, steps) if self._device.type == "cuda" else None
 
-    def _poll_cuda(self, sums: Tensor, size: int) -> Tensor | None:
+    def _poll_cuda(self, sums: Tensor, size: int, steps: int) -> Tensor | None:
         if self._is_copying:
             if not self._arrival.query():
                 return None
             self._is_copying = False
             return self._copy.clone()
-        self._countdown -= 1
-        if self._countdown == 0:
+        self._countdown -= steps
+        if self._countdown <= 0:
             self._countdown = _STEPS_BETWEEN_COPIES
             # adding 0 × all rows makes a NaN or an infinity of any step visible
             self._copy.copy_(sums / size + 0 * self._buffer.rows.sum(dim=0), non_blocking=True)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import groupby
 from math import isfinite, nan
 from types import TracebackType
 from typing import Any
@@ -67,6 +68,7 @@ class TrainerOptions:
         patience: Epochs without improvement of it after which to stop; None trains all epochs.
         min_delta: How much lower counts as an improvement for `patience`.
         execution: How steps are run: `auto`, `eager`, `graph` or `compile`.
+        steps_per_graph: How many steps one replay of a CUDA graph makes where it can.
         precision: Of the matrix products of a step; `fp32`, `tf32` or `bf16`.
         max_grad_norm: The norm that gradients are clipped to; None for no clipping.
         ema_decay: Decay of the moving average of the weights, which is then what is evaluated; None for none.
@@ -83,6 +85,7 @@ class TrainerOptions:
     patience: int | None
     min_delta: float
     execution: str
+    steps_per_graph: int
     precision: str
     max_grad_norm: float | None
     ema_decay: float | None
@@ -154,6 +157,7 @@ class Trainer:
 
     Attributes:
         stack_size: How many trainers make their steps together.
+        steps_per_graph: How many steps one replay of a CUDA graph makes.
     """
 
     stack_size = 1
@@ -212,12 +216,11 @@ class Trainer:
         self._mode = resolve_execution_mode(options.execution, self.device, self.dist)
         self.train_step = self._make_train_step(loss)
         self._step: TrainStep | CUDAGraphStep = self.train_step
-        self._contention: ContentionWatch | None = None
-        if self.dist.world_size == 1:
-            if self.device.type == "cuda" and self._mode != "eager":
-                self._step = CUDAGraphStep(self.train_step, self.device, self._batch_sizes[0])
-            if self.device.type == "cpu" and self._mode == "eager":
-                self._contention = ContentionWatch()
+        if self.device.type == "cuda" and self._mode != "eager" and self.dist.world_size == 1:
+            self._step = CUDAGraphStep(self.train_step, self.device, self._batch_sizes[0])
+        is_watched = self.device.type == "cpu" and self._mode == "eager" and self.dist.world_size == 1
+        self._contention = ContentionWatch() if is_watched else None
+        self.steps_per_graph = self._choose_steps_per_graph(options.steps_per_graph)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -249,15 +252,15 @@ class Trainer:
             DivergedError: if a loss, a gradient or a weight is not finite; the last checkpoint stands.
             TrialPruned: if the pruner ends the run.
         """
-        run = self.paused_fit(shutdown, progress, pruner)
+        run, step = self.paused_fit(shutdown, progress, pruner), self._step
         with self.on_capture_stream():
             for _ in run:
                 contention = self._contention.measure() if self._contention else nullcontext()
                 with raised_in(run), self.training_phase(), contention:
-                    for size in self.due_sizes:
+                    for size, steps in _group_steps(self.due_sizes, self.steps_per_graph):
                         self._prepare_step(shutdown)
-                        sums = self._step(size)
-                        self._finish_step(sums, size, progress)
+                        sums = step(size, steps) if isinstance(step, CUDAGraphStep) else step(size)
+                        self._finish_step(sums, size, progress, steps)
         return self.state
 
     def paused_fit(
@@ -434,6 +437,21 @@ class Trainer:
             augment=make_augmentation(self._train),
         )
 
+    def _choose_steps_per_graph(self, requested: int) -> int:
+        """What is requested, or 1 where one replay cannot make several steps; a warning says why."""
+        full_batches = self._batch_sizes.count(self._batch_sizes[0])
+        obstacles = {
+            "steps are not captured as a CUDA graph": not isinstance(self._step, CUDAGraphStep),
+            "images are streamed, and copied before each step": not self._train.is_resident,
+            "a schedule of the loss has unit=step": self.schedules.by_step,
+            f"an epoch has fewer full batches ({full_batches})": full_batches < requested,
+        }
+        reason = next((reason for reason, applies in obstacles.items() if applies), None)
+        if requested == 1 or reason is None:
+            return requested
+        _log.warning("trainer.steps_per_graph=%d is not used: %s.", requested, reason)
+        return 1
+
     @property
     def _graph_fallback(self) -> str | None:
         return self._step.fallback if isinstance(self._step, CUDAGraphStep) else None
@@ -488,10 +506,13 @@ class Trainer:
         self.state.global_step += 1
         self.state.batch_in_epoch += 1
 
-    def _finish_step(self, sums: Tensor, size: int, progress: ProgressDisplay) -> None:
-        self.count_step()
-        means = self._loss_monitor.poll(sums, size)
+    def _finish_step(self, sums: Tensor, size: int, progress: ProgressDisplay, steps: int = 1) -> None:
+        for _ in range(steps):
+            self.count_step()
+        means = self._loss_monitor.poll(sums, size, steps)
         self._saw_non_finite = means is not None and not isfinite(means[0].item())
+        for _ in range(steps - 1):
+            progress.step(None)
         progress.step(_progress_values(means) if means is not None and progress.needs_metrics() else None)
 
     def _end_epoch(
@@ -604,6 +625,13 @@ def _batch_sizes(count: int, batch_size: int, dist: DistributedContext) -> list[
             f"processes; choose one that leaves at least {dist.world_size}, or none."
         )
     return sizes
+
+
+def _group_steps(sizes: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
+    """Batch sizes, each with the number of steps to make as one: `most` of equal size, the others one by one."""
+    for size, group in groupby(sizes):
+        count = len(list(group))
+        yield from [(size, most)] * (count // most) + [(size, 1)] * (count % most)
 
 
 def _progress_values(means: Tensor) -> dict[str, float]:

@@ -156,13 +156,16 @@ class LossSchedules:
     Args:
         loss: Any loss; its attributes of type `ScheduledValue` follow their schedules.
         device: Where the loss is computed.
+
+    Attributes:
+        by_step: Whether a scalar follows steps.
     """
 
     def __init__(self, loss: object, device: torch.device) -> None:
         self._scalars = {name: value for name, value in vars(loss).items() if isinstance(value, ScheduledValue)}
         for scalar in self._scalars.values():
             scalar.to(device)
-        self._by_step = any(scalar.schedule.unit == "step" for scalar in self._scalars.values())
+        self.by_step = any(scalar.schedule.unit == "step" for scalar in self._scalars.values())
 
     def begin_epoch(self, epochs: int, steps: int) -> None:
         """Set every scalar to its value after so many whole epochs and so many steps."""
@@ -171,7 +174,7 @@ class LossSchedules:
 
     def begin_step(self, steps: int) -> None:
         """Set the scalars that follow steps to their values after so many."""
-        if not self._by_step:
+        if not self.by_step:
             return
         for scalar in self._scalars.values():
             if scalar.schedule.unit == "step":

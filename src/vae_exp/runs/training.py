@@ -435,7 +435,8 @@ def _describe_parameters(vae: VAE) -> str:
 def _log_start(trainer: Trainer, threads: int, train: ImageSet, val: ImageSet, *, is_alone: bool) -> None:
     source = f" by {thread_variable()}" if thread_variable() else ""
     on_cpu = f", {quantity(threads, 'thread')}{source}" if trainer.device.type == "cpu" else ""
-    steps = _STEPS[trainer.execution] if is_alone else "the steps of a stack"
+    at_once = f", {trainer.steps_per_graph} in a graph" if trainer.steps_per_graph > 1 else ""
+    steps = f"{_STEPS[trainer.execution]}{at_once}" if is_alone else "the steps of a stack"
     _log.info(
         "Training %s on %s%s, %s: %d training and %d validation images of %s%s.",
         _describe_parameters(trainer.vae),
@@ -540,6 +541,7 @@ def _options(settings: TrainConfig, loss: Loss, val: ImageSet) -> TrainerOptions
         patience=trainer.early_stopping.patience,
         min_delta=trainer.early_stopping.min_delta,
         execution=trainer.execution,
+        steps_per_graph=trainer.steps_per_graph if isinstance(trainer.steps_per_graph, int) else 1,  # auto
         precision=trainer.precision,
         max_grad_norm=trainer.max_grad_norm,
         ema_decay=trainer.ema_decay,
