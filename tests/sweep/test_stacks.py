@@ -1,5 +1,7 @@
 """Which jobs can train as one, by their configs."""
 
+from functools import cache
+
 import pytest
 from hydra import compose, initialize_config_dir
 
@@ -11,6 +13,7 @@ from vae_exp.sweep.stacks import largest_sizes, optimizer_word, stack_key
 SMALL = ["data=digits", "model.hidden_dims=[32]"]
 
 
+@cache
 def config(*overrides: str):
     register_schemas()
     register_resolvers()
