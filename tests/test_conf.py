@@ -71,12 +71,11 @@ def composed(name: str, *overrides: str):
 
 def set_up_refusal(*overrides: str) -> str:
     """Why a run with these overrides cannot be set up."""
-    from vae_exp.runs.training import set_up
+    from vae_exp.runs.training import SweepJob, set_up
 
+    run_dir, config = RunDirectory(Path("nowhere")), composed("train", *overrides)
     with pytest.raises(UserError) as refused:
-        set_up(
-            composed("train", *overrides), RunDirectory(Path("nowhere")), None, None, None, {}, GracefulShutdown()
-        )
+        set_up(config, run_dir, None, None, SweepJob(), {}, GracefulShutdown())
     assert not Path("nowhere").exists()
     return str(refused.value)
 

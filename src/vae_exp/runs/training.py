@@ -139,9 +139,10 @@ def run_training(run: PausedTraining, shutdown: GracefulShutdown) -> dict[str, A
     """
     try:
         setup = next(run)
-        with raised_in(run), cpu_threads(setup.threads):
-            setup.trainer.fit(shutdown, setup.progress(), setup.pruner)
-        next(run)
+        with cpu_threads(setup.threads):
+            with raised_in(run):
+                setup.trainer.fit(shutdown, setup.progress(), setup.pruner)
+            next(run)
     except StopIteration as end:
         result: dict[str, Any] | None = end.value
         return result
@@ -202,8 +203,7 @@ def paused_training(
         with _recorded_result(setup, run_dir, start, phases) as result:
             shutdown.raise_if_requested()
             yield setup
-            with cpu_threads(setup.threads):
-                setup.trainer.run_final_evaluators(shutdown)
+            setup.trainer.run_final_evaluators(shutdown)
     return result
 
 
