@@ -44,7 +44,7 @@ def stacked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.
 def test_each_member_is_a_full_run(stacked):
     folder, finished = stacked
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert "16 jobs of 0 to 15 train as one stack: latent_dim up to 5, hidden_dims up to [32]." in finished.stdout
+    assert "Stack of 16 jobs from 0 to 15: latent_dim up to 5, hidden_dims up to [32]." in finished.stdout
     results = read_results(folder / "multirun" / "s")
     assert {result["status"] for result in results.values()} == {"completed"}
     assert {result["execution"] for result in results.values()} == {"stacked/16"}
@@ -98,7 +98,7 @@ def test_a_member_that_diverges_or_stops_early_harms_no_other(tmp_path: Path):
 def test_jobs_that_cannot_be_stacked_run_beside_the_stack_and_the_reason_is_said(tmp_path: Path):
     finished = sweep(tmp_path, *SMALL, "tracker=none", "model.posterior=diagonal,full_covariance", "seed=0,1")
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert "2 jobs of 0 to 1 train as one stack" in finished.stdout
+    assert "Stack of 2 jobs from 0 to 1: " in finished.stdout
     assert finished.stdout.count("Jobs with model.posterior=full_covariance run alone.") == 1
     results = read_results(tmp_path / "multirun" / "s")
     assert sorted(result["execution"] for result in results.values()) == [

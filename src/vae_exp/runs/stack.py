@@ -78,7 +78,7 @@ class StackMember:
         self._epochs = setup.trainer.paused_fit(self._shutdown, NullProgress(), setup.pruner)
         self._continue(next)
 
-    def go_on(self) -> None:
+    def end_epoch(self) -> None:
         """End an epoch whose steps have been made, up to the steps of the next one or to the run's end."""
         with self.turn():
             self._continue(next)
@@ -99,6 +99,7 @@ class StackMember:
         try:
             yield
         finally:
+            device = device if self._trainer is None else self._trainer.device
             self._rng = get_process_rng_state(device)
             self._handlers, root.handlers = root.handlers, handlers
             sys.stdout, sys.stderr = streams
@@ -154,6 +155,8 @@ def train_together(
         shutdown: Notes Ctrl-C and SIGTERM.
     """
     stack: TrainerStack | None = None
+    if _nothing_is_continued(runs):
+        runs = [run for run in runs if isinstance(run, StackMember)]
     while active := [run for run in runs if isinstance(run, StackMember) and run.is_active]:
         position = min(member.position for member in active)
         due = [member for member in active if member.position == position]
@@ -170,4 +173,10 @@ def train_together(
             if member.trainer in diverged:
                 member.fail(NonFiniteLossError())
             else:
-                member.go_on()
+                member.end_epoch()
+
+
+def _nothing_is_continued(runs: Sequence[StackMember | EndedRun]) -> bool:
+    """Whether most runs have ended and the others are new, as seeds that are added: no bits are to be kept."""
+    active = [run for run in runs if isinstance(run, StackMember) and run.is_active]
+    return 2 * len(active) < len(runs) and all(member.position == (0, 0) for member in active)

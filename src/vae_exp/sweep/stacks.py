@@ -28,7 +28,7 @@ _SCALARS = {  # of the losses that can be stacked: where members may differ
 }
 _OPTIMIZERS = {f"torch.optim.{name}" for name in ("Adam", "AdamW", "SGD", "Adagrad")}
 _FREE = {"latent_dim", "hidden_dims"}  # of the model: smaller ones are padded
-_FREE_TRAINER = {"early_stopping", "monitor", "print_batch_sum", "warn_posterior_collapse"}
+_FREE_TRAINER = {"early_stopping", "monitor", "print_batch_sum", "steps_per_graph", "warn_posterior_collapse"}
 _MOST_CPU_WEIGHTS = 110_000  # above, products on a CPU are as fast one by one; see docs/experiment_log.md
 
 

@@ -33,6 +33,8 @@ class PoolDisplay:
         self._console = console or Console(soft_wrap=not sys.stdout.isatty())
         self._total, self._slots, self._done_before = total, slots, done
         self._running: dict[int, Job] = {}
+        self._stacked: set[int] = set()  # jobs of stacks, without the first of each
+        self._stack_sizes: dict[int, int] = {}  # by the first
         self._counts: Counter[JobOutcome] = Counter()
         self._spent: list[float] = []
         is_terminal = self._console.is_terminal
@@ -53,14 +55,12 @@ class PoolDisplay:
             self._live.stop()
 
     def started(self, jobs: Sequence[Job], slot: Slot) -> None:
-        """The process of jobs has been started."""
+        """The process of jobs has been started; those of a stack are shown as its first."""
         for job in jobs:
             job.status = "running" if slot.gpu is None else f"on GPU {slot.gpu}"
             self._running[job.number] = job
-
-    def say(self, text: str) -> None:
-        """Print a line about jobs that are about to start."""
-        self._say(text)
+        self._stacked |= {job.number for job in jobs[1:]}
+        self._stack_sizes[jobs[0].number] = len(jobs)
 
     def ended(self, job: Job) -> None:
         """A job has ended, or needed no process."""
@@ -69,20 +69,20 @@ class PoolDisplay:
         self._counts[job.outcome] += 1
         if job.outcome is JobOutcome.DONE:
             self._spent.append(job.seconds)
-        self._say(self._line(job, job.outcome))
+        self.say(self._line(job, job.outcome))
 
     def requeued(self, job: Job) -> None:
         """A job ran out of memory and will be run once more."""
         self._running.pop(job.number, None)
-        self._say(f"{job.name} ran out of memory; it is repeated when no other job shares its GPU (or the cores).")
+        self.say(f"{job.name} ran out of memory; it is repeated when no other job shares its GPU (or the cores).")
 
     def halved(self, count: int) -> None:
         """A stack of so many jobs ran out of memory."""
-        self._say(f"A stack of {count} jobs ran out of memory; it is repeated as two halves.")
+        self.say(f"A stack of {count} jobs ran out of memory; it is repeated as two halves.")
 
     def stopping(self, count: int) -> None:
         """The sweep was asked to stop."""
-        self._say(
+        self.say(
             f"Stopping {quantity(count, 'running job')} after a checkpoint. Press Ctrl-C again to stop at once."
         )
 
@@ -91,7 +91,8 @@ class PoolDisplay:
         if self._live is not None:
             self._live.update(self._table(), refresh=True)
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Print a line."""
         with suppress(OSError):  # the reader has closed the pipe; the sweep continues
             self._console.print(Text(text), highlight=False, soft_wrap=True)
 
@@ -126,10 +127,12 @@ class PoolDisplay:
         table = Table(box=None, padding=(0, 2, 0, 0))
         for name in ("job", "where", "time", "epochs", "last"):
             table.add_column(name, overflow="ellipsis", no_wrap=True)
-        for job in self._running.values():
+        for job in (job for number, job in self._running.items() if number not in self._stacked):
+            more = self._stack_sizes[job.number] - 1
+            name = f"{job.name} and {more} more" if more else job.name
             epoch = int(job.metrics.get("epoch", 0))
             epochs = f"{epoch}/{job.epochs}" if job.epochs else str(epoch)
-            table.add_row(Text(job.name), job.status, format_duration(job.seconds), epochs, _shown_metric(job))
+            table.add_row(Text(name), job.status, format_duration(job.seconds), epochs, _shown_metric(job))
         parts = [f"{len(self._running)} running", f"{self._remaining() - len(self._running)} waiting"]
         parts += [f"{count} {outcome.value}" for outcome, count in self._counts.items()]
         left = self._left()

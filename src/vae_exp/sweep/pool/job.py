@@ -82,7 +82,7 @@ class JobGroup:
     largest: Mapping[str, Any] | None = None
 
     def halves(self) -> list["JobGroup"]:
-        """Two groups in its place, of which one job is no stack."""
+        """Two groups in its place; one of a single job is no stack."""
         middle = len(self.jobs) // 2
         parts = self.jobs[:middle], self.jobs[middle:]
         return [JobGroup(jobs, self.largest if len(jobs) > 1 else None) for jobs in parts]

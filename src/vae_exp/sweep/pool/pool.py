@@ -183,8 +183,9 @@ class Pool:
         for running in self._running:
             for job in running.jobs:
                 job.seconds = running.seconds_per_job
-                if self._display.is_live and job.directory is not None:
-                    job.metrics = last_metrics(job.directory) or job.metrics
+            first = running.jobs[0]  # of a stack the one that is shown
+            if self._display.is_live and first.directory is not None:
+                first.metrics = last_metrics(first.directory) or first.metrics
         self._display.refresh()
 
     def _finish(self, running: RunningJobs) -> None:

@@ -47,6 +47,10 @@ class StackedSweep(PoolSweep):
         stacks: dict[str, _OpenStack] = {}
         reasons: set[str] = set()
         waiting = 0
+        if most == 1:
+            display.say(
+                "Stacks of one job: each job runs alone. hydra.launcher.members says how many a stack takes."
+            )
         for job in jobs:
             try:
                 config = self.composed(job)
@@ -84,7 +88,7 @@ def _close(stack: _OpenStack, display: PoolDisplay) -> JobGroup:
     jobs = sorted(stack.jobs, key=lambda job: job.optimizer)  # neighbours of equal options share a kernel
     sizes = f"latent_dim up to {stack.largest['latent_dim']}, hidden_dims up to {stack.largest['hidden_dims']}"
     numbers = f"{stack.jobs[0].number} to {stack.jobs[-1].number}"
-    display.say(f"{quantity(len(stack.jobs), 'job')} of {numbers} train as one stack: {sizes}.")
+    display.say(f"Stack of {quantity(len(stack.jobs), 'job')} from {numbers}: {sizes}.")
     return JobGroup(jobs, stack.largest)
 
 
