@@ -118,3 +118,23 @@ def test_only_jobs_with_the_same_learning_rate_in_every_epoch_have_one_word():
         assert optimizer_word(config(override), 1) != first
     plateau = config("scheduler=plateau")
     assert optimizer_word(plateau, 1) != optimizer_word(plateau, 2)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "trainer.max_grad_norm=${model.latent_dim}",
+        "trainer.batch_size=${seed}",
+        "model.encoder.activation=${oc.select:loss.word,relu}",
+        "model.decoder.latent_dim=2",
+    ],
+)
+def test_values_that_refer_to_others_are_compared_as_they_are(override):
+    first, second = (key(override, f"model.latent_dim={size}", f"seed={10 * size}") for size in (2, 3))
+    is_same = override.startswith("model.")
+    assert (first == second) == is_same
+
+
+def test_a_likelihood_that_refers_to_a_size_is_another_one():
+    overrides = "model/likelihood=gaussian", "model.likelihood.sigma=${model.latent_dim}"
+    assert key(*overrides, "model.latent_dim=2") != key(*overrides, "model.latent_dim=3")

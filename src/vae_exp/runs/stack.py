@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from vae_exp.engine.device import is_oom, resolve_device
-from vae_exp.engine.progress import NullProgress
 from vae_exp.engine.seeding import get_process_rng_state, set_process_rng_state
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.engine.train_step import NonFiniteLossError
@@ -75,7 +74,7 @@ class StackMember:
             return
         self._trainer = setup.trainer
         setup.trainer.stack_size = stack_size
-        self._epochs = setup.trainer.paused_fit(self._shutdown, NullProgress(), setup.pruner)
+        self._epochs = setup.trainer.paused_fit(self._shutdown, setup.progress(), setup.pruner)
         self._continue(next)
 
     def end_epoch(self) -> None:

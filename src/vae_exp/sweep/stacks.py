@@ -1,7 +1,7 @@
 """Which jobs of a sweep can train as one."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -27,7 +27,7 @@ _SCALARS = {  # of the losses that can be stacked: where members may differ
     "vae_exp.objective.importance_weighted.IWAE": (),
 }
 _OPTIMIZERS = {f"torch.optim.{name}" for name in ("Adam", "AdamW", "SGD", "Adagrad")}
-_FREE = {"latent_dim", "hidden_dims"}  # of the model: smaller ones are padded
+_SIZES = {"latent_dim", "hidden_dims"}  # of the model: smaller ones are padded
 _FREE_TRAINER = {"early_stopping", "monitor", "print_batch_sum", "steps_per_graph", "warn_posterior_collapse"}
 _MOST_CPU_WEIGHTS = 110_000  # above, products on a CPU are as fast one by one; see docs/experiment_log.md
 
@@ -53,20 +53,21 @@ def stack_key(config: DictConfig, *, on_cpu: bool, any_size: bool) -> StackKey:
         on_cpu: Whether it trains on a CPU.
         any_size: Whether nets are stacked that are too large to gain from it on a CPU.
     """
-    plain: Any = OmegaConf.to_container(config, resolve=False)
+    names = ("model", "data", "loss", "optimizer", "trainer")
+    plain: dict[str, Any] = {name: OmegaConf.to_container(config[name], resolve=True) for name in names}
+    plain["hydra"] = {"job": OmegaConf.to_container(config.hydra.job, resolve=False)}
     model, trainer = plain["model"], plain["trainer"]
     reason = _reason(plain, model, trainer)
     if not reason and on_cpu and not any_size:
-        reason = _reason_of_size(model, config)
-    loss = {name: value for name, value in plain["loss"].items() if name not in _scalars(plain["loss"])}
+        reason = _reason_of_size(model, plain["data"].get("image_shape"))
     numbers = {name for name, value in plain["optimizer"].items() if type(value) in (int, float)}
     shared = {
-        "model": {name: value for name, value in model.items() if name not in _FREE},
+        "model": _without_sizes(model, OmegaConf.to_container(config.model, resolve=False)),
         "depth": len(model["hidden_dims"] or []),
-        "data": OmegaConf.to_container(config.data, resolve=True),
-        "loss": loss,
-        "optimizer": {name: value for name, value in plain["optimizer"].items() if name not in numbers},
-        "trainer": {name: value for name, value in trainer.items() if name not in _FREE_TRAINER},
+        "data": plain["data"],
+        "loss": _without(plain["loss"], _scalars(plain["loss"])),
+        "optimizer": _without(plain["optimizer"], numbers),
+        "trainer": _without(trainer, _FREE_TRAINER),
     }
     return StackKey(json.dumps(shared, sort_keys=True, default=str), reason)
 
@@ -79,7 +80,7 @@ def optimizer_word(config: DictConfig, number: int) -> str:
         number: Of the job; the learning rate of `ReduceLROnPlateau` is a matter of its own.
     """
     groups = config.optimizer, config.scheduler
-    optimizer, scheduler = (OmegaConf.to_container(group, resolve=False) for group in groups)
+    optimizer, scheduler = (OmegaConf.to_container(group, resolve=True) for group in groups)
     follows_metrics = str(config.scheduler.get("_target_")).endswith("ReduceLROnPlateau")
     return json.dumps([optimizer, scheduler, number if follows_metrics else None], default=str)
 
@@ -91,6 +92,20 @@ def largest_sizes(config: DictConfig, sizes: Mapping[str, Any] | None) -> dict[s
         latent_dim = max(latent_dim, sizes["latent_dim"])
         hidden_dims = [max(widths) for widths in zip(hidden_dims, sizes["hidden_dims"], strict=True)]
     return {"latent_dim": latent_dim, "hidden_dims": hidden_dims}
+
+
+def _without(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
+
+
+def _without_sizes(model: Mapping[str, Any], raw: Any) -> dict[str, Any]:
+    """The group without the sizes that may differ: those of the model, and where its parts refer to them."""
+    shared = _without(model, _SIZES)
+    for part, values in shared.items():
+        if isinstance(values, dict):
+            sizes = {name for name in _SIZES if raw[part].get(name) == f"${{model.{name}}}"}
+            shared[part] = _without(values, sizes)
+    return shared
 
 
 def _scalars(loss: Mapping[str, Any]) -> tuple[str, ...]:
@@ -125,10 +140,9 @@ def _reason(plain: Mapping[str, Any], model: Mapping[str, Any], trainer: Mapping
     return ""
 
 
-def _reason_of_size(model: Mapping[str, Any], config: DictConfig) -> str:
+def _reason_of_size(model: Mapping[str, Any], shape: Sequence[int] | None) -> str:
     if {model["encoder"]["_target_"], model["decoder"]["_target_"]} != _MLP:
         return "convolutions (faster one by one on a CPU)"
-    shape = OmegaConf.to_container(config.data, resolve=True).get("image_shape")  # type: ignore[union-attr]
     sizes = [prod(shape or [1, 28, 28]), *model["hidden_dims"], model["latent_dim"]]
     weights = 2 * sum(inputs * outputs for inputs, outputs in pairwise(sizes))
     if weights > _MOST_CPU_WEIGHTS:

@@ -168,7 +168,8 @@ def epochs_trained(job: Job) -> int:
     """How many epochs a job has trained that needs no process; 0 where it is not finished."""
     if job.directory is None or job.outcome is not JobOutcome.SKIPPED:
         return 0
-    return int((_result(job.directory, None) or {}).get("epochs", 0))
+    epochs = (_result(job.directory, None) or {}).get("epochs")
+    return epochs if isinstance(epochs, int) else 0
 
 
 def _result(directory: RunDirectory, started_at: float | None) -> dict[str, Any] | None:

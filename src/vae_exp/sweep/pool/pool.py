@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 
 from vae_exp.engine.shutdown import GracefulShutdown
@@ -251,6 +251,7 @@ class Pool:
 
 def _start_forkserver() -> None:
     """Start the process from which jobs are forked; Ctrl-C is not for it."""
+    resource_tracker.ensure_running()  # which unblocks signals
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()

@@ -12,6 +12,8 @@ from vae_exp.sweep.stacks import StackKey, largest_sizes, optimizer_word, stack_
 
 _MOST_ON_CPU, _MOST_ON_GPU = 64, 128  # members of a stack
 
+_BATCHES_OF_A_SEARCH = 4  # at least: the proposals of each follow from the results of those before
+
 
 @dataclass
 class _OpenStack:
@@ -43,7 +45,7 @@ class StackedSweep(PoolSweep):
         self, jobs: Iterable[Job], total: int, display: PoolDisplay, *, in_batches: bool
     ) -> Iterator[JobGroup]:
         """Stacks as soon as they are full, single jobs at once; what is left at the end, or after a batch."""
-        on_cpu, most = not self._slots[0].gpu, self._most_members(total)
+        on_cpu, most = not self._slots[0].gpu, self._most_members(total, in_batches=in_batches)
         stacks: dict[str, _OpenStack] = {}
         reasons: set[str] = set()
         waiting = 0
@@ -54,10 +56,10 @@ class StackedSweep(PoolSweep):
         for job in jobs:
             try:
                 config = self.composed(job)
+                key = stack_key(config, on_cpu=on_cpu, any_size=self._members != "auto")
             except Exception:  # the pool composes it once more, and reports what is wrong
                 yield JobGroup([job])
                 continue
-            key = stack_key(config, on_cpu=on_cpu, any_size=self._members != "auto")
             if key.reason or most == 1:
                 _say_once(key, reasons, display)
                 yield JobGroup([job])
@@ -73,17 +75,18 @@ class StackedSweep(PoolSweep):
                 yield from (_close(stack, display) for stack in full)
         yield from (_close(stack, display) for stack in stacks.values())
 
-    def _most_members(self, total: int) -> int:
+    def _most_members(self, total: int, *, in_batches: bool) -> int:
         if self._members != "auto":
             return int(self._members)
         most = _MOST_ON_GPU if self._slots[0].gpu else _MOST_ON_CPU
-        return min(most, -(-total // len(self._slots)))
+        batches = _BATCHES_OF_A_SEARCH if in_batches else 1
+        return min(most, -(-total // (batches * len(self._slots))))
 
 
 def _close(stack: _OpenStack, display: PoolDisplay) -> JobGroup:
     assert stack.largest is not None
     if len(stack.jobs) == 1:
-        display.say(f"{stack.jobs[0].name} runs alone: no other job is like it.")
+        display.say(f"{stack.jobs[0].name} runs alone: no job is left to stack it with.")
         return JobGroup(stack.jobs)
     jobs = sorted(stack.jobs, key=lambda job: job.optimizer)  # neighbours of equal options share a kernel
     sizes = f"latent_dim up to {stack.largest['latent_dim']}, hidden_dims up to {stack.largest['hidden_dims']}"
