@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -78,6 +79,14 @@ def is_running(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
+def ends(pid: int) -> bool:
+    """Whether a process that was told to end does so."""
+    until = time.monotonic() + 10
+    while is_running(pid) and time.monotonic() < until:
+        time.sleep(0.02)
+    return not is_running(pid)
+
+
 def slots(*gpus: str | None) -> list[Slot]:
     return [Slot(number, gpu, 1) for number, gpu in enumerate(gpus)]
 
@@ -95,7 +104,7 @@ def test_each_gpu_has_a_daemon_that_runs_for_the_block(tmp_path: Path, caplog: p
         assert all(
             Path(slot.environment["CUDA_MPS_LOG_DIRECTORY"]).is_dir() for slot in shared if slot.environment
         )
-    assert not any(is_running(pid) or Path(pipes).parent.exists() for pid, _, pipes in daemons(tmp_path))
+    assert all(ends(pid) and not Path(pipes).parent.exists() for pid, _, pipes in daemons(tmp_path))
     assert (tmp_path / "quits").read_text().split() == ["quit"] * 2
     assert "run at the same time, through NVIDIA's MPS, which is started for this sweep" in caplog.text
 
@@ -189,7 +198,7 @@ def test_jobs_are_connected_to_the_daemon_which_ends_after_them(tmp_path: Path):
         environment = json.loads((tmp_path / str(number) / "environment.json").read_text())
         assert environment["CUDA_MPS_PIPE_DIRECTORY"] == pipes
         assert environment["CUDA_VISIBLE_DEVICES"] == "GPU-a"
-    assert not is_running(pid)
+    assert ends(pid)
     assert os.environ["CUDA_MPS_PIPE_DIRECTORY"] == str(tmp_path / "default")
 
 
@@ -207,5 +216,5 @@ def test_the_daemon_ends_however_the_sweep_ends(tmp_path: Path, end: signal.Sign
     with pytest.raises((SystemExit, ValueError)):
         run(tmp_path, jobs())
     [(pid, _, pipes)] = daemons(tmp_path)
-    assert not is_running(pid)
+    assert ends(pid)
     assert not Path(pipes).parent.exists()
