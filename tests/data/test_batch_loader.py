@@ -192,3 +192,19 @@ def test_streamed_batches_on_a_cuda_device_are_those_of_the_cpu():
         assert torch.equal(batch, images.to(device).batch(order).images)
         # CUDA multiplies by 1/255 where the CPU divides: one unit in the last place.
         torch.testing.assert_close(batch.cpu(), images.batch(order).images, rtol=2**-23, atol=0)
+
+
+@pytest.mark.parametrize("with_labels", [False, True])
+def test_scaled_images_that_stay_on_the_device_give_the_same_batches(monkeypatch, with_labels):
+    pixels = torch.randint(256, (20, 1, 3, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    images = ImageSet(pixels, torch.arange(20) if with_labels else None, 255)
+    scaled, loader = [], DeviceLoader(images, 6)
+    assert loader._floats is None
+    monkeypatch.setattr(batch_loader, "_fits_as_floats", lambda images: True)
+    for one in (loader, DeviceLoader(images, 6)):
+        one.start_epoch(torch.randperm(20, generator=torch.Generator().manual_seed(1)), [6, 6, 6, 2], 0)
+        scaled.append([one.next_batch(size) for size in (6, 6, 6, 2)])
+    for first, second in zip(*scaled, strict=True):
+        assert torch.equal(first.images, second.images)
+        assert (first.labels is None) == (second.labels is None) == (not with_labels)
+        assert not with_labels or torch.equal(first.labels, second.labels)
