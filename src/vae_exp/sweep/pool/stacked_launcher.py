@@ -28,8 +28,8 @@ class StackedSweep(PoolSweep):
 
     Args:
         arguments: Those of `PoolSweep`.
-        members: The most jobs of a stack; `auto` shares the jobs among the slots, up to 64 on a CPU and 128 on a
-            GPU, and leaves alone the nets that are too large to gain from it on a CPU.
+        members: The most jobs of a stack; `auto` shares the jobs (of a search a quarter) among the slots, up to 64
+            on a CPU and 128 on a GPU, and leaves alone the nets that are too large to gain from it on a CPU.
 
     Raises:
         UserError: if `members` is neither `auto` nor a whole number of at least one.
