@@ -131,4 +131,4 @@ def test_files_are_read_once_and_processes_of_jobs_get_none(monkeypatch: pytest.
         )
         assert [shared.load_sweep_config(sweep, [f"seed={seed}"]).seed for seed in range(30)] == list(range(30))
         assert len(compositions) == 1
-        assert pickle.loads(pickle.dumps(shared))._composed == {}
+        assert type(pickle.loads(pickle.dumps(shared))) is ConfigLoaderImpl

@@ -33,9 +33,10 @@ class SweepConfigLoader(ConfigLoaderImpl):
         self._repositories: dict[_Key, IConfigRepository] = {}
         self._composed: dict[_Key, bytes] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        """What processes of jobs get, which compose nothing."""
-        return {**vars(self), "_repositories": {}, "_composed": {}}
+    def __reduce__(self) -> Any:
+        """In the process of a job it is Hydra's own: on a cluster that composes the one job from the start."""
+        state = {name: value for name, value in vars(self).items() if name not in ("_repositories", "_composed")}
+        return _hydras_loader, (state,)
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """Compose the config of a job: equal to what Hydra composes.
@@ -78,6 +79,12 @@ class SweepConfigLoader(ConfigLoaderImpl):
         if key not in self._repositories:
             _, self._repositories[key] = self._parse_overrides_and_create_caching_repo(name, hydra_overrides)
         return self._repositories[key]
+
+
+def _hydras_loader(state: dict[str, Any]) -> ConfigLoaderImpl:
+    loader = ConfigLoaderImpl.__new__(ConfigLoaderImpl)
+    vars(loader).update(state)
+    return loader
 
 
 def _chooses_option(override: Override, repository: IConfigRepository) -> bool:
