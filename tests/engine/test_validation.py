@@ -1,5 +1,7 @@
 """Validation is the loss over the held-out images in batches of training, however many are scored at once."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -32,3 +34,20 @@ def test_it_is_the_mean_over_batches_of_training(loss, batch_size):
     expected = (total / len(images)).tolist()
     shown = [metrics[f"val/{name}"] for name in ("loss", "distortion", "rate")]
     assert shown == pytest.approx(expected, rel=1e-6)
+
+
+class CoupledELBO(ELBO):
+    """A user's loss, in which an image counts more in a larger batch."""
+
+    def __call__(self, vae, batch, generator):
+        terms = super().__call__(vae, batch, generator)
+        return replace(terms, loss=terms.loss * len(batch))
+
+
+@pytest.mark.parametrize(("loss", "largest"), [(CoupledELBO(), 10), (IWAE(5000), 30), (MIWAE(50, 1000), 10)])
+@torch.no_grad()
+def test_losses_of_users_and_many_draws_are_scored_in_fewer_images(loss, largest):
+    vae, passes = small_vae(), []
+    vae.encoder.register_forward_hook(lambda *call: passes.append(len(call[1][0])))
+    Validator(vae, loss, LossSchedules(loss, CPU), grey_images(40), 10, 5).run(GracefulShutdown())
+    assert max(passes) == largest

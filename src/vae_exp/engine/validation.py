@@ -25,8 +25,8 @@ class Validator:
     """Computes the training loss on the held-out images, with the same noise every time.
 
     Scheduled values are those at the end of their schedules, so that epochs can be compared. Where loss and model
-    score each image on its own, 1,000 images are scored at once, fewer if they have more than 1,000 values, with
-    the noise of batches of `batch_size`.
+    score each image on its own, 1,000 images are scored at once, fewer if all draws of one have more than 1,000
+    values, with the noise of batches of `batch_size`.
 
     Args:
         vae: The model.
@@ -75,12 +75,16 @@ class Validator:
         That is where a loss averages over its batch, or where other draws than z ~ q(z|x) may be made.
         """
         batch = self._images.batch(slice(0, 2))
-        is_alone = isinstance(self._loss, ELBO | BetaVAE | IWAE) and type(self._vae) is VAE
+        is_ours = type(self._loss).__module__.startswith(
+            "vae_exp.objective."
+        )  # a subclass may average over a batch
+        is_alone = is_ours and isinstance(self._loss, ELBO | BetaVAE | IWAE) and type(self._vae) is VAE
         if not is_alone or not isinstance(self._vae.encode(batch.images), DiagonalGaussian):
             return []
         tape = NoiseTape(device=self._images.device)
         self._loss(self._vae, batch, tape)
-        images = min(_IMAGES_AT_ONCE, _VALUES_AT_ONCE // prod(self._images.image_shape))
+        values = max(prod(shape[:-2]) for _, shape in tape.noted) * prod(self._images.image_shape)
+        images = min(_IMAGES_AT_ONCE, _VALUES_AT_ONCE // values)
         self._batches_at_once = max(1, images // self._batch_size)
         return tape.noted
 
