@@ -114,7 +114,9 @@ class StackedOptimizer:
             member = self._first(span) or present[0]
             parts = [nn.Parameter(weights.values[name].detach()[span]) for name in self._names]
             parameter_groups.append({**member.options, "params": parts})
-        self._optimizer = type(present[0].optimizer)(parameter_groups, **_defaults(present[0].optimizer))
+        first = present[0].optimizer
+        kind: Any = type(first)
+        self._optimizer: Optimizer = kind(parameter_groups, lr=first.defaults["lr"])  # each group has its own
         for span, group in zip(self._spans, self._optimizer.param_groups, strict=True):
             for name, part in zip(self._names, group["params"], strict=True):
                 self._fill_state(span, name, part)
@@ -196,11 +198,6 @@ def _spans(groups: Sequence[str], members: Sequence[_Member | None]) -> list[sli
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value.item() if isinstance(value, Tensor) else value for key, value in values.items()}
-
-
-def _defaults(optimizer: Optimizer) -> dict[str, Any]:
-    """Its options where a constructor takes them; those of a group replace them."""
-    return {"lr": optimizer.defaults["lr"]}
 
 
 def _is_elementwise(key: str, value: Any, parameter: Tensor) -> bool:

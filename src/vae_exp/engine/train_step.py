@@ -135,7 +135,7 @@ class TrainStep:
         self.dynamic_binarization = dynamic_binarization
         self._ema = ema
         self._dist = dist
-        self.updated_modules = [
+        self._updated_modules = [
             module
             for module in model_with_loss.modules()
             if isinstance(module, UpdatedAfterStep) and not _is_frozen(module)
@@ -179,7 +179,7 @@ class TrainStep:
             self.optimizer.step()
         else:
             self._flat.step(self.optimizer)
-        for module in self.updated_modules:
+        for module in self._updated_modules:
             module.after_step(self.generator, self._dist.noise_shard(size), self._dist.all_reduce_sum)
         if self._ema is not None:
             self._ema.update()

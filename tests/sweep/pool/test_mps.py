@@ -59,15 +59,6 @@ def _machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
 
 
-@pytest.fixture
-def restored_signals() -> Iterator[None]:
-    """A launcher that was interrupted ignores further signals."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
 def daemons(folder: Path) -> list[tuple[int, str, str]]:
     """Process, GPUs and directory of every daemon that was started."""
     path = folder / "started"

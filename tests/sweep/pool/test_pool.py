@@ -5,7 +5,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -141,15 +140,6 @@ def test_a_job_with_a_gpu_to_itself_is_not_repeated(tmp_path: Path):
     jobs = run(tmp_path, ["memory", "fine"], [Slot(0, "3", 1), Slot(1, "5", 1)])
     assert [job.outcome for job in jobs] == [JobOutcome.FAILED, JobOutcome.DONE]
     assert "out of memory" in jobs[0].reason
-
-
-@pytest.fixture
-def restored_signals() -> Iterator[None]:
-    """A launcher that was interrupted ignores further signals: its process is about to end."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 @pytest.mark.usefixtures("restored_signals")

@@ -11,7 +11,6 @@ from vae_exp.sweep.pool.launcher import PoolSweep
 from vae_exp.sweep.stacks import StackKey, largest_sizes, optimizer_word, stack_key
 
 _MOST_ON_CPU, _MOST_ON_GPU = 64, 128  # members of a stack
-
 _BATCHES_OF_A_SEARCH = 4  # at least: the proposals of each follow from the results of those before
 
 
@@ -48,7 +47,6 @@ class StackedSweep(PoolSweep):
         on_cpu, most = not self._slots[0].gpu, self._most_members(total, in_batches=in_batches)
         stacks: dict[str, _OpenStack] = {}
         reasons: set[str] = set()
-        waiting = 0
         if most == 1:
             display.say(
                 "Stacks of one job: each job runs alone. hydra.launcher.members says how many a stack takes."
@@ -68,11 +66,11 @@ class StackedSweep(PoolSweep):
             stack.jobs.append(job)
             stack.largest = largest_sizes(config, stack.largest)
             job.optimizer = optimizer_word(config, job.number)
-            waiting += 1
-            if len(stack.jobs) == most or (in_batches and waiting == most * len(self._slots)):
-                full = [stacks.pop(key.text)] if len(stack.jobs) == most else [stacks.pop(k) for k in list(stacks)]
-                waiting -= sum(len(stack.jobs) for stack in full)
-                yield from (_close(stack, display) for stack in full)
+            waiting = sum(len(stack.jobs) for stack in stacks.values())
+            if len(stack.jobs) == most:
+                yield _close(stacks.pop(key.text), display)
+            elif in_batches and waiting == most * len(self._slots):
+                yield from (_close(stacks.pop(text), display) for text in list(stacks))
         yield from (_close(stack, display) for stack in stacks.values())
 
     def _most_members(self, total: int, *, in_batches: bool) -> int:
