@@ -9,12 +9,13 @@ from tests.conftest import CHECKOUT
 from vae_exp.metrics import METRICS
 
 SUFFIXES = (".py", ".md", ".yaml", ".ipynb", ".toml")
+PAGES_ON_TRAINING = ("train", "own_images", "resume")
 README = (CHECKOUT / "README.md").read_text()
-TRAINING = (CHECKOUT / "docs" / "training.md").read_text()
+TRAINING = "\n".join((CHECKOUT / "docs" / "how_to" / f"{name}.md").read_text() for name in PAGES_ON_TRAINING)
 
 
 def documented_units() -> dict[str, str]:
-    metrics = (CHECKOUT / "docs" / "metrics.md").read_text().partition("\n## ")[0]
+    metrics = (CHECKOUT / "docs" / "explanation" / "what_the_numbers_mean.md").read_text().partition("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)` \|([^|]*)\|", metrics, re.MULTILINE)
     return {name: unit.strip() for name, unit in rows}
 
@@ -83,7 +84,8 @@ def test_every_training_command_of_readme_and_training_composes(line):
 def test_the_example_of_a_trained_model_runs(digits_run, tmp_path, monkeypatch):
     from vae_exp import load_run
 
-    [code] = re.findall(r"```python\n(.*?)```", TRAINING, re.DOTALL)
+    page = (CHECKOUT / "docs" / "how_to" / "use_a_trained_model.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     names = {"run": load_run(digits_run)}
     exec(code, names)
@@ -92,7 +94,7 @@ def test_the_example_of_a_trained_model_runs(digits_run, tmp_path, monkeypatch):
 
 
 def test_the_page_on_architecture_names_modules_that_exist():
-    page = (CHECKOUT / "docs/architecture.md").read_text()
+    page = (CHECKOUT / "docs/explanation/architecture.md").read_text()
     named = set(re.findall(r"`([a-z_]+(?:/[a-z_]+)*(?:\.py|/))`", page))
     roots = [CHECKOUT / "src/vae_exp", CHECKOUT]
     assert len(named) > 30

@@ -1,4 +1,4 @@
-"""The metrics that runs and commands report, with their units; `docs/metrics.md` says what each of them is."""
+"""The metrics that runs and commands report, with their units; `docs/reference/metrics.md` describes each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

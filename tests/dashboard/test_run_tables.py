@@ -76,7 +76,8 @@ def test_a_run_and_the_scores_that_were_added_to_it(by_wandb: Path):
 
 
 def test_the_example_of_the_page_runs_with_what_is_installed(by_wandb: Path, tmp_path: Path, monkeypatch, capsys):
-    [code] = re.findall(r"```python\n(.*?)```", (CHECKOUT / "docs" / "dashboard.md").read_text(), re.DOTALL)
+    page = (CHECKOUT / "docs" / "how_to" / "dashboard.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (tmp_path / "multirun").mkdir()
     (tmp_path / "multirun" / "mine").symlink_to(by_wandb)
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""docs/extending.md, done exactly as it says: its files are written, its commands run, in its order."""
+"""docs/how_to/own_parts.md, done exactly as it says: its files are written, its commands run, in its order."""
 
 import re
 import shlex
@@ -14,7 +14,7 @@ from tests.builders import SHAPE, bernoulli_vae
 from tests.conftest import CHECKOUT
 from tests.readers import read_result
 
-PAGE = (CHECKOUT / "docs" / "extending.md").read_text()
+PAGE = (CHECKOUT / "docs" / "how_to" / "own_parts.md").read_text()
 SECTIONS = ("An encoder", "A likelihood", "A loss", "A data set", "An evaluator")
 
 

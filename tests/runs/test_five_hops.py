@@ -40,7 +40,7 @@ def test_five_frames_lead_from_main_to_the_gradient(command, monkeypatch):
     finished = command("train", "data=digits", "trainer.epochs=1", "evaluator=[]", "tracker=none")
     assert finished.code == 0, finished.err
     documented = re.findall(
-        r"^\d\. `(\S+)`: `([\w.]+)`", (CHECKOUT / "docs/architecture.md").read_text(), re.MULTILINE
+        r"^\d\. `(\S+)`: `([\w.]+)`", (CHECKOUT / "docs/explanation/architecture.md").read_text(), re.MULTILINE
     )
     assert frames == [(path, name.rpartition(".")[2]) for path, name in documented]
     assert len(frames) == 5

@@ -213,5 +213,5 @@ def _advice_on_bernoulli(images: ImageSet) -> str:
         advice = "model/likelihood=gaussian_shared, gaussian_optimal or discretized_logistic suits them better"
     return (
         f"These are {images.kind} images and the likelihood is a Bernoulli: losses are cross-entropies, not "
-        f"likelihoods; {advice} ('Which likelihood' in docs/models.md)."
+        f"likelihoods; {advice} ('Which likelihood' in docs/explanation/likelihoods_and_models.md)."
     )
