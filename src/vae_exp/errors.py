@@ -80,7 +80,7 @@ def exit_with_message(*, show_traceback: bool = False) -> Iterator[None]:
                 sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has no reader
-        sys.exit(128 + signal.SIGPIPE)
+        sys.exit(141)
     except KeyboardInterrupt:
         sys.exit(130)
     except (UserError, OSError) as error:

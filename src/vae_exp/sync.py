@@ -7,7 +7,6 @@ run one after another, in the order of their start.
 """
 
 import argparse
-import fcntl
 import os
 import re
 import shlex
@@ -212,8 +211,15 @@ def _locked(folders: Iterable[Path]) -> Iterator[list[int]]:
 
     Raises:
         RunLockedError: if another process uploads from one.
-        UserError: if a folder cannot be written to.
+        UserError: if a folder cannot be written to, and on Windows.
     """
+    if sys.platform == "win32":
+        raise UserError(
+            "DIR cannot be locked on Windows, so nothing is uploaded from there by this command; say "
+            "`wandb sync FOLDER` for each folder offline-run-* (--dry-run lists them), or work in WSL."
+        )
+    import fcntl
+
     with ExitStack() as stack:
         numbers = []
         for folder in folders:

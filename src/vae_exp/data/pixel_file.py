@@ -1,6 +1,8 @@
 """Pixels that stay in a `.npy` file, of which a batch reads its own rows."""
 
 import os
+import sys
+import threading
 import weakref
 from io import FileIO
 from math import prod
@@ -15,6 +17,7 @@ from torch import Tensor
 from vae_exp.errors import UserError
 
 _CHUNK_BYTES = 2**26  # bounds what is read at once
+_SEEK_LOCK = threading.Lock()
 
 
 class FilePixels:
@@ -140,12 +143,21 @@ class FilePixels:
     def _read_bytes(self, target: memoryview, row: int) -> None:
         start, read = self._header.offset + row * self._row_bytes, 0
         while read < len(target):
-            count = os.preadv(self._stream.fileno(), [target[read:]], start + read)
+            count = _read_at(self._stream, target[read:], start + read)
             if not count:
                 raise UserError(
                     f"{self._stream.name!s} has been cut while it is in use, at image {row}; write it again."
                 )
             read += count
+
+
+def _read_at(stream: FileIO, target: memoryview, offset: int) -> int:
+    """Read bytes of a file that threads may share; how many, 0 at its end."""
+    if sys.platform == "win32":  # which has no `preadv`
+        with _SEEK_LOCK:
+            stream.seek(offset)
+            return stream.readinto(target)
+    return os.preadv(stream.fileno(), [target], offset)
 
 
 class NPYHeader(NamedTuple):

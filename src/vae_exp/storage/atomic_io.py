@@ -19,6 +19,7 @@ from vae_exp.errors import UserError
 MAX_BYTES = 2**30
 MAX_YAML_BYTES = 1_000_000
 _MAX_DEPTH = 100
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # Windows has no such flag
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -29,7 +30,7 @@ def open_regular(path: Path) -> BufferedReader:
         OSError: if it cannot be opened.
         UserError: if it is not a regular file.
     """
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NONBLOCK))  # noqa: SIM115
     if not S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise UserError(f"{path} is not a regular file.")

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from omegaconf import DictConfig
@@ -105,7 +105,7 @@ class RunningJobs:
     group: JobGroup
     jobs: list[Job]
     slot: Slot
-    process: ForkServerProcess
+    process: BaseProcess
     results: Connection
     start: float
     started_at: float

@@ -1,5 +1,6 @@
 """The pool behind Hydra's launcher: compose jobs, run them, return their outcomes."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -43,7 +44,7 @@ class PoolSweep:
         grace_seconds: How long a job may take to end in order when the sweep is stopped.
 
     Raises:
-        UserError: if there is nowhere to run them.
+        UserError: on Windows, and if there is nowhere to run them.
     """
 
     def __init__(
@@ -54,6 +55,11 @@ class PoolSweep:
         settings: SlotConfig,
         grace_seconds: float,
     ) -> None:
+        if sys.platform == "win32":
+            raise UserError(
+                "hydra/launcher=pool and hydra/launcher=stacked fork their jobs, which Windows cannot; say "
+                "hydra/launcher=basic, which runs one job after the other, or work in WSL."
+            )
         setup_globals()
         configure_log(config.hydra.hydra_logging, config.hydra.verbose)
         self._hydra_context, self._task_function, self._config = hydra_context, task_function, config
