@@ -7,7 +7,7 @@ WORKERS ?= -n auto --dist worksteal
 # The embedded digits need no network; naming any data or experiment replaces them.
 DEFAULT_DATA := $(if $(filter data=% experiment=%,$(ARGS)),,data=digits)
 
-.PHONY: train test test-all gpu-check check format setup clean
+.PHONY: train test test-all gpu-check check format setup dist clean
 .DEFAULT_GOAL := train
 
 train: $(INSTALLED)
@@ -42,6 +42,12 @@ format: $(INSTALLED)
 	@$(VENV)/bin/ruff format .
 
 setup: $(INSTALLED)
+
+# The wheel, built from the sdist as users of the sdist would, and checks of both.
+dist: $(INSTALLED)
+	@rm -rf dist
+	@$(VENV)/bin/python -m build --no-isolation
+	@DIST=$(CURDIR)/dist $(VENV)/bin/python -m pytest tests/test_distribution.py tests/end_to_end/test_wheel.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vae_exp needs Python >= 3.11, and $(PYTHON) is " + sys.version.split()[0] + ": say make PYTHON=python3.12, for instance")'

@@ -158,6 +158,18 @@ def process(tmp_path: Path) -> Callable[..., Finished]:
 
 
 @pytest.fixture(scope="session")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the sdist and of the wheel that is built from it; `make dist` names its own."""
+    if "DIST" in os.environ:
+        return Path(os.environ["DIST"])
+    folder = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(CHECKOUT)]
+    done = subprocess.run(build, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a short run on the digits; copy it before changing it."""
     cwd = tmp_path_factory.mktemp("digits_run")

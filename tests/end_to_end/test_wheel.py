@@ -1,6 +1,7 @@
 """The package works where there is no checkout: built, installed elsewhere, started from an empty folder."""
 
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -13,18 +14,17 @@ from tests.conftest import CHECKOUT
 
 
 def run(*command: str, cwd: Path) -> str:
-    finished = subprocess.run(list(command), cwd=cwd, capture_output=True, text=True, check=False)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # which may name a checkout
+    finished = subprocess.run(list(command), cwd=cwd, env=env, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return finished.stdout
 
 
 @pytest.fixture
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def python(distributions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of an environment that has our wheel, and this one's packages below it."""
     folder = tmp_path_factory.mktemp("wheel")
-    options = ("--wheel", "--no-isolation", "--outdir", str(folder))
-    run(sys.executable, "-m", "build", *options, str(CHECKOUT), cwd=folder)
-    [wheel] = folder.glob("vae_exp-*.whl")
+    [wheel] = distributions.glob("vae_exp-*.whl")
     venv.create(folder / "venv", system_site_packages=True, with_pip=False)
     python = folder / "venv" / "bin" / "python"
     packages = run(str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip()
