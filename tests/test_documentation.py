@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ from vae_exp.metrics import METRICS
 SUFFIXES = (".py", ".md", ".yaml", ".ipynb", ".toml")
 PAGES_ON_TRAINING = ("train", "own_images", "resume")
 README = (CHECKOUT / "README.md").read_text()
+INSTALLING = (CHECKOUT / "docs" / "how_to" / "install.md").read_text()
 TRAINING = "\n".join((CHECKOUT / "docs" / "how_to" / f"{name}.md").read_text() for name in PAGES_ON_TRAINING)
 
 
@@ -41,8 +44,8 @@ def test_nothing_tells_users_to_install_a_name_that_is_not_published():
         if re.search(r"pip3? install [^#]*\bvae[-_]exp\b(?!\[?\w*\]? @ git\+)", line)
     ]
     assert told == []
-    assert "pip install 'vae-exp[slurm] @ git+" in README
-    assert "pip install -e '.[optuna]'" in README
+    assert "pip install 'vae-exp[slurm] @ git+" in INSTALLING
+    assert "pip install -e '.[optuna]'" in INSTALLING
 
 
 def test_the_page_on_training_names_every_option_of_every_group():
@@ -82,15 +85,33 @@ def test_every_training_command_of_readme_and_training_composes(line):
 
 
 def test_the_example_of_a_trained_model_runs(digits_run, tmp_path, monkeypatch):
-    from vae_exp import load_run
-
     page = (CHECKOUT / "docs" / "how_to" / "use_a_trained_model.md").read_text()
     [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    names = {"run": load_run(digits_run)}
+    shutil.copytree(digits_run, tmp_path / "outputs" / "DIR")
+    names: dict[str, Any] = {}
     exec(code, names)
     assert names["z"].shape == (360, 2)
     assert names["rebuilt"].shape == (360, 1, 8, 8)
+    assert names["scores"].shape == (360,)
+
+
+def test_the_example_of_the_readme_runs(digits_run, tmp_path, monkeypatch):
+    [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(digits_run, tmp_path / "outputs" / "DIR")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["codes"].shape == (10, 2)
+    assert names["samples"].shape == (16, 1, 8, 8)
+
+
+def test_the_readme_is_short_and_counts_the_rows_that_were_run():
+    assert len(README.split()) <= 950
+    page = (CHECKOUT / "docs" / "reproductions.md").read_text()
+    rows = re.findall(r"^\| `\w+` \|.*$", page.partition("<!-- reproduce: begin -->")[2], re.MULTILINE)
+    run = [row for row in rows if "| not run |" not in row]
+    assert f"[{len(rows)} rows, {len(run)} run](docs/reproductions.md)" in README
 
 
 def test_the_page_on_architecture_names_modules_that_exist():
