@@ -67,7 +67,7 @@ def test_links_lead_somewhere():
 
 
 @pytest.mark.parametrize(
-    "line", [line for line in (README + TRAINING).splitlines() if re.match(r" {4}python -m vae_exp\.train ", line)]
+    "line", re.findall(r"^ {4}python -m vae_exp\.train .*", (README + TRAINING).replace("\\\n", ""), re.MULTILINE)
 )
 def test_every_training_command_of_readme_and_training_composes(line):
     import shlex
