@@ -7,7 +7,7 @@ WORKERS ?= -n auto --dist worksteal
 # The embedded digits need no network; naming any data or experiment replaces them.
 DEFAULT_DATA := $(if $(filter data=% experiment=%,$(ARGS)),,data=digits)
 
-.PHONY: train test test-all gpu-check check format setup dist clean
+.PHONY: train test test-all gpu-check check docs docs-serve format setup dist clean
 .DEFAULT_GOAL := train
 
 train: $(INSTALLED)
@@ -37,6 +37,13 @@ check: $(INSTALLED)
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
 
+# The documentation as a site, into site/; a broken link, a page out of reach or a missing docstring ends it.
+docs: $(INSTALLED)
+	@$(VENV)/bin/python docs/build_site.py
+
+docs-serve: $(INSTALLED)
+	@$(VENV)/bin/zensical serve
+
 format: $(INSTALLED)
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
@@ -57,4 +64,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) dist build
+	rm -rf $(VENV) dist build site .cache
