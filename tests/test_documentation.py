@@ -18,7 +18,8 @@ TRAINING = "\n".join((CHECKOUT / "docs" / "how_to" / f"{name}.md").read_text() f
 
 
 def documented_units() -> dict[str, str]:
-    metrics = (CHECKOUT / "docs" / "explanation" / "what_the_numbers_mean.md").read_text().partition("\n## ")[0]
+    page = (CHECKOUT / "docs" / "explanation" / "what_the_numbers_mean.md").read_text()
+    metrics = page.partition("## Every metric\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)` \|([^|]*)\|", metrics, re.MULTILINE)
     return {name: unit.strip() for name, unit in rows}
 
