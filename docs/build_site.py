@@ -1,7 +1,8 @@
 """Build the documentation into site/, or say what is wrong with it.
 
-    python docs/build_site.py
+    python docs/build_site.py [ROOT]
 
+ROOT is the checkout, unless another folder with the same layout is named.
 Zensical, in strict mode, fails on broken links and anchors. What it accepts is checked first: pages that the
 navigation does not reach, entries of it without a page, and names of the public API without a docstring.
 """
@@ -79,4 +80,4 @@ def public_members(item: griffe.Object) -> list[griffe.Object | griffe.Alias]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*map(Path, sys.argv[1:2])))

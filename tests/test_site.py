@@ -3,15 +3,24 @@
 import re
 import runpy
 import shutil
+import subprocess
+import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from tests.conftest import CHECKOUT
+from tests.dashboard.conftest import browser, watched
+
+__all__ = ["browser", "watched"]
 
 pytest.importorskip("griffe")
 pytest.importorskip("zensical")
-SCRIPT = runpy.run_path(str(CHECKOUT / "docs" / "build_site.py"))
+SCRIPT = CHECKOUT / "docs" / "build_site.py"
+build = runpy.run_path(str(SCRIPT))["main"]
 FETCHED = re.compile(
     r"""<(?:script|link|img|iframe|source)\b[^>]*(?:src|href)="?(?:https?:)?//|url\(["']?https?://"""
 )
@@ -32,10 +41,6 @@ FAULTS = {
 }
 
 
-def build(root: Path) -> int:
-    return SCRIPT["main"](root)
-
-
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     for name, text in SMALL.items():
@@ -44,18 +49,45 @@ def small(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_site_of_the_checkout_builds_without_warnings_and_fetches_nothing(tmp_path, capfd):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The site of the checkout, built without a warning."""
+    root = tmp_path_factory.mktemp("site")
     for name in ("docs", "src"):
-        shutil.copytree(CHECKOUT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(CHECKOUT / "zensical.toml", tmp_path)
-    assert build(tmp_path) == 0
-    printed = "".join(capfd.readouterr())
-    assert "No issues found" in printed
-    assert "warning" not in printed.lower()
-    pages = sorted((tmp_path / "site").rglob("*.html"))
+        shutil.copytree(CHECKOUT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(CHECKOUT / "zensical.toml", root)
+    built = subprocess.run([sys.executable, SCRIPT, root], capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    assert built.stderr == "No issues found\n"
+    return root / "site"
+
+
+def test_every_page_is_built_and_fetches_nothing_from_elsewhere(site):
+    pages = sorted(site.rglob("*.html"))
     assert len(pages) == len(list((CHECKOUT / "docs").rglob("*.md"))) + 1  # 404.html
-    texts = [*pages, *(tmp_path / "site").rglob("*.css")]
+    texts = [*pages, *site.rglob("*.css")]
     assert [path.name for path in texts if FETCHED.search(path.read_text())] == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_search_and_copying_work_in_a_browser(site, watched, width):
+    handler = partial(SimpleHTTPRequestHandler, directory=site)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        page = watched.page
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page.set_viewport_size({"width": width, "height": 800})
+        page.goto(f"{address}/how_to/slurm.html")
+        page.locator(".md-code__button").first.click()
+        assert "hydra/launcher=slurm_gpu" in page.evaluate("navigator.clipboard.readText()")
+        page.locator("label[for=__search]:visible, .md-search__button:visible").first.click()
+        page.keyboard.type("find odd images")
+        page.get_by_role("option").filter(has_text="Find odd images").first.click()
+        page.wait_for_url("**/how_to/find_odd_images.html*")
+        server.shutdown()
+    assert watched.complaints == []
+    assert [request for request in watched.requests if not request.startswith((address, "data:", "blob:"))] == []
 
 
 def test_a_site_without_faults_builds(small, capfd):
