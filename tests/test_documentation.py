@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import sys
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -17,15 +19,27 @@ INSTALLING = (CHECKOUT / "docs" / "how_to" / "install.md").read_text()
 TRAINING = "\n".join((CHECKOUT / "docs" / "how_to" / f"{name}.md").read_text() for name in PAGES_ON_TRAINING)
 
 
-def documented_units() -> dict[str, str]:
-    page = (CHECKOUT / "docs" / "explanation" / "what_the_numbers_mean.md").read_text()
-    metrics = page.partition("## Every metric\n")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| `(\w+)` \|([^|]*)\|", metrics, re.MULTILINE)
-    return {name: unit.strip() for name, unit in rows}
+@pytest.mark.parametrize("name", ["config.md", "metrics.md", "commands.md"])
+def test_the_pages_of_reference_are_those_that_the_code_gives_now(name, reference_pages):
+    committed = (CHECKOUT / "docs" / "reference" / name).read_text()
+    assert committed == reference_pages[name], "run: python docs/write_reference.py"
 
 
-def test_the_table_of_metrics_is_the_one_the_commands_print():
-    assert documented_units() == {name: metric.unit for name, metric in METRICS.items()}
+@pytest.fixture(scope="module")
+def reference_pages():
+    sys.path.insert(0, str(CHECKOUT / "docs"))
+    try:
+        return import_module("write_reference").make_pages()
+    finally:
+        sys.path.remove(str(CHECKOUT / "docs"))
+
+
+def test_every_metric_says_what_it_is_and_what_reports_it():
+    for name, metric in METRICS.items():
+        assert metric.meaning, name
+        assert metric.logged, name
+        for evaluator in re.findall(r"evaluator=\[(\w+)\]", metric.logged):
+            assert (CHECKOUT / "conf" / "evaluator" / f"{evaluator}.yaml").exists()
 
 
 def test_every_metric_of_a_run_is_in_the_table(digits_run):

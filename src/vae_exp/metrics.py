@@ -1,4 +1,4 @@
-"""The metrics that runs and commands report, with their units; `docs/reference/metrics.md` describes each."""
+"""The metrics that runs and commands report: units, which direction is better, meaning, where they are logged."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,61 +12,314 @@ class Metric:
     Args:
         unit: Empty where it has none.
         higher_is_better: Whether more of it is better; losses, bounds to be minimised and times are not so.
+        meaning: What it is.
+        logged: What reports it: training (`train/…`), validation (`val/…`), or an evaluator, while training or by
+            `evaluate` (`test/…`).
     """
 
     unit: str = ""
     higher_is_better: bool = False
+    meaning: str = ""
+    logged: str = ""
 
 
 METRICS = {
-    "loss": Metric("nats/image"),
-    "elbo": Metric("nats/image", higher_is_better=True),
-    "negative_elbo": Metric("nats/image"),
-    "distortion": Metric("nats/image"),
-    "rate": Metric("nats/image"),
-    "reconstruction_from_mean": Metric("nats/image"),
-    "nll": Metric("nats/image"),
-    "nll_se": Metric("nats/image"),
-    "nll_monte_carlo_se": Metric("nats/image"),
-    "nll_effective_samples": Metric("draws", higher_is_better=True),
-    "nll_low_ess_share": Metric("share"),
-    "nll_largest_weight": Metric("share"),
-    "nll_images": Metric("images"),
-    "bits_per_dim": Metric("bits"),
-    "negative_elbo_bits_per_dim": Metric("bits"),
-    "active_units": Metric("units", higher_is_better=True),
-    "active_rate": Metric("nats/image"),
-    "unit_rates": Metric("nats/image"),
-    "mutual_information": Metric("nats", higher_is_better=True),
-    "aggregate_kl": Metric("nats"),
-    "aggregate_kl_upper_bound": Metric("nats"),
-    "probe_accuracy": Metric("", higher_is_better=True),
-    "knn_accuracy": Metric("", higher_is_better=True),
-    "quadrature_nll": Metric("nats/image"),
-    "quadrature_negative_elbo": Metric("nats/image"),
-    "posterior_kl": Metric("nats/image"),
-    "quadrature_images": Metric("images"),
-    "inference_gap": Metric("nats/image"),
-    "approximation_gap": Metric("nats/image"),
-    "amortization_gap": Metric("nats/image"),
-    "gaps_images": Metric("images"),
-    "mig": Metric("", higher_is_better=True),
-    "sap": Metric("", higher_is_better=True),
-    "dci_disentanglement": Metric("", higher_is_better=True),
-    "dci_completeness": Metric("", higher_is_better=True),
-    "dci_informativeness": Metric("", higher_is_better=True),
-    "mse": Metric(""),
-    "psnr": Metric("dB", higher_is_better=True),
-    "ssim": Metric("", higher_is_better=True),
-    "feature_distance": Metric(""),
-    "fid": Metric(""),
-    "classifier_frechet_distance": Metric(""),
-    "codebook_used": Metric("codes", higher_is_better=True),
-    "code_perplexity": Metric("codes", higher_is_better=True),
-    "learning_rate": Metric(""),
-    "grad_norm": Metric(""),
-    "epoch_seconds": Metric("s"),
-    "images_per_second": Metric("images/s", higher_is_better=True),
+    "loss": Metric(
+        "nats/image",
+        meaning=(
+            "what is minimised; with `loss=elbo` it is −`elbo`. In `val/loss` schedules are at their end, so "
+            "that epochs can be compared"
+        ),
+        logged="training, validation",
+    ),
+    "elbo": Metric(
+        "nats/image",
+        higher_is_better=True,
+        meaning="E_q log p(x given z) − KL(q ‖ p), always with β = 1",
+        logged="training, validation, evaluator=[elbo]",
+    ),
+    "negative_elbo": Metric(
+        "nats/image",
+        meaning="−`elbo`",
+        logged="evaluator=[elbo]",
+    ),
+    "distortion": Metric(
+        "nats/image",
+        meaning="−E_q log p(x given z), z drawn from q(z given x)",
+        logged="training, validation, evaluator=[elbo]",
+    ),
+    "rate": Metric(
+        "nats/image",
+        meaning="KL(q(z given x) ‖ p(z))",
+        logged="training, validation, evaluator=[elbo]",
+    ),
+    "reconstruction_from_mean": Metric(
+        "nats/image",
+        meaning="−log p(x given z) at z = E[z given x]; plus the rate it is no bound",
+        logged="evaluator=[elbo]",
+    ),
+    "nll": Metric(
+        "nats/image",
+        meaning=(
+            "−log p(x) by importance sampling; errs upwards, less so with more samples. Of a "
+            "class-conditional model −log p(x given its class), as all its figures"
+        ),
+        logged="evaluator=[nll]",
+    ),
+    "nll_se": Metric(
+        "nats/image",
+        meaning="standard error of `nll` over images",
+        logged="evaluator=[nll]",
+    ),
+    "nll_monte_carlo_se": Metric(
+        "nats/image",
+        meaning="the part of that error that comes from drawing z (jackknife); without the bias of `nll`",
+        logged="evaluator=[nll]",
+    ),
+    "nll_effective_samples": Metric(
+        "draws",
+        higher_is_better=True,
+        meaning="(Σw)² / Σw² of an image's importance weights, averaged over images: how many of the draws count",
+        logged="evaluator=[nll]",
+    ),
+    "nll_low_ess_share": Metric(
+        "share",
+        meaning=(
+            "images with fewer than 10 effective samples; a warning above 5 %, because `nll` is then too high"
+        ),
+        logged="evaluator=[nll]",
+    ),
+    "nll_largest_weight": Metric(
+        "share",
+        meaning=(
+            "largest importance weight of an image, as a share of the sum of its weights, averaged over images"
+        ),
+        logged="evaluator=[nll]",
+    ),
+    "nll_images": Metric(
+        "images",
+        meaning="how many images `nll` is an average of",
+        logged="evaluator=[nll]",
+    ),
+    "bits_per_dim": Metric(
+        "bits",
+        meaning=(
+            "`nll` per pixel and channel; only where the likelihood is a probability of these very images: "
+            "grey levels, or Bernoulli on black and white"
+        ),
+        logged="evaluator=[nll]",
+    ),
+    "negative_elbo_bits_per_dim": Metric(
+        "bits",
+        meaning="−`elbo` per pixel and channel, where `bits_per_dim` is a probability",
+        logged="evaluator=[elbo]",
+    ),
+    "active_units": Metric(
+        "units",
+        higher_is_better=True,
+        meaning="latent units with Var_x E[z given x] > 0.01 (Burda et al. 2016)",
+        logged="evaluator=[units]",
+    ),
+    "active_rate": Metric(
+        "nats/image",
+        meaning="the part of the rate that the active units carry",
+        logged="evaluator=[units]",
+    ),
+    "unit_rates": Metric(
+        "nats/image",
+        meaning="the rate of each latent unit, a list; in W&B and the dashboard alone",
+        logged="evaluator=[units]",
+    ),
+    "mutual_information": Metric(
+        "nats",
+        higher_is_better=True,
+        meaning=(
+            "I(x; z) under q, over the images scored; at most log N for N images: a lower bound within one "
+            "nat of it, with a warning"
+        ),
+        logged="evaluator=[aggregate]",
+    ),
+    "aggregate_kl": Metric(
+        "nats",
+        meaning="KL(q(z) ‖ p(z)) of the aggregate posterior; with `mutual_information` it adds up to the rate",
+        logged="evaluator=[aggregate]",
+    ),
+    "aggregate_kl_upper_bound": Metric(
+        "nats",
+        meaning=(
+            "in place of `aggregate_kl` where `mutual_information` is within one nat of log N: the mixture "
+            "over N images is farther from the prior than that over all images"
+        ),
+        logged="evaluator=[aggregate]",
+    ),
+    "probe_accuracy": Metric(
+        "",
+        higher_is_better=True,
+        meaning="of logistic regression on E[z given x], fitted on half of the images, scored on the other half",
+        logged="evaluator=[probe]",
+    ),
+    "knn_accuracy": Metric(
+        "",
+        higher_is_better=True,
+        meaning="of k nearest neighbours on E[z given x], likewise",
+        logged="evaluator=[probe]",
+    ),
+    "quadrature_nll": Metric(
+        "nats/image",
+        meaning="−log p(x) by quadrature over one or two latent units: no Monte Carlo error",
+        logged="evaluator=[quadrature]",
+    ),
+    "quadrature_negative_elbo": Metric(
+        "nats/image",
+        meaning="−ELBO with its expectation integrated too",
+        logged="evaluator=[quadrature]",
+    ),
+    "posterior_kl": Metric(
+        "nats/image",
+        meaning="KL(q(z given x) ‖ p(z given x)), `quadrature_negative_elbo` − `quadrature_nll`",
+        logged="evaluator=[quadrature]",
+    ),
+    "quadrature_images": Metric(
+        "images",
+        meaning="how many images the figures by quadrature are averages of",
+        logged="evaluator=[quadrature]",
+    ),
+    "inference_gap": Metric(
+        "nats/image",
+        meaning="log p(x) − ELBO; `approximation_gap` + `amortization_gap` (Cremer, Li & Duvenaud 2018)",
+        logged="evaluator=[gaps]",
+    ),
+    "approximation_gap": Metric(
+        "nats/image",
+        meaning="log p(x) − ELBO under the best diagonal Gaussian, found for each image",
+        logged="evaluator=[gaps]",
+    ),
+    "amortization_gap": Metric(
+        "nats/image",
+        meaning="what the best diagonal Gaussian of each image gains over the encoder's",
+        logged="evaluator=[gaps]",
+    ),
+    "gaps_images": Metric(
+        "images",
+        meaning="how many images the gaps are averages of",
+        logged="evaluator=[gaps]",
+    ),
+    "mig": Metric(
+        "",
+        higher_is_better=True,
+        meaning="mutual information gap, on E[z given x] (Chen et al. 2018)",
+        logged="evaluator=[disentanglement]",
+    ),
+    "sap": Metric(
+        "",
+        higher_is_better=True,
+        meaning="separated attribute predictability (Kumar, Sattigeri & Balakrishnan 2018)",
+        logged="evaluator=[disentanglement]",
+    ),
+    "dci_disentanglement": Metric(
+        "",
+        higher_is_better=True,
+        meaning=(
+            "of random forests' importances, by unit (Eastwood & Williams 2018); 1 where every unit knows a "
+            "single factor"
+        ),
+        logged="evaluator=[disentanglement]",
+    ),
+    "dci_completeness": Metric(
+        "",
+        higher_is_better=True,
+        meaning="of random forests' importances, by factor",
+        logged="evaluator=[disentanglement]",
+    ),
+    "dci_informativeness": Metric(
+        "",
+        higher_is_better=True,
+        meaning="accuracy of the random forests of DCI",
+        logged="evaluator=[disentanglement]",
+    ),
+    "mse": Metric(
+        "",
+        meaning=(
+            "squared error of E[x given z] at z = E[z given x], averaged over values and images "
+            "(`evaluator=[reconstruction]`)"
+        ),
+        logged="evaluator=[reconstruction]",
+    ),
+    "psnr": Metric(
+        "dB",
+        higher_is_better=True,
+        meaning="−10 log₁₀ of the mean squared error of an image, averaged over images",
+        logged="evaluator=[reconstruction]",
+    ),
+    "ssim": Metric(
+        "",
+        higher_is_better=True,
+        meaning=(
+            "structural similarity (Wang et al. 2004; Gaussian window of 11 pixels), for images of at least "
+            "6 pixels"
+        ),
+        logged="evaluator=[reconstruction]",
+    ),
+    "feature_distance": Metric(
+        "",
+        meaning=(
+            "LPIPS (Zhang et al. 2018, equation 1) with all weights one, on the features of a file of yours "
+            "(`evaluator.reconstruction.features`)"
+        ),
+        logged="evaluator=[reconstruction]",
+    ),
+    "fid": Metric(
+        "",
+        meaning=(
+            "Fréchet distance of samples from images, on the features of a file of yours "
+            "(`evaluator.fid.features`)"
+        ),
+        logged="evaluator=[fid]",
+    ),
+    "classifier_frechet_distance": Metric(
+        "",
+        meaning=(
+            "as `fid`, on a small classifier trained on the images scored: compares models on the same data, "
+            "nothing else"
+        ),
+        logged="evaluator=[fid]",
+    ),
+    "codebook_used": Metric(
+        "codes",
+        higher_is_better=True,
+        meaning="entries of the codebook that occur at all (`model=vq`)",
+        logged="evaluator=[codes]",
+    ),
+    "code_perplexity": Metric(
+        "codes",
+        higher_is_better=True,
+        meaning="e to the entropy of the entries over images and positions",
+        logged="evaluator=[codes]",
+    ),
+    "learning_rate": Metric(
+        "",
+        meaning="of the epoch, before the scheduler's step",
+        logged="training",
+    ),
+    "grad_norm": Metric(
+        "",
+        meaning=(
+            "norm of the gradient of all parameters in the last step of the epoch, before "
+            "`trainer.max_grad_norm` clips it; grows with the batch unless `trainer.loss_reduction=mean`"
+        ),
+        logged="training",
+    ),
+    "epoch_seconds": Metric(
+        "s",
+        meaning="training time of the epoch, without validation and evaluators",
+        logged="training",
+    ),
+    "images_per_second": Metric(
+        "images/s",
+        higher_is_better=True,
+        meaning="training images of the epoch by that time",
+        logged="training",
+    ),
 }
 _OTHER = Metric()
 RENAMED_METRICS = {

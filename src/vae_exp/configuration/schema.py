@@ -21,47 +21,56 @@ _PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 def _at_least(key: str, value: float, least: float) -> None:
+    """At least {0}."""
     if not isfinite(value) or value < least:
         raise UserError(f"{key}={value} must be at least {least}.")
 
 
 def _between(key: str, value: int, least: int, most: int) -> None:
+    """From {0} to {1}."""
     if not least <= value <= most:
         raise UserError(f"{key}={value} must be from {least} to {most}.")
 
 
 def _positive(key: str, value: float) -> None:
+    """Greater than 0."""
     if not isfinite(value) or value <= 0:
         raise UserError(f"{key}={value} must be greater than 0.")
 
 
 def _share(key: str, value: float) -> None:
+    """At least 0 and below 1."""
     if not 0 <= value < 1:
         raise UserError(f"{key}={value} must be at least 0 and below 1; null keeps none.")
 
 
 def _seed(key: str, seed: int) -> None:
+    """From 0 to 2^63 − 1."""
     _at_least(key, seed, 0)
     if seed >= 2**63:
         raise UserError(f"{key}={seed} must be below 2**63.")
 
 
 def _threads(key: str, value: Any) -> None:
+    """`auto`, `null` or a whole number of at least 1."""
     if value != "auto" and (type(value) is not int or value < 1):
         raise UserError(f"{key}={value} must be auto, null (torch's own) or at least 1.")
 
 
 def _steps_per_graph(key: str, value: Any) -> None:
+    """`auto` or a whole number of at least 1."""
     if value != "auto" and (type(value) is not int or value < 1):
         raise UserError(f"{key}={value} must be auto or a whole number of at least 1.")
 
 
 def _one_of(key: str, value: Any, *allowed: str | bool) -> None:
+    """{choices}."""
     if value not in allowed:
         raise UserError(f"{key}={value} must be one of {', '.join(map(str, allowed))}.")
 
 
 def _some_of(key: str, values: list[str], *allowed: str) -> None:
+    """A list of {choices}."""
     if not values or not set(values) <= set(allowed):
         raise UserError(
             f"{key}={values} must list some of {', '.join(allowed)}; null takes what the device knows."
@@ -69,11 +78,13 @@ def _some_of(key: str, values: list[str], *allowed: str) -> None:
 
 
 def _widths(key: str, widths: list[int]) -> None:
+    """Widths of at least 1; `[]` is a linear model."""
     if any(width < 1 for width in widths):
         raise UserError(f"{key}={widths} must list widths of at least 1; [] is a linear model.")
 
 
 def _lists_of_widths(key: str, lists: list[list[int]]) -> None:
+    """Lists of widths of at least 1."""
     if not lists or min(sum(lists, [1])) < 1:
         raise UserError(
             f"{key}={lists} must list lists of widths of at least 1, such as [[500],[400,200]]; "
@@ -82,27 +93,32 @@ def _lists_of_widths(key: str, lists: list[list[int]]) -> None:
 
 
 def _batch_sizes(key: str, sizes: list[int]) -> None:
+    """Sizes of at least 1."""
     if not sizes or min(sizes) < 1:
         raise UserError(f"{key}={sizes} must list sizes of at least 1, such as [100,1000].")
 
 
 def _stack_sizes(key: str, sizes: list[int]) -> None:
+    """Numbers of nets of at least 1; `[]` is none."""
     if any(size < 1 for size in sizes):
         raise UserError(f"{key}={sizes} must list numbers of nets of at least 1, such as [1,64]; [] is none.")
 
 
 def _image_shape(key: str, shape: list[int]) -> None:
+    """`[channels, height, width]`."""
     if len(shape) != 3 or min(shape) < 1:
         raise UserError(f"{key}={shape} must be [channels, height, width], each at least 1.")
 
 
 def _run(key: str, directory: str) -> None:
+    """Not empty."""
     if not directory.strip():
         remedy = ", or leave resume out for a new run" if key == "resume" else ""
         raise UserError(f"{key}= is empty; name a run directory{remedy}.")
 
 
 def _runs(key: str, directories: str | list[str]) -> None:
+    """A run directory, a sweep, or a list of them."""
     names = [directories] if isinstance(directories, str) else directories
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise UserError(f"{key}={directories} must be a run directory, a sweep, or a list of them.")
@@ -111,6 +127,7 @@ def _runs(key: str, directories: str | list[str]) -> None:
 
 
 def _tracker_mode(key: str, mode: str) -> None:
+    """`offline`, `online` or `none`."""
     source = " (from WANDB_MODE)" if mode == os.environ.get("WANDB_MODE") else ""
     if mode not in ("offline", "online", "none"):
         raise UserError(f"{key}={mode}{source} must be offline, online or none.")
@@ -127,11 +144,13 @@ def check_sweep_name(key: str, name: str) -> None:
 
 
 def _target(key: str, node: Mapping[str, Any]) -> None:
+    """A mapping with `_target_`."""
     if not isinstance(node.get("_target_"), str):
         raise UserError(f"{key}._target_ is missing; it names the class that is instantiated.")
 
 
 def _optimizer(key: str, node: Mapping[str, Any]) -> None:
+    """A mapping with `_target_`."""
     _target(key, node)
     for name in {"lr", "weight_decay"} & set(node):
         value = node[name]
@@ -152,7 +171,21 @@ def _part(check: Callable[..., None] = _target) -> Any:
 
 @dataclass
 class ModelConfig:
-    """`model`: the sizes that encoder and decoder share, and the parts by `_target_`."""
+    """`model`: the sizes that encoder and decoder share, and the parts by `_target_`.
+
+    Args:
+        latent_dim: Number of latent units.
+        hidden_dims: Sizes of the hidden layers, from the image to the latent.
+        activation: `relu`, `leaky_relu`, `elu`, `gelu`, `silu`, `softplus`, `tanh`, `sigmoid` or `gated`.
+        latent_dims: Numbers of latent units of both layers of a hierarchical model.
+        top_hidden_dims: Sizes of the hidden layers between the two latent layers.
+        classes: How many classes the labels name.
+        num_codes: Entries of the codebook.
+        code_dim: Numbers of an entry of the codebook.
+        posterior: The family of q(z given x).
+        initialization: How weights start.
+        output_bias: How the bias of the last layer of the decoder starts.
+    """
 
     _target_: str = MISSING
     latent_dim: int | None = _value(_at_least, 1)
@@ -175,7 +208,12 @@ class ModelConfig:
 
 @dataclass
 class DataLocationConfig:
-    """Where the data of a run lie now; null leaves what the run was trained with."""
+    """Where the data of a run lie now; null leaves what the run was trained with.
+
+    Args:
+        root: The folder of data sets.
+        path: The file or folder of the images.
+    """
 
     root: str | None = None
     path: str | None = None
@@ -183,7 +221,24 @@ class DataLocationConfig:
 
 @dataclass
 class DataConfig(DataLocationConfig):
-    """`data`: where images come from and how they are split."""
+    """`data`: where images come from and how they are split.
+
+    Args:
+        image_shape: Shape of an image; null takes that of the data.
+        validation_size: How many training images are held out for validation.
+        split_seed: Seed of the draw of the validation images.
+        layout: The order of the axes of arrays: `NHW`, `NCHW`, `NHWC`, or `auto`.
+        preload_to_device: Whether all training images are kept in the memory of the device.
+        binarization: Whether pixels become 0 or 1 at random, with the grey value as the probability.
+        binarization_seed: Seed of `binarization=fixed`.
+        size: Pixels along a side, or `[height, width]`, for data that are resized.
+        fit: How an image of another aspect ratio gets the size: `crop` or `resize`.
+        channels: 1 for grey, 3 for colour; None as the files are.
+        labels: Where the labels of image files come from.
+        skip_corrupt: Whether images that cannot be read are left out.
+        rescale: The values of black and white of arrays of other numbers.
+        augment: Random changes of training images: `flip`, `shift`, `crop`.
+    """
 
     image_shape: list[int] | None = _value(_image_shape)
     validation_size: int = _value(_at_least, 0)
@@ -204,7 +259,11 @@ class DataConfig(DataLocationConfig):
 
 @dataclass
 class EarlyStoppingConfig:
-    """`trainer.early_stopping`."""
+    """`trainer.early_stopping`.
+
+    Args:
+        min_delta: By how much the monitor has to fall to count as an improvement.
+    """
 
     patience: int | None = _value(_at_least, 1)
     min_delta: float = _value(_at_least, 0)
@@ -212,7 +271,15 @@ class EarlyStoppingConfig:
 
 @dataclass
 class TrainerConfig:
-    """`trainer`: where, how long and in which portions to train; old configs lack keys with a value here."""
+    """`trainer`: where, how long and in which portions to train; old configs lack keys with a value here.
+
+    Args:
+        device: The device that trains.
+        epochs: How often training goes through all training images.
+        batch_size: Images of a step; with several processes, of all together.
+        execution: How the steps of training are run.
+        strategy: How several processes train one model.
+    """
 
     device: str = MISSING
     epochs: int = _value(_at_least, 1)
@@ -243,7 +310,14 @@ class CheckpointConfig:
 
 @dataclass
 class TrackerConfig:
-    """`tracker`: Weights & Biases."""
+    """`tracker`: Weights & Biases.
+
+    Args:
+        mode: Whether a run is logged to W&B, with or without a network.
+        project: The project of W&B that the run belongs to.
+        notes: A longer description of the run.
+        tags: Labels of the run.
+    """
 
     mode: str = _value(_tracker_mode)
     project: str = MISSING
@@ -259,7 +333,13 @@ class TrackerConfig:
 
 @dataclass
 class TrialConfig:
-    """`sweep.trial`: of which search a job is a trial; a sweeper that searches sets it."""
+    """`sweep.trial`: of which search a job is a trial; a sweeper that searches sets it.
+
+    Args:
+        storage: The file of the search.
+        number: Number of the trial in the search.
+        prune: Whether the job may be pruned.
+    """
 
     storage: str | None = None
     number: int = 0
@@ -268,7 +348,11 @@ class TrialConfig:
 
 @dataclass
 class SweepConfig:
-    """`sweep`: its name, and what is passed to its jobs."""
+    """`sweep`: its name, and what is passed to its jobs.
+
+    Args:
+        started_at: When the sweep started; set by the sweep itself.
+    """
 
     name: str | None = _value(check_sweep_name)
     rerun: bool = False
@@ -279,7 +363,11 @@ class SweepConfig:
 
 @dataclass
 class TrainConfig:
-    """The whole configuration of a training run."""
+    """The whole configuration of a training run.
+
+    Args:
+        seed: Seed of the weights, of the order of images and of all draws.
+    """
 
     seed: int = _value(_seed)
     model: ModelConfig = MISSING
@@ -301,7 +389,13 @@ class TrainConfig:
 
 @dataclass
 class StoredRunConfig:
-    """What `encode`, `evaluate` and `generate` all ask: which run, which weights, which images."""
+    """What `encode`, `evaluate` and `generate` all ask: which run, which weights, which images.
+
+    Args:
+        split: Which images of the run.
+        device: The device that computes.
+        seed: Seed of the draws.
+    """
 
     run: str = _value(_run)
     split: str = _value(_one_of, "train", "val", "test")
@@ -335,7 +429,12 @@ class NewDataConfig(DataConfig):
 
 @dataclass
 class EncodeConfig(StoredRunConfig):
-    """The whole configuration of `encode`."""
+    """The whole configuration of `encode`.
+
+    Args:
+        overwrite: Whether `output` may exist.
+        batch_size: Images at once.
+    """
 
     split: str | None = _value(_one_of, "train", "val", "test")  # type: ignore[assignment]
     data: NewDataConfig = field(default_factory=NewDataConfig)
@@ -383,7 +482,12 @@ class ExportConfig:
 
 @dataclass
 class BenchmarkConfig:
-    """The whole configuration of `benchmark`."""
+    """The whole configuration of `benchmark`.
+
+    Args:
+        seed: Seed of the weights and batches.
+        output: The file that the figures are written to, as JSON.
+    """
 
     seed: int = _value(_seed)
     device: str = MISSING

@@ -110,9 +110,10 @@ class MNISTSource(_TorchvisionSource):
     EMNIST's files hold transposed images; they are turned upright here.
 
     Args:
-        dataset: One of `MNIST_FAMILY`.
+        dataset: `MNIST`, `FashionMNIST`, `KMNIST` or `EMNIST`.
         root: The folder that holds, or will hold, `<dataset>/raw`.
-        split: Which of EMNIST's subsets; None for the others.
+        split: Which of EMNIST's subsets: `byclass`, `bymerge`, `balanced`, `letters`, `digits` or `mnist`; None
+            for the others.
 
     Raises:
         UserError: when opened, if files are damaged, or absent and cannot be downloaded; names the ways out.
@@ -153,7 +154,7 @@ class ColourSource(_TorchvisionSource):
     """32×32 images in colour: CIFAR-10 or SVHN.
 
     Args:
-        dataset: One of `COLOUR_DATASETS`.
+        dataset: `CIFAR10` or `SVHN`.
         root: The folder that holds, or will hold, a folder of the data set's name.
 
     Raises:

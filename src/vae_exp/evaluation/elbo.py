@@ -22,7 +22,7 @@ class ELBOEvaluator:
         num_samples: Draws of z per image.
         batch_size: Images at once.
         every_n_epochs: Interval during training; None runs it once, at the end.
-        bits: The mode of `BitsPerDim`: `auto`, `True` or `False`.
+        bits: Whether bits per dimension are given: `auto` where the model has them; True refuses models without.
     """
 
     def __init__(

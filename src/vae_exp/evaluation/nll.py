@@ -42,7 +42,7 @@ class NLLEvaluator:
         num_images: How many images of the split, a random subset (`scored_images`); None for all.
         chunk_size: The most latents decoded at once, which bounds the memory; None takes what suits the device.
         every_n_epochs: Interval during training; None runs it once, at the end.
-        bits: The mode of `BitsPerDim`: `auto`, `True` or `False`.
+        bits: Whether bits per dimension are given: `auto` where the model has them; True refuses models without.
 
     Raises:
         ValueError: if a count is below one.

@@ -65,7 +65,7 @@ class VampPrior(nn.Module):
 
     Args:
         image_shape: `[channels, height, width]`.
-        components: K.
+        components: K, the number of pseudo-inputs.
 
     Raises:
         ValueError: if there is no component.

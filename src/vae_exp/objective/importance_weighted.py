@@ -25,7 +25,7 @@ class IWAE:
     """−log (1/K) Σₖ wₖ (Burda, Grosse & Salakhutdinov 2016, equation 8); K = 1 is the ELBO.
 
     Args:
-        num_samples: K.
+        num_samples: K, draws of z per image.
 
     Raises:
         ValueError: if there is no draw.
@@ -51,7 +51,7 @@ class MIWAE(IWAE):
     M = 1 is IWAE, K = 1 the ELBO with M draws.
 
     Args:
-        num_bounds: M.
+        num_bounds: M, the number of bounds.
         num_samples: K, of each bound.
 
     Raises:
@@ -74,7 +74,7 @@ class CIWAE(IWAE):
     β = 0 is IWAE, β = 1 the ELBO with K draws.
 
     Args:
-        num_samples: K.
+        num_samples: K, draws of z per image.
         beta: From 0 to 1, or a schedule.
 
     Raises:
@@ -111,7 +111,7 @@ class STL(IWAE):
     Where q is the exact posterior it has no variance. For K > 1 it is biased (Tucker et al. 2019); `DReG` is not.
 
     Args:
-        num_samples: K.
+        num_samples: K, draws of z per image.
 
     Raises:
         ValueError: if there is no draw.
@@ -134,7 +134,7 @@ class DReG(IWAE):
     Unbiased, and its signal does not drown in noise as K grows. K = 1 is `STL`.
 
     Args:
-        num_samples: K.
+        num_samples: K, draws of z per image.
 
     Raises:
         ValueError: if there is no draw.
@@ -157,7 +157,7 @@ class PIWAE(MIWAE):
     that of −(1/M) Σₘ log (1/K) Σₖ wₘₖ, whose signal is stronger. Latents are decoded twice. M = 1 is IWAE.
 
     Args:
-        num_bounds: M.
+        num_bounds: M, the number of bounds.
         num_samples: K, of each of the encoder's bounds.
 
     Raises:

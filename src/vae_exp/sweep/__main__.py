@@ -105,7 +105,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     best = command(
         "best", _best, "the overrides of the best job, ready to be pasted; of several metrics the front"
     )
-    best.add_argument("--metric", nargs="*", default=[], metavar="NAME")
+    best.add_argument("--metric", nargs="*", default=[], metavar="NAME", help="by default the main one")
     best.add_argument("--over-seeds", action="store_true", help="by the means of jobs that differ in seeds alone")
     for shown in (summary, plot, best):
         shown.add_argument(

@@ -1,0 +1,119 @@
+"""Write docs/reference/config.md, metrics.md and commands.md from the code.
+
+    python docs/write_reference.py
+
+Meanings stand where the code has them: in docstrings, in the fields of the schema, in comments of conf/, in the
+registry of metrics and in the parsers of the commands.
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+import yaml
+from config_reference import CHECKOUT, CONF, write_config_page
+from hydra._internal.utils import get_args_parser
+
+from vae_exp import reproduce, sync
+from vae_exp.dashboard import __main__ as dashboard
+from vae_exp.metrics import METRICS
+from vae_exp.sweep import __main__ as sweep
+
+FOLDER = CHECKOUT / "docs" / "reference"
+NOTE = "<!-- Written by `python docs/write_reference.py`{}. -->\n"
+HYDRA_COMMANDS = ("train", "evaluate", "encode", "generate", "export", "benchmark")
+
+
+def make_pages() -> dict[str, str]:
+    """The text of every page by its name."""
+    return {
+        "config.md": write_config_page(),
+        "metrics.md": write_metrics_page(),
+        "commands.md": write_commands_page(),
+    }
+
+
+def write_metrics_page() -> str:
+    """Every metric of the registry in `vae_exp.metrics`."""
+    rows = (
+        (name, metric.unit, "higher" if metric.higher_is_better else "lower", escape(metric.meaning), logged)
+        for name, metric in METRICS.items()
+        for logged in [re.sub(r"(evaluator=.*?])", r"`\1`", metric.logged)]
+    )
+    lines = "".join(f"| `{name}` | {' | '.join(cells)} |\n" for name, *cells in rows)
+    return (
+        f"{NOTE.format(' from src/vae_exp/metrics.py')}# Metrics\n\n"
+        "Keys read `split/name`, such as `val/elbo`. An evaluator reports during training (`val/…`) and from\n"
+        "`evaluate` (`test/…`, or the split that is named). How to read the numbers:\n"
+        "[What the numbers mean](../explanation/what_the_numbers_mean.md). The direction of counts, errors and\n"
+        "times is for sorting alone.\n\n"
+        f"| name | unit | better | meaning | reported by |\n|---|---|---|---|---|\n{lines}"
+    )
+
+
+def write_commands_page() -> str:
+    """Every command: the help of those of Hydra, the options of the others."""
+    parts = [
+        f"{NOTE.format(' from conf/hydra/help and the parsers')}# Commands\n\n"
+        "`python -m vae_exp.NAME`, or the console script `vae-NAME`, which can complete words in the shell. The\n"
+        "first six take overrides, `key=value`, of the [config keys](config.md); the others take options.\n"
+    ]
+    for name in HYDRA_COMMANDS:
+        template = yaml.safe_load((CONF / "hydra" / "help" / f"{name}.yaml").read_text())["template"]
+        text = re.sub(r"\$\{[^}]*\}", "", template).strip()
+        parts.append(f"## `{name}`\n\n```text\n{text}\n```\n")
+    parts.append(f"## Flags of Hydra\n\nThese six commands take them.\n\n{describe_options(get_args_parser())}")
+    for name, parser in (
+        ("sweep", sweep._parser()[0]),
+        ("sync", sync._parser()),
+        ("dashboard", dashboard._make_parser()),
+        ("reproduce", reproduce._parser()),
+    ):
+        parts.append(f"## `{name}`\n\n{describe_parser(parser)}")
+    return "\n".join(parts)
+
+
+def describe_parser(parser: argparse.ArgumentParser) -> str:
+    """What a command does, its options, and those of its subcommands."""
+    text = f"{escape(sentence(parser.description or ''))}\n\n"
+    subcommands = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not subcommands:
+        return text + describe_options(parser)
+    for name, subparser in subcommands[0].choices.items():
+        text += f"### `{parser.prog.rpartition('.')[2]} {name}`\n\n{describe_parser(subparser)}\n"
+    return text.rstrip() + "\n"
+
+
+def describe_options(parser: argparse.ArgumentParser) -> str:
+    """The table of a parser's arguments."""
+    rows = []
+    for action in parser._actions:
+        if action.dest == "help" or action.help == argparse.SUPPRESS:
+            continue
+        choices = "{" + ",".join(map(str, action.choices)) + "}" if action.choices else action.metavar
+        choices = choices or action.dest.upper()
+        values = "" if action.nargs == 0 else f" {choices}"
+        names = ", ".join(action.option_strings) + values if action.option_strings else str(choices)
+        several = " (several)" if action.nargs in ("*", "+") else ""
+        default = action.default if isinstance(action.default, str | int | float | Path) else None
+        shown = f"`{default}`" if default not in (None, False, argparse.SUPPRESS, "") else ""
+        meaning = sentence(str(action.help or "").replace(" (%(default)s)", "") % vars(action))
+        if action.dest == "shell_completion":
+            meaning = meaning.partition(":")[0]  # the rest names this script
+        rows.append(f"| `{escape(names.strip())}`{several} | {shown} | {escape(meaning)} |\n")
+    return f"| argument | default | meaning |\n|---|---|---|\n{''.join(rows)}"
+
+
+def sentence(text: str) -> str:
+    """A text on one line."""
+    return " ".join(text.split())
+
+
+def escape(text: str) -> str:
+    """A text that ends no cell of a table."""
+    return text.replace("|", r"\|")
+
+
+if __name__ == "__main__":
+    for name, page in make_pages().items():
+        (FOLDER / name).write_text(page)
