@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from vae_exp import reproduce
-from vae_exp.reproduce import read_targets
+from vae_exp.reproduce import __main__ as reproduce
+from vae_exp.reproduce import runs
+from vae_exp.reproduce.targets import read_targets
 
 ROWS = """
 small:
@@ -61,7 +62,7 @@ def in_process(command, monkeypatch: pytest.MonkeyPatch):
         print(finished.out + finished.err)
         return finished.code
 
-    monkeypatch.setattr(reproduce, "_run_command", call)
+    monkeypatch.setattr(runs, "run_command", call)
 
 
 def test_a_row_that_cannot_be_run_says_so_and_writes_nothing(run, in_process, tmp_path: Path):
@@ -101,7 +102,7 @@ def test_an_override_that_changes_the_recipe_is_refused(run, tmp_path: Path, ove
     assert code == 1
     assert f"--override {override} may change the numbers of a row" in output
     assert (
-        "only data.root, data.path, data.preload_to_device, trainer.device, trainer.execution, tracker, checkpoint"
+        "only data.root, data.path, data.preload_to_device, trainer.device, trainer.execution, trainer.threads, tracker, checkpoint"
         in output
     )
     assert not (tmp_path / "reproductions").exists()

@@ -49,6 +49,18 @@ def test_the_line_of_an_epoch_is_in_nats_per_image(caplog: pytest.LogCaptureFixt
     assert epoch_line(3, 10, None, {"train/loss": 156.731}) == "Epoch 3/10: train/loss 156.73 nats per image"
 
 
+def test_the_line_of_an_epoch_says_how_long_it_takes_where_that_is_minutes(
+    caplog: pytest.LogCaptureFixture, clock: list[float]
+):
+    caplog.set_level(logging.INFO)
+    log = LogProgress(500)
+    for epoch in (101, 102, 499):  # resumed after 100 epochs
+        clock[0] += 10
+        log.epoch(epoch, 0.0, {"train/loss": 1.0})
+    ends = [message.partition("nats per image")[2] for message in caplog.messages]
+    assert ends == [", 66 min left", ", 66 min left", ""]
+
+
 def test_plain_progress_shows_no_steps(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]):
     caplog.set_level(logging.INFO)
     plain = LogProgress(10)

@@ -44,7 +44,7 @@ class PythaeLoop:
         config = BaseTrainerConfig(per_device_train_batch_size=batch_size, no_cuda=self._device.type != "cuda")
         with self._on_device():
             self._trainer = BaseTrainer(
-                _pythae_vae(net, images), BaseDataset(images, torch.zeros(len(images))), training_config=config
+                pythae_vae(net, images), BaseDataset(images, torch.zeros(len(images))), training_config=config
             )
         self._trainer.optimizer = optimizer
         self._trainer.callback_handler = CallbackHandler([], self._trainer.model)
@@ -81,7 +81,8 @@ def _repeat(loader: Any) -> Iterator[Any]:
         yield from loader
 
 
-def _pythae_vae(net: PlainNet, images: Tensor) -> Any:
+def pythae_vae(net: PlainNet, images: Tensor) -> Any:
+    """pythae's `VAE` with the layers of a net, for images `[N, channels, height, width]`."""
     from pythae.models import VAE, VAEConfig
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder

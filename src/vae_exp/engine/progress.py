@@ -23,6 +23,7 @@ _REDRAW_SECONDS = 0.2
 _LINE_SECONDS = 30
 _SECONDS_TO_ESTIMATE = 5  # before the time left of an evaluator is reported
 _LONG_SECONDS = 20
+_SECONDS_LEFT_SHOWN = 120  # at the end of an epoch
 
 
 class StandardOutputHandler(logging.StreamHandler[TextIO]):
@@ -77,10 +78,15 @@ class LogProgress(ProgressDisplay):
 
     def __init__(self, epochs: int, *, with_batch_sum: bool = False) -> None:
         self._epochs, self._with_batch_sum = epochs, with_batch_sum
+        self._start, self._lines = time.monotonic(), 0
 
     def epoch(self, epoch: int, batch_sum: float, metrics: Mapping[str, float]) -> None:
-        """Print and log the epoch."""
-        _log.info(epoch_line(epoch, self._epochs, batch_sum if self._with_batch_sum else None, metrics))
+        """Print and log the epoch, with the time left where that is minutes."""
+        self._lines += 1
+        seconds = (time.monotonic() - self._start) / self._lines * (self._epochs - epoch)
+        left = f", {format_duration(seconds)} left" if seconds >= _SECONDS_LEFT_SHOWN else ""
+        line = epoch_line(epoch, self._epochs, batch_sum if self._with_batch_sum else None, metrics)
+        _log.info("%s%s", line, left)
 
 
 class RichProgress(LogProgress):

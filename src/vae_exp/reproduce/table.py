@@ -1,0 +1,65 @@
+"""Published figures beside ours: on the terminal, and as the table of a Markdown page."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from vae_exp.errors import quantity
+from vae_exp.reproduce.runs import TargetRuns
+from vae_exp.reproduce.targets import mean_text
+from vae_exp.storage.atomic_io import write_atomically
+
+BEGIN, END = "<!-- reproduce: begin -->", "<!-- reproduce: end -->"
+NOT_RUN, UNDER_WAY = "not run", "under way"
+_HEAD = "| name | what | published | tolerance | ours | verdict | how |\n|---|---|---|---|---|---|---|\n"
+
+
+def update_markdown_table(page: Path, runs: Mapping[str, TargetRuns]) -> None:
+    """Write the table into a page: what the runs have reached, the page's own rows where there are no runs.
+
+    Args:
+        page: Markdown; the table stands between two comments, at the end if there are none yet.
+        runs: Of all targets, by name.
+    """
+    before = page.read_text() if page.exists() else "# Reproductions\n"
+    table = before.partition(BEGIN)[2].partition(END)[0]
+    previous = {line.split("`")[1]: line for line in table.splitlines() if line.startswith("| `")}
+    lines = [_line(target_runs, runs, previous.get(name, "")) for name, target_runs in runs.items()]
+    table = f"{BEGIN}\n{_HEAD}" + "\n".join(lines) + f"\n{END}"
+    if BEGIN in before and END in before:
+        head, _, rest = before.partition(BEGIN)
+        after = head + table + rest.partition(END)[2]
+    else:
+        after = f"{before.rstrip()}\n\n{table}\n"
+    write_atomically(page, lambda file: file.write(after.encode()))
+
+
+def verdict(runs: TargetRuns, all_runs: Mapping[str, TargetRuns]) -> str:
+    """How the figure of a target compares with what was published, or with the target that it must be below."""
+    target, result = runs.target, runs.result()
+    other = all_runs[target.below].result() if target.below is not None else None
+    return NOT_RUN if result is None else target.verdict(result.values, other.values if other is not None else ())
+
+
+def describe(runs: TargetRuns, all_runs: Mapping[str, TargetRuns]) -> str:
+    """What a target has reached: its figure and verdict, or its epoch and the time left, or `not run`."""
+    result = runs.result()
+    if result is not None:
+        return f"{runs.target.metric} {mean_text(result.values)}, {verdict(runs, all_runs)}"
+    progress = runs.progress()
+    if not progress:
+        return NOT_RUN
+    locked = sum(directory.is_locked() for directory in runs.directories)
+    return f"{progress}{runs.time_left()}" + (f", {quantity(locked, 'run')} in training" if locked else "")
+
+
+def _line(runs: TargetRuns, all_runs: Mapping[str, TargetRuns], previous: str) -> str:
+    target = runs.target
+    tolerance = "–" if target.tolerance is None else f"{target.tolerance:g}"
+    fixed = f"| `{target.name}` | {target.what} ({target.source}) | {target.published} | {tolerance} |"
+    result, progress = runs.result(), runs.progress()
+    if result is not None:
+        values = mean_text(result.values)
+        return f"{fixed} {values} | {verdict(runs, all_runs)} | {result.provenance} |"
+    if progress:
+        return f"{fixed} {progress} | {UNDER_WAY} | |"
+    return previous if previous.startswith(fixed) else f"{fixed} {NOT_RUN} | | |"
