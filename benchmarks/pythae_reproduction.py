@@ -3,8 +3,8 @@
     pip install pythae==0.1.2
     python benchmarks/pythae_reproduction.py FOLDER [EPOCHS]
 
-pythae's own model, trainer and `get_nll`, with the settings of its script `examples/scripts/reproducibility/vae.py`;
-the images are those of `experiment=pythae_vae`, since the file of binarised images that the script reads is another.
+pythae's own model, trainer and `get_nll`, with the settings of `examples/scripts/reproducibility/vae.py` in its
+repository; the images are those of `experiment=pythae_vae`: the script reads another file of binarised images.
 """
 
 import sys

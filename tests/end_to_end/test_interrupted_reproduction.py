@@ -1,4 +1,4 @@
-"""`python -m vae_exp.reproduce` stopped by a signal: a real process, its run saved, continued by the same command."""
+"""`python -m vae_exp.reproduce` stopped by a signal: the run is saved, the same command continues."""
 
 import signal
 import subprocess

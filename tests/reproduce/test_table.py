@@ -148,9 +148,10 @@ def test_seeds_are_runs_of_their_own_and_compared_one_by_one(tmp_path: Path):
     complete(tmp_path / "better" / "seed-2", 6.5, evaluated=True)
     assert describe(runs["better"], runs) == "test/nll 5.17 ± 0.73, within"
     update_markdown_table(tmp_path / "page.md", runs)
-    assert "| < `worse` | – | 5.17 ± 0.73 | within | cuda, torch 2.14, 2.0 h a seed |" in (
-        tmp_path / "page.md"
-    ).read_text()
+    assert (
+        "| < `worse` | – | 5.17 ± 0.73 | within | cuda, torch 2.14, 2.0 h a seed |"
+        in (tmp_path / "page.md").read_text()
+    )
 
 
 def test_an_unknown_name_names_those_that_are():

@@ -82,7 +82,7 @@ def _repeat(loader: Any) -> Iterator[Any]:
 
 
 def pythae_vae(net: PlainNet, images: Tensor) -> Any:
-    """pythae's `VAE` with the layers of a net, for images `[N, channels, height, width]`."""
+    """Pythae's `VAE` with the layers of a net, for images `[N, channels, height, width]`."""
     from pythae.models import VAE, VAEConfig
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder

@@ -167,4 +167,3 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         if code in (Interrupted(number).exit_code, -number):
             raise Interrupted(number)
     return code
-
