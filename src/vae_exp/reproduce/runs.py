@@ -121,7 +121,7 @@ def _seconds_left(directory: RunDirectory) -> float:
     if epoch in (0, epochs):
         return 0.0
     rows = read_rows(directory.metrics)[-_RECENT_EPOCHS:]
-    return median(row["time/epoch_seconds"] for row in rows) * (epochs - epoch)
+    return float(median(row["time/epoch_seconds"] for row in rows)) * (epochs - epoch)
 
 
 def _train(target: ReproductionTarget, directory: RunDirectory, overrides: Sequence[str]) -> bool:
