@@ -81,24 +81,6 @@ def test_links_lead_somewhere():
         assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
-@pytest.mark.parametrize(
-    "line", re.findall(r"^ {4}python -m vae_exp\.train .*", (README + TRAINING).replace("\\\n", ""), re.MULTILINE)
-)
-def test_every_training_command_of_readme_and_training_composes(line):
-    import shlex
-
-    from tests.test_conf import composed
-    from vae_exp.configuration.schema import TrainConfig, parse_config
-
-    words = shlex.split(line.split("#")[0])[3:]
-    overrides = [word for word in words if not word.startswith("--") and word != "job"]
-    overrides = [re.sub(r"=[a-z]+\(.*", "=2", each) for each in overrides]  # of a search
-    single = [re.sub(r"=(\[[^]]*\]|[^,\[]+),.*", r"=\1", each) for each in overrides]
-    if "data=arrays" in single:
-        single.append("data.image_shape=[1,4,4]")
-    parse_config(composed("train", *single), TrainConfig)
-
-
 def test_the_example_of_a_trained_model_runs(digits_run, tmp_path, monkeypatch):
     page = (CHECKOUT / "docs" / "how_to" / "use_a_trained_model.md").read_text()
     [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

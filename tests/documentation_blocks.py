@@ -1,0 +1,106 @@
+"""Blocks of commands and of Python in the Markdown pages, in the order of each page.
+
+A comment before a block, `<!-- not run: REASON -->`, keeps it from being executed, and `<!-- not run on this page:
+REASON -->` all blocks of a page; their commands are checked all the same.
+"""
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.conftest import CHECKOUT
+
+_PROGRAMS = r"(?:\w+=\S+ )*(?:\S*/)?(?:python3?|make|pip|torchrun|wandb|source|git|cd)\b"
+_EXEMPT = re.compile(r"<!-- not run: (.+?) -->")
+_FENCE = re.compile(r"```\s*\{?\s*\.?(\w*)")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of a page.
+
+    Args:
+        page: Relative to the checkout.
+        line: Where it begins.
+        kind: `commands`, or the language of a fence.
+        text: Without indentation.
+        exempt: Why it is not executed; empty where it is.
+        file: The path that the paragraph before it names, of a block that shows a file.
+    """
+
+    page: str
+    line: int
+    kind: str
+    text: str
+    exempt: str
+    file: str
+
+    @property
+    def commands(self) -> list[str]:
+        """The command lines, continued ones joined, without comments and what stands beside them."""
+        pattern = rf"^ *({_PROGRAMS}.*)$"
+        lines = re.findall(pattern, re.sub(r" *\\\n *", " ", self.text), re.MULTILINE)
+        return [re.split(r"\s+#" if self.kind == "commands" else r"\s{2,}", line)[0].strip() for line in lines]
+
+
+def pages() -> list[str]:
+    """The pages whose blocks are checked: all but the log and the decisions."""
+    found = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").rglob("*.md"))]
+    names = [path.relative_to(CHECKOUT).as_posix() for path in found]
+    return [name for name in names if not name.startswith(("docs/decisions/", "docs/experiment_log"))]
+
+
+def blocks(page: str) -> Iterator[Block]:
+    """The blocks of a page in its order."""
+    whole = (CHECKOUT / page).read_text()
+    lines = whole.splitlines()
+    exempt_page = re.search(r"<!-- not run on this page: (.+?) -->", whole)
+    index = 0
+    while index < len(lines):
+        fence = _FENCE.match(lines[index])
+        if not fence and not (lines[index].startswith("    ") and index and not lines[index - 1].strip()):
+            index += 1
+            continue
+        start = index
+        end = start + 1
+        while end < len(lines) and not (lines[end].startswith("```") if fence else _ends(lines, end)):
+            end += 1
+        text = "\n".join(lines[start + 1 : end] if fence else [part[4:] for part in lines[start:end]])
+        kind = fence[1] if fence else "commands" if re.search(rf"^{_PROGRAMS}", text, re.MULTILINE) else "text"
+        before = " ".join(_paragraph_before(lines, start))
+        exempt = exempt_page or _EXEMPT.search(before)
+        file = re.fullmatch(r"`([\w/]+\.(?:py|yaml))`", before)
+        yield Block(page, start + 1, kind, text, exempt[1] if exempt else "", file[1] if file else "")
+        index = end + bool(fence)
+
+
+def _ends(lines: list[str], index: int) -> bool:
+    """Whether an indented block ends before a line."""
+    return not lines[index].startswith("    ")
+
+
+def _paragraph_before(lines: list[str], index: int) -> list[str]:
+    """The lines of the paragraph before a line."""
+    end = index
+    while end and not lines[end - 1].strip():
+        end -= 1
+    start = end
+    while start and lines[start - 1].strip():
+        start -= 1
+    return lines[start:end]
+
+
+def own_command(line: str) -> tuple[str, list[str]] | None:
+    """The command of ours that a line starts, and its arguments; None for another program."""
+    match = re.search(r"-m vae_exp\.(\w+)(.*)", line)
+    return (match[1], shlex.split(match[2])) if match else None
+
+
+def write_files(page: str, folder: Path) -> None:
+    """Write every file that a page shows."""
+    for block in blocks(page):
+        if block.file:
+            (folder / block.file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / block.file).write_text(f"{block.text}\n")

@@ -1,0 +1,112 @@
+"""Every command line of the documentation composes its config, or parses its arguments; Python compiles."""
+
+import os
+import re
+import shlex
+from collections.abc import Iterator
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep
+
+from tests.conftest import CHECKOUT
+from tests.documentation_blocks import blocks, own_command, pages, write_files
+from vae_exp.configuration import schema
+from vae_exp.configuration.resolvers import register_resolvers
+
+SCHEMAS = {
+    "train": schema.TrainConfig,
+    "evaluate": schema.EvaluateConfig,
+    "encode": schema.EncodeConfig,
+    "generate": schema.GenerateConfig,
+    "export": schema.ExportConfig,
+    "benchmark": schema.BenchmarkConfig,
+}
+FLAGS = {"--cfg": 1, "--config-dir": 1, "--multirun": 0, "--help": 0, "--hydra-help": 0, "--resolve": 0}
+PLACEHOLDERS = {"hydra/launcher=NAME": "hydra/launcher=pool"}
+
+
+@pytest.fixture(scope="module")
+def _hydra() -> Iterator[None]:
+    schema.register_schemas()
+    register_resolvers()
+    with initialize_config_dir(str(CHECKOUT / "conf"), version_base="1.3"):
+        yield
+
+
+def single(override: str) -> str:
+    """An override with one of its values, where it names several; a letter of the text is a number."""
+    override = re.sub(r"(?<==)(S|K|N|NZ)$", "1", PLACEHOLDERS.get(override, override))
+    parsed = OverridesParser.create().parse_override(override)
+    if not parsed.is_sweep_override():
+        return override
+    sweep = parsed.value()
+    value = sweep.start if isinstance(sweep, IntervalSweep) else next(iter(parsed.sweep_string_iterator()))
+    return f"{parsed.get_key_element()}={int(value) if 'int(' in override else value}"
+
+
+def check_composes(command: str, arguments: list[str]) -> None:
+    """Compose the config that a command line asks for, every value within its range."""
+    overrides, queue = [], [argument for argument in arguments if not argument.startswith("[")]
+    while queue:
+        argument = queue.pop(0)
+        if argument.startswith("--"):
+            values = [queue.pop(0) for _ in range(FLAGS[argument])]
+            if argument == "--config-dir":
+                overrides.append(f"hydra.searchpath=[file://{os.path.abspath(values[0])}]")  # noqa: PTH100
+        elif "=" in argument or argument.startswith("~"):
+            overrides.append(argument if argument.startswith("~") else single(argument))
+        else:
+            overrides.append(f"run={argument}")
+    schema.parse_config(compose(command, overrides), SCHEMAS[command])
+
+
+def check_parses(command: str, arguments: list[str]) -> None:
+    """Parse the arguments of a command that has options of its own."""
+    from vae_exp import reproduce, sync
+    from vae_exp.dashboard import __main__ as dashboard
+    from vae_exp.sweep import __main__ as sweep
+
+    parsers = {"reproduce": reproduce._parser, "sync": sync._parser, "dashboard": dashboard._make_parser}
+    parser = sweep._parser()[0] if command == "sweep" else parsers[command]()
+    parser.parse_args(arguments)
+
+
+def check_other(line: str) -> None:
+    """What another program is given lies in the checkout: a target of make, a script, a folder of tests."""
+    words = shlex.split(line)
+    if words[0] == "make":
+        makefile = (CHECKOUT / "Makefile").read_text()
+        assert all(re.search(rf"^{word}:", makefile, re.MULTILINE) for word in words[1:] if "=" not in word)
+    for word in words:
+        if re.fullmatch(r"(docs|benchmarks|tests)/[\w/]+\.\w+", word):
+            assert (CHECKOUT / word).exists(), word
+
+
+@pytest.mark.parametrize("page", pages())
+@pytest.mark.usefixtures("_hydra")
+def test_the_commands_of_a_page_are_understood(page, tmp_path, monkeypatch):
+    write_files(page, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(page):
+        if block.kind == "python":
+            compile(block.text, f"{page}:{block.line}", "exec")
+        for line in block.commands if block.kind in ("commands", "text") else []:
+            own = own_command(line)
+            try:
+                if own is None:
+                    check_other(line)
+                elif own[0] in SCHEMAS:
+                    check_composes(*own)
+                else:
+                    check_parses(*own)
+            except (Exception, SystemExit) as error:
+                pytest.fail(f"{page}:{block.line}: {line}\n{type(error).__name__}: {error}")
+
+
+def test_the_blocks_are_found():
+    lines = [line for page in pages() for block in blocks(page) for line in block.commands]
+    assert len([line for line in lines if own_command(line)]) > 120
+    reasons = [block.exempt for page in pages() for block in blocks(page) if block.exempt]
+    assert all(len(reason.split()) > 1 for reason in reasons)
