@@ -14,9 +14,10 @@ import yaml
 from config_reference import CHECKOUT, CONF, write_config_page
 from hydra._internal.utils import get_args_parser
 
-from vae_exp import reproduce, sync
+from vae_exp import sync
 from vae_exp.dashboard import __main__ as dashboard
 from vae_exp.metrics import METRICS
+from vae_exp.reproduce import __main__ as reproduce
 from vae_exp.sweep import __main__ as sweep
 
 FOLDER = CHECKOUT / "docs" / "reference"
