@@ -64,8 +64,9 @@ def check_composes(command: str, arguments: list[str]) -> None:
 
 def check_parses(command: str, arguments: list[str]) -> None:
     """Parse the arguments of a command that has options of its own."""
-    from vae_exp import reproduce, sync
+    from vae_exp import sync
     from vae_exp.dashboard import __main__ as dashboard
+    from vae_exp.reproduce import __main__ as reproduce
     from vae_exp.sweep import __main__ as sweep
 
     parsers = {"reproduce": reproduce._parser, "sync": sync._parser, "dashboard": dashboard._make_parser}
