@@ -85,7 +85,7 @@ def override_for(file: str) -> list[str]:
     path = Path(file)
     group, option = path.parent.as_posix(), path.stem
     if group == "experiment":
-        return [f"experiment={option}"]
+        return [f"experiment={option}", *(["data.image_shape=[3,32,32]"] if option == "gallery_colour" else [])]
     if group in MULTI:
         return [f"{group}=[{option}]"]
     if group == "loss/schedule":

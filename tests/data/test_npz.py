@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from vae_exp.data.npz import NPZSource
+from vae_exp.data.splits import DataSplits
 from vae_exp.errors import UserError
 
 COUNT, HEIGHT, WIDTH = 5, 6, 7
@@ -115,6 +116,18 @@ def test_test_images_have_arrays_of_their_own(npz):
     ).test()
     np.testing.assert_array_equal(tests.pixels[:, 0].numpy(), grey()[:2])
     assert tests.labels.tolist() == [8, 9]
+
+
+def test_validation_images_are_those_of_the_file_or_held_out_of_the_training_images(npz):
+    held_out = grey(shape=(3, HEIGHT, WIDTH))
+    source = npz(images=grey(), val_images=held_out, val_labels=np.arange(3))
+    splits = DataSplits(source, None, validation_size=0, split_seed=0)
+    assert torch.equal(splits.val.pixels[:, 0], torch.from_numpy(held_out))
+    assert splits.val.labels.tolist() == [0, 1, 2]
+    assert len(splits.train) == COUNT
+    with pytest.raises(UserError, match="the data have 3 validation images of their own"):
+        _ = DataSplits(source, None, validation_size=1, split_seed=0).val
+    assert len(DataSplits(npz(images=grey()), None, validation_size=1, split_seed=0).val) == 1
 
 
 def test_the_path_is_resolved_when_the_source_is_made(npz, path, monkeypatch):

@@ -19,9 +19,9 @@ class NPZSource:
 
     Args:
         path: An `.npz`, HDF5 (`.h5`, `.hdf5`) or Parquet file, or a folder of `.npy` files. `images` holds the
-            training images as uint8, or as float in [0, 1]; `labels` is optional, as are `test_images` and
-            `test_labels`. An `.npy` file holds the images alone. Images of `.npy` files stay there, and may be
-            larger than memory.
+            training images as uint8, or as float in [0, 1]; `labels` is optional, as are `val_images` and
+            `val_labels`, `test_images` and `test_labels`. An `.npy` file holds the images alone. Images of `.npy`
+            files stay there, and may be larger than memory.
         layout: The order of the axes: `NHW`, `NCHW`, `NHWC`, or `auto`, which looks for one or three channels.
         names: Other names of these arrays in the file, such as `{"images": "imgs"}`. `factors`, `[N, factors]`
             integers, are the factors of variation of each image.
@@ -65,6 +65,11 @@ class NPZSource:
         if not self._test_size:
             return images
         return images.subset(self._shuffled(len(images))[self._test_size :].sort().values)
+
+    def val(self) -> ImageSet | None:
+        """The array `val_images` with `val_labels` and `val_factors`; None if there is no such array."""
+        keys = ("val_images", "val_labels", "val_factors")
+        return self._read(*keys) if self._load(self._names.get(keys[0], keys[0])) else None
 
     def test(self) -> ImageSet:
         """The array `test_images` with `test_labels` and `test_factors`, or the images held out of `images`."""
