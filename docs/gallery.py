@@ -53,7 +53,7 @@ script makes). The runs took {minutes} minutes in all, each on one thread of a m
 samples, E[x given z] for z from the prior. Right: the latent space. That is a traversal of the six most active
 units for one image, from −2 to 2, most active first; with two units the posterior means of held-out images,
 coloured by digit; with codes (`vq`, `fsq`) held-out images over the grid of their codes, whose colours are
-their principal components.
+their principal components. Samples of codes are noise, because their prior is uniform.
 
 **Numbers**, over held-out images, in nats an image: −ELBO; NLL, which importance sampling estimates with 100
 draws (of at most 500 images); bits per pixel and channel where the likelihood is a probability of the images;
