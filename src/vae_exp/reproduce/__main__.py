@@ -108,7 +108,7 @@ def _check_table(table: Path) -> None:
     check_writable(table.absolute().parent, "--table")
     if table.exists():
         try:
-            table.read_text()
+            table.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"--table={table} cannot be read: {error}.") from error
 

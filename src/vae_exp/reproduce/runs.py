@@ -103,7 +103,7 @@ class TargetRuns:
         metrics = result["metrics"]
         if self.target.evaluate:
             scores = directory.evaluation(self.target.split, "last")
-            metrics = json.loads(scores.read_text())["metrics"] if scores.is_file() else {}
+            metrics = json.loads(scores.read_text(encoding="utf-8"))["metrics"] if scores.is_file() else {}
         value = metrics.get(self.target.metric)
         return None if value is None else float(value)
 

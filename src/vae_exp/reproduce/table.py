@@ -20,7 +20,7 @@ def update_markdown_table(page: Path, runs: Mapping[str, TargetRuns]) -> None:
         page: Markdown; the table stands between two comments, at the end if there are none yet.
         runs: Of all targets, by name.
     """
-    before = page.read_text() if page.exists() else "# Reproductions\n"
+    before = page.read_text(encoding="utf-8") if page.exists() else "# Reproductions\n"
     table = before.partition(BEGIN)[2].partition(END)[0]
     previous = {line.split("`")[1]: line for line in table.splitlines() if line.startswith("| `")}
     lines = [_line(target_runs, runs, previous.get(name, "")) for name, target_runs in runs.items()]
