@@ -12,16 +12,13 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from tests.conftest import CHECKOUT, Finished
-from tests.documentation_blocks import Block, blocks, own_command, write_files
+from tests.documentation_blocks import Block, blocks, own_command, pages, write_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-PAGES = (
-    "docs/explanation/objectives.md",
-    "docs/how_to/find_odd_images.md",
-    "docs/how_to/optuna.md",
-    "docs/how_to/resume.md",
-    "docs/tutorial/first_vae.md",
-)
+CONTINUES = {  # in the same folder
+    "docs/how_to/dashboard.md": "docs/how_to/sweeps.md",
+    "docs/tutorial/looking_at_runs.md": "docs/tutorial/first_sweep.md",
+}
 DOWNLOADS = re.compile(r"data=(fashion_mnist|mnist|cifar10|svhn)\b")
 
 
@@ -37,7 +34,8 @@ def shorten(command: str, arguments: list[str]) -> list[str]:
     text = " ".join(arguments)
     if command == "train" and not {"--help", "--cfg"} & set(arguments):
         resumes = "resume=" in text
-        kept = [DOWNLOADS.sub("data=digits", word) for word in arguments if not word.startswith("trainer.epochs=")]
+        small = [DOWNLOADS.sub("data=digits", word).replace("data.size=64", "data.size=16") for word in arguments]
+        kept = [word for word in small if not word.startswith("trainer.epochs=")]
         if not resumes and "data=" not in text:
             kept.append("data=digits")
         if "optuna" in text:
@@ -48,34 +46,46 @@ def shorten(command: str, arguments: list[str]) -> list[str]:
     return arguments
 
 
+def is_shown(line: str) -> bool:
+    """Whether a command opens a server, which runs until it is stopped."""
+    return "vae_exp.dashboard" in line and "--export" not in line
+
+
 @pytest.fixture
 def folder(digits_run: Path, tmp_path: Path) -> Path:
     """A folder with what pages take for granted: runs, a sweep, images."""
     shutil.copytree(digits_run, tmp_path / "outputs" / "DIR")
     shutil.copytree(digits_run, tmp_path / "their_run")
     images = (load_digits().images / 16).astype("float32")
-    for name in ("new.npz", "spectra.npz"):
-        np.savez(tmp_path / name, images=images[:60], labels=load_digits().target[:60])
-    (tmp_path / "DIR").mkdir()
-    for number in range(120):
-        Image.fromarray((images[number] * 255).astype("uint8")).save(tmp_path / "DIR" / f"{number}.png")
+    for name, count in {"new.npz": 60, "spectra.npz": 300}.items():
+        np.savez(tmp_path / name, images=images[:count], labels=load_digits().target[:count])
+    for number in range(300):
+        target = tmp_path / "DIR" / ("test" if number < 60 else "train") / f"{number}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((images[number] * 255).astype("uint8")).save(target)
     shutil.copy(CHECKOUT / "docs" / "wandb_sweep.yaml", tmp_path)
     return tmp_path
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [page for page in pages() if any(map(is_executed, blocks(page)))])
 def test_the_blocks_of_a_page_run(page, folder, command: Callable[..., Finished], monkeypatch):
-    write_files(page, folder)
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)
+    for name in filter(None, (CONTINUES.get(page), page)):
+        write_files(name, folder)
+        run_blocks(name, command, monkeypatch)
+
+
+def run_blocks(page: str, command: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Execute the blocks of a page, Python ones in one namespace."""
     names: dict[str, object] = {}
     for block in filter(is_executed, blocks(page)):
         if block.kind == "python":
             exec(compile(block.text, f"{page}:{block.line}", "exec"), names)
         for line in block.commands if block.kind == "commands" else []:
             own = own_command(line)
-            if own is None or (own[0] == "dashboard" and "--export" not in own[1]):
-                continue  # another program, or a server that runs until it is stopped
+            if own is None or is_shown(line):
+                continue
             with monkeypatch.context() as patch:
                 for name, value in re.findall(r"(\w+)=(\S+) (?=.*python )", line):
                     patch.setitem(os.environ, name, value)

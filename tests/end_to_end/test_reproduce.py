@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.reproduce import __main__ as reproduce
 from vae_exp.reproduce import runs
 from vae_exp.reproduce.targets import read_targets
@@ -57,8 +58,8 @@ def test_a_row_is_trained_evaluated_judged_and_written(run, tmp_path: Path):
 def in_process(command, monkeypatch: pytest.MonkeyPatch):
     """Run what `reproduce` runs inside this process."""
 
-    def call(name: str, arguments: Sequence[str]) -> int:
-        finished = command(name, *arguments)
+    def call(arguments: Sequence[str], shutdown: GracefulShutdown) -> int:
+        finished = command(*arguments)
         print(finished.out + finished.err)
         return finished.code
 

@@ -135,13 +135,24 @@ def test_a_row_under_way_has_its_epoch_and_the_time_left(tmp_path: Path):
     assert describe(runs["open"], runs) == "not run"
 
 
+def test_a_run_under_way_does_not_replace_a_figure_of_the_page(tmp_path: Path):
+    complete(tmp_path / "a" / "known", 86.5)
+    update_markdown_table(tmp_path / "page.md", runs_of(tmp_path / "a", TWO))
+    begin(tmp_path / "b" / "known", epochs=3280, seconds=[7.0])
+    update_markdown_table(tmp_path / "page.md", runs_of(tmp_path / "b", TWO))
+    assert "| 86.50 | within |" in (tmp_path / "page.md").read_text()
+
+
 def test_seeds_are_runs_of_their_own_and_compared_one_by_one(tmp_path: Path):
     runs = runs_of(tmp_path, {"better": BETTER, "worse": WORSE})
     for seed in range(3):
         complete(tmp_path / "worse" / f"seed-{seed}", 5.0 + seed, evaluated=True)
     for seed in range(2):
         complete(tmp_path / "better" / f"seed-{seed}", 4.0 + seed, evaluated=True)
-    begin(tmp_path / "better" / "seed-2", epochs=10, seconds=[1.0])
+    begin(tmp_path / "better" / "seed-2", epochs=10, seconds=[60.0])
+    assert (
+        describe(runs["better"], runs) == "1 of 30 epochs, all seeds, about 29 min left"
+    )  # the others: no epochs here
     assert describe(runs["worse"], runs) == "test/nll 6.00 ± 0.58, measured"
     assert runs["better"].result() is None
     (tmp_path / "better" / "seed-2").rename(tmp_path / "elsewhere")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vae_exp.configuration.config_dir import config_dir
 from vae_exp.configuration.overrides import override_key
+from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import Interrupted, UserError, exit_with_message
 from vae_exp.reproduce.runs import TargetRuns
 from vae_exp.reproduce.table import NOT_RUN, describe, update_markdown_table, verdict
@@ -39,8 +40,10 @@ def main() -> None:
         args.table = args.table or args.root / _PAGE
         _check_table(args.table)
         names = list(targets) if args.names == ["all"] else args.names
+        selected = select_targets(targets, names)
         try:
-            code = _reproduce(select_targets(targets, names), runs, args)
+            with GracefulShutdown(second_signal_kills=False) as shutdown:
+                code = _reproduce(selected, runs, args, shutdown)
         except Interrupted as interrupted:
             update_markdown_table(args.table, runs)
             print(f"Interrupted {interrupted}; run the same command to continue.", file=sys.stderr)
@@ -114,14 +117,17 @@ def _check_table(table: Path) -> None:
 
 
 def _reproduce(
-    selected: Sequence[ReproductionTarget], runs: Mapping[str, TargetRuns], args: argparse.Namespace
+    selected: Sequence[ReproductionTarget],
+    runs: Mapping[str, TargetRuns],
+    args: argparse.Namespace,
+    shutdown: GracefulShutdown,
 ) -> int:
     """Run the selected targets; the exit code is 1 if one is outside its tolerance or could not be run."""
     failures = 0
     for target in selected:
         target_runs = runs[target.name]
         print(f"{target.name}: {target.what}; {describe(target_runs, runs)}", flush=True)
-        failed = target_runs.complete(args.override)
+        failed = target_runs.complete(args.override, shutdown)
         result = target_runs.result()
         if failed is not None or result is None:
             failures += 1

@@ -1,23 +1,24 @@
 """The runs of a target: what they have reached, and the commands that take them further."""
 
 import json
-import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
-from types import FrameType
+from typing import Any
 
 from vae_exp.engine.progress import format_duration
-from vae_exp.errors import Interrupted
+from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.reproduce.targets import ReproductionTarget
 from vae_exp.storage.atomic_io import read_yaml
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.tracking.metrics_file import read_rows
 
 _RECENT_EPOCHS = 20  # whose seconds estimate the time left
+_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -66,34 +67,56 @@ class TargetRuns:
 
     def progress(self) -> str:
         """How far training is: `epoch 412 of 3,280`; empty where it has not begun."""
-        reached = [_epochs(directory) for directory in self.directories]
-        done, total = sum(epoch for epoch, _ in reached), sum(epochs for _, epochs in reached)
+        done, total = self._epochs()
         if not total:
             return ""
-        return f"epoch {done:,} of {total:,}" if len(reached) == 1 else f"{done:,} of {total:,} epochs, all seeds"
+        return (
+            f"epoch {done:,} of {total:,}"
+            if self.target.seeds == 1
+            else f"{done:,} of {total:,} epochs, all seeds"
+        )
 
     def time_left(self) -> str:
-        """About how long the runs that have begun still train, as `, about 5.2 h left`; empty if unknown."""
-        seconds = sum(_seconds_left(directory) for directory in self.directories)
-        return f", about {format_duration(seconds)} left" if seconds else ""
+        """About how long training still takes, as `, about 5.2 h left`; empty where no epoch has ended."""
+        rows = [row for directory in self.directories for row in _rows(directory)[-_RECENT_EPOCHS:]]
+        done, total = self._epochs()
+        if not rows or done == total:
+            return ""
+        seconds = median(row["time/epoch_seconds"] for row in rows) * (total - done)
+        return f", about {format_duration(seconds)} left"
 
-    def complete(self, overrides: Sequence[str]) -> RunDirectory | None:
+    def complete(self, overrides: Sequence[str], shutdown: GracefulShutdown) -> RunDirectory | None:
         """Train and evaluate all seeds, as far as that has not been done.
 
         Args:
-            overrides: For training runs that begin.
+            overrides: For every training run.
+            shutdown: Requests to stop, which a command is given time to follow.
 
         Returns:
             The directory of the run that failed; None where all succeeded.
 
         Raises:
-            Interrupted: if a signal has ended a command.
+            Interrupted: if a stop was requested.
         """
         for seed, directory in enumerate(self.directories):
             seeding = [f"seed={seed}"] if self.target.seeds > 1 else []
-            if not (_train(self.target, directory, [*seeding, *overrides]) and _evaluate(self.target, directory)):
-                return directory
+            commands = [
+                *_training(self.target, directory, seeding, overrides),
+                *_evaluation(self.target, directory),
+            ]
+            for command in commands:
+                if run_command(command, shutdown) != 0:
+                    return directory
         return None
+
+    def _epochs(self) -> tuple[int, int]:
+        """The epochs that have ended, and those of all seeds; zeros where no run has begun."""
+        begun = [directory for directory in self.directories if directory.config.exists()]
+        if not begun:
+            return 0, 0
+        epochs = int(read_yaml(begun[0].config)["trainer"]["epochs"])
+        done = sum(int(rows[-1]["epoch"]) for rows in map(_rows, begun) if rows)
+        return done, epochs * self.target.seeds
 
     def _value(self, directory: RunDirectory) -> float | None:
         """The metric of a run that is complete."""
@@ -108,41 +131,32 @@ class TargetRuns:
         return None if value is None else float(value)
 
 
-def _epochs(directory: RunDirectory) -> tuple[int, int]:
-    """The epochs that a run has ended, and those it has in all; zeros where there is no run."""
-    if not directory.config.exists():
-        return 0, 0
-    rows = read_rows(directory.metrics) if directory.metrics.exists() else []
-    return (int(rows[-1]["epoch"]) if rows else 0), int(read_yaml(directory.config)["trainer"]["epochs"])
+def _rows(directory: RunDirectory) -> list[dict[str, Any]]:
+    """The metrics of the epochs that a run has ended."""
+    return read_rows(directory.metrics) if directory.metrics.exists() else []
 
 
-def _seconds_left(directory: RunDirectory) -> float:
-    epoch, epochs = _epochs(directory)
-    if epoch in (0, epochs):
-        return 0.0
-    rows = read_rows(directory.metrics)[-_RECENT_EPOCHS:]
-    return float(median(row["time/epoch_seconds"] for row in rows)) * (epochs - epoch)
-
-
-def _train(target: ReproductionTarget, directory: RunDirectory, overrides: Sequence[str]) -> bool:
-    """Train a run, or resume it, unless it is complete."""
+def _training(
+    target: ReproductionTarget, directory: RunDirectory, seeding: Sequence[str], overrides: Sequence[str]
+) -> list[list[str]]:
+    """The command that trains a run or resumes it; none where it is complete."""
     if (directory.read_result() or {}).get("status") == "completed":
-        return True
+        return []
     if directory.config.exists():
-        return run_command("train", [f"resume={directory.path}"]) == 0
+        return [["train", f"resume={directory.path}", *overrides]]
     fixed = ["tracker=none", "evaluator=[elbo]", f"hydra.run.dir={directory.path}"]
-    return run_command("train", [*target.train, *fixed, *overrides]) == 0
+    return [["train", *target.train, *fixed, *seeding, *overrides]]
 
 
-def _evaluate(target: ReproductionTarget, directory: RunDirectory) -> bool:
+def _evaluation(target: ReproductionTarget, directory: RunDirectory) -> list[list[str]]:
+    """The command that evaluates a run; none where the metric is one of training."""
     if not target.evaluate:
-        return True
-    selection = [f"run={directory.path}", f"split={target.split}", "checkpoint=last"]
-    return run_command("evaluate", [*selection, *target.evaluate]) == 0
+        return []
+    return [["evaluate", f"run={directory.path}", f"split={target.split}", "checkpoint=last", *target.evaluate]]
 
 
-def run_command(name: str, arguments: Sequence[str]) -> int:
-    """Run `python -m vae_exp.NAME` to its end, which SIGINT and SIGTERM ask for in order.
+def run_command(command: Sequence[str], shutdown: GracefulShutdown) -> int:
+    """Run `python -m vae_exp.NAME …` to its end, which each request to stop asks for.
 
     The command has a process group of its own: a terminal's Ctrl-C reaches it once, from here.
 
@@ -150,20 +164,16 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         Its exit code.
 
     Raises:
-        Interrupted: if it has ended by such a signal.
+        Interrupted: if a stop was requested.
     """
+    shutdown.raise_if_requested()
+    name, *arguments = command
     process = subprocess.Popen([sys.executable, "-m", f"vae_exp.{name}", *arguments], process_group=0)  # noqa: S603
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        process.send_signal(number)
-
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        code = process.wait()
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    for number in previous:
-        if code in (Interrupted(number).exit_code, -number):
-            raise Interrupted(number)
-    return code
+    requests = 0
+    while process.poll() is None:
+        if shutdown.count > requests:
+            requests = shutdown.count
+            process.terminate()
+        time.sleep(_POLL_SECONDS)
+    shutdown.raise_if_requested()
+    return process.returncode

@@ -14,7 +14,7 @@ _HEAD = "| name | what | published | tolerance | ours | verdict | how |\n|---|--
 
 
 def update_markdown_table(page: Path, runs: Mapping[str, TargetRuns]) -> None:
-    """Write the table into a page: what the runs have reached, the page's own rows where there are no runs.
+    """Write the table into a page: what the runs have reached, the page's figure where these have none.
 
     Args:
         page: Markdown; the table stands between two comments, at the end if there are none yet.
@@ -60,6 +60,6 @@ def _line(runs: TargetRuns, all_runs: Mapping[str, TargetRuns], previous: str) -
     if result is not None:
         values = mean_text(result.values)
         return f"{fixed} {values} | {verdict(runs, all_runs)} | {result.provenance} |"
-    if progress:
-        return f"{fixed} {progress} | {UNDER_WAY} | |"
-    return previous if previous.startswith(fixed) else f"{fixed} {NOT_RUN} | | |"
+    if previous.startswith(fixed) and UNDER_WAY not in previous and NOT_RUN not in previous:
+        return previous
+    return f"{fixed} {progress} | {UNDER_WAY} | |" if progress else f"{fixed} {NOT_RUN} | | |"
