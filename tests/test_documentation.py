@@ -107,7 +107,7 @@ def test_the_readme_is_short_and_counts_the_rows_that_were_run():
     assert len(README.split()) <= 950
     page = (CHECKOUT / "docs" / "reproductions.md").read_text()
     rows = re.findall(r"^\| `\w+` \|.*$", page.partition("<!-- reproduce: begin -->")[2], re.MULTILINE)
-    run = [row for row in rows if "| not run |" not in row]
+    run = [row for row in rows if "| not run |" not in row and "| under way |" not in row]
     assert f"[{len(rows)} rows, {len(run)} run](docs/reproductions.md)" in README
 
 
