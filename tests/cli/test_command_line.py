@@ -172,7 +172,7 @@ def test_a_folder_of_ones_own_holds_options_and_experiments(
     monkeypatch.setenv("VAE_EXP_CONFIG", str(folder))
     shown = command("train", "experiment=tiny", "--cfg", "job", "--package", "model.latent_dim")
     assert shown.out.strip() == "3", shown.err
-    assert f"search; in {folder / 'experiment'}: tiny\n" in command("train", "--help").out
+    assert f"gallery_colour; in {folder / 'experiment'}: tiny\n" in command("train", "--help").out
     for text in ("model: {latent_dim: 3}\n", "defaults: [{override /data: digits}]\n"):
         (folder / "experiment" / "bare.yaml").write_text(text)
         refused = command("train", "experiment=bare", "--cfg", "job").err
