@@ -45,10 +45,10 @@ can get: a training of [published length](reproductions.md) has 250,000 to ten m
 **Budget.** The digits: eight epochs of the first 10,000 training images of MNIST, 800 steps of 100 images,
 drawn black and white in every step unless the row is about grey values; 784–500–16–500–784 where the row says
 nothing else (`experiment=gallery`). Two rows differ: `hierarchical` takes 4,000 steps of 20 images, and
-`categorical` trains 50 epochs on scikit-learn's 8×8 digits, which compares with no other row. The patches: eight
-epochs of 5,200 overlapping 32×32 patches of the left of scikit-learn's two photographs; held out are patches of the
-right (`experiment=gallery_colour`, whose data the script makes). The runs took {minutes} minutes in all, each on one thread of a machine that other work shared
-({hardware}, torch {torch}): the seconds compare loosely.
+`categorical` trains 50 epochs on scikit-learn's 8×8 digits, which compares with no other row. The patches:
+eight epochs of 5,200 overlapping 32×32 patches of the left of scikit-learn's two photographs; held out are
+patches of the right (`experiment=gallery_colour`, whose data the script makes). The runs took {minutes}
+minutes in all, each on one thread of a machine that other work shared ({hardware}, torch {torch}): the seconds compare loosely.
 
 **Pictures.** Left: three rows of held-out images, each over its reconstruction from E[z given x]. Middle:
 samples, E[x given z] for z from the prior. Right: the latent space. That is a traversal of the six most active
