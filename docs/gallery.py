@@ -48,7 +48,8 @@ nothing else (`experiment=gallery`). Two rows differ: `hierarchical` takes 4,000
 `categorical` trains 50 epochs on scikit-learn's 8×8 digits, which compares with no other row. The patches:
 eight epochs of 5,200 overlapping 32×32 patches of the left of scikit-learn's two photographs; held out are
 patches of the right (`experiment=gallery_colour`, whose data the script makes). The runs took {minutes}
-minutes in all, each on one thread of a machine that other work shared ({hardware}, torch {torch}): the seconds compare loosely.
+minutes in all, each on one thread of a machine that other work shared ({hardware}, torch {torch}): the
+seconds compare loosely.
 
 **Pictures.** Left: three rows of held-out images, each over its reconstruction from E[z given x]. Middle:
 samples, E[x given z] for z from the prior. Right: the latent space. That is a traversal of the six most active
