@@ -68,8 +68,7 @@ class NPZSource:
 
     def val(self) -> ImageSet | None:
         """The array `val_images` with `val_labels` and `val_factors`; None if there is no such array."""
-        keys = ("val_images", "val_labels", "val_factors")
-        return self._read(*keys) if self._load(self._names.get(keys[0], keys[0])) else None
+        return self._find("val_images", "val_labels", "val_factors")
 
     def test(self) -> ImageSet:
         """The array `test_images` with `test_labels` and `test_factors`, or the images held out of `images`."""
@@ -86,9 +85,9 @@ class NPZSource:
         return torch.randperm(count, generator=torch.Generator().manual_seed(0))
 
     def _read(self, *keys: str) -> ImageSet:
-        images_key, labels_key, factors_key = (self._names.get(key, key) for key in keys)
-        arrays = self._load(images_key, labels_key, factors_key)
-        if images_key not in arrays:
+        images = self._find(*keys)
+        if images is None:
+            images_key = self._names.get(keys[0], keys[0])
             raise UserError(
                 f"data.path={self._path} holds no array '{images_key}'"
                 + (
@@ -97,6 +96,14 @@ class NPZSource:
                     else f"; expected 'images' as {EXPECTED}."
                 )
             )
+        return images
+
+    def _find(self, *keys: str) -> ImageSet | None:
+        """The arrays of these keys, images, labels and factors, as a set; None without the images."""
+        images_key, labels_key, factors_key = (self._names.get(key, key) for key in keys)
+        arrays = self._load(images_key, labels_key, factors_key)
+        if images_key not in arrays:
+            return None
         name = f"'{images_key}' in data.path={self._path}"
         values = self._rescaling(arrays[images_key], images_key)
         pixels, pixel_max = to_pixels(arrays[images_key], self._layout, name, self._max_value, values)
