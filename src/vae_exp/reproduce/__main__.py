@@ -135,7 +135,7 @@ def _reproduce(
             print(f"{target.name}: {NOT_RUN}; {reason}", file=sys.stderr)
             continue
         update_markdown_table(args.table, runs)
-        judgement = verdict(target_runs, runs)
+        judgement = verdict(target, result, runs)
         failures += judgement == "outside"
         tolerance = "" if target.tolerance is None else f" ± {target.tolerance:g}"
         published = f", published {target.published}{tolerance}" if target.published != "–" else ""

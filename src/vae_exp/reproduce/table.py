@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vae_exp.errors import quantity
-from vae_exp.reproduce.runs import TargetRuns
-from vae_exp.reproduce.targets import mean_text
+from vae_exp.reproduce.runs import ReproductionResult, TargetRuns
+from vae_exp.reproduce.targets import ReproductionTarget, mean_text
 from vae_exp.storage.atomic_io import write_atomically
 
 BEGIN, END = "<!-- reproduce: begin -->", "<!-- reproduce: end -->"
@@ -33,18 +33,17 @@ def update_markdown_table(page: Path, runs: Mapping[str, TargetRuns]) -> None:
     write_atomically(page, lambda file: file.write(after.encode()))
 
 
-def verdict(runs: TargetRuns, all_runs: Mapping[str, TargetRuns]) -> str:
+def verdict(target: ReproductionTarget, result: ReproductionResult, all_runs: Mapping[str, TargetRuns]) -> str:
     """How the figure of a target compares with what was published, or with the target that it must be below."""
-    target, result = runs.target, runs.result()
     other = all_runs[target.below].result() if target.below is not None else None
-    return NOT_RUN if result is None else target.verdict(result.values, other.values if other is not None else ())
+    return target.verdict(result.values, other.values if other is not None else ())
 
 
 def describe(runs: TargetRuns, all_runs: Mapping[str, TargetRuns]) -> str:
     """What a target has reached: its figure and verdict, or its epoch and the time left, or `not run`."""
     result = runs.result()
     if result is not None:
-        return f"{runs.target.metric} {mean_text(result.values)}, {verdict(runs, all_runs)}"
+        return f"{runs.target.metric} {mean_text(result.values)}, {verdict(runs.target, result, all_runs)}"
     progress = runs.progress()
     if not progress:
         return NOT_RUN
@@ -56,10 +55,11 @@ def _line(runs: TargetRuns, all_runs: Mapping[str, TargetRuns], previous: str) -
     target = runs.target
     tolerance = "–" if target.tolerance is None else f"{target.tolerance:g}"
     fixed = f"| `{target.name}` | {target.what} ({target.source}) | {target.published} | {tolerance} |"
-    result, progress = runs.result(), runs.progress()
+    result = runs.result()
     if result is not None:
         values = mean_text(result.values)
-        return f"{fixed} {values} | {verdict(runs, all_runs)} | {result.provenance} |"
+        return f"{fixed} {values} | {verdict(target, result, all_runs)} | {result.provenance} |"
     if previous.startswith(fixed) and UNDER_WAY not in previous and NOT_RUN not in previous:
         return previous
+    progress = runs.progress()
     return f"{fixed} {progress} | {UNDER_WAY} | |" if progress else f"{fixed} {NOT_RUN} | | |"
