@@ -15,14 +15,6 @@ from vae_exp.configuration import schema
 CHECKOUT = Path(__file__).parent.parent
 CONF = CHECKOUT / "conf"
 OWN = ("vae_exp", "hydra_plugins")
-COMMANDS = {
-    "train": schema.TrainConfig,
-    "evaluate": schema.EvaluateConfig,
-    "encode": schema.EncodeConfig,
-    "generate": schema.GenerateConfig,
-    "export": schema.ExportConfig,
-    "benchmark": schema.BenchmarkConfig,
-}
 GROUPS = {
     "trainer": "How long, where and in which portions to train.",
     "model": "The sizes that encoder and decoder share, and the parts.",
@@ -115,7 +107,7 @@ def write_config_page() -> str:
     """The page as Markdown."""
     sources = Sources()
     parts = [_introduction()]
-    for command, config in COMMANDS.items():
+    for command, config in schema.COMMANDS.items():
         parts.append(
             f"## `{command}`\n\n`python -m vae_exp.{command} key=value`\n\n{_command(sources, command, config)}"
         )
@@ -126,7 +118,7 @@ def write_config_page() -> str:
 
 
 def _introduction() -> str:
-    links = ", ".join(f"[`{name}`](#{_anchor(name)})" for name in [*COMMANDS, *GROUPS, "experiment"])
+    links = ", ".join(f"[`{name}`](#{_anchor(name)})" for name in [*schema.COMMANDS, *GROUPS, "experiment"])
     return (
         "<!-- Written by `python docs/write_reference.py` from the schema, the constructors and conf/. -->\n"
         "# Config keys\n\n"

@@ -15,6 +15,7 @@ from config_reference import CHECKOUT, CONF, write_config_page
 from hydra._internal.utils import get_args_parser
 
 from vae_exp import sync
+from vae_exp.configuration.schema import COMMANDS
 from vae_exp.dashboard import __main__ as dashboard
 from vae_exp.metrics import METRICS
 from vae_exp.reproduce import __main__ as reproduce
@@ -22,7 +23,6 @@ from vae_exp.sweep import __main__ as sweep
 
 FOLDER = CHECKOUT / "docs" / "reference"
 NOTE = "<!-- Written by `python docs/write_reference.py`{}. -->\n"
-HYDRA_COMMANDS = ("train", "evaluate", "encode", "generate", "export", "benchmark")
 
 
 def make_pages() -> dict[str, str]:
@@ -59,19 +59,24 @@ def write_commands_page() -> str:
         "`python -m vae_exp.NAME`, or the console script `vae-NAME`, which can complete words in the shell. The\n"
         "first six take overrides, `key=value`, of the [config keys](config.md); the others take options.\n"
     ]
-    for name in HYDRA_COMMANDS:
+    for name in COMMANDS:
         template = yaml.safe_load((CONF / "hydra" / "help" / f"{name}.yaml").read_text())["template"]
         text = re.sub(r"\$\{[^}]*\}", "", template).strip()
         parts.append(f"## `{name}`\n\n```text\n{text}\n```\n")
     parts.append(f"## Flags of Hydra\n\nThese six commands take them.\n\n{describe_options(get_args_parser())}")
-    for name, parser in (
-        ("sweep", sweep._parser()[0]),
-        ("sync", sync._parser()),
-        ("dashboard", dashboard._make_parser()),
-        ("reproduce", reproduce._parser()),
-    ):
+    for name, parser in make_parsers().items():
         parts.append(f"## `{name}`\n\n{describe_parser(parser)}")
     return "\n".join(parts)
+
+
+def make_parsers() -> dict[str, argparse.ArgumentParser]:
+    """The parsers of the commands that take options of their own."""
+    return {
+        "sweep": sweep._parser()[0],
+        "sync": sync._parser(),
+        "dashboard": dashboard._make_parser(),
+        "reproduce": reproduce._parser(),
+    }
 
 
 def describe_parser(parser: argparse.ArgumentParser) -> str:

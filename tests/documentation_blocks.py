@@ -6,9 +6,12 @@ REASON -->` all blocks of a page; their commands are checked all the same.
 
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from tests.conftest import CHECKOUT
 
@@ -65,7 +68,7 @@ def blocks(page: str) -> Iterator[Block]:
             continue
         start = index
         end = start + 1
-        while end < len(lines) and not (lines[end].startswith("```") if fence else _ends(lines, end)):
+        while end < len(lines) and (not lines[end].startswith("```") if fence else lines[end].startswith("    ")):
             end += 1
         text = "\n".join(lines[start + 1 : end] if fence else [part[4:] for part in lines[start:end]])
         kind = fence[1] if fence else "commands" if re.search(rf"^{_PROGRAMS}", text, re.MULTILINE) else "text"
@@ -74,11 +77,6 @@ def blocks(page: str) -> Iterator[Block]:
         file = re.fullmatch(r"`([\w/]+\.(?:py|yaml))`", before)
         yield Block(page, start + 1, kind, text, exempt[1] if exempt else "", file[1] if file else "")
         index = end + bool(fence)
-
-
-def _ends(lines: list[str], index: int) -> bool:
-    """Whether an indented block ends before a line."""
-    return not lines[index].startswith("    ")
 
 
 def _paragraph_before(lines: list[str], index: int) -> list[str]:
@@ -90,6 +88,20 @@ def _paragraph_before(lines: list[str], index: int) -> list[str]:
     while start and lines[start - 1].strip():
         start -= 1
     return lines[start:end]
+
+
+def python_code(page: str) -> list[str]:
+    """The Python blocks of a page."""
+    return [block.text for block in blocks(page) if block.kind == "python"]
+
+
+def docs_script(name: str) -> ModuleType:
+    """A script of docs/, which imports its neighbours."""
+    sys.path.insert(0, str(CHECKOUT / "docs"))
+    try:
+        return import_module(name)
+    finally:
+        sys.path.remove(str(CHECKOUT / "docs"))
 
 
 def own_command(line: str) -> tuple[str, list[str]] | None:

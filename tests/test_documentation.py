@@ -3,13 +3,12 @@
 import json
 import re
 import shutil
-import sys
-from importlib import import_module
 from typing import Any
 
 import pytest
 
 from tests.conftest import CHECKOUT
+from tests.documentation_blocks import docs_script, python_code
 from vae_exp.metrics import METRICS
 
 SUFFIXES = (".py", ".md", ".yaml", ".ipynb", ".toml")
@@ -27,11 +26,7 @@ def test_the_pages_of_reference_are_those_that_the_code_gives_now(name, referenc
 
 @pytest.fixture(scope="module")
 def reference_pages():
-    sys.path.insert(0, str(CHECKOUT / "docs"))
-    try:
-        return import_module("write_reference").make_pages()
-    finally:
-        sys.path.remove(str(CHECKOUT / "docs"))
+    return docs_script("write_reference").make_pages()
 
 
 def test_every_metric_says_what_it_is_and_what_reports_it():
@@ -82,8 +77,7 @@ def test_links_lead_somewhere():
 
 
 def test_the_example_of_a_trained_model_runs(digits_run, tmp_path, monkeypatch):
-    page = (CHECKOUT / "docs" / "how_to" / "use_a_trained_model.md").read_text()
-    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    [code] = python_code("docs/how_to/use_a_trained_model.md")
     monkeypatch.chdir(tmp_path)
     shutil.copytree(digits_run, tmp_path / "outputs" / "DIR")
     names: dict[str, Any] = {}
@@ -94,7 +88,7 @@ def test_the_example_of_a_trained_model_runs(digits_run, tmp_path, monkeypatch):
 
 
 def test_the_example_of_the_readme_runs(digits_run, tmp_path, monkeypatch):
-    [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    [code] = python_code("README.md")
     monkeypatch.chdir(tmp_path)
     shutil.copytree(digits_run, tmp_path / "outputs" / "DIR")
     names: dict[str, Any] = {}

@@ -11,18 +11,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
 
 from tests.conftest import CHECKOUT
-from tests.documentation_blocks import blocks, own_command, pages, write_files
+from tests.documentation_blocks import blocks, docs_script, own_command, pages, write_files
 from vae_exp.configuration import schema
 from vae_exp.configuration.resolvers import register_resolvers
 
-SCHEMAS = {
-    "train": schema.TrainConfig,
-    "evaluate": schema.EvaluateConfig,
-    "encode": schema.EncodeConfig,
-    "generate": schema.GenerateConfig,
-    "export": schema.ExportConfig,
-    "benchmark": schema.BenchmarkConfig,
-}
 FLAGS = {"--cfg": 1, "--config-dir": 1, "--multirun": 0, "--help": 0, "--hydra-help": 0, "--resolve": 0}
 PLACEHOLDERS = {"hydra/launcher=NAME": "hydra/launcher=pool"}
 
@@ -59,19 +51,12 @@ def check_composes(command: str, arguments: list[str]) -> None:
             overrides.append(argument if argument.startswith("~") else single(argument))
         else:
             overrides.append(f"run={argument}")
-    schema.parse_config(compose(command, overrides), SCHEMAS[command])
+    schema.parse_config(compose(command, overrides), schema.COMMANDS[command])
 
 
 def check_parses(command: str, arguments: list[str]) -> None:
     """Parse the arguments of a command that has options of its own."""
-    from vae_exp import sync
-    from vae_exp.dashboard import __main__ as dashboard
-    from vae_exp.reproduce import __main__ as reproduce
-    from vae_exp.sweep import __main__ as sweep
-
-    parsers = {"reproduce": reproduce._parser, "sync": sync._parser, "dashboard": dashboard._make_parser}
-    parser = sweep._parser()[0] if command == "sweep" else parsers[command]()
-    parser.parse_args(arguments)
+    docs_script("write_reference").make_parsers()[command].parse_args(arguments)
 
 
 def check_other(line: str) -> None:
@@ -98,7 +83,7 @@ def test_the_commands_of_a_page_are_understood(page, tmp_path, monkeypatch):
             try:
                 if own is None:
                     check_other(line)
-                elif own[0] in SCHEMAS:
+                elif own[0] in schema.COMMANDS:
                     check_composes(*own)
                 else:
                     check_parses(*own)

@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 
 from tests.conftest import CHECKOUT
+from tests.documentation_blocks import docs_script
 from tests.test_conf import composed
 from vae_exp.configuration.schema import TrainConfig, parse_config
 
@@ -24,11 +25,8 @@ ROWS = [
 
 
 @pytest.fixture
-def gallery(monkeypatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(CHECKOUT / "docs"))
-    import gallery
-
-    return gallery
+def gallery() -> ModuleType:
+    return docs_script("gallery")
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row[0]}-{row[1].partition(':')[0]}")

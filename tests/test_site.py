@@ -1,7 +1,6 @@
 """docs/build_site.py: the site builds without a network, and each fault that it promises to notice is one."""
 
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -14,13 +13,14 @@ import pytest
 
 from tests.conftest import CHECKOUT
 from tests.dashboard.conftest import browser, watched
+from tests.documentation_blocks import docs_script
 
 __all__ = ["browser", "watched"]
 
 pytest.importorskip("griffe")
 pytest.importorskip("zensical")
 SCRIPT = CHECKOUT / "docs" / "build_site.py"
-build = runpy.run_path(str(SCRIPT))["main"]
+build = docs_script("build_site").main
 FETCHED = re.compile(
     r"""<(?:script|link|img|iframe|source)\b[^>]*(?:src|href)="?(?:https?:)?//|url\(["']?https?://"""
 )

@@ -3,7 +3,6 @@
 import csv
 import io
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,8 +14,8 @@ import pytest
 from pyarrow import parquet
 
 import vae_exp
-from tests.conftest import CHECKOUT
 from tests.dashboard.records import append, history_record, make_run, stats_record
+from tests.documentation_blocks import python_code
 from vae_exp.dashboard.__main__ import main
 from vae_exp.dashboard.web.redaction import Redactor
 from vae_exp.dashboard.web.table_export import _redact
@@ -76,8 +75,7 @@ def test_a_run_and_the_scores_that_were_added_to_it(by_wandb: Path):
 
 
 def test_the_example_of_the_page_runs_with_what_is_installed(by_wandb: Path, tmp_path: Path, monkeypatch, capsys):
-    page = (CHECKOUT / "docs" / "how_to" / "dashboard.md").read_text()
-    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    [code] = python_code("docs/how_to/dashboard.md")
     (tmp_path / "multirun").mkdir()
     (tmp_path / "multirun" / "mine").symlink_to(by_wandb)
     monkeypatch.chdir(tmp_path)

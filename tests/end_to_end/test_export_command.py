@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 import vae_exp
 from tests.conftest import CHECKOUT, start
+from tests.documentation_blocks import python_code
 
 FILES = {"encoder.pt2", "decoder.pt2", "encoder.onnx", "decoder.onnx", "weights.safetensors", "model.json"}
 
@@ -78,8 +79,7 @@ def test_onnxruntime_gives_the_images_of_generate(exported, command):
 
 
 def test_the_lines_of_its_page_use_the_decoder_without_vae_exp(exported, tmp_path):
-    page = (CHECKOUT / "docs" / "how_to" / "use_the_decoder_elsewhere.md").read_text()
-    [lines] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    [lines] = python_code("docs/how_to/use_the_decoder_elsewhere.md")
     assert len(lines.strip().splitlines()) == 10
     shutil.copytree(exported, tmp_path / "outputs" / "DIR")
     script = f"import sys\nsys.modules['vae_exp'] = None\n{lines}\nnumpy.save('images.npy', images)\n"

@@ -508,18 +508,21 @@ class BenchmarkConfig:
     output: str = MISSING
 
 
+COMMANDS = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "encode": EncodeConfig,
+    "generate": GenerateConfig,
+    "export": ExportConfig,
+    "benchmark": BenchmarkConfig,
+}
+
+
 def register_schemas() -> None:
     """Make the schemas known to Hydra, under the names that the primary configs start their defaults with."""
     store = ConfigStore.instance()
-    for name, schema in (
-        ("train_schema", TrainConfig),
-        ("encode_schema", EncodeConfig),
-        ("evaluate_schema", EvaluateConfig),
-        ("generate_schema", GenerateConfig),
-        ("export_schema", ExportConfig),
-        ("benchmark_schema", BenchmarkConfig),
-    ):
-        store.store(name=name, node=schema, provider="vae_exp")
+    for command, schema in COMMANDS.items():
+        store.store(name=f"{command}_schema", node=schema, provider="vae_exp")
 
 
 def resolve_to_dict(config: DictConfig, image_shape: Sequence[int] | None = None) -> dict[str, Any]:
