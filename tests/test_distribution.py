@@ -14,8 +14,6 @@ from packaging.metadata import Metadata
 
 from tests.conftest import CHECKOUT
 
-LEFT_OUT: set[str] = set()  # of the sdist on purpose; its tests need all that is in Git
-
 
 @pytest.fixture(scope="module")
 def project() -> dict[str, Any]:
@@ -41,7 +39,7 @@ def test_the_sdist_is_what_git_has(sdist: dict[str, bytes]):
     listed = subprocess.run(listing, cwd=CHECKOUT, capture_output=True, check=True).stdout.decode().split("\0")
     tracked = {name for name in listed if (CHECKOUT / name).is_file()}
     assert len(tracked) > 500
-    assert set(sdist) == (tracked | {"PKG-INFO"}) - LEFT_OUT
+    assert set(sdist) == tracked | {"PKG-INFO"}
 
 
 def test_the_sdist_has_what_its_tests_and_its_makefile_need(sdist: dict[str, bytes]):

@@ -239,10 +239,7 @@ METRICS = {
     ),
     "mse": Metric(
         "",
-        meaning=(
-            "squared error of E[x given z] at z = E[z given x], averaged over values and images "
-            "(`evaluator=[reconstruction]`)"
-        ),
+        meaning="squared error of E[x given z] at z = E[z given x], averaged over values and images",
         logged="evaluator=[reconstruction]",
     ),
     "psnr": Metric(
