@@ -241,7 +241,7 @@ def test_other_refusals(root, source, tmp_path):
     assert "data.path is missing" in refusal(lambda: FolderSource(None, str(tmp_path)))
     assert "is not a folder" in refusal(FolderSource(str(root / "none"), str(tmp_path)).train)
     write(root, "train/a/1.png", picture(0))
-    assert re.search(r"has no folder 'test'; .* split=val or split=train", refusal(source().test))
+    assert "has no folder 'test'" in refusal(source().test)
     write(root, "test/b/1.png", picture(0))
     assert re.search(r"lies in the folder 'b', which no training image is in", refusal(source().test))
 

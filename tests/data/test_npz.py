@@ -159,7 +159,7 @@ def test_unknown_arguments_are_refused_at_once(arguments, reason: str):
 
 
 @pytest.mark.parametrize(
-    ("key", "missing", "remedy"), [("pictures", "images", "[N, H, W]"), ("images", "test_images", "split=val")]
+    ("key", "missing", "remedy"), [("pictures", "images", "[N, H, W]"), ("images", "test_images", "")]
 )
 def test_a_missing_array_is_refused_with_the_remedy(npz, path, key, missing, remedy):
     source = npz(**{key: grey()})

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vae_exp.data.images import ImageSet
-from vae_exp.data.splits import DataSplits
+from vae_exp.data.splits import DataSplits, NoTestImagesError
 from vae_exp.errors import UserError
 
 GREY = torch.tensor([0, 51, 127, 204, 255], dtype=torch.uint8)
@@ -44,6 +44,13 @@ class GreySource:
         return ImageSet(GREY.repeat(4000, 1).reshape(-1, 1, 1, 5), None, pixel_max=255)
 
     test = train
+
+
+class TrainingSource(NumberedSource):
+    """A source without test images."""
+
+    def test(self) -> ImageSet:
+        raise NoTestImagesError("no folder 'test'")
 
 
 def splits(source=None, image_shape=(1, 1, 1), validation_size=6, split_seed=0) -> DataSplits:
@@ -124,7 +131,13 @@ def test_an_unknown_split_is_refused(name):
     [
         ({"validation_size": 20}, "train", r"data\.validation_size=20 .*20 training images"),
         ({"validation_size": 5000}, "train", r"hold out fewer, and set trainer\.batch_size to at most"),
-        ({"validation_size": 0}, "val", r"split=val is empty: data\.validation_size=0"),
+        ({"validation_size": 0}, "val", r"split=val is empty: data\.validation_size=0 .* use split=train, or"),
+        ({"source": TrainingSource()}, "test", r"no folder 'test': use split=val, in Python run\.data\.val\.$"),
+        (
+            {"source": TrainingSource(), "validation_size": 0},
+            "test",
+            r"no folder 'test': use split=train, .*; training with data\.validation_size=N holds N images out",
+        ),
         (
             {"image_shape": [1, 28, 28]},
             "train",

@@ -19,6 +19,7 @@ from vae_exp.data.decoding_pool import show_progress
 from vae_exp.data.image_cache import open_cache, write_npy
 from vae_exp.data.image_decoding import to_array
 from vae_exp.data.images import ImageSet, check_int64
+from vae_exp.data.splits import NoTestImagesError
 from vae_exp.errors import Interrupted, UserError, quantity, user_code_location
 from vae_exp.storage.atomic_io import absolute_path
 
@@ -78,10 +79,7 @@ class DatasetSource:
     def test(self) -> ImageSet:
         """The items of `test_dataset`."""
         if self._datasets["test_dataset"] is None:
-            raise UserError(
-                "data.source.test_dataset is missing; add one to evaluate on test images, or use split=val or "
-                "split=train."
-            )
+            raise NoTestImagesError("data.source.test_dataset is missing")
         return self._open("test_dataset")
 
     def _open(self, name: str) -> ImageSet:

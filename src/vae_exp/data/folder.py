@@ -25,6 +25,7 @@ from vae_exp.data.image_files import (
     split_folders,
 )
 from vae_exp.data.images import ImageSet
+from vae_exp.data.splits import NoTestImagesError
 from vae_exp.errors import UserError, quantity
 from vae_exp.storage.atomic_io import absolute_path
 
@@ -89,13 +90,10 @@ class FolderSource:
         return self._open(folder, list_images(self._path, folder)) if folder else None
 
     def test(self) -> ImageSet:
-        """The images below `test`."""
+        """The images below `test`; a `NoTestImagesError` without such a folder."""
         folder = self._folders.get("test")
         if not folder:
-            raise UserError(
-                f"data.path={self._path} has no folder 'test'; add one to evaluate on test images, or use "
-                f"split=val or split=train."
-            )
+            raise NoTestImagesError(f"data.path={self._path} has no folder 'test'")
         return self._open(folder, list_images(self._path, folder))
 
     @cached_property

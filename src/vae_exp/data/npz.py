@@ -11,6 +11,7 @@ from vae_exp.data.array_files import READERS, read_npy_folder
 from vae_exp.data.array_pixels import EXPECTED, LAYOUTS, rescaling, to_pixels
 from vae_exp.data.data_path import absolute_data_path
 from vae_exp.data.images import ImageSet, check_int64
+from vae_exp.data.splits import NoTestImagesError
 from vae_exp.errors import UserError
 
 
@@ -88,14 +89,10 @@ class NPZSource:
         images = self._find(*keys)
         if images is None:
             images_key = self._names.get(keys[0], keys[0])
-            raise UserError(
-                f"data.path={self._path} holds no array '{images_key}'"
-                + (
-                    "; add one to evaluate on test images, or use split=val or split=train."
-                    if images_key == "test_images"
-                    else f"; expected 'images' as {EXPECTED}."
-                )
-            )
+            message = f"data.path={self._path} holds no array '{images_key}'"
+            if keys[0] == "test_images":
+                raise NoTestImagesError(message)
+            raise UserError(f"{message}; expected 'images' as {EXPECTED}.")
         return images
 
     def _find(self, *keys: str) -> ImageSet | None:

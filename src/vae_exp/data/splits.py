@@ -16,6 +16,10 @@ SPLITS = ("train", "val", "test")
 _VAL, _TEST = 1, 2  # added to the seed: no two splits share their draws
 
 
+class NoTestImagesError(UserError):
+    """A source has no test images; the message says where they are missing, without a full stop."""
+
+
 class Source(Protocol):
     """The official training and test images of a data set, each read when called.
 
@@ -27,7 +31,11 @@ class Source(Protocol):
         ...
 
     def test(self) -> ImageSet:
-        """All official test images."""
+        """All official test images.
+
+        Raises:
+            NoTestImagesError: where there are none; the caller adds which split there is.
+        """
         ...
 
 
@@ -93,8 +101,19 @@ class DataSplits:
 
     @cached_property
     def test(self) -> ImageSet:
-        """The official test images; training never opens them."""
-        images = self._check_image_shape(self._open("test"), "test")
+        """The official test images; training never opens them.
+
+        Raises:
+            UserError: if there are none; it names a split that there is.
+        """
+        try:
+            images = self._check_image_shape(self._open("test"), "test")
+        except NoTestImagesError as error:
+            split = "val" if len(self.val) else "train"
+            hint = (
+                "" if split == "val" else "; training with data.validation_size=N holds N images out for split=val"
+            )
+            raise UserError(f"{error}: use split={split}, in Python run.data.{split}{hint}.") from error
         return images if self._binarization == "none" else images.binarize(self._binarization_seed + _TEST)
 
     def get_split(self, name: str) -> ImageSet:
@@ -107,7 +126,10 @@ class DataSplits:
             raise UserError(f"split={name} is not known; use one of {', '.join(SPLITS)}.")
         images: ImageSet = getattr(self, name).with_fixed_binarization()
         if not len(images):
-            raise UserError(f"split={name} is empty: data.validation_size=0 holds out no images.")
+            raise UserError(
+                f"split={name} is empty: data.validation_size=0 holds out no images; use split=train, or train with "
+                f"data.validation_size=N, which holds out N."
+            )
         return images
 
     @cached_property
