@@ -127,8 +127,8 @@ class DataSplits:
         images: ImageSet = getattr(self, name).with_fixed_binarization()
         if not len(images):
             raise UserError(
-                f"split={name} is empty: data.validation_size=0 holds out no images; use split=train, or train with "
-                f"data.validation_size=N, which holds out N."
+                f"split={name} is empty: data.validation_size=0 holds out no images; use split=train, or train "
+                f"with data.validation_size=N, which holds out N."
             )
         return images
 
