@@ -97,9 +97,9 @@ def test_rows_without_a_run_say_so(tmp_path: Path):
     page = tmp_path / "page.md"
     update_markdown_table(page, runs_of(tmp_path, TWO))
     text = page.read_text()
-    assert text.count("| not run | | |") == 2
-    assert "| `known` | a net, NLL (a paper) | 86.76 | 0.5 | not run" in text
-    assert "| `open` | another (none) | – | – | not run" in text
+    assert text.count("| not run |") == 2
+    assert "| `known` | a net, NLL | 86.76 ± 0.5<br>a paper | | not run |" in text
+    assert "| `open` | another | none | | not run |" in text
 
 
 def test_a_row_that_was_run_elsewhere_stays(tmp_path: Path):
@@ -110,8 +110,8 @@ def test_a_row_that_was_run_elsewhere_stays(tmp_path: Path):
     update_markdown_table(page, runs_of(tmp_path / "a", TWO))
     update_markdown_table(page, runs_of(tmp_path / "b", TWO))
     text = page.read_text()
-    assert "| 0.5 | 86.50 | within | cuda, torch 2.14, 2.0 h |" in text
-    assert "| – | 90.00 | measured | cuda, torch 2.14, 2.0 h |" in text
+    assert "| 86.76 ± 0.5<br>a paper | 86.50<br>cuda, torch 2.14, 2.0 h | within |" in text
+    assert "| none | 90.00<br>cuda, torch 2.14, 2.0 h | measured |" in text
     assert "anything" not in text
     assert text.startswith("# Above\n\ntext\n\n")
     assert text.endswith(f"{END}\n\n## Below\n")
@@ -123,14 +123,14 @@ def test_a_row_whose_expectation_has_changed_is_not_run_again(tmp_path: Path):
     update_markdown_table(page, runs_of(tmp_path / "a", TWO))
     other = {**TWO, "known": ReproductionTarget("known", "a net, NLL", "a paper", (), (), "test/nll", 80.0, 0.5)}
     update_markdown_table(page, runs_of(tmp_path / "b", other))
-    assert "| 80 | 0.5 | not run | | |" in page.read_text()
+    assert "| 80 ± 0.5<br>a paper | | not run |" in page.read_text()
 
 
 def test_a_row_under_way_has_its_epoch_and_the_time_left(tmp_path: Path):
     begin(tmp_path / "known", epochs=3280, seconds=[50.0, 7.0, 7.0])
     runs = runs_of(tmp_path, TWO)
     update_markdown_table(tmp_path / "page.md", runs)
-    assert "| 0.5 | epoch 3 of 3,280 | under way | |" in (tmp_path / "page.md").read_text()
+    assert "| 86.76 ± 0.5<br>a paper | epoch 3 of 3,280 | under way |" in (tmp_path / "page.md").read_text()
     assert describe(runs["known"], runs) == "epoch 3 of 3,280, about 6.4 h left"  # 3,277 epochs of 7 s
     assert describe(runs["open"], runs) == "not run"
 
@@ -140,7 +140,7 @@ def test_a_run_under_way_does_not_replace_a_figure_of_the_page(tmp_path: Path):
     update_markdown_table(tmp_path / "page.md", runs_of(tmp_path / "a", TWO))
     begin(tmp_path / "b" / "known", epochs=3280, seconds=[7.0])
     update_markdown_table(tmp_path / "page.md", runs_of(tmp_path / "b", TWO))
-    assert "| 86.50 | within |" in (tmp_path / "page.md").read_text()
+    assert "| 86.50<br>cuda, torch 2.14, 2.0 h | within |" in (tmp_path / "page.md").read_text()
 
 
 def test_seeds_are_runs_of_their_own_and_compared_one_by_one(tmp_path: Path):
@@ -160,7 +160,7 @@ def test_seeds_are_runs_of_their_own_and_compared_one_by_one(tmp_path: Path):
     assert describe(runs["better"], runs) == "test/nll 5.17 ± 0.73, within"
     update_markdown_table(tmp_path / "page.md", runs)
     assert (
-        "| < `worse` | – | 5.17 ± 0.73 | within | cuda, torch 2.14, 2.0 h a seed |"
+        "| < `worse`<br>a paper | 5.17 ± 0.73<br>cuda, torch 2.14, 2.0 h a seed | within |"
         in (tmp_path / "page.md").read_text()
     )
 

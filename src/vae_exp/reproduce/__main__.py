@@ -1,4 +1,4 @@
-"""`python -m vae_exp.reproduce NAME…`: run published rows, check them, and write them into the table."""
+"""`python -m vae_exp.reproduce NAME…`: run rows, compare them with references, and write them into the table."""
 
 import argparse
 import sys
@@ -54,13 +54,13 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m vae_exp.reproduce",
-        description="Run published rows, check each against its tolerance, and write them into a table. Runs that "
-        "were interrupted are resumed; finished ones are only evaluated.",
+        description="Run rows, compare each with its reference, and write them into a table. Runs that were "
+        "interrupted are resumed; finished ones are only evaluated.",
     )
     parser.add_argument(
         "names",
         nargs="*",
-        help="rows to run, or all; without any they are listed, each with the epoch that it has reached",
+        help="rows to run, or all; without any all are listed, each with what its run below ROOT has reached",
     )
     parser.add_argument(
         "--root",
@@ -137,10 +137,9 @@ def _reproduce(
         update_markdown_table(args.table, runs)
         judgement = verdict(target, result, runs)
         failures += judgement == "outside"
-        tolerance = "" if target.tolerance is None else f" ± {target.tolerance:g}"
-        published = f", published {target.published}{tolerance}" if target.published != "–" else ""
+        reference = f", reference {target.reference}" if target.reference != "–" else ""
         value = mean_text(result.values)
-        print(f"{target.name}: {target.metric} {value}{published}: {judgement}; written to {args.table}")
+        print(f"{target.name}: {target.metric} {value}{reference}: {judgement}; written to {args.table}")
     return min(failures, 1)
 
 

@@ -1,4 +1,4 @@
-"""Published figures beside ours: on the terminal, and as the table of a Markdown page."""
+"""References beside reproduced figures: on the terminal, and as the table of a Markdown page."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from vae_exp.storage.atomic_io import write_atomically
 
 BEGIN, END = "<!-- reproduce: begin -->", "<!-- reproduce: end -->"
 NOT_RUN, UNDER_WAY = "not run", "under way"
-_HEAD = "| name | what | published | tolerance | ours | verdict | how |\n|---|---|---|---|---|---|---|\n"
+_HEAD = "| name | what | reference | reproduced | verdict |\n|---|---|---|---|---|\n"
 
 
 def update_markdown_table(page: Path, runs: Mapping[str, TargetRuns]) -> None:
@@ -34,7 +34,7 @@ def update_markdown_table(page: Path, runs: Mapping[str, TargetRuns]) -> None:
 
 
 def verdict(target: ReproductionTarget, result: ReproductionResult, all_runs: Mapping[str, TargetRuns]) -> str:
-    """How the figure of a target compares with what was published, or with the target that it must be below."""
+    """How the figure of a target compares with its reference: a number, or the target that it must be below."""
     other = all_runs[target.below].result() if target.below is not None else None
     return target.verdict(result.values, other.values if other is not None else ())
 
@@ -53,13 +53,13 @@ def describe(runs: TargetRuns, all_runs: Mapping[str, TargetRuns]) -> str:
 
 def _line(runs: TargetRuns, all_runs: Mapping[str, TargetRuns], previous: str) -> str:
     target = runs.target
-    tolerance = "–" if target.tolerance is None else f"{target.tolerance:g}"
-    fixed = f"| `{target.name}` | {target.what} ({target.source}) | {target.published} | {tolerance} |"
+    figure = "" if target.reference == "–" else f"{target.reference}<br>"
+    fixed = f"| `{target.name}` | {target.what} | {figure}{target.source} |"
     result = runs.result()
     if result is not None:
         values = mean_text(result.values)
-        return f"{fixed} {values} | {verdict(target, result, all_runs)} | {result.provenance} |"
+        return f"{fixed} {values}<br>{result.provenance} | {verdict(target, result, all_runs)} |"
     if previous.startswith(fixed) and UNDER_WAY not in previous and NOT_RUN not in previous:
         return previous
     progress = runs.progress()
-    return f"{fixed} {progress} | {UNDER_WAY} | |" if progress else f"{fixed} {NOT_RUN} | | |"
+    return f"{fixed} {progress} | {UNDER_WAY} |" if progress else f"{fixed} | {NOT_RUN} |"

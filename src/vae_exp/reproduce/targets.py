@@ -13,16 +13,16 @@ from vae_exp.errors import UserError
 
 @dataclass(frozen=True)
 class ReproductionTarget:
-    """A published figure, and how to reproduce it.
+    """A figure to compare with, and how to reproduce it.
 
     Args:
         name: Its name on the command line.
         what: Model, data and metric in a few words.
-        source: Where the figure was published.
+        source: Where the figure was published, or what it is computed by.
         train: Overrides of the training run.
         evaluate: Overrides of the evaluation; empty takes the metric from training.
         metric: Name of the metric, with its split.
-        expected: The published value; None judges nothing.
+        expected: The reference; None judges nothing.
         tolerance: Largest difference from it that counts as reproduced.
         seeds: Number of runs, with seeds 0, 1, …; the mean is what is compared.
         below: The target whose metric this one must be below, seed by seed.
@@ -45,14 +45,14 @@ class ReproductionTarget:
         return self.metric.partition("/")[0]
 
     @property
-    def published(self) -> str:
-        """What was published, as a cell of the table."""
+    def reference(self) -> str:
+        """What the figure is compared with, and the tolerance, as a cell of the table."""
         if self.below is not None:
             return f"< `{self.below}`"
-        return "–" if self.expected is None else f"{self.expected:g}"
+        return "–" if self.expected is None else f"{self.expected:g} ± {self.tolerance:g}"
 
     def verdict(self, values: Sequence[float], others: Sequence[float] = ()) -> str:
-        """Compare with what was published.
+        """Compare with the reference.
 
         Args:
             values: The metric for each seed.
