@@ -12,7 +12,7 @@ def test_elsewhere_than_on_a_terminal_every_job_is_a_line_and_the_time_left_foll
     with PoolDisplay(4, 2, Console(file=out, width=200)) as display:
         assert not display.is_live
         display.started([Job(0, [])], Slot(0, None, 1))
-        metrics = {"val/elbo": -95.25}
+        metrics = {"val/elbo": -95.5, "best/val/elbo": -95.25}
         display.ended(Job(0, [], outcome=JobOutcome.DONE, status="completed", seconds=60.0, metrics=metrics))
         display.ended(Job(1, [], outcome=JobOutcome.FAILED, status="diverged", reason="it diverged\nmore"))
     lines = out.getvalue().splitlines()

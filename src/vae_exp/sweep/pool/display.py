@@ -140,6 +140,7 @@ class PoolDisplay:
 
 
 def _shown_metric(job: Job) -> str:
-    """The metric of a job that says most, with its name; empty if there is none yet."""
+    """The main metric of a job with its name, of the best epoch once it has ended; empty without any."""
     names = (job.monitor if not job.monitor.endswith("/loss") else "", *_SHOWN)
-    return next((f"{name} {job.metrics[name]:.3f}" for name in names if name in job.metrics), "")
+    metrics = job.metrics | {name: job.metrics[f"best/{name}"] for name in names if f"best/{name}" in job.metrics}
+    return next((f"{name} {metrics[name]:.3f}" for name in names if name in metrics), "")

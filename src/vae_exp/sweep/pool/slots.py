@@ -37,8 +37,8 @@ class SlotConfig:
     """What a user says about slots.
 
     Args:
-        slots: Jobs at once where there is no GPU; None takes one per core.
-        slots_per_gpu: Jobs at once on each GPU.
+        slots: How many jobs run at once without a GPU, or with `trainer.device=cpu`; None is one per core.
+        slots_per_gpu: How many jobs run at once on each GPU.
         gpus: Which of the visible GPUs, by index as CUDA counts them (`CUDA_VISIBLE_DEVICES=2,3` has 0 and 1)
             or by UUID; None takes all, an empty list none.
         threads: Threads of each job; None shares the cores among the slots.
