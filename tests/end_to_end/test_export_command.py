@@ -79,7 +79,7 @@ def test_onnxruntime_gives_the_images_of_generate(exported, command):
 
 
 def test_the_lines_of_its_page_use_the_decoder_without_vae_exp(exported, tmp_path):
-    [lines] = python_code("docs/how_to/use_the_decoder_elsewhere.md")
+    lines, _ = python_code("docs/how_to/use_the_decoder_elsewhere.md")
     assert len(lines.strip().splitlines()) == 10
     shutil.copytree(exported, tmp_path / "outputs" / "DIR")
     script = f"import sys\nsys.modules['vae_exp'] = None\n{lines}\nnumpy.save('images.npy', images)\n"
