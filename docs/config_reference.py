@@ -136,7 +136,23 @@ def _command(sources: Sources, command: str, config: type) -> str:
     rows = dict(
         _schema_rows(sources, config, keys, "", skip=groups - {"data"} if keys.get("data.root") else groups)
     )
-    return HEADER + "".join(rows.values()) + "\n"
+    return f"{_chosen(command)}{HEADER}{''.join(rows.values())}\n"
+
+
+def _chosen(command: str) -> str:
+    """The groups of a command, with the option of each that it takes by default."""
+    text = (CONF / f"{command}.yaml").read_text()
+    chosen = [
+        (group, option)
+        for group, option in re.findall(r"^  - (\w+): ([^#\n]+?)(?:  #.*)?$", text, re.MULTILINE)
+        if group in GROUPS and option != "null"
+    ]
+    names = [f"[`{group}={option.replace(' ', '')}`](#{_anchor(group)})" for group, option in chosen]
+    return (
+        f"Groups, with their defaults: {', '.join(names)}. Their keys are in the sections of these names.\n\n"
+        if names
+        else ""
+    )
 
 
 def _schema_rows(

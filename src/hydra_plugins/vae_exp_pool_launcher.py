@@ -13,8 +13,8 @@ class PoolLauncher(Launcher):
     """Runs jobs side by side, as many as there are slots.
 
     Args:
-        slots: Jobs at once where there is no GPU; None takes one per core.
-        slots_per_gpu: Jobs at once on each GPU.
+        slots: How many jobs run at once without a GPU, or with `trainer.device=cpu`; None is one per core.
+        slots_per_gpu: How many jobs run at once on each GPU.
         gpus: Which GPUs; None takes all that are visible, an empty list none.
         threads: Threads of each job; None shares the cores among the slots.
         grace_seconds: How long a job may take to end in order when the sweep is stopped.

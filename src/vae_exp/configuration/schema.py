@@ -208,7 +208,7 @@ class ModelConfig:
 
 @dataclass
 class DataLocationConfig:
-    """Where the data of a run lie now; null leaves what the run was trained with.
+    """Where the data of a run are now; null leaves what the run was trained with.
 
     Args:
         root: The folder of data sets.
@@ -231,12 +231,13 @@ class DataConfig(DataLocationConfig):
         preload_to_device: Whether all training images are kept in the memory of the device.
         binarization: Whether pixels become 0 or 1 at random, with the grey value as the probability.
         binarization_seed: Seed of `binarization=fixed`.
-        size: Pixels along a side, or `[height, width]`, for data that are resized.
-        fit: How an image of another aspect ratio gets the size: `crop` or `resize`.
+        size: To what images are resized: pixels along each side, or `[height, width]`; null leaves them.
+        fit: How an image of another aspect ratio gets the size: `crop` cuts its middle, `resize` squeezes it.
         channels: 1 for grey, 3 for colour; None as the files are.
         labels: Where the labels of image files come from.
         skip_corrupt: Whether images that cannot be read are left out.
-        rescale: The values of black and white of arrays of other numbers.
+        rescale: `[black, white]`, or `minmax`, the least and greatest of the training images; null takes uint8,
+            bool and float in [0, 1] only.
         augment: Random changes of training images: `flip`, `shift`, `crop`.
     """
 

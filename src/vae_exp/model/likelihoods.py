@@ -61,7 +61,7 @@ class FixedGaussianLikelihood(Likelihood):
     """p(x|z) = Π N(xᵢ; μᵢ, σ²) with a fixed σ: squared error times 1/(2σ²).
 
     Args:
-        sigma: σ in units of the pixels, which run from 0 to 1.
+        sigma: σ, greater than 0, in units of the pixels, which run from 0 to 1.
         sigmoid_mean: Whether μ is the sigmoid of the decoder's output; otherwise it is the output itself.
 
     Raises:

@@ -18,7 +18,8 @@ class BetaVAE:
     normalised β is β · latent_dim / number of pixels. β = 1 is the ELBO.
 
     Args:
-        beta: A number of at least 0, or a schedule.
+        beta: β, the weight of the rate, of at least 0, or a schedule; above 1 it favours a low rate over the
+            distortion.
         num_samples: Draws of z per image.
 
     Raises:

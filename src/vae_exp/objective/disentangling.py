@@ -26,8 +26,8 @@ class BetaTCVAE:
 
     Args:
         alpha: Weight of the mutual information; a number of at least 0, or a schedule.
-        beta: Weight of the total correlation; likewise.
-        gamma: Weight of the dimension-wise divergence; likewise.
+        beta: Weight of the total correlation, of at least 0, or a schedule; above 1 it favours independent units.
+        gamma: Weight of the dimension-wise divergence, of at least 0, or a schedule.
         dataset_size: N, the number of training images.
 
     Raises:

@@ -75,7 +75,7 @@ class CIWAE(IWAE):
 
     Args:
         num_samples: K, draws of z per image.
-        beta: From 0 to 1, or a schedule.
+        beta: β, the weight of the ELBO beside the IWAE bound, from 0 to 1, or a schedule.
 
     Raises:
         ValueError: if there is no draw, or if β is negative or above 1.
