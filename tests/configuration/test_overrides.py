@@ -24,7 +24,7 @@ from vae_exp.configuration.overrides import (
 def test_an_override_has_a_key_and_a_value(override: str, key: str, dotted_key: str, value: str):
     assert split_override(override) == (key, value)
     assert override_key(override) == dotted_key
-    assert overrides_by_key([override]) == {key: value}
+    assert overrides_by_key([override]) == {key: "deleted" if override.startswith("~") else value}
 
 
 @pytest.mark.parametrize("text", ["", "a", "null", "1e-3", "it's", "a\\'b", "a b,c=d[e]{f}", "end\\", "\\\\", "é"])

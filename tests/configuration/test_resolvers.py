@@ -1,14 +1,11 @@
 import re
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from vae_exp.configuration.resolvers import config_hash, job_name, readable_name, register_resolvers
+from vae_exp.configuration.resolvers import config_hash, register_resolvers
 
 PLAIN: dict[str, Any] = {
     "seed": 0,
@@ -23,7 +20,6 @@ PLAIN: dict[str, Any] = {
     "sweep": {"name": None},
     "hydra": {"overrides": {"task": ["model.latent_dim=2", "+model.hidden_dims=[400,200]"]}},
 }
-LEGAL = re.compile(r"[A-Za-z0-9._-]+")
 
 
 def _config(**changes: Any) -> DictConfig:
@@ -90,82 +86,17 @@ def test_the_order_of_the_keys_does_not_change_the_hash():
     assert config_hash(OmegaConf.create(reverse(PLAIN))) == config_hash(_config())
 
 
-@pytest.mark.parametrize(
-    ("overrides", "name"),
-    [
-        (["model.latent_dim=2"], "latent_dim-2"),
-        (
-            ["model.latent_dim=2", "model.hidden_dims=[400,200]", "seed=0"],
-            "latent_dim-2_hidden_dims-400-200_seed-0",
-        ),
-        (["model.hidden_dims=[500]"], "hidden_dims-500"),
-        (["model.hidden_dims=[]", "seed=1"], "hidden_dims_seed-1"),
-        (["model.decoder.hidden_dims=[16]", "model.hidden_dims=[8]"], "decoder.hidden_dims-16_hidden_dims-8"),
-        (["+experiment=minimalist_vae"], "experiment-minimalist_vae"),
-        (["++trainer.device=cuda:0"], "device-cuda-0"),
-        (["~evaluator.nll"], "nll"),
-        (["optimizer@model.optimizer=adam"], "optimizer-adam"),
-        (["model/encoder=mlp"], "encoder-mlp"),
-        (["optimizer.lr=1e-3"], "lr-1e-3"),
-        (["optimizer.lr=-0.5"], "lr-0.5"),
-        (["data.path='/data/my images.npz'"], "path-data-my-images.npz"),
-        (["model.activation=größe"], "activation-gr-e"),
-        (["data.root=.."], "root"),
-        (["sweep.name=mine", "tracker=none", "hydra.job.num=3", "~tracker.tags", "seed=1"], "seed-1"),
-        (["sweeper.name=mine"], "name-mine"),
-        ([], "default"),
-        (["=", "+"], "default"),
-    ],
-    ids=str,
-)
-def test_overrides_become_a_readable_name(overrides: list[str], name: str):
-    assert readable_name(overrides) == name
-
-
-def test_a_long_list_is_cut():
-    widths = ",".join(str(width) for width in range(1000, 1100))
-    name = readable_name([f"model.hidden_dims=[{widths}]"])
-    assert name.startswith("hidden_dims-1000-1001-")
-    assert 100 < len(name) <= 120
-
-
-KEYS = st.from_regex(r"[+~]{0,2}[a-z_./@]{1,20}", fullmatch=True)
-OVERRIDES = st.lists(
-    st.one_of(st.text(max_size=60), st.builds("{}={}".format, KEYS, st.text(max_size=80))), max_size=6
-)
-
-
-@settings(max_examples=200)
-@given(OVERRIDES)
-def test_a_name_is_never_empty_never_long_and_safe_in_a_shell(overrides: list[str]):
-    name = readable_name(overrides)
-    assert LEGAL.fullmatch(name)
-    assert len(name) <= 120
-    assert name[0] not in "-."
-
-
 def test_hash_and_names_are_known_to_interpolations():
     register_resolvers()
     directories = {
-        "subdir": "${vae_exp.job_name:}",
         "dir": "nowhere",
         "run": "outputs/${vae_exp.config_hash:}",
         "name": "${vae_exp.sweep_name:now}",
     }
     config, digits = _config(hydra__sweep=directories), config_hash(_config())
-    assert config.hydra.sweep.subdir == f"latent_dim-2_hidden_dims-400-200_{digits}"
     assert config.hydra.sweep.run == f"outputs/{digits}"
     assert config.hydra.sweep.name == "now"
     assert _config(sweep__name="mine", hydra__sweep=directories).hydra.sweep.name == "mine"
-
-
-def test_a_job_that_has_a_directory_keeps_it_in_whatever_words_it_is_asked_for(tmp_path: Path):
-    (tmp_path / "latent_dim-2_0123abcd").mkdir()
-    (tmp_path / "other_4567abcd").mkdir()
-    assert job_name(tmp_path, ["seed=0", "model.latent_dim=2"], "0123abcd") == "latent_dim-2_0123abcd"
-    assert job_name(tmp_path, ["seed=0"], "89abcdef") == "seed-0_89abcdef"
-    (tmp_path / "hidden_dims-16_fedc3210").mkdir()  # as it was once called
-    assert job_name(tmp_path, ["model.decoder.hidden_dims=[16]"], "fedc3210") == "hidden_dims-16_fedc3210"
 
 
 def test_keys_that_the_encoder_of_codes_has_got_do_not_change_jobs_that_were_trained_without():

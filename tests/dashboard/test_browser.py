@@ -470,6 +470,35 @@ def test_columns_and_labels_name_what_tells_the_shown_runs_apart(watched: Watche
     assert watched.complaints == []
 
 
+def test_the_jobs_of_a_sweep_have_the_names_of_the_sweep_command(watched: Watched, tmp_path: Path):
+    for number in range(4):
+        width = number % 2 + 1
+        config = {
+            "run_directory": f"/multirun/mine/data-digits_{number}",
+            "model": {"latent_dim": number, "hidden_dims": [8], "decoder": {"hidden_dims": [width]}},
+            "seed": number // 2,
+            "overrides": {"data": "digits", "model.decoder.hidden_dims": f"[{width}]", "seed": str(number // 2)},
+        }
+        fields = {"job_type": "sweep", "display_name": f"data-digits_{number}", "started": 1_700_000_000 + number}
+        make_run(tmp_path, f"r{number}", config, [{"val/elbo": -1.0}], **fields)
+    names = [f"decoder.hidden_dims=[{n % 2 + 1}] seed={n // 2}" for n in range(4)]
+    with dashboard([tmp_path]) as address:
+        show(watched, address, page="runs", sort="started")
+        links = watched.page.locator("table.runs tr[data-run] a")
+        expect(links).to_have_text(names, timeout=TIMEOUT)
+        expect(links.nth(1)).to_have_attribute("title", "data-digits_1")
+        watched.page.get_by_label("Filter").fill("data-digits_1")
+        expect(links).to_have_text(names[1:2])
+        show(watched, address, page="charts", filter="seed=0")
+        legend = watched.page.locator(".legend button")
+        expect(legend).to_have_text(
+            [f"latent_dim={n} decoder.hidden_dims=[{n + 1}]" for n in (1, 0)], timeout=TIMEOUT
+        )
+        show(watched, address, page="run", run="r3")
+        expect(watched.page.locator("main h2").first).to_have_text(f" {names[3]}", timeout=TIMEOUT)
+    assert watched.complaints == []
+
+
 def test_a_job_that_was_retried_has_one_row(watched: Watched, tmp_path: Path):
     make_run(tmp_path, "first", {"run_directory": "/runs/a"}, [{"val/elbo": -2.0}], 1)
     make_run(tmp_path, "second", {"run_directory": "/runs/a"}, [{"val/elbo": -1.0}], started=1_700_000_300)

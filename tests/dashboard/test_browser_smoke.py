@@ -34,7 +34,7 @@ def test_the_pages_show_runs_and_send_no_foreign_request(watched: Watched, tmp_p
         table_rows = page.locator("table.runs tr[data-run]")
         expect(table_rows).to_have_count(5, timeout=MILLISECONDS)
         best = page.locator("table.runs tr.best")
-        expect(best.first).to_contain_text("★ best r3of name=set1")
+        expect(best.first).to_contain_text("★ best r3of source.name=set1")
         assert [row.get_attribute("data-run") for row in best.all()] == ["r3", "r1"]
         page.get_by_label("Filter").fill("data.source.name=set0")
         expect(table_rows).to_have_count(2)

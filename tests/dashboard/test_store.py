@@ -357,3 +357,50 @@ def test_runs_in_a_folder_that_cannot_be_listed_are_kept(tmp_path: Path, monkeyp
     monkeypatch.undo()
     shutil.rmtree(tmp_path / "wandb")
     assert refreshed(store).runs == {}
+
+
+def make_job(root: Path, number: int, job: dict[str, str], *, kind: str = "overrides", **config: Any) -> None:
+    stored = {"run_directory": f"/multirun/mine/{number}", kind: job, "swept": config.pop("swept", job), **config}
+    make_run(
+        root, f"r{number}", stored, started=1_700_000_000 + number, job_type="sweep", display_name=f"d{number}"
+    )
+
+
+def labels(store: RunStore) -> dict[str, str]:
+    return {key: run.label for key, run in refreshed(store).runs.items()}
+
+
+def test_a_job_has_the_label_of_what_differs_between_the_jobs_that_there_are_now(tmp_path: Path):
+    make_job(tmp_path, 1, {"data": "digits", "model.latent_dim": "2"}, swept={"model.latent_dim": "2"})
+    store = RunStore([tmp_path])
+    assert labels(store) == {"r1": "latent_dim=2"}
+    make_job(tmp_path, 2, {"data": "digits", "model.latent_dim": "4"}, swept={"model.latent_dim": "4"})
+    assert labels(store) == {"r1": "latent_dim=2", "r2": "latent_dim=4"}
+    cursor = store.version
+    refreshed(store)
+    assert store.version == cursor
+    make_job(
+        tmp_path, 3, {"data": "mnist", "model.latent_dim": "2"}, swept={"data": "mnist", "model.latent_dim": "2"}
+    )
+    assert labels(store) == {
+        "r1": "data=digits latent_dim=2",
+        "r2": "data=digits latent_dim=4",
+        "r3": "data=mnist latent_dim=2",
+    }
+    assert all(run.version > cursor for run in store.runs.values())
+    assert store.runs["r1"].overrides == {"data": ("data", "digits"), "model.latent_dim": ("latent_dim", "2")}
+
+
+def test_jobs_of_an_older_version_are_labelled_by_the_same_rule(tmp_path: Path):
+    """They have stored those of their overrides that were swept then, in a search all."""
+    for number in (1, 2):
+        own = {"data": "digits", "model.decoder.hidden_dims": f"[{number}]"}
+        make_job(tmp_path, number, own, kind="swept")
+    assert labels(RunStore([tmp_path])) == {f"r{n}": f"decoder.hidden_dims=[{n}]" for n in (1, 2)}
+
+
+def test_a_run_that_is_no_job_or_that_the_user_has_named_has_its_own_name(tmp_path: Path):
+    make_job(tmp_path, 1, {"seed": "0"}, tracker={"name": "mine"})
+    make_job(tmp_path, 2, {"seed": "1"}, tracker={"name": None})
+    make_run(tmp_path, "single", {"run_directory": "/outputs/a"}, display_name="digits-mlp_a")
+    assert labels(RunStore([tmp_path])) == {"r1": "", "r2": "seed=1", "single": ""}

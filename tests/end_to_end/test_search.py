@@ -1,5 +1,6 @@
 """`hydra/sweeper=optuna` as a user sees it."""
 
+import re
 import time
 from pathlib import Path
 
@@ -51,6 +52,7 @@ def test_a_killed_search_goes_on_and_ends_with_exactly_as_many_trials(command, t
     assert len(jobs) == 4
     assert started <= set(jobs)
     assert {result["status"] for result in jobs.values()} == {"completed"}
+    assert all(re.fullmatch(r"latent_dim-\d_lr-[\d.e-]+_[0-9a-f]{8}", name) for name in jobs)
     for trial in trials(tmp_path):
         assert list(trial.intermediate_values) == list(range(1, 21))
 

@@ -11,6 +11,7 @@ from filelock import FileLock
 from tests.conftest import start
 from tests.readers import read_result, without_times
 from tests.wandb_records import runs
+from vae_exp.dashboard.runs.run_tables import read_store
 from vae_exp.sweep.job_records import read_jobs
 
 SHORT = ("data=digits", "trainer.epochs=1", "evaluator=[]", "tracker=none")
@@ -62,6 +63,32 @@ def test_every_job_has_a_wandb_run_with_its_swept_values(command, tmp_path):
         if update.key == "swept"
     ]
     assert sorted(swept, key=str) == [{"model.latent_dim": "2"}, {"model.latent_dim": "3"}]
+
+
+def test_jobs_are_named_by_what_is_swept_and_keep_their_directories(command, tmp_path):
+    """A key that was constant gets one more value: directories stay, and all labels have the key."""
+    common = ("train", "--multirun", *SHORT[1:3], "tracker=offline", "sweep.name=mine", "model.latent_dim=2,3")
+    sweep = tmp_path / "multirun" / "mine"
+    first = command(*common, "data=digits", "model.decoder.hidden_dims=[16]")
+    assert first.code == 0, first.err
+    before = {path.parent.name for path in sweep.glob("*/result.json")}
+    assert {name.rpartition("_")[0] for name in before} == {"latent_dim-2", "latent_dim-3"}
+    [old] = sweep.glob("latent_dim-2_*")
+    old_name = f"data-digits_latent_dim-2_decoder.hidden_dims-16_{old.name[-8:]}"
+    old.rename(sweep / old_name)  # as it was once called
+    assert {job.label for job in read_jobs(sweep)} == {"latent_dim=2", "latent_dim=3"}
+    second = command(*common, "data=digits", "model.decoder.hidden_dims=[16],[16,8]", "hydra/launcher=pool")
+    assert second.code == 0, second.err
+    assert second.out.count("finished before") == 2
+    started = {path.parent.name for path in sweep.glob("*/result.json")}
+    assert before - {old.name} | {old_name} < started
+    new = {name.rpartition("_")[0] for name in started - before - {old_name}}
+    assert new == {f"latent_dim-{n}_decoder.hidden_dims-16-8" for n in (2, 3)}
+    labels = {f"latent_dim={n} decoder.hidden_dims={w}" for n in (2, 3) for w in ("[16]", "[16,8]")}
+    assert {job.label for job in read_jobs(sweep)} == labels
+    store = read_store([tmp_path])
+    assert {run.label for run in store.runs.values()} == labels
+    assert {run.info.name for run in store.runs.values()} == (started - {old_name}) | {old.name}
 
 
 def test_no_state_is_carried_from_job_to_job(command, tmp_path, sweep):

@@ -37,7 +37,7 @@ def test_a_run_leaves_all_that_the_readme_promises_and_so_has_wandb(command, tmp
     [records] = runs(tmp_path)
     [start] = [record.run for record in records if record.WhichOneof("record_type") == "run"]
     assert (start.project, start.run_group, list(start.tags)) == ("vae_exp", "", ["a", "b"])
-    assert start.display_name == f"digits-mlp_{run.name}"
+    assert start.display_name == f"digits-mlp_epochs-2_figures.manifold_size-3_{run.name}"
     config = {item.key: json.loads(item.value_json) for item in start.config.update}
     assert config["model"]["latent_dim"] == 2
     assert config["model"]["encoder"]["hidden_dims"] == [500]

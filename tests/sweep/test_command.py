@@ -36,7 +36,7 @@ def test_status_summary_and_best_mark_jobs_with_warnings(command, tmp_path: Path
         result = read_result(job)
         collapse = {"name": "posterior_collapse", "epoch": 4, "message": "the rate is 0.01"}
         (job / "result.json").write_text(json.dumps({**result, "warnings": [collapse][: 1 - seed]}))
-    line = "Warning: posterior collapse in 1 of 2 jobs, such as loss.beta-4_seed-0: the rate is 0.01"
+    line = "Warning: posterior collapse in 1 of 2 jobs, such as seed=0 · loss.beta-4_seed-0: the rate is 0.01"
     assert line in command("status", tmp_path)[1]
     grouped = command("summary", tmp_path, "--group-by", "loss.beta")[1]
     assert line in grouped
@@ -55,11 +55,11 @@ def test_status_counts_names_the_failed_and_knows_what_is_missing(command, tmp_p
         code, out, _ = command("status", tmp_path)
     assert code == 0
     assert "5 jobs: 2 not started, 1 completed, 1 failed, 1 running" in out
-    assert "failed: seed-1: it went wrong" in out
+    assert "failed: seed=1 · seed-1: it went wrong" in out
     assert "-3.250" in out
     assert "left at the pace" in out
     _, out, _ = command("status", tmp_path)
-    assert "killed: seed-2: ended without a result" in out
+    assert "killed: seed=2 · seed-2: ended without a result" in out
 
 
 def test_the_summary_has_means_and_errors_and_the_files_every_job(command, tmp_path: Path):

@@ -4,16 +4,20 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from vae_exp.configuration.resolvers import config_hash
 from vae_exp.errors import UserError
 from vae_exp.sweep.manifest import (
     FILE,
     add_command,
     check_swept_keys,
     job_key,
+    job_name,
     planned_jobs,
     read_manifest,
+    register_job_name,
     remove_job,
-    swept_keys,
+    searched_keys,
+    swept_values,
 )
 
 BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -112,11 +116,55 @@ def test_jobs_in_other_words_of_the_same_meaning_have_one_key():
     assert job_key(["seed=0"]) != job_key(["seed=1"])
 
 
-def test_the_swept_keys_of_a_job_are_those_in_which_others_differ(tmp_path: Path):
+def test_the_swept_values_of_a_job_are_those_in_which_others_differ(tmp_path: Path):
     own = ["data=digits", "seed=1", "+loss.beta=4", "sweep.name=x"]
-    assert swept_keys(tmp_path, own) == {"data": "digits", "seed": "1", "loss.beta": "4"}
+    assert swept_values(tmp_path, own) == {}
     add_command(tmp_path, [], tmp_path, [own, ["data=digits", "seed=0", "+loss.beta=4"]])
-    assert swept_keys(tmp_path, own) == {"seed": "1"}
+    assert swept_values(tmp_path, own) == {"seed": "1"}
+
+
+def test_a_job_that_has_a_directory_keeps_it_in_whatever_words_it_is_asked_for(tmp_path: Path):
+    (tmp_path / "latent_dim-2_0123abcd").mkdir()
+    (tmp_path / "other_4567abcd").mkdir()
+    assert job_name(tmp_path, ["seed=0", "model.latent_dim=2"], "0123abcd") == "latent_dim-2_0123abcd"
+    assert job_name(tmp_path, ["seed=0"], "89abcdef") == "seed-0_89abcdef"
+    (tmp_path / "hidden_dims-16_fedc3210").mkdir()  # as it was once called
+    assert job_name(tmp_path, ["model.decoder.hidden_dims=[16]"], "fedc3210") == "hidden_dims-16_fedc3210"
+
+
+def test_a_new_directory_is_named_by_what_the_record_of_the_sweep_says_is_swept(tmp_path: Path):
+    own = ["data=digits", "model.latent_dim=2", "seed=0"]
+    jobs = [own, [*own[:2], "seed=1"]]
+    assert job_name(tmp_path, own, "0123abcd") == "data-digits_latent_dim-2_seed-0_0123abcd"
+    add_command(tmp_path, ["seed=0,1"], tmp_path, jobs)
+    assert job_name(tmp_path, own, "0123abcd") == "seed-0_0123abcd"
+    (tmp_path / "seed-0_0123abcd").mkdir()
+    more = ["data=mnist", *own[1:]]
+    add_command(tmp_path, ["data=digits,mnist", "seed=0,1"], tmp_path, [*jobs, more])
+    assert job_name(tmp_path, more, "89abcdef") == "data-mnist_seed-0_89abcdef"
+    assert job_name(tmp_path, own, "0123abcd") == "seed-0_0123abcd"
+
+
+def test_the_trials_of_a_search_are_named_by_its_space(tmp_path: Path):
+    """`params` of an experiment and the command line, whose single value takes a key out of the space."""
+    params = {"+loss.beta": "choice(1,4)", "seed": "0,1", "trainer.epochs": "3"}
+    config = _config("somebody.Sweeper", **params)
+    searched = searched_keys(config, ["data=digits", "seed=7", "model.latent_dim=int(interval(2,8))"])
+    assert searched == ["loss.beta", "model.latent_dim"]
+    add_command(tmp_path, ["a"], tmp_path, [], searched)
+    trial = ["data=digits", "seed=7", "+loss.beta=1", "model.latent_dim=3", "sweep.trial={number:0}"]
+    assert job_name(tmp_path, trial, "0123abcd") == "beta-1_latent_dim-3_0123abcd"
+    assert swept_values(tmp_path, trial) == {"loss.beta": "1", "model.latent_dim": "3"}
+
+
+def test_the_name_of_a_job_is_known_to_interpolations(tmp_path: Path):
+    register_job_name()
+    hydra = {
+        "overrides": {"task": ["+seed=1", "a.b=[1,2]"]},
+        "sweep": {"dir": str(tmp_path), "subdir": "${vae_exp.job_name:}"},
+    }
+    config = OmegaConf.create({"seed": 1, "a": {"b": [1, 2]}, "hydra": hydra})
+    assert config.hydra.sweep.subdir == f"seed-1_b-1-2_{config_hash(config)}"
 
 
 def test_a_command_with_an_old_key_is_the_same_command(tmp_path: Path):

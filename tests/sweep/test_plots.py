@@ -107,7 +107,7 @@ def test_settings_in_the_plane_are_named_by_their_keys_in_a_legend(tmp_path: Pat
     figure = rate_distortion(_groups(tmp_path), "val/rate", "val/distortion")
     [legend] = figure.legends
     names = {text.get_text() for text in legend.get_texts()}
-    assert names == {f"latent_dim={n}, hidden_dims={w}" for n in (2, 8, 16) for w in ("[50]", "[400]")}
+    assert names == {f"latent_dim={n} hidden_dims={w}" for n in (2, 8, 16) for w in ("[50]", "[400]")}
     markers = {(bar.lines[0].get_color(), bar.lines[0].get_marker()) for bar in figure.axes[0].containers}
     assert len(markers) == 6
 

@@ -145,8 +145,8 @@ def test_warnings_of_a_result_are_in_the_table_below_it_and_in_the_file(
     out = _printed(sweep, capsys)
     assert out.count("completed (posterior collapse, tracker lost)") == 1
     assert out.count("completed (posterior collapse)") == 1
-    assert "Warning: posterior collapse in 2 of 3 jobs, such as one: the rate is 0.01 [/red]\n" in out
-    assert "Warning: tracker lost in 1 of 3 jobs, such as one: gone\n" in out
+    assert "Warning: posterior collapse in 2 of 3 jobs, such as seed=0 · one: the rate is 0.01 [/red]\n" in out
+    assert "Warning: tracker lost in 1 of 3 jobs, such as seed=0 · one: gone\n" in out
     column = [row["warnings"] for row in _rows(sweep)]
     assert column == ["posterior collapse, tracker lost", "posterior collapse", ""]
 

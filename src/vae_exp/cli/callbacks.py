@@ -22,7 +22,7 @@ from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import absolute_path, check_within, check_writable
 from vae_exp.storage.run_directory import RunDirectory, claim_directory, resumed_directory
 from vae_exp.sweep.config_loader import SweepConfigLoader
-from vae_exp.sweep.manifest import add_command, check_swept_keys, planned_jobs
+from vae_exp.sweep.manifest import add_command, check_swept_keys, planned_jobs, searched_keys
 from vae_exp.sweep.session import current_session
 
 _CHECKED_VALUES = 20  # of a swept key; a check takes about 0.03 s
@@ -64,7 +64,8 @@ class TrainCallback(Callback):
             check_writable(sweep, "hydra.sweep.dir")
             added = own_search_path()  # by the environment, which adds it again
             given = [word for word in sys.argv[1:] if word not in added]
-            add_command(sweep, given, Path.cwd(), jobs or [])
+            searched = searched_keys(config, overrides) if jobs is None else []
+            add_command(sweep, given, Path.cwd(), jobs or [], searched)
         except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
             raise SystemExit(f"Error: {format_error(error)}") from error
         current_session().track(sweep, has_wandb_runs=config.tracker.mode == "offline")

@@ -23,6 +23,7 @@ from vae_exp.configuration import resolvers
 from vae_exp.configuration.config_dir import config_dir
 from vae_exp.configuration.schema import register_schemas
 from vae_exp.errors import UserError, describe_error, exit_with_message
+from vae_exp.sweep.manifest import register_job_name
 from vae_exp.sweep.session import sweep_session
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -42,6 +43,7 @@ def hydra_app(config_name: str) -> Iterator[Callable[[Task], Callable[[], None]]
     _reopen_closed_std_streams()
     register_schemas()
     resolvers.register_resolvers()
+    register_job_name()
     full_error = os.environ.get(_FULL_ERROR)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

@@ -22,8 +22,9 @@ def override_key(override: str) -> str:
 
 
 def overrides_by_key(overrides: Iterable[str]) -> dict[str, str]:
-    """The values of overrides by their keys as they are written."""
-    return dict(map(split_override, overrides))
+    """The values of overrides by their keys as they are written; `deleted` for `~key`."""
+    values = ((split_override(override), override.startswith("~")) for override in overrides)
+    return {key: "deleted" if is_deleted else value for (key, value), is_deleted in values}
 
 
 def quote_value(text: str) -> str:

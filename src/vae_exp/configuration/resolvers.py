@@ -1,10 +1,9 @@
-"""OmegaConf resolvers: the hash of a config, and the names of run and job directories."""
+"""OmegaConf resolvers: the hash of a config, the directory of a run and the name of a sweep."""
 
 import atexit
 import hashlib
 import json
 import os
-import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vae_exp.configuration.overrides import split_override
 from vae_exp.configuration.renames import with_first_names
 from vae_exp.storage.run_directory import resumed_directory
 
@@ -49,7 +47,6 @@ EXCLUDED_KEYS = (  # change no result but by rounding
     "trainer.threads",
     "trainer.print_batch_sum",
 )
-_MOST_CHARACTERS = 120
 
 
 def register_resolvers() -> None:
@@ -59,7 +56,6 @@ def register_resolvers() -> None:
         ("env", environment_value),
         ("tracker_mode", _tracker_mode),
         ("own_experiments", _own_experiments),
-        ("job_name", _job_name),
         ("sweep_name", _sweep_name),
         ("run_directory", _run_directory),
         ("scratch_directory", _scratch_directory),
@@ -127,49 +123,8 @@ def identifying_text(config: DictConfig, *, resolve: bool = True, excluded: Sequ
     return json.dumps(with_first_names(parts), sort_keys=True, default=str)
 
 
-def short_key(key: str) -> str:
-    """A key without its first part: `latent_dim`, `decoder.hidden_dims`, `encoder`."""
-    parts = re.split(r"[./]", key.partition("@")[2] or key)
-    return ".".join(parts[1:]) or parts[0]
-
-
-def readable_name(overrides: Sequence[str]) -> str:
-    """Overrides as part of a directory name: `latent_dim-2_hidden_dims-400-200_seed-0`.
-
-    Only letters, digits and `.-_` occur, so that the name can be pasted into an override or a shell; names
-    longer than a file system likes are cut, the hash beside them keeps them apart.
-    """
-    parts = []
-    for override in overrides:
-        key, value = split_override(override)
-        if re.split(r"[./@]", key)[0] in NOT_PART_OF_IDENTITY:
-            continue
-        parts.append(f"{short_key(key)}-{value}" if value else short_key(key))
-    name = re.sub(r"[^A-Za-z0-9._]+", "-", "_".join(parts).replace("e+", "e")).replace("-_", "_")
-    return name[:_MOST_CHARACTERS].strip("-_.") or "default"
-
-
 def _config_hash(*, _root_: DictConfig) -> str:
     return config_hash(_root_)
-
-
-def job_name(sweep: Path, overrides: Sequence[str], identity: str) -> str:
-    """The name of a job's directory: that of the job in this sweep with the same identity, or a new one.
-
-    Args:
-        sweep: The sweep's directory; it need not be there yet.
-        overrides: What the job was started with; the same job may have other overrides.
-        identity: The hash of its config.
-    """
-    for path in sorted(sweep.glob(f"*_{identity}")):
-        if path.is_dir():
-            return path.name
-    return f"{readable_name(overrides)}_{identity}"
-
-
-def _job_name(*, _root_: DictConfig) -> str:
-    overrides: Any = OmegaConf.to_container(_root_.hydra.overrides.task, resolve=False)
-    return job_name(Path(str(_root_.hydra.sweep.dir)), overrides, config_hash(_root_))
 
 
 def _sweep_name(moment: str, *, _root_: DictConfig) -> str:

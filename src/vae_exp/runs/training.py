@@ -74,7 +74,8 @@ class SweepJob:
 
     Args:
         sweep: The name of the sweep; None outside a sweep.
-        swept: The overrides in which the jobs of the sweep differ.
+        overrides: The values of the job that affect its result, by key.
+        swept: Those in which the jobs of the sweep differ.
         pruner: Asked after every epoch whether to end the run.
         wandb_run_id: The W&B run to continue; None starts one.
         may_download: Whether missing data may be downloaded.
@@ -82,6 +83,7 @@ class SweepJob:
     """
 
     sweep: str | None = None
+    overrides: Mapping[str, str] = field(default_factory=dict)
     swept: Mapping[str, str] = field(default_factory=dict)
     pruner: Pruner | None = None
     wandb_run_id: str | None = None
@@ -234,7 +236,7 @@ def set_up(
         scheduler = build_scheduler(plain["scheduler"], optimizer)
     dist = init_distributed(settings.trainer.strategy, device)
     run_id = state.get("wandb_run_id") if state is not None else job.wandb_run_id
-    start = partial(start_wandb, sweep=job.sweep, swept=job.swept, is_alone=job.is_alone)
+    start = partial(start_wandb, sweep=job.sweep, overrides=job.overrides, swept=job.swept, is_alone=job.is_alone)
     with timed(phases, "tracker"):
         wandb = start(settings.tracker, plain, run_dir, state, run_id) if metrics_file else None
     metadata = _checkpoint_metadata(config, splits) | {

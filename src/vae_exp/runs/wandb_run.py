@@ -8,6 +8,7 @@ from typing import Any
 
 import vae_exp
 from vae_exp.configuration.allowlist import untrusted_packages
+from vae_exp.configuration.naming import file_name, identifying_values
 from vae_exp.configuration.resolvers import environment_mode, environment_value
 from vae_exp.configuration.schema import TrackerConfig
 from vae_exp.errors import UserError
@@ -16,6 +17,7 @@ from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.tracking.wandb_tracker import WandbTracker
 
 _log = logging.getLogger(__name__)
+_MOST_CHARACTERS = 80  # of the overrides in the name of a single run
 VARIABLES = {
     "mode": "WANDB_MODE",
     "project": "WANDB_PROJECT",
@@ -35,6 +37,7 @@ def start_wandb(
     state: Mapping[str, Any] | None,
     run_id: str | None,
     sweep: str | None,
+    overrides: Mapping[str, str],
     swept: Mapping[str, str],
     *,
     is_alone: bool = True,
@@ -48,7 +51,8 @@ def start_wandb(
         state: What a resumed run continues from; None for a new run.
         run_id: The id of the W&B run to continue; None starts one.
         sweep: The name of the sweep whose job the run is; None outside a sweep.
-        swept: The overrides in which the jobs of the sweep differ.
+        overrides: The values of the job that affect its result, by key.
+        swept: Those in which the jobs of the sweep differ.
         is_alone: Whether no other run of this process has a W&B run at the same time.
     """
     message = overruled_variables(settings, is_resumed=state is not None)
@@ -58,7 +62,7 @@ def start_wandb(
         return None
     config = {**config, "run_directory": str(directory.path)}
     if sweep:
-        config["swept"] = dict(swept)
+        config |= {"overrides": dict(overrides), "swept": dict(swept)}
     tracker = WandbTracker(
         mode=settings.mode,
         root=Path(settings.root),
@@ -120,9 +124,14 @@ def _sources(config: Mapping[str, Any]) -> dict[str, Path]:
 
 
 def _run_name(directory: RunDirectory) -> str:
-    """`digits-mlp_19-26-15-c04f2e13`: the data and the model of a single run, and its directory's name."""
+    """Data, model, overrides and directory of a single run: `digits-mlp_latent_dim-2_19-26-15-c04f2e13`."""
     try:
-        choices = read_yaml(directory.hydra_config)["hydra"]["runtime"]["choices"]
-        return f"{choices['data']}-{choices['model']}_{directory.path.name}"
-    except (OSError, UserError, KeyError, TypeError):  # none of Hydra's files is needed
+        hydra = read_yaml(directory.hydra_config)["hydra"]
+        choices, values = hydra["runtime"]["choices"], identifying_values(hydra["overrides"]["task"])
+        name = f"{choices['data']}-{choices['model']}"
+    except (OSError, UserError, KeyError, TypeError, AttributeError):  # none of Hydra's files is needed
         return directory.path.name
+    others = [key for key in values if key not in ("data", "model")]
+    if others:
+        name += f"_{file_name(values, others)[:_MOST_CHARACTERS]}"
+    return f"{name}_{directory.path.name}"

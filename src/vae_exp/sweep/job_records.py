@@ -3,18 +3,18 @@
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vae_exp.configuration.overrides import overrides_by_key
+from vae_exp.configuration.naming import identifying_values, job_label, swept_keys
 from vae_exp.configuration.renames import rename_override
 from vae_exp.errors import UserError
 from vae_exp.runs.scores import read_test_scores
 from vae_exp.storage.atomic_io import read_yaml
 from vae_exp.storage.run_directory import RunDirectory
-from vae_exp.sweep.manifest import identifying_overrides, job_key, read_manifest
+from vae_exp.sweep.manifest import job_key, read_manifest
 from vae_exp.tracking.metrics_file import read_row
 
 _TAIL_BYTES = 16_384
@@ -38,6 +38,7 @@ class JobRecord:
         epochs: How many epochs it has been trained.
         seconds: How long it took; None until it has ended.
         warnings: Messages of its result by name, such as `posterior collapse`.
+        label: What differs from the other jobs of its sweep: `latent_dim=2 seed=0`.
     """
 
     name: str
@@ -49,11 +50,18 @@ class JobRecord:
     epochs: int = 0
     seconds: float | None = None
     warnings: Mapping[str, str] = field(default_factory=dict)
+    label: str = ""
+
+    @property
+    def title(self) -> str:
+        """Its label, and the hash in the name of its directory: `latent_dim=2 seed=0 · c04f2e13`."""
+        identity = re.search("(?<=_)[0-9a-f]{8}$", self.name)
+        return " · ".join(filter(None, (self.label, identity[0] if identity else self.name)))
 
     @cached_property
     def keys(self) -> dict[str, str]:
         """The overrides that affect its result, by key."""
-        return overrides_by_key(identifying_overrides(self.overrides))
+        return identifying_values(self.overrides)
 
 
 def read_jobs(sweep: Path, by: str = "best") -> list[JobRecord]:
@@ -65,9 +73,11 @@ def read_jobs(sweep: Path, by: str = "best") -> list[JobRecord]:
     """
     jobs = [read_job(RunDirectory(path.parent), by) for path in sorted(sweep.glob("*/.hydra"))]
     started_keys = {job_key(job.overrides) for job in jobs}
-    waiting = [job for job in read_manifest(sweep).jobs if job_key(job) not in started_keys]
+    manifest = read_manifest(sweep)
+    waiting = [job for job in manifest.jobs if job_key(job) not in started_keys]
     jobs += [JobRecord("", NOT_STARTED, tuple(overrides)) for overrides in waiting]
-    return sorted(jobs, key=_rank)
+    swept = swept_keys((job.keys for job in jobs), manifest.searched)
+    return sorted((replace(job, label=job_label(job.keys, swept)) for job in jobs), key=_rank)
 
 
 def _rank(job: JobRecord) -> tuple[bool, bool, float]:
@@ -118,13 +128,9 @@ def last_metrics(directory: RunDirectory) -> dict[str, float]:
 
 
 def varying(jobs: Iterable[JobRecord]) -> list[str]:
-    """The keys that differ between jobs, in the order of their first appearance; of a single job all."""
+    """The keys that differ between jobs, in the order of their first appearance; where none does, all."""
     jobs = list(jobs)
-    return [
-        key
-        for key in union(job.keys for job in jobs)
-        if len(jobs) == 1 or len({job.keys.get(key) for job in jobs}) > 1
-    ]
+    return swept_keys(job.keys for job in jobs) or union(job.keys for job in jobs)
 
 
 def union(mappings: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -2,19 +2,28 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from vae_exp.configuration.overrides import override_key, overrides_by_key
+from vae_exp.configuration.naming import (
+    file_name,
+    identifying_overrides,
+    identifying_values,
+    is_excluded_key,
+    swept_keys,
+)
+from vae_exp.configuration.overrides import override_key
 from vae_exp.configuration.renames import rename_override
-from vae_exp.configuration.resolvers import EXCLUDED_KEYS, NOT_PART_OF_IDENTITY
+from vae_exp.configuration.resolvers import config_hash
 from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import read_json, write_json
 
@@ -32,10 +41,12 @@ class SweepManifest:
     Args:
         commands: Every command that was given, in order: `words`, its arguments, and `folder`, where it was given.
         jobs: The overrides of every job that follows from them.
+        searched: The keys of search spaces, whose jobs are not known from the start.
     """
 
     commands: list[dict[str, Any]] = field(default_factory=list)
     jobs: list[list[str]] = field(default_factory=list)
+    searched: list[str] = field(default_factory=list)
 
 
 def read_manifest(sweep: Path) -> SweepManifest:
@@ -53,10 +64,17 @@ def _parsed(path: Path) -> SweepManifest:
         {"words": [rename_override(str(word)) for word in command["words"]], "folder": str(command["folder"])}
         for command in content["commands"]
     ]
-    return SweepManifest(commands, jobs)
+    searched = [rename_override(f"{key}=").removesuffix("=") for key in content.get("searched", ())]
+    return SweepManifest(commands, jobs, searched)
 
 
-def add_command(sweep: Path, argv: Sequence[str], folder: Path, jobs: Sequence[Sequence[str]]) -> None:
+def add_command(
+    sweep: Path,
+    argv: Sequence[str],
+    folder: Path,
+    jobs: Sequence[Sequence[str]],
+    searched: Sequence[str] = (),
+) -> None:
     """Add a command and its jobs to the manifest of a sweep; those that it has are not added again.
 
     Args:
@@ -64,6 +82,7 @@ def add_command(sweep: Path, argv: Sequence[str], folder: Path, jobs: Sequence[S
         argv: The command line, without the program.
         folder: Where the command was given.
         jobs: The overrides of each job.
+        searched: The keys of its search space.
     """
     sweep.mkdir(parents=True, exist_ok=True)
     with FileLock(sweep / f".{FILE}.lock", timeout=_LOCK_SECONDS):
@@ -74,7 +93,8 @@ def add_command(sweep: Path, argv: Sequence[str], folder: Path, jobs: Sequence[S
         manifest.jobs += [list(job) for job in jobs if job_key(job) not in listed]
         if not any(portable_args(x["words"]) == new_args for x in manifest.commands):
             manifest.commands.append(command)
-        write_json(sweep / FILE, {"commands": manifest.commands, "jobs": manifest.jobs})
+        manifest.searched = list(dict.fromkeys([*manifest.searched, *searched]))
+        write_json(sweep / FILE, asdict(manifest))
 
 
 def remove_job(sweep: Path, overrides: Sequence[str]) -> None:
@@ -83,7 +103,7 @@ def remove_job(sweep: Path, overrides: Sequence[str]) -> None:
         manifest, key = read_manifest(sweep), job_key(overrides)
         jobs = [job for job in manifest.jobs if job_key(job) != key]
         if len(jobs) < len(manifest.jobs):
-            write_json(sweep / FILE, {"commands": manifest.commands, "jobs": jobs})
+            write_json(sweep / FILE, asdict(replace(manifest, jobs=jobs)))
 
 
 def portable_args(argv: Sequence[str]) -> list[str]:
@@ -108,23 +128,50 @@ def job_key(overrides: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(identifying_overrides(overrides)))
 
 
-def identifying_overrides(overrides: Sequence[str]) -> list[str]:
-    """The overrides of a job that affect its result."""
-    return [override for override in overrides if not is_excluded_key(override_key(override))]
+def job_name(sweep: Path, overrides: Sequence[str], identity: str) -> str:
+    """The name of a job's directory: that of the job in this sweep with the same identity, or a new one.
+
+    Args:
+        sweep: The sweep's directory; it need not be there yet.
+        overrides: What the job was started with; the same job may have other overrides.
+        identity: The hash of its config.
+    """
+    for path in sorted(sweep.glob(f"*_{identity}")):
+        if path.is_dir():
+            return path.name
+    return f"{file_name(identifying_values(overrides), _swept_keys(sweep))}_{identity}"
 
 
-def is_excluded_key(key: str) -> bool:
-    """Whether a key does not identify a job."""
-    return key.partition(".")[0] in NOT_PART_OF_IDENTITY or key in EXCLUDED_KEYS
+def swept_values(sweep: Path, overrides: Sequence[str]) -> dict[str, str]:
+    """The values of a job at the keys that are swept."""
+    keys = _swept_keys(sweep)
+    return {key: value for key, value in identifying_values(overrides).items() if key in keys}
 
 
-def swept_keys(sweep: Path, overrides: Sequence[str]) -> dict[str, str]:
-    """The overrides of a job that differ between the jobs of its sweep; all of them without a manifest."""
-    own = overrides_by_key(identifying_overrides(overrides))
-    others = [overrides_by_key(identifying_overrides(job)) for job in read_manifest(sweep).jobs]
-    if len(others) < 2:
-        return own
-    return {key: value for key, value in own.items() if any(job.get(key) != value for job in others)}
+def _swept_keys(sweep: Path) -> Sequence[str]:
+    try:
+        status = (sweep / FILE).stat()
+    except OSError:
+        return ()
+    return _swept_keys_of(sweep, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(1)
+def _swept_keys_of(sweep: Path, modified: int, size: int) -> Sequence[str]:
+    """The keys that name the jobs of a sweep; each job asks for them, and there may be very many."""
+    manifest = read_manifest(sweep)
+    keys = swept_keys(map(identifying_values, manifest.jobs), manifest.searched)
+    return list(dict.fromkeys([*keys, *manifest.searched]))
+
+
+def register_job_name() -> None:
+    """Make `${vae_exp.job_name:}` known, the name of the directory of a job."""
+    OmegaConf.register_new_resolver("vae_exp.job_name", _job_name, replace=True)
+
+
+def _job_name(*, _root_: DictConfig) -> str:
+    overrides: Any = OmegaConf.to_container(_root_.hydra.overrides.task, resolve=False)
+    return job_name(Path(str(_root_.hydra.sweep.dir)), overrides, config_hash(_root_))
 
 
 def check_swept_keys(overrides: Sequence[str]) -> None:
@@ -155,13 +202,10 @@ def planned_jobs(config: DictConfig, overrides: Sequence[str]) -> list[list[str]
     Raises:
         UserError: if there would be none, names the keys that have no values.
     """
-    sweeper = config.hydra.sweeper
-    if not str(sweeper.get("_target_", "")).endswith("BasicSweeper"):
+    if not str(config.hydra.sweeper.get("_target_", "")).endswith("BasicSweeper"):
         return None
-    raw: Any = OmegaConf.to_container(sweeper.params, resolve=True) if sweeper.get("params") else {}
-    swept = [*(f"{key}={value}" for key, value in raw.items()), *overrides]
     try:
-        parsed = OverridesParser.create().parse_overrides(swept)
+        parsed = _parse_swept(config, overrides)
         batches = BasicSweeper.split_arguments(parsed, None)
     except HydraException:  # the sweeper itself will say what is wrong
         return None
@@ -170,3 +214,20 @@ def planned_jobs(config: DictConfig, overrides: Sequence[str]) -> list[list[str]
         empty = [x.input_line for x in parsed if x.is_sweep_override() and not [*x.sweep_string_iterator()]]
         raise UserError(f"the sweep has no jobs: {', '.join(map(str, empty))} has no values.")
     return jobs
+
+
+def searched_keys(config: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """The keys for which a sweep has several values; `Args` as of `planned_jobs`."""
+    try:
+        parsed = _parse_swept(config, overrides)
+    except HydraException:
+        return []
+    latest = {override.get_key_element().lstrip("+"): override for override in parsed}
+    return [key for key, override in latest.items() if override.is_sweep_override()]
+
+
+def _parse_swept(config: DictConfig, overrides: Sequence[str]) -> list[Override]:
+    params = config.hydra.sweeper.get("params")
+    raw: Any = OmegaConf.to_container(params, resolve=True) if params else {}
+    swept = [*(f"{key}={value}" for key, value in raw.items()), *overrides]
+    return OverridesParser.create().parse_overrides(swept)

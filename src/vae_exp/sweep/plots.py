@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from vae_exp.configuration.resolvers import short_key
+from vae_exp.configuration.naming import job_label
 from vae_exp.errors import UserError
 from vae_exp.metrics import higher_is_better
 from vae_exp.storage.atomic_io import write_atomically
@@ -148,7 +148,7 @@ def curve(settings: Sequence[SeedGroup], metric: str, key: str, others: Others =
     figure, axes = _figure()
     below = ParameterAxis(settings, key)
     rest = [other for other in varying_keys(settings) if other != key]
-    lines = partition(settings, lambda setting: _label(setting, rest))
+    lines = partition(settings, lambda setting: job_label(setting.keys, rest))
     scattered = 2 * len(lines) > len(settings) > _MOST_LINES  # as a search leaves them: hardly any share the rest
     many = scattered or len(lines) > _MOST_LINES
     colours, markers, alpha = (("0.6",), "o", 0.6) if many else (_COLOURS, _MARKERS, 1.0)
@@ -222,7 +222,7 @@ def rate_distortion(settings: Sequence[SeedGroup], rate: str, distortion: str) -
         axes.errorbar(
             x[number], y[number],
             xerr=np.nan_to_num(setting.metrics[rate].error), yerr=np.nan_to_num(setting.metrics[distortion].error),
-            label=_label(setting, keys), color=_COLOURS[colour], marker=_MARKERS[turn],
+            label=job_label(setting.keys, keys), color=_COLOURS[colour], marker=_MARKERS[turn],
             linestyle="none", markersize=6, linewidth=1, zorder=3,
         )  # fmt: skip
     low, high = axes.get_xlim()
@@ -268,10 +268,6 @@ def _fill_a_grid(groups: Sequence[SeedGroup], across: str, up: str) -> bool:
     axes = ParameterAxis(groups, across), ParameterAxis(groups, up)
     tried = {(group.keys[across], group.keys[up]) for group in groups}
     return all(axis.is_few for axis in axes) and 2 * len(tried) > len(axes[0].values) * len(axes[1].values)
-
-
-def _label(group: SeedGroup, keys: Sequence[str]) -> str:
-    return ", ".join(f"{short_key(key)}={group.keys[key]}" for key in keys)
 
 
 def _plain(name: str) -> str:

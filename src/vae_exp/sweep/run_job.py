@@ -13,13 +13,14 @@ from hydra.core.utils import run_job as run_hydra_job
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vae_exp.configuration.naming import identifying_values
 from vae_exp.configuration.renames import with_current_names
 from vae_exp.configuration.resolvers import identifying_text, register_resolvers
 from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import read_yaml, write_atomically
 from vae_exp.storage.run_directory import RunDirectory, lock_run_directory
 from vae_exp.sweep.job_records import read_overrides
-from vae_exp.sweep.manifest import job_key, remove_job, swept_keys
+from vae_exp.sweep.manifest import job_key, remove_job, swept_values
 
 if TYPE_CHECKING:
     from vae_exp.engine.protocols import Pruner
@@ -175,8 +176,8 @@ def paused_job(
         if resume_state is None and run_dir.contains_run():
             wandb_run_id = reusable_wandb_run_id(run_dir)
             run_dir.archive_attempt()
-        swept = swept_keys(run_dir.path.parent, overrides)
-        job = SweepJob(sweep, swept, _make_pruner(config), wandb_run_id, may_download, shared_images)
+        values, swept = identifying_values(overrides), swept_values(run_dir.path.parent, overrides)
+        job = SweepJob(sweep, values, swept, _make_pruner(config), wandb_run_id, may_download, shared_images)
         return (yield from paused_training(config, run_dir, shutdown, resume_state=resume_state, job=job))
 
 

@@ -116,7 +116,7 @@ def print_summary(sweep: Path) -> None:
     out.print(job_table(jobs, f"Sweep {sweep.name}, {order}", metrics))
     for job in jobs[:_MOST_ROWS]:
         if job.error:
-            out.print(Text(f"{job.name}: {job.error}"), soft_wrap=True)
+            out.print(Text(f"{job.title}: {job.error}"), soft_wrap=True)
     print_warnings(jobs, out)
     out.print(Text(f"Written to {sweep / 'summary.csv'}"), soft_wrap=True)
 
@@ -125,7 +125,7 @@ def print_warnings(jobs: Sequence[JobRecord], out: Console) -> None:
     """Print each kind of warning once: how many jobs have it, and the message of the first."""
     for name in union(job.warnings for job in jobs):
         warned = [job for job in jobs if name in job.warnings]
-        example = f"{warned[0].name}: {warned[0].warnings[name]}"
+        example = f"{warned[0].title}: {warned[0].warnings[name]}"
         count = f"{len(warned)} of {quantity(len(jobs), 'job')}"
         out.print(Text(f"Warning: {name} in {count}, such as {example}"), soft_wrap=True)
 
@@ -203,7 +203,7 @@ def print_status(jobs: Sequence[JobRecord], title: str, out: Console) -> None:
         out.print(job_table(running, "Running", ("val/elbo", "train/elbo"), varying(jobs)))
     failed = [job for job in jobs if job.error]
     for job in failed[:_MOST_FAILURES]:
-        out.print(Text(f"{job.status}: {job.name}: {job.error.splitlines()[0]}"), soft_wrap=True)
+        out.print(Text(f"{job.status}: {job.title}: {job.error.splitlines()[0]}"), soft_wrap=True)
     if len(failed) > _MOST_FAILURES:
         out.print(Text(f"and {len(failed) - _MOST_FAILURES} more that did not finish"))
     print_warnings(jobs, out)

@@ -30,6 +30,8 @@ class Run:
         state: `reading`, `running`, `finished`, `pruned`, `interrupted`, `diverged`, `failed` or `stale`.
         attempt: Which attempt at its run directory it is, from 1.
         is_replaced: Whether a later attempt has the same run directory.
+        overrides: Of the job of a sweep: short key and value, by key.
+        label: The job beside those of its sweep; empty for other runs and where `tracker.name` has named it.
     """
 
     run_id: str
@@ -39,6 +41,8 @@ class Run:
     state: str = "reading"
     attempt: int = 1
     is_replaced: bool = False
+    overrides: dict[str, tuple[str, str]] = field(default_factory=dict)
+    label: str = ""
 
     @property
     def trained(self) -> RunSegment:
@@ -72,6 +76,12 @@ class Run:
         """The run directory; empty for runs of other programs."""
         directory = self.config.get("run_directory")
         return directory if isinstance(directory, str) else ""
+
+    @property
+    def sweep(self) -> str:
+        """The directory of the sweep whose job it is; empty for other runs."""
+        directory = self.trained.config.get("run_directory")
+        return str(directory).rpartition("/")[0] if directory and self.info.job_type == "sweep" else ""
 
     @property
     def started(self) -> float:

@@ -46,6 +46,13 @@ class RunInfo:
     host: str = ""  # left out of exports
 
 
+class JobOverrides(NamedTuple):
+    """The overrides of the job of a sweep by key; older runs have stored those alone that were swept by then."""
+
+    values: dict[str, str]
+    swept: dict[str, str]
+
+
 class ConsoleText(NamedTuple):
     """Text that the run printed, with its line ends."""
 
@@ -86,6 +93,7 @@ class RunSegment:
         self._log: WandbLogReader | None = WandbLogReader(path)
         self._status: os.stat_result | None = None  # when it was read last
         self._invalid = 0
+        self._job: JobOverrides | None = None
 
     @property
     def folder(self) -> Path:
@@ -101,6 +109,13 @@ class RunSegment:
     def scores(self) -> dict[str, Value]:
         """The summary without W&B's own keys."""
         return {key: value for key, value in self.summary.items() if not key.startswith("_")}
+
+    @property
+    def job(self) -> JobOverrides:
+        """What the run has stored in its config as the job of a sweep."""
+        if self._job is None:
+            self._job = JobOverrides(_below(self.config, "overrides."), _below(self.config, "swept."))
+        return self._job
 
     @property
     def is_of_scores(self) -> bool:
@@ -195,9 +210,11 @@ class RunSegment:
     def _apply(self, kind: str, body: Mapping[str, Any]) -> None:
         match kind:
             case "run":
+                self._job = None
                 self.info = _run_info(body)
                 self.config |= values_of(body.get("config", {}).get("update"))
             case "config":
+                self._job = None
                 _change(self.config, body)
             case "summary":
                 _change(self.summary, {**body, "update": with_current_metrics(body.get("update", {}))})
@@ -243,6 +260,10 @@ def _run_info(body: Mapping[str, Any]) -> RunInfo:
         started=seconds_of(body.get("start_time")),
         host=str(body.get("host", "")),
     )
+
+
+def _below(config: Mapping[str, Value], prefix: str) -> dict[str, str]:
+    return {key.removeprefix(prefix): str(value) for key, value in config.items() if key.startswith(prefix)}
 
 
 def _change(target: dict[str, Value], change: Mapping[str, Any]) -> None:

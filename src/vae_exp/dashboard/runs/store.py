@@ -11,6 +11,7 @@ from pathlib import Path
 from vae_exp.dashboard.runs.discovery import RunDiscovery
 from vae_exp.dashboard.runs.run import Run
 from vae_exp.dashboard.runs.segment import RunSegment
+from vae_exp.dashboard.runs.sweep_labels import label_jobs
 from vae_exp.errors import quantity
 
 _DISCOVERY_SECONDS = 2.0
@@ -40,6 +41,7 @@ class RunStore:
         self._owner: dict[Path, Run] = {}
         self._is_full = False
         self._removed: dict[str, int] = {}
+        self._labelled = -1
         self._discovered = float("-inf")
 
     @property
@@ -71,6 +73,7 @@ class RunStore:
             self._assign_further_segments()
             self._update_states()
             self._number_attempts()
+            self._label_jobs()
             self.notes = self._make_notes()
         return any(segment.has_more for segment in self._segments.values())
 
@@ -176,6 +179,13 @@ class RunStore:
                 if (run.attempt, run.is_replaced) != (number, number < len(runs)):
                     run.attempt, run.is_replaced = number, number < len(runs)
                     self._mark_changed(run)
+
+    def _label_jobs(self) -> None:
+        """Label the jobs of sweeps if any run has changed: one more job may make the labels of others longer."""
+        if self.version != self._labelled:
+            for run in label_jobs(self.runs.values()):
+                self._mark_changed(run)
+            self._labelled = self.version
 
     def _mark_changed(self, run: Run) -> None:
         self.version += 1

@@ -59,6 +59,8 @@ def serialize_row(run: Run) -> dict[str, Any]:
         "key": run.key,
         "id": run.run_id,
         "name": _shorten(info.name or run.run_id),
+        "label": _shorten(run.label or info.name or run.run_id),
+        "overrides": {_shorten(key): list(map(_shorten, parts)) for key, parts in run.overrides.items()},
         "project": _shorten(info.project),
         "group": _shorten(info.group),
         "type": _shorten(info.job_type),

@@ -144,14 +144,15 @@ class PoolSweep:
             config = self._hydra_context.config_loader.load_sweep_config(self._config, list(job.overrides))
             with open_dict(config):
                 config.hydra.job.id = config.hydra.job.num = job.number
-            job.directory = RunDirectory(Path(str(config.hydra.sweep.dir)) / str(config.hydra.sweep.subdir))
+            job.directory = _directory(config)
             job.epochs = int(config.trainer.epochs)
             job.composed = config
         return job.composed
 
     def _compose(self, job: Job) -> bytes | None:
         config = self.composed(job)
-        assert job.directory is not None
+        job.directory = _directory(config)  # a later command may have named it meanwhile
+        config.hydra.sweep.subdir = job.directory.path.name
         job.composed = None
         if decide_action(job.directory, config) is JobAction.SKIP:
             save_overrides(job.directory, job.overrides)
@@ -159,3 +160,7 @@ class PoolSweep:
         task = self._hydra_context, self._task_function, config, Singleton.get_state()
         payload: bytes = cloudpickle.dumps(task)
         return payload
+
+
+def _directory(config: DictConfig) -> RunDirectory:
+    return RunDirectory(Path(str(config.hydra.sweep.dir)) / str(config.hydra.sweep.subdir))

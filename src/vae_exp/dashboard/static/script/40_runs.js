@@ -16,12 +16,12 @@ const isMetric = (name) => !NOT_METRICS.has(name) && !/^(best\/|figures\/|\w+\/e
 // Without a prototype: a metric may be called "constructor".
 const bare = (values) => Object.assign(Object.create(null), values);
 
-// Sweeps of vae_exp store the swept overrides. One that is not a key of the config selects a config group: `loss=iwae`.
-const SWEPT = "swept.";
-function withSwept(config) {
+// An override of a job that is not a key of the config selects a config group: `loss=iwae`.
+const OVERRIDES = /^(overrides|swept)\./;
+function withOverrides(config) {
   for (const [key, value] of Object.entries(config)) {
-    const name = key.slice(SWEPT.length);
-    if (key.startsWith(SWEPT) && !(name in config)) config[name] = value;
+    const name = key.replace(OVERRIDES, "");
+    if (!(name in config)) config[name] = value;
   }
   return config;
 }
@@ -34,7 +34,7 @@ function takeChanges(answer) {
     return false;
   }
   store = answer.store;
-  answer.runs.forEach((run) => runs.set(run.key, { ...run, given: run.config, config: withSwept(bare(run.config)), summary: bare(run.summary) }));
+  answer.runs.forEach((run) => runs.set(run.key, { ...run, given: run.config, config: withOverrides(bare(run.config)), overrides: bare(run.overrides), summary: bare(run.summary) }));
   answer.removed.forEach((key) => runs.delete(key));
   answer.higher.forEach((key) => higher.add(key));
   const moved = answer.runs.length > 0 || answer.removed.length > 0 || answer.waiting !== waiting;
@@ -52,7 +52,7 @@ function numberRuns() {
 }
 
 const OWN_FIELDS = {
-  name: (run) => run.name, state: (run) => run.state, group: (run) => run.group, project: (run) => run.project,
+  name: (run) => run.label, state: (run) => run.state, group: (run) => run.group, project: (run) => run.project,
   type: (run) => run.type, id: (run) => run.id, started: (run) => run.started, tags: (run) => run.tags.join(" "),
   runtime: (run) => run.summary._runtime ?? null, epoch: (run) => run.summary.epoch ?? null, code: (run) => run.code,
 };
@@ -85,7 +85,7 @@ const lastName = (key) => key.slice(key.lastIndexOf(".") + 1);
 const isSeed = (key) => /(^|[._])seed$/.test(key);
 
 // Keys of vae_exp's runs that change no result, or are shown elsewhere.
-const HOUSEKEEPING = /^(swept|sweep|tracker|checkpoint|evaluator|run_directory|resume|trust|trusted_packages|data\.(source\.)?root|data\.(resident|preload_to_device))(\.|$)/;
+const HOUSEKEEPING = /^(overrides|swept|sweep|tracker|checkpoint|evaluator|run_directory|resume|trust|trusted_packages|data\.(source\.)?root|data\.(resident|preload_to_device))(\.|$)/;
 const isOurs = (run) => "run_directory" in run.config;
 
 // The keys of the config that differ among the runs that have them; of those that always go together and end alike, the shortest.
@@ -242,7 +242,7 @@ function filterOf(text) {
   const tests = terms.map((raw) => {
     const term = raw.replaceAll('"', "");
     const match = term.match(TERM);
-    if (!match) return (run) => `${run.name} ${run.group} ${run.key} ${run.tags.join(" ")}`.toLowerCase().includes(term.toLowerCase());
+    if (!match) return (run) => `${run.label} ${run.name} ${run.group} ${run.key} ${run.tags.join(" ")}`.toLowerCase().includes(term.toLowerCase());
     const [, name, sign, expected] = match;
     const key = keyCalled(name);
     if (key === null) { problems.push(`no run has “${name}”`); return () => false; }
@@ -271,7 +271,7 @@ function keyCalled(name) {
     namesAt = `${store} ${cursor}`;
   }
   if (names.has(name)) return name;
-  const ending = [...names].filter((key) => !key.startsWith(SWEPT) && !key.startsWith("best/") && (key.endsWith(`.${name}`) || key.endsWith(`/${name}`)));
+  const ending = [...names].filter((key) => !OVERRIDES.test(key) && !key.startsWith("best/") && (key.endsWith(`.${name}`) || key.endsWith(`/${name}`)));
   return ending.length === 1 ? ending[0] : null;
 }
 
@@ -326,8 +326,14 @@ function findLabelKeys(list, keys) {
   return keys.filter((key) => chosen.has(key));
 }
 
-// A short label that distinguishes a run from the others.
+// A short label that distinguishes a run from the others: overrides of a sweep as `vae_exp.configuration.naming` names them.
 function labelOf(run, keys) {
-  const parts = keys.filter((key) => key in run.config).map((key) => `${key.endsWith("_target_") ? key.split(".").at(-2) : lastName(key)}=${shown(run.config[key], key)}`);
-  return parts.length ? parts.join(" ") : run.name;
+  const parts = keys.filter((key) => key in run.config).map((key) => (run.overrides[key] ?? [nameOf(key, keys), shown(run.config[key], key)]).join("="));
+  return parts.length ? parts.join(" ") : run.label;
+}
+
+function nameOf(key, keys) {
+  if (key.endsWith("_target_")) return key.split(".").at(-2);
+  const short = (name) => name.slice(name.indexOf(".") + 1);
+  return keys.some((other) => other !== key && short(other) === short(key)) ? key : short(key);
 }

@@ -39,7 +39,7 @@ function columnsOf(list) {
   const metrics = chosen.length ? chosen : names.slice(0, 6);
   const first = metrics.includes(mainMetric(list)) ? [mainMetric(list)] : [];
   const labels = Object.fromEntries(names.map((name) => [name, labelOfMetric(list, name)]));
-  return { keys: varyingKeys(list), names, labels, metrics, first, best: state.by !== "last" && hasBest(list) ? ["best/epoch"] : [], grouped: new Set(list.map((run) => run.group)).size > 1, common: commonStart(list.map((run) => run.name)) };
+  return { keys: varyingKeys(list), names, labels, metrics, first, best: state.by !== "last" && hasBest(list) ? ["best/epoch"] : [], grouped: new Set(list.map((run) => run.group)).size > 1 };
 }
 
 function runMenus(list, { keys, names, labels, metrics }) {
@@ -56,14 +56,6 @@ const NUMERIC = new Set(["best/epoch", "epoch", "runtime", "started"]);
 
 function headings({ keys, metrics, first, best, grouped }) {
   return ["name", "state", ...first, ...(grouped ? ["group"] : []), ...keys, ...metrics.filter((item) => !first.includes(item)), ...best, "epoch", "runtime", "started"];
-}
-
-// The length of the common prefix of all names, up to the end of a word.
-function commonStart(names) {
-  if (names.length < 2) return 0;
-  let length = 0;
-  while (length < names[0].length && names.every((name) => name[length] === names[0][length])) length += 1;
-  return names[0].lastIndexOf("_", length - 1) + 1;
 }
 
 function tableHead(list, columns, selected) {
@@ -101,14 +93,14 @@ function more(list, limit, columns) {
 }
 
 function tableRow(run, columns, selected, best) {
-  const box = el("input", { type: "checkbox", checked: selected.has(run.key), "data-key": `box ${run.key}`, "aria-label": `Select ${run.name}`, on: { change: () => {
+  const box = el("input", { type: "checkbox", checked: selected.has(run.key), "data-key": `box ${run.key}`, "aria-label": `Select ${run.label}`, on: { change: () => {
     const now = new Set(listOf(state.selected));
     if (box.checked) now.add(run.key); else now.delete(run.key);
     setState({ selected: asList([...now]) });
   } } });
   const cells = headings(columns).map((key) => {
     if (key === "name") return el("td", {}, el("span", { class: `swatch c${run.colour} d${run.dash}`, "aria-hidden": "true" }), " ",
-      best === undefined ? null : el("span", { title: `the best ${labelOfMetric([run], mainMetric([run]))} of runs with the same data and likelihood` }, "★ best "), el("a", { href: fragmentWith({ page: "run", run: run.key }), "data-key": `link ${run.key}`, title: run.name }, columns.common ? `…${run.name.slice(columns.common)}` : run.name), best ? el("span", { class: "comparable" }, `of ${best}`) : null);
+      best === undefined ? null : el("span", { title: `the best ${labelOfMetric([run], mainMetric([run]))} of runs with the same data and likelihood` }, "★ best "), el("a", { href: fragmentWith({ page: "run", run: run.key }), "data-key": `link ${run.key}`, title: run.name }, run.label), best ? el("span", { class: "comparable" }, `of ${best}`) : null);
     if (key === "state") return el("td", { class: run.state }, stateText(run));
     if (key === "started") return el("td", { class: "number" }, moment(run.started));
     if (key === "runtime") return el("td", { class: "number" }, duration(valueOf(run, key)));

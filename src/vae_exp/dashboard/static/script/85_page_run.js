@@ -30,7 +30,7 @@ function pageRun(main) {
 
 function runChoices(run, other) {
   const list = ordered([...runs.values()], "name");
-  const title = (item) => [item.key, `${item.name} (${item.id})${item.replaced ? `, attempt ${item.attempt}` : ""}`];
+  const title = (item) => [item.key, `${item.label} (${item.id})${item.replaced ? `, attempt ${item.attempt}` : ""}`];
   return [
     choice("Run", list.map(title), run.key, (key) => setState({ run: key })),
     choice("Compare with", [["", "–"], ...list.filter((item) => item !== run).map(title)], other?.key ?? "", (key) => setState({ other: key })),
@@ -38,10 +38,10 @@ function runChoices(run, other) {
 }
 
 function runHead(run) {
-  const facts = [`${stateText(run)}`, run.group && `group ${run.group}`, run.type, run.project && `project ${run.project}`, `id ${run.id}`,
+  const facts = [`${stateText(run)}`, run.label !== run.name && `name ${run.name}`, run.group && `group ${run.group}`, run.type, run.project && `project ${run.project}`, `id ${run.id}`,
     run.started && `started ${moment(run.started)}`, duration(valueOf(run, "runtime")), run.replaced && "replaced by a later attempt", run.segments > 1 && `${run.segments} segments`, run.tags.length && `tags ${run.tags.join(", ")}`];
   return [
-    el("h2", {}, el("span", { class: `swatch c${run.colour} d${run.dash}`, "aria-hidden": "true" }), " ", run.name),
+    el("h2", {}, el("span", { class: `swatch c${run.colour} d${run.dash}`, "aria-hidden": "true" }), " ", run.label),
     el("p", { class: `quiet` }, facts.filter(Boolean).join(" · ")),
     run.lost ? el("p", { class: "note" }, `Not everything could be read: ${run.lost}.`) : null,
   ];
