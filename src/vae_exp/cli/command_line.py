@@ -27,7 +27,7 @@ _LISTS = ("evaluator",)  # groups of which several options may be chosen
 _MAY_BE_EMPTY = ("evaluator", "experiment")
 _NULL_GROUP = "Config group override must be"  # how Hydra's message begins then
 _MERGING = "Error merging override "
-_NAMES_A_RUN = ("encode", "evaluate", "export", "generate")
+_NAMES_A_RUN = ("encode", "evaluate", "explore", "export", "generate")
 
 
 def prepare(arguments: Sequence[str], config_name: str) -> list[str]:

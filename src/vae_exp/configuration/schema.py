@@ -509,12 +509,33 @@ class BenchmarkConfig:
     output: str = MISSING
 
 
+@dataclass
+class ExploreConfig:
+    """The whole configuration of `explore`.
+
+    Args:
+        overwrite: Whether `output` may exist.
+    """
+
+    run: Any = _value(_runs)
+    checkpoint: str | None = _value(_one_of, "best", "last")
+    trusted_packages: list[str] = MISSING
+    data: DataLocationConfig = MISSING
+    port: int = _value(_between, 0, 65535)
+    open: bool = MISSING
+    output: str | None = MISSING
+    overwrite: bool = MISSING
+    labels: bool = MISSING
+    size_limit: float = _value(_positive)
+
+
 COMMANDS = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "encode": EncodeConfig,
     "generate": GenerateConfig,
     "export": ExportConfig,
+    "explore": ExploreConfig,
     "benchmark": BenchmarkConfig,
 }
 

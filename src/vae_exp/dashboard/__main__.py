@@ -1,17 +1,14 @@
 """`python -m vae_exp.dashboard`: the offline W&B dashboard, in a browser or in a file."""
 
 import argparse
-import secrets
-import socket
-import webbrowser
 from pathlib import Path
 
+from vae_exp.dashboard.explorer.worker import Explored, check_run_directories
 from vae_exp.dashboard.runs.discovery import check_roots
 from vae_exp.errors import UserError, exit_with_message
 from vae_exp.storage.column_files import SUFFIXES, check_suffix
 
 _LOOPBACK = "127.0.0.1"
-_OWN_HOSTS = frozenset({_LOOPBACK, "localhost", "::1"})
 
 
 def main() -> None:
@@ -19,10 +16,13 @@ def main() -> None:
     with exit_with_message():
         args = _make_parser().parse_args()
         check_roots(args.roots)
+        check_run_directories("--explore", args.explore)
         if args.export is not None:
             _export(args)
         else:
-            _serve(args)
+            from vae_exp.dashboard.web.serving import serve
+
+            serve(args.roots, Explored(args.explore), host=args.bind, port=args.port, opens_browser=args.open)
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -42,6 +42,14 @@ def _make_parser() -> argparse.ArgumentParser:
         "--export", type=Path, metavar="FILE",
         help="write one self-contained page (.html), or a table, one row per run (.parquet, .csv, .npz), and exit",
     )  # fmt: skip
+    parser.add_argument(
+        "--explore", type=Path, action="append", default=[], metavar="RUN",
+        help="a run directory, may be repeated: its latent space is part of an export, and where the page cannot "
+        "decode, the server does",
+    )  # fmt: skip
+    parser.add_argument(
+        "--no-labels", action="store_true", help="with --export: leave labels and class names out of latent spaces"
+    )
     parser.add_argument("--history", action="store_true", help="with --export of a table: one row per logged step")
     parser.add_argument("--overwrite", action="store_true", help="with --export: replace the file if it exists")
     parser.add_argument(
@@ -69,48 +77,12 @@ def _export(args: argparse.Namespace) -> None:
     if is_page:
         from vae_exp.dashboard.web.export import export
 
-        print(export(args.roots, args.export, private=args.private, max_megabytes=args.size_limit))
+        explored = Explored(args.explore, has_labels=not args.no_labels)
+        print(export(args.roots, args.export, explored, private=args.private, max_megabytes=args.size_limit))
     else:
         from vae_exp.dashboard.web.table_export import export_table
 
         print(export_table(args.roots, args.export, private=args.private, history=args.history))
-
-
-def _serve(args: argparse.Namespace) -> None:
-    import uvicorn
-
-    from vae_exp.dashboard.runs.store import RunStore
-    from vae_exp.dashboard.web.page import plotly
-    from vae_exp.dashboard.web.server import Refresher, make_app
-
-    plotly()
-    is_public = args.bind not in _OWN_HOSTS
-    token = secrets.token_urlsafe(24) if is_public else ""
-    listening = _listen(args.bind, args.port)
-    store = RunStore(args.roots)
-    refresher = Refresher(store)
-    refresher.start()
-    config = uvicorn.Config(
-        make_app(store, frozenset() if is_public else _OWN_HOSTS, token),
-        log_level="critical", server_header=False, date_header=False, lifespan="off", timeout_graceful_shutdown=1,
-    )  # fmt: skip
-    host = f"[{args.bind}]" if ":" in args.bind else args.bind
-    address = f"http://{host}:{listening.getsockname()[1]}/{token + '/' if token else ''}"
-    print(f"Dashboard: {address}  (Ctrl-C ends it)", flush=True)
-    if args.open:
-        webbrowser.open(address)
-    uvicorn.Server(config).run(sockets=[listening])
-    refresher.stop()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket: the printed address is then right, and a port in use is an error."""
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except (OSError, UnicodeError, OverflowError) as error:
-        is_address = isinstance(error, UnicodeError | socket.gaierror)
-        remedy = "give an address of this machine, such as 0.0.0.0" if is_address else "--port 0 takes a free one"
-        raise UserError(f"--bind {host} --port {port}: {error}; {remedy}.") from error
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vae_exp.dashboard.explorer.catalog import ExplorerCatalog, is_decoded_by_page
+from vae_exp.dashboard.explorer.worker import NOTHING_EXPLORED, Explored
 from vae_exp.dashboard.runs.media import ImageFile, ImageUnavailableError, read_picture
 from vae_exp.dashboard.runs.run import Run
 from vae_exp.dashboard.runs.run_tables import read_store
@@ -21,12 +23,20 @@ _NO_REFERRER = '<meta name="referrer" content="no-referrer">'
 _MEGABYTE = 1_000_000
 
 
-def export(roots: Sequence[Path], path: Path, private: bool, max_megabytes: float) -> str:
+def export(
+    roots: Sequence[Path],
+    path: Path,
+    explored: Explored = NOTHING_EXPLORED,
+    *,
+    private: bool,
+    max_megabytes: float,
+) -> str:
     """Write the runs below some folders into one page.
 
     Args:
         roots: Where runs are searched.
         path: The file.
+        explored: Runs whose latent space is part of the page.
         private: Whether to leave in console, environment and absolute paths, which may name people and places.
         max_megabytes: A larger file is not written.
 
@@ -37,7 +47,8 @@ def export(roots: Sequence[Path], path: Path, private: bool, max_megabytes: floa
         UserError: if there are no runs, the file would be too large, or it cannot be written.
     """
     store = read_store(roots)
-    html = render_document(store, private, max_megabytes * _MEGABYTE)
+    latent = _latent_spaces(store, explored)
+    html = render_document(store, private, max_megabytes * _MEGABYTE, latent)
     try:
         write_to_user_path(path, lambda file: file.write(html))
     except OSError as error:
@@ -45,18 +56,45 @@ def export(roots: Sequence[Path], path: Path, private: bool, max_megabytes: floa
     return f"{quantity(len(store.runs), 'run')}, {len(html) / _MEGABYTE:.1f} MB, written to {path}"
 
 
-def render_document(store: RunStore, private: bool, max_bytes: float = float("inf")) -> bytes:
+def _latent_spaces(store: RunStore, explored: Explored) -> list[dict[str, str]]:
+    """Return the latent spaces of the runs that are named, as the page reads them.
+
+    Raises:
+        UserError: if one cannot be opened, or if the page cannot decode it.
+    """
+    if not explored.paths:
+        return []
+    catalog = ExplorerCatalog(store, explored)
+    spaces = []
+    try:
+        for run in (run for run in catalog.runs() if run.is_named):
+            bundle = catalog.bundle(run)
+            if not is_decoded_by_page(bundle):
+                raise UserError(
+                    f"the decoder of {run.path} needs torch, which a page has not: layers of an MLP or of small "
+                    f"convolutions, of at most 4 MB, can be exported."
+                )
+            spaces.append({"key": run.key, "name": run.name, "bundle": base64.b64encode(bundle).decode()})
+    finally:
+        catalog.stop()
+    return spaces
+
+
+def render_document(
+    store: RunStore, private: bool, max_bytes: float = float("inf"), latent: Sequence[dict[str, str]] = ()
+) -> bytes:
     """Return the page.
 
     Args:
         store: It must have been read.
         private: Whether what may name people and places is left in.
         max_bytes: What is larger raises an error.
+        latent: Keys, names and bundles of latent spaces.
 
     Raises:
         UserError: if the page is too large.
     """
-    data = api.to_json(_data(store, private, max_bytes))
+    data = api.to_json(_data(store, private, max_bytes) | {"latent": list(latent)})
     scripts = [_inline(page.plotly()), _inline(page.script())]
     style = page.style()
     policy = (

@@ -11,12 +11,14 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from vae_exp.dashboard.explorer.catalog import ExplorableRun, ExplorerCatalog
 from vae_exp.dashboard.runs.media import ImageUnavailableError, read_picture
 from vae_exp.dashboard.runs.run import Run
 from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.dashboard.web import api
 from vae_exp.dashboard.web.page import index, plotly, script, style
 from vae_exp.dashboard.web.security import RequestGuardMiddleware
+from vae_exp.errors import UserError
 
 _log = logging.getLogger(__name__)
 _MAX_CURVES = 5_000
@@ -24,15 +26,17 @@ _MAX_RUNS_WITH_PICTURES = 2_000
 _CACHED = {"Cache-Control": "private, max-age=86400, immutable"}  # a changed image has another address
 
 
-def make_app(store: RunStore, hosts: frozenset[str], token: str = "") -> Starlette:
-    """Make the application, which reads no run's files but images.
+def make_app(store: RunStore, catalog: ExplorerCatalog, hosts: frozenset[str], token: str = "") -> Starlette:
+    """Make the application, which itself reads no run's files but images.
 
     Args:
         store: A `Refresher` keeps it up to date.
+        catalog: Runs whose latent space is shown; a process of its own opens them.
         hosts: Accepted values of the Host header; empty accepts any.
         token: The first part of every address; empty for none.
     """
     endpoints = _Endpoints(store)
+    latent = _LatentEndpoints(catalog)
     routes = [
         Route("/", _constant(index, "text/html")),
         Route("/app.js", _constant(script, "text/javascript")),
@@ -43,6 +47,9 @@ def make_app(store: RunStore, hosts: frozenset[str], token: str = "") -> Starlet
         Route("/api/pictures", endpoints.pictures),
         Route("/api/run/{key}", endpoints.run),
         Route("/media/{key}/{number}", endpoints.picture),
+        Route("/api/latent", latent.runs),
+        Route("/api/latent/{key}", latent.bundle),
+        Route("/api/latent/{key}/image", latent.image),
     ]
     return Starlette(routes=routes, middleware=[Middleware(RequestGuardMiddleware, hosts=hosts, token=token)])
 
@@ -98,6 +105,33 @@ class _Endpoints:
 
     def _existing(self, keys: Sequence[str]) -> list[Run]:
         return [self._store.runs[key] for key in dict.fromkeys(keys) if key in self._store.runs]
+
+
+class _LatentEndpoints:
+    """The latent spaces of runs; see `explorer.catalog`."""
+
+    def __init__(self, catalog: ExplorerCatalog) -> None:
+        self._catalog = catalog
+
+    def runs(self, request: Request) -> Response:
+        return _json({"runs": [{"key": run.key, "name": run.name} for run in self._catalog.runs()]})
+
+    def bundle(self, request: Request) -> Response:
+        return self._answer(request, self._catalog.bundle)
+
+    def image(self, request: Request) -> Response:
+        latents = request.query_params.get("z", "")
+        label = _parse_number(request.query_params.get("label", ""), default=0)
+        return self._answer(request, lambda run: self._catalog.decode(run, latents, label))
+
+    def _answer(self, request: Request, action: Callable[[ExplorableRun], bytes]) -> Response:
+        run = self._catalog.get(request.path_params["key"])
+        if run is None:
+            return _not_found()
+        try:
+            return Response(action(run), media_type="application/octet-stream")
+        except UserError as error:
+            return PlainTextResponse(f"{error}\n", 400)
 
 
 def _json(value: Any) -> Response:

@@ -73,3 +73,13 @@ function debounce(action, milliseconds) {
     timer = setTimeout(() => action(...args), milliseconds);
   };
 }
+
+// Offer a file for saving.
+function download(blob, name) {
+  const address = URL.createObjectURL(blob);
+  const link = el("a", { href: address, download: name });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(address), 10_000);
+}

@@ -5,11 +5,15 @@ const embedded = (() => {
   return element ? JSON.parse(element.textContent) : null;
 })();
 
-async function fetchJson(path, params = []) {
+async function fetchOk(path, params = []) {
   const answer = await fetch(params.length ? `${path}?${new URLSearchParams(params)}` : path);
-  if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
-  return answer.json();
+  if (!answer.ok) throw new Error((await answer.text()).trim() || `${path}: ${answer.status}`);
+  return answer;
 }
+
+const fetchJson = async (path, params = []) => (await fetchOk(path, params)).json();
+const toBase64 = (bytes) => btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_");
+const fromBase64 = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
 
 const served = {
   live: true,
@@ -21,6 +25,9 @@ const served = {
   pictures: async (runs) => (await fetchJson("api/pictures", runs.map((run) => ["run", run]))).pictures,
   details: (run) => fetchJson(`api/run/${encodeURIComponent(run)}`),
   address: (run, picture) => `media/${encodeURIComponent(run)}/${picture.n}?${picture.mark}`,
+  explorable: async () => (await fetchJson("api/latent")).runs,
+  bundle: async (run) => unpackBundle(await (await fetchOk(`api/latent/${encodeURIComponent(run)}`)).arrayBuffer()),
+  decode: async (run, latents, label) => new Uint8Array(await (await fetchOk(`api/latent/${encodeURIComponent(run)}/image`, [["z", toBase64(new Uint8Array(latents.buffer))], ["label", label]])).arrayBuffer()),
 };
 
 const exported = embedded && {
@@ -30,6 +37,8 @@ const exported = embedded && {
   pictures: async (runs) => Object.fromEntries(runs.map((run) => [run, embedded.pictures[run] ?? []])),
   details: async (run) => embedded.details[run],
   address: (run, picture) => picture.data,
+  explorable: async () => embedded.latent.map(({ key, name }) => ({ key, name })),
+  bundle: async (run) => unpackBundle(fromBase64(embedded.latent.find((item) => item.key === run).bundle).buffer),
 };
 
 const source = exported ?? served;

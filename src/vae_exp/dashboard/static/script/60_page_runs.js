@@ -144,10 +144,5 @@ function saveTable() {
   const cellOf = (text) => quoted(isFormula(text) ? `'${text}` : text);
   const cell = (run, key) => cellOf(key === "key" ? run.key : textOf(raw(run, key)));
   const lines = [columns.map(cellOf), ...list.map((run) => columns.map((key) => cell(run, key)))].map((cells) => cells.join(","));
-  const address = URL.createObjectURL(new Blob([lines.join("\r\n") + "\r\n"], { type: "text/csv" }));
-  const link = el("a", { href: address, download: "runs.csv" });
-  document.body.append(link);
-  link.click();
-  link.remove();
-  setTimeout(() => URL.revokeObjectURL(address), 10_000);
+  download(new Blob([lines.join("\r\n") + "\r\n"], { type: "text/csv" }), "runs.csv");
 }

@@ -1,6 +1,6 @@
 // The current page, kept up to date while the tab is visible.
 
-const PAGES = { runs: ["Runs", pageRuns], charts: ["Charts", pageCharts], sweep: ["Sweep", pageSweep], images: ["Images", pageImages], run: ["Run", pageRun] };
+const PAGES = { runs: ["Runs", pageRuns], charts: ["Charts", pageCharts], sweep: ["Sweep", pageSweep], images: ["Images", pageImages], run: ["Run", pageRun], latent: ["Latent space", pageLatent] };
 const POLL_MILLISECONDS = 1000;
 const content = document.getElementById("content");
 const statusLine = document.getElementById("status");
@@ -28,7 +28,7 @@ async function refreshPage() {
   do {
     again = false;
     try {
-      if (mounted !== "runs") await plotly();
+      if (!["runs", "latent"].includes(mounted)) await plotly();
       await update();
     } catch (error) { console.warn(error); statusLine.textContent = `Could not be drawn: ${error.message}`; }
   } while (again);

@@ -1,0 +1,111 @@
+"""The runs whose latent space the page may show."""
+
+import base64
+import binascii
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from vae_exp.dashboard.explorer.worker import MAX_LATENTS, Explored, RunProcess
+from vae_exp.dashboard.runs.store import RunStore
+from vae_exp.errors import UserError
+from vae_exp.storage.run_directory import RunDirectory
+
+_MAX_BASE64 = MAX_LATENTS * 4 * 4 // 3 + 4
+
+
+class ExplorableRun(NamedTuple):
+    """A run directory with a checkpoint.
+
+    Args:
+        key: The dashboard's name for it.
+        name: The name that the page shows.
+        path: The run directory.
+        is_named: Whether the command line names it: then the server decodes where the page cannot.
+    """
+
+    key: str
+    name: str
+    path: Path
+    is_named: bool
+
+
+class ExplorerCatalog:
+    """Finds runs, and has one process open them.
+
+    Args:
+        store: Its runs below its roots can be explored.
+        explored: Which runs the command line names, and how they are opened.
+    """
+
+    def __init__(self, store: RunStore, explored: Explored) -> None:
+        self._store = store
+        self._named = [path.resolve() for path in explored.paths]
+        self._process = RunProcess(explored)
+
+    def runs(self) -> list[ExplorableRun]:
+        """Those that are named first, then the latest."""
+        runs = []
+        with self._store.lock:
+            stored = sorted(self._store.runs.values(), key=lambda run: -run.started)
+            for run in stored:
+                path = self._store.directory_below_roots(run)
+                if path is not None and not run.is_replaced and RunDirectory(path).checkpoints():
+                    runs.append(ExplorableRun(run.key, run.info.name or run.run_id, path, path in self._named))
+        shown = {run.path for run in runs}
+        unlogged = [path for path in self._named if path not in shown]
+        for number, path in enumerate(unlogged, 1):
+            runs.append(
+                ExplorableRun(f"directory{number}", f"{path.parent.name}/{path.name}", path, is_named=True)
+            )
+        order = {path: number for number, path in enumerate(self._named)}
+        return sorted(runs, key=lambda run: order.get(run.path, len(order)))
+
+    def get(self, key: str) -> ExplorableRun | None:
+        """The run with this key."""
+        return next((run for run in self.runs() if run.key == key), None)
+
+    def bundle(self, run: ExplorableRun) -> bytes:
+        """What `bundle.make_bundle` makes.
+
+        Raises:
+            UserError: if the run cannot be opened.
+        """
+        return self._process.bundle(run.path)
+
+    def decode(self, run: ExplorableRun, latents: str, label: int) -> bytes:
+        """The mean image, uint8 `[channels, height, width]`.
+
+        Args:
+            run: One that the command line names.
+            latents: z as float32, in URL-safe base64.
+            label: The class, for a conditional model.
+
+        Raises:
+            UserError: if the run is not named, or if the latents are not such a text.
+        """
+        if not run.is_named:
+            raise UserError(
+                f"the decoder of this run needs the server, which decodes for runs that its command names alone: "
+                f"python -m vae_exp.explore run={run.path}"
+            )
+        try:
+            data = base64.b64decode(latents[:_MAX_BASE64], altchars="-_", validate=True)
+            numbers = np.frombuffer(data, "<f4")
+        except (ValueError, binascii.Error) as error:
+            raise UserError(f"z is no float32 numbers in base64: {error}") from error
+        if not np.isfinite(numbers).all():
+            raise UserError("z holds numbers that are not finite.")
+        return self._process.decode(run.path, numbers.tolist(), label)
+
+    def stop(self) -> None:
+        """End the process."""
+        self._process.stop()
+
+
+def is_decoded_by_page(bundle: bytes) -> bool:
+    """Whether a bundle has the layers of its decoder."""
+    length = int.from_bytes(bundle[:4], "little")
+    return json.loads(bundle[4 : 4 + length])["decoder"] is not None

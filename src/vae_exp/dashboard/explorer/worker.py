@@ -1,0 +1,166 @@
+"""A process that opens runs with torch, and decodes where the page cannot; the server itself imports no torch."""
+
+import logging
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from vae_exp.errors import UserError
+from vae_exp.storage.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vae_exp.runs.trained_run import TrainedRun
+
+MAX_LATENTS = 4_096  # numbers of a request
+_MAX_OPEN_RUNS = 4
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Explored:
+    """What a command line says of latent spaces.
+
+    Args:
+        paths: Run directories that it names, which need no W&B file.
+        checkpoint: `best` or `last`; None takes the best where there is one.
+        data_root: Where the data are now; None where the config says.
+        data_path: Their file or folder.
+        trusted_packages: Packages whose classes stored configs may name.
+        has_labels: Whether labels and class names are part of what is sent.
+    """
+
+    paths: Sequence[Path] = ()
+    checkpoint: str | None = None
+    data_root: str | None = None
+    data_path: str | None = None
+    trusted_packages: tuple[str, ...] = ()
+    has_labels: bool = True
+
+
+NOTHING_EXPLORED = Explored()
+
+
+def check_run_directories(key: str, paths: Sequence[Path]) -> None:
+    """Refuse what holds no trained run.
+
+    Raises:
+        UserError: names it.
+    """
+    for path in paths:
+        if not RunDirectory(path).checkpoints():
+            raise UserError(f"{key}={path} has no checkpoint; name a run directory, such as outputs/DATE/TIME.")
+
+
+class RunProcess:
+    """One process for all requests, started with the first; if it dies, the next request starts another.
+
+    Args:
+        explored: How runs are opened.
+    """
+
+    def __init__(self, explored: Explored) -> None:
+        self._explored = replace(explored, paths=())
+        self._lock = threading.Lock()
+        self._pool: ProcessPoolExecutor | None = None
+
+    def bundle(self, run: Path) -> bytes:
+        """What `bundle.make_bundle` makes of a run directory.
+
+        Raises:
+            UserError: as `load_run` does, and if the process dies.
+        """
+        return self._call(_bundle, str(run), self._explored, _version_of(run))
+
+    def decode(self, run: Path, latents: Sequence[float], label: int) -> bytes:
+        """The mean image E[x|z]: uint8 values `[channels, height, width]`.
+
+        Args:
+            run: The run directory.
+            latents: z.
+            label: The class, for a conditional model.
+
+        Raises:
+            UserError: as `bundle`, and if the number of latents or the label is wrong.
+        """
+        return self._call(_decode, str(run), self._explored, _version_of(run), tuple(latents), label)
+
+    def stop(self) -> None:
+        """End the process."""
+        with self._lock:
+            if self._pool is not None:
+                self._pool.shutdown(wait=False, cancel_futures=True)
+                self._pool = None
+
+    def _call(self, function: "Callable[..., Result]", *args: object) -> Result:
+        with self._lock:
+            self._pool = self._pool or ProcessPoolExecutor(1, get_context("spawn"), _prepare)
+            pool = self._pool
+        try:
+            return pool.submit(function, *args).result()
+        except BrokenProcessPool as error:
+            with self._lock:
+                if self._pool is pool:
+                    self._pool = None
+            raise UserError("the process that opens runs has ended; is there too little memory?") from error
+
+
+def _version_of(run: Path) -> tuple[int, ...]:
+    """What changes when a checkpoint is replaced."""
+    return tuple(path.stat().st_mtime_ns for path in sorted((run / "checkpoints").glob("*.pt")))
+
+
+def _prepare() -> None:
+    import signal
+
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the server, which ends this process
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+
+
+@lru_cache(_MAX_OPEN_RUNS)
+def _open(run: str, explored: Explored, version: tuple[int, ...]) -> "TrainedRun":
+    from vae_exp.runs.trained_run import load_run
+
+    return load_run(
+        run,
+        trusted_packages=explored.trusted_packages,
+        checkpoint=explored.checkpoint,
+        data={"root": explored.data_root, "path": explored.data_path},
+    )
+
+
+@lru_cache(_MAX_OPEN_RUNS)
+def _bundle(run: str, explored: Explored, version: tuple[int, ...]) -> bytes:
+    from vae_exp.dashboard.explorer.bundle import make_bundle
+
+    return make_bundle(_open(run, explored, version), has_labels=explored.has_labels)
+
+
+def _decode(
+    run: str, explored: Explored, version: tuple[int, ...], latents: tuple[float, ...], label: int
+) -> bytes:
+    import torch
+
+    vae = _open(run, explored, version).vae
+    shape = vae.prior().event_shape
+    classes = int(getattr(vae, "classes", 1))
+    if len(latents) != shape.numel() or not 0 <= label < classes:
+        raise UserError(f"the decoder takes {shape.numel()} latents, and labels below {classes}.")
+    with torch.no_grad():
+        batch = torch.tensor(latents, dtype=torch.float32).reshape(1, *shape)
+        mean = vae.decode(batch, torch.tensor([label]) if vae.needs_labels else None).mean[0]
+    values = mean.clamp(0, 1).mul(255).round().to(torch.uint8)
+    return bytes(np.ascontiguousarray(values.numpy()).tobytes())

@@ -1,0 +1,110 @@
+// A plane through the latent space as a canvas: codes of images, their density, and the point that is decoded.
+
+const PLANE_SIZE = 560; // pixels of the canvas, whatever its size on the page
+const DENSITY_CELLS = 56;
+const LABEL_COLOURS = ["#3b78c2", "#e0732c", "#3f9a45", "#c63a3a", "#8a62b8", "#8b5a4c", "#d873b4", "#7d7d7d", "#b0a727", "#2fa9b8"];
+
+// A plane is an origin and two directions of length one: of two units, or the principal directions of the codes.
+function planeOf(bundle, name) {
+  const size = bundle.latent_dim;
+  const [first, second] = name.split(",").map(Number);
+  if (name !== "pc" && first < size && second < size && first !== second) {
+    const axis = (unit) => Float32Array.from({ length: size }, (_, index) => (index === unit ? 1 : 0));
+    return { origin: new Float32Array(size), axes: [axis(first), axis(second)], names: [`z${first + 1}`, `z${second + 1}`], units: [first, second] };
+  }
+  return { origin: bundle.row("centre", 0).length === size ? bundle.row("centre", 0) : bundle.arrays.centre, axes: [bundle.row("directions", 0), bundle.row("directions", 1)], names: ["first principal direction", "second principal direction"], units: [] };
+}
+
+const along = ({ origin, axes }, latents) => axes.map((axis) => axis.reduce((sum, part, index) => sum + part * (latents[index] - origin[index]), 0));
+
+// The latents with these two coordinates, otherwise unchanged.
+function moved(plane, latents, coordinates) {
+  const now = along(plane, latents);
+  const steps = coordinates.map((value, index) => value - now[index]);
+  return latents.map((value, index) => value + steps[0] * plane.axes[0][index] + steps[1] * plane.axes[1][index]);
+}
+
+function latentPlane(bundle, plane, { onPreview, onChoose }) {
+  const canvas = el("canvas", { class: "plane", width: PLANE_SIZE, height: PLANE_SIZE, tabindex: "0", role: "application",
+    "aria-label": `Latent plane of ${plane.names.join(" and ")}: the arrow keys move the point that is decoded, with Shift further` });
+  const points = Array.from({ length: bundle.count("codes") }, (_, index) => along(plane, bundle.row("codes", index)));
+  const reach = Math.max(3, ...points.flat().map(Math.abs).sort((a, b) => a - b).slice(Math.floor(points.length * 1.99) - 1, -1)) * 1.08;
+  const toPixel = ([x, y]) => [((x / reach + 1) * PLANE_SIZE) / 2, ((1 - y / reach) * PLANE_SIZE) / 2];
+  const background = drawCodes(bundle, points, toPixel);
+  let chosen = [0, 0];
+
+  const at = (event) => {
+    const box = canvas.getBoundingClientRect();
+    const within = (value) => Math.max(-reach, Math.min(reach, value));
+    return [within((2 * (event.clientX - box.left) / box.width - 1) * reach), within((1 - 2 * (event.clientY - box.top) / box.height) * reach)];
+  };
+  const draw = (point) => {
+    const context = canvas.getContext("2d");
+    context.clearRect(0, 0, PLANE_SIZE, PLANE_SIZE);
+    context.drawImage(background, 0, 0);
+    const [x, y] = toPixel(point);
+    for (const [style, width] of [[colour("ground"), 6], [colour("ink"), 2.5]]) {
+      context.beginPath();
+      context.arc(x, y, 9, 0, 2 * Math.PI);
+      for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) { context.moveTo(x + 9 * dx, y + 9 * dy); context.lineTo(x + 17 * dx, y + 17 * dy); }
+      Object.assign(context, { strokeStyle: style, lineWidth: width });
+      context.stroke();
+    }
+  };
+  const choose = (point) => { chosen = point; draw(point); onChoose(point); };
+  let pressed = false;
+  fill(canvas, { on: {
+    pointerdown: (event) => { pressed = true; canvas.setPointerCapture(event.pointerId); choose(at(event)); },
+    pointermove: (event) => { if (pressed) choose(at(event)); else if (event.pointerType === "mouse") { const point = at(event); draw(point); onPreview(point); } },
+    pointerup: () => { pressed = false; },
+    pointercancel: () => { pressed = false; },
+    pointerleave: () => { if (!pressed) { draw(chosen); onPreview(chosen); } },
+    keydown: (event) => {
+      const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      choose(chosen.map((value, index) => Math.max(-reach, Math.min(reach, value + step[index] * (event.shiftKey ? 0.5 : 0.1)))));
+    },
+  } }, []);
+  return { canvas, show: (latents) => { chosen = along(plane, latents); draw(chosen); } };
+}
+
+function drawCodes(bundle, points, toPixel) {
+  const layer = el("canvas", { width: PLANE_SIZE, height: PLANE_SIZE });
+  const context = layer.getContext("2d");
+  const cell = PLANE_SIZE / DENSITY_CELLS;
+  const density = densityOf(points.map(toPixel), cell);
+  const most = Math.max(...density);
+  context.fillStyle = colour("ink");
+  density.forEach((value, index) => {
+    context.globalAlpha = (0.28 * value) / most || 0;
+    context.fillRect((index % DENSITY_CELLS) * cell, Math.floor(index / DENSITY_CELLS) * cell, cell, cell);
+  });
+  context.globalAlpha = 1;
+  Object.assign(context, { strokeStyle: colour("line"), lineWidth: 1 });
+  for (const [from, to] of [[[-99, 0], [99, 0]], [[0, -99], [0, 99]]]) {
+    context.beginPath();
+    context.moveTo(...toPixel(from));
+    context.lineTo(...toPixel(to));
+    context.stroke();
+  }
+  context.globalAlpha = points.length > 1000 ? 0.6 : 0.85;
+  points.forEach((point, index) => {
+    context.fillStyle = bundle.arrays.labels ? LABEL_COLOURS[bundle.arrays.labels[index] % 10] ?? colour("accent") : colour("accent");
+    context.beginPath();
+    context.arc(...toPixel(point), points.length > 1000 ? 2.4 : 3.4, 0, 2 * Math.PI);
+    context.fill();
+  });
+  return layer;
+}
+
+// Counts in cells, blurred twice with the weights 1, 2, 1 along both axes.
+function densityOf(pixels, cell) {
+  let density = new Float32Array(DENSITY_CELLS ** 2);
+  for (const [x, y] of pixels) {
+    const [column, row] = [Math.floor(x / cell), Math.floor(y / cell)];
+    if (column >= 0 && column < DENSITY_CELLS && row >= 0 && row < DENSITY_CELLS) density[row * DENSITY_CELLS + column] += 1;
+  }
+  for (const step of [1, DENSITY_CELLS, 1, DENSITY_CELLS]) density = density.map((value, index) => 2 * value + (density[index - step] ?? 0) + (density[index + step] ?? 0));
+  return density;
+}

@@ -1,0 +1,66 @@
+"""Serving the dashboard until it is stopped."""
+
+import secrets
+import socket
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+
+from vae_exp.dashboard.explorer.worker import Explored
+from vae_exp.errors import UserError
+
+_OWN_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def serve(
+    roots: Sequence[Path], explored: Explored, *, host: str, port: int, opens_browser: bool, view: str = ""
+) -> None:
+    """Serve the runs below some folders until Ctrl-C.
+
+    Args:
+        roots: Where runs are searched.
+        explored: Runs whose latent space the server may decode.
+        host: The address to listen on; any but this machine's own gets a secret token.
+        port: 0 takes any free one.
+        opens_browser: Whether to open the page.
+        view: The fragment of the address that is printed and opened.
+    """
+    import uvicorn
+
+    from vae_exp.dashboard.explorer.catalog import ExplorerCatalog
+    from vae_exp.dashboard.runs.store import RunStore
+    from vae_exp.dashboard.web.page import plotly
+    from vae_exp.dashboard.web.server import Refresher, make_app
+
+    plotly()
+    is_public = host not in _OWN_HOSTS
+    token = secrets.token_urlsafe(24) if is_public else ""
+    listening = _listen(host, port)
+    store = RunStore(roots)
+    catalog = ExplorerCatalog(store, explored)
+    refresher = Refresher(store)
+    refresher.start()
+    config = uvicorn.Config(
+        make_app(store, catalog, frozenset() if is_public else _OWN_HOSTS, token),
+        log_level="critical", server_header=False, date_header=False, lifespan="off", timeout_graceful_shutdown=1,
+    )  # fmt: skip
+    name = f"[{host}]" if ":" in host else host
+    address = f"http://{name}:{listening.getsockname()[1]}/{token + '/' if token else ''}{view}"
+    print(f"Dashboard: {address}  (Ctrl-C ends it)", flush=True)
+    if opens_browser:
+        webbrowser.open(address)
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    finally:
+        catalog.stop()
+        refresher.stop()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket: the printed address is then right, and a port in use is an error."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, UnicodeError, OverflowError) as error:
+        is_address = isinstance(error, UnicodeError | socket.gaierror)
+        remedy = "give an address of this machine, such as 0.0.0.0" if is_address else "--port 0 takes a free one"
+        raise UserError(f"--bind {host} --port {port}: {error}; {remedy}.") from error

@@ -1,0 +1,51 @@
+"""`python -m vae_exp.explore run=DIR`: move through the latent space of a run, in a browser or in a file."""
+
+from omegaconf import DictConfig
+
+from vae_exp.cli.hydra_app import hydra_app, one_message_per_error
+
+_VIEW = "#page=latent"
+
+
+def main() -> None:
+    """The command line."""
+    with hydra_app("explore") as app:
+        app(explore)()
+
+
+@one_message_per_error()
+def explore(config: DictConfig) -> None:
+    """Serve the page of latent spaces, or write it into a file."""
+    from vae_exp.configuration.schema import ExploreConfig, parse_config
+    from vae_exp.dashboard.explorer.worker import Explored, check_run_directories
+    from vae_exp.dashboard.web.export import export
+    from vae_exp.dashboard.web.serving import serve
+    from vae_exp.errors import UserError
+    from vae_exp.runs.scores import find_runs
+    from vae_exp.storage.atomic_io import absolute_path
+
+    settings = parse_config(config, ExploreConfig)
+    paths = find_runs(settings.run)
+    check_run_directories("run", paths)
+    explored = Explored(
+        paths,
+        settings.checkpoint,
+        settings.data.root,
+        settings.data.path,
+        tuple(settings.trusted_packages),
+        settings.labels,
+    )
+    if settings.output is None:
+        serve(paths, explored, host="127.0.0.1", port=settings.port, opens_browser=settings.open, view=_VIEW)
+        return
+    output = absolute_path("output", settings.output)
+    if output.suffix not in (".html", ".htm"):
+        raise UserError(f"output={settings.output} is a page: name a file that ends in .html.")
+    if output.exists() and not settings.overwrite:
+        raise UserError(f"output={settings.output} exists; overwrite=true replaces it.")
+    print(export(paths, output, explored, private=False, max_megabytes=settings.size_limit))
+    print(f"Open it as {output.as_uri()}{_VIEW}")
+
+
+if __name__ == "__main__":
+    main()
