@@ -137,7 +137,8 @@ def layer_input_shape(layer: Layer, inputs: Tensor) -> tuple[int, int, int]:
 def _record(vae: VAE, latents: Tensor, labels: Tensor | None) -> list[Layer] | None:
     """The layers in the order of their calls; None if one of them is of another kind."""
     calls: list[tuple[nn.Module, Tensor, Tensor]] = []
-    leaves = [x for x in vae.decoder.modules() if not [*x.children()] and not isinstance(x, Likelihood)]
+    ignored = (Likelihood, nn.Sequential)  # a stack of no layers is a leaf too
+    leaves = [x for x in vae.decoder.modules() if not [*x.children()] and not isinstance(x, ignored)]
     hooks = [
         leaf.register_forward_hook(lambda module, args, output: calls.append((module, args[0], output)))
         for leaf in leaves

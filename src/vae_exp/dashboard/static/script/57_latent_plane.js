@@ -8,11 +8,11 @@ const LABEL_COLOURS = ["#3b78c2", "#e0732c", "#3f9a45", "#c63a3a", "#8a62b8", "#
 function planeOf(bundle, name) {
   const size = bundle.latent_dim;
   const [first, second] = name.split(",").map(Number);
-  if (name !== "pc" && first < size && second < size && first !== second) {
+  if (first < size && second < size && first !== second) {
     const axis = (unit) => Float32Array.from({ length: size }, (_, index) => (index === unit ? 1 : 0));
     return { origin: new Float32Array(size), axes: [axis(first), axis(second)], names: [`z${first + 1}`, `z${second + 1}`], units: [first, second] };
   }
-  return { origin: bundle.row("centre", 0).length === size ? bundle.row("centre", 0) : bundle.arrays.centre, axes: [bundle.row("directions", 0), bundle.row("directions", 1)], names: ["first principal direction", "second principal direction"], units: [] };
+  return { origin: bundle.arrays.centre, axes: [bundle.row("directions", 0), bundle.row("directions", 1)], names: ["first principal direction", "second principal direction"], units: [] };
 }
 
 const along = ({ origin, axes }, latents) => axes.map((axis) => axis.reduce((sum, part, index) => sum + part * (latents[index] - origin[index]), 0));
@@ -66,7 +66,9 @@ function latentPlane(bundle, plane, { onPreview, onChoose }) {
       choose(chosen.map((value, index) => Math.max(-reach, Math.min(reach, value + step[index] * (event.shiftKey ? 0.5 : 0.1)))));
     },
   } }, []);
-  return { canvas, show: (latents) => { chosen = along(plane, latents); draw(chosen); } };
+  const [across, up] = plane.names;
+  const figure = el("figure", {}, canvas, el("figcaption", {}, `Across: ${across}; up: ${up}. Point to decode; click, drag or use the arrow keys to choose.`));
+  return { figure, show: (latents) => { chosen = along(plane, latents); draw(chosen); } };
 }
 
 function drawCodes(bundle, points, toPixel) {
@@ -88,6 +90,7 @@ function drawCodes(bundle, points, toPixel) {
     context.lineTo(...toPixel(to));
     context.stroke();
   }
+  drawTicks(context, toPixel);
   context.globalAlpha = points.length > 1000 ? 0.6 : 0.85;
   points.forEach((point, index) => {
     context.fillStyle = bundle.arrays.labels ? LABEL_COLOURS[bundle.arrays.labels[index] % 10] ?? colour("accent") : colour("accent");
@@ -97,6 +100,19 @@ function drawCodes(bundle, points, toPixel) {
   });
   return layer;
 }
+
+function drawTicks(context, toPixel) {
+  Object.assign(context, { fillStyle: colour("quiet"), font: "15px system-ui, sans-serif", textBaseline: "top" });
+  const reach = PLANE_SIZE / 2 / (toPixel([1, 0])[0] - toPixel([0, 0])[0]);
+  const step = [1, 2, 5, 10, 20, 50, 100].find((size) => reach / size < 5) ?? reach / 4;
+  for (let value = -Math.floor(reach / step) * step; value <= reach; value += step) {
+    if (value === 0) continue;
+    context.fillText(textOfTick(value), toPixel([value, 0])[0] + 3, PLANE_SIZE / 2 + 3);
+    context.fillText(textOfTick(value), PLANE_SIZE / 2 + 4, toPixel([0, value])[1] - 7);
+  }
+}
+
+const textOfTick = (value) => `${value < 0 ? "−" : ""}${Math.abs(value)}`;
 
 // Counts in cells, blurred twice with the weights 1, 2, 1 along both axes.
 function densityOf(pixels, cell) {

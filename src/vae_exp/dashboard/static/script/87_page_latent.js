@@ -77,6 +77,7 @@ function latentViews(opened, container) {
   return views;
 }
 
+const signed = (value) => value.toFixed(2).replace("-", "−");
 const shortNumbers = (values) => [...values].map((value) => Number(value.toPrecision(PRECISION))).join(",");
 
 function latentView(run, bundle, isFirst) {
@@ -88,7 +89,7 @@ function latentView(run, bundle, isFirst) {
   const isCodebook = bundle.codebook !== null;
   const latent = { z: new Float32Array(bundle.latent_dim), label: 0, image: -1, codes: [] };
   const save = debounce(() => { if (isFirst) setState({ z: isCodebook ? latent.codes.join(",") : shortNumbers(latent.z), image: latent.image < 0 ? "" : String(latent.image), label: bundle.classes ? String(latent.label) : "" }); }, 250);
-  const paint = (latents) => decode(latents, latent.label, (values) => { picture.paint(values); problem.textContent = ""; });
+  const paint = (latents) => decode(latents, latent.label, (values) => { picture.paint(values); picture.canvas.dataset.latents = latents.join(","); problem.textContent = ""; });
   const controls = isCodebook ? codeControls(bundle, latent, changed) : unitControls(bundle, latent, changed, paint);
   const lines = el("div", { class: "strip interpolation" });
 
@@ -96,6 +97,7 @@ function latentView(run, bundle, isFirst) {
     if (!isKept) latent.image = -1;
     paint(latent.z);
     controls.show();
+    if (label) label.querySelector("select").value = String(latent.label);
     original.canvas.hidden = latent.image < 0;
     caption.textContent = describe(bundle, latent);
     save();
@@ -106,21 +108,24 @@ function latentView(run, bundle, isFirst) {
     restore: () => { if (restored(bundle, latent, isFirst)) { if (latent.image >= 0) original.paint(Float32Array.from(bundle.row("pixels", latent.image), (value) => value / 255)); changed(true); } },
     element: null,
   };
+  const names = Array.from({ length: bundle.classes }, (_, index) => [String(index), bundle.class_names?.[index] ?? String(index)]);
+  const label = bundle.classes ? choice("Class", names, "0", (value) => { latent.label = Number(value); changed(latent.image >= 0); }) : null;
   const buttons = el("div", { class: "controls" },
     el("button", { type: "button", on: { click: () => { takeDraw(bundle, latent); changed(); } } }, "Random"),
-    bundle.classes ? choice("Class", Array.from({ length: bundle.classes }, (_, index) => [String(index), bundle.class_names?.[index] ?? String(index)]), String(latent.label), (value) => { latent.label = Number(value); changed(latent.image >= 0); }) : null,
+    label,
     el("button", { type: "button", on: { click: () => savePicture([original, picture].filter((item) => !item.canvas.hidden)) } }, "PNG"));
-  view.element = el("section", { class: "panel latent", "data-run": run.key }, el("h2", {}, run.name), buttons,
-    el("div", { class: "latent-pictures" }, original.canvas, picture.canvas), caption, problem, lines, controls.elements);
+  view.element = el("section", { class: "panel", "data-run": run.key }, el("h2", {}, run.name), buttons, el("div", { class: "latent-body" },
+    el("div", { class: "latent-pictures" }, el("div", { class: "pair" }, original.canvas, picture.canvas), caption, problem, lines),
+    el("div", { class: "latent-map" }, controls.map), el("div", { class: "latent-units" }, controls.units)), controls.below);
   return view;
 }
 
 function describe(bundle, latent) {
   const { image } = latent;
-  if (image < 0) return bundle.codebook ? "" : `z = (${[...latent.z.subarray(0, 8)].map((value) => value.toFixed(2)).join(", ")}${latent.z.length > 8 ? ", …" : ""})`;
+  if (image < 0) return bundle.codebook ? "" : `z = (${[...latent.z.subarray(0, 8)].map(signed).join(", ")}${latent.z.length > 8 ? ", …" : ""})`;
   const name = bundle.arrays.labels ? ` of ${bundle.class_names?.[bundle.arrays.labels[image]] ?? `class ${bundle.arrays.labels[image]}`}` : "";
   const [elbo, rate, distortion] = ["elbo", "rate", "distortion"].map((key) => bundle.arrays[key][image]);
-  return `Image ${image + 1}${name}: −ELBO ${shown(-elbo)} = rate ${shown(rate)} + distortion ${shown(distortion)} nats. Left the original, right the reconstruction.`;
+  return `Image ${image + 1}${name}: −ELBO ${shown(-elbo)} = rate ${shown(rate)} + distortion ${shown(distortion)} nats. Left the original.`;
 }
 
 // Whether the state names other latents than the view has.
@@ -162,8 +167,7 @@ function takeDraw(bundle, latent) {
 // The plane, and sliders for the other units, those with the highest rate first.
 function unitControls(bundle, latent, changed, paint) {
   const hasCodes = bundle.count("codes") > 0;
-  const name = state.plane || (bundle.latent_dim === 2 || !hasCodes ? "0,1" : "pc");
-  const plane = bundle.latent_dim > 1 ? planeOf(bundle, name) : null;
+  const plane = bundle.latent_dim < 2 ? null : planeOf(bundle, bundle.latent_dim === 2 || (!hasCodes && !state.plane) ? "0,1" : state.plane);
   const map = plane && latentPlane(bundle, plane, {
     onPreview: (point) => paint(moved(plane, latent.z, point)),
     onChoose: (point) => { latent.z = moved(plane, latent.z, point); changed(); },
@@ -173,7 +177,7 @@ function unitControls(bundle, latent, changed, paint) {
   const [first, second] = plane?.units.length ? plane.units.map(String) : ["", ""];
   const axisChoice = (label, now, make) => choice(label, [...(hasCodes ? [["", "principal"]] : []), ...units], now, (value) => setState({ plane: value === "" ? "pc" : make(value) }));
   const axes = bundle.latent_dim > 2 ? el("div", { class: "controls" }, axisChoice("Across", first, (value) => `${value},${second && second !== value ? second : value === "0" ? 1 : 0}`), axisChoice("Up", second, (value) => `${first && first !== value ? first : value === "0" ? 1 : 0},${value}`)) : null;
-  return { elements: [axes, map?.canvas, legendOfLabels(bundle), sliders.element], show: () => { map?.show(latent.z); sliders.show(); } };
+  return { map: [axes, map?.figure, legendOfLabels(bundle)], units: sliders.element, below: null, show: () => { map?.show(latent.z); sliders.show(); } };
 }
 
 function unitSliders(bundle, latent, inPlane, changed) {
@@ -186,14 +190,14 @@ function unitSliders(bundle, latent, inPlane, changed) {
   const rows = order.slice(0, MOST_SLIDERS).map((unit) => {
     const slider = el("input", { type: "range", min: -reach, max: reach, step: 0.01, value: 0, "aria-label": `z${unit + 1}`, on: { input: () => { latent.z[unit] = Number(slider.value); changed(); } } });
     const output = el("output", {});
-    const ofImage = el("td", { class: "number" });
+    const ofImage = el("td", { class: "number of-image" });
     const isDead = rates ? rates[unit] < DEAD_RATE : bundle.active?.[unit] === false;
     const row = el("tr", { class: isDead ? "dead" : null, title: isDead ? "This unit carries next to nothing of the images." : null }, el("th", { scope: "row" }, `z${unit + 1}`), el("td", {}, slider), el("td", { class: "number" }, output),
-      rates ? el("td", { class: "number" }, el("meter", { min: 0, max: most, value: rates[unit], "aria-label": `rate of z${unit + 1}` }), ` ${rates[unit].toFixed(2)}`) : null, rates ? ofImage : null);
-    return { row, show: () => { slider.value = latent.z[unit]; output.textContent = latent.z[unit].toFixed(2); ofImage.textContent = latent.image >= 0 && bundle.arrays.image_rates ? bundle.row("image_rates", latent.image)[unit].toFixed(2) : ""; } };
+      rates ? el("td", { class: "number rate" }, el("meter", { min: 0, max: most, value: rates[unit], "aria-label": `rate of z${unit + 1}` }), ` ${rates[unit].toFixed(2)}`) : null, rates ? ofImage : null);
+    return { row, show: () => { slider.value = latent.z[unit]; output.textContent = signed(latent.z[unit]); ofImage.textContent = latent.image >= 0 && bundle.arrays.image_rates ? bundle.row("image_rates", latent.image)[unit].toFixed(2) : ""; } };
   });
   const planeRates = rates && inPlane.length ? el("p", { class: "quiet" }, `On the plane: ${inPlane.map((unit) => `z${unit + 1}, rate ${rates[unit].toFixed(2)}`).join("; ")} nats.`) : null;
-  const head = el("thead", {}, el("tr", {}, ["unit", "value", "", ...(rates ? ["rate, nats", "of this image"] : [])].map((text) => el("th", { scope: "col" }, el("span", {}, text)))));
+  const head = el("thead", {}, el("tr", {}, ["unit", "value", "", ...(rates ? ["rate, nats", "of this image"] : [])].map((text) => el("th", { scope: "col", class: text === "of this image" ? "of-image" : null }, el("span", {}, text)))));
   const table = rows.length ? el("div", { class: "scroll sliders", tabindex: "0", role: "region", "aria-label": "Latent units" }, el("table", {}, head, el("tbody", {}, rows.map((item) => item.row)))) : null;
   return { element: [planeRates, table, order.length > MOST_SLIDERS ? el("p", { class: "quiet" }, `The first ${MOST_SLIDERS} of ${order.length} units.`) : null], show: () => rows.forEach((item) => item.show()) };
 }
@@ -227,7 +231,10 @@ function codeControls(bundle, latent, changed) {
     })))));
     buttons.forEach((button, code) => button.setAttribute("aria-pressed", code === latent.codes[position] ? "true" : "false"));
   };
-  return { elements: [el("h3", {}, `Codes, ${height} × ${width} positions: choose one, then an entry`), el("div", { class: "scroll" }, positions), el("h3", {}, `Codebook, ${bundle.codebook.codes} entries${bundle.decoder ? ", every position decoded from one entry" : ""}`), entries], show };
+  return {
+    map: [el("h3", {}, `Codes, ${height} × ${width} positions: choose one, then an entry`), el("div", { class: "scroll" }, positions)], units: null, show,
+    below: [el("h3", {}, `Codebook, ${bundle.codebook.codes} entries${bundle.decoder ? ", decoded with one at every position" : ""}`), entries],
+  };
 }
 
 function entryPicture(bundle, code) {
@@ -250,7 +257,7 @@ function imageStrip(bundle, views) {
   function setWaiting(on) {
     waits = on;
     toggle.setAttribute("aria-pressed", on ? "true" : "false");
-    hint.textContent = on ? `From image ${chosen + 1}: choose the other one.` : "Choose an image; drag one onto another to interpolate.";
+    hint.textContent = on ? `From image ${chosen + 1}: choose the other one.` : `Choose an image${bundle.codebook ? "" : "; drag one onto another to interpolate"}.`;
   }
   let chosen = Math.max(0, Number(state.image) || 0);
   const choose = (index) => {
@@ -266,7 +273,7 @@ function imageStrip(bundle, views) {
     return el("button", { type: "button", class: "thumb", "data-image": index, "aria-label": `Image ${index + 1}${name}`, on: {
       click: () => choose(index),
       pointerdown: (event) => { if (event.pointerType === "mouse") from = index; },
-      pointerup: () => { if (from >= 0 && from !== index) views.forEach((view) => view.interpolate(from, index)); from = -1; },
+      pointerup: () => { if (!bundle.codebook && from >= 0 && from !== index) views.forEach((view) => view.interpolate(from, index)); from = -1; },
       dragstart: (event) => event.preventDefault(),
     } }, canvas);
   });
@@ -293,7 +300,7 @@ function interpolate(bundle, latent, decode, container, from, to) {
 // A canvas with a pixel for each of the image's; grey, or its first three channels.
 function imageCanvas([channels, height, width], label) {
   const canvas = el("canvas", { class: "image", width, height, ...(label ? { role: "img", "aria-label": label } : { "aria-hidden": "true" }) });
-  const context = canvas.getContext("2d");
+  const context = canvas.getContext("2d", { willReadFrequently: true }); // small, and written pixel by pixel
   const pixels = context.createImageData(width, height);
   const paint = (values) => {
     const size = height * width;

@@ -1,0 +1,163 @@
+"""The latent space of a run: layers against torch, what is packed, and which runs are opened."""
+
+import base64
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from starlette.testclient import TestClient
+
+from tests.test_conf import composed
+from vae_exp.configuration.instantiate import build_vae
+from vae_exp.configuration.schema import resolve_to_dict
+from vae_exp.dashboard.explorer import layers as layers_module
+from vae_exp.dashboard.explorer.bundle import pack
+from vae_exp.dashboard.explorer.catalog import ExplorerCatalog
+from vae_exp.dashboard.explorer.layers import TOLERANCE, decoder_layers, run_layers, size_of
+from vae_exp.dashboard.explorer.worker import Explored
+from vae_exp.dashboard.runs.store import RunStore
+from vae_exp.dashboard.web.server import make_app
+from vae_exp.model.networks import ACTIVATIONS
+
+SHAPE = [1, 12, 10]
+CHAINS = [
+    *[[f"model.activation={name}"] for name in [*ACTIVATIONS, "gated"]],
+    ["model.hidden_dims=[]"],
+    ["model=conv", "model.hidden_dims=[4,8]"],
+    ["model=conv", "model.activation=gated"],
+    ["model=conditional", "model.classes=3"],
+    ["model=vq", "loss=vq"],
+    ["model=fsq"],
+    ["model/likelihood=gaussian_per_pixel"],
+    ["model/likelihood=continuous_bernoulli"],
+    ["model/likelihood=gaussian", "model.likelihood.sigmoid_mean=false"],
+]
+OTHERS = [["model=resnet"], ["model=hierarchical"], ["model/likelihood=discretized_logistic"]]
+
+
+def build(overrides: list[str], scale: float = 3.0):
+    """A model whose weights are as large as those of a trained one."""
+    torch.manual_seed(0)
+    plain = resolve_to_dict(composed("train", *overrides, f"data.image_shape={SHAPE}"))
+    vae = build_vae(plain["model"], SHAPE).eval().requires_grad_(False)
+    for parameter in vae.decoder.parameters():
+        parameter.mul_(scale)
+    return vae
+
+
+@pytest.mark.parametrize("overrides", CHAINS, ids=" ".join)
+def test_layers_compute_what_the_decoder_computes(overrides):
+    vae = build(overrides)
+    chain = decoder_layers(vae, SHAPE)
+    assert chain is not None
+    latents = torch.randn(5, *vae.prior().event_shape, generator=torch.Generator().manual_seed(7))
+    labels = torch.tensor([0, 1, 2, 1, 0]) if vae.needs_labels else None
+    inputs = latents if labels is None else torch.cat([latents, torch.eye(3)[labels]], dim=1)
+    expected = vae.decode(latents, labels).mean.clamp(0, 1)
+    torch.testing.assert_close(run_layers(chain, inputs).clamp(0, 1), expected, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("overrides", OTHERS, ids=" ".join)
+def test_other_decoders_stay_with_torch(overrides):
+    assert decoder_layers(build(overrides), SHAPE) is None
+
+
+def test_a_decoder_that_is_no_chain_of_its_layers_stays_with_torch(monkeypatch):
+    vae = build([])
+    forward = vae.decoder.forward
+    monkeypatch.setattr(vae.decoder, "forward", lambda latents: forward(latents.flip(-1)))
+    assert decoder_layers(vae, SHAPE) is None
+
+
+def test_weights_are_halved_where_they_are_too_large_and_left_to_torch_beyond(monkeypatch):
+    vae = build([], scale=1.0)
+    whole = decoder_layers(vae, SHAPE)
+    monkeypatch.setattr(layers_module, "MAX_BYTES", size_of(whole) - 1)
+    halved = decoder_layers(vae, SHAPE)
+    assert halved[0].weight.dtype == torch.float16
+    assert size_of(halved) == size_of(whole) // 2
+    monkeypatch.setattr(layers_module, "MAX_BYTES", size_of(halved) - 1)
+    assert decoder_layers(vae, SHAPE) is None
+
+
+def test_packed_arrays_are_read_at_their_offsets():
+    arrays = {"a": np.arange(3, dtype=np.uint8), "b": np.arange(6, dtype=np.float32).reshape(2, 3)}
+    data = pack({"name": "ä"}, arrays)
+    length = int.from_bytes(data[:4], "little")
+    header = json.loads(data[4 : 4 + length])
+    assert header["name"] == "ä"
+    for name, array in arrays.items():
+        entry = header["arrays"][name]
+        start = 4 + length + entry["offset"]
+        assert start % 4 == 0
+        read = np.frombuffer(data[start : start + array.nbytes], entry["type"]).reshape(entry["shape"])
+        np.testing.assert_array_equal(read, array)
+
+
+@pytest.fixture
+def catalog(digits_run: Path):
+    catalog = ExplorerCatalog(RunStore([digits_run]), Explored([digits_run]))
+    yield catalog
+    catalog.stop()
+
+
+@pytest.fixture
+def client(catalog: ExplorerCatalog) -> TestClient:
+    app = make_app(catalog._store, catalog, frozenset({"127.0.0.1"}))
+    return TestClient(app, base_url="http://127.0.0.1:8765")
+
+
+def encoded(*latents: float) -> str:
+    return base64.urlsafe_b64encode(np.array(latents, "<f4").tobytes()).decode()
+
+
+def test_a_named_run_is_packed_and_decoded_by_another_process(client, digits_run):
+    from vae_exp import load_run
+
+    run = load_run(digits_run)
+    [listed] = client.get("/api/latent").json()["runs"]
+    data = client.get(f"/api/latent/{listed['key']}").content
+    length = int.from_bytes(data[:4], "little")
+    header = json.loads(data[4 : 4 + length])
+    entry = header["arrays"]["image_codes"]
+    start = 4 + length + entry["offset"]
+    codes = np.frombuffer(data, "<f4", int(np.prod(entry["shape"])), start).reshape(entry["shape"])
+    images = run.images("val").batch(slice(0, len(codes))).images
+    np.testing.assert_allclose(codes, run.vae.encode(images).mean.numpy(), atol=1e-5)
+    z = torch.linspace(-1, 1, header["latent_dim"])
+    address = f"/api/latent/{listed['key']}/image"
+    answer = client.get(address, params={"z": encoded(*z.tolist()), "label": "0"})
+    expected = run.vae.decode(z[None]).mean[0].mul(255)
+    values = np.frombuffer(answer.content, np.uint8).reshape(header["image_shape"])
+    np.testing.assert_allclose(values, expected.numpy(), atol=0.51)
+    for z in ("", "é", "AAAA", encoded(*[0.0] * 5000), encoded(float("nan"), 0.0)):
+        refused = client.get(address, params={"z": z})
+        assert refused.status_code == 400
+        assert "z" in refused.text or "latents" in refused.text
+    assert client.get(f"/api/latent/{listed['key']}x").status_code == 404
+
+
+def test_runs_outside_the_roots_and_without_a_checkpoint_are_not_listed(digits_run, tmp_path):
+    from tests.dashboard.records import make_run
+
+    make_run(tmp_path, "outside", {"run_directory": str(digits_run)}, [{"val/elbo": -1.0}])
+    make_run(tmp_path, "empty", {"run_directory": str(tmp_path / "empty")}, [{"val/elbo": -1.0}])
+    store = RunStore([tmp_path])
+    store.read_all()
+    assert set(store.runs) == {"outside", "empty"}
+    assert ExplorerCatalog(store, Explored()).runs() == []
+
+
+def test_the_server_decodes_for_named_runs_alone(digits_run, tmp_path):
+    from tests.dashboard.records import make_run
+    from vae_exp.errors import UserError
+
+    make_run(digits_run.parent, "below", {"run_directory": str(digits_run)}, [{"val/elbo": -1.0}])
+    store = RunStore([digits_run.parent])
+    store.read_all()
+    catalog = ExplorerCatalog(store, Explored())
+    [run] = [run for run in catalog.runs() if run.key == "below"]
+    with pytest.raises(UserError, match=r"vae_exp\.explore run="):
+        catalog.decode(run, encoded(0.0, 0.0), 0)

@@ -1,0 +1,275 @@
+"""The page of latent spaces in a browser: what it shows is what torch computes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from playwright.sync_api import expect
+
+from tests.conftest import start
+from tests.dashboard.browsers import Watched, dashboard
+from vae_exp import load_run
+from vae_exp.runs.trained_run import TrainedRun
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+TIMEOUT = 60_000  # milliseconds
+GREY_LEVEL = 1 / 255
+RUNS = {
+    "plane": ["model.latent_dim=2"],
+    "units": ["model.latent_dim=8", "trainer.epochs=20"],
+    "classes": ["model=conditional", "model.latent_dim=4"],
+    "codes": ["model=vq", "loss=vq"],
+    "conv": ["model=conv", "model.latent_dim=3", "model.hidden_dims=[4,8]"],
+    "resnet": ["model=resnet", "model.latent_dim=4"],
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of short runs on the digits, by name."""
+    folder = tmp_path_factory.mktemp("latent")
+    for name, overrides in RUNS.items():
+        shared = ["data=digits", "trainer.epochs=5", "tracker=none", "evaluator=null", f"hydra.run.dir={name}"]
+        started = start("train", *shared, *overrides, cwd=folder)
+        out, err = started.communicate(timeout=120)
+        assert started.returncode == 0, out + err
+    return folder
+
+
+@contextmanager
+def shown(watched: Watched, runs: Path, *names: str, exported: bool = False, **state: str) -> Iterator[Any]:
+    """The page of these runs, once the first is drawn; nothing may be requested elsewhere or complained of."""
+    paths = [runs / name for name in names]
+    page = watched.page
+    if exported:
+        file = runs / f"{'-'.join(names)}.html"
+        if not file.exists():
+            named = f"run=[{','.join(map(str, paths))}]"
+            started = start("explore", named, f"output={file}", cwd=runs)
+            out, err = started.communicate(timeout=120)
+            assert started.returncode == 0, out + err
+    served = dashboard(paths, *(f"--explore={path}" for path in paths))
+    with nullcontext(file.as_uri()) if exported else served as address:
+        fragment = "&".join(f"{key}={value}" for key, value in {"page": "latent", **state}.items())
+        page.goto(f"{address}#{fragment}")
+        page.locator(".pair canvas[data-latents]").first.wait_for(timeout=TIMEOUT)
+        yield page
+        assert watched.complaints == []
+        assert all(request.startswith((address.split("#")[0], "blob:", "data:")) for request in watched.requests)
+
+
+def decoded(page: Any, view: int = 0) -> tuple[torch.Tensor, np.ndarray]:
+    """The latents that a view has decoded, and the grey values of its canvas in [0, 1]."""
+    page.wait_for_timeout(400)
+    script = """(view) => {
+      const canvas = document.querySelectorAll('.pair')[view].lastChild;
+      const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+      return [canvas.dataset.latents, canvas.height, [...data].filter((_, index) => index % 4 === 0)];
+    }"""
+    latents, height, values = page.evaluate(script, view)
+    return torch.tensor([float(x) for x in latents.split(",")]), np.array(values).reshape(height, -1) / 255
+
+
+def check(page: Any, run: TrainedRun, view: int = 0, label: int | None = None) -> torch.Tensor:
+    """Compare a view with torch's decode of the same latents."""
+    latents, values = decoded(page, view)
+    with torch.no_grad():
+        mean = run.vae.decode(latents[None], None if label is None else torch.tensor([label])).mean[0, 0]
+    assert np.abs(values - mean.clamp(0, 1).numpy()).mean() < GREY_LEVEL
+    return latents
+
+
+@pytest.mark.parametrize("exported", [False, True], ids=["served", "exported"])
+def test_the_pointer_decodes_what_is_under_it(watched, runs, exported):
+    run = load_run(runs / "plane")
+    with shown(watched, runs, "plane", exported=exported) as page:
+        plane = page.locator("canvas.plane")
+        box = plane.bounding_box()
+        at_start = check(page, run)
+        seen = [decoded(page)[1]]
+        for x, y in ((0.3, 0.3), (0.7, 0.4), (0.5, 0.8)):
+            page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+            latents = check(page, run)
+            assert torch.sign(latents - at_start.new_zeros(2)).tolist() == [np.sign(x - 0.5), np.sign(0.5 - y)]
+            seen.append(decoded(page)[1])
+        assert all(np.abs(a - b).max() > 0.02 for a, b in zip(seen, seen[1:], strict=False))
+        page.mouse.move(5, 5)
+        assert torch.equal(check(page, run), at_start)
+        page.mouse.click(box["x"] + 0.3 * box["width"], box["y"] + 0.3 * box["height"])
+        page.mouse.move(5, 5)
+        chosen = check(page, run)
+        assert not torch.equal(chosen, at_start)
+        assert "z=" in page.url
+        page.reload()
+        page.locator(".pair canvas[data-latents]").first.wait_for(timeout=TIMEOUT)
+        torch.testing.assert_close(check(page, run), chosen, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("exported", [False, True], ids=["served", "exported"])
+def test_an_image_a_slider_and_the_keyboard_choose_latents(watched, runs, exported):
+    run = load_run(runs / "units")
+    batch = run.images("val").batch(slice(0, 10)).images
+    with shown(watched, runs, "units", exported=exported) as page:
+        page.get_by_role("button", name="Image 4 ").or_(page.locator('[data-image="3"]')).first.click()
+        latents, values = decoded(page)
+        torch.testing.assert_close(latents, run.vae.encode(batch).mean[3], atol=1e-4, rtol=1e-4)
+        assert np.abs(values - run.vae.reconstruct(batch)[3, 0].numpy()).mean() < GREY_LEVEL
+        expect(page.get_by_text("Image 4 of")).to_be_visible()
+        expect(page.get_by_text("−ELBO")).to_be_visible()
+        rates = [float(text) for text in page.locator("td.rate").all_inner_texts()]
+        assert rates == sorted(rates, reverse=True)
+        unit = page.locator(".sliders tbody tr th").first.inner_text()
+        slider = page.get_by_label(unit, exact=True)
+        slider.focus()
+        for _ in range(40):
+            page.keyboard.press("ArrowRight")
+        moved = check(page, run)
+        changed = torch.nonzero((moved - latents).abs() > 0.01).flatten().tolist()
+        assert changed == [int(unit.removeprefix("z")) - 1]
+        page.locator("canvas.plane").focus()
+        page.keyboard.press("Shift+ArrowUp")
+        assert not torch.equal(check(page, run), moved)
+        page.get_by_role("button", name="Random").click()
+        check(page, run)
+        page.get_by_label("Across").select_option("2")
+        page.locator("canvas.plane").click(position={"x": 30, "y": 40})
+        assert check(page, run)[2] < 0
+        with page.expect_download() as download:
+            page.get_by_role("button", name="PNG").click()
+        assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_interpolation_runs_along_the_line_between_two_images(watched, runs):
+    run = load_run(runs / "units")
+    means = run.vae.encode(run.images("val").batch(slice(0, 10)).images).mean
+    script = """() => [...document.querySelectorAll('.interpolation canvas')].map((canvas) =>
+      [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data].filter((_, i) => i % 4 === 0))"""
+    with shown(watched, runs, "units") as page:
+        for way in ("drag", "keyboard"):
+            if way == "drag":
+                page.locator('[data-image="2"]').drag_to(page.locator('[data-image="7"]'))
+            else:
+                page.locator('[data-image="7"]').press("Enter")
+                page.get_by_role("button", name="Interpolate").press("Enter")
+                page.locator('[data-image="2"]').press("Enter")
+            page.wait_for_timeout(400)
+            values = np.array(page.evaluate(script)) / 255
+            first, last = (means[2], means[7]) if way == "drag" else (means[7], means[2])
+            line = torch.stack([torch.lerp(first, last, share) for share in torch.linspace(0, 1, len(values))])
+            expected = run.vae.decode(line).mean.flatten(1).numpy()
+            assert len(values) == 9
+            assert np.abs(values - expected).mean() < GREY_LEVEL
+
+
+def test_two_runs_stand_side_by_side_on_one_image(watched, runs):
+    plane, conv = load_run(runs / "plane"), load_run(runs / "conv")
+    with shown(watched, runs, "plane", "conv", other="directory2") as page:
+        page.locator('[data-image="5"]').click()
+        images = plane.images("val").batch(slice(5, 6)).images
+        for view, run in enumerate((plane, conv)):
+            latents = check(page, run, view)
+            torch.testing.assert_close(latents, run.vae.encode(images).mean[0], atol=1e-4, rtol=1e-4)
+
+
+def test_the_class_of_a_conditional_model_is_switched(watched, runs):
+    run = load_run(runs / "classes")
+    with shown(watched, runs, "classes") as page:
+        before = decoded(page)[1]
+        page.get_by_label("Class").select_option("8")
+        check(page, run, label=8)
+        assert np.abs(decoded(page)[1] - before).max() > 0.01
+
+
+def test_codes_are_exchanged_on_a_grid(watched, runs):
+    run = load_run(runs / "codes")
+    with shown(watched, runs, "codes") as page:
+        before = check(page, run)
+        page.get_by_role("button", name="Row 2, column 1").click()
+        page.get_by_role("button", name="Entry 3", exact=True).click()
+        after = check(page, run).reshape(4, -1)
+        changed = torch.nonzero((after != before.reshape(4, -1)).any(dim=1)).flatten().tolist()
+        assert changed == [2]
+        torch.testing.assert_close(after[2], run.vae.encoder.codebook[3], atol=1e-6, rtol=1e-6)
+
+
+def test_the_server_decodes_what_the_page_cannot(watched, runs):
+    run = load_run(runs / "resnet")
+    with shown(watched, runs, "resnet") as page:
+        expect(page.get_by_text("decoded by the server")).to_be_visible()
+        page.locator("canvas.plane").click(position={"x": 100, "y": 100})
+        check(page, run)
+        times = page.evaluate("""async () => {
+          const times = [];
+          for (let i = 0; i < 20; i++) {
+            const start = performance.now();
+            await source.decode(state.run || 'directory1', new Float32Array([i / 10, 0, 0, 0]), 0);
+            times.push(performance.now() - start);
+          }
+          return times;
+        }""")
+        assert median(times) <= 100
+
+
+def test_a_decoder_of_500_hidden_units_decodes_within_a_frame(watched, tmp_path):
+    images = np.random.default_rng(0).random((300, 28, 28), dtype=np.float32)
+    np.savez(tmp_path / "images.npz", images=images)
+    data = ["data=arrays", "data.path=images.npz", "data.validation_size=50"]
+    options = ["trainer.epochs=1", "tracker=none", "evaluator=null", "hydra.run.dir=run"]
+    started = start("train", *data, *options, "model.latent_dim=2", "model.hidden_dims=[500]", cwd=tmp_path)
+    out, err = started.communicate(timeout=120)
+    assert started.returncode == 0, out + err
+    with shown(watched, tmp_path, "run") as page:
+        times = page.evaluate("""() => {
+          const plane = document.querySelector('canvas.plane');
+          const box = plane.getBoundingClientRect();
+          return Array.from({ length: 200 }, (_, i) => {
+            const start = performance.now();
+            plane.dispatchEvent(new PointerEvent('pointermove', { pointerType: 'mouse',
+              clientX: box.left + ((i % 20) + 0.5) * box.width / 20, clientY: box.top + (Math.floor(i / 20) + 0.5) * box.height / 10 }));
+            return performance.now() - start;
+          });
+        }""")
+        print(f"median {median(times):.2f} ms, most {max(times):.2f} ms")
+        assert median(times) <= 16
+
+
+def test_a_finger_moves_the_point_on_a_phone(browser, runs):
+    run = load_run(runs / "plane")
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, color_scheme="dark")
+    watched = Watched(context.new_page())
+    with shown(watched, runs, "plane") as page:
+        before = check(page, run)
+        plane = page.locator("canvas.plane")
+        plane.scroll_into_view_if_needed()
+        box = plane.bounding_box()
+        page.touchscreen.tap(box["x"] + 0.2 * box["width"], box["y"] + 0.7 * box["height"])
+        latents = check(page, run)
+        assert not torch.equal(latents, before)
+        assert latents[0] < 0
+        assert latents[1] < 0
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    context.close()
+
+
+def test_nothing_is_cut_at_400_percent(browser, runs):
+    context = browser.new_context(viewport={"width": 320, "height": 200})
+    with shown(Watched(context.new_page()), runs, "units") as page:
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    context.close()
+
+
+def test_labels_stay_out_on_request(watched, runs):
+    file = runs / "unlabelled.html"
+    started = start("explore", "units", f"output={file}", "labels=false", cwd=runs)
+    out, err = started.communicate(timeout=120)
+    assert started.returncode == 0, out + err
+    page = watched.page
+    page.goto(f"{file.as_uri()}#page=latent")
+    page.locator(".pair canvas[data-latents]").first.wait_for(timeout=TIMEOUT)
+    expect(page.locator(".legend .label")).to_have_count(0)
+    expect(page.get_by_text("Image 1:")).to_be_visible()
