@@ -110,12 +110,12 @@ def read_runs(roots: str | PathLike[str] | Iterable[str | PathLike[str]]) -> Run
     return RunTables(last_attempts(store))
 
 
-def read_store(roots: Sequence[Path]) -> RunStore:
+def read_store(roots: Sequence[Path], may_be_empty: bool = False) -> RunStore:
     """Read everything that the runs below some folders have written; `Raises` as of `read_runs`."""
     check_roots(roots)
     store = RunStore(roots)
     store.read_all()
-    if not store.runs:
+    if not store.runs and not may_be_empty:
         raise UserError(f"there are no .wandb files below {', '.join(map(str, roots))}.")
     return store
 

@@ -46,7 +46,7 @@ def export(
     Raises:
         UserError: if there are no runs, the file would be too large, or it cannot be written.
     """
-    store = read_store(roots)
+    store = read_store(roots, may_be_empty=bool(explored.paths))
     latent = _latent_spaces(store, explored)
     html = render_document(store, private, max_megabytes * _MEGABYTE, latent)
     try:
