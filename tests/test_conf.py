@@ -21,6 +21,7 @@ from vae_exp.configuration.resolvers import register_resolvers
 from vae_exp.configuration.schema import (
     BenchmarkConfig,
     EvaluateConfig,
+    ExploreConfig,
     ExportConfig,
     GenerateConfig,
     TrainConfig,
@@ -36,6 +37,7 @@ PRIMARY = {
     "train.yaml": TrainConfig,
     "evaluate.yaml": EvaluateConfig,
     "generate.yaml": GenerateConfig,
+    "explore.yaml": ExploreConfig,
     "export.yaml": ExportConfig,
     "benchmark.yaml": BenchmarkConfig,
 }
@@ -113,7 +115,7 @@ def test_every_option_composes_and_is_built(file):
 
 @pytest.mark.parametrize("file", PRIMARY)
 def test_every_primary_config_follows_its_schema(file):
-    overrides = ["run=somewhere"] if file in ("evaluate.yaml", "export.yaml", "generate.yaml") else []
+    overrides = ["run=somewhere"] if file in ("evaluate.yaml", "explore.yaml", "export.yaml", "generate.yaml") else []
     parse_config(composed(file.removesuffix(".yaml"), *overrides), PRIMARY[file])
 
 

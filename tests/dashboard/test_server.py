@@ -16,6 +16,8 @@ from tests.dashboard.records import (
     make_run,
     picture,
 )
+from vae_exp.dashboard.explorer.catalog import ExplorerCatalog
+from vae_exp.dashboard.explorer.worker import Explored
 from vae_exp.dashboard.runs.media import ImageFile, ImageUnavailableError, read_picture
 from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.dashboard.web.export import render_document
@@ -24,7 +26,7 @@ from vae_exp.dashboard.web.server import Refresher, make_app
 
 HOSTS = frozenset({"127.0.0.1", "localhost"})
 PAGES = ["/", *["/app.js", "/style.css", "/plotly.min.js"]]
-PAGES += ["/api/runs", "/api/curves", "/api/pictures", "/api/run/one", "/media/one/0"]
+PAGES += ["/api/runs", "/api/curves", "/api/pictures", "/api/run/one", "/media/one/0", "/api/latent"]
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def store(tmp_path: Path) -> RunStore:
 
 @pytest.fixture
 def client(store: RunStore) -> TestClient:
-    return TestClient(make_app(store, HOSTS), base_url="http://127.0.0.1:8765")
+    return TestClient(make_app(store, ExplorerCatalog(store, Explored()), HOSTS), base_url="http://127.0.0.1:8765")
 
 
 def rediscover(store: RunStore) -> None:
@@ -139,7 +141,7 @@ def test_other_methods_and_hosts_are_refused(client: TestClient, path: str):
 
 
 def test_with_a_token_nothing_is_answered_without_it(store: RunStore):
-    client = TestClient(make_app(store, frozenset(), "secret"), base_url="http://192.0.2.1:8765")
+    client = TestClient(make_app(store, ExplorerCatalog(store, Explored()), frozenset(), "secret"), base_url="http://192.0.2.1:8765")
     for path in PAGES:
         assert client.get(path).status_code == 404
         assert client.get(f"/wrong{path}").status_code == 404
