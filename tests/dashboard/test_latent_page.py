@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -98,7 +99,7 @@ def test_the_pointer_decodes_what_is_under_it(watched, runs, exported):
             latents = check(page, run)
             assert torch.sign(latents).tolist() == [np.sign(x - 0.5), np.sign(0.5 - y)]
             seen.append(decoded(page)[1])
-        assert all(np.abs(a - b).max() > 0.02 for a, b in zip(seen, seen[1:], strict=False))
+        assert all(np.abs(a - b).max() > 0.02 for a, b in pairwise(seen))
         page.mouse.move(5, 5)
         assert torch.equal(check(page, run), at_start)
         page.mouse.click(box["x"] + 0.3 * box["width"], box["y"] + 0.3 * box["height"])
@@ -148,8 +149,10 @@ def test_an_image_a_slider_and_the_keyboard_choose_latents(watched, runs, export
 def test_an_interpolation_runs_along_the_line_between_two_images(watched, runs):
     run = load_run(runs / "units")
     means = run.vae.encode(run.images("val").batch(slice(0, 10)).images).mean
-    script = """() => [...document.querySelectorAll('.interpolation canvas')].map((canvas) =>
-      [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data].filter((_, i) => i % 4 === 0))"""
+    script = """() => [...document.querySelectorAll('.interpolation canvas')].map((canvas) => {
+      const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+      return [...data].filter((_, index) => index % 4 === 0);
+    })"""
     with shown(watched, runs, "units") as page:
         for way in ("drag", "keyboard"):
             if way == "drag":
@@ -230,8 +233,9 @@ def test_a_decoder_of_500_hidden_units_decodes_within_a_frame(watched, tmp_path)
           const box = plane.getBoundingClientRect();
           return Array.from({ length: 200 }, (_, i) => {
             const start = performance.now();
-            plane.dispatchEvent(new PointerEvent('pointermove', { pointerType: 'mouse',
-              clientX: box.left + ((i % 20) + 0.5) * box.width / 20, clientY: box.top + (Math.floor(i / 20) + 0.5) * box.height / 10 }));
+            const clientX = box.left + ((i % 20) + 0.5) * box.width / 20;
+            const clientY = box.top + (Math.floor(i / 20) + 0.5) * box.height / 10;
+            plane.dispatchEvent(new PointerEvent('pointermove', { pointerType: 'mouse', clientX, clientY }));
             return performance.now() - start;
           });
         }""")

@@ -141,7 +141,10 @@ def test_other_methods_and_hosts_are_refused(client: TestClient, path: str):
 
 
 def test_with_a_token_nothing_is_answered_without_it(store: RunStore):
-    client = TestClient(make_app(store, ExplorerCatalog(store, Explored()), frozenset(), "secret"), base_url="http://192.0.2.1:8765")
+    client = TestClient(
+        make_app(store, ExplorerCatalog(store, Explored()), frozenset(), "secret"),
+        base_url="http://192.0.2.1:8765",
+    )
     for path in PAGES:
         assert client.get(path).status_code == 404
         assert client.get(f"/wrong{path}").status_code == 404
