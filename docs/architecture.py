@@ -94,6 +94,7 @@ def main() -> None:
     """Write the picture."""
     layers = read_layers()
     boxes = place_boxes(layers)
+    commands = {name for layer in layers[: layers.index(["cli"])] for name in layer}
     figure, axes = pyplot.subplots(figsize=(10, 1.05 * len(layers)))
     for importer, imported in reduce(read_imports(set(boxes) - set(layers[-1]))):
         start, end = boxes[importer], boxes[imported]
@@ -105,7 +106,7 @@ def main() -> None:
             zorder=1,
         )
     for name, box in boxes.items():
-        draw_box(axes, name, box, name in layers[0])
+        draw_box(axes, name, box, name in commands)
     axes.set_xlim(0, 11.6)
     axes.set_ylim(-1.15 * (len(layers) - 1) - 0.5, 0.5)
     axes.axis("off")
