@@ -28,9 +28,12 @@ VIEWS = {
     "sweep": {"page": "sweep"},
     "images": {"page": "images", "picture": "figures/samples", "filter": "seed=0"},
     "run": {"page": "run"},
+    "latent": {"page": "latent", "image": "2"},
 }
+DECODED = ".pair canvas[data-latents]"  # an image of the page of latent spaces
 SILENT = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 SETTLED_MILLISECONDS = 2500
+OPENED_MILLISECONDS = 60_000  # a run, by a process that imports torch
 
 
 def main() -> None:
@@ -66,6 +69,8 @@ def picture(page: Any, address: str, folder: Path, suffix: str) -> None:
     """Every view, once."""
     for name, state in VIEWS.items():
         page.goto(f"{address}#{urlencode(state)}")
+        if name == "latent":
+            page.locator(DECODED).first.wait_for(timeout=OPENED_MILLISECONDS)
         page.wait_for_timeout(SETTLED_MILLISECONDS)
         path = folder / f"{name}-{suffix}.png"
         page.screenshot(path=path)

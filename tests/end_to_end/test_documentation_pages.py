@@ -48,7 +48,9 @@ def shorten(command: str, arguments: list[str]) -> list[str]:
 
 def is_shown(line: str) -> bool:
     """Whether a command opens a server, which runs until it is stopped."""
-    return "vae_exp.dashboard" in line and "--export" not in line
+    return ("vae_exp.dashboard" in line and "--export" not in line) or (
+        "vae_exp.explore" in line and "output=" not in line
+    )
 
 
 @pytest.fixture
