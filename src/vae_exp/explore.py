@@ -17,7 +17,7 @@ def main() -> None:
 def explore(config: DictConfig) -> None:
     """Serve the page of latent spaces, or write it into a file."""
     from vae_exp.configuration.schema import ExploreConfig, parse_config
-    from vae_exp.dashboard.explorer.worker import Explored, check_run_directories
+    from vae_exp.dashboard.explorer.run_process import Explored, check_run_directories
     from vae_exp.dashboard.web.export import export
     from vae_exp.dashboard.web.serving import serve
     from vae_exp.errors import UserError

@@ -16,7 +16,7 @@ from vae_exp.dashboard.explorer import layers as layers_module
 from vae_exp.dashboard.explorer.bundle import pack
 from vae_exp.dashboard.explorer.catalog import ExplorerCatalog
 from vae_exp.dashboard.explorer.layers import TOLERANCE, decoder_layers, run_layers, size_of
-from vae_exp.dashboard.explorer.worker import Explored
+from vae_exp.dashboard.explorer.run_process import Explored
 from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.dashboard.web.server import make_app
 from vae_exp.model.networks import ACTIVATIONS

@@ -17,7 +17,7 @@ from tests.dashboard.records import (
     picture,
 )
 from vae_exp.dashboard.explorer.catalog import ExplorerCatalog
-from vae_exp.dashboard.explorer.worker import Explored
+from vae_exp.dashboard.explorer.run_process import Explored
 from vae_exp.dashboard.runs.media import ImageFile, ImageUnavailableError, read_picture
 from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.dashboard.web.export import render_document

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from vae_exp.dashboard.explorer.worker import Explored, check_run_directories
+from vae_exp.dashboard.explorer.run_process import Explored, check_run_directories
 from vae_exp.dashboard.runs.discovery import check_roots
 from vae_exp.errors import UserError, exit_with_message
 from vae_exp.storage.column_files import SUFFIXES, check_suffix

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vae_exp.dashboard.explorer.layers import Layer, decoder_layers
+from vae_exp.dashboard.explorer.layers import DecoderLayer, decoder_layers
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.codebook import VectorQuantizedPosterior
 from vae_exp.distributions.kl import kl_per_dimension
@@ -60,7 +60,9 @@ def make_bundle(run: TrainedRun, has_labels: bool = True) -> bytes:
     return pack(header, arrays)
 
 
-def _describe_layers(layers: Sequence[Layer] | None, arrays: dict[str, Array]) -> list[dict[str, Any]] | None:
+def _describe_layers(
+    layers: Sequence[DecoderLayer] | None, arrays: dict[str, Array]
+) -> list[dict[str, Any]] | None:
     if layers is None:
         return None
     described = []

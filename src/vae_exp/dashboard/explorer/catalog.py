@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vae_exp.dashboard.explorer.worker import MAX_LATENTS, Explored, RunProcess
+from vae_exp.dashboard.explorer.run_process import MAX_LATENTS, Explored, RunProcess
 from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory

@@ -36,7 +36,7 @@ _HEADS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class Layer:
+class DecoderLayer:
     """A step of the decoder.
 
     Args:
@@ -55,7 +55,7 @@ class Layer:
     bias: Tensor | None = None
 
 
-def decoder_layers(vae: VAE, image_shape: Sequence[int]) -> list[Layer] | None:
+def decoder_layers(vae: VAE, image_shape: Sequence[int]) -> list[DecoderLayer] | None:
     """The layers of a decoder, in float16 if they are larger than `MAX_BYTES` in float32.
 
     What the layers compute is compared with the model on random latents; None if they differ by more than
@@ -80,18 +80,18 @@ def decoder_layers(vae: VAE, image_shape: Sequence[int]) -> list[Layer] | None:
             continue
         for start in ([], _grid_start(chain)):
             for head in _HEADS:
-                candidate = [*start, *layers, Layer(head, shape)]
+                candidate = [*start, *layers, DecoderLayer(head, shape)]
                 if _is_close(candidate, inputs, expected):
                     return candidate
     return None
 
 
-def size_of(layers: Sequence[Layer]) -> int:
+def size_of(layers: Sequence[DecoderLayer]) -> int:
     """Bytes of the weights."""
     return sum(x.nbytes for layer in layers for x in (layer.weight, layer.bias) if x is not None)
 
 
-def run_layers(layers: Sequence[Layer], inputs: Tensor) -> Tensor:
+def run_layers(layers: Sequence[DecoderLayer], inputs: Tensor) -> Tensor:
     """What the page computes: latents, and classes after them, `[batch, inputs]` → `[batch, *image_shape]`."""
     outputs = inputs
     for layer in layers:
@@ -115,11 +115,11 @@ def run_layers(layers: Sequence[Layer], inputs: Tensor) -> Tensor:
     return outputs
 
 
-def _convolve(layer: Layer, inputs: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+def _convolve(layer: DecoderLayer, inputs: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     assert weight is not None
     assert layer.options is not None
     stride, padding = layer.options["stride"], layer.options["padding"]
-    maps = inputs.reshape(len(inputs), *layer_input_shape(layer, inputs))
+    maps = inputs.reshape(len(inputs), *_input_shape(layer, inputs))
     if layer.op == "conv":
         return functional.conv2d(maps, weight, bias, stride, padding)
     size = [(x - 1) * stride - 2 * padding + k for x, k in zip(maps.shape[2:], weight.shape[2:], strict=True)]
@@ -127,14 +127,14 @@ def _convolve(layer: Layer, inputs: Tensor, weight: Tensor | None, bias: Tensor 
     return functional.conv_transpose2d(maps, weight, bias, stride, padding, extra)
 
 
-def layer_input_shape(layer: Layer, inputs: Tensor) -> tuple[int, int, int]:
+def _input_shape(layer: DecoderLayer, inputs: Tensor) -> tuple[int, int, int]:
     """`[channels, height, width]` that a convolution reads."""
     assert layer.options is not None
     height, width = layer.options["height"], layer.options["width"]
     return inputs[0].numel() // (height * width), height, width
 
 
-def _record(vae: VAE, latents: Tensor, labels: Tensor | None) -> list[Layer] | None:
+def _record(vae: VAE, latents: Tensor, labels: Tensor | None) -> list[DecoderLayer] | None:
     """The layers in the order of their calls; None if one of them is of another kind."""
     calls: list[tuple[nn.Module, Tensor, Tensor]] = []
     ignored = (Likelihood, nn.Sequential)  # a stack of no layers is a leaf too
@@ -152,14 +152,14 @@ def _record(vae: VAE, latents: Tensor, labels: Tensor | None) -> list[Layer] | N
     return None if None in layers else [layer for layer in layers if layer is not None]
 
 
-def _layer(module: nn.Module, inputs: Tensor, outputs: Any) -> Layer | None:
+def _layer(module: nn.Module, inputs: Tensor, outputs: Any) -> DecoderLayer | None:
     shape = tuple(outputs.shape[1:]) if isinstance(outputs, Tensor) else ()
     if type(module) in _ACTIVATIONS:
-        return Layer(_ACTIVATIONS[type(module)][0], shape)
+        return DecoderLayer(_ACTIVATIONS[type(module)][0], shape)
     if type(module) is nn.GLU:
-        return Layer("glu", shape)
+        return DecoderLayer("glu", shape)
     if type(module) is nn.Linear:
-        return Layer("linear", shape, None, module.weight.detach(), _detached(module.bias))
+        return DecoderLayer("linear", shape, None, module.weight.detach(), _detached(module.bias))
     if type(module) is nn.Conv2d:
         return _convolution("conv", module, inputs, shape)
     if type(module) is nn.ConvTranspose2d:
@@ -169,7 +169,7 @@ def _layer(module: nn.Module, inputs: Tensor, outputs: Any) -> Layer | None:
 
 def _convolution(
     op: str, module: nn.Conv2d | nn.ConvTranspose2d, inputs: Tensor, shape: tuple[int, ...]
-) -> Layer | None:
+) -> DecoderLayer | None:
     """One with square kernels and steps, as those of this framework are; None for another."""
     (stride, other), padding = module.stride, module.padding
     is_plain = module.groups == 1 and set(module.dilation) == {1} and module.padding_mode == "zeros"
@@ -177,22 +177,22 @@ def _convolution(
     if isinstance(padding, str) or not is_plain or not is_square:
         return None
     options = {"stride": stride, "padding": padding[0], "height": inputs.shape[-2], "width": inputs.shape[-1]}
-    return Layer(op, shape, options, module.weight.detach(), _detached(module.bias))
+    return DecoderLayer(op, shape, options, module.weight.detach(), _detached(module.bias))
 
 
 def _detached(bias: Tensor | None) -> Tensor | None:
     return None if bias is None else bias.detach()
 
 
-def _grid_start(chain: Sequence[Layer]) -> list[Layer]:
+def _grid_start(chain: Sequence[DecoderLayer]) -> list[DecoderLayer]:
     """Latents as positions of a grid, which convolutions read as channels: those of codebooks."""
     first = chain[0]
     if first.op != "conv" or first.weight is None or first.options is None:
         return []
-    return [Layer("grid", (first.weight.shape[1], first.options["height"], first.options["width"]))]
+    return [DecoderLayer("grid", (first.weight.shape[1], first.options["height"], first.options["width"]))]
 
 
-def _products(chain: Sequence[Layer]) -> int:
+def _products(chain: Sequence[DecoderLayer]) -> int:
     """Multiplications of one image."""
     products = 0
     for layer in chain:
@@ -204,13 +204,13 @@ def _products(chain: Sequence[Layer]) -> int:
     return products
 
 
-def _with_dtype(layer: Layer, dtype: torch.dtype) -> Layer:
+def _with_dtype(layer: DecoderLayer, dtype: torch.dtype) -> DecoderLayer:
     weight = None if layer.weight is None else layer.weight.to(dtype)
     bias = None if layer.bias is None else layer.bias.to(dtype)
-    return Layer(layer.op, layer.shape, layer.options, weight, bias)
+    return DecoderLayer(layer.op, layer.shape, layer.options, weight, bias)
 
 
-def _is_close(layers: Sequence[Layer], inputs: Tensor, expected: Tensor) -> bool:
+def _is_close(layers: Sequence[DecoderLayer], inputs: Tensor, expected: Tensor) -> bool:
     try:
         outputs = run_layers(layers, inputs)
     except RuntimeError:  # shapes that do not follow from one another: no chain

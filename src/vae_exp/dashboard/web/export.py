@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vae_exp.dashboard.explorer.catalog import ExplorerCatalog, is_decoded_by_page
-from vae_exp.dashboard.explorer.worker import NOTHING_EXPLORED, Explored
+from vae_exp.dashboard.explorer.run_process import NOTHING_EXPLORED, Explored
 from vae_exp.dashboard.runs.media import ImageFile, ImageUnavailableError, read_picture
 from vae_exp.dashboard.runs.run import Run
 from vae_exp.dashboard.runs.run_tables import read_store

@@ -6,7 +6,7 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
-from vae_exp.dashboard.explorer.worker import Explored
+from vae_exp.dashboard.explorer.run_process import Explored
 from vae_exp.errors import UserError
 
 _OWN_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
