@@ -53,7 +53,8 @@ def export(
         write_to_user_path(path, lambda file: file.write(html))
     except OSError as error:
         raise UserError(f"--export={path} cannot be written: {error}.") from error
-    return f"{quantity(len(store.runs), 'run')}, {len(html) / _MEGABYTE:.1f} MB, written to {path}"
+    spaces = f", {quantity(len(latent), 'latent space')}" if latent else ""
+    return f"{quantity(len(store.runs), 'run')}{spaces}, {len(html) / _MEGABYTE:.1f} MB, written to {path}"
 
 
 def _latent_spaces(store: RunStore, explored: Explored) -> list[dict[str, str]]:
