@@ -27,15 +27,8 @@ function pageCharts(main) {
     const groups = state.seeds === "1" ? groupsBy(list, settingOf) : list.map((run) => [run]);
     refill(legend, groups.map((members) => legendButton(members, keys)));
     await fetchCurves(list, metrics, cache);
-    for (const [metric, panel] of panels) {
-      if (!metrics.includes(metric)) { clear(panel.chart); panel.box.remove(); panels.delete(metric); }
-    }
-    for (const metric of metrics) {
-      if (!panels.has(metric)) panels.set(metric, chartPanel(metric, panels));
-      const panel = panels.get(metric);
-      if (grid.children[metrics.indexOf(metric)] !== panel.box) grid.insertBefore(panel.box, grid.children[metrics.indexOf(metric)] ?? null);
-      drawCurves(panel.chart, metric, groups, keys, cache);
-    }
+    keepPanels(grid, panels, metrics);
+    for (const [metric, panel] of panels) drawCurves(panel.chart, metric, groups, keys, cache);
     if (!metrics.length) message.textContent = "There are no metrics yet.";
   };
 }
@@ -49,12 +42,18 @@ function pointOf(run, metric) {
 }
 
 function chartControls(names, metrics) {
-  const smooth = el("input", { type: "range", min: 0, max: 0.98, step: 0.02, value: state.smooth, on: { input: debounce(() => setState({ smooth: smooth.value }), 60) } });
   return [
     boxes("Metrics", names, metrics, (chosen) => setState({ metrics: asList(chosen) })),
+    axisControls(),
+    tick("Mean ± standard error over seeds", state.seeds === "1", (on) => setState({ seeds: on ? "1" : "" })),
+  ];
+}
+
+function axisControls() {
+  const smooth = el("input", { type: "range", min: 0, max: 0.98, step: 0.02, value: state.smooth, on: { input: debounce(() => setState({ smooth: smooth.value }), 60) } });
+  return [
     choice("Against", ["epoch", "step", ["time", "time (s)"]], state.against, (against) => setState({ against })),
     tick("Log axis", state.log === "1", (on) => setState({ log: on ? "1" : "" })),
-    tick("Mean ± standard error over seeds", state.seeds === "1", (on) => setState({ seeds: on ? "1" : "" })),
     el("label", {}, "Smoothing", smooth),
   ];
 }
@@ -78,6 +77,18 @@ async function fetchCurves(list, metrics, cache) {
   for (const curve of await source.curves(stale.map((run) => run.key), metrics, against)) {
     cache.set(`${against}\n${curve.metric}\n${curve.run}`, { ...curve, version: runs.get(curve.run)?.version });
   }
+}
+
+// One panel for each name, in their order.
+function keepPanels(grid, panels, names) {
+  for (const [name, panel] of panels) {
+    if (!names.includes(name)) { clear(panel.chart); panel.box.remove(); panels.delete(name); }
+  }
+  names.forEach((name, index) => {
+    if (!panels.has(name)) panels.set(name, chartPanel(name, panels));
+    const { box } = panels.get(name);
+    if (grid.children[index] !== box) grid.insertBefore(box, grid.children[index] ?? null);
+  });
 }
 
 function chartPanel(metric, panels) {
@@ -110,10 +121,13 @@ function drawCurves(chart, metric, groups, keys, cache) {
   const tracesOf = (members) => (members.length === 1 ? lineTrace(members[0], curveOf(members[0]), keys) : hasCurve(members, metric) ? bandTraces(members, curveOf, keys) : meanPoint(members, metric, keys));
   const drawn = (isolated.length ? isolated : groups).map((members) => members.filter((run) => curveOf(run)?.x.length)).filter((members) => members.length);
   const traces = drawn.flatMap(tracesOf);
-  const axis = { type: state.log === "1" ? "log" : "linear" };
+  drawPanel(chart, traces, metric, { xaxis: hasCurve(groups.flat(), metric) ? {} : { rangemode: "tozero" }, hovermode: groups.length > 12 ? "closest" : "x" });
+}
+
+function drawPanel(chart, traces, name, more) {
   const xTitle = { epoch: "epoch", step: "step", time: "seconds" }[state.against];
   const first = !chart.data;
-  draw(chart, traces, layoutOf(xTitle, metric, { yaxis: axis, xaxis: hasCurve(groups.flat(), metric) ? {} : { rangemode: "tozero" }, uirevision: `${state.against}${state.log}`, hovermode: groups.length > 12 ? "closest" : "x" }));
+  draw(chart, traces, layoutOf(xTitle, name, { yaxis: { type: state.log === "1" ? "log" : "linear" }, uirevision: `${state.against}${state.log}`, ...more }));
   if (first) chart.dispatchEvent(new Event("plotly-ready"));
 }
 

@@ -3,8 +3,10 @@
 function pageRun(main) {
   const choices = el("div", { class: "controls" });
   const head = el("div");
+  const curves = el("div", { class: "wall curves" });
   const body = el("div", { class: "wall" });
-  refill(main, choices, head, body);
+  refill(main, choices, head, curves, body);
+  const drawRunCurves = runCurves(curves);
   let signature = "";
   let machine = new Map();
 
@@ -13,19 +15,67 @@ function pageRun(main) {
     if (!run) { refill(head, el("p", { class: "quiet" }, "There are no runs yet.")); return; }
     const other = runs.get(state.other);
     const now = JSON.stringify([run.key, run.version, other?.key, other?.version, runs.size]);
-    if (now === signature) return;
+    if (now === signature) return drawRunCurves(run);
     if (!isInUse(choices)) refill(choices, runChoices(run, other));
     const [details, pictures] = await Promise.all([source.details(run.key), source.pictures([run.key])]);
     signature = now;
     refill(head, runHead(run));
+    await drawRunCurves(run);
     const scrolled = [...body.querySelectorAll("pre")].map((item) => [item.scrollTop, item.scrollHeight - item.scrollTop - item.clientHeight < 5]);
     machine.forEach((chart) => clear(chart));
+    details.machine.sort((a, b) => isOfGpu(b.metric) - isOfGpu(a.metric));
     machine = new Map(details.machine.slice(0, 40).map((curve) => [curve.metric, el("div", { class: "chart small" })]));
     refill(body, runSections(run, other, details, pictures[run.key] ?? [], machine));
     [...body.querySelectorAll("pre")].forEach((item, index) => { item.scrollTop = scrolled[index]?.[1] === false ? scrolled[index][0] : item.scrollHeight; });
     if (body.querySelector("details.machine")?.open) drawMachine(details, machine);
     body.querySelector("details.machine")?.addEventListener("toggle", () => drawMachine(details, machine));
   };
+}
+
+// Use and memory of GPUs stand before all else that W&B measures of a machine.
+const isOfGpu = (metric) => /^gpu\.\d+\.(gpu|memory)/.test(metric);
+
+// The metrics of a run, training and validation of the same in one panel.
+const PARTS = ["train", "val"];
+const FIRST_CURVES = ["loss", "elbo", "rate", "distortion", "grad_norm", "learning_rate"];
+const curveName = (metric) => metric.replace(/^(train|val)\//, "");
+
+function runCurves(box) {
+  const controls = el("div", { class: "controls" });
+  const legend = el("p", { class: "legend" }, PARTS.map((part, index) => el("span", {}, el("span", { class: `swatch c${index}`, "aria-hidden": "true" }), part)));
+  const grid = el("div", { class: "grid" });
+  const panels = new Map();
+  const cache = new Map();
+  let menuSignature = "";
+
+  return async (run) => {
+    const metrics = run.keys.filter(isMetric);
+    const rank = (name) => (FIRST_CURVES.indexOf(name) + FIRST_CURVES.length + 1) % (FIRST_CURVES.length + 1);
+    const names = [...new Set(metrics.map(curveName))].sort((a, b) => rank(a) - rank(b) || a.localeCompare(b));
+    const usual = names.filter((name) => FIRST_CURVES.includes(name));
+    const chosen = names.filter((name) => listOf(state.panels).includes(name));
+    const some = chosen.length ? chosen : usual.length ? usual : names.slice(0, 4);
+    const signature = JSON.stringify([run.key, names, some, state.against]);
+    if (signature !== menuSignature && !isInUse(controls)) {
+      refill(controls, boxes("Curves", names, some, (list) => setState({ panels: asList(list) })), axisControls(), legend);
+      menuSignature = signature;
+    }
+    refill(box, names.length ? [controls, grid] : []);
+    const drawn = metrics.filter((metric) => some.includes(curveName(metric)));
+    await fetchCurves([run], drawn, cache);
+    keepPanels(grid, panels, some);
+    for (const [name, { chart }] of panels) {
+      const traces = drawn.filter((metric) => curveName(metric) === name).map((metric) => partTrace(metric, cache.get(`${state.against}\n${metric}\n${run.key}`)));
+      drawPanel(chart, traces, name, { hovermode: "x", uirevision: `${run.key}${state.against}${state.log}` });
+    }
+  };
+}
+
+function partTrace(metric, curve) {
+  const colourOfPart = colour(`c${Math.max(0, PARTS.indexOf(metric.split("/")[0]))}`);
+  const { x, y } = curve ?? { x: [], y: [] };
+  return { type: "scatter", mode: x.length === 1 ? "markers" : "lines", x, y: smoothed(y, Number(state.smooth)), name: escaped(metric), line: { color: colourOfPart, width: 1.8 },
+    marker: { color: colourOfPart }, connectgaps: false, hovertemplate: "%{y:.5g} at %{x}" };
 }
 
 function runChoices(run, other) {

@@ -1,0 +1,48 @@
+"""The page of one run in a browser, served and exported."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.dashboard.browsers import Watched, dashboard
+from tests.dashboard.records import make_run, stats_record
+from vae_exp.dashboard.web.export import export
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+TIMEOUT = 20_000  # milliseconds
+DRAWN = """() => Object.fromEntries([...document.querySelectorAll('.curves .chart')]
+    .filter((chart) => chart.data)
+    .map((chart) => [chart.layout.yaxis.title.text, chart.data.map((trace) => [trace.name, trace.x, trace.y])]))"""
+
+
+@pytest.mark.parametrize("way", ["served", "exported"])
+def test_training_and_validation_of_a_metric_share_a_panel(watched: Watched, tmp_path: Path, way: str):
+    rows = [
+        {"train/elbo": -9.0, "val/elbo": -8.0, "train/grad_norm": 2.0, "val/active_units": 1, "train/loss": 9.0},
+        {"train/elbo": -7.0, "val/elbo": -6.0, "train/grad_norm": 1.0, "val/active_units": 2, "train/loss": 7.0},
+    ]
+    machine = [stats_record(1_700_000_001, {"a": 1.0, "gpu.0.gpu": 90.0})]
+    make_run(tmp_path, "one", {}, rows, more=machine)
+    if way == "exported":
+        export([tmp_path], tmp_path / "page.html", private=False, max_megabytes=50)
+    page = watched.page
+    with dashboard([tmp_path]) if way == "served" else nullcontext((tmp_path / "page.html").as_uri()) as address:
+        page.goto(f"{address}#page=run&run=one")
+        expect(page.locator(".curves .scatterlayer")).to_have_count(3, timeout=TIMEOUT)
+        drawn = page.evaluate(DRAWN)
+        assert list(drawn) == ["loss", "elbo", "grad_norm"]
+        assert drawn["elbo"] == [["train/elbo", [1, 2], [-9, -7]], ["val/elbo", [1, 2], [-8, -6]]]
+        page.get_by_label("Against").select_option("time")
+        page.locator("summary", has_text="Curves").click()
+        page.get_by_label("active_units", exact=True).check()
+        for name in ("loss", "elbo", "grad_norm"):
+            page.get_by_label(name, exact=True).uncheck()
+        expect(page.locator(".curves .panel")).to_have_count(1)
+        page.wait_for_function(f"() => ({DRAWN})().active_units?.[0][1][1] === 1")
+        assert page.evaluate(DRAWN) == {"active_units": [["val/active_units", [0.5, 1], [1, 2]]]}
+        assert "panels=active_units" in page.url
+        page.locator("summary", has_text="Machine").click()
+        expect(page.locator(".machine h3")).to_have_text(["gpu.0.gpu", "a"])
+    assert watched.complaints == []
