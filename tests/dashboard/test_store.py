@@ -194,6 +194,22 @@ def test_scores_added_afterwards_change_nothing_else(tmp_path: Path):
         assert run.series("a")[1].tolist() == [1.0, 2.0]
 
 
+def test_scores_that_repeat_the_summary_leave_the_label_of_a_job(tmp_path: Path):
+    """As `evaluate` adds them offline: the run directory is all of the config, the summary is that of the run."""
+    directory = str(tmp_path / "sweep" / "a")
+    job = {"run_directory": directory, "overrides": {"seed": "1"}, "swept": {"seed": "1"}}
+    config = {**job, "sweep": {"name": "sweep"}}
+    done = {"status": "completed", "a": 1.0}
+    make_run(tmp_path, "one", config, [{"a": 1.0}], more=[summary_record(done)])
+    scores = [summary_record({**done, "test/nll": 2.5})]
+    make_run(tmp_path, "one", {"run_directory": directory}, started=1_700_000_500, more=scores)
+    run = only_run(tmp_path)
+    assert len(run.segments) == 2
+    assert run.trained is run.segments[0]
+    assert run.trained.job.swept == {"seed": "1"}
+    assert run.summary["test/nll"] == 2.5
+
+
 def test_a_resumed_run_that_fails_at_once_has_failed(tmp_path: Path):
     make_run(tmp_path, "one", {}, [{"a": 1.0}], 130)
     make_run(tmp_path, "one", {}, [], 1, started=1_700_000_500, more=[summary_record({"status": "failed"})])

@@ -119,8 +119,13 @@ class RunSegment:
 
     @property
     def is_of_scores(self) -> bool:
-        """Whether it only adds to the summary of its run: no history, and no status as training leaves one."""
-        return not len(self.history) and bool(self.scores) and "status" not in self.summary
+        """Whether it only adds to the summary of its run.
+
+        Such a segment has no history, and no status as training leaves one; one of `tracking.run_summary` repeats
+        the whole summary, and has the run directory as its config.
+        """
+        repeats = self.config.keys() == {"run_directory"}
+        return not len(self.history) and bool(self.scores) and (repeats or "status" not in self.summary)
 
     @property
     def is_behind(self) -> bool:
