@@ -53,7 +53,9 @@ class ExplorerCatalog:
             for run in stored:
                 path = self._store.directory_below_roots(run)
                 if path is not None and not run.is_replaced and RunDirectory(path).checkpoints():
-                    runs.append(ExplorableRun(run.key, run.info.name or run.run_id, path, path in self._named))
+                    runs.append(
+                        ExplorableRun(run.key, run.label or run.info.name or run.run_id, path, path in self._named)
+                    )
         shown = {run.path for run in runs}
         unlogged = [path for path in self._named if path not in shown]
         for number, path in enumerate(unlogged, 1):
