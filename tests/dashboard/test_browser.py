@@ -58,6 +58,7 @@ def check_all_views(watched: Watched, address: str) -> None:
     check_the_sweep(watched, address, elbos)
     check_the_images(watched, address)
     check_a_run(watched, address)
+    check_the_comparison(watched, address)
 
 
 def check_the_table(watched: Watched, address: str) -> list[float]:
@@ -164,9 +165,18 @@ def check_a_run(watched: Watched, address: str) -> None:
     rows(watched).first.get_by_role("link").click()
     expect(page.locator("h2").first).to_contain_text("latent_dim")
     expect(page.get_by_role("region", name="Config")).to_contain_text("model.latent_dim")
-    other = page.get_by_label("Compare with").locator("option").nth(1).get_attribute("value")
-    page.get_by_label("Compare with").select_option(other)
-    expect(page.locator("tr.differs").first).to_be_visible()
+    expect(page.locator(".curves .scatterlayer")).to_have_count(6)
+
+
+def check_the_comparison(watched: Watched, address: str) -> None:
+    page = watched.page
+    show(watched, address, page="runs")
+    for number in (0, 3):
+        rows(watched).nth(number).get_by_role("checkbox").check()
+    page.get_by_role("button", name="Compare 2 runs").click()
+    expect(page.get_by_role("region", name="Keys that differ").locator("td.differs").first).to_be_visible()
+    expect(page.locator(".scatterlayer").first.locator(".trace")).to_have_count(2, timeout=TIMEOUT)
+    expect(page.get_by_role("region", name="Images").locator("figure img")).to_have_count(2)
 
 
 @pytest.fixture(scope="module")
@@ -319,9 +329,10 @@ def test_names_and_texts_of_a_run_are_never_markup(watched: Watched, tmp_path: P
 
     def visit(address: str) -> None:
         columns = f"{HOSTILE}\x1fconstructor\x1f__proto__"
-        for page in ("runs", "charts", "sweep", "images", "run", "constructor", "__proto__"):
+        for page in ("runs", "charts", "sweep", "images", "compare", "run", "constructor", "__proto__"):
             state = {"metric": HOSTILE, "metrics": f"{HOSTILE}\x1fval/elbo", "key": HOSTILE, "rows": "x"}
             state |= {"cols": HOSTILE, "picture": "figures/" + HOSTILE, "columns": columns, "sort": "started"}
+            state |= {"compare": "r0\x1fr1\x1fr2", "panels": HOSTILE}
             show(watched, address, page=page, **state)
             watched.page.reload()
             watched.page.wait_for_function(
@@ -362,8 +373,8 @@ def test_pages_are_as_wide_as_a_phone_and_as_a_screen_at_400_percent(watched: Wa
         )
     watched.page.set_viewport_size({"width": width, "height": 256})
     with dashboard([tmp_path]) as address:
-        for page in ("runs", "charts", "sweep", "images", "run"):
-            show(watched, address, page=page)
+        for page in ("runs", "charts", "sweep", "images", "compare", "run"):
+            show(watched, address, page=page, compare="r0\x1fr1\x1fr2")
             watched.page.wait_for_function("() => document.getElementById('status').innerText.includes('12 runs')")
             watched.page.wait_for_timeout(800)
             assert watched.page.evaluate("() => document.documentElement.scrollWidth") <= width, page

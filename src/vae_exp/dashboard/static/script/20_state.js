@@ -3,7 +3,7 @@
 const DEFAULTS = {
   page: "runs", filter: "", sort: "-started", group: "", columns: "", selected: "", metrics: "", against: "epoch",
   log: "", smooth: "0", seeds: "", isolate: "", metric: "", key: "", rows: "", cols: "", picture: "", epoch: "",
-  every: "", run: "", other: "", all: "", others: "", by: "", plane: "", z: "", image: "", label: "", panels: "",
+  every: "", run: "", other: "", all: "", others: "", by: "", plane: "", z: "", image: "", label: "", panels: "", compare: "",
 };
 const SEPARATOR = "\u001f";
 

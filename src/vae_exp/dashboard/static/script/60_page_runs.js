@@ -8,9 +8,10 @@ function pageRuns(main) {
   const menus = el("span", { class: "controls" });
   const count = el("p", { class: "quiet", id: "count", role: "status" });
   const table = el("table", { class: "runs" });
+  const compare = el("span");
   const rowCache = new Map();
   refill(main,
-    el("div", { class: "controls" }, el("label", { class: "wide" }, "Filter", filter), menus,
+    el("div", { class: "controls" }, el("label", { class: "wide" }, "Filter", filter), menus, compare,
       el("button", { type: "button", on: { click: saveTable } }, "CSV")),
     el("p", { id: "filter-help", class: "quiet" }, "key>=8, key=value, key~part, or a word of the name. A run is shown if all terms match."),
     count, el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Runs" }, table));
@@ -28,6 +29,7 @@ function pageRuns(main) {
     const groups = state.group ? meaningOf(list, [state.group], mainMetric(list)) : "";
     const parts = [`${list.length} of ${currentRuns().length} runs`, selected.size ? `${selected.size} selected` : "", groups && `groups: ${groups}; ± standard errors over seeds`, ofTest(mainMetric(list)), ...(runs.size ? filterOf(state.filter).problems : [])];
     count.textContent = parts.filter(Boolean).join(", ");
+    refill(compare, compareButton(list, selected));
     refill(table, tableHead(list, columns, selected), tableBodies(list, columns, selected, rowCache));
   };
 }

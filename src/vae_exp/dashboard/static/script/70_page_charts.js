@@ -3,17 +3,21 @@
 const MOST_RUNS_IN_A_CHART = 50;
 
 function pageCharts(main) {
+  const drawCharts = chartsIn(main);
+  return () => drawCharts(chosenRuns());
+}
+
+function chartsIn(box) {
   const controls = el("div", { class: "controls" });
   const message = el("p", { class: "quiet", role: "status" });
   const legend = el("div", { class: "legend", role: "group", "aria-label": "Runs; press one to isolate it" });
   const grid = el("div", { class: "grid" });
   const panels = new Map();
   const cache = new Map();
-  refill(main, controls, message, legend, grid);
+  refill(box, controls, message, legend, grid);
   let menuSignature = "";
 
-  return async () => {
-    const all = chosenRuns();
+  return async (all) => {
     const list = all.slice(0, MOST_RUNS_IN_A_CHART);
     const names = metricNames(list).filter((name) => hasCurve(list, name) || list.some((run) => pointOf(run, name)));
     const metrics = listOf(state.metrics).length ? listOf(state.metrics) : names.filter((name) => hasCurve(list, name)).slice(0, 4);

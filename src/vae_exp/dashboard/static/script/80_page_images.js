@@ -3,16 +3,20 @@
 const MOST_RUNS_OF_PICTURES = 40;
 
 function pageImages(main) {
+  const showImages = imagesIn(main);
+  return () => showImages(chosenRuns());
+}
+
+function imagesIn(box) {
   const controls = el("div", { class: "controls" });
   const message = el("p", { class: "quiet", role: "status" });
   const wall = el("div", { class: "wall" });
-  refill(main, controls, message, wall);
+  refill(box, controls, message, wall);
   const cache = new Map();
   let menuSignature = "";
   let wallSignature = "";
 
-  return async () => {
-    const all = chosenRuns();
+  return async (all) => {
     const list = all.filter((run) => run.pictures > 0).slice(0, MOST_RUNS_OF_PICTURES);
     const stale = list.filter((run) => cache.get(run.key)?.version !== run.version);
     if (stale.length) {

@@ -13,10 +13,9 @@ function pageRun(main) {
   return async () => {
     const run = runs.get(state.run) ?? filteredRuns()[0];
     if (!run) { refill(head, el("p", { class: "quiet" }, "There are no runs yet.")); return; }
-    const other = runs.get(state.other);
-    const now = JSON.stringify([run.key, run.version, other?.key, other?.version, runs.size]);
+    const now = JSON.stringify([run.key, run.version, runs.size]);
     if (now === signature) return drawRunCurves(run);
-    if (!isInUse(choices)) refill(choices, runChoices(run, other));
+    if (!isInUse(choices)) refill(choices, runChoices(run));
     const [details, pictures] = await Promise.all([source.details(run.key), source.pictures([run.key])]);
     signature = now;
     refill(head, runHead(run));
@@ -25,7 +24,7 @@ function pageRun(main) {
     machine.forEach((chart) => clear(chart));
     details.machine.sort((a, b) => isOfGpu(b.metric) - isOfGpu(a.metric));
     machine = new Map(details.machine.slice(0, 40).map((curve) => [curve.metric, el("div", { class: "chart small" })]));
-    refill(body, runSections(run, other, details, pictures[run.key] ?? [], machine));
+    refill(body, runSections(run, details, pictures[run.key] ?? [], machine));
     [...body.querySelectorAll("pre")].forEach((item, index) => { item.scrollTop = scrolled[index]?.[1] === false ? scrolled[index][0] : item.scrollHeight; });
     if (body.querySelector("details.machine")?.open) drawMachine(details, machine);
     body.querySelector("details.machine")?.addEventListener("toggle", () => drawMachine(details, machine));
@@ -78,12 +77,12 @@ function partTrace(metric, curve) {
     marker: { color: colourOfPart }, connectgaps: false, hovertemplate: "%{y:.5g} at %{x}" };
 }
 
-function runChoices(run, other) {
-  const list = ordered([...runs.values()], "name");
-  const title = (item) => [item.key, `${item.label} (${item.id})${item.replaced ? `, attempt ${item.attempt}` : ""}`];
+const runOptions = () => ordered([...runs.values()], "name").map((run) => [run.key, `${run.label} (${run.id})${run.replaced ? `, attempt ${run.attempt}` : ""}`]);
+
+function runChoices(run) {
   return [
-    choice("Run", list.map(title), run.key, (key) => setState({ run: key })),
-    choice("Compare with", [["", "–"], ...list.filter((item) => item !== run).map(title)], other?.key ?? "", (key) => setState({ other: key })),
+    choice("Run", runOptions(), run.key, (key) => setState({ run: key })),
+    el("a", { href: fragmentWith({ page: "compare", compare: run.key }) }, "Compare with others"),
   ];
 }
 
@@ -97,18 +96,17 @@ function runHead(run) {
   ];
 }
 
-function runSections(run, other, details, pictures, machine) {
+function runSections(run, details, pictures, machine) {
   const warnings = warningsOf(details);
   const last = new Map(pictures.map((picture) => [`${picture.name}\n${picture.caption}`, picture]));
-  const vectors = Object.entries(details.vectors).filter(([, values]) => values.length > 1 && values.length <= 512);
+  const vectors = vectorsOf(details);
   return [
     details.notes ? el("p", {}, details.notes) : null,
     warnings.length ? el("section", { class: "panel" }, el("h2", {}, "Warnings"), el("ul", {}, warnings.map((text) => el("li", { class: "warning" }, text)))) : null,
     el("div", { class: "grid" },
-      facts("Summary", Object.entries(run.summary).filter(([key]) => !key.startsWith("_") && !key.startsWith("figures/")), other && ((key) => other.summary[key])),
-      facts("Config", Object.entries(run.config), other && ((key) => other.config[key])),
-      vectors.map(([name, values]) => el("section", { class: "panel" }, el("h2", {}, name),
-        barChart(values.map((value, index) => [`z${index + 1}`, value ?? 0]).sort((a, b) => b[1] - a[1]).slice(0, 64), shown)))),
+      facts("Summary", Object.entries(run.summary).filter(([key]) => !key.startsWith("_") && !key.startsWith("figures/"))),
+      facts("Config", Object.entries(run.config)),
+      vectors.map(([name, values]) => el("section", { class: "panel" }, el("h2", {}, name), unitBars(values)))),
     last.size ? el("section", { class: "panel" }, el("h2", {}, "Pictures"), el("div", { class: "tiles" },
       [...last.values()].map((picture) => el("figure", {}, pictureOf(run, picture, []), el("figcaption", {}, `${picture.name.replace(/^figures\//, "")}, epoch ${momentOf(picture)}${picture.caption ? ` · ${picture.caption}` : ""}`))))) : null,
     details.machine.length ? el("details", { class: "panel machine" }, el("summary", {}, "Machine"), el("div", { class: "grid" },
@@ -117,6 +115,10 @@ function runSections(run, other, details, pictures, machine) {
     Object.keys(details.environment).length ? facts("Environment", Object.entries(details.environment)) : null,
   ];
 }
+
+// Values of latent units, such as `val/unit_rates`; the largest are drawn.
+const vectorsOf = (details) => Object.entries(details.vectors).filter(([, values]) => values.length > 1 && values.length <= 512);
+const unitBars = (values, most) => barChart(values.map((value, index) => [`z${index + 1}`, value ?? 0]).sort((a, b) => b[1] - a[1]).slice(0, 64), shown, most);
 
 // Remove terminal control codes: no colours, and of an overwritten line its last state.
 function plainText(text) {
@@ -129,14 +131,10 @@ function warningsOf(details) {
   return [...new Set([...details.alerts.map((alert) => [alert.title, alert.text].filter(Boolean).join(": ")), ...lines.map((line) => line.trim())])].slice(0, 50);
 }
 
-function facts(title, pairs, compared) {
-  const rows = pairs.sort(([a], [b]) => a.localeCompare(b)).map(([key, value]) => {
-    const otherValue = compared?.(key);
-    const differs = compared && textOf(otherValue) !== textOf(value);
-    return { differs, row: el("tr", { class: differs ? "differs" : null }, el("th", { scope: "row" }, key), el("td", {}, shown(value)), compared ? el("td", {}, shown(otherValue)) : null) };
-  });
-  return el("section", { class: "panel" }, el("h2", {}, title, compared ? ` (${rows.filter((item) => item.differs).length} differ)` : ""),
-    el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title }, el("table", { class: "facts" }, el("tbody", {}, [...rows].sort((a, b) => (b.differs ?? 0) - (a.differs ?? 0)).map((item) => item.row)))));
+function facts(title, pairs) {
+  const rows = pairs.sort(([a], [b]) => a.localeCompare(b)).map(([key, value]) => el("tr", {}, el("th", { scope: "row" }, key), el("td", {}, shown(value))));
+  return el("section", { class: "panel" }, el("h2", {}, title),
+    el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title }, el("table", { class: "facts" }, el("tbody", {}, rows))));
 }
 
 function drawMachine(details, machine) {

@@ -1,6 +1,6 @@
 // The current page, kept up to date while the tab is visible.
 
-const PAGES = { runs: ["Runs", pageRuns], charts: ["Charts", pageCharts], sweep: ["Sweep", pageSweep], images: ["Images", pageImages], run: ["Run", pageRun], latent: ["Latent space", pageLatent] };
+const PAGES = { runs: ["Runs", pageRuns], charts: ["Charts", pageCharts], sweep: ["Sweep", pageSweep], images: ["Images", pageImages], compare: ["Compare", pageCompare], run: ["Run", pageRun], latent: ["Latent space", pageLatent] };
 const POLL_MILLISECONDS = 1000;
 const content = document.getElementById("content");
 const statusLine = document.getElementById("status");

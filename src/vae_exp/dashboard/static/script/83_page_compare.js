@@ -1,0 +1,118 @@
+// Two to six runs side by side; differences are to the first.
+
+const MOST_COMPARED = 6;
+
+// The runs in the link, else those selected in the table.
+function comparedRuns() {
+  const named = listOf(state.compare).map((key) => runs.get(key)).filter(Boolean);
+  const selected = new Set(listOf(state.selected));
+  return (named.length ? named : filteredRuns().filter((run) => selected.has(run.key))).slice(0, MOST_COMPARED);
+}
+
+const compare = (list) => setState({ page: "compare", compare: asList(list.map((run) => run.key)) });
+
+function compareButton(list, selected) {
+  const chosen = list.filter((run) => selected.has(run.key));
+  if (chosen.length < 2 || chosen.length > MOST_COMPARED) return null;
+  return el("button", { type: "button", "data-key": "compare", on: { click: () => compare(chosen) } }, `Compare ${chosen.length} runs`);
+}
+
+function pageCompare(main) {
+  const choices = el("div", { class: "controls" });
+  const message = el("p", { class: "quiet", role: "status" });
+  const body = el("div", { class: "wall" });
+  const panel = (title, ...children) => el("section", { class: "panel", "aria-label": title }, el("h2", {}, title), children);
+  const fold = () => el("details", {}, el("summary"), el("div"));
+  const [config, kept, equal, metrics, charts, images, units] = [el("div"), fold(), fold(), el("div"), el("div", { class: "wall" }), el("div", { class: "wall" }), el("div", { class: "wall" })];
+  const sections = [panel("Config", config, kept, equal), panel("Metrics", metrics), panel("Curves", charts), panel("Images", images), units];
+  refill(main, choices, message, body);
+  const [drawCharts, showImages, details] = [chartsIn(charts), imagesIn(images), new Map()];
+  let signature = "";
+
+  return async () => {
+    const list = comparedRuns();
+    const keys = labelKeys(list);
+    const now = JSON.stringify([list.map((run) => [run.key, run.version, labelOf(run, keys), run.colour]), runs.size, state.by]);
+    const isNew = now !== signature;
+    if (isNew) {
+      signature = now;
+      refill(choices, comparedChoices(list, keys));
+      message.textContent = list.length < 2 ? "Select two to six runs in the table of the page Runs, or add them here."
+        : new Set(list.map(comparableOf)).size > 1 ? "These runs have different data or likelihoods, so their values cannot be compared." : "";
+      compareConfigs(list, keys, config, kept, equal);
+      refill(metrics, epochChoice(list), metricsTable(list, keys));
+    }
+    refill(body, list.length < 2 ? [] : sections);
+    if (list.length < 2) return;
+    await drawCharts(list);
+    await showImages(list);
+    if (isNew) refill(units, await compareUnits(list, keys, details));
+  };
+}
+
+function comparedChoices(list, keys) {
+  const keyed = (label, key) => { label.querySelector("select").dataset.key = key; return label; };
+  const chosen = new Set(list.map((run) => run.key));
+  const remove = (run) => el("button", { type: "button", "aria-label": `Remove ${labelOf(run, keys)}`, on: { click: () => compare(list.filter((item) => item !== run)) } }, "×");
+  return [
+    list.map((run) => el("span", { "data-run": run.key }, titleOf(run, keys), " ", list.length > 1 ? remove(run) : null)),
+    list.length < MOST_COMPARED ? keyed(choice("Add", [["", "–"], ...runOptions().filter(([key]) => !chosen.has(key))], "", (key) => compare([...list, runs.get(key)])), "add") : null,
+    list.length > 1 ? keyed(choice("Differences from", list.map((run) => [run.key, labelOf(run, keys)]), list[0].key, (key) => compare([runs.get(key), ...list.filter((run) => run.key !== key)])), "first") : null,
+  ];
+}
+
+function sideBySide(title, list, keys, rows) {
+  const head = el("tr", {}, el("th"), list.map((run) => el("th", { scope: "col" }, el("span", {}, titleOf(run, keys)))));
+  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title }, el("table", { class: "facts compared" }, el("thead", {}, head), el("tbody", {}, rows)));
+}
+
+// Keys that differ, then folded those that change no result, and those that are equal.
+function compareConfigs(list, keys, config, kept, equal) {
+  const textIn = (run, key) => (key in run.config ? `=${textOf(run.config[key])}` : "");
+  const rank = new Map(varyingKeys(list).map((key, index) => [key, index - 1e6]));
+  const all = [...new Set(list.flatMap((run) => Object.keys(run.config)))].sort((a, b) => (rank.get(a) ?? 0) - (rank.get(b) ?? 0) || a.localeCompare(b));
+  const isEqual = (key) => list.every((run) => textIn(run, key) === textIn(list[0], key));
+  const isKept = (key) => list.some(isOurs) && HOUSEKEEPING.test(key);
+  const rowOf = (key) => el("tr", {}, el("th", { scope: "row" }, key),
+    list.map((run) => el("td", { class: textIn(run, key) === textIn(list[0], key) ? null : "differs" }, key in run.config ? shown(run.config[key]) : "–")));
+  const differing = all.filter((key) => !isEqual(key));
+  const table = (title, some) => (some.length ? sideBySide(title, list, keys, some.map(rowOf)) : el("p", { class: "quiet" }, "No key differs."));
+  const folded = (details, title, some) => {
+    details.hidden = !some.length;
+    details.firstChild.textContent = `${title} (${some.length})`;
+    refill(details.lastChild, table(title, some));
+  };
+  refill(config, table("Keys that differ", differing.filter((key) => !isKept(key))));
+  folded(kept, "Names, paths and tracking that differ", differing.filter(isKept));
+  folded(equal, "Equal keys", all.filter(isEqual));
+}
+
+function metricsTable(list, keys) {
+  const row = (title, cellOf) => el("tr", {}, el("th", { scope: "row" }, title), list.map(cellOf));
+  const value = (run, key) => el("td", { class: "number" }, shown(valueOf(run, key)));
+  const metric = (name) => row(labelOfMetric(list, name), (run) => {
+    const isLast = labelOfMetric(list, name) !== labelOfMetric([run], name);
+    const difference = number(run, name) - number(list[0], name);
+    return el("td", { class: isLast ? "number quiet" : "number", title: textOf(valueOf(run, name)) + (isLast ? ", of the last epoch" : "") }, shown(valueOf(run, name)),
+      run !== list[0] && Number.isFinite(difference) ? el("span", { class: "difference" }, `${difference > 0 ? "+" : ""}${shown(Number(difference.toPrecision(3)))}`) : null);
+  });
+  return sideBySide("Metrics", list, keys, [
+    row("state", (run) => el("td", { class: `number ${run.state}` }, stateText(run))),
+    metricNames(list).map(metric),
+    state.by !== "last" && hasBest(list) ? row("best/epoch", (run) => value(run, "best/epoch")) : null,
+    row("epoch", (run) => value(run, "epoch")),
+    row("runtime", (run) => el("td", { class: "number" }, duration(valueOf(run, "runtime")))),
+  ].flat().filter(Boolean));
+}
+
+// Bars of all runs have one scale.
+async function compareUnits(list, keys, cache) {
+  await Promise.all(list.filter((run) => cache.get(run.key)?.version !== run.version).map(async (run) => cache.set(run.key, { version: run.version, vectors: new Map(vectorsOf(await source.details(run.key))) })));
+  const vectors = list.map((run) => cache.get(run.key).vectors);
+  const names = [...new Set(vectors.flatMap((item) => [...item.keys()]))].sort();
+  return names.map((name) => {
+    const most = Math.max(1e-12, ...vectors.flatMap((item) => item.get(name) ?? []));
+    return el("section", { class: "panel", "aria-label": name }, el("h2", {}, name), el("div", { class: "tiles" },
+      list.map((run, index) => el("figure", { "data-run": run.key }, el("figcaption", {}, titleOf(run, keys)), vectors[index].has(name) ? unitBars(vectors[index].get(name), most) : el("p", { class: "quiet" }, "not logged")))));
+  });
+}

@@ -1,0 +1,86 @@
+"""The page that compares runs in a browser, served and exported."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.dashboard.browsers import Watched, dashboard
+from tests.dashboard.records import PNG, make_run, picture, summary_record
+from vae_exp.dashboard.web.export import export
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+TIMEOUT = 20_000  # milliseconds
+
+
+def texts(page: Any, title: str) -> list[list[str]]:
+    """The rows of a table."""
+    script = """(title) => [...document.querySelectorAll(`[role=region][aria-label="${title}"] tbody tr`)]
+        .map((row) => [...row.children].map((cell) => cell.textContent.trim()))"""
+    return page.evaluate(script, title)
+
+
+def make_runs(root: Path) -> None:
+    """Seven runs that differ in x, their directory, and the number of latent units."""
+    for number in range(7):
+        config = {"x": number, "same": "a", "run_directory": f"runs/{number}"}
+        rates = [0.5, 2.0 + number] if number < 2 else [1.0]
+        rows = [
+            {"val/elbo": -9.0 + number},
+            {"val/elbo": -8.0 + number, "val/unit_rates": rates, "figures/a": picture("media/images/a.png")},
+        ]
+        best = summary_record({"best/val/elbo": -8.0 + number, "best/epoch": 2})
+        path = make_run(root, f"r{number}", config, rows, started=1_700_000_000 + number, more=[best])
+        (path.parent / "files" / "media" / "images" / "a.png").write_bytes(PNG)
+
+
+@pytest.mark.parametrize("way", ["served", "exported"])
+def test_selected_runs_are_compared(watched: Watched, tmp_path: Path, way: str):
+    make_runs(tmp_path)
+    if way == "exported":
+        export([tmp_path], tmp_path / "page.html", private=False, max_megabytes=50)
+    page = watched.page
+    with dashboard([tmp_path]) if way == "served" else nullcontext((tmp_path / "page.html").as_uri()) as address:
+        page.goto(f"{address}#page=runs&sort=x")
+        button = page.get_by_role("button", name="Compare 2 runs")
+        page.get_by_role("checkbox", name="Select r0").check(timeout=TIMEOUT)
+        expect(button).to_have_count(0)
+        page.get_by_role("checkbox", name="Select r1").check()
+        button.click()
+        expect(page.locator("section .scatterlayer .trace")).to_have_count(2, timeout=TIMEOUT)
+        assert texts(page, "Keys that differ") == [["x", "0", "1"]]
+        page.locator("summary", has_text="Equal keys (1)").click()
+        assert texts(page, "Equal keys") == [["same", "a", "a"]]
+        metrics = {name: cells for name, *cells in texts(page, "Metrics")}
+        assert metrics["best/val/elbo"] == ["-8", "-7+1"]
+        expect(page.locator("section[aria-label=Images] figure img")).to_have_count(2)
+        bars = page.locator("section[aria-label='val/unit_rates'] figure")
+        expect(bars.nth(1).locator("rect").first).to_have_attribute("width", "250")
+        assert float(bars.nth(0).locator("rect").first.get_attribute("width") or 0) == pytest.approx(250 * 2 / 3)
+        page.get_by_label("Differences from").select_option("r1")
+        expect(page.locator(".difference").first).to_have_text("-1")
+        page.get_by_label("Add").select_option("r4")
+        expect(page.locator("section .scatterlayer .trace")).to_have_count(3)
+        page.reload()
+        expect(page.locator("section .scatterlayer .trace")).to_have_count(3, timeout=TIMEOUT)
+        assert texts(page, "Keys that differ") == [["x", "1", "0", "4"]]
+        page.get_by_role("button", name="Remove x=0").click()
+        expect(page.locator("section .scatterlayer .trace")).to_have_count(2)
+        page.go_back()
+        expect(page.locator("section .scatterlayer .trace")).to_have_count(3)
+    assert watched.complaints == []
+
+
+def test_too_few_or_too_many_runs_are_not_compared(watched: Watched, tmp_path: Path):
+    make_runs(tmp_path)
+    page = watched.page
+    with dashboard([tmp_path]) as address:
+        page.goto(f"{address}#page=compare")
+        expect(page.locator("main [role=status]").first).to_contain_text("Select two to six runs", timeout=TIMEOUT)
+        page.goto(f"{address}#page=runs")
+        page.get_by_role("checkbox", name="Select all").check(timeout=TIMEOUT)
+        expect(page.locator("#count")).to_contain_text("7 selected")
+        expect(page.get_by_role("button", name="Compare")).to_have_count(0)
+    assert watched.complaints == []
