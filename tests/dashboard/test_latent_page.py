@@ -172,7 +172,7 @@ def test_an_interpolation_runs_along_the_line_between_two_images(watched, runs):
 
 def test_two_runs_stand_side_by_side_on_one_image(watched, runs):
     plane, conv = load_run(runs / "plane"), load_run(runs / "conv")
-    with shown(watched, runs, "plane", "conv", other="directory2") as page:
+    with shown(watched, runs, "plane", "conv", other="directory:2") as page:
         page.locator('[data-image="5"]').click()
         images = plane.images("val").batch(slice(5, 6)).images
         for view, run in enumerate((plane, conv)):
@@ -211,7 +211,7 @@ def test_the_server_decodes_what_the_page_cannot(watched, runs):
           const times = [];
           for (let i = 0; i < 20; i++) {
             const start = performance.now();
-            await source.decode(state.run || 'directory1', new Float32Array([i / 10, 0, 0, 0]), 0);
+            await source.decode(state.run || 'directory:1', new Float32Array([i / 10, 0, 0, 0]), 0);
             times.push(performance.now() - start);
           }
           return times;

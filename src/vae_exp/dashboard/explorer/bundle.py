@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Sequence
 from math import prod
 from typing import Any
@@ -9,11 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from vae_exp.dashboard.explorer.layers import DecoderLayer, decoder_layers
 from vae_exp.data.images import ImageSet
-from vae_exp.distributions.codebook import VectorQuantizedPosterior
 from vae_exp.distributions.kl import kl_per_dimension
 from vae_exp.distributions.sampling import sample
 from vae_exp.errors import UserError
@@ -29,7 +28,8 @@ _MAX_PIXEL_BYTES = 2_000_000
 _PRIOR_DRAWS = 200
 _SCORE_DRAWS = 10  # of z for each image
 _ACTIVE_VARIANCE = 0.01  # Burda, Grosse & Salakhutdinov 2016, section 5.2
-_BATCH = 500
+_BATCH = 250
+_ENCODING_SECONDS = 10
 _ALIGNMENT = 4
 
 _log = logging.getLogger(__name__)
@@ -99,23 +99,20 @@ def _describe_images(
         split, images = _held_out(run)
     except (UserError, OSError) as error:
         return {"split": None, "problem": str(error)}
-    images = images.take(MAX_CODES)
-    columns = [*encode_by_batch(run.vae, images, _SCORE_DRAWS, _BATCH, noise)]
-    scores = {name: np.concatenate([part[name] for part in columns]) for name in columns[0]}
     count = min(len(images), MAX_IMAGES, max(1, _MAX_PIXEL_BYTES // prod(images.image_shape)))
-    batch = images.batch(slice(0, count))
-    arrays["pixels"] = (batch.images * 255).round().to(torch.uint8).numpy()
-    arrays |= {name: scores[name][:count].astype(np.float32) for name in ("elbo", "rate", "distortion")}
-    names = images.classes if has_labels else None
+    shown = images.take(count)
+    arrays["pixels"] = (shown.batch().images * 255).round().to(torch.uint8).numpy()
+    columns = [*encode_by_batch(run.vae, shown, _SCORE_DRAWS, _BATCH, noise)]
+    scores = {name: np.concatenate([part[name] for part in columns]) for name in columns[0]}
+    arrays |= {name: scores[name].astype(np.float32) for name in ("elbo", "rate", "distortion")}
+    description: dict[str, Any] = {"split": split, "class_names": images.classes if has_labels else None}
     if images.labels is not None and (has_labels or run.vae.needs_labels):
-        arrays["labels"] = images.labels.numpy().clip(-1, 2**31 - 1).astype(np.int32)
+        arrays["labels"] = images.labels[:MAX_CODES].numpy().clip(-1, 2**31 - 1).astype(np.int32)
     if "code" in scores:
         arrays["indices"] = scores["code"].astype(np.int32)
-        return {"split": split, "class_names": names}
-    codes = scores["mean"]
-    arrays["codes"] = codes.astype(np.float16)
-    arrays["image_codes"] = codes[:count].astype(np.float32)
-    return {"split": split, "class_names": names} | _describe_units(run.vae, images, codes, noise, arrays)
+        return description
+    arrays["image_codes"] = scores["mean"].astype(np.float32)
+    return description | _describe_units(run.vae, images, noise, arrays)
 
 
 def _held_out(run: TrainedRun) -> tuple[str, ImageSet]:
@@ -129,34 +126,39 @@ def _held_out(run: TrainedRun) -> tuple[str, ImageSet]:
 
 
 def _describe_units(
-    vae: VAE, images: ImageSet, codes: Array, noise: torch.Generator, arrays: dict[str, Array]
+    vae: VAE, images: ImageSet, noise: torch.Generator, arrays: dict[str, Array]
 ) -> dict[str, Any]:
-    """Rate and activity of each unit, and the first two principal directions of the codes."""
-    rates = [_unit_rates(vae, batch.images, batch.labels, noise) for batch in images.batches(_BATCH)]
-    variance = codes.astype(np.float64).var(axis=0)
-    known = [rate for rate in rates if rate is not None]
-    if known:
-        by_image = torch.cat(known).numpy()
-        arrays["image_rates"] = by_image[: len(arrays["pixels"])].astype(np.float32)
-    centre = codes.mean(axis=0)
+    """Codes of many images, rate and activity of the units, the first two principal directions of the codes."""
+    means, rates = _encode(vae, images, noise)
+    arrays["codes"] = means.astype(np.float16)
+    if rates is not None:
+        arrays["image_rates"] = rates[: len(arrays["pixels"])].astype(np.float32)
+    centre = means.mean(axis=0)
     arrays["centre"] = centre.astype(np.float32)
-    _, _, directions = np.linalg.svd(codes - centre, full_matrices=False)
+    _, _, directions = np.linalg.svd(means - centre, full_matrices=False)
     arrays["directions"] = directions[:2].astype(np.float32)
+    variance = means.astype(np.float64).var(axis=0)
     return {
-        "unit_rates": by_image.mean(axis=0).tolist() if known else None,
+        "unit_rates": None if rates is None else rates.mean(axis=0).tolist(),
         "unit_variances": variance.tolist(),
         "active": (variance > _ACTIVE_VARIANCE).tolist(),
     }
 
 
-def _unit_rates(vae: VAE, images: Tensor, labels: Tensor | None, noise: torch.Generator) -> Tensor | None:
-    posterior = vae.encode(images, labels)
-    if isinstance(posterior, VectorQuantizedPosterior):
-        return None
-    try:
-        return kl_per_dimension(posterior, vae.prior(), sample(posterior, noise, (1,)))
-    except TypeError:  # units that depend on one another
-        return None
+def _encode(vae: VAE, images: ImageSet, noise: torch.Generator) -> tuple[Array, Array | None]:
+    """Posterior means of the first `MAX_CODES` images, or of as many as a moment allows, and rates of units."""
+    until = time.monotonic() + _ENCODING_SECONDS
+    prior, means, rates = vae.prior(), [], []
+    for batch in images.take(MAX_CODES).batches(_BATCH):
+        posterior = vae.encode(batch.images, batch.labels)
+        means.append(posterior.mean)
+        try:
+            rates.append(kl_per_dimension(posterior, prior, sample(posterior, noise, (1,))))
+        except TypeError:  # units that depend on one another
+            rates = []
+        if time.monotonic() > until:
+            break
+    return torch.cat(means).numpy(), torch.cat(rates).numpy() if rates else None
 
 
 def pack(header: dict[str, Any], arrays: dict[str, Array]) -> bytes:

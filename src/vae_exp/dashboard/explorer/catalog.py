@@ -9,10 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from vae_exp.dashboard.explorer.run_process import MAX_LATENTS, Explored, RunProcess
+from vae_exp.dashboard.runs.run import Run
 from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
 
+_UNLOGGED = "directory:"  # and a number: the key of a run without a W&B file
 _MAX_BASE64 = MAX_LATENTS * 4 * 4 // 3 + 4
 
 
@@ -47,27 +49,35 @@ class ExplorerCatalog:
 
     def runs(self) -> list[ExplorableRun]:
         """Those that are named first, then the latest."""
-        runs = []
         with self._store.lock:
             stored = sorted(self._store.runs.values(), key=lambda run: -run.started)
-            for run in stored:
-                path = self._store.directory_below_roots(run)
-                if path is not None and not run.is_replaced and RunDirectory(path).checkpoints():
-                    runs.append(
-                        ExplorableRun(run.key, run.label or run.info.name or run.run_id, path, path in self._named)
-                    )
+            current = [_identity(run) for run in stored if not run.is_replaced]
+        runs = [run for item in current if (run := self._explorable(*item)) is not None]
         shown = {run.path for run in runs}
         unlogged = [path for path in self._named if path not in shown]
         for number, path in enumerate(unlogged, 1):
-            runs.append(
-                ExplorableRun(f"directory{number}", f"{path.parent.name}/{path.name}", path, is_named=True)
-            )
+            name = f"{path.parent.name}/{path.name}"
+            runs.append(ExplorableRun(f"{_UNLOGGED}{number}", name, path, is_named=True))
         order = {path: number for number, path in enumerate(self._named)}
         return sorted(runs, key=lambda run: order.get(run.path, len(order)))
 
     def get(self, key: str) -> ExplorableRun | None:
         """The run with this key."""
-        return next((run for run in self.runs() if run.key == key), None)
+        if key.startswith(_UNLOGGED):
+            return next((run for run in self.runs() if run.key == key), None)
+        with self._store.lock:
+            run = self._store.runs.get(key)
+            item = None if run is None else _identity(run)
+        return None if item is None else self._explorable(*item)
+
+    def _explorable(self, key: str, name: str, directory: str) -> ExplorableRun | None:
+        """A stored run if its directory is below a root, or named, and has a checkpoint."""
+        if not directory:
+            return None
+        path = Path(directory).resolve()
+        is_named = path in self._named
+        is_below = is_named or self._store.is_below_a_root(directory)
+        return ExplorableRun(key, name, path, is_named) if is_below and RunDirectory(path).checkpoints() else None
 
     def bundle(self, run: ExplorableRun) -> bytes:
         """What `bundle.make_bundle` makes.
@@ -105,6 +115,10 @@ class ExplorerCatalog:
     def stop(self) -> None:
         """End the process."""
         self._process.stop()
+
+
+def _identity(run: Run) -> tuple[str, str, str]:
+    return run.key, run.label or run.info.name or run.run_id, run.directory
 
 
 def is_decoded_by_page(bundle: bytes) -> bool:

@@ -53,10 +53,9 @@ class RunStore:
         """Return the keys of runs whose files have gone since then."""
         return [key for key, removed in self._removed.items() if removed > version]
 
-    def directory_below_roots(self, run: Run) -> Path | None:
-        """Return the directory of a run if it is below a root."""
-        is_below = bool(run.directory) and self._discovery.is_below_a_root(run.directory)
-        return Path(run.directory).resolve() if is_below else None
+    def is_below_a_root(self, directory: str) -> bool:
+        """Whether a run directory is below one of the folders."""
+        return self._discovery.is_below_a_root(directory)
 
     def read_all(self) -> None:
         """Read everything that has been written."""

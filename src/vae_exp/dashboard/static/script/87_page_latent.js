@@ -4,6 +4,7 @@ const MOST_SLIDERS = 64;
 const INTERPOLATION_STEPS = 9;
 const DEAD_RATE = 0.01; // nats per image, as the warning of a collapsed posterior has it
 const PRECISION = 4;
+const LIST_MILLISECONDS = 10_000; // a run that trains may have its first checkpoint by then
 
 function pageLatent(main) {
   const choices = el("div", { class: "controls" });
@@ -13,13 +14,15 @@ function pageLatent(main) {
   const bundles = new Map();
   let signature = "";
   let shownViews = [];
+  let list = [];
+  let listed = -Infinity;
 
   const load = async (key) => {
     if (!bundles.has(key)) bundles.set(key, await source.bundle(key));
     return bundles.get(key);
   };
   return async () => {
-    const list = await source.explorable();
+    if (performance.now() - listed > LIST_MILLISECONDS) [list, listed] = [await source.explorable(), performance.now()];
     const run = list.find((item) => item.key === state.run) ?? list[0];
     if (!run) { message.textContent = "No run here can be opened: python -m vae_exp.explore run=DIR names one, or its folder lies below the folders of this page and has a checkpoint."; return; }
     const other = list.find((item) => item.key === state.other && item !== run);
