@@ -80,7 +80,8 @@ def test_too_few_or_too_many_runs_are_not_compared(watched: Watched, tmp_path: P
         page.goto(f"{address}#page=compare")
         expect(page.locator("main [role=status]").first).to_contain_text("Select two to six runs", timeout=TIMEOUT)
         page.goto(f"{address}#page=runs")
-        page.get_by_role("checkbox", name="Select all").check(timeout=TIMEOUT)
+        expect(page.locator("tr[data-run]")).to_have_count(7, timeout=TIMEOUT)
+        page.get_by_role("checkbox", name="Select all").check()
         expect(page.locator("#count")).to_contain_text("7 selected")
         expect(page.get_by_role("button", name="Compare")).to_have_count(0)
     assert watched.complaints == []
