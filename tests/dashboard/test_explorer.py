@@ -2,11 +2,13 @@
 
 import base64
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from starlette.testclient import TestClient
 
 from tests.test_conf import composed
@@ -16,8 +18,9 @@ from vae_exp.dashboard.explorer import layers as layers_module
 from vae_exp.dashboard.explorer.bundle import pack
 from vae_exp.dashboard.explorer.catalog import ExplorerCatalog
 from vae_exp.dashboard.explorer.layers import TOLERANCE, decoder_layers, run_layers, size_of
-from vae_exp.dashboard.explorer.run_process import Explored
+from vae_exp.dashboard.explorer.run_process import Explored, RunProcess
 from vae_exp.dashboard.runs.store import RunStore
+from vae_exp.dashboard.web.export import export
 from vae_exp.dashboard.web.server import make_app
 from vae_exp.model.networks import ACTIVATIONS
 
@@ -161,3 +164,19 @@ def test_the_server_decodes_for_named_runs_alone(digits_run, tmp_path):
     [run] = [run for run in catalog.runs() if run.key == "below"]
     with pytest.raises(UserError, match=r"vae_exp\.explore run="):
         catalog.decode(run, encoded(0.0, 0.0), 0)
+
+
+def test_an_export_names_no_folder_of_data_that_are_gone(copied_run, tmp_path):
+    config = copied_run / ".hydra" / "config.yaml"
+    gone = tmp_path / "secret" / "gone.npz"
+    content = yaml.safe_load(config.read_text())
+    content["data"]["source"] = {"_target_": "vae_exp.data.npz.NPZSource", "path": str(gone)}
+    config.write_text(yaml.safe_dump(content))
+    process = RunProcess(Explored([copied_run], data_path=str(gone)))
+    assert b"secret" in process.bundle(copied_run)
+    process.stop()
+    export([copied_run], tmp_path / "page.html", Explored([copied_run]), private=False, max_megabytes=50)
+    [bundle] = re.findall(r'"bundle":"([^"]+)"', (tmp_path / "page.html").read_text())
+    data = base64.b64decode(bundle)
+    assert b"cannot be opened" in data
+    assert b"secret" not in data

@@ -36,12 +36,13 @@ _log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
-def make_bundle(run: TrainedRun, has_labels: bool = True) -> bytes:
+def make_bundle(run: TrainedRun, has_labels: bool = True, has_paths: bool = True) -> bytes:
     """The latent space of a run: decoder, codes and scores of held-out images, draws from the prior.
 
     Args:
         run: On the CPU.
         has_labels: Whether labels and the names of classes are part of it.
+        has_paths: Whether it says which files could not be opened.
     """
     shape = list(run.config["data"]["image_shape"])
     vae, noise = run.vae, torch.Generator().manual_seed(0)
@@ -55,7 +56,7 @@ def make_bundle(run: TrainedRun, has_labels: bool = True) -> bytes:
         "decoder": _describe_layers(decoder_layers(vae, shape), arrays),
         "codebook": _describe_codebook(vae, shape, arrays),
         "prior": _describe_prior(vae, noise, arrays),
-        **_describe_images(run, noise, arrays, has_labels),
+        **_describe_images(run, noise, arrays, has_labels, has_paths),
     }
     return pack(header, arrays)
 
@@ -92,13 +93,13 @@ def _describe_prior(vae: VAE, noise: torch.Generator, arrays: dict[str, Array]) 
 
 
 def _describe_images(
-    run: TrainedRun, noise: torch.Generator, arrays: dict[str, Array], has_labels: bool
+    run: TrainedRun, noise: torch.Generator, arrays: dict[str, Array], has_labels: bool, has_paths: bool
 ) -> dict[str, Any]:
     """Codes and scores of held-out images; why there are none where their data cannot be opened."""
     try:
         split, images = _held_out(run)
     except (UserError, OSError) as error:
-        return {"split": None, "problem": str(error)}
+        return {"split": None, "problem": str(error) if has_paths else "the data cannot be opened."}
     count = min(len(images), MAX_IMAGES, max(1, _MAX_PIXEL_BYTES // prod(images.image_shape)))
     shown = images.take(count)
     arrays["pixels"] = (shown.batch().images * 255).round().to(torch.uint8).numpy()

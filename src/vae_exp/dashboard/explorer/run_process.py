@@ -38,6 +38,7 @@ class Explored:
         data_path: Their file or folder.
         trusted_packages: Packages whose classes stored configs may name.
         has_labels: Whether labels and class names are part of what is sent.
+        has_paths: Whether messages may name files and folders.
     """
 
     paths: Sequence[Path] = ()
@@ -46,6 +47,7 @@ class Explored:
     data_path: str | None = None
     trusted_packages: tuple[str, ...] = ()
     has_labels: bool = True
+    has_paths: bool = True
 
 
 NOTHING_EXPLORED = Explored()
@@ -146,7 +148,7 @@ def _open(run: str, explored: Explored, version: tuple[int, ...]) -> "TrainedRun
 def _bundle(run: str, explored: Explored, version: tuple[int, ...]) -> bytes:
     from vae_exp.dashboard.explorer.bundle import make_bundle
 
-    return make_bundle(_open(run, explored, version), has_labels=explored.has_labels)
+    return make_bundle(_open(run, explored, version), has_labels=explored.has_labels, has_paths=explored.has_paths)
 
 
 def _decode(

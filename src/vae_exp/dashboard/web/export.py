@@ -4,6 +4,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def export(
         UserError: if there are no runs, the file would be too large, or it cannot be written.
     """
     store = read_store(roots, may_be_empty=bool(explored.paths))
-    latent = _latent_spaces(store, explored)
+    latent = _latent_spaces(store, replace(explored, has_paths=private))
     html = render_document(store, private, max_megabytes * _MEGABYTE, latent)
     try:
         write_to_user_path(path, lambda file: file.write(html))
