@@ -413,6 +413,74 @@ def test_everything_is_reached_and_kept_by_the_keyboard(watched: Watched, tmp_pa
     assert watched.complaints == []
 
 
+def heads(watched: Watched) -> list[str]:
+    return watched.page.locator("table.runs thead th").all_inner_texts()[1:]
+
+
+def arrange_columns(page: Any) -> None:
+    """With the keyboard, the pointer and the menu."""
+    page.get_by_role("button", name="val/elbo", exact=True).press("Alt+ArrowRight")
+    expect(page.get_by_role("button", name="val/elbo", exact=True)).to_be_focused()
+    expect(page.locator("#said")).to_have_text(re.compile("val/elbo: column 4 of"))
+    page.locator("th[data-column=epoch]").hover()
+    page.mouse.down()
+    page.locator("th[data-column=y]").hover()
+    page.mouse.up()
+    page.locator("summary", has_text="Columns").click()
+    page.get_by_role("checkbox", name="runtime", exact=True).uncheck()
+    page.get_by_role("button", name="Pin test/elbo").click()
+    page.keyboard.press("Escape")
+
+
+def test_the_table_is_arranged_and_the_arrangement_is_kept(watched: Watched, tmp_path: Path):
+    """In the address and, for addresses without an arrangement, by the browser."""
+    page = watched.page
+    for number in range(4):
+        row = {"val/elbo": -1.0 * number, "test/elbo": -2.0 * number}
+        config = {"x": number % 2, "y": number, "longer" * 20: number + 5}
+        make_run(tmp_path, f"r{number}", config, [row], started=1_700_000_000 + number)
+    with dashboard([tmp_path]) as address:
+        show(watched, address, page="runs")
+        expect(rows(watched)).to_have_count(4, timeout=TIMEOUT)
+        usual = [
+            "name",
+            "state",
+            "val/elbo",
+            "test/elbo",
+            "x",
+            "y",
+            "longer" * 20,
+            "epoch",
+            "runtime",
+            "started ▼",
+        ]
+        assert heads(watched) == usual
+        arrange_columns(page)
+        arranged = ["name", "test/elbo", "state", "val/elbo", "x", "epoch", "y", "longer" * 20, "started ▼"]
+        assert heads(watched) == arranged
+        page.locator(".scroll").evaluate("(scroll) => { scroll.scrollLeft = 200; }")
+        left = "([a, b]) => a.getBoundingClientRect().right - b.getBoundingClientRect().left"
+        cells = [page.locator(f"tr[data-run=r1] td:nth-child({index})").element_handle() for index in (2, 3)]
+        assert page.evaluate(left, cells) == pytest.approx(0, abs=1)
+        kept = page.url
+        page.goto("about:blank")
+        show(watched, address, page="runs")
+        expect(rows(watched)).to_have_count(4, timeout=TIMEOUT)
+        assert heads(watched) == arranged
+        page.locator("summary", has_text="Columns").click()
+        page.get_by_role("button", name="Usual columns").click()
+        assert heads(watched) == usual
+        page.goto(kept)
+        assert heads(watched) == arranged
+        page.get_by_role("button", name="x", exact=True).click()
+        page.locator("th[data-column=y] button").press("Shift+Enter")
+        page.locator("th[data-column=y] button").click(modifiers=["Shift"])
+        expect_cells(watched, "state", ["finished"] * 4)
+        assert [row.get_attribute("data-run") for row in rows(watched).all()] == ["r2", "r0", "r3", "r1"]
+        assert {"x ▲1", "y ▼2"} <= set(heads(watched))
+    assert watched.complaints == []
+
+
 def test_everything_is_fetched_again_from_a_restarted_server(watched: Watched, tmp_path: Path):
     path = make_run(tmp_path, "one", rows=[{"a": 1.0}], exit_code=None)
     with dashboard([tmp_path]) as address:

@@ -33,14 +33,18 @@ function tick(label, checked, onChange) {
   return el("label", {}, box, label);
 }
 
-// A menu of checkboxes; it stays open while they are ticked, and Escape closes it.
+// A menu of checkboxes.
 function boxes(label, values, chosen, onChange) {
   const now = new Set(chosen);
-  const list = el("div", {}, values.map((value) => tick(value, now.has(value), (on) => {
+  return menuOf(label, values.map((value) => tick(value, now.has(value), (on) => {
     if (on) now.add(value); else now.delete(value);
     onChange(values.filter((item) => now.has(item)));
   })));
-  const menu = el("details", { class: "menu" }, el("summary", {}, label), list);
+}
+
+// A menu stays open while it is used, and Escape closes it.
+function menuOf(label, ...items) {
+  const menu = el("details", { class: "menu" }, el("summary", {}, label), el("div", {}, items));
   menu.addEventListener("keydown", (event) => {
     if (event.key === "Escape") { menu.open = false; menu.querySelector("summary").focus(); }
   });

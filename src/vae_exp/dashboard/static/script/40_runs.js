@@ -275,17 +275,23 @@ function keyCalled(name) {
   return ending.length === 1 ? ending[0] : null;
 }
 
+// By the first key of `sort`, runs that are equal in it by the next one; `-key` is descending.
 function ordered(list, sort) {
+  const orders = listOf(sort).map(orderOf);
+  return [...list].sort((one, other) => orders.reduce((sign, order) => sign || order(one, other), 0));
+}
+
+function orderOf(sort) {
   const descending = sort.startsWith("-");
   const key = descending ? sort.slice(1) : sort;
   const sign = descending ? -1 : 1;
   const missing = (value) => value === null || value === undefined || value === "" || Number.isNaN(value);
-  return [...list].sort((one, other) => {
+  return (one, other) => {
     const [a, b] = [valueOf(one, key), valueOf(other, key)];
     if (missing(a) || missing(b)) return missing(a) - missing(b);
     if (typeof a === "number" && typeof b === "number") return sign * (a - b);
     return sign * textOf(a).localeCompare(textOf(b), undefined, { numeric: true });
-  });
+  };
 }
 
 // The last attempt at each job.

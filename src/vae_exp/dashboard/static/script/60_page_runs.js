@@ -9,12 +9,14 @@ function pageRuns(main) {
   const count = el("p", { class: "quiet", id: "count", role: "status" });
   const table = el("table", { class: "runs" });
   const compare = el("span");
+  const said = el("p", { class: "skip", role: "status", id: "said" });
   const rowCache = new Map();
+  moveColumns(table, said);
   refill(main,
     el("div", { class: "controls" }, el("label", { class: "wide" }, "Filter", filter), menus, compare,
       el("button", { type: "button", on: { click: saveTable } }, "CSV")),
     el("p", { id: "filter-help", class: "quiet" }, "key>=8, key=value, key~part, or a word of the name. A run is shown if all terms match."),
-    count, el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Runs" }, table));
+    count, said, el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Runs" }, table));
 
   let menuSignature = "";
   return () => {
@@ -31,51 +33,161 @@ function pageRuns(main) {
     count.textContent = parts.filter(Boolean).join(", ");
     refill(compare, compareButton(list, selected));
     refill(table, tableHead(list, columns, selected), tableBodies(list, columns, selected, rowCache));
+    pinColumns(table, columns);
   };
 }
 
-// The columns of the runs that are shown.
+// The columns of the runs that are shown: `usual` without a choice, `offered` in the menu, `shown` in this order.
 function columnsOf(list) {
-  const names = metricNames(list);
-  const chosen = listOf(state.columns);
-  const metrics = chosen.length ? chosen : names.slice(0, 6);
-  const first = metrics.includes(mainMetric(list)) ? [mainMetric(list)] : [];
+  const [names, keys, main] = [metricNames(list), varyingKeys(list), mainMetric(list)];
+  const besides = (metrics) => [...new Set(metrics.flatMap((name) => [name, name.replace(/^val\//, "test/")]))].filter((name) => names.includes(name));
+  const ordered = besides(names);
+  const [first, metrics] = [besides(main ? [main] : []), besides(names.slice(0, 6))];
+  const best = state.by !== "last" && hasBest(list) ? ["best/epoch"] : [];
+  const grouped = new Set(list.map((run) => run.group)).size > 1 ? ["group"] : [];
+  const rest = [...best, "epoch", "runtime", "started"];
+  const usual = ["state", ...first, ...grouped, ...keys, ...metrics.filter((item) => !first.includes(item)), ...rest];
+  const offered = [...new Set(["state", ...first, ...grouped, ...keys, ...ordered, ...rest])];
   const labels = Object.fromEntries(names.map((name) => [name, labelOfMetric(list, name)]));
-  return { keys: varyingKeys(list), names, labels, metrics, first, best: state.by !== "last" && hasBest(list) ? ["best/epoch"] : [], grouped: new Set(list.map((run) => run.group)).size > 1 };
+  const pinned = listOf(state.pinned);
+  const arranged = arrange(usual, offered);
+  return { keys, names, labels, offered, pinned, usual, shown: [...arranged.filter((key) => pinned.includes(key)), ...arranged.filter((key) => !pinned.includes(key))] };
 }
 
-function runMenus(list, { keys, names, labels, metrics }) {
+// `state.columns` lists columns in order and those hidden as `-key`. A usual column that it does not list follows the one
+// it usually follows, so that keys of later runs appear.
+function arrange(usual, offered) {
+  const listed = listOf(state.columns);
+  const result = listed.filter((key) => offered.includes(key));
+  usual.forEach((key, index) => {
+    if (result.includes(key) || listed.includes(`-${key}`)) return;
+    const before = usual.slice(0, index).findLast((item) => result.includes(item));
+    result.splice(before === undefined ? 0 : result.indexOf(before) + 1, 0, key);
+  });
+  return result;
+}
+
+const showColumns = ({ usual }, shown) => setState({ columns: asList([...shown, ...usual.filter((key) => !shown.includes(key)).map((key) => `-${key}`)]) });
+
+function runMenus(list, columns) {
+  const { keys, names, labels } = columns;
   return [
     choice("Group by", [["", "–"], ["group", "group"], ["state", "state"], ...keys.map((key) => [key, key])], state.group, (group) => setState({ group })),
     state.group ? othersChoice() : null,
     epochChoice(list),
     choice("Best by", names.map((name) => [name, labels[name]]), mainMetric(list), (metric) => setState({ metric })),
-    boxes("Metrics", names, metrics, (chosen) => setState({ columns: asList(chosen) })),
+    columnsMenu(columns),
   ];
 }
 
-const NUMERIC = new Set(["best/epoch", "epoch", "runtime", "started"]);
-
-function headings({ keys, metrics, first, best, grouped }) {
-  return ["name", "state", ...first, ...(grouped ? ["group"] : []), ...keys, ...metrics.filter((item) => !first.includes(item)), ...best, "epoch", "runtime", "started"];
+function columnsMenu({ offered, labels, shown, pinned }) {
+  const toggle = (key, on) => {
+    const columns = columnsOf(filteredRuns());
+    const place = columns.offered.indexOf(key);
+    const after = columns.offered.slice(0, place).findLast((item) => columns.shown.includes(item));
+    const others = columns.shown.filter((item) => item !== key);
+    if (on) others.splice(after === undefined ? 0 : others.indexOf(after) + 1, 0, key);
+    showColumns(columns, others);
+  };
+  const pin = (key) => {
+    const button = el("button", { type: "button", "aria-label": `Pin ${labels[key] ?? key}`, "aria-pressed": String(pinned.includes(key)), on: { click: () => {
+      const now = new Set(listOf(state.pinned));
+      if (!now.delete(key)) now.add(key);
+      button.setAttribute("aria-pressed", String(now.has(key)));
+      setState({ pinned: asList([...now]) });
+    } } }, "Pin");
+    return button;
+  };
+  const rows = offered.map((key) => el("div", { class: "column" }, tick(labels[key] ?? key, shown.includes(key), (on) => toggle(key, on)), pin(key)));
+  return menuOf("Columns", ...rows, el("button", { type: "button", on: { click: (event) => { event.target.blur(); setState({ columns: "", pinned: "" }); } } }, "Usual columns"));
 }
+
+const NUMERIC = new Set(["best/epoch", "epoch", "runtime", "started"]);
+const headings = ({ shown }) => ["name", ...shown];
+const isNumberColumn = (columns, key) => columns.names.includes(key) || NUMERIC.has(key);
+
+// A click sorts by one column, with Shift by a further one; again, the other way.
+function sortBy(columns, key, further) {
+  const sorts = listOf(state.sort);
+  const at = sorts.findIndex((item) => item === key || item === `-${key}`);
+  const now = at < 0 ? (isNumberColumn(columns, key) && (higher.has(key) || NUMERIC.has(key)) ? `-${key}` : key) : sorts[at] === key ? `-${key}` : key;
+  setState({ sort: asList(!further ? [now] : at < 0 ? [...sorts, now] : sorts.with(at, now)) });
+}
+
+// A pinned cell stays at the left; `pinColumns` sets how far.
+const pinOf = ({ shown, pinned }, key) => (pinned.includes(key) ? { style: `left: var(--pin${shown.indexOf(key)}, 0)` } : {});
 
 function tableHead(list, columns, selected) {
   const all = el("input", { type: "checkbox", "aria-label": "Select all runs shown", "data-key": "all", checked: list.length > 0 && list.every((run) => selected.has(run.key)),
     on: { change: () => setState({ selected: all.checked ? asList(list.map((run) => run.key)) : "" }) } });
+  const sorts = listOf(state.sort);
   const cells = headings(columns).map((key) => {
-    const [up, down] = [state.sort === key, state.sort === `-${key}`];
-    const sort = () => setState({ sort: up ? `-${key}` : down ? key : NUMERIC.has(key) || columns.metrics.includes(key) ? (higher.has(key) || NUMERIC.has(key) ? `-${key}` : key) : key });
-    return el("th", { scope: "col", class: columns.metrics.includes(key) || NUMERIC.has(key) ? "number" : null, "aria-sort": up ? "ascending" : down ? "descending" : "none" },
-      el("button", { type: "button", title: columns.labels[key] ?? key, "data-key": key, on: { click: sort } }, columns.labels[key] ?? key, up ? " ▲" : down ? " ▼" : ""));
+    const at = sorts.findIndex((item) => item === key || item === `-${key}`);
+    const mark = at < 0 ? "" : ` ${sorts[at] === key ? "▲" : "▼"}${sorts.length > 1 ? at + 1 : ""}`;
+    return el("th", { scope: "col", class: isNumberColumn(columns, key) ? "number" : null, "data-column": key, "aria-sort": at ? "none" : sorts[at] === key ? "ascending" : "descending", ...pinOf(columns, key) },
+      el("button", { type: "button", title: columns.labels[key] ?? key, "data-key": key, on: { click: (event) => sortBy(columns, key, event.shiftKey) } }, columns.labels[key] ?? key, mark));
   });
   return el("thead", {}, el("tr", {}, el("th", {}, el("span", {}, all)), cells));
 }
 
+function pinColumns(table, { shown, pinned }) {
+  const heads = [...table.querySelectorAll("thead th")].slice(1);
+  let left = 0;
+  for (let index = 0; index < shown.length && pinned.includes(shown[index]); index += 1) {
+    left += heads[index].offsetWidth;
+    table.style.setProperty(`--pin${index}`, `${left}px`);
+  }
+}
+
+// Columns move where their heading is dragged, and with Alt and the arrow keys.
+function moveColumns(table, said) {
+  const columnAt = (target) => target?.closest?.("table.runs thead th[data-column]")?.dataset.column;
+  const move = (key, find) => {
+    const columns = columnsOf(filteredRuns());
+    const from = columns.shown.indexOf(key);
+    const to = find(columns.shown, from);
+    if (from < 0 || to < 0 || to >= columns.shown.length || to === from) return;
+    const isPinned = (index) => columns.pinned.includes(columns.shown[index]);
+    if (isPinned(from) !== isPinned(to)) return;
+    showColumns(columns, columns.shown.toSpliced(from, 1).toSpliced(to, 0, key));
+    said.textContent = `${columns.labels[key] ?? key}: column ${to + 2} of ${columns.shown.length + 1}`;
+  };
+  table.addEventListener("keydown", (event) => {
+    const key = columnAt(event.target);
+    if (!key || !event.altKey || !["ArrowLeft", "ArrowRight"].includes(event.key)) return;
+    event.preventDefault();
+    move(key, (_, from) => (event.key === "ArrowLeft" ? from - 1 : from + 1));
+    document.activeElement.scrollIntoView({ block: "nearest", inline: "nearest" });
+  });
+  let start = null;
+  let dragged = false;
+  table.addEventListener("pointerdown", (event) => {
+    dragged = false;
+    const key = columnAt(event.target);
+    start = key && key !== "name" && event.button === 0 ? { key, x: event.clientX } : null;
+  });
+  table.addEventListener("pointermove", (event) => {
+    if (!start || (!dragged && Math.abs(event.clientX - start.x) < 6)) return;
+    if (!dragged) table.setPointerCapture(event.pointerId);
+    dragged = true;
+    const over = columnAt(document.elementFromPoint(event.clientX, event.clientY));
+    table.querySelectorAll("thead th").forEach((head) => head.classList.toggle("over", head.dataset.column === over));
+  });
+  table.addEventListener("pointerup", (event) => {
+    table.querySelectorAll("th.over").forEach((head) => head.classList.remove("over"));
+    const over = columnAt(document.elementFromPoint(event.clientX, event.clientY));
+    if (start && dragged && over) move(start.key, (shown) => shown.indexOf(over));
+    start = null;
+  });
+  table.addEventListener("pointercancel", () => { start = null; });
+  table.addEventListener("click", (event) => { if (dragged) event.stopPropagation(); dragged = false; }, true);
+}
+
 function tableBodies(list, columns, selected, rowCache) {
   const best = bestRuns(list, mainMetric(list));
+  const common = JSON.stringify(columns);
   const rowOf = (run) => {
-    const signature = JSON.stringify([run.version, columns, selected.has(run.key), best.get(run), run.colour, run.dash]);
+    const signature = JSON.stringify([run.version, common, selected.has(run.key), best.get(run), run.colour, run.dash]);
     const cached = rowCache.get(run.key);
     if (cached?.signature === signature) return cached.row;
     const row = tableRow(run, columns, selected, best.get(run));
@@ -103,20 +215,20 @@ function tableRow(run, columns, selected, best) {
   const cells = headings(columns).map((key) => {
     if (key === "name") return el("td", {}, el("span", { class: `swatch c${run.colour} d${run.dash}`, "aria-hidden": "true" }), " ",
       best === undefined ? null : el("span", { title: `the best ${labelOfMetric([run], mainMetric([run]))} of runs with the same data and likelihood` }, "★ best "), el("a", { href: fragmentWith({ page: "run", run: run.key }), "data-key": `link ${run.key}`, title: run.name }, run.label), best ? el("span", { class: "comparable" }, `of ${best}`) : null);
-    if (key === "state") return el("td", { class: run.state }, stateText(run));
-    if (key === "started") return el("td", { class: "number" }, moment(run.started));
-    if (key === "runtime") return el("td", { class: "number" }, duration(valueOf(run, key)));
+    if (key === "state") return el("td", { class: run.state, ...pinOf(columns, key) }, stateText(run));
+    if (key === "started") return el("td", { class: "number", ...pinOf(columns, key) }, moment(run.started));
+    if (key === "runtime") return el("td", { class: "number", ...pinOf(columns, key) }, duration(valueOf(run, key)));
     const value = valueOf(run, key);
     const isLast = typeof value === "number" && columns.labels[key] && columns.labels[key] !== labelOfMetric([run], key);
-    return el("td", { class: [typeof value === "number" ? "number" : "", isLast ? "quiet" : ""].join(" ").trim() || null, title: textOf(value) + (isLast ? ", of the last epoch" : "") }, shown(value, key));
+    return el("td", { class: [typeof value === "number" ? "number" : "", isLast ? "quiet" : ""].join(" ").trim() || null, title: textOf(value) + (isLast ? ", of the last epoch" : ""), ...pinOf(columns, key) }, shown(value, key));
   });
   return el("tr", { class: best === undefined ? null : "best", "data-run": run.key }, el("td", {}, box), cells);
 }
 
 function groupRow(value, members, columns) {
   const cells = headings(columns).slice(1).map((key) => {
-    const estimate = columns.metrics.includes(key) ? combined(members, key, mainMetric(members)) : null;
-    return el("th", { class: "number" }, estimate ? withError(estimate) : "");
+    const estimate = columns.names.includes(key) ? combined(members, key, mainMetric(members)) : null;
+    return el("th", { class: "number", ...pinOf(columns, key) }, estimate ? withError(estimate) : "");
   });
   const finished = members.filter(isFinished).length;
   const count = finished === members.length ? `${finished} runs` : `${finished} of ${members.length} runs finished`;
