@@ -3,14 +3,18 @@
 import base64
 import json
 import re
+import signal
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
 from starlette.testclient import TestClient
 
+from tests.conftest import start
 from tests.test_conf import composed
 from vae_exp.configuration.instantiate import build_vae
 from vae_exp.configuration.schema import resolve_to_dict
@@ -180,3 +184,20 @@ def test_an_export_names_no_folder_of_data_that_are_gone(copied_run, tmp_path):
     data = base64.b64decode(bundle)
     assert b"cannot be opened" in data
     assert b"secret" not in data
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_process_ends_with_its_server(digits_run, signal_number):
+    started = start("explore", f"run={digits_run}", "open=false", "port=0", cwd=digits_run.parent)
+    address = started.stdout.readline().split()[1].split("#")[0]
+    with urlopen(f"{address}api/latent") as answer:
+        [listed] = json.load(answer)["runs"]
+    with urlopen(f"{address}api/latent/{listed['key']}") as answer:
+        assert len(answer.read()) > 10_000
+    children = psutil.Process(started.pid).children(recursive=True)
+    assert children
+    started.send_signal(signal_number)
+    started.communicate(timeout=20)
+    gone, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []
+    assert len(gone) == len(children)

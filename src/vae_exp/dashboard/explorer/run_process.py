@@ -1,13 +1,14 @@
 """A process that opens runs with torch, and decodes where the page cannot; the server itself imports no torch."""
 
 import logging
+import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -127,9 +128,18 @@ def _prepare() -> None:
 
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the server, which ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the server, and with it this process
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
+
+
+def _exit_with_parent() -> None:
+    """A server that is killed stops nothing, and this process would wait for its next request."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(0)
 
 
 @lru_cache(_MAX_OPEN_RUNS)

@@ -2,6 +2,7 @@
 
 const PLANE_SIZE = 560; // pixels of the canvas, whatever its size on the page
 const DENSITY_CELLS = 56;
+const LEAST_REACH = 3; // standard deviations of a standard normal prior
 const LABEL_COLOURS = ["#3b78c2", "#e0732c", "#3f9a45", "#c63a3a", "#8a62b8", "#8b5a4c", "#d873b4", "#7d7d7d", "#b0a727", "#2fa9b8"];
 
 // A plane is an origin and two directions of length one: of two units, or the principal directions of the codes.
@@ -28,7 +29,8 @@ function latentPlane(bundle, plane, { onPreview, onChoose }) {
   const canvas = el("canvas", { class: "plane", width: PLANE_SIZE, height: PLANE_SIZE, tabindex: "0", role: "application",
     "aria-label": `Latent plane of ${plane.names.join(" and ")}: the arrow keys move the point that is decoded, with Shift further` });
   const points = Array.from({ length: bundle.count("codes") }, (_, index) => along(plane, bundle.row("codes", index)));
-  const reach = Math.max(3, ...points.flat().map(Math.abs).sort((a, b) => a - b).slice(Math.floor(points.length * 1.99) - 1, -1)) * 1.08;
+  const sizes = points.flat().map(Math.abs).sort((a, b) => a - b);
+  const reach = 1.08 * Math.max(LEAST_REACH, sizes[Math.floor(0.995 * sizes.length)] ?? 0); // a few codes may lie outside
   const toPixel = ([x, y]) => [((x / reach + 1) * PLANE_SIZE) / 2, ((1 - y / reach) * PLANE_SIZE) / 2];
   const background = drawCodes(bundle, points, toPixel);
   let chosen = [0, 0];
@@ -79,7 +81,7 @@ function drawCodes(bundle, points, toPixel) {
   const most = Math.max(...density);
   context.fillStyle = colour("ink");
   density.forEach((value, index) => {
-    context.globalAlpha = (0.28 * value) / most || 0;
+    context.globalAlpha = (0.35 * value) / most || 0;
     context.fillRect((index % DENSITY_CELLS) * cell, Math.floor(index / DENSITY_CELLS) * cell, cell, cell);
   });
   context.globalAlpha = 1;
