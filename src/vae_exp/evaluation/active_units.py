@@ -46,7 +46,7 @@ class UnitsEvaluator:
         for batch in images.batches(self._batch_size):
             posterior = vae.encode(batch.images, batch.labels)
             means.append(posterior.mean.cpu().double())
-            rates.append(_kl_per_dimension(posterior, prior, generator))
+            rates.append(rate_per_unit(posterior, prior, generator))
         variance = torch.cat(means).var(dim=0, correction=0)
         active = variance > self._threshold
         yield "active_units", int(active.sum())
@@ -63,8 +63,8 @@ class UnitsEvaluator:
         )
 
 
-def _kl_per_dimension(posterior: Distribution, prior: Distribution, generator: torch.Generator) -> Tensor | None:
-    """On the CPU in float64, `[batch, units]`; None where units depend on one another."""
+def rate_per_unit(posterior: Distribution, prior: Distribution, generator: torch.Generator) -> Tensor | None:
+    """KL of each unit in nats, on the CPU in float64, `[batch, units]`; None where units depend on one another."""
     try:
         return kl_per_dimension(posterior, prior, sample(posterior, generator, (1,))).cpu().double()
     except TypeError:

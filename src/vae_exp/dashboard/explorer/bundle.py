@@ -13,9 +13,9 @@ import torch
 
 from vae_exp.dashboard.explorer.layers import DecoderLayer, decoder_layers
 from vae_exp.data.images import ImageSet
-from vae_exp.distributions.kl import kl_per_dimension
 from vae_exp.distributions.sampling import sample
 from vae_exp.errors import UserError
+from vae_exp.evaluation.active_units import rate_per_unit
 from vae_exp.evaluation.image_scores import encode_by_batch
 from vae_exp.model.vae import VAE
 from vae_exp.model.vq import CodeEncoder, code_grid
@@ -153,13 +153,11 @@ def _encode(vae: VAE, images: ImageSet, noise: torch.Generator) -> tuple[Array, 
     for batch in images.take(MAX_CODES).batches(_BATCH):
         posterior = vae.encode(batch.images, batch.labels)
         means.append(posterior.mean)
-        try:
-            rates.append(kl_per_dimension(posterior, prior, sample(posterior, noise, (1,))))
-        except TypeError:  # units that depend on one another
-            rates = []
+        rates.append(rate_per_unit(posterior, prior, noise))
         if time.monotonic() > until:
             break
-    return torch.cat(means).numpy(), torch.cat(rates).numpy() if rates else None
+    available = [rate for rate in rates if rate is not None]
+    return torch.cat(means).numpy(), torch.cat(available).numpy() if available else None
 
 
 def pack(header: dict[str, Any], arrays: dict[str, Array]) -> bytes:

@@ -80,6 +80,7 @@ function latentViews(opened, container) {
   return views;
 }
 
+const pixelsOf = (bundle, index) => Float32Array.from(bundle.row("pixels", index), (value) => value / 255);
 const signed = (value) => value.toFixed(2).replace("-", "−");
 const shortNumbers = (values) => [...values].map((value) => Number(value.toPrecision(PRECISION))).join(",");
 
@@ -102,13 +103,14 @@ function latentView(run, bundle, isFirst) {
     controls.show();
     if (label) label.querySelector("select").value = String(latent.label);
     original.canvas.hidden = latent.image < 0;
+    if (latent.image >= 0) original.paint(pixelsOf(bundle, latent.image));
     caption.textContent = describe(bundle, latent);
     save();
   }
   const view = {
-    setImage: (index) => { takeImage(bundle, latent, index); original.paint(Float32Array.from(bundle.row("pixels", index), (value) => value / 255)); changed(true); },
+    setImage: (index) => { takeImage(bundle, latent, index); changed(true); },
     interpolate: (from, to) => interpolate(bundle, latent, decode, lines, from, to),
-    restore: () => { if (restored(bundle, latent, isFirst)) { if (latent.image >= 0) original.paint(Float32Array.from(bundle.row("pixels", latent.image), (value) => value / 255)); changed(true); } },
+    restore: () => { if (restored(bundle, latent, isFirst)) changed(true); },
     element: null,
   };
   const names = Array.from({ length: bundle.classes }, (_, index) => [String(index), bundle.class_names?.[index] ?? String(index)]);
@@ -271,7 +273,7 @@ function imageStrip(bundle, views) {
   };
   const buttons = Array.from({ length: count }, (_, index) => {
     const { canvas, paint } = imageCanvas(bundle.image_shape, "");
-    paint(Float32Array.from(bundle.row("pixels", index), (value) => value / 255));
+    paint(pixelsOf(bundle, index));
     const name = bundle.arrays.labels ? `, ${bundle.class_names?.[bundle.arrays.labels[index]] ?? `class ${bundle.arrays.labels[index]}`}` : "";
     return el("button", { type: "button", class: "thumb", "data-image": index, "aria-label": `Image ${index + 1}${name}`, on: {
       click: () => choose(index),
