@@ -17,7 +17,7 @@ from hydra._internal.utils import get_args_parser
 from vae_exp import sync
 from vae_exp.configuration.schema import COMMANDS
 from vae_exp.dashboard import __main__ as dashboard
-from vae_exp.metrics import METRICS
+from vae_exp.metrics import METRICS, Metric
 from vae_exp.reproduce import __main__ as reproduce
 from vae_exp.sweep import __main__ as sweep
 
@@ -37,7 +37,7 @@ def make_pages() -> dict[str, str]:
 def write_metrics_page() -> str:
     """Every metric of the registry in `vae_exp.metrics`."""
     rows = (
-        (name, metric.unit, "higher" if metric.higher_is_better else "lower", escape(metric.meaning), logged)
+        (name, metric.unit, direction(metric), escape(metric.meaning), logged)
         for name, metric in METRICS.items()
         for logged in [re.sub(r"(evaluator=.*?])", r"`\1`", metric.logged)]
     )
@@ -46,10 +46,17 @@ def write_metrics_page() -> str:
         f"{NOTE.format(' from src/vae_exp/metrics.py')}# Metrics\n\n"
         "Keys read `split/name`, such as `val/elbo`. An evaluator reports during training (`val/…`) and from\n"
         "`evaluate` (`test/…`, or the split that is named). How to read the numbers:\n"
-        "[What the numbers mean](../explanation/what_the_numbers_mean.md). The direction of counts, errors and\n"
-        "times is for sorting alone.\n\n"
+        "[What the numbers mean](../explanation/what_the_numbers_mean.md). – marks what makes no run a better\n"
+        "one, such as counts, errors and parts of the loss.\n\n"
         f"| name | unit | better | meaning | reported by |\n|---|---|---|---|---|\n{lines}"
     )
+
+
+def direction(metric: Metric) -> str:
+    """Which values of a metric are better."""
+    if not metric.is_ranked:
+        return "–"
+    return "higher" if metric.higher_is_better else "lower"
 
 
 def write_commands_page() -> str:

@@ -1,8 +1,17 @@
-"""The metrics that runs and commands report: units, which direction is better, meaning, where they are logged."""
+"""The metrics that runs and commands report: units, decimals, which direction is better, meaning, origin."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import floor, isfinite, log10
 from typing import TypeVar
+
+_DECIMALS_OF_UNIT = {
+    "nats/image": 3, "nats": 3, "bits": 4, "dB": 2, "share": 4, "s": 2,
+    "draws": 1, "codes": 1, "units": 0, "images": 0, "images/s": 0,
+}  # fmt: skip
+_SIGNIFICANT_DIGITS = 5
+_MAX_DECIMALS = 6
+_SCIENTIFIC_FROM = 1e9
 
 
 @dataclass(frozen=True)
@@ -15,12 +24,17 @@ class Metric:
         meaning: What it is.
         logged: What reports it: training (`train/…`), validation (`val/…`), or an evaluator, while training or by
             `evaluate` (`test/…`).
+        is_ranked: Whether a run with a better value is a better run; of a part of the loss, a count or an error
+            estimate the direction is for sorting alone.
+        decimals: How many are shown; None takes those of the unit, or as many as the numbers need.
     """
 
     unit: str = ""
     higher_is_better: bool = False
     meaning: str = ""
     logged: str = ""
+    is_ranked: bool = True
+    decimals: int | None = None
 
 
 METRICS = {
@@ -47,16 +61,19 @@ METRICS = {
         "nats/image",
         meaning="−E_q log p(x given z), z drawn from q(z given x)",
         logged="training, validation, evaluator=[elbo]",
+        is_ranked=False,
     ),
     "rate": Metric(
         "nats/image",
         meaning="KL(q(z given x) ‖ p(z))",
         logged="training, validation, evaluator=[elbo]",
+        is_ranked=False,
     ),
     "reconstruction_from_mean": Metric(
         "nats/image",
         meaning="−log p(x given z) at z = E[z given x]; plus the rate it is no bound",
         logged="evaluator=[elbo]",
+        is_ranked=False,
     ),
     "nll": Metric(
         "nats/image",
@@ -70,17 +87,20 @@ METRICS = {
         "nats/image",
         meaning="standard error of `nll` over images",
         logged="evaluator=[nll]",
+        is_ranked=False,
     ),
     "nll_monte_carlo_se": Metric(
         "nats/image",
         meaning="the part of that error that comes from drawing z (jackknife); without the bias of `nll`",
         logged="evaluator=[nll]",
+        is_ranked=False,
     ),
     "nll_effective_samples": Metric(
         "draws",
         higher_is_better=True,
         meaning="(Σw)² / Σw² of an image's importance weights, averaged over images: how many of the draws count",
         logged="evaluator=[nll]",
+        is_ranked=False,
     ),
     "nll_low_ess_share": Metric(
         "share",
@@ -88,6 +108,7 @@ METRICS = {
             "images with fewer than 10 effective samples; a warning above 5 %, because `nll` is then too high"
         ),
         logged="evaluator=[nll]",
+        is_ranked=False,
     ),
     "nll_largest_weight": Metric(
         "share",
@@ -95,11 +116,13 @@ METRICS = {
             "largest importance weight of an image, as a share of the sum of its weights, averaged over images"
         ),
         logged="evaluator=[nll]",
+        is_ranked=False,
     ),
     "nll_images": Metric(
         "images",
         meaning="how many images `nll` is an average of",
         logged="evaluator=[nll]",
+        is_ranked=False,
     ),
     "bits_per_dim": Metric(
         "bits",
@@ -124,11 +147,13 @@ METRICS = {
         "nats/image",
         meaning="the part of the rate that the active units carry",
         logged="evaluator=[units]",
+        is_ranked=False,
     ),
     "unit_rates": Metric(
         "nats/image",
         meaning="the rate of each latent unit, a list; in W&B and the dashboard alone",
         logged="evaluator=[units]",
+        is_ranked=False,
     ),
     "mutual_information": Metric(
         "nats",
@@ -143,6 +168,7 @@ METRICS = {
         "nats",
         meaning="KL(q(z) ‖ p(z)) of the aggregate posterior; with `mutual_information` it adds up to the rate",
         logged="evaluator=[aggregate]",
+        is_ranked=False,
     ),
     "aggregate_kl_upper_bound": Metric(
         "nats",
@@ -151,18 +177,21 @@ METRICS = {
             "over N images is farther from the prior than that over all images"
         ),
         logged="evaluator=[aggregate]",
+        is_ranked=False,
     ),
     "probe_accuracy": Metric(
         "",
         higher_is_better=True,
         meaning="of logistic regression on E[z given x], fitted on half of the images, scored on the other half",
         logged="evaluator=[probe]",
+        decimals=4,
     ),
     "knn_accuracy": Metric(
         "",
         higher_is_better=True,
         meaning="of k nearest neighbours on E[z given x], likewise",
         logged="evaluator=[probe]",
+        decimals=4,
     ),
     "quadrature_nll": Metric(
         "nats/image",
@@ -183,6 +212,7 @@ METRICS = {
         "images",
         meaning="how many images the figures by quadrature are averages of",
         logged="evaluator=[quadrature]",
+        is_ranked=False,
     ),
     "inference_gap": Metric(
         "nats/image",
@@ -203,18 +233,21 @@ METRICS = {
         "images",
         meaning="how many images the gaps are averages of",
         logged="evaluator=[gaps]",
+        is_ranked=False,
     ),
     "mig": Metric(
         "",
         higher_is_better=True,
         meaning="mutual information gap, on E[z given x] (Chen et al. 2018)",
         logged="evaluator=[disentanglement]",
+        decimals=4,
     ),
     "sap": Metric(
         "",
         higher_is_better=True,
         meaning="separated attribute predictability (Kumar, Sattigeri & Balakrishnan 2018)",
         logged="evaluator=[disentanglement]",
+        decimals=4,
     ),
     "dci_disentanglement": Metric(
         "",
@@ -224,18 +257,21 @@ METRICS = {
             "single factor"
         ),
         logged="evaluator=[disentanglement]",
+        decimals=4,
     ),
     "dci_completeness": Metric(
         "",
         higher_is_better=True,
         meaning="of random forests' importances, by factor",
         logged="evaluator=[disentanglement]",
+        decimals=4,
     ),
     "dci_informativeness": Metric(
         "",
         higher_is_better=True,
         meaning="accuracy of the random forests of DCI",
         logged="evaluator=[disentanglement]",
+        decimals=4,
     ),
     "mse": Metric(
         "",
@@ -256,6 +292,7 @@ METRICS = {
             "6 pixels"
         ),
         logged="evaluator=[reconstruction]",
+        decimals=4,
     ),
     "feature_distance": Metric(
         "",
@@ -264,6 +301,7 @@ METRICS = {
             "(`evaluator.reconstruction.features`)"
         ),
         logged="evaluator=[reconstruction]",
+        decimals=4,
     ),
     "fid": Metric(
         "",
@@ -272,6 +310,7 @@ METRICS = {
             "(`evaluator.fid.features`)"
         ),
         logged="evaluator=[fid]",
+        decimals=2,
     ),
     "classifier_frechet_distance": Metric(
         "",
@@ -280,12 +319,14 @@ METRICS = {
             "nothing else"
         ),
         logged="evaluator=[fid]",
+        decimals=2,
     ),
     "codebook_used": Metric(
         "codes",
         higher_is_better=True,
         meaning="entries of the codebook that occur at all (`model=vq`)",
         logged="evaluator=[codes]",
+        decimals=0,
     ),
     "code_perplexity": Metric(
         "codes",
@@ -297,6 +338,7 @@ METRICS = {
         "",
         meaning="of the epoch, before the scheduler's step",
         logged="training",
+        is_ranked=False,
     ),
     "grad_norm": Metric(
         "",
@@ -305,17 +347,20 @@ METRICS = {
             "`trainer.max_grad_norm` clips it; grows with the batch unless `trainer.loss_reduction=mean`"
         ),
         logged="training",
+        is_ranked=False,
     ),
     "epoch_seconds": Metric(
         "s",
         meaning="training time of the epoch, without validation and evaluators",
         logged="training",
+        is_ranked=False,
     ),
     "images_per_second": Metric(
         "images/s",
         higher_is_better=True,
         meaning="training images of the epoch by that time",
         logged="training",
+        is_ranked=False,
     ),
 }
 _OTHER = Metric()
@@ -346,6 +391,41 @@ def unit(name: str) -> str:
 def higher_is_better(name: str) -> bool:
     """Whether more of a metric such as `val/elbo` is better."""
     return _metric(name).higher_is_better
+
+
+def is_ranked(name: str) -> bool:
+    """Whether a run with a better value of a metric such as `val/elbo` is a better run."""
+    return name.rpartition("/")[2] in METRICS and _metric(name).is_ranked
+
+
+def decimals(name: str) -> int | None:
+    """How many decimals of a metric such as `val/elbo` are shown; None for as many as the numbers need."""
+    metric = _metric(name)
+    return _DECIMALS_OF_UNIT.get(metric.unit) if metric.decimals is None else metric.decimals
+
+
+def format_value(name: str, value: float) -> str:
+    """A number of a metric as tables show it, the dashboard's too: `fixed` and `decimalsOf` in `45_formats.js`.
+
+    A comma separates thousands. What its decimals cannot show, and the very large, have a power of ten.
+    """
+    if not isfinite(value):
+        return str(float(value))
+    size, digits = abs(value), decimals(name)
+    if digits is None:
+        digits = _needed_decimals(size)
+    if size >= _SCIENTIFIC_FROM or 0 < size < min(0.1, 10.0**-digits):
+        mantissa, _, exponent = f"{value:.2e}".partition("e")
+        return f"{mantissa}e{int(exponent):+d}"
+    return f"{value + 0.0:,.{digits}f}"  # without the sign of zero
+
+
+def _needed_decimals(size: float) -> int:
+    """As many as five significant digits need, without zeros at the end."""
+    if size < 10.0**-_MAX_DECIMALS:
+        return 0
+    rounded = f"{float(f'{size:.{_SIGNIFICANT_DIGITS}g}'):.10f}"
+    return min(len(rounded.rstrip("0").partition(".")[2]), _MAX_DECIMALS - max(0, floor(log10(size))))
 
 
 def _metric(name: str) -> Metric:

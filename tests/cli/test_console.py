@@ -40,11 +40,12 @@ def _rows(out: str) -> dict[str, tuple[str, str]]:
     [
         (-101.23456, "-101.235"),
         (9999.5, "9,999.500"),
-        (0.0012345, "0.001234"),
-        (1e-9, "1e-09"),
-        (5.0, "5"),
-        (25_432.7, "25,433"),
-        (1_234_567.0, "1,234,567"),
+        (0.0012345, "0.001"),
+        (1e-9, "1.00e-9"),
+        (5.0, "5.000"),
+        (-0.0, "0.000"),
+        (25_432.7, "25,432.700"),
+        (1.5e12, "1.50e+12"),
         (float("nan"), "nan"),
         (float("inf"), "inf"),
     ],
@@ -188,4 +189,4 @@ def test_one_epoch_is_named_in_the_singular(summary, tmp_path: Path):
 def test_effective_samples_are_shown_of_how_many(capsys: pytest.CaptureFixture[str]):
     evaluators = {"nll": {"num_importance_samples": 500}}
     print_metrics_table({"test/nll_effective_samples": 12.5}, "test", evaluators)
-    assert _rows(capsys.readouterr().out) == {"test/nll_effective_samples": ("12.500", "of 500 draws")}
+    assert _rows(capsys.readouterr().out) == {"test/nll_effective_samples": ("12.5", "of 500 draws")}

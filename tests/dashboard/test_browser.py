@@ -223,13 +223,13 @@ def test_runs_are_ranked_by_their_best_epoch_and_show_test_scores(watched: Watch
         make_run(tmp_path, f"r{number}", {"x": number}, rows, started=1_700_000_000 + number, more=more)
     with dashboard([tmp_path]) as address:
         show(watched, address, page="runs", sort="started")
-        expect_cells(watched, "best/val/elbo", ["-1", "-1.5", "-3"])
-        expect_cells(watched, "test/nll", ["3", "2", ""])
-        expect_cells(watched, "val/rate", ["2", "2", "2"])
+        expect_cells(watched, "best/val/elbo", ["-1.000", "-1.500", "-3.000"])
+        expect_cells(watched, "test/nll", ["3.000", "2.000", ""])
+        expect_cells(watched, "val/rate", ["2.000"] * 3)
         expect_cells(watched, "best/epoch", ["1", "1", ""])
         best = watched.page.locator("tr.best")
         expect(best).to_have_attribute("data-run", "r0")
-        expect(watched.page.get_by_title("-3, of the last epoch")).to_have_text("-3")
+        expect(watched.page.get_by_title("-3, of the last epoch")).to_have_text("-3.000")
         watched.page.get_by_label("Best by").select_option("test/nll")
         expect(best).to_have_attribute("data-run", "r1")
         expect(watched.page.locator("#count")).to_contain_text("the best of many test scores is optimistic")
@@ -241,7 +241,7 @@ def test_runs_are_ranked_by_their_best_epoch_and_show_test_scores(watched: Watch
         values = {name: row[name] for name in ("val/elbo", "best/val/elbo", "best/epoch", "test/nll")}
         assert values == {"val/elbo": "-5", "best/val/elbo": "-1", "best/epoch": "1", "test/nll": "3"}
         show(watched, address, page="runs", sort="started", by="last")
-        expect_cells(watched, "val/elbo", ["-5", "-2", "-3"])
+        expect_cells(watched, "val/elbo", ["-5.000", "-2.000", "-3.000"])
         expect(best).to_have_attribute("data-run", "r1")
         check_pages_with_scores(watched, address)
     assert watched.complaints == []

@@ -54,13 +54,13 @@ def test_selected_runs_are_compared(watched: Watched, tmp_path: Path, way: str):
         page.locator("summary", has_text="Equal keys (1)").click()
         assert texts(page, "Equal keys") == [["same", "a", "a"]]
         metrics = {name: cells for name, *cells in texts(page, "Metrics")}
-        assert metrics["best/val/elbo"] == ["-8", "-7+1"]
+        assert metrics["best/val/elbo"] == ["-8.000", "-7.000+1.000"]
         expect(page.locator("section[aria-label=Images] figure img")).to_have_count(2)
         bars = page.locator("section[aria-label='val/unit_rates'] figure")
         expect(bars.nth(1).locator("rect").first).to_have_attribute("width", "250")
         assert float(bars.nth(0).locator("rect").first.get_attribute("width") or 0) == pytest.approx(250 * 2 / 3)
         page.get_by_label("Differences from").select_option("r1")
-        expect(page.locator(".difference").first).to_have_text("-1")
+        expect(page.locator(".difference").first).to_have_text("-1.000")
         page.get_by_label("Add").select_option("r4")
         expect(page.locator("section .scatterlayer .trace")).to_have_count(3)
         page.reload()

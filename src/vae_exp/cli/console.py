@@ -16,7 +16,7 @@ from vae_exp.configuration.allowlist import Caller, require_safe, untrusted_pack
 from vae_exp.configuration.overrides import override_key
 from vae_exp.data.image_files import split_folders
 from vae_exp.errors import UserError, quantity
-from vae_exp.metrics import unit
+from vae_exp.metrics import format_value, unit
 from vae_exp.storage.atomic_io import absolute_path
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.manifest import FILE as MANIFEST
@@ -40,15 +40,8 @@ def print_metrics_table(metrics: Mapping[str, float], title: str, evaluators: Ma
     table.add_column("unit")
     for name, value in metrics.items():
         is_of_draws = draws is not None and name.endswith("/nll_effective_samples")
-        table.add_row(name, _shown(value), f"of {draws} draws" if is_of_draws else unit(name))
+        table.add_row(name, format_value(name, value), f"of {draws} draws" if is_of_draws else unit(name))
     _console().print(table)
-
-
-def _shown(value: float) -> str:
-    """Three decimals; whole and large numbers without any, small ones with four digits; a comma for thousands."""
-    if float(value).is_integer() or abs(value) >= 10_000:
-        return f"{value:,.0f}"
-    return f"{value:,.3f}" if abs(value) >= 1 else f"{value:.4g}"
 
 
 def print_run_summary(result: Mapping[str, Any], directory: RunDirectory, config: Mapping[str, Any]) -> None:
@@ -74,7 +67,7 @@ def print_run_summary(result: Mapping[str, Any], directory: RunDirectory, config
             for warning in result.get("warnings", ())
         ),
         *(["Stopped early: the monitor no longer improved."] if result.get("stopped_early") else []),
-        f"Best {result['monitor']}: {best['value']:.3f} in epoch {best['epoch']}",
+        f"Best {result['monitor']}: {format_value(result['monitor'], best['value'])} in epoch {best['epoch']}",
         f"Training took {result['seconds']['training']:.1f} s, the whole run {result['seconds']['total']:.1f} s.",
         f"Run directory: {path}",
     ]

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from vae_exp.engine.progress import format_duration
 from vae_exp.errors import UserError, quantity
+from vae_exp.metrics import format_value
 from vae_exp.storage.output_files import write_to_user_path
 from vae_exp.sweep.aggregate import MeanAndError, SeedGroup, sort_by_metric
 from vae_exp.sweep.job_records import NOT_STARTED, RUNNING, JobRecord, read_jobs, union, varying
@@ -148,7 +149,7 @@ def job_table(
     for job in jobs[:_MOST_ROWS]:
         table.add_row(
             *(Text(job.keys.get(key, "–")) for key in keys),
-            *(f"{job.metrics[name]:.3f}" if name in job.metrics else "–" for name in metrics),
+            *(format_value(name, job.metrics[name]) if name in job.metrics else "–" for name in metrics),
             Text(_status(job)),
         )
     return _with_caption(table, len(jobs))
@@ -168,7 +169,7 @@ def group_table(groups: Sequence[SeedGroup], title: str, metrics: Sequence[str])
     for group in groups[:_MOST_ROWS]:
         warned = [f"{count} with {name}" for name, count in group.warnings.items()]
         count = ", ".join([str(group.count), *warned])
-        values = [_shown(group.metrics.get(name)) for name in metrics]
+        values = [_shown(name, group.metrics.get(name)) for name in metrics]
         table.add_row(*map(Text, group.keys.values()), count, *values)
     return _with_caption(table, len(groups))
 
@@ -187,10 +188,11 @@ def _with_caption(table: Table, count: int) -> Table:
     return table
 
 
-def _shown(value: MeanAndError | None) -> str:
+def _shown(name: str, value: MeanAndError | None) -> str:
     if value is None:
         return "–"
-    return f"{value.mean:.3f}" if isnan(value.error) else f"{value.mean:.3f} ± {value.error:.3f}"
+    mean = format_value(name, value.mean)
+    return mean if isnan(value.error) else f"{mean} ± {format_value(name, value.error)}"
 
 
 def print_status(jobs: Sequence[JobRecord], title: str, out: Console) -> None:

@@ -12,7 +12,7 @@ from vae_exp.dashboard.reader.records import Value
 from vae_exp.dashboard.runs.history import NOT_FINITE, Numbers
 from vae_exp.dashboard.runs.run import Run
 from vae_exp.dashboard.runs.store import RunStore
-from vae_exp.metrics import higher_is_better
+from vae_exp.metrics import decimals, higher_is_better, is_ranked
 
 MAX_POINTS = 2_000
 X_AXES = {"step": None, "epoch": "epoch", "time": "_runtime"}
@@ -48,7 +48,9 @@ def changes(store: RunStore, since: int) -> dict[str, Any]:
         "notes": store.notes,
         "removed": store.removed_since(since),
         "runs": [serialize_row(run) for run in changed],
-        "higher": sorted(key for key in metrics if higher_is_better(key)),
+        "higher": sorted(filter(higher_is_better, metrics)),
+        "ranked": sorted(filter(is_ranked, metrics)),
+        "decimals": {key: count for key in sorted(metrics) if (count := decimals(key)) is not None},
     }
 
 

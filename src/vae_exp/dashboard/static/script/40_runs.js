@@ -37,6 +37,7 @@ function takeChanges(answer) {
   answer.runs.forEach((run) => runs.set(run.key, { ...run, given: run.config, config: withOverrides(bare(run.config)), overrides: bare(run.overrides), summary: bare(run.summary) }));
   answer.removed.forEach((key) => runs.delete(key));
   answer.higher.forEach((key) => higher.add(key));
+  Object.entries(answer.decimals).forEach(([key, digits]) => decimals.set(key, digits));
   const moved = answer.runs.length > 0 || answer.removed.length > 0 || answer.waiting !== waiting;
   [cursor, notes, waiting] = [answer.cursor, answer.notes, answer.waiting];
   if (moved) { numberRuns(); dataListeners.forEach((listener) => listener()); }
@@ -72,14 +73,6 @@ function valueOf(run, key) {
 }
 
 const textOf = (value) => value === null || value === undefined ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);
-
-function shown(value, key = "") {
-  if (key.endsWith("_target_") && typeof value === "string") return lastName(value);
-  if (typeof value !== "number") return textOf(value);
-  if (Number.isInteger(value) && Math.abs(value) < 1e6) return String(value);
-  const size = Math.abs(value);
-  return size >= 1e5 || (size > 0 && size < 1e-3) ? value.toExponential(3) : Number(value.toPrecision(5)).toString();
-}
 
 const lastName = (key) => key.slice(key.lastIndexOf(".") + 1);
 const isSeed = (key) => /(^|[._])seed$/.test(key);
@@ -204,7 +197,6 @@ function meaningOf(list, shownKeys, metric) {
 }
 
 const othersChoice = () => choice("Other keys", [["", "mean"], ["best", "best"]], state.others, (others) => setState({ others }));
-const withError = ({ mean: value, error }) => shown(value) + (Number.isFinite(error) ? ` ± ${shown(Number(error.toPrecision(2)))}` : "");
 
 // Metrics compare runs of the same data and likelihood, whose config has these keys.
 const COMPARABLE = /^(data|model\.likelihood)(\.|$)/;

@@ -51,7 +51,8 @@ function columnsOf(list) {
   const labels = Object.fromEntries(names.map((name) => [name, labelOfMetric(list, name)]));
   const pinned = listOf(state.pinned);
   const arranged = arrange(usual, offered);
-  return { keys, names, labels, offered, pinned, usual, shown: [...arranged.filter((key) => pinned.includes(key)), ...arranged.filter((key) => !pinned.includes(key))] };
+  const digits = bare(Object.fromEntries(arranged.filter((key) => names.includes(key)).map((key) => [key, decimalsOf(key, list.map((run) => number(run, key)))])));
+  return { keys, names, labels, offered, pinned, usual, digits, shown: [...arranged.filter((key) => pinned.includes(key)), ...arranged.filter((key) => !pinned.includes(key))] };
 }
 
 // `state.columns` lists columns in order and those hidden as `-key`. A usual column that it does not list follows the one
@@ -220,7 +221,7 @@ function tableRow(run, columns, selected, best) {
     if (key === "runtime") return el("td", { class: "number", ...pinOf(columns, key) }, duration(valueOf(run, key)));
     const value = valueOf(run, key);
     const isLast = typeof value === "number" && columns.labels[key] && columns.labels[key] !== labelOfMetric([run], key);
-    return el("td", { class: [typeof value === "number" ? "number" : "", isLast ? "quiet" : ""].join(" ").trim() || null, title: textOf(value) + (isLast ? ", of the last epoch" : ""), ...pinOf(columns, key) }, shown(value, key));
+    return el("td", { class: [typeof value === "number" ? "number" : "", isLast ? "quiet" : ""].join(" ").trim() || null, title: textOf(value) + (isLast ? ", of the last epoch" : ""), ...pinOf(columns, key) }, typeof value === "number" && key in columns.digits ? fixed(value, columns.digits[key]) : shown(value, key));
   });
   return el("tr", { class: best === undefined ? null : "best", "data-run": run.key }, el("td", {}, box), cells);
 }
@@ -228,7 +229,7 @@ function tableRow(run, columns, selected, best) {
 function groupRow(value, members, columns) {
   const cells = headings(columns).slice(1).map((key) => {
     const estimate = columns.names.includes(key) ? combined(members, key, mainMetric(members)) : null;
-    return el("th", { class: "number", ...pinOf(columns, key) }, estimate ? withError(estimate) : "");
+    return el("th", { class: "number", ...pinOf(columns, key) }, estimate ? withError(estimate, columns.digits[key]) : "");
   });
   const finished = members.filter(isFinished).length;
   const count = finished === members.length ? `${finished} runs` : `${finished} of ${members.length} runs finished`;

@@ -122,7 +122,7 @@ function chartPanel(metric, panels) {
 function drawCurves(chart, metric, groups, keys, cache) {
   const isolated = groups.filter(isIsolated);
   const curveOf = (run) => { const curve = cache.get(`${state.against}\n${metric}\n${run.key}`); return curve?.x.length ? curve : pointOf(run, metric); };
-  const tracesOf = (members) => (members.length === 1 ? lineTrace(members[0], curveOf(members[0]), keys) : hasCurve(members, metric) ? bandTraces(members, curveOf, keys) : meanPoint(members, metric, keys));
+  const tracesOf = (members) => (members.length === 1 ? lineTrace(members[0], curveOf(members[0]), keys, metric) : hasCurve(members, metric) ? bandTraces(members, curveOf, keys, metric) : meanPoint(members, metric, keys));
   const drawn = (isolated.length ? isolated : groups).map((members) => members.filter((run) => curveOf(run)?.x.length)).filter((members) => members.length);
   const traces = drawn.flatMap(tracesOf);
   drawPanel(chart, traces, metric, { xaxis: hasCurve(groups.flat(), metric) ? {} : { rangemode: "tozero" }, hovermode: groups.length > 12 ? "closest" : "x" });
@@ -140,13 +140,13 @@ function meanPoint(members, metric, keys) {
   const points = members.map((run) => pointOf(run, metric));
   const errors = deviation(points.map(({ y }) => y[0])) / Math.sqrt(points.length);
   return { type: "scatter", mode: "markers", x: [mean(points.map(({ x }) => x[0]))], y: [mean(points.map(({ y }) => y[0]))], error_y: { type: "data", array: [errors], thickness: 1, width: 3 },
-    name: escaped(groupLabel(members, keys)), marker: { color: colour(`c${members[0].colour}`) }, meta: members[0].key, hovertemplate: "%{y:.5g} ± %{error_y.array:.2g} at %{x:.4g}" };
+    name: escaped(groupLabel(members, keys)), marker: { color: colour(`c${members[0].colour}`) }, meta: members[0].key, hovertemplate: `%{y:${hoverFormat(metric, points.map(({ y }) => y[0]))}} ± %{error_y.array:.2g} at %{x:.4g}` };
 }
 
-const lineTrace = (run, curve, keys) => ({
+const lineTrace = (run, curve, keys, metric) => ({
   type: "scatter", mode: curve.x.length === 1 ? "markers" : "lines", x: curve.x, y: smoothed(curve.y, Number(state.smooth)),
   name: escaped(labelOf(run, keys)), line: lineOf(run), marker: { color: colour(`c${run.colour}`) }, meta: run.key, connectgaps: false,
-  hovertemplate: "%{y:.5g} at %{x}",
+  hovertemplate: `%{y:${hoverFormat(metric, curve.y)}} at %{x}`,
 });
 
 // An exponential moving average with Adam's bias correction; gaps stay gaps.
@@ -162,7 +162,7 @@ function smoothed(values, weight) {
 }
 
 // Runs that differ in seeds alone become their mean and a band of one standard error.
-function bandTraces(members, curveOf, keys) {
+function bandTraces(members, curveOf, keys, metric) {
   const points = new Map();
   for (const curve of members.map(curveOf)) {
     smoothed(curve.y, Number(state.smooth)).forEach((y, index) => {
@@ -179,6 +179,6 @@ function bandTraces(members, curveOf, keys) {
   return [
     { ...edge, y: means.map((item, index) => item - spread[index]) },
     { ...edge, y: means.map((item, index) => item + spread[index]), fill: "tonexty", fillcolor: `${colour(`c${run.colour}`)}33` },
-    { type: "scatter", mode: "lines", x, y: means, name: escaped(groupLabel(members, keys)), line: lineOf(run), meta: run.key, customdata: x.map((item, index) => [spread[index], points.get(item).length]), hovertemplate: "%{y:.5g} ± %{customdata[0]:.2g} (%{customdata[1]} seeds) at %{x}" },
+    { type: "scatter", mode: "lines", x, y: means, name: escaped(groupLabel(members, keys)), line: lineOf(run), meta: run.key, customdata: x.map((item, index) => [spread[index], points.get(item).length]), hovertemplate: `%{y:${hoverFormat(metric, means)}} ± %{customdata[0]:.2g} (%{customdata[1]} seeds) at %{x}` },
   ];
 }

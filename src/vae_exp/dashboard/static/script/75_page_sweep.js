@@ -96,7 +96,7 @@ function drawAgainstKey(chart, list, key, metric, keys) {
   const estimates = settingsAt(measured, key).map((members) => estimateOf(members, metric));
   const xOf = (run) => (numeric ? run.config[key] : escaped(textOf(run.config[key])));
   const points = { type: "scatter", mode: "markers", x: estimates.map(({ members }) => xOf(members[0])), y: estimates.map((item) => item.mean), error_y: errorBars(estimates),
-    text: estimates.map(({ members }) => settingLabel(members, keys)), hovertemplate: "%{text}<br>%{y:.5g}<extra></extra>", marker: { color: estimates.map(({ members }) => colour(`c${members[0].colour}`)), size: 8 } };
+    text: estimates.map(({ members }) => settingLabel(members, keys)), hovertemplate: `%{text}<br>%{y:${hoverFormat(metric, estimates.map((item) => item.mean))}}<extra></extra>`, marker: { color: estimates.map(({ members }) => colour(`c${members[0].colour}`)), size: 8 } };
   const means = order.map((value) => combined(measured.filter((run) => textOf(run.config[key]) === value), metric).mean);
   const line = { type: "scatter", mode: numeric ? "lines" : "markers", x: numeric ? order.map(Number) : order.map(escaped), y: means, hoverinfo: "skip",
     line: { color: colour("line"), dash: "dot" }, marker: { symbol: "line-ew-open", size: 30, color: colour("ink"), line: { width: 2 } } };
@@ -111,7 +111,8 @@ function drawHeat(chart, list, rows, cols, metric) {
   const cell = (row, col) => combined(measured.filter((run) => textOf(run.config[rows]) === row && textOf(run.config[cols]) === col), metric);
   const cells = down.map((row) => across.map((col) => cell(row, col)));
   const labels = (values, key) => values.map((value) => escaped(shown(value, key)));
-  const trace = { type: "heatmap", z: cells.map((row) => row.map((item) => item && item.mean)), text: cells.map((row) => row.map((item) => (item ? withError(item) : ""))),
+  const digits = decimalsOf(metric, cells.flat().map((item) => item?.mean));
+  const trace = { type: "heatmap", z: cells.map((row) => row.map((item) => item && item.mean)), text: cells.map((row) => row.map((item) => (item ? withError(item, digits) : ""))),
     x: labels(across, cols), y: labels(down, rows), colorscale: "Viridis", reversescale: !higher.has(metric), xgap: 2, ygap: 2,
     texttemplate: across.length * down.length <= 60 ? "%{z:.4g}" : "", hovertemplate: "%{y}, %{x}: %{text}<extra></extra>", colorbar: { thickness: 12, tickfont: { size: 11 } } };
   draw(chart, [trace], layoutOf(cols, rows, { xaxis: { type: "category" }, yaxis: { type: "category" } }));
@@ -127,7 +128,7 @@ function drawPlane(chart, list, keys) {
   const [x, y] = [rates, distortions].map((estimates) => estimates.map((item) => item.mean));
   const [across, up] = [rangeOf(rates), rangeOf(distortions)];
   const points = { type: "scatter", mode: "markers", x, y, error_x: errorBars(rates), error_y: errorBars(distortions), text: settings.map((members) => settingLabel(members, keys)), customdata: x.map((item, index) => item + y[index]),
-    hovertemplate: "%{text}<br>rate %{x:.4g}, distortion %{y:.4g}<br>−ELBO %{customdata:.5g}<extra></extra>", marker: { size: 9, color: settings.map(([run]) => colour(`c${run.colour}`)) } };
+    hovertemplate: "%{text}<br>rate %{x:,.3f}, distortion %{y:,.3f}<br>−ELBO %{customdata:,.3f}<extra></extra>", marker: { size: 9, color: settings.map(([run]) => colour(`c${run.colour}`)) } };
   draw(chart, [...linesOfEqualSum(across, up), points], layoutOf(`${labelOfMetric(list, rate)} (nats)`, `${labelOfMetric(list, distortion)} (nats)`,
     { xaxis: { range: across }, yaxis: { range: up }, margin: { l: 52, r: 48, t: 8, b: 40 } }));
 }
@@ -168,8 +169,8 @@ function parallel(list, keys, metric, room) {
   const paths = measured.map((run) => {
     const points = axes.map((key, index) => `${x(index).toFixed(1)},${scales[index].yOf(run).toFixed(1)}`);
     const open = () => setState({ page: "run", run: run.key });
-    return svg("path", { class: `run s${run.colour}`, d: `M${points.join("L")}`, tabindex: "0", role: "link", "data-key": run.key, "aria-label": `${labelOf(run, keys)}: ${shown(number(run, metric))}`,
-      on: { click: open, keydown: (event) => { if (event.key === "Enter") open(); } } }, svg("title", {}, `${labelOf(run, keys)}: ${shown(number(run, metric))}`));
+    return svg("path", { class: `run s${run.colour}`, d: `M${points.join("L")}`, tabindex: "0", role: "link", "data-key": run.key, "aria-label": `${labelOf(run, keys)}: ${shown(number(run, metric), metric)}`,
+      on: { click: open, keydown: (event) => { if (event.key === "Enter") open(); } } }, svg("title", {}, `${labelOf(run, keys)}: ${shown(number(run, metric), metric)}`));
   });
   const ticks = axes.map((key, index) => [
     svg("line", { class: "axis", x1: x(index), x2: x(index), y1: top, y2: height - bottom }),
@@ -190,7 +191,7 @@ function scaleOf(list, key, isMetric, bottom, top) {
     const warp = log ? Math.log : (value) => value;
     const y = (value) => bottom - ((warp(value) - warp(low)) / (warp(high) - warp(low) || 1)) * (bottom - top);
     const few = [...new Set(numbers)].sort((a, b) => a - b);
-    return { yOf: (run) => y(read(run)), ticks: (few.length <= 6 && !isMetric ? few : [low, high]).map((value) => [shown(value), y(value)]) };
+    return { yOf: (run) => y(read(run)), ticks: (few.length <= 6 && !isMetric ? few : [low, high]).map((value) => [shown(value, key), y(value)]) };
   }
   const values = valuesOf(list, key);
   const y = (value) => bottom - (values.indexOf(value) / Math.max(1, values.length - 1)) * (bottom - top);

@@ -90,12 +90,12 @@ function compareConfigs(list, keys, config, kept, equal) {
 function metricsTable(list, keys) {
   const row = (title, cellOf) => el("tr", {}, el("th", { scope: "row" }, title), list.map(cellOf));
   const value = (run, key) => el("td", { class: "number" }, shown(valueOf(run, key)));
-  const metric = (name) => row(labelOfMetric(list, name), (run) => {
+  const metric = (name) => { const digits = decimalsOf(name, list.map((run) => number(run, name))); return row(labelOfMetric(list, name), (run) => {
     const isLast = labelOfMetric(list, name) !== labelOfMetric([run], name);
-    const difference = number(run, name) - number(list[0], name);
-    return el("td", { class: isLast ? "number quiet" : "number", title: textOf(valueOf(run, name)) + (isLast ? ", of the last epoch" : "") }, shown(valueOf(run, name)),
-      run !== list[0] && Number.isFinite(difference) ? el("span", { class: "difference" }, `${difference > 0 ? "+" : ""}${shown(Number(difference.toPrecision(3)))}`) : null);
-  });
+    const [own, difference] = [number(run, name), number(run, name) - number(list[0], name)];
+    return el("td", { class: isLast ? "number quiet" : "number", title: textOf(valueOf(run, name)) + (isLast ? ", of the last epoch" : "") }, Number.isFinite(own) ? fixed(own, digits) : shown(valueOf(run, name)),
+      run !== list[0] && Number.isFinite(difference) ? el("span", { class: "difference" }, `${difference > 0 ? "+" : ""}${fixed(difference, digits)}`) : null);
+  }); };
   return sideBySide("Metrics", list, keys, [
     row("state", (run) => el("td", { class: `number ${run.state}` }, stateText(run))),
     metricNames(list).map(metric),
@@ -113,6 +113,6 @@ async function compareUnits(list, keys, cache) {
   return names.map((name) => {
     const most = Math.max(1e-12, ...vectors.flatMap((item) => item.get(name) ?? []));
     return el("section", { class: "panel", "aria-label": name }, el("h2", {}, name), el("div", { class: "tiles" },
-      list.map((run, index) => el("figure", { "data-run": run.key }, el("figcaption", {}, titleOf(run, keys)), vectors[index].has(name) ? unitBars(vectors[index].get(name), most) : el("p", { class: "quiet" }, "not logged")))));
+      list.map((run, index) => el("figure", { "data-run": run.key }, el("figcaption", {}, titleOf(run, keys)), vectors[index].has(name) ? unitBars(name, vectors[index].get(name), most) : el("p", { class: "quiet" }, "not logged")))));
   });
 }

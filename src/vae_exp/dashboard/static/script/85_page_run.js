@@ -74,7 +74,7 @@ function partTrace(metric, curve) {
   const colourOfPart = colour(`c${Math.max(0, PARTS.indexOf(metric.split("/")[0]))}`);
   const { x, y } = curve ?? { x: [], y: [] };
   return { type: "scatter", mode: x.length === 1 ? "markers" : "lines", x, y: smoothed(y, Number(state.smooth)), name: escaped(metric), line: { color: colourOfPart, width: 1.8 },
-    marker: { color: colourOfPart }, connectgaps: false, hovertemplate: "%{y:.5g} at %{x}" };
+    marker: { color: colourOfPart }, connectgaps: false, hovertemplate: `%{y:${hoverFormat(metric, y)}} at %{x}` };
 }
 
 const runOptions = () => ordered([...runs.values()], "name").map((run) => [run.key, `${run.label} (${run.id})${run.replaced ? `, attempt ${run.attempt}` : ""}`]);
@@ -106,7 +106,7 @@ function runSections(run, details, pictures, machine) {
     el("div", { class: "grid" },
       facts("Summary", Object.entries(run.summary).filter(([key]) => !key.startsWith("_") && !key.startsWith("figures/"))),
       facts("Config", Object.entries(run.config)),
-      vectors.map(([name, values]) => el("section", { class: "panel" }, el("h2", {}, name), unitBars(values)))),
+      vectors.map(([name, values]) => el("section", { class: "panel" }, el("h2", {}, name), unitBars(name, values)))),
     last.size ? el("section", { class: "panel" }, el("h2", {}, "Pictures"), el("div", { class: "tiles" },
       [...last.values()].map((picture) => el("figure", {}, pictureOf(run, picture, []), el("figcaption", {}, `${picture.name.replace(/^figures\//, "")}, epoch ${momentOf(picture)}${picture.caption ? ` · ${picture.caption}` : ""}`))))) : null,
     details.machine.length ? el("details", { class: "panel machine" }, el("summary", {}, "Machine"), el("div", { class: "grid" },
@@ -118,7 +118,10 @@ function runSections(run, details, pictures, machine) {
 
 // Values of latent units, such as `val/unit_rates`; the largest are drawn.
 const vectorsOf = (details) => Object.entries(details.vectors).filter(([, values]) => values.length > 1 && values.length <= 512);
-const unitBars = (values, most) => barChart(values.map((value, index) => [`z${index + 1}`, value ?? 0]).sort((a, b) => b[1] - a[1]).slice(0, 64), shown, most);
+function unitBars(name, values, most) {
+  const digits = decimalsOf(name, values);
+  return barChart(values.map((value, index) => [`z${index + 1}`, value ?? 0]).sort((a, b) => b[1] - a[1]).slice(0, 64), (value) => fixed(value, digits), most);
+}
 
 // Remove terminal control codes: no colours, and of an overwritten line its last state.
 function plainText(text) {
@@ -132,7 +135,7 @@ function warningsOf(details) {
 }
 
 function facts(title, pairs) {
-  const rows = pairs.sort(([a], [b]) => a.localeCompare(b)).map(([key, value]) => el("tr", {}, el("th", { scope: "row" }, key), el("td", {}, shown(value))));
+  const rows = pairs.sort(([a], [b]) => a.localeCompare(b)).map(([key, value]) => el("tr", {}, el("th", { scope: "row" }, key), el("td", {}, shown(value, key))));
   return el("section", { class: "panel" }, el("h2", {}, title),
     el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title }, el("table", { class: "facts" }, el("tbody", {}, rows))));
 }

@@ -130,7 +130,7 @@ function describe(bundle, latent) {
   if (image < 0) return bundle.codebook ? "" : `z = (${[...latent.z.subarray(0, 8)].map(signed).join(", ")}${latent.z.length > 8 ? ", …" : ""})`;
   const name = bundle.arrays.labels ? ` of ${bundle.class_names?.[bundle.arrays.labels[image]] ?? `class ${bundle.arrays.labels[image]}`}` : "";
   const [elbo, rate, distortion] = ["elbo", "rate", "distortion"].map((key) => bundle.arrays[key][image]);
-  return `Image ${image + 1}${name}: −ELBO ${shown(-elbo)} = rate ${shown(rate)} + distortion ${shown(distortion)} nats. Left the original.`;
+  return `Image ${image + 1}${name}: −ELBO ${fixed(-elbo, 3)} = rate ${fixed(rate, 3)} + distortion ${fixed(distortion, 3)} nats. Left the original.`;
 }
 
 // Whether the state names other latents than the view has.
