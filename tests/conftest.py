@@ -66,13 +66,15 @@ def _devices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the developer's credentials, data or threads."""
+def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test sees the credentials, data or threads of the developer, or the denormals of another test."""
     for name in [name for name in os.environ if name.startswith(("WANDB_", "HYDRA_"))]:
         monkeypatch.delenv(name)
     monkeypatch.delenv("VAE_EXP_DATA", raising=False)
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("PYTHONWARNINGS", "default")
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -53,6 +54,21 @@ def test_a_clipped_gradient_trains_otherwise(command, tmp_path):
     clipped = trained(command, tmp_path, "clipped", "trainer.max_grad_norm=0.001", "optimizer=sgd")
     free = trained(command, tmp_path, "free", "optimizer=sgd")
     assert clipped["metrics"]["train/loss"] > free["metrics"]["train/loss"]
+
+
+def test_moments_of_weights_without_a_gradient_decay_to_zero_instead_of_denormals(command, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (700, 4, 4), dtype=np.uint8)
+    images[1:, 0, 0] = 0  # a pixel that one image alone lights, once per epoch
+    np.savez(tmp_path / "images.npz", images=images)
+    overrides = ("model.hidden_dims=[8]", "+optimizer.betas=[0.7,0.999]", "optimizer.weight_decay=0")
+    small = ("trainer.batch_size=1", "data.validation_size=2")
+    finished = command(
+        "train", "data=arrays", "data.path=images.npz", *RUN[1:], *overrides, *small, "hydra.run.dir=run"
+    )
+    assert finished.code == 0, finished.err
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["optimizer"]["state"]
+    moments = torch.cat([parameter["exp_avg"].flatten() for parameter in state.values()]).abs()
+    assert moments[moments > 0].min() >= torch.finfo(torch.float32).tiny
 
 
 def test_a_small_net_takes_one_thread_and_a_resumed_run_those_of_its_checkpoint(command, tmp_path, monkeypatch):
