@@ -1,7 +1,9 @@
 """Serving the dashboard until it is stopped."""
 
 import secrets
+import signal
 import socket
+import sys
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,6 +51,8 @@ def serve(
     print(f"Dashboard: {address}  (Ctrl-C ends it)", flush=True)
     if opens_browser:
         webbrowser.open(address)
+    # uvicorn raises a signal again once it has stopped; SIGTERM would then skip `finally`.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         uvicorn.Server(config).run(sockets=[listening])
     finally:
