@@ -349,7 +349,7 @@ def _plain_type(annotation: str) -> str:
     """A type annotation in the words of YAML."""
     for python, plain in (
         (r"\bNone\b", "null"),
-        (r"\bAny\b", "any"),
+        (r"\bAny\b", ""),
         (r"\bSequence\b", "list"),
         (r"\bMapping\[.*\]", "mapping"),
         (r"\bdict\[.*\]", "mapping"),
@@ -375,7 +375,7 @@ def _allowed(hint: Any, metadata: Any) -> str:
     if "{choices}" in (getdoc(check) or ""):
         kind = "null" if "null" in kind else ""
         return " or ".join(part for part in (allowed, kind) if part)
-    return ", ".join(part for part in (kind.replace("any", ""), allowed) if part)
+    return ", ".join(part for part in (kind, allowed) if part)
 
 
 def _schema_default(key: Any) -> str:
