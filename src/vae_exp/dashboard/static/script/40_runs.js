@@ -2,6 +2,7 @@
 
 const runs = new Map();
 const higher = new Set();
+const ranked = new Set(); // metrics that rank runs, unlike parts of the loss, counts and errors
 const dataListeners = [];
 let store = null;
 let cursor = 0;
@@ -37,6 +38,7 @@ function takeChanges(answer) {
   answer.runs.forEach((run) => runs.set(run.key, { ...run, given: run.config, config: withOverrides(bare(run.config)), overrides: bare(run.overrides), summary: bare(run.summary) }));
   answer.removed.forEach((key) => runs.delete(key));
   answer.higher.forEach((key) => higher.add(key));
+  answer.ranked.forEach((key) => ranked.add(key));
   Object.entries(answer.decimals).forEach(([key, digits]) => decimals.set(key, digits));
   const moved = answer.runs.length > 0 || answer.removed.length > 0 || answer.waiting !== waiting;
   [cursor, notes, waiting] = [answer.cursor, answer.notes, answer.waiting];
@@ -219,6 +221,35 @@ function bestRuns(list, metric) {
     if (first && (second || groups.length === 1)) best.set(first, groups.length > 1 ? labelOf(first, keys) : "");
   }
   return best;
+}
+
+// Run → the metrics of which it has the best value of all finished runs that can be compared with it → how many these are.
+// Where all are equal, none is the best.
+function bestValues(list, metrics) {
+  const best = new Map();
+  const finished = list.filter(isFinished);
+  for (const metric of metrics.filter((key) => ranked.has(key))) {
+    for (const members of groupsBy(finished, (run) => kindOf(run, metric))) {
+      const measured = finite(members, metric);
+      for (const run of ofBest(measured, metric, measured.map((item) => number(item, metric)))) {
+        if (!best.has(run)) best.set(run, new Map());
+        best.get(run).set(metric, measured.length);
+      }
+    }
+  }
+  return best;
+}
+
+// Different losses minimise different things.
+const isOfLoss = (key) => /^loss(\.|$)/.test(key) && !isSeed(key);
+function kindOf(run, metric) {
+  if (!metric.endsWith("/loss")) return comparableOf(run);
+  return comparableOf(run) + JSON.stringify(Object.entries(run.given).filter(([key]) => isOfLoss(key)).sort(([a], [b]) => (a < b ? -1 : 1)));
+}
+
+function ofBest(items, metric, numbers) {
+  const [least, most] = [numbers.reduce((a, b) => Math.min(a, b), Infinity), numbers.reduce((a, b) => Math.max(a, b), -Infinity)];
+  return least < most ? items.filter((_, index) => numbers[index] === (higher.has(metric) ? most : least)) : [];
 }
 
 // `model.latent_dim>=8 state=finished "a name"`: terms that must all hold.

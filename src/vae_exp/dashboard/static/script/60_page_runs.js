@@ -186,19 +186,22 @@ function moveColumns(table, said) {
 
 function tableBodies(list, columns, selected, rowCache) {
   const best = bestRuns(list, mainMetric(list));
+  const values = bestValues(list, columns.shown);
   const common = JSON.stringify(columns);
   const rowOf = (run) => {
-    const signature = JSON.stringify([run.version, common, selected.has(run.key), best.get(run), run.colour, run.dash]);
+    const signature = JSON.stringify([run.version, common, selected.has(run.key), best.get(run), [...(values.get(run) ?? [])], run.colour, run.dash]);
     const cached = rowCache.get(run.key);
     if (cached?.signature === signature) return cached.row;
-    const row = tableRow(run, columns, selected, best.get(run));
+    const row = tableRow(run, columns, selected, best.get(run), values.get(run));
     rowCache.set(run.key, { signature, row });
     return row;
   };
   const limit = state.all ? Infinity : ROWS_AT_FIRST;
   if (!state.group) return [el("tbody", {}, list.slice(0, limit).map(rowOf)), more(list, limit, columns)];
   const valueIn = (run) => shown(valueOf(run, state.group), state.group) || "–";
-  return groupsBy(list, valueIn).map((members) => el("tbody", {}, groupRow(valueIn(members[0]), members, columns), members.slice(0, limit).map(rowOf)));
+  const groups = groupsBy(list, valueIn);
+  const means = groupMeans(groups, columns);
+  return groups.map((members, index) => el("tbody", {}, groupRow(valueIn(members[0]), members, columns, means[index]), members.slice(0, limit).map(rowOf)));
 }
 
 function more(list, limit, columns) {
@@ -207,7 +210,7 @@ function more(list, limit, columns) {
     el("button", { type: "button", on: { click: () => setState({ all: "1" }) } }, `Show all ${list.length}`))));
 }
 
-function tableRow(run, columns, selected, best) {
+function tableRow(run, columns, selected, best, values) {
   const box = el("input", { type: "checkbox", checked: selected.has(run.key), "data-key": `box ${run.key}`, "aria-label": `Select ${run.label}`, on: { change: () => {
     const now = new Set(listOf(state.selected));
     if (box.checked) now.add(run.key); else now.delete(run.key);
@@ -221,15 +224,30 @@ function tableRow(run, columns, selected, best) {
     if (key === "runtime") return el("td", { class: "number", ...pinOf(columns, key) }, duration(valueOf(run, key)));
     const value = valueOf(run, key);
     const isLast = typeof value === "number" && columns.labels[key] && columns.labels[key] !== labelOfMetric([run], key);
-    return el("td", { class: [typeof value === "number" ? "number" : "", isLast ? "quiet" : ""].join(" ").trim() || null, title: textOf(value) + (isLast ? ", of the last epoch" : ""), ...pinOf(columns, key) }, typeof value === "number" && key in columns.digits ? fixed(value, columns.digits[key]) : shown(value, key));
+    const count = values?.get(key);
+    return el("td", { class: [typeof value === "number" ? "number" : "", isLast ? "quiet" : "", count ? "top" : ""].join(" ").trim() || null, title: textOf(value) + (isLast ? ", of the last epoch" : "") + (count ? `, ${bestOf(count)}` : ""), ...pinOf(columns, key) }, typeof value === "number" && key in columns.digits ? fixed(value, columns.digits[key]) : shown(value, key));
   });
   return el("tr", { class: best === undefined ? null : "best", "data-run": run.key }, el("td", {}, box), cells);
 }
 
-function groupRow(value, members, columns) {
+const bestOf = (count) => `the best of ${count} finished runs with the same data and likelihood`;
+
+// For each group, the means by metric, and whether one is the best: if all runs can be compared.
+function groupMeans(groups, columns) {
+  const finished = groups.flat().filter(isFinished);
+  const means = groups.map(() => new Map());
+  for (const key of columns.shown.filter((item) => columns.names.includes(item))) {
+    groups.forEach((members, index) => { const estimate = combined(members, key, mainMetric(members)); if (estimate) means[index].set(key, estimate); });
+    const measured = means.filter((item) => item.has(key)).map((item) => item.get(key));
+    if (ranked.has(key) && new Set(finished.map((run) => kindOf(run, key))).size === 1) ofBest(measured, key, measured.map((item) => item.mean)).forEach((item) => { item.isBest = true; });
+  }
+  return means;
+}
+
+function groupRow(value, members, columns, means) {
   const cells = headings(columns).slice(1).map((key) => {
-    const estimate = columns.names.includes(key) ? combined(members, key, mainMetric(members)) : null;
-    return el("th", { class: "number", ...pinOf(columns, key) }, estimate ? withError(estimate, columns.digits[key]) : "");
+    const estimate = means.get(key);
+    return el("th", { class: estimate?.isBest ? "number top" : "number", title: estimate?.isBest ? "the best mean of these groups" : null, ...pinOf(columns, key) }, estimate ? withError(estimate, columns.digits[key]) : "");
   });
   const finished = members.filter(isFinished).length;
   const count = finished === members.length ? `${finished} runs` : `${finished} of ${members.length} runs finished`;

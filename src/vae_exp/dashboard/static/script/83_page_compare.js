@@ -88,12 +88,14 @@ function compareConfigs(list, keys, config, kept, equal) {
 }
 
 function metricsTable(list, keys) {
+  const best = bestValues(list, metricNames(list));
   const row = (title, cellOf) => el("tr", {}, el("th", { scope: "row" }, title), list.map(cellOf));
   const value = (run, key) => el("td", { class: "number" }, shown(valueOf(run, key)));
   const metric = (name) => { const digits = decimalsOf(name, list.map((run) => number(run, name))); return row(labelOfMetric(list, name), (run) => {
     const isLast = labelOfMetric(list, name) !== labelOfMetric([run], name);
     const [own, difference] = [number(run, name), number(run, name) - number(list[0], name)];
-    return el("td", { class: isLast ? "number quiet" : "number", title: textOf(valueOf(run, name)) + (isLast ? ", of the last epoch" : "") }, Number.isFinite(own) ? fixed(own, digits) : shown(valueOf(run, name)),
+    const count = best.get(run)?.get(name);
+    return el("td", { class: ["number", isLast ? "quiet" : "", count ? "top" : ""].join(" ").trim(), title: textOf(valueOf(run, name)) + (isLast ? ", of the last epoch" : "") + (count ? `, ${bestOf(count)}` : "") }, Number.isFinite(own) ? fixed(own, digits) : shown(valueOf(run, name)),
       run !== list[0] && Number.isFinite(difference) ? el("span", { class: "difference" }, `${difference > 0 ? "+" : ""}${fixed(difference, digits)}`) : null);
   }); };
   return sideBySide("Metrics", list, keys, [
