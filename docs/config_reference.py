@@ -2,19 +2,16 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
-from inspect import getdoc
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import get_type_hints
 
-import griffe
 import yaml
+from documented_arguments import Argument, Sources
+from yaml_keys import CONF, Key, base_option, head_comment, read_keys
 
 from vae_exp.configuration import schema
 
-CHECKOUT = Path(__file__).parent.parent
-CONF = CHECKOUT / "conf"
-OWN = ("vae_exp", "hydra_plugins")
 GROUPS = {
     "trainer": "How long, where and in which portions to train.",
     "model": "The sizes that encoder and decoder share, and the parts.",
@@ -36,71 +33,6 @@ SCHEMAS = {"trainer": schema.TrainerConfig, "model": schema.ModelConfig, "data":
 SCHEMAS["tracker"] = schema.TrackerConfig
 FOLLOWED = re.compile(r"\$\{((?:data|model)\.[\w.]+)\}")
 HEADER = "| key | default | values | meaning |\n|---|---|---|---|\n"
-
-
-@dataclass
-class Key:
-    """A line of YAML: its value as written, and the comment behind it."""
-
-    value: str
-    comment: str
-
-
-@dataclass
-class Argument:
-    """What is documented of an argument of a constructor, or of a field of the schema."""
-
-    values: str
-    default: str
-    meaning: str
-
-
-class Sources:
-    """The package's own sources, which are read and not imported."""
-
-    def __init__(self) -> None:
-        paths = [CHECKOUT / "src"]
-        self._packages = {name: griffe.load(name, search_paths=paths, docstring_parser="google") for name in OWN}
-
-    def arguments(self, target: str) -> dict[str, Argument]:
-        """The arguments of a class of ours by its dotted name, those of base classes too."""
-        package, _, name = target.partition(".")
-        if package not in OWN:
-            return {}
-        found: dict[str, Argument] = {}
-        item = self._packages[package][name]
-        texts = {}
-        for kind in [*reversed(item.mro()), item]:
-            texts |= _texts(kind)
-        for parameter in item.parameters:
-            if parameter.name == "self" or parameter.kind is griffe.ParameterKind.var_keyword:
-                continue
-            default = "" if parameter.default is None else str(parameter.default).strip("'\"")
-            values = _plain_type(str(parameter.annotation or ""))
-            found[parameter.name] = Argument(values, default, texts.get(parameter.name, ""))
-        if any(parameter.kind is griffe.ParameterKind.var_keyword for parameter in item.parameters):
-            for base in item.mro():
-                found = self.arguments(base.path) | found
-        return found
-
-    def fields(self, config: type) -> dict[str, Argument]:
-        """The fields of a dataclass of the schema, with the values that it allows."""
-        hints, texts = get_type_hints(config), {}
-        for kind in reversed(config.__mro__):
-            if is_dataclass(kind):
-                texts |= _texts(self._packages["vae_exp"][f"configuration.schema.{kind.__name__}"])
-        return {
-            key.name: Argument(
-                _allowed(hints[key.name], key.metadata), _schema_default(key), texts.get(key.name, "")
-            )
-            for key in fields(config)
-        }
-
-    def summary(self, target: str) -> str:
-        """The first line of a class's docstring."""
-        package, _, name = target.partition(".")
-        docstring = self._packages[package][name].docstring if package in OWN else None
-        return str(docstring.value).partition("\n")[0] if docstring else ""
 
 
 def write_config_page() -> str:
@@ -130,8 +62,8 @@ def _introduction() -> str:
 
 def _command(sources: Sources, command: str, config: type) -> str:
     """The keys of a command that stand in no group."""
-    keys = _read(CONF / "_shared/stored_run.yaml") if issubclass(config, schema.StoredRunConfig) else {}
-    keys |= _read(CONF / f"{command}.yaml")
+    keys = read_keys(CONF / "_shared/stored_run.yaml") if issubclass(config, schema.StoredRunConfig) else {}
+    keys |= read_keys(CONF / f"{command}.yaml")
     groups = {group.partition("/")[0] for group in GROUPS}
     rows = dict(
         _schema_rows(sources, config, keys, "", skip=groups - {"data"} if keys.get("data.root") else groups)
@@ -185,7 +117,7 @@ def _group(sources: Sources, group: str) -> str:
     shared: dict[str, Key] = {}
     base = folder / ("default.yaml" if group == "trainer" else "_base.yaml")
     if config:
-        shared = {f"{prefix}{name}": key for name, key in _read(base).items()}
+        shared = {f"{prefix}{name}": key for name, key in read_keys(base).items()}
         rows = "".join(row for _, row in _schema_rows(sources, config, shared, prefix))
         parts.append(f"Every option has these keys:\n\n{HEADER}{rows}")
     for path in sorted(folder.glob("[!_]*.yaml")):
@@ -196,12 +128,12 @@ def _group(sources: Sources, group: str) -> str:
 
 def _option(sources: Sources, group: str, path: Path, prefix: str) -> str:
     """An option: what its YAML says at its head, and its keys."""
-    own = _read(path)
-    head = [f"### `{group}={path.stem}`", _head(path)]
+    own = read_keys(path)
+    head = [f"### `{group}={path.stem}`", head_comment(path)]
     target = own.get("_target_", own.get(f"{path.stem}._target_", Key("", ""))).value
     if target and group != "model":
         head.append(_class(sources, target))
-    base = _base(path)
+    base = base_option(path)
     if base:
         head.append(f"As `{group}={base.stem}`, except:" if own else f"The same as `{group}={base.stem}`.")
     rows = "".join(_option_rows(sources, group, path, prefix))
@@ -219,8 +151,8 @@ def _option(sources: Sources, group: str, path: Path, prefix: str) -> str:
 
 def _option_rows(sources: Sources, group: str, path: Path, prefix: str) -> Iterator[str]:
     """The rows of an option's own keys, then of the arguments that its YAML leaves out."""
-    own, base = _read(path), _base(path)
-    inherited = _read(base) if base else {}
+    own, base = read_keys(path), base_option(path)
+    inherited = read_keys(base) if base else {}
     fields_of_group = sources.fields(SCHEMAS[group]) if group in SCHEMAS else {}
     classes: dict[str, dict[str, Argument]] = {}
     for name, key in own.items():
@@ -244,12 +176,6 @@ def _option_rows(sources: Sources, group: str, path: Path, prefix: str) -> Itera
                 yield _row(f"+{prefix}{name}", None, argument)
 
 
-def _base(path: Path) -> Path | None:
-    """The option of the same group that an option begins with."""
-    names = re.findall(r"^(?:defaults: \[|  - )([a-z]\w*)\]?(?:  #.*)?$", path.read_text(), re.MULTILINE)
-    return path.with_name(f"{names[0]}.yaml") if names else None
-
-
 def _experiments() -> str:
     """The experiments: what each is for, and what it sets."""
     rows = []
@@ -260,7 +186,7 @@ def _experiments() -> str:
         text = f"the old name of `{old[1]}`" if old else text
         sets = re.findall(r"^  - (?:override )?/?([\w/@.]+: .+|[a-z]\w+)$", path.read_text(), re.MULTILINE)
         options = [item.replace(": ", "=") if ":" in item else f"experiment={item}" for item in sets]
-        values = [f"{name}={key.value}" for name, key in _read(path).items()]
+        values = [f"{name}={key.value}" for name, key in read_keys(path).items()]
         rows.append(
             f"| `{path.stem}` | {_cell(text)} | {' '.join(f'`{_code(item)}`' for item in options + values)} |\n"
         )
@@ -274,42 +200,6 @@ def _class(sources: Sources, target: str) -> str:
         page = f"https://docs.pytorch.org/docs/stable/generated/{target}.html"
         return f"[`{target}`]({page}); its further arguments are set as `+key=value`."
     return f"`{target}`: {sources.summary(target)}" if target != "null" else "The learning rate stays as it is."
-
-
-def _head(path: Path) -> str:
-    """The comment that a YAML file begins with."""
-    lines = []
-    for line in path.read_text().splitlines():
-        if not line.startswith("# "):
-            break
-        if not re.match(r"# (@package|\$|python -m|torchrun)", line):
-            lines.append(line[2:])
-    return re.sub(r"(?<=\w: )(python -m .*)$", r"`\1`", " ".join(lines))
-
-
-def _read(path: Path) -> dict[str, Key]:
-    """The keys of a YAML file by their dotted path, without its defaults list."""
-    if not path.exists():
-        return {}
-    text = path.read_text()
-    lines, keys = text.splitlines(), {}
-
-    def walk(node: yaml.Node, prefix: str) -> None:
-        if not isinstance(node, yaml.MappingNode):
-            return
-        for name, value in node.value:
-            key = f"{prefix}{name.value}"
-            if key == "defaults" or (key.startswith("hydra") and path.parent == CONF):
-                continue
-            if isinstance(value, yaml.MappingNode) and value.value:
-                walk(value, f"{key}.")
-                continue
-            written = text[value.start_mark.index : value.end_mark.index].strip()
-            comment = re.search(r"\s# (.*)$", lines[name.start_mark.line])
-            keys[key] = Key(re.sub(r"\s*\n\s*", " ", written), comment[1] if comment else "")
-
-    walk(yaml.compose(text), "")
-    return keys
 
 
 def _row(path: str, key: Key | None, argument: Argument) -> str:
@@ -343,58 +233,6 @@ def _cell(text: str) -> str:
 
 def _code(text: str) -> str:
     return text.replace("|", r"\|")
-
-
-def _plain_type(annotation: str) -> str:
-    """A type annotation in the words of YAML."""
-    for python, plain in (
-        (r"\bNone\b", "null"),
-        (r"\bAny\b", ""),
-        (r"\bSequence\b", "list"),
-        (r"\bMapping\[.*\]", "mapping"),
-        (r"\bdict\[.*\]", "mapping"),
-        (r"\bDictConfig\b", "mapping"),
-        (r"\bSchedule\b", "schedule"),
-        (r" \| ", " or "),
-    ):
-        annotation = re.sub(python, plain, annotation)
-    return annotation
-
-
-def _allowed(hint: Any, metadata: Any) -> str:
-    """The type of a field of the schema, and the range or the choices that its check allows."""
-    name = str(hint) if get_args(hint) else hint.__name__
-    kind = _plain_type(name.replace("typing.", "").replace("NoneType", "None"))
-    check = metadata.get("check")
-    if check is None or kind == "mapping":
-        return kind
-    limits = metadata["limits"]
-    choices = ", ".join(f"`{str(limit).lower() if isinstance(limit, bool) else limit}`" for limit in limits)
-    text = (getdoc(check) or "").rstrip(".") if check.__name__.startswith("_") else ""
-    allowed = (text[:1].lower() + text[1:]).format(*limits, choices=choices)
-    if "{choices}" in (getdoc(check) or ""):
-        kind = "null" if "null" in kind else ""
-        return " or ".join(part for part in (allowed, kind) if part)
-    return ", ".join(part for part in (kind, allowed) if part)
-
-
-def _schema_default(key: Any) -> str:
-    if isinstance(key.default, str | bool | int | float) and key.default != "???":
-        return str(key.default).lower() if isinstance(key.default, bool) else str(key.default)
-    if key.default is None:
-        return "null"
-    return "[]" if key.default_factory is list else ""
-
-
-def _texts(item: Any) -> dict[str, str]:
-    """The Args section of a class."""
-    sections = item.docstring.parsed if item.docstring else []
-    return {
-        argument.name: argument.description
-        for section in sections
-        if section.kind is griffe.DocstringSectionKind.parameters
-        for argument in section.value
-    }
 
 
 def _kind(value: str) -> str:

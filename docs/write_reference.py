@@ -11,8 +11,10 @@ import re
 from pathlib import Path
 
 import yaml
-from config_reference import CHECKOUT, CONF, write_config_page
+from config_reference import write_config_page
+from documented_arguments import CHECKOUT
 from hydra._internal.utils import get_args_parser
+from yaml_keys import CONF
 
 from vae_exp import sync
 from vae_exp.configuration.schema import COMMANDS
