@@ -27,9 +27,12 @@ VIEWS = {
     "charts": {"page": "charts", "seeds": "1"},
     "sweep": {"page": "sweep"},
     "images": {"page": "images", "picture": "figures/samples", "filter": "seed=0"},
+    "compare": {"page": "compare", "filter": "seed=0"},
     "run": {"page": "run"},
     "latent": {"page": "latent", "image": "2"},
 }
+FIRST_RUNS = "() => filteredRuns().slice(0, 4).map((run) => run.key)"  # of the view before: same filter
+SEPARATOR = "\x1f"  # of the names in an address
 DECODED = ".pair canvas[data-latents]"  # an image of the page of latent spaces
 SILENT = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 SETTLED_MILLISECONDS = 2500
@@ -67,7 +70,10 @@ def main() -> None:
 
 def picture(page: Any, address: str, folder: Path, suffix: str) -> None:
     """Every view, once."""
-    for name, state in VIEWS.items():
+    for name, view in VIEWS.items():
+        state = view
+        if name == "compare":
+            state = view | {"compare": SEPARATOR.join(page.evaluate(FIRST_RUNS))}
         page.goto(f"{address}#{urlencode(state)}")
         if name == "latent":
             page.locator(DECODED).first.wait_for(timeout=OPENED_MILLISECONDS)
