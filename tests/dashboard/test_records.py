@@ -5,9 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from wandb.proto.wandb_internal_pb2 import Record
 
 from tests.dashboard.records import damage, read_to_end
 from tests.wandb_records import FILE_HEADER, encode_log
+from vae_exp.dashboard.reader.portions import decode_records
 from vae_exp.dashboard.reader.records import decode_record, inspect_with_leet
 from vae_exp.dashboard.runs import segment as segment_module
 from vae_exp.dashboard.runs.segment import RunSegment
@@ -59,6 +63,49 @@ def test_files_of_all_versions_are_read_as_by_wandb(path: Path):
     assert segment.history.series("val/elbo")[0].tolist() == [10, 20, 30, 40, 50]
     assert "printed by the run\n" in "".join(x.text for x in segment.console)
     assert [x.title for x in segment.alerts] == ["an alert"]
+
+
+ITEMS = [
+    *(
+        ("a", text)
+        for text in ("1", "-0.5", "1e300", "1e999", "NaN", "-Infinity", "true", "null", '"text"', "[1]", "")
+    ),
+    *(("a", text) for text in (" 2 ", "1" * 130, "1" * 5000, '{"b": 1}', "{", "nan,", "é")),
+    *(("val/codes_used", "3"), ("a.b", "4"), ("_wandb.x", "5"), ("_step", "6"), ("é", "7"), ("", "8")),
+    *(("p._type", '"image-file"'), ("p.path", '"media/a.png"'), ("p", '{"_type": "image-file", "path": "b"}')),
+]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["history", "summary", "remove"]),
+            st.lists(st.tuples(st.sampled_from(ITEMS), st.booleans()), max_size=4),
+        ),
+        max_size=6,
+    )
+)
+def test_portions_are_decoded_as_their_records_are(portion: list[Any]):
+    """Whether a key is nested or not, and whether a row has numbers alone or anything else."""
+    data = []
+    for kind, items in portion:
+        record = Record()
+        record.history.step.num = len(data)
+        if kind != "history":
+            record.summary.SetInParent()
+        for (key, text), is_nested in items:
+            item = record.history.item.add() if kind == "history" else record.summary.update.add()
+            item.value_json = text
+            item.nested_key.extend(key.split(".")) if is_nested else setattr(item, "key", key)
+        if kind == "remove":
+            record.summary.remove.add(key="a")
+        data.append(record.SerializeToString())
+    quick, oracle = RunSegment(Path("x")), RunSegment(Path("x"))
+    records, invalid = decode_records(data)
+    quick.apply(records)
+    oracle.apply([record for x in data if (record := decode_record(x))])
+    assert contents(quick) == contents(oracle)
+    assert invalid == 0
 
 
 def test_kinds_that_the_dashboard_does_not_use_are_none():

@@ -69,16 +69,15 @@ class WandbLogReader:
             portion = memoryview(file.read(size))
         end = start + len(portion)
         while self._position < end:
-            room = _BLOCK - self._position % _BLOCK
-            block = portion[self._position - start :][:room]  # the rest of one
-            chunk = _parse_chunk(block)
+            offset, room = self._position - start, _BLOCK - self._position % _BLOCK
+            chunk = _parse_chunk(portion, offset, room)
             if chunk is not None:
                 self._append_chunk(*chunk, records)
                 self._position += _CHUNK_HEADER.size + len(chunk[1])
-            elif len(block) < room:
+            elif len(portion) - offset < room:
                 break
             else:
-                if room >= _CHUNK_HEADER.size or any(block):
+                if room >= _CHUNK_HEADER.size or any(portion[offset : offset + room]):
                     self._drop_pending()
                     self.corrupt_bytes += room
                 self._position += room
@@ -95,7 +94,11 @@ class WandbLogReader:
 
     def _append_chunk(self, kind: int, data: memoryview, records: list[bytes]) -> None:
         """Add a part to the record it belongs to."""
-        if kind in (_FULL, _FIRST):
+        if kind == _FULL:
+            self._drop_pending()
+            records.append(bytes(data))
+            return
+        if kind == _FIRST:
             self._drop_pending()
             self._pending = bytearray()
         if self._pending is None:  # the beginning of the record is lost
@@ -104,7 +107,7 @@ class WandbLogReader:
         self._pending += data
         if len(self._pending) > _MAX_RECORD_BYTES:
             self._drop_pending()
-        elif kind in (_FULL, _LAST):
+        elif kind == _LAST:
             records.append(bytes(self._pending))
             self._pending = None
 
@@ -152,12 +155,14 @@ def encode_log(records: Iterable[bytes]) -> bytes:
     return bytes(data)
 
 
-def _parse_chunk(block: memoryview) -> tuple[int, memoryview] | None:
-    """Return type and data of the chunk at the start if it is whole and undamaged."""
-    if len(block) < _CHUNK_HEADER.size:
+def _parse_chunk(portion: memoryview, offset: int, room: int) -> tuple[int, memoryview] | None:
+    """Return type and data of the chunk at an offset if it is whole, undamaged and within `room` bytes."""
+    first = offset + _CHUNK_HEADER.size
+    if first > len(portion) or room < _CHUNK_HEADER.size:
         return None
-    checksum, length, kind = _CHUNK_HEADER.unpack_from(block)
-    data = block[_CHUNK_HEADER.size :][:length]
-    if kind not in _SEEDS or len(data) < length or zlib.crc32(data, _SEEDS[kind]) != checksum:
+    checksum, length, kind = _CHUNK_HEADER.unpack_from(portion, offset)
+    data = portion[first : first + length]
+    is_whole = len(data) == length <= room - _CHUNK_HEADER.size
+    if kind not in _SEEDS or not is_whole or zlib.crc32(data, _SEEDS[kind]) != checksum:
         return None
     return kind, data

@@ -34,17 +34,22 @@ def decode_record(data: bytes) -> Record | None:
     Raises:
         Exception: whatever protobuf raises for bytes that are no record.
     """
-    record = _record_class()()
-    record.ParseFromString(data)
+    record = _message_class("Record").FromString(data)
     kind = record.WhichOneof("record_type")
     return {"type": kind, kind: _body(kind, getattr(record, kind))} if kind in KINDS else None
 
 
+def decode_item(message: str, data: bytes) -> tuple[str, Value]:
+    """Return key and value of an item, `HistoryItem` or `SummaryItem`; raises what `decode_record` raises."""
+    item = _message_class(message).FromString(data)
+    return _key(item), _value(item)
+
+
 @cache
-def _record_class() -> Any:
+def _message_class(name: str) -> Any:
     from wandb.proto import wandb_internal_pb2
 
-    return vars(wandb_internal_pb2)["Record"]
+    return vars(wandb_internal_pb2)[name]
 
 
 def _body(kind: str, message: Any) -> dict[str, Any]:
@@ -78,7 +83,7 @@ def _items(items: Iterable[Any]) -> dict[str, Any]:
 
 
 def _key(item: Any) -> str:
-    return ".".join(getattr(item, "nested_key", ())) or str(item.key)
+    return sys.intern(".".join(getattr(item, "nested_key", ())) or str(item.key))
 
 
 def _value(item: Any) -> Any:
@@ -117,11 +122,16 @@ def inspect_with_leet(path: Path) -> list[Record]:
         raise LeetError(str(error)) from error
 
 
+def is_hidden(key: str) -> bool:
+    """Whether a key is of W&B itself."""
+    return key.partition(".")[0] == _HIDDEN
+
+
 def values_of(items: Mapping[str, Any] | None) -> dict[str, Value]:
     """Return the values of items without W&B's own; keys of nested objects are joined by dots."""
     flat: dict[str, Value] = {}
     for key, item in (items or {}).items():
-        if key.partition(".")[0] == _HIDDEN:
+        if is_hidden(key):
             continue
         try:
             value = _to_json_value(item)
@@ -152,7 +162,7 @@ def _flatten(key: str, value: Value) -> dict[str, Value]:
         return {key: value}
     flat: dict[str, Value] = {}
     for part, inner in value.items():
-        flat |= _flatten(f"{key}.{part}", inner)
+        flat |= _flatten(sys.intern(f"{key}.{part}"), inner)
     return flat
 
 

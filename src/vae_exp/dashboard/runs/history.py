@@ -37,27 +37,30 @@ class History:
 
     def append(self, step: int, values: Mapping[str, Value]) -> None:
         """Add a row; of texts and lists the last is stored, and numbers beyond the limits are not."""
+        numbers = {}
+        for key, value in with_current_metrics(values).items():
+            if isinstance(value, int | float) or (isinstance(value, str) and value in NOT_FINITE):
+                numbers[key] = float(value)
+            elif value is not None:
+                self.non_numeric[key] = value
+        self.append_numbers(step, numbers)
+
+    def append_numbers(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Add a row of numbers by the current names of metrics; those beyond the limits are not stored."""
         row = len(self.steps)
         if not -(2**62) < step < 2**62:
             return
         self.steps.append(step)
-        for key, value in with_current_metrics(values).items():
-            if isinstance(value, int | float) or (isinstance(value, str) and value in NOT_FINITE):
-                self._append(key, row, float(value))
-            elif value is not None:
-                self.non_numeric[key] = value
-
-    def _append(self, key: str, row: int, value: float) -> None:
-        is_new = key not in self._columns
-        if self._count >= _MAX_NUMBERS or (is_new and len(self._columns) >= _MAX_KEYS):
-            self.full = True
-            return
-        if is_new:
-            self._columns[key] = array("i"), array("d")
-        rows, numbers = self._columns[key]
-        rows.append(row)
-        numbers.append(value)
-        self._count += 1
+        for key, value in numbers.items():
+            column = self._columns.get(key)
+            if self._count >= _MAX_NUMBERS or (column is None and len(self._columns) >= _MAX_KEYS):
+                self.full = True
+                continue
+            if column is None:
+                column = self._columns[key] = array("i"), array("d")
+            column[0].append(row)
+            column[1].append(value)
+            self._count += 1
 
     def series(self, key: str, against: str | None = None, before: int | None = None) -> tuple[Numbers, Numbers]:
         """Return the numbers of a key against those of another, or against the step.

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vae_exp.dashboard.reader.portions import decode_records
 from vae_exp.dashboard.reader.records import (
     KINDS,
     LeetError,
     Record,
     Value,
-    decode_record,
     inspect_with_leet,
     seconds_of,
     split_images,
@@ -183,14 +183,8 @@ class RunSegment:
         return records
 
     def _read_log(self, log: WandbLogReader) -> list[Record]:
-        records = []
-        for data in log.read():
-            try:
-                record = decode_record(data)
-            except Exception:
-                self._invalid += 1
-            else:
-                records += [record] if record else []
+        records, invalid = decode_records(log.read())
+        self._invalid += invalid
         self.has_more = log.has_more
         return records
 
@@ -239,6 +233,9 @@ class RunSegment:
                 self.exit_code = int(body.get("exit_code", 0))
 
     def _apply_row(self, body: Mapping[str, Any]) -> None:
+        if "numbers" in body:
+            self.history.append_numbers(body["step"], body["numbers"])
+            return
         values, images = split_images(values_of(body.get("item")))
         step = int(body["step"].get("num", 0) if "step" in body else values.get("_step", 0))
         self.history.append(step, values)
