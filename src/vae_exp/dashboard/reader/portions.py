@@ -1,7 +1,7 @@
 """Portions of `.wandb` files as plain records; most are rows of numbers and summaries, which are decoded quickly.
 
-W&B's classes make an object of every item, which takes three times as long as all the rest. Here a schema leaves items
-as bytes: a key, which repeats from row to row and is decoded once, and a value, which is mostly a number.
+W&B's classes make an object of every item, which takes three times as long as all the rest. Here a schema leaves
+items as bytes: a key, which repeats from row to row and is decoded once, and a value, which is mostly a number.
 """
 
 from collections.abc import Sequence
@@ -12,85 +12,110 @@ from vae_exp.dashboard.reader.records import Record, decode_item, decode_record,
 from vae_exp.metrics import current_metric
 
 _VALUE_JSON = b"\x82\x01"  # the tag of the field 16, a text
-_MAX_KEYS = 100_000
+_MAX_ROWS = 10_000
 _BYTES, _MESSAGE, _INT64 = 12, 11, 3  # types of fields
 
 
 def decode_records(portion: Sequence[bytes]) -> tuple[list[Record], int]:
     """Return the records that the dashboard uses, and how many could not be decoded.
 
-    The body of a history record is `{"step": …, "numbers": {…}}`, with current names of metrics, where all its values
-    are numbers. The last record is a summary of the last values, unless keys are removed from the summary.
+    The body of a history record is `{"step": …, "keys": …, "numbers": …}`, with current names of metrics, where
+    all its values are numbers. The last record is a summary of the last values, unless a later one removes keys.
     """
     records: list[Record] = []
-    summary: dict[bytes, bytes] = {}
+    summary = _Summary()
     invalid = 0
     parse = _record_class().FromString
     for data in portion:
         try:
             record = parse(data)
             if record.HasField("summary") and not record.summary.remove:
-                for item in record.summary.update:
-                    key = item if item[-1:] == b"}" else item.partition(_VALUE_JSON)[0]  # objects add up
-                    summary.pop(key, None)
-                    summary[key] = item
+                summary.append(list(record.summary.update))
                 continue
             if record.HasField("summary"):
-                invalid += _append_summary(summary, records)
+                invalid += summary.move_to(records)
             body = _numeric_row(record.history) if record.HasField("history") else None
             decoded = {"type": "history", "history": body} if body else decode_record(data)
         except Exception:  # whatever protobuf raises for bytes that are no record
             invalid += 1
         else:
             records += [decoded] if decoded else []
-    return records, invalid + _append_summary(summary, records)
+    return records, invalid + summary.move_to(records)
 
 
-def _append_summary(items: dict[bytes, bytes], records: list[Record]) -> int:
-    """Append a record with these items, of which none are left; returns how many could not be decoded."""
-    update, invalid = {}, 0
-    for item in items.values():
-        try:
-            key, value = decode_item("SummaryItem", item)
-        except Exception:
-            invalid += 1
-        else:
-            update[key] = value
-    if items:
-        records.append({"type": "summary", "summary": {"update": update}})
-        items.clear()
-    return invalid
+class _Summary:
+    """The last items of successive summaries by their encoded keys, in the order of their values."""
+
+    def __init__(self) -> None:
+        self._items: dict[bytes, bytes] = {}
+        self._keys: list[bytes] = []  # of the items to come
+        self._last: list[bytes] = []
+
+    def append(self, items: list[bytes]) -> None:
+        keys = [item.partition(_VALUE_JSON)[0] for item in items]
+        if keys != self._keys:
+            self._merge()
+        elif objects := [item for item in self._last if item[-1:] == b"}"]:
+            self._items |= dict(zip(objects, objects, strict=True))
+        self._keys, self._last = keys, items
+
+    def _merge(self) -> None:
+        for key, item in zip(self._keys, self._last, strict=True):
+            unique = item if item[-1:] == b"}" else key  # the keys of objects add up
+            self._items.pop(unique, None)
+            self._items[unique] = item
+        self._keys, self._last = [], []
+
+    def move_to(self, records: list[Record]) -> int:
+        """Append a record with the items, of which none are left; return how many could not be decoded."""
+        self._merge()
+        update, invalid = {}, 0
+        for item in self._items.values():
+            try:
+                key, value = decode_item("SummaryItem", item)
+            except Exception:
+                invalid += 1
+            else:
+                update[key] = value
+        if self._items:
+            records.append({"type": "summary", "summary": {"update": update}})
+            self._items.clear()
+        return invalid
 
 
 def _numeric_row(history: Any) -> Record | None:
     """Return a row of numbers; None if it has any other value."""
-    numbers: dict[str, float] = {}
+    items = [item.partition(_VALUE_JSON) for item in history.item]
     try:
-        for item in history.item:
-            key, _, value = item.partition(_VALUE_JSON)
-            if value[0] != len(value) - 1:
-                return None
-            numbers[_names[key]] = float(value[1:])
-        step = history.step.num if history.HasField("step") else int(numbers.get("_step", 0))
+        if any(value[0] != len(value) - 1 for _, _, value in items):
+            return None
+        keys = _row_keys[tuple([key for key, _, _ in items])]
+        numbers = [float(value[1:]) for _, _, value in items]
+        if history.HasField("step"):
+            step = history.step.num
+        else:
+            step = int(numbers[keys.index("_step")]) if "_step" in keys else 0
     except (IndexError, KeyError, ValueError, OverflowError):
         return None
-    return {"step": step, "numbers": numbers}
+    return {"step": step, "keys": keys, "numbers": numbers}
 
 
-class _Names(dict[bytes, str]):
-    """Names of metrics by the encoded key of an item; those of media and of W&B itself are missing."""
+class _RowKeys(dict[tuple[bytes, ...], tuple[str, ...]]):
+    """Names of metrics by the encoded keys of a row; rows with W&B's own keys or those of media are missing."""
 
-    def __missing__(self, encoded: bytes) -> str:
-        name, value = decode_item("HistoryItem", encoded)
-        if value is not None or is_hidden(name) or name.endswith("._type"):
+    def __missing__(self, encoded: tuple[bytes, ...]) -> tuple[str, ...]:
+        items = [decode_item("HistoryItem", key) for key in encoded]
+        keys = tuple(current_metric(key) for key, _ in items)
+        is_plain = len(set(keys)) == len(keys) and all(value is None for _, value in items)
+        if not is_plain or any(is_hidden(key) or key.endswith("._type") for key, _ in items):
             raise KeyError(encoded)
-        if len(self) >= _MAX_KEYS:
+        if len(self) >= _MAX_ROWS:
             self.clear()
-        self[encoded] = current_metric(name)
-        return self[encoded]
+        self[encoded] = keys
+        return keys
 
 
-_names = _Names()
+_row_keys = _RowKeys()
 
 
 @cache

@@ -1,7 +1,8 @@
-"""The logged values of a run in columns, 12 bytes a number."""
+"""The logged values of a run, 8 bytes a number."""
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +12,20 @@ from vae_exp.metrics import with_current_metrics
 
 _MAX_KEYS = 5_000
 _MAX_NUMBERS = 20_000_000
-_NOTHING: tuple["array[int]", "array[float]"] = array("i"), array("d")
 NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 
 Numbers = npt.NDArray[np.float64]
+
+
+class Block(NamedTuple):
+    """The rows that have the same keys: their places among all rows, and their numbers row by row."""
+
+    rows: "array[int]"
+    numbers: "array[float]"
+
+    def table(self) -> Numbers:
+        """Return a copy of the numbers `[rows, keys]`."""
+        return np.array(self.numbers).reshape(len(self.rows), -1)
 
 
 class History:
@@ -24,7 +35,8 @@ class History:
         self.steps = array("q")
         self.non_numeric: dict[str, Value] = {}
         self.full = False
-        self._columns: dict[str, tuple[array[int], array[float]]] = {}  # rows and numbers of a key
+        self.blocks: dict[tuple[str, ...], Block] = {}  # by their keys
+        self._keys: dict[str, None] = {}
         self._count = 0
 
     def __len__(self) -> int:
@@ -33,7 +45,7 @@ class History:
     @property
     def keys(self) -> list[str]:
         """Keys with numbers, in the order of their first appearance."""
-        return list(self._columns)
+        return list(self._keys)
 
     def append(self, step: int, values: Mapping[str, Value]) -> None:
         """Add a row; of texts and lists the last is stored, and numbers beyond the limits are not."""
@@ -43,24 +55,33 @@ class History:
                 numbers[key] = float(value)
             elif value is not None:
                 self.non_numeric[key] = value
-        self.append_numbers(step, numbers)
+        self.append_numbers(step, tuple(numbers), tuple(numbers.values()))
 
-    def append_numbers(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Add a row of numbers by the current names of metrics; those beyond the limits are not stored."""
-        row = len(self.steps)
+    def append_numbers(self, step: int, keys: tuple[str, ...], numbers: Sequence[float]) -> None:
+        """Add a row of numbers by the current names of metrics; numbers beyond the limits are not stored."""
         if not -(2**62) < step < 2**62:
             return
         self.steps.append(step)
-        for key, value in numbers.items():
-            column = self._columns.get(key)
-            if self._count >= _MAX_NUMBERS or (column is None and len(self._columns) >= _MAX_KEYS):
+        block = self.blocks.get(keys)
+        if block is None or self._count + len(keys) > _MAX_NUMBERS:
+            keys, numbers = self._limit(keys, numbers)
+            block = self.blocks.setdefault(keys, Block(array("i"), array("d"))) if keys else None
+        if block is not None:
+            block.rows.append(len(self.steps) - 1)
+            block.numbers.extend(numbers)
+            self._count += len(keys)
+
+    def _limit(self, keys: tuple[str, ...], numbers: Sequence[float]) -> tuple[tuple[str, ...], list[float]]:
+        """Return what may be stored of a row, and note its keys."""
+        stored: dict[str, float] = {}
+        for key, number in zip(keys, numbers, strict=True):
+            is_over = key not in self._keys and len(self._keys) >= _MAX_KEYS
+            if is_over or self._count + len(stored) >= _MAX_NUMBERS:
                 self.full = True
-                continue
-            if column is None:
-                column = self._columns[key] = array("i"), array("d")
-            column[0].append(row)
-            column[1].append(value)
-            self._count += 1
+            else:
+                self._keys[key] = None
+                stored[key] = number
+        return tuple(stored), list(stored.values())
 
     def series(self, key: str, against: str | None = None, before: int | None = None) -> tuple[Numbers, Numbers]:
         """Return the numbers of a key against those of another, or against the step.
@@ -73,24 +94,30 @@ class History:
         Returns:
             Abscissas and values, `[N]` each, in the order of the rows.
         """
-        rows, values = (np.array(part) for part in self._columns.get(key, _NOTHING))
-        steps = np.array(self.steps)
+        steps = np.array(self.steps, dtype=np.int64)
+        parts = [(np.empty(0, dtype=np.int32), np.empty((2, 0)))]
+        for keys, block in self.blocks.items():
+            if key in keys and (against is None or against in keys):
+                rows, table = np.array(block.rows), block.table()
+                x = steps[rows] if against is None else table[:, keys.index(against)]
+                parts.append((rows, np.stack([x, table[:, keys.index(key)]])))
+        rows, curve = (
+            np.concatenate([rows for rows, _ in parts]),
+            np.concatenate([part for _, part in parts], axis=1),
+        )
+        order = rows.argsort()
         if before is not None:
-            is_before = steps[rows] < before
-            rows, values = rows[is_before], values[is_before]
-        if against is None:
-            return steps[rows].astype(np.float64), values
-        other_rows, abscissas = (np.array(part) for part in self._columns.get(against, _NOTHING))
-        _, here, there = np.intersect1d(rows, other_rows, assume_unique=True, return_indices=True)
-        return abscissas[there], values[here]
+            order = order[steps[rows[order]] < before]
+        x, y = curve[:, order]
+        return x, y
 
     def rows(self, before: int | None = None) -> tuple[npt.NDArray[np.int64], dict[str, Numbers]]:
         """Return the steps `[N]`, and by key the numbers `[N]`, NaN in rows without one; before a step, or all."""
         steps = np.array(self.steps, dtype=np.int64)
         chosen = slice(None) if before is None else steps < before
-        columns = {}
-        for key, (rows, numbers) in self._columns.items():
-            column = np.full(len(steps), np.nan)
-            column[np.array(rows)] = numbers
-            columns[key] = column[chosen]
-        return steps[chosen], columns
+        columns = {key: np.full(len(steps), np.nan) for key in self._keys}
+        for keys, block in self.blocks.items():
+            rows, table = np.array(block.rows), block.table()
+            for index, key in enumerate(keys):
+                columns[key][rows] = table[:, index]
+        return steps[chosen], {key: column[chosen] for key, column in columns.items()}

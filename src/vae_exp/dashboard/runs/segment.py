@@ -234,7 +234,7 @@ class RunSegment:
 
     def _apply_row(self, body: Mapping[str, Any]) -> None:
         if "numbers" in body:
-            self.history.append_numbers(body["step"], body["numbers"])
+            self.history.append_numbers(body["step"], body["keys"], body["numbers"])
             return
         values, images = split_images(values_of(body.get("item")))
         step = int(body["step"].get("num", 0) if "step" in body else values.get("_step", 0))
