@@ -102,9 +102,9 @@ def check_the_charts(watched: Watched, address: str) -> None:
     page.locator(".legend button").first.click()
     expect(charts.first.locator(".trace")).to_have_count(1)
     page.locator(".legend button").first.click()
-    page.get_by_label("Mean ± standard error over seeds").check()
+    page.get_by_label("Group by").select_option("1")
     expect(charts.first.locator(".trace")).to_have_count(9)
-    page.get_by_label("Log axis").check()
+    page.get_by_label("Log y").check()
     assert "log=1" in page.url
 
 

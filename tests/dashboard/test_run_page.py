@@ -12,9 +12,10 @@ from vae_exp.dashboard.web.export import export
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 TIMEOUT = 20_000  # milliseconds
-DRAWN = """() => Object.fromEntries([...document.querySelectorAll('.curves .chart')]
-    .filter((chart) => chart.data)
-    .map((chart) => [chart.layout.yaxis.title.text, chart.data.map((trace) => [trace.name, trace.x, trace.y])]))"""
+DRAWN = """() => Object.fromEntries([...document.querySelectorAll('.curves .panel')]
+    .map((panel) => [panel.querySelector('h2').textContent, panel.querySelector('.chart')])
+    .filter(([, chart]) => chart.data)
+    .map(([name, chart]) => [name, chart.data.map((trace) => [trace.name, trace.x, trace.y])]))"""
 
 
 @pytest.mark.parametrize("way", ["served", "exported"])

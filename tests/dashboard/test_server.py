@@ -71,6 +71,7 @@ def test_the_table_has_what_changed_since(store: RunStore, client: TestClient, t
     assert row["summary"]["val/elbo"] == -1
     assert "figures/samples._type" not in row["summary"]
     assert first["higher"] == ["val/elbo"]
+    assert first["units"] == {"val/elbo": "nats/image"}
     assert client.get(f"/api/runs?since={first['cursor']}").json()["runs"] == []
     make_run(tmp_path, "two")
     rediscover(store)

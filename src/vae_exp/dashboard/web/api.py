@@ -12,7 +12,7 @@ from vae_exp.dashboard.reader.records import Value
 from vae_exp.dashboard.runs.history import NOT_FINITE, Numbers
 from vae_exp.dashboard.runs.run import Run
 from vae_exp.dashboard.runs.store import RunStore
-from vae_exp.metrics import decimals, higher_is_better, is_ranked
+from vae_exp.metrics import decimals, higher_is_better, is_ranked, unit
 
 MAX_POINTS = 2_000
 X_AXES = {"step": None, "epoch": "epoch", "time": "_runtime"}
@@ -51,6 +51,7 @@ def changes(store: RunStore, since: int) -> dict[str, Any]:
         "higher": sorted(filter(higher_is_better, metrics)),
         "ranked": sorted(filter(is_ranked, metrics)),
         "decimals": {key: count for key in sorted(metrics) if (count := decimals(key)) is not None},
+        "units": {key: unit(key) for key in sorted(metrics) if unit(key)},
     }
 
 

@@ -3,6 +3,7 @@
 const runs = new Map();
 const higher = new Set();
 const ranked = new Set(); // metrics that rank runs, unlike parts of the loss, counts and errors
+const units = new Map();
 const dataListeners = [];
 let store = null;
 let cursor = 0;
@@ -40,6 +41,7 @@ function takeChanges(answer) {
   answer.higher.forEach((key) => higher.add(key));
   answer.ranked.forEach((key) => ranked.add(key));
   Object.entries(answer.decimals).forEach(([key, digits]) => decimals.set(key, digits));
+  Object.entries(answer.units).forEach(([key, unit]) => units.set(key, unit));
   const moved = answer.runs.length > 0 || answer.removed.length > 0 || answer.waiting !== waiting;
   [cursor, notes, waiting] = [answer.cursor, answer.notes, answer.waiting];
   if (moved) { numberRuns(); dataListeners.forEach((listener) => listener()); }

@@ -11,9 +11,6 @@ function plotly() {
 }
 
 const escaped = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-const DASHES = ["solid", "dash", "dot", "dashdot"];
-const lineOf = (run) => ({ color: colour(`c${run.colour}`), dash: DASHES[run.dash], width: 1.8 });
 
 const PLOT_OPTIONS = { displaylogo: false, responsive: true, showSendToCloud: false, showEditInChartStudio: false, plotlyServerURL: "", modeBarButtonsToRemove: ["sendDataToCloud", "lasso2d", "select2d"], topojsonURL: "", doubleClick: "reset" };
 
@@ -29,9 +26,9 @@ function layoutOf(xTitle, yTitle, more = {}) {
   };
 }
 
-function draw(chart, traces, layout) {
+function draw(chart, traces, layout, more = {}) {
   chart.setAttribute("role", "img");
-  return Plotly.react(chart, traces, layout, PLOT_OPTIONS);
+  return Plotly.react(chart, traces, layout, { ...PLOT_OPTIONS, ...more });
 }
 
 const clear = (chart) => { if (chart.data) Plotly.purge(chart); };

@@ -1,6 +1,9 @@
-// Curves of several runs, one panel for each metric.
+// Curves of several runs, or means of groups of them: a panel for each metric and each value of a key.
 
-const MOST_RUNS_IN_A_CHART = 50;
+const MOST_LINES = 50;
+const MOST_RUNS_OF_MEANS = 500;
+const MOST_PANELS = 24;
+const BY_SETTING = "1"; // what differs in seeds alone is a group; otherwise `state.seeds` is a key
 
 function pageCharts(main) {
   const drawCharts = chartsIn(main);
@@ -10,175 +13,144 @@ function pageCharts(main) {
 function chartsIn(box) {
   const controls = el("div", { class: "controls" });
   const message = el("p", { class: "quiet", role: "status" });
-  const legend = el("div", { class: "legend", role: "group", "aria-label": "Runs; press one to isolate it" });
+  const legend = el("div", { class: "legend columns", role: "group", "aria-label": "Lines; press one to isolate it" });
   const grid = el("div", { class: "grid" });
-  const panels = new Map();
-  const cache = new Map();
+  const [panels, cache] = [new Map(), new Map()];
   refill(box, controls, message, legend, grid);
   let menuSignature = "";
 
   return async (all) => {
-    const list = all.slice(0, MOST_RUNS_IN_A_CHART);
+    const list = all.slice(0, state.seeds ? MOST_RUNS_OF_MEANS : MOST_LINES);
     const names = metricNames(list).filter((name) => hasCurve(list, name) || list.some((run) => pointOf(run, name)));
     const metrics = listOf(state.metrics).length ? listOf(state.metrics) : names.filter((name) => hasCurve(list, name)).slice(0, 4);
-    const signature = JSON.stringify([names, metrics, state.against]);
+    const keys = keysOfCharts(list);
+    const signature = JSON.stringify([names, metrics, keys, ...["against", "seeds", "tint", "dash", "facet", "range"].map((name) => state[name])]);
     if (signature !== menuSignature && !isInUse(controls)) {
-      refill(controls, chartControls(names, metrics));
+      refill(controls, chartControls(list, names, metrics, keys));
       menuSignature = signature;
     }
-    message.textContent = `${list.length} of ${all.length} runs` + (all.length > list.length ? ": filter or select to see others" : "") + (state.isolate ? "; one is isolated" : "");
-    const keys = labelKeys(list);
-    const groups = state.seeds === "1" ? groupsBy(list, settingOf) : list.map((run) => [run]);
-    refill(legend, groups.map((members) => legendButton(members, keys)));
+    const groups = groupsOfCharts(list);
+    const entries = legendEntries(groups);
+    refill(legend, entries.map(legendButton));
     await fetchCurves(list, metrics, cache);
-    keepPanels(grid, panels, metrics);
-    for (const [metric, panel] of panels) drawCurves(panel.chart, metric, groups, keys, cache);
-    if (!metrics.length) message.textContent = "There are no metrics yet.";
+    const shown = panelsOf(groups, metrics);
+    keepPanels(grid, panels, shown.slice(0, MOST_PANELS).map(({ id }) => id), (id) => shown.find((panel) => panel.id === id).title);
+    message.textContent = metrics.length ? [...countsOf(list, all, groups), shown.length > MOST_PANELS ? `${MOST_PANELS} of ${shown.length} panels` : ""].filter(Boolean).join("; ") : "There are no metrics yet.";
+    const isolated = entries.find(isIsolated)?.groups;
+    drawPanels(panels, shown, (group) => !isolated || isolated.includes(group), cache);
   };
 }
 
-const hasCurve = (list, metric) => list.some((run) => run.keys.includes(metric));
-
-// What was scored once, after training, is a point at the epoch that was scored.
-function pointOf(run, metric) {
-  const [epoch, value] = [run.summary[`${metric.split("/")[0]}/epoch`], run.summary[metric]];
-  return state.against === "epoch" && typeof epoch === "number" && typeof value === "number" ? { x: [epoch], y: [value] } : null;
+function countsOf(list, all, groups) {
+  const lacking = list.filter(lacksAxis).length;
+  const hidden = new Set(groups.slice(MOST_LINES).flatMap(({ members }) => members)).size;
+  return [`${list.length - hidden} of ${all.length} runs` + (all.length > list.length - hidden ? ": filter or select to see others" : ""),
+    state.seeds ? `lines are means of ${Math.min(MOST_LINES, groups.length)} groups, bands and ± standard deviations over their runs` : "",
+    lacking ? `${lacking} without ${metricOfAxis() || "one batch size in the config"}` : "", state.isolate ? "one is isolated" : ""];
 }
 
-function chartControls(names, metrics) {
+const keysOfCharts = (list) => [...varyingKeys(list), ...["group", "state"].filter((key) => valuesBy(list, key).length > 1)];
+const keyChoice = (label, name, keys, first = ["", "–"]) => choice(label, [first, ...keys.map((key) => [key, key])], state[name], (key) => setState({ [name]: key }));
+
+function chartControls(list, names, metrics, keys) {
   return [
     boxes("Metrics", names, metrics, (chosen) => setState({ metrics: asList(chosen) })),
-    axisControls(),
-    tick("Mean ± standard error over seeds", state.seeds === "1", (on) => setState({ seeds: on ? "1" : "" })),
+    axisControls(names.filter((name) => hasCurve(list, name))),
+    choice("Group by", [["", "– (single runs)"], [BY_SETTING, "all but seeds"], ...keys.map((key) => [key, key])], state.seeds, (seeds) => setState({ seeds })),
+    keyChoice("Colour by", "tint", keys), keyChoice("Dash by", "dash", keys), keyChoice("Panels by", "facet", keys),
+    choice("Range of y", [["", state.facet ? "same for a metric" : "of each panel"], ...(state.facet ? [["panel", "of each panel"]] : []), ["all", "same for all panels"]], state.range, (range) => setState({ range })),
   ];
 }
 
-function axisControls() {
+// The fields of axes, which other pages have too.
+function axisControls(metrics) {
   const smooth = el("input", { type: "range", min: 0, max: 0.98, step: 0.02, value: state.smooth, on: { input: debounce(() => setState({ smooth: smooth.value }), 60) } });
+  const axes = [...Object.entries(AXES), ...metrics.map((name) => [OF_METRIC + name, name])];
   return [
-    choice("Against", ["epoch", "step", ["time", "time (s)"]], state.against, (against) => setState({ against })),
-    tick("Log axis", state.log === "1", (on) => setState({ log: on ? "1" : "" })),
+    choice("Against", axes, state.against, (against) => setState({ against, zoom: "" })),
+    tick("Log x", state.logx === "1", (on) => setState({ logx: on ? "1" : "", zoom: "" })),
+    tick("Log y", state.log === "1", (on) => setState({ log: on ? "1" : "", zoom: "" })),
     el("label", {}, "Smoothing", smooth),
   ];
 }
 
-const isIsolated = (members) => members.some((run) => run.key === state.isolate);
+const textBy = (run, key) => textOf(valueOf(run, key));
+const valuesBy = (list, key) => [...new Set(list.map((run) => textBy(run, key)))].sort(byValue);
+const splitKeys = () => [...new Set([state.tint, state.dash, state.facet].filter(Boolean))];
+
+// Groups of runs with their labels and styles; without means, each run is one.
+function groupsOfCharts(list) {
+  const split = (run) => splitKeys().map((key) => textBy(run, key));
+  const whole = { "": (run) => run.key, [BY_SETTING]: settingOf }[state.seeds] ?? ((run) => textBy(run, state.seeds));
+  const groups = groupsBy(list, (run) => JSON.stringify([whole(run), ...split(run)]));
+  const isOfKey = state.seeds !== "" && state.seeds !== BY_SETTING;
+  if (isOfKey) groups.sort(([one], [other]) => byValue(textBy(one, state.seeds), textBy(other, state.seeds)));
+  const first = (members) => Math.min(...members.map((run) => run.started));
+  const order = isOfKey ? groups : [...groups].sort((one, other) => first(one) - first(other));
+  const numbered = new Map(order.map((members, index) => [members, { colour: index % COLOURS, dash: Math.floor(index / COLOURS) % DASHES.length }]));
+  const styles = stylesOf(groups.map((members) => (state.seeds ? numbered.get(members) : members[0])), ...stylesByKey(list, groups));
+  const all = labelKeys(list);
+  const keys = isOfKey ? [...new Set([state.seeds, ...splitKeys()])] : state.seeds ? all.filter((key) => !isSeed(key) || splitKeys().includes(key)) : all;
+  return groups.map((members, index) => ({ members, style: styles[index], label: (isOfKey ? labelBy(members[0], keys) : labelOf(members[0], keys)) + (state.seeds ? ` (${members.length})` : "") }));
+}
+
+// The numbers of colours and dashes that keys decide, or null. More colours than there are take a dash too, or, of
+// numbers, are on the ramp.
+function stylesByKey(list, groups) {
+  const numbersBy = (key) => { const values = valuesBy(list, key); return groups.map(([run]) => values.indexOf(textBy(run, key))); };
+  const dashes = state.dash && numbersBy(state.dash).map((number) => number % DASHES.length);
+  if (!state.tint) return [null, dashes || null];
+  const count = valuesBy(list, state.tint).length;
+  const numbers = numbersBy(state.tint);
+  if (count > COLOURS && list.every((run) => typeof valueOf(run, state.tint) === "number")) return [numbers.map((number) => ({ at: number / (count - 1) })), dashes || null];
+  return [numbers.map((number) => number % COLOURS), dashes || numbers.map((number) => Math.floor(number / COLOURS) % DASHES.length)];
+}
+
+const labelBy = (run, keys) => keys.map((key) => (key in run.overrides ? run.overrides[key].join("=") : `${nameOf(key, keys)}=${shown(valueOf(run, key), key) || "–"}`)).join(" ");
+
+// Where a key decides the colour, what looks the same is one entry.
+function legendEntries(groups) {
+  if (!state.tint) return groups.slice(0, MOST_LINES).map((group) => ({ label: group.label, style: group.style, groups: [group] }));
+  const keys = [...new Set([state.tint, state.dash].filter(Boolean))];
+  const ordered = [...groups].sort((one, other) => keys.reduce((sign, key) => sign || byValue(textBy(one.members[0], key), textBy(other.members[0], key)), 0));
+  return groupsBy(ordered, ({ members }) => keys.map((key) => textBy(members[0], key)).join(SEPARATOR)).map((some) => ({ label: labelBy(some[0].members[0], keys), style: some[0].style, groups: some }));
+}
+
+const isIsolated = ({ groups }) => groups.some(({ members }) => members.some((run) => run.key === state.isolate));
 const groupLabel = (members, keys) => members.length > 1 ? `${labelOf(members[0], keys.filter((key) => !isSeed(key)))} (${members.length})` : labelOf(members[0], keys);
 
-function legendButton(members, keys) {
-  const isolated = isIsolated(members);
-  const [run] = members;
-  return el("button", { type: "button", "aria-pressed": isolated, "data-key": run.key, title: run.name, on: { click: () => setState({ isolate: isolated ? "" : run.key }) } },
-    el("span", { class: `swatch c${run.colour} d${run.dash}`, "aria-hidden": "true" }), groupLabel(members, keys));
+function legendButton(entry) {
+  const isolated = isIsolated(entry);
+  const [run] = entry.groups[0].members;
+  return el("button", { type: "button", "aria-pressed": isolated, "data-key": run.key, title: entry.groups.length === 1 ? run.name : null, on: { click: () => setState({ isolate: isolated ? "" : run.key }) } }, swatch(entry.style), el("span", {}, entry.label));
 }
 
-// Fetch only what has changed.
-async function fetchCurves(list, metrics, cache) {
-  const cacheKey = (key, metric) => `${state.against}\n${metric}\n${key}`;
-  const against = state.against;
-  const stale = list.filter((run) => metrics.some((metric) => cache.get(cacheKey(run.key, metric))?.version !== run.version));
-  if (!stale.length || !metrics.length) return;
-  for (const curve of await source.curves(stale.map((run) => run.key), metrics, against)) {
-    cache.set(`${against}\n${curve.metric}\n${curve.run}`, { ...curve, version: runs.get(curve.run)?.version });
-  }
+function panelsOf(groups, metrics) {
+  const some = groups.slice(0, MOST_LINES);
+  if (!state.facet) return metrics.map((metric) => ({ id: metric, title: metric, metric, groups: some }));
+  const values = valuesBy(some.map(({ members }) => members[0]), state.facet);
+  return metrics.flatMap((metric) => values.map((value) => {
+    const inside = some.filter(({ members }) => textBy(members[0], state.facet) === value);
+    return { id: [metric, state.facet, value].join("\n"), title: `${metric}, ${labelBy(inside[0].members[0], [state.facet])}`, metric, groups: inside };
+  }));
 }
 
-// One panel for each name, in their order.
-function keepPanels(grid, panels, names) {
-  for (const [name, panel] of panels) {
-    if (!names.includes(name)) { clear(panel.chart); panel.box.remove(); panels.delete(name); }
-  }
-  names.forEach((name, index) => {
-    if (!panels.has(name)) panels.set(name, chartPanel(name, panels));
-    const { box } = panels.get(name);
-    if (grid.children[index] !== box) grid.insertBefore(box, grid.children[index] ?? null);
+function linesOf(groups, metric, cache) {
+  return groups.flatMap(({ members, style, label }) => {
+    const curves = members.map((run) => curveOf(run, metric, cache)).filter((curve) => curve?.x.length);
+    if (!curves.length) return [];
+    const points = curves.length > 1 ? meanCurve(curves) : { ...curves[0], sd: null, n: null };
+    return { ...points, label, style, metric, key: members[0].key };
   });
 }
 
-function chartPanel(metric, panels) {
-  const chart = el("div", { class: "chart", "aria-label": `Curves of ${metric}` });
-  const box = el("section", { class: "panel" }, el("h2", {}, metric), chart);
-  let busy = false;
-  chart.addEventListener("plotly-ready", () => {
-    chart.on("plotly_hover", (event) => {
-      if (busy) return;
-      busy = true;
-      for (const [other, panel] of panels) {
-        if (other !== metric && panel.chart.data) try { Plotly.Fx.hover(panel.chart, { xval: event.points[0].x }, "xy"); } catch { /* it has no point there */ }
-      }
-      busy = false;
-    });
-    chart.on("plotly_unhover", () => {
-      for (const [other, panel] of panels) if (other !== metric && panel.chart.data) Plotly.Fx.unhover(panel.chart);
-    });
-    chart.on("plotly_click", (event) => {
-      const key = event.points[0].data.meta;
-      if (key) setState({ isolate: state.isolate === key ? "" : key });
-    });
-  });
-  return { box, chart };
-}
-
-function drawCurves(chart, metric, groups, keys, cache) {
-  const isolated = groups.filter(isIsolated);
-  const curveOf = (run) => { const curve = cache.get(`${state.against}\n${metric}\n${run.key}`); return curve?.x.length ? curve : pointOf(run, metric); };
-  const tracesOf = (members) => (members.length === 1 ? lineTrace(members[0], curveOf(members[0]), keys, metric) : hasCurve(members, metric) ? bandTraces(members, curveOf, keys, metric) : meanPoint(members, metric, keys));
-  const drawn = (isolated.length ? isolated : groups).map((members) => members.filter((run) => curveOf(run)?.x.length)).filter((members) => members.length);
-  const traces = drawn.flatMap(tracesOf);
-  drawPanel(chart, traces, metric, { xaxis: hasCurve(groups.flat(), metric) ? {} : { rangemode: "tozero" }, hovermode: groups.length > 12 ? "closest" : "x" });
-}
-
-function drawPanel(chart, traces, name, more) {
-  const xTitle = { epoch: "epoch", step: "step", time: "seconds" }[state.against];
-  const first = !chart.data;
-  draw(chart, traces, layoutOf(xTitle, name, { yaxis: { type: state.log === "1" ? "log" : "linear" }, uirevision: `${state.against}${state.log}`, ...more }));
-  if (first) chart.dispatchEvent(new Event("plotly-ready"));
-}
-
-// Of runs that differ in seeds alone: the mean of what was scored, at the mean epoch.
-function meanPoint(members, metric, keys) {
-  const points = members.map((run) => pointOf(run, metric));
-  const errors = deviation(points.map(({ y }) => y[0])) / Math.sqrt(points.length);
-  return { type: "scatter", mode: "markers", x: [mean(points.map(({ x }) => x[0]))], y: [mean(points.map(({ y }) => y[0]))], error_y: { type: "data", array: [errors], thickness: 1, width: 3 },
-    name: escaped(groupLabel(members, keys)), marker: { color: colour(`c${members[0].colour}`) }, meta: members[0].key, hovertemplate: `%{y:${hoverFormat(metric, points.map(({ y }) => y[0]))}} ± %{error_y.array:.2g} at %{x:.4g}` };
-}
-
-const lineTrace = (run, curve, keys, metric) => ({
-  type: "scatter", mode: curve.x.length === 1 ? "markers" : "lines", x: curve.x, y: smoothed(curve.y, Number(state.smooth)),
-  name: escaped(labelOf(run, keys)), line: lineOf(run), marker: { color: colour(`c${run.colour}`) }, meta: run.key, connectgaps: false,
-  hovertemplate: `%{y:${hoverFormat(metric, curve.y)}} at %{x}`,
-});
-
-// An exponential moving average with Adam's bias correction; gaps stay gaps.
-function smoothed(values, weight) {
-  if (!(weight > 0)) return values;
-  let [sum, norm] = [0, 0];
-  return values.map((value) => {
-    if (value === null) return null;
-    sum = weight * sum + (1 - weight) * value;
-    norm = weight * norm + (1 - weight);
-    return sum / norm;
-  });
-}
-
-// Runs that differ in seeds alone become their mean and a band of one standard error.
-function bandTraces(members, curveOf, keys, metric) {
-  const points = new Map();
-  for (const curve of members.map(curveOf)) {
-    smoothed(curve.y, Number(state.smooth)).forEach((y, index) => {
-      if (y === null) return;
-      if (!points.has(curve.x[index])) points.set(curve.x[index], []);
-      points.get(curve.x[index]).push(y);
-    });
+function drawPanels(panels, described, isShown, cache) {
+  const drawn = described.filter(({ id }) => panels.has(id)).map((panel) => ({ ...panel, lines: linesOf(panel.groups.filter(isShown), panel.metric, cache) }));
+  const legends = new Map(legendEntries(drawn.flatMap(({ groups }) => groups)).flatMap(({ label, groups }) => groups.map((group) => [group.label, label])));
+  for (const { id, metric, lines, groups } of drawn) {
+    lines.forEach((line) => { line.legend = legends.get(line.label) ?? line.label; });
+    const together = state.range === "all" ? drawn : state.range === "" && state.facet ? drawn.filter((panel) => panel.metric === metric) : [];
+    const hasCurves = hasCurve(groups.flatMap(({ members }) => members), metric);
+    drawPanel(panels.get(id), lines, withUnit(metric), { range: together.length ? rangeOfLines(together.flatMap((panel) => panel.lines)) : null, hovermode: lines.length > 12 ? "closest" : "x", xaxis: hasCurves ? {} : { rangemode: "tozero" } });
   }
-  const x = [...points.keys()].sort((a, b) => a - b);
-  const means = x.map((item) => mean(points.get(item)));
-  const spread = x.map((item) => (points.get(item).length > 1 ? deviation(points.get(item)) / Math.sqrt(points.get(item).length) : 0));
-  const [run] = members;
-  const edge = { type: "scatter", mode: "lines", x, line: { width: 0 }, hoverinfo: "skip", meta: "" };
-  return [
-    { ...edge, y: means.map((item, index) => item - spread[index]) },
-    { ...edge, y: means.map((item, index) => item + spread[index]), fill: "tonexty", fillcolor: `${colour(`c${run.colour}`)}33` },
-    { type: "scatter", mode: "lines", x, y: means, name: escaped(groupLabel(members, keys)), line: lineOf(run), meta: run.key, customdata: x.map((item, index) => [spread[index], points.get(item).length]), hovertemplate: `%{y:${hoverFormat(metric, means)}} ± %{customdata[0]:.2g} (%{customdata[1]} seeds) at %{x}` },
-  ];
 }

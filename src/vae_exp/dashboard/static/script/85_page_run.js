@@ -41,7 +41,7 @@ const curveName = (metric) => metric.replace(/^(train|val)\//, "");
 
 function runCurves(box) {
   const controls = el("div", { class: "controls" });
-  const legend = el("p", { class: "legend" }, PARTS.map((part, index) => el("span", {}, el("span", { class: `swatch c${index}`, "aria-hidden": "true" }), part)));
+  const legend = el("p", { class: "legend" }, PARTS.map((part) => el("span", {}, swatch(styleOfPart(part)), part)));
   const grid = el("div", { class: "grid" });
   const panels = new Map();
   const cache = new Map();
@@ -56,25 +56,27 @@ function runCurves(box) {
     const some = chosen.length ? chosen : usual.length ? usual : names.slice(0, 4);
     const signature = JSON.stringify([run.key, names, some, state.against]);
     if (signature !== menuSignature && !isInUse(controls)) {
-      refill(controls, boxes("Curves", names, some, (list) => setState({ panels: asList(list) })), axisControls(), legend);
+      refill(controls, boxes("Curves", names, some, (list) => setState({ panels: asList(list) })), axisControls(metrics), legend);
       menuSignature = signature;
     }
     refill(box, names.length ? [controls, grid] : []);
     const drawn = metrics.filter((metric) => some.includes(curveName(metric)));
     await fetchCurves([run], drawn, cache);
-    keepPanels(grid, panels, some);
-    for (const [name, { chart }] of panels) {
-      const traces = drawn.filter((metric) => curveName(metric) === name).map((metric) => partTrace(metric, cache.get(`${state.against}\n${metric}\n${run.key}`)));
-      drawPanel(chart, traces, name, { hovermode: "x", uirevision: `${run.key}${state.against}${state.log}` });
+    const ids = some.map((name) => `${run.key}\n${name}`);
+    keepPanels(grid, panels, ids, (id) => id.slice(run.key.length + 1));
+    for (const [id, panel] of panels) {
+      const lines = drawn.filter((metric) => `${run.key}\n${curveName(metric)}` === id).flatMap((metric) => partLine(run, metric, cache));
+      drawPanel(panel, lines, withUnit(lines[0]?.label, panel.title));
     }
   };
 }
 
-function partTrace(metric, curve) {
-  const colourOfPart = colour(`c${Math.max(0, PARTS.indexOf(metric.split("/")[0]))}`);
-  const { x, y } = curve ?? { x: [], y: [] };
-  return { type: "scatter", mode: x.length === 1 ? "markers" : "lines", x, y: smoothed(y, Number(state.smooth)), name: escaped(metric), line: { color: colourOfPart, width: 1.8 },
-    marker: { color: colourOfPart }, connectgaps: false, hovertemplate: `%{y:${hoverFormat(metric, y)}} at %{x}` };
+// Validation has the second colour, all else the first.
+const styleOfPart = (part) => ({ colour: Math.max(0, PARTS.indexOf(part)), dash: 0 });
+
+function partLine(run, metric, cache) {
+  const curve = curveOf(run, metric, cache);
+  return curve?.x.length ? [{ ...curve, sd: null, n: null, metric, label: metric, legend: metric, style: styleOfPart(metric.split("/")[0]), key: "" }] : [];
 }
 
 const runOptions = () => ordered([...runs.values()], "name").map((run) => [run.key, `${run.label} (${run.id})${run.replaced ? `, attempt ${run.attempt}` : ""}`]);

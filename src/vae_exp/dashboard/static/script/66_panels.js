@@ -1,0 +1,122 @@
+// Panels of lines: drawn by Plotly, with a zoom that is part of the address, and saved as SVG and CSV.
+//
+// A line is `{ label, legend, style, metric, key, x, y, sd, n }`: `sd` and `n` of means, else null; `key` is a run to isolate.
+
+const FIELD = "\u001e";
+const MOST_ZOOMS = 12;
+
+const zooms = () => new Map(listOf(state.zoom).map((text) => text.split(FIELD)).filter((parts) => parts.length === 3).map(([id, x, y]) => [id, { x: rangeFrom(x), y: rangeFrom(y) }]));
+const rangeFrom = (text) => { const ends = text.split(" ").map(Number); return text && ends.length === 2 && ends.every(Number.isFinite) ? ends : null; };
+
+function saveZoom(id, zoom) {
+  const now = zooms();
+  now.delete(id);
+  if (zoom.x || zoom.y) now.set(id, zoom);
+  const textOfRange = (range) => (range ? range.map((end) => Number(end.toPrecision(6))).join(" ") : "");
+  setState({ zoom: asList([...now].slice(-MOST_ZOOMS).map(([name, { x, y }]) => [name, textOfRange(x), textOfRange(y)].join(FIELD))) });
+}
+
+// One panel for each id, in their order.
+function keepPanels(grid, panels, ids, titleOfPanel = (id) => id) {
+  for (const [id, panel] of panels) {
+    if (!ids.includes(id)) { clear(panel.chart); panel.box.remove(); panels.delete(id); }
+  }
+  ids.forEach((id, index) => {
+    if (!panels.has(id)) panels.set(id, chartPanel(id, titleOfPanel(id), panels));
+    const { box } = panels.get(id);
+    if (grid.children[index] !== box) grid.insertBefore(box, grid.children[index] ?? null);
+  });
+}
+
+function chartPanel(id, title, panels) {
+  const chart = el("div", { class: "chart", "aria-label": `Curves of ${title}` });
+  const note = el("p", { class: "quiet" });
+  const panel = { id, title, chart, note, figure: null };
+  const save = (kind, action) => el("button", { type: "button", "data-key": `${kind} ${id}`, "aria-label": `Save ${title} as ${kind}`, title: `Save as ${kind}`, on: { click: () => panel.figure && action(panel.figure) } }, kind);
+  panel.box = el("section", { class: "panel" }, el("div", { class: "head" }, el("h2", {}, title), el("span", {}, save("SVG", saveFigure), save("CSV", savePoints))), note, chart);
+  chart.addEventListener("plotly-ready", () => { hoverTogether(panel, panels); keepZoom(panel); });
+  return panel;
+}
+
+// Show the values at the same place of all panels; a click isolates the line.
+function hoverTogether({ id, chart }, panels) {
+  let busy = false;
+  const others = () => [...panels].filter(([other, panel]) => other !== id && panel.chart.data).map(([, panel]) => panel.chart);
+  chart.on("plotly_hover", (event) => {
+    if (busy || metricOfAxis()) return;
+    busy = true;
+    for (const other of others()) try { Plotly.Fx.hover(other, { xval: event.points[0].x }, "xy"); } catch { /* it has no point there */ }
+    busy = false;
+  });
+  chart.on("plotly_unhover", () => others().forEach((other) => Plotly.Fx.unhover(other)));
+  chart.on("plotly_click", (event) => {
+    const key = event.points[0].data.meta;
+    if (key) setState({ isolate: state.isolate === key ? "" : key });
+  });
+}
+
+function keepZoom({ id, chart }) {
+  let zoom = null;
+  const save = debounce(() => { saveZoom(id, zoom); zoom = null; }, 250);
+  chart.on("plotly_relayout", (event) => {
+    for (const axis of ["x", "y"]) {
+      if (!Object.keys(event).some((name) => name.startsWith(`${axis}axis.`))) continue;
+      zoom ??= { ...(zooms().get(id) ?? { x: null, y: null }) };
+      zoom[axis] = event[`${axis}axis.autorange`] ? null : [...chart.layout[`${axis}axis`].range];
+    }
+    if (zoom) save();
+  });
+  chart.on("plotly_doubleclick", () => saveZoom(id, { x: null, y: null }));
+}
+
+const isPositive = (lines, axis) => lines.some((line) => line[axis].some((value) => value > 0));
+
+// `range` is that of y where panels share one, as numbers.
+function drawPanel(panel, lines, yTitle, { range = null, hovermode = "x", xaxis = {} } = {}) {
+  const { chart, title, note } = panel;
+  const log = { x: state.logx === "1" && isPositive(lines, "x"), y: state.log === "1" && isPositive(lines, "y") };
+  const isLinear = lines.length > 0 && ((state.log === "1" && !log.y) || (state.logx === "1" && !log.x));
+  note.textContent = lines.length ? (isLinear ? "Linear axis: there are no positive values." : "") : "No run has a value here.";
+  const zoom = zooms().get(panel.id) ?? { x: null, y: null };
+  const shared = range && (!log.y || range[0] > 0) ? (log.y ? range.map(Math.log10) : range) : null;
+  const axisOfPlot = (name, fixed) => ({ type: log[name] ? "log" : "linear", autorange: !fixed, ...(fixed ? { range: [...fixed] } : {}) });
+  panel.figure = { title, xTitle: axisTitle(), yTitle, lines, log, range: { x: zoom.x, y: zoom.y ?? shared } };
+  const first = !chart.data;
+  draw(chart, lines.flatMap(tracesOf), layoutOf(axisTitle(), yTitle, { hovermode: metricOfAxis() ? "closest" : hovermode,
+    xaxis: { ...axisOfPlot("x", zoom.x), ...(zoom.x || log.x ? {} : xaxis) }, yaxis: axisOfPlot("y", zoom.y ?? shared) }), { doubleClick: false });
+  if (first) chart.dispatchEvent(new Event("plotly-ready"));
+}
+
+const BAND = 0.2; // opacity
+
+function tracesOf(line) {
+  const { x, y, sd, n, style, key, metric } = line;
+  const value = `%{y:${hoverFormat(metric, y)}}`;
+  const tint = cssOf(style.colour);
+  const isPoint = x.length === 1;
+  const values = { type: "scatter", mode: isPoint ? "markers" : "lines", x, y, name: escaped(line.label), meta: key, connectgaps: false,
+    line: { color: tint, dash: dashOf(style.dash) || "solid", width: 1.8 }, marker: { color: tint, size: 8, symbol: SYMBOLS[style.dash] }, hovertemplate: `${value} at %{x:.6~g}` };
+  if (!sd) return [values];
+  values.text = sd.map((value, index) => (value === null ? "" : ` ± ${shown(Number(value.toPrecision(2)))} sd`) + ` (n = ${n[index]})`);
+  values.hovertemplate = `${value}%{text} at %{x:.6~g}`;
+  if (isPoint) return [{ ...values, error_y: { type: "data", array: sd.map((value) => value ?? 0), thickness: 1, width: 3 } }];
+  const edge = (sign) => ({ type: "scatter", mode: "lines", x, y: y.map((value, index) => value + sign * (sd[index] ?? 0)), line: { width: 0 }, hoverinfo: "skip", meta: "" });
+  return [edge(-1), { ...edge(1), fill: "tonexty", fillcolor: tint + Math.round(255 * BAND).toString(16).padStart(2, "0") }, values];
+}
+
+// The least and the greatest of some lines with their bands, and some room.
+function rangeOfLines(lines) {
+  const [ends, positive] = [[Infinity, -Infinity], state.log === "1"];
+  for (const { y, sd } of lines) {
+    y.forEach((value, index) => {
+      if (value === null || (positive && value <= 0)) return;
+      const spread = positive ? 0 : sd?.[index] ?? 0;
+      ends[0] = Math.min(ends[0], value - spread);
+      ends[1] = Math.max(ends[1], value + spread);
+    });
+  }
+  if (ends[0] > ends[1]) return null;
+  if (positive) return [ends[0] / 1.1, ends[1] * 1.1];
+  const room = 0.05 * (ends[1] - ends[0] || Math.abs(ends[1]) || 1);
+  return [ends[0] - room, ends[1] + room];
+}

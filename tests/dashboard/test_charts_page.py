@@ -1,0 +1,200 @@
+"""Charts of several runs in a browser, served and exported."""
+
+import csv
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+from xml.etree import ElementTree
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.dashboard.browsers import Watched, dashboard
+from tests.dashboard.colour_vision import LEAST_DISTANCE, VISIONS, distance
+from tests.dashboard.records import append, history_record, make_run, summary_record
+from vae_exp.dashboard.web.export import export
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+TIMEOUT = 20_000  # milliseconds
+PANELS = """() => Object.fromEntries([...document.querySelectorAll('.grid > .panel')]
+    .filter((panel) => panel.querySelector('.chart').data)
+    .map((panel) => [panel.querySelector('h2').textContent, panel.querySelector('.chart').data
+        .filter((trace) => trace.name)
+        .map(({name, x, y, line, text}) => ({name, x, y, text, colour: line.color, dash: line.dash}))]))"""
+TYPES = """() => [...document.querySelectorAll('.chart')]
+    .map(({layout: {xaxis, yaxis}}) => [xaxis.type, yaxis.type])"""
+RANGES = """() => [...document.querySelectorAll('.chart')].filter((chart) => chart.data)
+    .map(({_fullLayout: {xaxis, yaxis}}) => [xaxis.range, yaxis.range])"""
+
+
+def make_sweep(root: Path, dims: int = 3) -> None:
+    """Runs of `dims` latent sizes, two losses, two widths and two seeds."""
+    product = itertools.product([2**n for n in range(1, dims + 1)], ["elbo", "iwae"], [200, 500], [0, 1])
+    for number, (dim, loss, width, seed) in enumerate(product):
+        config = {"model": {"latent_dim": dim, "width": width}, "loss": loss, "seed": seed}
+        config |= {"trainer": {"batch_size": width}}
+        rows = [
+            {"val/elbo": -100.0 / epoch + dim + 2 * seed, "val/rate": 1.0 * epoch * dim, "a": 10.0**epoch}
+            for epoch in range(1, 5)
+        ]
+        make_run(root, f"r{number:02d}", config, rows, started=1_700_000_000 + number)
+
+
+@pytest.fixture(params=["served", "exported"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The page of 24 runs in 12 settings."""
+    make_sweep(tmp_path)
+    if request.param == "served":
+        with dashboard([tmp_path]) as address:
+            yield address
+    else:
+        export([tmp_path], tmp_path / "page.html", private=False, max_megabytes=50)
+        yield (tmp_path / "page.html").as_uri()
+
+
+@contextmanager
+def served(root: Path) -> Iterator[str]:
+    make_sweep(root)
+    with dashboard([root]) as address:
+        yield address
+
+
+def show(watched: Watched, address: str, panels: int, **state: str) -> dict[str, list[dict[str, Any]]]:
+    """Open the charts; the lines by panel, when as many panels are drawn."""
+    watched.page.goto(f"{address}#{urlencode({'page': 'charts', **state})}")
+    watched.page.reload()
+    expect(watched.page.locator(".grid .scatterlayer")).to_have_count(panels, timeout=TIMEOUT)
+    lines: dict[str, list[dict[str, Any]]] = watched.page.evaluate(PANELS)
+    return lines
+
+
+def download(watched: Watched, name: str) -> str:
+    with watched.page.expect_download() as saved:
+        watched.page.get_by_role("button", name=name).click()
+    return Path(saved.value.path()).read_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("seeds", "count"), [("", 24), ("1", 12)])
+def test_every_two_lines_differ_for_the_colour_blind(
+    watched: Watched, tmp_path: Path, scheme: Any, seeds: str, count: int
+):
+    """By their dash or by the distance of their colours; the legend draws them alike."""
+    watched.page.emulate_media(color_scheme=scheme)
+    with served(tmp_path) as address:
+        lines = show(watched, address, 1, metrics="val/elbo", seeds=seeds)["val/elbo"]
+        assert len(lines) == count
+        for one, other in itertools.combinations(lines, 2):
+            if one["dash"] == other["dash"]:
+                least = min(distance(one["colour"], other["colour"], vision) for vision in VISIONS)
+                assert least >= LEAST_DISTANCE, (one["name"], other["name"])
+        samples = watched.page.evaluate(
+            "() => [...document.querySelectorAll('.legend button .swatch')].map((sample) => [sample.className,"
+            " getComputedStyle(sample).color])"
+        )
+        assert len({tuple(sample) for sample in samples}) == count
+    assert watched.complaints == []
+
+
+def test_keys_decide_groups_colours_dashes_and_panels(watched: Watched, address: str):
+    state = {"metrics": "val/elbo", "seeds": "model.latent_dim", "tint": "model.latent_dim", "dash": "loss"}
+    panels = show(watched, address, 2, **state, facet="model.width")
+    assert list(panels) == ["val/elbo, width=200", "val/elbo, width=500"]
+    for lines in panels.values():
+        assert len(lines) == 6
+        assert len({(line["colour"], line["dash"]) for line in lines}) == 6
+        assert len({line["colour"] for line in lines}) == 3
+        [line] = (x for x in lines if x["name"].startswith("latent_dim=2 loss=elbo"))
+        assert line["y"] == pytest.approx([-97, -47, 3 - 100 / 3, -22])
+        assert line["text"][0] == " ± 1.4 sd (n = 2)"
+    expect(watched.page.locator(".legend button")).to_have_text(
+        [f"latent_dim={dim} loss={loss}" for dim in (2, 4, 8) for loss in ("elbo", "iwae")]
+    )
+    ranges = watched.page.evaluate(RANGES)
+    assert ranges[0][1] == ranges[1][1]
+    watched.page.get_by_role("button", name="latent_dim=4 loss=iwae").click()
+    expect(watched.page.locator(".chart").first.locator(".scatterlayer .trace")).to_have_count(3)
+    watched.page.get_by_role("button", name="latent_dim=4 loss=iwae").click()
+    watched.page.get_by_label("Panels by").select_option("seed")
+    expect(watched.page.locator("h2")).to_have_text(["val/elbo, seed=0", "val/elbo, seed=1"])
+    assert "facet=seed" in watched.page.url
+    assert watched.complaints == []
+
+
+def test_axes(watched: Watched, address: str):
+    """Images seen are steps × batch size; a metric against another; logarithmic axes; one range for all."""
+    lines = show(watched, address, 1, metrics="val/elbo", against="images", filter="seed=0 model.latent_dim=2")
+    assert {tuple(line["x"]) for line in lines["val/elbo"]} == {
+        (2000, 4000, 6000, 8000),
+        (5000, 10000, 15000, 20000),
+    }
+    state = {"metrics": "val/elbo\x1fa", "against": "metric:val/rate", "log": "1", "logx": "1", "range": "all"}
+    lines = show(watched, address, 2, **state, seeds="1", filter="model.latent_dim=4 loss=iwae")
+    assert lines["a"][0]["x"] == [4, 8, 12, 16]
+    assert lines["a"][0]["y"] == [10, 100, 1000, 10000]
+    expect(watched.page.locator(".panel p").first).to_have_text("Linear axis: there are no positive values.")
+    assert watched.page.evaluate(TYPES) == [["log", "linear"], ["log", "log"]]
+    show(watched, address, 2, metrics="val/elbo\x1fval/rate")
+    watched.page.get_by_label("Range of y").select_option("all")
+    watched.page.wait_for_function(f"() => new Set(({RANGES})().map(([, y]) => String(y))).size === 1")
+    low, high = watched.page.evaluate(RANGES)[0][1]
+    assert low < -98
+    assert high > 32
+    assert watched.complaints == []
+
+
+def test_a_panel_is_saved_as_an_image_and_as_points(watched: Watched, address: str):
+    state = {"metrics": "val/elbo", "seeds": "model.latent_dim", "smooth": "0"}
+    show(watched, address, 1, **state)
+    image = ElementTree.fromstring(download(watched, "Save val/elbo as SVG"))
+    space = {"s": "http://www.w3.org/2000/svg"}
+    texts = [text.text for text in image.findall(".//s:text", space)]
+    assert {"val/elbo", "epoch", "val/elbo (nats/image)", "latent_dim=2 (8)"} <= set(texts)
+    assert len(image.findall(".//s:path", space)) == 4  # three lines and the axes
+    assert len(image.findall(".//s:polygon", space)) == 3
+    [background] = image.findall("s:rect", space)
+    assert background.attrib["fill"] == "#ffffff"
+    numbers = "".join(path.attrib["d"] for path in image.findall(".//s:path", space))
+    assert "NaN" not in numbers
+    assert "undefined" not in numbers
+    rows = list(csv.DictReader(download(watched, "Save val/elbo as CSV").splitlines()))
+    assert len(rows) == 12
+    assert {name: rows[0][name] for name in ("line", "epoch", "n")} == {
+        "line": "latent_dim=2 (8)", "epoch": "1", "n": "8",
+    }  # fmt: skip
+    assert float(rows[0]["val/elbo (nats/image)"]) == -97
+    assert float(rows[0]["sd"]) == pytest.approx(1.0690, abs=1e-4)
+    assert watched.complaints == []
+
+
+def test_a_zoom_stays_when_the_runs_grow_and_is_in_the_link(watched: Watched, tmp_path: Path):
+    path = make_run(
+        tmp_path, "one", rows=[{"val/elbo": float(n), "val/rate": 1.0} for n in range(9)], exit_code=None
+    )
+    page = watched.page
+    with dashboard([tmp_path]) as address:
+        show(watched, address, 2, metrics="val/elbo\x1fval/rate")
+        chart = page.locator(".chart").first
+        box = chart.locator(".nsewdrag").bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.2 * box["height"])
+        page.mouse.down()
+        page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.7 * box["height"], steps=4)
+        page.mouse.up()
+        page.wait_for_function("() => location.hash.includes('zoom=')")
+        zoomed = page.evaluate(RANGES)[0]
+        assert zoomed[0] == pytest.approx([1 + 8 * 0.2, 1 + 8 * 0.5], abs=0.1)
+        append(path, history_record(100, {"val/elbo": 50.0, "epoch": 10}), summary_record({"val/elbo": 50.0}))
+        page.wait_for_function("() => document.querySelector('.chart').data[0].x.length === 10", timeout=TIMEOUT)
+        assert page.evaluate(RANGES)[0] == [pytest.approx(axis, rel=1e-4) for axis in zoomed]
+        assert page.evaluate(RANGES)[1][0][1] == 9, "the other panel is not zoomed"
+        page.reload()
+        expect(page.locator(".grid .scatterlayer")).to_have_count(2, timeout=TIMEOUT)
+        assert page.evaluate(RANGES)[0] == [pytest.approx(axis, rel=1e-4) for axis in zoomed]
+        chart.locator(".nsewdrag").dblclick()
+        page.wait_for_function("() => !location.hash.includes('zoom=')")
+        page.wait_for_function(f"() => ({RANGES})()[0][0][1] > 9")
+    assert watched.complaints == []
