@@ -35,20 +35,28 @@ class WandbLogReader:
 
     Args:
         path: A regular file; it need not be complete.
+        position: Where to start: 0, or the `position` of another reader of the file that was between two records.
+        size: Of the file, as that reader had it.
+        corrupt_bytes: How many it had skipped.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, position: int = 0, size: int = 0, corrupt_bytes: int = 0) -> None:
         self.path = path
-        self.size = 0
-        self.corrupt_bytes = 0
+        self.position = position
+        self.size = size
+        self.corrupt_bytes = corrupt_bytes
         self.has_more = False
-        self._position = 0
         self._pending: bytearray | None = None
 
     @property
     def unread(self) -> int:
         """Bytes at the end that are not a whole chunk; in a file that no longer grows, they are lost."""
-        return self.size - self._position
+        return self.size - self.position
+
+    @property
+    def is_between_records(self) -> bool:
+        """Whether no record has begun that is not yet whole."""
+        return self._pending is None
 
     def read(self) -> list[bytes]:
         """Read the records that have become whole since the last call, at most one portion of the file.
@@ -62,26 +70,26 @@ class WandbLogReader:
         records: list[bytes] = []
         with self.path.open("rb", buffering=0) as file:
             self.size = os.fstat(file.fileno()).st_size
-            if self._position == 0 and not self._read_file_header(file.read(len(_FILE_HEADER))):
+            if self.position == 0 and not self._read_file_header(file.read(len(_FILE_HEADER))):
                 return records
-            start = file.seek(self._position)
+            start = file.seek(self.position)
             size = min(_BLOCKS_PER_READ * _BLOCK - start % _BLOCK, max(0, _MAX_FILE_BYTES - start))
             portion = memoryview(file.read(size))
         end = start + len(portion)
-        while self._position < end:
-            offset, room = self._position - start, _BLOCK - self._position % _BLOCK
+        while self.position < end:
+            offset, room = self.position - start, _BLOCK - self.position % _BLOCK
             chunk = _parse_chunk(portion, offset, room)
             if chunk is not None:
                 self._append_chunk(*chunk, records)
-                self._position += _CHUNK_HEADER.size + len(chunk[1])
+                self.position += _CHUNK_HEADER.size + len(chunk[1])
             elif len(portion) - offset < room:
                 break
             else:
                 if room >= _CHUNK_HEADER.size or any(portion[offset : offset + room]):
                     self._drop_pending()
                     self.corrupt_bytes += room
-                self._position += room
-        self.has_more = start < self._position < min(self.size, _MAX_FILE_BYTES)
+                self.position += room
+        self.has_more = start < self.position < min(self.size, _MAX_FILE_BYTES)
         return records
 
     def _read_file_header(self, header: bytes) -> bool:
@@ -89,7 +97,7 @@ class WandbLogReader:
             raise UnknownFormatError(f"{self.path} does not begin like a .wandb file of the known format")
         if len(header) < len(_FILE_HEADER):
             return False
-        self._position = len(_FILE_HEADER)
+        self.position = len(_FILE_HEADER)
         return True
 
     def _append_chunk(self, kind: int, data: memoryview, records: list[bytes]) -> None:

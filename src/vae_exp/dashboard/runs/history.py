@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -29,15 +30,28 @@ class Block(NamedTuple):
 
 
 class History:
-    """Rows of a run in the order in which they were logged; a key may be missing in any of them."""
+    """Rows of a run in the order in which they were logged; a key may be missing in any of them.
 
-    def __init__(self) -> None:
-        self.steps = array("q")
-        self.non_numeric: dict[str, Value] = {}
-        self.full = False
-        self.blocks: dict[tuple[str, ...], Block] = {}  # by their keys
-        self._keys: dict[str, None] = {}
-        self._count = 0
+    Args:
+        steps: Of the rows.
+        blocks: The numbers, by the keys of their rows.
+        non_numeric: Of texts and lists the last ones.
+        full: Whether there were more numbers than are stored.
+    """
+
+    def __init__(
+        self,
+        steps: "array[int] | None" = None,
+        blocks: dict[tuple[str, ...], Block] | None = None,
+        non_numeric: dict[str, Value] | None = None,
+        full: bool = False,
+    ) -> None:
+        self.steps: array[int] = steps or array("q")
+        self.blocks = blocks or {}
+        self.non_numeric = non_numeric or {}
+        self.full = full
+        self._keys = dict.fromkeys(chain.from_iterable(self.blocks))
+        self._count = sum(len(block.numbers) for block in self.blocks.values())
 
     def __len__(self) -> int:
         return len(self.steps)

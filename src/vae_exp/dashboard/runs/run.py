@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from vae_exp.dashboard.reader.records import Value
+from vae_exp.dashboard.runs.console import MAX_LINES, ConsoleText
 from vae_exp.dashboard.runs.history import Numbers
 from vae_exp.dashboard.runs.media import ImageFile
-from vae_exp.dashboard.runs.segment import MAX_CONSOLE_LINES, Alert, ConsoleText, RunInfo, RunSegment
+from vae_exp.dashboard.runs.segment import Alert, RunInfo, RunSegment
 
 STALE_SECONDS = 90.0  # W&B writes the state of the machine more often than that while a run lasts
 _INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
@@ -111,7 +112,7 @@ class Run:
     @property
     def console(self) -> list[ConsoleText]:
         """The last lines it printed."""
-        return [text for segment in self.segments for text in segment.console][-MAX_CONSOLE_LINES:]
+        return [text for segment in self.segments for text in segment.console][-MAX_LINES:]
 
     @property
     def alerts(self) -> list[Alert]:

@@ -19,13 +19,12 @@ from vae_exp.dashboard.reader.records import (
     split_images,
     values_of,
 )
+from vae_exp.dashboard.runs.console import Console
 from vae_exp.dashboard.runs.history import History
 from vae_exp.dashboard.runs.media import ImageFile
 from vae_exp.metrics import with_current_metrics
 from vae_exp.tracking.wandb_log import UnknownFormatError, WandbLogReader
 
-MAX_CONSOLE_LINES = 2_000
-_MAX_LINE_LENGTH = 10_000
 _MAX_PICTURES = 20_000
 _MAX_ALERTS = 1_000
 _log = logging.getLogger(__name__)
@@ -53,18 +52,19 @@ class JobOverrides(NamedTuple):
     swept: dict[str, str]
 
 
-class ConsoleText(NamedTuple):
-    """Text that the run printed, with its line ends."""
-
-    text: str
-    error: bool
-
-
 class Alert(NamedTuple):
     """A warning that the run sent."""
 
     title: str
     text: str
+
+
+class Progress(NamedTuple):
+    """How far a file is read: up to this byte, without damaged ones and records that could not be understood."""
+
+    position: int
+    corrupt_bytes: int
+    invalid: int
 
 
 class RunSegment:
@@ -87,13 +87,36 @@ class RunSegment:
         self.history = History()
         self.machine = History()
         self.pictures: list[ImageFile] = []
-        self.console: deque[ConsoleText] = deque(maxlen=MAX_CONSOLE_LINES)
+        self.console = Console()
         self.alerts: deque[Alert] = deque(maxlen=_MAX_ALERTS)
         self.exit_code: int | None = None
         self._log: WandbLogReader | None = WandbLogReader(path)
         self._status: os.stat_result | None = None  # when it was read last
         self._invalid = 0
         self._job: JobOverrides | None = None
+
+    def resume(self, progress: Progress, status: os.stat_result) -> None:
+        """Continue where another segment of the same file was.
+
+        Args:
+            progress: Of that segment, whose records this one has.
+            status: Of the file then.
+        """
+        self._log = WandbLogReader(self.path, progress.position, status.st_size, progress.corrupt_bytes)
+        self._invalid, self._status = progress.invalid, status
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the file is read; None unless all of it is, up to a whole record."""
+        log = self._log
+        if log is None or self.problem or self.is_behind or not log.is_between_records:
+            return None
+        return Progress(log.position, log.corrupt_bytes, self._invalid)
+
+    @property
+    def status(self) -> os.stat_result | None:
+        """Of the file when it was read last; None if it was not."""
+        return self._status
 
     @property
     def folder(self) -> Path:
@@ -158,9 +181,14 @@ class RunSegment:
         if self._status is None:
             return False
         is_replaced = status.st_ino != self._status.st_ino or status.st_size < self._status.st_size
-        return is_replaced or (self._log is None and self._has_changed(status))
+        return is_replaced or (self._log is None and self.has_changed(status))
 
-    def _has_changed(self, status: os.stat_result) -> bool:
+    def has_changed(self, status: os.stat_result) -> bool:
+        """Whether the file has changed since it was read.
+
+        Args:
+            status: Of the file now.
+        """
         old = self._status
         return old is None or (status.st_size, status.st_mtime_ns) != (old.st_size, old.st_mtime_ns)
 
@@ -168,7 +196,7 @@ class RunSegment:
         """Read a portion of what was written since the last call; `has_more` says whether there is another."""
         try:
             status = self.path.stat()
-            if self.is_outdated(status) or not (self.has_more or self._has_changed(status)):
+            if self.is_outdated(status) or not (self.has_more or self.has_changed(status)):
                 self.has_more = False
                 return []
             self.problem, self.has_more = "", False
@@ -221,7 +249,7 @@ class RunSegment:
                 self._apply_row(body)
             case "output" | "output_raw":
                 is_error = body.get("output_type", "STDERR") == "STDERR"
-                self.console.append(ConsoleText(str(body.get("line", ""))[:_MAX_LINE_LENGTH], is_error))
+                self.console.append(str(body.get("line", "")), is_error)
             case "stats":
                 time = seconds_of(body.get("timestamp"))
                 self.machine.append(len(self.machine), {"_timestamp": time, **values_of(body.get("item"))})

@@ -8,14 +8,19 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 
+from vae_exp.dashboard.runs.cache import SegmentCache
 from vae_exp.dashboard.runs.discovery import RunDiscovery
-from vae_exp.dashboard.runs.run import Run
+from vae_exp.dashboard.runs.packing import UnpackError, pack, unpack
+from vae_exp.dashboard.runs.run import STALE_SECONDS, Run
 from vae_exp.dashboard.runs.segment import RunSegment
 from vae_exp.dashboard.runs.sweep_labels import label_jobs
 from vae_exp.errors import quantity
 
 _DISCOVERY_SECONDS = 2.0
+_DISCOVERY_SHARE = 0.1  # of the time at most
+_SECONDS_PER_REFRESH = 1.0
 _SECONDS_PER_FILE = 0.25
+_SETTLED_SECONDS = 2.0  # until a further change of a file is sure to change its time
 _MAX_RUNS = 10_000
 
 _log = logging.getLogger(__name__)
@@ -27,9 +32,12 @@ class RunStore:
     Args:
         roots: Folders that are searched at any depth, or files.
         clock: Seconds since 1970.
+        cache: What earlier stores have read.
     """
 
-    def __init__(self, roots: Sequence[Path], clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, roots: Sequence[Path], clock: Callable[[], float] = time.time, cache: SegmentCache | None = None
+    ) -> None:
         self._discovery = RunDiscovery(roots)
         self.lock = threading.RLock()
         self.identity = secrets.token_hex(8)
@@ -37,12 +45,14 @@ class RunStore:
         self.version = 0
         self.notes: list[str] = []
         self._clock = clock
+        self._cache = cache or SegmentCache(None)
         self._segments: dict[Path, RunSegment] = {}
         self._owner: dict[Path, Run] = {}
         self._is_full = False
         self._removed: dict[str, int] = {}
-        self._labelled = -1
+        self._arranged = -1
         self._discovered = float("-inf")
+        self._discovery_seconds = _DISCOVERY_SECONDS
 
     @property
     def pending(self) -> int:
@@ -63,23 +73,42 @@ class RunStore:
             pass
 
     def refresh(self) -> bool:
-        """Read what was written since the last call, of each file for at most a moment.
+        """Read for about a second what was written since the last call, of each file for at most a moment.
 
         Returns:
             Whether there is more to read.
         """
-        if time.monotonic() - self._discovered >= _DISCOVERY_SECONDS:
+        start = time.monotonic()
+        if start - self._discovered >= self._discovery_seconds:
             self._discover()
             self._discovered = time.monotonic()
-        for segment in sorted(self._segments.values(), key=lambda segment: not segment.is_behind):
-            self._refresh(segment)
+            self._discovery_seconds = max(_DISCOVERY_SECONDS, (self._discovered - start) / _DISCOVERY_SHARE)
+        self._read(time.monotonic() + _SECONDS_PER_REFRESH)
         with self.lock:
             self._assign_further_segments()
             self._update_states()
-            self._number_attempts()
-            self._label_jobs()
+            if self.version != self._arranged:
+                self._number_attempts()
+                self._label_jobs()
+                self._arranged = self.version
             self.notes = self._make_notes()
-        return any(segment.has_more for segment in self._segments.values())
+            return self.pending > 0
+
+    def _read(self, deadline: float) -> None:
+        """Read files that have changed or may grow, and store those that have ended in the cache."""
+        now = self._clock()
+        behind = [segment for segment in self._segments.values() if segment.is_behind]
+        growing = [x for x in self._segments.values() if not x.is_behind and not _has_ended(x, now)]
+        entries = []
+        for segment in behind + growing:
+            if time.monotonic() >= deadline:
+                break
+            if segment.status is None and self._restore(segment):
+                continue
+            self._refresh(segment)
+            if segment.progress and _has_ended(segment, now) and now - segment.modified > _SETTLED_SECONDS:
+                entries.append(segment)
+        self._cache.put([(x.path, x.status, pack(x)) for x in entries if x.status is not None])
 
     def _discover(self) -> None:
         files = self._discovery.files()
@@ -89,8 +118,25 @@ class RunStore:
                 is_gone = file is None and not self._discovery.is_unreadable(path)
                 if is_gone or (file is not None and segment.is_outdated(file.status)):
                     self._remove(segment)
+                elif file is not None and segment.has_changed(file.status):
+                    segment.has_more = True
             for path in sorted(files.keys() - self._segments.keys(), reverse=True):  # the last attempt first
                 self._segments[path] = RunSegment(path, files[path].is_below_root)
+
+    def _restore(self, segment: RunSegment) -> bool:
+        """Replace a new segment by what the cache has of its file; False if that is nothing."""
+        try:
+            status = segment.path.stat()
+            data = self._cache.get(segment.path, status)
+            restored = None if data is None else unpack(data, segment.path, segment.is_below_root, status)
+        except (OSError, UnpackError):
+            return False
+        if restored is None:
+            return False
+        with self.lock:
+            self._segments[segment.path] = restored
+            self._assign(restored)
+        return True
 
     def _remove(self, segment: RunSegment) -> None:
         """Remove a segment, and its run if it was the last."""
@@ -185,11 +231,9 @@ class RunStore:
                     self._mark_changed(run)
 
     def _label_jobs(self) -> None:
-        """Label the jobs of sweeps if any run has changed: one more job may make the labels of others longer."""
-        if self.version != self._labelled:
-            for run in label_jobs(self.runs.values()):
-                self._mark_changed(run)
-            self._labelled = self.version
+        """Label the jobs of sweeps: one more job may make the labels of others longer."""
+        for run in label_jobs(self.runs.values()):
+            self._mark_changed(run)
 
     def _mark_changed(self, run: Run) -> None:
         self.version += 1
@@ -206,3 +250,8 @@ class RunStore:
             files = quantity(len(unknown), "file")
             notes.append(f"{files} could not be read, such as {unknown[0].path.name}: {reason}")
         return notes
+
+
+def _has_ended(segment: RunSegment, now: float) -> bool:
+    """Whether its process is not expected to write any more."""
+    return segment.exit_code is not None or now - segment.modified >= STALE_SECONDS

@@ -30,6 +30,7 @@ def serve(
     import uvicorn
 
     from vae_exp.dashboard.explorer.catalog import ExplorerCatalog
+    from vae_exp.dashboard.runs.cache import SegmentCache, cache_folder
     from vae_exp.dashboard.runs.store import RunStore
     from vae_exp.dashboard.web.page import plotly
     from vae_exp.dashboard.web.server import Refresher, make_app
@@ -38,7 +39,7 @@ def serve(
     is_public = host not in _OWN_HOSTS
     token = secrets.token_urlsafe(24) if is_public else ""
     listening = _listen(host, port)
-    store = RunStore(roots)
+    store = RunStore(roots, cache=SegmentCache(cache_folder()))
     catalog = ExplorerCatalog(store, explored)
     refresher = Refresher(store)
     refresher.start()
