@@ -14,6 +14,7 @@ from typing import TypeVar
 _NAME = "dashboard.sqlite"
 _MAX_BYTES = 2**30
 _WAIT_SECONDS = 1.0  # for another dashboard that writes
+_MAX_FAILURES = 3
 _SOURCES = ("dashboard/reader", "dashboard/runs", "metrics.py")  # what decides how files are read
 _TABLE = "CREATE TABLE IF NOT EXISTS segments (path TEXT PRIMARY KEY, file TEXT NOT NULL, data BLOB NOT NULL)"
 _SIZE = (
@@ -44,7 +45,7 @@ class SegmentCache:
     """Bytes by file, of at most `max_bytes`; what was stored first goes first. Of one thread; it never raises.
 
     An entry counts as long as the file has the same number, size and times and the same code reads it. A database
-    that is damaged is removed, and one that cannot be used is left out.
+    that is damaged is removed, and after a few failures it is left out.
 
     Args:
         folder: Its folder, for the user alone; None stores nothing.
@@ -55,6 +56,7 @@ class SegmentCache:
         self._path = None if folder is None else folder / _NAME
         self._max_bytes = max_bytes
         self._opened: sqlite3.Connection | None = None
+        self._failures = 0
 
     def get(self, path: Path, status: os.stat_result) -> bytes | None:
         """Return what is stored of a file, None if that is nothing or if the file has changed."""
@@ -85,13 +87,14 @@ class SegmentCache:
                 database.execute(_OLDEST, (-(-count // 10),))
 
     def _try(self, action: Callable[[sqlite3.Connection], T]) -> T | None:
-        if self._path is None:
+        if self._path is None or self._failures >= _MAX_FAILURES:
             return None
         try:
             if self._opened is None:
                 self._opened = _open(self._path)
             return action(self._opened)
         except (OSError, ValueError, sqlite3.OperationalError) as error:  # in use, full, or not to be written
+            self._failures += 1
             _log.debug("%s cannot be used: %s", self._path, error)
         except sqlite3.DatabaseError as error:
             _log.debug("%s is damaged: %s", self._path, error)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vae_exp.dashboard.reader.records import Value
-from vae_exp.dashboard.runs.console import MAX_LINES, ConsoleText
+from vae_exp.dashboard.runs.console_lines import MAX_LINES, ConsoleText
 from vae_exp.dashboard.runs.history import Numbers
 from vae_exp.dashboard.runs.media import ImageFile
 from vae_exp.dashboard.runs.segment import Alert, RunInfo, RunSegment

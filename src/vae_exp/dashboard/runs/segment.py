@@ -19,7 +19,7 @@ from vae_exp.dashboard.reader.records import (
     split_images,
     values_of,
 )
-from vae_exp.dashboard.runs.console import Console
+from vae_exp.dashboard.runs.console_lines import Console
 from vae_exp.dashboard.runs.history import History
 from vae_exp.dashboard.runs.media import ImageFile
 from vae_exp.metrics import with_current_metrics
