@@ -260,7 +260,8 @@ def test_an_unknown_format_is_reported_and_other_runs_are_read(tmp_path: Path):
     path = make_run(tmp_path, "strange")
     path.write_bytes(b"not a log")
     make_run(tmp_path, "one")
-    store = refreshed(RunStore([tmp_path]))
+    store = RunStore([tmp_path])
+    store.read_all()
     assert set(store.runs) == {"one"}
     [note] = store.notes
     assert note.startswith("1 file could not be read, such as run-strange.wandb: unknown format")
