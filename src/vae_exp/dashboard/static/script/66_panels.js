@@ -32,10 +32,16 @@ function chartPanel(id, title, panels) {
   const chart = el("div", { class: "chart", "aria-label": `Curves of ${title}` });
   const note = el("p", { class: "quiet" });
   const panel = { id, title, chart, note, figure: null };
-  const save = (kind, action) => el("button", { type: "button", "data-key": `${kind} ${id}`, "aria-label": `Save ${title} as ${kind}`, title: `Save as ${kind}`, on: { click: () => panel.figure && action(panel.figure) } }, kind);
-  panel.box = el("section", { class: "panel" }, el("div", { class: "head" }, el("h2", {}, title), el("span", {}, save("SVG", saveFigure), save("CSV", savePoints))), note, chart);
+  panel.box = el("section", { class: "panel" }, panelHead(el("h2", {}, title), saveButtons(id, title, () => panel.figure)), note, chart);
   chart.addEventListener("plotly-ready", () => { hoverTogether(panel, panels); keepZoom(panel); });
   return panel;
+}
+
+const panelHead = (title, buttons) => el("div", { class: "head" }, title, el("span", {}, buttons));
+
+function saveButtons(id, title, figureOf) {
+  const save = (kind, action) => el("button", { type: "button", "data-key": `${kind} ${id}`, "aria-label": `Save ${title} as ${kind}`, title: `Save as ${kind}`, on: { click: () => figureOf() && action(figureOf()) } }, kind);
+  return [save("SVG", saveFigure), save("CSV", savePoints)];
 }
 
 // Show the values at the same place of all panels; a click isolates the line.

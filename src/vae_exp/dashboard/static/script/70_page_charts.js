@@ -68,8 +68,7 @@ function axisControls(metrics) {
   const axes = [...Object.entries(AXES), ...metrics.map((name) => [OF_METRIC + name, name])];
   return [
     choice("Against", axes, state.against, (against) => setState({ against, zoom: "" })),
-    tick("Log x", state.logx === "1", (on) => setState({ logx: on ? "1" : "", zoom: "" })),
-    tick("Log y", state.log === "1", (on) => setState({ log: on ? "1" : "", zoom: "" })),
+    el("span", { class: "controls" }, tick("Log x", state.logx === "1", (on) => setState({ logx: on ? "1" : "", zoom: "" })), tick("Log y", state.log === "1", (on) => setState({ log: on ? "1" : "", zoom: "" }))),
     el("label", {}, "Smoothing", smooth),
   ];
 }

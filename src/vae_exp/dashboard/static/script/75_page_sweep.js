@@ -7,26 +7,28 @@ function pageSweep(main) {
   const charts = Object.fromEntries(["key", "heat", "plane"].map((name) => [name, el("div", { class: "chart", id: `chart-${name}` })]));
   const lines = el("div", { id: "parallel" });
   const share = el("div", { id: "importance" });
-  const titles = Object.fromEntries(["key", "heat", "plane", "lines", "share"].map((name) => [name, el("h2")]));
-  const captions = Object.fromEntries(["key", "heat", "plane"].map((name) => [name, el("p", { class: "quiet", id: `caption-${name}` })]));
+  const titles = Object.fromEntries(["key", "heat", "lines", "share"].map((name) => [name, el("h2")]));
+  const captions = Object.fromEntries(["key", "heat"].map((name) => [name, el("p", { class: "quiet", id: `caption-${name}` })]));
+  const scatter = scatterIn(charts.plane);
   refill(grid,
     el("section", { class: "panel" }, titles.key, captions.key, charts.key), el("section", { class: "panel" }, titles.heat, captions.heat, charts.heat),
-    el("section", { class: "panel" }, titles.plane, captions.plane, charts.plane), el("section", { class: "panel" }, titles.share, share),
+    scatter.box, el("section", { class: "panel" }, titles.share, share),
     el("section", { class: "panel whole" }, titles.lines, lines));
   refill(main, controls, message, grid);
   let menuSignature = "";
 
   return () => {
-    const all = chosenRuns();
+    const chosen = chosenRuns();
+    const all = chosen.filter((run) => !state.sweep || run.group === state.sweep);
     const list = all.filter(isFinished);
     const keys = varyingKeys(list);
     const metric = mainMetric(list);
     const plain = keys.filter((key) => !isSeed(key));
     const pick = (key, index) => (keys.includes(key) ? key : plain[index] ?? keys[index] ?? "");
     const [key, rows, cols] = [pick(state.key, 0), pick(state.rows, 0), pick(state.cols, 1)];
-    const signature = JSON.stringify([keys, metricNames(list), metric, key, rows, cols, state.others, state.by, hasBest(list)]);
+    const signature = JSON.stringify([keys, metricNames(list), metric, key, rows, cols, state.others, state.by, hasBest(list), state.sweep, sweepsOf(chosen)]);
     if (signature !== menuSignature && !isInUse(controls)) {
-      refill(controls,
+      refill(controls, sweepChoice(chosen),
         epochChoice(list), choice("Metric", metricNames(list).map((name) => [name, labelOfMetric(list, name)]), metric, (chosen) => setState({ metric: chosen })),
         choice("Key", keys, key, (chosen) => setState({ key: chosen })),
         choice("Heat map rows", keys, rows, (chosen) => setState({ rows: chosen })),
@@ -36,25 +38,35 @@ function pageSweep(main) {
     message.textContent = !metric ? "There are no metrics yet." : keys.length ? statusOf(all, list, metric) : `${list.length} of ${all.length} runs have finished; they do not differ in their config.`;
     titles.key.textContent = `${labelOfMetric(list, metric)} against ${key}`;
     titles.heat.textContent = `${labelOfMetric(list, metric)} over ${rows} × ${cols}`;
-    titles.plane.textContent = "Rate and distortion";
     titles.lines.textContent = "Parallel coordinates";
     titles.share.textContent = "Importance of keys (approximate)";
     captions.key.textContent = keyCaption(list, key, metric, plain);
     captions.heat.textContent = meaningOf(list, [rows, cols], metric);
-    captions.plane.textContent = [meaningOf(list, plain, metric), "bars: standard errors over seeds", "dotted: the same −ELBO"].join("; ");
     drawAgainstKey(charts.key, list, key, metric, keys);
     drawHeat(charts.heat, list, rows, cols, metric);
-    drawPlane(charts.plane, list, keys);
-    refill(lines, parallel(list, keys, metric, lines.clientWidth));
+    scatter.update(list, keys);
+    drawParallel(lines, list, keys, metric);
     refill(share, importance(list, keys, metric));
   };
+}
+
+// Groups of W&B with their numbers of runs, the latest first; a sweep is one.
+function sweepsOf(list) {
+  const groups = groupsBy(list.filter((run) => run.group), (run) => run.group);
+  const start = (members) => members.reduce((latest, run) => Math.max(latest, run.started), 0);
+  return groups.sort((one, other) => start(other) - start(one)).map((members) => [members[0].group, `${members[0].group} (${members.length})`]);
+}
+
+function sweepChoice(list) {
+  const sweeps = sweepsOf(list);
+  return sweeps.length > 1 || state.sweep ? choice("Sweep", [["", "all"], ...sweeps], state.sweep, (sweep) => setState({ sweep, brush: "" })) : null;
 }
 
 function statusOf(all, list, metric) {
   const groups = new Set(list.map((run) => run.group));
   return [`${list.length}${all.length > list.length ? ` of ${all.length}` : ""} runs have finished`, ofTest(metric) || (labelOfMetric(list, metric) === metric ? `the last value of ${metric}` : `${metric} of the best epoch`),
     new Set(list.map(comparableOf)).size > 1 ? "they have different data or likelihoods, so their values cannot be compared: filter to see one kind alone" : "",
-    groups.size > 1 ? `these are ${groups.size} groups: filter by group=… on the page Runs to see one alone` : ""].filter(Boolean).join("; ");
+    groups.size > 1 ? `these are ${groups.size} sweeps or groups: choose one` : ""].filter(Boolean).join("; ");
 }
 
 const byValue = (one, other) => {
@@ -94,9 +106,10 @@ function drawAgainstKey(chart, list, key, metric, keys) {
   const numeric = isNumeric(measured, key);
   const order = valuesOf(measured, key);
   const estimates = settingsAt(measured, key).map((members) => estimateOf(members, metric));
+  const styles = stylesOf(estimates.map(({ members }) => members[0]));
   const xOf = (run) => (numeric ? run.config[key] : escaped(textOf(run.config[key])));
   const points = { type: "scatter", mode: "markers", x: estimates.map(({ members }) => xOf(members[0])), y: estimates.map((item) => item.mean), error_y: errorBars(estimates),
-    text: estimates.map(({ members }) => settingLabel(members, keys)), hovertemplate: `%{text}<br>%{y:${hoverFormat(metric, estimates.map((item) => item.mean))}}<extra></extra>`, marker: { color: estimates.map(({ members }) => colour(`c${members[0].colour}`)), size: 8 } };
+    text: estimates.map(({ members }) => settingLabel(members, keys)), hovertemplate: `%{text}<br>%{y:${hoverFormat(metric, estimates.map((item) => item.mean))}}<extra></extra>`, marker: { color: styles.map((style) => cssOf(style.colour)), symbol: styles.map((style) => SYMBOLS[style.dash]), size: 8 } };
   const means = order.map((value) => combined(measured.filter((run) => textOf(run.config[key]) === value), metric).mean);
   const line = { type: "scatter", mode: numeric ? "lines" : "markers", x: numeric ? order.map(Number) : order.map(escaped), y: means, hoverinfo: "skip",
     line: { color: colour("line"), dash: "dot" }, marker: { symbol: "line-ew-open", size: 30, color: colour("ink"), line: { width: 2 } } };
@@ -116,86 +129,6 @@ function drawHeat(chart, list, rows, cols, metric) {
     x: labels(across, cols), y: labels(down, rows), colorscale: "Viridis", reversescale: !higher.has(metric), xgap: 2, ygap: 2,
     texttemplate: across.length * down.length <= 60 ? "%{z:.4g}" : "", hovertemplate: "%{y}, %{x}: %{text}<extra></extra>", colorbar: { thickness: 12, tickfont: { size: 11 } } };
   draw(chart, [trace], layoutOf(cols, rows, { xaxis: { type: "category" }, yaxis: { type: "category" } }));
-}
-
-// Distortion over rate; along a dotted line their sum, the negative ELBO at its end, is constant.
-function drawPlane(chart, list, keys) {
-  const pairs = [["val/rate", "val/distortion"], ["test/rate", "test/distortion"], ["train/rate", "train/distortion"]];
-  const [rate, distortion] = pairs.find(([a, b]) => finite(list, a, b).length) ?? [];
-  if (!rate) return clear(chart);
-  const settings = groupsBy(finite(list, rate, distortion), settingOf);
-  const [rates, distortions] = [rate, distortion].map((metric) => settings.map((members) => estimateOf(members, metric)));
-  const [x, y] = [rates, distortions].map((estimates) => estimates.map((item) => item.mean));
-  const [across, up] = [rangeOf(rates), rangeOf(distortions)];
-  const points = { type: "scatter", mode: "markers", x, y, error_x: errorBars(rates), error_y: errorBars(distortions), text: settings.map((members) => settingLabel(members, keys)), customdata: x.map((item, index) => item + y[index]),
-    hovertemplate: "%{text}<br>rate %{x:,.3f}, distortion %{y:,.3f}<br>−ELBO %{customdata:,.3f}<extra></extra>", marker: { size: 9, color: settings.map(([run]) => colour(`c${run.colour}`)) } };
-  draw(chart, [...linesOfEqualSum(across, up), points], layoutOf(`${labelOfMetric(list, rate)} (nats)`, `${labelOfMetric(list, distortion)} (nats)`,
-    { xaxis: { range: across }, yaxis: { range: up }, margin: { l: 52, r: 48, t: 8, b: 40 } }));
-}
-
-// From the lowest end of a bar to the highest, with some room.
-function rangeOf(estimates) {
-  const errors = estimates.map(({ error }) => (Number.isFinite(error) ? error : 0));
-  const low = Math.min(...estimates.map((item, index) => item.mean - errors[index]));
-  const high = Math.max(...estimates.map((item, index) => item.mean + errors[index]));
-  const room = 0.08 * (high - low || Math.abs(high) || 1);
-  return [low - room, high + room];
-}
-
-// Lines from edge to edge of the plane on which x + y is one of a few round numbers.
-function linesOfEqualSum([left, right], [bottom, top]) {
-  const rough = (right + top - left - bottom) / 6;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough);
-  const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
-  const sums = [...Array(8).keys()].map((index) => (Math.ceil((left + bottom) / step) + index) * step);
-  return sums.flatMap((sum) => {
-    const [start, end] = [Math.max(left, sum - top), Math.min(right, sum - bottom)];
-    if (end - start < 0.1 * (right - left) && end - start < 0.1 * (top - bottom)) return [];
-    const side = end === right ? { text: ["", ` ${sum.toFixed(digits)}`], textposition: "middle right" } : { text: ["", `${sum.toFixed(digits)} `], textposition: "top right" };
-    return { type: "scatter", mode: "lines+text", x: [start, end], y: [sum - start, sum - end], line: { color: colour("line"), width: 1, dash: "dot" }, ...side, cliponaxis: false,
-      textfont: { size: 10, color: colour("quiet") }, hovertemplate: `−ELBO ${sum.toFixed(digits)}<extra></extra>` };
-  });
-}
-
-// One path per run through an axis per key, the metric last.
-function parallel(list, keys, metric, room) {
-  const measured = finite(list, metric);
-  const axes = [...keys.filter((key) => valuesOf(measured, key).length > 1).slice(0, 8), metric];
-  if (measured.length < 2 || axes.length < 2) return el("p", { class: "quiet" }, "Two runs that differ are needed.");
-  const [width, height, top, bottom] = [Math.max(300, Math.min(room, 280 * axes.length)), 300, 34, 24];
-  const x = (index) => 50 + (index * (width - 110)) / (axes.length - 1);
-  const scales = axes.map((key) => scaleOf(measured, key, key === metric, height - bottom, top));
-  const paths = measured.map((run) => {
-    const points = axes.map((key, index) => `${x(index).toFixed(1)},${scales[index].yOf(run).toFixed(1)}`);
-    const open = () => setState({ page: "run", run: run.key });
-    return svg("path", { class: `run s${run.colour}`, d: `M${points.join("L")}`, tabindex: "0", role: "link", "data-key": run.key, "aria-label": `${labelOf(run, keys)}: ${shown(number(run, metric), metric)}`,
-      on: { click: open, keydown: (event) => { if (event.key === "Enter") open(); } } }, svg("title", {}, `${labelOf(run, keys)}: ${shown(number(run, metric), metric)}`));
-  });
-  const ticks = axes.map((key, index) => [
-    svg("line", { class: "axis", x1: x(index), x2: x(index), y1: top, y2: height - bottom }),
-    svg("text", { x: x(index), y: index % 2 ? 26 : 12, "text-anchor": index === 0 ? "start" : index === axes.length - 1 ? "end" : "middle", dx: index === 0 ? -46 : index === axes.length - 1 ? 56 : 0 }, key),
-    scales[index].ticks.map(([text, y]) => svg("text", { class: "quiet", x: x(index) + (index === axes.length - 1 ? 6 : -6), y: y + 4, "text-anchor": index === axes.length - 1 ? "start" : "end" }, text)),
-  ]);
-  return svg("svg", { width, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": `Parallel coordinates of ${axes.join(", ")}` }, paths, ticks);
-}
-
-const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
-
-function scaleOf(list, key, isMetric, bottom, top) {
-  const read = isMetric ? (run) => number(run, key) : (run) => run.config[key];
-  if (isMetric || isNumeric(list, key)) {
-    const numbers = list.map(read);
-    const [low, high] = [Math.min(...numbers), Math.max(...numbers)];
-    const log = !isMetric && isWide(low, high);
-    const warp = log ? Math.log : (value) => value;
-    const y = (value) => bottom - ((warp(value) - warp(low)) / (warp(high) - warp(low) || 1)) * (bottom - top);
-    const few = [...new Set(numbers)].sort((a, b) => a - b);
-    return { yOf: (run) => y(read(run)), ticks: (few.length <= 6 && !isMetric ? few : [low, high]).map((value) => [shown(value, key), y(value)]) };
-  }
-  const values = valuesOf(list, key);
-  const y = (value) => bottom - (values.indexOf(value) / Math.max(1, values.length - 1)) * (bottom - top);
-  return { yOf: (run) => y(textOf(read(run))), ticks: values.slice(0, 12).map((value) => [cut(shown(value, key), 16), y(value)]) };
 }
 
 const RUNS_FOR_IMPORTANCE = 10;

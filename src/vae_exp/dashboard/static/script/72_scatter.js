@@ -1,0 +1,80 @@
+// Any metric or number of a config against another, a point for each setting; at first distortion over rate.
+
+const PLANES = ["val", "test", "train"].map((split) => [`${split}/rate`, `${split}/distortion`]);
+const isPlane = (x, y) => PLANES.some(([rate, distortion]) => x === rate && y === distortion);
+
+function scatterIn(chart) {
+  const title = el("h2");
+  const choices = el("div", { class: "controls" });
+  const caption = el("p", { class: "quiet", id: "caption-plane" });
+  const panel = { figure: null };
+  const box = el("section", { class: "panel" }, panelHead(title, saveButtons("plane", "the scatter plot", () => panel.figure)), choices, caption, chart);
+  let signature = "";
+  const update = (list, keys) => {
+    const names = [...metricNames(list), ...keys.filter((key) => isNumeric(list, key)), "runtime"];
+    const [first, second] = PLANES.find(([a, b]) => finite(list, a, b).length) ?? ["runtime", mainMetric(list)];
+    const [x, y] = [state.across || first, state.up || second];
+    const now = JSON.stringify([names, x, y, state.by, hasBest(list)]);
+    if (now !== signature && !isInUse(choices)) {
+      const pick = (label, name, chosen) => choice(label, names.map((key) => [key, labelOfMetric(list, key)]), chosen, (key) => setState({ [name]: key }));
+      refill(choices, pick("x", "across", x), pick("y", "up", y));
+      signature = now;
+    }
+    title.textContent = isPlane(x, y) ? "Rate and distortion" : `${labelOfMetric(list, y)} against ${labelOfMetric(list, x)}`;
+    const plain = keys.filter((key) => !isSeed(key));
+    const isSeeds = isSeed(x) || isSeed(y);
+    caption.textContent = [isSeeds ? "" : meaningOf(finite(list, x), plain, y), isSeeds ? "" : "bars: standard errors over seeds", isPlane(x, y) ? "dotted: the same −ELBO" : ""].filter(Boolean).join("; ");
+    panel.figure = drawScatter(chart, list, keys, x, y);
+  };
+  return { box, update };
+}
+
+function axisOfScatter(list, key, estimates) {
+  const values = [...new Set(estimates.map((item) => item.mean))].sort((a, b) => a - b);
+  return list.every((run) => key in run.config) && isWide(values[0], values.at(-1)) ? axisOf(values) : { range: rangeOf(estimates) };
+}
+
+function drawScatter(chart, list, keys, x, y) {
+  const measured = finite(list, x, y);
+  if (!measured.length) { clear(chart); return null; }
+  const settings = groupsBy(measured, isSeed(x) || isSeed(y) ? (run) => run.key : settingOf);
+  const [across, up] = [x, y].map((key) => settings.map((members) => estimateOf(members, key)));
+  const [xs, ys] = [across, up].map((estimates) => estimates.map((item) => item.mean));
+  const styles = stylesOf(settings.map(([run]) => run));
+  const [xaxis, yaxis] = [axisOfScatter(measured, x, across), axisOfScatter(measured, y, up)];
+  const [xTitle, yTitle] = [x, y].map((key) => (key === "runtime" ? "runtime (s)" : withUnit(key, labelOfMetric(list, key))));
+  const formats = [[x, xs], [y, ys]].map(([key, numbers]) => hoverFormat(key, numbers));
+  const sum = isPlane(x, y) ? "<br>−ELBO %{customdata:,.3f}" : "";
+  const points = { type: "scatter", mode: "markers", x: xs, y: ys, error_x: errorBars(across), error_y: errorBars(up), text: settings.map((members) => settingLabel(members, keys)), customdata: xs.map((value, index) => value + ys[index]),
+    hovertemplate: `%{text}<br>${escaped(x)} %{x:${formats[0]}}<br>${escaped(y)} %{y:${formats[1]}}${sum}<extra></extra>`, marker: { size: 9, color: styles.map((style) => cssOf(style.colour)), symbol: styles.map((style) => SYMBOLS[style.dash]) } };
+  const equal = isPlane(x, y) ? linesOfEqualSum(xaxis.range, yaxis.range) : [];
+  draw(chart, [...equal, points], layoutOf(xTitle, yTitle, { xaxis, yaxis, uirevision: `${x} ${y}`, margin: { l: 52, r: isPlane(x, y) ? 48 : 12, t: 8, b: 40 } }));
+  const labels = settings.map((members) => groupLabel(members, keys));
+  const lines = settings.map((members, index) => ({ x: [xs[index]], y: [ys[index]], sd: [Number.isFinite(up[index].error) ? up[index].error : null], n: [members.length], label: labels[index], legend: labels[index], style: styles[index] }));
+  return { title: `${labelOfMetric(list, y)} against ${labelOfMetric(list, x)}`, xTitle, yTitle, lines, spread: "standard error", log: { x: xaxis.type === "log", y: yaxis.type === "log" }, range: { x: xaxis.range, y: yaxis.range } };
+}
+
+// From the lowest end of a bar to the highest, with some room.
+function rangeOf(estimates) {
+  const errors = estimates.map(({ error }) => (Number.isFinite(error) ? error : 0));
+  const low = Math.min(...estimates.map((item, index) => item.mean - errors[index]));
+  const high = Math.max(...estimates.map((item, index) => item.mean + errors[index]));
+  const room = 0.08 * (high - low || Math.abs(high) || 1);
+  return [low - room, high + room];
+}
+
+// Lines from edge to edge of the plane on which x + y is one of a few round numbers.
+function linesOfEqualSum([left, right], [bottom, top]) {
+  const rough = (right + top - left - bottom) / 6;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough);
+  const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+  const sums = [...Array(8).keys()].map((index) => (Math.ceil((left + bottom) / step) + index) * step);
+  return sums.flatMap((sum) => {
+    const [start, end] = [Math.max(left, sum - top), Math.min(right, sum - bottom)];
+    if (end - start < 0.1 * (right - left) && end - start < 0.1 * (top - bottom)) return [];
+    const side = end === right ? { text: ["", ` ${sum.toFixed(digits)}`], textposition: "middle right" } : { text: ["", `${sum.toFixed(digits)} `], textposition: "top right" };
+    return { type: "scatter", mode: "lines+text", x: [start, end], y: [sum - start, sum - end], line: { color: colour("line"), width: 1, dash: "dot" }, ...side, cliponaxis: false,
+      textfont: { size: 10, color: colour("quiet") }, hovertemplate: `−ELBO ${sum.toFixed(digits)}<extra></extra>` };
+  });
+}

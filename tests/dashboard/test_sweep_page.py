@@ -1,0 +1,103 @@
+"""The page of sweeps in a browser: which sweep, parallel coordinates with ranges, any metric against another."""
+
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.dashboard.browsers import Watched, dashboard
+from tests.dashboard.records import make_run
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+TIMEOUT = 20_000  # milliseconds
+MARKED = "#parallel path.run:not(.out)"
+POINTS = """() => { const {data, layout} = document.getElementById('chart-plane');
+    return [layout.xaxis.title.text, layout.yaxis.title.text, ...[...data.at(-1).x.keys()]
+        .map((index) => [data.at(-1).x[index], data.at(-1).y[index]]).sort((a, b) => a[0] - b[0])]; }"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A sweep of four latent sizes by two losses, and one of two learning rates."""
+    for number in range(10):
+        first = number < 8
+        config = {"loss": ["elbo", "iwae"][number % 2], "model": {"latent_dim": 2 ** (number // 2)}}
+        config = config if first else {"lr": 10.0**-number}
+        row = {"val/elbo": -10.0 + number, "val/rate": 1.0 + number, "val/distortion": 9.0 - number, "a": 7.0}
+        group = {"run_group": "widths" if first else "rates", "job_type": "sweep"}
+        make_run(tmp_path, f"r{number}", config, [row], started=1_700_000_000 + number, **group)
+    return tmp_path
+
+
+def open_sweep(watched: Watched, address: str, **state: str) -> Page:
+    page: Page = watched.page
+    page.goto(f"{address}#{urlencode({'page': 'sweep', 'sweep': 'widths', **state})}")
+    expect(page.locator("#parallel path.run")).to_have_count(8, timeout=TIMEOUT)
+    return page
+
+
+def test_a_sweep_is_picked(watched: Watched, root: Path):
+    with dashboard([root]) as address:
+        watched.page.goto(f"{address}#page=sweep")
+        picker = watched.page.get_by_role("combobox", name="Sweep", exact=True)
+        expect(picker.locator("option")).to_have_text(["all", "rates (2)", "widths (8)"], timeout=TIMEOUT)
+        expect(watched.page.locator("#parallel path.run")).to_have_count(10)
+        picker.select_option("rates")
+        expect(watched.page.locator("#parallel path.run")).to_have_count(2)
+        expect(watched.page.locator("h2").first).to_have_text("val/elbo against lr")
+        assert "sweep=rates" in watched.page.url
+    assert watched.complaints == []
+
+
+def test_ranges_on_axes_mark_runs(watched: Watched, root: Path):
+    """By the pointer and by the keyboard; they are in the link, and their runs can be selected."""
+    with dashboard([root]) as address:
+        page = open_sweep(watched, address)
+        strokes = page.locator("#parallel path.run").evaluate_all("(paths) => paths.map((x) => x.style.stroke)")
+        assert len(set(strokes)) == 8
+        page.locator("#parallel .area").last.scroll_into_view_if_needed()
+        box = page.locator("#parallel .area").last.bounding_box()
+        assert box is not None
+        x = box["x"] + box["width"] / 2
+        page.mouse.move(x, box["y"] + 8)
+        page.mouse.down()
+        page.mouse.move(x, box["y"] + 0.47 * box["height"], steps=3)
+        page.mouse.up()
+        expect(page.locator(MARKED)).to_have_count(4)
+        assert "brush=val%2Felbo" in page.url
+        least = page.get_by_role("slider", name="Least latent_dim")
+        expect(least).to_have_attribute("aria-valuetext", "1")
+        least.focus()
+        for _ in range(9):
+            page.keyboard.press("PageUp")
+        expect(least).to_have_attribute("aria-valuenow", "90")
+        expect(least).to_be_focused()
+        expect(page.locator(MARKED)).to_have_count(2)
+        page.reload()
+        expect(page.locator(MARKED)).to_have_count(2, timeout=TIMEOUT)
+        page.get_by_role("slider", name="Least latent_dim").press("Escape")
+        expect(page.locator(MARKED)).to_have_count(4)
+        page.get_by_role("button", name="Select these runs").click()
+        expect(page.locator("#parallel path.run")).to_have_count(4)
+        assert "brush" not in page.url
+    assert watched.complaints == []
+
+
+def test_any_metric_against_any_metric_or_number(watched: Watched, root: Path):
+    with dashboard([root]) as address:
+        page = open_sweep(watched, address)
+        x, y, *points = page.evaluate(POINTS)
+        assert (x, y) == ("val/rate (nats/image)", "val/distortion (nats/image)")
+        assert points == [[1 + number, 9 - number] for number in range(8)]
+        page.get_by_role("combobox", name="x", exact=True).select_option("model.latent_dim")
+        page.get_by_role("combobox", name="y", exact=True).select_option("val/elbo")
+        expect(page.locator("h2", has_text="val/elbo against model.latent_dim")).to_have_count(1)
+        _, _, *points = page.evaluate(POINTS)
+        assert sorted(points) == [[2 ** (number // 2), -10 + number] for number in range(8)]
+        with page.expect_download() as saved:
+            page.get_by_role("button", name="Save the scatter plot as CSV").click()
+        lines = Path(saved.value.path()).read_text().splitlines()
+        assert lines[0] == "line,model.latent_dim,val/elbo (nats/image),standard error,n"
+        assert len(lines) == 9
+    assert watched.complaints == []
