@@ -24,7 +24,7 @@ def test_training_and_validation_of_a_metric_share_a_panel(watched: Watched, tmp
         {"train/elbo": -9.0, "val/elbo": -8.0, "train/grad_norm": 2.0, "val/active_units": 1, "train/loss": 9.0},
         {"train/elbo": -7.0, "val/elbo": -6.0, "train/grad_norm": 1.0, "val/active_units": 2, "train/loss": 7.0},
     ]
-    machine = [stats_record(1_700_000_001, {"a": 1.0, "gpu.0.gpu": 90.0})]
+    machine = [stats_record(1_700_000_001, {"a": 1.0, "gpu.0.gpu": 90.0, "gpu.0.memoryAllocatedBytes": 2.5e9})]
     make_run(tmp_path, "one", {}, rows, more=machine)
     if way == "exported":
         export([tmp_path], tmp_path / "page.html", private=False, max_megabytes=50)
@@ -44,6 +44,9 @@ def test_training_and_validation_of_a_metric_share_a_panel(watched: Watched, tmp
         page.wait_for_function(f"() => ({DRAWN})().active_units?.[0][1][1] === 1")
         assert page.evaluate(DRAWN) == {"active_units": [["val/active_units", [0.5, 1], [1, 2]]]}
         assert "panels=active_units" in page.url
+        expect(page.locator(".gpu h3")).to_have_text(["GPU 0: utilisation (%)", "GPU 0: memory (GB)"])
+        drawn = "() => [...document.querySelectorAll('.gpu .chart')].map((chart) => chart.data[0].y)"
+        assert page.evaluate(drawn) == [[90], [2.5]]
         page.locator("summary", has_text="Machine").click()
-        expect(page.locator(".machine h3")).to_have_text(["gpu.0.gpu", "a"])
+        expect(page.locator(".machine h3")).to_have_text(["a"])
     assert watched.complaints == []

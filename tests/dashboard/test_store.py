@@ -157,6 +157,14 @@ def test_segments_of_one_id_are_one_run_and_the_later_one_wins(tmp_path: Path, l
     assert (run.summary["a"], run.state) == (40.0, "finished")
 
 
+def test_times_of_a_resumed_run_ascend(tmp_path: Path):
+    make_run(tmp_path, "one", {}, [{"a": 1.0}, {"a": 2.0}, {"a": 3.0}], exit_code=None, started=1_700_000_000)
+    second = make_run(tmp_path, "one", {}, [], exit_code=None, started=1_700_000_500)
+    append(second, *(history_record(10 * n, {"a": float(n), "_runtime": 0.25 * n - 0.5}) for n in (3, 4)))
+    [run] = refreshed(RunStore([tmp_path])).runs.values()
+    np.testing.assert_array_equal(run.series("a", "_runtime")[0], [0.5, 1, 1.25, 1.5])
+
+
 def test_attempts_at_one_run_directory_are_numbered_and_the_last_counts(tmp_path: Path):
     make_run(tmp_path, "first", {"run_directory": "/runs/a"}, exit_code=1)
     make_run(tmp_path, "other", {"run_directory": "/runs/b"}, started=1_700_000_100)

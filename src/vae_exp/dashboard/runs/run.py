@@ -157,6 +157,8 @@ class Run:
         """
         cuts = zip(self.segments, self._cuts(), strict=True)
         pieces = [segment.history.series(key, against, cut) for segment, cut in cuts]
+        if against == "_runtime":
+            pieces = _continue_times(pieces)
         return np.concatenate([x for x, _ in pieces]), np.concatenate([y for _, y in pieces])
 
     def rows(self) -> tuple[npt.NDArray[np.int64], dict[str, Numbers]]:
@@ -185,3 +187,14 @@ class Run:
 
 def _merge(parts: Iterable[dict[str, Value]]) -> dict[str, Value]:
     return reduce(ior, parts, {})
+
+
+def _continue_times(pieces: list[tuple[Numbers, Numbers]]) -> list[tuple[Numbers, Numbers]]:
+    """Shift the times of a segment that counts from its own start behind the end of the one before."""
+    end = 0.0
+    continued = []
+    for times, values in pieces:
+        shifted = times + end if len(times) and times[0] < end else times
+        end = float(shifted[-1]) if len(times) else end
+        continued.append((shifted, values))
+    return continued

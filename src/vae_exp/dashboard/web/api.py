@@ -77,7 +77,7 @@ def serialize_row(run: Run) -> dict[str, Any]:
         "version": run.version,
         "pictures": len(run.pictures),
         "lost": run.data_loss,
-        "warnings": list(dict.fromkeys(_shorten(alert.title) for alert in run.alerts))[:10],
+        "warnings": {_shorten(alert.title): _shorten(alert.text) for alert in run.alerts[-10:]},
         "config": {_shorten(key): _plain(value) for key, value in run.config.items()},
         "summary": {_shorten(k): _plain(x) for k, x in run.summary.items() if _is_in_table(k, x)},
         "keys": [_shorten(key) for key in run.keys],

@@ -219,7 +219,7 @@ function tableRow(run, columns, selected, best, values) {
   const cells = headings(columns).map((key) => {
     if (key === "name") return el("td", {}, el("span", { class: `swatch c${run.colour} d${run.dash}`, "aria-hidden": "true" }), " ",
       best === undefined ? null : el("span", { title: `the best ${labelOfMetric([run], mainMetric([run]))} of runs with the same data and likelihood` }, "★ best "), el("a", { href: fragmentWith({ page: "run", run: run.key }), "data-key": `link ${run.key}`, title: run.name }, run.label), best ? el("span", { class: "comparable" }, `of ${best}`) : null);
-    if (key === "state") return el("td", { class: run.state, ...pinOf(columns, key) }, stateText(run));
+    if (key === "state") return el("td", { class: run.state, ...pinOf(columns, key) }, stateAlone(run), warningMark(run));
     if (key === "started") return el("td", { class: "number", ...pinOf(columns, key) }, moment(run.started));
     if (key === "runtime") return el("td", { class: "number", ...pinOf(columns, key) }, duration(valueOf(run, key)));
     const value = valueOf(run, key);
@@ -254,7 +254,14 @@ function groupRow(value, members, columns, means) {
   return el("tr", { class: "group" }, el("th", {}), el("th", { scope: "rowgroup" }, `${state.group} ${value} · ${count}`), cells);
 }
 
-const stateText = (run) => ({ failed: `failed (${run.code})`, reading: "reading …" }[run.state] ?? run.state) + (run.attempt > 1 ? `, attempt ${run.attempt}` : "") + (run.lost ? " ⚠" : "") + (run.warnings.length ? ` ⚠ ${run.warnings.join(", ")}` : "");
+// What a run warned of, such as posterior collapse; the tooltip says more.
+function warningMark(run) {
+  const warnings = Object.entries(run.warnings);
+  return warnings.length ? el("span", { class: "warning", title: warnings.map(([name, text]) => `${name}: ${text}`).join("\n") }, ` ⚠ ${warnings.map(([name]) => name).join(", ")}`) : null;
+}
+
+const stateAlone = (run) => ({ failed: `failed (${run.code})`, reading: "reading …" }[run.state] ?? run.state) + (run.attempt > 1 ? `, attempt ${run.attempt}` : "") + (run.lost ? " ⚠" : "");
+const stateText = (run) => [stateAlone(run), ...Object.keys(run.warnings).map((name) => `⚠ ${name}`)].join(" ");
 const DATE = new Intl.DateTimeFormat(undefined, { dateStyle: "short", timeStyle: "short" });
 const moment = (seconds) => (seconds ? DATE.format(seconds * 1000) : "");
 

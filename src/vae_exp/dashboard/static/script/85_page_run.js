@@ -26,13 +26,20 @@ function pageRun(main) {
     machine = new Map(details.machine.slice(0, 40).map((curve) => [curve.metric, el("div", { class: "chart small" })]));
     refill(body, runSections(run, details, pictures[run.key] ?? [], machine));
     [...body.querySelectorAll("pre")].forEach((item, index) => { item.scrollTop = scrolled[index]?.[1] === false ? scrolled[index][0] : item.scrollHeight; });
-    if (body.querySelector("details.machine")?.open) drawMachine(details, machine);
+    drawMachine(details, machine);
     body.querySelector("details.machine")?.addEventListener("toggle", () => drawMachine(details, machine));
   };
 }
 
-// Use and memory of GPUs stand before all else that W&B measures of a machine.
-const isOfGpu = (metric) => /^gpu\.\d+\.(gpu|memory)/.test(metric);
+// What W&B measures of a machine: use and memory of GPUs are shown, all else is folded.
+const GPU_METRICS = { gpu: "utilisation (%)", memoryAllocatedBytes: "memory (GB)", memoryAllocated: "memory (%)", memory: "memory traffic (time, %)" };
+const GPU = /^gpu\.(\d+)\.(gpu|memory|memoryAllocated|memoryAllocatedBytes)$/;
+const isOfGpu = (metric) => GPU.test(metric);
+
+function machineTitle(metric) {
+  const [, index, name] = GPU.exec(metric) ?? [];
+  return name ? `GPU ${index}: ${GPU_METRICS[name]}` : metric;
+}
 
 // The metrics of a run, training and validation of the same in one panel.
 const PARTS = ["train", "val"];
@@ -98,21 +105,24 @@ function runHead(run) {
   ];
 }
 
+const machineGrid = (metrics, machine) => el("div", { class: "grid" }, metrics.map((metric) => el("section", {}, el("h3", {}, machineTitle(metric)), machine.get(metric))));
+
 function runSections(run, details, pictures, machine) {
+  const measured = [...machine.keys()];
   const warnings = warningsOf(details);
   const last = new Map(pictures.map((picture) => [`${picture.name}\n${picture.caption}`, picture]));
   const vectors = vectorsOf(details);
   return [
     details.notes ? el("p", {}, details.notes) : null,
     warnings.length ? el("section", { class: "panel" }, el("h2", {}, "Warnings"), el("ul", {}, warnings.map((text) => el("li", { class: "warning" }, text)))) : null,
+    measured.some(isOfGpu) ? el("section", { class: "panel gpu" }, el("h2", {}, "GPU"), machineGrid(measured.filter(isOfGpu), machine)) : null,
     el("div", { class: "grid" },
       facts("Summary", Object.entries(run.summary).filter(([key]) => !key.startsWith("_") && !key.startsWith("figures/"))),
       facts("Config", Object.entries(run.config)),
       vectors.map(([name, values]) => el("section", { class: "panel" }, el("h2", {}, name), unitBars(name, values)))),
     last.size ? el("section", { class: "panel" }, el("h2", {}, "Pictures"), el("div", { class: "tiles" },
       [...last.values()].map((picture) => el("figure", {}, pictureOf(run, picture, []), el("figcaption", {}, `${picture.name.replace(/^figures\//, "")}, epoch ${momentOf(picture)}${picture.caption ? ` · ${picture.caption}` : ""}`))))) : null,
-    details.machine.length ? el("details", { class: "panel machine" }, el("summary", {}, "Machine"), el("div", { class: "grid" },
-      details.machine.slice(0, 40).map((curve) => el("section", {}, el("h3", {}, curve.metric), machine.get(curve.metric))))) : null,
+    measured.some((metric) => !isOfGpu(metric)) ? el("details", { class: "panel machine" }, el("summary", {}, "Machine"), machineGrid(measured.filter((metric) => !isOfGpu(metric)), machine)) : null,
     details.console.length ? el("section", { class: "panel" }, el("h2", {}, "Console"), el("pre", { tabindex: "0", "aria-label": "Console" }, details.console.map((line) => el("span", { class: line.error ? "error" : null }, plainText(line.text))))) : null,
     Object.keys(details.environment).length ? facts("Environment", Object.entries(details.environment)) : null,
   ];
@@ -143,8 +153,11 @@ function facts(title, pairs) {
 }
 
 function drawMachine(details, machine) {
-  for (const curve of details.machine) {
-    const chart = machine.get(curve.metric);
-    if (chart?.isConnected) draw(chart, [{ type: "scatter", mode: "lines", x: curve.x, y: curve.y, line: { color: colour("accent"), width: 1.5 }, hovertemplate: "%{y:.4g} at %{x} s<extra></extra>" }], layoutOf("seconds", "", {}));
+  for (const { metric, x, y } of details.machine) {
+    const chart = machine.get(metric);
+    if (!chart?.isConnected || (!isOfGpu(metric) && !chart.closest("details").open)) continue;
+    const scale = metric.endsWith("Bytes") ? 1e-9 : 1;
+    const values = y.map((value) => (value === null ? null : value * scale));
+    draw(chart, [{ type: "scatter", mode: "lines", x, y: values, line: { color: colour("accent"), width: 1.5 }, hovertemplate: "%{y:.4g} at %{x} s<extra></extra>" }], layoutOf("seconds", "", { yaxis: machineTitle(metric).endsWith("%)") ? { range: [0, 102] } : {} }));
   }
 }
