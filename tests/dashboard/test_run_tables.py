@@ -57,7 +57,7 @@ def test_a_run_and_the_scores_that_were_added_to_it(by_wandb: Path):
     assert info.pop("started") > 1.7e9
     assert info == {
         "run_id": "0123abcd", "name": "a run", "group": "g", "project": "p", "job_type": "train",
-        "state": "diverged", "directory": "/runs/a", "data_loss": "",
+        "state": "diverged", "directory": "/runs/a", "data_loss": "", "notes": "",
     }  # fmt: skip
     config = {name: column.tolist() for name, column in runs.config.items()}
     assert config == {

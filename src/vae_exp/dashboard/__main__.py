@@ -22,7 +22,10 @@ def main() -> None:
         else:
             from vae_exp.dashboard.web.serving import serve
 
-            serve(args.roots, Explored(args.explore), host=args.bind, port=args.port, opens_browser=args.open)
+            serve(
+                args.roots, Explored(args.explore),
+                host=args.bind, port=args.port, opens_browser=args.open, allows_notes=args.allow_notes,
+            )  # fmt: skip
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -38,6 +41,11 @@ def _make_parser() -> argparse.ArgumentParser:
         "--port", type=int, default=8765, help="port on 127.0.0.1; 0 takes any free one (%(default)s)"
     )
     parser.add_argument("--open", action="store_true", help="open the browser")
+    parser.add_argument(
+        "--allow-notes",
+        action="store_true",
+        help="let the page save notes of a run, as notes.md in its directory",
+    )
     parser.add_argument(
         "--export", type=Path, metavar="FILE",
         help="write one self-contained page (.html), or a table, one row per run (.parquet, .csv, .npz), and exit",

@@ -14,7 +14,8 @@ from vae_exp.metrics import with_current_metrics
 from vae_exp.storage.atomic_io import absolute_path, read_json
 
 LATEST = "latest"  # in place of a run directory, the one that was written last
-_STAYS = (".lock", "train.log", "output.log", "previous")  # not moved when an attempt is archived
+NOTES = "notes.md"
+_STAYS = (".lock", "train.log", "output.log", "previous", NOTES)  # not moved when an attempt is archived
 _TEMPORARY = ".*.[0-9]*.tmp"
 _LOCK_TIMEOUT = 2  # seconds; other processes test the lock for a moment
 
@@ -51,6 +52,7 @@ class RunDirectory:
     figures = _File("figures")  # of the training run, one PNG per name
     generated = _File("generated")  # what `generate` made, as PNG and `.npz`
     exported = _File("export")  # what `export` wrote: programs, weights and their description
+    notes = _File(NOTES)  # what people write about it, with the dashboard or an editor; of all attempts
     lock = _File(".lock")  # held by the process that trains here
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from vae_exp.dashboard.reader.records import Value
 from vae_exp.dashboard.runs.console_lines import MAX_LINES, ConsoleText
 from vae_exp.dashboard.runs.history import Numbers
 from vae_exp.dashboard.runs.media import ImageFile
+from vae_exp.dashboard.runs.run_notes import Note, Status
 from vae_exp.dashboard.runs.segment import Alert, RunInfo, RunSegment
 
 STALE_SECONDS = 90.0  # W&B writes the state of the machine more often than that while a run lasts
@@ -32,6 +33,8 @@ class Run:
         attempt: Which attempt at its run directory it is, from 1.
         is_replaced: Whether a later attempt has the same run directory.
         overrides: Of the job of a sweep: short key and value, by key.
+        note: What people have written about it.
+        note_status: Of its file when it was read last; None without one, empty before the first look.
         label: The job beside those of its sweep; empty for other runs and where `tracker.name` has named it.
     """
 
@@ -43,6 +46,8 @@ class Run:
     attempt: int = 1
     is_replaced: bool = False
     overrides: dict[str, tuple[str, str]] = field(default_factory=dict)
+    note: Note = field(default_factory=Note)
+    note_status: Status | tuple[()] | None = ()
     label: str = ""
 
     @property
@@ -75,8 +80,8 @@ class Run:
     @property
     def directory(self) -> str:
         """The run directory; empty for runs of other programs."""
-        directory = self.config.get("run_directory")
-        return directory if isinstance(directory, str) else ""
+        directories = (segment.config.get("run_directory") for segment in reversed(self.segments))
+        return next((directory for directory in directories if isinstance(directory, str)), "")
 
     @property
     def sweep(self) -> str:

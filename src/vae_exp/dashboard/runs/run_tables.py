@@ -51,6 +51,7 @@ class RunTables:
                 "started": run.started,
                 "directory": run.directory,
                 "data_loss": run.data_loss,
+                "notes": run.note.text,
             }
             for run in self._runs
         )

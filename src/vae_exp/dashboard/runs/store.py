@@ -12,6 +12,7 @@ from vae_exp.dashboard.runs.cache import SegmentCache
 from vae_exp.dashboard.runs.discovery import RunDiscovery
 from vae_exp.dashboard.runs.packing import UnpackError, pack, unpack
 from vae_exp.dashboard.runs.run import STALE_SECONDS, Run
+from vae_exp.dashboard.runs.run_notes import Note, NoteKeeper, note_status
 from vae_exp.dashboard.runs.segment import RunSegment
 from vae_exp.dashboard.runs.sweep_labels import label_jobs
 from vae_exp.errors import quantity
@@ -40,6 +41,7 @@ class RunStore:
     ) -> None:
         self._discovery = RunDiscovery(roots)
         self.lock = threading.RLock()
+        self.note_keeper = NoteKeeper(self.is_below_a_root)
         self.identity = secrets.token_hex(8)
         self.runs: dict[str, Run] = {}
         self.version = 0
@@ -79,7 +81,8 @@ class RunStore:
             Whether there is more to read.
         """
         start = time.monotonic()
-        if start - self._discovered >= self._discovery_seconds:
+        is_due = start - self._discovered >= self._discovery_seconds
+        if is_due:
             self._discover()
             self._discovered = time.monotonic()
             self._discovery_seconds = max(_DISCOVERY_SECONDS, (self._discovered - start) / _DISCOVERY_SHARE)
@@ -92,7 +95,10 @@ class RunStore:
                 self._label_jobs()
                 self._arranged = self.version
             self.notes = self._make_notes()
-            return self.pending > 0
+            unread = [run for run in self.runs.values() if is_due or run.note_status == ()]
+        for run in unread:
+            self.refresh_note(run)
+        return self.pending > 0
 
     def _read(self, deadline: float) -> None:
         """Read files that have changed or may grow, and store those that have ended in the cache."""
@@ -109,6 +115,18 @@ class RunStore:
             if segment.progress and _has_ended(segment, now) and now - segment.modified > _SETTLED_SECONDS:
                 entries.append(segment)
         self._cache.put([(x.path, x.status, pack(x)) for x in entries if x.status is not None])
+
+    def refresh_note(self, run: Run) -> None:
+        """Read the note of a run if it has changed."""
+        directory = run.directory
+        status = note_status(directory) if directory else None
+        if status != run.note_status:
+            note = self.note_keeper.read(directory) if status else Note()
+            with self.lock:
+                run.note_status = status
+                if note != run.note:
+                    run.note = note
+                    self._mark_changed(run)
 
     def _discover(self) -> None:
         files = self._discovery.files()

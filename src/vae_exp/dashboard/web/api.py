@@ -77,6 +77,7 @@ def serialize_row(run: Run) -> dict[str, Any]:
         "version": run.version,
         "pictures": len(run.pictures),
         "lost": run.data_loss,
+        "note": _shorten(run.note.text),
         "warnings": {_shorten(alert.title): _shorten(alert.text) for alert in run.alerts[-10:]},
         "config": {_shorten(key): _plain(value) for key, value in run.config.items()},
         "summary": {_shorten(k): _plain(x) for k, x in run.summary.items() if _is_in_table(k, x)},
@@ -85,7 +86,7 @@ def serialize_row(run: Run) -> dict[str, Any]:
 
 
 def serialize_details(run: Run, private: bool) -> dict[str, Any]:
-    """Return what the page of a run shows beside its row.
+    """Return what the page of a run shows beside its row; `notes` are those of W&B, `note` is ours.
 
     Args:
         run: The run.
@@ -95,6 +96,7 @@ def serialize_details(run: Run, private: bool) -> dict[str, Any]:
         "key": run.key,
         "version": run.version,
         "notes": _shorten(run.info.notes),
+        "note": {"text": run.note.text, "version": run.note.version, "problem": run.note.problem},
         "console": [line._asdict() for line in run.console] if private else [],
         "alerts": [{"title": _shorten(x.title), "text": _shorten(x.text)} for x in run.alerts],
         "environment": {key: _plain(value) for key, value in run.environment.items()} if private else {},

@@ -105,7 +105,7 @@ def render_document(
         f"style-src-elem {_hash(style)} {_hash('')}; style-src-attr 'unsafe-inline'"
     )
     html = page.render(
-        policy=f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n{_NO_REFERRER}',
+        head=f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n{_NO_REFERRER}',
         style=f"<style>{style}</style>",
         data=f'<script type="application/json" id="embedded">{data}</script>',
         scripts="\n".join(f"<script>{script}</script>" for script in scripts),

@@ -39,18 +39,18 @@ def plotly() -> str:
     return path.read_text(encoding="utf-8")
 
 
-@cache
-def index() -> str:
-    """Return the served page, which fetches everything."""
+def index(notes_token: str = "") -> str:
+    """Return the served page, which fetches everything; with a token it may save notes."""
     link = '<link rel="stylesheet" href="style.css">'
-    return render(policy="", style=link, data="", scripts='<script src="app.js"></script>')
+    head = f'<meta name="notes-token" content="{notes_token}">' if notes_token else ""
+    return render(head=head, style=link, data="", scripts='<script src="app.js"></script>')
 
 
-def render(policy: str, style: str, data: str, scripts: str) -> str:
+def render(head: str, style: str, data: str, scripts: str) -> str:
     """Fill the template of the page."""
     # These elements keep Plotly from adding style sheets of maps, which the page's policy would refuse.
     ids = sorted(set(_STYLE_IDS.findall(plotly())))
     placeholders = "\n".join(f'<span id="{name}" hidden></span>' for name in ids)
-    parts = {"POLICY": policy, "STYLE": style, "PLACEHOLDERS": placeholders, "DATA": data, "SCRIPTS": scripts}
+    parts = {"HEAD": head, "STYLE": style, "PLACEHOLDERS": placeholders, "DATA": data, "SCRIPTS": scripts}
     template = (_STATIC / "index.html").read_text(encoding="utf-8")
     return re.sub(r"<!--([A-Z]+)-->", lambda match: parts[match[1]], template)

@@ -14,6 +14,8 @@ POLICY = (
     f"style-src 'self'; style-src-elem 'self' {_EMPTY_STYLE}; style-src-attr 'unsafe-inline'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_NOTES = "/api/notes/"
+_MAX_BODY_BYTES = 131_072  # 10,000 characters, each as the longest escape of JSON
 _HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -33,10 +35,11 @@ class RequestGuardMiddleware:
         app: The application.
         hosts: Accepted values of the Host header, without port; empty accepts any (then there is a token).
         token: The first part of every address; empty for none.
+        notes_token: What a request that saves a note has in its headers; empty if none may.
     """
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[str], token: str) -> None:
-        self._app, self._hosts, self._token = app, hosts, token
+    def __init__(self, app: ASGIApp, hosts: frozenset[str], token: str, notes_token: str) -> None:
+        self._app, self._hosts, self._token, self._notes_token = app, hosts, token, notes_token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -55,17 +58,38 @@ class RequestGuardMiddleware:
         if refusal is not None:
             await refusal(scope, receive, send_guarded)
             return
-        path = scope["path"].removeprefix(f"/{self._token}") if self._token else scope["path"]
-        await self._app({**scope, "path": path or "/"}, receive, send_guarded)
+        await self._app({**scope, "path": self._path(scope)}, receive, send_guarded)
+
+    def _path(self, scope: Scope) -> str:
+        path: str = scope["path"].removeprefix(f"/{self._token}") if self._token else scope["path"]
+        return path or "/"
 
     def _refusal(self, scope: Scope) -> PlainTextResponse | None:
-        if scope["method"] not in ("GET", "HEAD"):
+        is_write = scope["method"] == "POST" and self._notes_token and self._path(scope).startswith(_NOTES)
+        if scope["method"] not in ("GET", "HEAD") and not is_write:
             return PlainTextResponse("only GET is answered\n", 405, {"Allow": "GET, HEAD"})
         if self._hosts and _host_of(Headers(scope=scope)) not in self._hosts:
             return PlainTextResponse("unknown host\n", 400)
         first = scope["path"].split("/")[1] if scope["path"].startswith("/") else ""
         if self._token and not hmac.compare_digest(first.encode(), self._token.encode()):
             return PlainTextResponse("not found\n", 404)
+        return self._refusal_of_write(Headers(scope=scope)) if is_write else None
+
+    def _refusal_of_write(self, headers: Headers) -> PlainTextResponse | None:
+        """Refuse what the page itself does not send, before its body is read."""
+        origin = urlsplit(headers.get("origin", ""))
+        is_same = origin.scheme in ("http", "https") and origin.netloc == headers.get("host")
+        if not is_same or headers.get("sec-fetch-site", "same-origin") != "same-origin":
+            return PlainTextResponse("notes are saved by the page of this dashboard alone\n", 403)
+        if not hmac.compare_digest(headers.get("x-notes-token", "").encode(), self._notes_token.encode()):
+            return PlainTextResponse("the dashboard was restarted: reload the page\n", 403)
+        if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            return PlainTextResponse("a note is sent as JSON\n", 415)
+        length = headers.get("content-length", "")
+        if "transfer-encoding" in headers or not (length.isascii() and length.isdigit()):
+            return PlainTextResponse("the length of the note is missing\n", 411)
+        if len(length) > 9 or int(length) > _MAX_BODY_BYTES:
+            return PlainTextResponse("the note is too long\n", 413)
         return None
 
 

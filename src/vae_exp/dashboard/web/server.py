@@ -1,11 +1,14 @@
 """The web application: the page, its script and style, and the contents of the store."""
 
+import json
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -14,6 +17,7 @@ from starlette.routing import Route
 from vae_exp.dashboard.explorer.catalog import ExplorableRun, ExplorerCatalog
 from vae_exp.dashboard.runs.media import ImageUnavailableError, read_picture
 from vae_exp.dashboard.runs.run import Run
+from vae_exp.dashboard.runs.run_notes import NoteChangedError
 from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.dashboard.web import api
 from vae_exp.dashboard.web.page import index, plotly, script, style
@@ -26,19 +30,22 @@ _MAX_RUNS_WITH_PICTURES = 2_000
 _CACHED = {"Cache-Control": "private, max-age=86400, immutable"}  # a changed image has another address
 
 
-def make_app(store: RunStore, catalog: ExplorerCatalog, hosts: frozenset[str], token: str = "") -> Starlette:
-    """Make the application, which itself reads no run's files but images.
+def make_app(
+    store: RunStore, catalog: ExplorerCatalog, hosts: frozenset[str], token: str = "", notes_token: str = ""
+) -> Starlette:
+    """Make the application, which itself reads no run's files but images, and writes none but notes.
 
     Args:
         store: A `Refresher` keeps it up to date.
         catalog: Runs whose latent space is shown; a process of its own opens them.
         hosts: Accepted values of the Host header; empty accepts any.
         token: The first part of every address; empty for none.
+        notes_token: What the page sends with a note that it saves; empty if it may not save any.
     """
     endpoints = _Endpoints(store)
     latent = _LatentEndpoints(catalog)
     routes = [
-        Route("/", _constant(index, "text/html")),
+        Route("/", _constant(partial(index, notes_token), "text/html")),
         Route("/app.js", _constant(script, "text/javascript")),
         Route("/style.css", _constant(style, "text/css")),
         Route("/plotly.min.js", _constant(plotly, "text/javascript")),
@@ -46,12 +53,14 @@ def make_app(store: RunStore, catalog: ExplorerCatalog, hosts: frozenset[str], t
         Route("/api/curves", endpoints.curves),
         Route("/api/pictures", endpoints.pictures),
         Route("/api/run/{key}", endpoints.run),
+        Route("/api/notes/{key}", endpoints.save_note, methods=["POST"]),
         Route("/media/{key}/{number}", endpoints.picture),
         Route("/api/latent", latent.runs),
         Route("/api/latent/{key}", latent.bundle),
         Route("/api/latent/{key}/image", latent.image),
     ]
-    return Starlette(routes=routes, middleware=[Middleware(RequestGuardMiddleware, hosts=hosts, token=token)])
+    guard = Middleware(RequestGuardMiddleware, hosts=hosts, token=token, notes_token=notes_token)
+    return Starlette(routes=routes, middleware=[guard])
 
 
 def _constant(make: Callable[[], str], media_type: str) -> Callable[[Request], Response]:
@@ -88,7 +97,39 @@ class _Endpoints:
     def run(self, request: Request) -> Response:
         with self._store.lock:
             run = self._store.runs.get(request.path_params["key"])
-            return _not_found() if run is None else _json(api.serialize_details(run, private=True))
+            if run is None:
+                return _not_found()
+            details, directory = api.serialize_details(run, private=True), run.directory
+        try:
+            self._store.note_keeper.check(directory)
+        except (OSError, UserError) as error:
+            details["note"]["problem"] = str(error)
+        return _json(details)
+
+    async def save_note(self, request: Request) -> Response:
+        """Save a note, `{"text": …, "version": …}`; the middleware has refused what the page does not send."""
+        try:
+            note = json.loads(await request.body())
+            text, version = note["text"], note["version"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            text = version = None
+        if not isinstance(text, str) or not isinstance(version, str):
+            return PlainTextResponse("a note has a text and a version\n", 400)
+        return await run_in_threadpool(self._save_note, request.path_params["key"], text, version)
+
+    def _save_note(self, key: str, text: str, version: str) -> Response:
+        with self._store.lock:
+            run = self._store.runs.get(key)
+            if run is None:
+                return _not_found()
+            directory = run.directory
+        try:
+            note = self._store.note_keeper.write(directory, text, version)
+        except (OSError, UserError) as error:
+            return PlainTextResponse(f"{error}\n", 409 if isinstance(error, NoteChangedError) else 400)
+        with self._store.lock:
+            self._store.refresh_note(run)
+        return _json({"text": note.text, "version": note.version})
 
     def picture(self, request: Request) -> Response:
         with self._store.lock:

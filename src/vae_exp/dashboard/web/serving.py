@@ -15,7 +15,14 @@ _OWN_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 def serve(
-    roots: Sequence[Path], explored: Explored, *, host: str, port: int, opens_browser: bool, view: str = ""
+    roots: Sequence[Path],
+    explored: Explored,
+    *,
+    host: str,
+    port: int,
+    opens_browser: bool,
+    view: str = "",
+    allows_notes: bool = False,
 ) -> None:
     """Serve the runs below some folders until Ctrl-C.
 
@@ -26,6 +33,7 @@ def serve(
         port: 0 takes any free one.
         opens_browser: Whether to open the page.
         view: The fragment of the address that is printed and opened.
+        allows_notes: Whether the page may save notes in run directories.
     """
     import uvicorn
 
@@ -38,13 +46,14 @@ def serve(
     plotly()
     is_public = host not in _OWN_HOSTS
     token = secrets.token_urlsafe(24) if is_public else ""
+    notes_token = secrets.token_urlsafe(24) if allows_notes else ""
     listening = _listen(host, port)
     store = RunStore(roots, cache=SegmentCache(cache_folder()))
     catalog = ExplorerCatalog(store, explored)
     refresher = Refresher(store)
     refresher.start()
     config = uvicorn.Config(
-        make_app(store, catalog, frozenset() if is_public else _OWN_HOSTS, token),
+        make_app(store, catalog, frozenset() if is_public else _OWN_HOSTS, token, notes_token),
         log_level="critical", server_header=False, date_header=False, lifespan="off", timeout_graceful_shutdown=1,
     )  # fmt: skip
     name = f"[{host}]" if ":" in host else host

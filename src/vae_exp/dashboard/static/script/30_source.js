@@ -5,8 +5,8 @@ const embedded = (() => {
   return element ? JSON.parse(element.textContent) : null;
 })();
 
-async function fetchOk(path, params = []) {
-  const answer = await fetch(params.length ? `${path}?${new URLSearchParams(params)}` : path);
+async function fetchOk(path, params = [], options = {}) {
+  const answer = await fetch(params.length ? `${path}?${new URLSearchParams(params)}` : path, options);
   if (!answer.ok) throw new Error((await answer.text()).trim() || `${path}: ${answer.status}`);
   return answer;
 }
@@ -24,6 +24,7 @@ const served = {
   },
   pictures: async (runs) => (await fetchJson("api/pictures", runs.map((run) => ["run", run]))).pictures,
   details: (run) => fetchJson(`api/run/${encodeURIComponent(run)}`),
+  saveNote: async (run, text, version) => (await fetchOk(`api/notes/${encodeURIComponent(run)}`, [], { method: "POST", headers: { "Content-Type": "application/json", "X-Notes-Token": notesToken }, body: JSON.stringify({ text, version }) })).json(),
   address: (run, picture) => `media/${encodeURIComponent(run)}/${picture.n}?${picture.mark}`,
   explorable: async () => (await fetchJson("api/latent")).runs,
   bundle: async (run) => unpackBundle(await (await fetchOk(`api/latent/${encodeURIComponent(run)}`)).arrayBuffer()),

@@ -59,7 +59,7 @@ function numberRuns() {
 const OWN_FIELDS = {
   name: (run) => run.label, state: (run) => run.state, group: (run) => run.group, project: (run) => run.project,
   type: (run) => run.type, id: (run) => run.id, started: (run) => run.started, tags: (run) => run.tags.join(" "),
-  runtime: (run) => run.summary._runtime ?? null, epoch: (run) => run.summary.epoch ?? null, code: (run) => run.code,
+  runtime: (run) => run.summary._runtime ?? null, epoch: (run) => run.summary.epoch ?? null, code: (run) => run.code, notes: (run) => run.note,
 };
 
 // What `sweep` calls `--by best` and `--by last`: the epoch whose metrics count, where the run says what the best one is.

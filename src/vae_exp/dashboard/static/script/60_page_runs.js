@@ -46,8 +46,8 @@ function columnsOf(list) {
   const best = state.by !== "last" && hasBest(list) ? ["best/epoch"] : [];
   const grouped = new Set(list.map((run) => run.group)).size > 1 ? ["group"] : [];
   const rest = [...best, "epoch", "runtime", "started"];
-  const usual = ["state", ...first, ...grouped, ...keys, ...metrics.filter((item) => !first.includes(item)), ...rest];
-  const offered = [...new Set(["state", ...first, ...grouped, ...keys, ...ordered, ...rest])];
+  const usual = ["state", ...first, ...grouped, ...keys, ...withNotes(list), ...metrics.filter((item) => !first.includes(item)), ...rest];
+  const offered = [...new Set(["state", ...first, ...grouped, ...keys, ...withNotes(list), ...ordered, ...rest])];
   const labels = Object.fromEntries(names.map((name) => [name, labelOfMetric(list, name)]));
   const pinned = listOf(state.pinned);
   const arranged = arrange(usual, offered);
@@ -220,6 +220,7 @@ function tableRow(run, columns, selected, best, values) {
     if (key === "name") return el("td", {}, el("span", { class: `swatch c${run.colour} d${run.dash}`, "aria-hidden": "true" }), " ",
       best === undefined ? null : el("span", { title: `the best ${labelOfMetric([run], mainMetric([run]))} of runs with the same data and likelihood` }, "★ best "), el("a", { href: fragmentWith({ page: "run", run: run.key }), "data-key": `link ${run.key}`, title: run.name }, run.label), best ? el("span", { class: "comparable" }, `of ${best}`) : null);
     if (key === "state") return el("td", { class: run.state, ...pinOf(columns, key) }, stateAlone(run), warningMark(run));
+    if (key === "notes") return el("td", { class: "notes", title: run.note, ...pinOf(columns, key) }, firstLine(run.note));
     if (key === "started") return el("td", { class: "number", ...pinOf(columns, key) }, moment(run.started));
     if (key === "runtime") return el("td", { class: "number", ...pinOf(columns, key) }, duration(valueOf(run, key)));
     const value = valueOf(run, key);
@@ -278,7 +279,7 @@ const ofBestEpoch = (list) => [...new Set(list.flatMap((run) => Object.keys(run.
 
 function saveTable() {
   const list = filteredRuns();
-  const columns = ["key", "name", "state", "group", ...varyingKeys(list), ...metricNames(list), ...ofBestEpoch(list), "epoch", "runtime", "started"];
+  const columns = ["key", "name", "state", "group", ...withNotes(list), ...varyingKeys(list), ...metricNames(list), ...ofBestEpoch(list), "epoch", "runtime", "started"];
   const raw = (run, key) => (key in run.summary ? run.summary[key] : valueOf(run, key)); // the last epoch's under their names, the best one's as best/…
   const quoted = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
   const cellOf = (text) => quoted(isFormula(text) ? `'${text}` : text);

@@ -3,10 +3,12 @@
 function pageRun(main) {
   const choices = el("div", { class: "controls" });
   const head = el("div");
+  const noteBox = el("div");
   const curves = el("div", { class: "wall curves" });
   const body = el("div", { class: "wall" });
-  refill(main, choices, head, curves, body);
+  refill(main, choices, head, noteBox, curves, body);
   const drawRunCurves = runCurves(curves);
+  const showNote = noteEditor(noteBox);
   let signature = "";
   let machine = new Map();
 
@@ -19,6 +21,7 @@ function pageRun(main) {
     const [details, pictures] = await Promise.all([source.details(run.key), source.pictures([run.key])]);
     signature = now;
     refill(head, runHead(run));
+    showNote(run, details.note);
     await drawRunCurves(run);
     const scrolled = [...body.querySelectorAll("pre")].map((item) => [item.scrollTop, item.scrollHeight - item.scrollTop - item.clientHeight < 5]);
     machine.forEach((chart) => clear(chart));
@@ -113,7 +116,7 @@ function runSections(run, details, pictures, machine) {
   const last = new Map(pictures.map((picture) => [`${picture.name}\n${picture.caption}`, picture]));
   const vectors = vectorsOf(details);
   return [
-    details.notes ? el("p", {}, details.notes) : null,
+    details.notes ? el("p", { class: "lines" }, `Notes in W&B: ${details.notes}`) : null,
     warnings.length ? el("section", { class: "panel" }, el("h2", {}, "Warnings"), el("ul", {}, warnings.map((text) => el("li", { class: "warning" }, text)))) : null,
     measured.some(isOfGpu) ? el("section", { class: "panel gpu" }, el("h2", {}, "GPU"), machineGrid(measured.filter(isOfGpu), machine)) : null,
     el("div", { class: "grid" },
