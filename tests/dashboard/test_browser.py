@@ -332,7 +332,14 @@ def test_names_and_texts_of_a_run_are_never_markup(watched: Watched, tmp_path: P
         for page in ("runs", "charts", "sweep", "images", "compare", "run", "constructor", "__proto__"):
             state = {"metric": HOSTILE, "metrics": f"{HOSTILE}\x1fval/elbo", "key": HOSTILE, "rows": "x"}
             state |= {"cols": HOSTILE, "picture": "figures/" + HOSTILE, "columns": columns, "sort": "started"}
-            state |= {"compare": "r0\x1fr1\x1fr2", "panels": HOSTILE}
+            state |= {
+                "compare": "r0\x1fr1\x1fr2",
+                "panels": HOSTILE,
+                "facet": "x",
+                "tint": HOSTILE,
+                "sweep": HOSTILE,
+            }
+            state |= {"seeds": "constructor" if page == "compare" else HOSTILE, "across": HOSTILE}
             show(watched, address, page=page, **state)
             watched.page.reload()
             watched.page.wait_for_function(

@@ -197,4 +197,8 @@ def test_a_zoom_stays_when_the_runs_grow_and_is_in_the_link(watched: Watched, tm
         chart.locator(".nsewdrag").dblclick()
         page.wait_for_function("() => !location.hash.includes('zoom=')")
         page.wait_for_function(f"() => ({RANGES})()[0][0][1] > 9")
+        chart.press("+")
+        page.wait_for_function(f"() => ({RANGES})()[0][0][1] < 9.5")
+        chart.press("Escape")
+        page.wait_for_function(f"() => ({RANGES})()[0][0][1] > 9")
     assert watched.complaints == []

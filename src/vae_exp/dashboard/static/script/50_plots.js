@@ -19,6 +19,7 @@ function layoutOf(xTitle, yTitle, more = {}) {
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: colour("ink"), size: 12 },
     margin: { l: 52, r: 12, t: 8, b: 40 }, showlegend: false, hovermode: "closest", uirevision: "kept",
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("quiet"), activecolor: colour("accent") },
     hoverlabel: { bgcolor: colour("raised"), bordercolor: colour("line"), font: { color: colour("ink") }, namelength: -1 },
     ...more,
     xaxis: { ...axis, title: { text: escaped(xTitle), font: { size: 12 } }, ...more.xaxis },

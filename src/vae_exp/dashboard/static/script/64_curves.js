@@ -6,8 +6,8 @@ const SEEN = /(^|\/)(images|samples)_seen$/;
 const POINTS_OF_A_MEAN = 500;
 
 const metricOfAxis = () => (state.against.startsWith(OF_METRIC) ? state.against.slice(OF_METRIC.length) : "");
-const fetchedAxis = () => (metricOfAxis() || !(state.against in AXES) || state.against === "images" ? "step" : state.against);
-const axisTitle = () => { const metric = metricOfAxis(); return metric ? withUnit(metric) : AXES[state.against] ?? AXES.step; };
+const fetchedAxis = () => (["epoch", "time"].includes(state.against) ? state.against : "step");
+const axisTitle = () => { const metric = metricOfAxis(); return metric ? withUnit(metric) : AXES[state.against === "images" ? "images" : fetchedAxis()]; };
 const withUnit = (metric, text = metric) => (units.get(metric) ? `${text} (${units.get(metric)})` : text);
 const hasCurve = (list, metric) => list.some((run) => run.keys.includes(metric));
 

@@ -29,11 +29,13 @@ function keepPanels(grid, panels, ids, titleOfPanel = (id) => id) {
 }
 
 function chartPanel(id, title, panels) {
-  const chart = el("div", { class: "chart", "aria-label": `Curves of ${title}` });
+  const chart = el("div", { class: "chart", tabindex: "0", "aria-label": `Curves of ${title}; plus and minus zoom, arrows move, Escape ends the zoom` });
   const note = el("p", { class: "quiet" });
-  const panel = { id, title, chart, note, figure: null };
+  const panel = { id, title, chart, note, figure: null, isPressed: false };
   panel.box = el("section", { class: "panel" }, panelHead(el("h2", {}, title), saveButtons(id, title, () => panel.figure)), note, chart);
   chart.addEventListener("plotly-ready", () => { hoverTogether(panel, panels); keepZoom(panel); });
+  waitForPointer(panel);
+  chart.addEventListener("keydown", (event) => zoomByKey(panel, event));
   return panel;
 }
 
@@ -44,14 +46,19 @@ function saveButtons(id, title, figureOf) {
   return [save("SVG", saveFigure), save("CSV", savePoints)];
 }
 
-// Show the values at the same place of all panels; a click isolates the line.
+// Show the values at the same place of all panels, or of the same line; a click isolates the line.
 function hoverTogether({ id, chart }, panels) {
   let busy = false;
   const others = () => [...panels].filter(([other, panel]) => other !== id && panel.chart.data).map(([, panel]) => panel.chart);
-  chart.on("plotly_hover", (event) => {
-    if (busy || metricOfAxis()) return;
+  chart.on("plotly_hover", ({ points: [point] }) => {
+    if (busy) return;
     busy = true;
-    for (const other of others()) try { Plotly.Fx.hover(other, { xval: event.points[0].x }, "xy"); } catch { /* it has no point there */ }
+    for (const other of others()) {
+      const curveNumber = other.data.findIndex((trace) => trace.name === point.data.name);
+      const pointNumber = other.data[curveNumber]?.x.indexOf(point.x) ?? -1;
+      const target = other.layout.hovermode === "x" ? { xval: point.x } : pointNumber < 0 ? [] : [{ curveNumber, pointNumber }];
+      try { Plotly.Fx.hover(other, target, "xy"); } catch { /* it has no point there */ }
+    }
     busy = false;
   });
   chart.on("plotly_unhover", () => others().forEach((other) => Plotly.Fx.unhover(other)));
@@ -75,10 +82,32 @@ function keepZoom({ id, chart }) {
   chart.on("plotly_doubleclick", () => saveZoom(id, { x: null, y: null }));
 }
 
+// Nothing is drawn while a pointer chooses what to zoom to.
+function waitForPointer(panel) {
+  const end = () => { panel.isPressed = false; refreshPage(); };
+  panel.chart.addEventListener("pointerdown", () => {
+    panel.isPressed = true;
+    for (const name of ["pointerup", "pointercancel"]) addEventListener(name, end, { once: true });
+  });
+}
+
+// Plus and minus zoom along x around the middle, arrows move, Escape ends the zoom.
+function zoomByKey({ id, chart }, event) {
+  if (event.target !== chart || !chart.data || event.ctrlKey || event.altKey || event.metaKey) return;
+  if (event.key === "Escape") { saveZoom(id, { x: null, y: null }); return; }
+  const [low, high] = chart._fullLayout.xaxis.range;
+  const [by, width] = [{ ArrowLeft: -0.1, ArrowRight: 0.1 }[event.key] ?? 0, { "+": 0.8, "=": 0.8, "-": 1.25 }[event.key] ?? 1];
+  if (!by && width === 1) return;
+  event.preventDefault();
+  const [middle, half] = [(low + high) / 2 + by * (high - low), (width * (high - low)) / 2];
+  saveZoom(id, { x: [middle - half, middle + half], y: zooms().get(id)?.y ?? null });
+}
+
 const isPositive = (lines, axis) => lines.some((line) => line[axis].some((value) => value > 0));
 
 // `range` is that of y where panels share one, as numbers.
-function drawPanel(panel, lines, yTitle, { range = null, hovermode = "x", xaxis = {} } = {}) {
+function drawPanel(panel, lines, yTitle, { range = null, xaxis = {} } = {}) {
+  if (panel.isPressed) return;
   const { chart, title, note } = panel;
   const log = { x: state.logx === "1" && isPositive(lines, "x"), y: state.log === "1" && isPositive(lines, "y") };
   const isLinear = lines.length > 0 && ((state.log === "1" && !log.y) || (state.logx === "1" && !log.x));
@@ -88,23 +117,26 @@ function drawPanel(panel, lines, yTitle, { range = null, hovermode = "x", xaxis 
   const axisOfPlot = (name, fixed) => ({ type: log[name] ? "log" : "linear", autorange: !fixed, ...(fixed ? { range: [...fixed] } : {}) });
   panel.figure = { title, xTitle: axisTitle(), yTitle, lines, log, range: { x: zoom.x, y: zoom.y ?? shared } };
   const first = !chart.data;
-  draw(chart, lines.flatMap(tracesOf), layoutOf(axisTitle(), yTitle, { hovermode: metricOfAxis() ? "closest" : hovermode,
+  const hovermode = metricOfAxis() || lines.length > MOST_HOVERED ? "closest" : "x";
+  draw(chart, lines.flatMap((line) => tracesOf(line, hovermode)), layoutOf(axisTitle(), yTitle, { hovermode,
     xaxis: { ...axisOfPlot("x", zoom.x), ...(zoom.x || log.x ? {} : xaxis) }, yaxis: axisOfPlot("y", zoom.y ?? shared) }), { doubleClick: false });
   if (first) chart.dispatchEvent(new Event("plotly-ready"));
 }
 
 const BAND = 0.2; // opacity
+const MOST_HOVERED = 6; // lines whose values are shown together
 
-function tracesOf(line) {
+function tracesOf(line, hovermode) {
   const { x, y, sd, n, style, key, metric } = line;
   const value = `%{y:${hoverFormat(metric, y)}}`;
+  const where = hovermode === "x" ? "" : " at %{x:.6~g}";
   const tint = cssOf(style.colour);
   const isPoint = x.length === 1;
   const values = { type: "scatter", mode: isPoint ? "markers" : "lines", x, y, name: escaped(line.label), meta: key, connectgaps: false,
-    line: { color: tint, dash: dashOf(style.dash) || "solid", width: 1.8 }, marker: { color: tint, size: 8, symbol: SYMBOLS[style.dash] }, hovertemplate: `${value} at %{x:.6~g}` };
+    line: { color: tint, dash: dashOf(style.dash) || "solid", width: 1.8 }, marker: { color: tint, size: 8, symbol: SYMBOLS[style.dash] }, hovertemplate: value + where };
   if (!sd) return [values];
   values.text = sd.map((value, index) => (value === null ? "" : ` ± ${shown(Number(value.toPrecision(2)))} sd`) + ` (n = ${n[index]})`);
-  values.hovertemplate = `${value}%{text} at %{x:.6~g}`;
+  values.hovertemplate = `${value}%{text}${where}`;
   if (isPoint) return [{ ...values, error_y: { type: "data", array: sd.map((value) => value ?? 0), thickness: 1, width: 3 } }];
   const edge = (sign) => ({ type: "scatter", mode: "lines", x, y: y.map((value, index) => value + sign * (sd[index] ?? 0)), line: { width: 0 }, hoverinfo: "skip", meta: "" });
   return [edge(-1), { ...edge(1), fill: "tonexty", fillcolor: tint + Math.round(255 * BAND).toString(16).padStart(2, "0") }, values];

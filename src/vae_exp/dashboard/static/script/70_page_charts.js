@@ -80,7 +80,7 @@ const splitKeys = () => [...new Set([state.tint, state.dash, state.facet].filter
 // Groups of runs with their labels and styles; without means, each run is one.
 function groupsOfCharts(list) {
   const split = (run) => splitKeys().map((key) => textBy(run, key));
-  const whole = { "": (run) => run.key, [BY_SETTING]: settingOf }[state.seeds] ?? ((run) => textBy(run, state.seeds));
+  const whole = (run) => (state.seeds === "" ? run.key : state.seeds === BY_SETTING ? settingOf(run) : textBy(run, state.seeds));
   const groups = groupsBy(list, (run) => JSON.stringify([whole(run), ...split(run)]));
   const isOfKey = state.seeds !== "" && state.seeds !== BY_SETTING;
   if (isOfKey) groups.sort(([one], [other]) => byValue(textBy(one, state.seeds), textBy(other, state.seeds)));
@@ -150,6 +150,6 @@ function drawPanels(panels, described, isShown, cache) {
     lines.forEach((line) => { line.legend = legends.get(line.label) ?? line.label; });
     const together = state.range === "all" ? drawn : state.range === "" && state.facet ? drawn.filter((panel) => panel.metric === metric) : [];
     const hasCurves = hasCurve(groups.flatMap(({ members }) => members), metric);
-    drawPanel(panels.get(id), lines, withUnit(metric), { range: together.length ? rangeOfLines(together.flatMap((panel) => panel.lines)) : null, hovermode: lines.length > 12 ? "closest" : "x", xaxis: hasCurves ? {} : { rangemode: "tozero" } });
+    drawPanel(panels.get(id), lines, withUnit(metric), { range: together.length ? rangeOfLines(together.flatMap((panel) => panel.lines)) : null, xaxis: hasCurves ? {} : { rangemode: "tozero" } });
   }
 }
