@@ -85,7 +85,7 @@ function figureSvg({ title, xTitle, yTitle, lines, log, range }, root) {
   return svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "font-family": "system-ui, sans-serif" },
     svg("title", {}, title), svg("rect", { width, height, fill: "#ffffff" }), text(title, { x: left, y: 24, "font-size": 15, "font-weight": 600 }), frame,
     svg("clipPath", { id: "plot" }, svg("rect", { x: left, y: top, width: width - left - right, height: plot })),
-    svg("g", { "clip-path": "url(#plot)" }, lines.map((line) => drawnLine(line, across, up, log, root))),
+    svg("g", { "clip-path": "url(#plot)" }, bandsFirst(lines.map((line) => drawnLine(line, across, up, log, root)))),
     svg("path", { d: `M${left},${top}V${top + plot}H${width - right}`, fill: "none", stroke: "#7d848d" }),
     text(xTitle, { x: (left + width - right) / 2, y: top + plot + 38, "text-anchor": "middle" }),
     text(yTitle, { transform: `translate(18,${top + plot / 2}) rotate(-90)`, "text-anchor": "middle" }), legend);

@@ -118,10 +118,13 @@ function drawPanel(panel, lines, yTitle, { range = null, xaxis = {} } = {}) {
   panel.figure = { title, xTitle: axisTitle(), yTitle, lines, log, range: { x: zoom.x, y: zoom.y ?? shared } };
   const first = !chart.data;
   const hovermode = metricOfAxis() || lines.length > MOST_HOVERED ? "closest" : "x";
-  draw(chart, lines.flatMap((line) => tracesOf(line, hovermode)), layoutOf(axisTitle(), yTitle, { hovermode,
+  draw(chart, bandsFirst(lines.map((line) => tracesOf(line, hovermode))), layoutOf(axisTitle(), yTitle, { hovermode,
     xaxis: { ...axisOfPlot("x", zoom.x), ...(zoom.x || log.x ? {} : xaxis) }, yaxis: axisOfPlot("y", zoom.y ?? shared) }), { doubleClick: false });
   if (first) chart.dispatchEvent(new Event("plotly-ready"));
 }
+
+// No band covers a line: the last trace of each line is its values.
+const bandsFirst = (drawn) => [...drawn.flatMap((traces) => traces.slice(0, -1)), ...drawn.flatMap((traces) => traces.slice(-1))];
 
 const BAND = 0.2; // opacity
 const MOST_HOVERED = 6; // lines whose values are shown together

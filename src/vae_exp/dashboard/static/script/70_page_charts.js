@@ -3,6 +3,7 @@
 const MOST_LINES = 50;
 const MOST_RUNS_OF_MEANS = 500;
 const MOST_PANELS = 24;
+const MOST_COLUMNS = 4; // of panels of one metric
 const BY_SETTING = "1"; // what differs in seeds alone is a group; otherwise `state.seeds` is a key
 
 function pageCharts(main) {
@@ -34,6 +35,8 @@ function chartsIn(box) {
     refill(legend, entries.map(legendButton));
     await fetchCurves(list, metrics, cache);
     const shown = panelsOf(groups, metrics);
+    grid.classList.toggle("facets", Boolean(state.facet));
+    grid.style.setProperty("--facets", Math.min(MOST_COLUMNS, shown.length / metrics.length || 1));
     keepPanels(grid, panels, shown.slice(0, MOST_PANELS).map(({ id }) => id), (id) => shown.find((panel) => panel.id === id).title);
     message.textContent = metrics.length ? [...countsOf(list, all, groups), shown.length > MOST_PANELS ? `${MOST_PANELS} of ${shown.length} panels` : ""].filter(Boolean).join("; ") : "There are no metrics yet.";
     const isolated = entries.find(isIsolated)?.groups;

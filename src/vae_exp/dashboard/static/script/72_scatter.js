@@ -21,9 +21,8 @@ function scatterIn(chart) {
       signature = now;
     }
     title.textContent = isPlane(x, y) ? "Rate and distortion" : `${labelOfMetric(list, y)} against ${labelOfMetric(list, x)}`;
-    const plain = keys.filter((key) => !isSeed(key));
-    const isSeeds = isSeed(x) || isSeed(y);
-    caption.textContent = [isSeeds ? "" : meaningOf(finite(list, x), plain, y), isSeeds ? "" : "bars: standard errors over seeds", isPlane(x, y) ? "dotted: the same −ELBO" : ""].filter(Boolean).join("; ");
+    const meaning = isSeed(x) || isSeed(y) ? "" : meaningOf(finite(list, x), keys.filter((key) => !isSeed(key)), y);
+    caption.textContent = [meaning, meaning.startsWith("mean") ? "bars: standard errors over seeds" : "", isPlane(x, y) ? "dotted: the same −ELBO" : ""].filter(Boolean).join("; ");
     panel.figure = drawScatter(chart, list, keys, x, y);
   };
   return { box, update };

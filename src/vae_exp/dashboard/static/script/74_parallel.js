@@ -4,7 +4,7 @@
 const MOST_AXES = 9;
 const MOST_PATHS = 500;
 const AXIS_GAP = [96, 280]; // pixels, least and most
-const PARALLEL = { height: 330, top: 44, bottom: 24, left: 56, right: 78 };
+const PARALLEL = { height: 330, top: 44, bottom: 24, left: 68, right: 78 };
 const STEPS_OF_KEYS = { ArrowUp: 0.02, ArrowDown: -0.02, PageUp: 0.1, PageDown: -0.1, Home: -1, End: 1 };
 
 const brushes = () => new Map(listOf(state.brush).map((text) => text.split(FIELD)).map(([key, range]) => [key, rangeFrom(range ?? "")]).filter(([, range]) => range));
@@ -127,7 +127,7 @@ function scaleOf(list, key, isMetric) {
     const place = (value) => (high > low ? (warp(value) - warp(low)) / (warp(high) - warp(low)) : 0.5);
     const isFew = few.length <= 6 && !isMetric;
     const ticks = isFew ? few : isMetric ? [low, (low + high) / 2, high] : [low, high];
-    return { place: (run) => place(read(run)), ticks: ticks.map((value) => [shown(isFew ? value : Number(value.toPrecision(6)), key), place(value)]), textAt: (share) => shown(Number(unwarp(warp(low) + share * (warp(high) - warp(low))).toPrecision(4)), key) };
+    return { place: (run) => place(read(run)), ticks: ticks.map((value) => [shown(isFew ? value : Number(value.toPrecision(isMetric ? 6 : 3)), key), place(value)]), textAt: (share) => shown(Number(unwarp(warp(low) + share * (warp(high) - warp(low))).toPrecision(4)), key) };
   }
   const values = valuesOf(list, key);
   const place = (value) => values.indexOf(value) / Math.max(1, values.length - 1);

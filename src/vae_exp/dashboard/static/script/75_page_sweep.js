@@ -1,5 +1,8 @@
 // The effect of a sweep's keys on its metrics.
 
+const MOST_CELLS = 30; // of a row or column of the heat map at first
+const MOST_STEPS = 30; // values of a key that a line joins, where each has a single run
+
 function pageSweep(main) {
   const controls = el("div", { class: "controls" });
   const message = el("p", { class: "quiet", role: "status" });
@@ -24,8 +27,9 @@ function pageSweep(main) {
     const keys = varyingKeys(list);
     const metric = mainMetric(list);
     const plain = keys.filter((key) => !isSeed(key));
-    const pick = (key, index) => (keys.includes(key) ? key : plain[index] ?? keys[index] ?? "");
-    const [key, rows, cols] = [pick(state.key, 0), pick(state.rows, 0), pick(state.cols, 1)];
+    const few = plain.filter((key) => valuesOf(list, key).length <= MOST_CELLS); // a heat map needs cells that can be read
+    const pick = (key, some, index) => (keys.includes(key) ? key : some[index] ?? keys[index] ?? "");
+    const [key, rows, cols] = [pick(state.key, plain, 0), pick(state.rows, few, 0), pick(state.cols, few, 1)];
     const signature = JSON.stringify([keys, metricNames(list), metric, key, rows, cols, state.others, state.by, hasBest(list), state.sweep, sweepsOf(chosen)]);
     if (signature !== menuSignature && !isInUse(controls)) {
       refill(controls, sweepChoice(chosen),
@@ -96,7 +100,7 @@ function axisOf(values) {
   const at = values.map((value) => (log ? Math.log10(value) : value));
   const isApart = at.every((item, index) => !index || item - at[index - 1] >= 0.04 * (at.at(-1) - at[0]));
   const few = values.length <= 8 && values.every((value) => String(value).length <= 8) && isApart;
-  const ticks = few ? { tickvals: values, ticktext: values.map(String) } : log ? { dtick: high / low >= 100 ? 1 : "D2" } : {};
+  const ticks = few ? { tickvals: values, ticktext: values.map(String) } : log ? { dtick: high / low >= 100 ? 1 : "D2", exponentformat: "power" } : {};
   return { type: log ? "log" : "linear", ...ticks };
 }
 
@@ -114,7 +118,8 @@ function drawAgainstKey(chart, list, key, metric, keys) {
   const line = { type: "scatter", mode: numeric ? "lines" : "markers", x: numeric ? order.map(Number) : order.map(escaped), y: means, hoverinfo: "skip",
     line: { color: colour("line"), dash: "dot" }, marker: { symbol: "line-ew-open", size: 30, color: colour("ink"), line: { width: 2 } } };
   const axis = numeric ? axisOf(order.map(Number)) : { type: "category", categoryorder: "array", categoryarray: order.map(escaped) };
-  draw(chart, [line, points], layoutOf(key, labelOfMetric(list, metric), { xaxis: axis, uirevision: `${key}${metric}` }));
+  const isNoise = order.length > MOST_STEPS && order.length === measured.length;
+  draw(chart, [...(isNoise ? [] : [line]), points], layoutOf(key, labelOfMetric(list, metric), { xaxis: axis, uirevision: `${key}${metric}` }));
 }
 
 function drawHeat(chart, list, rows, cols, metric) {
