@@ -45,6 +45,13 @@ function setState(patch) {
   readFragment();
 }
 
+// What the page shows already: the address changes, and nothing is drawn.
+function recordState(patch) {
+  Object.assign(state, patch);
+  history.replaceState(null, "", fragmentWith({}));
+  showLinks();
+}
+
 const listOf = (text) => (text ? text.split(SEPARATOR) : []);
 const asList = (values) => values.join(SEPARATOR);
 addEventListener("hashchange", readFragment);

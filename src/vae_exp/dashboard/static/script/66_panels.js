@@ -8,12 +8,12 @@ const MOST_ZOOMS = 12;
 const zooms = () => new Map(listOf(state.zoom).map((text) => text.split(FIELD)).filter((parts) => parts.length === 3).map(([id, x, y]) => [id, { x: rangeFrom(x), y: rangeFrom(y) }]));
 const rangeFrom = (text) => { const ends = text.split(" ").map(Number); return text && ends.length === 2 && ends.every(Number.isFinite) ? ends : null; };
 
-function saveZoom(id, zoom) {
+function withZoom(id, zoom) {
   const now = zooms();
   now.delete(id);
   if (zoom.x || zoom.y) now.set(id, zoom);
   const textOfRange = (range) => (range ? range.map((end) => Number(end.toPrecision(6))).join(" ") : "");
-  setState({ zoom: asList([...now].slice(-MOST_ZOOMS).map(([name, { x, y }]) => [name, textOfRange(x), textOfRange(y)].join(FIELD))) });
+  return { zoom: asList([...now].slice(-MOST_ZOOMS).map(([name, { x, y }]) => [name, textOfRange(x), textOfRange(y)].join(FIELD))) };
 }
 
 // One panel for each id, in their order.
@@ -31,7 +31,7 @@ function keepPanels(grid, panels, ids, titleOfPanel = (id) => id) {
 function chartPanel(id, title, panels) {
   const chart = el("div", { class: "chart", tabindex: "0", "aria-label": `Curves of ${title}; plus and minus zoom, arrows move, Escape ends the zoom` });
   const note = el("p", { class: "quiet" });
-  const panel = { id, title, chart, note, figure: null, isPressed: false };
+  const panel = { id, title, chart, note, figure: null, isPressed: false, isStale: false };
   panel.box = el("section", { class: "panel" }, panelHead(el("h2", {}, title), saveButtons(id, title, () => panel.figure)), note, chart);
   chart.addEventListener("plotly-ready", () => { hoverTogether(panel, panels); keepZoom(panel); });
   waitForPointer(panel);
@@ -68,9 +68,18 @@ function hoverTogether({ id, chart }, panels) {
   });
 }
 
-function keepZoom({ id, chart }) {
+// A range is drawn by Plotly; one that ends is drawn here, as panels may share one.
+function keepZoom(panel) {
+  const { id, chart } = panel;
   let zoom = null;
-  const save = debounce(() => { saveZoom(id, zoom); zoom = null; }, 250);
+  const save = debounce(() => {
+    const before = zooms().get(id);
+    const isDrawn = (axis) => zoom[axis] !== null || !before?.[axis];
+    if (isDrawn("x") && isDrawn("y")) recordState(withZoom(id, zoom));
+    else setState(withZoom(id, zoom));
+    for (const axis of ["x", "y"]) if (zoom[axis]) panel.figure.range[axis] = zoom[axis];
+    zoom = null;
+  }, 250);
   chart.on("plotly_relayout", (event) => {
     for (const axis of ["x", "y"]) {
       if (!Object.keys(event).some((name) => name.startsWith(`${axis}axis.`))) continue;
@@ -79,34 +88,40 @@ function keepZoom({ id, chart }) {
     }
     if (zoom) save();
   });
-  chart.on("plotly_doubleclick", () => saveZoom(id, { x: null, y: null }));
+  chart.on("plotly_doubleclick", () => setState(withZoom(id, { x: null, y: null })));
 }
 
-// Nothing is drawn while a pointer chooses what to zoom to.
+// Nothing is drawn while a pointer chooses what to zoom to; what was left out is drawn after it.
 function waitForPointer(panel) {
-  const end = () => { panel.isPressed = false; refreshPage(); };
   panel.chart.addEventListener("pointerdown", () => {
+    const over = new AbortController();
     panel.isPressed = true;
-    for (const name of ["pointerup", "pointercancel"]) addEventListener(name, end, { once: true });
+    const end = () => {
+      over.abort();
+      panel.isPressed = false;
+      if (panel.isStale) refreshPage();
+    };
+    for (const name of ["pointerup", "pointercancel"]) addEventListener(name, end, { signal: over.signal });
   });
 }
 
 // Plus and minus zoom along x around the middle, arrows move, Escape ends the zoom.
 function zoomByKey({ id, chart }, event) {
   if (event.target !== chart || !chart.data || event.ctrlKey || event.altKey || event.metaKey) return;
-  if (event.key === "Escape") { saveZoom(id, { x: null, y: null }); return; }
+  if (event.key === "Escape") { setState(withZoom(id, { x: null, y: null })); return; }
   const [low, high] = chart._fullLayout.xaxis.range;
   const [by, width] = [{ ArrowLeft: -0.1, ArrowRight: 0.1 }[event.key] ?? 0, { "+": 0.8, "=": 0.8, "-": 1.25 }[event.key] ?? 1];
   if (!by && width === 1) return;
   event.preventDefault();
   const [middle, half] = [(low + high) / 2 + by * (high - low), (width * (high - low)) / 2];
-  saveZoom(id, { x: [middle - half, middle + half], y: zooms().get(id)?.y ?? null });
+  setState(withZoom(id, { x: [middle - half, middle + half], y: zooms().get(id)?.y ?? null }));
 }
 
 const isPositive = (lines, axis) => lines.some((line) => line[axis].some((value) => value > 0));
 
 // `range` is that of y where panels share one, as numbers.
 function drawPanel(panel, lines, yTitle, { range = null, xaxis = {} } = {}) {
+  panel.isStale = panel.isPressed;
   if (panel.isPressed) return;
   const { chart, title, note } = panel;
   const log = { x: state.logx === "1" && isPositive(lines, "x"), y: state.log === "1" && isPositive(lines, "y") };

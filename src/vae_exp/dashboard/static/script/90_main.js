@@ -9,9 +9,16 @@ let update = () => {};
 let drawing = false;
 let again = false;
 
-function showPage() {
-  const page = Object.hasOwn(PAGES, state.page) ? state.page : "runs";
+const currentPage = () => (Object.hasOwn(PAGES, state.page) ? state.page : "runs");
+
+function showLinks() {
+  const page = currentPage();
   refill(document.getElementById("pages"), Object.entries(PAGES).map(([name, [title]]) => el("a", { href: fragmentWith({ page: name }), "data-key": name, "aria-current": name === page ? "page" : null }, title)));
+}
+
+function showPage() {
+  const page = currentPage();
+  showLinks();
   if (page !== mounted) {
     content.querySelectorAll(".js-plotly-plot").forEach(clear);
     update = PAGES[page][1](content);
