@@ -122,6 +122,9 @@ def test_an_image_a_slider_and_the_keyboard_choose_latents(watched, runs, export
         torch.testing.assert_close(latents, run.vae.encode(batch).mean[3], atol=1e-4, rtol=1e-4)
         assert np.abs(values - run.vae.reconstruct(batch)[3, 0].numpy()).mean() < GREY_LEVEL
         expect(page.get_by_text("Image 4 of")).to_be_visible()
+        marked = page.locator(".thumb[aria-pressed=true]")
+        expect(marked).to_have_attribute("data-image", "3")
+        expect(page.locator("#status")).to_have_text("no run with a W&B file, 1 run to explore")
         expect(page.get_by_text("−ELBO")).to_be_visible()
         rates = [float(text) for text in page.locator("td.rate").all_inner_texts()]
         assert rates == sorted(rates, reverse=True)
@@ -136,8 +139,11 @@ def test_an_image_a_slider_and_the_keyboard_choose_latents(watched, runs, export
         page.locator("canvas.plane").focus()
         page.keyboard.press("Shift+ArrowUp")
         assert not torch.equal(check(page, run), moved)
+        page.locator('[data-image="4"]').click()
+        expect(marked).to_have_attribute("data-image", "4")
         page.get_by_role("button", name="Random").click()
         check(page, run)
+        expect(marked).to_have_count(0)
         page.get_by_label("Across").select_option("2")
         page.locator("canvas.plane").click(position={"x": 30, "y": 40})
         assert check(page, run)[2] < 0

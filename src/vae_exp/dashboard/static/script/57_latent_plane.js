@@ -76,15 +76,7 @@ function latentPlane(bundle, plane, { onPreview, onChoose }) {
 function drawCodes(bundle, points, toPixel) {
   const layer = el("canvas", { width: PLANE_SIZE, height: PLANE_SIZE });
   const context = layer.getContext("2d");
-  const cell = PLANE_SIZE / DENSITY_CELLS;
-  const density = densityOf(points.map(toPixel), cell);
-  const most = Math.max(...density);
-  context.fillStyle = colour("ink");
-  density.forEach((value, index) => {
-    context.globalAlpha = (0.35 * value) / most || 0;
-    context.fillRect((index % DENSITY_CELLS) * cell, Math.floor(index / DENSITY_CELLS) * cell, cell, cell);
-  });
-  context.globalAlpha = 1;
+  context.drawImage(drawDensity(points.map(toPixel)), 0, 0, PLANE_SIZE, PLANE_SIZE);
   Object.assign(context, { strokeStyle: colour("line"), lineWidth: 1 });
   for (const [from, to] of [[[-99, 0], [99, 0]], [[0, -99], [0, 99]]]) {
     context.beginPath();
@@ -99,6 +91,20 @@ function drawCodes(bundle, points, toPixel) {
     context.beginPath();
     context.arc(...toPixel(point), points.length > 1000 ? 2.4 : 3.4, 0, 2 * Math.PI);
     context.fill();
+  });
+  return layer;
+}
+
+// The shade grows with the square root, so that thin regions are seen in both themes.
+function drawDensity(pixels) {
+  const layer = el("canvas", { width: DENSITY_CELLS, height: DENSITY_CELLS });
+  const context = layer.getContext("2d");
+  const density = densityOf(pixels, PLANE_SIZE / DENSITY_CELLS);
+  const most = Math.max(...density);
+  context.fillStyle = colour("ink");
+  density.forEach((value, index) => {
+    context.globalAlpha = 0.4 * Math.sqrt(value / most) || 0;
+    context.fillRect(index % DENSITY_CELLS, Math.floor(index / DENSITY_CELLS), 1, 1);
   });
   return layer;
 }

@@ -6,6 +6,8 @@ const DEAD_RATE = 0.01; // nats per image, as the warning of a collapsed posteri
 const PRECISION = 4;
 const LIST_MILLISECONDS = 10_000; // a run that trains may have its first checkpoint by then
 
+let explorable = 0; // runs, those without W&B files too
+
 function pageLatent(main) {
   const choices = el("div", { class: "controls" });
   const message = el("p", { class: "quiet", role: "status" });
@@ -22,7 +24,11 @@ function pageLatent(main) {
     return bundles.get(key);
   };
   return async () => {
-    if (performance.now() - listed > LIST_MILLISECONDS) [list, listed] = [await source.explorable(), performance.now()];
+    if (performance.now() - listed > LIST_MILLISECONDS) {
+      [list, listed] = [await source.explorable(), performance.now()];
+      explorable = list.length;
+      showStatus();
+    }
     const run = list.find((item) => item.key === state.run) ?? list[0];
     if (!run) { message.textContent = "No run here can be opened: python -m vae_exp.explore run=DIR names one, or its folder lies below the folders of this page and has a checkpoint."; return; }
     const other = list.find((item) => item.key === state.other && item !== run);
@@ -73,9 +79,10 @@ const sameNumbers = (one, other) => one.length === other.length && one.every((va
 
 // The views share the image, and nothing else: each has its own latents.
 function latentViews(opened, container) {
-  const views = opened.map(([run, bundle], index) => latentView(run, bundle, index === 0));
-  const gallery = imageStrip(opened[0][1], views);
-  refill(container, gallery, el("div", { class: "latent-columns" }, views.map((view) => view.element)));
+  let gallery = null;
+  const views = opened.map(([run, bundle], index) => latentView(run, bundle, index === 0, () => gallery?.mark()));
+  gallery = imageStrip(opened[0][1], views);
+  refill(container, gallery?.element, el("div", { class: "latent-columns" }, views.map((view) => view.element)));
   views.forEach((view) => { view.restore(); });
   return views;
 }
@@ -84,7 +91,7 @@ const pixelsOf = (bundle, index) => Float32Array.from(bundle.row("pixels", index
 const signed = (value) => value.toFixed(2).replace("-", "−");
 const shortNumbers = (values) => [...values].map((value) => Number(value.toPrecision(PRECISION))).join(",");
 
-function latentView(run, bundle, isFirst) {
+function latentView(run, bundle, isFirst, onChange) {
   const picture = imageCanvas(bundle.image_shape, "Decoded image");
   const original = imageCanvas(bundle.image_shape, "Original image");
   const caption = el("p", { class: "quiet", role: "status" });
@@ -105,9 +112,11 @@ function latentView(run, bundle, isFirst) {
     original.canvas.hidden = latent.image < 0;
     if (latent.image >= 0) original.paint(pixelsOf(bundle, latent.image));
     caption.textContent = describe(bundle, latent);
+    onChange();
     save();
   }
   const view = {
+    image: () => latent.image,
     setImage: (index) => { takeImage(bundle, latent, index); changed(true); },
     interpolate: (from, to) => interpolate(bundle, latent, decode, lines, from, to),
     restore: () => { if (restored(bundle, latent, isFirst)) changed(true); },
@@ -269,7 +278,6 @@ function imageStrip(bundle, views) {
     if (waits) { views.forEach((view) => view.interpolate(chosen, index)); setWaiting(false); return; }
     chosen = index;
     views.forEach((view) => view.setImage(index));
-    mark();
   };
   const buttons = Array.from({ length: count }, (_, index) => {
     const { canvas, paint } = imageCanvas(bundle.image_shape, "");
@@ -282,10 +290,10 @@ function imageStrip(bundle, views) {
       dragstart: (event) => event.preventDefault(),
     } }, canvas);
   });
-  const mark = () => buttons.forEach((button, index) => button.setAttribute("aria-pressed", index === chosen ? "true" : "false"));
-  mark();
+  const mark = () => buttons.forEach((button, index) => button.setAttribute("aria-pressed", views.some((view) => view.image() === index) ? "true" : "false"));
   setWaiting(false);
-  return el("section", { class: "panel" }, el("div", { class: "controls" }, el("h2", {}, "Images"), bundle.codebook ? null : toggle, hint), el("div", { class: "thumbs", tabindex: "0", role: "region", "aria-label": "Images" }, buttons));
+  const element = el("section", { class: "panel" }, el("div", { class: "controls" }, el("h2", {}, "Images"), bundle.codebook ? null : toggle, hint), el("div", { class: "thumbs", tabindex: "0", role: "region", "aria-label": "Images" }, buttons));
+  return { element, mark };
 }
 
 function interpolate(bundle, latent, decode, container, from, to) {

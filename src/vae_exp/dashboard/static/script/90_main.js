@@ -42,10 +42,13 @@ async function refreshPage() {
   drawing = false;
 }
 
+const runCount = (count) => `${count} run${count === 1 ? "" : "s"}`;
+
 function showStatus(problem) {
   const current = currentRuns();
   const running = current.filter((run) => run.state === "running").length;
-  const parts = [`${current.length} run${current.length === 1 ? "" : "s"}`, running ? `${running} running` : "", waiting > 0 ? `${waiting} still to be read` : "", ...notes];
+  const count = current.length ? runCount(current.length) : `no run with a W&B file${explorable ? `, ${runCount(explorable)} to explore` : ""}`;
+  const parts = [count, running ? `${running} running` : "", waiting > 0 ? `${waiting} still to be read` : "", ...notes];
   const text = problem ?? parts.filter(Boolean).join(", ");
   if (statusLine.textContent !== text) statusLine.textContent = text;
   statusLine.classList.toggle("live", source.live && !problem && running > 0);
