@@ -26,11 +26,13 @@ def test_what_failed_and_what_was_set_aside_can_go_and_the_rest_stays(tmp_path: 
     failed = make_job(tmp_path, ["a=2"], "failed")
     half = make_job(tmp_path, ["a=3"], "interrupted")
     lost = make_job(tmp_path, ["a=4"], None)
+    (failed / "notes.md").write_text("learning rate too high")
     for job in (done, half):
         _checkpoint(job)
     removable = find_removable(_sweep(tmp_path), checkpoints=False)
     assert {entry.path for entry in removable} == {done / "previous" / "1", failed, lost}
     assert next(entry.size for entry in removable if entry.reason == "set aside") == 5
+    assert next(entry.reason for entry in removable if entry.path == failed) == "failed, with its notes"
     assert remove(removable, checkpoints=False) == []
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {done.name, half.name}
     assert (done / "result.json").exists()

@@ -59,7 +59,8 @@ def _find_in_job(directory: RunDirectory, checkpoints: bool) -> list[Removable]:
     status = status_of(directory)
     resumable = any(directory.checkpoint(name).exists() for name in ("last", "best"))
     if status in _FAILED or (status not in FINISHED and not resumable):
-        return [Removable(directory, directory.path, status or "ended without a result")]
+        notes = ", with its notes" if directory.notes.exists() else ""
+        return [Removable(directory, directory.path, f"{status or 'ended without a result'}{notes}")]
     removable = [Removable(directory, path, "set aside") for path in directory.previous.glob("*")]
     last = directory.checkpoint("last")
     if checkpoints and status in FINISHED and last.is_file():

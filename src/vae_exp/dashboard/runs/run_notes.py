@@ -44,7 +44,7 @@ class Note:
 def note_status(directory: str) -> Status | None:
     """Return what changes when the note in a run directory does; None if there is none."""
     try:
-        status = Path(directory, NOTES).lstat()
+        status = os.lstat(f"{directory}/{NOTES}")  # for thousands of runs a Path takes too long
     except (OSError, ValueError):
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino

@@ -229,13 +229,15 @@ function bestRuns(list, metric) {
 // Where all are equal, none is the best.
 function bestValues(list, metrics) {
   const best = new Map();
-  const finished = list.filter(isFinished);
+  const kinds = groupsBy(list.filter(isFinished), comparableOf);
+  const kindsOfLoss = kinds.flatMap((members) => groupsBy(members, (run) => kindOf(run, "loss")));
   for (const metric of metrics.filter((key) => ranked.has(key))) {
-    for (const members of groupsBy(finished, (run) => kindOf(run, metric))) {
-      const measured = finite(members, metric);
-      for (const run of ofBest(measured, metric, measured.map((item) => number(item, metric)))) {
+    for (const members of isLoss(metric) ? kindsOfLoss : kinds) {
+      const numbers = members.map((run) => number(run, metric));
+      const count = numbers.filter(Number.isFinite).length;
+      for (const run of ofBest(members, metric, numbers)) {
         if (!best.has(run)) best.set(run, new Map());
-        best.get(run).set(metric, measured.length);
+        best.get(run).set(metric, count);
       }
     }
   }
@@ -243,14 +245,17 @@ function bestValues(list, metrics) {
 }
 
 // Different losses minimise different things.
+const isLoss = (metric) => /(^|\/)loss$/.test(metric);
 const isOfLoss = (key) => /^loss(\.|$)/.test(key) && !isSeed(key);
 function kindOf(run, metric) {
-  if (!metric.endsWith("/loss")) return comparableOf(run);
-  return comparableOf(run) + JSON.stringify(Object.entries(run.given).filter(([key]) => isOfLoss(key)).sort(([a], [b]) => (a < b ? -1 : 1)));
+  if (!isLoss(metric)) return comparableOf(run);
+  run.kindOfLoss ??= comparableOf(run) + JSON.stringify(Object.entries(run.given).filter(([key]) => isOfLoss(key)).sort(([a], [b]) => (a < b ? -1 : 1)));
+  return run.kindOfLoss;
 }
 
 function ofBest(items, metric, numbers) {
-  const [least, most] = [numbers.reduce((a, b) => Math.min(a, b), Infinity), numbers.reduce((a, b) => Math.max(a, b), -Infinity)];
+  let [least, most] = [Infinity, -Infinity];
+  for (const value of numbers.filter(Number.isFinite)) [least, most] = [Math.min(least, value), Math.max(most, value)];
   return least < most ? items.filter((_, index) => numbers[index] === (higher.has(metric) ? most : least)) : [];
 }
 
