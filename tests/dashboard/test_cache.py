@@ -10,6 +10,7 @@ from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 from wandb.proto.wandb_internal_pb2 import Record
@@ -45,6 +46,7 @@ MORE = [
     alert_record("an alert"),
     environment_record(host="machine"),
 ]
+OTHERS = [10**12, -1, "text", crc32(b"\2\0\0\0{}").to_bytes(4, "little") + b"\2\0\0\0{}"]
 Place = tuple[Path, Path]
 
 
@@ -190,11 +192,22 @@ def flip(database: Path) -> None:
     connection.close()
 
 
+def replace_by(value: Any) -> Callable[[Path], None]:
+    """Values that this code has not written."""
+
+    def damage(database: Path) -> None:
+        with sqlite3.connect(database) as connection:
+            connection.execute("UPDATE segments SET data = ?", (value,))
+        connection.close()
+
+    return damage
+
+
 def stale_journal(database: Path) -> None:
     database.with_name(f"{database.name}-journal").write_bytes(b"\xd9\xd5\x05\xf9 and more" * 100)
 
 
-@pytest.mark.parametrize("damage", [garbage, cut, flip, stale_journal])
+@pytest.mark.parametrize("damage", [garbage, cut, flip, stale_journal, *map(replace_by, OTHERS)])
 def test_a_damaged_cache_is_left_out_and_made_again(
     place: Place, reads: list[str], damage: Callable[[Path], None]
 ):

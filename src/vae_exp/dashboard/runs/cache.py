@@ -62,7 +62,7 @@ class SegmentCache:
         """Return what is stored of a file, None if that is nothing or if the file has changed."""
         query = "SELECT data FROM segments WHERE path = ? AND file = ?"
         row = self._try(lambda database: database.execute(query, _key(path, status)).fetchone())
-        return None if row is None else bytes(row[0])
+        return None if row is None else row[0]
 
     def put(self, entries: Sequence[tuple[Path, os.stat_result, bytes]]) -> None:
         """Store entries, if no other dashboard writes for long."""

@@ -19,10 +19,6 @@ _INT_BYTES = 4
 _Array: TypeAlias = "array[Any]"
 
 
-class UnpackError(Exception):
-    """The bytes are not those of a segment."""
-
-
 def pack(segment: RunSegment) -> bytes:
     """Return a segment as bytes; it must have a `progress`."""
     arrays: list[_Array] = [segment.console.lengths, array("B", segment.console.text)]
@@ -60,11 +56,11 @@ def unpack(data: bytes, path: Path, is_below_root: bool, status: os.stat_result)
         status: Of the file, unchanged since then.
 
     Raises:
-        UnpackError: if the bytes are damaged.
+        Exception: whatever the bytes lead to that `pack` has not made.
     """
     checksum, body = data[:_INT_BYTES], memoryview(data)[_INT_BYTES:]
     if zlib.crc32(body).to_bytes(_INT_BYTES, "little") != checksum:
-        raise UnpackError("the checksum differs")
+        raise ValueError("the checksum differs")
     end = _INT_BYTES + int.from_bytes(body[:_INT_BYTES], "little")
     state = json.loads(bytes(body[_INT_BYTES:end]))
     arrays = _arrays(state["arrays"], body[end:])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vae_exp.dashboard.runs.cache import SegmentCache
 from vae_exp.dashboard.runs.discovery import RunDiscovery
-from vae_exp.dashboard.runs.packing import UnpackError, pack, unpack
+from vae_exp.dashboard.runs.packing import pack, unpack
 from vae_exp.dashboard.runs.run import STALE_SECONDS, Run
 from vae_exp.dashboard.runs.run_notes import Note, NoteKeeper, note_status
 from vae_exp.dashboard.runs.segment import RunSegment
@@ -147,7 +147,8 @@ class RunStore:
             status = segment.path.stat()
             data = self._cache.get(segment.path, status)
             restored = None if data is None else unpack(data, segment.path, segment.is_below_root, status)
-        except (OSError, UnpackError):
+        except Exception:
+            _log.debug("what the cache has of %s cannot be used", segment.path, exc_info=True)
             return False
         if restored is None:
             return False
