@@ -79,7 +79,7 @@ def refresh(store: RunStore) -> None:
 def test_a_note_is_a_file_of_the_run_directory(store: RunStore, client: TestClient, run_dir: Path):
     cursor = client.get("/api/runs").json()["cursor"]
     assert client.get("/api/run/one").json()["note"] == {"text": "", "version": version(client), "problem": ""}
-    text = "Diverges with lr = 0.1 → try <b>0.01</b>\nsecond line 🙂"
+    text = "Diverges with lr = 0.1 → try <b>0.01</b>\nsecond line 🙂 \ufffd"
     answer = save(client, text)
     assert (answer.status_code, answer.json()["text"]) == (200, text)
     assert (run_dir / "notes.md").read_text() == text
@@ -87,7 +87,7 @@ def test_a_note_is_a_file_of_the_run_directory(store: RunStore, client: TestClie
     [row] = client.get(f"/api/runs?since={cursor}").json()["runs"]
     assert row["note"] == text
     details = client.get("/api/run/one").json()
-    assert (details["notes"], details["note"]["text"]) == ("of W&B", text)
+    assert (details["notes"], details["note"]["text"], details["note"]["problem"]) == ("of W&B", text, "")
     assert save(client, " \n").status_code == 200
     assert not (run_dir / "notes.md").exists()
 
@@ -138,6 +138,7 @@ def test_a_file_that_the_page_cannot_hold_is_left_alone(
         ({"origin": ""}, 403),
         ({"origin": "http://127.0.0.1:1"}, 403),
         ({"origin": "http://127.0.0.1:8765.evil.example"}, 403),
+        ({"origin": "http://[::1"}, 403),
         ({"sec-fetch-site": "cross-site"}, 403),
         ({"sec-fetch-site": "same-site"}, 403),
         ({"sec-fetch-site": "none"}, 403),
@@ -231,6 +232,7 @@ def test_notes_stay_within_run_directories_below_the_roots(tmp_path: Path, run_d
         "dots": (str(root / "one" / ".." / ".." / "outside"), "not below the folders"),
         "empty": (str(root / "empty"), "holds no run"),
         "gone": (str(root / "gone"), "holds no run"),
+        "odd": (str(root / "gone\udcff"), "holds no run"),
         "two": (str(root / "two"), "is not a regular file"),
         "pipe": (str(root / "pipe"), "is not a regular file"),
         "null": (str(root) + "/\0", "not below the folders"),

@@ -132,8 +132,16 @@ class NoteKeeper:
 def _read(path: Path) -> Note:
     with open_regular(path) as file:
         data = file.read(_MAX_BYTES + 1)
-    text = data.decode(errors="replace")
+    text, is_text = _decode(data)
     if len(data) > _MAX_BYTES or len(text) > MAX_CHARACTERS:
         problem = f"{path.name} has more than {MAX_CHARACTERS:,} characters; edit it with an editor."
         return Note(text[:MAX_CHARACTERS] + "…", problem)
-    return Note(text, f"{path.name} is not UTF-8; edit it with an editor." if "\ufffd" in text else "")
+    return Note(text, "" if is_text else f"{path.name} is not UTF-8; edit it with an editor.")
+
+
+def _decode(data: bytes) -> tuple[str, bool]:
+    """Return the text, and whether it is all that the bytes say."""
+    try:
+        return data.decode(), True
+    except UnicodeDecodeError:
+        return data.decode(errors="replace"), False

@@ -77,8 +77,7 @@ class RequestGuardMiddleware:
 
     def _refusal_of_write(self, headers: Headers) -> PlainTextResponse | None:
         """Refuse what the page itself does not send, before its body is read."""
-        origin = urlsplit(headers.get("origin", ""))
-        is_same = origin.scheme in ("http", "https") and origin.netloc == headers.get("host")
+        is_same = headers.get("origin") in [f"{scheme}://{headers.get('host')}" for scheme in ("http", "https")]
         if not is_same or headers.get("sec-fetch-site", "same-origin") != "same-origin":
             return PlainTextResponse("notes are saved by the page of this dashboard alone\n", 403)
         if not hmac.compare_digest(headers.get("x-notes-token", "").encode(), self._notes_token.encode()):

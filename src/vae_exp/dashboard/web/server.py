@@ -126,7 +126,7 @@ class _Endpoints:
         try:
             note = self._store.note_keeper.write(directory, text, version)
         except (OSError, UserError) as error:
-            return PlainTextResponse(f"{error}\n", 409 if isinstance(error, NoteChangedError) else 400)
+            return _problem(error, 409 if isinstance(error, NoteChangedError) else 400)
         with self._store.lock:
             self._store.refresh_note(run)
         return _json({"text": note.text, "version": note.version})
@@ -172,7 +172,7 @@ class _LatentEndpoints:
         try:
             return Response(action(run), media_type="application/octet-stream")
         except UserError as error:
-            return PlainTextResponse(f"{error}\n", 400)
+            return _problem(error, 400)
 
 
 def _json(value: Any) -> Response:
@@ -181,6 +181,11 @@ def _json(value: Any) -> Response:
 
 def _not_found() -> Response:
     return PlainTextResponse("not found\n", 404)
+
+
+def _problem(error: Exception, status: int) -> Response:
+    """Return a message; of a path that is not UTF-8 some characters become question marks."""
+    return PlainTextResponse(f"{error}\n".encode(errors="replace"), status)
 
 
 def _parse_number(text: str, default: int) -> int:
