@@ -88,12 +88,14 @@ METRICS = {
         meaning="standard error of `nll` over images",
         logged="evaluator=[nll]",
         is_ranked=False,
+        decimals=4,
     ),
     "nll_monte_carlo_se": Metric(
         "nats/image",
         meaning="the part of that error that comes from drawing z (jackknife); without the bias of `nll`",
         logged="evaluator=[nll]",
         is_ranked=False,
+        decimals=4,
     ),
     "nll_effective_samples": Metric(
         "draws",

@@ -70,7 +70,7 @@ def test_a_note_is_written_on_the_page_and_by_an_editor(watched: Watched, tmp_pa
         [row] = csv.DictReader(io.StringIO(Path(download.value.path()).read_bytes().decode(), newline=""))
         assert row["notes"] == "line 1\nline 2"
         page.goto(f"{address}#page=compare&compare=one%1Ftwo")
-        expect(page.locator("td.lines")).to_have_text(["mine", "line 1\nline 2"])
+        expect(page.locator("td .lines")).to_have_text(["mine", "line 1\nline 2"])
         page.goto(f"{address}#page=run&run=other")
         expect(page.get_by_text("Not edited here: this run has no run directory")).to_be_visible()
     assert watched.complaints == []

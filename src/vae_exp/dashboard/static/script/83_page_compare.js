@@ -100,7 +100,7 @@ function metricsTable(list, keys) {
   }); };
   return sideBySide("Metrics", list, keys, [
     row("state", (run) => el("td", { class: `number ${run.state}` }, stateText(run))),
-    withNotes(list).map((key) => row(key, (run) => el("td", { class: "lines" }, run.note))),
+    withNotes(list).map((key) => row(key, (run) => el("td", {}, el("div", { class: "lines" }, run.note)))),
     metricNames(list).map(metric),
     state.by !== "last" && hasBest(list) ? row("best/epoch", (run) => value(run, "best/epoch")) : null,
     row("epoch", (run) => value(run, "epoch")),
