@@ -621,7 +621,7 @@ def test_pages_combine_settings_as_the_sweep_command_does(watched: Watched, tmp_
         expect(group).to_have_count(2, timeout=TIMEOUT)
         for number, row in enumerate(rows):
             value = row.metrics["val/elbo"]
-            expect(group.nth(number)).to_contain_text(f"{value.mean:.5g} ± {value.error:.2g}", timeout=TIMEOUT)
+            expect(group.nth(number)).to_contain_text(f"{value.mean:.3f} ± {value.error:.3f}", timeout=TIMEOUT)
         text = meaning(settings, ["model.latent_dim"], others, "val/elbo")
         expect(watched.page.locator("#count")).to_contain_text(f"groups: {text}; ± standard errors over seeds")
         show(watched, address, page="sweep", key="loss.beta", rows="model.latent_dim", cols="seed", others=others)

@@ -48,7 +48,7 @@ def test_a_thousand_runs_take_less_than_500_megabytes(root: Path):
     script = (
         "import sys, time, psutil; from pathlib import Path; from vae_exp.dashboard.runs.store import RunStore\n"
         "import vae_exp.dashboard.web.server\n"
-        "start = time.perf_counter(); store = RunStore([Path(sys.argv[1])]); store.refresh()\n"
+        "start = time.perf_counter(); store = RunStore([Path(sys.argv[1])]); store.read_all()\n"
         "print(len(store.runs), time.perf_counter() - start, psutil.Process().memory_info().rss)"
     )
     output = subprocess.run(
