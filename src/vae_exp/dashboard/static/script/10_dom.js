@@ -87,3 +87,12 @@ function download(blob, name) {
   link.remove();
   setTimeout(() => URL.revokeObjectURL(address), 10_000);
 }
+
+// Whether a spreadsheet would evaluate a text; signed numbers are not formulas.
+const isFormula = (text) => /^\s*[=+@-]/.test(text) && Number.isNaN(Number(text));
+
+function saveCsv(rows, name) {
+  const quoted = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+  const lines = rows.map((texts) => texts.map((text) => quoted(isFormula(text) ? `'${text}` : text)).join(","));
+  download(new Blob([lines.join("\r\n") + "\r\n"], { type: "text/csv" }), name);
+}

@@ -102,12 +102,8 @@ function saveFigure(figure) {
   download(new Blob([text], { type: "image/svg+xml" }), fileName(figure.title, "svg"));
 }
 
-// Whether a spreadsheet would evaluate a text; signed numbers are not formulas.
-const csvCell = (text) => { const safe = isFormula(text) ? `'${text}` : text; return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe; };
-
 function savePoints({ title, xTitle, yTitle, lines, spread = "sd" }) {
   const hasMeans = lines.some(({ sd }) => sd);
   const rows = lines.flatMap(({ label, x, y, sd, n }) => x.map((value, index) => [label, value, y[index], ...(hasMeans ? [sd?.[index], n?.[index] ?? 1] : [])]));
-  const text = [["line", xTitle, yTitle, ...(hasMeans ? [spread, "n"] : [])], ...rows].map((cells) => cells.map((cell) => csvCell(textOf(cell))).join(","));
-  download(new Blob([text.join("\r\n") + "\r\n"], { type: "text/csv" }), fileName(title, "csv"));
+  saveCsv([["line", xTitle, yTitle, ...(hasMeans ? [spread, "n"] : [])], ...rows.map((cells) => cells.map(textOf))], fileName(title, "csv"));
 }

@@ -272,18 +272,11 @@ function duration(seconds) {
   return seconds < 6000 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
 }
 
-// Whether a spreadsheet would evaluate a text; signed numbers are not formulas.
-const isFormula = (text) => /^\s*[=+@-]/.test(text) && Number.isNaN(Number(text));
-
 const ofBestEpoch = (list) => [...new Set(list.flatMap((run) => Object.keys(run.summary).filter((key) => key.startsWith("best/"))))].sort();
 
 function saveTable() {
   const list = filteredRuns();
   const columns = ["key", "name", "state", "group", ...withNotes(list), ...varyingKeys(list), ...metricNames(list), ...ofBestEpoch(list), "epoch", "runtime", "started"];
   const raw = (run, key) => (key in run.summary ? run.summary[key] : valueOf(run, key)); // the last epoch's under their names, the best one's as best/…
-  const quoted = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
-  const cellOf = (text) => quoted(isFormula(text) ? `'${text}` : text);
-  const cell = (run, key) => cellOf(key === "key" ? run.key : textOf(raw(run, key)));
-  const lines = [columns.map(cellOf), ...list.map((run) => columns.map((key) => cell(run, key)))].map((cells) => cells.join(","));
-  download(new Blob([lines.join("\r\n") + "\r\n"], { type: "text/csv" }), "runs.csv");
+  saveCsv([columns, ...list.map((run) => columns.map((key) => (key === "key" ? run.key : textOf(raw(run, key)))))], "runs.csv");
 }
