@@ -32,18 +32,22 @@ def to_json(value: Any) -> str:
     return text.encode("utf-8", "replace").decode().translate(_ESCAPED)
 
 
-def changes(store: RunStore, since: int) -> dict[str, Any]:
+def changes(store: RunStore, since: int, max_runs: int | None = None) -> dict[str, Any]:
     """Return the runs that have changed, as rows of the table.
 
     Args:
         store: Its lock must be held.
         since: The `cursor` of the last answer; 0 returns all.
+        max_runs: The next answer has what is more, the least changed first; None returns all.
     """
-    changed = [run for run in store.runs.values() if run.version > since]
+    changed = sorted((run for run in store.runs.values() if run.version > since), key=lambda run: run.version)
+    more = 0 if max_runs is None else max(0, len(changed) - max_runs)
+    changed = changed[:max_runs]
     metrics = {key for run in changed for key in (*run.keys, *run.summary)}
     return {
         "store": store.identity,
-        "cursor": store.version,
+        "cursor": changed[-1].version if more else store.version,
+        "more": more,
         "waiting": store.pending,
         "notes": store.notes,
         "removed": store.removed_since(since),

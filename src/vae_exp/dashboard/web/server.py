@@ -26,6 +26,7 @@ from vae_exp.errors import UserError
 
 _log = logging.getLogger(__name__)
 _MAX_CURVES = 5_000
+_MAX_ROWS = 500
 _MAX_RUNS_WITH_PICTURES = 2_000
 _CACHED = {"Cache-Control": "private, max-age=86400, immutable"}  # a changed image has another address
 
@@ -76,7 +77,7 @@ class _Endpoints:
     def runs(self, request: Request) -> Response:
         since = _parse_number(request.query_params.get("since", ""), default=0)
         with self._store.lock:
-            return _json(api.changes(self._store, since))
+            return _json(api.changes(self._store, since, _MAX_ROWS))
 
     def curves(self, request: Request) -> Response:
         metrics = request.query_params.getlist("metric")

@@ -58,14 +58,25 @@ function menuOf(label, ...items) {
 // one with the same data-key.
 function refill(container, ...children) {
   const { scrollTop, scrollLeft } = container;
-  const focused = container.contains(document.activeElement) ? document.activeElement : null;
-  container.replaceChildren(...children.flat(3).filter((item) => item !== null && item !== undefined && item !== false));
+  keepFocus(container, () => container.replaceChildren(...children.flat(3).filter((item) => item !== null && item !== undefined && item !== false)));
   container.scrollTop = scrollTop;
   container.scrollLeft = scrollLeft;
-  if (!focused) return;
+}
+
+function keepFocus(container, change) {
+  const focused = container.contains(document.activeElement) ? document.activeElement : null;
+  change();
+  if (!focused || document.activeElement === focused) return;
   const key = focused.dataset.key;
   const target = focused.isConnected ? focused : key && container.querySelector(`[data-key="${CSS.escape(key)}"]`);
   if (target) target.focus({ preventScroll: true });
+}
+
+// Make the children of an element these, and leave alone those that stay.
+function arrangeChildren(container, children) {
+  const wanted = new Set(children);
+  for (const child of [...container.children]) if (!wanted.has(child)) child.remove();
+  children.forEach((child, index) => container.children[index] === child || container.insertBefore(child, container.children[index] ?? null));
 }
 
 const isInUse = (container) => container.contains(document.activeElement);

@@ -4,7 +4,7 @@
 const DEFAULTS = {
   page: "runs", filter: "", sort: "-started", group: "", columns: "", selected: "", metrics: "", against: "epoch",
   log: "", smooth: "0", seeds: "", isolate: "", metric: "", key: "", rows: "", cols: "", picture: "", epoch: "",
-  every: "", run: "", other: "", all: "", others: "", by: "", plane: "", z: "", image: "", label: "", panels: "", compare: "",
+  every: "", run: "", other: "", others: "", by: "", plane: "", z: "", image: "", label: "", panels: "", compare: "",
   pinned: "", tint: "", dash: "", facet: "", logx: "", range: "", zoom: "", sweep: "", across: "", up: "", brush: "",
 };
 const SEPARATOR = "\u001f";

@@ -13,37 +13,69 @@ let waiting = 0;
 const PREFERRED = ["val/elbo", "test/elbo", "test/nll", "val/rate", "val/distortion", "val/nll", "val/active_units", "val/loss", "train/elbo", "train/loss"];
 const RANKED_BY = ["val/elbo", "train/elbo", "val/loss", "train/loss"]; // as `vae_exp.sweep best` does
 const NOT_METRICS = new Set(["_runtime", "_timestamp", "_step", "epoch"]);
-const isMetric = (name) => !NOT_METRICS.has(name) && !/^(best\/|figures\/|\w+\/epoch$)/.test(name);
+// A function of a text that stores its results: there are few keys and many runs.
+function remembered(find) {
+  const results = new Map();
+  return (text) => {
+    if (!results.has(text)) results.set(text, find(text));
+    return results.get(text);
+  };
+}
+const isMetric = remembered((name) => !NOT_METRICS.has(name) && !/^(best\/|figures\/|\w+\/epoch$)/.test(name));
 
 // Without a prototype: a metric may be called "constructor".
 const bare = (values) => Object.assign(Object.create(null), values);
 
 // An override of a job that is not a key of the config selects a config group: `loss=iwae`.
 const OVERRIDES = /^(overrides|swept)\./;
+const withoutOverrides = remembered((key) => key.replace(OVERRIDES, ""));
 function withOverrides(config) {
-  for (const [key, value] of Object.entries(config)) {
-    const name = key.replace(OVERRIDES, "");
-    if (!(name in config)) config[name] = value;
+  for (const key of Object.keys(config)) {
+    const name = withoutOverrides(key);
+    if (!(name in config)) config[name] = config[key];
   }
   return config;
+}
+
+// Key of the config → a value, and whether any run has another: among the keys that vary in a list of runs are no others.
+const variants = new Map();
+function noteVariants(config) {
+  for (const key in config) {
+    const variant = variants.get(key);
+    if (!variant) variants.set(key, { value: config[key], varies: false });
+    else if (!variant.varies && config[key] !== variant.value) variant.varies = textOf(config[key]) !== textOf(variant.value);
+  }
+}
+
+// Equal texts become the same one, which is compared quickly.
+const sameText = remembered((text) => text);
+const sameNames = remembered((text) => JSON.parse(text));
+
+function takeRun(run) {
+  const metrics = [...run.keys, ...Object.keys(run.summary).filter((key) => typeof run.summary[key] === "number")].filter(isMetric);
+  const config = withOverrides(bare(run.config));
+  noteVariants(config);
+  runs.set(run.key, { ...run, given: run.config, config, overrides: bare(run.overrides), summary: bare(run.summary), metrics: sameNames(JSON.stringify(metrics)) });
 }
 
 // False if another server answered, whose cursor differs: everything must be fetched again.
 function takeChanges(answer) {
   if (store !== null && answer.store !== store) {
     runs.clear();
+    variants.clear();
     [store, cursor] = [null, 0];
     return false;
   }
   store = answer.store;
-  answer.runs.forEach((run) => runs.set(run.key, { ...run, given: run.config, config: withOverrides(bare(run.config)), overrides: bare(run.overrides), summary: bare(run.summary) }));
+  answer.runs.forEach(takeRun);
   answer.removed.forEach((key) => runs.delete(key));
   answer.higher.forEach((key) => higher.add(key));
   answer.ranked.forEach((key) => ranked.add(key));
   Object.entries(answer.decimals).forEach(([key, digits]) => decimals.set(key, digits));
   Object.entries(answer.units).forEach(([key, unit]) => units.set(key, unit));
-  const moved = answer.runs.length > 0 || answer.removed.length > 0 || answer.waiting !== waiting;
-  [cursor, notes, waiting] = [answer.cursor, answer.notes, answer.waiting];
+  const unread = answer.waiting + answer.more;
+  const moved = answer.runs.length > 0 || answer.removed.length > 0 || unread !== waiting;
+  [cursor, notes, waiting] = [answer.cursor, answer.notes, unread];
   if (moved) { numberRuns(); dataListeners.forEach((listener) => listener()); }
   return true;
 }
@@ -63,7 +95,7 @@ const OWN_FIELDS = {
 };
 
 // What `sweep` calls `--by best` and `--by last`: the epoch whose metrics count, where the run says what the best one is.
-const bestName = (key) => (/^(val|train)\//.test(key) ? `best/${key}` : key);
+const bestName = remembered((key) => (/^(val|train)\//.test(key) ? `best/${key}` : key));
 const hasBest = (list, key = "") => list.some((run) => (key ? bestName(key) !== key && bestName(key) in run.summary : "best/epoch" in run.summary));
 const labelOfMetric = (list, name) => (state.by !== "last" && hasBest(list, name) ? bestName(name) : name);
 const epochChoice = (list) => (hasBest(list) ? choice("Values of", [["", "best epoch"], ["last", "last epoch"]], state.by, (by) => setState({ by })) : null);
@@ -79,10 +111,11 @@ function valueOf(run, key) {
 const textOf = (value) => value === null || value === undefined ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);
 
 const lastName = (key) => key.slice(key.lastIndexOf(".") + 1);
-const isSeed = (key) => /(^|[._])seed$/.test(key);
+const isSeed = remembered((key) => /(^|[._])seed$/.test(key));
 
 // Keys of vae_exp's runs that change no result, or are shown elsewhere.
 const HOUSEKEEPING = /^(overrides|swept|sweep|tracker|checkpoint|evaluator|run_directory|resume|trust|trusted_packages|data\.(source\.)?root|data\.(resident|preload_to_device))(\.|$)/;
+const isHousekeeping = remembered((key) => HOUSEKEEPING.test(key));
 const isOurs = (run) => "run_directory" in run.config;
 
 // The keys of the config that differ among the runs that have them; of those that always go together and end alike, the shortest.
@@ -99,19 +132,16 @@ function varyingKeys(list) {
 
 function findVaryingKeys(list) {
   if (list.length < 2) return [];
-  const values = new Map();
-  for (const run of list) {
-    for (const key of Object.keys(run.config)) if (!values.has(key) && !(isOurs(run) && HOUSEKEEPING.test(key))) values.set(key, null);
-  }
+  const others = list.filter((run) => !isOurs(run));
+  const order = [...variants.keys()].filter((key) => variants.get(key).varies && (isHousekeeping(key) ? others : list).some((run) => key in run.config));
   const representatives = new Map();
-  for (const key of [...values.keys()].sort((a, b) => a.length - b.length || a.localeCompare(b))) {
+  for (const key of [...order].sort((a, b) => a.length - b.length || a.localeCompare(b))) {
     const texts = list.map((run) => textOf(run.config[key]));
     if (new Set(texts.filter((_, index) => key in list[index].config)).size < 2) continue;
     if ([...representatives.values()].some((group) => key.startsWith(`${group}.`) && followsFrom(list, group, texts))) continue;
     const signature = `${lastName(key)}\n${texts.join("\u001f")}`;
     if (!representatives.has(signature)) representatives.set(signature, key);
   }
-  const order = [...values.keys()];
   return [...representatives.values()].sort((a, b) => isSeed(a) - isSeed(b) || order.indexOf(a) - order.indexOf(b));
 }
 
@@ -126,13 +156,7 @@ function followsFrom(list, group, texts) {
 }
 
 function metricNames(list) {
-  const names = new Set();
-  for (const run of list) run.keys.forEach((key) => isMetric(key) && names.add(key));
-  for (const run of list) {
-    for (const [key, value] of Object.entries(run.summary)) {
-      if (typeof value === "number" && isMetric(key)) names.add(key);
-    }
-  }
+  const names = new Set([...new Set(list.map((run) => run.metrics))].flat());
   const rank = (name) => { const index = PREFERRED.indexOf(name); return index < 0 ? PREFERRED.length : index; };
   return [...names].sort((a, b) => rank(a) - rank(b) || a.localeCompare(b));
 }
@@ -151,7 +175,7 @@ const isFinished = (run) => run.state === "finished";
 
 // The setting of a run, which runs that differ only in seeds share: its config without seeds and housekeeping.
 function settingOf(run) {
-  run.setting ??= JSON.stringify(Object.entries(run.given).filter(([key]) => !isSeed(key) && !(isOurs(run) && HOUSEKEEPING.test(key))).sort(([a], [b]) => (a < b ? -1 : 1)));
+  run.setting ??= settingsText(run, (key) => !isSeed(key) && !(isOurs(run) && isHousekeeping(key)));
   return run.setting;
 }
 
@@ -204,10 +228,11 @@ const othersChoice = () => choice("Other keys", [["", "mean"], ["best", "best"]]
 
 // Metrics compare runs of the same data and likelihood, whose config has these keys.
 const COMPARABLE = /^(data|model\.likelihood)(\.|$)/;
-const isCompared = (key) => COMPARABLE.test(key) && !HOUSEKEEPING.test(key) && !isSeed(key);
+const isCompared = remembered((key) => COMPARABLE.test(key) && !isHousekeeping(key) && !isSeed(key));
+const settingsText = (run, isIncluded) => sameText(JSON.stringify(Object.entries(run.given).filter(([key]) => isIncluded(key)).sort(([a], [b]) => (a < b ? -1 : 1))));
 
 function comparableOf(run) {
-  run.comparable ??= JSON.stringify(Object.entries(run.given).filter(([key]) => isCompared(key)).sort(([a], [b]) => (a < b ? -1 : 1)));
+  run.comparable ??= settingsText(run, isCompared);
   return run.comparable;
 }
 
@@ -219,8 +244,10 @@ function bestRuns(list, metric) {
   const keys = findLabelKeys(groups.map(([run]) => run), varyingKeys(list).filter(isCompared));
   const best = new Map();
   for (const members of groups) {
-    const [first, second] = finite(members.filter(isFinished), metric).sort((a, b) => sign * (number(a, metric) - number(b, metric)));
-    if (first && (second || groups.length === 1)) best.set(first, groups.length > 1 ? labelOf(first, keys) : "");
+    const measured = finite(members.filter(isFinished), metric);
+    const numbers = measured.map((run) => sign * number(run, metric));
+    const first = measured[numbers.indexOf(numbers.reduce((a, b) => Math.min(a, b), Infinity))];
+    if (first && (measured.length > 1 || groups.length === 1)) best.set(first, groups.length > 1 ? labelOf(first, keys) : "");
   }
   return best;
 }
@@ -245,11 +272,11 @@ function bestValues(list, metrics) {
 }
 
 // Different losses minimise different things.
-const isLoss = (metric) => /(^|\/)loss$/.test(metric);
-const isOfLoss = (key) => /^loss(\.|$)/.test(key) && !isSeed(key);
+const isLoss = remembered((metric) => /(^|\/)loss$/.test(metric));
+const isOfLoss = remembered((key) => /^loss(\.|$)/.test(key) && !isSeed(key));
 function kindOf(run, metric) {
   if (!isLoss(metric)) return comparableOf(run);
-  run.kindOfLoss ??= comparableOf(run) + JSON.stringify(Object.entries(run.given).filter(([key]) => isOfLoss(key)).sort(([a], [b]) => (a < b ? -1 : 1)));
+  run.kindOfLoss ??= sameText(comparableOf(run) + settingsText(run, isOfLoss));
   return run.kindOfLoss;
 }
 
@@ -306,22 +333,18 @@ function keyCalled(name) {
 }
 
 // By the first key of `sort`, runs that are equal in it by the next one; `-key` is descending.
+const { compare: compareTexts } = new Intl.Collator(undefined, { numeric: true });
 function ordered(list, sort) {
-  const orders = listOf(sort).map(orderOf);
-  return [...list].sort((one, other) => orders.reduce((sign, order) => sign || order(one, other), 0));
+  const orders = listOf(sort).map((item) => (item.startsWith("-") ? [item.slice(1), -1] : [item, 1]));
+  const rows = list.map((run) => [run, ...orders.map(([key]) => valueOf(run, key))]);
+  return rows.sort((one, other) => orders.reduce((result, [, sign], index) => result || compareValues(one[index + 1], other[index + 1], sign), 0)).map(([run]) => run);
 }
 
-function orderOf(sort) {
-  const descending = sort.startsWith("-");
-  const key = descending ? sort.slice(1) : sort;
-  const sign = descending ? -1 : 1;
+function compareValues(a, b, sign) {
+  if (typeof a === "number" && typeof b === "number" && a === a && b === b) return sign * (a - b);
   const missing = (value) => value === null || value === undefined || value === "" || Number.isNaN(value);
-  return (one, other) => {
-    const [a, b] = [valueOf(one, key), valueOf(other, key)];
-    if (missing(a) || missing(b)) return missing(a) - missing(b);
-    if (typeof a === "number" && typeof b === "number") return sign * (a - b);
-    return sign * textOf(a).localeCompare(textOf(b), undefined, { numeric: true });
-  };
+  if (missing(a) || missing(b)) return missing(a) - missing(b);
+  return sign * compareTexts(textOf(a), textOf(b));
 }
 
 // The last attempt at each job.

@@ -1,7 +1,5 @@
 // The table of all runs.
 
-const ROWS_AT_FIRST = 200;
-
 function pageRuns(main) {
   const filter = el("input", { type: "search", value: state.filter, placeholder: "model.latent_dim>=8 state=finished", "aria-describedby": "filter-help",
     on: { input: debounce(() => setState({ filter: filter.value }), 150) } });
@@ -10,13 +8,15 @@ function pageRuns(main) {
   const table = el("table", { class: "runs" });
   const compare = el("span");
   const said = el("p", { class: "skip", role: "status", id: "said" });
+  const scroll = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Runs" }, table);
   const rowCache = new Map();
+  const drawRows = virtualRows(scroll, table);
   moveColumns(table, said);
   refill(main,
     el("div", { class: "controls" }, el("label", { class: "wide" }, "Filter", filter), menus, compare,
       el("button", { type: "button", on: { click: saveTable } }, "CSV")),
     el("p", { id: "filter-help", class: "quiet" }, "key>=8, key=value, key~part, or a word of the name. A run is shown if all terms match."),
-    count, said, el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Runs" }, table));
+    count, said, scroll);
 
   let menuSignature = "";
   return () => {
@@ -32,7 +32,7 @@ function pageRuns(main) {
     const parts = [`${list.length} of ${currentRuns().length} runs`, selected.size ? `${selected.size} selected` : "", groups && `groups: ${groups}; ± standard errors over seeds`, ofTest(mainMetric(list)), ...(runs.size ? filterOf(state.filter).problems : [])];
     count.textContent = parts.filter(Boolean).join(", ");
     refill(compare, compareButton(list, selected));
-    refill(table, tableHead(list, columns, selected), tableBodies(list, columns, selected, rowCache));
+    drawRows(tableHead(list, columns, selected), tableItems(list, columns, selected, rowCache), JSON.stringify([columns.shown, state.filter, state.group]));
     pinColumns(table, columns);
   };
 }
@@ -51,7 +51,7 @@ function columnsOf(list) {
   const labels = Object.fromEntries(names.map((name) => [name, labelOfMetric(list, name)]));
   const pinned = listOf(state.pinned);
   const arranged = arrange(usual, offered);
-  const digits = bare(Object.fromEntries(arranged.filter((key) => names.includes(key)).map((key) => [key, decimalsOf(key, list.map((run) => number(run, key)))])));
+  const digits = bare(Object.fromEntries(arranged.filter((key) => names.includes(key)).map((key) => [key, decimalsOf(key, decimals.has(key) ? [] : list.map((run) => number(run, key)))])));
   return { keys, names, labels, offered, pinned, usual, digits, shown: [...arranged.filter((key) => pinned.includes(key)), ...arranged.filter((key) => !pinned.includes(key))] };
 }
 
@@ -184,10 +184,11 @@ function moveColumns(table, said) {
   table.addEventListener("click", (event) => { if (dragged) event.stopPropagation(); dragged = false; }, true);
 }
 
-function tableBodies(list, columns, selected, rowCache) {
+function tableItems(list, columns, selected, rowCache) {
   const best = bestRuns(list, mainMetric(list));
   const values = bestValues(list, columns.shown);
   const common = JSON.stringify(columns);
+  if (rowCache.size > 500) rowCache.clear();
   const rowOf = (run) => {
     const signature = JSON.stringify([run.version, common, selected.has(run.key), best.get(run), [...(values.get(run) ?? [])], run.colour, run.dash]);
     const cached = rowCache.get(run.key);
@@ -196,18 +197,15 @@ function tableBodies(list, columns, selected, rowCache) {
     rowCache.set(run.key, { signature, row });
     return row;
   };
-  const limit = state.all ? Infinity : ROWS_AT_FIRST;
-  if (!state.group) return [el("tbody", {}, list.slice(0, limit).map(rowOf)), more(list, limit, columns)];
+  const itemOf = (run) => ({ key: `run ${run.key}`, make: () => rowOf(run) });
+  if (!state.group) return list.map(itemOf);
   const valueIn = (run) => shown(valueOf(run, state.group), state.group) || "–";
   const groups = groupsBy(list, valueIn);
   const means = groupMeans(groups, columns);
-  return groups.map((members, index) => el("tbody", {}, groupRow(valueIn(members[0]), members, columns, means[index]), members.slice(0, limit).map(rowOf)));
-}
-
-function more(list, limit, columns) {
-  if (list.length <= limit) return null;
-  return el("tbody", {}, el("tr", {}, el("td", { colspan: headings(columns).length + 1 },
-    el("button", { type: "button", on: { click: () => setState({ all: "1" }) } }, `Show all ${list.length}`))));
+  return groups.flatMap((members, index) => {
+    const row = groupRow(valueIn(members[0]), members, columns, means[index]);
+    return [{ key: `group ${index}`, make: () => row }, ...members.map(itemOf)];
+  });
 }
 
 function tableRow(run, columns, selected, best, values) {

@@ -72,7 +72,7 @@ function compareConfigs(list, keys, config, kept, equal) {
   const rank = new Map(varyingKeys(list).map((key, index) => [key, index - 1e6]));
   const all = [...new Set(list.flatMap((run) => Object.keys(run.config)))].sort((a, b) => (rank.get(a) ?? 0) - (rank.get(b) ?? 0) || a.localeCompare(b));
   const isEqual = (key) => list.every((run) => textIn(run, key) === textIn(list[0], key));
-  const isKept = (key) => list.some(isOurs) && HOUSEKEEPING.test(key);
+  const isKept = (key) => list.some(isOurs) && isHousekeeping(key);
   const rowOf = (key) => el("tr", {}, el("th", { scope: "row" }, key),
     list.map((run) => el("td", { class: textIn(run, key) === textIn(list[0], key) ? null : "differs" }, key in run.config ? shown(run.config[key]) : "–")));
   const differing = all.filter((key) => !isEqual(key));
