@@ -29,10 +29,11 @@ def decode_records(portion: Sequence[bytes]) -> tuple[list[Record], int]:
     for data in portion:
         try:
             record = parse(data)
-            if record.HasField("summary") and not record.summary.remove:
-                summary.append(list(record.summary.update))
+            has_summary = record.HasField("summary")
+            if has_summary and not record.summary.remove:
+                summary.append(list(record.summary.update), has_objects=b"}" in data)
                 continue
-            if record.HasField("summary"):
+            if has_summary:
                 invalid += summary.move_to(records)
             body = _numeric_row(record.history) if record.HasField("history") else None
             decoded = {"type": "history", "history": body} if body else decode_record(data)
@@ -50,18 +51,17 @@ class _Summary:
         self._items: dict[bytes, bytes] = {}
         self._keys: list[bytes] = []  # of the items to come
         self._last: list[bytes] = []
+        self._has_objects = False  # whose keys add up
 
-    def append(self, items: list[bytes]) -> None:
+    def append(self, items: list[bytes], has_objects: bool) -> None:
         keys = [item.partition(_VALUE_JSON)[0] for item in items]
-        if keys != self._keys:
+        if keys != self._keys or self._has_objects:
             self._merge()
-        elif objects := [item for item in self._last if item[-1:] == b"}"]:
-            self._items |= dict(zip(objects, objects, strict=True))
-        self._keys, self._last = keys, items
+        self._keys, self._last, self._has_objects = keys, items, has_objects
 
     def _merge(self) -> None:
         for key, item in zip(self._keys, self._last, strict=True):
-            unique = item if item[-1:] == b"}" else key  # the keys of objects add up
+            unique = item if item[-1:] == b"}" else key
             self._items.pop(unique, None)
             self._items[unique] = item
         self._keys, self._last = [], []
@@ -87,10 +87,10 @@ def _numeric_row(history: Any) -> Record | None:
     """Return a row of numbers; None if it has any other value."""
     items = [item.partition(_VALUE_JSON) for item in history.item]
     try:
-        if any(value[0] != len(value) - 1 for _, _, value in items):
-            return None
         keys = _row_keys[tuple([key for key, _, _ in items])]
-        numbers = [float(value[1:]) for _, _, value in items]
+        numbers = [float(value[1:]) for _, _, value in items if value[0] == len(value) - 1]
+        if len(numbers) < len(keys):
+            return None
         if history.HasField("step"):
             step = history.step.num
         else:

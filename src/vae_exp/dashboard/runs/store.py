@@ -18,7 +18,7 @@ from vae_exp.dashboard.runs.sweep_labels import label_jobs
 from vae_exp.errors import quantity
 
 _DISCOVERY_SECONDS = 2.0
-_DISCOVERY_SHARE = 0.1  # of the time at most
+_DISCOVERY_SHARE = 0.05  # of the time at most
 _SECONDS_PER_REFRESH = 1.0
 _SECONDS_PER_FILE = 0.25
 _SETTLED_SECONDS = 2.0  # until a further change of a file is sure to change its time
@@ -52,7 +52,8 @@ class RunStore:
         self._owner: dict[Path, Run] = {}
         self._is_full = False
         self._removed: dict[str, int] = {}
-        self._arranged = -1
+        self._arranged = -1  # the version in which attempts and labels are right
+        self._arranged_runs = 0
         self._discovered = float("-inf")
         self._discovery_seconds = _DISCOVERY_SECONDS
 
@@ -90,15 +91,16 @@ class RunStore:
         with self.lock:
             self._assign_further_segments()
             self._update_states()
-            if self.version != self._arranged:
+            pending = self.pending
+            if self.version != self._arranged and (not pending or len(self.runs) > 1.2 * self._arranged_runs):
                 self._number_attempts()
                 self._label_jobs()
-                self._arranged = self.version
+                self._arranged, self._arranged_runs = self.version, len(self.runs)
             self.notes = self._make_notes()
             unread = [run for run in self.runs.values() if is_due or run.note_status == ()]
         for run in unread:
             self.refresh_note(run)
-        return self.pending > 0
+        return pending > 0
 
     def _read(self, deadline: float) -> None:
         """Read files that have changed or may grow, and store those that have ended in the cache."""
@@ -231,9 +233,10 @@ class RunStore:
         run.segments.sort(key=lambda x: (x.info.started, x.path.name))
 
     def _update_states(self) -> None:
+        """Note what changes with the time alone; other states change with a file."""
         now = self._clock()
         for run in self.runs.values():
-            if run.state_at(now) != run.state:
+            if run.state in ("reading", "running") and run.state_at(now) != run.state:
                 self._mark_changed(run)
 
     def _number_attempts(self) -> None:

@@ -7,7 +7,7 @@ const ROWS_AHEAD = 200; // pixels of them that stay while the table is scrolled
 // become narrower as long as the signature stays.
 function virtualRows(scroll, table) {
   const heights = new Map(); // of rows that are not as high as usual
-  const widest = new Map(); // by column, the cell with the longest text
+  const widest = new Map(); // by column, the width of the longest text
   const sizer = el("tbody", { class: "sizer", "aria-hidden": "true" });
   const body = el("tbody");
   let [head, items, signature, usual] = [null, [], null, 28];
@@ -38,24 +38,27 @@ function virtualRows(scroll, table) {
 
   const gapOf = (height) => el("tr", { class: "gap", "aria-hidden": "true" }, el("td", { colspan: head.querySelectorAll("th").length, style: `height: ${height}px` }));
 
-  // Note how high new rows are, and keep columns as wide as they were by cells in a row that has no height.
+  // Note how high new rows are, and keep columns as wide as they were by a row that has no height.
   function measure() {
     const fresh = [...body.children].filter((row) => row.dataset.row && !measured.has(row));
     const high = fresh.map((row) => row.getBoundingClientRect().height);
     if (fresh.length > 2) usual = [...high].sort((a, b) => a - b)[Math.floor(high.length / 2)];
-    let grown = false;
+    const longest = new Map(); // by column, of the new rows
     fresh.forEach((row, index) => {
       measured.add(row);
       if (Math.abs(high[index] - usual) < 0.01) heights.delete(row.dataset.row); else heights.set(row.dataset.row, high[index]);
       row.querySelectorAll("td").forEach((cell, column) => {
-        if (cell.textContent.length <= (widest.get(column)?.textContent.length ?? 0)) return;
-        const copy = cell.cloneNode(true);
-        [copy, ...copy.querySelectorAll("*")].forEach((part) => ["style", "data-key", "title", "href"].forEach((name) => part.removeAttribute(name)));
-        widest.set(column, copy);
-        grown = true;
+        if (cell.textContent.length > (longest.get(column)?.textContent.length ?? 0)) longest.set(column, cell);
       });
     });
-    if (grown) sizer.replaceChildren(el("tr", {}, Array.from(head.querySelectorAll("th"), (_, column) => widest.get(column) ?? el("td"))));
+    const content = document.createRange();
+    let grown = false;
+    longest.forEach((cell, column) => {
+      content.selectNodeContents(cell);
+      const { width } = content.getBoundingClientRect();
+      if (width > (widest.get(column) ?? 0)) { widest.set(column, width); grown = true; }
+    });
+    if (grown) sizer.replaceChildren(el("tr", {}, Array.from(head.querySelectorAll("th"), (_, column) => el("td", {}, el("div", { style: `width: ${widest.get(column) ?? 0}px` })))));
   }
 
   function draw() {

@@ -8,7 +8,8 @@ const dataListeners = [];
 let store = null;
 let cursor = 0;
 let notes = [];
-let waiting = 0;
+let waiting = 0; // files that are not yet read, and runs that are not yet sent
+let unsent = 0;
 
 const PREFERRED = ["val/elbo", "test/elbo", "test/nll", "val/rate", "val/distortion", "val/nll", "val/active_units", "val/loss", "train/elbo", "train/loss"];
 const RANKED_BY = ["val/elbo", "train/elbo", "val/loss", "train/loss"]; // as `vae_exp.sweep best` does
@@ -75,8 +76,9 @@ function takeChanges(answer) {
   Object.entries(answer.units).forEach(([key, unit]) => units.set(key, unit));
   const unread = answer.waiting + answer.more;
   const moved = answer.runs.length > 0 || answer.removed.length > 0 || unread !== waiting;
-  [cursor, notes, waiting] = [answer.cursor, answer.notes, unread];
-  if (moved) { numberRuns(); dataListeners.forEach((listener) => listener()); }
+  const isFirst = runs.size <= answer.runs.length;
+  [cursor, notes, waiting, unsent] = [answer.cursor, answer.notes, unread, answer.more];
+  if (moved && (isFirst || !unsent)) { numberRuns(); dataListeners.forEach((listener) => listener()); }
   return true;
 }
 
@@ -166,7 +168,10 @@ function mainMetric(list) {
   const names = metricNames(list);
   return RANKED_BY.find((name) => names.includes(name)) ?? names[0] ?? "";
 }
-const number = (run, key) => (typeof valueOf(run, key) === "number" ? valueOf(run, key) : NaN);
+function number(run, key) {
+  const value = valueOf(run, key);
+  return typeof value === "number" ? value : NaN;
+}
 
 const finite = (list, ...metrics) => list.filter((run) => metrics.every((metric) => Number.isFinite(number(run, metric))));
 const mean = (numbers) => numbers.reduce((sum, item) => sum + item, 0) / numbers.length;

@@ -65,7 +65,8 @@ async function poll() {
     if (!takeChanges(await source.changes(cursor))) takeChanges(await source.changes(0));
     showStatus();
     setTimeout(() => plotly().catch(() => {}), 1000); // other pages will need it soon
-    if (waiting > 0) wait = 200;
+    if (unsent > 0) wait = 0;
+    else if (waiting > 0 && runs.size < 100) wait = 200;
   } catch (error) {
     console.debug(error);
     showStatus("The server does not answer; the page is not up to date.");
