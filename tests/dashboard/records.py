@@ -76,6 +76,18 @@ def picture(path: str) -> dict[str, Any]:
     return {"_type": "image-file", "path": path, "format": "png", "width": 1, "height": 1}
 
 
+def row_records(rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
+    """What W&B writes for rows, one an epoch: the row, then the summary."""
+    records = []
+    for number, row in enumerate(rows, 1):
+        values = {"epoch": number, "_runtime": 0.5 * number, **row}
+        records += [
+            history_record(10 * number, values),
+            summary_record({k: v for k, v in values.items() if not isinstance(v, dict)}),
+        ]
+    return records
+
+
 def make_run(
     root: Path,
     run_id: str,
@@ -89,14 +101,7 @@ def make_run(
     """A finished run, or one that is running; its `.wandb` file."""
     folder = root / "wandb" / f"offline-run-20260101_{started % 1_000_000:06d}-{run_id}"
     (folder / "files" / "media" / "images").mkdir(parents=True)
-    records = [run_record(run_id, config or {}, started, **fields)]
-    for number, row in enumerate(rows, 1):
-        values = {"epoch": number, "_runtime": 0.5 * number, **row}
-        records += [
-            history_record(10 * number, values),
-            summary_record({k: v for k, v in values.items() if not isinstance(v, dict)}),
-        ]
-    records += more
+    records = [run_record(run_id, config or {}, started, **fields), *row_records(rows), *more]
     if exit_code is not None:
         records.append(exit_record(exit_code))
     path = folder / f"run-{run_id}.wandb"
