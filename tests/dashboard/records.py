@@ -64,8 +64,8 @@ def environment_record(**fields: str) -> bytes:
     return Record(environment=fields).SerializeToString()
 
 
-def alert_record(title: str) -> bytes:
-    return Record(alert={"title": title}).SerializeToString()
+def alert_record(title: str, text: str = "") -> bytes:
+    return Record(alert={"title": title, "text": text}).SerializeToString()
 
 
 def exit_record(code: int = 0) -> bytes:

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.dashboard.browsers import Watched, dashboard
-from tests.dashboard.records import make_run, stats_record
+from tests.dashboard.records import alert_record, make_run, stats_record
 from vae_exp.dashboard.web.export import export
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -49,4 +49,14 @@ def test_training_and_validation_of_a_metric_share_a_panel(watched: Watched, tmp
         assert page.evaluate(drawn) == [[90], [2.5]]
         page.locator("summary", has_text="Machine").click()
         expect(page.locator(".machine h3")).to_have_text(["a"])
+    assert watched.complaints == []
+
+
+def test_a_warning_is_in_the_table_with_its_text(watched: Watched, tmp_path: Path):
+    make_run(tmp_path, "one", {}, [{"val/rate": 0.0}], more=[alert_record("posterior collapse", "rate below 0.1")])
+    with dashboard([tmp_path]) as address:
+        watched.page.goto(f"{address}#page=runs")
+        mark = watched.page.locator("tr[data-run=one] .warning")
+        expect(mark).to_have_text("⚠ posterior collapse", timeout=TIMEOUT)
+        expect(mark).to_have_attribute("title", "posterior collapse: rate below 0.1")
     assert watched.complaints == []

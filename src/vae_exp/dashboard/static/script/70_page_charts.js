@@ -25,7 +25,7 @@ function chartsIn(box) {
     const names = metricNames(list).filter((name) => hasCurve(list, name) || list.some((run) => pointOf(run, name)));
     const metrics = listOf(state.metrics).length ? listOf(state.metrics) : names.filter((name) => hasCurve(list, name)).slice(0, 4);
     const keys = keysOfCharts(list);
-    const signature = JSON.stringify([names, metrics, keys, ...["against", "seeds", "tint", "dash", "facet", "range"].map((name) => state[name])]);
+    const signature = JSON.stringify([names, metrics, keys, ...["against", "seeds", "tint", "dash", "facet"].map((name) => state[name])]);
     if (signature !== menuSignature && !isInUse(controls)) {
       refill(controls, chartControls(list, names, metrics, keys));
       menuSignature = signature;
@@ -61,7 +61,7 @@ function chartControls(list, names, metrics, keys) {
     axisControls(names.filter((name) => hasCurve(list, name))),
     choice("Group by", [["", "– (single runs)"], [BY_SETTING, "all but seeds"], ...keys.map((key) => [key, key])], state.seeds, (seeds) => setState({ seeds })),
     keyChoice("Colour by", "tint", keys), keyChoice("Dash by", "dash", keys), keyChoice("Panels by", "facet", keys),
-    choice("Range of y", [["", state.facet ? "same for a metric" : "of each panel"], ...(state.facet ? [["panel", "of each panel"]] : []), ["all", "same for all panels"]], state.range, (range) => setState({ range })),
+    choice("Range of y", [["", "same for a metric"], ["panel", "of each panel"], ["all", "same for all panels"]], state.range, (range) => setState({ range })),
   ];
 }
 
