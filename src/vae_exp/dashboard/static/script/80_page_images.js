@@ -75,7 +75,7 @@ function enlarge(image, label) {
 }
 
 function titleOf(run, keys) {
-  return [el("span", { class: `swatch c${run.colour} d${run.dash}`, "aria-hidden": "true" }), " ", el("a", { href: fragmentWith({ page: "run", run: run.key }) }, labelOf(run, keys))];
+  return [swatch(run), " ", el("a", { href: fragmentWith({ page: "run", run: run.key }) }, labelOf(run, keys))];
 }
 
 function tile(run, keys, pictures) {

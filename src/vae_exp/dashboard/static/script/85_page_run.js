@@ -102,7 +102,7 @@ function runHead(run) {
   const facts = [`${stateText(run)}`, run.label !== run.name && `name ${run.name}`, run.group && `group ${run.group}`, run.type, run.project && `project ${run.project}`, `id ${run.id}`,
     run.started && `started ${moment(run.started)}`, duration(valueOf(run, "runtime")), run.replaced && "replaced by a later attempt", run.segments > 1 && `${run.segments} segments`, run.tags.length && `tags ${run.tags.join(", ")}`];
   return [
-    el("h2", {}, el("span", { class: `swatch c${run.colour} d${run.dash}`, "aria-hidden": "true" }), " ", run.label),
+    el("h2", {}, swatch(run), " ", run.label),
     el("p", { class: `quiet` }, facts.filter(Boolean).join(" · ")),
     run.lost ? el("p", { class: "note" }, `Not everything could be read: ${run.lost}.`) : null,
   ];
