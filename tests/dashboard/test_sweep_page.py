@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from urllib.parse import urlencode
+from xml.etree import ElementTree
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -98,6 +99,25 @@ def test_any_metric_against_any_metric_or_number(watched: Watched, root: Path):
         with page.expect_download() as saved:
             page.get_by_role("button", name="Save the scatter plot as CSV").click()
         lines = Path(saved.value.path()).read_text().splitlines()
+        save_every_panel(page)
         assert lines[0] == "line,model.latent_dim,val/elbo (nats/image),standard error,n"
         assert len(lines) == 9
     assert watched.complaints == []
+
+
+def save_every_panel(page: Page) -> None:
+    """As images that stand alone, and as points."""
+    for name, heading in (
+        ("the metric against a key", ["line", "loss", "val/elbo (nats/image)", "standard error", "n"]),
+        ("parallel coordinates", ["run", "loss", "model.latent_dim", "val/elbo"]),
+    ):
+        with page.expect_download() as saved:
+            page.get_by_role("button", name=f"Save {name} as SVG").click()
+        image = ElementTree.parse(saved.value.path()).getroot()
+        space = {"s": "http://www.w3.org/2000/svg"}
+        assert image.findall("s:rect", space)[0].attrib["fill"] == "#ffffff"
+        assert len(image.findall(".//s:path", space)) >= 8
+        assert "elbo" in [text.text for text in image.findall(".//s:text", space)]
+        with page.expect_download() as saved:
+            page.get_by_role("button", name=f"Save {name} as CSV").click()
+        assert Path(saved.value.path()).read_text().splitlines()[0] == ",".join(heading)

@@ -7,8 +7,9 @@ const SYMBOLS = ["circle", "square", "diamond", "triangle-up"]; // of single poi
 const variable = (name, root = document.documentElement) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
 const colour = (name) => variable(name);
 
-// A style's colour is its number, or `{ at }` from 0 to 1 on the ramp.
+// A style's colour is its number, `{ at }` from 0 to 1 on the ramp, or a text such as `#7d848d`.
 function cssOf(tint, root) {
+  if (typeof tint === "string") return tint;
   if (typeof tint === "number") return variable(`c${tint}`, root);
   const place = Math.min(1, Math.max(0, tint.at)) * (RAMP_STOPS - 1);
   const low = Math.min(RAMP_STOPS - 2, Math.floor(place));

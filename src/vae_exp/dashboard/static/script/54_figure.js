@@ -21,7 +21,7 @@ function ticksIn(low, high, log) {
 }
 
 // From values to pixels; the range is that of the axis, in powers of ten if it is logarithmic.
-function scaleOfAxis(values, log, range, start, end) {
+function scaleOfAxis(values, log, range, start, end, categories = null) {
   const usable = values.filter((value) => Number.isFinite(value) && (!log || value > 0));
   const warp = log ? Math.log10 : (value) => value;
   const ends = usable.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]).map(warp);
@@ -30,6 +30,7 @@ function scaleOfAxis(values, log, range, start, end) {
   const room = range ? 0 : 0.02 * (high - low);
   [low, high] = [low - room, high + room];
   const at = (value) => start + ((value - low) / (high - low)) * (end - start);
+  if (categories) return { of: at, ticks: categories.map((text, index) => [at(index), cut(text, 20)]) };
   return { of: (value) => at(warp(value)), ticks: ticksIn(low, high, log).map(([place, value]) => [at(place), shown(Number(value.toPrecision(6)))]) };
 }
 
@@ -62,20 +63,20 @@ const symbolPath = (dash, x, y) => [`M${x - 4},${y}a4,4,0,1,1,8,0a4,4,0,1,1,-8,0
 
 const textWidth = (text) => 6.6 * text.length; // at 12 px, about
 
-function figureSvg({ title, xTitle, yTitle, lines, log, range }, root) {
+// `categories` are the texts of an x-axis whose values are their numbers.
+function figureSvg({ title, xTitle, yTitle, lines, log, range, categories }, root) {
   const { width, left, right, top, plot, bottom, row } = PAPER;
   const text = (content, attributes) => svg("text", { "font-size": 12, fill: "#1a1d21", ...attributes }, content);
-  const across = scaleOfAxis(lines.flatMap(({ x }) => x), log.x, range.x, left, width - right);
+  const across = scaleOfAxis(lines.flatMap(({ x }) => x), log.x, range.x, left, width - right, categories);
   const spread = lines.flatMap(({ y, sd }) => (sd ? [-1, 1].flatMap((sign) => y.map((value, index) => value + sign * (sd[index] ?? 0))) : y));
   const up = scaleOfAxis(spread, log.y, range.y, top + plot, top);
-  const entries = [...new Map(lines.map((line) => [line.legend, line.style]))];
-  const arePoints = lines.every(({ x }) => x.length === 1);
+  const entries = [...new Map(lines.map((line) => [line.legend, line]))];
   const column = Math.min(width - left, Math.max(0, ...entries.map(([label]) => textWidth(label))) + 60);
   const columns = Math.max(1, Math.floor((width - 20) / column));
   const height = top + plot + bottom + row * Math.ceil(entries.length / columns) + 10;
-  const legend = entries.map(([label, style], index) => {
+  const legend = entries.map(([label, { style, x: { length } }], index) => {
     const [x, y] = [20 + (index % columns) * column, top + plot + bottom + row * Math.floor(index / columns) + 8];
-    const sample = arePoints ? svg("path", { d: symbolPath(style.dash, x + 30, y), fill: cssOf(style.colour, root) }) : svg("line", { ...attributesOf(style, root), "stroke-width": 2.4, x1: x, x2: x + 36, y1: y, y2: y });
+    const sample = length === 1 ? svg("path", { d: symbolPath(style.dash, x + 30, y), fill: cssOf(style.colour, root) }) : svg("line", { ...attributesOf(style, root), "stroke-width": 2.4, x1: x, x2: x + 36, y1: y, y2: y });
     return [sample, text(label, { x: x + 44, y: y + 4 })];
   });
   const frame = [
@@ -97,13 +98,29 @@ const fileName = (title, ending) => `${title.replace(/[^\w.=-]+/g, "-").replace(
 function saveFigure(figure) {
   const paper = el("div", { class: "paper", hidden: true });
   document.body.append(paper);
-  const text = new XMLSerializer().serializeToString(figureSvg(figure, paper));
+  const text = new XMLSerializer().serializeToString(figure.drawing ? copyOnPaper(figure.drawing, paper) : figureSvg(figure, paper));
   paper.remove();
   download(new Blob([text], { type: "image/svg+xml" }), fileName(figure.title, "svg"));
 }
 
-function savePoints({ title, xTitle, yTitle, lines, spread = "sd" }) {
+// A drawing of the page with what the style sheet says of it.
+function copyOnPaper(drawing, paper) {
+  const copy = drawing.cloneNode(true);
+  paper.append(copy);
+  copy.querySelectorAll(".handle, .area").forEach((item) => item.remove());
+  for (const item of copy.querySelectorAll("*")) {
+    if (item.dataset.at) item.style.setProperty(item.dataset.of, cssOf({ at: Number(item.dataset.at) }, paper));
+    const style = getComputedStyle(item);
+    for (const name of ["fill", "fill-opacity", "stroke", "stroke-width", "opacity", "font-size", "paint-order"]) item.setAttribute(name, style.getPropertyValue(name));
+  }
+  copy.prepend(svg("rect", { width: copy.getAttribute("width"), height: copy.getAttribute("height"), fill: "#ffffff" }));
+  copy.setAttribute("font-family", "system-ui, sans-serif");
+  return copy;
+}
+
+function savePoints({ title, xTitle, yTitle, lines, spread = "sd", categories = null, table = null }) {
+  if (table) { saveCsv(table, fileName(title, "csv")); return; }
   const hasMeans = lines.some(({ sd }) => sd);
-  const rows = lines.flatMap(({ label, x, y, sd, n }) => x.map((value, index) => [label, value, y[index], ...(hasMeans ? [sd?.[index], n?.[index] ?? 1] : [])]));
+  const rows = lines.flatMap(({ label, x, y, sd, n }) => x.map((value, index) => [label, categories ? categories[value] : value, y[index], ...(hasMeans ? [sd?.[index], n?.[index] ?? 1] : [])]));
   saveCsv([["line", xTitle, yTitle, ...(hasMeans ? [spread, "n"] : [])], ...rows.map((cells) => cells.map(textOf))], fileName(title, "csv"));
 }

@@ -19,7 +19,7 @@ function saveBrush(key, range) {
 function drawParallel(box, list, keys, metric) {
   const measured = finite(list, metric).slice(0, MOST_PATHS);
   const axes = [...keys.filter((key) => valuesOf(measured, key).length > 1).slice(0, MOST_AXES - 1), metric];
-  if (measured.length < 2 || axes.length < 2) return refill(box, el("p", { class: "quiet" }, "Two runs that differ are needed."));
+  if (measured.length < 2 || axes.length < 2) { refill(box, el("p", { class: "quiet" }, "Two runs that differ are needed.")); return null; }
   const scales = new Map(axes.map((key) => [key, scaleOf(measured, key, key === metric)]));
   const { left, right, height } = PARALLEL;
   const gap = Math.min(AXIS_GAP[1], Math.max(AXIS_GAP[0], (box.clientWidth - left - right) / (axes.length - 1)));
@@ -32,7 +32,9 @@ function drawParallel(box, list, keys, metric) {
   const drawing = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": `Parallel coordinates of ${axes.join(", ")}` },
     svg("g", {}, paths), axes.map((key, index) => drawAxis(key, x(index), scales.get(key), { isLast: key === metric, gap, list, show })));
   refill(box, el("div", { class: "controls" }, message, buttons), el("div", { class: "scroll plain" }, drawing));
-  return show(brushes());
+  show(brushes());
+  const table = [["run", ...axes], ...measured.map((run) => [run.key, ...axes.map((key) => textOf(valueOf(run, key)))])];
+  return { title: `parallel coordinates of ${metric}`, drawing, table };
 }
 
 const yOf = (place) => PARALLEL.height - PARALLEL.bottom - place * (PARALLEL.height - PARALLEL.bottom - PARALLEL.top);
@@ -40,7 +42,7 @@ const yOf = (place) => PARALLEL.height - PARALLEL.bottom - place * (PARALLEL.hei
 function runPath(run, keys, metric, points, at) {
   const text = `${labelOf(run, keys)}: ${shown(number(run, metric), metric)}`;
   const open = () => setState({ page: "run", run: run.key });
-  return svg("path", { class: "run", style: `stroke: ${cssOf({ at })}`, d: `M${points.join("L")}`, tabindex: "0", role: "link", "data-key": run.key, "aria-label": text,
+  return svg("path", { class: "run", style: `stroke: ${cssOf({ at })}`, "data-at": at, "data-of": "stroke", d: `M${points.join("L")}`, tabindex: "0", role: "link", "data-key": run.key, "aria-label": text,
     on: { click: open, keydown: (event) => { if (event.key === "Enter") open(); } } }, svg("title", {}, text));
 }
 
@@ -73,7 +75,7 @@ function drawAxis(key, x, scale, { isLast, gap, list, show }) {
     [0, 1].map((end) => brushHandle(key, name, x, range, end, scale)));
 }
 
-const rampBar = (x, top, bottom) => [...Array(24).keys()].map((index) => svg("rect", { x: x, width: 8, y: bottom - ((index + 1) * (bottom - top)) / 24, height: (bottom - top) / 24 + 0.5, fill: cssOf({ at: index / 23 }) }));
+const rampBar = (x, top, bottom) => [...Array(24).keys()].map((index) => svg("rect", { x: x, width: 8, y: bottom - ((index + 1) * (bottom - top)) / 24, height: (bottom - top) / 24 + 0.5, style: `fill: ${cssOf({ at: index / 23 })}`, "data-at": index / 23, "data-of": "fill" }));
 
 function brushByPointer(area, bar, key, show) {
   let from = null;

@@ -13,10 +13,12 @@ function pageSweep(main) {
   const titles = Object.fromEntries(["key", "heat", "lines", "share"].map((name) => [name, el("h2")]));
   const captions = Object.fromEntries(["key", "heat"].map((name) => [name, el("p", { class: "quiet", id: `caption-${name}` })]));
   const scatter = scatterIn(charts.plane);
+  const figures = { key: null, lines: null };
+  const head = (name, text) => panelHead(titles[name], saveButtons(name, text, () => figures[name]));
   refill(grid,
-    el("section", { class: "panel" }, titles.key, captions.key, charts.key), el("section", { class: "panel" }, titles.heat, captions.heat, charts.heat),
+    el("section", { class: "panel" }, head("key", "the metric against a key"), captions.key, charts.key), el("section", { class: "panel" }, titles.heat, captions.heat, charts.heat),
     scatter.box, el("section", { class: "panel" }, titles.share, share),
-    el("section", { class: "panel whole" }, titles.lines, lines));
+    el("section", { class: "panel whole" }, head("lines", "parallel coordinates"), lines));
   refill(main, controls, message, grid);
   let menuSignature = "";
 
@@ -46,10 +48,10 @@ function pageSweep(main) {
     titles.share.textContent = "Importance of keys (approximate)";
     captions.key.textContent = keyCaption(list, key, metric, plain);
     captions.heat.textContent = meaningOf(list, [rows, cols], metric);
-    drawAgainstKey(charts.key, list, key, metric, keys);
+    figures.key = drawAgainstKey(charts.key, list, key, metric, keys);
     drawHeat(charts.heat, list, rows, cols, metric);
     scatter.update(list, keys);
-    drawParallel(lines, list, keys, metric);
+    figures.lines = drawParallel(lines, list, keys, metric);
     refill(share, importance(list, keys, metric));
   };
 }
@@ -106,7 +108,7 @@ function axisOf(values) {
 
 function drawAgainstKey(chart, list, key, metric, keys) {
   const measured = finite(list, metric).filter((run) => key in run.config);
-  if (!key || !measured.length) return clear(chart);
+  if (!key || !measured.length) { clear(chart); return null; }
   const numeric = isNumeric(measured, key);
   const order = valuesOf(measured, key);
   const estimates = settingsAt(measured, key).map((members) => estimateOf(members, metric));
@@ -120,6 +122,16 @@ function drawAgainstKey(chart, list, key, metric, keys) {
   const axis = numeric ? axisOf(order.map(Number)) : { type: "category", categoryorder: "array", categoryarray: order.map(escaped) };
   const isNoise = order.length > MOST_STEPS && order.length === measured.length;
   draw(chart, [...(isNoise ? [] : [line]), points], layoutOf(key, labelOfMetric(list, metric), { xaxis: axis, uirevision: `${key}${metric}` }));
+  return figureOfKey(list, key, metric, { numeric, order, means: isNoise ? [] : means, estimates, styles, labels: estimates.map(({ members }) => groupLabel(members, keys)), isLog: axis.type === "log" });
+}
+
+function figureOfKey(list, key, metric, { numeric, order, means, estimates, styles, labels, isLog }) {
+  const place = (text) => (numeric ? Number(text) : order.indexOf(text));
+  const points = estimates.map(({ members, mean: value, error }, index) => ({ x: [place(textOf(members[0].config[key]))], y: [value], sd: [Number.isFinite(error) ? error : null], n: [members.length], label: labels[index], legend: labels[index], style: styles[index] }));
+  const ofMean = { label: "mean", legend: "mean", sd: null, n: null, style: { colour: "#7d848d", dash: 2 } };
+  const line = numeric ? [{ ...ofMean, x: order.map(Number), y: means }] : means.map((value, index) => ({ ...ofMean, x: [index], y: [value] }));
+  return { title: `${labelOfMetric(list, metric)} against ${key}`, xTitle: key, yTitle: withUnit(metric, labelOfMetric(list, metric)), lines: [...(means.length ? line : []), ...points], spread: "standard error",
+    categories: numeric ? null : order, log: { x: isLog, y: false }, range: { x: numeric ? null : [-0.5, order.length - 0.5], y: null } };
 }
 
 function drawHeat(chart, list, rows, cols, metric) {
