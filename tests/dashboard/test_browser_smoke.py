@@ -45,7 +45,7 @@ def test_the_pages_show_runs_and_send_no_foreign_request(watched: Watched, tmp_p
         expect(page.locator("#caption-key")).to_contain_text(
             "mean over data.source.name (different data or likelihoods)"
         )
-        expect(page.locator("main [role=status]")).to_contain_text("their values cannot be compared")
+        expect(page.locator("main [role=status]").first).to_contain_text("their values cannot be compared")
         page.goto(f"{address}#page=images")
         expect(page.locator("figure img")).to_have_count(5, timeout=MILLISECONDS)
         page.goto(f"{address}#page=run&run=r2")
