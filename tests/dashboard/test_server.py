@@ -15,6 +15,7 @@ from tests.dashboard.records import (
     environment_record,
     make_run,
     picture,
+    stats_record,
 )
 from vae_exp.dashboard.explorer.catalog import ExplorerCatalog
 from vae_exp.dashboard.explorer.run_process import Explored
@@ -86,10 +87,13 @@ def test_curves_are_given_against_step_epoch_and_time(client: TestClient, agains
 
 
 def test_numbers_that_json_does_not_know_become_null(store: RunStore, client: TestClient, tmp_path: Path):
-    make_run(tmp_path, "two", {"odd": float("inf")}, [{"a": float("nan")}, {"a": float("inf")}, {"a": 1.0}])
+    rows = [{"a": float("nan")}, {"a": float("inf")}, {"a": 1.0}]
+    machine = stats_record(1_700_000_010, {"cpu": float("nan"), "_timestamp": float("nan")})
+    make_run(tmp_path, "two", {"odd": float("inf")}, rows, more=[machine])
     rediscover(store)
     [curve] = client.get("/api/curves?run=two&metric=a").json()["curves"]
     assert curve["y"] == [None, None, 1]
+    assert client.get("/api/run/two").json()["machine"] == [{"metric": "cpu", "x": [10.0], "y": [None]}]
     json.loads(client.get("/api/runs").text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 

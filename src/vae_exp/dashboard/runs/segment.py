@@ -252,7 +252,7 @@ class RunSegment:
                 self.console.append(str(body.get("line", "")), is_error)
             case "stats":
                 time = seconds_of(body.get("timestamp"))
-                self.machine.append(len(self.machine), {"_timestamp": time, **values_of(body.get("item"))})
+                self.machine.append(len(self.machine), {**values_of(body.get("item")), "_timestamp": time})
             case "environment":
                 self.environment |= values_of({key: value for key, value in body.items() if key != "writer_id"})
             case "alert":
