@@ -41,6 +41,8 @@ function pageSweep(main) {
         choice("columns", keys, cols, (chosen) => setState({ cols: chosen })), othersChoice());
       menuSignature = signature;
     }
+    controls.hidden = !metric;
+    grid.hidden = !metric || !keys.length;
     message.textContent = !metric ? "There are no metrics yet." : keys.length ? statusOf(all, list, metric) : `${list.length} of ${all.length} runs have finished; they do not differ in their config.`;
     titles.key.textContent = `${labelOfMetric(list, metric)} against ${key}`;
     titles.heat.textContent = `${labelOfMetric(list, metric)} over ${rows} × ${cols}`;
