@@ -215,7 +215,7 @@ function tableRow(run, columns, selected, best, values) {
     setState({ selected: asList([...now]) });
   } } });
   const cells = headings(columns).map((key) => {
-    if (key === "name") return el("td", {}, el("span", { class: `swatch c${run.colour} d${run.dash}`, "aria-hidden": "true" }), " ",
+    if (key === "name") return el("td", {}, swatch(run), " ",
       best === undefined ? null : el("span", { title: `the best ${labelOfMetric([run], mainMetric([run]))} of runs with the same data and likelihood` }, "★ best "), el("a", { href: fragmentWith({ page: "run", run: run.key }), "data-key": `link ${run.key}`, title: run.name }, run.label), best ? el("span", { class: "comparable" }, `of ${best}`) : null);
     if (key === "state") return el("td", { class: run.state, ...pinOf(columns, key) }, stateAlone(run), warningMark(run));
     if (key === "notes") return el("td", { class: "notes", title: run.note, ...pinOf(columns, key) }, firstLine(run.note));

@@ -58,7 +58,8 @@ function rangeOf(estimates) {
   const errors = estimates.map(({ error }) => (Number.isFinite(error) ? error : 0));
   const low = Math.min(...estimates.map((item, index) => item.mean - errors[index]));
   const high = Math.max(...estimates.map((item, index) => item.mean + errors[index]));
-  const room = 0.08 * (high - low || Math.abs(high) || 1);
+  const isConstant = high - low <= 1e-9 * Math.max(Math.abs(low), Math.abs(high)); // but for rounding
+  const room = 0.08 * ((isConstant ? Math.abs(high) : high - low) || 1);
   return [low - room, high + room];
 }
 
