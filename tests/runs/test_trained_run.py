@@ -70,6 +70,14 @@ def test_a_checkpoint_of_another_architecture_is_refused(copied_run):
         vae_exp.load_run(copied_run)
 
 
+def test_a_model_far_larger_than_its_checkpoint_takes_no_memory(copied_run, monkeypatch):
+    path = copied_run / ".hydra" / "config.yaml"
+    path.write_text(path.read_text().replace("- 500", "- 20000\n  - 20000"))
+    monkeypatch.setattr(torch.nn.Linear, "reset_parameters", lambda layer: pytest.fail("weights were set"))
+    with pytest.raises(UserError, match="does not fit the model of its config: it holds"):
+        vae_exp.load_run(copied_run)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_refused(copied_run, value: float):
     path = copied_run / "checkpoints" / "best.pt"

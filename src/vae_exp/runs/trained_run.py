@@ -1,7 +1,8 @@
 """A run that has been trained: opened from its directory alone."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
@@ -10,6 +11,8 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from vae_exp.configuration.allowlist import Caller, require_safe
 from vae_exp.configuration.instantiate import build_splits, build_vae
@@ -28,6 +31,7 @@ from vae_exp.storage.atomic_io import absolute_path
 from vae_exp.storage.run_directory import RunDirectory, named_run
 from vae_exp.tracking.metrics_file import read_rows
 
+_MAX_WEIGHT_RATIO = 4  # of a model that is built to one that is stored: weights may have several names
 _log = logging.getLogger(__name__)
 
 
@@ -155,7 +159,8 @@ def load_run(
 
 def _build_with_weights(plain: dict[str, Any], state: Mapping[str, Any], checkpoint: Path) -> VAE:
     """The model with the checkpoint's weights, their average where there is one; the random state stays."""
-    with torch.random.fork_rng(devices=[]):  # the model is built on the CPU
+    # The model is built on the CPU.
+    with torch.random.fork_rng(devices=[]), _limit_parameters(state, checkpoint):
         vae = build_vae(plain["model"], plain["data"]["image_shape"])
     try:
         vae.load_state_dict(state["vae"])
@@ -165,6 +170,27 @@ def _build_with_weights(plain: dict[str, Any], state: Mapping[str, Any], checkpo
         raise UserError(f"{checkpoint} does not fit the model of its config: {reason}") from error
     _require_finite(vae, checkpoint)
     return vae
+
+
+@contextmanager
+def _limit_parameters(state: Mapping[str, Any], checkpoint: Path) -> Iterator[None]:
+    """Refuse a model of far more weights than the checkpoint holds, before they are set and so take memory."""
+    weights = state.get("vae")
+    tensors = weights.values() if isinstance(weights, Mapping) else ()
+    stored = sum(x.numel() for x in tensors if isinstance(x, torch.Tensor))
+    count = 0
+
+    def add(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal count
+        count += 0 if parameter is None else parameter.numel()
+        if count > _MAX_WEIGHT_RATIO * stored:
+            raise UserError(f"{checkpoint} does not fit the model of its config: it holds {stored:,} numbers.")
+
+    handle = register_module_parameter_registration_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _require_finite(vae: VAE, checkpoint: Path) -> None:
