@@ -218,7 +218,7 @@ function tableRow(run, columns, selected, best, values) {
     if (key === "name") return el("td", {}, swatch(run), " ",
       best === undefined ? null : el("span", { title: `the best ${labelOfMetric([run], mainMetric([run]))} of runs with the same data and likelihood` }, "★ best "), el("a", { href: fragmentWith({ page: "run", run: run.key }), "data-key": `link ${run.key}`, title: run.name }, run.label), best ? el("span", { class: "comparable" }, `of ${best}`) : null);
     if (key === "state") return el("td", { class: run.state, ...pinOf(columns, key) }, stateAlone(run), warningMark(run));
-    if (key === "notes") return el("td", { class: "notes", title: run.note, ...pinOf(columns, key) }, firstLine(run.note));
+    if (key === "notes") return el("td", { class: "notes", title: run.note, ...pinOf(columns, key) }, cut(firstLine(run.note), 32));
     if (key === "started") return el("td", { class: "number", ...pinOf(columns, key) }, moment(run.started));
     if (key === "runtime") return el("td", { class: "number", ...pinOf(columns, key) }, duration(valueOf(run, key)));
     const value = valueOf(run, key);
