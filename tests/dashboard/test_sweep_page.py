@@ -48,6 +48,10 @@ def test_a_sweep_is_picked(watched: Watched, root: Path):
         expect(watched.page.locator("#parallel path.run")).to_have_count(2)
         expect(watched.page.locator("h2").first).to_have_text("val/elbo against lr")
         assert "sweep=rates" in watched.page.url
+        watched.page.goto(f"{address}#page=sweep&sweep=removed")
+        expect(watched.page.locator("main p").first).to_contain_text("There are no metrics yet.")
+        picker.select_option("widths")
+        expect(watched.page.locator("#parallel path.run")).to_have_count(8)
     assert watched.complaints == []
 
 

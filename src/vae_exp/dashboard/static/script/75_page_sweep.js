@@ -41,7 +41,7 @@ function pageSweep(main) {
         choice("columns", keys, cols, (chosen) => setState({ cols: chosen })), othersChoice());
       menuSignature = signature;
     }
-    controls.hidden = !metric;
+    controls.hidden = !metric && !state.sweep;
     grid.hidden = !metric || !keys.length;
     message.textContent = !metric ? "There are no metrics yet." : keys.length ? statusOf(all, list, metric) : `${list.length} of ${all.length} runs have finished; they do not differ in their config.`;
     titles.key.textContent = `${labelOfMetric(list, metric)} against ${key}`;
