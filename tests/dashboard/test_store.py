@@ -98,6 +98,20 @@ def test_a_run_is_read_to_its_end_before_its_state_is_shown(tmp_path: Path, monk
     assert published[-1] == store.runs["one"].state == "finished"
 
 
+def test_large_files_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(store_module, "_SECONDS_PER_FILE", 0.0)
+    monkeypatch.setattr(store_module, "_SECONDS_PER_REFRESH", 0.0)
+    for number in range(3):
+        rows = [{"a": 1.0, "text": "x" * 80_000} for _ in range(40)]
+        make_run(tmp_path, f"run{number}", rows=rows, started=1_700_000_000 + number)
+    store = RunStore([tmp_path])
+    for _ in range(3):
+        assert store.refresh()
+    assert [run.state for run in store.runs.values()] == ["reading"] * 3
+    store.read_all()
+    assert [run.state for run in store.runs.values()] == ["finished"] * 3
+
+
 def test_a_run_whose_file_becomes_unreadable_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(store_module, "_SECONDS_PER_FILE", 0.0)
     path = make_run(tmp_path, "one", rows=[{"text": "x" * 80_000}] * 40, exit_code=None)

@@ -108,12 +108,15 @@ class RunStore:
         behind = [segment for segment in self._segments.values() if segment.is_behind]
         growing = [x for x in self._segments.values() if not x.is_behind and not _has_ended(x, now)]
         entries = []
-        for segment in behind + growing:
-            if time.monotonic() >= deadline:
+        for number, segment in enumerate(growing + behind):
+            if number and time.monotonic() >= deadline:
                 break
             if segment.status is None and self._restore(segment):
                 continue
             self._refresh(segment)
+            if segment.has_more:  # its next turn is after those of the others
+                with self.lock:
+                    self._segments[segment.path] = self._segments.pop(segment.path)
             if segment.progress and _has_ended(segment, now) and now - segment.modified > _SETTLED_SECONDS:
                 entries.append(segment)
         self._cache.put([(x.path, x.status, pack(x)) for x in entries if x.status is not None])
