@@ -52,6 +52,16 @@ def test_training_and_validation_of_a_metric_share_a_panel(watched: Watched, tmp
     assert watched.complaints == []
 
 
+def test_a_constant_is_drawn_at_its_value(watched: Watched, tmp_path: Path):
+    make_run(tmp_path, "one", {}, [{"train/learning_rate": 0.001}] * 3)
+    with dashboard([tmp_path]) as address:
+        watched.page.goto(f"{address}#page=run&run=one")
+        expect(watched.page.locator(".curves .scatterlayer")).to_have_count(1, timeout=TIMEOUT)
+        low, high = watched.page.evaluate("() => document.querySelector('.curves .chart')._fullLayout.yaxis.range")
+        assert 0 < low < 0.001 < high < 0.002
+    assert watched.complaints == []
+
+
 def test_a_warning_is_in_the_table_with_its_text(watched: Watched, tmp_path: Path):
     make_run(tmp_path, "one", {}, [{"val/rate": 0.0}], more=[alert_record("posterior collapse", "rate below 0.1")])
     with dashboard([tmp_path]) as address:

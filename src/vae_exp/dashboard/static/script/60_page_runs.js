@@ -126,7 +126,7 @@ function tableHead(list, columns, selected) {
     const at = sorts.findIndex((item) => item === key || item === `-${key}`);
     const mark = at < 0 ? "" : ` ${sorts[at] === key ? "▲" : "▼"}${sorts.length > 1 ? at + 1 : ""}`;
     return el("th", { scope: "col", class: isNumberColumn(columns, key) ? "number" : null, "data-column": key, "aria-sort": at ? "none" : sorts[at] === key ? "ascending" : "descending", ...pinOf(columns, key) },
-      el("button", { type: "button", title: columns.labels[key] ?? key, "data-key": key, on: { click: (event) => sortBy(columns, key, event.shiftKey) } }, columns.labels[key] ?? key, mark));
+      el("button", { type: "button", title: `${columns.labels[key] ?? key}: click to sort, with Shift by a further column${key === "name" ? "" : "; drag to move"}`, "data-key": key, on: { click: (event) => sortBy(columns, key, event.shiftKey) } }, columns.labels[key] ?? key, mark));
   });
   return el("thead", {}, el("tr", {}, el("th", {}, el("span", {}, all)), cells));
 }
@@ -224,7 +224,7 @@ function tableRow(run, columns, selected, best, values) {
     const value = valueOf(run, key);
     const isLast = typeof value === "number" && columns.labels[key] && columns.labels[key] !== labelOfMetric([run], key);
     const count = values?.get(key);
-    return el("td", { class: [typeof value === "number" ? "number" : "", isLast ? "quiet" : "", count ? "top" : ""].join(" ").trim() || null, title: textOf(value) + (isLast ? ", of the last epoch" : "") + (count ? `, ${bestOf(count)}` : ""), ...pinOf(columns, key) }, typeof value === "number" && key in columns.digits ? fixed(value, columns.digits[key]) : shown(value, key));
+    return el("td", { class: [typeof value === "number" || columns.names.includes(key) ? "number" : "", isLast ? "quiet" : "", count ? "top" : ""].join(" ").trim() || null, title: textOf(value) + (isLast ? ", of the last epoch" : "") + (count ? `, ${bestOf(count)}` : ""), ...pinOf(columns, key) }, typeof value === "number" && key in columns.digits ? fixed(value, columns.digits[key]) : shown(value, key));
   });
   return el("tr", { class: best === undefined ? null : "best", "data-run": run.key }, el("td", {}, box), cells);
 }

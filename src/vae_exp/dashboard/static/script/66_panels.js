@@ -117,6 +117,8 @@ function zoomByKey({ id, chart }, event) {
   setState(withZoom(id, { x: [middle - half, middle + half], y: zooms().get(id)?.y ?? null }));
 }
 
+// Plotly would draw a constant of 0.001 on an axis from -1 to 1, where it looks like 0.
+const areConstant = (lines) => new Set(lines.flatMap(({ y }) => y.filter((value) => value !== null))).size === 1;
 const isPositive = (lines, axis) => lines.some((line) => line[axis].some((value) => value > 0));
 
 // `range` is that of y where panels share one, as numbers.
@@ -128,6 +130,7 @@ function drawPanel(panel, lines, yTitle, { range = null, xaxis = {} } = {}) {
   const isLinear = lines.length > 0 && ((state.log === "1" && !log.y) || (state.logx === "1" && !log.x));
   note.textContent = lines.length ? (isLinear ? "Linear axis: there are no positive values." : "") : "No run has a value here.";
   const zoom = zooms().get(panel.id) ?? { x: null, y: null };
+  range ??= areConstant(lines) ? rangeOfLines(lines) : null;
   const shared = range && (!log.y || range[0] > 0) ? (log.y ? range.map(Math.log10) : range) : null;
   const axisOfPlot = (name, fixed) => ({ type: log[name] ? "log" : "linear", autorange: !fixed, ...(fixed ? { range: [...fixed] } : {}) });
   panel.figure = { title, xTitle: axisTitle(), yTitle, lines, log, range: { x: zoom.x, y: zoom.y ?? shared } };

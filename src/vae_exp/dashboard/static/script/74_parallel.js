@@ -3,7 +3,7 @@
 
 const MOST_AXES = 9;
 const MOST_PATHS = 500;
-const AXIS_GAP = [96, 280]; // pixels, least and most
+const LEAST_AXIS_GAP = 96; // pixels
 const PARALLEL = { height: 330, top: 44, bottom: 24, left: 68, right: 78 };
 const STEPS_OF_KEYS = { ArrowUp: 0.02, ArrowDown: -0.02, PageUp: 0.1, PageDown: -0.1, Home: -1, End: 1 };
 
@@ -22,7 +22,7 @@ function drawParallel(box, list, keys, metric) {
   if (measured.length < 2 || axes.length < 2) { refill(box, el("p", { class: "quiet" }, "Two runs that differ are needed.")); return null; }
   const scales = new Map(axes.map((key) => [key, scaleOf(measured, key, key === metric)]));
   const { left, right, height } = PARALLEL;
-  const gap = Math.min(AXIS_GAP[1], Math.max(AXIS_GAP[0], (box.clientWidth - left - right) / (axes.length - 1)));
+  const gap = Math.max(LEAST_AXIS_GAP, (box.clientWidth - left - right) / (axes.length - 1));
   const width = left + right + gap * (axes.length - 1);
   const x = (index) => left + index * gap;
   const paths = measured.map((run) => runPath(run, keys, metric, axes.map((key, index) => `${x(index).toFixed(1)},${yOf(scales.get(key).place(run)).toFixed(1)}`), scales.get(metric).place(run)));

@@ -18,7 +18,7 @@ function compareButton(list, selected) {
 }
 
 function pageCompare(main) {
-  const choices = el("div", { class: "controls" });
+  const choices = el("div", { class: "controls of-runs" });
   const message = el("p", { class: "quiet", role: "status" });
   const body = el("div", { class: "wall" });
   const panel = (title, ...children) => el("section", { class: "panel", "aria-label": title }, el("h2", {}, title), children);

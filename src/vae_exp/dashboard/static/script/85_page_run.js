@@ -1,7 +1,7 @@
 // One run with everything that it logged.
 
 function pageRun(main) {
-  const choices = el("div", { class: "controls" });
+  const choices = el("div", { class: "controls of-runs" });
   const head = el("div");
   const noteBox = el("div");
   const curves = el("div", { class: "wall curves" });

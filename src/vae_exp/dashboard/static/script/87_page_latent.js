@@ -9,7 +9,7 @@ const LIST_MILLISECONDS = 10_000; // a run that trains may have its first checkp
 let explorable = 0; // runs, those without W&B files too
 
 function pageLatent(main) {
-  const choices = el("div", { class: "controls" });
+  const choices = el("div", { class: "controls of-runs" });
   const message = el("p", { class: "quiet", role: "status" });
   const views = el("div", { class: "latent-views" });
   refill(main, choices, message, views);
