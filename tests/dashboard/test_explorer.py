@@ -4,6 +4,9 @@ import base64
 import json
 import re
 import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -26,6 +29,7 @@ from vae_exp.dashboard.explorer.run_process import Explored, RunProcess
 from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.dashboard.web.export import export
 from vae_exp.dashboard.web.server import make_app
+from vae_exp.errors import UserError
 from vae_exp.model.networks import ACTIVATIONS
 
 SHAPE = [1, 12, 10]
@@ -184,6 +188,32 @@ def test_an_export_names_no_folder_of_data_that_are_gone(copied_run, tmp_path):
     data = base64.b64decode(bundle)
     assert b"cannot be opened" in data
     assert b"secret" not in data
+
+
+def test_requests_that_wait_for_the_process_leave_the_page_its_threads(catalog, client, monkeypatch):
+    is_done = threading.Event()
+    monkeypatch.setattr(catalog._process, "bundle", lambda path: b"" if is_done.wait(60) else None)
+    with client, ThreadPoolExecutor(60) as threads:
+        [listed] = client.get("/api/latent").json()["runs"]
+        waiting = [threads.submit(client.get, f"/api/latent/{listed['key']}") for _ in range(50)]
+        time.sleep(0.5)
+        try:
+            assert threads.submit(client.get, "/api/runs").result(timeout=20).status_code == 200
+        finally:
+            is_done.set()
+        assert {request.result(timeout=20).status_code for request in waiting} == {200}
+
+
+def test_the_process_ends_in_the_middle_of_a_request(tmp_path):
+    process, started = RunProcess(Explored()), tmp_path / "started"
+    script = f"import pathlib, time; pathlib.Path({str(started)!r}).touch(); time.sleep(60)"
+    with ThreadPoolExecutor() as threads:
+        request = threads.submit(process._call, exec, script)
+        while not started.exists():
+            time.sleep(0.1)
+        process.stop()
+        with pytest.raises(UserError, match="has ended"):
+            request.result(timeout=20)
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])

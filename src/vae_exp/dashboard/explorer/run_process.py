@@ -8,7 +8,8 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -76,6 +77,7 @@ class RunProcess:
         self._explored = replace(explored, paths=())
         self._lock = threading.Lock()
         self._pool: ProcessPoolExecutor | None = None
+        self._alive: Connection | None = None  # the process ends when this is closed
 
     def bundle(self, run: Path) -> bytes:
         """What `bundle.make_bundle` makes of a run directory.
@@ -99,16 +101,21 @@ class RunProcess:
         return self._call(_decode, str(run), self._explored, _version_of(run), tuple(latents), label)
 
     def stop(self) -> None:
-        """End the process."""
+        """End the process, whatever it does."""
         with self._lock:
-            if self._pool is not None:
+            if self._pool is not None and self._alive is not None:
+                self._alive.close()
                 self._pool.shutdown(wait=False, cancel_futures=True)
                 self._pool = None
 
+    def _start(self) -> ProcessPoolExecutor:
+        context = get_context("spawn")
+        reader, self._alive = context.Pipe(duplex=False)
+        return ProcessPoolExecutor(1, context, _prepare, (reader,))
+
     def _call(self, function: "Callable[..., Result]", *args: object) -> Result:
         with self._lock:
-            self._pool = self._pool or ProcessPoolExecutor(1, get_context("spawn"), _prepare)
-            pool = self._pool
+            pool = self._pool = self._pool or self._start()
         try:
             return pool.submit(function, *args).result()
         except BrokenProcessPool as error:
@@ -123,23 +130,21 @@ def _version_of(run: Path) -> tuple[int, ...]:
     return tuple(path.stat().st_mtime_ns for path in sorted((run / "checkpoints").glob("*.pt")))
 
 
-def _prepare() -> None:
+def _prepare(server: Connection) -> None:
     import signal
 
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the server, and with it this process
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_server, args=(server,), daemon=True).start()
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
 
 
-def _exit_with_parent() -> None:
-    """A server that is killed stops nothing, and this process would wait for its next request."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(0)
+def _exit_with_server(server: Connection) -> None:
+    """Exit when the server closes its end, or is killed; the request of the moment may last for minutes."""
+    server.poll(None)
+    os._exit(0)
 
 
 @lru_cache(_MAX_OPEN_RUNS)

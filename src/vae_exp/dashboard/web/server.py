@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -150,24 +152,31 @@ class _Endpoints:
 
 
 class _LatentEndpoints:
-    """The latent spaces of runs; see `explorer.catalog`."""
+    """The latent spaces of runs; see `explorer.catalog`.
+
+    One process answers one request after the other; those that wait take no threads from the rest of the page.
+    """
 
     def __init__(self, catalog: ExplorerCatalog) -> None:
         self._catalog = catalog
+        self._threads = CapacityLimiter(2)
 
     def runs(self, request: Request) -> Response:
         return _json({"runs": [{"key": run.key, "name": run.name} for run in self._catalog.runs()]})
 
-    def bundle(self, request: Request) -> Response:
-        return self._answer(request, self._catalog.bundle)
+    async def bundle(self, request: Request) -> Response:
+        return await self._answer(request, self._catalog.bundle)
 
-    def image(self, request: Request) -> Response:
+    async def image(self, request: Request) -> Response:
         latents = request.query_params.get("z", "")
         label = _parse_number(request.query_params.get("label", ""), default=0)
-        return self._answer(request, lambda run: self._catalog.decode(run, latents, label))
+        return await self._answer(request, lambda run: self._catalog.decode(run, latents, label))
 
-    def _answer(self, request: Request, action: Callable[[ExplorableRun], bytes]) -> Response:
-        run = self._catalog.get(request.path_params["key"])
+    async def _answer(self, request: Request, action: Callable[[ExplorableRun], bytes]) -> Response:
+        return await run_sync(self._answer_now, request.path_params["key"], action, limiter=self._threads)
+
+    def _answer_now(self, key: str, action: Callable[[ExplorableRun], bytes]) -> Response:
+        run = self._catalog.get(key)
         if run is None:
             return _not_found()
         try:
