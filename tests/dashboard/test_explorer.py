@@ -204,6 +204,18 @@ def test_requests_that_wait_for_the_process_leave_the_page_its_threads(catalog, 
         assert {request.result(timeout=20).status_code for request in waiting} == {200}
 
 
+def test_a_run_that_has_diverged_is_refused_with_a_reason(copied_run):
+    path = copied_run / "checkpoints" / "best.pt"
+    state = torch.load(path, weights_only=True)
+    for tensor in state["vae"].values():
+        tensor.mul_(1e20)
+    torch.save(state, path)
+    process = RunProcess(Explored())
+    with pytest.raises(UserError, match="its weights may have diverged"):
+        process.bundle(copied_run)
+    process.stop()
+
+
 def test_the_process_ends_in_the_middle_of_a_request(tmp_path):
     process, started = RunProcess(Explored()), tmp_path / "started"
     script = f"import pathlib, time; pathlib.Path({str(started)!r}).touch(); time.sleep(60)"

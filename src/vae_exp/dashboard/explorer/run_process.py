@@ -83,7 +83,7 @@ class RunProcess:
         """What `bundle.make_bundle` makes of a run directory.
 
         Raises:
-            UserError: as `load_run` does, and if the process dies.
+            UserError: as `load_run` does, if numbers are not finite, and if the process dies.
         """
         return self._call(_bundle, str(run), self._explored, _version_of(run))
 
@@ -123,6 +123,8 @@ class RunProcess:
                 if self._pool is pool:
                     self._pool = None
             raise UserError("the process that opens runs has ended; is there too little memory?") from error
+        except ValueError as error:  # distributions, JSON and linear algebra refuse numbers that are not finite
+            raise UserError(f"the run cannot be shown; its weights may have diverged: {error}") from error
 
 
 def _version_of(run: Path) -> tuple[int, ...]:
