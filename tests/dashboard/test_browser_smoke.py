@@ -41,7 +41,7 @@ def test_the_pages_show_runs_and_send_no_foreign_request(watched: Watched, tmp_p
         expect(best).to_have_text(re.compile("★ best r1finished"))
         page.goto(f"{address}#page=charts")
         expect(page.locator(".chart .scatterlayer .trace")).to_have_count(5, timeout=MILLISECONDS)
-        page.goto(f"{address}#page=sweep&key=x")
+        page.goto(f"{address}#page=sweep&key=x&rows=x&cols=x")
         expect(page.locator("#caption-key")).to_contain_text(
             "mean over data.source.name (different data or likelihoods)"
         )

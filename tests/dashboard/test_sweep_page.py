@@ -109,6 +109,17 @@ def test_any_metric_against_any_metric_or_number(watched: Watched, root: Path):
     assert watched.complaints == []
 
 
+def test_the_other_key_of_the_heat_map_has_colours_and_a_legend(watched: Watched, root: Path):
+    with dashboard([root]) as address:
+        page = open_sweep(watched, address, key="model.latent_dim")
+        expect(page.locator("#legend-key span:not(.swatch)")).to_have_text(["loss=elbo", "loss=iwae"])
+        traces = page.evaluate("() => document.getElementById('chart-key').data.map(({ x, y }) => [x, y])")
+        assert traces[:2] == [[[1, 2, 4, 8], [-10, -8, -6, -4]], [[1, 2, 4, 8], [-9, -7, -5, -3]]]
+        colours = page.evaluate("() => document.getElementById('chart-key').data.at(-1).marker.color")
+        assert len(set(colours)) == 2
+    assert watched.complaints == []
+
+
 def save_every_panel(page: Page) -> None:
     """As images that stand alone, and as points."""
     for name, heading in (

@@ -12,11 +12,12 @@ function pageSweep(main) {
   const share = el("div", { id: "importance" });
   const titles = Object.fromEntries(["key", "heat", "lines", "share"].map((name) => [name, el("h2")]));
   const captions = Object.fromEntries(["key", "heat"].map((name) => [name, el("p", { class: "quiet", id: `caption-${name}` })]));
+  const legend = el("p", { class: "legend", id: "legend-key" });
   const scatter = scatterIn(charts.plane);
   const figures = { key: null, lines: null };
   const head = (name, text) => panelHead(titles[name], saveButtons(name, text, () => figures[name]));
   refill(grid,
-    el("section", { class: "panel" }, head("key", "the metric against a key"), captions.key, charts.key), el("section", { class: "panel" }, titles.heat, captions.heat, charts.heat),
+    el("section", { class: "panel" }, head("key", "the metric against a key"), captions.key, legend, charts.key), el("section", { class: "panel" }, titles.heat, captions.heat, charts.heat),
     scatter.box, el("section", { class: "panel" }, titles.share, share),
     el("section", { class: "panel whole" }, head("lines", "parallel coordinates"), lines));
   refill(main, controls, message, grid);
@@ -48,9 +49,11 @@ function pageSweep(main) {
     titles.heat.textContent = `${labelOfMetric(list, metric)} over ${rows} × ${cols}`;
     titles.lines.textContent = "Parallel coordinates";
     titles.share.textContent = "Importance of keys (approximate)";
-    captions.key.textContent = keyCaption(list, key, metric, plain);
+    const second = secondKey(list, key, rows, cols);
+    captions.key.textContent = keyCaption(list, key, second, metric, plain);
     captions.heat.textContent = meaningOf(list, [rows, cols], metric);
-    figures.key = drawAgainstKey(charts.key, list, key, metric, keys);
+    refill(legend, styledValues(list, second).map(({ label, style }) => el("span", {}, swatch(style), label)));
+    figures.key = drawAgainstKey(charts.key, list, { key, second, metric, keys });
     drawHeat(charts.heat, list, rows, cols, metric);
     scatter.update(list, keys);
     figures.lines = drawParallel(lines, list, keys, metric);
@@ -89,9 +92,21 @@ const settingsAt = (list, key) => groupsBy(list, (run) => `${settingOf(run)}${is
 const settingLabel = (members, keys) => escaped(groupLabel(members, keys));
 const errorBars = (estimates) => ({ type: "data", array: estimates.map(({ error }) => (Number.isFinite(error) ? error : 0)), thickness: 1, width: 3, color: colour("line") });
 
-function keyCaption(list, key, metric, plain) {
-  const [one, several] = [meaningOf(list, [...plain, key], metric), meaningOf(list, [key], metric)];
-  const parts = [`points: ${one}`, one.startsWith("mean") ? "bars: standard errors over seeds" : "", several === one ? "" : `${isNumeric(list, key) ? "line" : "dashes"}: ${several.split("; ").at(-1)}`];
+// The other key of the heat map decides the colours against a key, if it has few values.
+function secondKey(list, key, rows, cols) {
+  const second = cols === key ? rows : cols;
+  return second && second !== key && !isSeed(second) && valuesOf(list, second).length <= COLOURS ? second : "";
+}
+
+function styledValues(list, second) {
+  const values = second ? valuesOf(list, second) : [];
+  return values.map((value, index) => { const members = list.filter((run) => textOf(run.config[second]) === value); return { value, label: labelBy(members[0], [second]), style: { colour: index, dash: 0 }, members }; });
+}
+
+function keyCaption(list, key, second, metric, plain) {
+  const hasLines = isNumeric(list, key);
+  const [one, several] = [meaningOf(list, [...plain, key], metric), meaningOf(list, hasLines && second ? [key, second] : [key], metric)];
+  const parts = [`points: ${one}`, one.startsWith("mean") ? "bars: standard errors over seeds" : "", several === one ? "" : `${!hasLines ? "dashes" : second ? "lines" : "line"}: ${several.split("; ").at(-1)}`];
   return parts.filter(Boolean).join("; ");
 }
 
@@ -108,31 +123,44 @@ function axisOf(values) {
   return { type: log ? "log" : "linear", ...ticks };
 }
 
-function drawAgainstKey(chart, list, key, metric, keys) {
+function drawAgainstKey(chart, list, { key, second, metric, keys }) {
   const measured = finite(list, metric).filter((run) => key in run.config);
   if (!key || !measured.length) { clear(chart); return null; }
   const numeric = isNumeric(measured, key);
   const order = valuesOf(measured, key);
   const estimates = settingsAt(measured, key).map((members) => estimateOf(members, metric));
-  const styles = stylesOf(estimates.map(({ members }) => members[0]));
+  const values = styledValues(list, second);
+  const valueIn = ({ members: [run] }) => values.find(({ value }) => value === textOf(run.config[second]));
+  const styles = second ? estimates.map((item) => valueIn(item).style) : stylesOf(estimates.map(({ members }) => members[0]));
+  const labels = estimates.map(({ members }) => groupLabel(members, keys));
   const xOf = (run) => (numeric ? run.config[key] : escaped(textOf(run.config[key])));
   const points = { type: "scatter", mode: "markers", x: estimates.map(({ members }) => xOf(members[0])), y: estimates.map((item) => item.mean), error_y: errorBars(estimates),
-    text: estimates.map(({ members }) => settingLabel(members, keys)), hovertemplate: `%{text}<br>%{y:${hoverFormat(metric, estimates.map((item) => item.mean))}}<extra></extra>`, marker: { color: styles.map((style) => cssOf(style.colour)), symbol: styles.map((style) => SYMBOLS[style.dash]), size: 8 } };
-  const means = order.map((value) => combined(measured.filter((run) => textOf(run.config[key]) === value), metric).mean);
-  const line = { type: "scatter", mode: numeric ? "lines" : "markers", x: numeric ? order.map(Number) : order.map(escaped), y: means, hoverinfo: "skip",
-    line: { color: colour("line"), dash: "dot" }, marker: { symbol: "line-ew-open", size: 30, color: colour("ink"), line: { width: 2 } } };
+    text: labels.map(escaped), hovertemplate: `%{text}<br>%{y:${hoverFormat(metric, estimates.map((item) => item.mean))}}<extra></extra>`, marker: { color: styles.map((style) => cssOf(style.colour)), symbol: styles.map((style) => SYMBOLS[style.dash]), size: 8 } };
+  const means = order.length > MOST_STEPS && order.length === measured.length ? [] : meansAgainst(measured, order, { key, metric, values: numeric ? values : [] });
+  const lines = means.map(({ style, x, y }) => ({ type: "scatter", mode: numeric ? "lines" : "markers", x: numeric ? x.map(Number) : x.map(escaped), y, hoverinfo: "skip",
+    line: { color: cssOf(style.colour), dash: style.dash ? "dot" : "solid", width: 1.8 }, marker: { symbol: "line-ew-open", size: 30, color: colour("ink"), line: { width: 2 } } }));
   const axis = numeric ? axisOf(order.map(Number)) : { type: "category", categoryorder: "array", categoryarray: order.map(escaped) };
-  const isNoise = order.length > MOST_STEPS && order.length === measured.length;
-  draw(chart, [...(isNoise ? [] : [line]), points], layoutOf(key, labelOfMetric(list, metric), { xaxis: axis, uirevision: `${key}${metric}` }));
-  return figureOfKey(list, key, metric, { numeric, order, means: isNoise ? [] : means, estimates, styles, labels: estimates.map(({ members }) => groupLabel(members, keys)), isLog: axis.type === "log" });
+  draw(chart, [...lines, points], layoutOf(key, withUnit(metric, labelOfMetric(list, metric)), { xaxis: axis, uirevision: `${key}${metric}` }));
+  return figureOfKey(list, key, metric, { numeric, order, means, estimates, styles, labels, legends: second ? estimates.map((item) => valueIn(item).label) : labels, isLog: axis.type === "log" });
 }
 
-function figureOfKey(list, key, metric, { numeric, order, means, estimates, styles, labels, isLog }) {
+// The mean at each value of a key, of all runs or for each value of a second one.
+function meansAgainst(measured, order, { key, metric, values }) {
+  const all = { label: "mean", style: { colour: "#7d848d", dash: 2 }, members: measured };
+  return (values.length ? values : [all]).map(({ label, style, members }) => {
+    const means = order.map((value) => [value, combined(members.filter((run) => textOf(run.config[key]) === value), metric)]).filter(([, item]) => item);
+    return { label, style, x: means.map(([value]) => value), y: means.map(([, item]) => item.mean) };
+  });
+}
+
+function figureOfKey(list, key, metric, { numeric, order, means, estimates, styles, labels, legends, isLog }) {
   const place = (text) => (numeric ? Number(text) : order.indexOf(text));
-  const points = estimates.map(({ members, mean: value, error }, index) => ({ x: [place(textOf(members[0].config[key]))], y: [value], sd: [Number.isFinite(error) ? error : null], n: [members.length], label: labels[index], legend: labels[index], style: styles[index] }));
-  const ofMean = { label: "mean", legend: "mean", sd: null, n: null, style: { colour: "#7d848d", dash: 2 } };
-  const line = numeric ? [{ ...ofMean, x: order.map(Number), y: means }] : means.map((value, index) => ({ ...ofMean, x: [index], y: [value] }));
-  return { title: `${labelOfMetric(list, metric)} against ${key}`, xTitle: key, yTitle: withUnit(metric, labelOfMetric(list, metric)), lines: [...(means.length ? line : []), ...points], spread: "standard error",
+  const points = estimates.map(({ members, mean: value, error }, index) => ({ x: [place(textOf(members[0].config[key]))], y: [value], sd: [Number.isFinite(error) ? error : null], n: [members.length], label: labels[index], legend: legends[index], style: styles[index] }));
+  const lines = means.flatMap(({ label, style, x, y }) => {
+    const ofMean = { label, legend: label, sd: null, n: null, style };
+    return numeric ? [{ ...ofMean, x: x.map(Number), y }] : x.map((text, index) => ({ ...ofMean, x: [place(text)], y: [y[index]] }));
+  });
+  return { title: `${labelOfMetric(list, metric)} against ${key}`, xTitle: key, yTitle: withUnit(metric, labelOfMetric(list, metric)), lines: [...lines, ...points], spread: "standard error",
     categories: numeric ? null : order, log: { x: isLog, y: false }, range: { x: numeric ? null : [-0.5, order.length - 0.5], y: null } };
 }
 
