@@ -120,6 +120,20 @@ def test_the_other_key_of_the_heat_map_has_colours_and_a_legend(watched: Watched
     assert watched.complaints == []
 
 
+def test_pages_without_the_filter_say_what_it_leaves(watched: Watched, root: Path):
+    page = watched.page
+    with dashboard([root]) as address:
+        for name in ("charts", "sweep", "images", "run"):
+            page.goto(f"{address}#page={name}&filter=nothing")
+            expect(page.get_by_text("No run passes the filter.")).to_be_visible(timeout=TIMEOUT)
+        expect(page.locator("#status")).to_have_text("10 runs, 0 pass the filter")
+        page.goto(f"{address}#page=charts&filter=loss=iwae&selected=r1")
+        expect(page.locator("#status")).to_have_text("10 runs, 4 pass the filter, 1 selected")
+        page.locator("nav a", has_text="Runs").click()
+        expect(page.locator("#status")).to_have_text("10 runs")
+    assert watched.complaints == []
+
+
 def save_every_panel(page: Page) -> None:
     """As images that stand alone, and as points."""
     for name, heading in (

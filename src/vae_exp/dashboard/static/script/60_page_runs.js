@@ -249,7 +249,7 @@ function groupRow(value, members, columns, means) {
     return el("th", { class: estimate?.isBest ? "number top" : "number", title: estimate?.isBest ? "the best mean of these groups" : null, ...pinOf(columns, key) }, estimate ? withError(estimate, columns.digits[key]) : "");
   });
   const finished = members.filter(isFinished).length;
-  const count = finished === members.length ? `${finished} runs` : `${finished} of ${members.length} runs finished`;
+  const count = finished === members.length ? `${finished} runs` : `${finished} of ${members.length} finished`;
   return el("tr", { class: "group" }, el("th", {}), el("th", { scope: "rowgroup" }, `${state.group} ${value} · ${count}`), cells);
 }
 

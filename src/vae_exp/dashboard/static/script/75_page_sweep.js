@@ -44,7 +44,7 @@ function pageSweep(main) {
     }
     controls.hidden = !metric && !state.sweep;
     grid.hidden = !metric || !keys.length;
-    message.textContent = !metric ? "There are no metrics yet." : keys.length ? statusOf(all, list, metric) : `${list.length} of ${all.length} runs have finished; they do not differ in their config.`;
+    message.textContent = !chosen.length ? noRunText() : !metric ? "There are no metrics yet." : keys.length ? statusOf(all, list, metric) : `${list.length} of ${all.length} runs have finished; they do not differ in their config.`;
     titles.key.textContent = `${labelOfMetric(list, metric)} against ${key}`;
     titles.heat.textContent = `${labelOfMetric(list, metric)} over ${rows} × ${cols}`;
     titles.lines.textContent = "Parallel coordinates";

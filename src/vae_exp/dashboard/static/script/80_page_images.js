@@ -31,7 +31,7 @@ function imagesIn(box) {
     const now = moments.filter((item) => item <= selected).at(-1) ?? moments[0] ?? 0;
     const signature = JSON.stringify([names, name, moments, state.every, now]);
     if (signature !== menuSignature) { refillControls(controls, names, name, moments, now); menuSignature = signature; }
-    message.textContent = list.length ? `${name}, ${list.length} of ${all.length} runs${all.length > list.length ? ": the others have no pictures, or are too many" : ""}` : "No run has pictures yet; evaluator.figures.every_n_epochs=5 draws them during training.";
+    message.textContent = list.length ? `${name}, ${list.length} of ${all.length} runs${all.length > list.length ? ": the others have no pictures, or are too many" : ""}` : !all.length ? noRunText() : "No run has pictures yet; evaluator.figures.every_n_epochs=5 draws them during training.";
     const keys = labelKeys(list);
     const content = JSON.stringify([name, now, state.every, list.map((run) => [run.key, run.colour, picturesOf(run).length, labelOf(run, keys)])]);
     if (content === wallSignature) return;

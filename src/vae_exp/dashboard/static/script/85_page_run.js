@@ -14,7 +14,7 @@ function pageRun(main) {
 
   return async () => {
     const run = runs.get(state.run) ?? filteredRuns()[0];
-    if (!run) { refill(head, el("p", { class: "quiet" }, "There are no runs yet.")); return; }
+    if (!run) { refill(head, el("p", { class: "quiet" }, noRunText())); return; }
     const now = JSON.stringify([run.key, run.version, runs.size]);
     if (now === signature) return drawRunCurves(run);
     if (!isInUse(choices)) refill(choices, runChoices(run));

@@ -44,11 +44,19 @@ async function refreshPage() {
 
 const runCount = (count) => `${count} run${count === 1 ? "" : "s"}`;
 
+// Pages that do not show the filter say that there is one.
+function chosenCounts() {
+  const list = currentRuns().filter(filterOf(state.filter).passes);
+  const keys = new Set(listOf(state.selected));
+  const selected = list.filter((run) => keys.has(run.key)).length;
+  return [state.filter ? `${list.length} pass the filter` : "", selected ? `${selected} selected` : ""];
+}
+
 function showStatus(problem) {
   const current = currentRuns();
   const running = current.filter((run) => run.state === "running").length;
   const count = current.length ? runCount(current.length) : `no run with a W&B file${explorable ? `, ${runCount(explorable)} to explore` : ""}`;
-  const parts = [count, running ? `${running} running` : "", waiting > 0 ? `${waiting} still to be read` : "", ...notes];
+  const parts = [count, ...(currentPage() === "runs" ? [] : chosenCounts()), running ? `${running} running` : "", waiting > 0 ? `${waiting} still to be read` : "", ...notes];
   const text = problem ?? parts.filter(Boolean).join(", ");
   if (statusLine.textContent !== text) statusLine.textContent = text;
   statusLine.classList.toggle("live", source.live && !problem && running > 0);
@@ -83,7 +91,7 @@ function applyTheme(theme) {
   showPage();
 }
 
-stateListeners.push(showPage);
+stateListeners.push(showPage, () => store !== null && showStatus());
 dataListeners.push(refreshPage);
 document.getElementById("theme").addEventListener("change", (event) => applyTheme(event.target.value));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => applyTheme(document.getElementById("theme").value));
