@@ -646,7 +646,9 @@ def test_runs_are_filtered_by_swept_overrides(watched: Watched, tmp_path: Path):
         config = {
             "run_directory": f"x{number}",
             "loss": {"_target_": target, "num_samples": 5 if loss == "iwae" else None},
-            "model": {"latent_dim": 2 * number},
+            "model": {"latent_dim": 2 * number, "encoder": {"latent_dim": 2 * number}},
+            "a": {"width": 1},
+            "b": {"width": 2},
             "swept": {"loss": loss, "model.latent_dim": str(2 * number)},
         }
         make_run(tmp_path, f"r{number}", config, [{"val/elbo": -1.0}], started=1_700_000_000 + number)
@@ -663,6 +665,7 @@ def test_runs_are_filtered_by_swept_overrides(watched: Watched, tmp_path: Path):
             ("loss._target_~b.EL", "2 of 3 runs"),
             ("latent_dim>=2 loss=elbo", "2 of 3 runs"),
             ("latent=2", "0 of 3 runs, no run has “latent”"),
+            ("width=1", "0 of 3 runs, “width” is a.width or b.width"),
             ("latent_dim>>2", "0 of 3 runs, “>2” is no number to compare latent_dim with"),
         ):
             watched.page.get_by_label("Filter").fill(text)

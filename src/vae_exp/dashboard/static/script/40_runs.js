@@ -306,8 +306,8 @@ function filterOf(text) {
     const match = term.match(TERM);
     if (!match) return (run) => `${run.label} ${run.name} ${run.group} ${run.key} ${run.tags.join(" ")}`.toLowerCase().includes(term.toLowerCase());
     const [, name, sign, expected] = match;
-    const key = keyCalled(name);
-    if (key === null) { problems.push(`no run has “${name}”`); return () => false; }
+    const [key, ...others] = keysCalled(name);
+    if (key === undefined || others.length) { problems.push(key === undefined ? `no run has “${name}”` : `“${name}” is ${key} or ${others.join(" or ")}`); return () => false; }
     if (sign === "~") return (run) => [textOf, shown].some((format) => format(valueOf(run, key), key).toLowerCase().includes(expected.toLowerCase()));
     const asNumber = expected.trim() === "" ? NaN : Number(expected);
     const isOrder = !["=", "==", "!="].includes(sign);
@@ -323,18 +323,19 @@ function filterOf(text) {
   return { passes: (run) => tests.every((test) => test(run)), problems };
 }
 
-// A key by its whole name, or by its end where only one has it, such as `latent_dim`.
+// A key by its whole name or by its end, such as `latent_dim`; of several with this end, the one that is a column.
 let namesAt = "";
 let names = new Set();
-function keyCalled(name) {
+function keysCalled(name) {
   if (namesAt !== `${store} ${cursor}`) {
     names = new Set(Object.keys(OWN_FIELDS));
     for (const run of runs.values()) for (const part of [run.config, run.summary]) Object.keys(part).forEach((key) => names.add(key));
     namesAt = `${store} ${cursor}`;
   }
-  if (names.has(name)) return name;
+  if (names.has(name)) return [name];
   const ending = [...names].filter((key) => !OVERRIDES.test(key) && !key.startsWith("best/") && (key.endsWith(`.${name}`) || key.endsWith(`/${name}`)));
-  return ending.length === 1 ? ending[0] : null;
+  const columns = ending.length > 1 ? ending.filter((key) => varyingKeys(currentRuns()).includes(key)) : [];
+  return columns.length === 1 ? columns : ending;
 }
 
 // By the first key of `sort`, runs that are equal in it by the next one; `-key` is descending.
