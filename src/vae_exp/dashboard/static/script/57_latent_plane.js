@@ -114,7 +114,7 @@ function drawTicks(context, toPixel) {
   const reach = PLANE_SIZE / 2 / (toPixel([1, 0])[0] - toPixel([0, 0])[0]);
   const step = [1, 2, 5, 10, 20, 50, 100].find((size) => reach / size < 5) ?? reach / 4;
   for (let value = -Math.floor(reach / step) * step; value <= reach; value += step) {
-    if (value === 0) continue;
+    if (value === 0 || Math.abs(value) > 0.95 * reach) continue; // at the edge a label would be cut
     context.fillText(textOfTick(value), toPixel([value, 0])[0] + 3, PLANE_SIZE / 2 + 3);
     context.fillText(textOfTick(value), PLANE_SIZE / 2 + 4, toPixel([0, value])[1] - 7);
   }
