@@ -117,6 +117,10 @@ def test_the_other_key_of_the_heat_map_has_colours_and_a_legend(watched: Watched
         assert traces[:2] == [[[1, 2, 4, 8], [-10, -8, -6, -4]], [[1, 2, 4, 8], [-9, -7, -5, -3]]]
         colours = page.evaluate("() => document.getElementById('chart-key').data.at(-1).marker.color")
         assert len(set(colours)) == 2
+        labels = ["loss=elbo", "loss=iwae", "● latent_dim=1", "■ latent_dim=2", "◆ latent_dim=4", "▲ latent_dim=8"]
+        expect(page.locator("#legend-plane span:not(.swatch)")).to_have_text(labels)
+        symbols = page.evaluate("() => document.getElementById('chart-plane').data.at(-1).marker.symbol")
+        assert sorted(set(symbols)) == ["circle", "diamond", "square", "triangle-up"]
     assert watched.complaints == []
 
 

@@ -7,10 +7,11 @@ function scatterIn(chart) {
   const title = el("h2");
   const choices = el("div", { class: "controls" });
   const caption = el("p", { class: "quiet", id: "caption-plane" });
+  const legend = el("p", { class: "legend", id: "legend-plane" });
   const panel = { figure: null };
-  const box = el("section", { class: "panel" }, panelHead(title, saveButtons("plane", "the scatter plot", () => panel.figure)), choices, caption, chart);
+  const box = el("section", { class: "panel" }, panelHead(title, saveButtons("plane", "the scatter plot", () => panel.figure)), choices, caption, legend, chart);
   let signature = "";
-  const update = (list, keys) => {
+  const update = (list, keys, shownKeys) => {
     const names = [...metricNames(list), ...keys.filter((key) => isNumeric(list, key)), "runtime"];
     const [first, second] = PLANES.find(([a, b]) => finite(list, a, b).length) ?? ["runtime", mainMetric(list)];
     const [x, y] = [state.across || first, state.up || second];
@@ -23,9 +24,19 @@ function scatterIn(chart) {
     title.textContent = isPlane(x, y) ? "Rate and distortion" : `${labelOfMetric(list, y)} against ${labelOfMetric(list, x)}`;
     const meaning = isSeed(x) || isSeed(y) ? "" : meaningOf(finite(list, x), keys.filter((key) => !isSeed(key)), y);
     caption.textContent = [meaning, meaning.startsWith("mean") ? "bars: standard errors over seeds" : "", isPlane(x, y) ? "dotted: the same −ELBO" : ""].filter(Boolean).join("; ");
-    panel.figure = drawScatter(chart, list, keys, x, y);
+    const looks = looksOf(list, shownKeys);
+    refill(legend, looks.colours.map(({ label, style }) => el("span", {}, swatch(style), label)), looks.shapes.map(({ label }, index) => el("span", {}, `${"●■◆▲"[index]} ${label}`)));
+    panel.figure = drawScatter(chart, list, keys, x, y, looks);
   };
   return { box, update };
+}
+
+// Colours by one key and symbols by another one, if both have few values.
+function looksOf(list, [second, key]) {
+  const colours = styledValues(list, second);
+  const shapes = second && !isSeed(key) && valuesOf(list, key).length <= SYMBOLS.length ? styledValues(list, key) : [];
+  const indexOf = (values, run) => Math.max(0, values.findIndex(({ members }) => members.includes(run)));
+  return { colours, shapes, of: (some) => (second ? some.map((run) => ({ colour: indexOf(colours, run), dash: indexOf(shapes, run) })) : stylesOf(some)) };
 }
 
 function axisOfScatter(list, key, estimates) {
@@ -33,13 +44,13 @@ function axisOfScatter(list, key, estimates) {
   return list.every((run) => key in run.config) && isWide(values[0], values.at(-1)) ? axisOf(values) : { range: rangeOf(estimates) };
 }
 
-function drawScatter(chart, list, keys, x, y) {
+function drawScatter(chart, list, keys, x, y, looks) {
   const measured = finite(list, x, y);
   if (!measured.length) { clear(chart); return null; }
   const settings = groupsBy(measured, isSeed(x) || isSeed(y) ? (run) => run.key : settingOf);
   const [across, up] = [x, y].map((key) => settings.map((members) => estimateOf(members, key)));
   const [xs, ys] = [across, up].map((estimates) => estimates.map((item) => item.mean));
-  const styles = stylesOf(settings.map(([run]) => run));
+  const styles = looks.of(settings.map(([run]) => run));
   const [xaxis, yaxis] = [axisOfScatter(measured, x, across), axisOfScatter(measured, y, up)];
   const [xTitle, yTitle] = [x, y].map((key) => (key === "runtime" ? "runtime (s)" : withUnit(key, labelOfMetric(list, key))));
   const formats = [[x, xs], [y, ys]].map(([key, numbers]) => hoverFormat(key, numbers));

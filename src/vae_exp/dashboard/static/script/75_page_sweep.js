@@ -55,7 +55,7 @@ function pageSweep(main) {
     refill(legend, styledValues(list, second).map(({ label, style }) => el("span", {}, swatch(style), label)));
     figures.key = drawAgainstKey(charts.key, list, { key, second, metric, keys });
     drawHeat(charts.heat, list, rows, cols, metric);
-    scatter.update(list, keys);
+    scatter.update(list, keys, [second, key]);
     figures.lines = drawParallel(lines, list, keys, metric);
     refill(share, importance(list, keys, metric));
   };
