@@ -51,6 +51,23 @@ def test_the_file_holds_the_numbers_and_the_pictures(root: Path):
     assert picture_data["data"] == f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
 
 
+def test_earlier_pictures_are_left_out_on_request(tmp_path: Path):
+    """Of each name the last one stays, whatever the other names have."""
+    rows = [{"figures/a": picture("media/images/a.png"), "figures/b": picture("media/images/a.png")}]
+    rows += [{"figures/a": picture("media/images/a.png")} for _ in range(3)]
+    path = make_run(tmp_path, "one", {}, rows)
+    (path.parent / "files" / "media" / "images" / "a.png").write_bytes(PNG)
+    store = RunStore([tmp_path])
+    store.read_all()
+    for last_pictures, expected in (
+        (True, {("a", 40), ("b", 10)}),
+        (False, {("a", 10), ("a", 20), ("a", 30), ("a", 40), ("b", 10)}),
+    ):
+        data = data_of(render_document(store, private=False, last_pictures=last_pictures).decode())
+        shown = {(item["name"].removeprefix("figures/"), item["step"]) for item in data["pictures"]["one"]}
+        assert shown == expected
+
+
 def test_paths_host_user_and_console_are_left_out_unless_private(root: Path):
     html = exported(root)
     assert "a-user-of-it" not in html

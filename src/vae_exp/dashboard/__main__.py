@@ -65,6 +65,10 @@ def _make_parser() -> argparse.ArgumentParser:
         help="with --export: leave in what may name people and places: console, environment, absolute paths",
     )  # fmt: skip
     parser.add_argument(
+        "--last-pictures", action="store_true",
+        help="with --export of a page: leave out the pictures of which a run has later ones",
+    )  # fmt: skip
+    parser.add_argument(
         "--size-limit", type=float, default=50.0, metavar="MB", help="of the page that is exported (%(default)s)"
     )
     parser.add_argument(
@@ -86,7 +90,11 @@ def _export(args: argparse.Namespace) -> None:
         from vae_exp.dashboard.web.export import export
 
         explored = Explored(args.explore, has_labels=not args.no_labels)
-        print(export(args.roots, args.export, explored, private=args.private, max_megabytes=args.size_limit))
+        message = export(
+            args.roots, args.export, explored,
+            private=args.private, max_megabytes=args.size_limit, last_pictures=args.last_pictures,
+        )  # fmt: skip
+        print(message)
     else:
         from vae_exp.dashboard.web.table_export import export_table
 

@@ -31,6 +31,7 @@ def export(
     *,
     private: bool,
     max_megabytes: float,
+    last_pictures: bool = False,
 ) -> str:
     """Write the runs below some folders into one page.
 
@@ -40,6 +41,7 @@ def export(
         explored: Runs whose latent space is part of the page.
         private: Whether to leave in console, environment and absolute paths, which may name people and places.
         max_megabytes: A larger file is not written.
+        last_pictures: Whether to leave out pictures of which a run has later ones.
 
     Returns:
         A message that says what was written.
@@ -49,7 +51,7 @@ def export(
     """
     store = read_store(roots, may_be_empty=bool(explored.paths))
     latent = _latent_spaces(store, replace(explored, has_paths=private))
-    html = render_document(store, private, max_megabytes * _MEGABYTE, latent)
+    html = render_document(store, private, max_megabytes * _MEGABYTE, latent, last_pictures=last_pictures)
     try:
         write_to_user_path(path, lambda file: file.write(html))
     except OSError as error:
@@ -83,7 +85,12 @@ def _latent_spaces(store: RunStore, explored: Explored) -> list[dict[str, str]]:
 
 
 def render_document(
-    store: RunStore, private: bool, max_bytes: float = float("inf"), latent: Sequence[dict[str, str]] = ()
+    store: RunStore,
+    private: bool,
+    max_bytes: float = float("inf"),
+    latent: Sequence[dict[str, str]] = (),
+    *,
+    last_pictures: bool = False,
 ) -> bytes:
     """Return the page.
 
@@ -92,11 +99,12 @@ def render_document(
         private: Whether what may name people and places is left in.
         max_bytes: What is larger raises an error.
         latent: Keys, names and bundles of latent spaces.
+        last_pictures: As in `export`.
 
     Raises:
         UserError: if the page is too large.
     """
-    data = api.to_json(_data(store, private, max_bytes) | {"latent": list(latent)})
+    data = api.to_json(_data(store, private, max_bytes, last_pictures) | {"latent": list(latent)})
     scripts = [_inline(page.plotly()), _inline(page.script())]
     style = page.style()
     policy = (
@@ -114,16 +122,17 @@ def render_document(
     return html
 
 
-def _data(store: RunStore, private: bool, max_bytes: float) -> dict[str, Any]:
+def _data(store: RunStore, private: bool, max_bytes: float, last_pictures: bool) -> dict[str, Any]:
     runs = list(store.runs.values())
     redactor = None if private else Redactor(runs)
     keys = {run.key: _exported_key(run, number, redactor) for number, run in enumerate(runs, 1)}
     changes = api.changes(store, 0) | {"waiting": 0}
     changes["runs"] = [row | {"key": keys[row["key"]]} for row in changes["runs"]]
     details = [api.serialize_details(run, private) | {"key": keys[run.key]} for run in runs]
+    pictures = {keys[run.key]: _pictures(run, last_pictures) for run in runs}
     data = {
         "changes": changes,
-        "pictures": {keys[run.key]: api.serialize_pictures(run) for run in runs},
+        "pictures": {key: [description for description, _ in items] for key, items in pictures.items()},
         "details": dict(zip(keys.values(), details, strict=True)),
     }
     curves = {
@@ -136,13 +145,21 @@ def _data(store: RunStore, private: bool, max_bytes: float) -> dict[str, Any]:
         data = redactor.redact(data)
         for curve in (curve for group in curves.values() for curve in group):
             curve["metric"] = redactor.redact_key(curve["metric"])
-    images = _embed_images(data["pictures"], [run.pictures for run in runs], max_bytes)
+    files = [[file for _, file in items] for items in pictures.values()]
+    images = _embed_images(data["pictures"], files, max_bytes)
     return data | {"curves": curves, "pictures": images}
 
 
 def _exported_key(run: Run, number: int, redactor: Redactor | None) -> str:
     """Return the key of a run, or a number if the key names a person or a place."""
     return run.key if redactor is None or redactor.redact(run.key) == run.key else f"run{number}"
+
+
+def _pictures(run: Run, last_only: bool) -> list[tuple[dict[str, Any], ImageFile]]:
+    """Return the pictures of a run with their descriptions: all, or those of the last step of each name."""
+    last = {picture.key: picture.step for picture in sorted(run.pictures, key=lambda picture: picture.step)}
+    described = zip(api.serialize_pictures(run), run.pictures, strict=True)
+    return [(item, file) for item, file in described if not last_only or file.step == last[file.key]]
 
 
 def _embed_images(
@@ -171,7 +188,8 @@ def _check_size(size: float, max_bytes: float) -> None:
     if size > max_bytes:
         raise UserError(
             f"the page would have more than {size / _MEGABYTE:.0f} MB, and --size-limit is "
-            f"{max_bytes / _MEGABYTE:g}; export fewer runs (name their folders), or raise the limit."
+            f"{max_bytes / _MEGABYTE:g}; export fewer runs (name their folders), raise the limit, or leave "
+            f"earlier pictures out (--last-pictures)."
         )
 
 
