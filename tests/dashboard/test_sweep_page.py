@@ -1,9 +1,11 @@
 """The page of sweeps in a browser: which sweep, parallel coordinates with ranges, any metric against another."""
 
+import re
 from pathlib import Path
 from urllib.parse import urlencode
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -154,3 +156,38 @@ def save_every_panel(page: Page) -> None:
         with page.expect_download() as saved:
             page.get_by_role("button", name=f"Save {name} as CSV").click()
         assert Path(saved.value.path()).read_text().splitlines()[0] == ",".join(heading)
+
+
+def test_importance_is_the_share_of_each_main_effect(watched: Watched, tmp_path: Path):
+    """Omega squared of an analysis of variance with main effects alone, computed here by least squares."""
+    runs = [(a, b, seed) for a in (2, 8, 20) for b in ("x", "y") for seed in (0, 1)]
+    scores = [
+        10.0 * a**0.5 + 6.0 * (b == "y") + 0.5 * (-1) ** (number // 3) for number, (a, b, _) in enumerate(runs)
+    ]
+    for number, ((a, b, seed), score) in enumerate(zip(runs, scores, strict=True)):
+        make_run(tmp_path, f"r{number}", {"a": a, "b": b, "seed": seed}, [{"val/elbo": score}], job_type="sweep")
+    columns = (
+        [[a == 8, a == 20] for a, _, _ in runs],
+        [[b == "y"] for _, b, _ in runs],
+        [[s == 1] for *_, s in runs],
+    )
+    parts = [np.array(part, float) for part in columns]
+
+    def unexplained(*factors: np.ndarray) -> float:
+        design = np.column_stack([np.ones(len(runs)), *factors])
+        return float(np.linalg.lstsq(design, np.array(scores), rcond=None)[1][0])
+
+    noise = unexplained(*parts) / (len(runs) - 5)
+    total = float(np.var(scores) * len(runs))
+    expected = [max(0.0, (total - unexplained(part) - part.shape[1] * noise) / total) for part in parts]
+    assert 0.02 < expected[1] < 0.2
+    with dashboard([tmp_path]) as address:
+        watched.page.goto(f"{address}#page=sweep")
+        chart = watched.page.locator("#importance svg")
+        chart.wait_for(timeout=TIMEOUT)
+        label = chart.get_attribute("aria-label")
+    shares = {name: float(value) for name, value in re.findall(r"(\w+) (\d+) %", label)}
+    assert shares == pytest.approx(
+        {key: 100 * share for key, share in zip("ab", expected, strict=False)} | {"seed": 100 * expected[2]},
+        abs=0.51,
+    )

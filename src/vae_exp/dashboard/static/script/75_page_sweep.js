@@ -180,33 +180,45 @@ function drawHeat(chart, list, rows, cols, metric) {
 
 const RUNS_FOR_IMPORTANCE = 10;
 
-// The share of the metric's variance between the values of a key, corrected for the number of values
-// (adjusted correlation ratio); of a key with many numbers, between the quarters of their range.
+// The share of the metric's variance between the values of a key, less what as many random groups would have: of the
+// variance that no key explains, or, where the keys together explain all, of the variance within the values (adjusted
+// correlation ratio). A key with many numbers has the quarters of their range as values.
 function importance(list, keys, metric) {
   const measured = finite(list, metric);
   if (measured.length < RUNS_FOR_IMPORTANCE) return el("p", { class: "quiet" }, `From ${RUNS_FOR_IMPORTANCE} finished runs on; there are ${measured.length}.`);
-  const shares = keys.map((key) => [key, shareOf(measured, key, metric)]).filter(([, share]) => share !== null).sort((a, b) => b[1] - a[1]).slice(0, 12);
+  const shares = sharesOf(measured, keys, metric).sort((a, b) => b[1] - a[1]).slice(0, 12);
   return [
     barChart(shares.map(([key, share]) => [key, share]), (share) => `${Math.round(100 * share)} %`, 1),
     el("p", { class: "quiet" }, `Variance of ${metric} that goes with each key alone, over ${measured.length} finished runs. Approximate: keys that only matter together are not seen.`),
   ];
 }
 
-function shareOf(list, key, metric) {
+function sharesOf(list, keys, metric) {
+  const n = list.length;
+  const numbers = list.map((run) => number(run, metric));
+  const all = mean(numbers);
+  const total = numbers.reduce((sum, item) => sum + (item - all) ** 2, 0);
+  const effects = keys.map((key) => ({ key, ...betweenValues(list, key, numbers, all) })).filter(({ values }) => values > 1 && values < n);
+  if (total === 0) return [];
+  const unexplained = total - effects.reduce((sum, { between }) => sum + between, 0);
+  const freedom = n - 1 - effects.reduce((sum, { values }) => sum + values - 1, 0);
+  return effects.map(({ key, between, values }) => {
+    const noise = unexplained > 0 && freedom > 0 ? unexplained / freedom : (total - between) / (n - values);
+    return [key, Math.max(0, (between - (values - 1) * noise) / total)];
+  });
+}
+
+// The sum of squares between the values of a key, and their number.
+function betweenValues(list, key, numbers, all) {
   let classes = list.map((run) => textOf(run.config[key]));
   if (new Set(classes).size > 6 && isNumeric(list, key)) {
     const sorted = list.map((run) => run.config[key]).sort((a, b) => a - b);
     classes = list.map((run) => Math.floor((4 * sorted.indexOf(run.config[key])) / sorted.length));
   }
   const groups = new Map();
-  list.forEach((run, index) => groups.set(classes[index], [...(groups.get(classes[index]) ?? []), number(run, metric)]));
-  const [n, k] = [list.length, groups.size];
-  const numbers = list.map((run) => number(run, metric));
-  const all = mean(numbers);
-  const total = numbers.reduce((sum, item) => sum + (item - all) ** 2, 0);
-  if (k < 2 || n <= k || total === 0) return null;
-  const within = [...groups.values()].reduce((sum, group) => sum + group.reduce((part, item) => part + (item - mean(group)) ** 2, 0), 0);
-  return Math.max(0, 1 - (within / total) * ((n - 1) / (n - k)));
+  classes.forEach((item, index) => groups.set(item, [...(groups.get(item) ?? []), numbers[index]]));
+  const between = [...groups.values()].reduce((sum, group) => sum + group.length * (mean(group) - all) ** 2, 0);
+  return { between, values: groups.size };
 }
 
 function barChart(pairs, format, most = Math.max(...pairs.map(([, value]) => value), 1e-12)) {
