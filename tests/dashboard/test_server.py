@@ -155,6 +155,7 @@ def test_with_a_token_nothing_is_answered_without_it(store: RunStore):
         assert client.get(f"/wrong{path}").status_code == 404
         assert client.get(f"/secretly{path}").status_code == 404
         assert client.get(f"/secret{path}").status_code == 200
+    assert client.get("/secret", follow_redirects=False).headers["location"] == "/secret/"
 
 
 TRAVERSALS = ["../../../../etc/passwd", "/etc/passwd", "media/../../../../../../etc/passwd", "", "media"]

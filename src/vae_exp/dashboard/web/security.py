@@ -4,7 +4,7 @@ import hmac
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # Plotly makes an empty style element, adds its rules to it one by one, and sets style attributes of its elements.
@@ -61,10 +61,9 @@ class RequestGuardMiddleware:
         await self._app({**scope, "path": self._path(scope)}, receive, send_guarded)
 
     def _path(self, scope: Scope) -> str:
-        path: str = scope["path"].removeprefix(f"/{self._token}") if self._token else scope["path"]
-        return path or "/"
+        return str(scope["path"].removeprefix(f"/{self._token}") if self._token else scope["path"])
 
-    def _refusal(self, scope: Scope) -> PlainTextResponse | None:
+    def _refusal(self, scope: Scope) -> Response | None:
         is_write = scope["method"] == "POST" and self._notes_token and self._path(scope).startswith(_NOTES)
         if scope["method"] not in ("GET", "HEAD") and not is_write:
             return PlainTextResponse("only GET is answered\n", 405, {"Allow": "GET, HEAD"})
@@ -73,6 +72,8 @@ class RequestGuardMiddleware:
         first = scope["path"].split("/")[1] if scope["path"].startswith("/") else ""
         if self._token and not hmac.compare_digest(first.encode(), self._token.encode()):
             return PlainTextResponse("not found\n", 404)
+        if self._token and scope["path"] == f"/{self._token}":  # without the slash, the page's links would lack it
+            return RedirectResponse(f"/{self._token}/")
         return self._refusal_of_write(Headers(scope=scope)) if is_write else None
 
     def _refusal_of_write(self, headers: Headers) -> PlainTextResponse | None:
