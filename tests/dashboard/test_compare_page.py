@@ -25,7 +25,7 @@ def texts(page: Any, title: str) -> list[list[str]]:
 def make_runs(root: Path) -> None:
     """Seven runs that differ in x, their directory, and the number of latent units."""
     for number in range(7):
-        config = {"x": number, "same": "a", "run_directory": f"runs/{number}"}
+        config = {"x": number, "part": {"x": number}, "same": "a", "run_directory": f"runs/{number}"}
         rates = [0.5, 2.0 + number] if number < 2 else [1.0]
         rows = [
             {"val/elbo": -9.0 + number},
@@ -51,6 +51,8 @@ def test_selected_runs_are_compared(watched: Watched, tmp_path: Path, way: str):
         button.click()
         expect(page.locator("section .scatterlayer .trace")).to_have_count(2, timeout=TIMEOUT)
         assert texts(page, "Keys that differ") == [["x", "0", "1"]]
+        page.locator("summary", has_text="Keys that follow those above (1)").click()
+        assert texts(page, "Keys that follow those above") == [["part.x", "0", "1"]]
         page.locator("summary", has_text="Equal keys (1)").click()
         assert texts(page, "Equal keys") == [["same", "a", "a"]]
         metrics = {name: cells for name, *cells in texts(page, "Metrics")}

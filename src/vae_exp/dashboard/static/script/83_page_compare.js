@@ -23,8 +23,8 @@ function pageCompare(main) {
   const body = el("div", { class: "wall" });
   const panel = (title, ...children) => el("section", { class: "panel", "aria-label": title }, el("h2", {}, title), children);
   const fold = () => el("details", {}, el("summary"), el("div"));
-  const [config, kept, equal, metrics, charts, images, units] = [el("div"), fold(), fold(), el("div"), el("div", { class: "wall" }), el("div", { class: "wall" }), el("div", { class: "wall" })];
-  const sections = [panel("Config", config, kept, equal), panel("Metrics", metrics), panel("Curves", charts), panel("Images", images), units];
+  const [config, following, kept, equal, metrics, charts, images, units] = [el("div"), fold(), fold(), fold(), el("div"), el("div", { class: "wall" }), el("div", { class: "wall" }), el("div", { class: "wall" })];
+  const sections = [panel("Config", config, following, kept, equal), panel("Metrics", metrics), panel("Curves", charts), panel("Images", images), units];
   refill(main, choices, message, body);
   const [drawCharts, showImages, details] = [chartsIn(charts), imagesIn(images), new Map()];
   let signature = "";
@@ -39,7 +39,7 @@ function pageCompare(main) {
       refill(choices, comparedChoices(list, keys));
       message.textContent = list.length < 2 ? "Select two to six runs in the table of the page Runs, or add them here."
         : new Set(list.map(comparableOf)).size > 1 ? "These runs have different data or likelihoods, so their values cannot be compared." : "";
-      compareConfigs(list, keys, config, kept, equal);
+      compareConfigs(list, keys, config, following, kept, equal);
       refill(metrics, epochChoice(list), metricsTable(list, keys));
     }
     refill(body, list.length < 2 ? [] : sections);
@@ -66,13 +66,14 @@ function sideBySide(title, list, keys, rows) {
   return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title }, el("table", { class: "facts compared" }, el("thead", {}, head), el("tbody", {}, rows)));
 }
 
-// Keys that differ, then folded those that change no result, and those that are equal.
-function compareConfigs(list, keys, config, kept, equal) {
+// Keys that differ, then folded those that follow others, that change no result, and that are equal.
+function compareConfigs(list, keys, config, following, kept, equal) {
   const textIn = (run, key) => (key in run.config ? `=${textOf(run.config[key])}` : "");
   const rank = new Map(varyingKeys(list).map((key, index) => [key, index - 1e6]));
   const all = [...new Set(list.flatMap((run) => Object.keys(run.config)))].sort((a, b) => (rank.get(a) ?? 0) - (rank.get(b) ?? 0) || a.localeCompare(b));
   const isEqual = (key) => list.every((run) => textIn(run, key) === textIn(list[0], key));
   const isKept = (key) => list.some(isOurs) && isHousekeeping(key);
+  const isFollowing = (key) => !rank.has(key) && !isKept(key) && new Set(list.map((run) => textIn(run, key)).filter(Boolean)).size > 1;
   const rowOf = (key) => el("tr", {}, el("th", { scope: "row" }, key),
     list.map((run) => el("td", { class: textIn(run, key) === textIn(list[0], key) ? null : "differs" }, key in run.config ? shown(run.config[key]) : "–")));
   const differing = all.filter((key) => !isEqual(key));
@@ -82,7 +83,8 @@ function compareConfigs(list, keys, config, kept, equal) {
     details.firstChild.textContent = `${title} (${some.length})`;
     refill(details.lastChild, table(title, some));
   };
-  refill(config, table("Keys that differ", differing.filter((key) => !isKept(key))));
+  refill(config, table("Keys that differ", differing.filter((key) => !isKept(key) && !isFollowing(key))));
+  folded(following, "Keys that follow those above", differing.filter(isFollowing));
   folded(kept, "Names, paths and tracking that differ", differing.filter(isKept));
   folded(equal, "Equal keys", all.filter(isEqual));
 }
