@@ -427,7 +427,7 @@ def _needed_decimals(size: float) -> int:
     if size < 10.0**-_MAX_DECIMALS:
         return 0
     rounded = f"{float(f'{size:.{_SIGNIFICANT_DIGITS}g}'):.10f}"
-    return min(len(rounded.rstrip("0").partition(".")[2]), _MAX_DECIMALS - max(0, floor(log10(size))))
+    return max(0, min(len(rounded.rstrip("0").partition(".")[2]), _MAX_DECIMALS - max(0, floor(log10(size)))))
 
 
 def _metric(name: str) -> Metric:

@@ -24,6 +24,7 @@ VALUES = (
     9_999.6,
     25_432.71,
     1_234_567.0,
+    98_765_432.1,
     3.2e9,
     0.1,
 )
@@ -42,6 +43,7 @@ NAMES = ("val/elbo", "test/nll_low_ess_share", "val/active_units", "train/learni
         ("train/learning_rate", 3.14159e-7, "3.14e-7"),
         ("mine", 123.45678, "123.46"),
         ("mine", 12.0, "12"),
+        ("mine", 98_765_432.1, "98,765,432"),
     ],
 )
 def test_a_metric_has_the_decimals_of_its_kind(name: str, value: float, shown: str):
