@@ -39,6 +39,7 @@ def plotly() -> str:
     return path.read_text(encoding="utf-8")
 
 
+@cache
 def index(notes_token: str = "") -> str:
     """Return the served page, which fetches everything; with a token it may save notes."""
     link = '<link rel="stylesheet" href="style.css">'

@@ -2,6 +2,15 @@
 
 const PAPER = { width: 760, left: 74, right: 20, top: 40, plot: 380, bottom: 52, row: 20 };
 
+// One, two or five times a power of ten, at least as large as a number.
+function roundStep(least) {
+  const power = 10 ** Math.floor(Math.log10(least));
+  return power * [1, 2, 5, 10].find((factor) => factor * power >= least);
+}
+
+// The lower or the upper edge (-1, 1) of the band of a line.
+const edgeOf = ({ y, sd }, sign) => y.map((value, index) => value + sign * (sd[index] ?? 0));
+
 // Round numbers in a range.
 function ticksIn(low, high, log) {
   if (log) {
@@ -13,9 +22,7 @@ function ticksIn(low, high, log) {
     if (inside.length > 1) return inside.map((value) => [value, 10 ** value]);
     return ticksIn(10 ** low, 10 ** high, false).filter(([value]) => value > 0).map(([value]) => [Math.log10(value), value]);
   }
-  const rough = (high - low) / 7;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough);
+  const step = roundStep((high - low) / 7);
   const first = Math.ceil(low / step - 1e-9);
   return [...Array(Math.floor(high / step + 1e-9) - first + 1).keys()].map((index) => (first + index) * step).map((value) => [value, value]);
 }
@@ -50,7 +57,7 @@ function pathsOf({ x, y }, across, up, log) {
 function drawnLine(line, across, up, log, root) {
   const shape = attributesOf(line.style, root);
   const { x, y, sd } = line;
-  const edges = sd && [-1, 1].map((sign) => y.map((value, index) => value + sign * (sd[index] ?? 0)));
+  const edges = sd && [-1, 1].map((sign) => edgeOf(line, sign));
   const isPoint = x.length === 1;
   const band = edges && !isPoint && (!log.y || edges[0].every((value) => value > 0)) ? svg("polygon", { fill: shape.stroke, "fill-opacity": BAND,
     points: [...x.map((value, index) => [value, edges[0][index]]), ...x.map((value, index) => [value, edges[1][index]]).reverse()].map(([a, b]) => `${across.of(a).toFixed(1)},${up.of(b).toFixed(1)}`).join(" ") }) : null;
@@ -68,7 +75,7 @@ function figureSvg({ title, xTitle, yTitle, lines, log, range, categories }, roo
   const { width, left, right, top, plot, bottom, row } = PAPER;
   const text = (content, attributes) => svg("text", { "font-size": 12, fill: "#1a1d21", ...attributes }, content);
   const across = scaleOfAxis(lines.flatMap(({ x }) => x), log.x, range.x, left, width - right, categories);
-  const spread = lines.flatMap(({ y, sd }) => (sd ? [-1, 1].flatMap((sign) => y.map((value, index) => value + sign * (sd[index] ?? 0))) : y));
+  const spread = lines.flatMap((line) => (line.sd ? [-1, 1].flatMap((sign) => edgeOf(line, sign)) : line.y));
   const up = scaleOfAxis(spread, log.y, range.y, top + plot, top);
   const entries = [...new Map(lines.map((line) => [line.legend, line]))];
   const column = Math.min(width - left, Math.max(0, ...entries.map(([label]) => textWidth(label))) + 60);

@@ -159,7 +159,7 @@ function tracesOf(line, hovermode) {
   values.text = sd.map((value, index) => (value === null ? "" : ` ± ${shown(Number(value.toPrecision(2)))} sd`) + ` (n = ${n[index]})`);
   values.hovertemplate = `${value}%{text}${where}`;
   if (isPoint) return [{ ...values, error_y: { type: "data", array: sd.map((value) => value ?? 0), thickness: 1, width: 3 } }];
-  const edge = (sign) => ({ type: "scatter", mode: "lines", x, y: y.map((value, index) => value + sign * (sd[index] ?? 0)), line: { width: 0 }, hoverinfo: "skip", meta: "" });
+  const edge = (sign) => ({ type: "scatter", mode: "lines", x, y: edgeOf(line, sign), line: { width: 0 }, hoverinfo: "skip", meta: "" });
   return [edge(-1), { ...edge(1), fill: "tonexty", fillcolor: tint + Math.round(255 * BAND).toString(16).padStart(2, "0") }, values];
 }
 

@@ -60,7 +60,7 @@ function drawScatter(chart, list, keys, x, y, looks) {
   const equal = isPlane(x, y) ? linesOfEqualSum(xaxis.range, yaxis.range) : [];
   draw(chart, [...equal, points], layoutOf(xTitle, yTitle, { xaxis, yaxis, uirevision: `${x} ${y}`, margin: { l: 52, r: isPlane(x, y) ? 48 : 12, t: 8, b: 40 } }));
   const labels = settings.map((members) => groupLabel(members, keys));
-  const lines = settings.map((members, index) => ({ x: [xs[index]], y: [ys[index]], sd: [Number.isFinite(up[index].error) ? up[index].error : null], n: [members.length], label: labels[index], legend: labels[index], style: styles[index] }));
+  const lines = up.map((estimate, index) => pointOfEstimate(xs[index], estimate, labels[index], labels[index], styles[index]));
   return { title: `${labelOfMetric(list, y)} against ${labelOfMetric(list, x)}`, xTitle, yTitle, lines, spread: "standard error", log: { x: xaxis.type === "log", y: yaxis.type === "log" }, range: { x: xaxis.range, y: yaxis.range } };
 }
 
@@ -76,9 +76,7 @@ function rangeOf(estimates) {
 
 // Lines from edge to edge of the plane on which x + y is one of a few round numbers.
 function linesOfEqualSum([left, right], [bottom, top]) {
-  const rough = (right + top - left - bottom) / 6;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough);
+  const step = roundStep((right + top - left - bottom) / 6);
   const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
   const sums = [...Array(8).keys()].map((index) => (Math.ceil((left + bottom) / step) + index) * step);
   return sums.flatMap((sum) => {

@@ -92,6 +92,9 @@ const settingsAt = (list, key) => groupsBy(list, (run) => `${settingOf(run)}${is
 const settingLabel = (members, keys) => escaped(groupLabel(members, keys));
 const errorBars = (estimates) => ({ type: "data", array: estimates.map(({ error }) => (Number.isFinite(error) ? error : 0)), thickness: 1, width: 3, color: colour("line") });
 
+// An estimate as a line of one point of a figure.
+const pointOfEstimate = (x, { members, mean: y, error }, label, legend, style) => ({ x: [x], y: [y], sd: [Number.isFinite(error) ? error : null], n: [members.length], label, legend, style });
+
 // The other key of the heat map decides the colours against a key, if it has few values.
 function secondKey(list, key, rows, cols) {
   const second = cols === key ? rows : cols;
@@ -155,7 +158,7 @@ function meansAgainst(measured, order, { key, metric, values }) {
 
 function figureOfKey(list, key, metric, { numeric, order, means, estimates, styles, labels, legends, isLog }) {
   const place = (text) => (numeric ? Number(text) : order.indexOf(text));
-  const points = estimates.map(({ members, mean: value, error }, index) => ({ x: [place(textOf(members[0].config[key]))], y: [value], sd: [Number.isFinite(error) ? error : null], n: [members.length], label: labels[index], legend: legends[index], style: styles[index] }));
+  const points = estimates.map((estimate, index) => pointOfEstimate(place(textOf(estimate.members[0].config[key])), estimate, labels[index], legends[index], styles[index]));
   const lines = means.flatMap(({ label, style, x, y }) => {
     const ofMean = { label, legend: label, sd: null, n: null, style };
     return numeric ? [{ ...ofMean, x: x.map(Number), y }] : x.map((text, index) => ({ ...ofMean, x: [place(text)], y: [y[index]] }));
