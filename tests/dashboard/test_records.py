@@ -1,5 +1,7 @@
 """The native decoder against W&B's own reader, and segments made from their records."""
 
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -163,3 +165,22 @@ def test_records_that_cannot_be_understood_are_counted(path: Path, monkeypatch: 
     path.write_bytes(b"x")
     segment = read_segment(path)
     assert (segment.info.run_id, segment.data_loss) == ("one", "3 records could not be understood")
+
+
+def test_records_are_decoded_without_importing_wandb_which_can_be_imported_afterwards(path: Path):
+    path.write_bytes(FIXTURES[0].read_bytes())
+    script = f"""
+import sys
+from pathlib import Path
+from vae_exp.dashboard.runs.segment import RunSegment
+segment = RunSegment(Path({str(path)!r}))
+records = segment.read()
+assert records and not segment.data_loss
+assert "wandb" not in sys.modules
+import wandb
+from wandb.proto import wandb_internal_pb2
+assert callable(wandb.init) and wandb.proto.wandb_internal_pb2.Record is wandb_internal_pb2.Record
+print(len(records))
+"""
+    output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert int(output) > 0

@@ -77,14 +77,22 @@ class RunDiscovery:
                     yield path, False
 
     def _below(self, root: Path) -> Iterator[Path]:
-        for folder, folders, files in os.walk(root, followlinks=False, onerror=self._note_unlisted):
-            if _HYDRA in folders:
+        pending = [str(root)]
+        while pending:
+            folder = pending.pop()
+            try:
+                with os.scandir(folder) as listing:
+                    entries = sorted(listing, key=lambda entry: entry.name)
+            except OSError as error:
+                self._note_unlisted(error)
+                continue
+            folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+            if any(entry.name == _HYDRA for entry in folders):
                 self._note_run_directory(Path(folder))
-            folders[:] = sorted(name for name in folders if _is_searched(name))
-            for name in sorted(files):
-                path = Path(folder, name)
-                if name.endswith(".wandb") and not path.is_symlink():
-                    yield path
+            pending += [entry.path for entry in reversed(folders) if _is_searched(entry.name)]
+            for entry in entries:
+                if entry.name.endswith(".wandb") and not entry.is_dir() and not entry.is_symlink():
+                    yield Path(entry.path)
 
     def _note_unlisted(self, error: OSError) -> None:
         if error.filename is not None and not isinstance(error, FileNotFoundError | NotADirectoryError):

@@ -143,7 +143,9 @@ class RunStore:
                     self._remove(segment)
                 elif file is not None and segment.has_changed(file.status):
                     segment.has_more = True
-            for path in sorted(files.keys() - self._segments.keys(), reverse=True):  # the last attempt first
+            for path in sorted(
+                files.keys() - self._segments.keys(), key=str, reverse=True
+            ):  # the last attempt first
                 self._segments[path] = RunSegment(path, files[path].is_below_root)
 
     def _restore(self, segment: RunSegment) -> bool:
