@@ -106,6 +106,9 @@ def slowdown() -> float:
     return max(1.0, (time.perf_counter() - wall) / (time.process_time() - cpu))
 
 
+FIRST_ROW = "() => document.querySelector('tr[data-run]') !== null"  # a locator waits up to half a second longer
+
+
 def wait_until_all_is_read(page: Page, count: int) -> None:
     status = f"document.getElementById('status').innerText.startsWith('{count} runs')"
     page.wait_for_function(f"() => {status}", timeout=600_000)
@@ -134,7 +137,7 @@ def test_the_first_paint_and_the_polls_are_quick(root: Path, count: int, watched
     start = time.perf_counter()
     with dashboard([root]) as address:
         page.goto(address)
-        page.locator("tr[data-run]").first.wait_for(timeout=20_000)
+        page.wait_for_function(FIRST_ROW, polling="raf", timeout=20_000)
         painted = time.perf_counter() - start
         busy.append(slowdown())
         wait_until_all_is_read(page, count)
@@ -165,7 +168,7 @@ def test_the_first_paint_and_the_polls_are_quick(root: Path, count: int, watched
     print(f"a step of scrolling {scrolled:.0f} ms, charts {charts:.2f} s, panning {frames:.0f} ms a move")
     allowed = max(busy)  # 1 on an idle machine
     print(f"other processes slow this one down {allowed:.1f} times")
-    assert painted < 3 * allowed  # with the start of Python
+    assert painted < 2 * allowed  # with the start of Python
     assert read < 60 * allowed
     assert second < 2 * allowed
     assert polls[-1] < 0.1 * allowed

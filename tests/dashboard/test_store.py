@@ -76,6 +76,17 @@ def test_a_run_grows_and_only_what_changed_has_a_new_version(tmp_path: Path):
     assert refreshed(store).version == seen
 
 
+def test_a_page_that_opens_before_the_first_search_waits_for_runs(tmp_path: Path):
+    make_run(tmp_path, "one", rows=[{"a": 1.0}])
+    store = RunStore([tmp_path])
+    assert (store.pending, len(store.runs)) == (1, 0)
+    store.read_all()
+    assert (store.pending, len(store.runs)) == (0, 1)
+    nothing = RunStore([tmp_path / "wandb" / "none"])
+    nothing.read_all()
+    assert nothing.pending == 0
+
+
 def test_a_run_is_read_to_its_end_before_its_state_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Whatever is published on the way says `reading`, of a resumed run too; a portion is a third of a file."""
     monkeypatch.setattr(store_module, "_SECONDS_PER_FILE", 0.0)

@@ -50,7 +50,7 @@ def decode_item(message: str, data: bytes) -> tuple[str, Value]:
 
 @cache
 def _message_class(name: str) -> Any:
-    """Return a class of W&B's messages; `import wandb` takes ten times as long as its messages, if it is not done."""
+    """Return a class of W&B's messages, without `import wandb`, which takes ten times as long."""
     if "wandb" in sys.modules:
         return vars(import_module(_MESSAGES))[name]
     spec = find_spec("wandb")

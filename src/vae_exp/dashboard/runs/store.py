@@ -59,8 +59,9 @@ class RunStore:
 
     @property
     def pending(self) -> int:
-        """How many files are still to be read."""
-        return sum(segment.is_behind for segment in self._segments.values())
+        """How many files are still to be read; one until the first search has ended."""
+        is_searching = self._discovered == float("-inf")
+        return 1 if is_searching else sum(segment.is_behind for segment in self._segments.values())
 
     def removed_since(self, version: int) -> list[str]:
         """Return the keys of runs whose files have gone since then."""

@@ -357,7 +357,7 @@ function compareValues(a, b, sign) {
 const currentRuns = () => [...runs.values()].filter((run) => !run.replaced);
 const filteredRuns = () => ordered(currentRuns().filter(filterOf(state.filter).passes), state.sort);
 
-const noRunText = () => (currentRuns().length ? "No run passes the filter." : "There are no runs yet.");
+const noRunText = () => (currentRuns().length ? "No run passes the filter." : waiting ? "The first runs are being read." : "There are no runs yet.");
 
 // The runs of the pages other than the table: the selected ones that pass the filter, or all that pass it.
 function chosenRuns() {

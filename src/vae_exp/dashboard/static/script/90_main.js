@@ -55,8 +55,8 @@ function chosenCounts() {
 function showStatus(problem) {
   const current = currentRuns();
   const running = current.filter((run) => run.state === "running").length;
-  const count = current.length ? runCount(current.length) : `no run with a W&B file${explorable ? `, ${runCount(explorable)} to explore` : ""}`;
-  const parts = [count, ...(currentPage() === "runs" ? [] : chosenCounts()), running ? `${running} running` : "", waiting > 0 ? `${waiting} still to be read` : "", ...notes];
+  const count = current.length ? runCount(current.length) : waiting ? "reading the first runs" : `no run with a W&B file${explorable ? `, ${runCount(explorable)} to explore` : ""}`;
+  const parts = [count, ...(currentPage() === "runs" ? [] : chosenCounts()), running ? `${running} running` : "", waiting && current.length ? `${waiting} still to be read` : "", ...notes];
   const text = problem ?? parts.filter(Boolean).join(", ");
   if (statusLine.textContent !== text) statusLine.textContent = text;
   statusLine.classList.toggle("live", source.live && !problem && running > 0);
@@ -74,7 +74,7 @@ async function poll() {
     showStatus();
     setTimeout(() => plotly().catch(() => {}), 1000); // other pages will need it soon
     if (unsent > 0) wait = 0;
-    else if (waiting > 0 && runs.size < 100) wait = 200;
+    else if (waiting && runs.size < 100) wait = 200;
   } catch (error) {
     console.debug(error);
     showStatus("The server does not answer; the page is not up to date.");
