@@ -18,11 +18,12 @@ def explore(config: DictConfig) -> None:
     """Serve the page of latent spaces, or write it into a file."""
     from vae_exp.configuration.schema import ExploreConfig, parse_config
     from vae_exp.dashboard.explorer.run_process import Explored, check_run_directories
-    from vae_exp.dashboard.web.export import export
+    from vae_exp.dashboard.web.export import PageTooLargeError, export
     from vae_exp.dashboard.web.serving import serve
     from vae_exp.errors import UserError
     from vae_exp.runs.scores import find_runs
     from vae_exp.storage.atomic_io import absolute_path
+    from vae_exp.storage.output_files import check_output_file
 
     settings = parse_config(config, ExploreConfig)
     paths = find_runs(settings.run)
@@ -41,9 +42,11 @@ def explore(config: DictConfig) -> None:
     output = absolute_path("output", settings.output)
     if output.suffix not in (".html", ".htm"):
         raise UserError(f"output={settings.output} is a page: name a file that ends in .html.")
-    if output.exists() and not settings.overwrite:
-        raise UserError(f"output={settings.output} exists; overwrite=true replaces it.")
-    print(export(paths, output, explored, private=False, max_megabytes=settings.size_limit))
+    check_output_file(output, overwrite=settings.overwrite)
+    try:
+        print(export(paths, output, explored, key="output", private=False, max_megabytes=settings.size_limit))
+    except PageTooLargeError as error:
+        raise UserError(f"{error}: name fewer runs, or raise size_limit.") from error
     print(f"Open it as {output.as_uri()}{_VIEW}")
 
 

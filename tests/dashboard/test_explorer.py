@@ -190,6 +190,25 @@ def test_an_export_names_no_folder_of_data_that_are_gone(copied_run, tmp_path):
     assert b"secret" not in data
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("explore", "run={run} output=page.html size_limit=0.1", "its limit is 0.1: name fewer runs, or raise"),
+        ("explore", "run={run} output=file/page.html", "output=.*/file cannot be written to"),
+        ("dashboard", "--explore {run} --export page.html --size-limit 0.1", r"\(--last-pictures\), or raise"),
+        ("dashboard", "--explore {run} --export file/page.html", "--export=file/page.html cannot be written"),
+    ],
+)
+def test_a_page_that_cannot_be_written_is_refused_with_keys_of_the_command(
+    copied_run, command, tmp_path, name, arguments, message
+):
+    (tmp_path / "file").touch()
+    finished = command(name, *arguments.format(run=copied_run).split())
+    assert finished.code == 1
+    assert re.search(message, " ".join(finished.err.split()))
+    assert not (tmp_path / "page.html").exists()
+
+
 def test_requests_that_wait_for_the_process_leave_the_page_its_threads(catalog, client, monkeypatch):
     is_done = threading.Event()
     monkeypatch.setattr(catalog._process, "bundle", lambda path: b"" if is_done.wait(60) else None)

@@ -162,8 +162,8 @@ def test_the_file_is_written_and_its_size_printed(root: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("folder", "file", "limit", "message"),
     [
-        ("wandb", "page.html", 0.00001, "--size-limit is"),  # of the pictures
-        ("wandb", "page.html", 1.0, "--size-limit is"),  # of all
+        ("wandb", "page.html", 0.00001, "its limit is 1e-05$"),  # of the pictures
+        ("wandb", "page.html", 1.0, "its limit is 1$"),  # of all
         ("empty", "page.html", 50, r"no \.wandb files"),
         ("wandb", "file/page.html", 50, r"--export=.*cannot be written"),
     ],

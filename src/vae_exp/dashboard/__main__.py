@@ -87,13 +87,19 @@ def _export(args: argparse.Namespace) -> None:
     if args.export.is_file() and not args.overwrite:
         raise UserError(f"--export={args.export} exists; --overwrite replaces it.")
     if is_page:
-        from vae_exp.dashboard.web.export import export
+        from vae_exp.dashboard.web.export import PageTooLargeError, export
 
         explored = Explored(args.explore, has_labels=not args.no_labels)
-        message = export(
-            args.roots, args.export, explored,
-            private=args.private, max_megabytes=args.size_limit, last_pictures=args.last_pictures,
-        )  # fmt: skip
+        try:
+            message = export(
+                args.roots, args.export, explored,
+                private=args.private, max_megabytes=args.size_limit, last_pictures=args.last_pictures,
+            )  # fmt: skip
+        except PageTooLargeError as error:
+            raise UserError(
+                f"{error}: name folders with fewer runs, leave earlier pictures out (--last-pictures), or raise "
+                f"--size-limit."
+            ) from error
         print(message)
     else:
         from vae_exp.dashboard.web.table_export import export_table

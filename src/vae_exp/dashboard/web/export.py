@@ -17,11 +17,15 @@ from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.dashboard.web import api, page
 from vae_exp.dashboard.web.redaction import Redactor
 from vae_exp.errors import UserError, quantity
-from vae_exp.storage.output_files import write_to_user_path
+from vae_exp.storage.output_files import output_errors, write_to_user_path
 
 _ENDS_SCRIPT = re.compile(r"</(?=script)|<!--", re.IGNORECASE)
 _NO_REFERRER = '<meta name="referrer" content="no-referrer">'
 _MEGABYTE = 1_000_000
+
+
+class PageTooLargeError(UserError):
+    """The page would be larger than its limit; commands add what to do about it."""
 
 
 def export(
@@ -29,6 +33,7 @@ def export(
     path: Path,
     explored: Explored = NOTHING_EXPLORED,
     *,
+    key: str = "--export",
     private: bool,
     max_megabytes: float,
     last_pictures: bool = False,
@@ -39,6 +44,7 @@ def export(
         roots: Where runs are searched.
         path: The file.
         explored: Runs whose latent space is part of the page.
+        key: What names the file on the command line, for messages.
         private: Whether to leave in console, environment and absolute paths, which may name people and places.
         max_megabytes: A larger file is not written.
         last_pictures: Whether to leave out pictures of which a run has later ones.
@@ -47,15 +53,13 @@ def export(
         A message that says what was written.
 
     Raises:
-        UserError: if there are no runs, the file would be too large, or it cannot be written.
+        UserError: if there are no runs, or the file cannot be written; `PageTooLargeError` if it is too large.
     """
     store = read_store(roots, may_be_empty=bool(explored.paths))
     latent = _latent_spaces(store, replace(explored, has_paths=private))
     html = render_document(store, private, max_megabytes * _MEGABYTE, latent, last_pictures=last_pictures)
-    try:
+    with output_errors(key, path):
         write_to_user_path(path, lambda file: file.write(html))
-    except OSError as error:
-        raise UserError(f"--export={path} cannot be written: {error}.") from error
     spaces = f", {quantity(len(latent), 'latent space')}" if latent else ""
     return f"{quantity(len(store.runs), 'run')}{spaces}, {len(html) / _MEGABYTE:.1f} MB, written to {path}"
 
@@ -102,7 +106,7 @@ def render_document(
         last_pictures: As in `export`.
 
     Raises:
-        UserError: if the page is too large.
+        PageTooLargeError: if the page is too large.
     """
     data = api.to_json(_data(store, private, max_bytes, last_pictures) | {"latent": list(latent)})
     scripts = [_inline(page.plotly()), _inline(page.script())]
@@ -186,10 +190,8 @@ def _embed_images(
 
 def _check_size(size: float, max_bytes: float) -> None:
     if size > max_bytes:
-        raise UserError(
-            f"the page would have more than {size / _MEGABYTE:.0f} MB, and --size-limit is "
-            f"{max_bytes / _MEGABYTE:g}; export fewer runs (name their folders), raise the limit, or leave "
-            f"earlier pictures out (--last-pictures)."
+        raise PageTooLargeError(
+            f"the page would have more than {size / _MEGABYTE:.0f} MB, and its limit is {max_bytes / _MEGABYTE:g}"
         )
 
 
