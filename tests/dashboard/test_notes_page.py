@@ -96,6 +96,10 @@ def test_what_is_typed_stays_while_the_run_grows_or_the_server_refuses(watched: 
         expect(status).to_contain_text("holds no run here")
         expect(area).to_have_value("half of a note")
         assert not notes["one"].exists()
+        area.fill("a" * 10_001)
+        page.get_by_role("button", name="Save", exact=True).click()
+        expect(status).to_have_text("Not saved: a note has at most 10,000 characters.")
+        expect(area).to_have_value("a" * 10_001)
     assert all("400" in complaint for complaint in watched.complaints)
 
 

@@ -250,6 +250,9 @@ def test_notes_stay_within_run_directories_below_the_roots(tmp_path: Path, run_d
         assert (
             client.post("/api/notes/nobody", json={"text": "", "version": ""}, headers=HEADERS).status_code == 404
         )
+    with open_page(store, notes_token="") as client:  # then nobody asks why there can be none
+        details = [client.get(f"/api/run/{key}").json() for key in ("none", "empty", "gone")]
+        assert [entry["note"]["problem"] for entry in details] == ["", "", ""]
     assert (outside / "notes.md").read_text() == "secret"
     assert "secret" not in json.dumps([run.note.text for run in store.runs.values()])
 

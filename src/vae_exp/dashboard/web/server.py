@@ -45,7 +45,7 @@ def make_app(
         token: The first part of every address; empty for none.
         notes_token: What the page sends with a note that it saves; empty if it may not save any.
     """
-    endpoints = _Endpoints(store)
+    endpoints = _Endpoints(store, allows_notes=bool(notes_token))
     latent = _LatentEndpoints(catalog)
     routes = [
         Route("/", _constant(partial(index, notes_token), "text/html")),
@@ -73,8 +73,8 @@ def _constant(make: Callable[[], str], media_type: str) -> Callable[[Request], R
 class _Endpoints:
     """Each runs in a separate thread, and holds the store's lock while it reads runs."""
 
-    def __init__(self, store: RunStore) -> None:
-        self._store = store
+    def __init__(self, store: RunStore, allows_notes: bool) -> None:
+        self._store, self._allows_notes = store, allows_notes
 
     def runs(self, request: Request) -> Response:
         since = _parse_number(request.query_params.get("since", ""), default=0)
@@ -103,10 +103,11 @@ class _Endpoints:
             if run is None:
                 return _not_found()
             details, directory = api.serialize_details(run, private=True), run.directory
-        try:
-            self._store.note_keeper.check(directory)
-        except (OSError, UserError) as error:
-            details["note"]["problem"] = str(error)
+        if self._allows_notes:
+            try:
+                self._store.note_keeper.check(directory)
+            except (OSError, UserError) as error:
+                details["note"]["problem"] = str(error)
         return _json(details)
 
     async def save_note(self, request: Request) -> Response:

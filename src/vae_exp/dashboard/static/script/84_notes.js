@@ -1,7 +1,6 @@
 // The note of a run: shown wherever the run is, and edited if the server was started with --allow-notes.
 
 const notesToken = document.querySelector('meta[name="notes-token"]')?.content ?? "";
-const MOST_CHARACTERS = 10_000;
 const drafts = new Map(); // run → the text that is not saved, and the version of the note that it began with
 addEventListener("beforeunload", (event) => { if (drafts.size) event.preventDefault(); });
 
@@ -10,7 +9,7 @@ const withNotes = (list) => (list.some((run) => run.note) ? ["notes"] : []);
 
 function noteEditor(box) {
   let [run, note] = [null, null];
-  const area = el("textarea", { rows: 2, maxlength: MOST_CHARACTERS, "aria-label": "Notes on this run", placeholder: "What to remember of this run", on: { input: edit, keydown: (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) save(); } } });
+  const area = el("textarea", { rows: 2, "aria-label": "Notes on this run", placeholder: "What to remember of this run", on: { input: edit, keydown: (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) save(); } } });
   const button = el("button", { type: "button", title: "Ctrl+Enter", on: { click: save } }, "Save");
   const status = el("span", { class: "quiet", role: "status" });
   const controls = el("div", { class: "controls" }, button, status);
