@@ -111,6 +111,13 @@ function valueOf(run, key) {
 }
 
 const textOf = (value) => value === null || value === undefined ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);
+// The text of a key of a run, and those that occur in a list, numbers in their order.
+const textBy = (run, key) => textOf(valueOf(run, key));
+const byValue = (one, other) => {
+  const [a, b] = [Number(one), Number(other)];
+  return Number.isNaN(a) || Number.isNaN(b) ? one.localeCompare(other, undefined, { numeric: true }) : a - b;
+};
+const valuesOf = (list, key) => [...new Set(list.map((run) => textBy(run, key)))].sort(byValue);
 
 const lastName = (key) => key.slice(key.lastIndexOf(".") + 1);
 const isSeed = remembered((key) => /(^|[._])seed$/.test(key));

@@ -52,7 +52,7 @@ function countsOf(list, all, groups) {
     lacking ? `${lacking} without ${metricOfAxis() || "one batch size in the config"}` : "", state.isolate ? "one is isolated" : ""];
 }
 
-const keysOfCharts = (list) => [...varyingKeys(list), ...["group", "state"].filter((key) => valuesBy(list, key).length > 1)];
+const keysOfCharts = (list) => [...varyingKeys(list), ...["group", "state"].filter((key) => valuesOf(list, key).length > 1)];
 const keyChoice = (label, name, keys, first = ["", "–"]) => choice(label, [first, ...keys.map((key) => [key, key])], state[name], (key) => setState({ [name]: key }));
 
 function chartControls(list, names, metrics, keys) {
@@ -76,8 +76,6 @@ function axisControls(metrics) {
   ];
 }
 
-const textBy = (run, key) => textOf(valueOf(run, key));
-const valuesBy = (list, key) => [...new Set(list.map((run) => textBy(run, key)))].sort(byValue);
 const splitKeys = () => [...new Set([state.tint, state.dash, state.facet].filter(Boolean))];
 
 // Groups of runs with their labels and styles; without means, each run is one.
@@ -99,10 +97,10 @@ function groupsOfCharts(list) {
 // The numbers of colours and dashes that keys decide, or null. More colours than there are take a dash too, or, of
 // numbers, are on the ramp.
 function stylesByKey(list, groups) {
-  const numbersBy = (key) => { const values = valuesBy(list, key); return groups.map(([run]) => values.indexOf(textBy(run, key))); };
+  const numbersBy = (key) => { const values = valuesOf(list, key); return groups.map(([run]) => values.indexOf(textBy(run, key))); };
   const dashes = state.dash && numbersBy(state.dash).map((number) => number % DASHES.length);
   if (!state.tint) return [null, dashes || null];
-  const count = valuesBy(list, state.tint).length;
+  const count = valuesOf(list, state.tint).length;
   const numbers = numbersBy(state.tint);
   if (count > COLOURS && list.every((run) => typeof valueOf(run, state.tint) === "number")) return [numbers.map((number) => ({ at: number / (count - 1) })), dashes || null];
   return [numbers.map((number) => number % COLOURS), dashes || numbers.map((number) => Math.floor(number / COLOURS) % DASHES.length)];
@@ -130,7 +128,7 @@ function legendButton(entry) {
 function panelsOf(groups, metrics) {
   const some = groups.slice(0, MOST_LINES);
   if (!state.facet) return metrics.map((metric) => ({ id: metric, title: metric, metric, groups: some }));
-  const values = valuesBy(some.map(({ members }) => members[0]), state.facet);
+  const values = valuesOf(some.map(({ members }) => members[0]), state.facet);
   return metrics.flatMap((metric) => values.map((value) => {
     const inside = some.filter(({ members }) => textBy(members[0], state.facet) === value);
     return { id: [metric, state.facet, value].join("\n"), title: `${metric}, ${labelBy(inside[0].members[0], [state.facet])}`, metric, groups: inside };

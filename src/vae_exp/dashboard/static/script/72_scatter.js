@@ -11,7 +11,7 @@ function scatterIn(chart) {
   const panel = { figure: null };
   const box = el("section", { class: "panel" }, panelHead(title, saveButtons("plane", "the scatter plot", () => panel.figure)), choices, caption, legend, chart);
   let signature = "";
-  const update = (list, keys, shownKeys) => {
+  const update = (list, keys, tints, key) => {
     const names = [...metricNames(list), ...keys.filter((key) => isNumeric(list, key)), "runtime"];
     const [first, second] = PLANES.find(([a, b]) => finite(list, a, b).length) ?? ["runtime", mainMetric(list)];
     const [x, y] = [state.across || first, state.up || second];
@@ -24,19 +24,18 @@ function scatterIn(chart) {
     title.textContent = isPlane(x, y) ? "Rate and distortion" : `${labelOfMetric(list, y)} against ${labelOfMetric(list, x)}`;
     const meaning = isSeed(x) || isSeed(y) ? "" : meaningOf(finite(list, x), keys.filter((key) => !isSeed(key)), y);
     caption.textContent = [meaning, meaning.startsWith("mean") ? "bars: standard errors over seeds" : "", isPlane(x, y) ? "dotted: the same −ELBO" : ""].filter(Boolean).join("; ");
-    const looks = looksOf(list, shownKeys);
-    refill(legend, looks.colours.map(({ label, style }) => el("span", {}, swatch(style), label)), looks.shapes.map(({ label }, index) => el("span", {}, `${"●■◆▲"[index]} ${label}`)));
+    const looks = looksOf(list, tints, key);
+    refill(legend, tints.map(({ label, style }) => el("span", {}, swatch(style), label)), looks.shapes.map(({ label }, index) => el("span", {}, `${"●■◆▲"[index]} ${label}`)));
     panel.figure = drawScatter(chart, list, keys, x, y, looks);
   };
   return { box, update };
 }
 
 // Colours by one key and symbols by another one, if both have few values.
-function looksOf(list, [second, key]) {
-  const colours = styledValues(list, second);
-  const shapes = second && !isSeed(key) && valuesOf(list, key).length <= SYMBOLS.length ? styledValues(list, key) : [];
+function looksOf(list, tints, key) {
+  const shapes = tints.length && !isSeed(key) && valuesOf(list, key).length <= SYMBOLS.length ? styledValues(list, key) : [];
   const indexOf = (values, run) => Math.max(0, values.findIndex(({ members }) => members.includes(run)));
-  return { colours, shapes, of: (some) => (second ? some.map((run) => ({ colour: indexOf(colours, run), dash: indexOf(shapes, run) })) : stylesOf(some)) };
+  return { shapes, of: (some) => (tints.length ? some.map((run) => ({ colour: indexOf(tints, run), dash: indexOf(shapes, run) })) : stylesOf(some)) };
 }
 
 function axisOfScatter(list, key, estimates) {

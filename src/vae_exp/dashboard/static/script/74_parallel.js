@@ -134,5 +134,5 @@ function scaleOf(list, key, isMetric) {
   const values = valuesOf(list, key);
   const place = (value) => values.indexOf(value) / Math.max(1, values.length - 1);
   const skip = Math.ceil(values.length / 14);
-  return { place: (run) => place(textOf(read(run))), ticks: values.filter((_, index) => index % skip === 0).map((value) => [cut(shown(value, key) || "–", 14), place(value)]), textAt: (share) => shown(values[Math.round(share * (values.length - 1))], key) || "–" };
+  return { place: (run) => place(textBy(run, key)), ticks: values.filter((_, index) => index % skip === 0).map((value) => [cut(shown(value, key) || "–", 14), place(value)]), textAt: (share) => shown(values[Math.round(share * (values.length - 1))], key) || "–" };
 }

@@ -50,12 +50,13 @@ function pageSweep(main) {
     titles.lines.textContent = "Parallel coordinates";
     titles.share.textContent = "Importance of keys (approximate)";
     const second = secondKey(list, key, rows, cols);
+    const tints = styledValues(list, second);
     captions.key.textContent = keyCaption(list, key, second, metric, plain);
     captions.heat.textContent = meaningOf(list, [rows, cols], metric);
-    refill(legend, styledValues(list, second).map(({ label, style }) => el("span", {}, swatch(style), label)));
-    figures.key = drawAgainstKey(charts.key, list, { key, second, metric, keys });
+    refill(legend, tints.map(({ label, style }) => el("span", {}, swatch(style), label)));
+    figures.key = drawAgainstKey(charts.key, list, { key, second, tints, metric, keys });
     drawHeat(charts.heat, list, rows, cols, metric);
-    scatter.update(list, keys, [second, key]);
+    scatter.update(list, keys, tints, key);
     figures.lines = drawParallel(lines, list, keys, metric);
     refill(share, importance(list, keys, metric));
   };
@@ -80,15 +81,10 @@ function statusOf(all, list, metric) {
     groups.size > 1 ? `these are ${groups.size} sweeps or groups: choose one` : ""].filter(Boolean).join("; ");
 }
 
-const byValue = (one, other) => {
-  const [a, b] = [Number(one), Number(other)];
-  return Number.isNaN(a) || Number.isNaN(b) ? one.localeCompare(other, undefined, { numeric: true }) : a - b;
-};
-const valuesOf = (list, key) => [...new Set(list.map((run) => textOf(run.config[key])))].sort(byValue);
 const isNumeric = (list, key) => list.every((run) => typeof run.config[key] === "number");
 
 // Runs with the same setting, and the same seed where seeds are shown.
-const settingsAt = (list, key) => groupsBy(list, (run) => `${settingOf(run)}${isSeed(key) ? textOf(run.config[key]) : ""}`);
+const settingsAt = (list, key) => groupsBy(list, (run) => `${settingOf(run)}${isSeed(key) ? textBy(run, key) : ""}`);
 const settingLabel = (members, keys) => escaped(groupLabel(members, keys));
 const errorBars = (estimates) => ({ type: "data", array: estimates.map(({ error }) => (Number.isFinite(error) ? error : 0)), thickness: 1, width: 3, color: colour("line") });
 
@@ -103,7 +99,7 @@ function secondKey(list, key, rows, cols) {
 
 function styledValues(list, second) {
   const values = second ? valuesOf(list, second) : [];
-  return values.map((value, index) => { const members = list.filter((run) => textOf(run.config[second]) === value); return { value, label: labelBy(members[0], [second]), style: { colour: index, dash: 0 }, members }; });
+  return values.map((value, index) => { const members = list.filter((run) => textBy(run, second) === value); return { value, label: labelBy(members[0], [second]), style: { colour: index, dash: 0 }, members }; });
 }
 
 function keyCaption(list, key, second, metric, plain) {
@@ -126,20 +122,19 @@ function axisOf(values) {
   return { type: log ? "log" : "linear", ...ticks };
 }
 
-function drawAgainstKey(chart, list, { key, second, metric, keys }) {
+function drawAgainstKey(chart, list, { key, second, tints, metric, keys }) {
   const measured = finite(list, metric).filter((run) => key in run.config);
   if (!key || !measured.length) { clear(chart); return null; }
   const numeric = isNumeric(measured, key);
   const order = valuesOf(measured, key);
   const estimates = settingsAt(measured, key).map((members) => estimateOf(members, metric));
-  const values = styledValues(list, second);
-  const valueIn = ({ members: [run] }) => values.find(({ value }) => value === textOf(run.config[second]));
+  const valueIn = ({ members: [run] }) => tints.find(({ value }) => value === textBy(run, second));
   const styles = second ? estimates.map((item) => valueIn(item).style) : stylesOf(estimates.map(({ members }) => members[0]));
   const labels = estimates.map(({ members }) => groupLabel(members, keys));
-  const xOf = (run) => (numeric ? run.config[key] : escaped(textOf(run.config[key])));
+  const xOf = (run) => (numeric ? run.config[key] : escaped(textBy(run, key)));
   const points = { type: "scatter", mode: "markers", x: estimates.map(({ members }) => xOf(members[0])), y: estimates.map((item) => item.mean), error_y: errorBars(estimates),
     text: labels.map(escaped), hovertemplate: `%{text}<br>%{y:${hoverFormat(metric, estimates.map((item) => item.mean))}}<extra></extra>`, marker: { color: styles.map((style) => cssOf(style.colour)), symbol: styles.map((style) => SYMBOLS[style.dash]), size: 8 } };
-  const means = order.length > MOST_STEPS && order.length === measured.length ? [] : meansAgainst(measured, order, { key, metric, values: numeric ? values : [] });
+  const means = order.length > MOST_STEPS && order.length === measured.length ? [] : meansAgainst(measured, order, { key, metric, values: numeric ? tints : [] });
   const lines = means.map(({ style, x, y }) => ({ type: "scatter", mode: numeric ? "lines" : "markers", x: numeric ? x.map(Number) : x.map(escaped), y, hoverinfo: "skip",
     line: { color: cssOf(style.colour), dash: style.dash ? "dot" : "solid", width: 1.8 }, marker: { symbol: "line-ew-open", size: 30, color: colour("ink"), line: { width: 2 } } }));
   const axis = numeric ? axisOf(order.map(Number)) : { type: "category", categoryorder: "array", categoryarray: order.map(escaped) };
@@ -151,14 +146,14 @@ function drawAgainstKey(chart, list, { key, second, metric, keys }) {
 function meansAgainst(measured, order, { key, metric, values }) {
   const all = { label: "mean", style: { colour: "#7d848d", dash: 2 }, members: measured };
   return (values.length ? values : [all]).map(({ label, style, members }) => {
-    const means = order.map((value) => [value, combined(members.filter((run) => textOf(run.config[key]) === value), metric)]).filter(([, item]) => item);
+    const means = order.map((value) => [value, combined(members.filter((run) => textBy(run, key) === value), metric)]).filter(([, item]) => item);
     return { label, style, x: means.map(([value]) => value), y: means.map(([, item]) => item.mean) };
   });
 }
 
 function figureOfKey(list, key, metric, { numeric, order, means, estimates, styles, labels, legends, isLog }) {
   const place = (text) => (numeric ? Number(text) : order.indexOf(text));
-  const points = estimates.map((estimate, index) => pointOfEstimate(place(textOf(estimate.members[0].config[key])), estimate, labels[index], legends[index], styles[index]));
+  const points = estimates.map((estimate, index) => pointOfEstimate(place(textBy(estimate.members[0], key)), estimate, labels[index], legends[index], styles[index]));
   const lines = means.flatMap(({ label, style, x, y }) => {
     const ofMean = { label, legend: label, sd: null, n: null, style };
     return numeric ? [{ ...ofMean, x: x.map(Number), y }] : x.map((text, index) => ({ ...ofMean, x: [place(text)], y: [y[index]] }));
@@ -171,7 +166,7 @@ function drawHeat(chart, list, rows, cols, metric) {
   const measured = finite(list, metric).filter((run) => rows in run.config && cols in run.config);
   if (!rows || !cols || rows === cols || !measured.length) return clear(chart);
   const [down, across] = [valuesOf(measured, rows), valuesOf(measured, cols)];
-  const cell = (row, col) => combined(measured.filter((run) => textOf(run.config[rows]) === row && textOf(run.config[cols]) === col), metric);
+  const cell = (row, col) => combined(measured.filter((run) => textBy(run, rows) === row && textBy(run, cols) === col), metric);
   const cells = down.map((row) => across.map((col) => cell(row, col)));
   const labels = (values, key) => values.map((value) => escaped(shown(value, key)));
   const digits = decimalsOf(metric, cells.flat().map((item) => item?.mean));
@@ -213,7 +208,7 @@ function sharesOf(list, keys, metric) {
 
 // The sum of squares between the values of a key, and their number.
 function betweenValues(list, key, numbers, all) {
-  let classes = list.map((run) => textOf(run.config[key]));
+  let classes = list.map((run) => textBy(run, key));
   if (new Set(classes).size > 6 && isNumeric(list, key)) {
     const sorted = list.map((run) => run.config[key]).sort((a, b) => a - b);
     classes = list.map((run) => Math.floor((4 * sorted.indexOf(run.config[key])) / sorted.length));
