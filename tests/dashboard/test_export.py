@@ -129,6 +129,32 @@ def test_no_part_of_the_page_names_places_or_people(tmp_path: Path):
     assert {curve["run"] for curve in data["curves"]["step"]} == {"run1"}
 
 
+def test_metrics_with_the_name_of_a_machine_have_their_curves(tmp_path: Path):
+    make_run(tmp_path, "one", {}, [{"test/elbo": 1.0}], host="test")
+    data = data_of(exported(tmp_path))
+    [row] = data["changes"]["runs"]
+    assert "test/elbo" in row["keys"]
+    assert "test/elbo" in row["summary"]
+    assert data["changes"]["higher"] == data["changes"]["ranked"] == ["test/elbo"]
+    assert {curve["metric"] for curve in data["curves"]["step"]} >= {"test/elbo"}
+
+
+def test_latent_spaces_have_the_keys_and_names_of_their_runs(tmp_path: Path):
+    more = [environment_record(username="user-of-it")]
+    make_run(tmp_path, "user-of-it-1", display_name="mine, user-of-it", more=more)
+    store = RunStore([tmp_path])
+    store.read_all()
+    latent = [
+        {"key": "user-of-it-1", "name": "mine, user-of-it", "bundle": "A/bc"},
+        {"key": "directory:1", "name": "user-of-it/run", "bundle": "x"},
+    ]
+    assert data_of(render_document(store, False, latent=latent).decode())["latent"] == [
+        {"key": "run1", "name": "mine, (left out)", "bundle": "A/bc"},
+        {"key": "directory:1", "name": "(left out)/run", "bundle": "x"},
+    ]
+    assert data_of(render_document(store, True, latent=latent).decode())["latent"] == latent
+
+
 def test_nothing_hostile_ends_a_script_element(root: Path):
     html = exported(root)
     outside = re.sub(r"(?s)<script\b[^>]*>.*?</script>", "", html)

@@ -108,7 +108,7 @@ def render_document(
     Raises:
         PageTooLargeError: if the page is too large.
     """
-    data = api.to_json(_data(store, private, max_bytes, last_pictures) | {"latent": list(latent)})
+    data = api.to_json(_data(store, private, max_bytes, last_pictures, latent))
     scripts = [_inline(page.plotly()), _inline(page.script())]
     style = page.style()
     policy = (
@@ -126,7 +126,9 @@ def render_document(
     return html
 
 
-def _data(store: RunStore, private: bool, max_bytes: float, last_pictures: bool) -> dict[str, Any]:
+def _data(
+    store: RunStore, private: bool, max_bytes: float, last_pictures: bool, latent: Sequence[dict[str, str]]
+) -> dict[str, Any]:
     runs = list(store.runs.values())
     redactor = None if private else Redactor(runs)
     keys = {run.key: _exported_key(run, number, redactor) for number, run in enumerate(runs, 1)}
@@ -134,10 +136,11 @@ def _data(store: RunStore, private: bool, max_bytes: float, last_pictures: bool)
     changes["runs"] = [row | {"key": keys[row["key"]]} for row in changes["runs"]]
     details = [api.serialize_details(run, private) | {"key": keys[run.key]} for run in runs]
     pictures = {keys[run.key]: _pictures(run, last_pictures) for run in runs}
-    data = {
+    data: dict[str, Any] = {
         "changes": changes,
         "pictures": {key: [description for description, _ in items] for key, items in pictures.items()},
         "details": dict(zip(keys.values(), details, strict=True)),
+        "latent": [{"key": keys.get(space["key"], space["key"]), "name": space["name"]} for space in latent],
     }
     curves = {
         axis: [
@@ -146,12 +149,23 @@ def _data(store: RunStore, private: bool, max_bytes: float, last_pictures: bool)
         for axis in api.X_AXES
     }
     if redactor is not None:
-        data = redactor.redact(data)
+        data = _redact(data, redactor)
         for curve in (curve for group in curves.values() for curve in group):
             curve["metric"] = redactor.redact_key(curve["metric"])
     files = [[file for _, file in items] for items in pictures.values()]
     images = _embed_images(data["pictures"], files, max_bytes)
-    return data | {"curves": curves, "pictures": images}
+    spaces = [item | {"bundle": space["bundle"]} for item, space in zip(data["latent"], latent, strict=True)]
+    return data | {"curves": curves, "pictures": images, "latent": spaces}
+
+
+def _redact(data: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
+    """Redact all texts; of metrics, as of other keys, only paths."""
+    redacted: dict[str, Any] = redactor.redact(data)
+    for row, original in zip(redacted["changes"]["runs"], data["changes"]["runs"], strict=True):
+        row["keys"] = [redactor.redact_key(key) for key in original["keys"]]
+    for name in ("higher", "ranked"):
+        redacted["changes"][name] = [redactor.redact_key(key) for key in data["changes"][name]]
+    return redacted
 
 
 def _exported_key(run: Run, number: int, redactor: Redactor | None) -> str:
