@@ -102,9 +102,7 @@ def test_any_metric_against_any_metric_or_number(watched: Watched, root: Path):
         expect(page.locator("h2", has_text="val/elbo against model.latent_dim")).to_have_count(1)
         _, _, *points = page.evaluate(POINTS)
         assert sorted(points) == [[2 ** (number // 2), -10 + number] for number in range(8)]
-        with page.expect_download() as saved:
-            page.get_by_role("button", name="Save the scatter plot as CSV").click()
-        lines = Path(saved.value.path()).read_text().splitlines()
+        lines = save(page, "the scatter plot", "CSV").splitlines()
         save_every_panel(page)
         assert lines[0] == "line,model.latent_dim,val/elbo (nats/image),standard error,n"
         assert len(lines) == 9
@@ -140,22 +138,44 @@ def test_pages_without_the_filter_say_what_it_leaves(watched: Watched, root: Pat
     assert watched.complaints == []
 
 
+def save(page: Page, name: str, kind: str) -> str:
+    """What a button of a panel saves."""
+    with page.expect_download() as saved:
+        page.get_by_role("button", name=f"Save {name} as {kind}").click()
+    return Path(saved.value.path()).read_text()
+
+
 def save_every_panel(page: Page) -> None:
     """As images that stand alone, and as points."""
     for name, heading in (
         ("the metric against a key", ["line", "loss", "val/elbo (nats/image)", "standard error", "n"]),
         ("parallel coordinates", ["run", "loss", "model.latent_dim", "val/elbo"]),
     ):
-        with page.expect_download() as saved:
-            page.get_by_role("button", name=f"Save {name} as SVG").click()
-        image = ElementTree.parse(saved.value.path()).getroot()
+        image = ElementTree.fromstring(save(page, name, "SVG"))
         space = {"s": "http://www.w3.org/2000/svg"}
         assert image.findall("s:rect", space)[0].attrib["fill"] == "#ffffff"
         assert len(image.findall(".//s:path", space)) >= 8
         assert "elbo" in [text.text for text in image.findall(".//s:text", space)]
-        with page.expect_download() as saved:
-            page.get_by_role("button", name=f"Save {name} as CSV").click()
-        assert Path(saved.value.path()).read_text().splitlines()[0] == ",".join(heading)
+        assert save(page, name, "CSV").splitlines()[0] == ",".join(heading)
+
+
+def test_the_heat_map_and_the_importance_of_keys_are_saved(watched: Watched, root: Path):
+    """As images on white whose texts and cells are those of the page, and as numbers."""
+    with dashboard([root]) as address:
+        watched.page.emulate_media(color_scheme="dark")
+        watched.page.goto(f"{address}#page=sweep&rows=loss&cols=model.latent_dim")
+        expect(watched.page.locator("#importance svg")).to_have_count(1, timeout=TIMEOUT)
+        heat, share = (save(watched.page, name, "SVG") for name in ("the heat map", "the importance of keys"))
+        assert sum(text in heat for text in ("-10.000", "loss", "iwae", "model.latent_dim", "-3.000")) == 5
+        assert "rgb(13, 8, 135)" in heat, "the darkest cell has the light theme's colour"
+        assert "model.latent_dim" in share
+        rows = save(watched.page, "the heat map", "CSV").splitlines()
+        assert rows[:2] == ["loss,model.latent_dim,val/elbo (nats/image),standard error", "elbo,1,-10,"]
+        assert len(rows) == 9
+        rows = save(watched.page, "the importance of keys", "CSV").splitlines()
+        assert rows[0] == "key,share of the variance of val/elbo"
+        assert {row.split(",")[0] for row in rows[1:]} == {"loss", "lr", "model.latent_dim"}
+    assert watched.complaints == []
 
 
 def test_importance_is_the_share_of_each_main_effect(watched: Watched, tmp_path: Path):

@@ -7,18 +7,17 @@ function pageSweep(main) {
   const controls = el("div", { class: "controls" });
   const message = el("p", { class: "quiet", role: "status" });
   const grid = el("div", { class: "grid" });
-  const charts = Object.fromEntries(["key", "heat", "plane"].map((name) => [name, el("div", { class: "chart", id: `chart-${name}` })]));
-  const lines = el("div", { id: "parallel" });
-  const share = el("div", { id: "importance" });
+  const charts = Object.fromEntries(["key", "plane"].map((name) => [name, el("div", { class: "chart", id: `chart-${name}` })]));
+  const [heat, lines, share] = ["heat", "parallel", "importance"].map((id) => el("div", { id }));
   const titles = Object.fromEntries(["key", "heat", "lines", "share"].map((name) => [name, el("h2")]));
   const captions = Object.fromEntries(["key", "heat"].map((name) => [name, el("p", { class: "quiet", id: `caption-${name}` })]));
   const legend = el("p", { class: "legend", id: "legend-key" });
   const scatter = scatterIn(charts.plane);
-  const figures = { key: null, lines: null };
+  const figures = {};
   const head = (name, text) => panelHead(titles[name], saveButtons(name, text, () => figures[name]));
   refill(grid,
-    el("section", { class: "panel" }, head("key", "the metric against a key"), captions.key, legend, charts.key), el("section", { class: "panel" }, titles.heat, captions.heat, charts.heat),
-    scatter.box, el("section", { class: "panel" }, titles.share, share),
+    el("section", { class: "panel" }, head("key", "the metric against a key"), captions.key, legend, charts.key), el("section", { class: "panel" }, head("heat", "the heat map"), captions.heat, heat),
+    scatter.box, el("section", { class: "panel" }, head("share", "the importance of keys"), share),
     el("section", { class: "panel whole" }, head("lines", "parallel coordinates"), lines));
   refill(main, controls, message, grid);
   let menuSignature = "";
@@ -55,10 +54,10 @@ function pageSweep(main) {
     captions.heat.textContent = meaningOf(list, [rows, cols], metric);
     refill(legend, tints.map(({ label, style }) => el("span", {}, swatch(style), label)));
     figures.key = drawAgainstKey(charts.key, list, { key, second, tints, metric, keys });
-    drawHeat(charts.heat, list, rows, cols, metric);
+    figures.heat = drawHeat(heat, list, rows, cols, metric);
     scatter.update(list, keys, tints, key);
     figures.lines = drawParallel(lines, list, keys, metric);
-    refill(share, importance(list, keys, metric));
+    figures.share = drawImportance(share, list, keys, metric);
   };
 }
 
@@ -162,18 +161,44 @@ function figureOfKey(list, key, metric, { numeric, order, means, estimates, styl
     categories: numeric ? null : order, log: { x: isLog, y: false }, range: { x: numeric ? null : [-0.5, order.length - 0.5], y: null } };
 }
 
-function drawHeat(chart, list, rows, cols, metric) {
+const HEAT = { height: 304, top: 6, bottom: 40 };
+
+// A cell for each pair of values, coloured as the paths of parallel coordinates.
+function drawHeat(box, list, rows, cols, metric) {
   const measured = finite(list, metric).filter((run) => rows in run.config && cols in run.config);
-  if (!rows || !cols || rows === cols || !measured.length) return clear(chart);
+  if (!rows || !cols || rows === cols || !measured.length) { refill(box); return null; }
   const [down, across] = [valuesOf(measured, rows), valuesOf(measured, cols)];
-  const cell = (row, col) => combined(measured.filter((run) => textBy(run, rows) === row && textBy(run, cols) === col), metric);
-  const cells = down.map((row) => across.map((col) => cell(row, col)));
-  const labels = (values, key) => values.map((value) => escaped(shown(value, key)));
-  const digits = decimalsOf(metric, cells.flat().map((item) => item?.mean));
-  const trace = { type: "heatmap", z: cells.map((row) => row.map((item) => item && item.mean)), text: cells.map((row) => row.map((item) => (item ? withError(item, digits) : ""))),
-    x: labels(across, cols), y: labels(down, rows), colorscale: "Viridis", reversescale: !higher.has(metric), xgap: 2, ygap: 2,
-    texttemplate: across.length * down.length <= 60 ? "%{z:.4g}" : "", hovertemplate: "%{y}, %{x}: %{text}<extra></extra>", colorbar: { thickness: 12, tickfont: { size: 11 } } };
-  draw(chart, [trace], layoutOf(cols, rows, { xaxis: { type: "category" }, yaxis: { type: "category" } }));
+  const estimateIn = (row, col) => combined(measured.filter((run) => textBy(run, rows) === row && textBy(run, cols) === col), metric);
+  const cells = down.flatMap((row, j) => across.map((col, i) => ({ row, col, j, i, ...estimateIn(row, col) }))).filter((cell) => "mean" in cell);
+  const title = labelOfMetric(list, metric);
+  const digits = decimalsOf(metric, cells.map((cell) => cell.mean));
+  const widthOf = (values) => Math.max(...values.map((value) => textWidth(cut(value, 14))));
+  const left = 34 + widthOf(down);
+  const ends = [Math.min, Math.max].map((end) => end(...cells.map((cell) => cell.mean)));
+  const right = 26 + Math.max(...ends.map((value) => textWidth(fixed(value, digits))));
+  const { height, top, bottom } = HEAT;
+  const width = Math.max(box.clientWidth, left + right + 90);
+  const [wide, high] = [(width - left - right) / across.length, (height - top - bottom) / down.length];
+  const placeOf = (value) => (ends[1] > ends[0] ? (value - ends[0]) / (ends[1] - ends[0]) : 0.5);
+  const [x, y] = [(index) => left + index * wide, (index) => height - bottom - (index + 1) * high];
+  const hasTexts = cells.every((cell) => textWidth(fixed(cell.mean, digits)) + 14 < wide) && high > 24;
+  const textIn = ({ i, j }, text) => [
+    svg("rect", { class: "label", x: x(i) + (wide - textWidth(text)) / 2 - 4, y: y(j) + high / 2 - 9, width: textWidth(text) + 8, height: 18, rx: 3 }),
+    svg("text", { x: x(i) + wide / 2, y: y(j) + high / 2 + 4, "text-anchor": "middle" }, text)];
+  const cellOf = (cell) => svg("g", {}, svg("title", {}, `${rows} ${cell.row}, ${cols} ${cell.col}: ${withError(cell, digits)}`),
+    svg("rect", { x: x(cell.i) + 1, y: y(cell.j) + 1, width: Math.max(1, wide - 2), height: Math.max(1, high - 2), style: `fill: ${cssOf({ at: placeOf(cell.mean) })}`, "data-at": placeOf(cell.mean), "data-of": "fill" }),
+    hasTexts ? textIn(cell, fixed(cell.mean, digits)) : null);
+  const labels = (values, size, room, draw) => values.map((value, index) => (index % Math.ceil(size / room) ? null : draw(cut(value, 14), index)));
+  const drawing = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": `${title} over ${rows} and ${cols}` }, cells.map(cellOf),
+    labels(down, 14, high, (text, index) => svg("text", { x: left - 5, y: y(index) + high / 2 + 4, "text-anchor": "end" }, text)),
+    labels(across, widthOf(across), wide, (text, index) => svg("text", { x: x(index) + wide / 2, y: height - bottom + 15, "text-anchor": "middle" }, text)),
+    svg("text", { x: x(across.length / 2), y: height - 6, "text-anchor": "middle" }, cols),
+    svg("text", { transform: `translate(14,${(top + height - bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, rows),
+    rampBar(width - right + 8, top, height - bottom),
+    [...new Set(ends)].map((value) => svg("text", { x: width - right + 20, y: height - bottom - placeOf(value) * (height - bottom - top - 10), class: "quiet" }, fixed(value, digits))));
+  refill(box, drawing);
+  const table = [[rows, cols, withUnit(metric, title), "standard error"], ...cells.map((cell) => [cell.row, cell.col, textOf(cell.mean), Number.isFinite(cell.error) ? textOf(cell.error) : ""])];
+  return { title: `${title} over ${rows} and ${cols}`, drawing, table };
 }
 
 const RUNS_FOR_IMPORTANCE = 10;
@@ -181,14 +206,13 @@ const RUNS_FOR_IMPORTANCE = 10;
 // The share of the metric's variance between the values of a key, less what as many random groups would have: of the
 // variance that no key explains, or, where the keys together explain all, of the variance within the values (adjusted
 // correlation ratio). A key with many numbers has the quarters of their range as values.
-function importance(list, keys, metric) {
+function drawImportance(box, list, keys, metric) {
   const measured = finite(list, metric);
-  if (measured.length < RUNS_FOR_IMPORTANCE) return el("p", { class: "quiet" }, `From ${RUNS_FOR_IMPORTANCE} finished runs on; there are ${measured.length}.`);
+  if (measured.length < RUNS_FOR_IMPORTANCE) { refill(box, el("p", { class: "quiet" }, `From ${RUNS_FOR_IMPORTANCE} finished runs on; there are ${measured.length}.`)); return null; }
   const shares = sharesOf(measured, keys, metric).sort((a, b) => b[1] - a[1]).slice(0, 12);
-  return [
-    barChart(shares.map(([key, share]) => [key, share]), (share) => `${Math.round(100 * share)} %`, 1),
-    el("p", { class: "quiet" }, `Variance of ${metric} that goes with each key alone, over ${measured.length} finished runs. Approximate: keys that only matter together are not seen.`),
-  ];
+  const drawing = barChart(shares, (share) => `${Math.round(100 * share)} %`, 1);
+  refill(box, drawing, el("p", { class: "quiet" }, `Variance of ${metric} that goes with each key alone, over ${measured.length} finished runs. Approximate: keys that only matter together are not seen.`));
+  return { title: `importance of keys for ${metric}`, drawing, table: [["key", `share of the variance of ${metric}`], ...shares.map((pair) => pair.map(textOf))] };
 }
 
 function sharesOf(list, keys, metric) {
@@ -223,7 +247,8 @@ function barChart(pairs, format, most = Math.max(...pairs.map(([, value]) => val
   const longest = Math.min(28, Math.max(...pairs.map(([name]) => name.length)));
   const left = 12 + 7.2 * longest;
   const step = 22;
-  return svg("svg", { width: left + 330, viewBox: `0 0 ${left + 330} ${pairs.length * step + 6}`, role: "img", "aria-label": pairs.map(([name, value]) => `${name} ${format(value)}`).join(", ") },
+  const height = pairs.length * step + 6;
+  return svg("svg", { width: left + 330, height, viewBox: `0 0 ${left + 330} ${height}`, role: "img", "aria-label": pairs.map(([name, value]) => `${name} ${format(value)}`).join(", ") },
     pairs.map(([name, value], index) => [
       svg("text", { x: left - 6, y: index * step + 17, "text-anchor": "end" }, cut(name, 28)),
       svg("rect", { class: "bar", x: left, y: index * step + 5, width: Math.max(1, 250 * (value / most)), height: step - 8 }, svg("title", {}, `${name}: ${format(value)}`)),
