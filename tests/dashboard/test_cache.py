@@ -1,6 +1,7 @@
 """What files have said, stored in the user's cache folder: right whatever happens to a file or to the cache."""
 
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -228,6 +229,16 @@ def test_a_cache_of_other_code_is_not_used(place: Place, reads: list[str], monke
     reads.clear()
     assert contents(read(root, folder)) == expected
     assert len(reads) == 2
+
+
+@pytest.mark.parametrize("name", ["dashboard/runs/run.py", "metrics.py", "tracking/wandb_log.py"])
+def test_code_that_reads_files_counts(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    package = Path(shutil.copytree(Path(cache_module.__file__).parents[2], tmp_path / "vae_exp"))
+    monkeypatch.setattr(cache_module, "files", lambda _: package)
+    before = cache_module._version.__wrapped__()
+    assert cache_module._version.__wrapped__() == before
+    (package / name).write_text("# other code")
+    assert cache_module._version.__wrapped__() != before
 
 
 def test_a_folder_that_cannot_be_used_stores_nothing(place: Place, tmp_path: Path):

@@ -15,7 +15,8 @@ _NAME = "dashboard.sqlite"
 _MAX_BYTES = 2**30
 _WAIT_SECONDS = 1.0  # for another dashboard that writes
 _MAX_FAILURES = 3
-_SOURCES = ("dashboard/reader", "dashboard/runs", "metrics.py")  # what decides how files are read
+# What decides how files are read.
+_SOURCES = ("dashboard/reader", "dashboard/runs", "metrics.py", "tracking/wandb_log.py")
 _TABLE = "CREATE TABLE IF NOT EXISTS segments (path TEXT PRIMARY KEY, file TEXT NOT NULL, data BLOB NOT NULL)"
 _SIZE = (
     "SELECT (page_count - freelist_count) * page_size "
