@@ -500,6 +500,21 @@ def test_everything_is_fetched_again_from_a_restarted_server(watched: Watched, t
         expect(watched.page.locator("#status")).to_contain_text("2 runs")
 
 
+def test_a_curve_is_fetched_again_from_a_restarted_server_whose_versions_are_the_same(
+    watched: Watched, tmp_path: Path
+):
+    path = make_run(tmp_path, "one", rows=[{"a": 1.0}, {"a": 2.0}])
+    points = "(count) => document.querySelector('.js-plotly-plot')?.data?.[0]?.x?.length === count"
+    with dashboard([tmp_path]) as address:
+        show(watched, address, page="charts")
+        watched.page.wait_for_function(points, arg=2, timeout=TIMEOUT)
+        version = watched.page.evaluate("runs.get('one').version")
+    append(path, history_record(30, {"a": 3.0, "epoch": 3}))
+    with dashboard([tmp_path], "--port", address.rstrip("/").rpartition(":")[2]):
+        watched.page.wait_for_function(points, arg=3, timeout=TIMEOUT)
+        assert watched.page.evaluate("runs.get('one').version") == version
+
+
 def test_the_table_that_is_saved_holds_no_formula(watched: Watched, tmp_path: Path):
     values = ["=1+1", "@SUM(1)", "-1+cmd|' /C calc'!A0", "\r=1+1", "-1.5", "plain"]
     make_run(tmp_path, "one", {"=HYPERLINK(1)": values[0], **{f"k{n}": value for n, value in enumerate(values)}})

@@ -16,6 +16,7 @@ from tests.dashboard.browsers import Watched, dashboard
 from tests.dashboard.colour_vision import LEAST_DISTANCE, VISIONS, distance
 from tests.dashboard.records import append, history_record, make_run, summary_record
 from vae_exp.dashboard.web.export import export
+from vae_exp.dashboard.web.server import _MAX_CURVES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 TIMEOUT = 20_000  # milliseconds
@@ -202,3 +203,27 @@ def test_a_zoom_stays_when_the_runs_grow_and_is_in_the_link(watched: Watched, tm
         chart.press("Escape")
         page.wait_for_function(f"() => ({RANGES})()[0][0][1] > 9")
     assert watched.complaints == []
+
+
+def test_curves_are_fetched_in_parts_and_again_if_a_run_has_grown_meanwhile(watched: Watched, tmp_path: Path):
+    script = """async () => {
+      const list = [...Array(500).keys()].map((number) => ({ key: `r${number}`, keys: [], version: 1 }));
+      const metrics = [...Array(20).keys()].map(String);
+      const sizes = [];
+      served.curves = async (keys, names) => {
+        sizes.push(keys.length * names.length);
+        if (keys.includes('r0')) runs.set('r0', { ...list[0], version: 2 });
+        return keys.flatMap((run) => names.map((metric) => ({ run, metric, version: 1, x: [1], y: [1] })));
+      };
+      const cache = new Map();
+      await fetchCurves(list, metrics, cache);
+      const first = [...sizes];
+      await fetchCurves([runs.get('r0'), ...list.slice(1)], metrics, cache);
+      return [first, sizes.slice(first.length)];
+    }"""
+    with served(tmp_path) as address:
+        watched.page.goto(address)
+        first, second = watched.page.evaluate(script)
+    assert sum(first) == 500 * 20
+    assert max(first) <= _MAX_CURVES
+    assert second == [20]

@@ -128,7 +128,7 @@ const isHousekeeping = remembered((key) => HOUSEKEEPING.test(key));
 const isOurs = (run) => "run_directory" in run.config;
 
 // The keys of the config that differ among the runs that have them; of those that always go together and end alike, the shortest.
-const listSignature = (list) => `${cursor} ${list.map((run) => run.key).join(" ")}`;
+const listSignature = (list) => `${store} ${cursor} ${list.map((run) => run.key).join(" ")}`;
 const keysOfLists = new Map();
 function varyingKeys(list) {
   const which = listSignature(list);

@@ -4,6 +4,7 @@ const AXES = { epoch: "epoch", step: "step", time: "time (s)", images: "images s
 const OF_METRIC = "metric:"; // `metric:val/rate` is an axis too
 const SEEN = /(^|\/)(images|samples)_seen$/;
 const POINTS_OF_A_MEAN = 500;
+const RUNS_OF_A_REQUEST = 50;
 
 const metricOfAxis = () => (state.against.startsWith(OF_METRIC) ? state.against.slice(OF_METRIC.length) : "");
 const fetchedAxis = () => (["epoch", "time"].includes(state.against) ? state.against : "step");
@@ -22,15 +23,16 @@ function batchSizeOf(run) {
 const loggedSeen = (run) => run.keys.find((key) => SEEN.test(key));
 const lacksAxis = (run) => (state.against === "images" && !loggedSeen(run) && batchSizeOf(run) === null) || (metricOfAxis() !== "" && !run.keys.includes(metricOfAxis()));
 
-// Fetch only what has changed.
+// Fetch only what has changed, of some runs at a time: the server limits the curves of a request.
 async function fetchCurves(list, metrics, cache) {
   const against = fetchedAxis();
   const needed = new Set([...metrics, metricOfAxis(), ...(state.against === "images" ? list.map(loggedSeen) : [])].filter(Boolean));
   const isStale = (run) => [...needed].some((metric) => cache.get(`${against}\n${metric}\n${run.key}`)?.version !== run.version);
   const stale = list.filter(isStale);
   if (!stale.length || !metrics.length) return;
-  for (const curve of await source.curves(stale.map((run) => run.key), [...needed], against)) {
-    cache.set(`${against}\n${curve.metric}\n${curve.run}`, { ...curve, version: runs.get(curve.run)?.version });
+  for (let start = 0; start < stale.length; start += RUNS_OF_A_REQUEST) {
+    const keys = stale.slice(start, start + RUNS_OF_A_REQUEST).map((run) => run.key);
+    for (const curve of await source.curves(keys, [...needed], against)) cache.set(`${against}\n${curve.metric}\n${curve.run}`, curve);
   }
 }
 

@@ -70,7 +70,11 @@ async function poll() {
   polling = true;
   let wait = POLL_MILLISECONDS;
   try {
-    if (!takeChanges(await source.changes(cursor))) takeChanges(await source.changes(0));
+    if (!takeChanges(await source.changes(cursor))) {
+      mounted = ""; // what the page has stored has versions of the other server
+      takeChanges(await source.changes(0));
+      showPage();
+    }
     showStatus();
     setTimeout(() => plotly().catch(() => {}), 1000); // other pages will need it soon
     if (unsent > 0) wait = 0;
