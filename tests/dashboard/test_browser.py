@@ -229,7 +229,7 @@ def test_runs_are_ranked_by_their_best_epoch_and_show_test_scores(watched: Watch
         expect(watched.page.get_by_title("-3, of the last epoch")).to_have_text("-3.000")
         watched.page.get_by_label("Best by").select_option("test/nll")
         expect(best).to_have_attribute("data-run", "r1")
-        expect(watched.page.locator("#count")).to_contain_text("the best of many test scores is optimistic")
+        expect(watched.page.locator("#meaning")).to_contain_text("the best of many test scores is optimistic")
         watched.page.get_by_label("Filter").fill("val/elbo>=-1.2")
         expect(watched.page.locator("table.runs tr[data-run]")).to_have_count(1)
         with watched.page.expect_download() as download:
@@ -635,7 +635,7 @@ def test_pages_combine_settings_as_the_sweep_command_does(watched: Watched, tmp_
             value = row.metrics["val/elbo"]
             expect(group.nth(number)).to_contain_text(f"{value.mean:.3f} ± {value.error:.3f}", timeout=TIMEOUT)
         text = meaning(settings, ["model.latent_dim"], others, "val/elbo")
-        expect(watched.page.locator("#count")).to_contain_text(f"groups: {text}; ± standard errors over seeds")
+        expect(watched.page.locator("#meaning")).to_contain_text(f"groups: {text}; ± standard errors over seeds")
         show(watched, address, page="sweep", key="loss.beta", rows="model.latent_dim", cols="seed", others=others)
         expect(watched.page.locator("#caption-key")).to_have_text(
             "points: mean over 2 to 3 seeds; bars: standard errors over seeds; "

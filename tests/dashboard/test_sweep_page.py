@@ -124,17 +124,34 @@ def test_the_other_key_of_the_heat_map_has_colours_and_a_legend(watched: Watched
     assert watched.complaints == []
 
 
-def test_pages_without_the_filter_say_what_it_leaves(watched: Watched, root: Path):
+def test_every_page_of_several_runs_has_the_filter(watched: Watched, root: Path):
+    """One field, whose text stays from page to page and is in the link."""
     page = watched.page
+    field, count = page.get_by_label("Filter"), page.locator("#count")
     with dashboard([root]) as address:
-        for name in ("charts", "sweep", "images", "run"):
+        for name in ("charts", "sweep", "images"):
             page.goto(f"{address}#page={name}&filter=nothing")
             expect(page.get_by_text("No run passes the filter.")).to_be_visible(timeout=TIMEOUT)
-        expect(page.locator("#status")).to_have_text("10 runs, 0 pass the filter")
-        page.goto(f"{address}#page=charts&filter=loss=iwae&selected=r1")
-        expect(page.locator("#status")).to_have_text("10 runs, 4 pass the filter, 1 selected")
-        page.locator("nav a", has_text="Runs").click()
-        expect(page.locator("#status")).to_have_text("10 runs")
+            expect(count).to_have_text("0 of 10 runs")
+            expect(field).to_have_value("nothing")
+        page.goto(f"{address}#page=sweep&selected=r1")
+        expect(page.locator("#parallel")).to_contain_text("Two runs that differ are needed.", timeout=TIMEOUT)
+        field.fill("loss=elbo latent>1")
+        expect(count).to_have_text("0 of 10 runs, no run has “latent”")
+        field.fill("loss=elbo latent_dim>1")
+        expect(page.locator("#parallel path.run")).to_have_count(3)
+        expect(field).to_be_focused()
+        for name in ("Charts", "Compare", "Runs"):
+            page.locator("nav a", has_text=name).click()
+            expect(count).to_have_text("3 of 10 runs")
+            assert "filter=loss" in page.url
+        page.locator("nav a", has_text="Compare").click()
+        expect(page.get_by_label("Add").locator("option")).to_have_count(4)
+        field.fill("")
+        expect(count).to_have_text("10 of 10 runs, 1 selected")
+        page.goto(f"{address}#page=run&filter=nothing")
+        expect(page.get_by_text("No run passes the filter.")).to_be_visible()
+        expect(field).to_be_hidden()
     assert watched.complaints == []
 
 

@@ -1,10 +1,8 @@
 // The table of all runs.
 
 function pageRuns(main) {
-  const filter = el("input", { type: "search", value: state.filter, placeholder: "model.latent_dim>=8 state=finished", "aria-describedby": "filter-help",
-    on: { input: debounce(() => setState({ filter: filter.value }), 150) } });
   const menus = el("span", { class: "controls" });
-  const count = el("p", { class: "quiet", id: "count", role: "status" });
+  const meaning = el("p", { class: "quiet", id: "meaning", role: "status" });
   const table = el("table", { class: "runs" });
   const compare = el("span");
   const said = el("p", { class: "skip", role: "status", id: "said" });
@@ -13,10 +11,7 @@ function pageRuns(main) {
   const drawRows = virtualRows(scroll, table);
   moveColumns(table, said);
   refill(main,
-    el("div", { class: "controls" }, el("label", { class: "wide" }, "Filter", filter), menus, compare,
-      el("button", { type: "button", on: { click: saveTable } }, "CSV")),
-    el("p", { id: "filter-help", class: "quiet" }, "key>=8, key=value, key~part, or a word of the name. A run is shown if all terms match."),
-    count, said, scroll);
+    el("div", { class: "controls" }, menus, compare, el("button", { type: "button", on: { click: saveTable } }, "CSV")), meaning, said, scroll);
 
   let menuSignature = "";
   return () => {
@@ -29,8 +24,7 @@ function pageRuns(main) {
     }
     const selected = new Set(listOf(state.selected));
     const groups = state.group ? meaningOf(list, [state.group], mainMetric(list)) : "";
-    const parts = [`${list.length} of ${currentRuns().length} runs`, selected.size ? `${selected.size} selected` : "", groups && `groups: ${groups}; ± standard errors over seeds`, ofTest(mainMetric(list)), ...(runs.size ? filterOf(state.filter).problems : [])];
-    count.textContent = parts.filter(Boolean).join(", ");
+    meaning.textContent = [groups && `groups: ${groups}; ± standard errors over seeds`, ofTest(mainMetric(list))].filter(Boolean).join(", ");
     refill(compare, compareButton(list, selected));
     drawRows(tableHead(list, columns, selected), tableItems(list, columns, selected, rowCache), JSON.stringify([columns.shown, state.filter, state.group]));
     pinColumns(table, columns);

@@ -47,7 +47,7 @@ function chartsIn(box) {
 function countsOf(list, all, groups) {
   const lacking = list.filter(lacksAxis).length;
   const hidden = new Set(groups.slice(MOST_LINES).flatMap(({ members }) => members)).size;
-  return [`${list.length - hidden} of ${all.length} runs` + (all.length > list.length - hidden ? ": filter or select to see others" : ""),
+  return [all.length > list.length - hidden ? `${list.length - hidden} of ${all.length} runs: filter or select to see others` : "",
     state.seeds ? `lines are means of ${Math.min(MOST_LINES, groups.length)} groups, bands and ± standard deviations over their runs` : "",
     lacking ? `${lacking} without ${metricOfAxis() || "one batch size in the config"}` : "", state.isolate ? "one is isolated" : ""];
 }

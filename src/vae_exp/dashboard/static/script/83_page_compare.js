@@ -32,7 +32,7 @@ function pageCompare(main) {
   return async () => {
     const list = comparedRuns();
     const keys = labelKeys(list);
-    const now = JSON.stringify([list.map((run) => [run.key, run.version, labelOf(run, keys), run.colour]), runs.size, state.by]);
+    const now = JSON.stringify([list.map((run) => [run.key, run.version, labelOf(run, keys), run.colour]), runs.size, state.by, state.filter]);
     const isNew = now !== signature;
     if (isNew) {
       signature = now;
@@ -56,7 +56,7 @@ function comparedChoices(list, keys) {
   const remove = (run) => el("button", { type: "button", "aria-label": `Remove ${labelOf(run, keys)}`, on: { click: () => compare(list.filter((item) => item !== run)) } }, "×");
   return [
     list.map((run) => el("span", { "data-run": run.key }, titleOf(run, keys), " ", list.length > 1 ? remove(run) : null)),
-    list.length < MOST_COMPARED ? keyed(choice("Add", [["", "–"], ...runOptions().filter(([key]) => !chosen.has(key))], "", (key) => compare([...list, runs.get(key)])), "add") : null,
+    list.length < MOST_COMPARED ? keyed(choice("Add", [["", "–"], ...runOptions([...runs.values()].filter(filterOf(state.filter).passes)).filter(([key]) => !chosen.has(key))], "", (key) => compare([...list, runs.get(key)])), "add") : null,
     list.length > 1 ? keyed(choice("Differences from", list.map((run) => [run.key, labelOf(run, keys)]), list[0].key, (key) => compare([runs.get(key), ...list.filter((run) => run.key !== key)])), "first") : null,
   ];
 }

@@ -89,11 +89,11 @@ function partLine(run, metric, cache) {
   return curve?.x.length ? [{ ...curve, sd: null, n: null, metric, label: metric, legend: metric, style: styleOfPart(metric.split("/")[0]), key: "" }] : [];
 }
 
-const runOptions = () => ordered([...runs.values()], "name").map((run) => [run.key, `${run.label} (${run.id})${run.replaced ? `, attempt ${run.attempt}` : ""}`]);
+const runOptions = (list) => ordered(list, "name").map((run) => [run.key, `${run.label} (${run.id})${run.replaced ? `, attempt ${run.attempt}` : ""}`]);
 
 function runChoices(run) {
   return [
-    choice("Run", runOptions(), run.key, (key) => setState({ run: key })),
+    choice("Run", runOptions([...runs.values()]), run.key, (key) => setState({ run: key })),
     el("a", { href: fragmentWith({ page: "compare", compare: run.key }) }, "Compare with others"),
   ];
 }

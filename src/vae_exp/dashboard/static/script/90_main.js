@@ -44,19 +44,23 @@ async function refreshPage() {
 
 const runCount = (count) => `${count} run${count === 1 ? "" : "s"}`;
 
-// Pages that do not show the filter say that there is one.
-function chosenCounts() {
-  const list = currentRuns().filter(filterOf(state.filter).passes);
+// The filter, on the pages of several runs.
+const filterField = document.getElementById("filter");
+function showFilter() {
+  document.getElementById("filter-bar").hidden = ["run", "latent"].includes(currentPage());
+  if (document.activeElement !== filterField) filterField.value = state.filter;
+  const { passes, problems } = filterOf(state.filter);
+  const list = currentRuns().filter(passes);
   const keys = new Set(listOf(state.selected));
   const selected = list.filter((run) => keys.has(run.key)).length;
-  return [state.filter ? `${list.length} pass the filter` : "", selected ? `${selected} selected` : ""];
+  document.getElementById("count").textContent = [`${list.length} of ${runCount(currentRuns().length)}`, selected ? `${selected} selected` : "", ...(runs.size ? problems : [])].filter(Boolean).join(", ");
 }
 
 function showStatus(problem) {
   const current = currentRuns();
   const running = current.filter((run) => run.state === "running").length;
   const count = current.length ? runCount(current.length) : waiting ? "reading the first runs" : `no run with a W&B file${explorable ? `, ${runCount(explorable)} to explore` : ""}`;
-  const parts = [count, ...(currentPage() === "runs" ? [] : chosenCounts()), running ? `${running} running` : "", waiting && current.length ? `${waiting} still to be read` : "", ...notes];
+  const parts = [count, running ? `${running} running` : "", waiting && current.length ? `${waiting} still to be read` : "", ...notes];
   const text = problem ?? parts.filter(Boolean).join(", ");
   if (statusLine.textContent !== text) statusLine.textContent = text;
   statusLine.classList.toggle("live", source.live && !problem && running > 0);
@@ -95,12 +99,14 @@ function applyTheme(theme) {
   showPage();
 }
 
-stateListeners.push(showPage, () => store !== null && showStatus());
-dataListeners.push(refreshPage);
+stateListeners.push(showPage, showFilter, () => store !== null && showStatus());
+dataListeners.push(showFilter, refreshPage);
+filterField.addEventListener("input", debounce(() => setState({ filter: filterField.value }), 150));
 document.getElementById("theme").addEventListener("change", (event) => applyTheme(event.target.value));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => applyTheme(document.getElementById("theme").value));
 document.getElementById("skip").addEventListener("click", (event) => { event.preventDefault(); content.focus(); });
 document.addEventListener("visibilitychange", () => { if (!document.hidden) poll(); });
 readFragment();
 showPage();
+showFilter();
 poll();
