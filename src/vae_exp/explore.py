@@ -17,7 +17,7 @@ def main() -> None:
 def explore(config: DictConfig) -> None:
     """Serve the page of latent spaces, or write it into a file."""
     from vae_exp.configuration.schema import ExploreConfig, parse_config
-    from vae_exp.dashboard.explorer.run_process import Explored, check_run_directories
+    from vae_exp.dashboard.explorer.options import ExploreOptions, check_run_directories
     from vae_exp.dashboard.web.export import PageTooLargeError, export
     from vae_exp.dashboard.web.serving import serve
     from vae_exp.errors import UserError
@@ -28,7 +28,7 @@ def explore(config: DictConfig) -> None:
     settings = parse_config(config, ExploreConfig)
     paths = find_runs(settings.run)
     check_run_directories("run", paths)
-    explored = Explored(
+    options = ExploreOptions(
         paths,
         settings.checkpoint,
         settings.data.root,
@@ -37,14 +37,14 @@ def explore(config: DictConfig) -> None:
         settings.labels,
     )
     if settings.output is None:
-        serve(paths, explored, host="127.0.0.1", port=settings.port, opens_browser=settings.open, view=_VIEW)
+        serve(paths, options, host="127.0.0.1", port=settings.port, opens_browser=settings.open, view=_VIEW)
         return
     output = absolute_path("output", settings.output)
     if output.suffix not in (".html", ".htm"):
         raise UserError(f"output={settings.output} is a page: name a file that ends in .html.")
     check_output_file(output, overwrite=settings.overwrite)
     try:
-        print(export(paths, output, explored, key="output", private=False, max_megabytes=settings.size_limit))
+        print(export(paths, output, options, key="output", private=False, max_megabytes=settings.size_limit))
     except PageTooLargeError as error:
         raise UserError(f"{error}: name fewer runs, or raise size_limit.") from error
     print(f"Open it as {output.as_uri()}{_VIEW}")

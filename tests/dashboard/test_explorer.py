@@ -25,7 +25,8 @@ from vae_exp.dashboard.explorer import layers as layers_module
 from vae_exp.dashboard.explorer.bundle import pack
 from vae_exp.dashboard.explorer.catalog import ExplorerCatalog
 from vae_exp.dashboard.explorer.layers import TOLERANCE, decoder_layers, run_layers, size_of
-from vae_exp.dashboard.explorer.run_process import Explored, RunProcess
+from vae_exp.dashboard.explorer.options import ExploreOptions
+from vae_exp.dashboard.explorer.run_process import RunProcess
 from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.dashboard.web.export import export
 from vae_exp.dashboard.web.server import make_app
@@ -109,7 +110,7 @@ def test_packed_arrays_are_read_at_their_offsets():
 
 @pytest.fixture
 def catalog(digits_run: Path):
-    catalog = ExplorerCatalog(RunStore([digits_run]), Explored([digits_run]))
+    catalog = ExplorerCatalog(RunStore([digits_run]), ExploreOptions([digits_run]))
     yield catalog
     catalog.stop()
 
@@ -158,7 +159,7 @@ def test_runs_outside_the_roots_and_without_a_checkpoint_are_not_listed(digits_r
     store = RunStore([tmp_path])
     store.read_all()
     assert set(store.runs) == {"outside", "empty"}
-    assert ExplorerCatalog(store, Explored()).runs() == []
+    assert ExplorerCatalog(store, ExploreOptions()).runs() == []
 
 
 def test_the_server_decodes_for_named_runs_alone(digits_run, tmp_path):
@@ -168,7 +169,7 @@ def test_the_server_decodes_for_named_runs_alone(digits_run, tmp_path):
     make_run(digits_run.parent, "below", {"run_directory": str(digits_run)}, [{"val/elbo": -1.0}])
     store = RunStore([digits_run.parent])
     store.read_all()
-    catalog = ExplorerCatalog(store, Explored())
+    catalog = ExplorerCatalog(store, ExploreOptions())
     [run] = [run for run in catalog.runs() if run.key == "below"]
     with pytest.raises(UserError, match=r"vae_exp\.explore run="):
         catalog.decode(run, encoded(0.0, 0.0), 0)
@@ -180,10 +181,10 @@ def test_an_export_names_no_folder_of_data_that_are_gone(copied_run, tmp_path):
     content = yaml.safe_load(config.read_text())
     content["data"]["source"] = {"_target_": "vae_exp.data.npz.NPZSource", "path": str(gone)}
     config.write_text(yaml.safe_dump(content))
-    process = RunProcess(Explored([copied_run], data_path=str(gone)))
+    process = RunProcess(ExploreOptions([copied_run], data_path=str(gone)))
     assert b"secret" in process.bundle(copied_run)
     process.stop()
-    export([copied_run], tmp_path / "page.html", Explored([copied_run]), private=False, max_megabytes=50)
+    export([copied_run], tmp_path / "page.html", ExploreOptions([copied_run]), private=False, max_megabytes=50)
     [bundle] = re.findall(r'"bundle":"([^"]+)"', (tmp_path / "page.html").read_text())
     data = base64.b64decode(bundle)
     assert b"cannot be opened" in data
@@ -229,14 +230,22 @@ def test_a_run_that_has_diverged_is_refused_with_a_reason(copied_run):
     for tensor in state["vae"].values():
         tensor.mul_(1e20)
     torch.save(state, path)
-    process = RunProcess(Explored())
+    process = RunProcess(ExploreOptions())
     with pytest.raises(UserError, match="its weights may have diverged"):
         process.bundle(copied_run)
     process.stop()
 
 
+def test_an_error_of_a_model_is_the_reason_and_the_process_stays():
+    process = RunProcess(ExploreOptions())
+    with pytest.raises(UserError, match="the run cannot be shown: KeyError: 'width'"):
+        process._call(exec, "raise KeyError('width')")
+    assert process._call(len, "abc") == 3
+    process.stop()
+
+
 def test_the_process_ends_in_the_middle_of_a_request(tmp_path):
-    process, started = RunProcess(Explored()), tmp_path / "started"
+    process, started = RunProcess(ExploreOptions()), tmp_path / "started"
     script = f"import pathlib, time; pathlib.Path({str(started)!r}).touch(); time.sleep(60)"
     with ThreadPoolExecutor() as threads:
         request = threads.submit(process._call, exec, script)

@@ -19,7 +19,7 @@ from tests.dashboard.browsers import dashboard
 from tests.dashboard.records import environment_record, make_run
 from tests.dashboard.test_export import data_of
 from vae_exp.dashboard.explorer.catalog import ExplorerCatalog
-from vae_exp.dashboard.explorer.run_process import Explored
+from vae_exp.dashboard.explorer.options import ExploreOptions
 from vae_exp.dashboard.runs.run_notes import MAX_CHARACTERS
 from vae_exp.dashboard.runs.run_tables import RunTables
 from vae_exp.dashboard.runs.store import RunStore
@@ -52,7 +52,7 @@ def store(run_dir: Path) -> RunStore:
 
 
 def open_page(store: RunStore, notes_token: str = TOKEN) -> TestClient:
-    app = make_app(store, ExplorerCatalog(store, Explored()), HOSTS, notes_token=notes_token)
+    app = make_app(store, ExplorerCatalog(store, ExploreOptions()), HOSTS, notes_token=notes_token)
     return TestClient(app, base_url=ADDRESS)
 
 
@@ -162,7 +162,7 @@ def test_requests_that_the_page_does_not_send_are_refused(
 
 def test_without_an_origin_or_a_length_nothing_is_saved(store: RunStore, run_dir: Path):
     """Nor is the body read."""
-    app = make_app(store, ExplorerCatalog(store, Explored()), HOSTS, notes_token=TOKEN)
+    app = make_app(store, ExplorerCatalog(store, ExploreOptions()), HOSTS, notes_token=TOKEN)
     sent: list[Any] = []
 
     async def receive() -> Any:

@@ -18,7 +18,7 @@ from tests.dashboard.records import (
     stats_record,
 )
 from vae_exp.dashboard.explorer.catalog import ExplorerCatalog
-from vae_exp.dashboard.explorer.run_process import Explored
+from vae_exp.dashboard.explorer.options import ExploreOptions
 from vae_exp.dashboard.runs.media import ImageFile, ImageUnavailableError, read_picture
 from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.dashboard.web.export import render_document
@@ -53,7 +53,9 @@ def store(tmp_path: Path) -> RunStore:
 
 @pytest.fixture
 def client(store: RunStore) -> TestClient:
-    return TestClient(make_app(store, ExplorerCatalog(store, Explored()), HOSTS), base_url="http://127.0.0.1:8765")
+    return TestClient(
+        make_app(store, ExplorerCatalog(store, ExploreOptions()), HOSTS), base_url="http://127.0.0.1:8765"
+    )
 
 
 def rediscover(store: RunStore) -> None:
@@ -147,7 +149,7 @@ def test_other_methods_and_hosts_are_refused(client: TestClient, path: str):
 
 def test_with_a_token_nothing_is_answered_without_it(store: RunStore):
     client = TestClient(
-        make_app(store, ExplorerCatalog(store, Explored()), frozenset(), "secret"),
+        make_app(store, ExplorerCatalog(store, ExploreOptions()), frozenset(), "secret"),
         base_url="http://192.0.2.1:8765",
     )
     for path in PAGES:

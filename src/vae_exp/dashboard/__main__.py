@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from vae_exp.dashboard.explorer.run_process import Explored, check_run_directories
+from vae_exp.dashboard.explorer.options import ExploreOptions, check_run_directories
 from vae_exp.dashboard.runs.discovery import check_roots
 from vae_exp.errors import UserError, exit_with_message
 from vae_exp.storage.column_files import SUFFIXES, check_suffix
@@ -23,7 +23,7 @@ def main() -> None:
             from vae_exp.dashboard.web.serving import serve
 
             serve(
-                args.roots, Explored(args.explore),
+                args.roots, ExploreOptions(args.explore),
                 host=args.bind, port=args.port, opens_browser=args.open, allows_notes=args.allow_notes,
             )  # fmt: skip
 
@@ -89,10 +89,10 @@ def _export(args: argparse.Namespace) -> None:
     if is_page:
         from vae_exp.dashboard.web.export import PageTooLargeError, export
 
-        explored = Explored(args.explore, has_labels=not args.no_labels)
+        options = ExploreOptions(args.explore, has_labels=not args.no_labels)
         try:
             message = export(
-                args.roots, args.export, explored,
+                args.roots, args.export, options,
                 private=args.private, max_megabytes=args.size_limit, last_pictures=args.last_pictures,
             )  # fmt: skip
         except PageTooLargeError as error:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vae_exp.dashboard.explorer.run_process import MAX_LATENTS, Explored, RunProcess
+from vae_exp.dashboard.explorer.options import ExploreOptions
+from vae_exp.dashboard.explorer.run_process import MAX_LATENTS, RunProcess
 from vae_exp.dashboard.runs.run import Run
 from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.errors import UserError
@@ -39,13 +40,13 @@ class ExplorerCatalog:
 
     Args:
         store: Its runs below its roots can be explored.
-        explored: Which runs the command line names, and how they are opened.
+        options: Which runs the command line names, and how they are opened.
     """
 
-    def __init__(self, store: RunStore, explored: Explored) -> None:
+    def __init__(self, store: RunStore, options: ExploreOptions) -> None:
         self._store = store
-        self._named = [path.resolve() for path in explored.paths]
-        self._process = RunProcess(explored)
+        self._named = [path.resolve() for path in options.paths]
+        self._process = RunProcess(options)
 
     def runs(self) -> list[ExplorableRun]:
         """Those that are named first, then the latest."""

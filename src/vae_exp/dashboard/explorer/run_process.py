@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from vae_exp.dashboard.explorer.options import ExploreOptions
 from vae_exp.errors import UserError
-from vae_exp.storage.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,52 +29,15 @@ _MAX_OPEN_RUNS = 4
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Explored:
-    """What a command line says of latent spaces.
-
-    Args:
-        paths: Run directories that it names, which need no W&B file.
-        checkpoint: `best` or `last`; None takes the best where there is one.
-        data_root: Where the data are now; None where the config says.
-        data_path: Their file or folder.
-        trusted_packages: Packages whose classes stored configs may name.
-        has_labels: Whether labels and class names are part of what is sent.
-        has_paths: Whether messages may name files and folders.
-    """
-
-    paths: Sequence[Path] = ()
-    checkpoint: str | None = None
-    data_root: str | None = None
-    data_path: str | None = None
-    trusted_packages: tuple[str, ...] = ()
-    has_labels: bool = True
-    has_paths: bool = True
-
-
-NOTHING_EXPLORED = Explored()
-
-
-def check_run_directories(key: str, paths: Sequence[Path]) -> None:
-    """Refuse what holds no trained run.
-
-    Raises:
-        UserError: names it.
-    """
-    for path in paths:
-        if not RunDirectory(path).checkpoints():
-            raise UserError(f"{key}={path} has no checkpoint; name a run directory, such as outputs/DATE/TIME.")
-
-
 class RunProcess:
     """One process for all requests, started with the first; if it dies, the next request starts another.
 
     Args:
-        explored: How runs are opened.
+        options: How runs are opened.
     """
 
-    def __init__(self, explored: Explored) -> None:
-        self._explored = replace(explored, paths=())
+    def __init__(self, options: ExploreOptions) -> None:
+        self._options = replace(options, paths=())
         self._lock = threading.Lock()
         self._pool: ProcessPoolExecutor | None = None
         self._alive: Connection | None = None  # the process ends when this is closed
@@ -83,9 +46,9 @@ class RunProcess:
         """What `bundle.make_bundle` makes of a run directory.
 
         Raises:
-            UserError: as `load_run` does, if numbers are not finite, and if the process dies.
+            UserError: as `load_run` does, whatever the model raises, and if the process dies.
         """
-        return self._call(_bundle, str(run), self._explored, _version_of(run))
+        return self._call(_bundle, str(run), self._options, _version_of(run))
 
     def decode(self, run: Path, latents: Sequence[float], label: int) -> bytes:
         """The mean image E[x|z]: uint8 values `[channels, height, width]`.
@@ -98,7 +61,7 @@ class RunProcess:
         Raises:
             UserError: as `bundle`, and if the number of latents or the label is wrong.
         """
-        return self._call(_decode, str(run), self._explored, _version_of(run), tuple(latents), label)
+        return self._call(_decode, str(run), self._options, _version_of(run), tuple(latents), label)
 
     def stop(self) -> None:
         """End the process, whatever it does."""
@@ -123,8 +86,12 @@ class RunProcess:
                 if self._pool is pool:
                     self._pool = None
             raise UserError("the process that opens runs has ended; is there too little memory?") from error
+        except UserError:
+            raise
         except ValueError as error:  # distributions, JSON and linear algebra refuse numbers that are not finite
             raise UserError(f"the run cannot be shown; its weights may have diverged: {error}") from error
+        except Exception as error:  # models of users raise what they like
+            raise UserError(f"the run cannot be shown: {type(error).__name__}: {error}") from error
 
 
 def _version_of(run: Path) -> tuple[int, ...]:
@@ -150,30 +117,30 @@ def _exit_with_server(server: Connection) -> None:
 
 
 @lru_cache(_MAX_OPEN_RUNS)
-def _open(run: str, explored: Explored, version: tuple[int, ...]) -> "TrainedRun":
+def _open(run: str, options: ExploreOptions, version: tuple[int, ...]) -> "TrainedRun":
     from vae_exp.runs.trained_run import load_run
 
     return load_run(
         run,
-        trusted_packages=explored.trusted_packages,
-        checkpoint=explored.checkpoint,
-        data={"root": explored.data_root, "path": explored.data_path},
+        trusted_packages=options.trusted_packages,
+        checkpoint=options.checkpoint,
+        data={"root": options.data_root, "path": options.data_path},
     )
 
 
 @lru_cache(_MAX_OPEN_RUNS)
-def _bundle(run: str, explored: Explored, version: tuple[int, ...]) -> bytes:
+def _bundle(run: str, options: ExploreOptions, version: tuple[int, ...]) -> bytes:
     from vae_exp.dashboard.explorer.bundle import make_bundle
 
-    return make_bundle(_open(run, explored, version), has_labels=explored.has_labels, has_paths=explored.has_paths)
+    return make_bundle(_open(run, options, version), has_labels=options.has_labels, has_paths=options.has_paths)
 
 
 def _decode(
-    run: str, explored: Explored, version: tuple[int, ...], latents: tuple[float, ...], label: int
+    run: str, options: ExploreOptions, version: tuple[int, ...], latents: tuple[float, ...], label: int
 ) -> bytes:
     import torch
 
-    vae = _open(run, explored, version).vae
+    vae = _open(run, options, version).vae
     shape = vae.prior().event_shape
     classes = int(getattr(vae, "classes", 1))
     if len(latents) != shape.numel() or not 0 <= label < classes:

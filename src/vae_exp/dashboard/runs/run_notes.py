@@ -50,7 +50,7 @@ def note_status(directory: str) -> Status | None:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-class NoteKeeper:
+class NoteFiles:
     """Reads and writes notes in run directories below the roots.
 
     Args:
@@ -68,10 +68,10 @@ class NoteKeeper:
             return Note() if isinstance(error, FileNotFoundError) else Note(problem=str(error))
 
     def check(self, directory: str) -> None:
-        """Refuse to keep a note in a run directory.
+        """Make sure that the note of a run directory can be written.
 
         Raises:
-            UserError: says why.
+            UserError: says why it cannot.
         """
         path = self._notes(directory)
         if path.is_file():

@@ -12,7 +12,7 @@ from vae_exp.dashboard.runs.cache import SegmentCache
 from vae_exp.dashboard.runs.discovery import RunDiscovery
 from vae_exp.dashboard.runs.packing import pack, unpack
 from vae_exp.dashboard.runs.run import STALE_SECONDS, Run
-from vae_exp.dashboard.runs.run_notes import Note, NoteKeeper, note_status
+from vae_exp.dashboard.runs.run_notes import Note, NoteFiles, note_status
 from vae_exp.dashboard.runs.segment import RunSegment
 from vae_exp.dashboard.runs.sweep_labels import label_jobs
 from vae_exp.errors import quantity
@@ -41,7 +41,7 @@ class RunStore:
     ) -> None:
         self._discovery = RunDiscovery(roots)
         self.lock = threading.RLock()
-        self.note_keeper = NoteKeeper(self.is_below_a_root)
+        self.note_files = NoteFiles(self.is_below_a_root)
         self.identity = secrets.token_hex(8)
         self.runs: dict[str, Run] = {}
         self.version = 0
@@ -127,7 +127,7 @@ class RunStore:
         directory = run.directory
         status = note_status(directory) if directory else None
         if status != run.note_status:
-            note = self.note_keeper.read(directory) if status else Note()
+            note = self.note_files.read(directory) if status else Note()
             with self.lock:
                 run.note_status = status
                 if note != run.note:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vae_exp.dashboard.explorer.catalog import ExplorerCatalog, is_decoded_by_page
-from vae_exp.dashboard.explorer.run_process import NOTHING_EXPLORED, Explored
+from vae_exp.dashboard.explorer.options import ExploreOptions
 from vae_exp.dashboard.runs.media import ImageFile, ImageUnavailableError, read_picture
 from vae_exp.dashboard.runs.run import Run
 from vae_exp.dashboard.runs.run_tables import read_store
@@ -22,6 +22,7 @@ from vae_exp.storage.output_files import output_errors, write_to_user_path
 _ENDS_SCRIPT = re.compile(r"</(?=script)|<!--", re.IGNORECASE)
 _NO_REFERRER = '<meta name="referrer" content="no-referrer">'
 _MEGABYTE = 1_000_000
+_NO_RUNS = ExploreOptions()
 
 
 class PageTooLargeError(UserError):
@@ -31,7 +32,7 @@ class PageTooLargeError(UserError):
 def export(
     roots: Sequence[Path],
     path: Path,
-    explored: Explored = NOTHING_EXPLORED,
+    options: ExploreOptions = _NO_RUNS,
     *,
     key: str = "--export",
     private: bool,
@@ -43,7 +44,7 @@ def export(
     Args:
         roots: Where runs are searched.
         path: The file.
-        explored: Runs whose latent space is part of the page.
+        options: Runs whose latent space is part of the page.
         key: What names the file on the command line, for messages.
         private: Whether to leave in console, environment and absolute paths, which may name people and places.
         max_megabytes: A larger file is not written.
@@ -55,8 +56,8 @@ def export(
     Raises:
         UserError: if there are no runs, or the file cannot be written; `PageTooLargeError` if it is too large.
     """
-    store = read_store(roots, may_be_empty=bool(explored.paths))
-    latent = _latent_spaces(store, replace(explored, has_paths=private))
+    store = read_store(roots, may_be_empty=bool(options.paths))
+    latent = _latent_spaces(store, replace(options, has_paths=private))
     html = render_document(store, private, max_megabytes * _MEGABYTE, latent, last_pictures=last_pictures)
     with output_errors(key, path):
         write_to_user_path(path, lambda file: file.write(html))
@@ -64,15 +65,15 @@ def export(
     return f"{quantity(len(store.runs), 'run')}{spaces}, {len(html) / _MEGABYTE:.1f} MB, written to {path}"
 
 
-def _latent_spaces(store: RunStore, explored: Explored) -> list[dict[str, str]]:
+def _latent_spaces(store: RunStore, options: ExploreOptions) -> list[dict[str, str]]:
     """Return the latent spaces of the runs that are named, as the page reads them.
 
     Raises:
         UserError: if one cannot be opened, or if the page cannot decode it.
     """
-    if not explored.paths:
+    if not options.paths:
         return []
-    catalog = ExplorerCatalog(store, explored)
+    catalog = ExplorerCatalog(store, options)
     spaces = []
     try:
         for run in (run for run in catalog.runs() if run.is_named):

@@ -105,7 +105,7 @@ class _Endpoints:
             details, directory = api.serialize_details(run, private=True), run.directory
         if self._allows_notes:
             try:
-                self._store.note_keeper.check(directory)
+                self._store.note_files.check(directory)
             except (OSError, UserError) as error:
                 details["note"]["problem"] = str(error)
         return _json(details)
@@ -128,7 +128,7 @@ class _Endpoints:
                 return _not_found()
             directory = run.directory
         try:
-            note = self._store.note_keeper.write(directory, text, version)
+            note = self._store.note_files.write(directory, text, version)
         except (OSError, UserError) as error:
             return _problem(error, 409 if isinstance(error, NoteChangedError) else 400)
         with self._store.lock:

@@ -8,7 +8,7 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
-from vae_exp.dashboard.explorer.run_process import Explored
+from vae_exp.dashboard.explorer.options import ExploreOptions
 from vae_exp.errors import UserError
 
 _OWN_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -16,7 +16,7 @@ _OWN_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 def serve(
     roots: Sequence[Path],
-    explored: Explored,
+    options: ExploreOptions,
     *,
     host: str,
     port: int,
@@ -28,7 +28,7 @@ def serve(
 
     Args:
         roots: Where runs are searched.
-        explored: Runs whose latent space the server may decode.
+        options: Runs whose latent space the server may decode.
         host: The address to listen on; any but this machine's own gets a secret token.
         port: 0 takes any free one.
         opens_browser: Whether to open the page.
@@ -49,7 +49,7 @@ def serve(
     notes_token = secrets.token_urlsafe(24) if allows_notes else ""
     listening = _listen(host, port)
     store = RunStore(roots, cache=SegmentCache(cache_folder()))
-    catalog = ExplorerCatalog(store, explored)
+    catalog = ExplorerCatalog(store, options)
     refresher = Refresher(store)
     refresher.start()
     config = uvicorn.Config(
