@@ -24,7 +24,7 @@ SIZES = {"wide": (1280, 800), "phone": (390, 844)}
 VIEWS = {
     "runs": {"page": "runs", "sort": "-val/elbo"},
     "groups": {"page": "runs", "group": "model.latent_dim", "sort": "-val/elbo"},
-    "charts": {"page": "charts", "seeds": "1"},
+    "charts": {"page": "charts", "group": "1"},
     "sweep": {"page": "sweep"},
     "images": {"page": "images", "picture": "figures/samples", "filter": "seed=0"},
     "compare": {"page": "compare", "filter": "seed=0"},

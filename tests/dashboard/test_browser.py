@@ -336,7 +336,7 @@ def test_names_and_texts_of_a_run_are_never_markup(watched: Watched, tmp_path: P
                 "tint": HOSTILE,
                 "sweep": HOSTILE,
             }
-            state |= {"seeds": "constructor" if page == "compare" else HOSTILE, "across": HOSTILE}
+            state |= {"group": "constructor" if page == "compare" else HOSTILE, "across": HOSTILE}
             show(watched, address, page=page, **state)
             watched.page.reload()
             watched.page.wait_for_function(

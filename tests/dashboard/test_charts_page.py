@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,14 +80,14 @@ def download(watched: Watched, name: str) -> str:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("seeds", "count"), [("", 24), ("1", 12)])
+@pytest.mark.parametrize(("group", "count"), [("", 24), ("1", 12)])
 def test_every_two_lines_differ_for_the_colour_blind(
-    watched: Watched, tmp_path: Path, scheme: Any, seeds: str, count: int
+    watched: Watched, tmp_path: Path, scheme: Any, group: str, count: int
 ):
     """By their dash or by the distance of their colours; the legend draws them alike."""
     watched.page.emulate_media(color_scheme=scheme)
     with served(tmp_path) as address:
-        lines = show(watched, address, 1, metrics="val/elbo", seeds=seeds)["val/elbo"]
+        lines = show(watched, address, 1, metrics="val/elbo", group=group)["val/elbo"]
         assert len(lines) == count
         for one, other in itertools.combinations(lines, 2):
             if one["dash"] == other["dash"]:
@@ -101,7 +102,7 @@ def test_every_two_lines_differ_for_the_colour_blind(
 
 
 def test_keys_decide_groups_colours_dashes_and_panels(watched: Watched, address: str):
-    state = {"metrics": "val/elbo", "seeds": "model.latent_dim", "tint": "model.latent_dim", "dash": "loss"}
+    state = {"metrics": "val/elbo", "group": "model.latent_dim", "tint": "model.latent_dim", "dash": "loss"}
     panels = show(watched, address, 2, **state, facet="model.width")
     assert list(panels) == ["val/elbo, width=200", "val/elbo, width=500"]
     for lines in panels.values():
@@ -125,6 +126,27 @@ def test_keys_decide_groups_colours_dashes_and_panels(watched: Watched, address:
     assert watched.complaints == []
 
 
+def test_the_table_and_the_charts_have_the_same_groups(watched: Watched, tmp_path: Path):
+    """The page Compare draws single runs all the same."""
+    page = watched.page
+    with served(tmp_path) as address:
+        page.goto(f"{address}#page=runs&metrics=val/elbo&filter=model.latent_dim=2")
+        page.get_by_label("Group by").select_option("all but seeds", timeout=TIMEOUT)
+        expect(page.locator("tr.group")).to_have_count(4)
+        expect(page.locator("tr.group").first).to_have_text(
+            re.compile(r"^width=500 loss=iwae batch_size=500 · 2 runs-22\.000 ± 1\.000")
+        )
+        page.get_by_role("link", name="Charts").click()
+        expect(page.locator(".legend button")).to_have_count(4, timeout=TIMEOUT)
+        page.get_by_label("Group by").select_option("loss")
+        expect(page.locator(".legend button")).to_have_text(["loss=elbo (4)", "loss=iwae (4)"])
+        page.get_by_role("link", name="Runs").click()
+        expect(page.locator("tr.group th[scope]")).to_have_text(["loss iwae · 4 runs", "loss elbo · 4 runs"])
+        page.goto(f"{page.url}&page=compare&compare=r00%1Fr01")
+        expect(page.locator(".legend button")).to_have_text(["seed=0", "seed=1"], timeout=TIMEOUT)
+    assert watched.complaints == []
+
+
 def test_axes(watched: Watched, address: str):
     """Images seen are steps × batch size; a metric against another; logarithmic axes; one range for all."""
     lines = show(watched, address, 1, metrics="val/elbo", against="images", filter="seed=0 model.latent_dim=2")
@@ -133,7 +155,7 @@ def test_axes(watched: Watched, address: str):
         (5000, 10000, 15000, 20000),
     }
     state = {"metrics": "val/elbo\x1fa", "against": "metric:val/rate", "log": "1", "logx": "1", "range": "all"}
-    lines = show(watched, address, 2, **state, seeds="1", filter="model.latent_dim=4 loss=iwae")
+    lines = show(watched, address, 2, **state, group="1", filter="model.latent_dim=4 loss=iwae")
     assert lines["a"][0]["x"] == [4, 8, 12, 16]
     assert lines["a"][0]["y"] == [10, 100, 1000, 10000]
     expect(watched.page.locator(".panel p").first).to_have_text("Linear axis: there are no positive values.")
@@ -148,7 +170,7 @@ def test_axes(watched: Watched, address: str):
 
 
 def test_a_panel_is_saved_as_an_image_and_as_points(watched: Watched, address: str):
-    state = {"metrics": "val/elbo", "seeds": "model.latent_dim", "smooth": "0"}
+    state = {"metrics": "val/elbo", "group": "model.latent_dim", "smooth": "0"}
     show(watched, address, 1, **state)
     image = ElementTree.fromstring(download(watched, "Save val/elbo as SVG"))
     space = {"s": "http://www.w3.org/2000/svg"}

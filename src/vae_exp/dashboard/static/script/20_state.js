@@ -3,7 +3,7 @@
 
 const DEFAULTS = {
   page: "runs", filter: "", sort: "-started", group: "", columns: "", selected: "", metrics: "", against: "epoch",
-  log: "", smooth: "0", seeds: "", isolate: "", metric: "", key: "", rows: "", cols: "", picture: "", epoch: "",
+  log: "", smooth: "0", isolate: "", metric: "", key: "", rows: "", cols: "", picture: "", epoch: "",
   every: "", run: "", other: "", others: "", by: "", plane: "", z: "", image: "", label: "", panels: "", compare: "",
   pinned: "", tint: "", dash: "", facet: "", logx: "", range: "", zoom: "", sweep: "", across: "", up: "", brush: "",
 };

@@ -191,6 +191,12 @@ function settingOf(run) {
   return run.setting;
 }
 
+// How the table and the charts group runs: by their setting, or by the key that is `state.group`.
+const BY_SETTING = "1"; // what differs in seeds alone is a group
+const groupOf = (run, group) => (group === BY_SETTING ? settingOf(run) : textBy(run, group));
+const groupKeys = (list) => [...varyingKeys(list), ...["group", "state"].filter((key) => valuesOf(list, key).length > 1)];
+const groupChoice = (keys) => choice("Group by", [["", "–"], [BY_SETTING, "all but seeds"], ...keys.map((key) => [key, key])], state.group, (group) => setState({ group }));
+
 function groupsBy(list, signature) {
   const groups = new Map();
   for (const run of list) {

@@ -23,7 +23,7 @@ function pageRuns(main) {
       menuSignature = signature;
     }
     const selected = new Set(listOf(state.selected));
-    const groups = state.group ? meaningOf(list, [state.group], mainMetric(list)) : "";
+    const groups = state.group ? meaningOf(list, state.group === BY_SETTING ? settingKeys(list) : [state.group], mainMetric(list)) : "";
     meaning.textContent = [groups && `groups: ${groups}; ± standard errors over seeds`, ofTest(mainMetric(list))].filter(Boolean).join(", ");
     refill(compare, compareButton(list, selected));
     drawRows(tableHead(list, columns, selected), tableItems(list, columns, selected, rowCache), JSON.stringify([columns.shown, state.filter, state.group]));
@@ -65,9 +65,9 @@ function arrange(usual, offered) {
 const showColumns = ({ usual }, shown) => setState({ columns: asList([...shown, ...usual.filter((key) => !shown.includes(key)).map((key) => `-${key}`)]) });
 
 function runMenus(list, columns) {
-  const { keys, names, labels } = columns;
+  const { names, labels } = columns;
   return [
-    choice("Group by", [["", "–"], ["group", "group"], ["state", "state"], ...keys.map((key) => [key, key])], state.group, (group) => setState({ group })),
+    groupChoice(groupKeys(list)),
     state.group ? othersChoice() : null,
     epochChoice(list),
     choice("Best by", names.map((name) => [name, labels[name]]), mainMetric(list), (metric) => setState({ metric })),
@@ -193,11 +193,11 @@ function tableItems(list, columns, selected, rowCache) {
   };
   const itemOf = (run) => ({ key: `run ${run.key}`, make: () => rowOf(run) });
   if (!state.group) return list.map(itemOf);
-  const valueIn = (run) => shown(valueOf(run, state.group), state.group) || "–";
-  const groups = groupsBy(list, valueIn);
+  const labelIn = (run) => (state.group === BY_SETTING ? labelOf(run, labelKeys(list).filter((key) => !isSeed(key))) : `${state.group} ${shown(valueOf(run, state.group), state.group) || "–"}`);
+  const groups = groupsBy(list, (run) => groupOf(run, state.group));
   const means = groupMeans(groups, columns);
   return groups.flatMap((members, index) => {
-    const row = groupRow(valueIn(members[0]), members, columns, means[index]);
+    const row = groupRow(labelIn(members[0]), members, columns, means[index]);
     return [{ key: `group ${index}`, make: () => row }, ...members.map(itemOf)];
   });
 }
@@ -225,6 +225,8 @@ function tableRow(run, columns, selected, best, values) {
 
 const bestOf = (count) => `the best of ${count} finished runs with the same data and likelihood`;
 
+const settingKeys = (list) => varyingKeys(list).filter((key) => !isSeed(key));
+
 // For each group, the means by metric, and whether one is the best: if all runs can be compared.
 function groupMeans(groups, columns) {
   const finished = groups.flat().filter(isFinished);
@@ -237,14 +239,14 @@ function groupMeans(groups, columns) {
   return means;
 }
 
-function groupRow(value, members, columns, means) {
+function groupRow(label, members, columns, means) {
   const cells = headings(columns).slice(1).map((key) => {
     const estimate = means.get(key);
     return el("th", { class: estimate?.isBest ? "number top" : "number", title: estimate?.isBest ? "the best mean of these groups" : null, ...pinOf(columns, key) }, estimate ? withError(estimate, columns.digits[key]) : "");
   });
   const finished = members.filter(isFinished).length;
   const count = finished === members.length ? `${finished} runs` : `${finished} of ${members.length} finished`;
-  return el("tr", { class: "group" }, el("th", {}), el("th", { scope: "rowgroup" }, `${state.group} ${value} · ${count}`), cells);
+  return el("tr", { class: "group" }, el("th", {}), el("th", { scope: "rowgroup" }, `${label} · ${count}`), cells);
 }
 
 // What a run warned of, such as posterior collapse; the tooltip says more.

@@ -4,7 +4,9 @@ const MOST_LINES = 50;
 const MOST_RUNS_OF_MEANS = 500;
 const MOST_PANELS = 24;
 const MOST_COLUMNS = 4; // of panels of one metric
-const BY_SETTING = "1"; // what differs in seeds alone is a group; otherwise `state.seeds` is a key
+
+// The page Compare draws single runs.
+const groupOfCharts = () => (currentPage() === "compare" ? "" : state.group);
 
 function pageCharts(main) {
   const drawCharts = chartsIn(main);
@@ -21,11 +23,11 @@ function chartsIn(box) {
   let menuSignature = "";
 
   return async (all) => {
-    const list = all.slice(0, state.seeds ? MOST_RUNS_OF_MEANS : MOST_LINES);
+    const list = all.slice(0, groupOfCharts() ? MOST_RUNS_OF_MEANS : MOST_LINES);
     const names = metricNames(list).filter((name) => hasCurve(list, name) || list.some((run) => pointOf(run, name)));
     const metrics = listOf(state.metrics).length ? listOf(state.metrics) : names.filter((name) => hasCurve(list, name)).slice(0, 4);
-    const keys = keysOfCharts(list);
-    const signature = JSON.stringify([names, metrics, keys, ...["against", "seeds", "tint", "dash", "facet"].map((name) => state[name])]);
+    const keys = groupKeys(list);
+    const signature = JSON.stringify([names, metrics, keys, ...["against", "group", "tint", "dash", "facet"].map((name) => state[name])]);
     if (signature !== menuSignature && !isInUse(controls)) {
       refill(controls, chartControls(list, names, metrics, keys));
       menuSignature = signature;
@@ -48,18 +50,17 @@ function countsOf(list, all, groups) {
   const lacking = list.filter(lacksAxis).length;
   const hidden = new Set(groups.slice(MOST_LINES).flatMap(({ members }) => members)).size;
   return [all.length > list.length - hidden ? `${list.length - hidden} of ${all.length} runs: filter or select to see others` : "",
-    state.seeds ? `lines are means of ${Math.min(MOST_LINES, groups.length)} groups, bands and ± standard deviations over their runs` : "",
+    groupOfCharts() ? `lines are means of ${Math.min(MOST_LINES, groups.length)} groups, bands and ± standard deviations over their runs` : "",
     lacking ? `${lacking} without ${metricOfAxis() || "one batch size in the config"}` : "", state.isolate ? "one is isolated" : ""];
 }
 
-const keysOfCharts = (list) => [...varyingKeys(list), ...["group", "state"].filter((key) => valuesOf(list, key).length > 1)];
-const keyChoice = (label, name, keys, first = ["", "–"]) => choice(label, [first, ...keys.map((key) => [key, key])], state[name], (key) => setState({ [name]: key }));
+const keyChoice = (label, name, keys) => choice(label, [["", "–"], ...keys.map((key) => [key, key])], state[name], (key) => setState({ [name]: key }));
 
 function chartControls(list, names, metrics, keys) {
   return [
     boxes("Metrics", names, metrics, (chosen) => setState({ metrics: asList(chosen) })),
     axisControls(names.filter((name) => hasCurve(list, name))),
-    choice("Group by", [["", "– (single runs)"], [BY_SETTING, "all but seeds"], ...keys.map((key) => [key, key])], state.seeds, (seeds) => setState({ seeds })),
+    currentPage() === "compare" ? null : groupChoice(keys),
     keyChoice("Colour by", "tint", keys), keyChoice("Dash by", "dash", keys), keyChoice("Panels by", "facet", keys),
     choice("Range of y", [["", "same for a metric"], ["panel", "of each panel"], ["all", "same for all panels"]], state.range, (range) => setState({ range })),
   ];
@@ -81,17 +82,18 @@ const splitKeys = () => [...new Set([state.tint, state.dash, state.facet].filter
 // Groups of runs with their labels and styles; without means, each run is one.
 function groupsOfCharts(list) {
   const split = (run) => splitKeys().map((key) => textBy(run, key));
-  const whole = (run) => (state.seeds === "" ? run.key : state.seeds === BY_SETTING ? settingOf(run) : textBy(run, state.seeds));
+  const group = groupOfCharts();
+  const whole = (run) => (group ? groupOf(run, group) : run.key);
   const groups = groupsBy(list, (run) => JSON.stringify([whole(run), ...split(run)]));
-  const isOfKey = state.seeds !== "" && state.seeds !== BY_SETTING;
-  if (isOfKey) groups.sort(([one], [other]) => byValue(textBy(one, state.seeds), textBy(other, state.seeds)));
+  const isOfKey = group !== "" && group !== BY_SETTING;
+  if (isOfKey) groups.sort(([one], [other]) => byValue(textBy(one, group), textBy(other, group)));
   const first = (members) => Math.min(...members.map((run) => run.started));
   const order = isOfKey ? groups : [...groups].sort((one, other) => first(one) - first(other));
   const numbered = new Map(order.map((members, index) => [members, { colour: index % COLOURS, dash: Math.floor(index / COLOURS) % DASHES.length }]));
-  const styles = stylesOf(groups.map((members) => (state.seeds ? numbered.get(members) : members[0])), ...stylesByKey(list, groups));
+  const styles = stylesOf(groups.map((members) => (group ? numbered.get(members) : members[0])), ...stylesByKey(list, groups));
   const all = labelKeys(list);
-  const keys = isOfKey ? [...new Set([state.seeds, ...splitKeys()])] : state.seeds ? all.filter((key) => !isSeed(key) || splitKeys().includes(key)) : all;
-  return groups.map((members, index) => ({ members, style: styles[index], label: (isOfKey ? labelBy(members[0], keys) : labelOf(members[0], keys)) + (state.seeds ? ` (${members.length})` : "") }));
+  const keys = isOfKey ? [...new Set([group, ...splitKeys()])] : group ? all.filter((key) => !isSeed(key) || splitKeys().includes(key)) : all;
+  return groups.map((members, index) => ({ members, style: styles[index], label: (isOfKey ? labelBy(members[0], keys) : labelOf(members[0], keys)) + (group ? ` (${members.length})` : "") }));
 }
 
 // The numbers of colours and dashes that keys decide, or null. More colours than there are take a dash too, or, of
