@@ -35,6 +35,18 @@ class Watched:
     complaints: list[str] = field(default_factory=list)
 
 
+def watch(page: Any) -> Watched:
+    """A page whose requests and complaints are noted."""
+    result = Watched(page)
+    page.on("request", lambda request: result.requests.append(request.url))
+    page.on(
+        "console", lambda message: message.type in ("error", "warning") and result.complaints.append(message.text)
+    )
+    page.on("pageerror", lambda error: result.complaints.append(str(error)))
+    page.on("dialog", lambda dialog: (result.complaints.append(f"dialog {dialog.message}"), dialog.dismiss()))
+    return result
+
+
 @contextmanager
 def dashboard(roots: Sequence[Path], *options: str) -> Iterator[str]:
     """A new server; yields its address."""

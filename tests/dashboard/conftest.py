@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.dashboard.browsers import NAMES, SILENT, Watched
+from tests.dashboard.browsers import NAMES, SILENT, Watched, watch
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,13 +35,5 @@ def browser() -> Iterator[Any]:
 def watched(browser: Any) -> Iterator[Watched]:
     """A fresh page."""
     context = browser.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
-    page = context.new_page()
-    result = Watched(page)
-    page.on("request", lambda request: result.requests.append(request.url))
-    page.on(
-        "console", lambda message: message.type in ("error", "warning") and result.complaints.append(message.text)
-    )
-    page.on("pageerror", lambda error: result.complaints.append(str(error)))
-    page.on("dialog", lambda dialog: (result.complaints.append(f"dialog {dialog.message}"), dialog.dismiss()))
-    yield result
+    yield watch(context.new_page())
     context.close()

@@ -13,7 +13,7 @@ import torch
 from playwright.sync_api import expect
 
 from tests.conftest import start
-from tests.dashboard.browsers import Watched, dashboard
+from tests.dashboard.browsers import Watched, dashboard, watch
 from vae_exp import load_run
 from vae_exp.runs.trained_run import TrainedRun
 
@@ -252,7 +252,7 @@ def test_a_decoder_of_500_hidden_units_decodes_within_a_frame(watched, tmp_path)
 def test_a_finger_moves_the_point_on_a_phone(browser, runs):
     run = load_run(runs / "plane")
     context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, color_scheme="dark")
-    watched = Watched(context.new_page())
+    watched = watch(context.new_page())
     with shown(watched, runs, "plane") as page:
         before = check(page, run)
         plane = page.locator("canvas.plane")
@@ -269,7 +269,7 @@ def test_a_finger_moves_the_point_on_a_phone(browser, runs):
 
 def test_nothing_is_cut_at_400_percent(browser, runs):
     context = browser.new_context(viewport={"width": 320, "height": 200})
-    with shown(Watched(context.new_page()), runs, "units") as page:
+    with shown(watch(context.new_page()), runs, "units") as page:
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     context.close()
 
