@@ -10,11 +10,11 @@ function fill(element, attributes, children) {
     else if (["value", "checked", "selected", "disabled"].includes(name)) element[name] = value;
     else element.setAttribute(name, value === true ? "" : String(value));
   }
-  for (const child of children.flat(3)) {
-    if (child !== null && child !== undefined && child !== false) element.append(child);
-  }
+  element.append(...presentOf(children));
   return element;
 }
+
+const presentOf = (children) => children.flat(3).filter((child) => child !== null && child !== undefined && child !== false);
 
 const el = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
 const svg = (tag, attributes = {}, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
@@ -58,7 +58,7 @@ function menuOf(label, ...items) {
 // one with the same data-key.
 function refill(container, ...children) {
   const { scrollTop, scrollLeft } = container;
-  keepFocus(container, () => container.replaceChildren(...children.flat(3).filter((item) => item !== null && item !== undefined && item !== false)));
+  keepFocus(container, () => container.replaceChildren(...presentOf(children)));
   container.scrollTop = scrollTop;
   container.scrollLeft = scrollLeft;
 }

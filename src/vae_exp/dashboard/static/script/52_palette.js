@@ -11,10 +11,10 @@ const colour = (name) => variable(name);
 function cssOf(tint, root) {
   if (typeof tint === "string") return tint;
   if (typeof tint === "number") return variable(`c${tint}`, root);
-  const place = Math.min(1, Math.max(0, tint.at)) * (RAMP_STOPS - 1);
-  const low = Math.min(RAMP_STOPS - 2, Math.floor(place));
+  const position = Math.min(1, Math.max(0, tint.at)) * (RAMP_STOPS - 1);
+  const low = Math.min(RAMP_STOPS - 2, Math.floor(position));
   const [from, to] = [low, low + 1].map((stop) => [1, 3, 5].map((at) => parseInt(variable(`r${stop}`, root).slice(at, at + 2), 16)));
-  return `#${from.map((value, index) => Math.round(value + (place - low) * (to[index] - value)).toString(16).padStart(2, "0")).join("")}`;
+  return `#${from.map((value, index) => Math.round(value + (position - low) * (to[index] - value)).toString(16).padStart(2, "0")).join("")}`;
 }
 
 const dashOf = (dash, unit = "px") => DASHES[dash].map((length) => `${length}${unit}`).join(",");

@@ -38,7 +38,7 @@ function scaleOfAxis(values, log, range, start, end, categories = null) {
   [low, high] = [low - room, high + room];
   const at = (value) => start + ((value - low) / (high - low)) * (end - start);
   if (categories) return { of: at, ticks: categories.map((text, index) => [at(index), cut(text, 20)]) };
-  return { of: (value) => at(warp(value)), ticks: ticksIn(low, high, log).map(([place, value]) => [at(place), shown(Number(value.toPrecision(6)))]) };
+  return { of: (value) => at(warp(value)), ticks: ticksIn(low, high, log).map(([position, value]) => [at(position), shown(Number(value.toPrecision(6)))]) };
 }
 
 const attributesOf = (style, root) => ({ fill: "none", stroke: cssOf(style.colour, root), "stroke-width": 1.8, "stroke-dasharray": dashOf(style.dash, "") || null });

@@ -16,7 +16,7 @@ const ARRAY_TYPES = {
 
 const product = (shape) => shape.reduce((size, side) => size * side, 1);
 
-// The JSON object of a bundle; `arrays` has typed arrays, and `rows(name, i)` is the i-th row of one.
+// The JSON object of a bundle; `arrays` has typed arrays, and `row(name, i)` is row i of one, and `count(name)` says how many there are.
 function unpackBundle(buffer) {
   const length = new DataView(buffer).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));

@@ -17,15 +17,12 @@ function withZoom(id, zoom) {
 }
 
 // One panel for each id, in their order.
-function keepPanels(grid, panels, ids, titleOfPanel = (id) => id) {
+function keepPanels(grid, panels, ids, titleOfPanel) {
   for (const [id, panel] of panels) {
-    if (!ids.includes(id)) { clear(panel.chart); panel.box.remove(); panels.delete(id); }
+    if (!ids.includes(id)) { clear(panel.chart); panels.delete(id); }
   }
-  ids.forEach((id, index) => {
-    if (!panels.has(id)) panels.set(id, chartPanel(id, titleOfPanel(id), panels));
-    const { box } = panels.get(id);
-    if (grid.children[index] !== box) grid.insertBefore(box, grid.children[index] ?? null);
-  });
+  for (const id of ids) if (!panels.has(id)) panels.set(id, chartPanel(id, titleOfPanel(id), panels));
+  arrangeChildren(grid, ids.map((id) => panels.get(id).box));
 }
 
 function chartPanel(id, title, panels) {
