@@ -75,12 +75,20 @@ def test_selected_runs_are_compared(watched: Watched, tmp_path: Path, way: str):
     assert watched.complaints == []
 
 
-def test_too_few_or_too_many_runs_are_not_compared(watched: Watched, tmp_path: Path):
+def test_two_runs_are_suggested_and_one_or_seven_are_not_compared(watched: Watched, tmp_path: Path):
     make_runs(tmp_path)
     page = watched.page
     with dashboard([tmp_path]) as address:
-        page.goto(f"{address}#page=compare")
-        expect(page.locator("main [role=status]").first).to_contain_text("Select two to six runs", timeout=TIMEOUT)
+        message, chosen = page.locator("main [role=status]").first, page.locator(".of-runs [data-run]")
+        page.goto(f"{address}#page=compare&filter=x<6")
+        expect(message).to_contain_text("The best run by best/val/elbo and the latest other one", timeout=TIMEOUT)
+        expect(chosen).to_have_text(["x=5 ×", "x=4 ×"])
+        expect(page.locator("section .scatterlayer .trace")).to_have_count(2)
+        page.get_by_label("Add").select_option("r0")
+        expect(message).to_have_text("")
+        expect(chosen).to_have_count(3)
+        page.goto(f"{address}#page=compare&compare=r0")
+        expect(message).to_contain_text("Select two to six runs")
         page.goto(f"{address}#page=runs")
         expect(page.locator("tr[data-run]")).to_have_count(7, timeout=TIMEOUT)
         page.get_by_role("checkbox", name="Select all").check()

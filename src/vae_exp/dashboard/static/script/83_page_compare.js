@@ -3,10 +3,18 @@
 const MOST_COMPARED = 6;
 
 // The runs in the link, else those selected in the table.
-function comparedRuns() {
+function chosenToCompare() {
   const named = listOf(state.compare).map((key) => runs.get(key)).filter(Boolean);
   const selected = new Set(listOf(state.selected));
   return (named.length ? named : filteredRuns().filter((run) => selected.has(run.key))).slice(0, MOST_COMPARED);
+}
+
+// The best finished run of the kind of the latest one, and the latest other one.
+function suggestedRuns(metric) {
+  const measured = ordered(finite(filteredRuns(), metric), "-started");
+  const same = measured.filter((run) => comparableOf(run) === comparableOf(measured[0]));
+  const [best] = ordered(same.filter(isFinished), higher.has(metric) ? `-${metric}` : metric);
+  return best ? [best, ...same.filter((run) => run !== best).slice(0, 1)] : [];
 }
 
 const compare = (list) => setState({ page: "compare", compare: asList(list.map((run) => run.key)) });
@@ -30,14 +38,16 @@ function pageCompare(main) {
   let signature = "";
 
   return async () => {
-    const list = comparedRuns();
+    const [chosen, metric] = [chosenToCompare(), mainMetric(filteredRuns())];
+    const list = chosen.length ? chosen : suggestedRuns(metric);
     const keys = labelKeys(list);
-    const now = JSON.stringify([list.map((run) => [run.key, run.version, labelOf(run, keys), run.colour]), runs.size, state.by, state.filter]);
+    const now = JSON.stringify([list.map((run) => [run.key, run.version, labelOf(run, keys), run.colour]), runs.size, state.by, state.filter, chosen.length]);
     const isNew = now !== signature;
     if (isNew) {
       signature = now;
       refill(choices, comparedChoices(list, keys));
       message.textContent = list.length < 2 ? "Select two to six runs in the table of the page Runs, or add them here."
+        : !chosen.length ? `The best run by ${labelOfMetric(list, metric)} and the latest other one of the same data and likelihood. Select two to six runs on the page Runs, or add and remove them here.`
         : new Set(list.map(comparableOf)).size > 1 ? "These runs have different data or likelihoods, so their values cannot be compared." : "";
       compareConfigs(list, keys, config, following, kept, equal);
       refill(metrics, epochChoice(list), metricsTable(list, keys));
