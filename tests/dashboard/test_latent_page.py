@@ -274,6 +274,23 @@ def test_nothing_is_cut_at_400_percent(browser, runs):
     context.close()
 
 
+def test_a_run_that_cannot_be_opened_is_asked_for_once(watched, tmp_path):
+    script = """async () => {
+      let count = 0;
+      served.explorable = async () => [{ key: 'one', name: 'one' }];
+      served.bundle = async () => { count += 1; throw new Error('damaged'); };
+      setState({ page: 'latent' });
+      for (let change = 0; change < 3; change += 1) {
+        await new Promise((done) => setTimeout(done, 300));
+        await refreshPage();
+      }
+      return [count, document.querySelector('main p').textContent];
+    }"""
+    with dashboard([tmp_path]) as address:
+        watched.page.goto(address)
+        assert watched.page.evaluate(script) == [1, "one: damaged"]
+
+
 def test_labels_stay_out_on_request(watched, runs):
     file = runs / "unlabelled.html"
     started = start("explore", "units", f"output={file}", "labels=false", cwd=runs)

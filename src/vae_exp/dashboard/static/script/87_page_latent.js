@@ -33,7 +33,8 @@ function pageLatent(main) {
     if (!run) { message.textContent = "No run here can be opened: python -m vae_exp.explore run=DIR names one, or its folder lies below the folders of this page and has a checkpoint."; return; }
     const other = list.find((item) => item.key === state.other && item !== run);
     const now = JSON.stringify([run.key, other?.key, state.plane, list.length]);
-    if (now !== signature) {
+    if (now !== signature) { // a run that cannot be opened is not tried again with every change of another one
+      [signature, shownViews] = [now, []];
       refill(choices, latentChoices(list, run, other));
       message.textContent = "Opening the run …";
       refill(views);
@@ -41,7 +42,6 @@ function pageLatent(main) {
       for (const item of [run, other].filter(Boolean)) {
         try { opened.push([item, await load(item.key)]); } catch (error) { message.textContent = `${item.name}: ${error.message}`; return; }
       }
-      signature = now;
       message.textContent = explain(opened);
       shownViews = latentViews(opened, views);
     }
