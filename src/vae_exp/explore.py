@@ -19,7 +19,7 @@ def explore(config: DictConfig) -> None:
     from vae_exp.configuration.schema import ExploreConfig, parse_config
     from vae_exp.dashboard.explorer.options import ExploreOptions, check_run_directories
     from vae_exp.dashboard.web.export import PageTooLargeError, export
-    from vae_exp.dashboard.web.serving import serve
+    from vae_exp.dashboard.web.server import serve
     from vae_exp.errors import UserError
     from vae_exp.runs.scores import find_runs
     from vae_exp.storage.atomic_io import absolute_path

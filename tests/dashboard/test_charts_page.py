@@ -16,8 +16,8 @@ from playwright.sync_api import expect
 from tests.dashboard.browsers import Watched, dashboard
 from tests.dashboard.colour_vision import LEAST_DISTANCE, VISIONS, distance
 from tests.dashboard.records import append, history_record, make_run, summary_record
+from vae_exp.dashboard.web.app import _MAX_CURVES
 from vae_exp.dashboard.web.export import export
-from vae_exp.dashboard.web.server import _MAX_CURVES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 TIMEOUT = 20_000  # milliseconds

@@ -28,8 +28,8 @@ from vae_exp.dashboard.explorer.layers import TOLERANCE, decoder_layers, run_lay
 from vae_exp.dashboard.explorer.options import ExploreOptions
 from vae_exp.dashboard.explorer.run_process import RunProcess
 from vae_exp.dashboard.runs.store import RunStore
+from vae_exp.dashboard.web.app import make_app
 from vae_exp.dashboard.web.export import export
-from vae_exp.dashboard.web.server import make_app
 from vae_exp.errors import UserError
 from vae_exp.model.networks import ACTIVATIONS
 

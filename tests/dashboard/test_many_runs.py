@@ -63,7 +63,7 @@ from pathlib import Path
 start = time.perf_counter()
 from vae_exp.dashboard.runs.cache import SegmentCache
 from vae_exp.dashboard.runs.store import RunStore
-from vae_exp.dashboard.web import api, server
+from vae_exp.dashboard.web import api, app
 store = RunStore([Path(sys.argv[1])], cache=SegmentCache(Path(sys.argv[2])))
 while not store.runs:
     store.refresh()

@@ -23,8 +23,8 @@ from vae_exp.dashboard.explorer.options import ExploreOptions
 from vae_exp.dashboard.runs.run_notes import MAX_CHARACTERS
 from vae_exp.dashboard.runs.run_tables import RunTables
 from vae_exp.dashboard.runs.store import RunStore
+from vae_exp.dashboard.web.app import make_app
 from vae_exp.dashboard.web.export import render_document
-from vae_exp.dashboard.web.server import make_app
 from vae_exp.storage.run_directory import RunDirectory
 
 TOKEN = "of this page"

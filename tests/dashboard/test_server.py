@@ -21,9 +21,10 @@ from vae_exp.dashboard.explorer.catalog import ExplorerCatalog
 from vae_exp.dashboard.explorer.options import ExploreOptions
 from vae_exp.dashboard.runs.media import ImageFile, ImageUnavailableError, read_picture
 from vae_exp.dashboard.runs.store import RunStore
+from vae_exp.dashboard.web.app import make_app
 from vae_exp.dashboard.web.export import render_document
 from vae_exp.dashboard.web.security import POLICY
-from vae_exp.dashboard.web.server import Refresher, make_app
+from vae_exp.dashboard.web.server import Refresher
 
 HOSTS = frozenset({"127.0.0.1", "localhost"})
 PAGES = ["/", *["/app.js", "/style.css", "/plotly.min.js"]]

@@ -20,7 +20,7 @@ def main() -> None:
         if args.export is not None:
             _export(args)
         else:
-            from vae_exp.dashboard.web.serving import serve
+            from vae_exp.dashboard.web.server import serve
 
             serve(
                 args.roots, ExploreOptions(args.explore),
