@@ -22,7 +22,7 @@ from tests.test_conf import composed
 from vae_exp.configuration.instantiate import build_vae
 from vae_exp.configuration.schema import resolve_to_dict
 from vae_exp.dashboard.explorer import layers as layers_module
-from vae_exp.dashboard.explorer.bundle import pack
+from vae_exp.dashboard.explorer.bundle import pack_arrays
 from vae_exp.dashboard.explorer.catalog import ExplorerCatalog
 from vae_exp.dashboard.explorer.layers import TOLERANCE, decoder_layers, run_layers, size_of
 from vae_exp.dashboard.explorer.options import ExploreOptions
@@ -96,7 +96,7 @@ def test_weights_are_halved_where_they_are_too_large_and_left_to_torch_beyond(mo
 
 def test_packed_arrays_are_read_at_their_offsets():
     arrays = {"a": np.arange(3, dtype=np.uint8), "b": np.arange(6, dtype=np.float32).reshape(2, 3)}
-    data = pack({"name": "ä"}, arrays)
+    data = pack_arrays({"name": "ä"}, arrays)
     length = int.from_bytes(data[:4], "little")
     header = json.loads(data[4 : 4 + length])
     assert header["name"] == "ä"

@@ -1,1 +1,1 @@
-"""What the page needs to move through the latent space of a run, and the process that makes it."""
+"""Latent spaces for the page, and the process that opens runs with torch."""

@@ -1,4 +1,4 @@
-"""All that the page is sent of a run's latent space: one JSON object and its arrays, as one binary."""
+"""The latent space of a run as bytes for the page: one JSON object and its arrays."""
 
 import json
 import logging
@@ -58,7 +58,7 @@ def make_bundle(run: TrainedRun, has_labels: bool = True, has_paths: bool = True
         "prior": _describe_prior(vae, noise, arrays),
         **_describe_images(run, noise, arrays, has_labels, has_paths),
     }
-    return pack(header, arrays)
+    return pack_arrays(header, arrays)
 
 
 def _describe_layers(
@@ -97,7 +97,7 @@ def _describe_images(
 ) -> dict[str, Any]:
     """Codes and scores of held-out images; why there are none where their data cannot be opened."""
     try:
-        split, images = _held_out(run)
+        split, images = _held_out_images(run)
     except (UserError, OSError) as error:
         return {"split": None, "problem": str(error) if has_paths else "the data cannot be opened."}
     count = min(len(images), MAX_IMAGES, max(1, _MAX_PIXEL_BYTES // prod(images.image_shape)))
@@ -116,7 +116,7 @@ def _describe_images(
     return description | _describe_units(run.vae, images, noise, arrays)
 
 
-def _held_out(run: TrainedRun) -> tuple[str, ImageSet]:
+def _held_out_images(run: TrainedRun) -> tuple[str, ImageSet]:
     """The validation images; where there are none, those of the test, and then those of training."""
     for split in ("val", "test"):
         try:
@@ -147,7 +147,10 @@ def _describe_units(
 
 
 def _encode(vae: VAE, images: ImageSet, noise: torch.Generator) -> tuple[Array, Array | None]:
-    """Posterior means of the first `MAX_CODES` images, or of as many as a moment allows, and rates of units."""
+    """Posterior means and rates of units in nats, `[images, units]` each, of at most `MAX_CODES` images.
+
+    After `_ENCODING_SECONDS` no further batch is encoded. There are no rates where units depend on one another.
+    """
     until = time.monotonic() + _ENCODING_SECONDS
     prior, means, rates = vae.prior(), [], []
     for batch in images.take(MAX_CODES).batches(_BATCH):
@@ -160,7 +163,7 @@ def _encode(vae: VAE, images: ImageSet, noise: torch.Generator) -> tuple[Array, 
     return torch.cat(means).numpy(), torch.cat(available).numpy() if available else None
 
 
-def pack(header: dict[str, Any], arrays: dict[str, Array]) -> bytes:
+def pack_arrays(header: dict[str, Any], arrays: dict[str, Array]) -> bytes:
     """The length of the JSON object as uint32, the object, and the arrays at the offsets that it names.
 
     All little-endian; offsets count from the end of the object, and are multiples of four.

@@ -63,7 +63,7 @@ class ExplorerCatalog:
         return sorted(runs, key=lambda run: order.get(run.path, len(order)))
 
     def get(self, key: str) -> ExplorableRun | None:
-        """The run with this key."""
+        """The run with this key; None if there is none."""
         if key.startswith(_UNLOGGED):
             return next((run for run in self.runs() if run.key == key), None)
         with self._store.lock:

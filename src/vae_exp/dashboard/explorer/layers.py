@@ -1,4 +1,4 @@
-"""A decoder as a chain of layers that the page can compute; whatever is no such chain stays with torch."""
+"""A decoder as a list of layers that the page computes; other decoders stay with torch."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class DecoderLayer:
         op: `linear`, `conv`, `conv_transpose`, `glu`, `grid` or the name of an activation; at the end that of a
             head, which turns the first `[image_shape]` numbers into the mean image.
         shape: Of what comes out, without the batch.
-        options: Of convolutions: `stride` and `padding`.
+        options: Of convolutions: `stride`, `padding`, and `height` and `width` of the input.
         weight: `[outputs, inputs]`, or as torch has those of convolutions; None where there is none.
         bias: `[outputs]`; None where there is none.
     """
@@ -72,7 +72,7 @@ def decoder_layers(vae: VAE, image_shape: Sequence[int]) -> list[DecoderLayer] |
     inputs = latents if labels is None else torch.cat([latents, functional.one_hot(labels, classes)], dim=1)
     expected = vae.decode(latents, labels).mean
     chain = _record(vae, latents[:1], None if labels is None else labels[:1])
-    if chain is None or _products(chain) > _MAX_PRODUCTS:
+    if chain is None or _count_products(chain) > _MAX_PRODUCTS:
         return None
     for dtype in (torch.float32, torch.float16):
         layers = [_with_dtype(layer, dtype) for layer in chain]
@@ -159,7 +159,7 @@ def _layer(module: nn.Module, inputs: Tensor, outputs: Any) -> DecoderLayer | No
     if type(module) is nn.GLU:
         return DecoderLayer("glu", shape)
     if type(module) is nn.Linear:
-        return DecoderLayer("linear", shape, None, module.weight.detach(), _detached(module.bias))
+        return DecoderLayer("linear", shape, None, module.weight.detach(), _detach(module.bias))
     if type(module) is nn.Conv2d:
         return _convolution("conv", module, inputs, shape)
     if type(module) is nn.ConvTranspose2d:
@@ -177,10 +177,10 @@ def _convolution(
     if isinstance(padding, str) or not is_plain or not is_square:
         return None
     options = {"stride": stride, "padding": padding[0], "height": inputs.shape[-2], "width": inputs.shape[-1]}
-    return DecoderLayer(op, shape, options, module.weight.detach(), _detached(module.bias))
+    return DecoderLayer(op, shape, options, module.weight.detach(), _detach(module.bias))
 
 
-def _detached(bias: Tensor | None) -> Tensor | None:
+def _detach(bias: Tensor | None) -> Tensor | None:
     return None if bias is None else bias.detach()
 
 
@@ -192,7 +192,7 @@ def _grid_start(chain: Sequence[DecoderLayer]) -> list[DecoderLayer]:
     return [DecoderLayer("grid", (first.weight.shape[1], first.options["height"], first.options["width"]))]
 
 
-def _products(chain: Sequence[DecoderLayer]) -> int:
+def _count_products(chain: Sequence[DecoderLayer]) -> int:
     """Multiplications of one image."""
     products = 0
     for layer in chain:

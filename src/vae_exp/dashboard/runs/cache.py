@@ -1,4 +1,4 @@
-"""What files have said, stored in the user's cache folder, so that the next dashboard need not read them again."""
+"""A cache of what files hold, in the user's cache folder, so that the next dashboard need not read them again."""
 
 import hashlib
 import logging
@@ -43,10 +43,10 @@ def cache_folder() -> Path | None:
 
 
 class SegmentCache:
-    """Bytes by file, of at most `max_bytes`; what was stored first goes first. Of one thread; it never raises.
+    """Bytes by file, at most `max_bytes` in all; the oldest are removed first. For one thread; it never raises.
 
-    An entry counts as long as the file has the same number, size and times and the same code reads it. A database
-    that is damaged is removed, and after a few failures it is left out.
+    An entry is valid while the file has the same inode, size and times and the same code reads it. A damaged
+    database is removed; after a few failures the cache is not used.
 
     Args:
         folder: Its folder, for the user alone; None stores nothing.

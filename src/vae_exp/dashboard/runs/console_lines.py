@@ -1,4 +1,4 @@
-"""What a run has printed, in one piece: objects for every line would take three times the memory."""
+"""The last lines that a run has printed, in one array of bytes: objects would take three times the memory."""
 
 from array import array
 from collections.abc import Iterator

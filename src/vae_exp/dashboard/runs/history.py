@@ -19,7 +19,7 @@ Numbers = npt.NDArray[np.float64]
 
 
 class Block(NamedTuple):
-    """The rows that have the same keys: their places among all rows, and their numbers row by row."""
+    """The rows that have the same keys: their indices among all rows, and their numbers row by row."""
 
     rows: "array[int]"
     numbers: "array[float]"
@@ -35,7 +35,7 @@ class History:
     Args:
         steps: Of the rows.
         blocks: The numbers, by the keys of their rows.
-        non_numeric: Of texts and lists the last ones.
+        non_numeric: The last texts and lists, by key.
         full: Whether there were more numbers than are stored.
     """
 

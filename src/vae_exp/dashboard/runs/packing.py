@@ -1,4 +1,4 @@
-"""Segments as bytes, which hold all that their files have said: JSON, then arrays. Nothing in them is code."""
+"""Segments as bytes: a checksum, JSON, then arrays; nothing in them is code."""
 
 import json
 import os
@@ -47,16 +47,17 @@ def _pack_history(history: History, arrays: list[_Array]) -> dict[str, Any]:
 
 
 def unpack(data: bytes, path: Path, is_below_root: bool, status: os.stat_result) -> RunSegment:
-    """Return the segment that `pack` has made into bytes.
+    """Return the segment of which `pack` has made bytes.
 
     Args:
         data: The bytes.
         path: Its file.
         is_below_root: As of a segment.
-        status: Of the file, unchanged since then.
+        status: Of the file, which has not changed since.
 
     Raises:
-        Exception: whatever the bytes lead to that `pack` has not made.
+        ValueError: if the checksum differs.
+        Exception: of any kind, if other code made the bytes.
     """
     checksum, body = data[:_INT_BYTES], memoryview(data)[_INT_BYTES:]
     if zlib.crc32(body).to_bytes(_INT_BYTES, "little") != checksum:

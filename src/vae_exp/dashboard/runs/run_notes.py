@@ -1,4 +1,4 @@
-"""Notes that people keep beside a run: the file `notes.md` of its run directory."""
+"""Notes that people write on a run: the file `notes.md` of its run directory."""
 
 import os
 import threading

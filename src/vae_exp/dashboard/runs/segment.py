@@ -60,7 +60,7 @@ class Alert(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a file is read: up to this byte, without damaged ones and records that could not be understood."""
+    """How far a file is read, the damaged bytes before that, and records that could not be understood."""
 
     position: int
     corrupt_bytes: int
