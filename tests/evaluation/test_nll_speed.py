@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from vae_exp.data.images import Batch
+from vae_exp.engine.cpu_settings import speed_up_cpu
 from vae_exp.evaluation.nll import decode_chunk_size
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
@@ -38,6 +39,7 @@ def seconds_of_sampling(vae: VAE, images: torch.Tensor, chunk: int) -> float:
 
 @pytest.mark.slow
 def test_five_thousand_samples_cost_at_most_half_again_as_much_as_the_products():
+    speed_up_cpu()
     torch.manual_seed(0)
     vae = VAE(
         MLPEncoder(SHAPE, LATENT, [HIDDEN], "relu"),

@@ -22,6 +22,7 @@ from vae_exp.data.batch_loader import move_to_device
 from vae_exp.data.images import ImageSet
 from vae_exp.data.splits import DataSplits
 from vae_exp.engine.checkpoint import load_checkpoint
+from vae_exp.engine.cpu_settings import speed_up_cpu
 from vae_exp.engine.device import resolve_device
 from vae_exp.engine.ema import load_average
 from vae_exp.errors import UserError
@@ -206,11 +207,12 @@ def _require_finite(vae: VAE, checkpoint: Path) -> None:
 
 
 def load_run_from_settings(settings: StoredRunConfig) -> TrainedRun:
-    """Open the run that a command names.
+    """Open the run that a command names, in a process that is for this alone.
 
     Raises:
         UserError: as `load_run` does, and for `run=latest` where there is none.
     """
+    speed_up_cpu()
     return load_run(
         named_run(settings.run),
         trusted_packages=settings.trusted_packages,

@@ -33,6 +33,7 @@ from vae_exp.data.batch_loader import move_to_device
 from vae_exp.data.images import ImageSet
 from vae_exp.data.splits import DataSplits
 from vae_exp.engine import torchrun
+from vae_exp.engine.cpu_settings import speed_up_cpu
 from vae_exp.engine.device import check_precision_supported, device_name, oom_error, resolve_device
 from vae_exp.engine.distributed import DistributedContext, init_distributed, local_rank_device
 from vae_exp.engine.progress import NullProgress, ProgressDisplay, progress_display
@@ -278,12 +279,8 @@ def _checkpoint_metadata(config: DictConfig, splits: DataSplits) -> dict[str, An
 
 
 def _set_up_process(settings: TrainConfig) -> torch.device:
-    """Seed this process and set torch's switches; the device of training.
-
-    Denormals count as 0: Adam's moments of weights without a gradient decay to them and remain so, and some CPUs
-    take ten times as long for each. Threads of torch that exist already do not take the setting over.
-    """
-    torch.set_flush_denormal(True)
+    """Seed this process and set torch's switches; the device of training."""
+    speed_up_cpu()
     device = resolve_device(local_rank_device(settings.trainer.device))
     if device.type == "cuda":
         torch.cuda.set_device(device)  # pinned memory and NCCL would start a context on the first GPU otherwise

@@ -1,0 +1,36 @@
+"""The memory of tensors that are freed is used again instead of being cleared by the system."""
+
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import resource, sys
+import torch
+from vae_exp.engine.cpu_settings import speed_up_cpu
+if sys.argv[1] == "fast":
+    speed_up_cpu()
+images = torch.rand(2_000_000)
+
+def step():
+    layers = [images + 1 for _ in range(4)]
+    return sum(float(layer[0]) for layer in layers)
+
+for _ in range(5):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def page_faults(mode: str) -> int:
+    command = [sys.executable, "-c", SCRIPT, mode]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc has these settings")
+def test_steps_take_the_memory_of_the_steps_before_them():
+    assert page_faults("fast") < 1_000 < page_faults("plain")  # 20 steps write 156,000 pages
