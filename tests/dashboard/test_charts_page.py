@@ -147,6 +147,36 @@ def test_the_table_and_the_charts_have_the_same_groups(watched: Watched, tmp_pat
     assert watched.complaints == []
 
 
+def test_smoothed_curves_have_the_raw_ones_behind_and_a_pointer_lists_six(watched: Watched, tmp_path: Path):
+    """Up to twelve curves; more than six are listed by their distance."""
+    page = watched.page
+    raw = "() => document.querySelector('.chart').data.filter(({name}) => !name).map(({y}) => y)"
+    with served(tmp_path) as address:
+        state = {"metrics": "val/elbo\x1fval/rate", "smooth": "0.9"}
+        [line, *_] = show(watched, address, 2, **state, filter="model.latent_dim=2 seed=0")["val/elbo"]
+        assert line["y"][-1] < -40
+        assert page.evaluate(raw) == [pytest.approx([-98, -48, 2 - 100 / 3, -23])] * 4
+        image = download(watched, "Save val/elbo as SVG")
+        assert image.count('stroke-opacity="0.3"') == 4
+        show(watched, address, 2, **state)
+        assert page.evaluate(raw) == []
+        show(watched, address, 2, metrics=state["metrics"])
+        x, y = page.evaluate(
+            """() => { const {left, top} = document.querySelector('.chart .nsewdrag').getBoundingClientRect();
+            const {xaxis, yaxis} = document.querySelector('.chart')._fullLayout;
+            return [left + xaxis.d2p(2), top + yaxis.d2p(-48)]; }"""
+        )
+        page.mouse.move(x - 2, y + 1)
+        labels = page.locator(".chart").first.locator(".hovertext .nums")
+        expect(labels).to_have_text(["-48.000 at 2"] * 4 + ["-46.000 at 2"] * 2)
+        expect(page.locator(".chart").last.locator(".hovertext")).to_have_count(6)
+        page.mouse.down()
+        page.mouse.up()
+        page.wait_for_function("() => location.hash.includes('isolate=')")
+        expect(page.locator(".chart").first.locator(".scatterlayer .trace")).to_have_count(1)
+    assert watched.complaints == []
+
+
 def test_axes(watched: Watched, address: str):
     """Images seen are steps × batch size; a metric against another; logarithmic axes; one range for all."""
     lines = show(watched, address, 1, metrics="val/elbo", against="images", filter="seed=0 model.latent_dim=2")

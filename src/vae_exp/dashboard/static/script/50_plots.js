@@ -17,7 +17,7 @@ const PLOT_OPTIONS = { displaylogo: false, responsive: true, showSendToCloud: fa
 function layoutOf(xTitle, yTitle, more = {}) {
   const axis = { gridcolor: colour("faint"), linecolor: colour("line"), zerolinecolor: colour("faint"), automargin: true, tickfont: { size: 11 } };
   return {
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: colour("ink"), size: 12 },
+    paper_bgcolor: colour("ground"), plot_bgcolor: colour("ground"), font: { color: colour("ink"), size: 12 },
     margin: { l: 52, r: 12, t: 8, b: 40 }, showlegend: false, hovermode: "closest", uirevision: "kept",
     modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("quiet"), activecolor: colour("accent") },
     hoverlabel: { bgcolor: colour("raised"), bordercolor: colour("line"), font: { color: colour("ink") }, namelength: -1 },

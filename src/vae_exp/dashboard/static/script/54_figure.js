@@ -61,7 +61,8 @@ function drawnLine(line, across, up, log, root) {
   const isPoint = x.length === 1;
   const band = edges && !isPoint && (!log.y || edges[0].every((value) => value > 0)) ? svg("polygon", { fill: shape.stroke, "fill-opacity": BAND,
     points: [...x.map((value, index) => [value, edges[0][index]]), ...x.map((value, index) => [value, edges[1][index]]).reverse()].map(([a, b]) => `${across.of(a).toFixed(1)},${up.of(b).toFixed(1)}`).join(" ") }) : null;
-  if (!isPoint) return [band, svg("path", { ...shape, d: pathsOf(line, across, up, log) })];
+  const faint = line.raw && svg("path", { ...shape, "stroke-width": 1, "stroke-opacity": RAW, "stroke-dasharray": null, d: pathsOf({ x, y: line.raw }, across, up, log) });
+  if (!isPoint) return [band, faint, svg("path", { ...shape, d: pathsOf(line, across, up, log) })];
   const bar = edges ? svg("line", { x1: across.of(x[0]), x2: across.of(x[0]), y1: up.of(edges[0][0]), y2: up.of(edges[1][0]), stroke: shape.stroke }) : null;
   return [bar, svg("path", { d: symbolPath(line.style.dash, across.of(x[0]), up.of(y[0])), fill: shape.stroke })];
 }
@@ -75,7 +76,7 @@ function figureSvg({ title, xTitle, yTitle, lines, log, range, categories }, roo
   const { width, left, right, top, plot, bottom, row } = PAPER;
   const text = (content, attributes) => svg("text", { "font-size": 12, fill: "#1a1d21", ...attributes }, content);
   const across = scaleOfAxis(lines.flatMap(({ x }) => x), log.x, range.x, left, width - right, categories);
-  const spread = lines.flatMap((line) => (line.sd ? [-1, 1].flatMap((sign) => edgeOf(line, sign)) : line.y));
+  const spread = lines.flatMap((line) => (line.sd ? [-1, 1].flatMap((sign) => edgeOf(line, sign)) : [...line.y, ...(line.raw ?? [])]));
   const up = scaleOfAxis(spread, log.y, range.y, top + plot, top);
   const entries = [...new Map(lines.map((line) => [line.legend, line]))];
   const column = Math.min(width - left, Math.max(0, ...entries.map(([label]) => textWidth(label))) + 60);

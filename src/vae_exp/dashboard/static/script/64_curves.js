@@ -42,16 +42,17 @@ function pointOf(run, metric) {
   return state.against === "epoch" && typeof epoch === "number" && typeof value === "number" ? { at: [epoch], x: [epoch], y: [value] } : null;
 }
 
-// `at` orders the points: the step, or the axis itself.
+// `at` orders the points: the step, or the axis itself. `raw` are the values before smoothing.
 function curveOf(run, metric, cache) {
   const fetched = (name) => cache.get(`${fetchedAxis()}\n${name}\n${run.key}`);
   const curve = fetched(metric);
   if (!curve?.x.length) return pointOf(run, metric);
   const y = smoothed(curve.y, Number(state.smooth));
+  const raw = y === curve.y ? null : curve.y;
   const other = metricOfAxis() || (state.against === "images" ? loggedSeen(run) : undefined);
-  if (other) return { at: curve.x, x: lastValues(fetched(other) ?? { x: [], y: [] }, curve.x), y };
+  if (other) return { at: curve.x, x: lastValues(fetched(other) ?? { x: [], y: [] }, curve.x), y, raw };
   const size = state.against === "images" ? batchSizeOf(run) : 1;
-  return size === null ? null : { at: curve.x, x: curve.x.map((step) => step * size), y };
+  return size === null ? null : { at: curve.x, x: curve.x.map((step) => step * size), y, raw };
 }
 
 // The last value of a curve at or before some steps.

@@ -1,6 +1,7 @@
 // Panels of lines: drawn by Plotly, with a zoom that is part of the address, and saved as SVG and CSV.
 //
-// A line is `{ label, legend, style, metric, key, x, y, sd, n }`: `sd` and `n` of means, else null; `key` is a run to isolate.
+// A line is `{ label, legend, style, metric, key, x, y, raw, sd, n }`: `raw` are values before smoothing or null, `sd` and
+// `n` of means, else null; `key` is a run to isolate.
 
 const FIELD = "\u001e";
 const MOST_ZOOMS = 12;
@@ -43,6 +44,17 @@ function saveButtons(id, title, figureOf) {
   return [save("SVG", saveFigure), save("CSV", savePoints)];
 }
 
+// The lines nearest to a point where it is along x.
+function nearestPoints({ data, _fullLayout: { xaxis, yaxis } }, point) {
+  const gap = (axis, one, other) => Math.abs(axis.d2p(one) - axis.d2p(other));
+  const near = data.flatMap(({ name, x, y }, curveNumber) => {
+    if (!name) return [];
+    const pointNumber = x.reduce((best, value, index) => (y[index] !== null && Math.abs(value - point.x) < Math.abs(x[best] - point.x) ? index : best), 0);
+    return gap(xaxis, x[pointNumber], point.x) < HOVER_PIXELS ? [{ curveNumber, pointNumber, distance: gap(yaxis, y[pointNumber], point.y) }] : [];
+  });
+  return near.sort((one, other) => one.distance - other.distance).slice(0, MOST_HOVERED);
+}
+
 // Show the values at the same place of all panels, or of the same line; a click isolates the line.
 function hoverTogether({ id, chart }, panels) {
   let busy = false;
@@ -50,10 +62,11 @@ function hoverTogether({ id, chart }, panels) {
   chart.on("plotly_hover", ({ points: [point] }) => {
     if (busy) return;
     busy = true;
+    if (isCrowded(chart)) Plotly.Fx.hover(chart, nearestPoints(chart, point), "xy");
     for (const other of others()) {
       const curveNumber = other.data.findIndex((trace) => trace.name === point.data.name);
       const pointNumber = other.data[curveNumber]?.x.indexOf(point.x) ?? -1;
-      const target = other.layout.hovermode === "x" ? { xval: point.x } : pointNumber < 0 ? [] : [{ curveNumber, pointNumber }];
+      const target = other.layout.hovermode === "x" ? { xval: point.x } : isCrowded(other) && pointNumber >= 0 ? nearestPoints(other, { x: point.x, y: other.data[curveNumber].y[pointNumber] }) : pointNumber < 0 ? [] : [{ curveNumber, pointNumber }];
       try { Plotly.Fx.hover(other, target, "xy"); } catch { /* it has no point there */ }
     }
     busy = false;
@@ -142,7 +155,11 @@ function drawPanel(panel, lines, yTitle, { range = null, xaxis = {} } = {}) {
 const bandsFirst = (drawn) => [...drawn.flatMap((traces) => traces.slice(0, -1)), ...drawn.flatMap((traces) => traces.slice(-1))];
 
 const BAND = 0.2; // opacity
+const RAW = 0.3; // opacity of values before smoothing
+const MOST_RAW = 12; // lines that have them
 const MOST_HOVERED = 6; // lines whose values are shown together
+const HOVER_PIXELS = 20;
+const isCrowded = (chart) => !metricOfAxis() && chart.layout.hovermode === "closest";
 
 function tracesOf(line, hovermode) {
   const { x, y, sd, n, style, key, metric } = line;
@@ -152,6 +169,7 @@ function tracesOf(line, hovermode) {
   const isPoint = x.length === 1;
   const values = { type: "scatter", mode: isPoint ? "markers" : "lines", x, y, name: escaped(line.label), meta: key, connectgaps: false,
     line: { color: tint, dash: dashOf(style.dash) || "solid", width: 1.8 }, marker: { color: tint, size: 8, symbol: SYMBOLS[style.dash] }, hovertemplate: value + where };
+  if (line.raw) return [{ type: "scatter", mode: "lines", x, y: line.raw, line: { color: tint, width: 1 }, opacity: RAW, hoverinfo: "skip", meta: "" }, values];
   if (!sd) return [values];
   values.text = sd.map((value, index) => (value === null ? "" : ` ± ${shown(Number(value.toPrecision(2)))} sd`) + ` (n = ${n[index]})`);
   values.hovertemplate = `${value}%{text}${where}`;
@@ -163,8 +181,8 @@ function tracesOf(line, hovermode) {
 // The least and the greatest of some lines with their bands, and some room.
 function rangeOfLines(lines) {
   const [ends, positive] = [[Infinity, -Infinity], state.log === "1"];
-  for (const { y, sd } of lines) {
-    y.forEach((value, index) => {
+  for (const { y, raw, sd } of lines) {
+    [...y, ...(raw ?? [])].forEach((value, index) => {
       if (value === null || (positive && value <= 0)) return;
       const spread = positive ? 0 : sd?.[index] ?? 0;
       ends[0] = Math.min(ends[0], value - spread);

@@ -142,6 +142,7 @@ function linesOf(groups, metric, cache) {
     const curves = members.map((run) => curveOf(run, metric, cache)).filter((curve) => curve?.x.length);
     if (!curves.length) return [];
     const points = curves.length > 1 ? meanCurve(curves) : { ...curves[0], sd: null, n: null };
+    if (groups.length > MOST_RAW) points.raw = null;
     return { ...points, label, style, metric, key: members[0].key };
   });
 }
