@@ -148,6 +148,15 @@ def test_other_methods_and_hosts_are_refused(client: TestClient, path: str):
         assert client.get(path, headers={"host": host}).status_code == (404 if path == "/nowhere" else 200)
 
 
+@pytest.mark.parametrize(
+    ("site", "status"), [("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)]
+)
+def test_other_sites_may_link_to_the_page_and_ask_for_nothing_else(client: TestClient, site: str, status: int):
+    headers = {"sec-fetch-site": site}
+    assert client.get("/", headers=headers).status_code == 200
+    assert {client.get(path, headers=headers).status_code for path in PAGES[1:]} == {status}
+
+
 def test_with_a_token_nothing_is_answered_without_it(store: RunStore):
     client = TestClient(
         make_app(store, ExplorerCatalog(store, ExploreOptions()), frozenset(), "secret"),

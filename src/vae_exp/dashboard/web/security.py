@@ -64,17 +64,20 @@ class RequestGuardMiddleware:
         return str(scope["path"].removeprefix(f"/{self._token}") if self._token else scope["path"])
 
     def _refusal(self, scope: Scope) -> Response | None:
+        headers = Headers(scope=scope)
         is_write = scope["method"] == "POST" and self._notes_token and self._path(scope).startswith(_NOTES)
         if scope["method"] not in ("GET", "HEAD") and not is_write:
             return PlainTextResponse("only GET is answered\n", 405, {"Allow": "GET, HEAD"})
-        if self._hosts and _host_of(Headers(scope=scope)) not in self._hosts:
+        if self._hosts and _host_of(headers) not in self._hosts:
             return PlainTextResponse("unknown host\n", 400)
         first = scope["path"].split("/")[1] if scope["path"].startswith("/") else ""
         if self._token and not hmac.compare_digest(first.encode(), self._token.encode()):
             return PlainTextResponse("not found\n", 404)
         if self._token and scope["path"] == f"/{self._token}":  # without the slash, the page's links would lack it
             return RedirectResponse(f"/{self._token}/")
-        return self._refusal_of_write(Headers(scope=scope)) if is_write else None
+        if self._path(scope) != "/" and headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+            return PlainTextResponse("only the page of this dashboard is answered\n", 403)
+        return self._refusal_of_write(headers) if is_write else None
 
     def _refusal_of_write(self, headers: Headers) -> PlainTextResponse | None:
         """Refuse what the page itself does not send, before its body is read."""
