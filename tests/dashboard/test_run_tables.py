@@ -195,7 +195,8 @@ def test_files_are_refused(export: Callable[..., None], tmp_path: Path):
     for name, options, message in (
         ("runs.csv", [], f"--export={path} exists; --overwrite replaces it."),
         ("runs.xlsx", [], "runs.xlsx must end in .html, .npz, .parquet or .csv."),
-        ("page.html", ["--history"], "--history writes a table"),
+        ("page.html", ["--history"], "--history has no effect with --export of a page."),
+        ("x.csv", ["--last-pictures"], "--last-pictures has no effect with --export of a table."),
         ("missing/../runs.csv/x.csv", [], "cannot be written"),
     ):
         with pytest.raises(SystemExit) as ended:
@@ -205,6 +206,12 @@ def test_files_are_refused(export: Callable[..., None], tmp_path: Path):
     assert [x.name for x in tmp_path.iterdir()] == ["runs.csv"]
     export(path, "--overwrite")
     assert path.read_text().startswith("run_id,name,group,project,")
+
+
+def test_options_of_exports_are_refused_without_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(sys, "argv", ["dashboard", str(tmp_path), "--private"])
+    with pytest.raises(SystemExit, match=r"--private has no effect without --export\."):
+        main()
 
 
 def test_it_needs_no_torch():

@@ -9,6 +9,11 @@ from vae_exp.errors import UserError, exit_with_message
 from vae_exp.storage.column_files import SUFFIXES, check_suffix
 
 _LOOPBACK = "127.0.0.1"
+_WITHOUT_EFFECT = {
+    "without --export": ("no_labels", "history", "overwrite", "private", "last_pictures"),
+    "with --export of a page": ("history", "open", "allow_notes"),
+    "with --export of a table": ("explore", "no_labels", "last_pictures", "open", "allow_notes"),
+}
 
 
 def main() -> None:
@@ -20,6 +25,7 @@ def main() -> None:
         if args.export is not None:
             _export(args)
         else:
+            _check_effect(args, "without --export")
             from vae_exp.dashboard.web.server import serve
 
             serve(
@@ -78,12 +84,18 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check_effect(args: argparse.Namespace, kind: str) -> None:
+    """Refuse options that would be ignored."""
+    for name in _WITHOUT_EFFECT[kind]:
+        if getattr(args, name):
+            raise UserError(f"--{name.replace('_', '-')} has no effect {kind}.")
+
+
 def _export(args: argparse.Namespace) -> None:
     is_page = args.export.suffix in (".html", ".htm")
     if not is_page:
         check_suffix("--export", args.export, (".html", *SUFFIXES))
-    if is_page and args.history:
-        raise UserError(f"--history writes a table: --export runs.parquet, not {args.export}.")
+    _check_effect(args, f"with --export of a {'page' if is_page else 'table'}")
     if args.export.is_file() and not args.overwrite:
         raise UserError(f"--export={args.export} exists; --overwrite replaces it.")
     if is_page:
