@@ -78,6 +78,13 @@ def test_a_model_far_larger_than_its_checkpoint_takes_no_memory(copied_run, monk
         vae_exp.load_run(copied_run)
 
 
+def test_layers_whose_size_follows_from_the_checkpoint_are_loaded(copied_run, monkeypatch):
+    lazy = torch.nn.LazyLinear
+    monkeypatch.setattr(torch.nn, "Linear", lambda inputs, outputs, **options: lazy(outputs, **options))
+    images = vae_exp.load_run(copied_run).images("val").take(2).batch().images
+    assert vae_exp.load_run(copied_run).vae.reconstruct(images).shape == (2, 1, 8, 8)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_refused(copied_run, value: float):
     path = copied_run / "checkpoints" / "best.pt"

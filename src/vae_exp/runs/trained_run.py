@@ -13,6 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.parameter import is_lazy
 
 from vae_exp.configuration.allowlist import Caller, require_safe
 from vae_exp.configuration.instantiate import build_splits, build_vae
@@ -183,7 +184,7 @@ def _limit_parameters(state: Mapping[str, Any], checkpoint: Path) -> Iterator[No
 
     def add(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         nonlocal count
-        count += 0 if parameter is None else parameter.numel()
+        count += 0 if parameter is None or is_lazy(parameter) else parameter.numel()
         if count > _MAX_WEIGHT_RATIO * stored:
             raise UserError(f"{checkpoint} does not fit the model of its config: it holds {stored:,} numbers.")
 
