@@ -406,16 +406,19 @@ def decimals(name: str) -> int | None:
     return _DECIMALS_OF_UNIT.get(metric.unit) if metric.decimals is None else metric.decimals
 
 
-def format_value(name: str, value: float) -> str:
+def format_value(name: str, value: float, is_mean: bool = False) -> str:
     """A number of a metric as tables show it, the dashboard's too: `fixed` and `decimalsOf` in `45_formats.js`.
 
-    A comma separates thousands. What its decimals cannot show, and the very large, have a power of ten.
+    A comma separates thousands. What its decimals cannot show, and the very large, have a power of ten. A mean of
+    counts, and its error, have one decimal.
     """
     if not isfinite(value):
         return str(float(value))
     size, digits = abs(value), decimals(name)
     if digits is None:
         digits = _needed_decimals(size)
+    if is_mean:
+        digits = max(digits, 1)
     if size >= _SCIENTIFIC_FROM or 0 < size < min(0.1, 10.0**-digits):
         mantissa, _, exponent = f"{value:.2e}".partition("e")
         return f"{mantissa}e{int(exponent):+d}"

@@ -50,6 +50,11 @@ def test_a_metric_has_the_decimals_of_its_kind(name: str, value: float, shown: s
     assert format_value(name, value) == shown
 
 
+def test_means_of_counts_and_their_errors_have_a_decimal():
+    numbers = [("val/active_units", 8.333), ("val/active_units", 0.333), ("val/elbo", 1.5), ("mine", 12.0)]
+    assert [format_value(*number, is_mean=True) for number in numbers] == ["8.3", "0.3", "1.500", "12.0"]
+
+
 def test_what_makes_no_run_a_better_one_is_not_ranked():
     ranked = [name for name in METRICS if is_ranked(f"val/{name}")]
     assert {"elbo", "nll", "loss", "active_units", "probe_accuracy", "fid", "psnr"} < set(ranked)

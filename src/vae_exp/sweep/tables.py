@@ -191,8 +191,8 @@ def _with_caption(table: Table, count: int) -> Table:
 def _shown(name: str, value: MeanAndError | None) -> str:
     if value is None:
         return "–"
-    mean = format_value(name, value.mean)
-    return mean if isnan(value.error) else f"{mean} ± {format_value(name, value.error)}"
+    mean = format_value(name, value.mean, is_mean=True)
+    return mean if isnan(value.error) else f"{mean} ± {format_value(name, value.error, is_mean=True)}"
 
 
 def print_status(jobs: Sequence[JobRecord], title: str, out: Console) -> None:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from vae_exp.engine.progress import format_duration
 from vae_exp.errors import quantity
+from vae_exp.metrics import format_value
 from vae_exp.sweep.pool.job import Job, JobOutcome
 from vae_exp.sweep.pool.slots import Slot
 
@@ -143,4 +144,4 @@ def _shown_metric(job: Job) -> str:
     """The main metric of a job with its name, of the best epoch once it has ended; empty without any."""
     names = (job.monitor if not job.monitor.endswith("/loss") else "", *_SHOWN)
     metrics = job.metrics | {name: job.metrics[f"best/{name}"] for name in names if f"best/{name}" in job.metrics}
-    return next((f"{name} {metrics[name]:.3f}" for name in names if name in metrics), "")
+    return next((f"{name} {format_value(name, metrics[name])}" for name in names if name in metrics), "")
