@@ -4,7 +4,7 @@ import csv
 import itertools
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 
 from tests.dashboard.browsers import Watched, dashboard
 from tests.dashboard.colour_vision import LEAST_DISTANCE, VISIONS, distance
-from tests.dashboard.records import append, history_record, make_run, summary_record
+from tests.dashboard.records import append, history_record, make_run, stats_record, summary_record
 from vae_exp.dashboard.web.app import _MAX_CURVES
 from vae_exp.dashboard.web.export import export
 
@@ -174,6 +174,32 @@ def test_smoothed_curves_have_the_raw_ones_behind_and_a_pointer_lists_six(watche
         page.mouse.up()
         page.wait_for_function("() => location.hash.includes('isolate=')")
         expect(page.locator(".chart").first.locator(".scatterlayer .trace")).to_have_count(1)
+    assert watched.complaints == []
+
+
+@pytest.mark.parametrize("way", ["served", "exported"])
+def test_values_of_gpus_are_drawn_where_runs_have_them(watched: Watched, tmp_path: Path, way: str):
+    """Against epochs too: a value stands where the run was when it was measured."""
+    start = 1_700_000_000
+    for number in range(2):
+        rows = [{"val/elbo": 1.0 * epoch, "_timestamp": start + 10 * epoch} for epoch in (1, 2)]
+        values = {"gpu.0.memoryAllocatedBytes": 2.5e9 + 1e9 * number, "gpu.0.temp": 50.0}
+        machine = [stats_record(start + seconds, values) for seconds in (5, 15)] if number else []
+        make_run(tmp_path, f"r{number}", {"x": number}, rows, more=machine)
+    if way == "exported":
+        export([tmp_path], tmp_path / "page.html", private=False, max_megabytes=50)
+    page = watched.page
+    with dashboard([tmp_path]) if way == "served" else nullcontext((tmp_path / "page.html").as_uri()) as address:
+        show(watched, address, 1)
+        page.locator("summary", has_text="Metrics").click()
+        expect(page.locator("details.menu[open] label")).to_have_text(["val/elbo", "GPU 0: memory (GB)"])
+        page.get_by_label("GPU 0: memory (GB)").check()
+        expect(page.locator(".grid .scatterlayer")).to_have_count(2)
+        [line] = page.evaluate(PANELS)["GPU 0: memory (GB)"]
+        assert (line["name"], line["x"], line["y"]) == ("x=1", [0.5, 1.5], [3.5, 3.5])
+        page.get_by_label("Against").select_option("step")
+        page.wait_for_function("() => document.querySelectorAll('.chart')[1].data[0].x[0] === 5")
+        expect(page.get_by_label("Against").locator("option")).to_have_count(5)
     assert watched.complaints == []
 
 

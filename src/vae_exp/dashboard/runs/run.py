@@ -1,5 +1,6 @@
 """A run: its segments together."""
 
+import re
 import signal
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from vae_exp.dashboard.runs.run_notes import Note, Status
 from vae_exp.dashboard.runs.segment import Alert, RunInfo, RunSegment
 
 STALE_SECONDS = 90.0  # W&B writes the state of the machine more often than that while a run lasts
+_GPU = re.compile(r"gpu\.\d+\.(gpu|memory|memoryAllocated|memoryAllocatedBytes)")
 _INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
@@ -105,6 +107,12 @@ class Run:
         return list(dict.fromkeys(key for segment in self.segments for key in segment.history.keys))
 
     @property
+    def gpu_keys(self) -> list[str]:
+        """Keys of what W&B measured of GPUs: use and memory."""
+        keys = dict.fromkeys(key for segment in self.segments for key in segment.machine.keys)
+        return list(filter(_GPU.fullmatch, keys))
+
+    @property
     def pictures(self) -> list[ImageFile]:
         """All images; for steps that were run twice, those of the last time."""
         return [
@@ -165,6 +173,18 @@ class Run:
         if against == "_runtime":
             pieces = _continue_times(pieces)
         return np.concatenate([x for x, _ in pieces]), np.concatenate([y for _, y in pieces])
+
+    def gpu_series(self, key: str, against: str | None = None) -> tuple[Numbers, Numbers]:
+        """Return what was measured of a GPU, against how far the run was at that time, from 0 at its start.
+
+        Args:
+            key: One of `gpu_keys`.
+            against: As in `series`.
+        """
+        pieces = [segment.machine.series(key, "_timestamp") for segment in self.segments]
+        times, values = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+        places, row_times = self.series("_timestamp", against)
+        return np.interp(times, [self.started, *row_times], [0.0, *places]), values
 
     def rows(self) -> tuple[npt.NDArray[np.int64], dict[str, Numbers]]:
         """Return the steps `[N]`, and by key the numbers `[N]`, NaN where a step has none; each step once."""

@@ -86,6 +86,7 @@ def serialize_row(run: Run) -> dict[str, Any]:
         "config": {_shorten(key): _plain(value) for key, value in run.config.items()},
         "summary": {_shorten(k): _plain(x) for k, x in run.summary.items() if _is_in_table(k, x)},
         "keys": [_shorten(key) for key in run.keys],
+        "gpu": run.gpu_keys,
     }
 
 
@@ -133,7 +134,7 @@ def _serialize_machine(run: Run) -> list[dict[str, Any]]:
 
 
 def serialize_curves(runs: Sequence[Run], metrics: Sequence[str], x_axis: str) -> list[dict[str, Any]]:
-    """Return curves of metrics, at most `MAX_POINTS` points each; null for values that are not finite.
+    """Return curves of metrics and of GPUs, at most `MAX_POINTS` points each; null for values that are not finite.
 
     Args:
         runs: The runs.
@@ -143,9 +144,10 @@ def serialize_curves(runs: Sequence[Run], metrics: Sequence[str], x_axis: str) -
     curves = []
     for metric in metrics:
         for run in runs:
+            series = run.gpu_series if metric in run.gpu_keys else run.series
             x, y = (
                 [_number(value) for value in numbers.tolist()]
-                for numbers in downsample(*run.series(metric, X_AXES[x_axis]))
+                for numbers in downsample(*series(metric, X_AXES[x_axis]))
             )
             curves.append({"run": run.key, "metric": metric, "version": run.version, "x": x, "y": y})
     return curves

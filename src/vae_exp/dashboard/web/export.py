@@ -145,7 +145,9 @@ def _data(
     }
     curves = {
         axis: [
-            curve | {"run": keys[run.key]} for run in runs for curve in api.serialize_curves([run], run.keys, axis)
+            curve | {"run": keys[run.key]}
+            for run in runs
+            for curve in api.serialize_curves([run], [*run.keys, *run.gpu_keys], axis)
         ]
         for axis in api.X_AXES
     }

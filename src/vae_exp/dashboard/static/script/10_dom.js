@@ -34,9 +34,9 @@ function tick(label, checked, onChange) {
 }
 
 // A menu of checkboxes.
-function boxes(label, values, chosen, onChange) {
+function boxes(label, values, chosen, onChange, titleOf = (value) => value) {
   const now = new Set(chosen);
-  return menuOf(label, values.map((value) => tick(value, now.has(value), (on) => {
+  return menuOf(label, values.map((value) => tick(titleOf(value), now.has(value), (on) => {
     if (on) now.add(value); else now.delete(value);
     onChange(values.filter((item) => now.has(item)));
   })));

@@ -10,7 +10,18 @@ const metricOfAxis = () => (state.against.startsWith(OF_METRIC) ? state.against.
 const fetchedAxis = () => (["epoch", "time"].includes(state.against) ? state.against : "step");
 const axisTitle = () => { const metric = metricOfAxis(); return metric ? withUnit(metric) : AXES[state.against === "images" ? "images" : fetchedAxis()]; };
 const withUnit = (metric, text = metric) => (units.get(metric) ? `${text} (${units.get(metric)})` : text);
-const hasCurve = (list, metric) => list.some((run) => run.keys.includes(metric));
+const hasCurve = (list, metric) => list.some((run) => run.keys.includes(metric) || run.gpu.includes(metric));
+
+// What W&B measures of GPUs.
+const GPU_METRICS = { gpu: "utilisation (%)", memoryAllocatedBytes: "memory (GB)", memoryAllocated: "memory (%)", memory: "memory traffic (time, %)" };
+const GPU = /^gpu\.(\d+)\.(gpu|memory|memoryAllocated|memoryAllocatedBytes)$/;
+const isOfGpu = (metric) => GPU.test(metric);
+const inUnit = (metric, y) => (isOfGpu(metric) && metric.endsWith("Bytes") ? y.map((value) => value && value * 1e-9) : y);
+
+function titleOfMetric(metric) {
+  const [, index, name] = GPU.exec(metric) ?? [];
+  return name ? `GPU ${index}: ${GPU_METRICS[name]}` : metric;
+}
 
 // Images of a step; null if the config does not have one such number.
 function batchSizeOf(run) {
@@ -47,8 +58,9 @@ function curveOf(run, metric, cache) {
   const fetched = (name) => cache.get(`${fetchedAxis()}\n${name}\n${run.key}`);
   const curve = fetched(metric);
   if (!curve?.x.length) return pointOf(run, metric);
-  const y = smoothed(curve.y, Number(state.smooth));
-  const raw = y === curve.y ? null : curve.y;
+  const values = inUnit(metric, curve.y);
+  const y = smoothed(values, Number(state.smooth));
+  const raw = y === values ? null : values;
   const other = metricOfAxis() || (state.against === "images" ? loggedSeen(run) : undefined);
   if (other) return { at: curve.x, x: lastValues(fetched(other) ?? { x: [], y: [] }, curve.x), y, raw };
   const size = state.against === "images" ? batchSizeOf(run) : 1;

@@ -24,8 +24,9 @@ function chartsIn(box) {
 
   return async (all) => {
     const list = all.slice(0, groupOfCharts() ? MOST_RUNS_OF_MEANS : MOST_LINES);
-    const names = metricNames(list).filter((name) => hasCurve(list, name) || list.some((run) => pointOf(run, name)));
-    const metrics = listOf(state.metrics).length ? listOf(state.metrics) : names.filter((name) => hasCurve(list, name)).slice(0, 4);
+    const logged = metricNames(list).filter((name) => hasCurve(list, name) || list.some((run) => pointOf(run, name)));
+    const names = [...logged, ...new Set(list.flatMap((run) => run.gpu))];
+    const metrics = listOf(state.metrics).length ? listOf(state.metrics) : logged.filter((name) => hasCurve(list, name)).slice(0, 4);
     const keys = groupKeys(list);
     const signature = JSON.stringify([names, metrics, keys, ...["against", "group", "tint", "dash", "facet"].map((name) => state[name])]);
     if (signature !== menuSignature && !isInUse(controls)) {
@@ -58,8 +59,8 @@ const keyChoice = (label, name, keys) => choice(label, [["", "–"], ...keys.map
 
 function chartControls(list, names, metrics, keys) {
   return [
-    boxes("Metrics", names, metrics, (chosen) => setState({ metrics: asList(chosen) })),
-    axisControls(names.filter((name) => hasCurve(list, name))),
+    boxes("Metrics", names, metrics, (chosen) => setState({ metrics: asList(chosen) }), titleOfMetric),
+    axisControls(names.filter((name) => hasCurve(list, name) && !isOfGpu(name))),
     currentPage() === "compare" ? null : groupChoice(keys),
     keyChoice("Colour by", "tint", keys), keyChoice("Dash by", "dash", keys), keyChoice("Panels by", "facet", keys),
     choice("Range of y", [["", "same for a metric"], ["panel", "of each panel"], ["all", "same for all panels"]], state.range, (range) => setState({ range })),
@@ -129,11 +130,11 @@ function legendButton(entry) {
 
 function panelsOf(groups, metrics) {
   const some = groups.slice(0, MOST_LINES);
-  if (!state.facet) return metrics.map((metric) => ({ id: metric, title: metric, metric, groups: some }));
+  if (!state.facet) return metrics.map((metric) => ({ id: metric, title: titleOfMetric(metric), metric, groups: some }));
   const values = valuesOf(some.map(({ members }) => members[0]), state.facet);
   return metrics.flatMap((metric) => values.map((value) => {
     const inside = some.filter(({ members }) => textBy(members[0], state.facet) === value);
-    return { id: [metric, state.facet, value].join("\n"), title: `${metric}, ${labelBy(inside[0].members[0], [state.facet])}`, metric, groups: inside };
+    return { id: [metric, state.facet, value].join("\n"), title: `${titleOfMetric(metric)}, ${labelBy(inside[0].members[0], [state.facet])}`, metric, groups: inside };
   }));
 }
 
@@ -154,6 +155,6 @@ function drawPanels(panels, described, isShown, cache) {
     lines.forEach((line) => { line.legend = legends.get(line.label) ?? line.label; });
     const together = state.range === "all" ? drawn : state.range === "" && state.facet ? drawn.filter((panel) => panel.metric === metric) : [];
     const hasCurves = hasCurve(groups.flatMap(({ members }) => members), metric);
-    drawPanel(panels.get(id), lines, withUnit(metric), { range: together.length ? rangeOfLines(together.flatMap((panel) => panel.lines)) : null, xaxis: hasCurves ? {} : { rangemode: "tozero" } });
+    drawPanel(panels.get(id), lines, withUnit(metric, titleOfMetric(metric)), { range: together.length ? rangeOfLines(together.flatMap((panel) => panel.lines)) : null, xaxis: hasCurves ? {} : { rangemode: "tozero" } });
   }
 }

@@ -34,16 +34,6 @@ function pageRun(main) {
   };
 }
 
-// What W&B measures of a machine: use and memory of GPUs are shown, all else is folded.
-const GPU_METRICS = { gpu: "utilisation (%)", memoryAllocatedBytes: "memory (GB)", memoryAllocated: "memory (%)", memory: "memory traffic (time, %)" };
-const GPU = /^gpu\.(\d+)\.(gpu|memory|memoryAllocated|memoryAllocatedBytes)$/;
-const isOfGpu = (metric) => GPU.test(metric);
-
-function machineTitle(metric) {
-  const [, index, name] = GPU.exec(metric) ?? [];
-  return name ? `GPU ${index}: ${GPU_METRICS[name]}` : metric;
-}
-
 // The metrics of a run, training and validation of the same in one panel.
 const PARTS = ["train", "val"];
 const FIRST_CURVES = ["loss", "elbo", "rate", "distortion", "grad_norm", "learning_rate"];
@@ -108,7 +98,8 @@ function runHead(run) {
   ];
 }
 
-const machineGrid = (metrics, machine) => el("div", { class: "grid" }, metrics.map((metric) => el("section", {}, el("h3", {}, machineTitle(metric)), machine.get(metric))));
+// Use and memory of GPUs are shown, all else that W&B measures of a machine is folded.
+const machineGrid = (metrics, machine) => el("div", { class: "grid" }, metrics.map((metric) => el("section", {}, el("h3", {}, titleOfMetric(metric)), machine.get(metric))));
 
 function runSections(run, details, pictures, machine) {
   const measured = [...machine.keys()];
@@ -159,8 +150,6 @@ function drawMachine(details, machine) {
   for (const { metric, x, y } of details.machine) {
     const chart = machine.get(metric);
     if (!chart?.isConnected || (!isOfGpu(metric) && !chart.closest("details").open)) continue;
-    const scale = metric.endsWith("Bytes") ? 1e-9 : 1;
-    const values = y.map((value) => (value === null ? null : value * scale));
-    draw(chart, [{ type: "scatter", mode: "lines", x, y: values, line: { color: colour("accent"), width: 1.5 }, hovertemplate: "%{y:.4g} at %{x} s<extra></extra>" }], layoutOf("seconds", "", { yaxis: machineTitle(metric).endsWith("%)") ? { range: [0, 102] } : {} }));
+    draw(chart, [{ type: "scatter", mode: "lines", x, y: inUnit(metric, y), line: { color: colour("accent"), width: 1.5 }, hovertemplate: "%{y:.4g} at %{x} s<extra></extra>" }], layoutOf("seconds", "", { yaxis: titleOfMetric(metric).endsWith("%)") ? { range: [0, 102] } : {} }));
   }
 }
