@@ -188,6 +188,20 @@ def test_times_of_a_resumed_run_ascend(tmp_path: Path):
     append(second, *(history_record(10 * n, {"a": float(n), "_runtime": 0.25 * n - 0.5}) for n in (3, 4)))
     [run] = refreshed(RunStore([tmp_path])).runs.values()
     np.testing.assert_array_equal(run.series("a", "_runtime")[0], [0.5, 1, 1.25, 1.5])
+    assert run.summary["_runtime"] == 2.0  # step 30 took time twice
+
+
+@pytest.mark.parametrize(("epoch", "is_shown"), [(3, True), (4, True), (2, False)])
+def test_scores_of_an_epoch_that_is_no_longer_the_best_or_the_last_are_left_out(
+    tmp_path: Path, epoch: int, is_shown: bool
+):
+    scores = {"test/nll": 2.5, "test/epoch": epoch}
+    make_run(tmp_path, "one", more=[summary_record({"epoch": 4, "best/epoch": 3, "val/nll": 3.0, **scores})])
+    summary = only_run(tmp_path).summary
+    assert summary["val/nll"] == 3.0
+    assert {key: value for key, value in summary.items() if key.startswith("test/")} == (
+        scores if is_shown else {}
+    )
 
 
 def test_attempts_at_one_run_directory_are_numbered_and_the_last_counts(tmp_path: Path):

@@ -68,6 +68,16 @@ def file_name(values: Mapping[str, str], swept: Collection[str]) -> str:
     longer than a file system likes are cut, the hash beside them keeps them apart. `Args` as of `job_label`.
     """
     shorts = short_keys(swept or values)
-    parts = [f"{shorts[key]}-{value}" if value else shorts[key] for key, value in values.items() if key in shorts]
+    parts = [
+        f"{shorts[key]}-{_last_part(value)}" if value else shorts[key]
+        for key, value in values.items()
+        if key in shorts
+    ]
     name = re.sub(r"[^A-Za-z0-9._]+", "-", "_".join(parts).replace("e+", "e")).replace("-_", "_")
     return name[:_MOST_CHARACTERS].strip("-_.") or "default"
+
+
+def _last_part(value: str) -> str:
+    """The name of a file or folder without the folders above it, other values as they are."""
+    path = value.strip("'\"").rstrip("/")
+    return path.rpartition("/")[2] if path.startswith(("/", "./", "../", "~")) else value

@@ -71,8 +71,21 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Value]:
-        """The last value of every key; W&B's own, such as the run time, are those of the training."""
-        return _merge(segment.scores if self._is_added(segment) else segment.summary for segment in self.segments)
+        """The last value of every key; W&B's own are those of the training, the run time that of all its segments.
+
+        Test scores of an epoch that is no longer the best or the last, because the run was resumed, are left out.
+        """
+        trained = [segment for segment in self.segments if not self._is_added(segment)]
+        summary = _merge(segment.summary if segment in trained else segment.scores for segment in self.segments)
+        times = [segment.history.series("_runtime", "_runtime") for segment in trained]
+        if len(times) > 1 and len(times[-1][0]):
+            summary["_runtime"] = float(_continue_times(times)[-1][0][-1])
+        if "test/epoch" in summary and summary["test/epoch"] not in (
+            summary.get("best/epoch"),
+            summary.get("epoch"),
+        ):
+            return {key: value for key, value in summary.items() if not key.startswith("test/")}
+        return summary
 
     @property
     def environment(self) -> dict[str, Value]:
