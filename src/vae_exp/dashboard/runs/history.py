@@ -13,9 +13,14 @@ from vae_exp.metrics import with_current_metrics
 
 _MAX_KEYS = 5_000
 _MAX_NUMBERS = 20_000_000
-NOT_FINITE = ("NaN", "Infinity", "-Infinity")
+_NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 
 Numbers = npt.NDArray[np.float64]
+
+
+def is_number(value: Value) -> bool:
+    """Whether a value is a number or a truth value, or W&B's word for a number that JSON does not have."""
+    return isinstance(value, int | float) or (isinstance(value, str) and value in _NOT_FINITE)
 
 
 class Block(NamedTuple):
@@ -65,7 +70,7 @@ class History:
         """Add a row; of texts and lists the last is stored, and numbers beyond the limits are not."""
         numbers = {}
         for key, value in with_current_metrics(values).items():
-            if isinstance(value, int | float) or (isinstance(value, str) and value in NOT_FINITE):
+            if is_number(value):
                 numbers[key] = float(value)
             elif value is not None:
                 self.non_numeric[key] = value

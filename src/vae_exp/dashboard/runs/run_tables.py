@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from vae_exp.dashboard.reader.records import Value, split_images
 from vae_exp.dashboard.runs.discovery import check_roots
-from vae_exp.dashboard.runs.history import NOT_FINITE
+from vae_exp.dashboard.runs.history import is_number
 from vae_exp.dashboard.runs.run import Run
 from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.errors import UserError
@@ -133,7 +133,7 @@ def _column(values: Sequence[Value]) -> npt.NDArray[Any]:
     present = [value for value in values if value is not None]
     if present and all(isinstance(value, bool) for value in values):
         return np.array(values)
-    if present and all(map(_is_number, present)):
+    if present and all(is_number(value) and not isinstance(value, bool) for value in present):
         is_whole = len(present) == len(values) and all(
             isinstance(value, int) and abs(value) < 2**63 for value in values
         )
@@ -141,13 +141,6 @@ def _column(values: Sequence[Value]) -> npt.NDArray[Any]:
         return np.array(numbers, dtype=np.int64 if is_whole else np.float64)
     return _texts(
         ["" if value is None else value if isinstance(value, str) else json.dumps(value) for value in values]
-    )
-
-
-def _is_number(value: Value) -> bool:
-    """Whether it is a number, or W&B's word for one that JSON does not have."""
-    return (isinstance(value, int | float) and not isinstance(value, bool)) or (
-        isinstance(value, str) and value in NOT_FINITE
     )
 
 

@@ -9,7 +9,7 @@ from zlib import crc32
 import numpy as np
 
 from vae_exp.dashboard.reader.records import Value
-from vae_exp.dashboard.runs.history import NOT_FINITE, Numbers
+from vae_exp.dashboard.runs.history import Numbers, is_number
 from vae_exp.dashboard.runs.run import Run
 from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.metrics import decimals, higher_is_better, is_ranked, unit
@@ -116,7 +116,7 @@ def _serialize_vectors(run: Run) -> dict[str, list[float | None]]:
     vectors: dict[str, list[float | None]] = {}
     for segment in run.segments:
         for key, value in segment.history.non_numeric.items():
-            if isinstance(value, list) and value and all(_is_number(x) for x in value):
+            if isinstance(value, list) and value and all(map(is_number, value)):
                 vectors[_shorten(key)] = [_number(float(x)) for x in value[:_MAX_VECTOR_LENGTH]]
     return vectors
 
@@ -192,10 +192,6 @@ def downsample(x: Numbers, y: Numbers, max_points: int = MAX_POINTS) -> tuple[Nu
     selected = np.unique(np.concatenate([[0, len(y) - 1], *(first + index for index in within)]))
     selected = selected[selected < len(y)]
     return x[selected], y[selected]
-
-
-def _is_number(value: Value) -> bool:
-    return isinstance(value, int | float) or (isinstance(value, str) and value in NOT_FINITE)
 
 
 def _is_in_table(key: str, value: Value) -> bool:
