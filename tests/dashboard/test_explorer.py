@@ -162,6 +162,19 @@ def test_runs_outside_the_roots_and_without_a_checkpoint_are_not_listed(digits_r
     assert ExplorerCatalog(store, ExploreOptions()).runs() == []
 
 
+def test_a_run_without_a_log_has_its_key_while_those_of_others_are_read(digits_run, copied_run, tmp_path):
+    from tests.dashboard.records import make_run
+
+    make_run(tmp_path, "logged", {"run_directory": str(digits_run)}, [{"val/elbo": -1.0}])
+    store = RunStore([tmp_path])
+    catalog = ExplorerCatalog(store, ExploreOptions([digits_run, copied_run]))
+    before = {run.path: run.key for run in catalog.runs()}
+    store.read_all()
+    after = {run.path: run.key for run in catalog.runs()}
+    assert (before[digits_run], after[digits_run]) == ("directory:1", "logged")
+    assert before[copied_run] == after[copied_run] == "directory:2"
+
+
 def test_the_server_decodes_for_named_runs_alone(digits_run, tmp_path):
     from tests.dashboard.records import make_run
     from vae_exp.errors import UserError

@@ -15,7 +15,7 @@ from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
 
-_UNLOGGED = "directory:"  # and a number: the key of a run without a W&B file
+_UNLOGGED = "directory:"  # and its number on the command line: the key of a run without a W&B file
 _MAX_BASE64 = MAX_LATENTS * 4 * 4 // 3 + 4
 
 
@@ -55,10 +55,10 @@ class ExplorerCatalog:
             current = [_identity(run) for run in stored if not run.is_replaced]
         runs = [run for item in current if (run := self._explorable(*item)) is not None]
         shown = {run.path for run in runs}
-        unlogged = [path for path in self._named if path not in shown]
-        for number, path in enumerate(unlogged, 1):
-            name = f"{path.parent.name}/{path.name}"
-            runs.append(ExplorableRun(f"{_UNLOGGED}{number}", name, path, is_named=True))
+        for number, path in enumerate(self._named, 1):
+            if path not in shown:
+                name = f"{path.parent.name}/{path.name}"
+                runs.append(ExplorableRun(f"{_UNLOGGED}{number}", name, path, is_named=True))
         order = {path: number for number, path in enumerate(self._named)}
         return sorted(runs, key=lambda run: order.get(run.path, len(order)))
 

@@ -199,7 +199,7 @@ function unitSliders(bundle, latent, inPlane, changed) {
   const order = Array.from({ length: bundle.latent_dim }, (_, index) => index).filter((unit) => !inPlane.includes(unit));
   const weight = rates ?? bundle.unit_variances ?? [];
   order.sort((a, b) => (weight[b] ?? 0) - (weight[a] ?? 0));
-  const reach = Math.max(4, ...(bundle.arrays.image_codes ?? []).map(Math.abs));
+  const reach = (bundle.arrays.image_codes ?? []).reduce((most, value) => Math.max(most, Math.abs(value)), 4);
   const most = Math.max(...(rates ?? [1]), 1e-9);
   const rows = order.slice(0, MOST_SLIDERS).map((unit) => {
     const slider = el("input", { type: "range", min: -reach, max: reach, step: 0.01, value: 0, "aria-label": `z${unit + 1}`, on: { input: () => { latent.z[unit] = Number(slider.value); changed(); } } });
