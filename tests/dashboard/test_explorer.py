@@ -162,6 +162,22 @@ def test_runs_outside_the_roots_and_without_a_checkpoint_are_not_listed(digits_r
     assert ExplorerCatalog(store, ExploreOptions()).runs() == []
 
 
+def test_a_directory_that_is_no_path_hides_no_other_run(copied_run, tmp_path):
+    from tests.dashboard.records import make_run
+
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    paths = {"good": copied_run, "null": tmp_path / "\0", "long": tmp_path / ("x" * 300)}
+    paths["loop"] = tmp_path / "loop"
+    for key, path in paths.items():
+        make_run(tmp_path, key, {"run_directory": str(path)}, [{"val/elbo": -1.0}])
+    store = RunStore([tmp_path])
+    store.read_all()
+    catalog = ExplorerCatalog(store, ExploreOptions())
+    assert set(store.runs) == set(paths)
+    assert [run.key for run in catalog.runs()] == ["good"]
+    assert [catalog.get(key) for key in ("null", "long", "loop")] == [None] * 3
+
+
 def test_a_run_without_a_log_has_its_key_while_those_of_others_are_read(digits_run, copied_run, tmp_path):
     from tests.dashboard.records import make_run
 

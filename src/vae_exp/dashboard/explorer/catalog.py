@@ -73,12 +73,14 @@ class ExplorerCatalog:
 
     def _explorable(self, key: str, name: str, directory: str) -> ExplorableRun | None:
         """A stored run if its directory is below a root, or named, and has a checkpoint."""
-        if not directory:
+        try:
+            path = Path(directory).resolve()
+            is_explorable = directory and RunDirectory(path).checkpoints()
+        except (OSError, ValueError, RuntimeError):  # no path of this system, a loop of links, or not permitted
             return None
-        path = Path(directory).resolve()
         is_named = path in self._named
         is_below = is_named or self._store.is_below_a_root(directory)
-        return ExplorableRun(key, name, path, is_named) if is_below and RunDirectory(path).checkpoints() else None
+        return ExplorableRun(key, name, path, is_named) if is_explorable and is_below else None
 
     def bundle(self, run: ExplorableRun) -> bytes:
         """What `bundle.make_bundle` makes.
