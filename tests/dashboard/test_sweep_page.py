@@ -41,11 +41,24 @@ def open_sweep(watched: Watched, address: str, **state: str) -> Page:
 
 
 def test_a_sweep_is_picked(watched: Watched, root: Path):
+    """Any, all or the runs without one; at first the latest of several jobs, or all of the selected runs."""
+    make_run(root, "loose", {"lr": 7.0}, [{"val/elbo": -900.0}], started=1_700_000_100)
     with dashboard([root]) as address:
         watched.page.goto(f"{address}#page=sweep")
         picker = watched.page.get_by_role("combobox", name="Sweep", exact=True)
-        expect(picker.locator("option")).to_have_text(["all", "rates (2)", "widths (8)"], timeout=TIMEOUT)
-        expect(watched.page.locator("#parallel path.run")).to_have_count(10)
+        options = ["all", "no group (1)", "rates (2)", "widths (8)"]
+        expect(picker.locator("option")).to_have_text(options, timeout=TIMEOUT)
+        expect(picker).to_have_value("rates")
+        expect(watched.page.locator("#parallel path.run")).to_have_count(2)
+        picker.select_option("all")
+        expect(watched.page.locator("#parallel path.run")).to_have_count(11)
+        expect(watched.page.locator("main p").first).to_contain_text("these are 3 sweeps or groups: choose one")
+        picker.select_option("no group (1)")
+        expect(watched.page.locator("main p").first).to_contain_text("1 of 1 runs have finished")
+        watched.page.goto(f"{address}#page=sweep&selected=r1\x1floose")
+        expect(picker).to_have_value("*")
+        expect(watched.page.locator("main p").first).to_contain_text("2 of 2 runs have finished")
+        watched.page.goto(f"{address}#page=sweep")
         picker.select_option("rates")
         expect(watched.page.locator("#parallel path.run")).to_have_count(2)
         expect(watched.page.locator("h2").first).to_have_text("val/elbo against lr")
@@ -180,7 +193,7 @@ def test_the_heat_map_and_the_importance_of_keys_are_saved(watched: Watched, roo
     """As images on white whose texts and cells are those of the page, and as numbers."""
     with dashboard([root]) as address:
         watched.page.emulate_media(color_scheme="dark")
-        watched.page.goto(f"{address}#page=sweep&rows=loss&cols=model.latent_dim")
+        watched.page.goto(f"{address}#page=sweep&sweep=*&rows=loss&cols=model.latent_dim")
         expect(watched.page.locator("#importance svg")).to_have_count(1, timeout=TIMEOUT)
         heat, share = (save(watched.page, name, "SVG") for name in ("the heat map", "the importance of keys"))
         assert sum(text in heat for text in ("-10.000", "loss", "iwae", "model.latent_dim", "-3.000")) == 5

@@ -24,7 +24,8 @@ function pageSweep(main) {
 
   return () => {
     const chosen = chosenRuns();
-    const all = chosen.filter((run) => !state.sweep || run.group === state.sweep);
+    const sweep = currentSweep(chosen);
+    const all = chosen.filter((run) => sweep === ALL_SWEEPS || groupIn(run) === sweep);
     const list = all.filter(isFinished);
     const keys = varyingKeys(list);
     const metric = mainMetric(list);
@@ -32,9 +33,9 @@ function pageSweep(main) {
     const few = plain.filter((key) => valuesOf(list, key).length <= MOST_CELLS); // a heat map needs cells that can be read
     const pick = (key, some, index) => (keys.includes(key) ? key : some[index] ?? keys[index] ?? "");
     const [key, rows, cols] = [pick(state.key, plain, 0), pick(state.rows, few, 0), pick(state.cols, few, 1)];
-    const signature = JSON.stringify([keys, metricNames(list), metric, key, rows, cols, state.others, state.by, hasBest(list), state.sweep, sweepsOf(chosen)]);
+    const signature = JSON.stringify([keys, metricNames(list), metric, key, rows, cols, state.others, state.by, hasBest(list), sweep, sweepsOf(chosen)]);
     if (signature !== menuSignature && !isInUse(controls)) {
-      refill(controls, sweepChoice(chosen),
+      refill(controls, sweepChoice(chosen, sweep),
         epochChoice(list), choice("Metric", metricNames(list).map((name) => [name, labelOfMetric(list, name)]), metric, (chosen) => setState({ metric: chosen })),
         choice("Key", keys, key, (chosen) => setState({ key: chosen })),
         choice("Heat map rows", keys, rows, (chosen) => setState({ rows: chosen })),
@@ -61,16 +62,27 @@ function pageSweep(main) {
   };
 }
 
-// Groups of W&B with their numbers of runs, the latest first; a sweep is one.
+// Groups of W&B, the latest first; a sweep is one, and runs without a group are one.
+const [ALL_SWEEPS, NO_GROUP] = ["*", "-"];
+const groupIn = (run) => run.group || NO_GROUP;
 function sweepsOf(list) {
-  const groups = groupsBy(list.filter((run) => run.group), (run) => run.group);
   const start = (members) => members.reduce((latest, run) => Math.max(latest, run.started), 0);
-  return groups.sort((one, other) => start(other) - start(one)).map((members) => [members[0].group, `${members[0].group} (${members.length})`]);
+  const groups = groupsBy(list, groupIn).sort((one, other) => start(other) - start(one));
+  return groups.map((members) => ({ name: groupIn(members[0]), size: members.length }));
 }
 
-function sweepChoice(list) {
+// Without a choice the latest sweep of several jobs, unless runs are selected.
+function currentSweep(list) {
+  if (state.sweep) return state.sweep;
+  const selected = new Set(listOf(state.selected));
   const sweeps = sweepsOf(list);
-  return sweeps.length > 1 || state.sweep ? choice("Sweep", [["", "all"], ...sweeps], state.sweep, (sweep) => setState({ sweep, brush: "" })) : null;
+  const latest = sweeps.find(({ name, size }) => name !== NO_GROUP && size > 1);
+  return sweeps.length > 1 && latest && !list.some((run) => selected.has(run.key)) ? latest.name : ALL_SWEEPS;
+}
+
+function sweepChoice(list, chosen) {
+  const sweeps = sweepsOf(list).map(({ name, size }) => [name, `${name === NO_GROUP ? "no group" : name} (${size})`]);
+  return sweeps.length > 1 || chosen !== ALL_SWEEPS ? choice("Sweep", [[ALL_SWEEPS, "all"], ...sweeps], chosen, (sweep) => setState({ sweep, brush: "" })) : null;
 }
 
 function statusOf(all, list, metric) {
