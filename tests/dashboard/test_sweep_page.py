@@ -209,13 +209,17 @@ def test_the_heat_map_and_the_importance_of_keys_are_saved(watched: Watched, roo
 
 
 def test_importance_is_the_share_of_each_main_effect(watched: Watched, tmp_path: Path):
-    """Omega squared of an analysis of variance with main effects alone, computed here by least squares."""
+    """Omega squared of an analysis of variance with main effects alone, computed here by least squares.
+
+    Keys that always change together count once.
+    """
     runs = [(a, b, seed) for a in (2, 8, 20) for b in ("x", "y") for seed in (0, 1)]
     scores = [
         10.0 * a**0.5 + 6.0 * (b == "y") + 0.5 * (-1) ** (number // 3) for number, (a, b, _) in enumerate(runs)
     ]
     for number, ((a, b, seed), score) in enumerate(zip(runs, scores, strict=True)):
-        make_run(tmp_path, f"r{number}", {"a": a, "b": b, "seed": seed}, [{"val/elbo": score}], job_type="sweep")
+        config = {"a": a, "b": b, "b_too": b * 2, "c": [b], "seed": seed}
+        make_run(tmp_path, f"r{number}", config, [{"val/elbo": score}], job_type="sweep")
     columns = (
         [[a == 8, a == 20] for a, _, _ in runs],
         [[b == "y"] for _, b, _ in runs],
@@ -236,7 +240,10 @@ def test_importance_is_the_share_of_each_main_effect(watched: Watched, tmp_path:
         chart = watched.page.locator("#importance svg")
         chart.wait_for(timeout=TIMEOUT)
         label = chart.get_attribute("aria-label")
-    shares = {name: float(value) for name, value in re.findall(r"(\w+) (\d+) %", label)}
+        expect(watched.page.locator("#importance p").first).to_have_text("Always change together: b, b_too, c.")
+        rows = save(watched.page, "the importance of keys", "CSV").splitlines()
+        assert {row.rpartition(",")[0] for row in rows[1:]} == {"a", '"b, b_too, c"', "seed"}
+    shares = {name: float(value) for name, value in re.findall(r"(\w+)(?:, …)? (\d+) %", label)}
     assert shares == pytest.approx(
         {key: 100 * share for key, share in zip("ab", expected, strict=False)} | {"seed": 100 * expected[2]},
         abs=0.51,

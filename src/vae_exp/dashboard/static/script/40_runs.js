@@ -154,7 +154,17 @@ function findVaryingKeys(list) {
   return [...representatives.values()].sort((a, b) => isSeed(a) - isSeed(b) || order.indexOf(a) - order.indexOf(b));
 }
 
-// Whether the value of a config group, such as `loss`, determines these texts.
+// Groups of keys of which any determines the others.
+function keysTogether(list, keys) {
+  const textsOf = (key) => list.map((run) => textOf(run.config[key]));
+  return keys.reduce((groups, key) => {
+    const same = groups.find(([first]) => followsFrom(list, first, textsOf(key)) && followsFrom(list, key, textsOf(first)));
+    if (same) same.push(key); else groups.push([key]);
+    return groups;
+  }, []);
+}
+
+// Whether the value of a key, such as the config group `loss`, determines these texts.
 function followsFrom(list, group, texts) {
   const seen = new Map();
   return list.every((run, index) => {

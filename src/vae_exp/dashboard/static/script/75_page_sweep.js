@@ -221,10 +221,13 @@ const RUNS_FOR_IMPORTANCE = 10;
 function drawImportance(box, list, keys, metric) {
   const measured = finite(list, metric);
   if (measured.length < RUNS_FOR_IMPORTANCE) { refill(box, el("p", { class: "quiet" }, `From ${RUNS_FOR_IMPORTANCE} finished runs on; there are ${measured.length}.`)); return null; }
-  const shares = sharesOf(measured, keys, metric).sort((a, b) => b[1] - a[1]).slice(0, 12);
-  const drawing = barChart(shares, (share) => `${Math.round(100 * share)} %`, 1);
-  refill(box, drawing, el("p", { class: "quiet" }, `Variance of ${metric} that goes with each key alone, over ${measured.length} finished runs. Approximate: keys that only matter together are not seen.`));
-  return { title: `importance of keys for ${metric}`, drawing, table: [["key", `share of the variance of ${metric}`], ...shares.map((pair) => pair.map(textOf))] };
+  const together = new Map(keysTogether(measured, keys).map((some) => [some[0], some]));
+  const shares = sharesOf(measured, [...together.keys()], metric).sort((a, b) => b[1] - a[1]).slice(0, 12);
+  const several = shares.map(([key]) => together.get(key)).filter((some) => some.length > 1);
+  const drawing = barChart(shares.map(([key, share]) => [together.get(key).length > 1 ? `${key}, …` : key, share]), (share) => `${Math.round(100 * share)} %`, 1);
+  refill(box, drawing, several.map((some) => el("p", { class: "quiet" }, `Always change together: ${some.join(", ")}.`)),
+    el("p", { class: "quiet" }, `Variance of ${metric} that goes with each key alone, over ${measured.length} finished runs. Approximate: keys that only matter together are not seen.`));
+  return { title: `importance of keys for ${metric}`, drawing, table: [["key", `share of the variance of ${metric}`], ...shares.map(([key, share]) => [together.get(key).join(", "), textOf(share)])] };
 }
 
 function sharesOf(list, keys, metric) {
