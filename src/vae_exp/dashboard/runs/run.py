@@ -77,13 +77,12 @@ class Run:
         """
         trained = [segment for segment in self.segments if not self._is_added(segment)]
         summary = _merge(segment.summary if segment in trained else segment.scores for segment in self.segments)
-        times = [segment.history.series("_runtime", "_runtime") for segment in trained]
-        if len(times) > 1 and len(times[-1][0]):
-            summary["_runtime"] = float(_continue_times(times)[-1][0][-1])
-        if "test/epoch" in summary and summary["test/epoch"] not in (
-            summary.get("best/epoch"),
-            summary.get("epoch"),
-        ):
+        if len(trained) > 1:
+            times = _continue_times([segment.history.series("_runtime", "_runtime") for segment in trained])
+            if len(times[-1][0]):
+                summary["_runtime"] = float(times[-1][0][-1])
+        epochs = [summary.get(key) for key in ("best/epoch", "epoch")]
+        if summary.get("test/epoch", epochs[0]) not in epochs:
             return {key: value for key, value in summary.items() if not key.startswith("test/")}
         return summary
 
