@@ -68,7 +68,7 @@ def decoded(page: Any, view: int = 0) -> tuple[torch.Tensor, np.ndarray]:
     """The latents that a view has decoded, and the grey values of its canvas in [0, 1]."""
     page.wait_for_timeout(400)
     script = """(view) => {
-      const canvas = document.querySelectorAll('.pair')[view].lastChild;
+      const canvas = document.querySelectorAll('.pair')[view].firstChild;
       const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
       return [canvas.dataset.latents, canvas.height, [...data].filter((_, index) => index % 4 === 0)];
     }"""
@@ -94,14 +94,23 @@ def test_the_pointer_decodes_what_is_under_it(watched, runs, exported):
         box = plane.bounding_box()
         at_start = check(page, run)
         seen = [decoded(page)[1]]
+        of_image = page.locator(".latent-pictures").inner_text()
+        assert of_image.startswith("Image 1 of")
+        original = page.get_by_label("Original image")
+        expect(original).to_be_visible()
         for x, y in ((0.3, 0.3), (0.7, 0.4), (0.4, 0.8)):
             page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
             latents = check(page, run)
             assert torch.sign(latents).tolist() == [np.sign(x - 0.5), np.sign(0.5 - y)]
             seen.append(decoded(page)[1])
+            coordinates = ", ".join(f"{value:.2f}".replace("-", "−") for value in latents.tolist())
+            assert page.locator(".latent-pictures").inner_text() == f"z = ({coordinates})"
+            expect(original).to_be_hidden()
         assert all(np.abs(a - b).max() > 0.02 for a, b in pairwise(seen))
         page.mouse.move(5, 5)
         assert torch.equal(check(page, run), at_start)
+        assert page.locator(".latent-pictures").inner_text() == of_image
+        expect(original).to_be_visible()
         page.mouse.click(box["x"] + 0.3 * box["width"], box["y"] + 0.3 * box["height"])
         page.mouse.move(5, 5)
         chosen = check(page, run)
@@ -150,6 +159,21 @@ def test_an_image_a_slider_and_the_keyboard_choose_latents(watched, runs, export
         with page.expect_download() as download:
             page.get_by_role("button", name="PNG").click()
         assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
+
+
+def test_sliders_follow_the_pointer_and_nothing_moves_under_it(watched, runs):
+    with shown(watched, runs, "units") as page:
+        page.set_viewport_size({"width": 500, "height": 900})  # the caption is above the plane
+        plane, values = page.locator("canvas.plane"), page.locator(".sliders output")
+        plane.scroll_into_view_if_needed()
+        box, at_start = plane.bounding_box(), values.all_inner_texts()
+        page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.3 * box["height"])
+        latents = decoded(page)[0].tolist()
+        units = [int(text.removeprefix("z")) - 1 for text in page.locator(".sliders tbody th").all_inner_texts()]
+        assert values.all_inner_texts() == [f"{latents[unit]:.2f}".replace("-", "−") for unit in units]
+        assert plane.bounding_box() == box
+        page.mouse.move(5, 5)
+        assert values.all_inner_texts() == at_start
 
 
 def test_an_interpolation_runs_along_the_line_between_two_images(watched, runs):

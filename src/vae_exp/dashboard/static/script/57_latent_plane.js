@@ -60,7 +60,7 @@ function latentPlane(bundle, plane, { onPreview, onChoose }) {
     pointermove: (event) => { if (pressed) choose(at(event)); else if (event.pointerType === "mouse") { const point = at(event); draw(point); onPreview(point); } },
     pointerup: () => { pressed = false; },
     pointercancel: () => { pressed = false; },
-    pointerleave: () => { if (!pressed) { draw(chosen); onPreview(chosen); } },
+    pointerleave: () => { if (!pressed) { draw(chosen); onPreview(null); } },
     keydown: (event) => {
       const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
       if (!step) return;

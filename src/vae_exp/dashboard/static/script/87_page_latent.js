@@ -101,17 +101,22 @@ function latentView(run, bundle, isFirst, onChange) {
   const latent = { z: new Float32Array(bundle.latent_dim), label: 0, image: -1, codes: [] };
   const save = debounce(() => { if (isFirst) setState({ z: isCodebook ? latent.codes.join(",") : shortNumbers(latent.z), image: latent.image < 0 ? "" : String(latent.image), label: bundle.classes ? String(latent.label) : "" }); }, 250);
   const paint = (latents) => decode(latents, latent.label, (values) => { picture.paint(values); picture.canvas.dataset.latents = latents.join(","); problem.textContent = ""; });
-  const controls = isCodebook ? codeControls(bundle, latent, changed) : unitControls(bundle, latent, changed, paint);
+  const controls = isCodebook ? codeControls(bundle, latent, changed) : unitControls(bundle, latent, changed, display);
   const lines = el("div", { class: "strip interpolation" });
 
+  function display({ z, image }) {
+    paint(z);
+    original.canvas.hidden = image < 0;
+    if (image >= 0) original.paint(pixelsOf(bundle, image));
+    const text = describe(bundle, { z, image });
+    if (image < 0 && text.length < caption.textContent.length) caption.style.minHeight = `${caption.getBoundingClientRect().height}px`; // what is below stays under the pointer
+    caption.textContent = text;
+  }
   function changed(isKept = false) {
     if (!isKept) latent.image = -1;
-    paint(latent.z);
+    display(latent);
     controls.show();
     if (label) label.querySelector("select").value = String(latent.label);
-    original.canvas.hidden = latent.image < 0;
-    if (latent.image >= 0) original.paint(pixelsOf(bundle, latent.image));
-    caption.textContent = describe(bundle, latent);
     onChange();
     save();
   }
@@ -127,19 +132,18 @@ function latentView(run, bundle, isFirst, onChange) {
   const buttons = el("div", { class: "controls" },
     el("button", { type: "button", on: { click: () => { takeDraw(bundle, latent); changed(); } } }, "Random"),
     label,
-    el("button", { type: "button", on: { click: () => savePicture([original, picture].filter((item) => !item.canvas.hidden)) } }, "PNG"));
+    el("button", { type: "button", on: { click: () => savePicture([picture, original].filter((item) => !item.canvas.hidden)) } }, "PNG"));
   view.element = el("section", { class: "panel", "data-run": run.key }, el("h2", {}, run.name), buttons, el("div", { class: "latent-body" },
-    el("div", { class: "latent-pictures" }, el("div", { class: "pair" }, original.canvas, picture.canvas), caption, problem, lines),
+    el("div", { class: "latent-pictures" }, el("div", { class: "pair" }, picture.canvas, original.canvas), caption, problem, lines),
     el("div", { class: "latent-map" }, controls.map), el("div", { class: "latent-units" }, controls.units)), controls.below);
   return view;
 }
 
-function describe(bundle, latent) {
-  const { image } = latent;
-  if (image < 0) return bundle.codebook ? "" : `z = (${[...latent.z.subarray(0, 8)].map(signed).join(", ")}${latent.z.length > 8 ? ", …" : ""})`;
+function describe(bundle, { z, image }) {
+  if (image < 0) return bundle.codebook ? "" : `z = (${[...z.subarray(0, 8)].map(signed).join(", ")}${z.length > 8 ? ", …" : ""})`;
   const name = bundle.arrays.labels ? ` of ${bundle.class_names?.[bundle.arrays.labels[image]] ?? `class ${bundle.arrays.labels[image]}`}` : "";
   const [elbo, rate, distortion] = ["elbo", "rate", "distortion"].map((key) => bundle.arrays[key][image]);
-  return `Image ${image + 1}${name}: −ELBO ${fixed(-elbo, 3)} = rate ${fixed(rate, 3)} + distortion ${fixed(distortion, 3)} nats. Left the original.`;
+  return `Image ${image + 1}${name}: −ELBO ${fixed(-elbo, 3)} = rate ${fixed(rate, 3)} + distortion ${fixed(distortion, 3)} nats. Right the original.`;
 }
 
 // Whether the state names other latents than the view has.
@@ -179,11 +183,15 @@ function takeDraw(bundle, latent) {
 }
 
 // The plane, and sliders for the other units, those with the highest rate first.
-function unitControls(bundle, latent, changed, paint) {
+function unitControls(bundle, latent, changed, display) {
   const hasCodes = bundle.count("codes") > 0;
   const plane = bundle.latent_dim < 2 ? null : planeOf(bundle, bundle.latent_dim === 2 || (!hasCodes && !state.plane) ? "0,1" : state.plane);
   const map = plane && latentPlane(bundle, plane, {
-    onPreview: (point) => paint(moved(plane, latent.z, point)),
+    onPreview: (point) => {
+      const shown = point ? { z: moved(plane, latent.z, point), image: -1 } : latent;
+      display(shown);
+      sliders.show(shown);
+    },
     onChoose: (point) => { latent.z = moved(plane, latent.z, point); changed(); },
   });
   const sliders = unitSliders(bundle, latent, plane?.units ?? [], changed);
@@ -191,7 +199,7 @@ function unitControls(bundle, latent, changed, paint) {
   const [first, second] = plane?.units.length ? plane.units.map(String) : ["", ""];
   const axisChoice = (label, now, make) => choice(label, [...(hasCodes ? [["", "principal"]] : []), ...units], now, (value) => setState({ plane: value === "" ? "pc" : make(value) }));
   const axes = bundle.latent_dim > 2 ? el("div", { class: "controls" }, axisChoice("Across", first, (value) => `${value},${second && second !== value ? second : value === "0" ? 1 : 0}`), axisChoice("Up", second, (value) => `${first && first !== value ? first : value === "0" ? 1 : 0},${value}`)) : null;
-  return { map: [axes, map?.figure, legendOfLabels(bundle)], units: sliders.element, below: null, show: () => { map?.show(latent.z); sliders.show(); } };
+  return { map: [axes, map?.figure, legendOfLabels(bundle)], units: sliders.element, below: null, show: () => { map?.show(latent.z); sliders.show(latent); } };
 }
 
 function unitSliders(bundle, latent, inPlane, changed) {
@@ -208,12 +216,12 @@ function unitSliders(bundle, latent, inPlane, changed) {
     const isDead = rates ? rates[unit] < DEAD_RATE : bundle.active?.[unit] === false;
     const row = el("tr", { class: isDead ? "dead" : null, title: isDead ? "This unit carries next to nothing of the images." : null }, el("th", { scope: "row" }, `z${unit + 1}`), el("td", {}, slider), el("td", { class: "number" }, output),
       rates ? el("td", { class: "number rate" }, el("meter", { min: 0, max: most, value: rates[unit], "aria-label": `rate of z${unit + 1}` }), ` ${rates[unit].toFixed(2)}`) : null, rates ? ofImage : null);
-    return { row, show: () => { slider.value = latent.z[unit]; output.textContent = signed(latent.z[unit]); ofImage.textContent = latent.image >= 0 && bundle.arrays.image_rates ? bundle.row("image_rates", latent.image)[unit].toFixed(2) : ""; } };
+    return { row, show: ({ z, image }) => { slider.value = z[unit]; output.textContent = signed(z[unit]); ofImage.textContent = image >= 0 && bundle.arrays.image_rates ? bundle.row("image_rates", image)[unit].toFixed(2) : ""; } };
   });
   const planeRates = rates && inPlane.length ? el("p", { class: "quiet" }, `On the plane: ${inPlane.map((unit) => `z${unit + 1}, rate ${rates[unit].toFixed(2)}`).join("; ")} nats.`) : null;
   const head = el("thead", {}, el("tr", {}, ["unit", "value", "", ...(rates ? ["rate, nats", "of this image"] : [])].map((text) => el("th", { scope: "col", class: text === "of this image" ? "of-image" : null }, el("span", {}, text)))));
   const table = rows.length ? el("div", { class: "scroll sliders", tabindex: "0", role: "region", "aria-label": "Latent units" }, el("table", {}, head, el("tbody", {}, rows.map((item) => item.row)))) : null;
-  return { element: [planeRates, table, order.length > MOST_SLIDERS ? el("p", { class: "quiet" }, `The first ${MOST_SLIDERS} of ${order.length} units.`) : null], show: () => rows.forEach((item) => item.show()) };
+  return { element: [planeRates, table, order.length > MOST_SLIDERS ? el("p", { class: "quiet" }, `The first ${MOST_SLIDERS} of ${order.length} units.`) : null], show: (shown) => rows.forEach((item) => item.show(shown)) };
 }
 
 function legendOfLabels(bundle) {
