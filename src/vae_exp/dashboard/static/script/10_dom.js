@@ -42,9 +42,14 @@ function boxes(label, values, chosen, onChange, titleOf = (value) => value) {
   })));
 }
 
-// A menu stays open while it is used, and Escape closes it.
+// A menu stays open while it is used, and Escape closes it. It is moved to the left where it would be cut at the right.
 function menuOf(label, ...items) {
-  const menu = el("details", { class: "menu" }, el("summary", {}, label), el("div", {}, items));
+  const box = el("div", {}, items);
+  const menu = el("details", { class: "menu" }, el("summary", {}, label), box);
+  menu.addEventListener("toggle", () => {
+    const over = menu.getBoundingClientRect().left + box.offsetWidth + 16 - document.documentElement.clientWidth;
+    box.style.marginLeft = over > 0 && getComputedStyle(box).position === "absolute" ? `${-over}px` : "";
+  });
   menu.addEventListener("keydown", (event) => {
     if (event.key === "Escape") { menu.open = false; menu.querySelector("summary").focus(); }
   });
