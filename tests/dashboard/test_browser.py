@@ -589,11 +589,37 @@ def test_the_jobs_of_a_sweep_have_the_names_of_the_sweep_command(watched: Watche
         expect(links).to_have_text(names[1:2])
         show(watched, address, page="charts", filter="seed=0")
         legend = watched.page.locator(".legend button")
-        expect(legend).to_have_text(
-            [f"latent_dim={n} decoder.hidden_dims=[{n + 1}]" for n in (1, 0)], timeout=TIMEOUT
-        )
+        expect(legend).to_have_text(names[1::-1], timeout=TIMEOUT)
         show(watched, address, page="run", run="r3")
         expect(watched.page.locator("main h2").first).to_have_text(f" {names[3]}", timeout=TIMEOUT)
+    assert watched.complaints == []
+
+
+def test_a_run_has_one_label_on_all_pages(watched: Watched, tmp_path: Path):
+    """Its group or its id where others would have the same one."""
+    for number in range(6):
+        sweep, seed = ["one", "two", ""][number // 2], number % 2
+        config = {"run_directory": f"/outputs/{number}", "seed": seed, "overrides": {}}
+        fields = {"display_name": "digits-mlp"}
+        if sweep:
+            config |= {"run_directory": f"/multirun/{sweep}/{seed}", "overrides": {"seed": str(seed)}}
+            fields = {"display_name": f"seed-{seed}", "job_type": "sweep", "run_group": sweep}
+        row = {"val/elbo": -1.0, "figures/a": picture("media/images/a.png")}
+        path = make_run(tmp_path, f"r{number}", config, [row], started=1_700_000_000 + number, **fields)
+        (path.parent / "files" / "media" / "images" / "a.png").write_bytes(PNG)
+    labels = [f"{sweep}: seed={seed}" for sweep in ("one", "two") for seed in (0, 1)]
+    labels += [f"digits-mlp ({run})" for run in ("r4", "r5")]
+    with dashboard([tmp_path]) as address:
+        for page, place in {
+            "runs": "tr[data-run] a",
+            "charts": ".legend button span:not(.swatch)",
+            "images": "figcaption a",
+            "compare": ".of-runs a",
+        }.items():
+            show(watched, address, page=page, sort="started", compare="\x1f".join(f"r{n}" for n in range(6)))
+            expect(watched.page.locator(place)).to_have_text(labels, timeout=TIMEOUT)
+        show(watched, address, page="run", run="r2")
+        expect(watched.page.locator("main h2").first).to_have_text(f" {labels[2]}", timeout=TIMEOUT)
     assert watched.complaints == []
 
 

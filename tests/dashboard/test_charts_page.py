@@ -143,7 +143,7 @@ def test_the_table_and_the_charts_have_the_same_groups(watched: Watched, tmp_pat
         page.get_by_role("link", name="Runs").click()
         expect(page.locator("tr.group th[scope]")).to_have_text(["loss iwae · 4 runs", "loss elbo · 4 runs"])
         page.goto(f"{page.url}&page=compare&compare=r00%1Fr01")
-        expect(page.locator(".legend button")).to_have_text(["seed=0", "seed=1"], timeout=TIMEOUT)
+        expect(page.locator(".legend button")).to_have_text(["r00", "r01"], timeout=TIMEOUT)
     assert watched.complaints == []
 
 
@@ -196,7 +196,7 @@ def test_values_of_gpus_are_drawn_where_runs_have_them(watched: Watched, tmp_pat
         page.get_by_label("GPU 0: memory (GB)").check()
         expect(page.locator(".grid .scatterlayer")).to_have_count(2)
         [line] = page.evaluate(PANELS)["GPU 0: memory (GB)"]
-        assert (line["name"], line["x"], line["y"]) == ("x=1", [0.5, 1.5], [3.5, 3.5])
+        assert (line["name"], line["x"], line["y"]) == ("r1", [0.5, 1.5], [3.5, 3.5])
         page.get_by_label("Against").select_option("step")
         page.wait_for_function("() => document.querySelectorAll('.chart')[1].data[0].x[0] === 5")
         expect(page.get_by_label("Against").locator("option")).to_have_count(5)

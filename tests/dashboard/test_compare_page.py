@@ -68,7 +68,7 @@ def test_selected_runs_are_compared(watched: Watched, tmp_path: Path, way: str):
         page.reload()
         expect(page.locator("section .scatterlayer .trace")).to_have_count(3, timeout=TIMEOUT)
         assert texts(page, "Keys that differ") == [["x", "1", "0", "4"]]
-        page.get_by_role("button", name="Remove x=0").click()
+        page.get_by_role("button", name="Remove r0").click()
         expect(page.locator("section .scatterlayer .trace")).to_have_count(2)
         page.go_back()
         expect(page.locator("section .scatterlayer .trace")).to_have_count(3)
@@ -82,7 +82,7 @@ def test_two_runs_are_suggested_and_one_or_seven_are_not_compared(watched: Watch
         message, chosen = page.locator("main [role=status]").first, page.locator(".of-runs [data-run]")
         page.goto(f"{address}#page=compare&filter=x<6")
         expect(message).to_contain_text("The best run by best/val/elbo and the latest other one", timeout=TIMEOUT)
-        expect(chosen).to_have_text(["x=5 ×", "x=4 ×"])
+        expect(chosen).to_have_text(["r5 ×", "r4 ×"])
         expect(page.locator("section .scatterlayer .trace")).to_have_count(2)
         page.get_by_label("Add").select_option("r0")
         expect(message).to_have_text("")

@@ -56,7 +56,7 @@ function takeRun(run) {
   const metrics = [...run.keys, ...Object.keys(run.summary).filter((key) => typeof run.summary[key] === "number")].filter(isMetric);
   const config = withOverrides(bare(run.config));
   noteVariants(config);
-  runs.set(run.key, { ...run, given: run.config, config, overrides: bare(run.overrides), summary: bare(run.summary), metrics: sameNames(JSON.stringify(metrics)) });
+  runs.set(run.key, { ...run, ownLabel: run.label, given: run.config, config, overrides: bare(run.overrides), summary: bare(run.summary), metrics: sameNames(JSON.stringify(metrics)) });
 }
 
 // False if another server answered, whose cursor differs: everything must be fetched again.
@@ -78,7 +78,7 @@ function takeChanges(answer) {
   const moved = answer.runs.length > 0 || answer.removed.length > 0 || unread !== waiting;
   const isFirst = runs.size <= answer.runs.length;
   [cursor, notes, waiting, unsent] = [answer.cursor, answer.notes, unread, answer.more];
-  if (moved && (isFirst || !unsent)) { numberRuns(); dataListeners.forEach((listener) => listener()); }
+  if (moved && (isFirst || !unsent)) { numberRuns(); labelRuns(currentRuns()); dataListeners.forEach((listener) => listener()); }
   return true;
 }
 
@@ -88,6 +88,15 @@ function numberRuns() {
     run.colour = index % 8;
     run.dash = Math.floor(index / 8) % 4;
   });
+}
+
+// The label of a run on all pages: where others have the same one, with its group before it or its id behind it.
+function labelRuns(list) {
+  for (const same of groupsBy(list, (run) => run.ownLabel)) {
+    for (const members of groupsBy(same, (run) => run.group)) {
+      for (const run of members) run.label = same.length === 1 ? run.ownLabel : members.length === 1 && run.group ? `${run.group}: ${run.ownLabel}` : `${run.ownLabel} (${run.id})`;
+    }
+  }
 }
 
 const OWN_FIELDS = {
@@ -390,7 +399,7 @@ function chosenRuns() {
   return some.length ? some : list;
 }
 
-// The keys in labels: if labels with all varying keys are long, only as many as distinguish the runs.
+// The keys in labels of groups: if labels with all varying keys are long, only as many as distinguish the runs.
 const LONG_LABEL = 48;
 const keysOfLabels = new Map();
 function labelKeys(list) {
@@ -416,7 +425,7 @@ function findLabelKeys(list, keys) {
   return keys.filter((key) => chosen.has(key));
 }
 
-// A short label that distinguishes a run from the others: overrides of a sweep as `vae_exp.configuration.naming` names them.
+// A short label that distinguishes the group of a run from others: overrides of a sweep as `vae_exp.configuration.naming` names them.
 function labelOf(run, keys) {
   const parts = keys.filter((key) => key in run.config).map((key) => (run.overrides[key] ?? [nameOf(key, keys), shown(run.config[key], key)]).join("="));
   return parts.length ? parts.join(" ") : run.label;

@@ -184,7 +184,7 @@ function tableItems(list, columns, selected, rowCache) {
   const common = JSON.stringify(columns);
   if (rowCache.size > 500) rowCache.clear();
   const rowOf = (run) => {
-    const signature = JSON.stringify([run.version, common, selected.has(run.key), best.get(run), [...(values.get(run) ?? [])], run.colour, run.dash]);
+    const signature = JSON.stringify([run.version, run.label, common, selected.has(run.key), best.get(run), [...(values.get(run) ?? [])], run.colour, run.dash]);
     const cached = rowCache.get(run.key);
     if (cached?.signature === signature) return cached.row;
     const row = tableRow(run, columns, selected, best.get(run), values.get(run));

@@ -92,9 +92,9 @@ function groupsOfCharts(list) {
   const order = isOfKey ? groups : [...groups].sort((one, other) => first(one) - first(other));
   const numbered = new Map(order.map((members, index) => [members, { colour: index % COLOURS, dash: Math.floor(index / COLOURS) % DASHES.length }]));
   const styles = stylesOf(groups.map((members) => (group ? numbered.get(members) : members[0])), ...stylesByKey(list, groups));
-  const all = labelKeys(list);
-  const keys = isOfKey ? [...new Set([group, ...splitKeys()])] : group ? all.filter((key) => !isSeed(key) || splitKeys().includes(key)) : all;
-  return groups.map((members, index) => ({ members, style: styles[index], label: (isOfKey ? labelBy(members[0], keys) : labelOf(members[0], keys)) + (group ? ` (${members.length})` : "") }));
+  const keys = isOfKey ? [...new Set([group, ...splitKeys()])] : labelKeys(list).filter((key) => !isSeed(key) || splitKeys().includes(key));
+  const labelIn = ([run]) => (isOfKey ? labelBy : labelOf)(run, keys);
+  return groups.map((members, index) => ({ members, style: styles[index], label: group ? `${labelIn(members)} (${members.length})` : members[0].label }));
 }
 
 // The numbers of colours and dashes that keys decide, or null. More colours than there are take a dash too, or, of
@@ -120,7 +120,7 @@ function legendEntries(groups) {
 }
 
 const isIsolated = ({ groups }) => groups.some(({ members }) => members.some((run) => run.key === state.isolate));
-const groupLabel = (members, keys) => members.length > 1 ? `${labelOf(members[0], keys.filter((key) => !isSeed(key)))} (${members.length})` : labelOf(members[0], keys);
+const groupLabel = (members, keys) => members.length > 1 ? `${labelOf(members[0], keys.filter((key) => !isSeed(key)))} (${members.length})` : members[0].label;
 
 function legendButton(entry) {
   const isolated = isIsolated(entry);

@@ -25,7 +25,7 @@ function drawParallel(box, list, keys, metric) {
   const gap = Math.max(LEAST_AXIS_GAP, (box.clientWidth - left - right) / (axes.length - 1));
   const width = left + right + gap * (axes.length - 1);
   const x = (index) => left + index * gap;
-  const paths = measured.map((run) => runPath(run, keys, metric, axes.map((key, index) => `${x(index).toFixed(1)},${yOf(scales.get(key).place(run)).toFixed(1)}`), scales.get(metric).place(run)));
+  const paths = measured.map((run) => runPath(run, metric, axes.map((key, index) => `${x(index).toFixed(1)},${yOf(scales.get(key).place(run)).toFixed(1)}`), scales.get(metric).place(run)));
   const message = el("p", { class: "quiet", role: "status" });
   const buttons = el("span", { class: "controls" });
   const show = (ranges) => markPaths(measured, paths, scales, ranges, message, buttons);
@@ -39,8 +39,8 @@ function drawParallel(box, list, keys, metric) {
 
 const yOf = (place) => PARALLEL.height - PARALLEL.bottom - place * (PARALLEL.height - PARALLEL.bottom - PARALLEL.top);
 
-function runPath(run, keys, metric, points, at) {
-  const text = `${labelOf(run, keys)}: ${shown(number(run, metric), metric)}`;
+function runPath(run, metric, points, at) {
+  const text = `${run.label}: ${shown(number(run, metric), metric)}`;
   const open = () => setState({ page: "run", run: run.key });
   return svg("path", { class: "run", style: `stroke: ${cssOf({ at })}`, "data-at": at, "data-of": "stroke", d: `M${points.join("L")}`, tabindex: "0", role: "link", "data-key": run.key, "aria-label": text,
     on: { click: open, keydown: (event) => { if (event.key === "Enter") open(); } } }, svg("title", {}, text));

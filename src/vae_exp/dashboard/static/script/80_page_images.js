@@ -32,12 +32,11 @@ function imagesIn(box) {
     const signature = JSON.stringify([names, name, moments, state.every, now]);
     if (signature !== menuSignature) { refillControls(controls, names, name, moments, now); menuSignature = signature; }
     message.textContent = list.length ? `${name}, ${list.length} of ${all.length} runs${all.length > list.length ? ": the others have no pictures, or are too many" : ""}` : !all.length ? noRunText() : "No run has pictures yet; evaluator.figures.every_n_epochs=5 draws them during training.";
-    const keys = labelKeys(list);
-    const content = JSON.stringify([name, now, state.every, list.map((run) => [run.key, run.colour, picturesOf(run).length, labelOf(run, keys)])]);
+    const content = JSON.stringify([name, now, state.every, list.map((run) => [run.key, run.colour, picturesOf(run).length, run.label])]);
     if (content === wallSignature) return;
     wallSignature = content;
-    refill(wall, state.every === "1" ? list.map((run) => strip(run, keys, picturesOf(run).filter((picture) => picture.name === name)))
-      : el("div", { class: "tiles" }, list.map((run) => tile(run, keys, picturesOf(run).filter((picture) => picture.name === name && momentOf(picture) <= now)))));
+    refill(wall, state.every === "1" ? list.map((run) => strip(run, picturesOf(run).filter((picture) => picture.name === name)))
+      : el("div", { class: "tiles" }, list.map((run) => tile(run, picturesOf(run).filter((picture) => picture.name === name && momentOf(picture) <= now)))));
   };
 }
 
@@ -55,8 +54,8 @@ function refillControls(controls, names, name, moments, now) {
   if (focused) slider.focus();
 }
 
-function pictureOf(run, picture, keys) {
-  const label = `${labelOf(run, keys)}: ${picture.name}, epoch ${momentOf(picture)}`;
+function pictureOf(run, picture) {
+  const label = `${run.label}: ${picture.name}, epoch ${momentOf(picture)}`;
   const image = el("img", { src: source.address(run.key, picture), alt: label, loading: "lazy", decoding: "async", on: {
     load: () => image.classList.toggle("crisp", image.naturalWidth < image.clientWidth),
     error: () => button.replaceWith(el("p", { class: "quiet" }, "The file is gone, or is no picture.")),
@@ -74,19 +73,19 @@ function enlarge(image, label) {
   dialog.showModal();
 }
 
-function titleOf(run, keys) {
-  return [swatch(run), " ", el("a", { href: fragmentWith({ page: "run", run: run.key }) }, labelOf(run, keys))];
+function titleOf(run) {
+  return [swatch(run), " ", el("a", { href: fragmentWith({ page: "run", run: run.key }) }, run.label)];
 }
 
-function tile(run, keys, pictures) {
+function tile(run, pictures) {
   const last = momentOf(pictures.at(-1) ?? {});
   const shownNow = pictures.filter((picture) => momentOf(picture) === last);
-  return el("figure", { "data-run": run.key }, el("figcaption", {}, titleOf(run, keys), pictures.length ? ` · ${last}` : " · not drawn yet"),
-    shownNow.map((picture) => [pictureOf(run, picture, keys), picture.caption ? el("figcaption", {}, picture.caption) : null]));
+  return el("figure", { "data-run": run.key }, el("figcaption", {}, titleOf(run), pictures.length ? ` · ${last}` : " · not drawn yet"),
+    shownNow.map((picture) => [pictureOf(run, picture), picture.caption ? el("figcaption", {}, picture.caption) : null]));
 }
 
-function strip(run, keys, pictures) {
-  return el("section", { "data-run": run.key }, el("h3", {}, titleOf(run, keys)),
-    el("div", { class: "strip", tabindex: "0", role: "region", "aria-label": labelOf(run, keys) },
-      pictures.map((picture) => el("figure", {}, pictureOf(run, picture, keys), el("figcaption", {}, `epoch ${momentOf(picture)}`, picture.caption ? ` · ${picture.caption}` : "")))));
+function strip(run, pictures) {
+  return el("section", { "data-run": run.key }, el("h3", {}, titleOf(run)),
+    el("div", { class: "strip", tabindex: "0", role: "region", "aria-label": run.label },
+      pictures.map((picture) => el("figure", {}, pictureOf(run, picture), el("figcaption", {}, `epoch ${momentOf(picture)}`, picture.caption ? ` · ${picture.caption}` : "")))));
 }

@@ -40,44 +40,43 @@ function pageCompare(main) {
   return async () => {
     const [chosen, metric] = [chosenToCompare(), mainMetric(filteredRuns())];
     const list = chosen.length ? chosen : suggestedRuns(metric);
-    const keys = labelKeys(list);
-    const now = JSON.stringify([list.map((run) => [run.key, run.version, labelOf(run, keys), run.colour]), runs.size, state.by, state.filter, chosen.length]);
+    const now = JSON.stringify([list.map((run) => [run.key, run.version, run.label, run.colour]), runs.size, state.by, state.filter, chosen.length]);
     const isNew = now !== signature;
     if (isNew) {
       signature = now;
-      refill(choices, comparedChoices(list, keys));
+      refill(choices, comparedChoices(list));
       message.textContent = list.length < 2 ? "Select two to six runs in the table of the page Runs, or add them here."
         : !chosen.length ? `The best run by ${labelOfMetric(list, metric)} and the latest other one of the same data and likelihood. Select two to six runs on the page Runs, or add and remove them here.`
         : new Set(list.map(comparableOf)).size > 1 ? "These runs have different data or likelihoods, so their values cannot be compared." : "";
-      compareConfigs(list, keys, config, following, kept, equal);
-      refill(metrics, epochChoice(list), metricsTable(list, keys));
+      compareConfigs(list, config, following, kept, equal);
+      refill(metrics, epochChoice(list), metricsTable(list));
     }
     refill(body, list.length < 2 ? [] : sections);
     if (list.length < 2) return;
     await drawCharts(list);
     await showImages(list);
-    if (isNew) refill(units, await compareUnits(list, keys, details));
+    if (isNew) refill(units, await compareUnits(list, details));
   };
 }
 
-function comparedChoices(list, keys) {
+function comparedChoices(list) {
   const keyed = (label, key) => { label.querySelector("select").dataset.key = key; return label; };
   const chosen = new Set(list.map((run) => run.key));
-  const remove = (run) => el("button", { type: "button", "aria-label": `Remove ${labelOf(run, keys)}`, on: { click: () => compare(list.filter((item) => item !== run)) } }, "×");
+  const remove = (run) => el("button", { type: "button", "aria-label": `Remove ${run.label}`, on: { click: () => compare(list.filter((item) => item !== run)) } }, "×");
   return [
-    list.map((run) => el("span", { "data-run": run.key }, titleOf(run, keys), " ", list.length > 1 ? remove(run) : null)),
+    list.map((run) => el("span", { "data-run": run.key }, titleOf(run), " ", list.length > 1 ? remove(run) : null)),
     list.length < MOST_COMPARED ? keyed(choice("Add", [["", "–"], ...runOptions([...runs.values()].filter(filterOf(state.filter).passes)).filter(([key]) => !chosen.has(key))], "", (key) => compare([...list, runs.get(key)])), "add") : null,
-    list.length > 1 ? keyed(choice("Differences from", list.map((run) => [run.key, labelOf(run, keys)]), list[0].key, (key) => compare([runs.get(key), ...list.filter((run) => run.key !== key)])), "first") : null,
+    list.length > 1 ? keyed(choice("Differences from", list.map((run) => [run.key, run.label]), list[0].key, (key) => compare([runs.get(key), ...list.filter((run) => run.key !== key)])), "first") : null,
   ];
 }
 
-function sideBySide(title, list, keys, rows) {
-  const head = el("tr", {}, el("th"), list.map((run) => el("th", { scope: "col" }, el("span", {}, titleOf(run, keys)))));
+function sideBySide(title, list, rows) {
+  const head = el("tr", {}, el("th"), list.map((run) => el("th", { scope: "col" }, el("span", {}, titleOf(run)))));
   return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title }, el("table", { class: "facts compared" }, el("thead", {}, head), el("tbody", {}, rows)));
 }
 
 // Keys that differ, then folded those that follow others, that change no result, and that are equal.
-function compareConfigs(list, keys, config, following, kept, equal) {
+function compareConfigs(list, config, following, kept, equal) {
   const textIn = (run, key) => (key in run.config ? `=${textOf(run.config[key])}` : "");
   const rank = new Map(varyingKeys(list).map((key, index) => [key, index - 1e6]));
   const all = [...new Set(list.flatMap((run) => Object.keys(run.config)))].sort((a, b) => (rank.get(a) ?? 0) - (rank.get(b) ?? 0) || a.localeCompare(b));
@@ -87,7 +86,7 @@ function compareConfigs(list, keys, config, following, kept, equal) {
   const rowOf = (key) => el("tr", {}, el("th", { scope: "row" }, key),
     list.map((run) => el("td", { class: textIn(run, key) === textIn(list[0], key) ? null : "differs" }, key in run.config ? shown(run.config[key]) : "–")));
   const differing = all.filter((key) => !isEqual(key));
-  const table = (title, some) => (some.length ? sideBySide(title, list, keys, some.map(rowOf)) : el("p", { class: "quiet" }, "No key differs."));
+  const table = (title, some) => (some.length ? sideBySide(title, list, some.map(rowOf)) : el("p", { class: "quiet" }, "No key differs."));
   const folded = (details, title, some) => {
     details.hidden = !some.length;
     details.firstChild.textContent = `${title} (${some.length})`;
@@ -99,7 +98,7 @@ function compareConfigs(list, keys, config, following, kept, equal) {
   folded(equal, "Equal keys", all.filter(isEqual));
 }
 
-function metricsTable(list, keys) {
+function metricsTable(list) {
   const best = bestValues(list, metricNames(list));
   const row = (title, cellOf) => el("tr", {}, el("th", { scope: "row" }, title), list.map(cellOf));
   const value = (run, key) => el("td", { class: "number" }, shown(valueOf(run, key)));
@@ -110,7 +109,7 @@ function metricsTable(list, keys) {
     return el("td", { class: ["number", isLast ? "quiet" : "", count ? "top" : ""].join(" ").trim(), title: textOf(valueOf(run, name)) + (isLast ? ", of the last epoch" : "") + (count ? `, ${bestOf(count)}` : "") }, Number.isFinite(own) ? fixed(own, digits) : shown(valueOf(run, name)),
       run !== list[0] && Number.isFinite(difference) ? el("span", { class: "difference" }, `${difference > 0 ? "+" : ""}${fixed(difference, digits)}`) : null);
   }); };
-  return sideBySide("Metrics", list, keys, [
+  return sideBySide("Metrics", list, [
     row("state", (run) => el("td", { class: `number ${run.state}` }, stateText(run))),
     withNotes(list).map((key) => row(key, (run) => el("td", {}, el("div", { class: "lines" }, run.note)))),
     metricNames(list).map(metric),
@@ -121,13 +120,13 @@ function metricsTable(list, keys) {
 }
 
 // Bars of all runs have one scale.
-async function compareUnits(list, keys, cache) {
+async function compareUnits(list, cache) {
   await Promise.all(list.filter((run) => cache.get(run.key)?.version !== run.version).map(async (run) => cache.set(run.key, { version: run.version, vectors: new Map(vectorsOf(await source.details(run.key))) })));
   const vectors = list.map((run) => cache.get(run.key).vectors);
   const names = [...new Set(vectors.flatMap((item) => [...item.keys()]))].sort();
   return names.map((name) => {
     const most = Math.max(1e-12, ...vectors.flatMap((item) => item.get(name) ?? []));
     return el("section", { class: "panel", "aria-label": name }, el("h2", {}, name), el("div", { class: "tiles" },
-      list.map((run, index) => el("figure", { "data-run": run.key }, el("figcaption", {}, titleOf(run, keys)), vectors[index].has(name) ? unitBars(name, vectors[index].get(name), most) : el("p", { class: "quiet" }, "not logged")))));
+      list.map((run, index) => el("figure", { "data-run": run.key }, el("figcaption", {}, titleOf(run)), vectors[index].has(name) ? unitBars(name, vectors[index].get(name), most) : el("p", { class: "quiet" }, "not logged")))));
   });
 }
