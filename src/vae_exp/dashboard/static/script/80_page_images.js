@@ -41,6 +41,7 @@ function imagesIn(box) {
 }
 
 const momentOf = (picture) => picture.epoch ?? picture.step;
+const momentText = (picture) => `${picture.epoch === null ? "step" : "epoch"} ${momentOf(picture)}`;
 
 function refillControls(controls, names, name, moments, now) {
   const slider = el("input", { type: "range", min: 0, max: Math.max(0, moments.length - 1), step: 1, value: Math.max(0, moments.indexOf(now)), id: "epoch-slider",
@@ -55,7 +56,7 @@ function refillControls(controls, names, name, moments, now) {
 }
 
 function pictureOf(run, picture) {
-  const label = `${run.label}: ${picture.name}, epoch ${momentOf(picture)}`;
+  const label = `${run.label}: ${picture.name}, ${momentText(picture)}`;
   const image = el("img", { src: source.address(run.key, picture), alt: label, loading: "lazy", decoding: "async", on: {
     load: () => image.classList.toggle("crisp", image.naturalWidth < image.clientWidth),
     error: () => button.replaceWith(el("p", { class: "quiet" }, "The file is gone, or is no picture.")),
@@ -80,12 +81,12 @@ function titleOf(run) {
 function tile(run, pictures) {
   const last = momentOf(pictures.at(-1) ?? {});
   const shownNow = pictures.filter((picture) => momentOf(picture) === last);
-  return el("figure", { "data-run": run.key }, el("figcaption", {}, titleOf(run), pictures.length ? ` · ${last}` : " · not drawn yet"),
+  return el("figure", { "data-run": run.key }, el("figcaption", {}, titleOf(run), pictures.length ? ` · ${momentText(pictures.at(-1))}` : " · not drawn yet"),
     shownNow.map((picture) => [pictureOf(run, picture), picture.caption ? el("figcaption", {}, picture.caption) : null]));
 }
 
 function strip(run, pictures) {
   return el("section", { "data-run": run.key }, el("h3", {}, titleOf(run)),
     el("div", { class: "strip", tabindex: "0", role: "region", "aria-label": run.label },
-      pictures.map((picture) => el("figure", {}, pictureOf(run, picture), el("figcaption", {}, `epoch ${momentOf(picture)}`, picture.caption ? ` · ${picture.caption}` : "")))));
+      pictures.map((picture) => el("figure", {}, pictureOf(run, picture), el("figcaption", {}, momentText(picture), picture.caption ? ` · ${picture.caption}` : "")))));
 }

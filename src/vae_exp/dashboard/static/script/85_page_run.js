@@ -115,7 +115,7 @@ function runSections(run, details, pictures, machine) {
       facts("Config", Object.entries(run.config)),
       vectors.map(([name, values]) => el("section", { class: "panel" }, el("h2", {}, name), unitBars(name, values)))),
     last.size ? el("section", { class: "panel" }, el("h2", {}, "Pictures"), el("div", { class: "tiles" },
-      [...last.values()].map((picture) => el("figure", {}, pictureOf(run, picture), el("figcaption", {}, `${picture.name.replace(/^figures\//, "")}, epoch ${momentOf(picture)}${picture.caption ? ` · ${picture.caption}` : ""}`))))) : null,
+      [...last.values()].map((picture) => el("figure", {}, pictureOf(run, picture), el("figcaption", {}, `${picture.name.replace(/^figures\//, "")}, ${momentText(picture)}${picture.caption ? ` · ${picture.caption}` : ""}`))))) : null,
     measured.some((metric) => !isOfGpu(metric)) ? el("details", { class: "panel machine" }, el("summary", {}, "Machine"), machineGrid(measured.filter((metric) => !isOfGpu(metric)), machine)) : null,
     details.console.length ? el("section", { class: "panel" }, el("h2", {}, "Console"), el("pre", { tabindex: "0", "aria-label": "Console" }, details.console.map((line) => el("span", { class: line.error ? "error" : null }, plainText(line.text))))) : null,
     Object.keys(details.environment).length ? facts("Environment", Object.entries(details.environment)) : null,
