@@ -41,6 +41,7 @@ def test_the_pages_show_runs_and_send_no_foreign_request(watched: Watched, tmp_p
         expect(best).to_have_text(re.compile("★ best r1finished"))
         page.goto(f"{address}#page=charts")
         expect(page.locator(".chart .scatterlayer .trace")).to_have_count(5, timeout=MILLISECONDS)
+        expect(page.locator("main [role=status]").first).to_contain_text("their values cannot be compared")
         page.goto(f"{address}#page=sweep&key=x&rows=x&cols=x")
         expect(page.locator("#caption-key")).to_contain_text(
             "mean over data.source.name (different data or likelihoods)"
@@ -48,6 +49,7 @@ def test_the_pages_show_runs_and_send_no_foreign_request(watched: Watched, tmp_p
         expect(page.locator("main [role=status]").first).to_contain_text("their values cannot be compared")
         page.goto(f"{address}#page=images")
         expect(page.locator("figure img")).to_have_count(5, timeout=MILLISECONDS)
+        expect(page.locator("figcaption").first).to_contain_text("· epoch ")
         page.goto(f"{address}#page=run&run=r2")
         expect(page.get_by_role("region", name="Config")).to_contain_text("data.source", timeout=MILLISECONDS)
     assert all(url.startswith((address, "data:", "blob:")) for url in watched.requests)

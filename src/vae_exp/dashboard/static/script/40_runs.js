@@ -273,6 +273,9 @@ function comparableOf(run) {
   return run.comparable;
 }
 
+const asSentences = (parts, hint) => [parts.filter(Boolean).join("; "), hint].filter(Boolean).join(". ");
+const comparisonHint = (list) => (new Set(list.map(comparableOf)).size > 1 ? "These runs have different data or likelihoods, so their values cannot be compared." : "");
+
 // Run → label of its group. Only finished runs: the last value of any other is not its result. Where not all runs can be
 // compared, the best of every group of at least two that can; the label is empty if there is one group.
 function bestRuns(list, metric) {

@@ -41,7 +41,7 @@ function chartsIn(box) {
     grid.classList.toggle("facets", Boolean(state.facet));
     grid.style.setProperty("--facets", Math.min(MOST_COLUMNS, shown.length / metrics.length || 1));
     keepPanels(grid, panels, shown.slice(0, MOST_PANELS).map(({ id }) => id), (id) => shown.find((panel) => panel.id === id).title);
-    message.textContent = metrics.length ? [...countsOf(list, all, groups), shown.length > MOST_PANELS ? `${MOST_PANELS} of ${shown.length} panels` : ""].filter(Boolean).join("; ") : all.length ? "There are no metrics yet." : noRunText();
+    message.textContent = metrics.length ? asSentences([...countsOf(list, all, groups), shown.length > MOST_PANELS ? `${MOST_PANELS} of ${shown.length} panels` : ""], currentPage() === "compare" ? "" : comparisonHint(list)) : all.length ? "There are no metrics yet." : noRunText();
     const isolated = entries.find(isIsolated)?.groups;
     drawPanels(panels, shown, (group) => !isolated || isolated.includes(group), cache);
   };

@@ -87,9 +87,9 @@ function sweepChoice(list, chosen) {
 
 function statusOf(all, list, metric) {
   const groups = new Set(list.map((run) => run.group));
-  return [`${list.length}${all.length > list.length ? ` of ${all.length}` : ""} runs have finished`, ofTest(metric) || (labelOfMetric(list, metric) === metric ? `the last value of ${metric}` : `${metric} of the best epoch`),
-    new Set(list.map(comparableOf)).size > 1 ? "they have different data or likelihoods, so their values cannot be compared: filter to see one kind alone" : "",
-    groups.size > 1 ? `these are ${groups.size} sweeps or groups: choose one` : ""].filter(Boolean).join("; ");
+  const parts = [`${list.length}${all.length > list.length ? ` of ${all.length}` : ""} runs have finished`, ofTest(metric) || (labelOfMetric(list, metric) === metric ? `the last value of ${metric}` : `${metric} of the best epoch`),
+    groups.size > 1 ? `these are ${groups.size} sweeps or groups: choose one` : ""];
+  return asSentences(parts, comparisonHint(list));
 }
 
 const isNumeric = (list, key) => list.every((run) => typeof run.config[key] === "number");

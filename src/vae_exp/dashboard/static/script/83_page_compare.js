@@ -47,7 +47,7 @@ function pageCompare(main) {
       refill(choices, comparedChoices(list));
       message.textContent = list.length < 2 ? "Select two to six runs in the table of the page Runs, or add them here."
         : !chosen.length ? `The best run by ${labelOfMetric(list, metric)} and the latest other one of the same data and likelihood. Select two to six runs on the page Runs, or add and remove them here.`
-        : new Set(list.map(comparableOf)).size > 1 ? "These runs have different data or likelihoods, so their values cannot be compared." : "";
+        : comparisonHint(list);
       compareConfigs(list, config, following, kept, equal);
       refill(metrics, epochChoice(list), metricsTable(list));
     }
