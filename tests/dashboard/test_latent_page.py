@@ -126,7 +126,7 @@ def test_an_image_a_slider_and_the_keyboard_choose_latents(watched, runs, export
     run = load_run(runs / "units")
     batch = run.images("val").batch(slice(0, 10)).images
     with shown(watched, runs, "units", exported=exported) as page:
-        page.get_by_role("button", name="Image 4 ").or_(page.locator('[data-image="3"]')).first.click()
+        page.get_by_role("button", name="Image 4 of class").click()
         latents, values = decoded(page)
         torch.testing.assert_close(latents, run.vae.encode(batch).mean[3], atol=1e-4, rtol=1e-4)
         assert np.abs(values - run.vae.reconstruct(batch)[3, 0].numpy()).mean() < GREY_LEVEL
@@ -178,26 +178,41 @@ def test_sliders_follow_the_pointer_and_nothing_moves_under_it(watched, runs):
 
 def test_an_interpolation_runs_along_the_line_between_two_images(watched, runs):
     run = load_run(runs / "units")
-    means = run.vae.encode(run.images("val").batch(slice(0, 10)).images).mean
+    batch = run.images("val").batch(slice(0, 10))
+    means, labels = run.vae.encode(batch.images).mean, batch.labels.tolist()
     script = """() => [...document.querySelectorAll('.interpolation canvas')].map((canvas) => {
       const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
       return [...data].filter((_, index) => index % 4 === 0);
     })"""
     with shown(watched, runs, "units") as page:
-        for way in ("drag", "keyboard"):
+        for way in ("drag", "keyboard", "random"):
             if way == "drag":
                 page.locator('[data-image="2"]').drag_to(page.locator('[data-image="7"]'))
             else:
-                page.locator('[data-image="7"]').press("Enter")
+                if way == "random":
+                    page.get_by_role("button", name="Random").press("Enter")
+                else:
+                    page.locator('[data-image="7"]').press("Enter")
                 page.get_by_role("button", name="Interpolate").press("Enter")
                 page.locator('[data-image="2"]').press("Enter")
             page.wait_for_timeout(400)
             values = np.array(page.evaluate(script)) / 255
-            first, last = (means[2], means[7]) if way == "drag" else (means[7], means[2])
+            start, end = (2, 7) if way == "drag" else (7, 2)
+            first, last = (decoded(page)[0] if way == "random" else means[start]), means[end]
             line = torch.stack([torch.lerp(first, last, share) for share in torch.linspace(0, 1, len(values))])
             expected = run.vae.decode(line).mean.flatten(1).numpy()
             assert len(values) == 9
             assert np.abs(values - expected).mean() < GREY_LEVEL
+            caption = page.locator(".interpolation + figcaption").inner_text()
+            named = "z = (" if way == "random" else f"Image {start + 1} of class {labels[start]} to"
+            assert caption.startswith(named)
+            assert f" to image {end + 1} of class {labels[end]}, " in caption
+            for width in (1280, 390):
+                page.set_viewport_size({"width": width, "height": 844})
+                boxes = [canvas.bounding_box() for canvas in page.locator(".interpolation canvas").all()]
+                assert all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes)
+                clipped = "element => element.scrollWidth > element.clientWidth"
+                assert not page.locator(".interpolation").evaluate(clipped)
 
 
 def test_two_runs_stand_side_by_side_on_one_image(watched, runs):

@@ -102,7 +102,7 @@ function latentView(run, bundle, isFirst, onChange) {
   const save = debounce(() => { if (isFirst) setState({ z: isCodebook ? latent.codes.join(",") : shortNumbers(latent.z), image: latent.image < 0 ? "" : String(latent.image), label: bundle.classes ? String(latent.label) : "" }); }, 250);
   const paint = (latents) => decode(latents, latent.label, (values) => { picture.paint(values); picture.canvas.dataset.latents = latents.join(","); problem.textContent = ""; });
   const controls = isCodebook ? codeControls(bundle, latent, changed) : unitControls(bundle, latent, changed, display);
-  const lines = el("div", { class: "strip interpolation" });
+  const line = el("figure", {});
 
   function display({ z, image }) {
     paint(z);
@@ -123,7 +123,7 @@ function latentView(run, bundle, isFirst, onChange) {
   const view = {
     image: () => latent.image,
     setImage: (index) => { takeImage(bundle, latent, index); changed(true); },
-    interpolate: (from, to) => interpolate(bundle, latent, decode, lines, from, to),
+    interpolate: (from, to) => interpolate(bundle, latent, decode, line, from, to),
     restore: () => { if (restored(bundle, latent, isFirst)) changed(true); },
     element: null,
   };
@@ -134,16 +134,20 @@ function latentView(run, bundle, isFirst, onChange) {
     label,
     el("button", { type: "button", on: { click: () => savePicture([picture, original].filter((item) => !item.canvas.hidden)) } }, "PNG"));
   view.element = el("section", { class: "panel", "data-run": run.key }, el("h2", {}, run.name), buttons, el("div", { class: "latent-body" },
-    el("div", { class: "latent-pictures" }, el("div", { class: "pair" }, picture.canvas, original.canvas), caption, problem, lines),
+    el("div", { class: "latent-pictures" }, el("div", { class: "pair" }, picture.canvas, original.canvas), caption, problem, line),
     el("div", { class: "latent-map" }, controls.map), el("div", { class: "latent-units" }, controls.units)), controls.below);
   return view;
 }
 
 function describe(bundle, { z, image }) {
   if (image < 0) return bundle.codebook ? "" : `z = (${[...z.subarray(0, 8)].map(signed).join(", ")}${z.length > 8 ? ", …" : ""})`;
-  const name = bundle.arrays.labels ? ` of ${bundle.class_names?.[bundle.arrays.labels[image]] ?? `class ${bundle.arrays.labels[image]}`}` : "";
   const [elbo, rate, distortion] = ["elbo", "rate", "distortion"].map((key) => bundle.arrays[key][image]);
-  return `Image ${image + 1}${name}: −ELBO ${fixed(-elbo, 3)} = rate ${fixed(rate, 3)} + distortion ${fixed(distortion, 3)} nats. Right the original.`;
+  return `${nameOfImage(bundle, image)}: −ELBO ${fixed(-elbo, 3)} = rate ${fixed(rate, 3)} + distortion ${fixed(distortion, 3)} nats. Right the original.`;
+}
+
+function nameOfImage(bundle, index) {
+  const label = bundle.arrays.labels?.[index];
+  return `Image ${index + 1}${label === undefined ? "" : ` of ${bundle.class_names?.[label] ?? `class ${label}`}`}`;
 }
 
 // Whether the state names other latents than the view has.
@@ -279,19 +283,16 @@ function imageStrip(bundle, views) {
   function setWaiting(on) {
     waits = on;
     toggle.setAttribute("aria-pressed", on ? "true" : "false");
-    hint.textContent = on ? `From image ${chosen + 1}: choose the other one.` : `Choose an image${bundle.codebook ? "" : "; drag one onto another to interpolate"}.`;
+    hint.textContent = on ? "From the point shown: choose the image to end at." : `Choose one of ${count} images${bundle.codebook ? "" : "; drag one onto another to interpolate"}.`;
   }
-  let chosen = Math.max(0, Number(state.image) || 0);
   const choose = (index) => {
-    if (waits) { views.forEach((view) => view.interpolate(chosen, index)); setWaiting(false); return; }
-    chosen = index;
+    if (waits) { views.forEach((view) => view.interpolate(view.image(), index)); setWaiting(false); return; }
     views.forEach((view) => view.setImage(index));
   };
   const buttons = Array.from({ length: count }, (_, index) => {
     const { canvas, paint } = imageCanvas(bundle.image_shape, "");
     paint(pixelsOf(bundle, index));
-    const name = bundle.arrays.labels ? `, ${bundle.class_names?.[bundle.arrays.labels[index]] ?? `class ${bundle.arrays.labels[index]}`}` : "";
-    return el("button", { type: "button", class: "thumb", "data-image": index, "aria-label": `Image ${index + 1}${name}`, on: {
+    return el("button", { type: "button", class: "thumb", "data-image": index, "aria-label": nameOfImage(bundle, index), on: {
       click: () => choose(index),
       pointerdown: (event) => { if (event.pointerType === "mouse") from = index; },
       pointerup: () => { if (!bundle.codebook && from >= 0 && from !== index) views.forEach((view) => view.interpolate(from, index)); from = -1; },
@@ -304,12 +305,15 @@ function imageStrip(bundle, views) {
   return { element, mark };
 }
 
-function interpolate(bundle, latent, decode, container, from, to) {
+// From an image, or from the latents shown if it is -1.
+function interpolate(bundle, latent, decode, figure, from, to) {
   if (bundle.codebook) return;
-  const [start, end] = [from, to].map((index) => bundle.row("image_codes", index));
-  const canvases = Array.from({ length: INTERPOLATION_STEPS }, (_, step) => imageCanvas(bundle.image_shape, `${Math.round((100 * step) / (INTERPOLATION_STEPS - 1))} % from image ${from + 1} to image ${to + 1}`));
-  refill(container, canvases.map((item) => item.canvas));
-  const label = bundle.classes && bundle.arrays.labels ? bundle.arrays.labels[from] : latent.label;
+  const start = from < 0 ? Float32Array.from(latent.z) : bundle.row("image_codes", from);
+  const end = bundle.row("image_codes", to);
+  const ends = `${from < 0 ? describe(bundle, { z: start, image: -1 }) : nameOfImage(bundle, from)} to ${nameOfImage(bundle, to).replace("I", "i")}`;
+  const canvases = Array.from({ length: INTERPOLATION_STEPS }, (_, step) => imageCanvas(bundle.image_shape, `${Math.round((100 * step) / (INTERPOLATION_STEPS - 1))} % from ${ends.replace("Image", "image")}`));
+  refill(figure, el("div", { class: "interpolation" }, canvases.map((item) => item.canvas)), el("figcaption", {}, `${ends}, on the line between the two`));
+  const label = from >= 0 && bundle.classes && bundle.arrays.labels ? bundle.arrays.labels[from] : latent.label;
   const decodeStep = (step) => {
     if (step >= INTERPOLATION_STEPS) return;
     const share = step / (INTERPOLATION_STEPS - 1);
