@@ -4,7 +4,7 @@ from omegaconf import DictConfig
 
 from vae_exp.cli.hydra_app import hydra_app, one_message_per_error
 
-_VIEW = "#page=latent"
+_PAGE = "latent"
 
 
 def main() -> None:
@@ -37,17 +37,19 @@ def explore(config: DictConfig) -> None:
         settings.labels,
     )
     if settings.output is None:
-        serve(paths, options, host="127.0.0.1", port=settings.port, opens_browser=settings.open, view=_VIEW)
+        view = f"#page={_PAGE}"
+        serve(paths, options, host="127.0.0.1", port=settings.port, opens_browser=settings.open, view=view)
         return
     output = absolute_path("output", settings.output)
     if output.suffix not in (".html", ".htm"):
         raise UserError(f"output={settings.output} is a page: name a file that ends in .html.")
     check_output_file(output, overwrite=settings.overwrite)
     try:
-        print(export(paths, output, options, key="output", private=False, max_megabytes=settings.size_limit))
+        size = settings.size_limit
+        print(export(paths, output, options, key="output", private=False, max_megabytes=size, opens_at=_PAGE))
     except PageTooLargeError as error:
         raise UserError(f"{error}: name fewer runs, or raise size_limit.") from error
-    print(f"Open it as {output.as_uri()}{_VIEW}")
+    print(f"Open it as {output.as_uri()}")
 
 
 if __name__ == "__main__":

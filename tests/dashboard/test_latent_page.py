@@ -14,7 +14,9 @@ from playwright.sync_api import expect
 
 from tests.conftest import start
 from tests.dashboard.browsers import Watched, dashboard, watch
+from tests.dashboard.records import make_run
 from vae_exp import load_run
+from vae_exp.dashboard.web.export import export
 from vae_exp.runs.trained_run import TrainedRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -328,6 +330,26 @@ def test_a_run_that_cannot_be_opened_is_asked_for_once(watched, tmp_path):
     with dashboard([tmp_path]) as address:
         watched.page.goto(address)
         assert watched.page.evaluate(script) == [1, "one: damaged"]
+
+
+def test_a_file_opens_at_its_latent_space_and_an_export_at_its_runs(watched, runs, tmp_path):
+    page = watched.page
+    with shown(watched, runs, "plane", exported=True):
+        page.goto("about:blank")
+    page.goto((runs / "plane.html").as_uri())
+    current = page.locator("nav a[aria-current=page]")
+    expect(current).to_have_text("Latent space")
+    page.locator(".pair canvas[data-latents]").first.wait_for(timeout=TIMEOUT)
+    page.get_by_role("link", name="Runs").click()
+    expect(current).to_have_text("Runs")
+    page.go_back()
+    expect(current).to_have_text("Latent space")
+    make_run(tmp_path, "one", {"seed": 0}, [{"val/elbo": -1.0}])
+    export([tmp_path], tmp_path / "page.html", private=False, max_megabytes=50)
+    page.goto((tmp_path / "page.html").as_uri())
+    expect(current).to_have_text("Runs")
+    page.get_by_role("link", name="Latent space").click()
+    expect(page.locator("main p").first).to_contain_text("--explore RUN --export")
 
 
 def test_labels_stay_out_on_request(watched, runs):

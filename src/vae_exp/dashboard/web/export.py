@@ -38,6 +38,7 @@ def export(
     private: bool,
     max_megabytes: float,
     last_pictures: bool = False,
+    opens_at: str = "runs",
 ) -> str:
     """Write the runs below some folders into one page.
 
@@ -49,6 +50,7 @@ def export(
         private: Whether to leave in console, environment and absolute paths, which may name people and places.
         max_megabytes: A larger file is not written.
         last_pictures: Whether to leave out pictures of which a run has later ones.
+        opens_at: Which of its pages the file shows first, by its name in the address.
 
     Returns:
         A message that says what was written.
@@ -58,7 +60,9 @@ def export(
     """
     store = read_store(roots, may_be_empty=bool(options.paths))
     latent = _latent_spaces(store, replace(options, has_paths=private))
-    html = render_document(store, private, max_megabytes * _MEGABYTE, latent, last_pictures=last_pictures)
+    html = render_document(
+        store, private, max_megabytes * _MEGABYTE, latent, last_pictures=last_pictures, opens_at=opens_at
+    )
     with output_errors(key, path):
         write_to_user_path(path, lambda file: file.write(html))
     spaces = f", {quantity(len(latent), 'latent space')}" if latent else ""
@@ -96,6 +100,7 @@ def render_document(
     latent: Sequence[dict[str, str]] = (),
     *,
     last_pictures: bool = False,
+    opens_at: str = "runs",
 ) -> bytes:
     """Return the page.
 
@@ -105,11 +110,12 @@ def render_document(
         max_bytes: What is larger raises an error.
         latent: Keys, names and bundles of latent spaces.
         last_pictures: As in `export`.
+        opens_at: As in `export`.
 
     Raises:
         PageTooLargeError: if the page is too large.
     """
-    data = api.to_json(_data(store, private, max_bytes, last_pictures, latent))
+    data = api.to_json(_data(store, private, max_bytes, last_pictures, latent) | {"page": opens_at})
     scripts = [_inline(page.plotly()), _inline(page.script())]
     style = page.style()
     policy = (

@@ -4,6 +4,7 @@ const embedded = (() => {
   const element = document.getElementById("embedded");
   return element ? JSON.parse(element.textContent) : null;
 })();
+if (embedded) DEFAULTS.page = embedded.page;
 
 async function fetchOk(path, params = [], options = {}) {
   const answer = await fetch(params.length ? `${path}?${new URLSearchParams(params)}` : path, options);

@@ -5,6 +5,8 @@ const INTERPOLATION_STEPS = 9;
 const DEAD_RATE = 0.01; // nats per image, as the warning of a collapsed posterior has it
 const PRECISION = 4;
 const LIST_MILLISECONDS = 10_000; // a run that trains may have its first checkpoint by then
+const NONE_SERVED = "No run here can be opened: python -m vae_exp.explore run=DIR names one, or its folder lies below the folders of this page and has a checkpoint.";
+const NONE_EXPORTED = "This file has no latent space. The command that writes it adds one with --explore RUN: python -m vae_exp.dashboard ROOT --explore RUN --export page.html";
 
 let explorable = 0; // runs, those without W&B files too
 
@@ -30,7 +32,7 @@ function pageLatent(main) {
       showStatus();
     }
     const run = list.find((item) => item.key === state.run) ?? list[0];
-    if (!run) { message.textContent = "No run here can be opened: python -m vae_exp.explore run=DIR names one, or its folder lies below the folders of this page and has a checkpoint."; return; }
+    if (!run) { message.textContent = source.live ? NONE_SERVED : NONE_EXPORTED; return; }
     const other = list.find((item) => item.key === state.other && item !== run);
     const now = JSON.stringify([run.key, other?.key, state.plane, list.length]);
     if (now !== signature) { // a run that cannot be opened is not tried again with every change of another one
