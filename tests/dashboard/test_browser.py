@@ -707,5 +707,5 @@ def test_runs_are_filtered_by_swept_overrides(watched: Watched, tmp_path: Path):
             ("latent_dim>>2", "0 of 3 runs, “>2” is no number to compare latent_dim with"),
         ):
             watched.page.get_by_label("Filter").fill(text)
-            expect(count).to_have_text(status)
+            expect(count).to_have_text(status, timeout=TIMEOUT)
     assert watched.complaints == []
