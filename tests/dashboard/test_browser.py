@@ -170,7 +170,7 @@ def check_the_comparison(watched: Watched, address: str) -> None:
     show(watched, address, page="runs")
     for number in (0, 3):
         rows(watched).nth(number).get_by_role("checkbox").check()
-    page.get_by_role("button", name="Compare 2 runs").click()
+    page.get_by_role("button", name="Compare").click()
     expect(page.get_by_role("region", name="Keys that differ").locator("td.differs").first).to_be_visible()
     expect(page.locator(".scatterlayer").first.locator(".trace")).to_have_count(2, timeout=TIMEOUT)
     expect(page.get_by_role("region", name="Images").locator("figure img")).to_have_count(2)

@@ -44,10 +44,13 @@ def test_selected_runs_are_compared(watched: Watched, tmp_path: Path, way: str):
     page = watched.page
     with dashboard([tmp_path]) if way == "served" else nullcontext((tmp_path / "page.html").as_uri()) as address:
         page.goto(f"{address}#page=runs&sort=x")
-        button = page.get_by_role("button", name="Compare 2 runs")
+        button = page.get_by_role("button", name="Compare")
         page.get_by_role("checkbox", name="Select r0").check(timeout=TIMEOUT)
-        expect(button).to_have_count(0)
+        expect(button).to_be_disabled()
+        before = page.locator("main > .controls").bounding_box()
         page.get_by_role("checkbox", name="Select r1").check()
+        expect(button).to_be_enabled()
+        assert page.locator("main > .controls").bounding_box() == before
         button.click()
         expect(page.locator("section .scatterlayer .trace")).to_have_count(2, timeout=TIMEOUT)
         assert texts(page, "Keys that differ") == [["x", "0", "1"]]
@@ -93,5 +96,8 @@ def test_two_runs_are_suggested_and_one_or_seven_are_not_compared(watched: Watch
         expect(page.locator("tr[data-run]")).to_have_count(7, timeout=TIMEOUT)
         page.get_by_role("checkbox", name="Select all").check()
         expect(page.locator("#count")).to_contain_text("7 selected")
-        expect(page.get_by_role("button", name="Compare")).to_have_count(0)
+        expect(page.get_by_role("button", name="Compare")).to_be_disabled()
+        expect(page.get_by_label("Best by")).to_have_value("val/elbo")
+        page.get_by_label("Filter").fill("nothing")
+        expect(page.get_by_label("Best by")).to_have_count(0)
     assert watched.complaints == []

@@ -70,7 +70,7 @@ function runMenus(list, columns) {
     groupChoice(groupKeys(list)),
     state.group ? othersChoice() : null,
     epochChoice(list),
-    choice("Best by", names.map((name) => [name, labels[name]]), mainMetric(list), (metric) => setState({ metric })),
+    names.length ? choice("Best by", names.map((name) => [name, labels[name]]), mainMetric(list), (metric) => setState({ metric })) : null,
     columnsMenu(columns),
   ];
 }

@@ -21,8 +21,7 @@ const compare = (list) => setState({ page: "compare", compare: asList(list.map((
 
 function compareButton(list, selected) {
   const chosen = list.filter((run) => selected.has(run.key));
-  if (chosen.length < 2 || chosen.length > MOST_COMPARED) return null;
-  return el("button", { type: "button", "data-key": "compare", on: { click: () => compare(chosen) } }, `Compare ${chosen.length} runs`);
+  return el("button", { type: "button", "data-key": "compare", title: "two to six selected runs", disabled: chosen.length < 2 || chosen.length > MOST_COMPARED, on: { click: () => compare(chosen) } }, "Compare");
 }
 
 function pageCompare(main) {
