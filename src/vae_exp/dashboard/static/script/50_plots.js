@@ -23,7 +23,7 @@ function layoutOf(xTitle, yTitle, more = {}) {
     hoverlabel: { bgcolor: colour("raised"), bordercolor: colour("line"), font: { color: colour("ink") }, namelength: -1 },
     ...more,
     xaxis: { ...axis, title: { text: escaped(xTitle), font: { size: 12 } }, ...more.xaxis },
-    yaxis: { ...axis, title: { text: escaped(yTitle), font: { size: 12 } }, ...more.yaxis },
+    yaxis: { ...axis, title: { text: escaped(yTitle), font: { size: 12 }, standoff: 6 }, ...more.yaxis },
   };
 }
 
