@@ -115,6 +115,9 @@ def test_any_metric_against_any_metric_or_number(watched: Watched, root: Path):
         expect(page.locator("h2", has_text="val/elbo against model.latent_dim")).to_have_count(1)
         _, _, *points = page.evaluate(POINTS)
         assert sorted(points) == [[2 ** (number // 2), -10 + number] for number in range(8)]
+        label = page.locator("#parallel text.quiet").first
+        expect(label).to_have_css("stroke", "rgb(255, 255, 255)")
+        expect(label).to_have_css("stroke-width", "7px")
         lines = save(page, "the scatter plot", "CSV").splitlines()
         save_every_panel(page)
         assert lines[0] == "line,model.latent_dim,val/elbo (nats/image),standard error,n"
@@ -241,6 +244,7 @@ def test_importance_is_the_share_of_each_main_effect(watched: Watched, tmp_path:
         chart.wait_for(timeout=TIMEOUT)
         label = chart.get_attribute("aria-label")
         expect(watched.page.locator("#importance p").first).to_have_text("Always change together: b, b_too, c.")
+        expect(watched.page.get_by_role("slider")).to_have_count(2 * 4)
         rows = save(watched.page, "the importance of keys", "CSV").splitlines()
         assert {row.rpartition(",")[0] for row in rows[1:]} == {"a", '"b, b_too, c"', "seed"}
     shares = {name: float(value) for name, value in re.findall(r"(\w+)(?:, …)? (\d+) %", label)}

@@ -18,10 +18,12 @@ function saveBrush(key, range) {
 
 function drawParallel(box, list, keys, metric) {
   const measured = finite(list, metric).slice(0, MOST_PATHS);
-  const axes = [...keys.filter((key) => valuesOf(measured, key).length > 1).slice(0, MOST_AXES - 1), metric];
+  const together = keysTogether(measured, keys.filter((key) => valuesOf(measured, key).length > 1)).slice(0, MOST_AXES - 1);
+  const axes = [...together.map(([key]) => key), metric];
   if (measured.length < 2 || axes.length < 2) { refill(box, el("p", { class: "quiet" }, "Two runs that differ are needed.")); return null; }
   const scales = new Map(axes.map((key) => [key, scaleOf(measured, key, key === metric)]));
-  const { left, right, height } = PARALLEL;
+  const { left, height } = PARALLEL;
+  const right = Math.max(PARALLEL.right, 22 + Math.max(...scales.get(metric).ticks.map(([text]) => textWidth(text))));
   const gap = Math.max(LEAST_AXIS_GAP, (box.clientWidth - left - right) / (axes.length - 1));
   const width = left + right + gap * (axes.length - 1);
   const x = (index) => left + index * gap;
@@ -30,7 +32,7 @@ function drawParallel(box, list, keys, metric) {
   const buttons = el("span", { class: "controls" });
   const show = (ranges) => markPaths(measured, paths, scales, ranges, message, buttons);
   const drawing = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": `Parallel coordinates of ${axes.join(", ")}` },
-    svg("g", {}, paths), axes.map((key, index) => drawAxis(key, x(index), scales.get(key), { isLast: key === metric, gap, list, show })));
+    svg("g", {}, paths), axes.map((key, index) => drawAxis(key, x(index), scales.get(key), { isLast: key === metric, title: together[index]?.join(", "), gap, right, list, show })));
   refill(box, el("div", { class: "controls" }, message, buttons), el("div", { class: "scroll plain" }, drawing));
   show(brushes());
   const table = [["run", ...axes], ...measured.map((run) => [run.key, ...axes.map((key) => textOf(valueOf(run, key)))])];
@@ -60,7 +62,7 @@ function markPaths(list, paths, scales, ranges, message, buttons) {
   refill(buttons, some.length ? [inside.length ? button("Select these runs", () => ({ selected: asList(inside.map((run) => run.key)), brush: "" })) : null, button("Clear the ranges", () => ({ brush: "" }))] : []);
 }
 
-function drawAxis(key, x, scale, { isLast, gap, list, show }) {
+function drawAxis(key, x, scale, { isLast, title, gap, right, list, show }) {
   const range = brushes().get(key) ?? [0, 1];
   const name = isLast ? labelOfMetric(list, key) : nameOf(key, [key]);
   const [top, bottom] = [yOf(1), yOf(0)];
@@ -70,7 +72,7 @@ function drawAxis(key, x, scale, { isLast, gap, list, show }) {
   const side = isLast ? { x: x + 14, "text-anchor": "start" } : { x: x - 8, "text-anchor": "end" };
   return svg("g", {},
     isLast ? rampBar(x, top, bottom) : svg("line", { class: "axis", x1: x, x2: x, y1: top, y2: bottom }), bar,
-    svg("text", { x: isLast ? x + PARALLEL.right - 4 : x, y: 14, "text-anchor": isLast ? "end" : "middle" }, svg("title", {}, isLast ? name : key), cut(name, Math.floor(gap / 7))),
+    svg("text", { x: isLast ? x + right - 4 : x, y: 14, "text-anchor": isLast ? "end" : "middle" }, svg("title", {}, title ?? name), cut(name, Math.floor(gap / 7))),
     scale.ticks.map(([text, place]) => svg("text", { class: "quiet", ...side, y: yOf(place) + 4 }, text)), area,
     [0, 1].map((end) => brushHandle(key, name, x, range, end, scale)));
 }
