@@ -231,7 +231,13 @@ def test_a_panel_is_saved_as_an_image_and_as_points(watched: Watched, address: s
     image = ElementTree.fromstring(download(watched, "Save val/elbo as SVG"))
     space = {"s": "http://www.w3.org/2000/svg"}
     texts = [text.text for text in image.findall(".//s:text", space)]
-    assert {"val/elbo", "epoch", "val/elbo (nats/image)", "latent_dim=2 (8)"} <= set(texts)
+    assert {"val/elbo", "epoch", "val/elbo (nats/image)", "latent_dim=2 (8)", "1", "2", "3", "4"} <= set(texts)
+    assert "1.5" not in texts, "no epoch"
+    ticks = watched.page.locator(".chart .xtick text")
+    expect(ticks).to_have_text(["1", "2", "3", "4"])
+    watched.page.get_by_label("Log x").check()
+    expect(ticks).to_have_text(["1", "2", "3", "4"])
+    watched.page.get_by_label("Log x").uncheck()
     assert len(image.findall(".//s:path", space)) == 4  # three lines and the axes
     assert len(image.findall(".//s:polygon", space)) == 3
     [background] = image.findall("s:rect", space)
@@ -266,6 +272,7 @@ def test_a_zoom_stays_when_the_runs_grow_and_is_in_the_link(watched: Watched, tm
         page.wait_for_function("() => location.hash.includes('zoom=')")
         zoomed = page.evaluate(RANGES)[0]
         assert zoomed[0] == pytest.approx([1 + 8 * 0.2, 1 + 8 * 0.5], abs=0.1)
+        expect(chart.locator(".xtick text")).to_have_text(["3", "4", "5"])
         append(path, history_record(100, {"val/elbo": 50.0, "epoch": 10}), summary_record({"val/elbo": 50.0}))
         page.wait_for_function("() => document.querySelector('.chart').data[0].x.length === 10", timeout=TIMEOUT)
         assert page.evaluate(RANGES)[0] == [pytest.approx(axis, rel=1e-4) for axis in zoomed]

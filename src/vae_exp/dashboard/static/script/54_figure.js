@@ -11,8 +11,8 @@ function roundStep(least) {
 // The lower or the upper edge (-1, 1) of the band of a line.
 const edgeOf = ({ y, sd }, sign) => y.map((value, index) => value + sign * (sd[index] ?? 0));
 
-// Round numbers in a range.
-function ticksIn(low, high, log) {
+// Round numbers in a range; of what is counted, whole ones.
+function ticksIn(low, high, log, isCounted) {
   if (log) {
     const powers = [];
     const factors = high - low < 2 ? [1, 2, 5] : [1];
@@ -20,15 +20,15 @@ function ticksIn(low, high, log) {
     const skip = Math.ceil(powers.length / 10);
     const inside = powers.filter((value, index) => value >= low && value <= high && index % skip === 0);
     if (inside.length > 1) return inside.map((value) => [value, 10 ** value]);
-    return ticksIn(10 ** low, 10 ** high, false).filter(([value]) => value > 0).map(([value]) => [Math.log10(value), value]);
+    return ticksIn(10 ** low, 10 ** high, false, isCounted).filter(([value]) => value > 0).map(([value]) => [Math.log10(value), value]);
   }
-  const step = roundStep((high - low) / 7);
+  const step = Math.max(isCounted ? 1 : 0, roundStep((high - low) / 7));
   const first = Math.ceil(low / step - 1e-9);
   return [...Array(Math.floor(high / step + 1e-9) - first + 1).keys()].map((index) => (first + index) * step).map((value) => [value, value]);
 }
 
 // From values to pixels; the range is that of the axis, in powers of ten if it is logarithmic.
-function scaleOfAxis(values, log, range, start, end, categories = null) {
+function scaleOfAxis(values, log, range, start, end, { categories = null, isCounted = false } = {}) {
   const usable = values.filter((value) => Number.isFinite(value) && (!log || value > 0));
   const warp = log ? Math.log10 : (value) => value;
   const ends = usable.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]).map(warp);
@@ -38,7 +38,7 @@ function scaleOfAxis(values, log, range, start, end, categories = null) {
   [low, high] = [low - room, high + room];
   const at = (value) => start + ((value - low) / (high - low)) * (end - start);
   if (categories) return { of: at, ticks: categories.map((text, index) => [at(index), cut(text, 20)]) };
-  return { of: (value) => at(warp(value)), ticks: ticksIn(low, high, log).map(([position, value]) => [at(position), shown(Number(value.toPrecision(6)))]) };
+  return { of: (value) => at(warp(value)), ticks: ticksIn(low, high, log, isCounted).map(([position, value]) => [at(position), shown(Number(value.toPrecision(6)))]) };
 }
 
 const attributesOf = (style, root) => ({ fill: "none", stroke: cssOf(style.colour, root), "stroke-width": 1.8, "stroke-dasharray": dashOf(style.dash, "") || null });
@@ -72,10 +72,10 @@ const symbolPath = (dash, x, y) => [`M${x - 4},${y}a4,4,0,1,1,8,0a4,4,0,1,1,-8,0
 const textWidth = (text) => 6.6 * text.length; // at 12 px, about
 
 // `categories` are the texts of an x-axis whose values are their numbers.
-function figureSvg({ title, xTitle, yTitle, lines, log, range, categories }, root) {
+function figureSvg({ title, xTitle, yTitle, lines, log, range, categories, isCounted }, root) {
   const { width, left, right, top, plot, bottom, row } = PAPER;
   const text = (content, attributes) => svg("text", { "font-size": 12, fill: "#1a1d21", ...attributes }, content);
-  const across = scaleOfAxis(lines.flatMap(({ x }) => x), log.x, range.x, left, width - right, categories);
+  const across = scaleOfAxis(lines.flatMap(({ x }) => x), log.x, range.x, left, width - right, { categories, isCounted });
   const spread = lines.flatMap((line) => (line.sd ? [-1, 1].flatMap((sign) => edgeOf(line, sign)) : [...line.y, ...(line.raw ?? [])]));
   const up = scaleOfAxis(spread, log.y, range.y, top + plot, top);
   const entries = [...new Map(lines.map((line) => [line.legend, line]))];
@@ -119,7 +119,7 @@ function copyOnPaper(drawing, paper) {
   for (const item of copy.querySelectorAll("*")) {
     if (item.dataset.at) item.style.setProperty(item.dataset.of, cssOf({ at: Number(item.dataset.at) }, paper));
     const style = getComputedStyle(item);
-    for (const name of ["fill", "fill-opacity", "stroke", "stroke-width", "opacity", "font-size", "paint-order"]) item.setAttribute(name, style.getPropertyValue(name));
+    for (const name of ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-linejoin", "opacity", "font-size", "paint-order"]) item.setAttribute(name, style.getPropertyValue(name));
   }
   copy.prepend(svg("rect", { width: copy.getAttribute("width"), height: copy.getAttribute("height"), fill: "#ffffff" }));
   copy.setAttribute("font-family", "system-ui, sans-serif");

@@ -7,6 +7,7 @@ const POINTS_OF_A_MEAN = 500;
 const RUNS_OF_A_REQUEST = 50;
 
 const metricOfAxis = () => (state.against.startsWith(OF_METRIC) ? state.against.slice(OF_METRIC.length) : "");
+const isCounted = () => !metricOfAxis() && state.against !== "time";
 const fetchedAxis = () => (["epoch", "time"].includes(state.against) ? state.against : "step");
 const axisTitle = () => { const metric = metricOfAxis(); return metric ? withUnit(metric) : AXES[state.against === "images" ? "images" : fetchedAxis()]; };
 const withUnit = (metric, text = metric) => (units.get(metric) ? `${text} (${units.get(metric)})` : text);

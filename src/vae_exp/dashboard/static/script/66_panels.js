@@ -5,6 +5,7 @@
 
 const FIELD = "\u001e";
 const MOST_ZOOMS = 12;
+const MOST_COUNTED = 8; // epochs, steps or images on an axis that has a tick for each
 
 const zooms = () => new Map(listOf(state.zoom).map((text) => text.split(FIELD)).filter((parts) => parts.length === 3).map(([id, x, y]) => [id, { x: rangeFrom(x), y: rangeFrom(y) }]));
 const rangeFrom = (text) => { const ends = text.split(" ").map(Number); return text && ends.length === 2 && ends.every(Number.isFinite) ? ends : null; };
@@ -78,13 +79,13 @@ function hoverTogether({ id, chart }, panels) {
   });
 }
 
-// A range is drawn by Plotly; one that ends is drawn here, as panels may share one.
+// A range is drawn by Plotly; drawn here is one that has other ticks, and one that ends, as panels may share one.
 function keepZoom(panel) {
   const { id, chart } = panel;
   let zoom = null;
   const save = debounce(() => {
     const before = zooms().get(id);
-    const isDrawn = (axis) => zoom[axis] !== null || !before?.[axis];
+    const isDrawn = (axis) => (zoom[axis] !== null ? axis === "y" || !isCounted() : !before?.[axis]);
     if (isDrawn("x") && isDrawn("y")) recordState(withZoom(id, zoom));
     else setState(withZoom(id, zoom));
     for (const axis of ["x", "y"]) if (zoom[axis]) panel.figure.range[axis] = zoom[axis];
@@ -131,6 +132,13 @@ function zoomByKey({ id, chart }, event) {
 const areConstant = (lines) => new Set(lines.flatMap(({ y }) => y.filter((value) => value !== null))).size === 1;
 const isPositive = (lines, axis) => lines.some((line) => line[axis].some((value) => value > 0));
 
+// Ticks at whole numbers where Plotly would have others between them.
+function countedTicks(lines, isLog, zoom, { rangemode }) {
+  const values = zoom ? zoom.map((end) => (isLog ? 10 ** end : end)) : [...lines.flatMap(({ x }) => x).filter(Number.isFinite), ...(rangemode === "tozero" ? [0] : [])];
+  const [low, high] = values.reduce(([least, most], value) => [Math.min(least, value), Math.max(most, value)], [Infinity, -Infinity]);
+  return isCounted() && high - low <= MOST_COUNTED ? { tick0: 0, dtick: isLog ? "L1" : 1 } : {};
+}
+
 // `range` is that of y where panels share one, as numbers.
 function drawPanel(panel, lines, yTitle, { range = null, xaxis = {} } = {}) {
   panel.isStale = panel.isPressed;
@@ -143,11 +151,11 @@ function drawPanel(panel, lines, yTitle, { range = null, xaxis = {} } = {}) {
   range ??= areConstant(lines) ? rangeOfLines(lines) : null;
   const shared = range && (!log.y || range[0] > 0) ? (log.y ? range.map(Math.log10) : range) : null;
   const axisOfPlot = (name, fixed) => ({ type: log[name] ? "log" : "linear", autorange: !fixed, ...(fixed ? { range: [...fixed] } : {}) });
-  panel.figure = { title, xTitle: axisTitle(), yTitle, lines, log, range: { x: zoom.x, y: zoom.y ?? shared } };
+  panel.figure = { title, xTitle: axisTitle(), yTitle, lines, log, isCounted: isCounted(), range: { x: zoom.x, y: zoom.y ?? shared } };
   const first = !chart.data;
   const hovermode = metricOfAxis() || lines.length > MOST_HOVERED ? "closest" : "x";
   draw(chart, bandsFirst(lines.map((line) => tracesOf(line, hovermode))), layoutOf(axisTitle(), yTitle, { hovermode,
-    xaxis: { ...axisOfPlot("x", zoom.x), ...(zoom.x || log.x ? {} : xaxis) }, yaxis: axisOfPlot("y", zoom.y ?? shared) }), { doubleClick: false });
+    xaxis: { ...axisOfPlot("x", zoom.x), ...countedTicks(lines, log.x, zoom.x, xaxis), ...(zoom.x || log.x ? {} : xaxis) }, yaxis: axisOfPlot("y", zoom.y ?? shared) }), { doubleClick: false });
   if (first) chart.dispatchEvent(new Event("plotly-ready"));
 }
 
