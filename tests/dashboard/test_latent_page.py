@@ -163,6 +163,33 @@ def test_an_image_a_slider_and_the_keyboard_choose_latents(watched, runs, export
         assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
 
 
+def test_whole_rows_of_images_are_seen(watched, runs):
+    with shown(watched, runs, "units") as page:
+        for width in (1280, 390):
+            page.set_viewport_size({"width": width, "height": 844})
+            bottom = (box := page.locator(".thumbs").bounding_box())["y"] + box["height"]
+            rows = {image.bounding_box()["y"] for image in page.locator(".thumb").all()}
+            height = page.locator(".thumb").first.bounding_box()["height"]
+            assert len([top for top in rows if top + height <= bottom + 0.1]) == 2
+            assert not [top for top in rows if top < bottom < top + height - 0.1]
+
+
+def test_the_page_says_which_units_are_grey(watched, runs):
+    with shown(watched, runs, "units") as page:
+        assert page.locator("tr.dead").count() == 0
+        assert page.get_by_text("Grey:").count() == 0
+        script = """async () => {
+          const serve = served.bundle;
+          served.bundle = async (key) => ({ ...await serve(key), unit_rates: [3, 2, 0.0104, 0.0098, 1, 1, 1, 1] });
+          applyTheme("dark");
+        }"""
+        page.evaluate(script)
+        grey = page.get_by_text("Grey: rate below 0.01 nats")
+        expect(grey).to_be_visible()
+        assert page.locator("tr.dead td.rate").all_inner_texts() == [" 0.0098"]
+        assert " 0.0104" in page.locator("tr:not(.dead) td.rate").all_inner_texts()
+
+
 def test_sliders_follow_the_pointer_and_nothing_moves_under_it(watched, runs):
     with shown(watched, runs, "units") as page:
         page.set_viewport_size({"width": 500, "height": 900})  # the caption is above the plane

@@ -90,6 +90,7 @@ function latentViews(opened, container) {
 }
 
 const pixelsOf = (bundle, index) => Float32Array.from(bundle.row("pixels", index), (value) => value / 255);
+const textOfRate = (rate) => (Math.abs(rate) < 0.1 ? rate.toFixed(4) : rate.toFixed(2)).replace("-", "−"); // on both sides of DEAD_RATE
 const signed = (value) => value.toFixed(2).replace("-", "−");
 const shortNumbers = (values) => [...values].map((value) => Number(value.toPrecision(PRECISION))).join(",");
 
@@ -220,14 +221,15 @@ function unitSliders(bundle, latent, inPlane, changed) {
     const output = el("output", {});
     const ofImage = el("td", { class: "number of-image" });
     const isDead = rates ? rates[unit] < DEAD_RATE : bundle.active?.[unit] === false;
-    const row = el("tr", { class: isDead ? "dead" : null, title: isDead ? "This unit carries next to nothing of the images." : null }, el("th", { scope: "row" }, `z${unit + 1}`), el("td", {}, slider), el("td", { class: "number" }, output),
-      rates ? el("td", { class: "number rate" }, el("meter", { min: 0, max: most, value: rates[unit], "aria-label": `rate of z${unit + 1}` }), ` ${rates[unit].toFixed(2)}`) : null, rates ? ofImage : null);
-    return { row, show: ({ z, image }) => { slider.value = z[unit]; output.textContent = signed(z[unit]); ofImage.textContent = image >= 0 && bundle.arrays.image_rates ? bundle.row("image_rates", image)[unit].toFixed(2) : ""; } };
+    const row = el("tr", { class: isDead ? "dead" : null }, el("th", { scope: "row" }, `z${unit + 1}`), el("td", {}, slider), el("td", { class: "number" }, output),
+      rates ? el("td", { class: "number rate" }, el("meter", { min: 0, max: most, value: rates[unit], "aria-label": `rate of z${unit + 1}` }), ` ${textOfRate(rates[unit])}`) : null, rates ? ofImage : null);
+    return { row, show: ({ z, image }) => { slider.value = z[unit]; output.textContent = signed(z[unit]); ofImage.textContent = image >= 0 && bundle.arrays.image_rates ? textOfRate(bundle.row("image_rates", image)[unit]) : ""; } };
   });
-  const planeRates = rates && inPlane.length ? el("p", { class: "quiet" }, `On the plane: ${inPlane.map((unit) => `z${unit + 1}, rate ${rates[unit].toFixed(2)}`).join("; ")} nats.`) : null;
+  const planeRates = rates && inPlane.length ? el("p", { class: "quiet" }, `On the plane: ${inPlane.map((unit) => `z${unit + 1}, rate ${textOfRate(rates[unit])}`).join("; ")} nats.`) : null;
   const head = el("thead", {}, el("tr", {}, ["unit", "value", "", ...(rates ? ["rate, nats", "of this image"] : [])].map((text) => el("th", { scope: "col", class: text === "of this image" ? "of-image" : null }, el("span", {}, text)))));
   const table = rows.length ? el("div", { class: "scroll sliders", tabindex: "0", role: "region", "aria-label": "Latent units" }, el("table", {}, head, el("tbody", {}, rows.map((item) => item.row)))) : null;
-  return { element: [planeRates, table, order.length > MOST_SLIDERS ? el("p", { class: "quiet" }, `The first ${MOST_SLIDERS} of ${order.length} units.`) : null], show: (shown) => rows.forEach((item) => item.show(shown)) };
+  const grey = rows.some((item) => item.row.className === "dead") ? el("p", { class: "quiet" }, `Grey: ${rates ? `rate below ${DEAD_RATE} nats` : "codes with a variance of at most 0.01"}, next to nothing of the images.`) : null;
+  return { element: [planeRates, table, grey, order.length > MOST_SLIDERS ? el("p", { class: "quiet" }, `The first ${MOST_SLIDERS} of ${order.length} units.`) : null], show: (shown) => rows.forEach((item) => item.show(shown)) };
 }
 
 function legendOfLabels(bundle) {
