@@ -22,7 +22,7 @@ from tests.test_conf import composed
 from vae_exp.configuration.instantiate import build_vae
 from vae_exp.configuration.schema import resolve_to_dict
 from vae_exp.dashboard.explorer import layers as layers_module
-from vae_exp.dashboard.explorer.bundle import pack_arrays
+from vae_exp.dashboard.explorer.bundle import _describe_units, pack_arrays
 from vae_exp.dashboard.explorer.catalog import ExplorerCatalog
 from vae_exp.dashboard.explorer.layers import TOLERANCE, decoder_layers, run_layers, size_of
 from vae_exp.dashboard.explorer.options import ExploreOptions
@@ -30,6 +30,7 @@ from vae_exp.dashboard.explorer.run_process import RunProcess
 from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.dashboard.web.app import make_app
 from vae_exp.dashboard.web.export import export
+from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
 from vae_exp.model.networks import ACTIVATIONS
 
@@ -106,6 +107,16 @@ def test_packed_arrays_are_read_at_their_offsets():
         assert start % 4 == 0
         read = np.frombuffer(data[start : start + array.nbytes], entry["type"]).reshape(entry["shape"])
         np.testing.assert_array_equal(read, array)
+
+
+@pytest.mark.parametrize("count", [1, 2, 40])
+def test_the_plane_of_codes_has_two_directions_however_few_images_there_are(count):
+    arrays: dict[str, np.ndarray] = {"pixels": np.zeros((count, 1))}
+    images = ImageSet(torch.rand(count, *SHAPE))
+    with torch.no_grad():
+        _describe_units(build(["model.latent_dim=5"]), images, torch.Generator().manual_seed(0), arrays)
+    directions = arrays["directions"]
+    np.testing.assert_allclose(directions @ directions.T, np.eye(2), atol=1e-5)
 
 
 @pytest.fixture

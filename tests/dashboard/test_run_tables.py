@@ -196,6 +196,7 @@ def test_files_are_refused(export: Callable[..., None], tmp_path: Path):
         ("runs.csv", [], f"--export={path} exists; --overwrite replaces it."),
         ("runs.xlsx", [], "runs.xlsx must end in .html, .npz, .parquet or .csv."),
         ("page.html", ["--history"], "--history has no effect with --export of a page."),
+        ("page.html", ["--size-limit", "nan"], "--size-limit nan: expected megabytes, more than 0."),
         ("x.csv", ["--last-pictures"], "--last-pictures has no effect with --export of a table."),
         ("missing/../runs.csv/x.csv", [], "cannot be written"),
     ):

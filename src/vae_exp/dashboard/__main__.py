@@ -1,6 +1,7 @@
 """`python -m vae_exp.dashboard`: the offline W&B dashboard, in a browser or in a file."""
 
 import argparse
+from math import inf
 from pathlib import Path
 
 from vae_exp.dashboard.explorer.options import ExploreOptions, check_run_directories
@@ -96,6 +97,8 @@ def _export(args: argparse.Namespace) -> None:
     if not is_page:
         check_suffix("--export", args.export, (".html", *SUFFIXES))
     _check_effect(args, f"with --export of a {'page' if is_page else 'table'}")
+    if not 0 < args.size_limit < inf:
+        raise UserError(f"--size-limit {args.size_limit}: expected megabytes, more than 0.")
     if args.export.is_file() and not args.overwrite:
         raise UserError(f"--export={args.export} exists; --overwrite replaces it.")
     if is_page:

@@ -136,7 +136,7 @@ def _describe_units(
         arrays["image_rates"] = rates[: len(arrays["pixels"])].astype(np.float32)
     centre = means.mean(axis=0)
     arrays["centre"] = centre.astype(np.float32)
-    _, _, directions = np.linalg.svd(means - centre, full_matrices=False)
+    _, _, directions = np.linalg.svd(means - centre, full_matrices=len(means) == 1)
     arrays["directions"] = directions[:2].astype(np.float32)
     variance = means.astype(np.float64).var(axis=0)
     return {
