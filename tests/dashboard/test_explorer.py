@@ -231,6 +231,23 @@ def test_an_export_names_no_folder_of_data_that_are_gone(copied_run, tmp_path):
     assert b"secret" not in data
 
 
+def test_images_outside_are_named_by_the_command_that_shows_them(copied_run, tmp_path):
+    images = tmp_path / "elsewhere" / "images.npy"
+    images.parent.mkdir()
+    np.save(images, np.zeros((5, 8, 8), dtype=np.float32))
+    config = copied_run / ".hydra" / "config.yaml"
+    content = yaml.safe_load(config.read_text())
+    source = {"_target_": "vae_exp.data.npz.NPZSource", "path": "${data.path}"}
+    content["data"] |= {"source": source, "path": str(images), "validation_size": 0}
+    config.write_text(yaml.safe_dump(content))
+    process = RunProcess(ExploreOptions())
+    assert f"-m vae_exp.explore run={copied_run} data.path={images}`.".encode() in process.bundle(copied_run)
+    process.stop()
+    process = RunProcess(ExploreOptions(data_path=str(images)))
+    assert b'"split": "train"' in process.bundle(copied_run)
+    process.stop()
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [

@@ -97,7 +97,8 @@ def naming_command(
         has_new_images: Whether `data.path` names other images, so that a variable has to say where the run's are.
     """
     others = [text for text in overrides if override_key(text) not in ("run", "data.root", "data.path")]
-    names, path = set(map(override_key, others)), run.config["data"].get("path")
+    without_effect = ["split"] if command == "explore" else []
+    names, path = {*map(override_key, others), *without_effect}, run.config["data"].get("path")
     words = [word for word in _needed(run.config, run.directory).split() if override_key(word) not in names]
     start = ""
     if has_new_images and path:

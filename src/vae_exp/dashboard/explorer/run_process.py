@@ -130,9 +130,11 @@ def _open(run: str, options: ExploreOptions, version: tuple[int, ...]) -> "Train
 
 @lru_cache(_MAX_OPEN_RUNS)
 def _bundle(run: str, options: ExploreOptions, version: tuple[int, ...]) -> bytes:
+    from vae_exp.cli.console import naming_command
     from vae_exp.dashboard.explorer.bundle import make_bundle
 
-    return make_bundle(_open(run, options, version), has_labels=options.has_labels, has_paths=options.has_paths)
+    opened = naming_command(_open(run, options, version), "explore", ())
+    return make_bundle(opened, has_labels=options.has_labels, has_paths=options.has_paths)
 
 
 def _decode(

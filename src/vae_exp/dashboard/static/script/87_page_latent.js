@@ -90,7 +90,7 @@ function latentViews(opened, container) {
 }
 
 const pixelsOf = (bundle, index) => Float32Array.from(bundle.row("pixels", index), (value) => value / 255);
-const textOfRate = (rate) => (Math.abs(rate) < 0.1 ? rate.toFixed(4) : rate.toFixed(2)).replace("-", "−"); // on both sides of DEAD_RATE
+const textOfRate = (rate) => rate.toFixed(Math.abs(rate) < 0.1 ? 4 : 2); // on both sides of DEAD_RATE
 const signed = (value) => value.toFixed(2).replace("-", "−");
 const shortNumbers = (values) => [...values].map((value) => Number(value.toPrecision(PRECISION))).join(",");
 
@@ -223,7 +223,7 @@ function unitSliders(bundle, latent, inPlane, changed) {
     const isDead = rates ? rates[unit] < DEAD_RATE : bundle.active?.[unit] === false;
     const row = el("tr", { class: isDead ? "dead" : null }, el("th", { scope: "row" }, `z${unit + 1}`), el("td", {}, slider), el("td", { class: "number" }, output),
       rates ? el("td", { class: "number rate" }, el("meter", { min: 0, max: most, value: rates[unit], "aria-label": `rate of z${unit + 1}` }), ` ${textOfRate(rates[unit])}`) : null, rates ? ofImage : null);
-    return { row, show: ({ z, image }) => { slider.value = z[unit]; output.textContent = signed(z[unit]); ofImage.textContent = image >= 0 && bundle.arrays.image_rates ? textOfRate(bundle.row("image_rates", image)[unit]) : ""; } };
+    return { row, show: ({ z, image }) => { slider.value = z[unit]; output.textContent = signed(z[unit]); ofImage.textContent = image >= 0 && bundle.arrays.image_rates ? bundle.row("image_rates", image)[unit].toFixed(2) : ""; } };
   });
   const planeRates = rates && inPlane.length ? el("p", { class: "quiet" }, `On the plane: ${inPlane.map((unit) => `z${unit + 1}, rate ${textOfRate(rates[unit])}`).join("; ")} nats.`) : null;
   const head = el("thead", {}, el("tr", {}, ["unit", "value", "", ...(rates ? ["rate, nats", "of this image"] : [])].map((text) => el("th", { scope: "col", class: text === "of this image" ? "of-image" : null }, el("span", {}, text)))));
