@@ -186,8 +186,8 @@ def test_the_page_says_which_units_are_grey(watched, runs):
         page.evaluate(script)
         grey = page.get_by_text("Grey: rate below 0.01 nats")
         expect(grey).to_be_visible()
-        assert page.locator("tr.dead td.rate").all_inner_texts() == [" 0.0098"]
-        assert " 0.0104" in page.locator("tr:not(.dead) td.rate").all_inner_texts()
+        assert page.locator("tr.dead td.rate").all_inner_texts() == ["0.0098"]
+        assert "0.0104" in page.locator("tr:not(.dead) td.rate").all_inner_texts()
 
 
 def test_sliders_follow_the_pointer_and_nothing_moves_under_it(watched, runs):
