@@ -142,9 +142,10 @@ def serialize_curves(runs: Sequence[Run], metrics: Sequence[str], x_axis: str) -
         x_axis: `step`, `epoch` or `time` (seconds of training).
     """
     curves = []
-    for metric in metrics:
-        for run in runs:
-            series = run.gpu_series if metric in run.gpu_keys else run.series
+    for run in runs:
+        gpu_keys = set(run.gpu_keys)
+        for metric in metrics:
+            series = run.gpu_series if metric in gpu_keys else run.series
             x, y = (
                 [_number(value) for value in numbers.tolist()]
                 for numbers in downsample(*series(metric, X_AXES[x_axis]))
