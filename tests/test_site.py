@@ -83,6 +83,8 @@ def test_search_and_copying_work_in_a_browser(site, watched, width):
         assert "hydra/launcher=slurm_gpu" in page.evaluate("navigator.clipboard.readText()")
         page.locator("label[for=__search]:visible, .md-search__button:visible").first.click()
         page.keyboard.type("find odd images")
+        breadcrumbs = page.get_by_role("option").first.locator("menu")
+        assert breadcrumbs.evaluate("menu => getComputedStyle(menu).color") == "rgba(0, 0, 0, 0.7)"  # 4.5 is 0.54
         page.get_by_role("option").filter(has_text="Find odd images").first.click()
         page.wait_for_url("**/how_to/find_odd_images.html*")
         server.shutdown()
