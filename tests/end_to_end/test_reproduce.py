@@ -103,7 +103,7 @@ def test_an_override_that_changes_the_recipe_is_refused(run, tmp_path: Path, ove
     code, output = run("small", "--override", "trainer.device=cpu", "--override", override)
     assert code == 1
     assert f"--override {override} may change the numbers of a row" in output
-    assert "only data.root, data.path, data.preload_to_device, trainer.device, trainer.execution, " in output
+    assert "only trainer.device, trainer.execution, trainer.steps_per_graph, trainer.threads, " in output
     assert not (tmp_path / "reproductions").exists()
 
 

@@ -165,6 +165,20 @@ def test_seeds_are_runs_of_their_own_and_compared_one_by_one(tmp_path: Path):
     )
 
 
+def test_scores_by_other_settings_than_the_row_has_are_not_its_figure(tmp_path: Path):
+    target = ReproductionTarget(
+        "known", "", "", (), ("evaluator=[nll]", "evaluator.nll.num_images=null"), "test/nll"
+    )
+    runs = TargetRuns(target, tmp_path)
+    complete(tmp_path / "known", 86.5, evaluated=True)
+    scores = tmp_path / "known" / "evaluation" / "test-last.json"
+    for num_images, values in ((500, None), (None, (86.5,))):
+        content = {"evaluator": {"nll": {"num_images": num_images}}, "metrics": {"test/nll": 86.5}}
+        scores.write_text(json.dumps(content))
+        result = runs.result()
+        assert (result and result.values) == values
+
+
 def test_an_unknown_name_names_those_that_are():
     with pytest.raises(UserError, match=r"^burda is not a reproduction; known are known, open\.$"):
         select_targets(TWO, ["known", "burda"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vae_exp.configuration.config_dir import config_dir
 from vae_exp.configuration.overrides import override_key
+from vae_exp.configuration.resolvers import OVERRIDABLE_ON_RESUME
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import Interrupted, UserError, exit_with_message
 from vae_exp.reproduce.runs import TargetRuns
@@ -15,16 +16,7 @@ from vae_exp.reproduce.targets import ReproductionTarget, mean_text, read_target
 from vae_exp.storage.atomic_io import check_writable
 
 _PAGE = "reproductions.md"
-_HARMLESS = (
-    "data.root",
-    "data.path",
-    "data.preload_to_device",
-    "trainer.device",
-    "trainer.execution",
-    "trainer.threads",
-    "tracker",
-    "checkpoint",
-)
+_HARMLESS = tuple(key for key in OVERRIDABLE_ON_RESUME if key not in ("trainer.epochs", "trainer.early_stopping"))
 
 
 def main() -> None:

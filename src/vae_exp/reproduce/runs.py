@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
+
+from omegaconf import OmegaConf
 
 from vae_exp.engine.progress import format_duration
 from vae_exp.engine.shutdown import GracefulShutdown
@@ -126,9 +128,21 @@ class TargetRuns:
         metrics = result["metrics"]
         if self.target.evaluate:
             scores = directory.evaluation(self.target.split, "last")
-            metrics = json.loads(scores.read_text(encoding="utf-8"))["metrics"] if scores.is_file() else {}
+            content = json.loads(scores.read_text(encoding="utf-8")) if scores.is_file() else {}
+            metrics = content["metrics"] if _has_settings(content, self.target.evaluate) else {}
         value = metrics.get(self.target.metric)
         return None if value is None else float(value)
+
+
+def _has_settings(scores: Mapping[str, Any], overrides: Sequence[str]) -> bool:
+    """Whether these settings of evaluators made a score file; the run may have been scored with others, too."""
+    settings = OmegaConf.from_dotlist([override for override in overrides if override.startswith("evaluator.")])
+    made_with = scores.get("evaluator", {})
+    return bool(scores) and all(
+        made_with.get(name, {}).get(key) == value
+        for name, own in settings.get("evaluator", {}).items()
+        for key, value in own.items()
+    )
 
 
 def _rows(directory: RunDirectory) -> list[dict[str, Any]]:
