@@ -14,7 +14,8 @@ function fill(element, attributes, children) {
   return element;
 }
 
-const presentOf = (children) => children.flat(3).filter((child) => child !== null && child !== undefined && child !== false);
+const presentOf = (children) =>
+  children.flat(3).filter((child) => child !== null && child !== undefined && child !== false);
 
 const el = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
 const svg = (tag, attributes = {}, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
@@ -23,7 +24,8 @@ const option = (value, chosen, text = value) => el("option", { value, selected: 
 function choice(label, values, chosen, onChange) {
   const select = el("select", { on: { change: () => onChange(select.value) } });
   const pairs = values.map((item) => (Array.isArray(item) ? item : [item, item]));
-  if (chosen !== undefined && chosen !== null && !pairs.some(([value]) => value === chosen)) pairs.unshift([chosen, chosen]);
+  if (chosen !== undefined && chosen !== null && !pairs.some(([value]) => value === chosen))
+    pairs.unshift([chosen, chosen]);
   select.append(...pairs.map(([value, text]) => option(value, chosen, text)));
   return el("label", {}, label, select);
 }
@@ -36,10 +38,16 @@ function tick(label, checked, onChange) {
 // A menu of checkboxes.
 function boxes(label, values, chosen, onChange, titleOf = (value) => value) {
   const now = new Set(chosen);
-  return menuOf(label, values.map((value) => tick(titleOf(value), now.has(value), (on) => {
-    if (on) now.add(value); else now.delete(value);
-    onChange(values.filter((item) => now.has(item)));
-  })));
+  return menuOf(
+    label,
+    values.map((value) =>
+      tick(titleOf(value), now.has(value), (on) => {
+        if (on) now.add(value);
+        else now.delete(value);
+        onChange(values.filter((item) => now.has(item)));
+      }),
+    ),
+  );
 }
 
 // A menu stays open while it is used, and Escape closes it. It is moved to the left where it would be cut at the right.
@@ -51,7 +59,10 @@ function menuOf(label, ...items) {
     box.style.marginLeft = over > 0 && getComputedStyle(box).position === "absolute" ? `${-over}px` : "";
   });
   menu.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") { menu.open = false; menu.querySelector("summary").focus(); }
+    if (event.key === "Escape") {
+      menu.open = false;
+      menu.querySelector("summary").focus();
+    }
   });
   menu.addEventListener("focusout", (event) => {
     if (event.relatedTarget && !menu.contains(event.relatedTarget)) menu.open = false;
@@ -81,7 +92,10 @@ function keepFocus(container, change) {
 function arrangeChildren(container, children) {
   const wanted = new Set(children);
   for (const child of [...container.children]) if (!wanted.has(child)) child.remove();
-  children.forEach((child, index) => container.children[index] === child || container.insertBefore(child, container.children[index] ?? null));
+  children.forEach(
+    (child, index) =>
+      container.children[index] === child || container.insertBefore(child, container.children[index] ?? null),
+  );
 }
 
 const isInUse = (container) => container.contains(document.activeElement);

@@ -17,7 +17,9 @@ function virtualRows(scroll, table) {
 
   // The rows near the visible part and the one that has the focus, and gaps between them.
   function rows() {
-    const focused = body.contains(document.activeElement) ? document.activeElement.closest("tr").dataset.row : undefined;
+    const focused = body.contains(document.activeElement)
+      ? document.activeElement.closest("tr").dataset.row
+      : undefined;
     const result = [];
     let [end, gap] = [0, 0];
     items.forEach((item, index) => {
@@ -36,7 +38,12 @@ function virtualRows(scroll, table) {
     return result;
   }
 
-  const gapOf = (height) => el("tr", { class: "gap", "aria-hidden": "true" }, el("td", { colspan: head.querySelectorAll("th").length, style: `height: ${height}px` }));
+  const gapOf = (height) =>
+    el(
+      "tr",
+      { class: "gap", "aria-hidden": "true" },
+      el("td", { colspan: head.querySelectorAll("th").length, style: `height: ${height}px` }),
+    );
 
   // Note how high new rows are, and keep columns as wide as they were by a row that has no height.
   function measure() {
@@ -46,7 +53,8 @@ function virtualRows(scroll, table) {
     const longest = new Map(); // by column, of the new rows
     fresh.forEach((row, index) => {
       measured.add(row);
-      if (Math.abs(high[index] - usual) < 0.01) heights.delete(row.dataset.row); else heights.set(row.dataset.row, high[index]);
+      if (Math.abs(high[index] - usual) < 0.01) heights.delete(row.dataset.row);
+      else heights.set(row.dataset.row, high[index]);
       row.querySelectorAll("td").forEach((cell, column) => {
         if (cell.textContent.length > (longest.get(column)?.textContent.length ?? 0)) longest.set(column, cell);
       });
@@ -56,9 +64,21 @@ function virtualRows(scroll, table) {
     longest.forEach((cell, column) => {
       content.selectNodeContents(cell);
       const { width } = content.getBoundingClientRect();
-      if (width > (widest.get(column) ?? 0)) { widest.set(column, width); grown = true; }
+      if (width > (widest.get(column) ?? 0)) {
+        widest.set(column, width);
+        grown = true;
+      }
     });
-    if (grown) sizer.replaceChildren(el("tr", {}, Array.from(head.querySelectorAll("th"), (_, column) => el("td", {}, el("div", { style: `width: ${widest.get(column) ?? 0}px` })))));
+    if (grown)
+      sizer.replaceChildren(
+        el(
+          "tr",
+          {},
+          Array.from(head.querySelectorAll("th"), (_, column) =>
+            el("td", {}, el("div", { style: `width: ${widest.get(column) ?? 0}px` })),
+          ),
+        ),
+      );
   }
 
   function draw() {
@@ -74,10 +94,14 @@ function virtualRows(scroll, table) {
   }
 
   let frame = 0;
-  scroll.addEventListener("scroll", () => {
-    cancelAnimationFrame(frame);
-    frame = requestAnimationFrame(follow);
-  }, { passive: true });
+  scroll.addEventListener(
+    "scroll",
+    () => {
+      cancelAnimationFrame(frame);
+      frame = requestAnimationFrame(follow);
+    },
+    { passive: true },
+  );
   new ResizeObserver(follow).observe(scroll);
 
   return (newHead, newItems, newSignature) => {
@@ -88,6 +112,9 @@ function virtualRows(scroll, table) {
     }
     [head, items, signature] = [newHead, newItems, newSignature];
     table.setAttribute("aria-rowcount", items.length + 1);
-    keepFocus(table, () => { arrangeChildren(table, [head, sizer, body]); draw(); });
+    keepFocus(table, () => {
+      arrangeChildren(table, [head, sizer, body]);
+      draw();
+    });
   };
 }

@@ -13,29 +13,58 @@ async function fetchOk(path, params = [], options = {}) {
 }
 
 const fetchJson = async (path, params = []) => (await fetchOk(path, params)).json();
-const toBase64 = (bytes) => btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_");
+const toBase64 = (bytes) =>
+  btoa(String.fromCharCode(...bytes))
+    .replaceAll("+", "-")
+    .replaceAll("/", "_");
 const fromBase64 = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
 
 const served = {
   live: true,
   changes: (since) => fetchJson("api/runs", [["since", since]]),
   curves: async (runs, metrics, against) => {
-    const params = [["against", against], ...runs.map((run) => ["run", run]), ...metrics.map((metric) => ["metric", metric])];
+    const params = [
+      ["against", against],
+      ...runs.map((run) => ["run", run]),
+      ...metrics.map((metric) => ["metric", metric]),
+    ];
     return (await fetchJson("api/curves", params)).curves;
   },
-  pictures: async (runs) => (await fetchJson("api/pictures", runs.map((run) => ["run", run]))).pictures,
+  pictures: async (runs) =>
+    (
+      await fetchJson(
+        "api/pictures",
+        runs.map((run) => ["run", run]),
+      )
+    ).pictures,
   details: (run) => fetchJson(`api/run/${encodeURIComponent(run)}`),
-  saveNote: async (run, text, version) => (await fetchOk(`api/notes/${encodeURIComponent(run)}`, [], { method: "POST", headers: { "Content-Type": "application/json", "X-Notes-Token": notesToken }, body: JSON.stringify({ text, version }) })).json(),
+  saveNote: async (run, text, version) =>
+    (
+      await fetchOk(`api/notes/${encodeURIComponent(run)}`, [], {
+        method: "POST",
+        headers: { "Content-Type": "application/json", "X-Notes-Token": notesToken },
+        body: JSON.stringify({ text, version }),
+      })
+    ).json(),
   address: (run, picture) => `media/${encodeURIComponent(run)}/${picture.n}?${picture.mark}`,
   explorable: async () => (await fetchJson("api/latent")).runs,
   bundle: async (run) => unpackBundle(await (await fetchOk(`api/latent/${encodeURIComponent(run)}`)).arrayBuffer()),
-  decode: async (run, latents, label) => new Uint8Array(await (await fetchOk(`api/latent/${encodeURIComponent(run)}/image`, [["z", toBase64(new Uint8Array(latents.buffer))], ["label", label]])).arrayBuffer()),
+  decode: async (run, latents, label) =>
+    new Uint8Array(
+      await (
+        await fetchOk(`api/latent/${encodeURIComponent(run)}/image`, [
+          ["z", toBase64(new Uint8Array(latents.buffer))],
+          ["label", label],
+        ])
+      ).arrayBuffer(),
+    ),
 };
 
 const exported = embedded && {
   live: false,
   changes: async (since) => ({ ...embedded.changes, runs: since === 0 ? embedded.changes.runs : [] }),
-  curves: async (runs, metrics, against) => embedded.curves[against].filter((item) => runs.includes(item.run) && metrics.includes(item.metric)),
+  curves: async (runs, metrics, against) =>
+    embedded.curves[against].filter((item) => runs.includes(item.run) && metrics.includes(item.metric)),
   pictures: async (runs) => Object.fromEntries(runs.map((run) => [run, embedded.pictures[run] ?? []])),
   details: async (run) => embedded.details[run],
   address: (run, picture) => picture.data,

@@ -3,7 +3,10 @@
 const decimals = new Map();
 const SIGNIFICANT_DIGITS = 5;
 const MAX_DECIMALS = 6;
-const FORMATS = Array.from({ length: MAX_DECIMALS + 1 }, (_, digits) => new Intl.NumberFormat("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }));
+const FORMATS = Array.from(
+  { length: MAX_DECIMALS + 1 },
+  (_, digits) => new Intl.NumberFormat("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }),
+);
 
 // A comma separates thousands. What its decimals cannot show, and the very large, have a power of ten.
 function fixed(value, digits) {
@@ -18,11 +21,18 @@ function decimalsOf(key, numbers) {
   const sizes = numbers.map(Math.abs).filter((size) => size >= 10 ** -MAX_DECIMALS && size < Infinity);
   const needed = sizes.map((size) => String(Number(size.toPrecision(SIGNIFICANT_DIGITS))).split(".")[1]?.length ?? 0);
   const most = sizes.reduce((one, other) => Math.max(one, other), 1);
-  return Math.max(0, Math.min(needed.reduce((one, other) => Math.max(one, other), 0), MAX_DECIMALS - Math.floor(Math.log10(most))));
+  return Math.max(
+    0,
+    Math.min(
+      needed.reduce((one, other) => Math.max(one, other), 0),
+      MAX_DECIMALS - Math.floor(Math.log10(most)),
+    ),
+  );
 }
 
 // Means of counts have a decimal.
-const withError = ({ mean: value, error }, digits) => fixed(value, digits || 1) + (Number.isFinite(error) ? ` ± ${fixed(error, digits || 1)}` : "");
+const withError = ({ mean: value, error }, digits) =>
+  fixed(value, digits || 1) + (Number.isFinite(error) ? ` ± ${fixed(error, digits || 1)}` : "");
 
 // Any value: a metric as above, a number of a config with all that it needs.
 function shown(value, key = "") {
@@ -41,3 +51,14 @@ function hoverFormat(metric, numbers) {
   const isShown = (value) => !Number.isFinite(value) || value === 0 || Math.abs(value) >= 10 ** -digits;
   return digits !== undefined && numbers.every(isShown) ? `,.${digits}f` : `.${SIGNIFICANT_DIGITS}g`;
 }
+
+const DATE = new Intl.DateTimeFormat(undefined, { dateStyle: "short", timeStyle: "short" });
+const moment = (seconds) => (seconds ? DATE.format(seconds * 1000) : "");
+
+function duration(seconds) {
+  if (typeof seconds !== "number") return "";
+  if (seconds < 100) return `${Number(seconds.toPrecision(3))} s`;
+  return seconds < 6000 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+}
+
+const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);

@@ -13,12 +13,25 @@ function cssOf(tint, root) {
   if (typeof tint === "number") return variable(`c${tint}`, root);
   const position = Math.min(1, Math.max(0, tint.at)) * (RAMP_STOPS - 1);
   const low = Math.min(RAMP_STOPS - 2, Math.floor(position));
-  const [from, to] = [low, low + 1].map((stop) => [1, 3, 5].map((at) => parseInt(variable(`r${stop}`, root).slice(at, at + 2), 16)));
-  return `#${from.map((value, index) => Math.round(value + (position - low) * (to[index] - value)).toString(16).padStart(2, "0")).join("")}`;
+  const [from, to] = [low, low + 1].map((stop) =>
+    [1, 3, 5].map((at) => parseInt(variable(`r${stop}`, root).slice(at, at + 2), 16)),
+  );
+  return `#${from
+    .map((value, index) =>
+      Math.round(value + (position - low) * (to[index] - value))
+        .toString(16)
+        .padStart(2, "0"),
+    )
+    .join("")}`;
 }
 
 const dashOf = (dash, unit = "px") => DASHES[dash].map((length) => `${length}${unit}`).join(",");
-const swatch = ({ colour: tint, dash }) => el("span", { class: `swatch d${dash}`, style: `color: ${typeof tint === "number" ? `var(--c${tint})` : cssOf(tint)}`, "aria-hidden": "true" });
+const swatch = ({ colour: tint, dash }) =>
+  el("span", {
+    class: `swatch d${dash}`,
+    style: `color: ${typeof tint === "number" ? `var(--c${tint})` : cssOf(tint)}`,
+    "aria-hidden": "true",
+  });
 
 // A style for each of some lines. `tints` and `dashes` are numbers that a key decides, or null; what no key decides
 // differs among all lines as long as there are combinations, and is the wanted one where that is free.

@@ -16,12 +16,18 @@ const ARRAY_TYPES = {
 
 const product = (shape) => shape.reduce((size, side) => size * side, 1);
 
-// The JSON object of a bundle; `arrays` has typed arrays, and `row(name, i)` is row i of one, and `count(name)` says how many there are.
+// The JSON object of a bundle; `arrays` has typed arrays, and `row(name, i)` is row i of one, and `count(name)` says
+// how many there are.
 function unpackBundle(buffer) {
   const length = new DataView(buffer).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
   const shapes = header.arrays;
-  const arrays = Object.fromEntries(Object.entries(shapes).map(([name, { type, shape, offset }]) => [name, ARRAY_TYPES[type](buffer, 4 + length + offset, product(shape))]));
+  const arrays = Object.fromEntries(
+    Object.entries(shapes).map(([name, { type, shape, offset }]) => [
+      name,
+      ARRAY_TYPES[type](buffer, 4 + length + offset, product(shape)),
+    ]),
+  );
   const row = (name, index) => {
     const size = product(shapes[name].shape.slice(1));
     return arrays[name].subarray(index * size, (index + 1) * size);
@@ -42,19 +48,35 @@ function linear(input, { shape: [outputs], weight, bias }, arrays) {
 
 function biasedMaps({ shape: [channels, height, width], bias }, arrays) {
   const result = new Float32Array(channels * height * width);
-  if (bias) for (let channel = 0; channel < channels; channel++) result.fill(arrays[bias][channel], channel * height * width, (channel + 1) * height * width);
+  if (bias)
+    for (let channel = 0; channel < channels; channel++)
+      result.fill(arrays[bias][channel], channel * height * width, (channel + 1) * height * width);
   return result;
 }
 
-// Both kinds of convolution read and write the same pairs of pixels: `at` of the larger map is stride · `near` − padding + offset.
+// Both kinds of convolution read and write the same pairs of pixels: `at` of the larger map is
+// stride · `near` − padding + offset.
 function convolve(input, layer, arrays) {
-  const { shape: [outputs, height, width], stride, padding, op } = layer;
+  const {
+    shape: [outputs, height, width],
+    stride,
+    padding,
+    op,
+  } = layer;
   const inputs = input.length / (layer.height * layer.width);
   const weights = arrays[layer.weight];
   const side = Math.sqrt(weights.length / (inputs * outputs));
   const result = biasedMaps(layer, arrays);
   const isTransposed = op === "conv_transpose";
-  const [small, large] = isTransposed ? [[layer.height, layer.width], [height, width]] : [[height, width], [layer.height, layer.width]];
+  const [small, large] = isTransposed
+    ? [
+        [layer.height, layer.width],
+        [height, width],
+      ]
+    : [
+        [height, width],
+        [layer.height, layer.width],
+      ];
   for (let one = 0; one < inputs; one++) {
     for (let other = 0; other < outputs; other++) {
       const kernel = (isTransposed ? one * outputs + other : other * inputs + one) * side * side;
@@ -101,12 +123,20 @@ function erf(x) {
 }
 
 // E[x] of a continuous Bernoulli with this logit (Loaiza-Ganem & Cunningham 2019, equation 9); its series near zero.
-const continuousBernoulliMean = (logit) => (Math.abs(logit) < 0.05 ? 0.5 + logit / 12 - logit ** 3 / 720 : 1 / (1 - Math.exp(-logit)) - 1 / logit);
+const continuousBernoulliMean = (logit) =>
+  Math.abs(logit) < 0.05 ? 0.5 + logit / 12 - logit ** 3 / 720 : 1 / (1 - Math.exp(-logit)) - 1 / logit;
 
 const POINTWISE = {
-  relu: (x) => (x > 0 ? x : 0), leaky_relu: (x) => (x > 0 ? x : 0.01 * x), elu: (x) => (x > 0 ? x : Math.expm1(x)),
-  gelu: (x) => 0.5 * x * (1 + erf(x / Math.SQRT2)), silu: (x) => x * sigmoid(x), softplus: (x) => (x > 20 ? x : Math.log1p(Math.exp(x))),
-  tanh: Math.tanh, sigmoid, identity: (x) => x, continuous_bernoulli: continuousBernoulliMean,
+  relu: (x) => (x > 0 ? x : 0),
+  leaky_relu: (x) => (x > 0 ? x : 0.01 * x),
+  elu: (x) => (x > 0 ? x : Math.expm1(x)),
+  gelu: (x) => 0.5 * x * (1 + erf(x / Math.SQRT2)),
+  silu: (x) => x * sigmoid(x),
+  softplus: (x) => (x > 20 ? x : Math.log1p(Math.exp(x))),
+  tanh: Math.tanh,
+  sigmoid,
+  identity: (x) => x,
+  continuous_bernoulli: continuousBernoulliMean,
 };
 const LAYERS = { linear, conv: convolve, conv_transpose: convolve, grid: toGrid, glu: gate };
 
@@ -136,9 +166,16 @@ function decoderOf(bundle, key, onError) {
     while (next) {
       const [latents, label, callback] = next;
       next = null;
-      try { callback(Float32Array.from(await source.decode(key, latents, label), (value) => value / 255)); } catch (error) { onError(error); }
+      try {
+        callback(Float32Array.from(await source.decode(key, latents, label), (value) => value / 255));
+      } catch (error) {
+        onError(error);
+      }
     }
     busy = false;
   };
-  return (latents, label, callback) => { next = [Float32Array.from(latents), label, callback]; if (!busy) run(); };
+  return (latents, label, callback) => {
+    next = [Float32Array.from(latents), label, callback];
+    if (!busy) run();
+  };
 }

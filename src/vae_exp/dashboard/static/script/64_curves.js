@@ -9,15 +9,24 @@ const RUNS_OF_A_REQUEST = 50;
 const metricOfAxis = () => (state.against.startsWith(OF_METRIC) ? state.against.slice(OF_METRIC.length) : "");
 const isCounted = () => !metricOfAxis() && state.against !== "time";
 const fetchedAxis = () => (["epoch", "time"].includes(state.against) ? state.against : "step");
-const axisTitle = () => { const metric = metricOfAxis(); return metric ? withUnit(metric) : AXES[state.against === "images" ? "images" : fetchedAxis()]; };
+const axisTitle = () => {
+  const metric = metricOfAxis();
+  return metric ? withUnit(metric) : AXES[state.against === "images" ? "images" : fetchedAxis()];
+};
 const withUnit = (metric, text = metric) => (units.get(metric) ? `${text} (${units.get(metric)})` : text);
 const hasCurve = (list, metric) => list.some((run) => run.keys.includes(metric) || run.gpu.includes(metric));
 
 // What W&B measures of GPUs.
-const GPU_METRICS = { gpu: "utilisation (%)", memoryAllocatedBytes: "memory (GB)", memoryAllocated: "memory (%)", memory: "memory traffic (time, %)" };
+const GPU_METRICS = {
+  gpu: "utilisation (%)",
+  memoryAllocatedBytes: "memory (GB)",
+  memoryAllocated: "memory (%)",
+  memory: "memory traffic (time, %)",
+};
 const GPU = /^gpu\.(\d+)\.(gpu|memory|memoryAllocated|memoryAllocatedBytes)$/;
 const isOfGpu = (metric) => GPU.test(metric);
-const inUnit = (metric, y) => (isOfGpu(metric) && metric.endsWith("Bytes") ? y.map((value) => value && value * 1e-9) : y);
+const inUnit = (metric, y) =>
+  isOfGpu(metric) && metric.endsWith("Bytes") ? y.map((value) => value && value * 1e-9) : y;
 
 function titleOfMetric(metric) {
   const [, index, name] = GPU.exec(metric) ?? [];
@@ -28,30 +37,40 @@ function titleOfMetric(metric) {
 function batchSizeOf(run) {
   const named = run.config["trainer.batch_size"] ?? run.config.batch_size;
   if (typeof named === "number") return named;
-  const sizes = Object.keys(run.config).filter((key) => key.endsWith(".batch_size") && typeof run.config[key] === "number");
+  const sizes = Object.keys(run.config).filter(
+    (key) => key.endsWith(".batch_size") && typeof run.config[key] === "number",
+  );
   return sizes.length === 1 ? run.config[sizes[0]] : null;
 }
 
 const loggedSeen = (run) => run.keys.find((key) => SEEN.test(key));
-const lacksAxis = (run) => (state.against === "images" && !loggedSeen(run) && batchSizeOf(run) === null) || (metricOfAxis() !== "" && !run.keys.includes(metricOfAxis()));
+const lacksAxis = (run) =>
+  (state.against === "images" && !loggedSeen(run) && batchSizeOf(run) === null) ||
+  (metricOfAxis() !== "" && !run.keys.includes(metricOfAxis()));
 
 // Fetch only what has changed, of some runs at a time: the server limits the curves of a request.
 async function fetchCurves(list, metrics, cache) {
   const against = fetchedAxis();
-  const needed = new Set([...metrics, metricOfAxis(), ...(state.against === "images" ? list.map(loggedSeen) : [])].filter(Boolean));
-  const isStale = (run) => [...needed].some((metric) => cache.get(`${against}\n${metric}\n${run.key}`)?.version !== run.version);
+  const needed = new Set(
+    [...metrics, metricOfAxis(), ...(state.against === "images" ? list.map(loggedSeen) : [])].filter(Boolean),
+  );
+  const isStale = (run) =>
+    [...needed].some((metric) => cache.get(`${against}\n${metric}\n${run.key}`)?.version !== run.version);
   const stale = list.filter(isStale);
   if (!stale.length || !metrics.length) return;
   for (let start = 0; start < stale.length; start += RUNS_OF_A_REQUEST) {
     const keys = stale.slice(start, start + RUNS_OF_A_REQUEST).map((run) => run.key);
-    for (const curve of await source.curves(keys, [...needed], against)) cache.set(`${against}\n${curve.metric}\n${curve.run}`, curve);
+    for (const curve of await source.curves(keys, [...needed], against))
+      cache.set(`${against}\n${curve.metric}\n${curve.run}`, curve);
   }
 }
 
 // What was scored once, after training, is a point at the epoch that was scored.
 function pointOf(run, metric) {
   const [epoch, value] = [run.summary[`${metric.split("/")[0]}/epoch`], run.summary[metric]];
-  return state.against === "epoch" && typeof epoch === "number" && typeof value === "number" ? { at: [epoch], x: [epoch], y: [value] } : null;
+  return state.against === "epoch" && typeof epoch === "number" && typeof value === "number"
+    ? { at: [epoch], x: [epoch], y: [value] }
+    : null;
 }
 
 // `at` orders the points: the step, or the axis itself. `raw` are the values before smoothing.
@@ -100,15 +119,25 @@ function meanCurve(curves) {
   const grid = all.filter((_, index) => index % skip === 0 || index === all.length - 1);
   const values = curves.map((curve, index) => interpolated(along[index], curve.y, grid));
   const abscissas = byAxis ? null : curves.map((curve, index) => interpolated(along[index], curve.x, grid));
-  const points = grid.map((point, index) => {
-    const some = values.map((row, number) => [row[index], abscissas ? abscissas[number][index] : point]).filter(([y, x]) => y !== null && x !== null);
-    const y = some.map(([value]) => value);
-    return { x: mean(some.map(([, value]) => value)), y: mean(y), sd: y.length > 1 ? deviation(y) : null, n: y.length };
-  }).filter(({ n }) => n > 0 && 2 * n >= curves.length);
+  const points = grid
+    .map((point, index) => {
+      const some = values
+        .map((row, number) => [row[index], abscissas ? abscissas[number][index] : point])
+        .filter(([y, x]) => y !== null && x !== null);
+      const y = some.map(([value]) => value);
+      return {
+        x: mean(some.map(([, value]) => value)),
+        y: mean(y),
+        sd: y.length > 1 ? deviation(y) : null,
+        n: y.length,
+      };
+    })
+    .filter(({ n }) => n > 0 && 2 * n >= curves.length);
   return Object.fromEntries(["x", "y", "sd", "n"].map((name) => [name, points.map((point) => point[name])]));
 }
 
-const isAscending = (values) => values.every((value, index) => value !== null && (index === 0 || value >= values[index - 1]));
+const isAscending = (values) =>
+  values.every((value, index) => value !== null && (index === 0 || value >= values[index - 1]));
 
 function interpolated(at, values, grid) {
   let index = 0;
@@ -117,6 +146,8 @@ function interpolated(at, values, grid) {
     if (!at.length || point < at[0] || point > at.at(-1)) return null;
     const [low, high] = [values[index], values[index + 1] ?? null];
     if (at[index] === point) return low;
-    return low === null || high === null ? null : low + ((point - at[index]) / (at[index + 1] - at[index])) * (high - low);
+    return low === null || high === null
+      ? null
+      : low + ((point - at[index]) / (at[index + 1] - at[index])) * (high - low);
   });
 }

@@ -14,7 +14,10 @@ function pageRun(main) {
 
   return async () => {
     const run = runs.get(state.run) ?? filteredRuns()[0];
-    if (!run) { refill(head, el("p", { class: "quiet" }, noRunText())); return; }
+    if (!run) {
+      refill(head, el("p", { class: "quiet" }, noRunText()));
+      return;
+    }
     const now = JSON.stringify([run.key, run.version, runs.size]);
     if (now === signature) return drawRunCurves(run);
     if (!isInUse(choices)) refill(choices, runChoices(run));
@@ -23,12 +26,17 @@ function pageRun(main) {
     refill(head, runHead(run));
     showNote(run, details.note);
     await drawRunCurves(run);
-    const scrolled = [...body.querySelectorAll("pre")].map((item) => [item.scrollTop, item.scrollHeight - item.scrollTop - item.clientHeight < 5]);
+    const scrolled = [...body.querySelectorAll("pre")].map((item) => [
+      item.scrollTop,
+      item.scrollHeight - item.scrollTop - item.clientHeight < 5,
+    ]);
     machine.forEach((chart) => clear(chart));
     details.machine.sort((a, b) => isOfGpu(b.metric) - isOfGpu(a.metric));
     machine = new Map(details.machine.slice(0, 40).map((curve) => [curve.metric, el("div", { class: "chart small" })]));
     refill(body, runSections(run, details, pictures[run.key] ?? [], machine));
-    [...body.querySelectorAll("pre")].forEach((item, index) => { item.scrollTop = scrolled[index]?.[1] === false ? scrolled[index][0] : item.scrollHeight; });
+    [...body.querySelectorAll("pre")].forEach((item, index) => {
+      item.scrollTop = scrolled[index]?.[1] === false ? scrolled[index][0] : item.scrollHeight;
+    });
     drawMachine(details, machine);
     body.querySelector("details.machine")?.addEventListener("toggle", () => drawMachine(details, machine));
   };
@@ -41,7 +49,11 @@ const curveName = (metric) => metric.replace(/^(train|val)\//, "");
 
 function runCurves(box) {
   const controls = el("div", { class: "controls" });
-  const legend = el("p", { class: "legend" }, PARTS.map((part) => el("span", {}, swatch(styleOfPart(part)), part)));
+  const legend = el(
+    "p",
+    { class: "legend" },
+    PARTS.map((part) => el("span", {}, swatch(styleOfPart(part)), part)),
+  );
   const grid = el("div", { class: "grid" });
   const panels = new Map();
   const cache = new Map();
@@ -56,7 +68,12 @@ function runCurves(box) {
     const some = chosen.length ? chosen : usual.length ? usual : names.slice(0, 4);
     const signature = JSON.stringify([run.key, names, some, state.against]);
     if (signature !== menuSignature && !isInUse(controls)) {
-      refill(controls, boxes("Curves", names, some, (list) => setState({ panels: asList(list) })), axisControls(metrics), legend);
+      refill(
+        controls,
+        boxes("Curves", names, some, (list) => setState({ panels: asList(list) })),
+        axisControls(metrics),
+        legend,
+      );
       menuSignature = signature;
     }
     refill(box, names.length ? [controls, grid] : []);
@@ -65,7 +82,9 @@ function runCurves(box) {
     const ids = some.map((name) => `${run.key}\n${name}`);
     keepPanels(grid, panels, ids, (id) => id.slice(run.key.length + 1));
     for (const [id, panel] of panels) {
-      const lines = drawn.filter((metric) => `${run.key}\n${curveName(metric)}` === id).flatMap((metric) => partLine(run, metric, cache));
+      const lines = drawn
+        .filter((metric) => `${run.key}\n${curveName(metric)}` === id)
+        .flatMap((metric) => partLine(run, metric, cache));
       drawPanel(panel, lines, withUnit(lines[0]?.label, panel.title));
     }
   };
@@ -76,10 +95,27 @@ const styleOfPart = (part) => ({ colour: Math.max(0, PARTS.indexOf(part)), dash:
 
 function partLine(run, metric, cache) {
   const curve = curveOf(run, metric, cache);
-  return curve?.x.length ? [{ ...curve, sd: null, n: null, metric, label: metric, legend: metric, style: styleOfPart(metric.split("/")[0]), key: "" }] : [];
+  return curve?.x.length
+    ? [
+        {
+          ...curve,
+          sd: null,
+          n: null,
+          metric,
+          label: metric,
+          legend: metric,
+          style: styleOfPart(metric.split("/")[0]),
+          key: "",
+        },
+      ]
+    : [];
 }
 
-const runOptions = (list) => ordered(list, "name").map((run) => [run.key, `${run.label} (${run.id})${run.replaced ? `, attempt ${run.attempt}` : ""}`]);
+const runOptions = (list) =>
+  ordered(list, "name").map((run) => [
+    run.key,
+    `${run.label} (${run.id})${run.replaced ? `, attempt ${run.attempt}` : ""}`,
+  ]);
 
 function runChoices(run) {
   return [
@@ -89,8 +125,19 @@ function runChoices(run) {
 }
 
 function runHead(run) {
-  const facts = [`${stateText(run)}`, run.label !== run.name && `name ${run.name}`, run.group && `group ${run.group}`, run.type, run.project && `project ${run.project}`, `id ${run.id}`,
-    run.started && `started ${moment(run.started)}`, duration(valueOf(run, "runtime")), run.replaced && "replaced by a later attempt", run.segments > 1 && `${run.segments} segments`, run.tags.length && `tags ${run.tags.join(", ")}`];
+  const facts = [
+    `${stateText(run)}`,
+    run.label !== run.name && `name ${run.name}`,
+    run.group && `group ${run.group}`,
+    run.type,
+    run.project && `project ${run.project}`,
+    `id ${run.id}`,
+    run.started && `started ${moment(run.started)}`,
+    duration(valueOf(run, "runtime")),
+    run.replaced && "replaced by a later attempt",
+    run.segments > 1 && `${run.segments} segments`,
+    run.tags.length && `tags ${run.tags.join(", ")}`,
+  ];
   return [
     el("h2", {}, swatch(run), " ", run.label),
     el("p", { class: `quiet` }, facts.filter(Boolean).join(" · ")),
@@ -99,7 +146,12 @@ function runHead(run) {
 }
 
 // Use and memory of GPUs are shown, all else that W&B measures of a machine is folded.
-const machineGrid = (metrics, machine) => el("div", { class: "grid" }, metrics.map((metric) => el("section", {}, el("h3", {}, titleOfMetric(metric)), machine.get(metric))));
+const machineGrid = (metrics, machine) =>
+  el(
+    "div",
+    { class: "grid" },
+    metrics.map((metric) => el("section", {}, el("h3", {}, titleOfMetric(metric)), machine.get(metric))),
+  );
 
 function runSections(run, details, pictures, machine) {
   const measured = [...machine.keys()];
@@ -108,48 +160,151 @@ function runSections(run, details, pictures, machine) {
   const vectors = vectorsOf(details);
   return [
     details.notes ? el("p", { class: "lines" }, `Notes in W&B: ${details.notes}`) : null,
-    warnings.length ? el("section", { class: "panel" }, el("h2", {}, "Warnings"), el("ul", {}, warnings.map((text) => el("li", { class: "warning" }, text)))) : null,
-    measured.some(isOfGpu) ? el("section", { class: "panel gpu" }, el("h2", {}, "GPU"), machineGrid(measured.filter(isOfGpu), machine)) : null,
-    el("div", { class: "grid" },
-      facts("Summary", Object.entries(run.summary).filter(([key]) => !key.startsWith("_") && !key.startsWith("figures/"))),
+    warnings.length
+      ? el(
+          "section",
+          { class: "panel" },
+          el("h2", {}, "Warnings"),
+          el(
+            "ul",
+            {},
+            warnings.map((text) => el("li", { class: "warning" }, text)),
+          ),
+        )
+      : null,
+    measured.some(isOfGpu)
+      ? el("section", { class: "panel gpu" }, el("h2", {}, "GPU"), machineGrid(measured.filter(isOfGpu), machine))
+      : null,
+    el(
+      "div",
+      { class: "grid" },
+      facts(
+        "Summary",
+        Object.entries(run.summary).filter(([key]) => !key.startsWith("_") && !key.startsWith("figures/")),
+      ),
       facts("Config", Object.entries(run.config)),
-      vectors.map(([name, values]) => el("section", { class: "panel" }, el("h2", {}, name), unitBars(name, values)))),
-    last.size ? el("section", { class: "panel" }, el("h2", {}, "Pictures"), el("div", { class: "tiles" },
-      [...last.values()].map((picture) => el("figure", {}, pictureOf(run, picture), el("figcaption", {}, `${picture.name.replace(/^figures\//, "")}, ${momentText(picture)}${picture.caption ? ` · ${picture.caption}` : ""}`))))) : null,
-    measured.some((metric) => !isOfGpu(metric)) ? el("details", { class: "panel machine" }, el("summary", {}, "Machine"), machineGrid(measured.filter((metric) => !isOfGpu(metric)), machine)) : null,
-    details.console.length ? el("section", { class: "panel" }, el("h2", {}, "Console"), el("pre", { tabindex: "0", "aria-label": "Console" }, details.console.map((line) => el("span", { class: line.error ? "error" : null }, plainText(line.text))))) : null,
+      vectors.map(([name, values]) => el("section", { class: "panel" }, el("h2", {}, name), unitBars(name, values))),
+    ),
+    last.size
+      ? el(
+          "section",
+          { class: "panel" },
+          el("h2", {}, "Pictures"),
+          el(
+            "div",
+            { class: "tiles" },
+            [...last.values()].map((picture) =>
+              el(
+                "figure",
+                {},
+                pictureOf(run, picture),
+                el(
+                  "figcaption",
+                  {},
+                  `${picture.name.replace(/^figures\//, "")}, ${momentText(picture)}${picture.caption ? ` · ${picture.caption}` : ""}`,
+                ),
+              ),
+            ),
+          ),
+        )
+      : null,
+    measured.some((metric) => !isOfGpu(metric))
+      ? el(
+          "details",
+          { class: "panel machine" },
+          el("summary", {}, "Machine"),
+          machineGrid(
+            measured.filter((metric) => !isOfGpu(metric)),
+            machine,
+          ),
+        )
+      : null,
+    details.console.length
+      ? el(
+          "section",
+          { class: "panel" },
+          el("h2", {}, "Console"),
+          el(
+            "pre",
+            { tabindex: "0", "aria-label": "Console" },
+            details.console.map((line) => el("span", { class: line.error ? "error" : null }, plainText(line.text))),
+          ),
+        )
+      : null,
     Object.keys(details.environment).length ? facts("Environment", Object.entries(details.environment)) : null,
   ];
 }
 
 // Values of latent units, such as `val/unit_rates`; the largest are drawn.
-const vectorsOf = (details) => Object.entries(details.vectors).filter(([, values]) => values.length > 1 && values.length <= 512);
+const vectorsOf = (details) =>
+  Object.entries(details.vectors).filter(([, values]) => values.length > 1 && values.length <= 512);
 function unitBars(name, values, most) {
   const digits = decimalsOf(name, values);
-  return barChart(values.map((value, index) => [`z${index + 1}`, value ?? 0]).sort((a, b) => b[1] - a[1]).slice(0, 64), (value) => fixed(value, digits), most);
+  return barChart(
+    values
+      .map((value, index) => [`z${index + 1}`, value ?? 0])
+      .sort((a, b) => b[1] - a[1])
+      .slice(0, 64),
+    (value) => fixed(value, digits),
+    most,
+  );
 }
 
 // Remove terminal control codes: no colours, and of an overwritten line its last state.
 function plainText(text) {
   // eslint-disable-next-line no-control-regex
-  return text.replace(/\u001b\[[0-9;?]*[ -/]*[@-~]/g, "").replace(/\r+\n/g, "\n").replace(/^.*\r(?!$)/gm, "").replace(/[\u0000-\u0008\u000b-\u001f]/g, "");
+  return text
+    .replace(/\u001b\[[0-9;?]*[ -/]*[@-~]/g, "")
+    .replace(/\r+\n/g, "\n")
+    .replace(/^.*\r(?!$)/gm, "")
+    .replace(/[\u0000-\u0008\u000b-\u001f]/g, "");
 }
 
 function warningsOf(details) {
-  const lines = details.console.flatMap((line) => plainText(line.text).split("\n")).filter((line) => /\bWARNING\b|\bWarning:/.test(line));
-  return [...new Set([...details.alerts.map((alert) => [alert.title, alert.text].filter(Boolean).join(": ")), ...lines.map((line) => line.trim())])].slice(0, 50);
+  const lines = details.console
+    .flatMap((line) => plainText(line.text).split("\n"))
+    .filter((line) => /\bWARNING\b|\bWarning:/.test(line));
+  return [
+    ...new Set([
+      ...details.alerts.map((alert) => [alert.title, alert.text].filter(Boolean).join(": ")),
+      ...lines.map((line) => line.trim()),
+    ]),
+  ].slice(0, 50);
 }
 
 function facts(title, pairs) {
-  const rows = pairs.sort(([a], [b]) => a.localeCompare(b)).map(([key, value]) => el("tr", {}, el("th", { scope: "row" }, key), el("td", {}, shown(value, key))));
-  return el("section", { class: "panel" }, el("h2", {}, title),
-    el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title }, el("table", { class: "facts" }, el("tbody", {}, rows))));
+  const rows = pairs
+    .sort(([a], [b]) => a.localeCompare(b))
+    .map(([key, value]) => el("tr", {}, el("th", { scope: "row" }, key), el("td", {}, shown(value, key))));
+  return el(
+    "section",
+    { class: "panel" },
+    el("h2", {}, title),
+    el(
+      "div",
+      { class: "scroll", tabindex: "0", role: "region", "aria-label": title },
+      el("table", { class: "facts" }, el("tbody", {}, rows)),
+    ),
+  );
 }
 
 function drawMachine(details, machine) {
   for (const { metric, x, y } of details.machine) {
     const chart = machine.get(metric);
     if (!chart?.isConnected || (!isOfGpu(metric) && !chart.closest("details").open)) continue;
-    draw(chart, [{ type: "scatter", mode: "lines", x, y: inUnit(metric, y), line: { color: colour("accent"), width: 1.5 }, hovertemplate: "%{y:.4g} at %{x} s<extra></extra>" }], layoutOf("seconds", "", { yaxis: titleOfMetric(metric).endsWith("%)") ? { range: [0, 102] } : {} }));
+    draw(
+      chart,
+      [
+        {
+          type: "scatter",
+          mode: "lines",
+          x,
+          y: inUnit(metric, y),
+          line: { color: colour("accent"), width: 1.5 },
+          hovertemplate: "%{y:.4g} at %{x} s<extra></extra>",
+        },
+      ],
+      layoutOf("seconds", "", { yaxis: titleOfMetric(metric).endsWith("%)") ? { range: [0, 102] } : {} }),
+    );
   }
 }

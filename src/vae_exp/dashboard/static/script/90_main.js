@@ -1,6 +1,14 @@
 // The current page, kept up to date while the tab is visible.
 
-const PAGES = { runs: ["Runs", pageRuns], charts: ["Charts", pageCharts], sweep: ["Sweep", pageSweep], images: ["Images", pageImages], compare: ["Compare", pageCompare], run: ["Run", pageRun], latent: ["Latent space", pageLatent] };
+const PAGES = {
+  runs: ["Runs", pageRuns],
+  charts: ["Charts", pageCharts],
+  sweep: ["Sweep", pageSweep],
+  images: ["Images", pageImages],
+  compare: ["Compare", pageCompare],
+  run: ["Run", pageRun],
+  latent: ["Latent space", pageLatent],
+};
 const POLL_MILLISECONDS = 1000;
 const content = document.getElementById("content");
 const statusLine = document.getElementById("status");
@@ -13,7 +21,16 @@ const currentPage = () => (Object.hasOwn(PAGES, state.page) ? state.page : "runs
 
 function showLinks() {
   const page = currentPage();
-  refill(document.getElementById("pages"), Object.entries(PAGES).map(([name, [title]]) => el("a", { href: fragmentWith({ page: name }), "data-key": name, "aria-current": name === page ? "page" : null }, title)));
+  refill(
+    document.getElementById("pages"),
+    Object.entries(PAGES).map(([name, [title]]) =>
+      el(
+        "a",
+        { href: fragmentWith({ page: name }), "data-key": name, "aria-current": name === page ? "page" : null },
+        title,
+      ),
+    ),
+  );
 }
 
 function showPage() {
@@ -30,14 +47,20 @@ function showPage() {
 
 // One drawing at a time; changes in the meantime are drawn after it.
 async function refreshPage() {
-  if (drawing) { again = true; return; }
+  if (drawing) {
+    again = true;
+    return;
+  }
   drawing = true;
   do {
     again = false;
     try {
       if (!["runs", "latent"].includes(mounted)) await plotly();
       await update();
-    } catch (error) { console.warn(error); statusLine.textContent = `Could not be drawn: ${error.message}`; }
+    } catch (error) {
+      console.warn(error);
+      statusLine.textContent = `Could not be drawn: ${error.message}`;
+    }
   } while (again);
   drawing = false;
 }
@@ -53,14 +76,29 @@ function showFilter() {
   const list = currentRuns().filter(passes);
   const keys = new Set(listOf(state.selected));
   const selected = list.filter((run) => keys.has(run.key)).length;
-  document.getElementById("count").textContent = [`${list.length} of ${runCount(currentRuns().length)}`, selected ? `${selected} selected` : "", ...(runs.size ? problems : [])].filter(Boolean).join(", ");
+  document.getElementById("count").textContent = [
+    `${list.length} of ${runCount(currentRuns().length)}`,
+    selected ? `${selected} selected` : "",
+    ...(runs.size ? problems : []),
+  ]
+    .filter(Boolean)
+    .join(", ");
 }
 
 function showStatus(problem) {
   const current = currentRuns();
   const running = current.filter((run) => run.state === "running").length;
-  const count = current.length ? runCount(current.length) : waiting ? "reading the first runs" : `no run with a W&B file${explorable ? `, ${runCount(explorable)} to explore` : ""}`;
-  const parts = [count, running ? `${running} running` : "", waiting && current.length ? `${waiting} still to be read` : "", ...notes];
+  const count = current.length
+    ? runCount(current.length)
+    : waiting
+      ? "reading the first runs"
+      : `no run with a W&B file${explorable ? `, ${runCount(explorable)} to explore` : ""}`;
+  const parts = [
+    count,
+    running ? `${running} running` : "",
+    waiting && current.length ? `${waiting} still to be read` : "",
+    ...notes,
+  ];
   const text = problem ?? parts.filter(Boolean).join(", ");
   if (statusLine.textContent !== text) statusLine.textContent = text;
   statusLine.classList.toggle("live", source.live && !problem && running > 0);
@@ -101,11 +139,21 @@ function applyTheme(theme) {
 
 stateListeners.push(showPage, showFilter, () => store !== null && showStatus());
 dataListeners.push(showFilter, refreshPage);
-filterField.addEventListener("input", debounce(() => setState({ filter: filterField.value }), 150));
+filterField.addEventListener(
+  "input",
+  debounce(() => setState({ filter: filterField.value }), 150),
+);
 document.getElementById("theme").addEventListener("change", (event) => applyTheme(event.target.value));
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => applyTheme(document.getElementById("theme").value));
-document.getElementById("skip").addEventListener("click", (event) => { event.preventDefault(); content.focus(); });
-document.addEventListener("visibilitychange", () => { if (!document.hidden) poll(); });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () =>
+  applyTheme(document.getElementById("theme").value),
+);
+document.getElementById("skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  content.focus();
+});
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) poll();
+});
 readFragment();
 showPage();
 showFilter();
