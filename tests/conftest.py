@@ -10,13 +10,16 @@ import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from tests.dashboard.browsers import NAMES, SILENT, Watched, watch
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SHARED_MNIST = CHECKOUT.parent / "shared" / "data" / "MNIST"
@@ -33,6 +36,13 @@ class Finished:
     code: int
     out: str
     err: str
+
+
+def slow_after(count: int, cases: Iterable[Any]) -> list[Any]:
+    """Cases for `parametrize`: `make test` runs the first, `make test-all` the others too."""
+    return [
+        case if number < count else pytest.param(case, marks=pytest.mark.slow) for number, case in enumerate(cases)
+    ]
 
 
 VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -157,6 +167,28 @@ def process(tmp_path: Path) -> Callable[..., Finished]:
         return Finished(started.returncode, out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A browser; without one on the path the test is skipped."""
+    program = next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None:
+        pytest.skip(f"no browser: none of {', '.join(NAMES)} is on the path")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=list(SILENT))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def watched(browser: Any) -> Iterator[Watched]:
+    """A fresh page."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
+    yield watch(context.new_page())
+    context.close()
 
 
 @pytest.fixture(scope="session")

@@ -41,6 +41,7 @@ def test_marked_last():
 """
 
 
+@pytest.mark.slow
 def test_devices_are_hidden_from_tests_that_are_not_marked(tmp_path: Path):
     (tmp_path / "pretends.py").write_text(PRETENDS)
     (tmp_path / "test_seen.py").write_text(TESTS)

@@ -116,6 +116,7 @@ def test_what_windows_lacks_is_called_in_these_modules_alone():
     assert {path: names for path, names in used.items() if names} == CALLED
 
 
+@pytest.mark.slow
 def test_every_module_is_imported_where_all_that_is_missing():
     done = subprocess.run(
         [sys.executable, "-c", IMPORT_ALL, " ".join(LACKING)],

@@ -12,10 +12,7 @@ from threading import Thread
 import pytest
 
 from tests.conftest import CHECKOUT
-from tests.dashboard.conftest import browser, watched
 from tests.documentation_blocks import docs_script
-
-__all__ = ["browser", "watched"]
 
 pytest.importorskip("griffe")
 pytest.importorskip("zensical")

@@ -17,7 +17,7 @@ import torch
 import yaml
 from starlette.testclient import TestClient
 
-from tests.conftest import start
+from tests.conftest import slow_after, start
 from tests.test_conf import composed
 from vae_exp.configuration.instantiate import build_vae
 from vae_exp.configuration.schema import resolve_to_dict
@@ -215,6 +215,13 @@ def test_the_server_decodes_for_named_runs_alone(digits_run, tmp_path):
         catalog.decode(run, encoded(0.0, 0.0), 0)
 
 
+@pytest.fixture
+def same_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Open runs in a thread of this process: what is shown of them is the same, and nothing has to start."""
+    monkeypatch.setattr(RunProcess, "_start", lambda process: ThreadPoolExecutor(1))
+
+
+@pytest.mark.usefixtures("same_process")
 def test_an_export_names_no_folder_of_data_that_are_gone(copied_run, tmp_path):
     config = copied_run / ".hydra" / "config.yaml"
     gone = tmp_path / "secret" / "gone.npz"
@@ -231,6 +238,7 @@ def test_an_export_names_no_folder_of_data_that_are_gone(copied_run, tmp_path):
     assert b"secret" not in data
 
 
+@pytest.mark.usefixtures("same_process")
 def test_images_outside_are_named_by_the_command_that_shows_them(copied_run, tmp_path):
     images = tmp_path / "elsewhere" / "images.npy"
     images.parent.mkdir()
@@ -248,6 +256,7 @@ def test_images_outside_are_named_by_the_command_that_shows_them(copied_run, tmp
     process.stop()
 
 
+@pytest.mark.usefixtures("same_process")
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
@@ -281,6 +290,8 @@ def test_requests_that_wait_for_the_process_leave_the_page_its_threads(catalog, 
         assert {request.result(timeout=20).status_code for request in waiting} == {200}
 
 
+@pytest.mark.usefixtures("same_process")
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 def test_a_run_that_has_diverged_is_refused_with_a_reason(copied_run):
     path = copied_run / "checkpoints" / "best.pt"
     state = torch.load(path, weights_only=True)
@@ -313,7 +324,7 @@ def test_the_process_ends_in_the_middle_of_a_request(tmp_path):
             request.result(timeout=20)
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("signal_number", slow_after(1, [signal.SIGKILL, signal.SIGTERM]))
 def test_the_process_ends_with_its_server(digits_run, signal_number):
     started = start("explore", f"run={digits_run}", "open=false", "port=0", cwd=digits_run.parent)
     address = started.stdout.readline().split()[1].split("#")[0]

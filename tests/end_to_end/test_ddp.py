@@ -45,6 +45,7 @@ class IdleEncoder(MLPEncoder):
         self.idle = nn.Linear(3, 3)
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_would(command, tmp_path, monkeypatch):
     """As torchrun starts them, which the slow tests do; the first is this process."""
     idle = f"model.encoder._target_={__name__}.IdleEncoder"

@@ -50,12 +50,14 @@ def test_the_debug_trainer_takes_two_epochs_on_the_first_training_images(command
     assert ": 300 training and" in (tmp_path / "run" / "train.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_clipped_gradient_trains_otherwise(command, tmp_path):
     clipped = trained(command, tmp_path, "clipped", "trainer.max_grad_norm=0.001", "optimizer=sgd")
     free = trained(command, tmp_path, "free", "optimizer=sgd")
     assert clipped["metrics"]["train/loss"] > free["metrics"]["train/loss"]
 
 
+@pytest.mark.slow
 def test_moments_of_weights_without_a_gradient_decay_to_zero_instead_of_denormals(command, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (700, 4, 4), dtype=np.uint8)
     images[1:, 0, 0] = 0  # a pixel that one image alone lights, once per epoch
@@ -103,6 +105,7 @@ def test_the_environment_sets_the_threads_and_the_run_says_so(command, tmp_path,
     assert f"trainer.threads={own + 1} is not used: OMP_NUM_THREADS is set; {own} instead" in log
 
 
+@pytest.mark.slow
 def test_several_steps_in_a_graph_are_single_ones_without_a_graph_and_a_resume_may_ask_for_them(command, tmp_path):
     single = trained(command, tmp_path, "single")
     several = trained(command, tmp_path, "several", "trainer.epochs=1", "trainer.steps_per_graph=20")
@@ -116,6 +119,7 @@ def test_several_steps_in_a_graph_are_single_ones_without_a_graph_and_a_resume_m
     assert read_result(tmp_path / "several")["metrics"]["val/loss"] == single["metrics"]["val/loss"]
 
 
+@pytest.mark.slow
 def test_memory_is_counted_for_steps_in_float32_alone(command, tmp_path, monkeypatch):
     """Autocast keeps half of it, and a run that fits must not be refused."""
     monkeypatch.setattr("vae_exp.engine.device._total_memory", lambda device: 1000)
@@ -125,6 +129,7 @@ def test_memory_is_counted_for_steps_in_float32_alone(command, tmp_path, monkeyp
     assert trained(command, tmp_path, "half", "trainer.precision=bf16")["precision"] == "bf16"
 
 
+@pytest.mark.slow
 def test_black_and_white_images_are_scored_as_such(command, tmp_path):
     for binarization in ("dynamic", "fixed"):
         trained(command, tmp_path, binarization, f"data.binarization={binarization}")
@@ -137,6 +142,7 @@ def test_black_and_white_images_are_scored_as_such(command, tmp_path):
         assert scores[0]["targets"] == "binary"
 
 
+@pytest.mark.slow
 def test_a_conditional_model_trains_on_pixels_that_every_step_draws(command, tmp_path):
     options = ("model=conditional", "model.hidden_dims=[16]", "data.binarization=dynamic")
     whole = trained(command, tmp_path, "whole", *options)

@@ -62,6 +62,7 @@ def test_all_jobs_are_scored_and_the_tables_show_it(command, sweep: Path):
     assert "Chosen by test/nll: the best of many scores is optimistic" in by_test.err
 
 
+@pytest.mark.slow
 def test_several_in_one_command_leave_nothing_outside_the_run_directories(process, sweep: Path, tmp_path: Path):
     runs = f"run={sweep / 'narrow_0'},{sweep / 'wide_0'}"
     scratch = tmp_path / "scratch"
@@ -89,6 +90,7 @@ def test_stored_scores_are_not_computed_again(command, sweep: Path):
     assert "Written to" in command("evaluate", f"run={sweep / 'wide_0'}", *EVALUATOR).out
 
 
+@pytest.mark.slow
 def test_scores_reach_the_runs_own_wandb_run(command, tmp_path: Path, server, monkeypatch: pytest.MonkeyPatch):
     words = ("data=digits", "trainer.epochs=1", "tracker.project=mine", "evaluator=[elbo]", "hydra.run.dir=run")
     assert command("train", *words).code == 0
@@ -130,6 +132,7 @@ def read_scores(run: Path, split: str) -> dict[str, float]:
     return json.loads((run / "evaluation" / f"{split}-best.json").read_text())["metrics"]
 
 
+@pytest.mark.slow
 def test_scores_of_other_data_are_computed(command, tmp_path: Path):
     generator = np.random.default_rng(0)
     for name in ("one", "two"):
@@ -200,6 +203,7 @@ def test_jobs_are_ranked_by_their_best_epoch_unless_asked(command, sweep: Path):
     assert command("sweep", "best", str(sweep), "--by", "last").out.startswith("# val/elbo -22.0000")
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_metrics_of_its_best_epoch(command, tmp_path: Path):
     words = (
         "data=digits",

@@ -5,6 +5,7 @@ from math import log
 
 import pytest
 
+from tests.conftest import slow_after
 from tests.readers import read_metrics
 
 RUN = (
@@ -30,7 +31,7 @@ def run(command, tmp_path, *overrides: str) -> tuple[list[dict[str, float]], dic
     return lines, json.loads(written.read_text())["metrics"]
 
 
-@pytest.mark.parametrize("likelihood", OF_LEVELS)
+@pytest.mark.parametrize("likelihood", slow_after(1, OF_LEVELS))
 def test_a_probability_of_grey_levels_has_bits(command, tmp_path, likelihood):
     lines, scores = run(command, tmp_path, f"model/likelihood={likelihood}", "model.likelihood.levels=17")
     assert lines[-1]["train/distortion"] < lines[0]["train/distortion"]
@@ -39,13 +40,14 @@ def test_a_probability_of_grey_levels_has_bits(command, tmp_path, likelihood):
     assert scores["test/bits_per_dim"] < log(17) / log(2)  # better than equal odds
 
 
-@pytest.mark.parametrize("likelihood", DENSITIES)
+@pytest.mark.parametrize("likelihood", slow_after(1, DENSITIES))
 def test_a_density_has_no_bits(command, tmp_path, likelihood):
     lines, scores = run(command, tmp_path, f"model/likelihood={likelihood}")
     assert lines[-1]["train/distortion"] < lines[0]["train/distortion"]
     assert not [name for name in scores if "bits" in name]
 
 
+@pytest.mark.slow
 def test_a_bernoulli_has_bits_on_black_and_white_alone(command, tmp_path):
     _, grey = run(command, tmp_path)
     assert not [name for name in grey if "bits" in name]

@@ -5,6 +5,7 @@ from nbclient import NotebookClient
 from tests.conftest import CHECKOUT
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of Jupyter's own sockets
 def test_the_first_notebook_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))

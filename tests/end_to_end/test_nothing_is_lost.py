@@ -13,6 +13,7 @@ from tests.readers import read_result
 SHORT = ("data=digits", "trainer.epochs=2", "tracker=none", "evaluator=[elbo]", "model.hidden_dims=[8]")
 
 
+@pytest.mark.slow
 def test_of_two_runs_that_start_together_one_is_refused_and_the_other_whole(tmp_path):
     arguments = ("hydra.run.dir=same", *SHORT[:-1])
     processes = [start("train", *arguments, f"model.hidden_dims=[{width}]", cwd=tmp_path) for width in (8, 16)]
@@ -89,12 +90,9 @@ def test_a_link_out_of_a_run_is_not_followed(name, command, copied_run, tmp_path
 
 @pytest.mark.parametrize(
     "shell",
-    [
-        "{} | head -n 1",
-        pytest.param("{} >&-", marks=pytest.mark.slow),
-        pytest.param("PYTHONIOENCODING=ascii {}", marks=pytest.mark.slow),
-    ],
+    ["{} | head -n 1", "{} >&-", "PYTHONIOENCODING=ascii {}"],
 )
+@pytest.mark.slow
 def test_a_standard_output_that_fails_does_not_cost_the_run(shell, tmp_path):
     line = " ".join(
         [sys.executable, "-m", "vae_exp.train", "hydra.run.dir=run", *(f"'{argument}'" for argument in SHORT)]

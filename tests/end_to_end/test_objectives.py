@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import slow_after
 from tests.readers import read_metrics, without_times
 
 RUN = (
@@ -30,7 +31,7 @@ OBJECTIVES = {
 }
 
 
-@pytest.mark.parametrize("loss", OBJECTIVES)
+@pytest.mark.parametrize("loss", slow_after(4, OBJECTIVES))
 def test_it_trains_and_can_be_evaluated(command, tmp_path: Path, loss: str):
     trained = command("train", *RUN, f"loss={loss}", *OBJECTIVES[loss], "hydra.run.dir=run")
     assert trained.code == 0, trained.err
@@ -54,6 +55,7 @@ def test_a_schedule_from_the_command_line_is_followed_and_logged(command, tmp_pa
         assert line["val/loss"] == pytest.approx(line["val/distortion"] + 3 * line["val/rate"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_schedule_by_steps_goes_on_to_the_bit_on_resume(command, tmp_path: Path):
     scheduled = [
         "loss=beta_vae",

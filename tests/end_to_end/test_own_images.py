@@ -122,6 +122,7 @@ def start_decoding(folder: Path) -> subprocess.Popen[str]:
     return started
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_decoding_at_once_and_leaves_no_half_file(tmp_path):
     started = start_decoding(tmp_path)
     started.send_signal(signal.SIGINT)

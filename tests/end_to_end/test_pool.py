@@ -127,6 +127,7 @@ def test_a_killed_launcher_leaves_no_orphan_and_the_same_command_does_the_rest(t
         assert epochs == list(range(1, 21))
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_all_jobs_and_leaves_no_orphan(tmp_path: Path):
     process = begin(tmp_path, 3, 2000, 1)
     children = psutil.Process(process.pid).children(recursive=True)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from tests.conftest import slow_after
 from tests.readers import read_metrics, read_result, without_times
 from tests.test_conf import set_up_refusal
 
@@ -12,21 +13,21 @@ RUN = ("data=digits", "trainer.epochs=3", "tracker=none", "evaluator=[]", "model
 
 @pytest.mark.parametrize(
     "overrides",
-    [
-        ["model/prior=gaussian_mixture", "model.prior.components=4"],
-        ["model.posterior=full_covariance"],
-        pytest.param(
-            ["model.posterior=full_covariance", "model/prior=vamp", "model.prior.components=7", "loss=dreg"],
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(["model=conv", "model.posterior=full_covariance", "loss=stl"], marks=pytest.mark.slow),
-        ["model.posterior=flow", "model/prior=flow", "loss=iwae", "loss.num_samples=2"],
-        ["model=resnet", "model.hidden_dims=[8,8]", "model.activation=gated", "model.encoder.residual_blocks=1"],
-    ],
+    slow_after(
+        1,
+        [
+            "model/prior=gaussian_mixture model.prior.components=4",
+            "model.posterior=full_covariance",
+            "model.posterior=full_covariance model/prior=vamp model.prior.components=7 loss=dreg",
+            "model=conv model.posterior=full_covariance loss=stl",
+            "model.posterior=flow model/prior=flow loss=iwae loss.num_samples=2",
+            "model=resnet model.hidden_dims=[8,8] model.activation=gated model.encoder.residual_blocks=1",
+        ],
+    ),
 )
-def test_it_trains_resumes_and_can_be_evaluated(command, tmp_path, overrides):
+def test_it_trains_resumes_and_can_be_evaluated(command, tmp_path, overrides: str):
     """Runs of the other models are resumed and evaluated in `test_stored_runs`."""
-    trained = command("train", *RUN, *overrides, "hydra.run.dir=run")
+    trained = command("train", *RUN, *overrides.split(), "hydra.run.dir=run")
     assert trained.code == 0, trained.err
     assert command("train", "resume=run", "trainer.epochs=4").code == 0
     lines = read_metrics(tmp_path / "run")
@@ -64,6 +65,7 @@ def test_a_vq_vae_trains_resumes_and_can_be_evaluated(command, tmp_path):
         ["model=fsq", "model.encoder.levels=[4,3,3]"],
     ],
 )
+@pytest.mark.slow
 def test_codes_of_other_kinds_train_resume_to_the_bit_and_can_be_evaluated(command, tmp_path, overrides):
     own = ("model.latent_dim=null", "model.hidden_dims=[16]", *overrides)
     for name, epochs in (("whole", 3), ("run", 1)):

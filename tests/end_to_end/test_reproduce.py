@@ -43,7 +43,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     return call
 
 
-def test_a_row_is_trained_evaluated_judged_and_written(run, tmp_path: Path):
+def test_a_row_is_trained_evaluated_judged_and_written(run, in_process, tmp_path: Path):
     code, output = run("small")
     assert code == 0, output
     page = (tmp_path / "reproductions" / "reproductions.md").read_text()

@@ -186,6 +186,7 @@ def test_terms_in_float64_are_taken(command):
     assert ended.code == 0, ended.err
 
 
+@pytest.mark.slow
 def test_other_data_are_refused_and_the_first_ones_taken_from_another_place(command, tmp_path: Path):
     generator = np.random.default_rng(0)
     one, two = (generator.integers(256, size=(40, 8, 8)).astype(np.uint8) for _ in range(2))

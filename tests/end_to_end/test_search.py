@@ -32,6 +32,7 @@ def results(folder: Path) -> dict[str, dict]:
 pytestmark = pytest.mark.timeout(600)
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_and_ends_with_exactly_as_many_trials(command, tmp_path: Path):
     overrides = (*SEARCH, *POOL, "hydra.sweeper.n_trials=4", "trainer.epochs=20", "checkpoint.every_n_epochs=1")
     process = start("train", *overrides, cwd=tmp_path)

@@ -35,6 +35,7 @@ def python(distributions: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return python
 
 
+@pytest.mark.slow
 def test_it_trains_from_an_empty_folder(python: Path, tmp_path: Path):
     location = "import vae_exp, vae_exp.cli.command_line as e; print(vae_exp.__file__, e.config_dir())"
     out = run(str(python), "-c", location, cwd=tmp_path)

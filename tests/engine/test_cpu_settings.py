@@ -32,5 +32,6 @@ def page_faults(mode: str) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc has these settings")
+@pytest.mark.slow
 def test_steps_take_the_memory_of_the_steps_before_them():
     assert page_faults("fast") < 1_000 < page_faults("plain")  # 20 steps write 156,000 pages

@@ -174,6 +174,7 @@ def test_scores_are_added_to_an_online_run_as_often_as_wanted(tracked, tmp_path:
     with serve(WandbServer([])) as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
+        wandb.teardown()  # it may have read another environment
         for split in ("test", "val"):
             assert str(add_to_summary(directory, {f"{split}/nll": 2.5})).endswith("0123abcd, online.")
             time.sleep(1.1)  # the names of segments have seconds
