@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 from tests.dashboard.records import damage, read_to_end
 from tests.wandb_records import FILE_HEADER, encode_log
 from vae_exp.dashboard.reader.portions import decode_records
-from vae_exp.dashboard.reader.records import decode_record, inspect_with_leet
+from vae_exp.dashboard.reader.records import _forget_package, decode_record, inspect_with_leet
 from vae_exp.dashboard.runs import segment as segment_module
 from vae_exp.dashboard.runs.segment import RunSegment
 from vae_exp.dashboard.runs.store import RunStore
@@ -184,3 +185,26 @@ print(len(records))
 """
     output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
     assert int(output) > 0
+
+
+def test_a_package_is_forgotten_while_another_thread_imports():
+    is_done = threading.Event()
+    added = [f"added_{number}" for number in range(1000)]
+
+    def add_modules() -> None:
+        while not is_done.is_set():
+            sys.modules.update(dict.fromkeys(added, sys))
+            for name in added:
+                del sys.modules[name]
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=add_modules)
+    thread.start()
+    try:
+        for _ in range(300):
+            _forget_package("no_such_package")
+    finally:
+        is_done.set()
+        thread.join()
+        sys.setswitchinterval(interval)

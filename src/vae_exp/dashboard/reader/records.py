@@ -60,7 +60,13 @@ def _message_class(name: str) -> Any:
     try:
         return vars(import_module(_MESSAGES))[name]
     finally:
-        for module in [module for module in sys.modules if module.partition(".")[0] == "wandb"]:
+        _forget_package("wandb")
+
+
+def _forget_package(name: str) -> None:
+    """Take a package out of the imported modules, which other threads may add to meanwhile."""
+    for module in list(sys.modules):
+        if module.partition(".")[0] == name:
             del sys.modules[module]
 
 
