@@ -37,28 +37,28 @@ def decode_record(data: bytes) -> Record | None:
     Raises:
         Exception: whatever protobuf raises for bytes that are no record.
     """
-    record = _message_class("Record").FromString(data)
+    record = _message_classes()["Record"].FromString(data)
     kind = record.WhichOneof("record_type")
     return {"type": kind, kind: _body(kind, getattr(record, kind))} if kind in KINDS else None
 
 
 def decode_item(message: str, data: bytes) -> tuple[str, Value]:
     """Return key and value of an item, `HistoryItem` or `SummaryItem`; raises what `decode_record` raises."""
-    item = _message_class(message).FromString(data)
+    item = _message_classes()[message].FromString(data)
     return _key(item), _value(item)
 
 
 @cache
-def _message_class(name: str) -> Any:
-    """Return a class of W&B's messages, without `import wandb`, which takes ten times as long."""
+def _message_classes() -> dict[str, Any]:
+    """W&B's messages by name, without `import wandb`, which takes ten times as long."""
     if "wandb" in sys.modules:
-        return vars(import_module(_MESSAGES))[name]
+        return vars(import_module(_MESSAGES))
     spec = find_spec("wandb")
     if spec is None:
         raise ModuleNotFoundError("the dashboard needs the package wandb", name="wandb")
     sys.modules["wandb"] = module_from_spec(spec)  # not executed
     try:
-        return vars(import_module(_MESSAGES))[name]
+        return vars(import_module(_MESSAGES))
     finally:
         _forget_package("wandb")
 
