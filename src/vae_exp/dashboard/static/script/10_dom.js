@@ -19,6 +19,8 @@ const presentOf = (children) =>
 
 const el = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
 const svg = (tag, attributes = {}, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
+const labelledSvg = (width, height, role, label, ...children) =>
+  svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role, "aria-label": label }, ...children);
 const option = (value, chosen, text = value) => el("option", { value, selected: value === chosen }, String(text));
 
 function choice(label, values, chosen, onChange) {

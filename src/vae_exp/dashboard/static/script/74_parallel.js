@@ -54,15 +54,11 @@ function drawParallel(box, list, keys, metric) {
   const message = el("p", { class: "quiet", role: "status" });
   const buttons = el("span", { class: "controls" });
   const show = (ranges) => markPaths(measured, paths, scales, ranges, message, buttons);
-  const drawing = svg(
-    "svg",
-    {
-      width,
-      height,
-      viewBox: `0 0 ${width} ${height}`,
-      role: "group",
-      "aria-label": `Parallel coordinates of ${axes.join(", ")}`,
-    },
+  const drawing = labelledSvg(
+    width,
+    height,
+    "group",
+    `Parallel coordinates of ${axes.join(", ")}`,
     svg("g", {}, paths),
     axes.map((key, index) =>
       drawAxis(key, x(index), scales.get(key), {

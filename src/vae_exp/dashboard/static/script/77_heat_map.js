@@ -62,15 +62,11 @@ function drawHeat(box, list, rows, cols, metric) {
     );
   const labels = (values, size, room, draw) =>
     values.map((value, index) => (index % Math.ceil(size / room) ? null : draw(cut(value, 14), index)));
-  const drawing = svg(
-    "svg",
-    {
-      width,
-      height,
-      viewBox: `0 0 ${width} ${height}`,
-      role: "group",
-      "aria-label": `${title} over ${rows} and ${cols}`,
-    },
+  const drawing = labelledSvg(
+    width,
+    height,
+    "group",
+    `${title} over ${rows} and ${cols}`,
     cells.map(cellOf),
     labels(down, 14, high, (text, index) =>
       svg("text", { x: left - 5, y: y(index) + high / 2 + 4, "text-anchor": "end" }, text),

@@ -79,15 +79,11 @@ function barChart(pairs, format, most = Math.max(...pairs.map(([, value]) => val
   const left = 12 + 7.2 * longest;
   const step = 22;
   const height = pairs.length * step + 6;
-  return svg(
-    "svg",
-    {
-      width: left + 330,
-      height,
-      viewBox: `0 0 ${left + 330} ${height}`,
-      role: "img",
-      "aria-label": pairs.map(([name, value]) => `${name} ${format(value)}`).join(", "),
-    },
+  return labelledSvg(
+    left + 330,
+    height,
+    "img",
+    pairs.map(([name, value]) => `${name} ${format(value)}`).join(", "),
     pairs.map(([name, value], index) => [
       svg("text", { x: left - 6, y: index * step + 17, "text-anchor": "end" }, cut(name, 28)),
       svg(
