@@ -64,6 +64,7 @@ def read(root: Path, folder: Path | None) -> RunStore:
     """A store of what is written, some time afterwards."""
     store = RunStore([root], clock=lambda: time.time() + 10, cache=SegmentCache(folder))
     store.read_all()
+    store.close()
     return store
 
 
@@ -160,6 +161,7 @@ def test_a_restored_run_grows(place: Place):
     grow(file_of(root, "one"))
     store._discovered = float("-inf")
     store.read_all()
+    store.close()
     assert contents(store) == contents(read(root, None))
     assert store.runs["one"].series("a")[1][-1] == 9
 
@@ -254,6 +256,7 @@ def test_the_oldest_entries_make_room(place: Place, tmp_path: Path):
     for number in range(100):
         cache.put([(tmp_path / str(number), status, bytes(10_000))])
     stored = [number for number in range(100) if cache.get(tmp_path / str(number), status)]
+    cache.close()
     assert stored == list(range(stored[0], 100))
     assert 15 < len(stored) < 30
     assert (folder / "dashboard.sqlite").stat().st_size < 400_000
@@ -270,6 +273,7 @@ print(len(store.runs), sum(len(run.series("a")[1]) for run in store.runs.values(
 """
 
 
+@pytest.mark.slow
 def test_several_dashboards_share_the_cache(place: Place, reads: list[str]):
     root, folder = place
     for number in range(60):

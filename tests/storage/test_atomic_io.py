@@ -43,8 +43,8 @@ def test_json_beyond_what_python_reads_is_refused(text, tmp_path: Path):
     ("text", "reason"),
     [
         (BOMB, r"holds the alias \*a"),
-        ("[" * 2000 + "]" * 2000, "nested more than 100 levels"),
-        ("[" * 300_000 + "]" * 300_000, "nested more than 100 levels"),
+        ("[" * 500 + "]" * 500, "nested more than 100 levels"),
+        ("[" * 300_000 + "]" * 300_000, "nested more than 100 levels|exceeded maximum nesting depth"),
         ("- 2020-99-99", "month must be in"),
         ("- !!python/name:os.system", "not plain YAML"),
     ],

@@ -65,7 +65,7 @@ def nodes(node: Any) -> list[tuple[Any, ...]]:
     children = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
     assert all(child._get_parent() is node for child in children)
     own = None if isinstance(value, dict | list) else value
-    return [(type(node), vars(node._metadata), type(value), own, len(children))] + [
+    return [(type(node), dict(vars(node._metadata)), type(value), own, len(children))] + [
         line for child in children for line in nodes(child)
     ]
 

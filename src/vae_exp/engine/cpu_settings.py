@@ -3,6 +3,7 @@
 import ctypes
 import sys
 
+import numpy as np
 import torch
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt(3)
@@ -18,6 +19,8 @@ def speed_up_cpu() -> None:
 
     glibc returns the memory of tensors of some megabytes to the system, which clears every page of the next ones.
     """
+    for dtype in (np.float32, np.float64):
+        np.finfo(dtype)  # numpy < 2.4 keeps it, and would warn later that the smallest denormal is 0
     torch.set_flush_denormal(True)
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         mallopt(_TRIM_THRESHOLD, _MOST_KEPT_BYTES)

@@ -108,8 +108,12 @@ def _open(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its journal the same mode
     database = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None)
-    database.execute("PRAGMA synchronous = OFF")  # entries have checksums
-    database.execute(_TABLE)
+    try:
+        database.execute("PRAGMA synchronous = OFF")  # entries have checksums
+        database.execute(_TABLE)
+    except sqlite3.Error:
+        database.close()
+        raise
     return database
 
 

@@ -76,6 +76,10 @@ class RunStore:
         while self.refresh():
             pass
 
+    def close(self) -> None:
+        """Close the cache, in the thread that has read."""
+        self._cache.close()
+
     def refresh(self) -> bool:
         """Read for about a second what was written since the last call, of each file for at most a moment.
 

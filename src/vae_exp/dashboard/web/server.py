@@ -107,6 +107,7 @@ class Refresher(threading.Thread):
                 _log.debug("the runs could not be read", exc_info=True)
             if not has_more:
                 self._stopped.wait(self._seconds)
+        self._store.close()
 
     def stop(self) -> None:
         """Stop after the current refresh."""
