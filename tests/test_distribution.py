@@ -33,6 +33,7 @@ def sdist(distributions: Path) -> dict[str, bytes]:
     return files
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (CHECKOUT / ".git").exists(), reason="needs the Git checkout")
 def test_the_sdist_is_what_git_has(sdist: dict[str, bytes]):
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]

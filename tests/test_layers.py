@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import importlib, pkgutil, sys
 for name in ("data", "distributions", "model", "objective"):
@@ -15,6 +17,7 @@ assert not loaded, loaded
 """
 
 
+@pytest.mark.slow
 def test_data_models_and_losses_can_be_imported_without_hydra():
     arguments = [sys.executable, "-c", SCRIPT]
     finished = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)

@@ -66,6 +66,7 @@ def test_every_page_is_built_and_fetches_nothing_from_elsewhere(site):
     assert [path.name for path in texts if FETCHED.search(path.read_text())] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 def test_search_and_copying_work_in_a_browser(site, watched, width):
     handler = partial(SimpleHTTPRequestHandler, directory=site)
@@ -93,6 +94,7 @@ def test_a_site_without_faults_builds(small, capfd):
     assert build(small) == 0, capfd.readouterr()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_ends_the_build(small, capfd, fault):
     name, text, replacement, message = FAULTS[fault]

@@ -87,6 +87,7 @@ def test_evaluators_are_a_list(command):
     assert "nll:" in finished.out
 
 
+@pytest.mark.slow
 def test_the_help_of_hydra_needs_no_config_of_ours(command):
     finished = command("train", "--hydra-help", "data=digits", "tracker=none")
     assert finished.code == 0
@@ -161,6 +162,7 @@ def test_a_run_of_wandb_agent_is_no_sweep(monkeypatch):
         prepare(["--multirun", "seed=0,1"], "train")
 
 
+@pytest.mark.slow
 def test_a_folder_of_ones_own_holds_options_and_experiments(
     command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -104,6 +104,7 @@ def test_what_is_no_list_of_overrides_is_a_type_error(overrides):
         vae_exp.train(overrides)
 
 
+@pytest.mark.slow
 def test_runs_in_threads_wait_for_each_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run):
     monkeypatch.chdir(tmp_path)
     with ThreadPoolExecutor(2) as threads:

@@ -310,6 +310,7 @@ def test_every_argument_that_may_name_something_to_open_is_in_the_table(classes)
     assert {name for name in HARMLESS - loose if name.startswith("vae_exp.")} == set()
 
 
+@pytest.mark.slow
 def test_only_classes_of_the_table_open_what_an_argument_names(classes, tmp_path: Path):
     """The marked payload goes to every argument of every admitted class in turn."""
     mark, payload = tmp_path / "mark", tmp_path / "payload.npz"
@@ -406,6 +407,7 @@ def test_resume_runs_no_code_of_a_features_file(copied_run: Path, command, tmp_p
     assert str(payload) not in opened
 
 
+@pytest.mark.slow
 def test_resume_reads_a_features_file_that_the_caller_trusts(copied_run: Path, command):
     torch.export.save(
         torch.export.export(Flatten(), (torch.rand(2, 1, 8, 8),), dynamic_shapes=[{0: torch.export.Dim("batch")}]),
@@ -428,6 +430,7 @@ FILES = {
 }
 
 
+@pytest.mark.slow
 def test_data_of_a_stored_config_is_a_bounded_file_of_the_caller_or_the_run(
     copied_run: Path, command, tmp_path_factory: pytest.TempPathFactory
 ):
@@ -510,6 +513,7 @@ def test_nothing_else_that_a_stored_config_names_is_opened(key: str, value: obje
 # --- sweep retry
 
 
+@pytest.mark.slow
 def test_retry_runs_no_code_of_a_features_file(retry, tmp_path: Path):
     program(tmp_path / "features.pt2", tmp_path / "mark")
     message = retry(["evaluator=[fid]", f"evaluator.fid.features={tmp_path}/features.pt2"])
@@ -521,6 +525,7 @@ def test_retry_runs_no_code_of_a_features_file(retry, tmp_path: Path):
     assert not (tmp_path / "mark").exists()
 
 
+@pytest.mark.slow
 def test_retry_imports_no_class_that_is_not_trusted(retry, package: Path):
     words = ["model.encoder._target_=their_package.Encoder"]
     assert "trusted_packages=[their_package]" in retry(words)

@@ -43,6 +43,7 @@ def test_a_key_of_another_model_is_refused(key: str):
         check_unused_overrides(composed("train", f"model.{key}"), {})
 
 
+@pytest.mark.slow
 def test_keys_that_a_model_uses_are_not_refused():
     for model in ("hierarchical", "conditional", "vq", "fsq", "resnet"):
         check_unused_overrides(composed("train", f"model={model}"), {})

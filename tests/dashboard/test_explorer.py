@@ -17,7 +17,7 @@ import torch
 import yaml
 from starlette.testclient import TestClient
 
-from tests.conftest import slow_after, start
+from tests.conftest import start
 from tests.test_conf import composed
 from vae_exp.configuration.instantiate import build_vae
 from vae_exp.configuration.schema import resolve_to_dict
@@ -304,6 +304,7 @@ def test_a_run_that_has_diverged_is_refused_with_a_reason(copied_run):
     process.stop()
 
 
+@pytest.mark.slow
 def test_an_error_of_a_model_is_the_reason_and_the_process_stays():
     process = RunProcess(ExploreOptions())
     with pytest.raises(UserError, match="the run cannot be shown: KeyError: 'width'"):
@@ -312,6 +313,7 @@ def test_an_error_of_a_model_is_the_reason_and_the_process_stays():
     process.stop()
 
 
+@pytest.mark.slow
 def test_the_process_ends_in_the_middle_of_a_request(tmp_path):
     process, started = RunProcess(ExploreOptions()), tmp_path / "started"
     script = f"import pathlib, time; pathlib.Path({str(started)!r}).touch(); time.sleep(60)"
@@ -324,7 +326,8 @@ def test_the_process_ends_in_the_middle_of_a_request(tmp_path):
             request.result(timeout=20)
 
 
-@pytest.mark.parametrize("signal_number", slow_after(1, [signal.SIGKILL, signal.SIGTERM]))
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.slow
 def test_the_process_ends_with_its_server(digits_run, signal_number):
     started = start("explore", f"run={digits_run}", "open=false", "port=0", cwd=digits_run.parent)
     address = started.stdout.readline().split()[1].split("#")[0]

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wandb.proto.wandb_internal_pb2 import Record
 
+from tests.conftest import slow_after
 from tests.dashboard.records import damage, read_to_end
 from tests.wandb_records import FILE_HEADER, encode_log
 from vae_exp.dashboard.reader.portions import decode_records
@@ -51,7 +52,7 @@ def contents(segment: RunSegment) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", slow_after(1, FIXTURES[::-1]), ids=lambda path: path.stem)
 def test_files_of_all_versions_are_read_as_by_wandb(path: Path):
     segment = read_segment(path)
     oracle = RunSegment(path)
@@ -168,6 +169,7 @@ def test_records_that_cannot_be_understood_are_counted(path: Path, monkeypatch: 
     assert (segment.info.run_id, segment.data_loss) == ("one", "3 records could not be understood")
 
 
+@pytest.mark.slow
 def test_records_are_decoded_without_importing_wandb_which_can_be_imported_afterwards(path: Path):
     path.write_bytes(FIXTURES[0].read_bytes())
     script = f"""

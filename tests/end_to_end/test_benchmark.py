@@ -8,6 +8,7 @@ import pytest
 SMALL = ("data=digits", "rounds=3", "burst_steps=2", "model.hidden_dims=[20]", "device=cpu")
 
 
+@pytest.mark.slow
 def test_the_bursts_of_a_small_benchmark(command, tmp_path):
     overrides = ("batch_size=[100,300]", "precisions=[fp32,bf16]", "profile_run=false", "memory=false")
     finished = command("benchmark", *SMALL, *overrides, "stack_sizes=[3]")

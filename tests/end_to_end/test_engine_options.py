@@ -73,6 +73,7 @@ def test_moments_of_weights_without_a_gradient_decay_to_zero_instead_of_denormal
     assert moments[moments > 0].min() >= torch.finfo(torch.float32).tiny
 
 
+@pytest.mark.slow
 def test_a_small_net_takes_one_thread_and_a_resumed_run_those_of_its_checkpoint(command, tmp_path, monkeypatch):
     used: list[int] = []
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):

@@ -111,6 +111,7 @@ def test_scores_reach_the_runs_own_wandb_run(command, tmp_path: Path, server, mo
     assert [resume for _, resume in server.calls()] == [None, "allow", "allow"]
 
 
+@pytest.mark.slow
 def test_a_failure_of_wandb_costs_no_scores(command, tmp_path: Path):
     words = ("data=digits", "trainer.epochs=1", "evaluator=[]", "hydra.run.dir=run")
     assert command("train", *words).code == 0

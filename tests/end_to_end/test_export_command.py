@@ -34,6 +34,7 @@ def exported(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return run
 
 
+@pytest.mark.slow
 def test_the_description_says_what_the_files_are(exported):
     folder = exported / "export"
     assert {path.name for path in folder.iterdir()} == FILES
@@ -54,6 +55,7 @@ def test_the_description_says_what_the_files_are(exported):
     assert described["versions"]["torch"] == torch.__version__.split("+")[0]
 
 
+@pytest.mark.slow
 def test_weights_are_those_of_the_run(exported):
     weights = load_file(exported / "export" / "weights.safetensors")
     expected = vae_exp.load_run(exported).vae.state_dict()
@@ -61,6 +63,7 @@ def test_weights_are_those_of_the_run(exported):
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_onnxruntime_gives_the_images_of_generate(exported, command):
     generated = command("generate", f"run={exported}", "columns=5", "manifold_size=4")
     assert generated.code == 0, generated.err
@@ -78,6 +81,7 @@ def test_onnxruntime_gives_the_images_of_generate(exported, command):
         np.testing.assert_allclose(images.reshape(arrays["manifold"].shape), arrays["manifold"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_lines_of_its_page_use_the_decoder_without_vae_exp(exported, tmp_path):
     lines, _ = python_code("docs/how_to/use_the_decoder_elsewhere.md")
     assert len(lines.strip().splitlines()) == 10

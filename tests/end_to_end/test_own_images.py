@@ -153,6 +153,7 @@ def test_after_a_kill_two_starts_at_once_build_the_cache_once(tmp_path):
     assert one == two
 
 
+@pytest.mark.slow
 def test_a_dataset_of_torchvision_trains_and_is_opened_only_when_trusted(command):
     target = "torchvision.datasets.FakeData"
     dataset = [f"data.source.dataset._target_={target}", "+data.source.dataset.size=40"]
@@ -171,6 +172,7 @@ def test_a_dataset_of_torchvision_trains_and_is_opened_only_when_trusted(command
     assert "data.source.dataset._target_ is missing" in missing.err
 
 
+@pytest.mark.slow
 def test_augmented_training_differs_and_is_scored_on_plain_images(command, tmp_path):
     for name, augment in (("plain", "[]"), ("changed", "[flip,shift,crop]")):
         finished = command(

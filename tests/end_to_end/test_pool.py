@@ -52,6 +52,7 @@ def results(folder: Path) -> dict[str, dict]:
     return read_results(folder / "multirun" / "s")
 
 
+@pytest.mark.slow
 def test_of_six_jobs_only_the_four_faulty_fail_and_only_they_run_again(
     command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -108,6 +109,7 @@ def check_no_process_is_left(processes: list[psutil.Process]) -> None:
     assert not alive
 
 
+@pytest.mark.slow
 def test_a_killed_launcher_leaves_no_orphan_and_the_same_command_does_the_rest(tmp_path: Path):
     """The second command has closed streams, which cost it nothing."""
     process = begin(tmp_path, 3, 20, 3)

@@ -74,6 +74,7 @@ def test_a_row_that_cannot_be_run_says_so_and_writes_nothing(run, in_process, tm
     assert not (tmp_path / "reproductions" / "reproductions.md").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_resumed(run, in_process, command, tmp_path: Path):
     arguments = ["data=digits", "trainer.epochs=1", "tracker=none", "evaluator=[elbo]"]
     assert command("train", *arguments, "hydra.run.dir=reproductions/small").code == 0

@@ -104,13 +104,18 @@ def file_operations(counts: Iterable[int]) -> list[dict[str, Any]]:
 
 
 def test_a_run_that_is_killed_inside_a_save_continues_to_the_bit(tmp_path: Path):
-    """A schedule that follows the epochs is planned again when they are raised, also after a kill."""
-    kills = [{"at": place, "count": 1} for place in PLACES[::3]]
+    assert kill_and_recover([{"at": "half written", "count": 1}], RUN, tmp_path) == [0]
+
+
+@pytest.mark.slow
+def test_a_schedule_is_planned_again_for_more_epochs_also_after_a_kill(
+    tmp_path: Path,
+):
     run = ["data=digits", "scheduler=cosine", "tracker=none", "evaluator=[]", "trainer.epochs=2"]
     longer = {"arguments": ["resume=planned", "trainer.epochs=5"], "kill": {"at": "half written", "count": 1}}
     planned = [{"arguments": [*run, "hydra.run.dir=planned", "checkpoint.every_n_epochs=1"]}, longer]
     planned += [{"arguments": ["resume=planned"]}]
-    assert kill_and_recover(kills, RUN, tmp_path, planned) == [0, 1]
+    assert kill_and_recover([{"at": "after rename", "count": 1}], RUN, tmp_path, planned) == [0]
     expected = [0.0005 * (1 + math.cos(math.pi * epoch / 5)) for epoch in range(5)]
     rates = [line["train/learning_rate"] for line in metrics(tmp_path / "planned")]
     assert rates == pytest.approx([0.001, 0.0005, *expected[2:]], rel=1e-6)

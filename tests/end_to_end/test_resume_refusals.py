@@ -57,6 +57,7 @@ def test_a_name_of_no_run_is_no_new_run(command, tmp_path: Path, name: str):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_resume_from_the_best_checkpoint_makes_it_the_last(command, tmp_path: Path):
     chosen = [*RUN, "trainer.epochs=12", "trainer.monitor=train/rate"]
     assert command("train", *chosen, "hydra.run.dir=run").code == 0

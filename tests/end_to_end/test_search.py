@@ -58,6 +58,7 @@ def test_a_killed_search_goes_on_and_ends_with_exactly_as_many_trials(command, t
         assert list(trial.intermediate_values) == list(range(1, 21))
 
 
+@pytest.mark.slow
 def test_trials_are_pruned_and_the_table_says_so(command, tmp_path: Path):
     pruner = ("hydra.sweeper.pruner.name=median", "+hydra.sweeper.pruner.n_startup_trials=2")
     finished = command("train", *SEARCH, *pruner, "hydra.sweeper.n_trials=6", "trainer.epochs=8")
@@ -85,6 +86,7 @@ def test_a_trial_that_fails_is_marked_and_the_search_goes_on(command, tmp_path: 
     assert len(trials(tmp_path)) == 6
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_proposed_again_while_it_runs_shares_its_end(command, tmp_path: Path):
     search = [override for override in SEARCH if not override.startswith(("optimizer.lr", "model.latent_dim"))]
     finished = command(
@@ -96,6 +98,7 @@ def test_a_trial_that_is_proposed_again_while_it_runs_shares_its_end(command, tm
     assert len({tuple(trial.values) for trial in trials(tmp_path)}) == len(results(tmp_path)) == 2
 
 
+@pytest.mark.slow
 def test_a_condition_of_the_command_line_holds(command, tmp_path: Path):
     finished = command(
         "train", *SEARCH[:-2], "hydra.sweeper.conditions={loss.beta: {loss: [beta_vae]}}",

@@ -82,6 +82,7 @@ def test_a_member_is_resumed_alone(stacked, tmp_path: Path, monkeypatch: pytest.
     assert run.metrics[-1]["val/loss"] < read_metrics(member)[0]["val/loss"]
 
 
+@pytest.mark.slow
 def test_a_member_that_diverges_or_stops_early_harms_no_other(tmp_path: Path):
     finished = sweep(
         tmp_path, *SMALL, "tracker=none", "optimizer.lr=1e-3,1e30", "trainer.early_stopping.patience=1,9",

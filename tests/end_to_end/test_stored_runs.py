@@ -59,7 +59,7 @@ def assert_ends_as_expected(run: Path, expected: dict[str, Any]) -> None:
         assert float(weight.double().norm()) == pytest.approx(expected["weights"][name]["norm"], rel=ROUNDING)
 
 
-@pytest.mark.parametrize("archive", slow_after(2, RUN_ARCHIVES))
+@pytest.mark.parametrize("archive", slow_after(1, RUN_ARCHIVES))
 def test_a_stored_run_is_evaluated_drawn_and_resumed(archive: str, command, tmp_path: Path):
     expected = extract(archive, tmp_path)
     run = tmp_path / Path(archive).name
@@ -93,7 +93,7 @@ def test_a_stored_run_is_evaluated_drawn_and_resumed(archive: str, command, tmp_
     assert_ends_as_expected(run, expected)
 
 
-@pytest.mark.parametrize("archive", SWEEP_ARCHIVES)
+@pytest.mark.parametrize("archive", slow_after(1, SWEEP_ARCHIVES))
 def test_a_stored_sweep_is_summarised_and_completed(archive: str, command, tmp_path: Path):
     expected = extract(archive, tmp_path)
     sweep = tmp_path / "multirun" / "stored"

@@ -154,6 +154,7 @@ def test_the_same_sweep_again_does_nothing_and_more_values_only_what_is_new(comm
     assert [job.status for job in read_jobs(sweep)] == ["completed"] * 3
 
 
+@pytest.mark.slow
 def test_rerun_runs_all_again_and_archives_the_former_runs(command, sweep):
     before = {path.parent.name: path.read_bytes() for path in sweep.glob("*/result.json")}
     assert command(*SWEEP, LATENTS, "sweep.rerun=true").code == 0
@@ -177,6 +178,7 @@ def test_an_unknown_key_and_an_empty_sweep_are_refused_before_any_job(command, t
     assert not (tmp_path / "multirun").exists()
 
 
+@pytest.mark.slow
 def test_the_worked_example_sweeps_latent_size_and_width(command, tmp_path):
     finished = command("train", "experiment=latent_sweep", *SHORT, "sweep.name=example", "seed=0")
     assert finished.code == 0, finished.err

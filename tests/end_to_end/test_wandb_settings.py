@@ -42,6 +42,7 @@ def test_variables_decide_where_a_run_lands_and_a_resumed_run_stays_there(
     assert read_result(tmp_path / "untracked")["wandb"] is None
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_and_the_sources_are_uploaded_by_sync(
     command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -33,7 +33,7 @@ from vae_exp.objective.vq import VQ
 PLAIN = ("mlp", "standard_normal", "diagonal", "bernoulli")
 
 
-@pytest.mark.parametrize("loss", slow_after(3, LOSSES))
+@pytest.mark.parametrize("loss", slow_after(1, LOSSES))
 def test_no_step_reads_on_the_host(loss: str):
     """Every prior with every posterior; likelihoods and models take turns, so that each meets the loss."""
     reads = {parts: host_read(parts, [loss])[loss] for parts in covering(loss)}

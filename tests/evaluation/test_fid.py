@@ -65,6 +65,7 @@ def distance(one: np.ndarray, other: np.ndarray) -> float:
     return float(means @ means + np.trace(first + second - 2 * root))
 
 
+@pytest.mark.slow
 def test_it_is_the_closed_form_on_the_features(features: str):
     images = ImageSet(torch.rand(450, *SHAPE, generator=noise(3)), None, 1)
     model = Sampler(torch.rand(300, *SHAPE, generator=noise(4)) ** 2)

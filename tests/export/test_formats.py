@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.distributions import Cauchy, Independent, Normal
 
+from tests.conftest import slow_after
 from tests.test_conf import composed
 from vae_exp.configuration.instantiate import build_vae
 from vae_exp.configuration.schema import resolve_to_dict
@@ -58,7 +59,7 @@ def expected_outputs(vae: VAE, count: int):
     }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", slow_after(2, MODELS))
 def test_a_program_gives_what_the_model_gives_for_any_number_of_images(name):
     vae = model(name)
     parts = split_model(vae, SHAPE)
@@ -72,13 +73,7 @@ def test_a_program_gives_what_the_model_gives_for_any_number_of_images(name):
             assert [spec.shape for spec in part.outputs] == [tuple(result.shape[1:]) for result in results]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "conditional",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("conv", "resnet", "hierarchical", "vq", "fsq")),
-    ],
-)
+@pytest.mark.parametrize("name", slow_after(1, ["conditional", "conv", "resnet", "hierarchical", "vq", "fsq"]))
 def test_onnx_runs_without_torch_s_help(name, tmp_path):
     vae = model(name)
     parts = split_model(vae, SHAPE)
@@ -96,7 +91,7 @@ def test_onnx_runs_without_torch_s_help(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "override", ["model.posterior=full_covariance", "model.posterior=flow", "model/prior=vamp"]
+    "override", slow_after(1, ["model.posterior=full_covariance", "model.posterior=flow", "model/prior=vamp"])
 )
 def test_other_posteriors_and_priors_are_exported(override):
     vae = model("mlp", override)
@@ -182,6 +177,7 @@ def test_a_distribution_that_checks_its_arguments_is_exported():
     torch.testing.assert_close(mean, vae.encode(images).mean)
 
 
+@pytest.mark.slow
 def test_a_program_that_differs_from_the_model_is_refused(tmp_path):
     vae = user_vae(drawing)
     parts = split_model(vae, SHAPE)

@@ -132,6 +132,7 @@ def test_images_and_draws_may_be_crossed():
     torch.testing.assert_close(crossed, apart.T)
 
 
+@pytest.mark.slow
 def test_the_elbo_of_a_flow_vae_is_that_of_quadrature():
     encoder = MLPEncoder(SHAPE, 2, [5], "tanh", "flow")
     vae = bent(VAE(encoder, MLPDecoder(SHAPE, 2, [5], "tanh"), FlowPrior(2))).eval()

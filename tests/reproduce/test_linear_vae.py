@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import pytest
 import torch
 
 from vae_exp.configuration.config_dir import config_dir
@@ -10,6 +11,7 @@ from vae_exp.data.torchvision_datasets import MNISTSource
 from vae_exp.reproduce.targets import read_targets
 
 
+@pytest.mark.slow
 def test_the_expectation_is_the_maximum_likelihood_of_probabilistic_pca(mnist_root: Path):
     """Tipping & Bishop 1999, equations 8 and 15."""
     images = MNISTSource("MNIST", str(mnist_root)).train().batch(slice(None)).images.flatten(1).double()

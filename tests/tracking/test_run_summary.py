@@ -167,6 +167,7 @@ def test_scores_are_sent_from_ones_own_folder_alone(tracked, tmp_path: Path, mon
         add_to_summary(directory, {"test/nll": 2.5})
 
 
+@pytest.mark.slow
 def test_scores_are_added_to_an_online_run_as_often_as_wanted(tracked, tmp_path: Path, monkeypatch):
     directory = tracked()
     _put_online(tmp_path)

@@ -336,6 +336,7 @@ print(json.dumps({"first": first.description, "second": second.error, "seconds":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("then", ["log", "finish"])
 def test_a_wandb_core_that_is_killed_costs_nothing(tmp_path: Path, then: str):
     """Not the training, and not the tracking of a later run of the process."""
@@ -360,9 +361,9 @@ NO_SERVER = {"WANDB_BASE_URL": SERVER, "WANDB_API_KEY": "a" * 40, "WANDB_HTTP_TI
     ("env", "reason"),
     [
         ({}, "tracker=online needs an API key"),
-        ({"WANDB_API_KEY": "short"}, "API key must have"),
         (NO_SERVER, SERVER),
-        ({"ROOT": "file"}, "tracker=online cannot start: "),
+        pytest.param({"WANDB_API_KEY": "short"}, "API key must have", marks=pytest.mark.slow),
+        pytest.param({"ROOT": "file"}, "tracker=online cannot start: ", marks=pytest.mark.slow),
     ],
 )
 def test_online_that_cannot_start_says_how_to_go_on_offline(tmp_path: Path, env: dict[str, str], reason: str):
@@ -390,6 +391,7 @@ print(json.dumps(refusal()))
 """
 
 
+@pytest.mark.slow
 def test_a_refused_command_ends_though_its_wandb_core_does_not(tmp_path: Path):
     began = time.monotonic()
     result, _ = _python(FROZEN, tmp_path, **NO_SERVER)

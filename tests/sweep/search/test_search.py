@@ -95,6 +95,7 @@ def test_a_trial_whose_owner_has_died_is_taken_up_and_one_whose_owner_lives_is_n
     assert (again.number, again.overrides) == (0, mine.overrides)
 
 
+@pytest.mark.slow
 def test_processes_that_search_together_share_the_trials(tmp_path: Path):
     program = (
         "import sys; from pathlib import Path; from tests.sweep.search.test_search import *;"
