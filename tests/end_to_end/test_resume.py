@@ -108,9 +108,7 @@ def test_a_run_that_is_killed_inside_a_save_continues_to_the_bit(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_a_schedule_is_planned_again_for_more_epochs_also_after_a_kill(
-    tmp_path: Path,
-):
+def test_a_schedule_is_planned_again_for_more_epochs_also_after_a_kill(tmp_path: Path):
     run = ["data=digits", "scheduler=cosine", "tracker=none", "evaluator=[]", "trainer.epochs=2"]
     longer = {"arguments": ["resume=planned", "trainer.epochs=5"], "kill": {"at": "half written", "count": 1}}
     planned = [{"arguments": [*run, "hydra.run.dir=planned", "checkpoint.every_n_epochs=1"]}, longer]
