@@ -73,7 +73,7 @@ def composed(name: str, *overrides: str):
 
 def set_up_refusal(*overrides: str) -> str:
     """Why a run with these overrides cannot be set up."""
-    from vae_exp.runs.training import SweepJob, set_up
+    from vae_exp.runs.training_setup import SweepJob, set_up
 
     run_dir, config = RunDirectory(Path("nowhere")), composed("train", *overrides)
     with pytest.raises(UserError) as refused:

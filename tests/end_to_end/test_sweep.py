@@ -111,7 +111,7 @@ def test_a_crash_in_a_job_leaves_its_traceback_in_the_jobs_log(command, tmp_path
     def fail(*arguments: object) -> None:
         raise ZeroDivisionError("of the program")
 
-    monkeypatch.setattr("vae_exp.runs.training.seed_everything", fail)
+    monkeypatch.setattr("vae_exp.runs.training_setup.seed_everything", fail)
     with pytest.raises(ZeroDivisionError):
         command(*SWEEP, "seed=0,1")
     logs = list((tmp_path / "multirun" / "mine").glob("*/train.log"))

@@ -20,7 +20,7 @@ from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.tracking.metrics_file import read_rows
 
 if TYPE_CHECKING:
-    from vae_exp.runs.training import TrainingSetup
+    from vae_exp.runs.training_setup import TrainingSetup
 
 
 def write_result(

@@ -25,7 +25,7 @@ from vae_exp.sweep.manifest import job_key, remove_job, swept_values
 if TYPE_CHECKING:
     from vae_exp.engine.protocols import Pruner
     from vae_exp.engine.shutdown import GracefulShutdown
-    from vae_exp.runs.training import SharedImages, TrainingSetup
+    from vae_exp.runs.training_setup import SharedImages, TrainingSetup
 
 _log = logging.getLogger(__name__)
 FINISHED = ("completed", "pruned")
@@ -146,10 +146,9 @@ def paused_job(
         DivergedError: if the loss is no longer finite.
         Interrupted: on Ctrl-C or SIGTERM, after checkpoint, tracker and result have been written.
     """
-    from vae_exp.configuration.allowlist import Caller, require_safe
-    from vae_exp.configuration.schema import resolve_to_dict
     from vae_exp.runs.resume import load_job_resume_state, with_own_tracker
-    from vae_exp.runs.training import SweepJob, paused_training
+    from vae_exp.runs.training import paused_training
+    from vae_exp.runs.training_setup import SweepJob
 
     with lock_run_directory(run_dir):
         action = decide_action(run_dir, config)
@@ -164,8 +163,7 @@ def paused_job(
             config = with_own_tracker(config, run_dir)
         may_download = not config.sweep.checked
         if config.sweep.checked:
-            caller = Caller(run_dir.path, list(config.trusted_packages), remedy="say trusted_packages=[command]")
-            require_safe(resolve_to_dict(config), caller)
+            _require_safe_config(config, run_dir)
         resume_state = wandb_run_id = None
         if action is JobAction.RESUME:
             resume_state = load_job_resume_state(config, run_dir, may_download)
@@ -179,6 +177,15 @@ def paused_job(
         values, swept = identifying_values(overrides), swept_values(run_dir.path.parent, overrides)
         job = SweepJob(sweep, values, swept, _make_pruner(config), wandb_run_id, may_download, shared_images)
         return (yield from paused_training(config, run_dir, shutdown, resume_state=resume_state, job=job))
+
+
+def _require_safe_config(config: DictConfig, run_dir: RunDirectory) -> None:
+    """Refuse a config that names or opens what the user does not trust."""
+    from vae_exp.configuration.allowlist import Caller, require_safe
+    from vae_exp.configuration.schema import resolve_to_dict
+
+    caller = Caller(run_dir.path, list(config.trusted_packages), remedy="say trusted_packages=[command]")
+    require_safe(resolve_to_dict(config), caller)
 
 
 def _make_pruner(config: DictConfig) -> "Pruner | None":

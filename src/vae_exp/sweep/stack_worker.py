@@ -19,7 +19,7 @@ from vae_exp.engine.trainer import Trainer
 from vae_exp.errors import Interrupted, RunLockedError, UserError
 from vae_exp.model.vae import VAE
 from vae_exp.runs.stack import EndedRun, StackMember, train_together
-from vae_exp.runs.training import SharedImages
+from vae_exp.runs.training_setup import SharedImages
 from vae_exp.runs.warm_start import freeze
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.pool.worker import JobTask
