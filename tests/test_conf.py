@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from vae_exp.configuration.config_dir import config_dir
+from tests.composing import CONF, composed
 from vae_exp.configuration.instantiate import (
     build_evaluators,
     build_loss,
@@ -17,7 +16,6 @@ from vae_exp.configuration.instantiate import (
     build_splits,
     build_vae,
 )
-from vae_exp.configuration.resolvers import register_resolvers
 from vae_exp.configuration.schema import (
     BenchmarkConfig,
     EvaluateConfig,
@@ -26,13 +24,11 @@ from vae_exp.configuration.schema import (
     GenerateConfig,
     TrainConfig,
     parse_config,
-    register_schemas,
 )
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
 
-CONF = config_dir()
 PRIMARY = {
     "train.yaml": TrainConfig,
     "evaluate.yaml": EvaluateConfig,
@@ -62,13 +58,6 @@ def option_files() -> list[str]:
         for path in paths
         if path.parent.as_posix() not in (".", "hydra", *NOT_OPTIONS) and not path.stem.startswith("_")
     )
-
-
-def composed(name: str, *overrides: str):
-    register_schemas()
-    register_resolvers()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(name, list(overrides))
 
 
 def set_up_refusal(*overrides: str) -> str:

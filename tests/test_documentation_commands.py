@@ -3,28 +3,18 @@
 import os
 import re
 import shlex
-from collections.abc import Iterator
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
 
+from tests.composing import composed
 from tests.conftest import CHECKOUT
 from tests.documentation_blocks import blocks, docs_script, own_command, pages, write_files
 from vae_exp.configuration import schema
-from vae_exp.configuration.resolvers import register_resolvers
 
 FLAGS = {"--cfg": 1, "--config-dir": 1, "--multirun": 0, "--help": 0, "--hydra-help": 0, "--resolve": 0}
 PLACEHOLDERS = {"hydra/launcher=NAME": "hydra/launcher=pool"}
-
-
-@pytest.fixture(scope="module")
-def _hydra() -> Iterator[None]:
-    schema.register_schemas()
-    register_resolvers()
-    with initialize_config_dir(str(CHECKOUT / "conf"), version_base="1.3"):
-        yield
 
 
 def single(override: str) -> str:
@@ -51,7 +41,7 @@ def check_composes(command: str, arguments: list[str]) -> None:
             overrides.append(argument if argument.startswith("~") else single(argument))
         else:
             overrides.append(f"run={argument}")
-    schema.parse_config(compose(command, overrides), schema.COMMANDS[command])
+    schema.parse_config(composed(command, *overrides), schema.COMMANDS[command])
 
 
 def check_parses(command: str, arguments: list[str]) -> None:
@@ -71,7 +61,6 @@ def check_other(line: str) -> None:
 
 
 @pytest.mark.parametrize("page", pages())
-@pytest.mark.usefixtures("_hydra")
 def test_the_commands_of_a_page_are_understood(page, tmp_path, monkeypatch):
     write_files(page, tmp_path)
     monkeypatch.chdir(tmp_path)

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from tests.composing import composed
 from tests.conftest import CHECKOUT, slow_after
 from tests.documentation_blocks import docs_script
-from tests.test_conf import composed
 from vae_exp.configuration.schema import TrainConfig, parse_config
 
 TABLE = yaml.safe_load((CHECKOUT / "docs" / "gallery.yaml").read_text())

@@ -4,12 +4,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
+from tests.composing import composed
 from vae_exp.benchmark import suite
 from vae_exp.benchmark.case import Case
-from vae_exp.configuration.config_dir import config_dir
-from vae_exp.configuration.schema import BenchmarkConfig, parse_config, register_schemas
+from vae_exp.configuration.schema import BenchmarkConfig, parse_config
 
 CPU = torch.device("cpu")
 
@@ -17,9 +16,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def make_cases() -> Callable[..., list[Case]]:
     def make(*overrides: str, device: torch.device = CPU) -> list[Case]:
-        register_schemas()
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            config = compose("benchmark", ["data=digits", *overrides])
+        config = composed("benchmark", "data=digits", *overrides)
         return suite.make_cases(config, parse_config(config, BenchmarkConfig), device)
 
     return make

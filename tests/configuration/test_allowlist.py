@@ -22,8 +22,8 @@ import yaml
 from torch import nn
 
 import vae_exp
+from tests.composing import composed
 from tests.readers import read_result
-from tests.test_conf import composed
 from vae_exp.configuration.allowlist import (
     ARGUMENTS,
     KEYS,

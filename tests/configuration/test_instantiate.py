@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.distributions import Bernoulli, Independent, Laplace
 
-from tests.test_conf import composed
+from tests.composing import composed
 from vae_exp.configuration.instantiate import (
     build_evaluators,
     build_loss,

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.test_conf import composed
+from tests.composing import composed
 from vae_exp.configuration.schema import EvaluateConfig, GenerateConfig, TrainConfig, parse_config
 from vae_exp.errors import UserError
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_conf import composed
+from tests.composing import composed
 from vae_exp.configuration.validation import check_data_path, check_unused_overrides
 from vae_exp.errors import UserError
 

@@ -17,8 +17,8 @@ import torch
 import yaml
 from starlette.testclient import TestClient
 
+from tests.composing import composed
 from tests.conftest import start
-from tests.test_conf import composed
 from vae_exp.configuration.instantiate import build_vae
 from vae_exp.configuration.schema import resolve_to_dict
 from vae_exp.dashboard.explorer import layers as layers_module

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.builders import make_train_step
-from tests.test_conf import composed
+from tests.composing import composed
 from vae_exp.configuration.config_dir import config_dir
 from vae_exp.configuration.instantiate import build_loss, build_vae
 from vae_exp.data.images import ImageSet

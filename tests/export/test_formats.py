@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.distributions import Cauchy, Independent, Normal
 
+from tests.composing import composed
 from tests.conftest import slow_after
-from tests.test_conf import composed
 from vae_exp.configuration.instantiate import build_vae
 from vae_exp.configuration.schema import resolve_to_dict
 from vae_exp.errors import UserError

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.composing import composed
 from tests.conftest import slow_after
-from tests.test_conf import composed
 from vae_exp.configuration.config_dir import config_dir
 from vae_exp.configuration.schema import EvaluateConfig, TrainConfig, parse_config
 from vae_exp.errors import UserError

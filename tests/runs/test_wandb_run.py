@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_conf import composed
+from tests.composing import composed
 from vae_exp.configuration.allowlist import Caller, require_safe
 from vae_exp.configuration.resolvers import config_hash
 from vae_exp.configuration.schema import TrainConfig, parse_config, resolve_to_dict

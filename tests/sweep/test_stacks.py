@@ -3,11 +3,8 @@
 from functools import cache
 
 import pytest
-from hydra import compose, initialize_config_dir
 
-from vae_exp.configuration.config_dir import config_dir
-from vae_exp.configuration.resolvers import register_resolvers
-from vae_exp.configuration.schema import register_schemas
+from tests.composing import composed
 from vae_exp.sweep.stacks import largest_sizes, optimizer_word, stack_key
 
 SMALL = ["data=digits", "model.hidden_dims=[32]"]
@@ -15,10 +12,7 @@ SMALL = ["data=digits", "model.hidden_dims=[32]"]
 
 @cache
 def config(*overrides: str):
-    register_schemas()
-    register_resolvers()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return compose("train", [*SMALL, *overrides], return_hydra_config=True)
+    return composed("train", *SMALL, *overrides, with_hydra=True)
 
 
 def key(*overrides: str, any_size: bool = False):
