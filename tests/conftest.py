@@ -10,7 +10,8 @@ import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,17 @@ class Finished:
     err: str
 
 
-def slow_after(count: int, cases: Iterable[Any]) -> list[Any]:
-    """Cases for `parametrize`: `make test` runs the first, `make test-all` the others too."""
-    return [
-        case if number < count else pytest.param(case, marks=pytest.mark.slow) for number, case in enumerate(cases)
-    ]
+@pytest.hookimpl(tryfirst=True)  # before slow tests are left out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the cases of a test after those that it marks as quick: `make test` leaves them out."""
+    cases: Counter[str] = Counter()
+    for item in items:
+        quick = item.get_closest_marker("quick")
+        if quick and not item.get_closest_marker("slow"):
+            test = item.nodeid.partition("[")[0]
+            cases[test] += 1
+            if cases[test] > quick.args[0]:
+                item.add_marker(pytest.mark.slow)
 
 
 VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from tests.composing import composed
-from tests.conftest import CHECKOUT, slow_after
+from tests.conftest import CHECKOUT
 from tests.documentation_blocks import docs_script
 from vae_exp.configuration.schema import TrainConfig, parse_config
 
@@ -29,7 +29,8 @@ def gallery() -> ModuleType:
     return docs_script("gallery")
 
 
-@pytest.mark.parametrize("row", slow_after(2, ROWS), ids=lambda row: f"{row[0]}-{row[1].partition(':')[0]}")
+@pytest.mark.quick(2)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row[0]}-{row[1].partition(':')[0]}")
 def test_every_setting_composes(row):
     experiment, line = row
     overrides = line.partition(": ")[2].split()

@@ -59,6 +59,7 @@ def site(tmp_path_factory) -> Path:
     return root / "site"
 
 
+@pytest.mark.slow
 def test_every_page_is_built_and_fetches_nothing_from_elsewhere(site):
     pages = sorted(site.rglob("*.html"))
     assert len(pages) == len(list((CHECKOUT / "docs").rglob("*.md"))) + 1  # 404.html

@@ -32,6 +32,7 @@ def test_a_case_for_each_width_and_batch_size_on_whole_batches(make_cases):
     assert cases[2].config["model"]["decoder"]["hidden_dims"] == [20, 10]
 
 
+@pytest.mark.quick(6)
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

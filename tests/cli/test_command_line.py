@@ -61,6 +61,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.quick(16)
 @pytest.mark.parametrize("words", REFUSED, ids=" ".join)
 def test_a_command_line_is_refused_in_one_message(words, command, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
@@ -74,6 +75,7 @@ def test_a_command_line_is_refused_in_one_message(words, command, tmp_path: Path
     assert "hydra/launcher=slurm" in words or not list(tmp_path.glob("multirun"))
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("word", ["experiment=", "experiment=null", "experiment=''"])
 def test_a_choice_may_be_empty_where_the_default_is(command, word: str):
     finished = command("train", word, "--cfg", "job", "seed=3", "--package", "seed")

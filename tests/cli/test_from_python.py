@@ -47,6 +47,7 @@ def test_it_trains_as_the_command_does_and_opens_the_run(run, command, tmp_path:
     assert sorted(path.name for path in run.directory.path.rglob("*") if path.is_file()) == files
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed(run):
     resumed = vae_exp.train([f"resume={run.directory.path}", "trainer.epochs=3"])
     assert resumed.directory == run.directory
@@ -137,6 +138,7 @@ def test_a_run_within_a_run_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path
         vae_exp.train(WORDS)
 
 
+@pytest.mark.slow
 def test_a_class_of_the_callers_own_is_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     (tmp_path / "own_nets.py").write_text(
         "from vae_exp.model.encoders import MLPEncoder\n\n\nclass OwnEncoder(MLPEncoder):\n    pass\n"

@@ -472,6 +472,7 @@ SOURCES = {
 }
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_data_root_is_the_callers_and_nothing_is_downloaded_into_it(
     name: str, copied_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

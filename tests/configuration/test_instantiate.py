@@ -99,6 +99,7 @@ def test_a_users_encoder_needs_no_fork(generator):
     assert terms.rate.shape == (4,)
 
 
+@pytest.mark.quick(9)
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -358,6 +359,7 @@ def test_a_source_or_evaluator_without_its_methods_is_refused():
         build_splits(parse_config(config, TrainConfig).data)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("loss", ["iwae", "miwae", "ciwae", "piwae", "dreg", "stl"])
 def test_the_optimal_sigma_is_refused_where_draws_are_weighted(loss):
     config = resolve_to_dict(composed("train", "data=digits", "model/likelihood=gaussian_optimal", f"loss={loss}"))

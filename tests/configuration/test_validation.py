@@ -20,6 +20,7 @@ def test_a_number_where_a_schedule_was_chosen_is_refused():
     check_unused_overrides(config, CHOICES)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("sweep", [False, True])
 def test_a_run_and_a_job_of_a_sweep_are_refused_before_they_start(command, tmp_path, sweep: bool):
     words = ["data=digits", "tracker=none", "loss=beta_vae", "+loss/schedule@loss.beta=cosine"]

@@ -60,6 +60,7 @@ def build(overrides: list[str], scale: float = 3.0):
     return vae
 
 
+@pytest.mark.quick(8)
 @pytest.mark.parametrize("overrides", CHAINS, ids=" ".join)
 def test_layers_compute_what_the_decoder_computes(overrides):
     vae = build(overrides)
@@ -136,6 +137,7 @@ def encoded(*latents: float) -> str:
     return base64.urlsafe_b64encode(np.array(latents, "<f4").tobytes()).decode()
 
 
+@pytest.mark.slow
 def test_a_named_run_is_packed_and_decoded_by_another_process(client, digits_run):
     from vae_exp import load_run
 

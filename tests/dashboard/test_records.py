@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wandb.proto.wandb_internal_pb2 import Record
 
-from tests.conftest import slow_after
 from tests.dashboard.records import damage, read_to_end
 from tests.wandb_records import FILE_HEADER, encode_log
 from vae_exp.dashboard.reader.portions import decode_records
@@ -52,7 +51,8 @@ def contents(segment: RunSegment) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("path", slow_after(1, FIXTURES[::-1]), ids=lambda path: path.stem)
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("path", FIXTURES[::-1], ids=lambda path: path.stem)
 def test_files_of_all_versions_are_read_as_by_wandb(path: Path):
     segment = read_segment(path)
     oracle = RunSegment(path)

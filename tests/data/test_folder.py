@@ -158,6 +158,7 @@ def test_the_cache_is_used_until_a_file_changes(root, source, cache, monkeypatch
     assert len(list(cache.glob("photos-train-*.npy"))) == 5
 
 
+@pytest.mark.slow
 def test_a_pool_of_processes_gives_what_one_process_does(root, source, monkeypatch, tmp_path):
     pixels = np.stack([write(root, f"{number:03}.png", picture(number)) for number in range(150)])
     monkeypatch.setattr(decoding_pool, "_POOL_FROM", 100)

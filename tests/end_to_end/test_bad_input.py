@@ -52,6 +52,7 @@ def files(tmp_path):
     (tmp_path / "truncated.npz").write_bytes(whole[: len(whole) // 2])
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("overrides", COMMAND_LINES, ids=" ".join)
 def test_it_is_refused_in_one_message(overrides, command, files, tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # without credentials of W&B
@@ -66,6 +67,7 @@ def test_it_is_refused_in_one_message(overrides, command, files, tmp_path, tmp_p
     assert not [path for path in tmp_path.glob("outputs/**/*") if path.is_file() or path.parent.name != "outputs"]
 
 
+@pytest.mark.quick(8)
 @pytest.mark.parametrize("overrides", REFUSED, ids=" ".join)
 def test_a_run_that_cannot_be_set_up_names_the_key_and_the_value(overrides, files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -74,6 +76,7 @@ def test_a_run_that_cannot_be_set_up_names_the_key_and_the_value(overrides, file
         assert part in message
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_infinite_at_the_start_is_refused(command):
     finished = command("train", "data=digits", "tracker=none", "loss=beta_vae", "loss.beta=1e40")
     assert finished.code == 1
@@ -94,6 +97,7 @@ def test_an_error_of_a_users_source_is_one_message_and_leaves_nothing(command, t
     assert {path for path in tmp_path.iterdir() if path.name != "__pycache__"} == before
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("sweep", [False, True])
 def test_a_value_that_differs_whenever_it_is_read_is_refused(command, tmp_path, sweep: bool):
     words = ["data=digits", "tracker=none", "trainer.epochs=1", "seed=${now:%f}"]
@@ -124,6 +128,7 @@ def test_mnist_without_a_network_names_both_ways_out_within_ten_seconds(command,
     assert "Traceback" not in finished.err
 
 
+@pytest.mark.slow
 def test_a_truncated_archive_is_refused_where_it_cannot_be_downloaded(command, mnist_root, tmp_path, monkeypatch):
     import shutil
 
@@ -141,6 +146,7 @@ def test_a_truncated_archive_is_refused_where_it_cannot_be_downloaded(command, m
     assert "put train-images-idx3-ubyte.gz" in finished.err
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["evaluate", "generate"])
 def test_commands_on_runs_refuse_too(name: str, command, digits_run, tmp_path):
     for overrides, parts in (

@@ -60,6 +60,7 @@ def test_the_whole_benchmark(process, tmp_path):
         assert text in finished.out
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
@@ -77,6 +78,7 @@ def test_bad_input_is_refused_in_one_message(command, tmp_path, overrides, reaso
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_help_comes_without_torch(tmp_path):
     script = (
         "import sys; from vae_exp.benchmark.__main__ import main\n"

@@ -40,6 +40,7 @@ def test_scores_of_a_split_average_to_those_of_evaluate(command, copied_run: Pat
         np.testing.assert_array_equal(table["label"], target[table["index"]])
 
 
+@pytest.mark.slow
 def test_new_images_are_encoded_as_the_run_encodes_its_own(
     command, copied_run: Path, new_images: Path, tmp_path: Path
 ):
@@ -55,6 +56,7 @@ def test_new_images_are_encoded_as_the_run_encodes_its_own(
     assert command("encode", str(copied_run), *arguments, "overwrite=true").code == 0
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -76,6 +78,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(
     assert not (copied_run / "codes").exists()
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_is_named_and_leaves_nothing(command, copied_run: Path, tmp_path: Path):
     before, files = resource.getrlimit(resource.RLIMIT_FSIZE), set(tmp_path.iterdir())
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
@@ -129,6 +132,7 @@ def test_a_group_of_data_gives_the_output_its_name(command, copied_run: Path):
     assert (copied_run / "codes" / "digits-best.npz").is_file()
 
 
+@pytest.mark.slow
 def test_pixels_of_a_file_stay_there(command, tmp_path: Path):
     np.save(tmp_path / "mine.npy", np.random.default_rng(0).integers(256, size=(40, 8, 8)).astype(np.uint8))
     words = ("data=arrays", "data.path=mine.npy", "trainer.epochs=1", "trainer.batch_size=10", "tracker=none")

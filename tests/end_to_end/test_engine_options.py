@@ -25,6 +25,7 @@ def trained(command, tmp_path: Path, name: str, *overrides: str) -> dict[str, An
     return result
 
 
+@pytest.mark.slow
 def test_streamed_images_give_the_same_weights_and_an_average_is_what_is_scored_and_loaded(command, tmp_path):
     resident = trained(command, tmp_path, "resident", "data.binarization=dynamic", "data.preload_to_device=true")
     streamed = trained(command, tmp_path, "streamed", "data.binarization=dynamic", "data.preload_to_device=false")
@@ -42,6 +43,7 @@ def test_streamed_images_give_the_same_weights_and_an_average_is_what_is_scored_
         assert not torch.equal(loaded[name], averaged["weights"]["vae"][name])
 
 
+@pytest.mark.slow
 def test_the_debug_trainer_takes_two_epochs_on_the_first_training_images(command, tmp_path):
     run = ("trainer=debug", "trainer.max_train_images=300", "hydra.run.dir=run")
     finished = command("train", *RUN[:1], *RUN[2:], *run)

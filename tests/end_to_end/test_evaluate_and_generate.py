@@ -30,6 +30,7 @@ def test_evaluate_writes_what_it_prints(command, copied_run):
     assert json.loads((copied_run / "evaluation" / "test-best.json").read_text()) == stored
 
 
+@pytest.mark.slow
 def test_evaluate_scores_the_images_of_the_split(command, copied_run):
     command("evaluate", f"run={copied_run}", "split=val", "evaluator=[elbo]", "checkpoint=last")
     metrics = json.loads((copied_run / "evaluation" / "val-last.json").read_text())["metrics"]
@@ -47,6 +48,7 @@ def test_an_evaluation_of_nothing_is_refused(command, copied_run):
     assert not (copied_run / "evaluation").exists()
 
 
+@pytest.mark.slow
 def test_evaluators_that_run_one_after_another_share_a_file(command, copied_run):
     path = copied_run / "evaluation" / "test-best.json"
     command("evaluate", f"run={copied_run}", "evaluator=[elbo]")
@@ -57,6 +59,7 @@ def test_evaluators_that_run_one_after_another_share_a_file(command, copied_run)
     assert "test/nll" not in json.loads(path.read_text())["metrics"]
 
 
+@pytest.mark.slow
 def test_evaluate_draws_what_it_is_asked_to_draw(command, copied_run):
     finished = command("evaluate", f"run={copied_run}", "evaluator=[figures]", "evaluator.figures.manifold_size=3")
     assert finished.code == 0, finished.err
@@ -91,6 +94,7 @@ def test_generate_draws_test_images_and_keeps_the_arrays(command, copied_run, mo
         assert imread(path).std() > 0.01
 
 
+@pytest.mark.slow
 def test_splits_checkpoints_and_priors_have_pictures_of_their_own(command, copied_run, tmp_path):
     """Several of them in one command leave nothing elsewhere."""
     before = set(tmp_path.iterdir())
@@ -107,6 +111,7 @@ def test_splits_checkpoints_and_priors_have_pictures_of_their_own(command, copie
     assert set(tmp_path.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_samples_are_written_in_batches_from_the_prior_or_the_fitted_mixture(command, copied_run, tmp_path):
     many = ("samples=1203", "output=samples.npz")
     finished = command("generate", f"run={copied_run}", *many)
@@ -179,6 +184,7 @@ def test_a_bare_path_or_latest_names_the_run(command, digits_run, tmp_path):
     assert "run=latest: no run in outputs has a checkpoint" in command("evaluate", "run=latest").err
 
 
+@pytest.mark.slow
 def test_labels_of_test_images_that_a_conditional_model_does_not_know_are_refused(command, tmp_path):
     images, labels = np.full((20, 4, 4), 0.5), np.arange(20) % 3
     np.savez(tmp_path / "mine.npz", images=images, labels=labels, test_images=images, test_labels=labels + 1)

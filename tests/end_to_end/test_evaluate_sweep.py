@@ -76,6 +76,7 @@ def test_several_in_one_command_leave_nothing_outside_the_run_directories(proces
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_stored_scores_are_not_computed_again(command, sweep: Path):
     path = sweep / "wide_0" / "evaluation" / "test-best.json"
     command("evaluate", f"run={sweep / 'wide_0'}", *EVALUATOR)

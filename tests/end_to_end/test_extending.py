@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.builders import SHAPE, bernoulli_vae
-from tests.conftest import CHECKOUT, slow_after
+from tests.conftest import CHECKOUT
 from tests.readers import read_result
 
 PAGE = (CHECKOUT / "docs" / "how_to" / "own_parts.md").read_text()
@@ -59,7 +59,8 @@ def test_the_page_has_what_it_promises():
     assert [len(commands(section(title))) for title in SECTIONS] == [2, 1, 1, 2, 4]
 
 
-@pytest.mark.parametrize("title", slow_after(2, SECTIONS))
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("title", SECTIONS)
 def test_a_part_of_ones_own_trains_as_the_page_says(package: Path, command, title: str):
     printed = []
     for _, _, module, *arguments in commands(section(title)):

@@ -46,6 +46,7 @@ def test_a_signal_ends_the_run_in_order(number, code, tmp_path):
     assert not list(Path(tmp_path / "run").rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_with_its_table(command, tmp_path, monkeypatch):
     log = JsonlMetrics.log
 

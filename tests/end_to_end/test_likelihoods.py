@@ -5,7 +5,6 @@ from math import log
 
 import pytest
 
-from tests.conftest import slow_after
 from tests.readers import read_metrics
 
 RUN = (
@@ -31,7 +30,8 @@ def run(command, tmp_path, *overrides: str) -> tuple[list[dict[str, float]], dic
     return lines, json.loads(written.read_text())["metrics"]
 
 
-@pytest.mark.parametrize("likelihood", slow_after(1, OF_LEVELS))
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("likelihood", OF_LEVELS)
 def test_a_probability_of_grey_levels_has_bits(command, tmp_path, likelihood):
     lines, scores = run(command, tmp_path, f"model/likelihood={likelihood}", "model.likelihood.levels=17")
     assert lines[-1]["train/distortion"] < lines[0]["train/distortion"]
@@ -40,7 +40,8 @@ def test_a_probability_of_grey_levels_has_bits(command, tmp_path, likelihood):
     assert scores["test/bits_per_dim"] < log(17) / log(2)  # better than equal odds
 
 
-@pytest.mark.parametrize("likelihood", slow_after(1, DENSITIES))
+@pytest.mark.parametrize("likelihood", DENSITIES)
+@pytest.mark.slow
 def test_a_density_has_no_bits(command, tmp_path, likelihood):
     lines, scores = run(command, tmp_path, f"model/likelihood={likelihood}")
     assert lines[-1]["train/distortion"] < lines[0]["train/distortion"]
@@ -56,12 +57,14 @@ def test_a_bernoulli_has_bits_on_black_and_white_alone(command, tmp_path):
     assert 0 < scores["test/bits_per_dim"] < 1
 
 
+@pytest.mark.slow
 def test_levels_that_are_not_the_images_have_no_bits(command, tmp_path):
     """The 17 levels of the digits are not among 256: k/16 is no j/255."""
     _, scores = run(command, tmp_path, "model/likelihood=discretized_logistic", "model.likelihood.levels=256")
     assert not [name for name in scores if "bits" in name]
 
 
+@pytest.mark.slow
 def test_a_categorical_trains_and_draws(command, tmp_path):
     lines, scores = run(
         command, tmp_path, "model/likelihood=categorical", "model.likelihood.levels=17", "evaluator=[figures]"

@@ -27,6 +27,7 @@ def test_of_two_runs_that_start_together_one_is_refused_and_the_other_whole(tmp_
     assert read_result(tmp_path / "same")["status"] == "completed"
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("trace", "override"),
     [
@@ -60,6 +61,7 @@ def test_jobs_that_would_share_a_directory_keep_the_first(command, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_sweep_over_a_value_that_cannot_be_resolved_is_refused(command, tmp_path):
     finished = command(
         "train", "--multirun", *SHORT, "sweep.name=mine", "seed=0,1", "model.latent_dim=2,'${nope}'"
@@ -69,6 +71,7 @@ def test_a_sweep_over_a_value_that_cannot_be_resolved_is_refused(command, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["..", "a/b", "''"])
 def test_a_sweep_cannot_be_named_out_of_its_folder(name, command, tmp_path):
     finished = command("train", "--multirun", *SHORT, f"sweep.name={name}", "seed=0,1")
@@ -77,6 +80,7 @@ def test_a_sweep_cannot_be_named_out_of_its_folder(name, command, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["evaluate", "export", "generate"])
 def test_a_link_out_of_a_run_is_not_followed(name, command, copied_run, tmp_path):
     victim = tmp_path / "victim"

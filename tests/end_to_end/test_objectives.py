@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import slow_after
 from tests.readers import read_metrics, without_times
 
 RUN = (
@@ -31,7 +30,8 @@ OBJECTIVES = {
 }
 
 
-@pytest.mark.parametrize("loss", slow_after(4, OBJECTIVES))
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("loss", OBJECTIVES)
 def test_it_trains_and_can_be_evaluated(command, tmp_path: Path, loss: str):
     trained = command("train", *RUN, f"loss={loss}", *OBJECTIVES[loss], "hydra.run.dir=run")
     assert trained.code == 0, trained.err
@@ -72,6 +72,7 @@ def test_a_schedule_by_steps_goes_on_to_the_bit_on_resume(command, tmp_path: Pat
         assert without_times(one) == without_times(other)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [

@@ -68,6 +68,7 @@ def write_both(folder: Path, count: int, size: int) -> None:
     np.savez(folder / "photos.npz", images=pixels[order], labels=labels[order])
 
 
+@pytest.mark.slow
 def test_a_folder_trains_as_the_npz_of_the_same_images(command, tmp_path):
     write_both(tmp_path, 60, 8)
     options = (*TRAIN, "data.validation_size=10", "trainer.batch_size=16", "model=conditional", "model.classes=2")
@@ -184,6 +185,7 @@ def test_augmented_training_differs_and_is_scored_on_plain_images(command, tmp_p
     assert plain["val/loss"] == pytest.approx(changed["val/loss"], rel=1e-3)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -4,26 +4,23 @@ import math
 
 import pytest
 
-from tests.conftest import slow_after
 from tests.readers import read_metrics, read_result, without_times
 from tests.test_conf import set_up_refusal
 
 RUN = ("data=digits", "trainer.epochs=3", "tracker=none", "evaluator=[]", "model.latent_dim=3")
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "overrides",
-    slow_after(
-        1,
-        [
-            "model/prior=gaussian_mixture model.prior.components=4",
-            "model.posterior=full_covariance",
-            "model.posterior=full_covariance model/prior=vamp model.prior.components=7 loss=dreg",
-            "model=conv model.posterior=full_covariance loss=stl",
-            "model.posterior=flow model/prior=flow loss=iwae loss.num_samples=2",
-            "model=resnet model.hidden_dims=[8,8] model.activation=gated model.encoder.residual_blocks=1",
-        ],
-    ),
+    [
+        "model/prior=gaussian_mixture model.prior.components=4",
+        "model.posterior=full_covariance",
+        "model.posterior=full_covariance model/prior=vamp model.prior.components=7 loss=dreg",
+        "model=conv model.posterior=full_covariance loss=stl",
+        "model.posterior=flow model/prior=flow loss=iwae loss.num_samples=2",
+        "model=resnet model.hidden_dims=[8,8] model.activation=gated model.encoder.residual_blocks=1",
+    ],
 )
 def test_it_trains_resumes_and_can_be_evaluated(command, tmp_path, overrides: str):
     """Runs of the other models are resumed and evaluated in `test_stored_runs`."""
@@ -38,6 +35,7 @@ def test_it_trains_resumes_and_can_be_evaluated(command, tmp_path, overrides: st
     assert command("generate", "run=run", "columns=2", "manifold_size=2").code == 0
 
 
+@pytest.mark.slow
 def test_a_vq_vae_trains_resumes_and_can_be_evaluated(command, tmp_path):
     vq = ["model=vq", "model.latent_dim=null", "model.num_codes=16", "model.code_dim=4", "loss=vq"]
     trained = command("train", *RUN, *vq, "model.hidden_dims=[16]", "hydra.run.dir=run")
@@ -82,6 +80,7 @@ def test_codes_of_other_kinds_train_resume_to_the_bit_and_can_be_evaluated(comma
     assert command("generate", "run=run", "columns=2").code == 0
 
 
+@pytest.mark.quick(6)
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [

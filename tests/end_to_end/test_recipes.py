@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from tests.conftest import slow_after
 from tests.readers import read_metrics
 
 SHORT = ("data=digits", "data.validation_size=0", "tracker=none", "evaluator=[]", "trainer.epochs=5")
 
 
-@pytest.mark.parametrize("experiment", slow_after(1, ["burda_vae", "burda_iwae"]))
+@pytest.mark.parametrize("experiment", ["burda_vae", "burda_iwae"])
+@pytest.mark.slow
 def test_the_recipe_of_burda_and_others_starts_at_the_mean_and_lowers_its_rate_by_stages(
     command, tmp_path, experiment
 ):

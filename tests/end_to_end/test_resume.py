@@ -103,6 +103,7 @@ def file_operations(counts: Iterable[int]) -> list[dict[str, Any]]:
     return [{"at": "file operation", "count": count} for count in counts]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_inside_a_save_continues_to_the_bit(tmp_path: Path):
     assert kill_and_recover([{"at": "half written", "count": 1}], RUN, tmp_path) == [0]
 

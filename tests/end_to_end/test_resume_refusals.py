@@ -34,6 +34,7 @@ def refusal(command, *overrides: str) -> str:
     return str(refused.err)
 
 
+@pytest.mark.slow
 def test_a_refused_resume_leaves_every_line(command, run: Path, tmp_path: Path):
     before = content(run)
     for overrides, reason in {
@@ -49,6 +50,7 @@ def test_a_refused_resume_leaves_every_line(command, run: Path, tmp_path: Path):
         assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["resume=", "resume=''", "resume=nowhere"])
 def test_a_name_of_no_run_is_no_new_run(command, tmp_path: Path, name: str):
     refused = command("train", name, *RUN)
@@ -67,6 +69,7 @@ def test_a_resume_from_the_best_checkpoint_makes_it_the_last(command, tmp_path: 
     assert [row["epoch"] for row in read_metrics(tmp_path / "run")] == list(range(1, 13))
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("damage", ["cut off", "one bit flipped"])
 def test_a_damaged_checkpoint_is_refused_and_the_other_one_offered(
     command, run: Path, digits_run: Path, damage: str
@@ -91,6 +94,7 @@ def bad_shape(state: dict) -> dict:
     return state
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -110,6 +114,7 @@ def test_a_checkpoint_of_something_else_is_refused(command, run: Path, change, r
     assert "Traceback" not in message
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["train.log", "metrics.jsonl", "checkpoints"])
 def test_a_link_out_of_the_run_is_not_followed(command, run: Path, tmp_path: Path, name: str):
     shutil.move(run / name, tmp_path / "elsewhere")
@@ -131,6 +136,7 @@ def test_without_the_last_checkpoint_a_run_goes_on_from_the_best(command, run: P
     assert after[:2] == before[:2]  # trained once, not again
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_said_to_be(command, run: Path):
     ended = command("train", "resume=run")
     assert ended.code == 0
@@ -147,6 +153,7 @@ def test_a_sweep_of_a_team_is_refused(command, tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "multirun").exists()
 
 
+@pytest.mark.slow
 def test_a_schedule_that_is_too_short_is_named(command):
     one_cycle = ["scheduler._target_=torch.optim.lr_scheduler.OneCycleLR", "+scheduler.max_lr=0.01"]
     refused = command("train", *RUN, *one_cycle, "+scheduler.total_steps=2", "hydra.run.dir=run")
@@ -171,6 +178,7 @@ class DoubleELBO(ELBO):
         return LossTerms(terms.loss.double(), terms.distortion.double(), terms.rate.double())
 
 
+@pytest.mark.slow
 def test_an_average_of_tied_weights_is_loaded_under_both_names(command, tmp_path: Path):
     own = [f"model.encoder._target_={__name__}.TiedEncoder", "trainer.ema_decay=0.9"]
     assert command("train", *RUN, *own, "hydra.run.dir=run").code == 0
@@ -182,6 +190,7 @@ def test_an_average_of_tied_weights_is_loaded_under_both_names(command, tmp_path
     assert torch.equal(loaded.encoder.twin.weight, average)
 
 
+@pytest.mark.slow
 def test_terms_in_float64_are_taken(command):
     ended = command("train", *RUN, f"loss._target_={__name__}.DoubleELBO", "hydra.run.dir=run")
     assert ended.code == 0, ended.err

@@ -72,6 +72,7 @@ def test_trials_are_pruned_and_the_table_says_so(command, tmp_path: Path):
     assert "pruned" in finished.out
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_is_marked_and_the_search_goes_on(command, tmp_path: Path):
     search = [override for override in SEARCH if not override.startswith("optimizer.lr")]
     finished = command(
@@ -110,6 +111,7 @@ def test_a_condition_of_the_command_line_holds(command, tmp_path: Path):
     assert all(("loss.beta" in values) == (values["loss"] == "beta_vae") for values in params)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

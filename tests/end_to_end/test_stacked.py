@@ -110,6 +110,7 @@ def test_jobs_that_cannot_be_stacked_run_beside_the_stack_and_the_reason_is_said
     ]
 
 
+@pytest.mark.slow
 def test_a_bad_number_of_members_is_refused(command):
     for value in (0, "many"):
         refused = command("train", *STACKED, "sweep.name=s", f"hydra.launcher.members={value}", "seed=0,1")

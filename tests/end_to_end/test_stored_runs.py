@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import slow_after
 from tests.stored_runs.write import EVALUATION
 from vae_exp import load_run
 from vae_exp.metrics import with_current_metrics
@@ -59,7 +58,8 @@ def assert_ends_as_expected(run: Path, expected: dict[str, Any]) -> None:
         assert float(weight.double().norm()) == pytest.approx(expected["weights"][name]["norm"], rel=ROUNDING)
 
 
-@pytest.mark.parametrize("archive", slow_after(1, RUN_ARCHIVES))
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("archive", RUN_ARCHIVES)
 def test_a_stored_run_is_evaluated_drawn_and_resumed(archive: str, command, tmp_path: Path):
     expected = extract(archive, tmp_path)
     run = tmp_path / Path(archive).name
@@ -93,7 +93,8 @@ def test_a_stored_run_is_evaluated_drawn_and_resumed(archive: str, command, tmp_
     assert_ends_as_expected(run, expected)
 
 
-@pytest.mark.parametrize("archive", slow_after(1, SWEEP_ARCHIVES))
+@pytest.mark.parametrize("archive", SWEEP_ARCHIVES)
+@pytest.mark.slow
 def test_a_stored_sweep_is_summarised_and_completed(archive: str, command, tmp_path: Path):
     expected = extract(archive, tmp_path)
     sweep = tmp_path / "multirun" / "stored"

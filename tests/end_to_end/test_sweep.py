@@ -49,6 +49,7 @@ def sweep(finished_sweep: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished_sweep, tmp_path / "multirun" / "mine"))
 
 
+@pytest.mark.slow
 def test_every_job_has_a_wandb_run_with_its_swept_values(command, tmp_path):
     finished = command(*SWEEP, "tracker=offline", "model.latent_dim=2,3", "model.hidden_dims=[20]")
     assert finished.code == 0, finished.err
@@ -65,6 +66,7 @@ def test_every_job_has_a_wandb_run_with_its_swept_values(command, tmp_path):
     assert sorted(swept, key=str) == [{"model.latent_dim": "2"}, {"model.latent_dim": "3"}]
 
 
+@pytest.mark.slow
 def test_jobs_are_named_by_what_is_swept_and_keep_their_directories(command, tmp_path):
     """A key that was constant gets one more value: directories stay, and all labels have the key."""
     common = ("train", "--multirun", *SHORT[1:3], "tracker=offline", "sweep.name=mine", "model.latent_dim=2,3")
@@ -91,6 +93,7 @@ def test_jobs_are_named_by_what_is_swept_and_keep_their_directories(command, tmp
     assert {run.info.name for run in store.runs.values()} == (started - {old_name}) | {old.name}
 
 
+@pytest.mark.slow
 def test_no_state_is_carried_from_job_to_job(command, tmp_path, sweep):
     command("train", *SHORT, "model.latent_dim=2", "hydra.run.dir=alone")
     [job] = sweep.glob("*latent_dim-2*")
@@ -107,6 +110,7 @@ def test_a_failing_job_costs_no_other_and_is_named(command, tmp_path):
     assert "Traceback" not in finished.err
 
 
+@pytest.mark.slow
 def test_a_crash_in_a_job_leaves_its_traceback_in_the_jobs_log(command, tmp_path, monkeypatch):
     def fail(*arguments: object) -> None:
         raise ZeroDivisionError("of the program")
@@ -120,6 +124,7 @@ def test_a_crash_in_a_job_leaves_its_traceback_in_the_jobs_log(command, tmp_path
     assert {row["status"] for row in table(tmp_path / "multirun" / "mine")} == {"failed"}
 
 
+@pytest.mark.slow
 def test_an_error_of_a_users_source_in_a_job_is_one_message_with_the_traceback_in_the_log(
     command, tmp_path, monkeypatch
 ):
@@ -195,6 +200,7 @@ def test_the_worked_example_sweeps_latent_size_and_width(command, tmp_path):
     assert "model.hidden_dims" in finished.out
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("launcher", "plugin", "packages"),
     [
@@ -212,6 +218,7 @@ def test_a_launcher_that_is_not_installed_names_its_packages(command, monkeypatc
     assert "Traceback" not in finished.err
 
 
+@pytest.mark.slow
 def test_a_corrupt_result_is_not_taken_for_a_finished_job(command, sweep):
     [job] = sweep.glob("*latent_dim-2*")
     before = metrics(job)
@@ -220,6 +227,7 @@ def test_a_corrupt_result_is_not_taken_for_a_finished_job(command, sweep):
     assert metrics(job) == before
 
 
+@pytest.mark.slow
 def test_a_job_that_another_process_runs_is_left_to_it(command, sweep):
     [job] = sweep.glob("*latent_dim-2*")
     (job / "result.json").unlink()

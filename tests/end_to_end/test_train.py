@@ -65,6 +65,7 @@ def test_the_same_seed_gives_the_same_numbers_without_the_test_images(command, t
     assert printed == pytest.approx(100 * first[0]["train/loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_lost_tracker_does_not_cost_the_run(command, tmp_path):
     (tmp_path / "blocked").write_text("a file where a folder should be")
     finished = command("train", *SHORT[:-1], "tracker.root=blocked")
@@ -77,6 +78,7 @@ def test_a_lost_tracker_does_not_cost_the_run(command, tmp_path):
     assert "Weights & Biases was lost" in finished.out
 
 
+@pytest.mark.slow
 def test_a_collapse_is_kept_in_the_result(command, tmp_path):
     finished = command("train", *SHORT, "loss=beta_vae", "loss.beta=1000", "trainer.epochs=8")
     [warning] = read_result(only_run(tmp_path))["warnings"]
@@ -94,6 +96,7 @@ def test_a_directory_that_holds_a_run_is_left_as_it_is(command, tmp_path):
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_early_stopping_and_schedules_are_options(command, tmp_path):
     options = ("trainer.epochs=30", "trainer.early_stopping.patience=2", "trainer.early_stopping.min_delta=5")
     finished = command("train", *SHORT, *options, "scheduler=cosine", "hydra.run.dir=run")
@@ -107,6 +110,7 @@ def test_early_stopping_and_schedules_are_options(command, tmp_path):
     assert rates[-1] < rates[0]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job", "--resolve"]])
 def test_help_and_config_answer_without_torch(flags, tmp_path):
     script = (

@@ -20,6 +20,7 @@ def _started(root: Path) -> list[Any]:
     return [next(record.run for record in segment if record.HasField("run")) for segment in runs(root)]
 
 
+@pytest.mark.slow
 def test_variables_decide_where_a_run_lands_and_a_resumed_run_stays_there(
     command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

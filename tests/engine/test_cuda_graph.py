@@ -402,6 +402,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize(("steps", "count"), [(3, 35), (5, 32)], ids=["a short last batch", "full batches alone"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_several_steps_in_a_graph_are_those_of_as_many_graphs_to_the_bit(

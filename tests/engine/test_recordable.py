@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW
 
-from tests.conftest import slow_after
 from tests.engine.recordable import (
     LIKELIHOODS,
     LOSSES,
@@ -33,7 +32,8 @@ from vae_exp.objective.vq import VQ
 PLAIN = ("mlp", "standard_normal", "diagonal", "bernoulli")
 
 
-@pytest.mark.parametrize("loss", slow_after(1, LOSSES))
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("loss", LOSSES)
 def test_no_step_reads_on_the_host(loss: str):
     """Every prior with every posterior; likelihoods and models take turns, so that each meets the loss."""
     reads = {parts: host_read(parts, [loss])[loss] for parts in covering(loss)}
@@ -41,7 +41,8 @@ def test_no_step_reads_on_the_host(loss: str):
     assert None in reads.values()
 
 
-@pytest.mark.parametrize("model", slow_after(2, MODELS))
+@pytest.mark.quick(2)
+@pytest.mark.parametrize("model", MODELS)
 def test_no_model_reads_on_the_host_with_any_likelihood(model: str):
     loss = "vq" if model == "vq" else "elbo"
     reads = {

@@ -115,6 +115,7 @@ def assert_as_alone(tmp_path, make_vae, rtol=1e-4, sizes=SIZES, **options):
         torch.testing.assert_close(one["optimizer"], other["optimizer"], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize(
     "activation", ["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "gated", "sigmoid", "softplus"]
 )
@@ -122,6 +123,7 @@ def test_members_of_other_sizes_rates_and_seeds_train_as_alone(tmp_path, activat
     assert_as_alone(tmp_path, lambda *size: mlp_vae(*size, activation=activation))
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     "losses",
     [
@@ -138,6 +140,7 @@ def test_members_of_other_scalars_of_the_loss_train_as_alone(tmp_path, losses):
     assert_as_alone(tmp_path, mlp_vae, losses=losses)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "likelihood",
     [
@@ -157,6 +160,7 @@ def test_optimizers(tmp_path, optimizer):
     assert_as_alone(tmp_path, mlp_vae, optimizer=optimizer, rates=rates)
 
 
+@pytest.mark.slow
 def test_conv_nets(tmp_path):
     assert_as_alone(tmp_path, conv_vae, rtol=1e-3)
 
@@ -166,6 +170,7 @@ def test_clipping_means_dynamic_binarisation_and_short_batches(tmp_path):
     assert_as_alone(tmp_path, mlp_vae, train=dynamic, max_grad_norm=0.5, reduction="mean")
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("is_streamed", [False, True])
 def test_augmented_and_streamed_images(tmp_path, is_streamed):
     train = replace(images(), augment=("flip",))

@@ -118,6 +118,7 @@ def whole_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {name: _whole(folder / name, settings) for name, settings in SETTINGS.items()}
 
 
+@pytest.mark.quick(16)
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("at", range(1, EPOCHS * STEPS))

@@ -15,6 +15,7 @@ from vae_exp.objective.importance_weighted import IWAE, MIWAE
 from vae_exp.objective.schedules import LossSchedules
 
 
+@pytest.mark.quick(11)
 @pytest.mark.parametrize(
     "loss",
     [ELBO(), ELBO(3), BetaVAE(2.0), IWAE(4), MIWAE(2, 3), FreeBits(0.5), CapacityVAE(2.0, 1.0, over="batch")],

@@ -99,6 +99,7 @@ def test_importances_are_scored_as_by_hand(importance: np.ndarray, by_unit: floa
     assert completeness(importance) == pytest.approx(by_factor, abs=1e-9)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("noise_units", [0, 5])
 @pytest.mark.parametrize("sizes", [[2, 3, 4], [10, 10, 10], [3, 6, 40, 32, 32]], ids=str)
 def test_dci_of_a_code_that_is_the_factors_is_one(sizes: list[int], noise_units: int):

@@ -24,6 +24,7 @@ def vae(latent_dim: int, shape: tuple[int, int, int]) -> VAE:
     ).eval()
 
 
+@pytest.mark.quick(24)
 @pytest.mark.parametrize("latent_dim", [1, 2, 5, 40])
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 6, 9)])
 @pytest.mark.parametrize("count", [1, 3, 50])

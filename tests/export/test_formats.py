@@ -9,7 +9,6 @@ from torch import nn
 from torch.distributions import Cauchy, Independent, Normal
 
 from tests.composing import composed
-from tests.conftest import slow_after
 from vae_exp.configuration.instantiate import build_vae
 from vae_exp.configuration.schema import resolve_to_dict
 from vae_exp.errors import UserError
@@ -59,7 +58,8 @@ def expected_outputs(vae: VAE, count: int):
     }
 
 
-@pytest.mark.parametrize("name", slow_after(2, MODELS))
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("name", MODELS)
 def test_a_program_gives_what_the_model_gives_for_any_number_of_images(name):
     vae = model(name)
     parts = split_model(vae, SHAPE)
@@ -73,7 +73,8 @@ def test_a_program_gives_what_the_model_gives_for_any_number_of_images(name):
             assert [spec.shape for spec in part.outputs] == [tuple(result.shape[1:]) for result in results]
 
 
-@pytest.mark.parametrize("name", slow_after(1, ["conditional", "conv", "resnet", "hierarchical", "vq", "fsq"]))
+@pytest.mark.parametrize("name", ["conditional", "conv", "resnet", "hierarchical", "vq", "fsq"])
+@pytest.mark.slow
 def test_onnx_runs_without_torch_s_help(name, tmp_path):
     vae = model(name)
     parts = split_model(vae, SHAPE)
@@ -90,8 +91,9 @@ def test_onnx_runs_without_torch_s_help(name, tmp_path):
                 torch.testing.assert_close(torch.from_numpy(output), result, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
-    "override", slow_after(1, ["model.posterior=full_covariance", "model.posterior=flow", "model/prior=vamp"])
+    "override", ["model.posterior=full_covariance", "model.posterior=flow", "model/prior=vamp"]
 )
 def test_other_posteriors_and_priors_are_exported(override):
     vae = model("mlp", override)

@@ -140,6 +140,7 @@ def test_a_loss_may_read_labels_though_the_model_does_not(tmp_path):
         check_labels(plain, labelled().without_labels(), "training", loss)
 
 
+@pytest.mark.slow
 def test_a_conditional_model_learns_what_its_classes_tell(tmp_path):
     """Images that are a function of the class alone: the rate goes to nothing, and the class explains them."""
     patterns = torch.rand(CLASSES, *SHAPE, generator=noise(5)).round()

@@ -46,6 +46,7 @@ def grid(side: int = 801, reach: float = 20.0) -> tuple[torch.Tensor, float]:
     return torch.cartesian_prod(axis, axis), float(axis[1] - axis[0]) ** 2
 
 
+@pytest.mark.quick(1)
 def test_it_integrates_to_one(flow: Distribution):
     with torch.no_grad():
         places, cell = grid()
@@ -53,6 +54,7 @@ def test_it_integrates_to_one(flow: Distribution):
     assert density.sum().item() * cell == pytest.approx(1, abs=2e-3)
 
 
+@pytest.mark.quick(1)
 def test_its_draws_have_the_moments_of_its_density(flow: Distribution):
     with torch.no_grad():
         places, cell = grid()
@@ -77,6 +79,7 @@ def test_its_density_is_the_change_of_variables_of_autograd(flow: Distribution):
         torch.testing.assert_close(flow.log_prob(value), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_rate_of_a_flow_is_the_divergence_by_quadrature():
     posterior, prior = bent(FlowHead(3, 2))(torch.randn(1, 3)), bent(FlowPrior(2))()
     with torch.no_grad():

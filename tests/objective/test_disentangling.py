@@ -36,6 +36,7 @@ def noise(seed: int = 3) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(("batch", "dataset"), [(2, 2), (2, 7), (3, 4), (4, 4), (4, 9)])
 def test_the_stratified_estimate_of_the_aggregate_density_is_unbiased(batch, dataset):
     """Averaged over every ordered batch that holds the image z came from, it is (1/N) Σₙ q(z|xₙ), at several z."""
@@ -140,6 +141,7 @@ def test_the_discrepancy_is_lemma_six_in_loops():
     assert maximum_mean_discrepancy(left, right).item() == pytest.approx(within - 2 * between, rel=1e-5)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("shift", [0.0, 0.5, 2.0])
 def test_the_discrepancy_is_unbiased(shift):
     """Two Gaussians in two dimensions, whose kernel means are Gaussian integrals."""

@@ -49,6 +49,7 @@ def test_the_kl_sums_over_units_whatever_the_image_size(shape, generator):
     assert ((per_pixel > 0.3) & (per_pixel < 1.5)).all()  # about log 2 a pixel: a sum over pixels, not a mean
 
 
+@pytest.mark.slow
 def test_many_samples_lower_the_spread_and_keep_the_mean(generator):
     vae = bernoulli_vae(2)
     image = torch.rand(1, *SHAPE, generator=generator).round()

@@ -62,6 +62,7 @@ def test_the_stated_variance_is_that_of_repeated_estimates(generator):
     assert stated == pytest.approx(spread, rel=0.3)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("latent_dim", "widening", "num_samples", "at_most"),
     [(2, 1.3, 500, 1.15), (20, 0.7, 500, 1.3), (20, 0.5, 500, 1.3), (3, 0.2, 500, 1.3), (20, 0.5, 50, 1.3)],
@@ -116,6 +117,7 @@ def test_one_importance_sample_is_the_monte_carlo_elbo_on_that_draw():
     torch.testing.assert_close(weights, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("chunk_size", [1, 7, 3000, 10**6])
 def test_chunks_change_nothing_but_the_draws(chunk_size):
     vae = bernoulli_vae(2)

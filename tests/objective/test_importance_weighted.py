@@ -98,6 +98,7 @@ def test_the_expected_bound_is_that_of_quadrature(num_samples):
     assert abs(-losses.mean() - expected_bound(vae, num_samples).detach()) < 4.5 * error
 
 
+@pytest.mark.slow
 def test_more_samples_make_the_bound_tighter():
     vae = one_latent_vae()
     bounds = [

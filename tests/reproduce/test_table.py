@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from tests.composing import composed
-from tests.conftest import slow_after
 from vae_exp.configuration.config_dir import config_dir
 from vae_exp.configuration.schema import EvaluateConfig, TrainConfig, parse_config
 from vae_exp.errors import UserError
@@ -55,7 +54,8 @@ def runs_of(root: Path, targets: dict[str, ReproductionTarget]) -> dict[str, Tar
     return {name: TargetRuns(target, root) for name, target in targets.items()}
 
 
-@pytest.mark.parametrize("row", slow_after(2, TARGETS.values()), ids=list(TARGETS))
+@pytest.mark.quick(2)
+@pytest.mark.parametrize("row", TARGETS.values(), ids=list(TARGETS))
 def test_every_row_can_be_composed(row: ReproductionTarget):
     assert parse_config(composed("train", *row.train), TrainConfig).trainer.epochs >= 1
     assert parse_config(composed("evaluate", "run=somewhere", *row.evaluate), EvaluateConfig).evaluator

@@ -97,6 +97,7 @@ def test_weights_that_are_no_numbers_are_refused(copied_run, value: float):
     assert vae_exp.load_run(copied_run, checkpoint="last").checkpoint == "last"
 
 
+@pytest.mark.slow
 def test_arrays_that_moved_are_found_where_the_caller_says(command, tmp_path, generator):
     images = torch.rand(60, 4, 6, generator=generator).numpy()
     np.savez(tmp_path / "mine.npz", images=images, test_images=images[:20])

@@ -32,6 +32,7 @@ def test_a_run_starts_from_the_best_weights_of_another(command, copied_run: Path
     assert torch.equal(resumed["encoder.hidden.0.weight"], first["encoder.hidden.0.weight"])
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused_or_listed(command, copied_run: Path, tmp_path: Path):
     wider = (*TRAIN, f"initialize_from={copied_run}", "model.latent_dim=3")
     refused = command("train", *wider)

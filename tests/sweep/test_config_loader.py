@@ -77,6 +77,7 @@ def outcome(loader: Any, sweep: Any, job: list[str]) -> Any:
         return type(error), str(error), repr(error.__cause__)
 
 
+@pytest.mark.slow
 def test_values_of_every_kind_are_set_as_hydra_sets_them():
     with loaders("hydra.sweep.dir=${oc.env:HOME}/${now:%f}", "data=digits", "seed=0,1") as (sweep, hydra, shared):
         assert sweep.hydra.sweep.dir  # resolves the time, which jobs take over
@@ -85,6 +86,7 @@ def test_values_of_every_kind_are_set_as_hydra_sets_them():
         assert len(shared._composed) == 3
 
 
+@pytest.mark.slow
 def test_errors_are_those_of_hydra_and_leave_the_next_job_alone():
     with loaders("seed=0,1") as (sweep, hydra, shared):
         for job in ERRORS:
@@ -94,6 +96,7 @@ def test_errors_are_those_of_hydra_and_leave_the_next_job_alone():
         assert outcome(shared, sweep, ["seed=1"]) == outcome(hydra, sweep, ["seed=1"])
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("experiment", SWEEPS)
 def test_jobs_of_every_experiment_are_composed_as_hydra_composes_them(experiment: str):
     with loaders(f"experiment={experiment}", "data=digits") as (sweep, hydra, shared):

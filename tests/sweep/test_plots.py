@@ -121,6 +121,7 @@ def test_the_grey_lines_of_the_plane_have_one_elbo_each(tmp_path: Path):
         assert sums[0] == pytest.approx(sums[-1])
 
 
+@pytest.mark.slow
 def test_words_can_be_drawn_and_two_keys_of_many_values_have_no_heat_map(tmp_path: Path):
     for name in ("relu", "tanh"):
         make_job(tmp_path / "words", [f"model.activation={name}"], val__nll=90.0)

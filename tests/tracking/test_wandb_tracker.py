@@ -357,6 +357,7 @@ SERVER = "http://127.0.0.1:9"
 NO_SERVER = {"WANDB_BASE_URL": SERVER, "WANDB_API_KEY": "a" * 40, "WANDB_HTTP_TIMEOUT": "1"}
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("env", "reason"),
     [
