@@ -1,6 +1,8 @@
 """Every YAML file composes, and what it names can be built."""
 
 import re
+from collections import defaultdict
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,11 @@ USER_DATA = {
     "folder": ["data.path=images"],
     "dataset": ["data.source.dataset._target_=torchvision.datasets.FakeData"],
 }
+# Groups whose options are composed together, since none of them limits what another may be.
+INDEPENDENT = [
+    ("loss", "data", "optimizer", "scheduler", "tracker", "trainer", "hydra/launcher", "hydra/sweeper"),
+    ("evaluator", "model/likelihood", "model/prior", "model/encoder", "model/decoder"),
+]
 MULTI = {"evaluator"}  # groups of which several options may be chosen
 
 
@@ -89,9 +96,19 @@ def override_for(file: str) -> list[str]:
     return [f"{group}={option}", *extra]
 
 
-@pytest.mark.parametrize("file", option_files())
-def test_every_option_composes_and_is_built(file):
-    config = composed("train", *override_for(file))
+def files_together() -> list[list[str]]:
+    """Every file that is an option, with one of every other group that can be chosen beside it."""
+    by_group = defaultdict(list)
+    for file in option_files():
+        by_group[Path(file).parent.as_posix()].append(file)
+    rows = [zip_longest(*(by_group.pop(group) for group in groups)) for groups in INDEPENDENT]
+    alone = [[file] for files in by_group.values() for file in files]
+    return [[file for file in row if file] for row in chain(*rows)] + alone
+
+
+@pytest.mark.parametrize("files", files_together(), ids=" ".join)
+def test_every_option_composes_and_is_built(files):
+    config = composed("train", *chain(*map(override_for, files)))
     settings = parse_config(config, TrainConfig)
     plain = OmegaConf.to_container(config, resolve=True)
     build_splits(settings.data)

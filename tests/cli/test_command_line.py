@@ -215,6 +215,7 @@ def test_near_names_come_first_and_all_names_where_none_is_near():
     assert did_you_mean("width", ["epochs", "seed"], "trainer.") == "known here: epochs, seed."
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(("name", "words"), [("train", ["--info"]), ("sweep", ["-h"])])
 def test_a_reader_that_closes_the_pipe_causes_no_message(name: str, words: list[str], tmp_path: Path):
     read, write = os.pipe()

@@ -74,6 +74,7 @@ def test_the_host_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert not GlobalHydra.instance().is_initialized()
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("words", "message"),
     [

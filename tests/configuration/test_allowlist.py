@@ -392,6 +392,7 @@ def retry(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
     return run
 
 
+@pytest.mark.slow
 def test_resume_runs_no_code_of_a_features_file(copied_run: Path, command, tmp_path: Path):
     mark, payload = tmp_path / "mark", copied_run / "features.pt2"
     program(payload, mark)

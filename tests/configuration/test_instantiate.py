@@ -375,6 +375,7 @@ def test_the_optimal_sigma_is_refused_where_draws_are_weighted(loss):
     assert build_loss(several, build_vae(shared["model"], SHAPE), SHAPE).weighted_draws >= 5
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("loss", ["beta_tcvae", "info_vae", "dip_vae"])
 def test_a_batch_of_one_is_refused_where_images_are_compared(loss):
     config = resolve_to_dict(composed("train", "data=digits", f"loss={loss}"))

@@ -73,6 +73,7 @@ def test_layers_compute_what_the_decoder_computes(overrides):
     torch.testing.assert_close(run_layers(chain, inputs).clamp(0, 1), expected, rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("overrides", OTHERS, ids=" ".join)
 def test_other_decoders_stay_with_torch(overrides):
     assert decoder_layers(build(overrides), SHAPE) is None
@@ -258,6 +259,7 @@ def test_images_outside_are_named_by_the_command_that_shows_them(copied_run, tmp
     process.stop()
 
 
+@pytest.mark.quick(1)
 @pytest.mark.usefixtures("same_process")
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),

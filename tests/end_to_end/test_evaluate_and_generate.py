@@ -149,6 +149,7 @@ def test_no_list_of_all_samples_is_in_memory(command, copied_run, monkeypatch):
     assert next(iter(images)).shape == (500, 1, 8, 8)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -169,6 +169,7 @@ def test_a_job_that_fails_or_has_no_checkpoint_is_named_and_the_others_are_score
     assert scored == {"wide_0"}
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["null", "[1,2]", "[]", "5"])
 def test_what_names_no_run_is_refused(command, name: str):
     refused = command("evaluate", f"run={name}")

@@ -111,6 +111,7 @@ def test_an_export_is_replaced_only_when_asked(exported, command, tmp_path):
     assert {path.name for path in (run / "export").iterdir()} == {"decoder.pt2", "model.json"}
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

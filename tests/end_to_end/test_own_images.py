@@ -185,7 +185,7 @@ def test_augmented_training_differs_and_is_scored_on_plain_images(command, tmp_p
     assert plain["val/loss"] == pytest.approx(changed["val/loss"], rel=1e-3)
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("options", "message"),
     [

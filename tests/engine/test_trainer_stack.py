@@ -154,6 +154,7 @@ def test_other_likelihoods(tmp_path, likelihood):
     assert_as_alone(tmp_path, lambda *size: mlp_vae(*size, likelihood=likelihood))
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("optimizer", [AdamW, SGD, Adagrad])
 def test_optimizers(tmp_path, optimizer):
     rates = (1e-3, 2e-3, 1e-3, 1e-3)

@@ -54,7 +54,7 @@ def test_it_integrates_to_one(flow: Distribution):
     assert density.sum().item() * cell == pytest.approx(1, abs=2e-3)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 def test_its_draws_have_the_moments_of_its_density(flow: Distribution):
     with torch.no_grad():
         places, cell = grid()

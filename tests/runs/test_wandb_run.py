@@ -126,6 +126,7 @@ def test_no_tracking_has_two_names(monkeypatch: pytest.MonkeyPatch):
     assert overruled_variables(_settings("tracker=none")) == ""
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(
     ("mode", "overrides", "expected"),
     [
@@ -161,6 +162,7 @@ def test_a_mode_that_is_unknown_is_refused_with_its_source(monkeypatch: pytest.M
         _settings()
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("notes", ["lr: 1e-3, ${seed} [a]", "cost ${HOME}", r"\${now:%Y} \\${seed}\\", "${"])
 def test_a_value_may_hold_what_would_be_grammar(notes: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("WANDB_NOTES", notes)

@@ -113,6 +113,7 @@ def test_every_experiment_that_is_a_sweep_is_compared():
     assert len(SWEEPS) == 4
 
 
+@pytest.mark.slow
 def test_groups_of_an_own_folder_are_options(tmp_path: Path):
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "small.yaml").write_text("# @package _global_\nseed: 77\n")

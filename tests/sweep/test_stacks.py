@@ -36,6 +36,7 @@ def test_jobs_may_differ_in_seed_sizes_options_of_the_optimizer_and_what_comes_a
     assert other == first
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("loss", "overrides"),
     [
