@@ -4,8 +4,8 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 # A test process per core.
 WORKERS ?= -n auto --dist worksteal
-# The embedded digits need no network; naming any data or experiment replaces them.
-DEFAULT_DATA := $(if $(filter data=% experiment=%,$(ARGS)),,data=digits)
+# The embedded digits need no network; naming any data, experiment or run to resume replaces them.
+DEFAULT_DATA := $(if $(filter data=% experiment=% resume=%,$(ARGS)),,data=digits)
 
 .PHONY: train test test-all gpu-check check docs docs-serve format setup dist clean
 .DEFAULT_GOAL := train

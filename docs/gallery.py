@@ -58,11 +58,12 @@ coloured by digit; with codes (`vq`, `fsq`) held-out images over the grid of the
 their principal components. Samples of codes are noise, because their prior is uniform.
 
 **Numbers**, over held-out images, in nats an image: −ELBO; NLL, which importance sampling estimates with 100
-draws (of at most 500 images); bits per pixel and channel where the likelihood is a probability of the images;
-the rate; active units, or codes that are used; seconds from the start of the run to its result, scores
-included. Densities of grey or colour values (`continuous_bernoulli`, `gaussian…`) may be above one, and their
-−ELBO below zero. Only rows of one section whose likelihoods are of one kind can be compared. More: [what the
-numbers mean](explanation/what_the_numbers_mean.md), [objectives](explanation/objectives.md), [likelihoods and
+draws for at most 500 of them (fewer than −ELBO has, so that it can lie above it); bits per pixel and channel
+where the likelihood is a probability of the images; the rate; active units, or codes that are used; seconds
+from the start of the run to its result, scores included. Densities of grey or colour values
+(`continuous_bernoulli`, `gaussian…`) may be above one, and their −ELBO below zero. Only rows of one section
+whose likelihoods are of one kind can be compared. More: [what the numbers
+mean](explanation/what_the_numbers_mean.md), [objectives](explanation/objectives.md), [likelihoods and
 models](explanation/likelihoods_and_models.md).
 """
 HEAD = "| held-out images and reconstructions; samples; latent space | |\n|---|---|\n"

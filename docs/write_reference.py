@@ -65,14 +65,15 @@ def write_commands_page() -> str:
     """Every command: the help of those of Hydra, the options of the others."""
     parts = [
         f"{NOTE.format(' from conf/hydra/help and the parsers')}# Commands\n\n"
-        "`python -m vae_exp.NAME`, or the console script `vae-NAME`, which can complete words in the shell. The\n"
-        "first six take overrides, `key=value`, of the [config keys](config.md); the others take options.\n"
+        "`python -m vae_exp.NAME`, or the console script `vae-NAME`, which can complete words in the shell.\n"
+        f"The first {len(COMMANDS)} take overrides, `key=value`, of the [config keys](config.md); "
+        "the others take options.\n"
     ]
     for name in COMMANDS:
         template = yaml.safe_load((CONF / "hydra" / "help" / f"{name}.yaml").read_text())["template"]
         text = re.sub(r"\$\{[^}]*\}", "", template).strip()
         parts.append(f"## `{name}`\n\n```text\n{text}\n```\n")
-    parts.append(f"## Flags of Hydra\n\nThese six commands take them.\n\n{describe_options(get_args_parser())}")
+    parts.append(f"## Flags of Hydra\n\nThe commands above take them.\n\n{describe_options(get_args_parser())}")
     for name, parser in make_parsers().items():
         parts.append(f"## `{name}`\n\n{describe_parser(parser)}")
     return "\n".join(parts)
