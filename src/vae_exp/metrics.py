@@ -317,7 +317,7 @@ METRICS = {
     "classifier_frechet_distance": Metric(
         "",
         meaning=(
-            "as `fid`, on a small classifier trained on the images scored: compares models on the same data, "
+            "as `fid`, on a small classifier trained on images of the split: compares models on the same data, "
             "nothing else"
         ),
         logged="evaluator=[fid]",

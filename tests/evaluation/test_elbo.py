@@ -1,8 +1,11 @@
+from math import log, prod
+
 import pytest
 import torch
 
 from tests.builders import SHAPE, bernoulli_vae
 from vae_exp.data.images import ImageSet
+from vae_exp.errors import UserError
 from vae_exp.evaluation.elbo import ELBOEvaluator
 
 
@@ -39,3 +42,22 @@ def test_the_batch_size_changes_nothing_but_the_draws(images):
     small, large = evaluate(vae, images, batch_size=4), evaluate(vae, images, batch_size=23)
     assert small["rate"] == pytest.approx(large["rate"], rel=1e-6)
     assert small["distortion"] == pytest.approx(large["distortion"], rel=0.05)
+
+
+def test_bits_need_a_probability_of_every_image():
+    pixels = torch.zeros(600, *SHAPE, dtype=torch.uint8)
+    binary = ImageSet(pixels, None, 255)
+    nats = evaluate(bernoulli_vae(2), binary, bits="auto")
+    assert nats["negative_elbo_bits_per_dim"] == pytest.approx(nats["negative_elbo"] / log(2) / prod(SHAPE))
+    grey = ImageSet(torch.where(torch.arange(600).view(-1, 1, 1, 1) < 599, pixels, 100), None, 255)
+    assert "negative_elbo_bits_per_dim" not in evaluate(bernoulli_vae(2), grey, bits="auto")
+    with pytest.raises(UserError, match=r"evaluator.elbo.bits=true is not possible.*grey values"):
+        ELBOEvaluator(1, 10, None, True).check(bernoulli_vae(2), grey)
+
+
+def test_bits_are_checked_of_an_encoder_that_normalises_batches():
+    vae = bernoulli_vae(2)
+    vae.encoder.hidden.append(torch.nn.BatchNorm1d(5))
+    binary = ImageSet(torch.zeros(9, *SHAPE, dtype=torch.uint8), None, 255)
+    ELBOEvaluator(1, 10, None, True).check(vae.train(), binary)
+    assert vae.training

@@ -101,11 +101,12 @@ def test_the_classifier_learns_and_is_the_same_for_all_runs(monkeypatch):
     assert right.float().mean() > 0.9
 
 
-def test_without_labels_and_without_a_file_nothing_is_reported(caplog):
-    images = ImageSet(torch.rand(5, *SHAPE), None, 1)
+@pytest.mark.parametrize("labels", [None, torch.full((5,), 3)])
+def test_without_labels_to_tell_apart_and_without_a_file_nothing_is_reported(labels, caplog):
+    images = ImageSet(torch.rand(5, *SHAPE), labels, 1)
     with caplog.at_level(logging.WARNING):
         assert not list(FIDEvaluator(None, None, 1, None).run(Sampler(images.batch().images), images, noise()))
-    assert "neither a file of features nor labels" in caplog.text
+    assert "neither a file of features nor two labels" in caplog.text
 
 
 def test_a_single_image_is_refused():

@@ -76,8 +76,8 @@ def test_by_default_the_outputs_of_a_chunk_stay_in_the_cache_of_a_cpu():
     assert decode_chunk_size(10**7, cpu) == 32
 
 
-def test_the_size_of_chunks_changes_the_estimate_by_rounding_alone(images, generator):
-    """The noise of each image is drawn in the same order, however it is cut."""
+def test_the_size_of_chunks_changes_the_estimate_of_an_image_by_rounding_alone(images, generator):
+    """The noise of an image is drawn in the same order, however its samples are cut."""
     vae = linear_gaussian_vae(2, generator)
     result = [
         dict(evaluator(num_images=1, chunk_size=size).run(vae, images, torch.Generator().manual_seed(3)))["nll"]

@@ -47,6 +47,8 @@ def begin(directory: Path, epochs: int, seconds: list[float]) -> None:
     metrics.truncate_and_open()
     for epoch, duration in enumerate(seconds, 1):
         metrics.log({"epoch": epoch, "time/epoch_seconds": duration}, step=epoch)
+    if len(seconds) == epochs:
+        metrics.log({"epoch": epochs, "best/train/elbo": -90.0}, step=epochs)  # the evaluators of the end
     metrics.close()
 
 
@@ -136,6 +138,12 @@ def test_a_row_under_way_has_its_epoch_and_the_time_left(tmp_path: Path):
     assert describe(runs["open"], runs) == "not run"
 
 
+def test_a_row_whose_first_seed_has_ended_has_the_time_left(tmp_path: Path):
+    begin(tmp_path / "better" / "seed-0", epochs=10, seconds=[60.0] * 10)
+    runs = runs_of(tmp_path, {"better": BETTER, "worse": WORSE})
+    assert describe(runs["better"], runs) == "10 of 30 epochs, all seeds, about 20 min left"
+
+
 def test_a_run_under_way_does_not_replace_a_figure_of_the_page(tmp_path: Path):
     complete(tmp_path / "a" / "known", 86.5)
     update_markdown_table(tmp_path / "page.md", runs_of(tmp_path / "a", TWO))
@@ -151,9 +159,8 @@ def test_seeds_are_runs_of_their_own_and_compared_one_by_one(tmp_path: Path):
     for seed in range(2):
         complete(tmp_path / "better" / f"seed-{seed}", 4.0 + seed, evaluated=True)
     begin(tmp_path / "better" / "seed-2", epochs=10, seconds=[60.0])
-    assert (
-        describe(runs["better"], runs) == "1 of 30 epochs, all seeds, about 29 min left"
-    )  # the others: no epochs here
+    # seeds 0 and 1 have no epochs here
+    assert describe(runs["better"], runs) == "1 of 30 epochs, all seeds, about 29 min left"
     assert describe(runs["worse"], runs) == "test/nll 6.00 ± 0.58, measured"
     assert runs["better"].result() is None
     (tmp_path / "better" / "seed-2").rename(tmp_path / "elsewhere")

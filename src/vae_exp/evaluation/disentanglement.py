@@ -33,8 +33,8 @@ class DisentanglementEvaluator:
     machine (C = 0.01) predicts a factor from a single unit, both as Locatello et al. 2019 do; for DCI random
     forests, as in Eastwood & Williams, predict a factor from all units, and the splits give the
     importance. Yields `mig`, `sap`, `dci_disentanglement`, `dci_completeness` and `dci_informativeness` (the
-    mean accuracy), each from 0 to 1. One half of the images trains what is fitted, the other is scored. Nothing
-    where the data have no factors, or for a class-conditional model.
+    mean accuracy), each from 0 to 1. One half of the images trains what is fitted, the other is scored. Data
+    without factors are refused; nothing is yielded for a class-conditional model.
 
     Args:
         num_images: How many images of the split, a random subset (`scored_images`); None for all.
@@ -68,9 +68,7 @@ class DisentanglementEvaluator:
                 "evaluator.disentanglement: a class-conditional model receives the class; nothing is measured."
             )
             return
-        if images.factors is None:
-            _log.warning("evaluator.disentanglement: the data have no factors; nothing is measured.")
-            return
+        assert images.factors is not None  # `check` has refused
         means = [vae.encode(batch.images, batch.labels).mean for batch in images.batches(self._batch_size)]
         codes = torch.cat(means).cpu().double().numpy()
         factors = images.factors.cpu().numpy()

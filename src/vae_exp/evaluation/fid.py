@@ -68,8 +68,8 @@ class FIDEvaluator:
         """Yield a name and a value."""
         name, features = "fid", self._features
         if features is None:
-            if images.labels is None:
-                _log.warning("evaluator.fid: neither a file of features nor labels to train a classifier on.")
+            if images.labels is None or len(images.labels.unique()) < 2:
+                _log.warning("evaluator.fid: neither a file of features nor two labels to train a classifier on.")
                 return
             name, features = "classifier_frechet_distance", trained_classifier(images, self._epochs)
         images = scored_images("fid", images, self._num_images)

@@ -40,7 +40,7 @@ class InferenceGapEvaluator:
         num_images: How many images of the split, a random subset (`scored_images`); None for all.
         num_steps: Steps of Adam for each image; its rate falls to zero along half a cosine.
         learning_rate: Of the first step.
-        num_importance_samples: Draws per image for every estimate.
+        num_importance_samples: Draws per image for an ELBO, from q and from q*; log p(x) has both.
         every_n_epochs: Interval during training; None runs it once, at the end.
 
     Raises:

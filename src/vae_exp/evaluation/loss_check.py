@@ -28,7 +28,8 @@ class LossReport:
 
     Args:
         distortion_weight: a in loss = a · distortion + b · rate, by least squares over images at the start;
-            None where the loss is no such sum, as bounds of several samples are not.
+            None where the loss is no such sum, as bounds of several samples are not, where the rate is constant,
+            and for images so large that two fill a batch.
         effective_beta: b / a; 1 is the ELBO. None too where the rate is lost in the rounding of the loss.
         entropy_floor: Mean Σ −x log x − (1 − x) log(1 − x) over pixels: no Bernoulli can have a lower
             distortion on these images. Zero on black and white ones; None for other likelihoods.

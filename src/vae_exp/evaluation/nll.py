@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 _LOW_ESS = 10  # effective samples of an image
 _MAX_LOW_ESS_SHARE = 0.05  # share of the images
 _CACHE_BYTES = 3 * 2**20  # of decoder outputs, which stay in a CPU core's cache
-_SHARE_OF_FREE_MEMORY = 0.25
+_SHARE_OF_MEMORY = 0.125
 _MAX_CHUNK_ON_GPU = 20_000
 _COPIES = 6  # of the decoder's outputs that exist at once
 
@@ -118,8 +118,9 @@ def evidence_by_batch(
 def decode_chunk_size(values: int, device: torch.device) -> int:
     """How many latents to decode at once.
 
-    On the CPU as many as keep the decoder's outputs in the cache; on a GPU as many as take a quarter of the free
-    memory, and at most 20,000, because the memory of the decoder's inner layers is unknown.
+    On the CPU as many as keep the decoder's outputs in the cache; on a GPU as many as take an eighth of its
+    memory, and at most 20,000, because the memory of the decoder's inner layers is unknown. Images that are
+    decoded together share a draw, so that this number decides which noise an image gets: free memory must not.
 
     Args:
         values: Outputs of the decoder for an image.
@@ -127,8 +128,8 @@ def decode_chunk_size(values: int, device: torch.device) -> int:
     """
     if device.type != "cuda":
         return max(32, _CACHE_BYTES // (4 * values))
-    free, _ = torch.cuda.mem_get_info(device)
-    return max(32, min(_MAX_CHUNK_ON_GPU, int(_SHARE_OF_FREE_MEMORY * free) // (4 * values * _COPIES)))
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return max(32, min(_MAX_CHUNK_ON_GPU, int(_SHARE_OF_MEMORY * memory) // (4 * values * _COPIES)))
 
 
 def outputs_per_value(vae: VAE) -> int:

@@ -1,6 +1,8 @@
 """Checks of evaluators before a run: their arguments, the images, the model; and bits per dimension."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import log, prod
 
 import torch
@@ -12,7 +14,6 @@ from vae_exp.errors import UserError
 from vae_exp.model.vae import VAE
 
 _log = logging.getLogger(__name__)
-_NUM_CHECKED = 256
 _CLASSES_LISTED = 10
 BITS_MODES = ("auto", True, False)
 
@@ -105,7 +106,7 @@ def not_a_probability_reason(vae: VAE, images: ImageSet) -> str | None:
     name = type(getattr(likelihood, "base_dist", likelihood)).__name__
     if support is None or not support.is_discrete:
         return f"the likelihood ({name}) is a density of real values, which has no bits"
-    if not bool(support.check(images.take(_NUM_CHECKED).batch().images).all()):
+    if not all(bool(support.check(batch.images).all()) for batch in images.chunks()):
         return f"the likelihood ({name}) has no probability for grey values such as those of these images"
     return None
 
@@ -119,18 +120,25 @@ def is_bernoulli(vae: VAE, images: ImageSet) -> bool:
 def first_likelihood(vae: VAE, images: ImageSet) -> Distribution:
     """p(x|z) at the posterior mean of the first image."""
     first = images.take(1).batch()
-    return vae.decode(vae.encode(first.images, first.labels).mean, first.labels)
+    with _evaluating(vae):
+        return vae.decode(vae.encode(first.images, first.labels).mean, first.labels)
 
 
 @torch.no_grad()
 def first_posterior(vae: VAE, images: ImageSet) -> Distribution:
     """q(z|x) of the first image."""
+    first = images.take(1).batch()
+    with _evaluating(vae):
+        return vae.encode(first.images, first.labels)
+
+
+@contextmanager
+def _evaluating(vae: VAE) -> Iterator[None]:
+    """The model in the mode of evaluation: batch normalisation refuses one image in that of training."""
     was_training = vae.training
     vae.eval()
-    first = images.take(1).batch()
-    posterior = vae.encode(first.images, first.labels)
+    yield
     vae.train(was_training)
-    return posterior
 
 
 class BitsPerDim:

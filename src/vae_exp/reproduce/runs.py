@@ -81,10 +81,11 @@ class TargetRuns:
     def time_left(self) -> str:
         """About how long training still takes, as `, about 5.2 h left`; empty where no epoch has ended."""
         rows = [row for directory in self.directories for row in _rows(directory)[-_RECENT_EPOCHS:]]
+        times = [row["time/epoch_seconds"] for row in rows if "time/epoch_seconds" in row]
         done, total = self._epochs()
-        if not rows or done == total:
+        if not times or done == total:
             return ""
-        seconds = median(row["time/epoch_seconds"] for row in rows) * (total - done)
+        seconds = median(times) * (total - done)
         return f", about {format_duration(seconds)} left"
 
     def complete(self, overrides: Sequence[str], shutdown: GracefulShutdown) -> RunDirectory | None:
