@@ -29,6 +29,9 @@ from vae_exp.engine.progress import NullProgress
 from vae_exp.engine.trainer import Trainer
 from vae_exp.errors import Interrupted
 from vae_exp.model.vae import VAE
+from vae_exp.objective.beta_vae import BetaVAE
+from vae_exp.objective.elbo import ELBO
+from vae_exp.objective.schedules import Linear
 
 EPOCHS, STEPS = 3, 3  # eleven images in batches of four
 TRAIN, VAL = grey_images(11), grey_images(5, seed=1)
@@ -52,6 +55,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "all": {"ema_decay": 0.9, "max_grad_norm": 1.0, "scheduler": halving, "patience": 5},
     "augmented": {"train": replace(TRAIN, augment=("flip", "shift", "crop"))},
     "streamed": {"train": TRAIN.stream_to(CPU), "scheduler": _plateau, "precision": "bf16"},
+    "scheduled": {"loss": lambda: BetaVAE(Linear(0.0, 1.0, duration=20, unit="step"))},
 }
 
 
@@ -60,7 +64,8 @@ def _trainer(path: Path, tracker: RecordingTracker, settings: dict[str, Any]) ->
     vae = small_vae()
     every = {"noisy": NoisyEvaluator()}
     given = {"train": TRAIN, "val": VAL, "epochs": EPOCHS, "evaluators": every, "trackers": [tracker]} | settings
-    return make_trainer(path, vae=vae, **given), vae
+    loss = given.pop("loss", ELBO)()
+    return make_trainer(path, vae=vae, loss=loss, **given), vae
 
 
 Results = tuple[Tensor, list[dict[str, float]], dict[str, Any]]  # weights, rows, last checkpoint
@@ -118,7 +123,7 @@ def whole_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {name: _whole(folder / name, settings) for name, settings in SETTINGS.items()}
 
 
-@pytest.mark.quick(16)
+@pytest.mark.quick(15)
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("at", range(1, EPOCHS * STEPS))
@@ -130,6 +135,34 @@ def test_a_run_interrupted_at_any_step_continues_to_the_bit(tmp_path: Path, whol
 def test_a_run_interrupted_between_two_epochs_continues_to_the_bit(tmp_path: Path, whole_runs, after: int):
     on_row = lambda count: signal.raise_signal(signal.SIGTERM) if count == after else None  # noqa: E731
     _assert_same(_continued(tmp_path, {}, NullProgress(), on_row), whole_runs["plain"])
+
+
+def test_a_run_interrupted_between_two_evaluators_continues_to_the_bit(tmp_path: Path):
+    class Interrupting(NoisyEvaluator):
+        def run(self, vae: VAE, images: ImageSet, noise: torch.Generator):
+            yield from super().run(vae, images, noise)
+            if not (tmp_path / "run" / "checkpoints" / "last.pt").exists() and self.interrupts:
+                signal.raise_signal(signal.SIGTERM)
+
+    evaluators = {"first": Interrupting(), "second": NoisyEvaluator()}
+    evaluators["first"].interrupts = False
+    whole = _whole(tmp_path / "whole", {"evaluators": evaluators})
+    evaluators["first"].interrupts = True
+    settings = {"evaluators": evaluators, "checkpoint_every_n_epochs": EPOCHS}
+    _assert_same(_continued(tmp_path / "run", settings, NullProgress()), whole)
+
+
+def test_the_seconds_of_an_interrupted_epoch_are_those_of_all_its_steps(tmp_path: Path):
+    tracker = RecordingTracker()
+    first, _ = _trainer(tmp_path, tracker, {})
+    with pytest.raises(Interrupted):
+        fit(first, SignalAtStep(STEPS))  # the last step of the first epoch
+    resumed, _ = _trainer(tmp_path, tracker, {})
+    resumed.load_state_dict(load_checkpoint(tmp_path / "checkpoints" / "last.pt", CPU))
+    fit(resumed)
+    row = tracker.lines[0][1]
+    assert row["time/epoch_seconds"] >= first.phase_seconds["training"] > 0
+    assert row["time/images_per_second"] == pytest.approx(len(TRAIN) / row["time/epoch_seconds"])
 
 
 def test_a_run_interrupted_in_its_first_validation_continues_without_warnings(tmp_path: Path):

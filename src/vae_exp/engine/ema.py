@@ -24,7 +24,9 @@ class ExponentialMovingAverage:
         self._names = [name for name, _ in module.named_parameters()]
         self._weights: list[Tensor] = [weight.detach() for weight in module.parameters()]
         self._average = [weight.clone() for weight in self._weights]
-        self._steps = torch.zeros((), dtype=torch.float64, device=self._weights[0].device)
+        device = self._weights[0].device
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # which Apple's GPUs lack
+        self._steps = torch.zeros((), dtype=dtype, device=device)
 
     def update(self) -> None:
         """Add the weights after a step to the average."""

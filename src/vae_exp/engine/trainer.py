@@ -98,15 +98,16 @@ class TrainerOptions:
 class TrainState:
     """The progress of a run: whole epochs, and batches of the next one.
 
-    `metrics` are those of the last epoch, `metrics_rows` counts the epochs that trackers have logged.
+    `metrics` are those of the last epoch, `metrics_rows` counts the epochs that trackers have logged,
+    `epoch_seconds` those that the batches of the next epoch have taken.
     """
 
     epoch: int = 0
     global_step: int = 0
     batch_in_epoch: int = 0
     train_seconds: float = 0.0
+    epoch_seconds: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
-    stopped_early: bool = False
     metrics_rows: int = 0
 
 
@@ -196,6 +197,7 @@ class Trainer:
         self._ema = None if options.ema_decay is None else ExponentialMovingAverage(vae, options.ema_decay)
         self._shuffle = make_generator(seed, "shuffle", self.device)
         self._epoch_start = self._shuffle.get_state()
+        self._rng_after_steps: dict[str, Any] | None = None  # evaluators that an interruption cuts begin again
         batches_from = train if needs_labels(vae, loss) else train.without_labels()
         self._loader = make_loader(batches_from, -(-self._batch_sizes[0] // self.dist.world_size))
         self.loss_buffer = EpochLossBuffer(len(self._batch_sizes), self._loader.batch_index)
@@ -218,14 +220,19 @@ class Trainer:
         self._step: TrainStep | CUDAGraphStep = self.train_step
         if self.device.type == "cuda" and self._mode != "eager" and self.dist.world_size == 1:
             self._step = CUDAGraphStep(self.train_step, self.device, self._batch_sizes[0])
-        is_watched = self.device.type == "cpu" and self._mode == "eager" and self.dist.world_size == 1
-        self._contention = ContentionWatch() if is_watched else None
+        waits_for_cpu = self.device.type == "cpu" and self._mode == "eager" and train.is_resident
+        self._contention = ContentionWatch() if waits_for_cpu and self.dist.world_size == 1 else None
         self.steps_per_graph = self._choose_steps_per_graph(options.steps_per_graph)
 
     @property
     def steps_per_epoch(self) -> int:
         """The number of batches of an epoch."""
         return len(self._batch_sizes)
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether early stopping has ended training before the last epoch."""
+        return self.best.should_stop and self.state.epoch < self.options.epochs
 
     @property
     def execution(self) -> str:
@@ -273,14 +280,15 @@ class Trainer:
         state = self.state
         start = time.perf_counter() - state.train_seconds
         try:
-            while state.epoch < self.options.epochs and not state.stopped_early:
-                before = self.phase_seconds["training"]
+            while state.epoch < self.options.epochs and not self.best.should_stop:
+                epoch_start = self.phase_seconds["training"] - state.epoch_seconds
                 with timed(self.phase_seconds, "training"):
                     self.start_epoch()
                 yield
                 with timed(self.phase_seconds, "training"):
                     totals = self.loss_buffer.totals()
-                self._end_epoch(totals, self.phase_seconds["training"] - before, shutdown, progress)
+                self._rng_after_steps = get_process_rng_state(self.device)
+                self._end_epoch(totals, self.phase_seconds["training"] - epoch_start, shutdown, progress)
                 state.train_seconds = time.perf_counter() - start
                 self._checkpoint()
                 if pruner and pruner.stop(state.epoch, state.metrics):
@@ -289,6 +297,7 @@ class Trainer:
             self._save_final()
         except Interrupted:
             state.train_seconds = time.perf_counter() - start
+            state.epoch_seconds = self.phase_seconds["training"] - epoch_start
             if self.dist.is_main and self._non_finite.weights_are_finite():
                 with timed(self.phase_seconds, "checkpoints"):
                     self._checkpoints.save_now(self.state_dict)
@@ -357,7 +366,9 @@ class Trainer:
         best = self._checkpoints.load_best()
         epoch, checkpoint = (best["epoch"], "best") if best else (self.state.epoch, "last")
         with self._checkpoint_weights(best) if best else self._average_weights():
-            return self._evaluator_loop.run(names, step, shutdown, epoch, checkpoint)
+            metrics = self._evaluator_loop.run(names, step, shutdown, epoch, checkpoint)
+        of_epoch = {f"best/{name}" for name in best["metrics"]} if best else set(self.state.metrics)
+        return {name: value for name, value in metrics.items() if name not in of_epoch}
 
     def load_state_dict(self, state: Mapping[str, Any], *, replan: bool = False) -> None:
         """Continue from a checkpoint, to the bit.
@@ -388,8 +399,8 @@ class Trainer:
             global_step=state["step"],
             batch_in_epoch=state["batches"],
             train_seconds=state["seconds"],
+            epoch_seconds=state.get("epoch_seconds", 0.0),
             metrics=dict(state["metrics"]),
-            stopped_early=self.best.should_stop,
             metrics_rows=state["lines"],
         )
         self.previous_train_seconds = state["seconds"]
@@ -490,6 +501,8 @@ class Trainer:
         self.loss_buffer.start_epoch(self.loss_buffer.rows[:done].clone() if done else None)
         self.schedules.begin_epoch(self.state.epoch, self.state.global_step)
         self.due_sizes = self._batch_sizes[done:]
+        if not self.due_sizes:  # interrupted after the last: the loss is at the weights of that step
+            self.schedules.begin_step(self.state.global_step - 1)
 
     def _prepare_step(self, shutdown: GracefulShutdown) -> None:
         """What the host does before a step; all processes stop at the same step, whichever has a reason."""
@@ -523,10 +536,10 @@ class Trainer:
         metrics = self.dist.run_on_main_and_broadcast(lambda: self._epoch_metrics(means, epoch, shutdown))
         metrics["train/learning_rate"] = float(self._optimizer.param_groups[0]["lr"])
         metrics |= {f"loss/{name}": value for name, value in self.schedules.values().items()}
-        metrics |= {"time/epoch_seconds": seconds, "time/images_per_second": sum(self.due_sizes) / seconds}
+        metrics |= {"time/epoch_seconds": seconds, "time/images_per_second": sum(self._batch_sizes) / seconds}
         self._step_scheduler(metrics[self.options.monitor])
-        state.epoch, state.batch_in_epoch, state.metrics = epoch, 0, metrics
-        self._epoch_start = self._shuffle.get_state()
+        state.epoch, state.batch_in_epoch, state.epoch_seconds, state.metrics = epoch, 0, 0.0, metrics
+        self._epoch_start, self._rng_after_steps = self._shuffle.get_state(), None
         for tracker in self._trackers:
             tracker.log({"epoch": epoch, **metrics}, state.global_step)
         state.metrics_rows += 1
@@ -577,7 +590,6 @@ class Trainer:
     def _checkpoint(self) -> None:
         state = self.state
         improved = self.best.update(state.metrics[self.options.monitor], state.epoch)
-        state.stopped_early = self.best.should_stop
         if self.dist.is_main:
             with timed(self.phase_seconds, "checkpoints"):
                 self._checkpoints.on_epoch_end(self.state_dict, state.epoch, improved=improved)
@@ -593,6 +605,7 @@ class Trainer:
             "rows": self.loss_buffer.rows[: state.batch_in_epoch].clone(),
             "grad_norm": self.train_step.grad_norm().item(),
             "seconds": state.train_seconds,
+            "epoch_seconds": state.epoch_seconds,
             "metrics": state.metrics,
             "lines": state.metrics_rows,
             "warnings": list(self.warnings),
@@ -606,7 +619,7 @@ class Trainer:
                 "device": self.device.type,
                 "shuffle": self._epoch_start,
                 "noise": self.train_step.generator.get_state(),
-                "process": get_process_rng_state(self.device),
+                "process": self._rng_after_steps or get_process_rng_state(self.device),
             },
         }
 

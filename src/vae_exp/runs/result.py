@@ -55,7 +55,7 @@ def write_result(
         "error": error,
         "epochs": state.epoch,
         "steps": state.global_step,
-        "stopped_early": state.stopped_early,
+        "stopped_early": trainer.stopped_early,
         "monitor": trainer.options.monitor,
         "best": {"epoch": best.epoch, "value": best.value},
         "warnings": warnings,

@@ -109,7 +109,7 @@ class TrainedRun:
 
     @property
     def metrics(self) -> list[dict[str, float]]:
-        """The metrics of every epoch, from the first, as `metrics.jsonl` has them."""
+        """The metrics of every epoch, from the first, then the scores at the end, as `metrics.jsonl` has them."""
         return read_rows(self.directory.metrics)
 
     @property

@@ -139,7 +139,7 @@ def _begin_resumed(
     _save_config(_settled(resume_state.config), run_dir.config)
     state, epochs = setup.trainer.state, setup.settings.trainer.epochs
     _log.info("Resuming %s after %d of %d epochs.", run_dir.path, state.epoch, epochs)
-    if state.stopped_early:
+    if setup.trainer.stopped_early:
         _log.info("Training had stopped early and is not continued; raise trainer.early_stopping.patience.")
     elif state.epoch >= epochs:
         _log.info("Training is already finished; raise trainer.epochs to train longer.")

@@ -71,7 +71,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     @torch.no_grad()
     def inverse_transform(self, latents: Array) -> Array:
-        """E[x|z] of latents `[N, latent_dim]`, flattened: `[N, features]` in [0, 1]."""
+        """E[x|z] of latents `[N, latent_dim]`, flattened: `[N, features]`."""
         run = self._run()
         values = check_array(latents, dtype=np.float32, input_name="latents", estimator=self)
         [latent_dim] = run.vae.prior().event_shape

@@ -43,7 +43,7 @@ class RunDirectory:
     config = _File(".hydra/config.yaml")  # composed, as Hydra writes it
     hydra_config = _File(".hydra/hydra.yaml")  # Hydra's own settings; kept for reference, never applied again
     overrides = _File(".hydra/overrides.yaml")  # what the run was started with
-    metrics = _File("metrics.jsonl")  # one JSON object per epoch
+    metrics = _File("metrics.jsonl")  # one JSON object per epoch, and one of the scores at the end
     result = _File("result.json")  # written last; its presence means that the run has ended
     wandb = _File("wandb.json")  # mode, id and directory of the W&B run, written at its start
     log = _File("train.log")  # what the run said, with tracebacks

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object per epoch, each with a checksum."""
+"""`metrics.jsonl`: one JSON object per epoch and one of the scores at the end, with checksums."""
 
 import json
 import logging
