@@ -282,11 +282,50 @@ def test_a_proposal_that_occurred_before_gets_the_result_of_its_first_trial(
 def test_a_trial_of_an_earlier_version_and_one_without_values_are_resumed(tmp_path: Path):
     scheduler = TrialScheduler(tmp_path, settings(), SPACE)
     study = load_study(tmp_path / STUDY_FILE)
-    overrides = ["data=digits", "x=1", "y=2"]
-    study.ask().set_user_attr("overrides", [*overrides, "sweep.trial={journal:'j',number:0,prune:true}"])
+    trial = study.ask()
+    overrides = SPACE.suggest(trial)
+    trial.set_user_attr("overrides", [*overrides, "sweep.trial={journal:'j',number:0,prune:true}"])
     study.ask()
     stored, drawn = lease_from(scheduler), lease_from(scheduler)
     assert (stored.number, stored.overrides[:-1]) == (0, overrides)
     assert stored.overrides[-1].startswith("sweep.trial={storage:")
     assert drawn.number == 1
     assert [override.partition("=")[0] for override in drawn.overrides] == ["data", "x", "y", "sweep.trial"]
+
+
+def test_a_resumed_trial_has_its_values_and_the_other_overrides_of_the_command(tmp_path: Path):
+    def scheduler(*fixed: str) -> TrialScheduler:
+        return TrialScheduler(tmp_path, settings(n_trials=1), parsed_space(["data=mnist", *fixed, *searched], {}))
+
+    searched = ["x=interval(-5,5)"]
+    first = scheduler("data.root=/old")
+    lease = lease_from(first)
+    first.release(lease)
+    searched.append("z=choice(1,2)")
+    resumed = lease_from(scheduler("data.root=/new", "sweep.checked=true"))
+    assert resumed.overrides[:-1] == ["data=mnist", "data.root=/new", "sweep.checked=true", lease.overrides[2]]
+
+
+def test_a_trial_with_a_key_that_the_command_does_not_search_waits(tmp_path: Path):
+    first = TrialScheduler(tmp_path, settings(n_trials=1), SPACE)
+    first.release(lease_from(first))
+    narrower = parsed_space(["data=digits", "x=interval(-5,5)"], {})
+    assert TrialScheduler(tmp_path, settings(n_trials=1), narrower).lease() is None
+    assert TrialScheduler(tmp_path, settings(n_trials=1), SPACE).lease() is not None
+
+
+def test_the_overrides_in_a_strangers_journal_are_not_used(tmp_path: Path):
+    space = parsed_space(["data=digits", "sweep.checked=true", "model=choice(mlp,conv)"], {})
+    TrialScheduler(tmp_path, settings(), space)
+    hostile = ["data.source._target_=joblib.load", "+data.source.filename=x.pkl", "model=../../theirs"]
+    study = load_study(tmp_path / STUDY_FILE)
+    study.ask().set_user_attr("overrides", hostile)
+    trial = study.ask()
+    value = space.suggest(trial)[-1]
+    trial.set_user_attr("overrides", hostile)
+    scheduler = TrialScheduler(tmp_path, settings(), space)
+    for lease in (lease_from(scheduler), lease_from(scheduler)):
+        assert lease.overrides[:2] == ["data=digits", "sweep.checked=true"]
+        assert lease.overrides[2] in ("model=mlp", "model=conv")
+        assert lease.overrides[3].startswith("sweep.trial=")
+    assert lease.overrides[2] == value

@@ -1,6 +1,6 @@
 """A search space in Hydra's syntax, as Optuna's distributions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
@@ -33,11 +33,16 @@ class Space:
     distributions: dict[str, BaseDistribution]
     conditions: Conditions
 
-    def suggest(self, trial: Trial) -> list[str]:
-        """The overrides of a trial, its values drawn by the sampler; keys whose condition fails are left out."""
+    def suggest(self, trial: Trial, drawn: Collection[str] = ()) -> list[str]:
+        """The overrides of a trial, its values drawn by the sampler; keys whose condition fails are left out.
+
+        Args:
+            trial: Of a study; a value that it has is not drawn again.
+            drawn: The keys of a trial whose values are all drawn: it has no others.
+        """
         chosen: dict[str, Any] = {}
         for key in _order(self.conditions, self.distributions):
-            if self._applies(key, chosen):
+            if key in drawn if drawn else self._applies(key, chosen):
                 chosen[key] = _suggest(trial, key, self.distributions[key])
         return [*self.fixed, *(f"{key}={value}" for key, value in chosen.items())]
 

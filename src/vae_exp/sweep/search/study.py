@@ -31,6 +31,7 @@ from vae_exp.sweep.search.space import Space
 DIRECTIONS = ("minimize", "maximize")
 _STUDY = "search"
 _TRIAL = "sweep.trial="
+_TEXTS = "overrides"  # of a trial, set once its values are drawn; earlier versions stored the fixed ones too
 _LOCK_SECONDS = 60
 _LOCKS = ".trials"
 _ENDED = ("completed", "pruned", "failed", "diverged")
@@ -176,7 +177,7 @@ class TrialScheduler:
             self._answer_duplicates()
             duplicates = self._originals()
             for frozen in self._trials():
-                if frozen.state is TrialState.RUNNING and frozen.number not in duplicates:
+                if self._can_be_resumed(frozen) and frozen.number not in duplicates:
                     lock = self._take(frozen.number)
                     if lock is not None:
                         return self._lease(Trial(self._study, frozen._trial_id), lock)
@@ -193,20 +194,30 @@ class TrialScheduler:
                 self._answer_duplicates()
         return None
 
+    def _can_be_resumed(self, trial: FrozenTrial) -> bool:
+        """Whether a trial is unfinished, and of this search: with a key that it lacks it waits for its command."""
+        return trial.state is TrialState.RUNNING and trial.params.keys() <= self._space.distributions.keys()
+
     def _lease(self, trial: Trial, lock: FileLock) -> TrialLease:
-        """A trial with its overrides: those it was leased with before, or new ones."""
-        overrides = _own_overrides(trial.user_attrs)
-        if not overrides:
-            overrides = tuple(self._space.suggest(trial))
-            trial.set_user_attr("overrides", overrides)
+        """A trial with its overrides: the fixed ones of this search, and its values, which are drawn once.
+
+        The texts in the journal, which another person may have written, are not used.
+        """
+        overrides = self._space.suggest(trial, trial.params if _TEXTS in trial.user_attrs else ())
+        trial.set_user_attr(_TEXTS, overrides[len(self._space.fixed) :])
         return TrialLease(trial.number, [*overrides, self._trial_override(trial)], lock)
+
+    def _searched(self, trial: FrozenTrial) -> tuple[str, ...]:
+        """The overrides of a trial at the keys that are searched; empty before they are drawn."""
+        texts = map(str, trial.user_attrs.get(_TEXTS) or ())
+        return tuple(text for text in texts if text.partition("=")[0] in self._space.distributions)
 
     def _originals(self) -> dict[int, FrozenTrial]:
         """By the number of an unfinished trial, the earlier trial with the same overrides."""
         first: dict[tuple[str, ...], FrozenTrial] = {}
         originals = {}
         for trial in self._trials():
-            if overrides := _own_overrides(trial.user_attrs):
+            if overrides := self._searched(trial):
                 original = first.setdefault(overrides, trial)
                 if original is not trial and not trial.state.is_finished():
                     originals[trial.number] = original
@@ -321,8 +332,3 @@ class TrialScheduler:
                 raise UserError(
                     f"{self._path} has searched {key} over other values ({error}); choose another sweep.name."
                 ) from error
-
-
-def _own_overrides(user_attrs: Mapping[str, Any]) -> tuple[str, ...]:
-    """The overrides of a trial without `sweep.trial`; empty before they are drawn."""
-    return tuple(text for text in user_attrs.get("overrides") or () if not text.startswith(_TRIAL))
