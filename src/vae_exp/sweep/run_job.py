@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, setup_globals
+from hydra.core.utils import JobReturn
 from hydra.core.utils import run_job as run_hydra_job
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_exp.configuration.naming import identifying_values
 from vae_exp.configuration.renames import with_current_names
-from vae_exp.configuration.resolvers import identifying_text, register_resolvers
+from vae_exp.configuration.resolvers import identifying_text
 from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import read_yaml, write_atomically
 from vae_exp.storage.run_directory import RunDirectory, lock_run_directory
@@ -206,8 +206,6 @@ def run_pickled(hydra_context: Any, task_function: Any, config: DictConfig, stat
         config: The job's, composed.
         state: Of Hydra's singletons, where the sweep was started.
     """
-    setup_globals()
-    register_resolvers()
     Singleton.set_state(state)
     return run_hydra_job(
         hydra_context=hydra_context,
