@@ -4,17 +4,21 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from hydra.core.utils import JobReturn, JobStatus
 from optuna.trial import TrialState
 
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.manifest import STUDY_FILE
+from vae_exp.sweep.search.loop import run_in_batches
 from vae_exp.sweep.search.pruning import TrialReporter
 from vae_exp.sweep.search.space import parsed_space
 from vae_exp.sweep.search.study import SearchConfig, TrialLease, TrialScheduler, load_study, with_directions
+from vae_exp.sweep.session import sweep_session
 
 SPACE = parsed_space(["data=digits", "x=interval(-5,5)", "y=int(interval(0,10))"], {})
 
@@ -256,6 +260,20 @@ def test_a_job_that_can_be_resumed_is_not_failed_and_not_leased_again_by_the_sam
     scheduler.release(lease)
     again = lease_from(scheduler)
     assert (again.number, again.overrides) == (lease.number, lease.overrides)
+
+
+def test_a_trial_whose_job_a_cluster_has_killed_is_resumed(tmp_path: Path):
+    """As the launchers of Slurm and Ray return it: without a config."""
+
+    def launch(jobs: list[list[str]], first: int) -> list[JobReturn]:
+        return [JobReturn(status=JobStatus.FAILED)]
+
+    scheduler = TrialScheduler(tmp_path, settings(n_trials=1), SPACE)
+    with sweep_session() as session:
+        run_in_batches(scheduler, SimpleNamespace(launch=launch), 1)
+        assert not session.print_report()
+    assert states(tmp_path) == [TrialState.RUNNING]
+    assert lease_from(scheduler).number == 0
 
 
 @pytest.mark.parametrize(

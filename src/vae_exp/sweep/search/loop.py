@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobStatus
 from optuna.trial import TrialState
 
 from vae_exp.errors import UserError
@@ -53,19 +52,16 @@ def run_in_batches(scheduler: TrialScheduler, launcher: Any, batch_size: int) ->
         launcher: Hydra's.
         batch_size: How many it is given at once.
     """
-    failures = 0
     leases: list[TrialLease] = []
     try:
         while batch := [lease for _ in range(batch_size) if (lease := scheduler.lease()) is not None]:
             leases += batch
             results = launcher.launch([lease.overrides for lease in batch], batch[0].number)
             for lease, result in zip(batch, results, strict=True):
-                directory = result.hydra_cfg and RunDirectory(Path(str(result.hydra_cfg.hydra.runtime.output_dir)))
-                scheduler.tell(lease, directory)
-                failures += result.status is not JobStatus.COMPLETED
+                if result.hydra_cfg:  # a job that was killed has none; its trial can be resumed
+                    scheduler.tell(lease, RunDirectory(Path(str(result.hydra_cfg.hydra.runtime.output_dir))))
     finally:
         _end(scheduler, leases)
-    current_session().add_failures(failures, len(leases))
 
 
 def _end(scheduler: TrialScheduler, leases: Iterable[TrialLease]) -> None:
