@@ -52,6 +52,19 @@ def test_a_run_is_resumed(run):
     resumed = vae_exp.train([f"resume={run.directory.path}", "trainer.epochs=3"])
     assert resumed.directory == run.directory
     assert len(resumed.metrics) == 3
+    assert resumed.caller.given == {}
+
+
+def test_a_resumed_run_keeps_its_data_root_and_nothing_is_downloaded(
+    run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    opened = []
+    monkeypatch.setattr("vae_exp.runs.training.run_training", lambda *_: None)
+    monkeypatch.setattr("vae_exp.runs.resume.load_resume_state", lambda *_: None)
+    monkeypatch.setattr("vae_exp.runs.trained_run.load_run", lambda *_, **given: opened.append(given["data"]))
+    vae_exp.train([f"resume={run.directory.path}"])
+    vae_exp.train([f"resume={run.directory.path}", f"data.root={tmp_path}"])
+    assert opened == [{}, {"root": str(tmp_path)}]
 
 
 def test_a_full_disk_of_a_resumed_run_is_refused_by_its_key(run, monkeypatch: pytest.MonkeyPatch):

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vae_exp.cli.callbacks import check_run, without_hydra_node
 from vae_exp.cli.command_line import format_error, prepare
 from vae_exp.configuration.config_dir import config_dir
+from vae_exp.configuration.overrides import override_key
 from vae_exp.configuration.resolvers import register_resolvers
 from vae_exp.configuration.schema import register_schemas
 from vae_exp.errors import Interrupted, UserError
@@ -65,12 +66,14 @@ def train(overrides: Sequence[str] = ()) -> "TrainedRun":
                 run_training(paused_training(task, run_dir, shutdown, resume_state=state), shutdown)
             except Interrupted as interruption:
                 raise KeyboardInterrupt(f"{interruption}; vae_exp.train(['resume={run_dir.path}'])") from None
-        named = [] if task.resume else untrusted_packages(resolve_to_dict(load_stored_config(run_dir)))
-    return load_run(
-        run_dir.path,
-        trusted_packages=[*task.trusted_packages, *named],  # the caller has named these classes
-        data={"root": task.data.root, "path": task.data.path},
-    )
+        data, named = {"root": task.data.root, "path": task.data.path}, []
+        if task.resume:  # only what the overrides say is the caller's
+            given = [*map(override_key, config.hydra.overrides.task)]
+            data = {name: value for name, value in data.items() if f"data.{name}" in given}
+        else:
+            named = untrusted_packages(resolve_to_dict(load_stored_config(run_dir)))
+    trusted = [*task.trusted_packages, *named]  # the caller has named these classes
+    return load_run(run_dir.path, trusted_packages=trusted, data=data)
 
 
 @contextmanager
