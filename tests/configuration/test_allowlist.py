@@ -36,6 +36,8 @@ from vae_exp.configuration.allowlist import (
 )
 from vae_exp.configuration.schema import resolve_to_dict
 from vae_exp.errors import UserError
+from vae_exp.runs.resume import load_resume_state
+from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep import __main__ as sweep_command
 from vae_exp.sweep.command_check import check_command
 from vae_exp.sweep.manifest import add_command, portable_args
@@ -348,7 +350,7 @@ def test_security_md_lists_the_table():
         for name in arguments:
             assert f"`{cls.rpartition('.')[2]}.{name}`" in text
     for group, keys in KEYS.items():
-        assert all(f"`{group}.{key}`" in text for key in keys)
+        assert all(f"`{group}.{key}`".replace("`.", "`") in text for key in keys)
 
 
 # --- every command
@@ -500,6 +502,7 @@ def test_a_data_root_is_the_callers_and_nothing_is_downloaded_into_it(
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("initialize_from", "/nowhere"),
         ("tracker.mode", "online"),
         ("tracker.root", "/nowhere"),
         ("sweep.trial.storage", "/nowhere"),
@@ -510,6 +513,20 @@ def test_nothing_else_that_a_stored_config_names_is_opened(key: str, value: obje
     refusal = rf"the stored config has {key}.*(online|nowhere|cuda), which .*; refused: "
     with pytest.raises(UserError, match=refusal):
         require_safe(changed(config, key, value), Caller(Path("run")))
+
+
+def test_the_weights_that_a_stored_run_starts_from_lie_within_reach(copied_run: Path, tmp_path: Path):
+    change(copied_run, "initialize_from", "/nowhere/best.pt")
+    requested = composed("train", f"resume={copied_run}")
+    assert load_resume_state(RunDirectory(copied_run), requested, []).state is not None
+    for name in ("last", "best"):
+        (copied_run / "checkpoints" / f"{name}.pt").unlink()
+    with pytest.raises(
+        UserError, match=r"initialize_from=/nowhere.*outside.*start a new run with initialize_from=/"
+    ):
+        load_resume_state(RunDirectory(copied_run), requested, [])
+    change(copied_run, "initialize_from", str(copied_run / "first.pt"))
+    assert load_resume_state(RunDirectory(copied_run), requested, []).state is None
 
 
 # --- sweep retry

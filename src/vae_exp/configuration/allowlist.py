@@ -27,7 +27,7 @@ from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import absolute_path, read_yaml
 
 MAX_ARRAY_BYTES = 2**30  # of the arrays in an .npz file that a stored config names, compressed and unpacked
-GROUPS = ("model", "data", "loss", "optimizer", "scheduler", "evaluator", "tracker", "sweep")
+GROUPS = ("", "model", "data", "loss", "optimizer", "scheduler", "evaluator", "tracker", "sweep")
 _TEXT = r"(?<!\\)(?:\\\\)*\\\$\{"  # an escaped `${`
 # A reference to another node of the config, or to an environment variable with a plain default.
 _HARMLESS = re.compile(r"\$\{(?:\.*\w[\w.\[\]]*|oc\.env:\w+(?:,[^${}]*)?)\}")
@@ -91,7 +91,8 @@ def require_safe(config: Mapping[str, Any], caller: Caller, groups: Sequence[str
     Args:
         config: The stored config as plain containers, all interpolations resolved.
         caller: What is allowed.
-        groups: The groups of the config that something will be built from; targets are checked in all of them.
+        groups: The groups of the config that something will be built from, "" for keys outside of groups; targets
+            are checked in all of them.
 
     Raises:
         UserError: names the key, its value and how to allow it. Until then nothing is opened, and nothing imported
@@ -102,11 +103,11 @@ def require_safe(config: Mapping[str, Any], caller: Caller, groups: Sequence[str
         _check_target_name(key, target, caller.trusted_packages)
     for key, target in targets:
         _check_target_class(key, target, caller.trusted_packages)
-    for parent, node in _entries(config):
+    for parent, node in [("", config), *_entries(config)]:
         if isinstance(node, Mapping) and parent.partition(".")[0] in groups:
             for name, check in _checks(parent, node).items():
                 if node.get(name) is not None:
-                    check.require(f"{parent}.{name}", node[name], caller)
+                    check.require(f"{parent}.{name}".removeprefix("."), node[name], caller)
 
 
 def untrusted_packages(config: Mapping[str, Any]) -> list[str]:
@@ -326,6 +327,11 @@ def _tracker_root_fault(key: str, value: Any, caller: Caller) -> str:
     return "" if is_within else "is outside the run directory and this folder"
 
 
+def _start_fault(key: str, value: Any, caller: Caller) -> str:
+    is_within = _is_within(_resolve(key, value), caller.run, Path.cwd())
+    return "" if is_within else "is outside the run directory and this folder"
+
+
 def _storage_fault(key: str, value: Any, caller: Caller) -> str:
     path = _resolve(key, value)
     is_beside = path.parent == caller.run.resolve().parent and (not path.exists() or S_ISREG(path.stat().st_mode))
@@ -343,6 +349,7 @@ _MODE = Check(
     _tracker_mode_fault, "tracker.mode", "say tracker.mode=online, or tracker.mode=offline to upload it later"
 )
 _TRACKER_ROOT = Check(_tracker_root_fault, "tracker.root", "if the folder is yours, say tracker.root={value}")
+_START = Check(_start_fault, "", "if the weights are yours, start a new run with initialize_from={value}")
 _STORAGE = Check(_storage_fault, "", "run the sweep's own command again")
 # Every argument of an admitted class that names something to open.
 ARGUMENTS = {
@@ -358,6 +365,7 @@ ARGUMENTS = {
 }
 # Every other key of a config that names something to open.
 KEYS = {
+    "": {"initialize_from": _START},
     "data": {"path": _IMAGES},
     "tracker": {"mode": _MODE, "root": _TRACKER_ROOT},
     "sweep.trial": {"storage": _STORAGE},

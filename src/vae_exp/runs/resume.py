@@ -95,8 +95,11 @@ def load_resume_state(directory: RunDirectory, requested: DictConfig, overrides:
             )
     config = with_overrides(stored, values)
     caller = Caller(directory.path, list(requested.trusted_packages), values)
-    require_safe(resolve_to_dict(config), caller)
     checkpoint = _chosen_checkpoint(resumed_checkpoint(str(requested.resume)), directory)
+    plain = resolve_to_dict(config)
+    if checkpoint.exists():  # it has the weights, and no others are opened
+        plain.pop("initialize_from", None)
+    require_safe(plain, caller)
     state = _read_state(checkpoint, directory)
     if state is not None:
         warn_of_another_config(stored, state, directory)
