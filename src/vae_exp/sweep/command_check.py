@@ -1,7 +1,7 @@
 """The check of a stored command, which another person may have written, before `retry` runs it.
 
-Arguments that could make Hydra read other files or run other code are refused. Each job checks the values that the
-other arguments set, as those of a stored config.
+Arguments are refused unless they can make Hydra neither read other files nor run other code. Each job checks the
+values that they set, as those of a stored config.
 """
 
 import re
@@ -18,6 +18,11 @@ TRUST = "command"  # trusted_packages=[command] runs the commands as they are
 _FLAGS = ("-m", "--multirun")
 _SEARCH_KEYS = ("n_trials", "objectives", "directions", "sampler", "pruner", "conditions", "batch_size")
 _NUMBERS = re.compile(r"null|true|false|[\d.e+-]+|\[[\d.,\s]*\]")
+_NAME = r"\w[\w-]*"
+_QUOTED = rf"'?{_NAME}'?"
+_NAMES = re.compile(rf"{_QUOTED}|\[\s*{_QUOTED}(\s*,\s*{_QUOTED})*\s*\]")
+_NAMED = ("partition", "account", "qos", "constraint", "mps", "members", "gpus")  # of a launcher, by names
+_ADDRESS = "hydra.launcher.ray.init.address"
 _RESERVED = ("hydra", "sweep", "trusted_packages", "resume")
 
 
@@ -43,7 +48,7 @@ def check_command(argv: Sequence[str], folder: Path, sweep: Path) -> None:
         raise UserError(f"{sweep / 'sweep.json'} holds a command that cannot be read: {error}") from error
     refused = [*flags, *(override.input_line for override in parsed if not _is_plain(override))]
     if refused:
-        raise UserError(f"{sweep} was started with {refused[0]}, which could run other code; refused: {remedy}.")
+        raise UserError(f"{sweep} was started with {refused[0]}, which is not checked; refused: {remedy}.")
 
 
 def _is_plain(override: Override) -> bool:
@@ -53,7 +58,7 @@ def _is_plain(override: Override) -> bool:
         return False
     if root == "hydra":
         return _is_plain_of_hydra(key, text)
-    is_group = "/" in key or "." not in key
+    is_group = "/" in key or ("." not in key and (key != "initialize_from" or override.package is not None))
     return root not in _RESERVED and not (is_group and re.search(r"[/\\$]", text))
 
 
@@ -61,6 +66,7 @@ def _is_plain_of_hydra(key: str, text: str) -> bool:
     if key in ("hydra/launcher", "hydra/sweeper", "hydra.mode"):
         return bool(re.fullmatch(r"\w+", text))
     if key.startswith("hydra.launcher."):
-        return bool(_NUMBERS.fullmatch(text))
+        is_name = key.removeprefix("hydra.launcher.") in _NAMED and _NAMES.fullmatch(text)
+        return bool(is_name or _NUMBERS.fullmatch(text)) or (key == _ADDRESS and text == "auto")
     of_a_search = key.startswith("hydra.sweeper.") and key.split(".")[2] in _SEARCH_KEYS
     return of_a_search and not re.search(r"\$|hydra|_target_", text)
