@@ -509,10 +509,18 @@ def test_a_data_root_is_the_callers_and_nothing_is_downloaded_into_it(
         ("model.encoder", {"_target_": "torch.nn.Linear", "device": "cuda"}),
     ],
 )
-def test_nothing_else_that_a_stored_config_names_is_opened(key: str, value: object, config: dict[str, Any]):
+def test_nothing_else_that_a_stored_config_names_is_opened(
+    key: str, value: object, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
     refusal = rf"the stored config has {key}.*(online|nowhere|cuda), which .*; refused: "
     with pytest.raises(UserError, match=refusal):
         require_safe(changed(config, key, value), Caller(Path("run")))
+
+
+def test_the_callers_environment_allows_an_online_run(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    require_safe(changed(config, "tracker.mode", "online"), Caller(Path("run")))
 
 
 def test_the_weights_that_a_stored_run_starts_from_lie_within_reach(copied_run: Path, tmp_path: Path):
@@ -577,6 +585,11 @@ OTHER_CODE = [
     "hydra.launcher._target_=theirs.Launcher",
     "hydra.launcher.setup=[touch mark]",
     "hydra.launcher.ray.init.address=theirs:6379",
+    "hydra.launcher.ray.init.address=theirs",
+    "hydra.launcher.partition=${theirs:}",
+    "hydra.launcher.gpus=[GPU-1,{_target_:theirs}]",
+    "+hydra.launcher.python=theirs",
+    "+initialize_from@model=../../theirs",
     "hydra.callbacks.mine._target_=theirs.Callback",
     "+hydra.callbacks={mine:{_target_:theirs.Callback}}",
     "hydra.job_logging.handlers.file.class=theirs.Handler",
@@ -620,7 +633,11 @@ def test_the_usual_words_of_a_sweep_are_given_again(tmp_path: Path, monkeypatch:
     words = """-m experiment=search model.hidden_dims=[500],[400,200] loss/schedule@loss.beta=linear
         hydra/launcher=pool hydra.launcher.gpus=[0,1] hydra.launcher.slots=2 data.path=a/b.npz hydra/sweeper=optuna
         hydra.sweeper.n_trials=5 hydra.sweeper.sampler.name=random seed=range(3)
-        hydra.sweeper.objectives=[val/elbo] evaluator=[elbo,figures] ~scheduler.gamma hydra.mode=MULTIRUN"""
+        hydra.sweeper.objectives=[val/elbo] evaluator=[elbo,figures] ~scheduler.gamma hydra.mode=MULTIRUN
+        hydra/launcher=slurm_gpu hydra.launcher.partition=gpu-long hydra.launcher.account=lab_1
+        hydra.launcher.qos='high' hydra.launcher.constraint=a100 hydra.launcher.mps=auto
+        hydra.launcher.members=auto hydra.launcher.gpus=[GPU-0c3a-11,'MIG-7']
+        hydra.launcher.ray.init.address=auto initialize_from=outputs/x"""
     check_command(words.split(), tmp_path, tmp_path / "s")
 
 
