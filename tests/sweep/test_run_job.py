@@ -7,6 +7,8 @@ from omegaconf import DictConfig, OmegaConf
 from vae_exp.configuration.resolvers import config_hash
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
+from vae_exp.sweep.job_records import read_jobs
+from vae_exp.sweep.manifest import add_command, read_manifest
 from vae_exp.sweep.run_job import JobAction, decide_action, reusable_wandb_run_id, save_overrides
 
 
@@ -79,6 +81,16 @@ def test_the_words_that_a_job_was_asked_for_with_last_are_kept(tmp_path: Path):
     assert OmegaConf.to_container(OmegaConf.load(directory.overrides)) == ["seed=0", "a='b: c'"]
     save_overrides(directory, ["seed=0", "a='b: c'"])
     assert directory.overrides.stat().st_mtime_ns == first
+
+
+def test_a_finished_job_that_is_written_otherwise_is_one_job_of_the_sweep(tmp_path: Path):
+    directory = _job(tmp_path, "completed")
+    save_overrides(directory, ["m=2"])
+    for words in (["m=2"], ["m=2", "seed=0"]):
+        add_command(tmp_path, words, tmp_path, [words])
+    save_overrides(directory, ["m=2", "seed=0"])
+    assert [(job.status, job.overrides) for job in read_jobs(tmp_path)] == [("completed", ("m=2", "seed=0"))]
+    assert read_manifest(tmp_path).jobs == [["m=2", "seed=0"]]
 
 
 @pytest.mark.parametrize(

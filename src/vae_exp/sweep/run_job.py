@@ -67,9 +67,17 @@ def decide_action(directory: RunDirectory, config: DictConfig) -> JobAction:
 
 def save_overrides(directory: RunDirectory, overrides: Sequence[str]) -> None:
     """Store the overrides that a job was last started with; they may differ from the first ones."""
+    _remove_earlier_overrides(directory, overrides)
     if read_overrides(directory.overrides) != list(overrides):
         text = yaml.safe_dump(list(overrides))
         write_atomically(directory.overrides, lambda file: file.write(text.encode()))
+
+
+def _remove_earlier_overrides(directory: RunDirectory, overrides: Sequence[str]) -> None:
+    """Remove from the sweep's manifest what a job was started with, if it is written otherwise now."""
+    earlier = read_overrides(directory.overrides)
+    if earlier and job_key(earlier) != job_key(overrides):
+        remove_job(directory.path.parent, earlier)
 
 
 def status_of(directory: RunDirectory) -> str | None:
@@ -152,9 +160,6 @@ def paused_job(
 
     with lock_run_directory(run_dir):
         action = decide_action(run_dir, config)
-        earlier = read_overrides(run_dir.overrides)
-        if earlier and job_key(earlier) != job_key(overrides):  # the same job, written otherwise
-            remove_job(run_dir.path.parent, earlier)
         if action is JobAction.SKIP:
             _log.info("%s is finished already; skipped.", run_dir.path.name)
             save_overrides(run_dir, overrides)
@@ -173,6 +178,7 @@ def paused_job(
                 save_overrides(run_dir, overrides)
         if resume_state is None and run_dir.contains_run():
             wandb_run_id = reusable_wandb_run_id(run_dir)
+            _remove_earlier_overrides(run_dir, overrides)
             run_dir.archive_attempt()
         values, swept = identifying_values(overrides), swept_values(run_dir.path.parent, overrides)
         job = SweepJob(sweep, values, swept, _make_pruner(config), wandb_run_id, may_download, shared_images)
