@@ -156,6 +156,20 @@ def test_over_seeds_the_best_mean_wins_and_no_seed_is_told(tmp_path: Path):
     assert best.name.endswith(" and 1 more")
 
 
+def test_over_seeds_neither_the_order_of_overrides_nor_the_tracker_counts(tmp_path: Path):
+    for number, (words, elbo) in enumerate(
+        (
+            (["m=a", "seed=0"], -1.0),
+            (["seed=1", "m=a"], -9.0),
+            (["m=a", "seed=2", "tracker=none"], -9.0),
+            (["m=b", "seed=0"], -4.0),
+        )
+    ):
+        make_job(tmp_path, [*words, f"sweep.trial={{number:{number}}}"], val__elbo=elbo)
+    [best], _ = best_jobs(means_over_seeds(read_jobs(tmp_path)), ["val/elbo"])
+    assert to_cli_overrides(best) == "m=b"
+
+
 def test_of_several_metrics_the_front_is_told(tmp_path: Path):
     for name, nll, units in (("a", 90, 4), ("b", 88, 2), ("c", 91, 3), ("d", 85, 1), ("e", 90, 4)):
         make_job(tmp_path, [f"m={name}"], val__nll=nll, val__active_units=units)

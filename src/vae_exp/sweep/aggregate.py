@@ -227,15 +227,15 @@ def best_jobs(jobs: Sequence[JobRecord], metrics: Sequence[str]) -> tuple[list[J
 def means_over_seeds(jobs: Sequence[JobRecord]) -> list[JobRecord]:
     """Completed jobs that differ in seeds alone as one, with the means of the metrics that all of them have."""
     completed = [job for job in jobs if job.status == "completed"]
-    parts = partition(completed, lambda job: tuple(x for x in job.overrides if override_key(x) not in SEEDS))
+    parts = partition(completed, lambda job: frozenset(item for item in job.keys.items() if item[0] not in SEEDS))
     return [
         replace(
             members[0],
-            overrides=overrides,
+            overrides=tuple(x for x in members[0].overrides if override_key(x) not in SEEDS),
             metrics={name: mean.mean for name, mean in _estimates(members).items() if mean.count == len(members)},
             name=members[0].name + (f" and {len(members) - 1} more" if len(members) > 1 else ""),
         )
-        for overrides, members in parts.items()
+        for members in parts.values()
     ]
 
 
