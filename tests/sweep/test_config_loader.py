@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import Container
+from omegaconf import Container, OmegaConf
 
+from vae_exp.cli.callbacks import TrainCallback
 from vae_exp.configuration.config_dir import config_dir
 from vae_exp.configuration.resolvers import register_resolvers
 from vae_exp.configuration.schema import register_schemas
 from vae_exp.sweep.config_loader import SweepConfigLoader
-from vae_exp.sweep.manifest import planned_jobs
+from vae_exp.sweep.manifest import planned_jobs, register_job_name
 from vae_exp.sweep.search.space import parsed_space
 
 EXPERIMENTS = sorted((config_dir() / "experiment").glob("*.yaml"))
@@ -75,6 +77,21 @@ def outcome(loader: Any, sweep: Any, job: list[str]) -> Any:
         return nodes(loader.load_sweep_config(sweep, list(job)))
     except (HydraException, ValueError) as error:
         return type(error), str(error), repr(error.__cause__)
+
+
+def test_a_job_that_a_cluster_requeues_is_of_the_sweep_that_started_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train", "--multirun"])
+    register_job_name()
+    moments = count()
+    with loaders("data=digits", "seed=0,1", "sweep.rerun=true", "hydra.sweep.dir=here") as (sweep, hydra, shared):
+        OmegaConf.register_new_resolver("now", lambda _: str(next(moments)), use_cache=True, replace=True)
+        TrainCallback().on_multirun_start(sweep)
+        pickled = pickle.loads(pickle.dumps(sweep))
+        configs = [loader.load_sweep_config(pickled, ["seed=0"]) for loader in (hydra, shared, hydra, shared)]
+        assert len({config.sweep.started_at for config in configs}) == 1
 
 
 @pytest.mark.slow
