@@ -53,14 +53,15 @@ def train(config: DictConfig) -> None:
     overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     own_dir = RunDirectory(Path(hydra.runtime.output_dir))
     run_dir = resumed_directory(config.resume) if config.resume else own_dir
+    is_job = hydra.mode == RunMode.MULTIRUN
     _announce_loading()
-    with one_message_per_error(), _exit_code_of_interruption(run_dir), GracefulShutdown() as shutdown:
+    with one_message_per_error(), _exit_code_of_interruption(run_dir, is_job), GracefulShutdown() as shutdown:
         start = time.perf_counter()
         from vae_exp.runs.resume import load_resume_state
         from vae_exp.runs.training import paused_training, run_training
 
         phases["imports"] = time.perf_counter() - start
-        if hydra.mode == RunMode.MULTIRUN:
+        if is_job:
             _run_job(config, overrides, run_dir, hydra.sweep.dir.rpartition("/")[2], shutdown)
             return
         with lock_run_directory(run_dir) if torchrun.is_main_process() else nullcontext():
@@ -102,7 +103,7 @@ def _print_summary(result: dict[str, Any], run_dir: Any) -> None:
 
 
 @contextmanager
-def _exit_code_of_interruption(run_dir: Any) -> Iterator[None]:
+def _exit_code_of_interruption(run_dir: Any, is_job: bool) -> Iterator[None]:
     from vae_exp.errors import Interrupted
 
     try:
@@ -112,7 +113,8 @@ def _exit_code_of_interruption(run_dir: Any) -> Iterator[None]:
             from vae_exp.cli.console import python_command
 
             print(f"Interrupted; everything up to here is in {run_dir.path}", file=sys.stderr)
-            print(f"Resume: {python_command()} -m vae_exp.train resume={run_dir.path}", file=sys.stderr)
+            resume = f"Resume: {python_command()} -m vae_exp.train resume={run_dir.path}"
+            print("Run the same command to continue." if is_job else resume, file=sys.stderr)
         sys.exit(interruption.exit_code)
 
 

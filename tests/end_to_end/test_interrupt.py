@@ -59,6 +59,8 @@ def test_a_sweep_ends_with_its_table(command, tmp_path, monkeypatch):
     finished = command("train", "--multirun", *LONG, "tracker=none", "seed=0,1,2", "sweep.name=mine")
     assert finished.code == 130, finished.err
     assert "interrupted" in finished.out
+    assert "Run the same command to continue." in finished.err
+    assert "resume=" not in finished.err
     assert len([path for path in (tmp_path / "multirun" / "mine").iterdir() if path.is_dir()]) == 1
     assert (tmp_path / "multirun" / "mine" / "summary.csv").exists()
 

@@ -1,5 +1,6 @@
 """What W&B's environment variables decide, and what the config."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import UserError
 from vae_exp.runs.resume import with_own_tracker
 from vae_exp.runs.training import _settled, _write_config, run_training
-from vae_exp.runs.wandb_run import VARIABLES, overruled_variables
+from vae_exp.runs.wandb_run import VARIABLES, overruled_variables, start_wandb
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.run_job import JobAction, paused_job
+from vae_exp.tracking.wandb_tracker import WandbTracker
 
 VALUES = {
     "mode": "online", "project": "foo", "entity": "team", "group": "ablation", "name": "first", "notes": "a note",
@@ -118,6 +120,26 @@ def test_the_tracker_of_a_job_that_retry_continues_is_checked(
     config = composed("train", "data=digits", "sweep.checked=true")
     with pytest.raises(UserError, match=f"the stored config has .*{refused}.*refused"):
         run_training(paused_job(config, [], directory, "sweep", GracefulShutdown()), GracefulShutdown())
+
+
+@pytest.mark.parametrize("text", [None, "[]", "nonsense"])
+def test_a_job_that_is_resumed_alone_keeps_its_names(
+    text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def names(state: dict[str, int] | None, sweep: str | None) -> tuple[object, ...]:
+        tracker = start_wandb(_settings("tracker=offline"), {}, directory, state, None, sweep, {}, {})
+        assert tracker is not None
+        directory.wandb.write_text(text or json.dumps(tracker.description))
+        return tuple(tracker.description[key] for key in ("group", "job_type", "name"))
+
+    for variable in VARIABLES.values():
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(WandbTracker, "_start", lambda *_, **__: None)
+    directory = RunDirectory(tmp_path / "seed-0_0123abcd")
+    directory.path.mkdir()
+    job = ("mine", "sweep", "seed-0_0123abcd")
+    assert names(None, "mine") == job
+    assert names({"epoch": 3}, None) == (job if text is None else (None, "train", "seed-0_0123abcd"))
 
 
 def test_no_tracking_has_two_names(monkeypatch: pytest.MonkeyPatch):

@@ -45,7 +45,7 @@ class RunDirectory:
     overrides = _File(".hydra/overrides.yaml")  # what the run was started with
     metrics = _File("metrics.jsonl")  # one JSON object per epoch, and one of the scores at the end
     result = _File("result.json")  # written last; its presence means that the run has ended
-    wandb = _File("wandb.json")  # mode, id and directory of the W&B run, written at its start
+    wandb = _File("wandb.json")  # mode, id, names and directory of the W&B run, written at its start
     log = _File("train.log")  # what the run said, with tracebacks
     output = _File("output.log")  # what a job of a pool printed, whichever library did
     previous = _File("previous")  # earlier attempts of a restarted job, each in a numbered folder

@@ -74,6 +74,7 @@ class WandbTracker:
         self._run: Any = None
         self._epoch = epoch
         self._is_alone = is_alone
+        self._names = {"group": group, "job_type": job_type, "name": name}
         arguments: dict[str, Any] = {
             "project": project,
             "entity": entity or "",  # with None, W&B would read the environment of a resumed run
@@ -99,9 +100,10 @@ class WandbTracker:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What `result.json` records: mode, run id, directory, and the error that ended tracking if any."""
+        """What `result.json` records: mode, run id, directory, names, and the error that ended tracking if any."""
         directory = None if self._run is None else str(Path(self._run.settings.sync_dir))
-        return {"mode": self._mode, "run_id": self.run_id, "directory": directory, "error": self.error}
+        start = {"mode": self._mode, "run_id": self.run_id, "directory": directory}
+        return {**start, **self._names, "error": self.error}
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Keep the metrics of an epoch at an explicit step."""
