@@ -172,6 +172,14 @@ def test_a_folder_that_says_nothing_of_its_command_cannot_be_retried(command, tm
     assert "no sweep.json" in command("retry", tmp_path)[2]
 
 
+def test_retry_says_what_to_do_after_the_project_has_moved(command, tmp_path: Path):
+    make_job(tmp_path / "s", ["seed=0"])
+    add_command(tmp_path / "s", ["seed=0"], tmp_path / "old", [["seed=0"]])
+    code, _, err = command("retry", tmp_path / "s")
+    assert code == 1
+    assert "old, which is no longer there; give your command again, with sweep.name=s, in the folder" in err
+
+
 def test_hundreds_of_jobs_are_read_in_a_moment(command, tmp_path: Path):
     for number in range(500):
         job = tmp_path / f"seed-{number}"

@@ -111,6 +111,12 @@ def test_a_command_with_other_words_for_its_place_is_the_same(tmp_path: Path):
     assert len(read_manifest(tmp_path).commands) == 1
 
 
+def test_a_command_that_is_given_again_elsewhere_is_one_of_the_new_folder(tmp_path: Path):
+    for folder in ("old", "new"):
+        add_command(tmp_path, ["seed=0"], tmp_path / folder, [["seed=0"]])
+    assert read_manifest(tmp_path).commands == [{"words": ["seed=0"], "folder": str(tmp_path / "new")}]
+
+
 def test_jobs_in_other_words_of_the_same_meaning_have_one_key():
     assert job_key(["seed=0", "a=1", "sweep.name=x"]) == job_key(["a=1", "tracker.mode=none", "seed=0"])
     assert job_key(["seed=0"]) != job_key(["seed=1"])

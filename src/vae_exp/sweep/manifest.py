@@ -75,7 +75,7 @@ def add_command(
     jobs: Sequence[Sequence[str]],
     searched: Sequence[str] = (),
 ) -> None:
-    """Add a command and its jobs to the manifest of a sweep; those that it has are not added again.
+    """Add a command and its jobs to the manifest of a sweep; of a command that it has only the folder changes.
 
     Args:
         sweep: The sweep's directory.
@@ -91,7 +91,10 @@ def add_command(
         new_args = portable_args(argv)
         listed = {job_key(job) for job in manifest.jobs}
         manifest.jobs += [list(job) for job in jobs if job_key(job) not in listed]
-        if not any(portable_args(x["words"]) == new_args for x in manifest.commands):
+        known = [entry for entry in manifest.commands if portable_args(entry["words"]) == new_args]
+        for entry in known:
+            entry["folder"] = command["folder"]  # the project may have been moved
+        if not known:
             manifest.commands.append(command)
         manifest.searched = list(dict.fromkeys([*manifest.searched, *searched]))
         write_json(sweep / FILE, asdict(manifest))
