@@ -14,7 +14,7 @@ from pyarrow import parquet
 from tests.readers import read_result
 from tests.sweep.sweeps import make_job, make_sweep
 from vae_exp.sweep.__main__ import main
-from vae_exp.sweep.manifest import add_command
+from vae_exp.sweep.manifest import STUDY_FILE, add_command
 
 
 @pytest.fixture
@@ -116,6 +116,18 @@ def test_best_and_plot(command, tmp_path: Path):
     code, out, _ = command("plot", tmp_path / "s", "--to", tmp_path / "figures")
     assert code == 0
     assert len(out.splitlines()) == len(list((tmp_path / "figures").iterdir())) == 2
+
+
+def test_best_of_a_search_needs_optuna_or_a_metric(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    make_job(tmp_path, ["a=1"], val__elbo=-1.0)
+    (tmp_path / STUDY_FILE).touch()
+    monkeypatch.delitem(sys.modules, "vae_exp.sweep.search.study", raising=False)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    code, _, err = command("best", tmp_path)
+    assert code == 1
+    assert "needs Optuna" in err
+    assert "or name a metric with --metric." in err
+    assert "a=1" in command("best", tmp_path, "--metric", "val/elbo")[1]
 
 
 def test_clean_asks_before_it_removes(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -214,7 +214,13 @@ def _objectives(sweep: Path) -> Sequence[str]:
     """The objectives of the search that made a sweep; none where there was no search."""
     if not (sweep / STUDY_FILE).is_file():
         return ()
-    from vae_exp.sweep.search.study import load_study
+    try:
+        from vae_exp.sweep.search.study import load_study
+    except ImportError as error:
+        raise UserError(
+            f"{sweep / STUDY_FILE} has the objectives, and needs Optuna ({error}): pip install optuna, or name a "
+            f"metric with --metric."
+        ) from error
 
     return tuple(load_study(sweep / STUDY_FILE).user_attrs.get("objectives", ()))
 
