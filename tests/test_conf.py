@@ -18,27 +18,11 @@ from vae_exp.configuration.instantiate import (
     build_splits,
     build_vae,
 )
-from vae_exp.configuration.schema import (
-    BenchmarkConfig,
-    EvaluateConfig,
-    ExploreConfig,
-    ExportConfig,
-    GenerateConfig,
-    TrainConfig,
-    parse_config,
-)
+from vae_exp.configuration.schema import COMMANDS, TrainConfig, parse_config
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory
 
-PRIMARY = {
-    "train.yaml": TrainConfig,
-    "evaluate.yaml": EvaluateConfig,
-    "generate.yaml": GenerateConfig,
-    "explore.yaml": ExploreConfig,
-    "export.yaml": ExportConfig,
-    "benchmark.yaml": BenchmarkConfig,
-}
 # Parts of the primary configs, and the rows of reproduce.
 NOT_OPTIONS = ("_shared", "hydra/help", "hydra/job_logging", "reproduce")
 # Old names of options.
@@ -119,11 +103,14 @@ def test_every_option_composes_and_is_built(files):
     assert build_evaluators(plain["evaluator"]).keys() == plain["evaluator"].keys()
 
 
-@pytest.mark.parametrize("file", PRIMARY)
-def test_every_primary_config_follows_its_schema(file):
-    needs_run = file in ("evaluate.yaml", "explore.yaml", "export.yaml", "generate.yaml")
-    overrides = ["run=somewhere"] if needs_run else []
-    parse_config(composed(file.removesuffix(".yaml"), *overrides), PRIMARY[file])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_primary_config_follows_its_schema(command):
+    needs_run = command not in ("train", "benchmark")
+    parse_config(composed(command, *(["run=somewhere"] if needs_run else [])), COMMANDS[command])
+
+
+def test_every_primary_config_has_a_schema():
+    assert {path.stem for path in CONF.glob("*.yaml")} == set(COMMANDS)
 
 
 def test_experiments_say_how_to_run_them():
