@@ -17,6 +17,7 @@ def test_hydras_words_become_distributions():
             "e=range(2,10,4)",
             "f=1,2",
             "g=int(tag(log,interval(2,64)))",
+            "h=tag(log,range(1,1001))",
         ],
         {},
     )
@@ -29,6 +30,7 @@ def test_hydras_words_become_distributions():
         "e": IntDistribution(2, 6, step=4),
         "f": CategoricalDistribution(["1", "2"]),
         "g": IntDistribution(2, 64, log=True),
+        "h": IntDistribution(1, 1000, log=True),
     }
 
 
@@ -53,6 +55,26 @@ def test_a_key_is_searched_only_where_its_condition_holds():
 
 
 @pytest.mark.parametrize(
+    ("values", "needed"),
+    [
+        ("choice([200],[400,200])", [400, 200]),
+        ("choice([200],[400,200])", "[400, 200]"),
+        ("null,1", None),
+        ("choice(true,false)", True),
+        ("choice(true,false)", "true"),
+        ("choice(1e-3,1)", 0.001),
+        ("choice('a b',c)", "a b"),
+        ("choice('a,b',c)", "a,b"),
+        ("choice(2,3)", "2"),
+        ("range(0.5,2,0.5)", 0.5),
+    ],
+)
+def test_a_condition_names_a_value_as_yaml_or_as_hydra_reads_it(values: str, needed: object):
+    space = parsed_space([f"a={values}", "b=choice(1,2)"], {"b": {"a": [needed]}})
+    assert {len(example) for example in space.examples()} == {1, 2}
+
+
+@pytest.mark.parametrize(
     ("overrides", "conditions", "message"),
     [
         (["seed=0"], {}, "has nothing to search"),
@@ -60,6 +82,9 @@ def test_a_key_is_searched_only_where_its_condition_holds():
         (["a=interval(3,1)"], {}, "a=interval.3,1. cannot be searched"),
         (["a=tag(log,interval(0,1))"], {}, "cannot be searched"),
         (["a=tag(Log,interval(1,2))"], {}, "tag Log is not known; only log is"),
+        (["a=tag(Log,range(1,3))"], {}, "tag Log is not known; only log is"),
+        (["a=tag(log,range(1,9,2))"], {}, "cannot be searched"),
+        (["a=tag(log,range(0.5,2,0.5))"], {}, "tag log needs whole numbers"),
         (["a=1,2"], {"b": {"a": [1]}}, "names b, which is not searched; known: a"),
         (["a=1,2"], {"a": {"c": [1]}}, "names c, which is not searched; known: a"),
         (["a=1,2", "b=1,2"], {"a": {"b": [1]}, "b": {"a": [1]}}, "needs, in the end, itself"),

@@ -7,6 +7,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.errors import HydraException
 from optuna import create_study
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import RandomSampler
@@ -70,7 +71,7 @@ class Space:
 
     def _applies(self, key: str, chosen: Mapping[str, Any]) -> bool:
         return all(
-            other in chosen and str(chosen[other]) in {str(value) for value in values}
+            other in chosen and _parsed(chosen[other]) in map(_parsed, values)
             for other, values in self.conditions.get(key, {}).items()
         )
 
@@ -117,10 +118,25 @@ def _distribution(override: Override) -> BaseDistribution:
         raise UserError(f"{written} cannot be searched: {error}") from error
 
 
-def _interval(value: IntervalSweep) -> BaseDistribution:
+def _parsed(value: Any) -> Any:
+    """A value as Hydra reads it from an override: the text `null` is None, `[400,200]` a list."""
+    if not isinstance(value, str):
+        return value
+    try:
+        override = OverridesParser.create().parse_override(f"value={value}")
+    except HydraException:  # text that is no value of Hydra's grammar stands for itself
+        return value
+    return value if override.is_sweep_override() else override.value()
+
+
+def _is_logarithmic(value: IntervalSweep | RangeSweep) -> bool:
     if unknown := value.tags - {"log"}:
         raise ValueError(f"tag {', '.join(sorted(unknown))} is not known; only log is")
-    log = "log" in value.tags
+    return "log" in value.tags
+
+
+def _interval(value: IntervalSweep) -> BaseDistribution:
+    log = _is_logarithmic(value)
     assert value.start is not None
     assert value.end is not None
     if isinstance(value.start, int) and isinstance(value.end, int):
@@ -132,12 +148,14 @@ def _range(value: RangeSweep) -> BaseDistribution:
     """Hydra's range leaves its end out."""
     assert value.start is not None
     assert value.stop is not None
-    numbers = list(value.range())
+    numbers, log = list(value.range()), _is_logarithmic(value)
     if not numbers:
         raise ValueError("it has no values")
     if all(isinstance(number, int) for number in numbers):
         low, high = min(numbers), max(numbers)
-        return IntDistribution(int(low), int(high), step=abs(int(value.step)))
+        return IntDistribution(int(low), int(high), step=abs(int(value.step)), log=log)
+    if log:
+        raise ValueError("tag log needs whole numbers; say interval")
     return CategoricalDistribution(numbers)
 
 
