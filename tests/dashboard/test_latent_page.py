@@ -1,5 +1,6 @@
 """The page of latent spaces in a browser: what it shows is what torch computes."""
 
+import base64
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
@@ -16,6 +17,7 @@ from tests.conftest import start
 from tests.dashboard.browsers import Watched, dashboard, watch
 from tests.dashboard.records import make_run
 from vae_exp import load_run
+from vae_exp.dashboard.explorer.bundle import pack_arrays
 from vae_exp.dashboard.web.export import export
 from vae_exp.runs.trained_run import TrainedRun
 
@@ -389,3 +391,75 @@ def test_labels_stay_out_on_request(watched, runs):
     page.locator(".pair canvas[data-latents]").first.wait_for(timeout=TIMEOUT)
     expect(page.locator(".legend .label")).to_have_count(0)
     expect(page.get_by_text("Image 1:")).to_be_visible()
+
+
+def packed(images: int, classes: int = 0, latent_dim: int = 2, decoder: list[dict[str, Any]] | None = None) -> str:
+    """A bundle in base64: image i has the code (i, …, i), its label is i, and the decoder shows the first latent."""
+    codes = np.repeat(np.arange(images, dtype=np.float32)[:, None], latent_dim, axis=1)
+    arrays = {"prior": np.zeros((1, latent_dim), np.float16)}
+    if images:
+        arrays |= {"pixels": np.zeros((images, 1, 1, 1), np.uint8), "image_codes": codes, "codes": codes}
+        arrays |= {"centre": codes[0], "directions": np.eye(2, latent_dim, dtype=np.float32)}
+        arrays |= {name: np.ones(images, np.float32) for name in ("elbo", "rate", "distortion")}
+        arrays["labels"] = np.arange(images, dtype=np.int32)
+    header = {"checkpoint": "best", "epoch": 1, "image_shape": [1, 1, 1], "latent_dim": latent_dim, "split": "val"}
+    header |= {"classes": classes, "decoder": decoder, "codebook": None, "version": "a"}
+    return base64.b64encode(pack_arrays(header, arrays)).decode()
+
+
+@contextmanager
+def served(watched: Watched, root: Path, bundles: dict[str, str], **state: str) -> Iterator[Any]:
+    """The page of these bundles, once the first is drawn; `MOVE` moves the point of a view by a key."""
+    page = watched.page
+    with dashboard([root]) as address:
+        page.goto(address)
+        page.evaluate(SERVE, bundles)
+        page.evaluate("(state) => setState({ page: 'latent', ...state })", state)
+        page.locator(".pair canvas[data-latents]").first.wait_for(timeout=TIMEOUT)
+        page.wait_for_timeout(400)
+        yield page
+    assert watched.complaints == []
+
+
+SERVE = """(bundles) => {
+  window.keys = Object.keys(bundles);
+  served.explorable = async () => window.keys.map((key) => ({ key, name: key }));
+  served.bundle = async (key) => unpackBundle(fromBase64(bundles[key]).buffer);
+}"""
+MOVE = """(view) => document.querySelectorAll('canvas.plane')[view]
+  .dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowRight' }))"""
+LATENTS = "() => [...document.querySelectorAll('.pair')].map((pair) => pair.firstChild.dataset.latents)"
+GROW = "async () => { await refreshPage(); }"
+
+
+def rounded(page: Any) -> list[list[float]]:
+    """The latents that the views show."""
+    return [[round(float(value), 2) for value in latents.split(",")] for latents in page.evaluate(LATENTS)]
+
+
+def test_what_was_moved_stays_while_runs_grow_and_others_appear(watched, tmp_path):
+    """Also before the address has it, and in the second view, which the address never has."""
+    bundle = packed(3, decoder=[])
+    with served(watched, tmp_path, {"one": bundle, "two": bundle}, other="two", image="1") as page:
+        assert rounded(page) == [[1, 1], [1, 1]]
+        page.evaluate(f"async () => {{ ({MOVE})(0); await refreshPage(); }}")
+        assert rounded(page) == [[1.1, 1], [1, 1]]
+        page.wait_for_timeout(400)
+        assert "z=1.1%2C1" in page.url
+        page.evaluate(MOVE, 1)
+        page.evaluate(GROW)
+        assert rounded(page) == [[1.1, 1], [1.1, 1]]
+        page.locator('[data-image="2"]').click()
+        page.evaluate(MOVE, 1)
+        page.wait_for_timeout(400)
+        page.evaluate(GROW)
+        assert rounded(page) == [[2, 2], [2.1, 2]]
+        page.evaluate("() => { window.keys.push('three'); window.before = document.querySelector('.pair'); }")
+        page.evaluate("() => { const now = performance.now(); performance.now = () => now + 20_000; }")
+        page.evaluate(GROW)
+        expect(page.locator(".of-runs select").first.locator("option")).to_have_count(3)
+        assert page.evaluate("() => window.before.isConnected")
+        assert rounded(page) == [[2, 2], [2.1, 2]]
+        page.evaluate("() => { setState({ image: '0' }); }")
+        expect(page.locator('[data-image="0"]')).to_have_attribute("aria-pressed", "true")
+        assert rounded(page) == [[0, 0], [0, 0]]

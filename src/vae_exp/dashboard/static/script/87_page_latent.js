@@ -16,9 +16,15 @@ function pageLatent(main) {
   refill(main, choices, message, views);
   const bundles = new Map();
   let signature = "";
+  let shownList = "";
   let shownViews = [];
   let list = [];
   let listed = -Infinity;
+  let applied = ""; // what the address says of latents: the views have it, whatever was moved since
+  const save = (texts) => {
+    applied = textOfLatents(texts);
+    setState(texts);
+  };
 
   const load = async (key) => {
     if (!bundles.has(key)) bundles.set(key, await source.bundle(key));
@@ -36,11 +42,14 @@ function pageLatent(main) {
       return;
     }
     const other = list.find((item) => item.key === state.other && item !== run);
-    const now = JSON.stringify([run.key, other?.key, state.plane, list.length]);
+    const [now, listNow] = [JSON.stringify([run.key, other?.key, state.plane]), JSON.stringify(list)];
+    if (now !== signature || (listNow !== shownList && !isInUse(choices))) {
+      shownList = listNow;
+      refill(choices, latentChoices(list, run, other));
+    }
     if (now !== signature) {
       // a run that cannot be opened is not tried again with every change of another one
       [signature, shownViews] = [now, []];
-      refill(choices, latentChoices(list, run, other));
       message.textContent = "Opening the run …";
       refill(views);
       const opened = [];
@@ -53,9 +62,11 @@ function pageLatent(main) {
         }
       }
       message.textContent = explain(opened);
-      shownViews = latentViews(opened, views);
+      shownViews = latentViews(opened, views, save);
     }
-    shownViews.forEach((view) => view.restore());
+    const isOther = textOfLatents(state) !== applied;
+    applied = textOfLatents(state);
+    shownViews.forEach((view) => view.restore(isOther));
   };
 }
 
@@ -95,9 +106,11 @@ function explain(opened) {
 const sameNumbers = (one, other) => one.length === other.length && one.every((value, index) => value === other[index]);
 
 // The views share the image, and nothing else: each has its own latents.
-function latentViews(opened, container) {
+function latentViews(opened, container, save) {
   let gallery = null;
-  const views = opened.map(([run, bundle], index) => latentView(run, bundle, index === 0, () => gallery?.mark()));
+  const views = opened.map(([run, bundle], index) =>
+    latentView(run, bundle, index === 0 ? save : null, () => gallery?.mark()),
+  );
   gallery = imageStrip(opened[0][1], views);
   refill(
     container,
@@ -108,15 +121,14 @@ function latentViews(opened, container) {
       views.map((view) => view.element),
     ),
   );
-  views.forEach((view) => {
-    view.restore();
-  });
   return views;
 }
 
+const textOfLatents = ({ z, image, label }) => JSON.stringify([z, image, label]);
 const shortNumbers = (values) => [...values].map((value) => Number(value.toPrecision(PRECISION))).join(",");
 
-function latentView(run, bundle, isFirst, onChange) {
+// The first view saves its latents in the address.
+function latentView(run, bundle, save, onChange) {
   const picture = imageCanvas(bundle.image_shape, "Decoded image");
   const original = imageCanvas(bundle.image_shape, "Original image");
   const caption = el("p", { class: "quiet", role: "status" });
@@ -126,9 +138,9 @@ function latentView(run, bundle, isFirst, onChange) {
   });
   const isCodebook = bundle.codebook !== null;
   const latent = { z: new Float32Array(bundle.latent_dim), label: 0, image: -1, codes: [] };
-  const save = debounce(() => {
-    if (isFirst)
-      setState({
+  const saveSoon = debounce(() => {
+    if (save && view.element.isConnected)
+      save({
         z: isCodebook ? latent.codes.join(",") : shortNumbers(latent.z),
         image: latent.image < 0 ? "" : String(latent.image),
         label: bundle.classes ? String(latent.label) : "",
@@ -158,7 +170,7 @@ function latentView(run, bundle, isFirst, onChange) {
     controls.show();
     if (label) label.querySelector("select").value = String(latent.label);
     onChange();
-    save();
+    saveSoon();
   }
   const view = {
     image: () => latent.image,
@@ -167,8 +179,10 @@ function latentView(run, bundle, isFirst, onChange) {
       changed(true);
     },
     interpolate: (from, to) => interpolate(bundle, latent, decode, line, from, to),
-    restore: () => {
-      if (restored(bundle, latent, isFirst)) changed(true);
+    restore: (isOther) => {
+      if (latent.isPlaced && !isOther) return;
+      takeFromAddress(bundle, latent, save !== null);
+      changed(true);
     },
     element: null,
   };
@@ -241,34 +255,21 @@ function nameOfImage(bundle, index) {
   return `Image ${index + 1}${label === undefined ? "" : ` of ${bundle.class_names?.[label] ?? `class ${label}`}`}`;
 }
 
-// Whether the state names other latents than the view has.
-function restored(bundle, latent, isFirst) {
-  const isFresh = !latent.isPlaced;
-  latent.isPlaced = true;
+// What the address says; at first, where it says nothing, the first image or a draw.
+function takeFromAddress(bundle, latent, isFirst) {
   const image = state.image === "" ? -1 : Math.min(Number(state.image), bundle.count("pixels") - 1);
-  if (state.label !== "" && bundle.classes) latent.label = Math.min(Number(state.label) || 0, bundle.classes - 1);
-  if (image >= 0 && (isFresh || image !== latent.image)) {
-    takeImage(bundle, latent, image);
-    return true;
-  }
-  if (isFirst && state.z !== "" && image < 0) {
-    const numbers = state.z.split(",").map(Number);
-    const now = bundle.codebook ? latent.codes : shortNumbers(latent.z).split(",").map(Number);
-    if (
-      numbers.length === (bundle.codebook ? product(bundle.codebook.grid) : bundle.latent_dim) &&
-      numbers.every(Number.isFinite) &&
-      !sameNumbers(numbers, [...now])
-    ) {
-      setLatents(bundle, latent, numbers);
-      latent.image = -1;
-      return true;
-    }
-  }
-  if (isFresh && image < 0) {
+  const numbers = state.z.split(",").map(Number);
+  const size = bundle.codebook ? product(bundle.codebook.grid) : bundle.latent_dim;
+  if (image >= 0) takeImage(bundle, latent, image);
+  else if (isFirst && state.z !== "" && numbers.length === size && numbers.every(Number.isFinite)) {
+    latent.image = -1;
+    setLatents(bundle, latent, numbers);
+  } else if (!latent.isPlaced) {
     if (bundle.count("pixels")) takeImage(bundle, latent, 0);
     else takeDraw(bundle, latent);
   }
-  return isFresh;
+  latent.isPlaced = true;
+  if (state.label !== "" && bundle.classes) latent.label = Math.min(Number(state.label) || 0, bundle.classes - 1);
 }
 
 function setLatents(bundle, latent, numbers) {
