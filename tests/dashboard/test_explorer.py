@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import signal
 import threading
@@ -26,7 +27,7 @@ from vae_exp.dashboard.explorer.bundle import _describe_units, pack_arrays
 from vae_exp.dashboard.explorer.catalog import ExplorerCatalog
 from vae_exp.dashboard.explorer.layers import TOLERANCE, decoder_layers, run_layers, size_of
 from vae_exp.dashboard.explorer.options import ExploreOptions
-from vae_exp.dashboard.explorer.run_process import RunProcess
+from vae_exp.dashboard.explorer.run_process import RunChangedError, RunProcess
 from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.dashboard.web.app import make_app
 from vae_exp.dashboard.web.export import export
@@ -134,6 +135,10 @@ def client(catalog: ExplorerCatalog) -> TestClient:
     return TestClient(app, base_url="http://127.0.0.1:8765")
 
 
+def header_of(bundle: bytes) -> dict:
+    return json.loads(bundle[4 : 4 + int.from_bytes(bundle[:4], "little")])
+
+
 def encoded(*latents: float) -> str:
     return base64.urlsafe_b64encode(np.array(latents, "<f4").tobytes()).decode()
 
@@ -154,14 +159,16 @@ def test_a_named_run_is_packed_and_decoded_by_another_process(client, digits_run
     np.testing.assert_allclose(codes, run.vae.encode(images).mean.numpy(), atol=1e-5)
     z = torch.linspace(-1, 1, header["latent_dim"])
     address = f"/api/latent/{listed['key']}/image"
-    answer = client.get(address, params={"z": encoded(*z.tolist()), "label": "0"})
+    params = {"z": encoded(*z.tolist()), "label": "0", "version": header["version"]}
+    answer = client.get(address, params=params)
     expected = run.vae.decode(z[None]).mean[0].mul(255)
     values = np.frombuffer(answer.content, np.uint8).reshape(header["image_shape"])
     np.testing.assert_allclose(values, expected.numpy(), atol=0.51)
     for z in ("", "é", "AAAA", encoded(*[0.0] * 5000), encoded(float("nan"), 0.0)):
-        refused = client.get(address, params={"z": z})
+        refused = client.get(address, params=params | {"z": z})
         assert refused.status_code == 400
         assert "z" in refused.text or "latents" in refused.text
+    assert client.get(address, params=params | {"version": "earlier"}).status_code == 409
     assert client.get(f"/api/latent/{listed['key']}x").status_code == 404
 
 
@@ -215,7 +222,7 @@ def test_the_server_decodes_for_named_runs_alone(digits_run, tmp_path):
     catalog = ExplorerCatalog(store, ExploreOptions())
     [run] = [run for run in catalog.runs() if run.key == "below"]
     with pytest.raises(UserError, match=r"vae_exp\.explore run="):
-        catalog.decode(run, encoded(0.0, 0.0), 0)
+        catalog.decode(run, "", encoded(0.0, 0.0), 0)
 
 
 @pytest.fixture
@@ -292,6 +299,21 @@ def test_requests_that_wait_for_the_process_leave_the_page_its_threads(catalog, 
         finally:
             is_done.set()
         assert {request.result(timeout=20).status_code for request in waiting} == {200}
+
+
+@pytest.mark.usefixtures("same_process")
+def test_latents_of_a_bundle_are_not_decoded_by_a_later_checkpoint(copied_run):
+    process = RunProcess(ExploreOptions())
+    header = header_of(process.bundle(copied_run))
+    version, latents = header["version"], [0.0] * header["latent_dim"]
+    assert len(process.decode(copied_run, version, latents, 0)) == 64
+    for checkpoint in (copied_run / "checkpoints").iterdir():
+        os.utime(checkpoint, (1, 1))
+    with pytest.raises(RunChangedError, match="a newer checkpoint"):
+        process.decode(copied_run, version, latents, 0)
+    version = header_of(process.bundle(copied_run))["version"]
+    assert len(process.decode(copied_run, version, latents, 0)) == 64
+    process.stop()
 
 
 @pytest.mark.usefixtures("same_process")

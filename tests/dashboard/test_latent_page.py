@@ -285,9 +285,10 @@ def test_the_server_decodes_what_the_page_cannot(watched, runs):
         check(page, run)
         times = page.evaluate("""async () => {
           const times = [];
+          const { version } = await source.bundle('directory:1');
           for (let i = 0; i < 20; i++) {
             const start = performance.now();
-            await source.decode(state.run || 'directory:1', new Float32Array([i / 10, 0, 0, 0]), 0);
+            await source.decode('directory:1', version, new Float32Array([i / 10, 0, 0, 0]), 0);
             times.push(performance.now() - start);
           }
           return times;
@@ -393,17 +394,25 @@ def test_labels_stay_out_on_request(watched, runs):
     expect(page.get_by_text("Image 1:")).to_be_visible()
 
 
-def packed(images: int, classes: int = 0, latent_dim: int = 2, decoder: list[dict[str, Any]] | None = None) -> str:
-    """A bundle in base64: image i has the code (i, …, i), its label is i, and the decoder shows the first latent."""
-    codes = np.repeat(np.arange(images, dtype=np.float32)[:, None], latent_dim, axis=1)
+def packed(
+    images: int, classes: int = 0, latent_dim: int = 2, epoch: int = 1, decoder: list[Any] | None = None
+) -> str:
+    """A bundle in base64: in epoch 1 image i has the code (i, …, i); its label is i."""
+    codes = epoch * np.repeat(np.arange(images, dtype=np.float32)[:, None], latent_dim, axis=1)
     arrays = {"prior": np.zeros((1, latent_dim), np.float16)}
     if images:
         arrays |= {"pixels": np.zeros((images, 1, 1, 1), np.uint8), "image_codes": codes, "codes": codes}
         arrays |= {"centre": codes[0], "directions": np.eye(2, latent_dim, dtype=np.float32)}
         arrays |= {name: np.ones(images, np.float32) for name in ("elbo", "rate", "distortion")}
         arrays["labels"] = np.arange(images, dtype=np.int32)
-    header = {"checkpoint": "best", "epoch": 1, "image_shape": [1, 1, 1], "latent_dim": latent_dim, "split": "val"}
-    header |= {"classes": classes, "decoder": decoder, "codebook": None, "version": "a"}
+    header = {
+        "checkpoint": "last",
+        "epoch": epoch,
+        "version": str(epoch),
+        "image_shape": [1, 1, 1],
+        "split": "val",
+    }
+    header |= {"latent_dim": latent_dim, "classes": classes, "decoder": decoder, "codebook": None}
     return base64.b64encode(pack_arrays(header, arrays)).decode()
 
 
@@ -425,6 +434,7 @@ SERVE = """(bundles) => {
   window.keys = Object.keys(bundles);
   served.explorable = async () => window.keys.map((key) => ({ key, name: key }));
   served.bundle = async (key) => unpackBundle(fromBase64(bundles[key]).buffer);
+  served.decode = async () => Uint8Array.of(0);
 }"""
 MOVE = """(view) => document.querySelectorAll('canvas.plane')[view]
   .dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowRight' }))"""
@@ -463,3 +473,27 @@ def test_what_was_moved_stays_while_runs_grow_and_others_appear(watched, tmp_pat
         page.evaluate("() => { setState({ image: '0' }); }")
         expect(page.locator('[data-image="0"]')).to_have_attribute("aria-pressed", "true")
         assert rounded(page) == [[0, 0], [0, 0]]
+
+
+def test_a_later_checkpoint_on_the_server_is_opened_and_the_latents_stay(watched, tmp_path):
+    """Where the server decodes: codes and images are of one checkpoint."""
+    script = """(later) => {
+      window.decoded = [];
+      served.bundle = async () => unpackBundle(fromBase64(later).buffer);
+      served.decode = async (key, version) => {
+        window.decoded.push(version);
+        if (version !== '2') throw Object.assign(new Error('a newer checkpoint'), { status: 409 });
+        return Uint8Array.of(100);
+      };
+    }"""
+    with served(watched, tmp_path, {"one": packed(3)}, image="1") as page:
+        expect(page.get_by_text("epoch 1 (last)")).to_be_visible()
+        page.evaluate(script, packed(3, epoch=2))
+        page.evaluate(MOVE, 0)
+        expect(page.get_by_text("epoch 2 (last)")).to_be_visible()
+        expect(page.locator(".pair canvas[data-latents]")).to_have_count(1)
+        assert rounded(page) == [[1.1, 1]]
+        assert page.evaluate("() => window.decoded") == ["1", "2"]
+        page.locator('[data-image="2"]').click()
+        page.wait_for_timeout(400)
+        assert rounded(page) == [[4, 4]]

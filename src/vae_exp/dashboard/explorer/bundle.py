@@ -36,11 +36,12 @@ _log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
-def make_bundle(run: TrainedRun, has_labels: bool = True, has_paths: bool = True) -> bytes:
+def make_bundle(run: TrainedRun, version: str, has_labels: bool = True, has_paths: bool = True) -> bytes:
     """The latent space of a run: decoder, codes and scores of held-out images, draws from the prior.
 
     Args:
         run: On the CPU.
+        version: What the page sends back to have latents decoded by the same weights.
         has_labels: Whether labels and the names of classes are part of it.
         has_paths: Whether it says which files could not be opened.
     """
@@ -48,6 +49,7 @@ def make_bundle(run: TrainedRun, has_labels: bool = True, has_paths: bool = True
     vae, noise = run.vae, torch.Generator().manual_seed(0)
     arrays: dict[str, Array] = {}
     header = {
+        "version": version,
         "checkpoint": run.checkpoint,
         "epoch": run.epoch,
         "image_shape": shape,

@@ -90,16 +90,18 @@ class ExplorerCatalog:
         """
         return self._process.bundle(run.path)
 
-    def decode(self, run: ExplorableRun, latents: str, label: int) -> bytes:
+    def decode(self, run: ExplorableRun, version: str, latents: str, label: int) -> bytes:
         """The mean image, uint8 `[channels, height, width]`.
 
         Args:
             run: One that the command line names.
+            version: That of the bundle.
             latents: z as float32, in URL-safe base64.
             label: The class, for a conditional model.
 
         Raises:
-            UserError: if the run is not named, or if the latents are not such a text.
+            UserError: if the run is not named, or if the latents are not such a text; `RunChangedError` if the
+                bundle has another version.
         """
         if not run.is_named:
             raise UserError(
@@ -113,7 +115,7 @@ class ExplorerCatalog:
             raise UserError(f"z is no float32 numbers in base64: {error}") from error
         if not np.isfinite(numbers).all():
             raise UserError("z holds numbers that are not finite.")
-        return self._process.decode(run.path, numbers.tolist(), label)
+        return self._process.decode(run.path, version, numbers.tolist(), label)
 
     def stop(self) -> None:
         """End the process."""

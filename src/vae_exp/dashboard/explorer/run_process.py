@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import lru_cache
+from hashlib import sha256
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,6 +28,10 @@ MAX_LATENTS = 4_096  # numbers of a request
 _MAX_OPEN_RUNS = 4
 
 Result = TypeVar("Result")
+
+
+class RunChangedError(UserError):
+    """The run has other checkpoints than the bundle that the page has."""
 
 
 class RunProcess:
@@ -50,18 +55,22 @@ class RunProcess:
         """
         return self._call(_bundle, str(run), self._options, _version_of(run))
 
-    def decode(self, run: Path, latents: Sequence[float], label: int) -> bytes:
+    def decode(self, run: Path, version: str, latents: Sequence[float], label: int) -> bytes:
         """The mean image E[x|z]: uint8 values `[channels, height, width]`.
 
         Args:
             run: The run directory.
+            version: That of the bundle.
             latents: z.
             label: The class, for a conditional model.
 
         Raises:
-            UserError: as `bundle`, and if the number of latents or the label is wrong.
+            UserError: as `bundle`, and if the number of latents or the label is wrong; `RunChangedError` if the
+                bundle has another version.
         """
-        return self._call(_decode, str(run), self._options, _version_of(run), tuple(latents), label)
+        if version != _version_of(run):
+            raise RunChangedError("the run has a newer checkpoint than the page shows.")
+        return self._call(_decode, str(run), self._options, version, tuple(latents), label)
 
     def stop(self) -> None:
         """End the process, whatever it does."""
@@ -94,9 +103,10 @@ class RunProcess:
             raise UserError(f"the run cannot be shown: {type(error).__name__}: {error}") from error
 
 
-def _version_of(run: Path) -> tuple[int, ...]:
+def _version_of(run: Path) -> str:
     """What changes when a checkpoint is replaced."""
-    return tuple(path.stat().st_mtime_ns for path in sorted((run / "checkpoints").glob("*.pt")))
+    times = [path.stat().st_mtime_ns for path in sorted((run / "checkpoints").glob("*.pt"))]
+    return sha256(repr(times).encode()).hexdigest()[:16]
 
 
 def _prepare(server: Connection) -> None:
@@ -117,7 +127,7 @@ def _exit_with_server(server: Connection) -> None:
 
 
 @lru_cache(_MAX_OPEN_RUNS)
-def _open(run: str, options: ExploreOptions, version: tuple[int, ...]) -> "TrainedRun":
+def _open(run: str, options: ExploreOptions, version: str) -> "TrainedRun":
     from vae_exp.runs.trained_run import load_run
 
     return load_run(
@@ -129,17 +139,15 @@ def _open(run: str, options: ExploreOptions, version: tuple[int, ...]) -> "Train
 
 
 @lru_cache(_MAX_OPEN_RUNS)
-def _bundle(run: str, options: ExploreOptions, version: tuple[int, ...]) -> bytes:
+def _bundle(run: str, options: ExploreOptions, version: str) -> bytes:
     from vae_exp.cli.console import naming_command
     from vae_exp.dashboard.explorer.bundle import make_bundle
 
     opened = naming_command(_open(run, options, version), "explore", ())
-    return make_bundle(opened, has_labels=options.has_labels, has_paths=options.has_paths)
+    return make_bundle(opened, version, has_labels=options.has_labels, has_paths=options.has_paths)
 
 
-def _decode(
-    run: str, options: ExploreOptions, version: tuple[int, ...], latents: tuple[float, ...], label: int
-) -> bytes:
+def _decode(run: str, options: ExploreOptions, version: str, latents: tuple[float, ...], label: int) -> bytes:
     import torch
 
     vae = _open(run, options, version).vae

@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from vae_exp.dashboard.explorer.catalog import ExplorableRun, ExplorerCatalog
+from vae_exp.dashboard.explorer.run_process import RunChangedError
 from vae_exp.dashboard.runs.media import ImageUnavailableError, read_picture
 from vae_exp.dashboard.runs.run import Run
 from vae_exp.dashboard.runs.run_notes import NoteChangedError
@@ -166,9 +167,9 @@ class _LatentEndpoints:
         return await self._answer(request, self._catalog.bundle)
 
     async def image(self, request: Request) -> Response:
-        latents = request.query_params.get("z", "")
+        version, latents = (request.query_params.get(name, "") for name in ("version", "z"))
         label = _parse_number(request.query_params.get("label", ""), default=0)
-        return await self._answer(request, lambda run: self._catalog.decode(run, latents, label))
+        return await self._answer(request, lambda run: self._catalog.decode(run, version, latents, label))
 
     async def _answer(self, request: Request, action: Callable[[ExplorableRun], bytes]) -> Response:
         return await run_sync(self._answer_now, request.path_params["key"], action, limiter=self._threads)
@@ -180,7 +181,7 @@ class _LatentEndpoints:
         try:
             return Response(action(run), media_type="application/octet-stream")
         except UserError as error:
-            return _problem(error, 400)
+            return _problem(error, 409 if isinstance(error, RunChangedError) else 400)
 
 
 def _json(value: Any) -> Response:

@@ -8,7 +8,10 @@ if (embedded) DEFAULTS.page = embedded.page;
 
 async function fetchOk(path, params = [], options = {}) {
   const answer = await fetch(params.length ? `${path}?${new URLSearchParams(params)}` : path, options);
-  if (!answer.ok) throw new Error((await answer.text()).trim() || `${path}: ${answer.status}`);
+  if (!answer.ok) {
+    const message = (await answer.text()).trim() || `${path}: ${answer.status}`;
+    throw Object.assign(new Error(message), { status: answer.status });
+  }
   return answer;
 }
 
@@ -49,10 +52,11 @@ const served = {
   address: (run, picture) => `media/${encodeURIComponent(run)}/${picture.n}?${picture.mark}`,
   explorable: async () => (await fetchJson("api/latent")).runs,
   bundle: async (run) => unpackBundle(await (await fetchOk(`api/latent/${encodeURIComponent(run)}`)).arrayBuffer()),
-  decode: async (run, latents, label) =>
+  decode: async (run, version, latents, label) =>
     new Uint8Array(
       await (
         await fetchOk(`api/latent/${encodeURIComponent(run)}/image`, [
+          ["version", version],
           ["z", toBase64(new Uint8Array(latents.buffer))],
           ["label", label],
         ])

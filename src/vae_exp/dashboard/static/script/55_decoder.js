@@ -156,8 +156,9 @@ function decodeHere(bundle, latents, label) {
 }
 
 // Calls back with the image of the latest latents: at once where the page decodes; else when the server has answered,
-// which is asked one thing at a time, and skips what has been superseded.
-function decoderOf(bundle, key, onError) {
+// which is asked one thing at a time, and skips what has been superseded. `onOutdated` is called if the server has a newer
+// checkpoint than the bundle.
+function decoderOf(bundle, key, onError, onOutdated) {
   if (bundle.decoder) return (latents, label, callback) => callback(decodeHere(bundle, latents, label));
   let next = null;
   let busy = false;
@@ -167,9 +168,10 @@ function decoderOf(bundle, key, onError) {
       const [latents, label, callback] = next;
       next = null;
       try {
-        callback(Float32Array.from(await source.decode(key, latents, label), (value) => value / 255));
+        callback(Float32Array.from(await source.decode(key, bundle.version, latents, label), (value) => value / 255));
       } catch (error) {
-        onError(error);
+        if (error.status === 409) onOutdated();
+        else onError(error);
       }
     }
     busy = false;

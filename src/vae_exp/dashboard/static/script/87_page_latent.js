@@ -25,6 +25,12 @@ function pageLatent(main) {
     applied = textOfLatents(texts);
     setState(texts);
   };
+  const reopen = (key, bundle) => {
+    if (bundles.get(key) !== bundle) return;
+    bundles.delete(key);
+    signature = "";
+    refreshPage();
+  };
 
   const load = async (key) => {
     if (!bundles.has(key)) bundles.set(key, await source.bundle(key));
@@ -49,6 +55,7 @@ function pageLatent(main) {
     }
     if (now !== signature) {
       // a run that cannot be opened is not tried again with every change of another one
+      const kept = new Map(shownViews.map((view) => [view.key, view.latent]));
       [signature, shownViews] = [now, []];
       message.textContent = "Opening the run …";
       refill(views);
@@ -62,7 +69,7 @@ function pageLatent(main) {
         }
       }
       message.textContent = explain(opened);
-      shownViews = latentViews(opened, views, save);
+      shownViews = latentViews(opened, views, kept, save, reopen);
     }
     const isOther = textOfLatents(state) !== applied;
     applied = textOfLatents(state);
@@ -73,7 +80,7 @@ function pageLatent(main) {
 function latentChoices(list, run, other) {
   const title = (item) => [item.key, item.name];
   return [
-    choice("Run", list.map(title), run.key, (key) => setState({ run: key, z: "", image: "", plane: "" })),
+    choice("Run", list.map(title), run.key, (key) => setState({ run: key, z: "", image: "", label: "", plane: "" })),
     list.length > 1
       ? choice("Beside", [["", "–"], ...list.filter((item) => item !== run).map(title)], other?.key ?? "", (key) =>
           setState({ other: key }),
@@ -106,10 +113,10 @@ function explain(opened) {
 const sameNumbers = (one, other) => one.length === other.length && one.every((value, index) => value === other[index]);
 
 // The views share the image, and nothing else: each has its own latents.
-function latentViews(opened, container, save) {
+function latentViews(opened, container, kept, save, reopen) {
   let gallery = null;
   const views = opened.map(([run, bundle], index) =>
-    latentView(run, bundle, index === 0 ? save : null, () => gallery?.mark()),
+    latentView(run, bundle, kept.get(run.key), index === 0 ? save : null, reopen, () => gallery?.mark()),
   );
   gallery = imageStrip(opened[0][1], views);
   refill(
@@ -127,17 +134,18 @@ function latentViews(opened, container, save) {
 const textOfLatents = ({ z, image, label }) => JSON.stringify([z, image, label]);
 const shortNumbers = (values) => [...values].map((value) => Number(value.toPrecision(PRECISION))).join(",");
 
-// The first view saves its latents in the address.
-function latentView(run, bundle, save, onChange) {
+// With the latents of an earlier view of the run, if any. The first view saves its latents in the address.
+function latentView(run, bundle, earlier, save, reopen, onChange) {
   const picture = imageCanvas(bundle.image_shape, "Decoded image");
   const original = imageCanvas(bundle.image_shape, "Original image");
   const caption = el("p", { class: "quiet", role: "status" });
   const problem = el("p", { class: "warning", role: "status" });
-  const decode = decoderOf(bundle, run.key, (error) => {
+  const onError = (error) => {
     problem.textContent = error.message;
-  });
+  };
+  const decode = decoderOf(bundle, run.key, onError, () => reopen(run.key, bundle));
   const isCodebook = bundle.codebook !== null;
-  const latent = { z: new Float32Array(bundle.latent_dim), label: 0, image: -1, codes: [] };
+  const latent = { z: new Float32Array(bundle.latent_dim), label: 0, image: -1, codes: [], isPlaced: false };
   const saveSoon = debounce(() => {
     if (save && view.element.isConnected)
       save({
@@ -173,6 +181,8 @@ function latentView(run, bundle, save, onChange) {
     saveSoon();
   }
   const view = {
+    key: run.key,
+    latent,
     image: () => latent.image,
     setImage: (index) => {
       takeImage(bundle, latent, index);
@@ -181,7 +191,8 @@ function latentView(run, bundle, save, onChange) {
     interpolate: (from, to) => interpolate(bundle, latent, decode, line, from, to),
     restore: (isOther) => {
       if (latent.isPlaced && !isOther) return;
-      takeFromAddress(bundle, latent, save !== null);
+      if (!latent.isPlaced && earlier) takeEarlier(bundle, latent, earlier);
+      if (!latent.isPlaced || isOther) takeFromAddress(bundle, latent, save !== null);
       changed(true);
     },
     element: null,
@@ -270,6 +281,14 @@ function takeFromAddress(bundle, latent, isFirst) {
   }
   latent.isPlaced = true;
   if (state.label !== "" && bundle.classes) latent.label = Math.min(Number(state.label) || 0, bundle.classes - 1);
+}
+
+// The codes of an image are those of this bundle, which may be of a later epoch.
+function takeEarlier(bundle, latent, { z, label, image, codes }) {
+  if (z.length !== bundle.latent_dim || image >= bundle.count("pixels")) return;
+  if (image < 0) setLatents(bundle, latent, bundle.codebook ? codes : z);
+  else takeImage(bundle, latent, image);
+  Object.assign(latent, { image, label, isPlaced: true });
 }
 
 function setLatents(bundle, latent, numbers) {
