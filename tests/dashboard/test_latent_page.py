@@ -1,6 +1,7 @@
 """The page of latent spaces in a browser: what it shows is what torch computes."""
 
 import base64
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
@@ -405,13 +406,7 @@ def packed(
         arrays |= {"centre": codes[0], "directions": np.eye(2, latent_dim, dtype=np.float32)}
         arrays |= {name: np.ones(images, np.float32) for name in ("elbo", "rate", "distortion")}
         arrays["labels"] = np.arange(images, dtype=np.int32)
-    header = {
-        "checkpoint": "last",
-        "epoch": epoch,
-        "version": str(epoch),
-        "image_shape": [1, 1, 1],
-        "split": "val",
-    }
+    header = {"checkpoint": "last", "epoch": epoch, "version": str(epoch), "split": "val", "image_shape": [1] * 3}
     header |= {"latent_dim": latent_dim, "classes": classes, "decoder": decoder, "codebook": None}
     return base64.b64encode(pack_arrays(header, arrays)).decode()
 
@@ -497,3 +492,36 @@ def test_a_later_checkpoint_on_the_server_is_opened_and_the_latents_stay(watched
         page.locator('[data-image="2"]').click()
         page.wait_for_timeout(400)
         assert rounded(page) == [[4, 4]]
+
+
+def test_the_class_in_the_address_stays_and_scores_are_those_of_the_class(watched, tmp_path):
+    with served(watched, tmp_path, {"one": packed(3, classes=9, decoder=[])}, image="1", label="8") as page:
+        chosen, caption = page.locator("section[data-run] select").first, page.locator(".latent-pictures p").first
+        expect(chosen).to_have_value("8")
+        expect(caption).to_have_text("Image 2 of class 1, decoded as class 8. Right the original.")
+        assert "label=8" in page.url
+        chosen.select_option("1")
+        expect(caption).to_contain_text("Image 2 of class 1: −ELBO")
+        page.locator('[data-image="2"]').click()
+        expect(chosen).to_have_value("2")
+
+
+def test_a_second_run_of_fewer_images_or_none_says_so(watched, tmp_path):
+    bundles = {"one": packed(3, latent_dim=3, decoder=[])}
+    bundles |= {"fewer": packed(2, latent_dim=3, decoder=[]), "none": packed(0, latent_dim=3, decoder=[])}
+    with served(watched, tmp_path, bundles, other="fewer", plane="pc", image="1") as page:
+        second = page.locator("section[data-run] .latent-pictures p.quiet").nth(1)
+        page.locator('[data-image="2"]').click()
+        expect(second).to_have_text(re.compile("^Image 2 of class 1: .* This run has no image 3.$"))
+        assert rounded(page) == [[2, 2, 2], [1, 1, 1]]
+        page.get_by_role("button", name="Interpolate").click()
+        page.locator('[data-image="2"]').click()
+        expect(page.locator(".interpolation")).to_have_count(1)
+        page.wait_for_timeout(400)
+        page.evaluate("() => setState({ other: 'none' })")
+        expect(second).to_have_text("z = (0.00, 0.00, 0.00) This run has no image 3.")
+        expect(page.get_by_text("Across: z1; up: z2")).to_be_visible()
+        page.locator('[data-image="1"]').click()
+        expect(second).to_contain_text("This run has no image 2.")
+        page.evaluate(MOVE, 1)
+        assert rounded(page) == [[1, 1, 1], [0.1, 0, 0]]

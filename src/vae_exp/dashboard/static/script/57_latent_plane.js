@@ -16,11 +16,14 @@ const LABEL_COLOURS = [
   "#2fa9b8",
 ];
 
-// A plane is an origin and two directions of length one: of two units, or the principal directions of the codes.
+// A plane is an origin and two directions of length one: of two units, or the principal directions of the codes; without
+// codes of the first two units.
 function planeOf(bundle, name) {
   const size = bundle.latent_dim;
-  const [first, second] = name.split(",").map(Number);
-  if (first < size && second < size && first !== second) {
+  const named = name.split(",").map(Number);
+  const areUnits = named[0] < size && named[1] < size && named[0] !== named[1];
+  if (areUnits || !bundle.count("codes")) {
+    const [first, second] = areUnits ? named : [0, 1];
     const axis = (unit) => Float32Array.from({ length: size }, (_, index) => (index === unit ? 1 : 0));
     return {
       origin: new Float32Array(size),

@@ -9,10 +9,7 @@ const signed = (value) => value.toFixed(2).replace("-", "−");
 // The plane, and sliders for the other units, those with the highest rate first.
 function unitControls(bundle, latent, changed, display) {
   const hasCodes = bundle.count("codes") > 0;
-  const plane =
-    bundle.latent_dim < 2
-      ? null
-      : planeOf(bundle, bundle.latent_dim === 2 || (!hasCodes && !state.plane) ? "0,1" : state.plane);
+  const plane = bundle.latent_dim < 2 ? null : planeOf(bundle, bundle.latent_dim === 2 ? "0,1" : state.plane);
   const map =
     plane &&
     latentPlane(bundle, plane, {

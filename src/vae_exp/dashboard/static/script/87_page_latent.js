@@ -163,18 +163,18 @@ function latentView(run, bundle, earlier, save, reopen, onChange) {
   const controls = isCodebook ? codeControls(bundle, latent, changed) : unitControls(bundle, latent, changed, display);
   const line = el("figure", {});
 
-  function display({ z, image }) {
+  function display({ z, image }, note = "") {
     paint(z);
     original.canvas.hidden = image < 0;
     if (image >= 0) original.paint(pixelsOf(bundle, image));
-    const text = describe(bundle, { z, image });
+    const text = [describe(bundle, { z, image, label: latent.label }), note].filter(Boolean).join(" ");
     if (image < 0 && text.length < caption.textContent.length)
       caption.style.minHeight = `${caption.getBoundingClientRect().height}px`; // what is below stays under the pointer
     caption.textContent = text;
   }
-  function changed(isKept = false) {
+  function changed(isKept = false, note = "") {
     if (!isKept) latent.image = -1;
-    display(latent);
+    display(latent, note);
     controls.show();
     if (label) label.querySelector("select").value = String(latent.label);
     onChange();
@@ -185,15 +185,18 @@ function latentView(run, bundle, earlier, save, reopen, onChange) {
     latent,
     image: () => latent.image,
     setImage: (index) => {
-      takeImage(bundle, latent, index);
-      changed(true);
+      if (hasImage(bundle, index)) takeImage(bundle, latent, index);
+      changed(true, lackOf(bundle, index));
     },
-    interpolate: (from, to) => interpolate(bundle, latent, decode, line, from, to),
+    interpolate: (from, to) => {
+      if (hasImage(bundle, to)) interpolate(bundle, latent, decode, line, from, to);
+      else display(latent, lackOf(bundle, to));
+    },
     restore: (isOther) => {
       if (latent.isPlaced && !isOther) return;
       if (!latent.isPlaced && earlier) takeEarlier(bundle, latent, earlier);
       if (!latent.isPlaced || isOther) takeFromAddress(bundle, latent, save !== null);
-      changed(true);
+      changed(true, lackOf(bundle, imageInAddress()));
     },
     element: null,
   };
@@ -254,24 +257,33 @@ function latentView(run, bundle, earlier, save, reopen, onChange) {
   return view;
 }
 
-function describe(bundle, { z, image }) {
+function describe(bundle, { z, image, label }) {
   if (image < 0)
     return bundle.codebook ? "" : `z = (${[...z.subarray(0, 8)].map(signed).join(", ")}${z.length > 8 ? ", …" : ""})`;
+  if (bundle.classes && bundle.arrays.labels && label !== bundle.arrays.labels[image])
+    return `${nameOfImage(bundle, image)}, decoded as ${nameOfClass(bundle, label)}. Right the original.`; // no scores
   const [elbo, rate, distortion] = ["elbo", "rate", "distortion"].map((key) => bundle.arrays[key][image]);
   return `${nameOfImage(bundle, image)}: −ELBO ${fixed(-elbo, 3)} = rate ${fixed(rate, 3)} + distortion ${fixed(distortion, 3)} nats. Right the original.`;
 }
 
 function nameOfImage(bundle, index) {
   const label = bundle.arrays.labels?.[index];
-  return `Image ${index + 1}${label === undefined ? "" : ` of ${bundle.class_names?.[label] ?? `class ${label}`}`}`;
+  return `Image ${index + 1}${label === undefined ? "" : ` of ${nameOfClass(bundle, label)}`}`;
 }
+
+const nameOfClass = (bundle, label) => bundle.class_names?.[label] ?? `class ${label}`;
+
+// Another run may have more images than this one.
+const hasImage = (bundle, index) => index < bundle.count("pixels");
+const lackOf = (bundle, index) => (hasImage(bundle, index) ? "" : `This run has no image ${index + 1}.`);
+const imageInAddress = () => (state.image === "" ? -1 : Number(state.image));
 
 // What the address says; at first, where it says nothing, the first image or a draw.
 function takeFromAddress(bundle, latent, isFirst) {
-  const image = state.image === "" ? -1 : Math.min(Number(state.image), bundle.count("pixels") - 1);
+  const image = imageInAddress();
   const numbers = state.z.split(",").map(Number);
   const size = bundle.codebook ? product(bundle.codebook.grid) : bundle.latent_dim;
-  if (image >= 0) takeImage(bundle, latent, image);
+  if (image >= 0 && hasImage(bundle, image)) takeImage(bundle, latent, image);
   else if (isFirst && state.z !== "" && numbers.length === size && numbers.every(Number.isFinite)) {
     latent.image = -1;
     setLatents(bundle, latent, numbers);
@@ -285,7 +297,7 @@ function takeFromAddress(bundle, latent, isFirst) {
 
 // The codes of an image are those of this bundle, which may be of a later epoch.
 function takeEarlier(bundle, latent, { z, label, image, codes }) {
-  if (z.length !== bundle.latent_dim || image >= bundle.count("pixels")) return;
+  if (z.length !== bundle.latent_dim || !hasImage(bundle, image)) return;
   if (image < 0) setLatents(bundle, latent, bundle.codebook ? codes : z);
   else takeImage(bundle, latent, image);
   Object.assign(latent, { image, label, isPlaced: true });
