@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -101,6 +102,26 @@ def test_what_is_typed_stays_while_the_run_grows_or_the_server_refuses(watched: 
         expect(status).to_have_text("Not saved: a note has at most 10,000 characters.")
         expect(area).to_have_value("a" * 10_001)
     assert all("400" in complaint for complaint in watched.complaints)
+
+
+def test_the_run_that_the_page_has_chosen_stays_when_another_starts(watched: Watched, tmp_path: Path):
+    notes = make_runs(tmp_path)
+    [log] = tmp_path.rglob("run-other.wandb")
+    shutil.rmtree(log.parent)
+    page = watched.page
+    with dashboard([tmp_path], "--allow-notes") as address:
+        page.goto(f"{address}#page=run")
+        area = page.get_by_label("Notes on this run")
+        area.press_sequentially("on two", timeout=TIMEOUT)
+        assert "run=two" in page.url
+        make_run(tmp_path, "three", {}, [{"a": 1.0}], started=1_700_000_900)
+        expect(page.locator("#status")).to_have_text("3 runs", timeout=TIMEOUT)
+        page.wait_for_timeout(500)
+        expect(page.locator("h2").first).to_contain_text("two")
+        area.press("Control+Enter")
+        expect(page.locator("[aria-label=Notes] [role=status]")).to_have_text("Saved")
+        assert notes["two"].read_text() == "on two"
+    assert watched.complaints == []
 
 
 @pytest.mark.parametrize("way", ["served", "exported"])

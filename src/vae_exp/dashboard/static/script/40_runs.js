@@ -533,6 +533,8 @@ function compareValues(a, b, sign) {
 
 // The last attempt at each job.
 const currentRuns = () => [...runs.values()].filter((run) => !run.replaced);
+// Only then is the first run of a list sure to stay the first, unless another one starts.
+const isAllRead = () => store !== null && !waiting;
 const filteredRuns = () => ordered(currentRuns().filter(filterOf(state.filter).passes), state.sort);
 
 const noRunText = () =>

@@ -18,6 +18,7 @@ function pageRun(main) {
       refill(head, el("p", { class: "quiet" }, noRunText()));
       return;
     }
+    if (!state.run && isAllRead()) recordState({ run: run.key }); // it stays when another run starts
     const now = JSON.stringify([run.key, run.version, runs.size]);
     if (now === signature) return drawRunCurves(run);
     if (!isInUse(choices)) refill(choices, runChoices(run));

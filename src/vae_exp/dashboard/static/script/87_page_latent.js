@@ -47,6 +47,7 @@ function pageLatent(main) {
       message.textContent = source.live ? NONE_SERVED : NONE_EXPORTED;
       return;
     }
+    if (!state.run && isAllRead()) recordState({ run: run.key }); // it stays when another run has a checkpoint
     const other = list.find((item) => item.key === state.other && item !== run);
     const [now, listNow] = [JSON.stringify([run.key, other?.key, state.plane]), JSON.stringify(list)];
     if (now !== signature || (listNow !== shownList && !isInUse(choices))) {
