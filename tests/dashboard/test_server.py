@@ -5,6 +5,7 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
@@ -20,7 +21,10 @@ from tests.dashboard.records import (
 from vae_exp.dashboard.explorer.catalog import ExplorerCatalog
 from vae_exp.dashboard.explorer.options import ExploreOptions
 from vae_exp.dashboard.runs.media import ImageFile, ImageUnavailableError, read_picture
+from vae_exp.dashboard.runs.run import Run
+from vae_exp.dashboard.runs.segment import RunSegment
 from vae_exp.dashboard.runs.store import RunStore
+from vae_exp.dashboard.web.api import serialize_details
 from vae_exp.dashboard.web.app import make_app
 from vae_exp.dashboard.web.export import render_document
 from vae_exp.dashboard.web.security import POLICY
@@ -98,6 +102,21 @@ def test_numbers_that_json_does_not_know_become_null(store: RunStore, client: Te
     assert curve["y"] == [None, None, 1]
     assert client.get("/api/run/two").json()["machine"] == [{"metric": "cpu", "x": [10.0], "y": [None]}]
     json.loads(client.get("/api/runs").text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_curves_of_the_machine_are_downsampled():
+    segment, start = RunSegment(Path("run.wandb")), 1_700_000_000
+    values = np.random.default_rng(0).random(5_000)
+    for number, value in enumerate(values.tolist()):
+        keys = ("cpu", "gpu", "_timestamp") if number % 2 else ("cpu", "_timestamp")
+        segment.machine.append_numbers(number, keys, [value] * (len(keys) - 1) + [start + 15.0 * number])
+    run = Run("one", "one", [segment])
+    cpu, gpu = serialize_details(run, private=True)["machine"]
+    assert (cpu["metric"], gpu["metric"]) == ("cpu", "gpu")
+    assert 1_000 < len(cpu["x"]) <= 2_000
+    assert max(cpu["y"]) == pytest.approx(values.max(), rel=1e-6)
+    assert cpu["x"] == sorted(cpu["x"])
+    assert gpu["x"][0] - cpu["x"][0] == 15
 
 
 def test_details_and_pictures(client: TestClient):

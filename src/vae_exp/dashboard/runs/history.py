@@ -130,6 +130,22 @@ class History:
         x, y = curve[:, order]
         return x, y
 
+    def all_series(self, against: str) -> dict[str, tuple[Numbers, Numbers]]:
+        """Return by key what `series` returns, from one copy of all numbers."""
+        parts: dict[str, list[Numbers]] = {}
+        for keys, block in self.blocks.items():
+            if against in keys:
+                rows, table = np.array(block.rows), block.table()
+                x = table[:, keys.index(against)]
+                for index, key in enumerate(keys):
+                    parts.setdefault(key, []).append(np.stack([rows, x, table[:, index]]))
+        curves = {}
+        for key, pieces in parts.items():
+            rows, x, y = np.concatenate(pieces, axis=1)
+            order = rows.argsort()
+            curves[key] = x[order], y[order]
+        return curves
+
     def rows(self, before: int | None = None) -> tuple[npt.NDArray[np.int64], dict[str, Numbers]]:
         """Return the steps `[N]`, and by key the numbers `[N]`, NaN in rows without one; before a step, or all."""
         steps = np.array(self.steps, dtype=np.int64)

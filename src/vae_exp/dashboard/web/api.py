@@ -122,14 +122,17 @@ def _serialize_vectors(run: Run) -> dict[str, list[float | None]]:
 
 
 def _serialize_machine(run: Run) -> list[dict[str, Any]]:
-    """Return load, memory and so on over the seconds since the start."""
-    keys = dict.fromkeys(key for x in run.segments for key in x.machine.keys if key != "_timestamp")
+    """Return load, memory and so on over the seconds since the start, at most `MAX_POINTS` points each."""
+    pieces: dict[str, list[tuple[Numbers, Numbers]]] = {}
+    for segment in run.segments:
+        for key, series in segment.machine.all_series("_timestamp").items():
+            pieces.setdefault(key, []).append(series)
+    pieces.pop("_timestamp", None)
     curves = []
-    for key in keys:
-        pieces = [segment.machine.series(key, "_timestamp") for segment in run.segments]
-        x = [round(time - run.started, 1) for times, _ in pieces for time in times.tolist()]
-        y = [_number(value) for _, values in pieces for value in values.tolist()]
-        curves.append({"metric": _shorten(key), "x": x, "y": y})
+    for key, parts in pieces.items():
+        times, values = downsample(*(np.concatenate(numbers) for numbers in zip(*parts, strict=True)))
+        x = (times - run.started).round(1).tolist()
+        curves.append({"metric": _shorten(key), "x": x, "y": [_number(value) for value in values.tolist()]})
     return curves
 
 
