@@ -171,6 +171,24 @@ def test_every_page_of_several_runs_has_the_filter(watched: Watched, root: Path)
     assert watched.complaints == []
 
 
+def test_a_heat_map_of_many_values_groups_the_runs_once(watched: Watched, root: Path):
+    script = """() => {
+      const list = Array.from({ length: 60 }, (_, index) => ({ ...runs.get('r0'), key: `k${index}`,
+        config: { a: index % 30, b: index }, given: { a: index % 30, b: index }, setting: undefined }));
+      let [calls, usual] = [0, valueOf];
+      valueOf = (...args) => { calls += 1; return usual(...args); };
+      const { table } = drawHeat(document.getElementById('heat'), list, 'a', 'b', 'val/elbo');
+      valueOf = usual;
+      return [table.length, table[1].slice(0, 2), table[2].slice(0, 2), calls];
+    }"""
+    with dashboard([root]) as address:
+        page = open_sweep(watched, address)
+        rows, first, second, calls = page.evaluate(script)
+        assert (rows, first, second) == (61, ["0", "0"], ["0", "30"])
+        assert calls < 60 * 20
+    assert watched.complaints == []
+
+
 def save(page: Page, name: str, kind: str) -> str:
     """What a button of a panel saves."""
     with page.expect_download() as saved:

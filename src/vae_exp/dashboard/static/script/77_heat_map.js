@@ -10,14 +10,13 @@ function drawHeat(box, list, rows, cols, metric) {
     return null;
   }
   const [down, across] = [valuesOf(measured, rows), valuesOf(measured, cols)];
-  const estimateIn = (row, col) =>
-    combined(
-      measured.filter((run) => textBy(run, rows) === row && textBy(run, cols) === col),
-      metric,
-    );
-  const cells = down
-    .flatMap((row, j) => across.map((col, i) => ({ row, col, j, i, ...estimateIn(row, col) })))
-    .filter((cell) => "mean" in cell);
+  const cells = groupsBy(measured, (run) => JSON.stringify([textBy(run, rows), textBy(run, cols)]))
+    .map((members) => {
+      const [row, col] = [textBy(members[0], rows), textBy(members[0], cols)];
+      return { row, col, j: down.indexOf(row), i: across.indexOf(col), ...combined(members, metric) };
+    })
+    .filter((cell) => "mean" in cell)
+    .sort((one, other) => one.j - other.j || one.i - other.i);
   const title = labelOfMetric(list, metric);
   const digits = decimalsOf(
     metric,
