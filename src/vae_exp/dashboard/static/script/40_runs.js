@@ -524,7 +524,15 @@ function ordered(list, sort) {
     .map(([run]) => run);
 }
 
-function compareValues(a, b, sign) {
+// W&B writes numbers that are not finite as these words.
+const WORDS = new Map([
+  ["NaN", NaN],
+  ["Infinity", Infinity],
+  ["-Infinity", -Infinity],
+]);
+function compareValues(one, other, sign) {
+  const [a, b] = [WORDS.get(one) ?? one, WORDS.get(other) ?? other];
+  if (a === b) return 0; // of infinities too
   if (typeof a === "number" && typeof b === "number" && a === a && b === b) return sign * (a - b);
   const missing = (value) => value === null || value === undefined || value === "" || Number.isNaN(value);
   if (missing(a) || missing(b)) return missing(a) - missing(b);
