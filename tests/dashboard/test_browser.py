@@ -515,6 +515,44 @@ def test_a_curve_is_fetched_again_from_a_restarted_server_whose_versions_are_the
         assert watched.page.evaluate("runs.get('one').version") == version
 
 
+def test_a_problem_of_the_page_stays_until_it_draws_and_is_not_one_of_the_server(watched: Watched, tmp_path: Path):
+    path = make_run(tmp_path, "one", rows=[{"a": 1.0}], exit_code=None)
+    status = watched.page.locator("#status")
+    with dashboard([tmp_path]) as address:
+        show(watched, address, page="runs")
+        expect(status).to_have_text("1 run, 1 running", timeout=TIMEOUT)
+        watched.page.evaluate(
+            "() => { window.usual = served.curves; served.curves = () => { throw Error('x'); }; }"
+        )
+        show(watched, address, page="charts")
+        expect(status).to_have_text("Could not be drawn: x", timeout=TIMEOUT)
+        watched.page.wait_for_timeout(2_500)
+        expect(status).to_have_text("Could not be drawn: x")
+        watched.page.evaluate("() => { served.curves = window.usual; }")
+        append(path, history_record(20, {"a": 2.0}))
+        expect(status).to_have_text("1 run, 1 running", timeout=TIMEOUT)
+        watched.page.evaluate("() => { dataListeners.push(() => { throw Error('y'); }); }")
+        version = watched.page.evaluate("runs.get('one').version")
+        append(path, history_record(30, {"a": 3.0}))
+        watched.page.wait_for_function("(old) => runs.get('one').version > old", arg=version, timeout=TIMEOUT)
+        watched.page.wait_for_timeout(500)
+        expect(status).not_to_contain_text("The server does not answer", timeout=500)
+    expect(status).to_contain_text("The server does not answer", timeout=TIMEOUT)
+
+
+def test_words_for_numbers_that_are_not_finite_are_sorted_as_numbers(watched: Watched, tmp_path: Path):
+    for number, value in enumerate((-98.0, "NaN", "Infinity", -90.0, "-Infinity")):
+        make_run(tmp_path, f"r{number}", {"x": number}, [{"m": value}], started=1_700_000_000 + number)
+    make_run(tmp_path, "r5", {"x": 5}, started=1_700_000_005)
+    with dashboard([tmp_path]) as address:
+        for sort, order in (("m", "403215"), ("-m", "230415")):
+            show(watched, address, page="runs", sort=f"{sort}\x1fx")
+            expect(rows(watched)).to_have_count(6, timeout=TIMEOUT)
+            expect(rows(watched).first).to_have_attribute("data-run", f"r{order[0]}")
+            assert [row.get_attribute("data-run") for row in rows(watched).all()] == [f"r{n}" for n in order]
+    assert watched.complaints == []
+
+
 def test_the_table_that_is_saved_holds_no_formula(watched: Watched, tmp_path: Path):
     values = ["=1+1", "@SUM(1)", "-1+cmd|' /C calc'!A0", "\r=1+1", "-1.5", "plain"]
     make_run(tmp_path, "one", {"=HYPERLINK(1)": values[0], **{f"k{n}": value for n, value in enumerate(values)}})

@@ -16,6 +16,13 @@ let mounted = "";
 let update = () => {};
 let drawing = false;
 let again = false;
+let drawingProblem = ""; // until a drawing succeeds
+let serverProblem = "";
+
+function noteProblem(error) {
+  console.warn(error);
+  drawingProblem = `Could not be drawn: ${error.message}`;
+}
 
 const currentPage = () => (Object.hasOwn(PAGES, state.page) ? state.page : "runs");
 
@@ -57,10 +64,11 @@ async function refreshPage() {
     try {
       if (!["runs", "latent"].includes(mounted)) await plotly();
       await update();
+      drawingProblem = "";
     } catch (error) {
-      console.warn(error);
-      statusLine.textContent = `Could not be drawn: ${error.message}`;
+      noteProblem(error);
     }
+    showStatus();
   } while (again);
   drawing = false;
 }
@@ -85,7 +93,9 @@ function showFilter() {
     .join(", ");
 }
 
-function showStatus(problem) {
+function showStatus() {
+  const problem = serverProblem || drawingProblem;
+  if (store === null && !problem) return;
   const current = currentRuns();
   const running = current.filter((run) => run.state === "running").length;
   const count = current.length
@@ -99,7 +109,7 @@ function showStatus(problem) {
     waiting && current.length ? `${waiting} still to be read` : "",
     ...notes,
   ];
-  const text = problem ?? parts.filter(Boolean).join(", ");
+  const text = problem || parts.filter(Boolean).join(", ");
   if (statusLine.textContent !== text) statusLine.textContent = text;
   statusLine.classList.toggle("live", source.live && !problem && running > 0);
 }
@@ -110,24 +120,30 @@ async function poll() {
   clearTimeout(nextPoll);
   if (polling || document.hidden) return;
   polling = true;
-  let wait = POLL_MILLISECONDS;
-  try {
-    if (!takeChanges(await source.changes(cursor))) {
-      mounted = ""; // what the page has stored has versions of the other server
-      takeChanges(await source.changes(0));
-      showPage();
-    }
-    showStatus();
-    setTimeout(() => plotly().catch(() => {}), 1000); // other pages will need it soon
-    if (unsent > 0) wait = 0;
-    else if (waiting && runs.size < 100) wait = 200;
-  } catch (error) {
-    console.debug(error);
-    showStatus("The server does not answer; the page is not up to date.");
-    wait = 3 * POLL_MILLISECONDS;
-  }
+  const answer = await source.changes(cursor).catch((error) => console.debug(error));
+  const isBack = answer && serverProblem;
+  serverProblem = answer ? "" : "The server does not answer; the page is not up to date.";
+  const wait = answer ? takeAnswer(answer) : 3 * POLL_MILLISECONDS;
+  if (isBack && drawingProblem) refreshPage();
+  showStatus();
   polling = false;
   if (source.live) nextPoll = setTimeout(poll, wait);
+}
+
+// Returns the milliseconds until the next poll.
+function takeAnswer(answer) {
+  try {
+    if (!takeChanges(answer)) {
+      mounted = ""; // what the page has stored has versions of the other server
+      showPage();
+      return 0;
+    }
+  } catch (error) {
+    noteProblem(error);
+  }
+  setTimeout(() => plotly().catch(() => {}), 1000); // other pages will need it soon
+  if (unsent > 0) return 0;
+  return waiting && runs.size < 100 ? 200 : POLL_MILLISECONDS;
 }
 
 function applyTheme(theme) {
@@ -137,7 +153,7 @@ function applyTheme(theme) {
   showPage();
 }
 
-stateListeners.push(showPage, showFilter, () => store !== null && showStatus());
+stateListeners.push(showPage, showFilter, showStatus);
 dataListeners.push(showFilter, refreshPage);
 filterField.addEventListener(
   "input",
