@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.dashboard.browsers import Watched, dashboard
-from tests.dashboard.records import PNG, make_run, picture, summary_record
+from tests.dashboard.records import PNG, append, make_run, picture, summary_record
 from vae_exp.dashboard.web.export import export
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -100,4 +100,27 @@ def test_two_runs_are_suggested_and_one_or_seven_are_not_compared(watched: Watch
         expect(page.get_by_label("Best by")).to_have_value("val/elbo")
         page.get_by_label("Filter").fill("nothing")
         expect(page.get_by_label("Best by")).to_have_count(0)
+    assert watched.complaints == []
+
+
+def test_choices_scrolled_tables_and_the_focus_stay_while_a_run_grows(watched: Watched, tmp_path: Path):
+    rows = [{f"metric{number}": 1.0 * number for number in range(100)}]
+    paths = [make_run(tmp_path, name, {"x": name}, rows, exit_code=None) for name in ("one", "two", "three")]
+    page = watched.page
+    with dashboard([tmp_path]) as address:
+        page.goto(f"{address}#page=compare&compare=one%1Ftwo")
+        region = page.get_by_role("region", name="Metrics").locator("[role=region]")
+        region.evaluate("(region) => { region.scrollTop = 120; }", timeout=TIMEOUT)
+        page.get_by_label("Add").focus()
+        page.evaluate("() => { window.before = document.activeElement; }")
+        append(paths[0], summary_record({"metric1": -500.25}))
+        expect(region).to_contain_text("-500.25", timeout=TIMEOUT)
+        assert page.evaluate("() => document.activeElement === window.before")
+        assert region.evaluate("(region) => region.scrollTop") == 120
+        region.focus()
+        append(paths[1], summary_record({"metric1": -600.25}))
+        expect(region).to_contain_text("-600.25", timeout=TIMEOUT)
+        expect(region).to_be_focused()
+        page.get_by_label("Add").select_option("three")
+        expect(page.locator(".of-runs [data-run]")).to_have_count(3)
     assert watched.complaints == []

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.dashboard.browsers import Watched, dashboard
-from tests.dashboard.records import alert_record, make_run, stats_record
+from tests.dashboard.records import alert_record, append, make_run, stats_record, summary_record
 from vae_exp.dashboard.web.export import export
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -49,6 +49,29 @@ def test_training_and_validation_of_a_metric_share_a_panel(watched: Watched, tmp
         assert page.evaluate(drawn) == [[90], [2.5]]
         page.locator("summary", has_text="Machine").click()
         expect(page.locator(".machine h3")).to_have_text(["a"])
+    assert watched.complaints == []
+
+
+def test_what_is_open_scrolled_and_focused_stays_while_the_run_grows(watched: Watched, tmp_path: Path):
+    machine = [stats_record(1_700_000_001, {"a": 1.0})]
+    config = {f"key{number}": number for number in range(100)}
+    path = make_run(tmp_path, "one", config, [{"m": 1.0}], exit_code=None, more=machine)
+    with dashboard([tmp_path]) as address:
+        page = watched.page
+        page.goto(f"{address}#page=run&run=one")
+        page.locator("summary", has_text="Machine").click(timeout=TIMEOUT)
+        region = page.get_by_role("region", name="Config")
+        region.evaluate("(region) => { region.scrollTop = 120; region.focus({ preventScroll: true }); }")
+        append(path, summary_record({"m": 7.0}), stats_record(1_700_000_020, {"a": 3.0}))
+        expect(page.get_by_role("region", name="Summary")).to_contain_text("7", timeout=TIMEOUT)
+        expect(page.locator("details.machine")).to_have_attribute("open", "")
+        page.wait_for_function("() => document.querySelector('.machine .chart').data?.[0].y.length === 2")
+        assert region.evaluate("(region) => region.scrollTop") == 120
+        expect(region).to_be_focused()
+        page.locator("summary", has_text="Machine").focus()
+        append(path, summary_record({"m": 8.0}))
+        expect(page.get_by_role("region", name="Summary")).to_contain_text("8", timeout=TIMEOUT)
+        expect(page.locator("summary", has_text="Machine")).to_be_focused()
     assert watched.complaints == []
 
 

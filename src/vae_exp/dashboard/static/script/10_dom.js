@@ -72,22 +72,34 @@ function menuOf(label, ...items) {
   return menu;
 }
 
-// Replace the children and keep the scroll position and the focus: on the same element if it still exists, else on the
-// one with the same data-key.
+// Replace the children and keep scroll positions, what is open, and the focus: on the same element if it still exists,
+// else on the one with the same data-key.
 function refill(container, ...children) {
-  const { scrollTop, scrollLeft } = container;
+  const parts = [container, ...container.querySelectorAll(".scroll[data-key], details[data-key]")];
+  const before = parts.map((part) => [part.dataset.key, part.scrollTop, part.scrollLeft, part.open]);
   keepFocus(container, () => container.replaceChildren(...presentOf(children)));
-  container.scrollTop = scrollTop;
-  container.scrollLeft = scrollLeft;
+  before.forEach(([key, top, left, open], index) => {
+    const part = index ? withKey(container, key) : container;
+    if (!part) return;
+    part.scrollTop = top;
+    part.scrollLeft = left;
+    if (part.tagName === "DETAILS") part.open = open;
+  });
 }
+
+const withKey = (container, key) => key && container.querySelector(`[data-key="${CSS.escape(key)}"]`);
 
 function keepFocus(container, change) {
   const focused = container.contains(document.activeElement) ? document.activeElement : null;
   change();
   if (!focused || document.activeElement === focused) return;
-  const key = focused.dataset.key;
-  const target = focused.isConnected ? focused : key && container.querySelector(`[data-key="${CSS.escape(key)}"]`);
+  const target = focused.isConnected ? focused : withKey(container, focused.dataset.key);
   if (target) target.focus({ preventScroll: true });
+}
+
+function keyed(element, key) {
+  element.dataset.key = key;
+  return element;
 }
 
 // Make the children of an element these, and leave alone those that stay.

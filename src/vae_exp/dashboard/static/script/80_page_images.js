@@ -146,7 +146,8 @@ function enlarge(image, label) {
 }
 
 function titleOf(run) {
-  return [swatch(run), " ", el("a", { href: fragmentWith({ page: "run", run: run.key }) }, run.label)];
+  const href = fragmentWith({ page: "run", run: run.key });
+  return [swatch(run), " ", el("a", { href, "data-key": `title ${run.key}` }, run.label)];
 }
 
 function tile(run, pictures) {

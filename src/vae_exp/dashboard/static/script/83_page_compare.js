@@ -43,11 +43,12 @@ function pageCompare(main) {
   const panel = (title, ...children) =>
     el("section", { class: "panel", "aria-label": title }, el("h2", {}, title), children);
   const fold = () => el("details", {}, el("summary"), el("div"));
-  const [config, following, kept, equal, metrics, charts, images, units] = [
+  const [config, following, kept, equal, epochs, metrics, charts, images, units] = [
     el("div"),
     fold(),
     fold(),
     fold(),
+    el("div"),
     el("div"),
     el("div", { class: "wall" }),
     el("div", { class: "wall" }),
@@ -55,7 +56,7 @@ function pageCompare(main) {
   ];
   const sections = [
     panel("Config", config, following, kept, equal),
-    panel("Metrics", metrics),
+    panel("Metrics", epochs, metrics),
     panel("Curves", charts),
     panel("Images", images),
     units,
@@ -63,6 +64,7 @@ function pageCompare(main) {
   refill(main, choices, message, body);
   const [drawCharts, showImages, details] = [chartsIn(charts), imagesIn(images), new Map()];
   let signature = "";
+  let shownChoices = {};
 
   return async () => {
     const [chosen, metric] = [chosenToCompare(), mainMetric(filteredRuns())];
@@ -75,9 +77,14 @@ function pageCompare(main) {
       chosen.length,
     ]);
     const isNew = now !== signature;
+    const keys = asList(list.map((run) => run.key));
+    const options = JSON.stringify([keys, list.map((run) => [run.label, run.colour]), runs.size, state.filter]);
+    if (shownChoices.keys !== keys || (shownChoices.options !== options && !isInUse(choices))) {
+      refill(choices, comparedChoices(list));
+      shownChoices = { keys, options };
+    }
     if (isNew) {
       signature = now;
-      refill(choices, comparedChoices(list));
       message.textContent =
         list.length < 2
           ? "Select two to six runs in the table of the page Runs, or add them here."
@@ -85,9 +92,10 @@ function pageCompare(main) {
             ? `The best run by ${labelOfMetric(list, metric)} and the latest other one of the same data and likelihood. Select two to six runs on the page Runs, or add and remove them here.`
             : comparisonHint(list);
       compareConfigs(list, config, following, kept, equal);
-      refill(metrics, epochChoice(list), metricsTable(list));
+      if (!isInUse(epochs)) refill(epochs, epochChoice(list));
+      refill(metrics, metricsTable(list));
     }
-    refill(body, list.length < 2 ? [] : sections);
+    arrangeChildren(body, list.length < 2 ? [] : sections);
     if (list.length < 2) return;
     await drawCharts(list);
     await showImages(list);
@@ -96,8 +104,8 @@ function pageCompare(main) {
 }
 
 function comparedChoices(list) {
-  const keyed = (label, key) => {
-    label.querySelector("select").dataset.key = key;
+  const keyedChoice = (label, key) => {
+    keyed(label.querySelector("select"), key);
     return label;
   };
   const chosen = new Set(list.map((run) => run.key));
@@ -106,6 +114,7 @@ function comparedChoices(list) {
       "button",
       {
         type: "button",
+        "data-key": `remove ${run.key}`,
         "aria-label": `Remove ${run.label}`,
         on: { click: () => compare(list.filter((item) => item !== run)) },
       },
@@ -114,7 +123,7 @@ function comparedChoices(list) {
   return [
     list.map((run) => el("span", { "data-run": run.key }, titleOf(run), " ", list.length > 1 ? remove(run) : null)),
     list.length < MOST_COMPARED
-      ? keyed(
+      ? keyedChoice(
           choice(
             "Add",
             [
@@ -130,7 +139,7 @@ function comparedChoices(list) {
         )
       : null,
     list.length > 1
-      ? keyed(
+      ? keyedChoice(
           choice(
             "Differences from",
             list.map((run) => [run.key, run.label]),
@@ -152,7 +161,7 @@ function sideBySide(title, list, rows) {
   );
   return el(
     "div",
-    { class: "scroll", tabindex: "0", role: "region", "aria-label": title },
+    { class: "scroll", tabindex: "0", role: "region", "aria-label": title, "data-key": title },
     el("table", { class: "facts compared" }, el("thead", {}, head), el("tbody", {}, rows)),
   );
 }

@@ -77,7 +77,7 @@ function runCurves(box) {
       );
       menuSignature = signature;
     }
-    refill(box, names.length ? [controls, grid] : []);
+    arrangeChildren(box, names.length ? [controls, grid] : []);
     const drawn = metrics.filter((metric) => some.includes(curveName(metric)));
     await fetchCurves([run], drawn, cache);
     const ids = some.map((name) => `${run.key}\n${name}`);
@@ -194,11 +194,11 @@ function runSections(run, details, pictures, machine) {
           el(
             "div",
             { class: "tiles" },
-            [...last.values()].map((picture) =>
+            [...last.entries()].map(([key, picture]) =>
               el(
                 "figure",
                 {},
-                pictureOf(run, picture),
+                keyed(pictureOf(run, picture), key),
                 el(
                   "figcaption",
                   {},
@@ -212,8 +212,8 @@ function runSections(run, details, pictures, machine) {
     measured.some((metric) => !isOfGpu(metric))
       ? el(
           "details",
-          { class: "panel machine" },
-          el("summary", {}, "Machine"),
+          { class: "panel machine", "data-key": "machine" },
+          el("summary", { "data-key": "summary of machine" }, "Machine"),
           machineGrid(
             measured.filter((metric) => !isOfGpu(metric)),
             machine,
@@ -227,7 +227,7 @@ function runSections(run, details, pictures, machine) {
           el("h2", {}, "Console"),
           el(
             "pre",
-            { tabindex: "0", "aria-label": "Console" },
+            { tabindex: "0", "aria-label": "Console", "data-key": "console" },
             details.console.map((line) => el("span", { class: line.error ? "error" : null }, plainText(line.text))),
           ),
         )
@@ -283,7 +283,7 @@ function facts(title, pairs) {
     el("h2", {}, title),
     el(
       "div",
-      { class: "scroll", tabindex: "0", role: "region", "aria-label": title },
+      { class: "scroll", tabindex: "0", role: "region", "aria-label": title, "data-key": title },
       el("table", { class: "facts" }, el("tbody", {}, rows)),
     ),
   );
