@@ -44,6 +44,7 @@ class RunStore:
         self.note_files = NoteFiles(self.is_below_a_root)
         self.identity = secrets.token_hex(8)
         self.runs: dict[str, Run] = {}
+        self._by_folder: dict[tuple[str, Path], Run] = {}  # by id and W&B folder
         self.version = 0
         self.notes: list[str] = []
         self._clock = clock
@@ -177,7 +178,7 @@ class RunStore:
             run.segments.remove(segment)
             self._mark_changed(run)
             if not run.segments:
-                del self.runs[run.key]
+                del self.runs[run.key], self._by_folder[run.run_id, segment.folder]
                 self._removed[run.key] = self.version
 
     def _refresh(self, segment: RunSegment) -> None:
@@ -208,31 +209,24 @@ class RunStore:
 
     def _run_of(self, segment: RunSegment) -> Run | None:
         """Add a segment to its run, a new one if need be; in different W&B folders one id means two runs."""
-        key, run = self._find(segment)
+        run_id, identity = segment.info.run_id, (segment.info.run_id, segment.folder)
+        run = self._by_folder.get(identity)
         if run is None:
             if len(self.runs) >= _MAX_RUNS:
                 self._is_full = True
                 return None
-            run = self.runs[key] = Run(segment.info.run_id, key)
+            keys = (run_id if number == 1 else f"{run_id}~{number}" for number in count(1))
+            key = next(key for key in keys if key not in self.runs)
+            run = self.runs[key] = self._by_folder[identity] = Run(run_id, key)
             self._removed.pop(key, None)
         self._add(segment, run)
         return run
-
-    def _find(self, segment: RunSegment) -> tuple[str, Run | None]:
-        """Return the key of the run that a segment belongs to, and the run if there is one."""
-        run_id = segment.info.run_id
-        for number in count(1):
-            key = run_id if number == 1 else f"{run_id}~{number}"
-            run = self.runs.get(key)
-            if run is None or run.segments[0].folder == segment.folder:
-                break
-        return key, run
 
     def _assign_further_segments(self) -> None:
         """Add to the runs those of their segments that do not say to which run directory they belong."""
         for segment in self._segments.values():
             if segment.info.run_id and segment.path not in self._owner:
-                run = self._find(segment)[1]
+                run = self._by_folder.get((segment.info.run_id, segment.folder))
                 if run is not None:
                     self._add(segment, run)
                     self._mark_changed(run)
