@@ -3,9 +3,8 @@
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -27,6 +26,7 @@ from vae_exp.dashboard.runs.run import STALE_SECONDS, Run
 from vae_exp.dashboard.runs.segment import RunSegment
 from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.dashboard.web.api import downsample
+from vae_exp.tracking.offline_runs import TrackedRun
 
 
 def refreshed(store: RunStore) -> RunStore:
@@ -412,15 +412,49 @@ def test_runs_in_a_folder_that_cannot_be_listed_are_kept(tmp_path: Path, monkeyp
     make_run(tmp_path, "one")
     store = refreshed(RunStore([tmp_path]))
 
-    def walk(root: Path, *, followlinks: bool, onerror: Callable[[OSError], None]) -> Iterator[Any]:
-        onerror(OSError(errno.EMFILE, "Too many open files", str(root)))
-        return iter(())
+    def scandir(folder: str) -> NoReturn:
+        raise OSError(errno.EMFILE, "Too many open files", folder)
 
-    monkeypatch.setattr(os, "walk", walk)
+    monkeypatch.setattr(os, "scandir", scandir)
     assert list(refreshed(store).runs) == ["one"]
+    assert store._discovery.is_unreadable(tmp_path / "wandb")
     monkeypatch.undo()
     shutil.rmtree(tmp_path / "wandb")
     assert refreshed(store).runs == {}
+
+
+@pytest.mark.parametrize("is_sweep", [False, True])
+def test_every_run_directory_says_where_its_files_are_and_a_sweep_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_sweep: bool
+):
+    """Runs of one day have folders of their own; the jobs of a sweep share one."""
+    parent, read = tmp_path / "outputs" / "2026-01-01", []
+    for number, name in enumerate(("a", "b")):
+        directory, files = parent / name, tmp_path / ("shared" if is_sweep else f"of {name}")
+        (directory / ".hydra").mkdir(parents=True)
+        (directory / ".hydra" / "config.yaml").write_text(f"tracker: {{root: {files}}}")
+        make_run(files, name, {"run_directory": str(directory)}, started=1_700_000_000 + number)
+    if is_sweep:
+        (parent / "sweep.json").write_text("{}")
+    usual = TrackedRun.read
+    monkeypatch.setattr(TrackedRun, "read", lambda directory: read.append(directory.path.name) or usual(directory))
+    store = refreshed(refreshed(RunStore([tmp_path / "outputs"])))
+    assert set(store.runs) == {"a", "b"}
+    assert read == (["a"] if is_sweep else ["a", "b"])
+
+
+def test_a_run_stays_itself_when_another_with_its_id_has_gone(tmp_path: Path):
+    make_run(tmp_path / "a", "one", {"x": 1})
+    make_run(tmp_path / "b", "one", {"x": 2}, exit_code=130)
+    store = refreshed(RunStore([tmp_path]))
+    gone, kept = (store.runs[key].segments[0].folder for key in ("one", "one~2"))
+    shutil.rmtree(gone)
+    assert list(refreshed(store).runs) == ["one~2"]
+    make_run(kept.parent, "one", {"x": 2}, started=1_700_000_500)
+    assert {key: len(run.segments) for key, run in refreshed(store).runs.items()} == {"one~2": 2}
+    shutil.rmtree(kept)
+    make_run(tmp_path / "b", "one", {"x": 2})
+    assert list(refreshed(store).runs) == ["one"]
 
 
 def make_job(root: Path, number: int, job: dict[str, str], *, kind: str = "overrides", **config: Any) -> None:

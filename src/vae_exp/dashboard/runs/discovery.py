@@ -13,6 +13,7 @@ from vae_exp.tracking.offline_runs import TrackedRun
 _MAX_FILES = 20_000
 _SKIPPED = {"tests", "node_modules", "__pycache__", "checkpoints", "figures", "media", "site-packages"}
 _HYDRA = ".hydra"
+_SWEEP = "sweep.json"
 _HIDDEN_BUT_SEARCHED = ".wandb"  # W&B writes there instead of into wandb/ where such a folder exists
 
 
@@ -33,7 +34,8 @@ class RunDiscovery:
 
     def __init__(self, roots: Sequence[Path]) -> None:
         self._roots = [root.resolve() for root in roots]
-        self._folders: dict[Path, list[Path]] = {}
+        self._folders: dict[Path, list[Path]] = {}  # by sweep, and by run directory
+        self._read: dict[Path, int] = {}  # when the run directory had changed last
         self._unlisted: set[Path] = set()
 
     def files(self) -> dict[Path, DiscoveredFile]:
@@ -99,12 +101,17 @@ class RunDiscovery:
             self._unlisted.add(Path(error.filename))
 
     def _note_run_directory(self, path: Path) -> None:
-        """Note where the runs of a folder write their W&B files; those of one sweep share a folder."""
-        if not self._folders.get(path.parent):
-            try:
-                self._folders[path.parent] = TrackedRun.read(RunDirectory(path)).folders
-            except (UserError, OSError):
-                self._folders[path.parent] = []
+        """Note where a run writes its W&B files; those of one sweep share a folder."""
+        owner = path.parent if (path.parent / _SWEEP).is_file() else path
+        if self._folders.get(owner):
+            return
+        try:
+            changed = path.stat().st_mtime_ns
+            if self._read.get(path) != changed:
+                self._folders[owner] = TrackedRun.read(RunDirectory(path)).folders
+                self._read[path] = changed
+        except (UserError, OSError):
+            self._folders[owner] = []
 
 
 def check_roots(roots: Sequence[Path]) -> None:
