@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.dashboard.records import PNG, alert_record, console_record, environment_record, make_run, picture
+from tests.dashboard.records import (
+    PNG,
+    alert_record,
+    console_record,
+    environment_record,
+    make_run,
+    picture,
+    stats_record,
+)
 from vae_exp.dashboard.runs.discovery import check_roots
 from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.dashboard.web.export import export, render_document
@@ -137,6 +145,15 @@ def test_metrics_with_the_name_of_a_machine_have_their_curves(tmp_path: Path):
     assert "test/elbo" in row["summary"]
     assert data["changes"]["higher"] == data["changes"]["ranked"] == ["test/elbo"]
     assert {curve["metric"] for curve in data["curves"]["step"]} >= {"test/elbo"}
+
+
+def test_measures_of_a_machine_with_the_name_of_a_device_have_their_curves(tmp_path: Path):
+    stats = [stats_record(1_700_000_010, {"gpu.0.gpu": 50.0, "/home/SECRET.cpu": 1.0})]
+    make_run(tmp_path, "one", {}, [{"a": 1.0}], host="gpu", more=stats)
+    data = data_of(exported(tmp_path))
+    assert data["changes"]["runs"][0]["gpu"] == ["gpu.0.gpu"]
+    measured = [curve["metric"] for curve in data["details"]["one"]["machine"]]
+    assert measured == ["gpu.0.gpu", "(left out)"]
 
 
 def test_latent_spaces_have_the_keys_and_names_of_their_runs(tmp_path: Path):

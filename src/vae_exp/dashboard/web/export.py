@@ -171,7 +171,11 @@ def _redact(data: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
     """Redact all texts; of metrics, as of other keys, only paths."""
     redacted: dict[str, Any] = redactor.redact(data)
     for row, original in zip(redacted["changes"]["runs"], data["changes"]["runs"], strict=True):
-        row["keys"] = [redactor.redact_key(key) for key in original["keys"]]
+        for name in ("keys", "gpu"):
+            row[name] = [redactor.redact_key(key) for key in original[name]]
+    for details, original in zip(redacted["details"].values(), data["details"].values(), strict=True):
+        for curve, whole in zip(details["machine"], original["machine"], strict=True):
+            curve["metric"] = redactor.redact_key(whole["metric"])
     for name in ("higher", "ranked"):
         redacted["changes"][name] = [redactor.redact_key(key) for key in data["changes"][name]]
     return redacted
