@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.dashboard.browsers import Watched, dashboard
-from tests.dashboard.records import make_run
+from tests.dashboard.records import make_run, summary_record
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 TIMEOUT = 20_000  # milliseconds
@@ -186,6 +186,34 @@ def test_a_heat_map_of_many_values_groups_the_runs_once(watched: Watched, root: 
         rows, first, second, calls = page.evaluate(script)
         assert (rows, first, second) == (61, ["0", "0"], ["0", "30"])
         assert calls < 60 * 20
+    assert watched.complaints == []
+
+
+def test_figures_name_the_best_epoch_and_say_how_many_runs_they_draw(watched: Watched, root: Path):
+    best = [summary_record({"best/val/elbo": -1.0, "best/epoch": 1})]
+    for number in range(10):
+        config = {"x": number % 3, "y": number % 4}
+        row = [{"val/elbo": -2.0 - number}]
+        make_run(root, f"b{number}", config, row, started=1_700_000_100 + number, more=best, run_group="best")
+    script = """() => {
+      const box = document.getElementById('parallel');
+      const list = chosenRuns().filter(({ group }) => group === 'best');
+      const many = Array.from({ length: 60 }, () => list).flat();
+      const { title, table } = drawParallel(box, many, ['x', 'y'], 'val/elbo');
+      return [title, table[0].at(-1), box.querySelector('p').textContent];
+    }"""
+    with dashboard([root]) as address:
+        page = watched.page
+        page.goto(f"{address}#page=sweep&sweep=best&up=val/elbo&across=x")
+        expect(page.locator("#importance")).to_have_text(re.compile("^best/val/elbo is the same"), timeout=TIMEOUT)
+        page.evaluate("() => { for (const run of runs.values()) run.summary['best/val/elbo'] = run.config.x; }")
+        page.evaluate("refreshPage()")
+        expect(page.locator("#importance")).to_contain_text("Variance of best/val/elbo")
+        hover = page.evaluate("() => document.getElementById('chart-plane').data.at(-1).hovertemplate")
+        assert "<br>best/val/elbo %{y" in hover
+        title, name, message = page.evaluate(script)
+        assert (title, name) == ("parallel coordinates of best/val/elbo", "best/val/elbo")
+        assert message.startswith("500 of 600 runs are drawn. Drag along an axis")
     assert watched.complaints == []
 
 

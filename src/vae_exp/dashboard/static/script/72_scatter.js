@@ -101,6 +101,7 @@ function drawScatter(chart, list, keys, x, y, looks) {
   const [xs, ys] = [across, up].map((estimates) => estimates.map((item) => item.mean));
   const styles = looks.of(settings.map(([run]) => run));
   const [xaxis, yaxis] = [axisOfScatter(measured, x, across), axisOfScatter(measured, y, up)];
+  const [xName, yName] = [x, y].map((key) => labelOfMetric(list, key));
   const [xTitle, yTitle] = [x, y].map((key) =>
     key === "runtime" ? "runtime (s)" : withUnit(key, labelOfMetric(list, key)),
   );
@@ -118,7 +119,7 @@ function drawScatter(chart, list, keys, x, y, looks) {
     error_y: errorBars(up),
     text: settings.map((members) => escaped(groupLabel(members, keys))),
     customdata: xs.map((value, index) => value + ys[index]),
-    hovertemplate: `%{text}<br>${escaped(x)} %{x:${formats[0]}}<br>${escaped(y)} %{y:${formats[1]}}${sum}<extra></extra>`,
+    hovertemplate: `%{text}<br>${escaped(xName)} %{x:${formats[0]}}<br>${escaped(yName)} %{y:${formats[1]}}${sum}<extra></extra>`,
     marker: {
       size: 9,
       color: styles.map((style) => cssOf(style.colour)),
@@ -141,7 +142,7 @@ function drawScatter(chart, list, keys, x, y, looks) {
     pointOfEstimate(xs[index], estimate, labels[index], labels[index], styles[index]),
   );
   return {
-    title: `${labelOfMetric(list, y)} against ${labelOfMetric(list, x)}`,
+    title: `${yName} against ${xName}`,
     xTitle,
     yTitle,
     lines,

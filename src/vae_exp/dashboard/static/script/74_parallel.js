@@ -27,12 +27,14 @@ function saveBrush(key, range) {
 }
 
 function drawParallel(box, list, keys, metric) {
-  const measured = finite(list, metric).slice(0, MOST_PATHS);
+  const all = finite(list, metric);
+  const measured = all.slice(0, MOST_PATHS);
   const together = keysTogether(
     measured,
     keys.filter((key) => valuesOf(measured, key).length > 1),
   ).slice(0, MOST_AXES - 1);
   const axes = [...together.map(([key]) => key), metric];
+  const names = axes.map((key) => (key === metric ? labelOfMetric(list, key) : key));
   if (measured.length < 2 || axes.length < 2) {
     refill(box, el("p", { class: "quiet" }, "Two runs that differ are needed."));
     return null;
@@ -53,12 +55,16 @@ function drawParallel(box, list, keys, metric) {
   );
   const message = el("p", { class: "quiet", role: "status" });
   const buttons = el("span", { class: "controls" });
-  const show = (ranges) => markPaths(measured, paths, scales, ranges, message, buttons);
+  const limit = all.length > measured.length ? `${measured.length} of ${all.length} runs are drawn. ` : "";
+  const show = (ranges) => {
+    markPaths(measured, paths, scales, ranges, message, buttons);
+    message.prepend(limit);
+  };
   const drawing = labelledSvg(
     width,
     height,
     "group",
-    `Parallel coordinates of ${axes.join(", ")}`,
+    `Parallel coordinates of ${names.join(", ")}`,
     svg("g", {}, paths),
     axes.map((key, index) =>
       drawAxis(key, x(index), scales.get(key), {
@@ -74,10 +80,10 @@ function drawParallel(box, list, keys, metric) {
   refill(box, el("div", { class: "controls" }, message, buttons), el("div", { class: "scroll plain" }, drawing));
   show(brushes());
   const table = [
-    ["run", ...axes],
+    ["run", ...names],
     ...measured.map((run) => [run.key, ...axes.map((key) => textOf(valueOf(run, key)))]),
   ];
-  return { title: `parallel coordinates of ${metric}`, drawing, table };
+  return { title: `parallel coordinates of ${names.at(-1)}`, drawing, table };
 }
 
 const yOf = (place) => PARALLEL.height - PARALLEL.bottom - place * (PARALLEL.height - PARALLEL.bottom - PARALLEL.top);

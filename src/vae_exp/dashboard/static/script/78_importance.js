@@ -7,6 +7,7 @@ const RUNS_FOR_IMPORTANCE = 10;
 // correlation ratio). A key with many numbers has the quarters of their range as values.
 function drawImportance(box, list, keys, metric) {
   const measured = finite(list, metric);
+  const name = labelOfMetric(list, metric);
   if (measured.length < RUNS_FOR_IMPORTANCE) {
     refill(
       box,
@@ -18,6 +19,10 @@ function drawImportance(box, list, keys, metric) {
   const shares = sharesOf(measured, [...together.keys()], metric)
     .sort((a, b) => b[1] - a[1])
     .slice(0, 12);
+  if (!shares.length) {
+    refill(box, el("p", { class: "quiet" }, `${name} is the same for all runs, or no value of a key is shared.`));
+    return null;
+  }
   const several = shares.map(([key]) => together.get(key)).filter((some) => some.length > 1);
   const drawing = barChart(
     shares.map(([key, share]) => [together.get(key).length > 1 ? `${key}, …` : key, share]),
@@ -31,14 +36,14 @@ function drawImportance(box, list, keys, metric) {
     el(
       "p",
       { class: "quiet" },
-      `Variance of ${metric} that goes with each key alone, over ${measured.length} finished runs. Approximate: keys that only matter together are not seen.`,
+      `Variance of ${name} that goes with each key alone, over ${measured.length} finished runs. Approximate: keys that only matter together are not seen.`,
     ),
   );
   return {
-    title: `importance of keys for ${metric}`,
+    title: `importance of keys for ${name}`,
     drawing,
     table: [
-      ["key", `share of the variance of ${metric}`],
+      ["key", `share of the variance of ${name}`],
       ...shares.map(([key, share]) => [together.get(key).join(", "), textOf(share)]),
     ],
   };
