@@ -17,8 +17,10 @@ from playwright.sync_api import expect
 from tests.conftest import start
 from tests.dashboard.browsers import Watched, dashboard, watch
 from tests.dashboard.records import make_run
+from tests.dashboard.test_explorer import CHAINS, SHAPE, build
 from vae_exp import load_run
-from vae_exp.dashboard.explorer.bundle import pack_arrays
+from vae_exp.dashboard.explorer.bundle import _describe_layers, pack_arrays
+from vae_exp.dashboard.explorer.layers import TOLERANCE, decoder_layers
 from vae_exp.dashboard.web.export import export
 from vae_exp.runs.trained_run import TrainedRun
 
@@ -422,6 +424,27 @@ def served(watched: Watched, root: Path, bundles: dict[str, str], **state: str) 
         page.locator(".pair canvas[data-latents]").first.wait_for(timeout=TIMEOUT)
         page.wait_for_timeout(400)
         yield page
+    assert watched.complaints == []
+
+
+def test_the_page_computes_every_layer_as_torch_does(watched, tmp_path):
+    """With weights as large as those of trained decoders."""
+    script = """([text, latents, label]) => {
+      const bundle = unpackBundle(fromBase64(text).buffer);
+      return [...decodeHere(bundle, Float32Array.from(latents), label)];
+    }"""
+    with dashboard([tmp_path]) as address:
+        watched.page.goto(address)
+        for overrides in CHAINS:
+            vae, arrays = build(overrides), {}
+            decoder = _describe_layers(decoder_layers(vae, SHAPE), arrays)
+            header = {"image_shape": SHAPE, "classes": 3 if vae.needs_labels else 0, "decoder": decoder}
+            text = base64.b64encode(pack_arrays(header, arrays)).decode()
+            latents = torch.randn(1, *vae.prior().event_shape, generator=torch.Generator().manual_seed(7))
+            values = watched.page.evaluate(script, [text, latents.flatten().tolist(), 2])
+            expected = vae.decode(latents, torch.tensor([2]) if vae.needs_labels else None).mean
+            error = (torch.tensor(values).clamp(0, 1) - expected.flatten().clamp(0, 1)).abs().max()
+            assert error <= TOLERANCE, overrides
     assert watched.complaints == []
 
 
