@@ -196,6 +196,9 @@ def test_files_are_refused(export: Callable[..., None], tmp_path: Path):
         ("runs.csv", [], f"--export={path} exists; --overwrite replaces it."),
         ("runs.xlsx", [], "runs.xlsx must end in .html, .npz, .parquet or .csv."),
         ("page.html", ["--history"], "--history has no effect with --export of a page."),
+        ("page.html", ["--port", "0"], "--port has no effect with --export of a page."),
+        ("page.html", ["--bind", "0.0.0.0"], "--bind has no effect with --export of a page."),
+        ("x.csv", ["--size-limit", "50"], "--size-limit has no effect with --export of a table."),
         ("page.html", ["--size-limit", "nan"], "--size-limit nan: expected megabytes, more than 0."),
         ("x.csv", ["--last-pictures"], "--last-pictures has no effect with --export of a table."),
         ("missing/../runs.csv/x.csv", [], "cannot be written"),
@@ -210,9 +213,10 @@ def test_files_are_refused(export: Callable[..., None], tmp_path: Path):
 
 
 def test_options_of_exports_are_refused_without_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(sys, "argv", ["dashboard", str(tmp_path), "--private"])
-    with pytest.raises(SystemExit, match=r"--private has no effect without --export\."):
-        main()
+    for option in (["--private"], ["--size-limit", "50"]):
+        monkeypatch.setattr(sys, "argv", ["dashboard", str(tmp_path), *option])
+        with pytest.raises(SystemExit, match=rf"{option[0]} has no effect without --export\."):
+            main()
 
 
 def test_it_needs_no_torch():

@@ -10,10 +10,13 @@ from vae_exp.errors import UserError, exit_with_message
 from vae_exp.storage.column_files import SUFFIXES, check_suffix
 
 _LOOPBACK = "127.0.0.1"
+_PORT = 8765
+_MEGABYTES = 50.0
+_OF_SERVER = ("port", "bind", "open", "allow_notes")
 _WITHOUT_EFFECT = {
-    "without --export": ("no_labels", "history", "overwrite", "private", "last_pictures"),
-    "with --export of a page": ("history", "open", "allow_notes"),
-    "with --export of a table": ("explore", "no_labels", "last_pictures", "open", "allow_notes"),
+    "without --export": ("no_labels", "history", "overwrite", "private", "last_pictures", "size_limit"),
+    "with --export of a page": ("history", *_OF_SERVER),
+    "with --export of a table": ("explore", "no_labels", "last_pictures", "size_limit", *_OF_SERVER),
 }
 
 
@@ -31,7 +34,9 @@ def main() -> None:
 
             serve(
                 args.roots, ExploreOptions(args.explore),
-                host=args.bind, port=args.port, opens_browser=args.open, allows_notes=args.allow_notes,
+                host=_LOOPBACK if args.bind is None else args.bind,
+                port=_PORT if args.port is None else args.port,
+                opens_browser=args.open, allows_notes=args.allow_notes,
             )  # fmt: skip
 
 
@@ -44,9 +49,7 @@ def _make_parser() -> argparse.ArgumentParser:
         "roots", nargs="*", type=Path, default=[Path()], metavar="ROOT",
         help="folders in which .wandb files are found at any depth, or such files; by default this folder",
     )  # fmt: skip
-    parser.add_argument(
-        "--port", type=int, default=8765, help="port on 127.0.0.1; 0 takes any free one (%(default)s)"
-    )
+    parser.add_argument("--port", type=int, help=f"port on {_LOOPBACK}, by default {_PORT}; 0 takes any free one")
     parser.add_argument("--open", action="store_true", help="open the browser")
     parser.add_argument(
         "--allow-notes",
@@ -76,11 +79,12 @@ def _make_parser() -> argparse.ArgumentParser:
         help="with --export of a page: leave out the pictures of which a run has later ones",
     )  # fmt: skip
     parser.add_argument(
-        "--size-limit", type=float, default=50.0, metavar="MB", help="of the page that is exported (%(default)s)"
+        "--size-limit", type=float, metavar="MB", help=f"of the page that is exported, by default {_MEGABYTES:g}"
     )
     parser.add_argument(
-        "--bind", default=_LOOPBACK, metavar="ADDRESS",
-        help="another address to listen on; whoever has the printed address can then see everything",
+        "--bind", metavar="ADDRESS",
+        help=f"another address to listen on than {_LOOPBACK}; whoever has the printed address can then see "
+        "everything",
     )  # fmt: skip
     return parser
 
@@ -88,7 +92,8 @@ def _make_parser() -> argparse.ArgumentParser:
 def _check_effect(args: argparse.Namespace, kind: str) -> None:
     """Refuse options that would be ignored."""
     for name in _WITHOUT_EFFECT[kind]:
-        if getattr(args, name):
+        value = getattr(args, name)
+        if value is not None and value is not False and value != []:
             raise UserError(f"--{name.replace('_', '-')} has no effect {kind}.")
 
 
@@ -97,8 +102,9 @@ def _export(args: argparse.Namespace) -> None:
     if not is_page:
         check_suffix("--export", args.export, (".html", *SUFFIXES))
     _check_effect(args, f"with --export of a {'page' if is_page else 'table'}")
-    if not 0 < args.size_limit < inf:
-        raise UserError(f"--size-limit {args.size_limit}: expected megabytes, more than 0.")
+    megabytes = _MEGABYTES if args.size_limit is None else args.size_limit
+    if not 0 < megabytes < inf:
+        raise UserError(f"--size-limit {megabytes}: expected megabytes, more than 0.")
     if args.export.is_file() and not args.overwrite:
         raise UserError(f"--export={args.export} exists; --overwrite replaces it.")
     if is_page:
@@ -108,7 +114,7 @@ def _export(args: argparse.Namespace) -> None:
         try:
             message = export(
                 args.roots, args.export, options,
-                private=args.private, max_megabytes=args.size_limit, last_pictures=args.last_pictures,
+                private=args.private, max_megabytes=megabytes, last_pictures=args.last_pictures,
             )  # fmt: skip
         except PageTooLargeError as error:
             raise UserError(
