@@ -130,7 +130,7 @@ def _serialize_machine(run: Run) -> list[dict[str, Any]]:
     pieces.pop("_timestamp", None)
     curves = []
     for key, parts in pieces.items():
-        times, values = downsample(*(np.concatenate(numbers) for numbers in zip(*parts, strict=True)))
+        times, values = downsample(np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts]))
         x = (times - run.started).round(1).tolist()
         curves.append({"metric": _shorten(key), "x": x, "y": [_number(value) for value in values.tolist()]})
     return curves
