@@ -174,10 +174,10 @@ class TrackedRun:
         description = (directory.read_result() or {}).get("wandb")
         if not _get(description, "run_id"):
             description = _read_if_possible(read_json, directory.wandb)
-        run_id, recorded = _get(description, "run_id"), _get(description, "directory")
+        run_id, recorded = _get(description, "run_id"), recorded_folder(description)
         config = _read_if_possible(read_yaml, directory.config)
         root = _get(config, "tracker", "root")
-        folders = [Path(recorded).parent] if isinstance(recorded, str) else []
+        folders = [recorded] if recorded else []
         if isinstance(root, str) and "${" not in root:
             started_from = _get(_read_if_possible(read_yaml, directory.hydra_config), "hydra", "runtime", "cwd")
             anchors = [started_from, "."] if isinstance(started_from, str) else ["."]
@@ -188,6 +188,12 @@ class TrackedRun:
             list(dict.fromkeys(folder.resolve() for folder in folders)),
             _get(config, "tracker", "mode"),
         )
+
+
+def recorded_folder(description: Any) -> Path | None:
+    """The folder `wandb` that `wandb.json`, or `wandb` in `result.json`, has recorded; None without a record."""
+    directory = _get(description, "directory")
+    return Path(directory).parent if isinstance(directory, str) else None
 
 
 def _tracked_runs(path: Path) -> Iterator[TrackedRun]:

@@ -8,7 +8,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import lru_cache
-from hashlib import sha256
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 
 from vae_exp.dashboard.explorer.options import ExploreOptions
 from vae_exp.errors import UserError
+from vae_exp.storage.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +53,7 @@ class RunProcess:
         Raises:
             UserError: as `load_run` does, whatever the model raises, and if the process dies.
         """
-        return self._call(_bundle, str(run), self._options, _version_of(run))
+        return self._call(_bundle, str(run), self._options, _version_of(run, self._options.checkpoint))
 
     def decode(self, run: Path, version: str, latents: Sequence[float], label: int) -> bytes:
         """The mean image E[x|z]: uint8 values `[channels, height, width]`.
@@ -68,7 +68,7 @@ class RunProcess:
             UserError: as `bundle`, and if the number of latents or the label is wrong; `RunChangedError` if the
                 bundle has another version.
         """
-        if version != _version_of(run):
+        if version != _version_of(run, self._options.checkpoint):
             raise RunChangedError("the run has a newer checkpoint than the page shows.")
         return self._call(_decode, str(run), self._options, version, tuple(latents), label)
 
@@ -103,10 +103,11 @@ class RunProcess:
             raise UserError(f"the run cannot be shown: {type(error).__name__}: {error}") from error
 
 
-def _version_of(run: Path) -> str:
-    """What changes when a checkpoint is replaced."""
-    times = [path.stat().st_mtime_ns for path in sorted((run / "checkpoints").glob("*.pt"))]
-    return sha256(repr(times).encode()).hexdigest()[:16]
+def _version_of(run: Path, checkpoint: str | None) -> str:
+    """What changes when the checkpoint that is opened is replaced."""
+    directory = RunDirectory(run)
+    names = [checkpoint] if checkpoint else directory.checkpoints()[:1]
+    return "".join(f"{name}-{directory.checkpoint(name).stat().st_mtime_ns:x}" for name in names)
 
 
 def _prepare(server: Connection) -> None:

@@ -3,12 +3,14 @@
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from vae_exp.errors import UserError
+from vae_exp.storage.atomic_io import read_json
 from vae_exp.storage.run_directory import RunDirectory
-from vae_exp.tracking.offline_runs import TrackedRun
+from vae_exp.tracking.offline_runs import TrackedRun, recorded_folder
 
 _MAX_FILES = 20_000
 _SKIPPED = {"tests", "node_modules", "__pycache__", "checkpoints", "figures", "media", "site-packages"}
@@ -108,7 +110,7 @@ class RunDiscovery:
         try:
             changed = path.stat().st_mtime_ns
             if self._read.get(path) != changed:
-                self._folders[owner] = TrackedRun.read(RunDirectory(path)).folders
+                self._folders[owner] = _wandb_folders(RunDirectory(path))
                 self._read[path] = changed
         except (UserError, OSError):
             self._folders[owner] = []
@@ -124,6 +126,15 @@ def check_roots(roots: Sequence[Path]) -> None:
         if not root.is_dir() and not root.is_file():
             problem = "is no folder" if root.exists() else "does not exist"
             raise UserError(f"ROOT={root} {problem}; name folders such as outputs, multirun or wandb.")
+
+
+def _wandb_folders(directory: RunDirectory) -> list[Path]:
+    """Where a run writes its W&B files; its configs, which take long to read, say so where the record does not."""
+    with suppress(OSError, UserError):
+        recorded = recorded_folder(read_json(directory.wandb))
+        if recorded and recorded.is_dir():
+            return [recorded.resolve()]
+    return TrackedRun.read(directory).folders
 
 
 def _is_searched(folder: str) -> bool:
