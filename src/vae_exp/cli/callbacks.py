@@ -44,9 +44,8 @@ class TrainCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check and remember the directory of a sweep; its jobs are checked one by one."""
         try:
-            _ = (
-                config.sweep.started_at
-            )  # jobs, which compose it again, copy the values of `now` that are known by then
+            # Jobs compose it again, with the values of `now` that are known by then.
+            _ = config.sweep.started_at
             overrides = _overrides(config, "task")
             if config.sweep.name is not None:
                 check_sweep_name("sweep.name", config.sweep.name)
