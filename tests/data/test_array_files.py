@@ -103,6 +103,16 @@ def test_test_images_are_rescaled_as_the_training_images(tmp_path: Path):
     assert NPZSource(str(path), rescale="minmax").test().pixels.unique().item() == 0.75
 
 
+def test_images_held_out_have_no_part_in_the_range(tmp_path: Path):
+    path = str(write(tmp_path, "npz", images=np.linspace(0, 1, 40).reshape(10, 2, 2)))
+    [held_out] = NPZSource(path, test_size=1).test().pixels
+    values = np.linspace(0, 1, 40).reshape(10, 2, 2)
+    values[np.isclose(values, held_out.numpy()).all(axis=(1, 2))] = 1000
+    source = NPZSource(str(write(tmp_path, "npz", images=values)), rescale="minmax", test_size=1)
+    assert source.train().pixels.max() == 1
+    assert source.test().pixels.unique().item() == 1  # clipped
+
+
 @pytest.mark.parametrize(
     ("rescale", "message"),
     [

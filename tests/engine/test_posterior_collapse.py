@@ -14,7 +14,7 @@ from vae_exp.engine.trainer import Trainer
 from vae_exp.model.vae import VAE
 from vae_exp.objective.beta_vae import BetaVAE
 from vae_exp.objective.elbo import ELBO
-from vae_exp.objective.schedules import Linear, LossSchedules
+from vae_exp.objective.schedules import Cyclical, Linear, LossSchedules
 
 
 class Scaled(nn.Module):
@@ -65,6 +65,14 @@ def test_a_small_rate_is_no_collapse_while_a_schedule_is_on_its_way():
         assert not monitor.update({"train/rate": 0.0})
     schedules.begin_epoch(3, 0)
     assert [list(warnings) for warnings in updates(monitor, 0.0, 0.0, 0.0)] == [[], [], ["posterior_collapse"]]
+
+
+def test_a_small_rate_is_no_collapse_before_the_last_cycle_of_a_schedule_has_ended():
+    schedules = LossSchedules(BetaVAE(Cyclical(0.0, 1.0, duration=40, cycles=4, rise=0.5)), CPU)
+    monitor, _ = make_monitor(schedules=schedules)
+    for epoch in range(40):
+        schedules.begin_epoch(epoch, 0)
+        assert not monitor.update({"train/rate": 0.0})
 
 
 def test_units_that_die_are_found_with_their_number():

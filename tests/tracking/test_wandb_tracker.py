@@ -34,6 +34,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
+NAMES = {"group": None, "job_type": "train", "name": "a run"}
+
+
 def _tracker(root: Path, mode: str = "offline", **arguments: Any) -> WandbTracker:
     settings = {"project": "tests", "group": None, "name": "a run", "tags": [], "config": CONFIG}
     return WandbTracker(mode=mode, root=root, **settings | arguments)
@@ -90,9 +93,8 @@ def test_an_offline_run_holds_all_that_was_logged(tmp_path: Path, home: Path, ex
     tracker.warn("dead units", "epoch 9: 2 of 8")
     path = _finished(root, tracker, exit_code)
     run_id = tracker.run_id
-    assert tracker.description == {
-        "mode": "offline", "run_id": run_id, "directory": str(path.parent), "error": None,
-    }  # fmt: skip
+    record = {"mode": "offline", "run_id": run_id, "directory": str(path.parent), "error": None}
+    assert tracker.description == {**record, **NAMES, "group": "a sweep"}
     [run] = _of_kind("run", path)
     assert (run.project, run.run_group, run.display_name, run.run_id) == ("tests", "a sweep", "a run", run_id)
     assert (run.job_type, sorted(run.tags)) == ("train", ["one", "two"])
@@ -192,7 +194,13 @@ def test_a_root_that_cannot_be_written_costs_nothing(tmp_path: Path, errors: Cal
     tracker.finish(0, {"status": "completed"})
     assert tracker.error is not None
     assert tracker.error.startswith("could not start: NotADirectoryError: ")
-    assert tracker.description == {"mode": "offline", "run_id": None, "directory": None, "error": tracker.error}
+    assert tracker.description == {
+        "mode": "offline",
+        "run_id": None,
+        "directory": None,
+        "error": tracker.error,
+        **NAMES,
+    }
     assert errors() == [
         f"Weights & Biases {tracker.error}. Training continues without it; metrics.jsonl has every epoch."
     ]
@@ -252,7 +260,7 @@ def test_a_failure_is_recorded_once_and_later_calls_are_silent(
     assert run.calls == calls
     assert tracker.error == f"could not {failing}: {type(error).__name__}: {error}"
     run_id, directory = (None, None) if failing == "start" else ("0123abcd", "somewhere")
-    expected = {"mode": "offline", "run_id": run_id, "directory": directory, "error": tracker.error}
+    expected = {"mode": "offline", "run_id": run_id, "directory": directory, "error": tracker.error, **NAMES}
     assert tracker.description == expected
     assert len(errors()) == 1
 

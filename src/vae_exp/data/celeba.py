@@ -17,7 +17,7 @@ from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import absolute_path, write_atomically
 
 _log = logging.getLogger(__name__)
-_CROP = 148  # of 178×218, the part with the face, as in Larsen et al. 2016
+_CROP = 148  # of 178×218, the part with the face
 _DECODE_CHUNK = 5000
 
 

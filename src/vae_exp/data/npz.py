@@ -27,8 +27,8 @@ class NPZSource:
         names: Other names of these arrays in the file, such as `{"images": "imgs"}`. `factors`, `[N, factors]`
             integers, are the factors of variation of each image.
         max_value: The integer that stands for white in uint8 images.
-        test_size: How many images are held out for testing where the file has no test images; drawn by a fixed
-            seed.
+        test_size: How many of `images` are held out for testing, in place of test images of the file; drawn by a
+            fixed seed.
         rescale: The values of black and white of other numbers, such as `[0, 4095]`; what lies outside is clipped.
             `minmax` takes the least and the greatest of the training images. None: uint8, bool or float in [0, 1].
             What is rescaled is read into memory.
@@ -122,6 +122,8 @@ class NPZSource:
         images_key = self._names.get("images", "images")
         if self._rescale == "minmax" and key != images_key:
             array = self._load(images_key)[images_key]
+        if self._rescale == "minmax" and self._test_size:
+            array = array[self._shuffled(len(array))[self._test_size :].sort().values.numpy()]
         return rescaling(self._rescale, array, f"'{images_key}' in data.path={self._path}")
 
     def _load(self, *keys: str) -> dict[str, npt.NDArray[np.generic]]:

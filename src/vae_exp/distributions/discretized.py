@@ -30,7 +30,7 @@ class DiscreteLevels(constraints.Constraint):
 
 
 class DiscretizedLogistic(Distribution):
-    """P(x) = σ((x + δ/2 − μ)/s) − σ((x − δ/2 − μ)/s), δ = 1/(levels − 1) (Kingma et al. 2016, appendix A).
+    """P(x) = σ((x + δ/2 − μ)/s) − σ((x − δ/2 − μ)/s), δ = 1/(levels − 1) (Salimans et al. 2017, equation 2).
 
     The lowest and the highest level take the tails, so that the levels' probabilities add up to one. The logarithm
     is computed as log σ(a) + log σ(−b) + log(1 − exp(b − a)), which loses nothing where σ(a) ≈ σ(b).

@@ -20,7 +20,8 @@ def initialize(model: nn.Module, name: str) -> None:
         return
     for layer in model.modules():
         if isinstance(layer, _WEIGHTED):
-            nn.init.xavier_uniform_(layer.weight)
+            for part in layer.weight.chunk(getattr(layer, "halves", 1)):  # two layers, as in the paper
+                nn.init.xavier_uniform_(part)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 

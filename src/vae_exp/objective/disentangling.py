@@ -159,7 +159,7 @@ def _mean_covariance(posterior: Distribution) -> Tensor:
 
 
 class DIPVAE:
-    """ELBO + λ_od Σᵢ≠ⱼ Cᵢⱼ² + λ_d Σᵢ (Cᵢᵢ − 1)² (Kumar, Sattigeri & Balakrishnan 2018, equations 6 and 7).
+    """−ELBO + λ_od Σᵢ≠ⱼ Cᵢⱼ² + λ_d Σᵢ (Cᵢᵢ − 1)² (Kumar, Sattigeri & Balakrishnan 2018, equations 6 and 7).
 
     C is the covariance over the batch of the posterior means (DIP-VAE-I), or that plus the mean of the posterior
     covariances (DIP-VAE-II). The same number is charged to every image of the batch. λ_od = λ_d = 0 is the ELBO.

@@ -166,26 +166,27 @@ class LossSchedules:
         for scalar in self._scalars.values():
             scalar.to(device)
         self.by_step = any(scalar.schedule.unit == "step" for scalar in self._scalars.values())
+        self._elapsed = dict.fromkeys(UNITS, 0)
 
     def begin_epoch(self, epochs: int, steps: int) -> None:
         """Set every scalar to its value after so many whole epochs and so many steps."""
+        self._elapsed = {"epoch": epochs, "step": steps}
         for scalar in self._scalars.values():
-            scalar.set(scalar.schedule.value_at(epochs if scalar.schedule.unit == "epoch" else steps))
+            scalar.set(scalar.schedule.value_at(self._elapsed[scalar.schedule.unit]))
 
     def begin_step(self, steps: int) -> None:
         """Set the scalars that follow steps to their values after so many."""
         if not self.by_step:
             return
+        self._elapsed["step"] = steps
         for scalar in self._scalars.values():
             if scalar.schedule.unit == "step":
                 scalar.set(scalar.schedule.value_at(steps))
 
     def all_finished(self) -> bool:
-        """Whether every scalar has its final value."""
-        return all(
-            float(scalar.value) == float(torch.tensor(scalar.schedule.final_value()))
-            for scalar in self._scalars.values()
-        )
+        """Whether no scalar changes any more; one that goes up and down has its final value before its end too."""
+        schedules = [scalar.schedule for scalar in self._scalars.values()]
+        return all(self._elapsed[schedule.unit] >= schedule.duration for schedule in schedules)
 
     def values(self) -> dict[str, float]:
         """Every scalar by its name, as it is now."""
