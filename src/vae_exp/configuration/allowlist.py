@@ -325,11 +325,10 @@ def _tracker_mode_fault(key: str, value: Any, caller: Caller) -> str:
 
 def _tracker_root_fault(key: str, value: Any, caller: Caller) -> str:
     folders = [absolute_path("WANDB_DIR", folder) for folder in [os.environ.get("WANDB_DIR")] if folder]
-    is_within = _is_within(_resolve(key, value), caller.run, Path.cwd(), *folders)
-    return "" if is_within else "is outside the run directory and this folder"
+    return "" if _is_within(_resolve(key, value), *folders) else _outside_fault(key, value, caller)
 
 
-def _start_fault(key: str, value: Any, caller: Caller) -> str:
+def _outside_fault(key: str, value: Any, caller: Caller) -> str:
     is_within = _is_within(_resolve(key, value), caller.run, Path.cwd())
     return "" if is_within else "is outside the run directory and this folder"
 
@@ -351,7 +350,7 @@ _MODE = Check(
     _tracker_mode_fault, "tracker.mode", "say tracker.mode=online, or tracker.mode=offline to upload it later"
 )
 _TRACKER_ROOT = Check(_tracker_root_fault, "tracker.root", "if the folder is yours, say tracker.root={value}")
-_START = Check(_start_fault, "", "if the weights are yours, start a new run with initialize_from={value}")
+_START = Check(_outside_fault, "", "if the weights are yours, start a new run with initialize_from={value}")
 _STORAGE = Check(_storage_fault, "", "run the sweep's own command again")
 # Every argument of an admitted class that names something to open.
 ARGUMENTS = {

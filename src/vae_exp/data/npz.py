@@ -65,7 +65,7 @@ class NPZSource:
         images = self._read("images", "labels", "factors")
         if not self._test_size:
             return images
-        return images.subset(self._shuffled(len(images))[self._test_size :].sort().values)
+        return images.subset(self._training_rows(len(images)))
 
     def val(self) -> ImageSet | None:
         """The array `val_images` with `val_labels` and `val_factors`; None if there is no such array."""
@@ -77,6 +77,9 @@ class NPZSource:
             return self._read("test_images", "test_labels", "test_factors")
         images = self._read("images", "labels", "factors")
         return images.subset(self._shuffled(len(images))[: self._test_size].sort().values)
+
+    def _training_rows(self, count: int) -> torch.Tensor:
+        return self._shuffled(count)[self._test_size :].sort().values
 
     def _shuffled(self, count: int) -> torch.Tensor:
         if self._test_size >= count:
@@ -123,7 +126,7 @@ class NPZSource:
         if self._rescale == "minmax" and key != images_key:
             array = self._load(images_key)[images_key]
         if self._rescale == "minmax" and self._test_size:
-            array = array[self._shuffled(len(array))[self._test_size :].sort().values.numpy()]
+            array = array[self._training_rows(len(array)).numpy()]
         return rescaling(self._rescale, array, f"'{images_key}' in data.path={self._path}")
 
     def _load(self, *keys: str) -> dict[str, npt.NDArray[np.generic]]:

@@ -12,7 +12,7 @@ from vae_exp.configuration.naming import file_name, identifying_values
 from vae_exp.configuration.resolvers import environment_mode, environment_value
 from vae_exp.configuration.schema import TrackerConfig
 from vae_exp.errors import UserError
-from vae_exp.storage.atomic_io import read_json, read_yaml
+from vae_exp.storage.atomic_io import read_yaml
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.tracking.wandb_tracker import WandbTracker
 
@@ -63,7 +63,8 @@ def start_wandb(
     config = {**config, "run_directory": str(directory.path)}
     if sweep:
         config |= {"overrides": dict(overrides), "swept": dict(swept)}
-    stored = {} if state is None else _stored_names(directory)
+    record = {} if state is None else directory.read_wandb()
+    stored = {key: value for key, value in record.items() if isinstance(value, str)}  # of the first start
     tracker = WandbTracker(
         mode=settings.mode,
         root=Path(settings.root),
@@ -122,17 +123,6 @@ def _sources(config: Mapping[str, Any]) -> dict[str, Path]:
         for path in (package.with_suffix(".py"), *package.rglob("*.py"))
         if path.is_file()
     }
-
-
-def _stored_names(directory: RunDirectory) -> dict[str, str]:
-    """Group, job type and name that a W&B run was started with; empty where they cannot be read."""
-    try:
-        stored = read_json(directory.wandb)
-    except (OSError, UserError):
-        return {}
-    return (
-        {key: value for key, value in stored.items() if isinstance(value, str)} if isinstance(stored, dict) else {}
-    )
 
 
 def _run_name(directory: RunDirectory) -> str:

@@ -141,6 +141,14 @@ class RunDirectory:
             raise UserError(f"{self.result} holds {type(result).__name__}; expected a JSON object.")
         return _with_current_names(result)
 
+    def read_wandb(self) -> dict[str, Any]:
+        """The contents of `wandb.json`; empty where they cannot be read."""
+        try:
+            record = read_json(self.wandb)
+        except (OSError, UserError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
 
 def _with_current_names(result: dict[str, Any]) -> dict[str, Any]:
     """The contents of a `result.json` that an older version may have written."""

@@ -4,14 +4,14 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from vae_exp.errors import UserError
-from vae_exp.storage.atomic_io import read_json, read_yaml
+from vae_exp.storage.atomic_io import read_yaml
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.tracking.wandb_log import read_records
 
@@ -173,13 +173,13 @@ class TrackedRun:
         """
         description = (directory.read_result() or {}).get("wandb")
         if not _get(description, "run_id"):
-            description = _read_if_possible(read_json, directory.wandb)
+            description = directory.read_wandb()
         run_id, recorded = _get(description, "run_id"), recorded_folder(description)
-        config = _read_if_possible(read_yaml, directory.config)
+        config = _read_yaml_if_possible(directory.config)
         root = _get(config, "tracker", "root")
         folders = [recorded] if recorded else []
         if isinstance(root, str) and "${" not in root:
-            started_from = _get(_read_if_possible(read_yaml, directory.hydra_config), "hydra", "runtime", "cwd")
+            started_from = _get(_read_yaml_if_possible(directory.hydra_config), "hydra", "runtime", "cwd")
             anchors = [started_from, "."] if isinstance(started_from, str) else ["."]
             folders += [Path(anchor) / Path(root).expanduser() / "wandb" for anchor in anchors]
         return cls(
@@ -229,9 +229,9 @@ def _read_folder(path: Path) -> dict[str, OfflineRun]:
     return runs
 
 
-def _read_if_possible(read: Callable[[Path], Any], path: Path) -> Any:
+def _read_yaml_if_possible(path: Path) -> Any:
     try:
-        return read(path)
+        return read_yaml(path)
     except (OSError, UserError):
         return None
 

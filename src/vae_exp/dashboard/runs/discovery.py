@@ -3,12 +3,10 @@
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from vae_exp.errors import UserError
-from vae_exp.storage.atomic_io import read_json
 from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.tracking.offline_runs import TrackedRun, recorded_folder
 
@@ -130,11 +128,8 @@ def check_roots(roots: Sequence[Path]) -> None:
 
 def _wandb_folders(directory: RunDirectory) -> list[Path]:
     """Where a run writes its W&B files; its configs, which take long to read, say so where the record does not."""
-    with suppress(OSError, UserError):
-        recorded = recorded_folder(read_json(directory.wandb))
-        if recorded and recorded.is_dir():
-            return [recorded.resolve()]
-    return TrackedRun.read(directory).folders
+    recorded = recorded_folder(directory.read_wandb())
+    return [recorded.resolve()] if recorded and recorded.is_dir() else TrackedRun.read(directory).folders
 
 
 def _is_searched(folder: str) -> bool:
