@@ -94,7 +94,7 @@ def _allowed(hint: Any, metadata: Any) -> str:
         return kind
     limits = metadata["limits"]
     choices = ", ".join(f"`{str(limit).lower() if isinstance(limit, bool) else limit}`" for limit in limits)
-    text = (getdoc(check) or "").rstrip(".") if check.__name__.startswith("_") else ""
+    text = (getdoc(check) or "").rstrip(".")
     allowed = (text[:1].lower() + text[1:]).format(*limits, choices=choices)
     if "{choices}" in (getdoc(check) or ""):
         kind = "null" if "null" in kind else ""

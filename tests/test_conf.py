@@ -18,7 +18,8 @@ from vae_exp.configuration.instantiate import (
     build_splits,
     build_vae,
 )
-from vae_exp.configuration.schema import COMMANDS, TrainConfig, parse_config
+from vae_exp.configuration.parsing import parse_config
+from vae_exp.configuration.schema import COMMANDS, TrainConfig
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import UserError
 from vae_exp.storage.run_directory import RunDirectory

@@ -12,6 +12,7 @@ from tests.composing import composed
 from tests.conftest import CHECKOUT
 from tests.documentation_blocks import blocks, docs_script, own_command, pages, write_files
 from vae_exp.configuration import schema
+from vae_exp.configuration.parsing import parse_config
 
 FLAGS = {"--cfg": 1, "--config-dir": 1, "--multirun": 0, "--help": 0, "--hydra-help": 0, "--resolve": 0}
 PLACEHOLDERS = {"hydra/launcher=NAME": "hydra/launcher=pool"}
@@ -41,7 +42,7 @@ def check_composes(command: str, arguments: list[str]) -> None:
             overrides.append(argument if argument.startswith("~") else single(argument))
         else:
             overrides.append(f"run={argument}")
-    schema.parse_config(composed(command, *overrides), schema.COMMANDS[command])
+    parse_config(composed(command, *overrides), schema.COMMANDS[command])
 
 
 def check_parses(command: str, arguments: list[str]) -> None:

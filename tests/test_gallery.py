@@ -13,7 +13,8 @@ from PIL import Image
 from tests.composing import composed
 from tests.conftest import CHECKOUT
 from tests.documentation_blocks import docs_script
-from vae_exp.configuration.schema import TrainConfig, parse_config
+from vae_exp.configuration.parsing import parse_config
+from vae_exp.configuration.schema import TrainConfig
 
 TABLE = yaml.safe_load((CHECKOUT / "docs" / "gallery.yaml").read_text())
 ROWS = [

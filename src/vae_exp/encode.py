@@ -27,7 +27,8 @@ def main() -> None:
 @one_message_per_error()
 def encode(config: DictConfig) -> None:
     """Encode and score images with a trained run."""
-    from vae_exp.configuration.schema import EncodeConfig, parse_config
+    from vae_exp.configuration.parsing import parse_config
+    from vae_exp.configuration.schema import EncodeConfig
 
     settings = parse_config(config, EncodeConfig)
     _check_settings(settings)

@@ -32,7 +32,8 @@ def main() -> None:
 def evaluate(config: DictConfig) -> None:
     """Score a run, several, or the jobs of a sweep; one that fails does not keep the others from it."""
     from vae_exp.cli.console import print_sweep_commands
-    from vae_exp.configuration.schema import EvaluateConfig, parse_config
+    from vae_exp.configuration.parsing import parse_config
+    from vae_exp.configuration.schema import EvaluateConfig
     from vae_exp.errors import UserError, describe_error
     from vae_exp.runs.scores import find_runs
 

@@ -16,7 +16,8 @@ def main() -> None:
 @one_message_per_error()
 def explore(config: DictConfig) -> None:
     """Serve the page of latent spaces, or write it into a file."""
-    from vae_exp.configuration.schema import ExploreConfig, parse_config
+    from vae_exp.configuration.parsing import parse_config
+    from vae_exp.configuration.schema import ExploreConfig
     from vae_exp.dashboard.explorer.options import ExploreOptions, check_run_directories
     from vae_exp.dashboard.web.export import PageTooLargeError, export
     from vae_exp.dashboard.web.server import serve

@@ -29,7 +29,8 @@ def generate(config: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from vae_exp.cli.console import naming_command
-    from vae_exp.configuration.schema import GenerateConfig, parse_config
+    from vae_exp.configuration.parsing import parse_config
+    from vae_exp.configuration.schema import GenerateConfig
     from vae_exp.engine.device import matmul_precision
     from vae_exp.engine.seeding import make_generator
     from vae_exp.evaluation.fitted_prior import load_or_fit_prior

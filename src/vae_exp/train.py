@@ -90,7 +90,7 @@ def _run_job(config: DictConfig, overrides: list[str], run_dir: Any, sweep: str,
 
 def _print_summary(result: dict[str, Any], run_dir: Any) -> None:
     from vae_exp.cli.console import print_run_summary
-    from vae_exp.configuration.schema import resolve_to_dict
+    from vae_exp.configuration.parsing import resolve_to_dict
     from vae_exp.configuration.stored_config import load_stored_config
 
     if sys.stdout is None:

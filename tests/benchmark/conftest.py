@@ -8,7 +8,8 @@ import torch
 from tests.composing import composed
 from vae_exp.benchmark import suite
 from vae_exp.benchmark.case import Case
-from vae_exp.configuration.schema import BenchmarkConfig, parse_config
+from vae_exp.configuration.parsing import parse_config
+from vae_exp.configuration.schema import BenchmarkConfig
 
 CPU = torch.device("cpu")
 

@@ -34,7 +34,7 @@ from vae_exp.configuration.allowlist import (
     require_safe,
     resolver_calls,
 )
-from vae_exp.configuration.schema import resolve_to_dict
+from vae_exp.configuration.parsing import resolve_to_dict
 from vae_exp.errors import UserError
 from vae_exp.runs.resume import load_resume_state
 from vae_exp.storage.run_directory import RunDirectory

@@ -19,7 +19,8 @@ from vae_exp.configuration.instantiate import (
     build_splits,
     build_vae,
 )
-from vae_exp.configuration.schema import TrainConfig, parse_config, resolve_to_dict
+from vae_exp.configuration.parsing import parse_config, resolve_to_dict
+from vae_exp.configuration.schema import TrainConfig
 from vae_exp.configuration.shape_checks import check_labels
 from vae_exp.data.images import Batch, ImageSet
 from vae_exp.errors import UserError

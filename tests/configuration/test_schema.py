@@ -1,7 +1,8 @@
 import pytest
 
 from tests.composing import composed
-from vae_exp.configuration.schema import EvaluateConfig, GenerateConfig, TrainConfig, parse_config
+from vae_exp.configuration.parsing import parse_config
+from vae_exp.configuration.schema import EvaluateConfig, GenerateConfig, TrainConfig
 from vae_exp.errors import UserError
 
 REFUSED = {

@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 from tests.composing import composed
 from tests.conftest import start
 from vae_exp.configuration.instantiate import build_vae
-from vae_exp.configuration.schema import resolve_to_dict
+from vae_exp.configuration.parsing import resolve_to_dict
 from vae_exp.dashboard.explorer import layers as layers_module
 from vae_exp.dashboard.explorer.bundle import _describe_units, pack_arrays
 from vae_exp.dashboard.explorer.catalog import ExplorerCatalog

@@ -10,7 +10,7 @@ from torch.distributions import Cauchy, Independent, Normal
 
 from tests.composing import composed
 from vae_exp.configuration.instantiate import build_vae
-from vae_exp.configuration.schema import resolve_to_dict
+from vae_exp.configuration.parsing import resolve_to_dict
 from vae_exp.errors import UserError
 from vae_exp.export.formats import choose_formats, record_program, write_model
 from vae_exp.export.parts import split_model

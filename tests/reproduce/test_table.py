@@ -7,7 +7,8 @@ import pytest
 
 from tests.composing import composed
 from vae_exp.configuration.config_dir import config_dir
-from vae_exp.configuration.schema import EvaluateConfig, TrainConfig, parse_config
+from vae_exp.configuration.parsing import parse_config
+from vae_exp.configuration.schema import EvaluateConfig, TrainConfig
 from vae_exp.errors import UserError
 from vae_exp.reproduce.runs import TargetRuns
 from vae_exp.reproduce.table import BEGIN, END, describe, update_markdown_table

@@ -8,8 +8,9 @@ import pytest
 
 from tests.composing import composed
 from vae_exp.configuration.allowlist import Caller, require_safe
+from vae_exp.configuration.parsing import parse_config, resolve_to_dict
 from vae_exp.configuration.resolvers import config_hash
-from vae_exp.configuration.schema import TrainConfig, parse_config, resolve_to_dict
+from vae_exp.configuration.schema import TrainConfig
 from vae_exp.configuration.stored_config import load_stored_config
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import UserError

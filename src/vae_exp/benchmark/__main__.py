@@ -18,7 +18,8 @@ def benchmark(config: DictConfig) -> None:
 
         from vae_exp.benchmark.report import print_tables
         from vae_exp.benchmark.suite import run_benchmark
-        from vae_exp.configuration.schema import BenchmarkConfig, parse_config
+        from vae_exp.configuration.parsing import parse_config
+        from vae_exp.configuration.schema import BenchmarkConfig
         from vae_exp.errors import UserError
         from vae_exp.storage.atomic_io import absolute_path, check_writable, write_json
 

@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 
 from vae_exp.benchmark.candidates import candidate_specs
 from vae_exp.benchmark.case import Case, training_images
-from vae_exp.configuration.schema import BenchmarkConfig, parse_config
+from vae_exp.configuration.parsing import parse_config
+from vae_exp.configuration.schema import BenchmarkConfig
 
 T = TypeVar("T")
 _STATUS = Path("/proc/self/status")

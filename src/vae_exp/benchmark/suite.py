@@ -23,7 +23,8 @@ from vae_exp.benchmark.interleave import (
 from vae_exp.benchmark.kernel_count import launched_kernels
 from vae_exp.benchmark.peak_memory import CudaPeak, measure_host_peak, with_cuda_peak
 from vae_exp.benchmark.run_profile import profile_run
-from vae_exp.configuration.schema import BenchmarkConfig, resolve_to_dict
+from vae_exp.configuration.parsing import resolve_to_dict
+from vae_exp.configuration.schema import BenchmarkConfig
 from vae_exp.engine.device import device_name, resolve_device
 from vae_exp.errors import UserError
 

@@ -14,8 +14,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_exp.cli.command_line import format_error, group_of, own_search_path
+from vae_exp.configuration import ranges
 from vae_exp.configuration.overrides import override_key
-from vae_exp.configuration.schema import TrainConfig, check_sweep_name, parse_config
+from vae_exp.configuration.parsing import parse_config
+from vae_exp.configuration.schema import TrainConfig
 from vae_exp.configuration.validation import check_data_path
 from vae_exp.engine import torchrun
 from vae_exp.errors import UserError
@@ -48,7 +50,7 @@ class TrainCallback(Callback):
             _ = config.sweep.started_at
             overrides = _overrides(config, "task")
             if config.sweep.name is not None:
-                check_sweep_name("sweep.name", config.sweep.name)
+                ranges.sweep_name("sweep.name", config.sweep.name)
             if torchrun.world_size() > 1:
                 raise UserError(
                     "--multirun trains one job after another in one process; torchrun's processes train one run "

@@ -18,8 +18,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from vae_exp.configuration.config_dir import config_dir
 from vae_exp.configuration.overrides import from_python_values, quote_value, split_override
+from vae_exp.configuration.parsing import strip_omegaconf_noise
 from vae_exp.configuration.renames import rename_override
-from vae_exp.configuration.schema import strip_omegaconf_noise
 from vae_exp.errors import UserError, did_you_mean
 from vae_exp.storage.run_directory import LATEST, find_latest_run
 

@@ -50,7 +50,7 @@ def train(overrides: Sequence[str] = ()) -> "TrainedRun":
         KeyboardInterrupt: on Ctrl-C, after the current step; the run can be resumed.
     """
     from vae_exp.configuration.allowlist import untrusted_packages
-    from vae_exp.configuration.schema import resolve_to_dict
+    from vae_exp.configuration.parsing import resolve_to_dict
     from vae_exp.configuration.stored_config import load_stored_config
     from vae_exp.engine.shutdown import GracefulShutdown
     from vae_exp.runs.resume import load_resume_state

@@ -14,7 +14,8 @@ def main() -> None:
 @one_message_per_error()
 def export(config: DictConfig) -> None:
     """Export a trained run."""
-    from vae_exp.configuration.schema import ExportConfig, parse_config
+    from vae_exp.configuration.parsing import parse_config
+    from vae_exp.configuration.schema import ExportConfig
     from vae_exp.export.formats import choose_formats, write_model
     from vae_exp.export.model_json import describe
     from vae_exp.export.output_folder import DESCRIPTION, check_output, new_folder

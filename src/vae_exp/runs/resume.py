@@ -12,13 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae_exp.configuration.allowlist import Caller, is_literal, require_safe
 from vae_exp.configuration.overrides import override_key
+from vae_exp.configuration.parsing import resolve_to_dict
 from vae_exp.configuration.resolvers import (
     OVERRIDABLE_ON_RESUME,
     config_hash,
     fixed_config_hash,
     stored_config_hash,
 )
-from vae_exp.configuration.schema import resolve_to_dict
 from vae_exp.configuration.stored_config import load_stored_config, with_overrides
 from vae_exp.data.fingerprint import differences
 from vae_exp.engine.checkpoint import load_checkpoint

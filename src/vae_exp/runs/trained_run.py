@@ -17,7 +17,8 @@ from torch.nn.parameter import is_lazy
 
 from vae_exp.configuration.allowlist import Caller, require_safe
 from vae_exp.configuration.instantiate import build_splits, build_vae
-from vae_exp.configuration.schema import StoredRunConfig, TrainConfig, parse_config, resolve_to_dict
+from vae_exp.configuration.parsing import parse_config, resolve_to_dict
+from vae_exp.configuration.schema import StoredRunConfig, TrainConfig
 from vae_exp.configuration.stored_config import load_stored_config, with_overrides
 from vae_exp.data.batch_loader import move_to_device
 from vae_exp.data.images import ImageSet

@@ -19,8 +19,9 @@ from vae_exp.configuration.instantiate import (
     init_codebook,
     init_output_bias,
 )
+from vae_exp.configuration.parsing import parse_config, resolve_to_dict
 from vae_exp.configuration.resolvers import config_hashes
-from vae_exp.configuration.schema import TrainConfig, parse_config, resolve_to_dict
+from vae_exp.configuration.schema import TrainConfig
 from vae_exp.configuration.shape_checks import check_evaluators, check_labels
 from vae_exp.data.batch_loader import move_to_device
 from vae_exp.data.images import ImageSet

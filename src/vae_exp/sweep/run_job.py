@@ -188,7 +188,7 @@ def paused_job(
 def _require_safe_config(config: DictConfig, run_dir: RunDirectory) -> None:
     """Refuse a config that names or opens what the user does not trust."""
     from vae_exp.configuration.allowlist import Caller, require_safe
-    from vae_exp.configuration.schema import resolve_to_dict
+    from vae_exp.configuration.parsing import resolve_to_dict
 
     caller = Caller(run_dir.path, list(config.trusted_packages), remedy="say trusted_packages=[command]")
     require_safe(resolve_to_dict(config), caller)

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from vae_exp.configuration.instantiate import build_vae
-from vae_exp.configuration.schema import resolve_to_dict
+from vae_exp.configuration.parsing import resolve_to_dict
 from vae_exp.configuration.stored_config import with_overrides
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.engine.trainer import Trainer
