@@ -20,7 +20,8 @@ from vae_exp.engine.progress import NullProgress, ProgressDisplay
 from vae_exp.engine.seeding import make_generator
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.engine.train_step import EpochLossBuffer, TrainStep
-from vae_exp.engine.trainer import Trainer, TrainerOptions
+from vae_exp.engine.trainer import Trainer
+from vae_exp.engine.trainer_options import TrainerOptions
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
 from vae_exp.model.priors import StandardNormalPrior

@@ -27,7 +27,8 @@ from vae_exp.configuration.instantiate import (
 from vae_exp.data.batch_loader import move_to_device
 from vae_exp.data.images import ImageSet
 from vae_exp.engine.seeding import make_generator, seed_everything
-from vae_exp.engine.trainer import Trainer, TrainerOptions
+from vae_exp.engine.trainer import Trainer
+from vae_exp.engine.trainer_options import TrainerOptions
 from vae_exp.model.vae import VAE
 from vae_exp.storage.run_directory import RunDirectory
 

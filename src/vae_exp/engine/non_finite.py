@@ -2,18 +2,15 @@
 
 from collections.abc import Mapping
 from math import inf, isfinite, nan
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from vae_exp.engine.train_state import TrainState
 from vae_exp.engine.train_step import EpochLossBuffer
 from vae_exp.errors import DivergedError
 from vae_exp.model.vae import VAE
-
-if TYPE_CHECKING:
-    from vae_exp.engine.trainer import TrainState
 
 _STEPS_BETWEEN_COPIES = 32
 
@@ -85,7 +82,7 @@ class NonFiniteChecker:
         """Whether all trained weights are; waits for the device once."""
         return bool(get_total_norm(list(self._weights.values()), inf).isfinite())
 
-    def check_steps(self, state: "TrainState") -> None:
+    def check_steps(self, state: TrainState) -> None:
         """Check the steps of the epoch so far; waits for the device.
 
         Raises:
@@ -100,7 +97,7 @@ class NonFiniteChecker:
             raise _error(f"the gradient of {self._bad_weight()}", nan, state, step - 1)
         raise _error(f"train/{term}", value, state, step)
 
-    def check_metrics(self, metrics: Mapping[str, float], state: "TrainState") -> None:
+    def check_metrics(self, metrics: Mapping[str, float], state: TrainState) -> None:
         """Check the metrics of an epoch, and the weights at its end.
 
         Raises:
@@ -122,7 +119,7 @@ class NonFiniteChecker:
         )
 
 
-def _error(name: str, value: float, state: "TrainState", step: int) -> DivergedError:
+def _error(name: str, value: float, state: TrainState, step: int) -> DivergedError:
     advice = "Checkpoints of earlier epochs stand; a" if state.epoch else "There is no checkpoint yet; a"
     return DivergedError(
         f"{name} is {value} in epoch {state.epoch + 1} (step {step}): training diverged. "

@@ -4,10 +4,8 @@ import logging
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from itertools import groupby
 from math import isfinite, nan
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -29,12 +27,16 @@ from vae_exp.engine.evaluator_loop import EvaluatorLoop
 from vae_exp.engine.flat_parameter import optimizer_state
 from vae_exp.engine.non_finite import LossMonitor, NonFiniteChecker
 from vae_exp.engine.optimal_variance import OptimalVariance
+from vae_exp.engine.paused_run import raised_in
+from vae_exp.engine.phase_seconds import timed
 from vae_exp.engine.posterior_collapse import PosteriorCollapseMonitor
 from vae_exp.engine.progress import NullProgress, ProgressDisplay
 from vae_exp.engine.protocols import Evaluator, Pruner, Tracker
-from vae_exp.engine.seeding import get_process_rng_state, make_generator, set_process_rng_state
+from vae_exp.engine.random_state import RandomState
+from vae_exp.engine.seeding import make_generator
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.engine.threads import ContentionWatch
+from vae_exp.engine.train_state import TrainState
 from vae_exp.engine.train_step import (
     EpochLossBuffer,
     ModelWithLoss,
@@ -43,6 +45,7 @@ from vae_exp.engine.train_step import (
     compile_module,
     resolve_execution_mode,
 )
+from vae_exp.engine.trainer_options import TrainerOptions
 from vae_exp.engine.validation import Validator, loss_term_metrics
 from vae_exp.errors import Interrupted, TrialPruned, UserError
 from vae_exp.model.vae import VAE
@@ -53,90 +56,6 @@ from vae_exp.storage.run_directory import RunDirectory
 _log = logging.getLogger(__name__)
 _COLLAPSE_MONITOR_IMAGES = 500
 _NON_FINITE = 1  # a flag below all numbers of signals that end a run
-
-
-@dataclass(frozen=True)
-class TrainerOptions:
-    """How a trainer trains.
-
-    Args:
-        epochs: Passes over the training images.
-        batch_size: Images per step, of all processes together; the last batch of an epoch may be short.
-        reduction: Whether the loss that is differentiated is the `sum` or the `mean` over the batch.
-        seed: Order, noise and evaluation draws follow from it.
-        monitor: The metric whose lowest value makes a checkpoint the best.
-        patience: Epochs without improvement of it after which to stop; None trains all epochs.
-        min_delta: How much lower counts as an improvement for `patience`.
-        execution: How steps are run: `auto`, `eager`, `graph` or `compile`.
-        steps_per_graph: How many steps one replay of a CUDA graph makes where it can.
-        precision: Of the matrix products of a step; `fp32`, `tf32` or `bf16`.
-        max_grad_norm: The norm that gradients are clipped to; None for no clipping.
-        ema_decay: Decay of the moving average of the weights, which is then what is evaluated; None for none.
-        warn_posterior_collapse: Whether to warn of a collapsed posterior.
-        checkpoint_every_n_epochs: Save `last.pt` after this many epochs; None leaves it to the seconds.
-        checkpoint_every_n_seconds: Save `last.pt` after this many seconds; None leaves it to the epochs.
-    """
-
-    epochs: int
-    batch_size: int
-    reduction: str
-    seed: int
-    monitor: str
-    patience: int | None
-    min_delta: float
-    execution: str
-    steps_per_graph: int
-    precision: str
-    max_grad_norm: float | None
-    ema_decay: float | None
-    warn_posterior_collapse: bool
-    checkpoint_every_n_epochs: int | None
-    checkpoint_every_n_seconds: float | None
-
-
-@dataclass
-class TrainState:
-    """The progress of a run: whole epochs, and batches of the next one.
-
-    `metrics` are those of the last epoch, `metrics_rows` counts the epochs that trackers have logged,
-    `epoch_seconds` those that the batches of the next epoch have taken.
-    """
-
-    epoch: int = 0
-    global_step: int = 0
-    batch_in_epoch: int = 0
-    train_seconds: float = 0.0
-    epoch_seconds: float = 0.0
-    metrics: dict[str, float] = field(default_factory=dict)
-    metrics_rows: int = 0
-
-
-@contextmanager
-def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
-    """Add the wall seconds of a block to those of a phase."""
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start
-
-
-class raised_in(AbstractContextManager[None]):  # noqa: N801 - reads as a function
-    """A block at a pause of a generator: what is raised in it is raised there.
-
-    Args:
-        run: A generator that yields where the block is due.
-    """
-
-    def __init__(self, run: Generator[Any, None, Any]) -> None:
-        self._run = run
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Raise in the generator; an error that it does not handle, or its end, is raised here."""
-        if error is not None:
-            self._run.throw(error)
 
 
 class Trainer:
@@ -195,9 +114,6 @@ class Trainer:
         self._batch_sizes = self.due_sizes = _batch_sizes(len(train), options.batch_size, self.dist)
         self.schedules = LossSchedules(loss, self.device)
         self._ema = None if options.ema_decay is None else ExponentialMovingAverage(vae, options.ema_decay)
-        self._shuffle = make_generator(seed, "shuffle", self.device)
-        self._epoch_start = self._shuffle.get_state()
-        self._rng_after_steps: dict[str, Any] | None = None  # evaluators that an interruption cuts begin again
         batches_from = train if needs_labels(vae, loss) else train.without_labels()
         self._loader = make_loader(batches_from, -(-self._batch_sizes[0] // self.dist.world_size))
         self.loss_buffer = EpochLossBuffer(len(self._batch_sizes), self._loader.batch_index)
@@ -217,6 +133,7 @@ class Trainer:
         )
         self._mode = resolve_execution_mode(options.execution, self.device, self.dist)
         self.train_step = self._make_train_step(loss)
+        self._random_state = RandomState(seed, self.device, self.train_step)
         self._step: TrainStep | CUDAGraphStep = self.train_step
         if self.device.type == "cuda" and self._mode != "eager" and self.dist.world_size == 1:
             self._step = CUDAGraphStep(self.train_step, self.device, self._batch_sizes[0])
@@ -287,7 +204,7 @@ class Trainer:
                 yield
                 with timed(self.phase_seconds, "training"):
                     totals = self.loss_buffer.totals()
-                self._rng_after_steps = get_process_rng_state(self.device)
+                self._random_state.end_steps()
                 self._end_epoch(totals, self.phase_seconds["training"] - epoch_start, shutdown, progress)
                 state.train_seconds = time.perf_counter() - start
                 self._checkpoint()
@@ -393,7 +310,7 @@ class Trainer:
         self.warnings = list(state.get("warnings", ()))
         if self._collapse is not None and state.get("collapse"):
             self._collapse.load_state_dict(state["collapse"])
-        self._load_generators(state["generators"], state["epoch"])
+        self._random_state.load_state_dict(state["generators"], state["epoch"])
         self.state = TrainState(
             epoch=state["epoch"],
             global_step=state["step"],
@@ -411,23 +328,6 @@ class Trainer:
         """The first `size` training images, with the labels that steps need."""
         batch = self._train.batch(slice(0, size))
         return Batch(batch.images, batch.labels if needs_labels(self.vae, self.loss) else None)
-
-    def _load_generators(self, state: Mapping[str, Any], epoch: int) -> None:
-        if state["device"] != self.device.type:
-            _log.warning(
-                "The checkpoint was written on %s: order and noise come from new generators on %s, so the rest of "
-                "the run differs.",
-                state["device"],
-                self.device.type,
-            )
-            seed = self.options.seed
-            self._shuffle = make_generator(seed, "shuffle", self.device, epoch)
-            self.train_step.generator = make_generator(seed, "noise", self.device, epoch)
-        else:
-            self._shuffle.set_state(state["shuffle"].cpu())
-            self.train_step.generator.set_state(state["noise"].cpu())
-        self._epoch_start = self._shuffle.get_state()
-        set_process_rng_state(state["process"], self.device)
 
     def _make_train_step(self, loss: Loss) -> TrainStep:
         first = self.example(2)
@@ -495,7 +395,7 @@ class Trainer:
         """Draw the order of the epoch; without the batches trained before an interruption."""
         self.vae.train()
         done = self.state.batch_in_epoch
-        order = torch.randperm(len(self._train), generator=self._shuffle, device=self.device)
+        order = self._random_state.draw_order(len(self._train))
         local_sizes = [self.dist.local_batch_size(size) for size in self._batch_sizes]
         self._loader.start_epoch(self.dist.local_indices(order, self._batch_sizes), local_sizes, done)
         self.loss_buffer.start_epoch(self.loss_buffer.rows[:done].clone() if done else None)
@@ -539,7 +439,7 @@ class Trainer:
         metrics |= {"time/epoch_seconds": seconds, "time/images_per_second": sum(self._batch_sizes) / seconds}
         self._step_scheduler(metrics[self.options.monitor])
         state.epoch, state.batch_in_epoch, state.epoch_seconds, state.metrics = epoch, 0, 0.0, metrics
-        self._epoch_start, self._rng_after_steps = self._shuffle.get_state(), None
+        self._random_state.end_epoch()
         for tracker in self._trackers:
             tracker.log({"epoch": epoch, **metrics}, state.global_step)
         state.metrics_rows += 1
@@ -615,12 +515,7 @@ class Trainer:
             "average": None if self._ema is None else self._ema.state_dict(),
             "optimizer": optimizer_state(self._optimizer),
             "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
-            "generators": {
-                "device": self.device.type,
-                "shuffle": self._epoch_start,
-                "noise": self.train_step.generator.get_state(),
-                "process": self._rng_after_steps or get_process_rng_state(self.device),
-            },
+            "generators": self._random_state.state_dict(),
         }
 
 

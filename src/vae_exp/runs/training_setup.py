@@ -30,13 +30,15 @@ from vae_exp.engine import torchrun
 from vae_exp.engine.cpu_settings import speed_up_cpu
 from vae_exp.engine.device import check_precision_supported, device_name, resolve_device
 from vae_exp.engine.distributed import DistributedContext, init_distributed, local_rank_device
+from vae_exp.engine.phase_seconds import timed
 from vae_exp.engine.progress import NullProgress, ProgressDisplay, progress_display
 from vae_exp.engine.protocols import Evaluator, Pruner
 from vae_exp.engine.seeding import make_generator, seed_everything, set_deterministic
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.engine.threads import choose_threads, count_step_flops, thread_variable
 from vae_exp.engine.train_step import resolve_execution_mode
-from vae_exp.engine.trainer import Trainer, TrainerOptions, timed
+from vae_exp.engine.trainer import Trainer
+from vae_exp.engine.trainer_options import TrainerOptions
 from vae_exp.errors import UserError, quantity
 from vae_exp.evaluation.loss_check import check_loss
 from vae_exp.model.vae import VAE
