@@ -1,6 +1,7 @@
 """The table of reproductions: targets, verdicts, what stands in the page."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,19 @@ def test_scores_by_other_settings_than_the_row_has_are_not_its_figure(tmp_path: 
         scores.write_text(json.dumps(content))
         result = runs.result()
         assert (result and result.values) == values
+
+
+def test_a_target_of_the_best_epoch_takes_the_scores_of_that_checkpoint(tmp_path):
+    complete(tmp_path / "known", 86.5, evaluated=True)
+    of_last = replace(PUBLISHED, evaluate=("evaluator=[nll]",))
+    runs = TargetRuns(replace(of_last, checkpoint="best"), tmp_path)
+    assert runs.result() is None
+    scores = tmp_path / "known" / "evaluation" / "test-last.json"
+    scores.rename(scores.with_name("test-best.json"))
+    result = runs.result()
+    assert result
+    assert result.values == (86.5,)
+    assert TargetRuns(of_last, tmp_path).result() is None
 
 
 def test_an_unknown_name_names_those_that_are():

@@ -128,7 +128,7 @@ class TargetRuns:
             return None
         metrics = result["metrics"]
         if self.target.evaluate:
-            scores = directory.evaluation(self.target.split, "last")
+            scores = directory.evaluation(self.target.split, self.target.checkpoint)
             content = json.loads(scores.read_text(encoding="utf-8")) if scores.is_file() else {}
             metrics = content["metrics"] if _has_settings(content, self.target.evaluate) else {}
         value = metrics.get(self.target.metric)
@@ -167,7 +167,8 @@ def _evaluation(target: ReproductionTarget, directory: RunDirectory) -> list[lis
     """The command that evaluates a run; none where the metric is one of training."""
     if not target.evaluate:
         return []
-    return [["evaluate", f"run={directory.path}", f"split={target.split}", "checkpoint=last", *target.evaluate]]
+    which = [f"run={directory.path}", f"split={target.split}", f"checkpoint={target.checkpoint}"]
+    return [["evaluate", *which, *target.evaluate]]
 
 
 def run_command(command: Sequence[str], shutdown: GracefulShutdown) -> int:

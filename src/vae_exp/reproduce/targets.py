@@ -26,6 +26,7 @@ class ReproductionTarget:
         tolerance: Largest difference from it that counts as reproduced.
         seeds: Number of runs, with seeds 0, 1, …; the mean is what is compared.
         below: The target whose metric this one must be below, seed by seed.
+        checkpoint: Which checkpoint is evaluated, `last` or `best`.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ReproductionTarget:
     tolerance: float | None = None
     seeds: int = 1
     below: str | None = None
+    checkpoint: str = "last"
 
     @property
     def split(self) -> str:
