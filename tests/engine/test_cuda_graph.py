@@ -141,7 +141,7 @@ def kinds(step: FakeStep, size: int = 4) -> list[str]:
 
 
 def run(step: Any, calls: int = 6) -> CUDAGraphStep:
-    graph_step = CUDAGraphStep(step, CPU)
+    graph_step = CUDAGraphStep(step, CPU, 4)
     for _ in range(calls):
         graph_step(4)
     return graph_step
@@ -150,38 +150,36 @@ def run(step: Any, calls: int = 6) -> CUDAGraphStep:
 # Captures
 
 
-@pytest.mark.parametrize("full_batch_size", [None, 4])
-def test_each_batch_size_is_captured_after_warm_ups_that_are_real_steps(cuda: FakeCuda, full_batch_size):
-    """The last batch, which may be short, is not worth a capture."""
+def test_full_batches_are_captured_after_warm_ups_that_are_real_steps(cuda: FakeCuda):
     step = FakeStep(cuda)
-    graph_step, sizes = CUDAGraphStep(step, CPU, full_batch_size), [4, 4, 3] * 6
+    graph_step, sizes = CUDAGraphStep(step, CPU, 4), [4, 4, 3] * 6
     for calls, size in enumerate(sizes, start=1):
         assert graph_step(size).tolist() == [size] * 3
         assert len(step.runs) == calls
     assert [size for _, size, _ in step.runs] == sizes
     assert kinds(step) == WARM_UPS + ["replay"] * 9
-    assert kinds(step, 3) == (WARM_UPS + ["replay"] * 3 if full_batch_size is None else ["eager"] * 6)
-    assert cuda.captured == (2 if full_batch_size is None else 1)
+    assert kinds(step, 3) == ["eager"] * 6
+    assert cuda.captured == 1
 
 
 def test_a_step_is_captured_again_when_an_option_changes_and_only_then(cuda: FakeCuda):
     step = FakeStep(cuda)
-    graph_step, group = CUDAGraphStep(step, CPU), step.optimizer.param_groups[0]
+    graph_step, group = CUDAGraphStep(step, CPU, 4), step.optimizer.param_groups[0]
     rates = (0.1, 0.1, 0.05, 0.05, 0.025)
     for lr in rates:
         group["lr"] = lr
         for size in (4, 4, 4, 3, 3, 3):
             graph_step(size)
     assert [lr for _, _, lr in step.runs] == [lr for lr in rates for _ in range(6)]
-    assert cuda.captured == 2 * 3
+    assert cuda.captured == 3
     group["momentum"] = 0.5
     graph_step(4)
-    assert cuda.captured == 7
+    assert cuda.captured == 4
     group["lr"] = torch.tensor(0.1)  # read from the device
     for _ in range(3):
         graph_step(4)
         group["lr"].mul_(0.5)
-    assert cuda.captured == 8
+    assert cuda.captured == 5
 
 
 def _fused(kind: type[Optimizer]) -> Callable[..., Optimizer]:
@@ -196,7 +194,7 @@ def test_all_steps_read_the_learning_rate_in_one_precision_and_a_schedule_needs_
 ):
     """A warm-up step of a resumed run must round as the replay of the run that was not interrupted."""
     step = FakeStep(cuda, kind([nn.Parameter(torch.ones(2))], lr=0.3))
-    graph_step, group = CUDAGraphStep(step, CPU, full_batch_size=4), step.optimizer.param_groups[0]
+    graph_step, group = CUDAGraphStep(step, CPU, 4), step.optimizer.param_groups[0]
     rates, sizes = [0.3, 0.3, 0.1, 0.1, 0.7, 0.7, 0.3, 0.3], [4, 4, 4, 4, 4, 4, 3, 4]
     for lr, size in zip(rates, sizes, strict=True):
         group["lr"] = lr
@@ -266,7 +264,7 @@ def test_after_a_failed_capture_training_is_that_of_eager_steps(cuda: FakeCuda):
         for trained in (vae, other)
     )
     cuda.refusal = RuntimeError("no")
-    graph_step = CUDAGraphStep(step, CPU)
+    graph_step = CUDAGraphStep(step, CPU, 1)
     for _ in range(7):
         assert torch.equal(graph_step(1), eager(1))
     assert graph_step.fallback
@@ -372,7 +370,7 @@ def make(cuda: FakeCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     def make(name: str, steps_per_graph: int, count: int = 35, **settings: Any) -> Trainer:
         images = settings.pop("train", grey_images(count))
         trainer = make_trainer(tmp_path / name, train=images, trackers=[RecordingTracker()], **settings)
-        trainer._step = CUDAGraphStep(CapturableStep(cuda, trainer.train_step), CPU, full_batch_size=4)
+        trainer._step = CUDAGraphStep(CapturableStep(cuda, trainer.train_step), CPU, 4)
         trainer.steps_per_graph = trainer._choose_steps_per_graph(steps_per_graph)
         return trainer
 

@@ -2,7 +2,6 @@
 
 import logging
 import random
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -33,7 +32,7 @@ class _Capture(NamedTuple):
 class CUDAGraphStep:
     """Runs a training step eagerly a few times, then captures it and replays the graph.
 
-    There is a graph for each batch size and number of steps, and a new one whenever an option of the optimizer
+    There is a graph for each number of steps, and a new one whenever an option of the optimizer
     changes, because a graph holds them as constants; the learning rate is read from the device where the optimizer
     can, in warm-up steps too, so that all steps of a run round alike. The warm-up steps are real steps of the
     training: a capture runs nothing, so no state has to be restored.
@@ -45,18 +44,18 @@ class CUDAGraphStep:
     Args:
         step: The step to capture.
         device: A CUDA device, with its index.
-        full_batch_size: The only batch size worth a capture; None captures all sizes.
+        batch_size: Of the steps to capture; those on other batches, such as a short last one, are run eagerly.
     """
 
-    def __init__(self, step: TrainStep, device: torch.device, full_batch_size: int | None = None) -> None:
+    def __init__(self, step: TrainStep, device: torch.device, batch_size: int) -> None:
         self.fallback: str | None = None
         self._step = step
         self._device = device
-        self._full_batch_size = full_batch_size
+        self._batch_size = batch_size
         self._stream = _capture_stream(device)
-        self._captures: dict[tuple[int, int], _Capture] = {}
+        self._captures: dict[int, _Capture] = {}  # by number of steps
         self._last: _Capture | None = None
-        self._warm_ups: Counter[int] = Counter()
+        self._warm_ups = 0
         self._rates: _DeviceLearningRates | None = None
 
     @contextmanager
@@ -77,18 +76,18 @@ class CUDAGraphStep:
         """
         if (
             self._rates is None
-        ):  # not earlier: until the first step a checkpoint may replace the optimizer's groups
+        ):  # not earlier: a checkpoint may replace the optimizer's groups before the first step
             make_capturable(self._step.optimizer)
             self._rates = _DeviceLearningRates(self._step.optimizer, self._device)
         self._rates.follow()
-        if self.fallback is not None or self._full_batch_size not in (None, size):
+        if self.fallback is not None or size != self._batch_size:
             return self._eager(size, self._rates, steps)
-        if self._warm_ups[size] < _WARM_UP_STEPS:
-            return self._warm_up(size, self._rates) if steps == 1 else [self(size) for _ in range(steps)][-1]
+        if self._warm_ups < _WARM_UP_STEPS:
+            return self._warm_up(self._rates) if steps == 1 else [self(size) for _ in range(steps)][-1]
         options = _constant_options(self._step.optimizer, self._rates)
-        capture = self._captures.get((size, steps))
+        capture = self._captures.get(steps)
         if capture is None or capture.options != options:
-            capture = self._capture(size, self._rates, options, steps)
+            capture = self._capture(self._rates, options, steps)
         if capture is None:
             return self._eager(size, self._rates, steps)
         self._replay(capture)
@@ -106,21 +105,19 @@ class CUDAGraphStep:
         with rates.in_groups():
             return [self._step(size) for _ in range(steps)][-1]
 
-    def _warm_up(self, size: int, rates: "_DeviceLearningRates") -> Tensor:
-        self._warm_ups[size] += 1
-        if self._warm_ups[size] < _WARM_UP_STEPS:
-            return self._eager(size, rates)
+    def _warm_up(self, rates: "_DeviceLearningRates") -> Tensor:
+        self._warm_ups += 1
+        if self._warm_ups < _WARM_UP_STEPS:
+            return self._eager(self._batch_size, rates)
         before = host_state(self._step.model_with_loss, self._step.optimizer)
-        sums = self._eager(size, rates)
+        sums = self._eager(self._batch_size, rates)
         difference = first_difference(before, host_state(self._step.model_with_loss, self._step.optimizer))
         if difference is not None:
             self._fall_back_to_eager(f"{difference} changes from step to step, which a graph would not see")
         return sums
 
-    def _capture(
-        self, size: int, rates: "_DeviceLearningRates", options: tuple[Any, ...], steps: int
-    ) -> _Capture | None:
-        self._captures.pop((size, steps), None)
+    def _capture(self, rates: "_DeviceLearningRates", options: tuple[Any, ...], steps: int) -> _Capture | None:
+        self._captures.pop(steps, None)
         self._last = None
         generator_state = self._step.generator.get_state().clone()
         graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
@@ -129,7 +126,7 @@ class CUDAGraphStep:
                 graph.register_generator_state(self._step.generator)
             self._step.optimizer.zero_grad(set_to_none=True)
             with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
-                sums = self._eager(size, rates, steps)
+                sums = self._eager(self._batch_size, rates, steps)
         except Exception as error:  # whatever a model does that cannot be captured
             self._clean_up_failed_capture(graph, pool, generator_state)
             if isinstance(_root_cause(error), torch.OutOfMemoryError):
@@ -137,8 +134,8 @@ class CUDAGraphStep:
             self._fall_back_to_eager(_first_line(_root_cause(error)))  # a local name would keep the graph alive
             return None
         gradients = [parameter.grad for parameter in self._step.parameters]
-        self._captures[size, steps] = _Capture(graph, sums, options, gradients)
-        return self._captures[size, steps]
+        self._captures[steps] = _Capture(graph, sums, options, gradients)
+        return self._captures[steps]
 
     def _fall_back_to_eager(self, reason: str) -> None:
         self.fallback = reason
