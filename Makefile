@@ -58,7 +58,7 @@ dist: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vae_exp needs Python >= 3.11, and $(PYTHON) is " + sys.version.split()[0] + ": say make PYTHON=python3.12, for instance")'
-	@echo "Installing the pinned packages into $(VENV): about 6 GB, a few minutes."
+	@echo "Installing the pinned packages into $(VENV): about 7 GB, a few minutes."
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@

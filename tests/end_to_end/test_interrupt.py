@@ -46,6 +46,22 @@ def test_a_signal_ends_the_run_in_order(number, code, tmp_path):
     assert not list(Path(tmp_path / "run").rglob("*.tmp"))
 
 
+def test_a_signal_while_the_class_of_the_data_is_imported_ends_the_run_in_order(tmp_path):
+    """An import that is cut leaves half a module, which whatever imports it next cannot use."""
+    (tmp_path / "own.py").write_text(
+        "import signal\n\n"
+        "from vae_exp.data.digits import DigitsSource as Source\n\n"
+        "signal.raise_signal(signal.SIGINT)\n"
+    )
+    overrides = (*LONG, "data.source._target_=own.Source", "tracker=none", "hydra.run.dir=run")
+    process = start("train", *overrides, cwd=tmp_path)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Stopping" in err
+    assert "Error" not in out + err
+    assert read_result(tmp_path / "run")["status"] == "interrupted"
+
+
 @pytest.mark.slow
 def test_a_sweep_ends_with_its_table(command, tmp_path, monkeypatch):
     log = JsonlMetrics.log

@@ -74,6 +74,15 @@ def test_the_summary_has_means_and_errors_and_the_files_every_job(command, tmp_p
     assert [float(row["val/elbo"]) for row in rows] == [row["val/elbo"] for row in table]
 
 
+def test_the_summary_lists_the_jobs_while_none_has_completed(command, tmp_path: Path):
+    for seed in (0, 1):
+        make_job(tmp_path, [f"model.latent_dim={seed + 2}", f"seed={seed}"], "failed")
+    code, out, _ = command("summary", tmp_path)
+    assert code == 0
+    assert out.count("failed") == 2
+    assert "Completed jobs" not in out
+
+
 def test_the_summary_is_sorted_and_grouped_as_asked(command, tmp_path: Path):
     sweep = make_sweep(tmp_path / "s")
     _, out, _ = command("summary", sweep, "--group-by", "model.latent_dim", "--sort", "model.latent_dim")

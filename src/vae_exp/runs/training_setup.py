@@ -132,8 +132,10 @@ def set_up(
     state = None if resume_state is None else resume_state.state
     settings = parse_config(config, TrainConfig)
     device = _set_up_process(settings)
-    with timed(phases, "data"), shutdown.at_once():
-        splits, images = _open_data(settings, run_dir, resume_state, job)
+    with timed(phases, "data"):
+        splits = _make_splits(settings, resume_state, job)  # imports: a signal must not leave half a module
+        with shutdown.at_once():
+            images = _open_images(settings, splits, run_dir, resume_state)
     with timed(phases, "build"):
         plain, val = resolve_to_dict(config, splits.image_shape), splits.val
         vae, loss = _build_model(settings, plain, images, val, device, is_resumed=state is not None)
@@ -200,17 +202,21 @@ def _set_up_process(settings: TrainConfig) -> torch.device:
     return device
 
 
-def _open_data(
-    settings: TrainConfig, run_dir: RunDirectory, resume_state: ResumeState | None, job: SweepJob
-) -> tuple[DataSplits, ImageSet]:
-    """All images, and those to train on."""
+def _make_splits(settings: TrainConfig, resume_state: ResumeState | None, job: SweepJob) -> DataSplits:
+    """The splits, which stacked jobs share; nothing is opened yet."""
     shared = job.shared_images or SharedImages()
     if shared.splits is None:
         shared.splits = build_splits(settings.data, (resume_state or job).may_download)
-    splits = shared.splits
+    return shared.splits
+
+
+def _open_images(
+    settings: TrainConfig, splits: DataSplits, run_dir: RunDirectory, resume_state: ResumeState | None
+) -> ImageSet:
+    """The images to train on."""
     if resume_state is not None:
         check_same_data(resume_state, splits.fingerprints, run_dir)
-    return splits, splits.train.take(settings.trainer.max_train_images)
+    return splits.train.take(settings.trainer.max_train_images)
 
 
 def _on_device(
