@@ -144,8 +144,8 @@ def _summary(args: argparse.Namespace) -> int:
     metrics = list(dict.fromkeys([*shown_metrics(jobs), *(select_metric(jobs, name) for name in args.metric)]))
     out, name = console(), args.sweep.resolve().name
     keys = default_keys(jobs) if args.group_by is None else args.group_by
-    is_complete = any(job.status == "completed" for job in jobs)
-    per_job = args.jobs or not is_complete or (args.group_by is None and keys == varying(jobs))
+    has_completed = any(job.status == "completed" for job in jobs)
+    per_job = args.jobs or not has_completed or (args.group_by is None and keys == varying(jobs))
     groups: list[SeedGroup] = []
     if per_job:
         out.print(job_table(_sorted_jobs(jobs, args.sort), f"Sweep {name}", metrics))
