@@ -74,9 +74,8 @@ class CUDAGraphStep:
 
         Several are one replay of a graph that contains them; until the warm-ups are made they are run one by one.
         """
-        if (
-            self._rates is None
-        ):  # not earlier: a checkpoint may replace the optimizer's groups before the first step
+        # Not earlier: a checkpoint may replace the optimizer's groups before the first step.
+        if self._rates is None:
             make_capturable(self._step.optimizer)
             self._rates = _DeviceLearningRates(self._step.optimizer, self._device)
         self._rates.follow()
