@@ -104,7 +104,7 @@ def _print_summary(result: dict[str, Any], run_dir: Any) -> None:
 
 @contextmanager
 def _exit_code_of_interruption(run_dir: Any, is_job: bool) -> Iterator[None]:
-    from vae_exp.errors import Interrupted
+    from vae_exp.errors import Interrupted, quantity
 
     try:
         yield
@@ -112,7 +112,8 @@ def _exit_code_of_interruption(run_dir: Any, is_job: bool) -> Iterator[None]:
         if torchrun.is_main_process():
             from vae_exp.cli.console import python_command
 
-            print(f"Interrupted; everything up to here is in {run_dir.path}", file=sys.stderr)
+            epochs = quantity((run_dir.read_result() or {}).get("epochs", 0), "epoch")
+            print(f"Interrupted after {epochs}; everything up to here is in {run_dir.path}", file=sys.stderr)
             resume = f"Resume: {python_command()} -m vae_exp.train resume={run_dir.path}"
             print("Run the same command to continue." if is_job else resume, file=sys.stderr)
         sys.exit(interruption.exit_code)

@@ -174,6 +174,28 @@ def test_the_next_commands_say_whose_classes_to_trust_and_which_split_there_is(s
     assert f"{command}\n" in summary(tmp_path, config)
 
 
+def test_the_next_commands_name_the_data_only_where_the_run_alone_may_not_open_them(
+    summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    images, cwd = tmp_path / "images", tmp_path / "cwd"
+    for folder in (images, cwd):
+        folder.mkdir()
+    monkeypatch.chdir(cwd)
+    source = {"_target_": "vae_exp.data.folder.FolderSource", "labels": "auto"}
+
+    def words(root: str | Path, path: str | Path) -> str:
+        data = {"root": str(root), "path": str(path), "validation_size": 1}
+        data["source"] = source | {"root": data["root"], "path": data["path"]}
+        match = re.search(r"evaluate run=run(.*) split=val\n", summary(cwd / "run", {"data": data}))
+        assert match
+        return match[1]
+
+    assert words("data", cwd) == ""
+    assert words("data", images) == f" data.path={images}"
+    assert words(tmp_path, cwd) == f" data.root={tmp_path}"
+    assert words(tmp_path, images) == f" data.root={tmp_path} data.path={images}"
+
+
 @pytest.mark.parametrize(("dataset", "split"), [("MNIST", ""), ({"_target_": "my.Dataset"}, " split=train")])
 def test_official_data_have_test_images_and_a_dataset_of_ones_own_has_none(summary, tmp_path, dataset, split: str):
     config = {"data": {"source": {"dataset": dataset}, "validation_size": 0 if split else 5000}}

@@ -36,6 +36,7 @@ def test_a_signal_ends_the_run_in_order(number, code, tmp_path):
     result = read_result(tmp_path / "run")
     assert result["status"] == "interrupted"
     assert result["epochs"] >= 3
+    assert f"Interrupted after {result['epochs']} epochs; everything up to here is in " in err
     run = load_run(tmp_path / "run", checkpoint="last")
     assert run.epoch == result["epochs"]
     written = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()

@@ -31,6 +31,14 @@ def test_a_moved_run_gives_model_config_and_data(copied_run, generator):
     assert run.result["status"] == "completed"
 
 
+def test_the_latest_run_is_opened_as_by_the_commands(copied_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="run=latest: no run in outputs has a checkpoint"):
+        vae_exp.load_run("latest")
+    shutil.copytree(copied_run, "outputs/today/noon")
+    assert vae_exp.load_run("latest").directory.path == tmp_path / "outputs/today/noon"
+
+
 def test_the_weights_are_those_of_the_checkpoint(copied_run):
     for name in ("best", "last"):
         run = vae_exp.load_run(copied_run, checkpoint=name)

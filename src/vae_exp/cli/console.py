@@ -5,6 +5,7 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,11 +131,14 @@ def _needed(config: Mapping[str, Any], directory: RunDirectory) -> str:
 
 def _data_location(config: Mapping[str, Any], data: Mapping[str, Any], directory: RunDirectory) -> str:
     """Where the data are, if a stored config alone may not say it."""
-    try:
-        require_safe({"data": data}, Caller(directory.path, untrusted_packages(config)), ["data"])
-    except UserError:
-        return "".join(f" data.{name}={data[name]}" for name in ("root", "path") if data.get(name))
-    return ""
+    words = ""
+    for names in ((), ("path",), ("root",), ("root", "path")):
+        words = "".join(f" data.{name}={data[name]}" for name in names if data.get(name))
+        given = {f"data.{name}": data.get(name) for name in names}
+        with suppress(UserError):
+            require_safe({"data": data}, Caller(directory.path, untrusted_packages(config), given), ["data"])
+            break
+    return words
 
 
 def _has_test_images(data: Mapping[str, Any]) -> bool:

@@ -339,9 +339,13 @@ def _storage_fault(key: str, value: Any, caller: Caller) -> str:
     return "" if is_beside else "is not a regular file beside the run directory"
 
 
-_IMAGES = Check(_images_fault, "data.path", "if the file is yours, say data.path={value}")
+_IMAGES = Check(
+    _images_fault, "data.path", "if the file is yours, say data.path={value}; in Python, data={{'path': …}}"
+)
 _LABELS = Check(_labels_fault, "", "copy the file there")
-_DATA_ROOT = Check(_data_root_fault, "data.root", "if the folder is yours, say data.root={value}")
+_DATA_ROOT = Check(
+    _data_root_fault, "data.root", "if the folder is yours, say data.root={value}; in Python, data={{'root': …}}"
+)
 _DEVICE = Check(_device_fault, "", "leave it out")
 _PROGRAM = Check(
     _program_fault, "", "if you trust the file, say trusted_packages=[features]", is_replaceable=False

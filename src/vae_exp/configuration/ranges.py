@@ -40,13 +40,7 @@ def seed(key: str, seed: int) -> None:
         raise UserError(f"{key}={seed} must be below 2**63.")
 
 
-def threads(key: str, value: Any) -> None:
-    """`auto`, `null` or a whole number of at least 1."""
-    if value != "auto" and (type(value) is not int or value < 1):
-        raise UserError(f"{key}={value} must be auto, null (torch's own) or at least 1.")
-
-
-def steps_per_graph(key: str, value: Any) -> None:
+def auto_or_count(key: str, value: Any) -> None:
     """`auto` or a whole number of at least 1."""
     if value != "auto" and (type(value) is not int or value < 1):
         raise UserError(f"{key}={value} must be auto or a whole number of at least 1.")

@@ -140,13 +140,13 @@ class TrainerConfig:
     epochs: int = _value(ranges.at_least, 1)
     batch_size: int = _value(ranges.at_least, 1)
     execution: str = _value(ranges.one_of, *_EXECUTION_MODES)
-    steps_per_graph: Any = _value(ranges.steps_per_graph, default="auto")
+    steps_per_graph: Any = _value(ranges.auto_or_count, default="auto")
     precision: str = _value(ranges.one_of, *_PRECISIONS)
     deterministic: bool = MISSING
     max_grad_norm: float | None = _value(ranges.positive)
     ema_decay: float | None = _value(ranges.share)
     strategy: str = _value(ranges.one_of, "none", "ddp")
-    threads: Any = _value(ranges.threads, default=None)
+    threads: Any = _value(ranges.auto_or_count, default=None)
     warn_posterior_collapse: bool = True
     print_batch_sum: bool = False
     max_train_images: int | None = _value(ranges.at_least, 1, default=None)

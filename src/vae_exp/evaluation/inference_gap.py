@@ -20,6 +20,7 @@ from vae_exp.evaluation.requirements import (
     scored_images,
 )
 from vae_exp.model.vae import VAE
+from vae_exp.objective.importance_weighted import log_mean_weight
 
 _DRAWS_PER_STEP = 10
 _SHARE_OF_STEPS = 0.8  # of the time of a batch; the estimates take the rest
@@ -88,7 +89,7 @@ class InferenceGapEvaluator:
             bound, weights = self._score(vae, batch, amortized, best, generator)
             generator.set_state(state)
             best_bound, best_weights = self._score(vae, batch, best, amortized, generator)
-            truth = _log_mean(torch.cat([weights, best_weights]))
+            truth = log_mean_weight(torch.cat([weights, best_weights]))
             totals += torch.stack([truth - bound, truth - best_bound, best_bound - bound]).sum(dim=1)
         inference, approximation, amortization = (totals / len(images)).tolist()
         yield "inference_gap", inference
@@ -164,10 +165,6 @@ def _batch_size(vae: VAE, images: ImageSet) -> int:
 
 def _latents_at_once(vae: VAE, images: Tensor) -> int:
     return decode_chunk_size(images[0].numel() * outputs_per_value(vae), images.device)
-
-
-def _log_mean(log_weights: Tensor) -> Tensor:
-    return log_weights.logsumexp(dim=0) - log(len(log_weights))
 
 
 def _gaussian(mean: Tensor, log_scale: Tensor) -> Distribution:

@@ -23,12 +23,11 @@ def export(config: DictConfig) -> None:
     from vae_exp.export.reloading import largest_differences
     from vae_exp.runs.trained_run import load_run
     from vae_exp.storage.atomic_io import absolute_path, check_within, write_json
-    from vae_exp.storage.run_directory import named_run
 
     settings = parse_config(config, ExportConfig)
     formats = choose_formats(settings.onnx, settings.weights)
     run = load_run(  # on the CPU, which every program that opens the files has
-        named_run(settings.run),
+        settings.run,
         trusted_packages=settings.trusted_packages,
         checkpoint=settings.checkpoint,
     )

@@ -30,7 +30,6 @@ from vae_exp.engine.ema import load_average
 from vae_exp.errors import UserError
 from vae_exp.model.vae import VAE
 from vae_exp.runs.resume import warn_of_another_config
-from vae_exp.storage.atomic_io import absolute_path
 from vae_exp.storage.run_directory import RunDirectory, named_run
 from vae_exp.tracking.metrics_file import read_rows
 
@@ -131,7 +130,7 @@ def load_run(
     """Open a run directory, wherever it lies now.
 
     Args:
-        directory: The run directory.
+        directory: The run directory, or `latest`, the one below `outputs` that was written last.
         trusted_packages: Packages of yours, or of the run's author, whose classes may be instantiated.
         device: Where the model goes: `cpu`, `cuda`, `auto`, ….
         checkpoint: `best` or `last`; by default the best, or the last where there is no best yet.
@@ -139,10 +138,10 @@ def load_run(
         trust: The old name of `trusted_packages`.
 
     Raises:
-        UserError: if the directory holds no run, if the stored config names code that is not trusted,
-            or if the checkpoint does not fit the model.
+        UserError: if the directory holds no run, if there is none for `latest`, if the stored config names code
+            that is not trusted, or if the checkpoint does not fit the model.
     """
-    run_dir = RunDirectory(absolute_path("run", str(directory)))
+    run_dir = RunDirectory(named_run(str(directory)))
     stored = load_stored_config(run_dir)
     where = resolve_device(device, "device")
     chosen = _choose_checkpoint(run_dir, checkpoint)
@@ -212,11 +211,11 @@ def load_run_from_settings(settings: StoredRunConfig) -> TrainedRun:
     """Open the run that a command names, in a process that is for this alone.
 
     Raises:
-        UserError: as `load_run` does, and for `run=latest` where there is none.
+        UserError: as `load_run` does.
     """
     speed_up_cpu()
     return load_run(
-        named_run(settings.run),
+        settings.run,
         trusted_packages=settings.trusted_packages,
         device=settings.device,
         checkpoint=settings.checkpoint,
