@@ -210,6 +210,9 @@ def test_a_run_without_a_log_has_its_key_while_those_of_others_are_read(digits_r
     after = {run.path: run.key for run in catalog.runs()}
     assert (before[digits_run], after[digits_run]) == ("directory:1", "logged")
     assert before[copied_run] == after[copied_run] == "directory:2"
+    opened = catalog.get("directory:1")  # by a page that was listed before
+    assert opened
+    assert opened.path == digits_run
 
 
 def test_the_server_decodes_for_named_runs_alone(digits_run, tmp_path):
@@ -246,6 +249,15 @@ def test_an_export_names_no_folder_of_data_that_are_gone(copied_run, tmp_path):
     data = base64.b64decode(bundle)
     assert b"cannot be opened" in data
     assert b"secret" not in data
+
+
+@pytest.mark.usefixtures("same_process")
+def test_a_checkpoint_that_a_run_does_not_have_is_named_with_those_it_has(copied_run):
+    (copied_run / "checkpoints" / "best.pt").unlink()
+    process = RunProcess(ExploreOptions(checkpoint="best"))
+    with pytest.raises(UserError, match=r"checkpoint=best: run=.* has only last"):
+        process.bundle(copied_run)
+    process.stop()
 
 
 @pytest.mark.usefixtures("same_process")

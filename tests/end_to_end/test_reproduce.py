@@ -67,10 +67,17 @@ def in_process(command, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(runs, "run_command", call)
 
 
+@pytest.mark.slow
+def test_a_folder_may_have_a_name_that_hydra_would_read_as_several(run, in_process, tmp_path: Path):
+    code, output = run("small", "--root", "runs (1), mine")
+    assert code == 0, output
+    assert (tmp_path / "runs (1), mine" / "small" / "evaluation").is_dir()
+
+
 def test_a_row_that_cannot_be_run_says_so_and_writes_nothing(run, in_process, tmp_path: Path):
     code, output = run("small", "--override", "trainer.device=nowhere")
     assert code == 1
-    assert "small: not run" in output
+    assert re.search("small: not run; train of .*/reproductions/small failed, with the message above", output)
     assert not (tmp_path / "reproductions" / "reproductions.md").exists()
 
 

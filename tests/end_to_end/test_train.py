@@ -97,6 +97,22 @@ def test_a_directory_that_holds_a_run_is_left_as_it_is(command, tmp_path):
 
 
 @pytest.mark.slow
+def test_an_evaluator_at_the_end_has_the_last_word_but_on_what_every_epoch_measures(command, tmp_path):
+    """The NLL of every epoch is by one draw, that of the end by 50."""
+    names = {"num_importance_samples": 50, "num_images": 100, "chunk_size": "null", "every_n_epochs": "null"}
+    at_end = [f"+evaluator.final.{key}={value}" for key, value in names.items()]
+    finished = command(
+        "train", *SHORT[:2], "tracker=none", "evaluator=[nll,elbo]", "evaluator.nll.num_importance_samples=1",
+        "evaluator.nll.num_images=100", "evaluator.nll.every_n_epochs=1", *at_end,
+        "+evaluator.final._target_=vae_exp.evaluation.nll.NLLEvaluator", "hydra.run.dir=run",
+    )  # fmt: skip
+    assert finished.code == 0, finished.err
+    metrics, rows = read_result(tmp_path / "run")["metrics"], read_metrics(tmp_path / "run")
+    best = next(row for row in rows if row["epoch"] == metrics["best/epoch"])
+    assert metrics["best/val/nll"] == rows[-1]["best/val/nll"] < best["val/nll"]
+    assert metrics["best/val/elbo"] == best["val/elbo"]
+
+
 def test_early_stopping_and_schedules_are_options(command, tmp_path):
     options = ("trainer.epochs=30", "trainer.early_stopping.patience=2", "trainer.early_stopping.min_delta=5")
     finished = command("train", *SHORT, *options, "scheduler=cosine", "hydra.run.dir=run")

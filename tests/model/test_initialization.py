@@ -33,6 +33,23 @@ def test_glorots_weights_are_uniform_within_his_bound_and_biases_zero(make):
         assert not layer.bias.any()
 
 
+@pytest.mark.parametrize("make", [MLPEncoder, MLPDecoder, ConvEncoder, ConvDecoder])
+def test_the_halves_of_gated_layers_are_initialized_as_layers_of_their_own(make):
+    torch.manual_seed(0)
+    module = make(SHAPE, 50, [200, 100], "gated")
+    initialize(module, "glorot_uniform")
+    layers = [each for each in module.modules() if getattr(each, "halves", 1) == 2]
+    assert len(layers) >= 2
+    for layer in layers:
+        axis = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
+        shape = list(layer.weight.shape)
+        field, outputs, inputs = math.prod(shape[2:]), shape[axis] / 2, shape[1 - axis]
+        bound = math.sqrt(6 / (field * (outputs + inputs)))
+        for half in layer.weight.chunk(2, axis):
+            assert half.abs().max() <= bound
+            assert half.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+
+
 def test_torchs_own_initialisation_is_left_alone():
     torch.manual_seed(0)
     module = MLPEncoder(SHAPE, 2, [5], "tanh")

@@ -146,6 +146,16 @@ def test_a_row_whose_first_seed_has_ended_has_the_time_left(tmp_path: Path):
     assert describe(runs["better"], runs) == "10 of 30 epochs, all seeds, about 20 min left"
 
 
+def test_a_run_that_stopped_early_and_is_not_scored_yet_has_no_epochs_left(tmp_path: Path):
+    begin(tmp_path / "x", epochs=2000, seconds=[7.0] * 3)
+    complete(tmp_path / "known", 86.5, evaluated=True)
+    (tmp_path / "known" / "evaluation" / "test-last.json").unlink()
+    for name in (".hydra", "metrics.jsonl"):
+        (tmp_path / "x" / name).rename(tmp_path / "known" / name)
+    runs = runs_of(tmp_path, {"known": replace(PUBLISHED, evaluate=("evaluator=[nll]",))})
+    assert describe(runs["known"], runs) == "epoch 2,000 of 2,000"
+
+
 def test_a_run_under_way_does_not_replace_a_figure_of_the_page(tmp_path: Path):
     complete(tmp_path / "a" / "known", 86.5)
     update_markdown_table(tmp_path / "page.md", runs_of(tmp_path / "a", TWO))

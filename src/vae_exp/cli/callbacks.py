@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_exp.cli.command_line import format_error, group_of, own_search_path
-from vae_exp.configuration import ranges
+from vae_exp.configuration import value_checks
 from vae_exp.configuration.overrides import override_key
 from vae_exp.configuration.parsing import parse_config
 from vae_exp.configuration.schema import TrainConfig
@@ -46,11 +46,11 @@ class TrainCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check and remember the directory of a sweep; its jobs are checked one by one."""
         try:
-            # Jobs compose it again, with the values of `now` that are known by then.
+            # Resolve the start time now: all jobs, and those that are started again later, have the same one.
             _ = config.sweep.started_at
             overrides = _overrides(config, "task")
             if config.sweep.name is not None:
-                ranges.sweep_name("sweep.name", config.sweep.name)
+                value_checks.check_sweep_name("sweep.name", config.sweep.name)
             if torchrun.world_size() > 1:
                 raise UserError(
                     "--multirun trains one job after another in one process; torchrun's processes train one run "

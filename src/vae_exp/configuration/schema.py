@@ -7,7 +7,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from vae_exp.configuration import ranges
+from vae_exp.configuration import value_checks
 
 _EXECUTION_MODES = ("auto", "eager", "graph", "compile")
 _PRECISIONS = ("fp32", "tf32", "bf16")
@@ -18,7 +18,7 @@ def _value(check: Callable[..., None], *limits: Any, default: Any = MISSING) -> 
     return field(default=default, metadata={"check": check, "limits": limits})
 
 
-def _part(check: Callable[..., None] = ranges.target) -> Any:
+def _part(check: Callable[..., None] = value_checks.check_target) -> Any:
     """A mapping that is instantiated by its `_target_`."""
     return field(default_factory=dict, metadata={"check": check, "limits": ()})
 
@@ -42,8 +42,8 @@ class ModelConfig:
     """
 
     _target_: str = MISSING
-    latent_dim: int | None = _value(ranges.at_least, 1)
-    hidden_dims: list[int] = _value(ranges.widths)
+    latent_dim: int | None = _value(value_checks.check_min, 1)
+    hidden_dims: list[int] = _value(value_checks.check_widths)
     activation: str = MISSING
     latent_dims: list[int] | None = None
     top_hidden_dims: list[int] | None = None
@@ -52,8 +52,8 @@ class ModelConfig:
     code_dim: int | None = None
     posterior: str = "diagonal"
     freeze: list[str] = field(default_factory=list)
-    initialization: str = _value(ranges.one_of, "default", "glorot_uniform", default="default")
-    output_bias: str = _value(ranges.one_of, "default", "data_mean", default="default")
+    initialization: str = _value(value_checks.check_choice, "default", "glorot_uniform", default="default")
+    output_bias: str = _value(value_checks.check_choice, "default", "data_mean", default="default")
     encoder: dict[str, Any] = _part()
     decoder: dict[str, Any] = _part()
     likelihood: dict[str, Any] = field(default_factory=dict)
@@ -95,13 +95,13 @@ class DataConfig(DataLocationConfig):
         augment: Random changes of training images: `flip`, `shift`, `crop`.
     """
 
-    image_shape: list[int] | None = _value(ranges.image_shape)
-    validation_size: int = _value(ranges.at_least, 0)
-    split_seed: int = _value(ranges.seed)
+    image_shape: list[int] | None = _value(value_checks.check_image_shape)
+    validation_size: int = _value(value_checks.check_min, 0)
+    split_seed: int = _value(value_checks.check_seed)
     layout: str = "auto"
-    preload_to_device: Any = _value(ranges.one_of, "auto", True, False, default="auto")
-    binarization: str = _value(ranges.one_of, "none", "dynamic", "fixed")
-    binarization_seed: int = _value(ranges.seed)
+    preload_to_device: Any = _value(value_checks.check_choice, "auto", True, False, default="auto")
+    binarization: str = _value(value_checks.check_choice, "none", "dynamic", "fixed")
+    binarization_seed: int = _value(value_checks.check_seed)
     size: Any = None
     fit: str = "crop"
     channels: int | None = None
@@ -120,8 +120,8 @@ class EarlyStoppingConfig:
         min_delta: By how much the monitor has to fall to count as an improvement.
     """
 
-    patience: int | None = _value(ranges.at_least, 1)
-    min_delta: float = _value(ranges.at_least, 0)
+    patience: int | None = _value(value_checks.check_min, 1)
+    min_delta: float = _value(value_checks.check_min, 0)
 
 
 @dataclass
@@ -137,20 +137,20 @@ class TrainerConfig:
     """
 
     device: str = MISSING
-    epochs: int = _value(ranges.at_least, 1)
-    batch_size: int = _value(ranges.at_least, 1)
-    execution: str = _value(ranges.one_of, *_EXECUTION_MODES)
-    steps_per_graph: Any = _value(ranges.auto_or_count, default="auto")
-    precision: str = _value(ranges.one_of, *_PRECISIONS)
+    epochs: int = _value(value_checks.check_min, 1)
+    batch_size: int = _value(value_checks.check_min, 1)
+    execution: str = _value(value_checks.check_choice, *_EXECUTION_MODES)
+    steps_per_graph: Any = _value(value_checks.check_auto_or_count, default="auto")
+    precision: str = _value(value_checks.check_choice, *_PRECISIONS)
     deterministic: bool = MISSING
-    max_grad_norm: float | None = _value(ranges.positive)
-    ema_decay: float | None = _value(ranges.share)
-    strategy: str = _value(ranges.one_of, "none", "ddp")
-    threads: Any = _value(ranges.auto_or_count, default=None)
+    max_grad_norm: float | None = _value(value_checks.check_positive)
+    ema_decay: float | None = _value(value_checks.check_fraction)
+    strategy: str = _value(value_checks.check_choice, "none", "ddp")
+    threads: Any = _value(value_checks.check_auto_or_count, default=None)
     warn_posterior_collapse: bool = True
     print_batch_sum: bool = False
-    max_train_images: int | None = _value(ranges.at_least, 1, default=None)
-    loss_reduction: str = _value(ranges.one_of, "sum", "mean", default="sum")
+    max_train_images: int | None = _value(value_checks.check_min, 1, default=None)
+    loss_reduction: str = _value(value_checks.check_choice, "sum", "mean", default="sum")
     monitor: str | None = MISSING
     early_stopping: EarlyStoppingConfig = MISSING
 
@@ -159,8 +159,8 @@ class TrainerConfig:
 class CheckpointConfig:
     """`checkpoint`: how often `last.pt` is saved, whichever comes first."""
 
-    every_n_epochs: int | None = _value(ranges.at_least, 1)
-    every_n_seconds: float | None = _value(ranges.at_least, 0)
+    every_n_epochs: int | None = _value(value_checks.check_min, 1)
+    every_n_seconds: float | None = _value(value_checks.check_min, 0)
 
 
 @dataclass
@@ -174,7 +174,7 @@ class TrackerConfig:
         tags: Labels of the run.
     """
 
-    mode: str = _value(ranges.tracker_mode)
+    mode: str = _value(value_checks.check_tracker_mode)
     project: str = MISSING
     entity: str | None = None
     group: str | None = MISSING
@@ -182,7 +182,7 @@ class TrackerConfig:
     notes: str | None = None
     tags: list[str] = MISSING
     root: str = MISSING
-    log_checkpoint: str = _value(ranges.one_of, "none", "best", default="none")
+    log_checkpoint: str = _value(value_checks.check_choice, "none", "best", default="none")
     save_code: bool = False
 
 
@@ -209,7 +209,7 @@ class SweepConfig:
         started_at: When the sweep started; set by the sweep itself.
     """
 
-    name: str | None = _value(ranges.sweep_name)
+    name: str | None = _value(value_checks.check_sweep_name)
     rerun: bool = False
     checked: bool = False
     started_at: str | None = None
@@ -224,20 +224,20 @@ class TrainConfig:
         seed: Seed of the weights, of the order of images and of all draws.
     """
 
-    seed: int = _value(ranges.seed)
+    seed: int = _value(value_checks.check_seed)
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
     loss: dict[str, Any] = _part()
-    optimizer: dict[str, Any] = _part(ranges.optimizer)
+    optimizer: dict[str, Any] = _part(value_checks.check_optimizer)
     scheduler: dict[str, Any] = field(default_factory=dict)
     trainer: TrainerConfig = MISSING
     checkpoint: CheckpointConfig = MISSING
     evaluator: dict[str, Any] = field(default_factory=dict)
     tracker: TrackerConfig = MISSING
     sweep: SweepConfig = MISSING
-    initialize_from: str | None = _value(ranges.run, default=None)
+    initialize_from: str | None = _value(value_checks.check_run, default=None)
     initialize_strict: bool = True
-    resume: str | None = _value(ranges.run, default=None)
+    resume: str | None = _value(value_checks.check_run, default=None)
     resume_on_other_pixels: bool = False
     trusted_packages: list[str] = field(default_factory=list)
 
@@ -252,11 +252,11 @@ class StoredRunConfig:
         seed: Seed of the draws.
     """
 
-    run: str = _value(ranges.run)
-    split: str = _value(ranges.one_of, "train", "val", "test")
-    checkpoint: str | None = _value(ranges.one_of, "best", "last")
+    run: str = _value(value_checks.check_run)
+    split: str = _value(value_checks.check_choice, "train", "val", "test")
+    checkpoint: str | None = _value(value_checks.check_choice, "best", "last")
     device: str = MISSING
-    seed: int = _value(ranges.seed)
+    seed: int = _value(value_checks.check_seed)
     trusted_packages: list[str] = MISSING
     data: DataLocationConfig = MISSING
 
@@ -265,7 +265,7 @@ class StoredRunConfig:
 class EvaluateConfig(StoredRunConfig):
     """The whole configuration of `evaluate`."""
 
-    run: Any = _value(ranges.runs)
+    run: Any = _value(value_checks.check_runs)
     evaluator: dict[str, Any] = field(default_factory=dict)
     force: bool = MISSING
 
@@ -274,7 +274,7 @@ class EvaluateConfig(StoredRunConfig):
 class NewDataConfig(DataConfig):
     """Data that a run was not trained on: a group of `data`, or `path` alone."""
 
-    image_shape: list[int] | None = _value(ranges.image_shape, default=None)
+    image_shape: list[int] | None = _value(value_checks.check_image_shape, default=None)
     validation_size: int = 0
     split_seed: int = 0
     binarization: str = "none"
@@ -291,14 +291,14 @@ class EncodeConfig(StoredRunConfig):
         batch_size: Images at once.
     """
 
-    split: str | None = _value(ranges.one_of, "train", "val", "test")  # type: ignore[assignment]
+    split: str | None = _value(value_checks.check_choice, "train", "val", "test")  # type: ignore[assignment]
     data: NewDataConfig = field(default_factory=NewDataConfig)
     output: str | None = None
     overwrite: bool = False
-    num_samples: int = _value(ranges.at_least, 1)
-    num_importance_samples: int | None = _value(ranges.at_least, 1)
-    batch_size: int = _value(ranges.at_least, 1)
-    sort: str | None = _value(ranges.one_of, "elbo", "nll")
+    num_samples: int = _value(value_checks.check_min, 1)
+    num_importance_samples: int | None = _value(value_checks.check_min, 1)
+    batch_size: int = _value(value_checks.check_min, 1)
+    sort: str | None = _value(value_checks.check_choice, "elbo", "nll")
     odd: list[int] = MISSING
     figure: bool = MISSING
 
@@ -312,11 +312,11 @@ class EncodeConfig(StoredRunConfig):
 class GenerateConfig(StoredRunConfig):
     """The whole configuration of `generate`."""
 
-    columns: int = _value(ranges.between, 2, 100)
-    manifold_size: int = _value(ranges.between, 2, 200)
-    prior: str = _value(ranges.one_of, "model", "fitted")
-    components: int = _value(ranges.at_least, 1)
-    samples: int | None = _value(ranges.at_least, 1)
+    columns: int = _value(value_checks.check_range, 2, 100)
+    manifold_size: int = _value(value_checks.check_range, 2, 200)
+    prior: str = _value(value_checks.check_choice, "model", "fitted")
+    components: int = _value(value_checks.check_min, 1)
+    samples: int | None = _value(value_checks.check_min, 1)
     output: str | None = MISSING
     overwrite: bool = MISSING
 
@@ -325,12 +325,12 @@ class GenerateConfig(StoredRunConfig):
 class ExportConfig:
     """The whole configuration of `export`."""
 
-    run: str = _value(ranges.run)
-    checkpoint: str | None = _value(ranges.one_of, "best", "last")
+    run: str = _value(value_checks.check_run)
+    checkpoint: str | None = _value(value_checks.check_choice, "best", "last")
     trusted_packages: list[str] = MISSING
-    part: str | None = _value(ranges.one_of, "encoder", "decoder")
-    onnx: Any = _value(ranges.one_of, "auto", True, False)
-    weights: str | None = _value(ranges.one_of, "safetensors")
+    part: str | None = _value(value_checks.check_choice, "encoder", "decoder")
+    onnx: Any = _value(value_checks.check_choice, "auto", True, False)
+    weights: str | None = _value(value_checks.check_choice, "safetensors")
     output: str | None = MISSING
     overwrite: bool = MISSING
 
@@ -344,20 +344,20 @@ class BenchmarkConfig:
         output: The file that the figures are written to, as JSON.
     """
 
-    seed: int = _value(ranges.seed)
+    seed: int = _value(value_checks.check_seed)
     device: str = MISSING
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
     loss: dict[str, Any] = _part()
     optimizer: dict[str, Any] = _part()
-    batch_size: list[int] = _value(ranges.batch_sizes)
-    hidden_dims: list[list[int]] | None = _value(ranges.lists_of_widths)
-    execution_modes: list[str] | None = _value(ranges.some_of, *_EXECUTION_MODES[1:])
-    precisions: list[str] | None = _value(ranges.some_of, *_PRECISIONS)
-    stack_sizes: list[int] | None = _value(ranges.stack_sizes)
-    rounds: int = _value(ranges.at_least, 1)
-    burst_seconds: float = _value(ranges.positive)
-    burst_steps: int | None = _value(ranges.at_least, 1)
+    batch_size: list[int] = _value(value_checks.check_batch_sizes)
+    hidden_dims: list[list[int]] | None = _value(value_checks.check_width_lists)
+    execution_modes: list[str] | None = _value(value_checks.check_subset, *_EXECUTION_MODES[1:])
+    precisions: list[str] | None = _value(value_checks.check_subset, *_PRECISIONS)
+    stack_sizes: list[int] | None = _value(value_checks.check_stack_sizes)
+    rounds: int = _value(value_checks.check_min, 1)
+    burst_seconds: float = _value(value_checks.check_positive)
+    burst_steps: int | None = _value(value_checks.check_min, 1)
     memory: bool = MISSING
     profile_run: bool = MISSING
     output: str = MISSING
@@ -371,16 +371,16 @@ class ExploreConfig:
         overwrite: Whether `output` may exist.
     """
 
-    run: Any = _value(ranges.runs)
-    checkpoint: str | None = _value(ranges.one_of, "best", "last")
+    run: Any = _value(value_checks.check_runs)
+    checkpoint: str | None = _value(value_checks.check_choice, "best", "last")
     trusted_packages: list[str] = MISSING
     data: DataLocationConfig = MISSING
-    port: int = _value(ranges.between, 0, 65535)
+    port: int = _value(value_checks.check_range, 0, 65535)
     open: bool = MISSING
     output: str | None = MISSING
     overwrite: bool = MISSING
     labels: bool = MISSING
-    size_limit: float = _value(ranges.positive)
+    size_limit: float = _value(value_checks.check_positive)
 
 
 COMMANDS = {

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+def measure_phase(seconds: dict[str, float], phase: str) -> Iterator[None]:
     """Add the wall seconds of a block to those of a phase."""
     start = time.perf_counter()
     try:

@@ -1,4 +1,4 @@
-"""How far a run has come."""
+"""The progress of a training run."""
 
 from dataclasses import dataclass, field
 

@@ -1,6 +1,7 @@
 """The training loop."""
 
 import logging
+import re
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -27,15 +28,14 @@ from vae_exp.engine.evaluator_loop import EvaluatorLoop
 from vae_exp.engine.flat_parameter import optimizer_state
 from vae_exp.engine.non_finite import LossMonitor, NonFiniteChecker
 from vae_exp.engine.optimal_variance import OptimalVariance
-from vae_exp.engine.paused_run import raised_in
-from vae_exp.engine.phase_seconds import timed
+from vae_exp.engine.phase_seconds import measure_phase
 from vae_exp.engine.posterior_collapse import PosteriorCollapseMonitor
 from vae_exp.engine.progress import NullProgress, ProgressDisplay
 from vae_exp.engine.protocols import Evaluator, Pruner, Tracker
-from vae_exp.engine.random_state import RandomState
 from vae_exp.engine.seeding import make_generator
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.engine.threads import ContentionWatch
+from vae_exp.engine.throw_into import ThrowInto
 from vae_exp.engine.train_state import TrainState
 from vae_exp.engine.train_step import (
     EpochLossBuffer,
@@ -46,6 +46,7 @@ from vae_exp.engine.train_step import (
     resolve_execution_mode,
 )
 from vae_exp.engine.trainer_options import TrainerOptions
+from vae_exp.engine.training_rng import TrainingRNG
 from vae_exp.engine.validation import Validator, loss_term_metrics
 from vae_exp.errors import Interrupted, TrialPruned, UserError
 from vae_exp.model.vae import VAE
@@ -55,6 +56,7 @@ from vae_exp.storage.run_directory import RunDirectory
 
 _log = logging.getLogger(__name__)
 _COLLAPSE_MONITOR_IMAGES = 500
+_OF_EPOCH = re.compile(r"(best/)?(val|train)/(loss|elbo|distortion|rate)")  # evaluators do not replace these
 _NON_FINITE = 1  # a flag below all numbers of signals that end a run
 
 
@@ -133,7 +135,7 @@ class Trainer:
         )
         self._mode = resolve_execution_mode(options.execution, self.device, self.dist)
         self.train_step = self._make_train_step(loss)
-        self._random_state = RandomState(seed, self.device, self.train_step)
+        self._rng = TrainingRNG(seed, self.device, self.train_step)
         self._step: TrainStep | CUDAGraphStep = self.train_step
         if self.device.type == "cuda" and self._mode != "eager" and self.dist.world_size == 1:
             self._step = CUDAGraphStep(self.train_step, self.device, self._batch_sizes[0])
@@ -180,7 +182,7 @@ class Trainer:
         with self.on_capture_stream():
             for _ in run:
                 contention = self._contention.measure() if self._contention else nullcontext()
-                with raised_in(run), self.training_phase(), contention:
+                with ThrowInto(run), self.training_phase(), contention:
                     for size, steps in _group_steps(self.due_sizes, self.steps_per_graph):
                         self._prepare_step(shutdown)
                         sums = step(size, steps) if isinstance(step, CUDAGraphStep) else step(size)
@@ -199,12 +201,12 @@ class Trainer:
         try:
             while state.epoch < self.options.epochs and not self.best.should_stop:
                 epoch_start = self.phase_seconds["training"] - state.epoch_seconds
-                with timed(self.phase_seconds, "training"):
+                with measure_phase(self.phase_seconds, "training"):
                     self.start_epoch()
                 yield
-                with timed(self.phase_seconds, "training"):
+                with measure_phase(self.phase_seconds, "training"):
                     totals = self.loss_buffer.totals()
-                self._random_state.end_steps()
+                self._rng.end_steps()
                 self._end_epoch(totals, self.phase_seconds["training"] - epoch_start, shutdown, progress)
                 state.train_seconds = time.perf_counter() - start
                 self._checkpoint()
@@ -216,7 +218,7 @@ class Trainer:
             state.train_seconds = time.perf_counter() - start
             state.epoch_seconds = self.phase_seconds["training"] - epoch_start
             if self.dist.is_main and self._non_finite.weights_are_finite():
-                with timed(self.phase_seconds, "checkpoints"):
+                with measure_phase(self.phase_seconds, "checkpoints"):
                     self._checkpoints.save_now(self.state_dict)
             else:
                 self._checkpoints.flush_pending()
@@ -232,7 +234,7 @@ class Trainer:
 
     def _save_final(self) -> None:
         if self.state.epoch and self.dist.is_main:
-            with timed(self.phase_seconds, "checkpoints"):
+            with measure_phase(self.phase_seconds, "checkpoints"):
                 self._checkpoints.save_final(self.state_dict, self.state.epoch)
 
     def run_steps(self, count: int) -> int:
@@ -269,10 +271,12 @@ class Trainer:
             Interrupted: on Ctrl-C or SIGTERM, before the next evaluator.
         """
         step = self.state.global_step
-        with timed(self.phase_seconds, "evaluators"):  # in every process: the main one alone has evaluators
+        with measure_phase(
+            self.phase_seconds, "evaluators"
+        ):  # in every process: the main one alone has evaluators
             metrics = self.dist.run_on_main_and_broadcast(lambda: self._evaluate_best(step, shutdown))
         if metrics:
-            self.state.metrics = metrics | self.state.metrics
+            self.state.metrics |= metrics
             for tracker in self._trackers:
                 tracker.log({"epoch": self.state.epoch, **metrics}, step)
 
@@ -284,8 +288,7 @@ class Trainer:
         epoch, checkpoint = (best["epoch"], "best") if best else (self.state.epoch, "last")
         with self._checkpoint_weights(best) if best else self._average_weights():
             metrics = self._evaluator_loop.run(names, step, shutdown, epoch, checkpoint)
-        of_epoch = {f"best/{name}" for name in best["metrics"]} if best else set(self.state.metrics)
-        return {name: value for name, value in metrics.items() if name not in of_epoch}
+        return {name: value for name, value in metrics.items() if not _OF_EPOCH.fullmatch(name)}
 
     def load_state_dict(self, state: Mapping[str, Any], *, replan: bool = False) -> None:
         """Continue from a checkpoint, to the bit.
@@ -310,7 +313,7 @@ class Trainer:
         self.warnings = list(state.get("warnings", ()))
         if self._collapse is not None and state.get("collapse"):
             self._collapse.load_state_dict(state["collapse"])
-        self._random_state.load_state_dict(state["generators"], state["epoch"])
+        self._rng.load_state_dict(state["generators"], state["epoch"])
         self.state = TrainState(
             epoch=state["epoch"],
             global_step=state["step"],
@@ -388,14 +391,14 @@ class Trainer:
     @contextmanager
     def training_phase(self) -> Iterator[None]:
         """A block of steps: in the precision of training, and counted as such."""
-        with timed(self.phase_seconds, "training"), matmul_precision(self.vae, self.options.precision):
+        with measure_phase(self.phase_seconds, "training"), matmul_precision(self.vae, self.options.precision):
             yield
 
     def start_epoch(self) -> None:
         """Draw the order of the epoch; without the batches trained before an interruption."""
         self.vae.train()
         done = self.state.batch_in_epoch
-        order = self._random_state.draw_order(len(self._train))
+        order = self._rng.draw_order(len(self._train))
         local_sizes = [self.dist.local_batch_size(size) for size in self._batch_sizes]
         self._loader.start_epoch(self.dist.local_indices(order, self._batch_sizes), local_sizes, done)
         self.loss_buffer.start_epoch(self.loss_buffer.rows[:done].clone() if done else None)
@@ -439,7 +442,7 @@ class Trainer:
         metrics |= {"time/epoch_seconds": seconds, "time/images_per_second": sum(self._batch_sizes) / seconds}
         self._step_scheduler(metrics[self.options.monitor])
         state.epoch, state.batch_in_epoch, state.epoch_seconds, state.metrics = epoch, 0, 0.0, metrics
-        self._random_state.end_epoch()
+        self._rng.end_epoch()
         for tracker in self._trackers:
             tracker.log({"epoch": epoch, **metrics}, state.global_step)
         state.metrics_rows += 1
@@ -451,11 +454,11 @@ class Trainer:
         self._non_finite.check_metrics(metrics, self.state)
         metrics["train/grad_norm"] = self.train_step.grad_norm().item()
         with self._average_weights():
-            with timed(self.phase_seconds, "validation"):
+            with measure_phase(self.phase_seconds, "validation"):
                 self._variance.update(shutdown)
                 metrics |= self._validator.run(shutdown)
             self._non_finite.check_metrics(metrics, self.state)
-            with timed(self.phase_seconds, "evaluators"):
+            with measure_phase(self.phase_seconds, "evaluators"):
                 due = self._evaluator_loop.due_at_epoch(epoch)
                 metrics = self._evaluator_loop.run(due, self.state.global_step, shutdown, epoch) | metrics
             for name, message in (self._collapse.update(metrics) if self._collapse else {}).items():
@@ -491,7 +494,7 @@ class Trainer:
         state = self.state
         improved = self.best.update(state.metrics[self.options.monitor], state.epoch)
         if self.dist.is_main:
-            with timed(self.phase_seconds, "checkpoints"):
+            with measure_phase(self.phase_seconds, "checkpoints"):
                 self._checkpoints.on_epoch_end(self.state_dict, state.epoch, improved=improved)
 
     def state_dict(self) -> dict[str, Any]:
@@ -515,7 +518,7 @@ class Trainer:
             "average": None if self._ema is None else self._ema.state_dict(),
             "optimizer": optimizer_state(self._optimizer),
             "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
-            "generators": self._random_state.state_dict(),
+            "generators": self._rng.state_dict(),
         }
 
 

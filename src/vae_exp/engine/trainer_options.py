@@ -1,11 +1,11 @@
-"""How a trainer trains."""
+"""The options of the trainer."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class TrainerOptions:
-    """How a trainer trains.
+    """The options of a trainer, checked and resolved.
 
     Args:
         epochs: Passes over the training images.

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from math import log, prod
 
 import torch
@@ -106,7 +107,7 @@ def not_a_probability_reason(vae: VAE, images: ImageSet) -> str | None:
     name = type(getattr(likelihood, "base_dist", likelihood)).__name__
     if support is None or not support.is_discrete:
         return f"the likelihood ({name}) is a density of real values, which has no bits"
-    if not all(bool(support.check(batch.images).all()) for batch in images.chunks()):
+    if not all(bool(support.check(batch.images).all()) for batch in replace(images, on_progress=None).chunks()):
         return f"the likelihood ({name}) has no probability for grey values such as those of these images"
     return None
 
@@ -137,8 +138,10 @@ def _evaluating(vae: VAE) -> Iterator[None]:
     """The model in the mode of evaluation: batch normalisation refuses one image in that of training."""
     was_training = vae.training
     vae.eval()
-    yield
-    vae.train(was_training)
+    try:
+        yield
+    finally:
+        vae.train(was_training)
 
 
 class BitsPerDim:

@@ -14,13 +14,14 @@ def initialize(model: nn.Module, name: str) -> None:
         model: Its linear and convolutional layers are initialized.
         name: `default` leaves them as torch has drawn them; `glorot_uniform` draws from U(−a, a),
             a² = 6 / (inputs + outputs), with biases of zero (Glorot & Bengio 2010), as Burda, Grosse &
-            Salakhutdinov 2016 do.
+            Salakhutdinov 2016 do. A layer of two halves counts as two layers.
     """
     if name == "default":
         return
     for layer in model.modules():
         if isinstance(layer, _WEIGHTED):
-            for part in layer.weight.chunk(getattr(layer, "halves", 1)):  # two layers, as in the paper
+            outputs = 1 if isinstance(layer, nn.ConvTranspose2d) else 0  # the axis
+            for part in layer.weight.chunk(getattr(layer, "halves", 1), outputs):
                 nn.init.xavier_uniform_(part)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)

@@ -49,7 +49,10 @@ def linear(inputs: int, outputs: int, activation: str) -> list[nn.Module]:
 
 
 def mark_halves(layer: Layer) -> Layer:
-    """Mark a layer whose outputs are two halves, one after the other, which zeros fill up half by half."""
+    """Mark a layer that is two side by side, the outputs of one after those of the other.
+
+    Each half is initialized, and in a stack filled up with zeros, as a layer of its own.
+    """
     layer.halves = 2  # type: ignore[assignment]
     return layer
 

@@ -123,7 +123,11 @@ def _reproduce(
         result = target_runs.result()
         if failed is not None or result is None:
             failures += 1
-            reason = f"see {failed.log}" if failed is not None else f"its evaluation has no {target.metric}"
+            reason = (
+                f"{failed} failed, with the message above"
+                if failed is not None
+                else f"its evaluation has no {target.metric}"
+            )
             print(f"{target.name}: {NOT_RUN}; {reason}", file=sys.stderr)
             continue
         update_markdown_table(args.table, runs)

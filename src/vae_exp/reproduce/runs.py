@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from vae_exp.configuration.overrides import quote_value
 from vae_exp.engine.progress import format_duration
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.reproduce.targets import ReproductionTarget
@@ -88,7 +89,7 @@ class TargetRuns:
         seconds = median(times) * (total - done)
         return f", about {format_duration(seconds)} left"
 
-    def complete(self, overrides: Sequence[str], shutdown: GracefulShutdown) -> RunDirectory | None:
+    def complete(self, overrides: Sequence[str], shutdown: GracefulShutdown) -> str | None:
         """Train and evaluate all seeds, as far as that has not been done.
 
         Args:
@@ -96,7 +97,7 @@ class TargetRuns:
             shutdown: Requests to stop, which a command is given time to follow.
 
         Returns:
-            The directory of the run that failed; None where all succeeded.
+            The command that failed, such as `evaluate` of a run directory; None where all succeeded.
 
         Raises:
             Interrupted: if a stop was requested.
@@ -109,7 +110,7 @@ class TargetRuns:
             ]
             for command in commands:
                 if run_command(command, shutdown) != 0:
-                    return directory
+                    return f"{command[0]} of {directory.path}"
         return None
 
     def _epochs(self) -> tuple[int, int]:
@@ -118,7 +119,7 @@ class TargetRuns:
         if not begun:
             return 0, 0
         epochs = int(read_yaml(begun[0].config)["trainer"]["epochs"])
-        done = sum(int(rows[-1]["epoch"]) for rows in map(_rows, begun) if rows)
+        done = sum(epochs if _is_trained(directory) else _last_epoch(directory) for directory in begun)
         return done, epochs * self.target.seeds
 
     def _value(self, directory: RunDirectory) -> float | None:
@@ -146,6 +147,17 @@ def _has_settings(scores: Mapping[str, Any], overrides: Sequence[str]) -> bool:
     )
 
 
+def _is_trained(directory: RunDirectory) -> bool:
+    """Whether training has ended, by early stopping too."""
+    return (directory.read_result() or {}).get("status") == "completed"
+
+
+def _last_epoch(directory: RunDirectory) -> int:
+    """The last epoch that has ended; 0 before the first."""
+    rows = _rows(directory)
+    return int(rows[-1]["epoch"]) if rows else 0
+
+
 def _rows(directory: RunDirectory) -> list[dict[str, Any]]:
     """The metrics of the epochs that a run has ended."""
     return read_rows(directory.metrics) if directory.metrics.exists() else []
@@ -155,11 +167,11 @@ def _training(
     target: ReproductionTarget, directory: RunDirectory, seeding: Sequence[str], overrides: Sequence[str]
 ) -> list[list[str]]:
     """The command that trains a run or resumes it; none where it is complete."""
-    if (directory.read_result() or {}).get("status") == "completed":
+    if _is_trained(directory):
         return []
     if directory.config.exists():
-        return [["train", f"resume={directory.path}", *overrides]]
-    fixed = ["tracker=none", "evaluator=[elbo]", f"hydra.run.dir={directory.path}"]
+        return [["train", f"resume={quote_value(str(directory.path))}", *overrides]]
+    fixed = ["tracker=none", "evaluator=[elbo]", f"hydra.run.dir={quote_value(str(directory.path))}"]
     return [["train", *target.train, *fixed, *seeding, *overrides]]
 
 
@@ -167,7 +179,7 @@ def _evaluation(target: ReproductionTarget, directory: RunDirectory) -> list[lis
     """The command that evaluates a run; none where the metric is one of training."""
     if not target.evaluate:
         return []
-    which = [f"run={directory.path}", f"split={target.split}", f"checkpoint={target.checkpoint}"]
+    which = [f"run={quote_value(str(directory.path))}", f"split={target.split}", f"checkpoint={target.checkpoint}"]
     return [["evaluate", *which, *target.evaluate]]
 
 

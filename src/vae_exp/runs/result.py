@@ -59,7 +59,7 @@ def write_result(
         "monitor": trainer.options.monitor,
         "best": {"epoch": best.epoch, "value": best.value},
         "warnings": warnings,
-        "metrics": state.metrics | best_metrics(run_dir, best.epoch),
+        "metrics": state.metrics | best_metrics(run_dir, best.epoch) | state.metrics,
         "seconds": {
             "training": round(state.train_seconds, 3),
             "total": round(trainer.previous_train_seconds + time.time() - start, 3),

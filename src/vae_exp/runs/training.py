@@ -15,9 +15,9 @@ from vae_exp.configuration.stored_config import with_overrides
 from vae_exp.configuration.validation import check_unused_overrides
 from vae_exp.engine import torchrun
 from vae_exp.engine.device import oom_error
-from vae_exp.engine.paused_run import raised_in
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.engine.threads import cpu_threads
+from vae_exp.engine.throw_into import ThrowInto
 from vae_exp.engine.train_step import compiler_error
 from vae_exp.errors import DivergedError, Interrupted, TrialPruned, UserError
 from vae_exp.runs.result import log_traceback, write_result, write_startup_failure
@@ -51,7 +51,7 @@ def run_training(run: PausedTraining, shutdown: GracefulShutdown) -> dict[str, A
     try:
         setup = next(run)
         with cpu_threads(setup.threads):
-            with raised_in(run):
+            with ThrowInto(run):
                 setup.trainer.fit(shutdown, setup.progress(), setup.pruner)
             next(run)
     except StopIteration as end:

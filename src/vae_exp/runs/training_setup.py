@@ -30,7 +30,7 @@ from vae_exp.engine import torchrun
 from vae_exp.engine.cpu_settings import speed_up_cpu
 from vae_exp.engine.device import check_precision_supported, device_name, resolve_device
 from vae_exp.engine.distributed import DistributedContext, init_distributed, local_rank_device
-from vae_exp.engine.phase_seconds import timed
+from vae_exp.engine.phase_seconds import measure_phase
 from vae_exp.engine.progress import NullProgress, ProgressDisplay, progress_display
 from vae_exp.engine.protocols import Evaluator, Pruner
 from vae_exp.engine.seeding import make_generator, seed_everything, set_deterministic
@@ -132,11 +132,11 @@ def set_up(
     state = None if resume_state is None else resume_state.state
     settings = parse_config(config, TrainConfig)
     device = _set_up_process(settings)
-    with timed(phases, "data"):
+    with measure_phase(phases, "data"):
         splits = _make_splits(settings, resume_state, job)  # imports: a signal must not leave half a module
         with shutdown.at_once():
             images = _open_images(settings, splits, run_dir, resume_state)
-    with timed(phases, "build"):
+    with measure_phase(phases, "build"):
         plain, val = resolve_to_dict(config, splits.image_shape), splits.val
         vae, loss = _build_model(settings, plain, images, val, device, is_resumed=state is not None)
         options = _options(settings, loss, val)
@@ -149,7 +149,7 @@ def set_up(
     dist = init_distributed(settings.trainer.strategy, device)
     run_id = state.get("wandb_run_id") if state is not None else job.wandb_run_id
     start = partial(start_wandb, sweep=job.sweep, overrides=job.overrides, swept=job.swept, is_alone=job.is_alone)
-    with timed(phases, "tracker"):
+    with measure_phase(phases, "tracker"):
         wandb = start(settings.tracker, plain, run_dir, state, run_id) if metrics_file else None
     metadata = _checkpoint_metadata(config, splits) | {
         "wandb_run_id": wandb.run_id if wandb else run_id,
@@ -157,7 +157,7 @@ def set_up(
         "loss_check": loss_check,
         "threads": threads,
     }
-    with timed(phases, "build"):
+    with measure_phase(phases, "build"):
         trainer = Trainer(
             vae=vae,
             loss=loss,

@@ -64,7 +64,7 @@ def start_wandb(
     if sweep:
         config |= {"overrides": dict(overrides), "swept": dict(swept)}
     record = {} if state is None else directory.read_wandb()
-    stored = {key: value for key, value in record.items() if isinstance(value, str)}  # of the first start
+    stored = {key: value for key, value in record.items() if isinstance(value, str)}  # of the last start
     tracker = WandbTracker(
         mode=settings.mode,
         root=Path(settings.root),

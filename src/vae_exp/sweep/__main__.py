@@ -236,9 +236,10 @@ def _retry(args: argparse.Namespace) -> int:
     for command in commands:
         folder, argv = Path(command["folder"]), portable_args(command["words"])
         if not folder.is_dir():
+            words = " ".join(_directory_args(args.sweep.resolve(), Path.cwd()))
             raise UserError(
-                f"{args.sweep} was started in {folder}, which is no longer there; give your command again, with "
-                f"sweep.name={args.sweep.resolve().name}, in the folder where the project is now."
+                f"{args.sweep} was started in {folder}, which is no longer there; give your command again, in the "
+                f"folder where the project is now, with {words}."
             )
         if TRUST not in trust:
             check_command(argv, folder, args.sweep)

@@ -327,9 +327,24 @@ def test_a_resumed_trial_has_its_values_and_the_other_overrides_of_the_command(t
 def test_a_trial_with_a_key_that_the_command_does_not_search_waits(tmp_path: Path):
     first = TrialScheduler(tmp_path, settings(n_trials=1), SPACE)
     first.release(lease_from(first))
-    narrower = parsed_space(["data=digits", "x=interval(-5,5)"], {})
-    assert TrialScheduler(tmp_path, settings(n_trials=1), narrower).lease() is None
-    assert TrialScheduler(tmp_path, settings(n_trials=1), SPACE).lease() is not None
+    narrower = TrialScheduler(
+        tmp_path, settings(n_trials=1), parsed_space(["data=digits", "x=interval(-5,5)"], {})
+    )
+    assert (narrower.lease(), narrower.unfinished()) == (None, 0)
+    wider = TrialScheduler(tmp_path, settings(n_trials=1), SPACE)
+    assert wider.unfinished() == 1
+    assert wider.lease() is not None
+
+
+def test_a_trial_of_a_wider_search_lends_its_result_to_none_of_a_narrower_one(tmp_path: Path):
+    wider = parsed_space(["data=digits", "x=choice(1,2)", "y=choice(1,2)"], {})
+    for _ in range(4):
+        scheduler = TrialScheduler(tmp_path, settings(n_trials=4, sampler={"name": "grid"}), wider)
+        finish(scheduler, tmp_path, lease_from(scheduler))
+    narrower = parsed_space(["data=digits", "x=choice(1,2)"], {})
+    scheduler = TrialScheduler(tmp_path, settings(n_trials=6), narrower)
+    lease = lease_from(scheduler)
+    assert (lease.number, lease.overrides[1][:2]) == (4, "x=")
 
 
 def test_the_overrides_in_a_strangers_journal_are_not_used(tmp_path: Path):

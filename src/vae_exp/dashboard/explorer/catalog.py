@@ -55,21 +55,25 @@ class ExplorerCatalog:
             current = [_identity(run) for run in stored if not run.is_replaced]
         runs = [run for item in current if (run := self._explorable(*item)) is not None]
         shown = {run.path for run in runs}
-        for number, path in enumerate(self._named, 1):
-            if path not in shown:
-                name = f"{path.parent.name}/{path.name}"
-                runs.append(ExplorableRun(f"{_UNLOGGED}{number}", name, path, is_named=True))
+        runs += [run for run in self._directories() if run.path not in shown]
         order = {path: number for number, path in enumerate(self._named)}
         return sorted(runs, key=lambda run: order.get(run.path, len(order)))
 
     def get(self, key: str) -> ExplorableRun | None:
         """The run with this key; None if there is none."""
-        if key.startswith(_UNLOGGED):
-            return next((run for run in self.runs() if run.key == key), None)
+        if key.startswith(_UNLOGGED):  # a page may have it from the time before the W&B file was read
+            return next((run for run in self._directories() if run.key == key), None)
         with self._store.lock:
             run = self._store.runs.get(key)
             item = None if run is None else _identity(run)
         return None if item is None else self._explorable(*item)
+
+    def _directories(self) -> list[ExplorableRun]:
+        """The runs that are named, by their numbers."""
+        return [
+            ExplorableRun(f"{_UNLOGGED}{number}", f"{path.parent.name}/{path.name}", path, is_named=True)
+            for number, path in enumerate(self._named, 1)
+        ]
 
     def _explorable(self, key: str, name: str, directory: str) -> ExplorableRun | None:
         """A stored run if its directory is below a root, or named, and has a checkpoint."""

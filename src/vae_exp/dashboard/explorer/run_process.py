@@ -106,7 +106,7 @@ class RunProcess:
 def _version_of(run: Path, checkpoint: str | None) -> str:
     """What changes when the checkpoint that is opened is replaced."""
     directory = RunDirectory(run)
-    names = [checkpoint] if checkpoint else directory.checkpoints()[:1]
+    names = [name for name in directory.checkpoints() if checkpoint in (None, name)][:1]
     return "".join(f"{name}-{directory.checkpoint(name).stat().st_mtime_ns:x}" for name in names)
 
 

@@ -67,6 +67,4 @@ def run_in_batches(scheduler: TrialScheduler, launcher: Any, batch_size: int) ->
 def _end(scheduler: TrialScheduler, leases: Iterable[TrialLease]) -> None:
     for lease in leases:
         scheduler.release(lease)
-    counts = scheduler.counts()
-    unfinished = sum(count for state, count in counts.items() if not state.is_finished())
-    current_session().set_trial_counts(counts[TrialState.FAIL], unfinished)
+    current_session().set_trial_counts(scheduler.counts()[TrialState.FAIL], scheduler.unfinished())

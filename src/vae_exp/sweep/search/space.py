@@ -43,7 +43,8 @@ class Space:
         """
         chosen: dict[str, Any] = {}
         for key in _order(self.conditions, self.distributions):
-            if key in drawn if drawn else self._applies(key, chosen):
+            is_searched = key in drawn if drawn else self._applies(key, chosen)
+            if is_searched:
                 chosen[key] = _suggest(trial, key, self.distributions[key])
         return [*self.fixed, *(f"{key}={value}" for key, value in chosen.items())]
 

@@ -31,7 +31,7 @@ from vae_exp.sweep.search.space import Space
 DIRECTIONS = ("minimize", "maximize")
 _STUDY = "search"
 _TRIAL = "sweep.trial="
-_TEXTS = "overrides"  # of a trial, set once its values are drawn; earlier versions stored the fixed ones too
+_TEXTS = "overrides"  # of a trial whose values are drawn; earlier versions stored the fixed ones too
 _LOCK_SECONDS = 60
 _LOCKS = ".trials"
 _ENDED = ("completed", "pruned", "failed", "diverged")
@@ -168,6 +168,10 @@ class TrialScheduler:
         """How many trials there are in each state, those of other processes among them."""
         return Counter(trial.state for trial in self._trials())
 
+    def unfinished(self) -> int:
+        """How many trials this command, given again, would continue."""
+        return sum(map(self._can_be_resumed, self._trials()))
+
     def lease(self) -> TrialLease | None:
         """The next trial for this process: one whose owner has died, or a new one; None if there is none.
 
@@ -208,7 +212,9 @@ class TrialScheduler:
         return TrialLease(trial.number, [*overrides, self._trial_override(trial)], lock)
 
     def _searched(self, trial: FrozenTrial) -> tuple[str, ...]:
-        """The overrides of a trial at the keys that are searched; empty before they are drawn."""
+        """The overrides of a trial at the searched keys; none before they are drawn, or if it has others."""
+        if not trial.params.keys() <= self._space.distributions.keys():
+            return ()
         texts = map(str, trial.user_attrs.get(_TEXTS) or ())
         return tuple(text for text in texts if text.partition("=")[0] in self._space.distributions)
 

@@ -13,7 +13,7 @@ from vae_exp.engine.train_step import TrainStep
 _log = logging.getLogger(__name__)
 
 
-class RandomState:
+class TrainingRNG:
     """The generators of order and noise and those of the process, at the batch that a resumed run continues with.
 
     The order is kept from the start of an epoch, whose batches are drawn at once.

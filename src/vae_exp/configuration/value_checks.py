@@ -9,50 +9,50 @@ from typing import Any
 from vae_exp.errors import UserError
 
 
-def at_least(key: str, value: float, least: float) -> None:
+def check_min(key: str, value: float, least: float) -> None:
     """At least {0}."""
     if not isfinite(value) or value < least:
         raise UserError(f"{key}={value} must be at least {least}.")
 
 
-def between(key: str, value: int, least: int, most: int) -> None:
+def check_range(key: str, value: int, least: int, most: int) -> None:
     """From {0} to {1}."""
     if not least <= value <= most:
         raise UserError(f"{key}={value} must be from {least} to {most}.")
 
 
-def positive(key: str, value: float) -> None:
+def check_positive(key: str, value: float) -> None:
     """Greater than 0."""
     if not isfinite(value) or value <= 0:
         raise UserError(f"{key}={value} must be greater than 0.")
 
 
-def share(key: str, value: float) -> None:
+def check_fraction(key: str, value: float) -> None:
     """At least 0 and below 1."""
     if not 0 <= value < 1:
         raise UserError(f"{key}={value} must be at least 0 and below 1; null keeps none.")
 
 
-def seed(key: str, seed: int) -> None:
+def check_seed(key: str, seed: int) -> None:
     """From 0 to 2^63 − 1."""
-    at_least(key, seed, 0)
+    check_min(key, seed, 0)
     if seed >= 2**63:
         raise UserError(f"{key}={seed} must be below 2**63.")
 
 
-def auto_or_count(key: str, value: Any) -> None:
+def check_auto_or_count(key: str, value: Any) -> None:
     """`auto` or a whole number of at least 1."""
     if value != "auto" and (type(value) is not int or value < 1):
         raise UserError(f"{key}={value} must be auto or a whole number of at least 1.")
 
 
-def one_of(key: str, value: Any, *allowed: str | bool) -> None:
+def check_choice(key: str, value: Any, *allowed: str | bool) -> None:
     """{choices}."""
     if value not in allowed:
         raise UserError(f"{key}={value} must be one of {', '.join(map(str, allowed))}.")
 
 
-def some_of(key: str, values: list[str], *allowed: str) -> None:
+def check_subset(key: str, values: list[str], *allowed: str) -> None:
     """A list of {choices}."""
     if not values or not set(values) <= set(allowed):
         raise UserError(
@@ -60,13 +60,13 @@ def some_of(key: str, values: list[str], *allowed: str) -> None:
         )
 
 
-def widths(key: str, widths: list[int]) -> None:
+def check_widths(key: str, widths: list[int]) -> None:
     """Widths of at least 1; `[]` is a linear model."""
     if any(width < 1 for width in widths):
         raise UserError(f"{key}={widths} must list widths of at least 1; [] is a linear model.")
 
 
-def lists_of_widths(key: str, lists: list[list[int]]) -> None:
+def check_width_lists(key: str, lists: list[list[int]]) -> None:
     """Lists of widths of at least 1."""
     if not lists or min(sum(lists, [1])) < 1:
         raise UserError(
@@ -75,64 +75,64 @@ def lists_of_widths(key: str, lists: list[list[int]]) -> None:
         )
 
 
-def batch_sizes(key: str, sizes: list[int]) -> None:
+def check_batch_sizes(key: str, sizes: list[int]) -> None:
     """Sizes of at least 1."""
     if not sizes or min(sizes) < 1:
         raise UserError(f"{key}={sizes} must list sizes of at least 1, such as [100,1000].")
 
 
-def stack_sizes(key: str, sizes: list[int]) -> None:
+def check_stack_sizes(key: str, sizes: list[int]) -> None:
     """Numbers of nets of at least 1; `[]` is none."""
     if any(size < 1 for size in sizes):
         raise UserError(f"{key}={sizes} must list numbers of nets of at least 1, such as [1,64]; [] is none.")
 
 
-def image_shape(key: str, shape: list[int]) -> None:
+def check_image_shape(key: str, shape: list[int]) -> None:
     """`[channels, height, width]`."""
     if len(shape) != 3 or min(shape) < 1:
         raise UserError(f"{key}={shape} must be [channels, height, width], each at least 1.")
 
 
-def run(key: str, directory: str) -> None:
+def check_run(key: str, directory: str) -> None:
     """Not empty."""
     if not directory.strip():
         remedy = ", or leave resume out for a new run" if key == "resume" else ""
         raise UserError(f"{key}= is empty; name a run directory{remedy}.")
 
 
-def runs(key: str, directories: str | list[str]) -> None:
+def check_runs(key: str, directories: str | list[str]) -> None:
     """A run directory, a sweep, or a list of them."""
     names = [directories] if isinstance(directories, str) else directories
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise UserError(f"{key}={directories} must be a run directory, a sweep, or a list of them.")
     for name in names:
-        run(key, name)
+        check_run(key, name)
 
 
-def tracker_mode(key: str, mode: str) -> None:
+def check_tracker_mode(key: str, mode: str) -> None:
     """`offline`, `online` or `none`."""
     source = " (from WANDB_MODE)" if mode == os.environ.get("WANDB_MODE") else ""
     if mode not in ("offline", "online", "none"):
         raise UserError(f"{key}={mode}{source} must be offline, online or none.")
 
 
-def sweep_name(key: str, name: str) -> None:
+def check_sweep_name(key: str, name: str) -> None:
     """Letters, digits, `.`, `-` and `_`; the first is a letter, a digit or `_`."""
     if not re.fullmatch(r"\w[\w.-]*", str(name)):
         raise UserError(f"{key}={name} must begin with a letter or digit and hold only those, '.', '-' and '_'.")
 
 
-def target(key: str, node: Mapping[str, Any]) -> None:
+def check_target(key: str, node: Mapping[str, Any]) -> None:
     """A mapping with `_target_`."""
     if not isinstance(node.get("_target_"), str):
         raise UserError(f"{key}._target_ is missing; it names the class that is instantiated.")
 
 
-def optimizer(key: str, node: Mapping[str, Any]) -> None:
+def check_optimizer(key: str, node: Mapping[str, Any]) -> None:
     """A mapping with `_target_`."""
-    target(key, node)
+    check_target(key, node)
     for name in {"lr", "weight_decay"} & set(node):
         value = node[name]
         if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
             raise UserError(f"{key}.{name}={value} must be a finite number.")
-        positive(f"{key}.{name}", value) if name == "lr" else at_least(f"{key}.{name}", value, 0)
+        check_positive(f"{key}.{name}", value) if name == "lr" else check_min(f"{key}.{name}", value, 0)

@@ -1,4 +1,4 @@
-"""What the steps of a paused run raise, raised in the run."""
+"""A context manager that hands errors to a paused generator."""
 
 from collections.abc import Generator
 from contextlib import AbstractContextManager
@@ -6,11 +6,11 @@ from types import TracebackType
 from typing import Any
 
 
-class raised_in(AbstractContextManager[None]):  # noqa: N801 - reads as a function
-    """A block at a pause of a generator: what is raised in it is raised there.
+class ThrowInto(AbstractContextManager[None]):
+    """A context manager that throws the errors of its block into a paused generator.
 
     Args:
-        run: A generator that yields where the block is due.
+        run: The generator; it is paused at the `yield` in place of which the block runs.
     """
 
     def __init__(self, run: Generator[Any, None, Any]) -> None:
