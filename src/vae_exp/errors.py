@@ -33,6 +33,10 @@ class Interrupted(Exception):  # noqa: N818 - a request, not an error
         )
         self.signal_number = signal_number
 
+    def __reduce__(self) -> tuple[type["Interrupted"], tuple[int]]:
+        """The number makes it again: processes that share a run send it to one another."""
+        return Interrupted, (self.signal_number,)
+
     @property
     def exit_code(self) -> int:
         """The shell's convention: 128 + signal, so 130 for Ctrl-C and 143 for SIGTERM."""

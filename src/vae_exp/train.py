@@ -62,7 +62,7 @@ def train(config: DictConfig) -> None:
 
         phases["imports"] = time.perf_counter() - start
         if is_job:
-            _run_job(config, overrides, run_dir, hydra.sweep.dir.rpartition("/")[2], shutdown)
+            _run_job(config, overrides, run_dir, Path(hydra.sweep.dir).name, shutdown)
             return
         with lock_run_directory(run_dir) if torchrun.is_main_process() else nullcontext():
             resume_state = load_resume_state(run_dir, config, overrides) if config.resume else None

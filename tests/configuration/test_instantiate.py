@@ -1,6 +1,7 @@
 """What a user's own parts get, good and bad."""
 
 import logging
+from math import nan
 from types import SimpleNamespace
 
 import pytest
@@ -343,12 +344,21 @@ def test_schedulers_need_an_optimizer_and_may_be_absent():
 
 
 @pytest.mark.parametrize(
-    ("name", "key", "value"),
-    [("StepLR", "step_size", 0), ("CosineAnnealingLR", "T_max", 0), ("MultiStepLR", "milestones", [3, -1])],
+    ("name", "key", "value", "expected"),
+    [
+        ("StepLR", "step_size", 0, "a whole number of at least 1"),
+        ("StepLR", "step_size", 1.5, "a whole number of at least 1"),
+        ("StepLR", "gamma", nan, "a finite number of at least 0"),
+        ("CosineAnnealingLR", "T_max", "abc", "a whole number of at least 1"),
+        ("CosineAnnealingLR", "eta_min", -1, "a finite number of at least 0"),
+        ("MultiStepLR", "milestones", [3, -1], "whole numbers of at least 1"),
+        ("ReduceLROnPlateau", "patience", "abc", "a whole number of at least 0"),
+        ("ReduceLROnPlateau", "factor", "half", "a finite number of at least 0"),
+    ],
 )
-def test_schedules_that_torch_would_stumble_over_are_refused_by_their_key(name, key, value):
+def test_schedules_that_torch_would_stumble_over_are_refused_by_their_key(name, key, value, expected):
     optimizer = build_optimizer({"_target_": "torch.optim.SGD", "lr": 0.1}, nn.Linear(2, 2).parameters())
-    with pytest.raises(UserError, match=rf"scheduler\.{key}=.* must be at least 1"):
+    with pytest.raises(UserError, match=rf"scheduler\.{key}=.* must be {expected}"):
         build_scheduler({"_target_": f"torch.optim.lr_scheduler.{name}", key: value}, optimizer)
 
 

@@ -191,6 +191,36 @@ def test_times_of_a_resumed_run_ascend(tmp_path: Path):
     assert run.summary["_runtime"] == 2.0  # step 30 took time twice
 
 
+def test_a_segment_counts_from_its_own_start_where_its_time_stamps_say_so(tmp_path: Path):
+    """The first was killed after one row, at a time that the second passes in its first."""
+    first = make_run(tmp_path, "one", {}, [], exit_code=None, started=1_700_000_000)
+    append(first, history_record(10, {"a": 1.0, "_runtime": 12.0, "_timestamp": 1_700_000_012.0}))
+    second = make_run(tmp_path, "one", {}, [], exit_code=None, started=1_700_000_500)
+    for step, time in ((20, 13.0), (30, 23.0)):
+        append(second, history_record(step, {"a": 2.0, "_runtime": time, "_timestamp": 1_700_000_500 + time}))
+    run = only_run(tmp_path)
+    np.testing.assert_array_equal(run.series("a", "_runtime")[0], [12, 25, 35])
+    assert run.summary["_runtime"] == 35
+
+
+def test_a_run_that_is_resumed_at_its_end_keeps_its_last_epoch(tmp_path: Path):
+    """Its evaluators ran once more, at the same step."""
+    first = make_run(tmp_path, "one", {}, [], started=1_700_000_000)
+    append(first, history_record(10, {"a": 1.0, "p": picture("media/a.png")}))
+    append(
+        first, history_record(20, {"a": 2.0, "b": 5.0, "p": picture("media/b.png"), "q": picture("media/q.png")})
+    )
+    second = make_run(tmp_path, "one", {}, [], started=1_700_000_500)
+    append(second, history_record(20, {"b": 6.0, "q": picture("media/r.png")}), exit_record())
+    run = only_run(tmp_path)
+    np.testing.assert_array_equal(run.series("a"), [[10, 20], [1, 2]])
+    np.testing.assert_array_equal(run.series("b"), [[20], [6]])
+    steps, columns = run.rows()
+    np.testing.assert_array_equal(steps, [10, 20])
+    np.testing.assert_array_equal([columns["a"], columns["b"]], [[1, 2], [np.nan, 6]])
+    assert [x.path for x in run.pictures] == ["media/a.png", "media/b.png", "media/r.png"]
+
+
 @pytest.mark.parametrize(("epoch", "is_shown"), [(3, True), (4, True), (2, False)])
 def test_scores_of_an_epoch_that_is_no_longer_the_best_or_the_last_are_left_out(
     tmp_path: Path, epoch: int, is_shown: bool

@@ -10,7 +10,7 @@ from vae_exp.data.images import ImageSet
 from vae_exp.model.decoders import ConvDecoder, MLPDecoder
 from vae_exp.model.encoders import ConvEncoder, MLPEncoder
 from vae_exp.model.initialization import init_bias_to_data_mean, initialize
-from vae_exp.model.likelihoods import CategoricalLikelihood
+from vae_exp.model.likelihoods import CategoricalLikelihood, FixedGaussianLikelihood
 
 SHAPE = (1, 28, 28)
 
@@ -72,6 +72,7 @@ def test_the_output_starts_at_the_mean_image_but_for_the_clip():
     [
         ConvDecoder(SHAPE, 2, [5], "tanh"),
         MLPDecoder(SHAPE, 2, [5], "tanh", CategoricalLikelihood(4)),
+        MLPDecoder(SHAPE, 2, [5], "tanh", FixedGaussianLikelihood(0.1, sigmoid_mean=False)),
         nn.Identity(),
     ],
 )

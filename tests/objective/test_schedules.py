@@ -49,7 +49,7 @@ def test_a_cycle_rises_for_its_share_and_starts_again():
     st.floats(0, 2e4),
 )
 def test_every_schedule_begins_at_its_start_ends_at_its_end_and_stays_between(kind, start, end, duration, elapsed):
-    schedule = kind(start, end, duration)
+    schedule = kind(start, end, duration, unit="step")
     assert schedule.value_at(0) == pytest.approx(start)
     assert schedule.value_at(duration) == schedule.final_value() == pytest.approx(end)
     assert min(start, end) - 1e-9 <= schedule.value_at(elapsed) <= max(start, end) + 1e-9
@@ -61,8 +61,10 @@ def test_every_schedule_begins_at_its_start_ends_at_its_end_and_stays_between(ki
         (Linear, {"duration": 0}, "duration=0"),
         (Linear, {"duration": 5, "unit": "batch"}, "unit=batch must be one of epoch, step"),
         (Cyclical, {"duration": 5, "cycles": 0}, "cycles=0"),
-        (Cyclical, {"duration": 5, "rise": 0.0}, "rise=0"),
-        (Cyclical, {"duration": 5, "rise": 1.5}, "rise=1.5"),
+        (Cyclical, {"duration": 50, "cycles": 4.5}, "cycles=4.5 must be a whole number"),
+        (Cyclical, {"duration": 7, "cycles": 4}, "cycles=4 of duration=7 epochs: a cycle of fewer than 2 epochs"),
+        (Cyclical, {"duration": 8, "rise": 0.0}, "rise=0"),
+        (Cyclical, {"duration": 8, "rise": 1.5}, "rise=1.5"),
     ],
 )
 def test_what_makes_no_schedule_is_refused(kind, arguments, told):

@@ -44,6 +44,41 @@ def test_a_path_is_anchored_once_and_a_home_folder_expanded(tmp_path: Path, monk
     assert [run.path for run in runs] == [tmp_path / "run", tmp_path / "home" / "run"]
 
 
+def test_a_link_as_lock_is_not_opened(tmp_path: Path):
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "mine.txt")
+    assert not RunDirectory(tmp_path / "run").is_locked()
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_temporary_files_behind_a_link_stay(tmp_path: Path):
+    leftover = tmp_path / "elsewhere" / ".notes.txt.4711.tmp"
+    for folder in (leftover.parent, tmp_path / "run" / "figures"):
+        folder.mkdir(parents=True)
+    own = tmp_path / "run" / "figures" / leftover.name
+    for file in (leftover, own):
+        file.touch()
+    (tmp_path / "run" / "generated").symlink_to(leftover.parent)
+    RunDirectory(tmp_path / "run").remove_temp_files()
+    assert (leftover.exists(), own.exists()) == (True, False)
+
+
+def test_an_attempt_that_is_archived_by_half_cannot_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("result.json", "metrics.jsonl", "checkpoints/last.pt", ".hydra/config.yaml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    moved, rename = [], Path.rename
+
+    def note(path: Path, target: Path) -> Path:
+        moved.append(path.name)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", note)
+    RunDirectory(tmp_path).archive_attempt()
+    assert (moved[0], moved[-1], len(moved)) == ("checkpoints", "result.json", 4)
+
+
 @pytest.mark.parametrize(
     ("name", "alone", "beside_a_lock"),
     [

@@ -199,7 +199,7 @@ def test_retry_says_what_to_do_after_the_project_has_moved(command, tmp_path: Pa
     code, _, err = command("retry", tmp_path / "s")
     assert code == 1
     assert "old, which is no longer there; give your command again, in the folder where the project is now" in err
-    assert f"with sweep.name=s hydra.sweep.dir={tmp_path / 's'}." in err
+    assert f"with sweep.name='s' hydra.sweep.dir='{tmp_path / 's'}'." in err
 
 
 def test_hundreds_of_jobs_are_read_in_a_moment(command, tmp_path: Path):

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from inspect import signature
+from math import inf
 from typing import Any, TypeVar
 
 import torch
@@ -65,7 +66,8 @@ def build_splits(data: DataConfig, may_download: bool = True) -> DataSplits:
     )
 
 
-_SCHEDULER_MINIMA = {"step_size": 1, "T_max": 1, "milestones": 1, "patience": 0}
+_SCHEDULER_COUNTS = {"step_size": 1, "T_max": 1, "milestones": 1, "patience": 0, "cooldown": 0}  # and their minima
+_SCHEDULER_NUMBERS = ("gamma", "factor", "eta_min", "min_lr", "threshold")
 
 
 def build_vae(model: Node, image_shape: Sequence[int]) -> VAE:
@@ -145,6 +147,11 @@ def build_loss(
             f"trainer.batch_size={batch_size} is too small for loss ({loss['_target_']}), which compares the "
             f"images of a batch; it must be at least {least}."
         )
+    if batch_size is not None and "dataset_size" in arguments and arguments["dataset_size"] < batch_size:
+        raise UserError(
+            f"loss.dataset_size={arguments['dataset_size']} is less than trainer.batch_size={batch_size}; leave "
+            f"it out for the number of training images."
+        )
     check_likelihood(built, loss["_target_"], vae)
     if batch_size is not None and device is not None:
         check_memory(built, vae, image_shape, -(-batch_size // torchrun.world_size()), device)
@@ -195,13 +202,23 @@ def build_scheduler(scheduler: Node, optimizer: Optimizer) -> LRScheduler | None
     """The learning rate scheduler of this optimiser; None where the config names none."""
     if not scheduler.get("_target_"):
         return None
-    for name, least in _SCHEDULER_MINIMA.items():  # torch fails after an epoch, or takes them for something else
-        values = scheduler.get(name)
-        for value in values if isinstance(values, list) else [values]:
-            if isinstance(value, int) and value < least:
-                raise UserError(f"scheduler.{name}={values} must be at least {least}.")
+    _check_scheduler(scheduler)
     built = _create({**scheduler, "_partial_": True}, "scheduler")
     return _complete_partial(built, "scheduler", scheduler, LRScheduler, optimizer)
+
+
+def _check_scheduler(scheduler: Node) -> None:
+    """Refuse values that torch fails with after an epoch, or takes for something else."""
+    for name, least in _SCHEDULER_COUNTS.items():
+        values = scheduler.get(name)
+        for value in values if isinstance(values, list) else [values]:
+            if value is not None and (type(value) is not int or value < least):
+                text = "whole numbers" if isinstance(values, list) else "a whole number"
+                raise UserError(f"scheduler.{name}={values} must be {text} of at least {least}.")
+    for name in _SCHEDULER_NUMBERS:
+        value = scheduler.get(name)
+        if isinstance(value, str | bool) or (isinstance(value, int | float) and not 0 <= value < inf):
+            raise UserError(f"scheduler.{name}={value} must be a finite number of at least 0.")
 
 
 def build_evaluators(evaluators: Node) -> dict[str, Evaluator]:
@@ -264,7 +281,9 @@ def _as_user_error(error: BaseException, key: str, node: Node) -> UserError:
     if isinstance(root, UserError):
         return root
     if isinstance(root, ValueError) and re.match(r"[\w.]+=", str(root)):  # names the key and the value itself
-        return UserError(str(root))
+        return UserError(
+            str(root) if "." in str(root).partition("=")[0] else f"{_failing_node(error, key, node)[0]}.{root}"
+        )
     unexpected = list(_unexpected_keys(node, key)) if isinstance(root, TypeError) else []
     key, node = _failing_node(error, key, node)
     beginning = f"{key}._target_={node['_target_']} cannot be instantiated"

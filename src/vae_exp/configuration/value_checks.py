@@ -62,7 +62,7 @@ def check_subset(key: str, values: list[str], *allowed: str) -> None:
 
 def check_widths(key: str, widths: list[int]) -> None:
     """Widths of at least 1; `[]` is a linear model."""
-    if any(width < 1 for width in widths):
+    if any(type(width) is not int or width < 1 for width in widths):
         raise UserError(f"{key}={widths} must list widths of at least 1; [] is a linear model.")
 
 
@@ -116,9 +116,14 @@ def check_tracker_mode(key: str, mode: str) -> None:
         raise UserError(f"{key}={mode}{source} must be offline, online or none.")
 
 
+def is_sweep_name(name: str) -> bool:
+    """Whether a name may stand in `sweep.name`."""
+    return bool(re.fullmatch(r"\w[\w.-]*", str(name)))
+
+
 def check_sweep_name(key: str, name: str) -> None:
     """Letters, digits, `.`, `-` and `_`; the first is a letter, a digit or `_`."""
-    if not re.fullmatch(r"\w[\w.-]*", str(name)):
+    if not is_sweep_name(name):
         raise UserError(f"{key}={name} must begin with a letter or digit and hold only those, '.', '-' and '_'.")
 
 

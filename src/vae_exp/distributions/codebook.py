@@ -116,6 +116,11 @@ class UniformCodebookPrior(_Codes):
     def __init__(self, codebook: Tensor, positions: int) -> None:
         super().__init__(codebook, positions, torch.Size())
 
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draws of torch's global generator, `[*sample_shape, positions · code_dim]`."""
+        shape = (*sample_shape, self.positions)
+        return self.codebook[torch.randint(len(self.codebook), shape, device=self.codebook.device)].flatten(-2)
+
 
 @rsample.register
 def _(distribution: VectorQuantizedPosterior, generator: torch.Generator, shape: Sequence[int] = ()) -> Tensor:

@@ -55,7 +55,7 @@ class DiscretizedLogistic(Distribution):
         return DiscreteLevels(self.levels)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """The logarithm of the probability of the level nearest to each value, in nats."""
+        """The log-probability of one step of levels around each value, in nats; of a level, that of the level."""
         step = 1 / (self.levels - 1)
         upper = (value + step / 2 - self.loc) / self.scale
         lower = (value - step / 2 - self.loc) / self.scale

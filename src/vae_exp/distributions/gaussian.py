@@ -21,6 +21,10 @@ class DiagonalGaussian(Independent):  # type: ignore[type-arg]
         super().__init__(Normal(mean, torch.exp(0.5 * log_variance), validate_args=False), 1, validate_args=False)
         self.parameters = parameters
 
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        """The same densities over more axes of batches."""
+        return Independent(self.base_dist, 1, validate_args=False).expand(batch_shape)
+
 
 class StandardNormal(Independent):  # type: ignore[type-arg]
     """N(0, I).
@@ -32,6 +36,10 @@ class StandardNormal(Independent):  # type: ignore[type-arg]
 
     def __init__(self, loc: Tensor, scale: Tensor) -> None:
         super().__init__(Normal(loc, scale, validate_args=False), 1, validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        """The same densities over axes of batches."""
+        return Independent(self.base_dist, 1, validate_args=False).expand(batch_shape)
 
 
 def draw_with_rate(posterior: DiagonalGaussian, noise: Tensor) -> tuple[Tensor, Tensor]:

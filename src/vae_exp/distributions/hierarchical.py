@@ -33,6 +33,11 @@ class HierarchicalGaussian(Distribution):
         self._units = [units, first.event_shape[0]] if first_is_upper else [first.event_shape[0], units]
         super().__init__(first.batch_shape, torch.Size([sum(self._units)]), validate_args=False)
 
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draws of torch's global generator, `[*sample_shape, *batch, units]`."""
+        a = self.first.rsample(torch.Size(sample_shape))
+        return self.join(a, self.conditional(a).rsample())
+
     def log_prob(self, value: Tensor) -> Tensor:
         """The density of `[..., units]`, `[...]`, in nats."""
         lower, upper = value.split(self._units, dim=-1)

@@ -53,8 +53,10 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     except Exception as error:  # the unpickler fails on damaged bytes with exceptions of any type
         # torch's own text advises to run the code inside the file
         reason = "damaged, or something else" if isinstance(error, pickle.UnpicklingError) else str(error)
-        reason = reason.splitlines()[0] if reason else type(error).__name__
-        raise UserError(f"{path} is not a whole checkpoint of plain tensors: {reason}") from error
+        reason = reason.splitlines()[0].rstrip(".") if reason else type(error).__name__
+        if isinstance(error, EOFError | OSError):
+            reason = "it is cut short"
+        raise UserError(f"{path} is not a whole checkpoint of plain tensors: {reason}.") from error
     version = state.get("format") if isinstance(state, dict) else type(state).__name__
     if version in _READABLE:
         return dict(state)

@@ -176,6 +176,8 @@ def _total_memory(device: torch.device) -> int | None:
 
 def oom_error(error: BaseException, batch_size: int, device: torch.device) -> MemoryExhaustedError | None:
     """An error with a remedy for a training step that ran out of memory; None for any other error."""
+    if isinstance(error, MemoryExhaustedError):
+        return error
     if not is_oom(error):
         return None
     return MemoryExhaustedError(
@@ -190,7 +192,7 @@ def evaluator_oom_error(error: BaseException, name: str, device: torch.device) -
         return None
     return MemoryExhaustedError(
         f"{device} ran out of memory{_free_memory_hint(device)} in evaluator.{name}; reduce num_images, "
-        f"batch_size or chunk_size of evaluator.{name}, where it has them."
+        f"batch_size, chunk_size or points_per_axis of evaluator.{name}, where it has them."
     )
 
 

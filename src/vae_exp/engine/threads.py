@@ -56,8 +56,9 @@ def choose_threads(requested: str | int | None, flops: int) -> int:
 
 
 def thread_variable() -> str:
-    """The environment variable that sets the number of threads; empty if there is none."""
-    return next((name for name in ENVIRONMENT_VARIABLES if os.environ.get(name)), "")
+    """The environment variable that sets the number of threads; empty if there is none with a number."""
+    numbers = {name: os.environ.get(name, "").partition(",")[0].strip() for name in ENVIRONMENT_VARIABLES}
+    return next((name for name, number in numbers.items() if number.isdecimal() and int(number) > 0), "")
 
 
 @contextmanager

@@ -98,7 +98,7 @@ class ConditionalVAE(VAE):
 
         Args:
             images: In [0, 1].
-            labels: Their classes, integers from 0, `[batch]`.
+            labels: Their classes, integers from 0 to `classes − 1`, which is not checked, `[batch]`.
 
         Raises:
             ValueError: without labels.
@@ -112,7 +112,8 @@ class ConditionalVAE(VAE):
 
         Args:
             latents: z.
-            labels: Classes, integers from 0; their shape broadcasts to that of the latents less their last axis.
+            labels: Classes, integers from 0 to `classes − 1`, which is not checked; their shape broadcasts to that
+                of the latents less their last axis.
 
         Raises:
             ValueError: without labels.
@@ -123,9 +124,15 @@ class ConditionalVAE(VAE):
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None, labels: Tensor | None = None) -> Tensor:
-        """Mean images of `n` draws, `[n, *image_shape]`; of the classes in turn without labels."""
+        """Mean images of `n` draws, `[n, *image_shape]`; of the classes in turn without labels.
+
+        Raises:
+            ValueError: for a label of no class.
+        """
         if labels is None:
             labels = torch.arange(n, device=next(self.parameters()).device) % self.classes
+        elif not bool(((labels >= 0) & (labels < self.classes)).all()):
+            raise ValueError(f"labels={labels.tolist()} must be integers from 0 to {self.classes - 1}.")
         return super().sample(n, generator, labels)
 
     def _one_hot(self, labels: Tensor | None, shape: torch.Size, like: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ class ConvDecoder(nn.Module):
     def forward(self, latents: Tensor) -> Distribution:
         """Latents `[..., latent_dim]` → p(x|z) over `[..., *image_shape]`."""
         leading = latents.shape[:-1]
-        features = self.input(latents.flatten(0, -2)).unflatten(-1, self._first_shape)
+        features = self.input(latents.reshape(-1, latents.shape[-1])).unflatten(-1, self._first_shape)
         outputs = at_least_float32(self.hidden(features)).reshape(*leading, *self._output_shape)
         likelihood: Distribution = self.likelihood(outputs)
         return likelihood

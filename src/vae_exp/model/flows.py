@@ -83,7 +83,7 @@ class FlowHead(nn.Module):
 
 
 def _require_sizes(key: str, transforms: int, hidden_dims: Sequence[int]) -> None:
-    if transforms < 1:
-        raise ValueError(f"{key}.transforms={transforms} must be at least 1.")
-    if any(width < 1 for width in hidden_dims):
+    if type(transforms) is not int or transforms < 1:
+        raise ValueError(f"{key}.transforms={transforms} must be a whole number of at least 1.")
+    if any(type(width) is not int or width < 1 for width in hidden_dims):
         raise ValueError(f"{key}.hidden_dims={list(hidden_dims)} must list widths of at least 1.")

@@ -1,7 +1,11 @@
 """Initial weights and output biases other than torch's defaults."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+from vae_exp.model.likelihoods import BernoulliLikelihood
 
 _MEAN_RANGE = (0.001, 0.999)
 _WEIGHTED = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
@@ -38,10 +42,12 @@ def init_bias_to_data_mean(decoder: nn.Module, mean_image: Tensor) -> None:
         mean_image: `[channels, height, width]` in [0, 1].
 
     Raises:
-        ValueError: if the decoder has no such layer.
+        ValueError: if the decoder has no such layer, or another likelihood than Bernoulli.
     """
-    output = getattr(decoder, "output", None)
-    if not isinstance(output, nn.Linear) or output.bias is None or output.out_features != mean_image.numel():
+    output: Any = getattr(decoder, "output", None)
+    is_logit = isinstance(getattr(decoder, "likelihood", None), BernoulliLikelihood)
+    has_layer = isinstance(output, nn.Linear) and output.out_features == mean_image.numel()
+    if not is_logit or not has_layer or output.bias is None:
         raise ValueError(
             f"model.output_bias=data_mean needs a decoder with a linear layer 'output' of one logit for each "
             f"value, as MLPDecoder with a Bernoulli likelihood has; {type(decoder).__name__} has none."

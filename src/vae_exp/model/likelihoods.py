@@ -85,18 +85,20 @@ class SharedGaussianLikelihood(Likelihood):
     """p(x|z) = Π N(xᵢ; μᵢ, σ²) with one σ for all pixels, learned with the decoder's weights.
 
     Args:
-        initial_sigma: σ at the start, in units of the pixels.
+        initial_sigma: σ at the start, in units of the pixels, above 0.001, below which it is not taken.
         sigmoid_mean: As for `FixedGaussianLikelihood`.
 
     Raises:
-        ValueError: if σ is not positive.
+        ValueError: if σ starts too low.
     """
 
     parameters_per_value = 1
 
     def __init__(self, initial_sigma: float = 1.0, sigmoid_mean: bool = True) -> None:
         super().__init__()
-        self.log_sigma = nn.Parameter(torch.tensor(_check_positive("initial_sigma", initial_sigma)).log())
+        if not initial_sigma > _MIN_SCALE:  # no gradient leads out of there
+            raise ValueError(f"model.likelihood.initial_sigma={initial_sigma} must be greater than {_MIN_SCALE}.")
+        self.log_sigma = nn.Parameter(torch.tensor(float(initial_sigma)).log())
         self.sigmoid_mean = sigmoid_mean
 
     def forward(self, parameters: Tensor) -> Distribution:
@@ -284,6 +286,6 @@ def _logistic(location: Tensor, log_scale: Tensor, levels: int) -> DiscretizedLo
 
 
 def _check_levels(levels: int) -> int:
-    if levels < 2:
-        raise ValueError(f"model.likelihood.levels={levels} must be at least 2.")
+    if type(levels) is not int or levels < 2:
+        raise ValueError(f"model.likelihood.levels={levels} must be a whole number of at least 2.")
     return levels

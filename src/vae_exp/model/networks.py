@@ -137,8 +137,10 @@ def check_group_norm(hidden_dims: Sequence[int], image_shape: Sequence[int], res
         residual_blocks: How many there are at each size.
 
     Raises:
-        ValueError: if a map of 1x1 has one channel to each group.
+        ValueError: if a map of 1x1 has one channel to each group, or if there is no such number of blocks.
     """
+    if type(residual_blocks) is not int or residual_blocks < 0:
+        raise ValueError(f"residual_blocks={residual_blocks} must be a whole number of at least 0.")
     if not residual_blocks:
         return
     heights, widths = (strided_sizes(size, len(hidden_dims))[1:] for size in image_shape[1:])

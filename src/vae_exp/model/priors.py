@@ -78,7 +78,13 @@ class VampPrior(nn.Module):
         self._encoder: tuple[nn.Module, ...] = ()  # in a tuple, so that it is not a part of this module as well
 
     def attach(self, encoder: nn.Module) -> None:
-        """Take the encoder that turns pseudo-inputs into components."""
+        """Take the encoder that turns pseudo-inputs into components.
+
+        Raises:
+            ValueError: if it needs a class, which pseudo-inputs have not.
+        """
+        if hasattr(encoder, "classes"):
+            raise ValueError("model/prior=vamp: pseudo-inputs have no class; choose another prior for this model.")
         self._encoder = (encoder,)
 
     def forward(self) -> Distribution:
@@ -94,5 +100,5 @@ def _mixture(logits: Tensor, components: Distribution) -> Distribution:
 
 
 def _require_components(count: int) -> None:
-    if count < 1:
-        raise ValueError(f"model.prior.components={count} must be at least 1.")
+    if type(count) is not int or count < 1:
+        raise ValueError(f"model.prior.components={count} must be a whole number of at least 1.")

@@ -7,7 +7,7 @@ from vae_exp.data.images import Batch
 from vae_exp.distributions.kl import kl_per_dimension
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import LossTerms, check_choice
-from vae_exp.objective.posterior_samples import check_num_samples, draws, sample_posterior
+from vae_exp.objective.posterior_samples import check_num_samples, draws, refuse_codes, sample_posterior
 from vae_exp.objective.schedules import Schedule, as_scalar, value_of
 
 
@@ -33,6 +33,7 @@ class BetaVAE:
     def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
         """A batch of images → terms of shape `[batch]`, in nats."""
         samples = sample_posterior(vae, batch, generator, draws(self.num_samples))
+        refuse_codes(samples.posterior, "the rate")
         distortion, rate = samples.distortion, samples.rate
         return LossTerms(loss=distortion + value_of(self.beta) * rate, distortion=distortion, rate=rate)
 
@@ -65,6 +66,7 @@ class CapacityVAE:
     def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
         """A batch of images → terms of shape `[batch]`, in nats."""
         samples = sample_posterior(vae, batch, generator, draws(self.num_samples))
+        refuse_codes(samples.posterior, "the rate")
         distortion, rate = samples.distortion, samples.rate
         target = rate.mean() if self.over == "batch" else rate
         penalty = value_of(self.gamma) * (target - value_of(self.capacity)).abs()

@@ -14,7 +14,7 @@ from vae_exp.distributions.kl import per_dimension
 from vae_exp.distributions.sampling import rsample, sample
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import LossTerms
-from vae_exp.objective.posterior_samples import sample_posterior
+from vae_exp.objective.posterior_samples import refuse_codes, sample_posterior
 from vae_exp.objective.schedules import Schedule, as_scalar, value_of
 
 
@@ -46,7 +46,7 @@ class BetaTCVAE:
         self.alpha = as_scalar("loss.alpha", alpha, minimum=0)
         self.beta = as_scalar("loss.beta", beta, minimum=0)
         self.gamma = as_scalar("loss.gamma", gamma, minimum=0)
-        if dataset_size is None or dataset_size < 2:
+        if type(dataset_size) is not int or dataset_size < 2:
             raise ValueError(
                 f"loss.dataset_size={dataset_size} must be the number of training images, at least 2."
             )
@@ -81,7 +81,7 @@ def stratified_log_weights(batch_size: int, dataset_size: int, like: Tensor) -> 
 
     Args:
         batch_size: At least 1; a batch of one has nothing but its own posterior.
-        dataset_size: N.
+        dataset_size: N, at least `batch_size`.
         like: Gives device and type.
     """
     others = batch_size - 1
@@ -89,7 +89,7 @@ def stratified_log_weights(batch_size: int, dataset_size: int, like: Tensor) -> 
         return like.new_zeros(1, 1)
     numbers = torch.arange(batch_size, device=like.device)
     apart = (numbers - numbers.unsqueeze(1)) % batch_size
-    stratum = max(dataset_size - others, 1) / (dataset_size * others)
+    stratum = (dataset_size - others) / (dataset_size * others)
     weights = like.new_full((batch_size, batch_size), -log(others))
     return weights.masked_fill(apart == 1, log(stratum)).masked_fill(apart == 0, -log(dataset_size))
 
@@ -185,6 +185,7 @@ class DIPVAE:
     def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
         """A batch of images → terms of shape `[batch]`, in nats."""
         samples = sample_posterior(vae, batch, generator, ())
+        refuse_codes(samples.posterior, "the covariance")
         means = samples.posterior.mean
         centred = means - means.mean(dim=0)
         covariance = centred.T @ centred / len(means)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from vae_exp.data.images import Batch
+from vae_exp.distributions.codebook import VectorQuantizedPosterior
 from vae_exp.distributions.gaussian import DiagonalGaussian, StandardNormal, draw_with_rate
 from vae_exp.distributions.kl import kl
 from vae_exp.distributions.sampling import rsample, standard_normal
@@ -80,6 +81,20 @@ def sample_posterior(vae: VAE, batch: Batch, generator: torch.Generator, shape: 
 def draws(num_samples: int) -> tuple[int, ...]:
     """The leading shape of so many draws: none for one, which saves operations."""
     return () if num_samples == 1 else (num_samples,)
+
+
+def refuse_codes(posterior: Distribution, terms: str) -> None:
+    """Refuse codes of a codebook, whose rate is one constant and whose means have no gradient of their own.
+
+    Args:
+        posterior: q(z|x).
+        terms: What a loss weighs in vain.
+
+    Raises:
+        TypeError: if the latents are codes.
+    """
+    if isinstance(posterior, VectorQuantizedPosterior):
+        raise TypeError(f"{terms} of codes does not train; use loss=vq with model=vq, loss=elbo with model=fsq")
 
 
 def check_num_samples(key: str, count: int) -> int:

@@ -80,15 +80,20 @@ class Cyclical(Linear):
         rise: The share of a cycle in which the scalar rises.
 
     Raises:
-        ValueError: if there is no cycle, or if `rise` is no share.
+        ValueError: if there is no cycle, if one has fewer than two epochs, or if `rise` is no share.
     """
 
     def __init__(
         self, start: float, end: float, duration: float, unit: str = "epoch", cycles: int = 4, rise: float = 0.5
     ) -> None:
         super().__init__(start, end, duration, unit)
-        if cycles < 1:
-            raise ValueError(f"cycles={cycles} must be at least 1.")
+        if type(cycles) is not int or cycles < 1:
+            raise ValueError(f"cycles={cycles} must be a whole number of at least 1.")
+        if unit == "epoch" and duration < 2 * cycles:
+            raise ValueError(
+                f"cycles={cycles} of duration={duration} epochs: a cycle of fewer than 2 epochs cannot rise; "
+                f"use fewer cycles, or unit=step and a duration in steps."
+            )
         if not 0 < rise <= 1:
             raise ValueError(f"rise={rise} must be above 0 and at most 1: a share of a cycle.")
         self.cycles, self.rise = cycles, rise
@@ -109,7 +114,7 @@ class ScheduledValue:
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
-        self.value = torch.tensor(schedule.value_at(0))
+        self.value = torch.tensor(float(schedule.value_at(0)))
 
     def to(self, device: torch.device) -> None:
         """Move the value to a device; later changes are in place, so that a CUDA graph can read it."""
@@ -139,9 +144,9 @@ def as_scalar(
         if isinstance(number, bool) or not isinstance(number, int | float) or not isfinite(number):
             raise ValueError(f"{key}={number} must be a finite number, or a schedule.")
         if not minimum <= number <= maximum:
-            raise ValueError(
-                f"{key}={number} must be at least {minimum}{'' if maximum == inf else f' and at most {maximum}'}."
-            )
+            bounds = {"at least": minimum, "at most": maximum}
+            text = " and ".join(f"{word} {bound}" for word, bound in bounds.items() if isfinite(bound))
+            raise ValueError(f"{key}={number} must be {text}.")
     return ScheduledValue(value) if isinstance(value, Schedule) else float(value)
 
 

@@ -86,6 +86,8 @@ def load_resume_state(directory: RunDirectory, requested: DictConfig, overrides:
     values = {
         key: OmegaConf.select(requested, key) for key in map(override_key, overrides) if key not in _COMMAND_KEYS
     }
+    if "tracker" in values:  # the group says online, offline or none; the project and the rest stay
+        values["tracker.mode"] = values.pop("tracker").mode
     for key, value in values.items():
         if not any(key == name or key.startswith(f"{name}.") for name in OVERRIDABLE_ON_RESUME):
             change = f"the group {key}" if isinstance(value, DictConfig) else f"{key}={value}"

@@ -168,7 +168,7 @@ def _build_with_weights(plain: dict[str, Any], state: Mapping[str, Any], checkpo
         vae.load_state_dict(state["vae"])
         load_average(vae, state.get("average") or {})
     except (RuntimeError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())
         raise UserError(f"{checkpoint} does not fit the model of its config: {reason}") from error
     _require_finite(vae, checkpoint)
     return vae

@@ -270,7 +270,7 @@ def _load(trainer: Trainer, state: Mapping[str, Any], directory: RunDirectory, *
     try:
         trainer.load_state_dict(state, replan=replan)
     except (RuntimeError, KeyError, ValueError, TypeError, IndexError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"{directory.checkpoint('last')} does not fit the run of {directory.config}, from which its "
             f"architecture follows: {reason}"

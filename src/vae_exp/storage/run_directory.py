@@ -102,13 +102,14 @@ class RunDirectory:
         numbers = [int(path.name) for path in self.previous.glob("*") if path.name.isdecimal()]
         target = self.previous / str(max(numbers, default=0) + 1)
         target.mkdir(parents=True)
-        for path in self.path.iterdir():
+        first, last = self.checkpoint("last").parent, self.result  # a kill in between leaves nothing to resume
+        for path in sorted(self.path.iterdir(), key=lambda path: (path == last, path != first)):
             if path.name not in _STAYS:
                 path.rename(target / path.name)
 
     def is_locked(self) -> bool:
         """Whether a living process trains here."""
-        if not self.lock.exists():
+        if not self.lock.exists() or self.lock.is_symlink():  # a link is none of ours
             return False
         lock = FileLock(self.lock)
         try:
@@ -123,7 +124,8 @@ class RunDirectory:
     def remove_temp_files(self) -> None:
         """Remove the temporary files of processes that were killed; only the owner may."""
         names = (".hydra", "checkpoints", "figures", "evaluation", "generated")
-        leftovers = [path for name in names for path in (self.path / name).rglob(_TEMPORARY)]
+        folders = [self.path / name for name in names if not (self.path / name).is_symlink()]
+        leftovers = [path for folder in folders for path in folder.rglob(_TEMPORARY)]
         for leftover in (*self.path.glob(_TEMPORARY), *leftovers):
             leftover.unlink(missing_ok=True)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.text import Text
 
 from vae_exp.configuration.overrides import quote_value
+from vae_exp.configuration.value_checks import is_sweep_name
 from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import UserError, did_you_mean, exit_with_message
 from vae_exp.storage.atomic_io import check_all_within, check_writable
@@ -266,9 +267,9 @@ def _trusted(word: str) -> list[str]:
 
 def _directory_args(sweep: Path, folder: Path) -> list[str]:
     """The arguments that make a command of a folder write to this sweep, which may have been moved."""
-    name = [f"sweep.name={quote_value(sweep.name)}"]
+    name = [f"sweep.name={quote_value(sweep.name)}"] if is_sweep_name(sweep.name) else []
     usual = folder.resolve() / "multirun" / sweep.name
-    return name if sweep == usual else [*name, f"hydra.sweep.dir={quote_value(str(sweep))}"]
+    return name if name and sweep == usual else [*name, f"hydra.sweep.dir={quote_value(str(sweep))}"]
 
 
 def _run(argv: Sequence[str], folder: Path) -> int:

@@ -43,7 +43,7 @@ def check_command(argv: Sequence[str], folder: Path, sweep: Path) -> None:
     overrides = [word for word in argv if word not in _FLAGS]
     flags = [word for word in overrides if word.startswith("-")]
     try:
-        parsed = OverridesParser.create().parse_overrides([word for word in overrides if word not in flags])
+        parsed = [] if flags else OverridesParser.create().parse_overrides(overrides)
     except HydraException as error:
         raise UserError(f"{sweep / 'sweep.json'} holds a command that cannot be read: {error}") from error
     refused = [*flags, *(override.input_line for override in parsed if not _is_plain(override))]
@@ -68,5 +68,8 @@ def _is_plain_of_hydra(key: str, text: str) -> bool:
     if key.startswith("hydra.launcher."):
         is_name = key.removeprefix("hydra.launcher.") in _NAMED and _NAMES.fullmatch(text)
         return bool(is_name or _NUMBERS.fullmatch(text)) or (key == _ADDRESS and text == "auto")
-    of_a_search = key.startswith("hydra.sweeper.") and key.split(".")[2] in _SEARCH_KEYS
+    parts = re.split(r"[./]", key)
+    of_a_search = parts[:2] == ["hydra", "sweeper"] and parts[2] in _SEARCH_KEYS
+    if any(part.startswith("_") for part in parts):  # `_target_`, `_args_` and so on, at any depth
+        return False
     return of_a_search and not re.search(r"\$|hydra|_target_", text)

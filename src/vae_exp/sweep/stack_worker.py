@@ -72,7 +72,7 @@ def _set_up(
     def begin(config: DictConfig) -> None:
         hydra = HydraConfig.get()
         overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
-        run_dir, sweep = RunDirectory(Path(hydra.runtime.output_dir)), hydra.sweep.dir.rpartition("/")[2]
+        run_dir, sweep = RunDirectory(Path(hydra.runtime.output_dir)), Path(hydra.sweep.dir).name
         configs.append(config)
         member.begin(paused_job(config, overrides, run_dir, sweep, shutdown, shared), size)
         if isinstance(member.error, RunLockedError):

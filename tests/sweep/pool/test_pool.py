@@ -52,6 +52,8 @@ class Task:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.ending == "raise":
             raise ValueError("as it was asked to")
+        if self.ending == "verbose":  # more than a pipe holds
+            raise ValueError("x" * 200_000)
         write_json(directory.config, {})
         write_json(directory.result, {"status": "completed", "metrics": {"val/elbo": -1.0}})
 
@@ -92,16 +94,19 @@ def spans(folder: Path, job: str = "*") -> list[tuple[float, float, str, str]]:
 
 def test_each_job_ends_as_it_did_and_the_others_do_not_mind(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     jobs = run(
-        tmp_path, ["fine", "raise", "kill", "skip", "compose", "fine"], [Slot(0, None, 1), Slot(1, None, 1)]
+        tmp_path,
+        ["fine", "raise", "kill", "skip", "compose", "fine", "verbose"],
+        [Slot(0, None, 1), Slot(1, None, 1)],
     )
     done, failed = JobOutcome.DONE, JobOutcome.FAILED
-    assert [job.outcome for job in jobs] == [done, failed, failed, JobOutcome.SKIPPED, failed, done]
+    assert [job.outcome for job in jobs] == [done, failed, failed, JobOutcome.SKIPPED, failed, done, failed]
+    assert jobs[6].reason == "x" * 200_000
     assert jobs[1].reason == "as it was asked to"
     assert jobs[2].reason == "killed by SIGKILL"
     assert "cannot be composed" in jobs[4].reason
     out = capsys.readouterr().out
     assert out.count("completed") == 2
-    assert "[6/6]" in out
+    assert "[7/7]" in out
     assert "printed by the job" in (tmp_path / "0-fine" / "output.log").read_text()
 
 

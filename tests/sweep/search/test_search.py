@@ -16,7 +16,7 @@ from vae_exp.storage.run_directory import RunDirectory
 from vae_exp.sweep.manifest import STUDY_FILE
 from vae_exp.sweep.search.loop import run_in_batches
 from vae_exp.sweep.search.pruning import TrialReporter
-from vae_exp.sweep.search.space import parsed_space
+from vae_exp.sweep.search.space import Space, parsed_space
 from vae_exp.sweep.search.study import SearchConfig, TrialLease, TrialScheduler, load_study, with_directions
 from vae_exp.sweep.session import sweep_session
 
@@ -85,6 +85,37 @@ def test_what_is_proposed_does_not_depend_on_interruptions(tmp_path: Path):
     assert len(first) == 14
     assert len({tuple(proposal) for proposal in first}) == 14
     assert proposals(tmp_path / "b", restarted=True) == first
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
+def test_a_kill_before_the_values_are_drawn_changes_none_of_them(tmp_path: Path, monkeypatch, sampler: str):
+    space = parsed_space(["x=choice(1,2)", "y=choice(3,4)"], {})
+
+    def first(folder: Path) -> list[str]:
+        options = settings(n_trials=4, sampler={"name": sampler} | ({} if sampler == "grid" else {"seed": 0}))
+        return lease_from(TrialScheduler(folder, options, space)).overrides[:2]
+
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(Space, "suggest", lambda *arguments: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            first(tmp_path / "a")
+    assert first(tmp_path / "a") == first(tmp_path / "b")
+
+
+def test_a_line_that_a_full_disk_has_cut_is_written_again(tmp_path: Path):
+    scheduler = TrialScheduler(tmp_path, settings(n_trials=3), SPACE)
+    finish(scheduler, tmp_path, lease_from(scheduler))
+    journal = tmp_path / STUDY_FILE
+    with journal.open("ab") as file:
+        file.write(b'{"op_code": 4, "worker')
+    for number in (1, 2):
+        scheduler = TrialScheduler(tmp_path, settings(n_trials=3), SPACE)
+        lease = lease_from(scheduler)
+        assert lease.number == number
+        finish(scheduler, tmp_path, lease)
+    assert states(tmp_path) == [TrialState.COMPLETE] * 3
 
 
 def test_a_trial_whose_owner_has_died_is_taken_up_and_one_whose_owner_lives_is_not(tmp_path: Path):

@@ -130,6 +130,11 @@ class History:
         x, y = curve[:, order]
         return x, y
 
+    def has(self, key: str, step: int) -> bool:
+        """Whether a row of this step has a number of this key."""
+        rows = np.flatnonzero(np.array(self.steps, dtype=np.int64) == step)
+        return any(key in keys and bool(np.isin(rows, block.rows).any()) for keys, block in self.blocks.items())
+
     def all_series(self, against: str) -> dict[str, tuple[Numbers, Numbers]]:
         """Return by key what `series` returns, from one copy of all numbers."""
         parts: dict[str, list[Numbers]] = {}

@@ -2,7 +2,7 @@
 
 import re
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import ior
@@ -78,9 +78,9 @@ class Run:
         trained = [segment for segment in self.segments if not self._is_added(segment)]
         summary = _merge(segment.summary if segment in trained else segment.scores for segment in self.segments)
         if len(trained) > 1:
-            times = _continue_times([segment.history.series("_runtime", "_runtime") for segment in trained])
-            if len(times[-1][0]):
-                summary["_runtime"] = float(times[-1][0][-1])
+            times, _ = trained[-1].history.series("_runtime", "_runtime")
+            if len(times):
+                summary["_runtime"] = float(times[-1]) + _time_offsets(trained, [None] * len(trained))[-1]
         epochs = [summary.get(key) for key in ("best/epoch", "epoch")]
         if summary.get("test/epoch", epochs[0]) not in epochs:
             return {key: value for key, value in summary.items() if not key.startswith("test/")}
@@ -127,11 +127,14 @@ class Run:
     @property
     def pictures(self) -> list[ImageFile]:
         """All images; for steps that were run twice, those of the last time."""
+        names = [{(picture.key, picture.step) for picture in segment.pictures} for segment in self.segments]
         return [
             picture
-            for segment, cut in zip(self.segments, self._cuts(), strict=True)
+            for number, (segment, cut) in enumerate(zip(self.segments, self._cuts(), strict=True), 1)
             for picture in segment.pictures
-            if cut is None or picture.step < cut
+            if cut is None
+            or picture.step < cut
+            or (picture.step == cut and (picture.key, cut) not in set().union(*names[number:]))
         ]
 
     @property
@@ -180,11 +183,11 @@ class Run:
             key: The key.
             against: The key of the x-axis; None takes the step.
         """
-        cuts = zip(self.segments, self._cuts(), strict=True)
+        cuts = zip(self.segments, self._cuts_of(key), strict=True)
         pieces = [segment.history.series(key, against, cut) for segment, cut in cuts]
-        if against == "_runtime":
-            pieces = _continue_times(pieces)
-        return np.concatenate([x for x, _ in pieces]), np.concatenate([y for _, y in pieces])
+        offsets = _time_offsets(self.segments, self._cuts()) if against == "_runtime" else [0.0] * len(pieces)
+        places = [x + offset for (x, _), offset in zip(pieces, offsets, strict=True)]
+        return np.concatenate(places), np.concatenate([y for _, y in pieces])
 
     def gpu_series(self, key: str, against: str | None = None) -> tuple[Numbers, Numbers]:
         """Return what was measured of a GPU, against how far the run was at that time, from 0 at its start.
@@ -201,14 +204,30 @@ class Run:
     def rows(self) -> tuple[npt.NDArray[np.int64], dict[str, Numbers]]:
         """Return the steps `[N]`, and by key the numbers `[N]`, NaN where a step has none; each step once."""
         cuts = zip(self.segments, self._cuts(), strict=True)
-        parts = [segment.history.rows(cut) for segment, cut in cuts]
+        parts = [segment.history.rows(None if cut is None else cut + 1) for segment, cut in cuts]
         steps = np.concatenate([steps for steps, _ in parts])
         missing = [np.full(len(steps), np.nan) for steps, _ in parts]
         columns = {
             key: np.concatenate([values.get(key, nan) for (_, values), nan in zip(parts, missing, strict=True)])
             for key in self.keys
         }
-        return steps, columns
+        repeated = np.flatnonzero(steps[:-1] == steps[1:])
+        for values in columns.values():
+            gaps = repeated[np.isnan(values[repeated + 1])]
+            values[gaps + 1] = values[gaps]
+        return np.delete(steps, repeated), {key: np.delete(values, repeated) for key, values in columns.items()}
+
+    def _cuts_of(self, key: str) -> list[int | None]:
+        """Return the cuts for a key: at the step of a cut it stays where no later segment has it.
+
+        A run that is resumed at its end logs the scores of its best epoch once more, and nothing else.
+        """
+        cuts = self._cuts()
+        for number, cut in enumerate(cuts):
+            later = self.segments[number + 1 :]
+            if cut is not None and not any(segment.history.has(key, cut) for segment in later):
+                cuts[number] = cut + 1
+        return cuts
 
     def _cuts(self) -> list[int | None]:
         """Return, for each segment, the step from which later segments ran everything again."""
@@ -226,12 +245,17 @@ def _merge(parts: Iterable[dict[str, Value]]) -> dict[str, Value]:
     return reduce(ior, parts, {})
 
 
-def _continue_times(pieces: list[tuple[Numbers, Numbers]]) -> list[tuple[Numbers, Numbers]]:
-    """Shift the times of a segment that counts from its own start behind the end of the one before."""
-    end = 0.0
-    continued = []
-    for times, values in pieces:
-        shifted = times + end if len(times) and times[0] < end else times
-        end = float(shifted[-1]) if len(times) else end
-        continued.append((shifted, values))
-    return continued
+def _time_offsets(segments: Sequence[RunSegment], cuts: Sequence[int | None]) -> list[float]:
+    """What is added to the times of each segment: those that count from their own start follow the one before."""
+    end, last_stamp, offsets = 0.0, np.inf, []
+    for segment, cut in zip(segments, cuts, strict=True):
+        times, stamps = segment.history.series("_timestamp", "_runtime", cut)
+        if len(times):
+            counts_anew = stamps[0] - times[0] >= last_stamp
+        else:
+            times, _ = segment.history.series("_runtime", "_runtime", cut)
+            counts_anew = bool(len(times)) and times[0] < end
+        offsets.append(end if counts_anew else 0.0)
+        end = float(times[-1]) + offsets[-1] if len(times) else end
+        last_stamp = float(stamps[-1]) if len(stamps) else last_stamp
+    return offsets

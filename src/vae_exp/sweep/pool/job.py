@@ -109,6 +109,7 @@ class RunningJobs:
     results: Connection
     start: float
     started_at: float
+    _received: list[WorkerResult | None] | None = None
 
     @property
     def seconds_per_job(self) -> float:
@@ -121,12 +122,11 @@ class RunningJobs:
         return any(job.retried for job in self.jobs)
 
     def receive_results(self) -> list[WorkerResult | None]:
-        """What the worker sent of each job; None if its process ended before that."""
+        """What the worker has sent of each job; None if it has not, or its process ended before that."""
         with suppress(EOFError, OSError):
-            if self.results.poll():
-                results: list[WorkerResult | None] = self.results.recv()
-                return results
-        return [None] * len(self.jobs)
+            if self._received is None and self.results.poll():
+                self._received = self.results.recv()
+        return self._received or [None] * len(self.jobs)
 
 
 def finalize_job(

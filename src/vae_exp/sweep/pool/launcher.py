@@ -151,8 +151,8 @@ class PoolSweep:
 
     def _compose(self, job: Job) -> bytes | None:
         config = self.composed(job)
-        job.directory = _directory(config)  # a later command may have named it meanwhile
-        config.hydra.sweep.subdir = job.directory.path.name
+        config.hydra.sweep.subdir = str(config.hydra.sweep.subdir)  # a later command may have named it meanwhile
+        job.directory = _directory(config)
         job.composed = None
         if decide_action(job.directory, config) is JobAction.SKIP:
             save_overrides(job.directory, job.overrides)

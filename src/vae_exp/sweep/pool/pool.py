@@ -177,6 +177,8 @@ class Pool:
         if not self._running:
             return
         wait([running.process.sentinel for running in self._running], timeout=0 if stop.count else _POLL_SECONDS)
+        for running in self._running:
+            running.receive_results()  # a worker waits until a long message is read
         for running in [running for running in self._running if not running.process.is_alive()]:
             self._running.remove(running)
             self._finish(running)

@@ -1,5 +1,6 @@
 """The study of a search: leases on its trials, and their results."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -40,6 +41,20 @@ _ENDED = ("completed", "pruned", "failed", "diverged")
 def _open_storage(path: Path) -> JournalStorage:
     """Optuna's journal in a file, which is created if it is missing; many processes read and write it."""
     return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
+
+
+def _remove_torn_line(path: Path) -> None:
+    """Remove what a kill or a full disk has left of a line at the end of a journal; Optuna would append to it."""
+    lock = JournalFileOpenLock(str(path))
+    if not path.exists() or path.read_bytes()[-1:] in (b"", b"\n"):
+        return
+    lock.acquire()
+    try:
+        whole = path.read_bytes().rfind(b"\n") + 1
+        if whole:  # or else it may be no journal
+            os.truncate(path, whole)
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -184,10 +199,10 @@ class TrialScheduler:
                 if self._can_be_resumed(frozen) and frozen.number not in duplicates:
                     lock = self._take(frozen.number)
                     if lock is not None:
+                        self._use_samplers_of(frozen.number)  # its values may not be drawn yet
                         return self._lease(Trial(self._study, frozen._trial_id), lock)
             while (number := len(self._trials())) < self.total:
-                self._study.sampler = samplers.sampler(self._settings.sampler, self._space, number)
-                self._study.pruner = samplers.pruner(self._settings.pruner)  # some samplers ask which it is
+                self._use_samplers_of(number)
                 trial = self._study.ask()
                 lock = self._take(trial.number)
                 assert lock is not None, "a new trial has no owner"
@@ -197,6 +212,11 @@ class TrialScheduler:
                 lock.release()
                 self._answer_duplicates()
         return None
+
+    def _use_samplers_of(self, number: int) -> None:
+        """Seed the study for a trial."""
+        self._study.sampler = samplers.sampler(self._settings.sampler, self._space, number)
+        self._study.pruner = samplers.pruner(self._settings.pruner)  # some samplers ask which it is
 
     def _can_be_resumed(self, trial: FrozenTrial) -> bool:
         """Whether a trial is unfinished, and of this search: with a key that it lacks it waits for its command."""
@@ -299,6 +319,7 @@ class TrialScheduler:
 
     def _open_study(self) -> optuna.Study:
         settings = self._settings
+        _remove_torn_line(self._path)
         with suppress(DuplicatedStudyError):
             directions = [StudyDirection[name.upper()] for name in settings.objectives.values()]
             storage = _open_storage(self._path)
