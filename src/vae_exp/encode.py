@@ -37,10 +37,22 @@ def encode(config: DictConfig) -> None:
 
 def _check_settings(settings: "EncodeConfig") -> None:
     """Refuse what needs neither torch nor the run to be refused."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from vae_exp.configuration.overrides import override_key
     from vae_exp.configuration.validation import check_data_path
     from vae_exp.errors import UserError
     from vae_exp.storage.atomic_io import absolute_path
 
+    given = [
+        override for override in HydraConfig.get().overrides.task if override_key(override).startswith("data.")
+    ]
+    idle = [override for override in given if override_key(override) not in ("data.path", "data.root")]
+    if idle and not settings.data.source:
+        raise UserError(
+            f"{idle[0]} has no effect here: images of data.path alone are read as the run's own. Say how they are "
+            f"read, such as data=folder or data=arrays, beside data.path."
+        )
     if settings.sort == "nll" and settings.num_importance_samples is None:
         raise UserError("sort=nll needs the nll of each image: num_importance_samples=500, for instance.")
     if settings.data.path is not None:

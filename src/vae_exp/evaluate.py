@@ -70,7 +70,13 @@ def _score(settings: "EvaluateConfig") -> "Mapping[str, float]":
     from vae_exp.configuration.shape_checks import check_evaluators, check_labels
     from vae_exp.errors import UserError, describe_error, quantity
     from vae_exp.evaluation.requirements import is_bernoulli
-    from vae_exp.runs.scores import identify_scores, identify_weights, store_scores, stored_scores
+    from vae_exp.runs.scores import (
+        identify_scores,
+        identify_weights,
+        store_scores,
+        stored_scores,
+        with_file_hashes,
+    )
     from vae_exp.runs.trained_run import load_run_from_settings
     from vae_exp.storage.atomic_io import check_within
 
@@ -86,7 +92,8 @@ def _score(settings: "EvaluateConfig") -> "Mapping[str, float]":
         if settings.data.path or settings.data.root:
             raise
         identity, data_error = identify_weights(run, settings.seed), error
-    stored = None if settings.force else stored_scores(path, identity, settings.evaluator)
+    named = with_file_hashes(settings.evaluator)
+    stored = None if settings.force else stored_scores(path, identity, named)
     if stored is not None:
         print_metrics_table(stored, f"{settings.split}: {title}", settings.evaluator)
         print(f"Scored before, in {path}; force=true scores again.")
@@ -98,9 +105,10 @@ def _score(settings: "EvaluateConfig") -> "Mapping[str, float]":
     images = run.images(settings.split)
     check_labels(run.vae, images, settings.split)
     check_evaluators(evaluators, run.vae, images)
-    metrics = _run_evaluators(evaluators, run, images, settings, path.with_suffix(""))
+    scores = _run_evaluators(evaluators, run, images, settings, path.with_suffix(""))
+    metrics = {name: value for values in scores.values() for name, value in values.items()}
     identity |= {"images": len(images), "targets": images.kind}
-    replaced = store_scores(path, identity, settings.evaluator, metrics)
+    replaced = store_scores(path, identity, named, scores)
     title = f"{quantity(len(images), 'image')}, {title}"
     print_metrics_table(metrics, f"{settings.split}: {title}", settings.evaluator)
     if images.kind != "binary" and is_bernoulli(run.vae, images):
@@ -132,7 +140,8 @@ def _run_evaluators(
     images: "ImageSet",
     settings: "EvaluateConfig",
     figures: Path,
-) -> dict[str, float]:
+) -> dict[str, dict[str, float]]:
+    """The metrics by evaluator."""
     from vae_exp.engine.evaluator_loop import (
         describe_source,
         run_evaluator,
@@ -141,14 +150,14 @@ def _run_evaluators(
     )
     from vae_exp.engine.progress import evaluator_progress
 
-    metrics: dict[str, float] = {}
+    metrics: dict[str, dict[str, float]] = {}
     for key, evaluator in evaluators.items():
         print(f"Evaluating {key} on the {settings.split} images …", flush=True)
         with evaluator_progress(key) as progress:
             watched = replace(images, on_progress=progress)
             numbers, drawn, _ = run_evaluator(key, evaluator, run.vae, watched, settings.seed)
         warn_non_finite_metrics(key, numbers, set())
-        metrics |= {f"{settings.split}/{name}": value for name, value in numbers.items()}
+        metrics[key] = {f"{settings.split}/{name}": value for name, value in numbers.items()}
         save_figures(drawn, figures, describe_source(settings.split, run.epoch, run.checkpoint))
     return metrics
 

@@ -309,10 +309,16 @@ METRICS = {
         "",
         meaning=(
             "Fréchet distance of samples from images, on the features of a file of yours "
-            "(`evaluator.fid.features`)"
+            "(`evaluator.fid.features`); the fewer images, the further it errs upwards"
         ),
         logged="evaluator=[fid]",
         decimals=2,
+    ),
+    "fid_images": Metric(
+        "images",
+        meaning="how many images, and as many samples, a Fréchet distance is of; compare those of equal numbers",
+        logged="evaluator=[fid]",
+        is_ranked=False,
     ),
     "classifier_frechet_distance": Metric(
         "",

@@ -1,5 +1,6 @@
 from io import BytesIO
 from pathlib import Path
+from struct import pack
 
 import numpy as np
 import pytest
@@ -75,14 +76,49 @@ def test_sixteen_bits_are_scaled_to_eight(kind: str):
     assert np.abs(decode(file, as_it_is(1))[0] - wide / 257).max() <= 0.5
 
 
-def test_images_are_turned_upright():
+def tiff(grey: np.ndarray, bits: int, photometric: int) -> bytes:
+    """An uncompressed file of one strip, by the tables of TIFF 6.0."""
+    values = grey.flatten().tolist()
+    if bits == 12:
+        pairs = zip(values[::2], values[1::2], strict=True)
+        data = b"".join(((first << 12) + second).to_bytes(3, "big") for first, second in pairs)
+    else:
+        data = grey.astype("<u2").tobytes()
+    height, width = grey.shape
+    tags = {
+        256: width,
+        257: height,
+        258: bits,
+        259: 1,
+        262: photometric,
+        273: 8,
+        277: 1,
+        278: height,
+        279: len(data),
+    }
+    entries = b"".join(pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return pack("<2sHI", b"II", 42, 8 + len(data)) + data + pack("<H", len(tags)) + entries + pack("<I", 0)
+
+
+@pytest.mark.parametrize(("bits", "photometric"), [(12, 1), (16, 1), (16, 0)])
+def test_the_levels_of_a_tiff_are_those_that_it_says(bits: int, photometric: int):
+    """White may be 4095, or 0."""
+    most = 2**bits - 1
+    grey = np.linspace(0, most, HEIGHT * WIDTH).astype(np.uint16).reshape(HEIGHT, WIDTH)
+    expected = grey if photometric else most - grey
+    assert np.abs(decode(tiff(grey, bits, photometric), as_it_is(1))[0] - expected / most * 255).max() <= 0.5
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG", "WEBP"])
+def test_images_are_turned_upright(kind: str):
     pixels = photo()
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90° clockwise
-    file = content(Image.fromarray(pixels), exif=exif.tobytes())
+    file = content(Image.fromarray(pixels), kind, exif=exif.tobytes())
     assert read_headers([file]) == [Header(WIDTH, HEIGHT, is_grey=False)]
     upright = decode(file, PixelFormat(3, WIDTH, HEIGHT, crop=True))
-    assert np.array_equal(upright, np.rot90(pixels, -1).transpose(2, 0, 1))
+    if kind in ("PNG", "TIFF"):  # without loss
+        assert np.array_equal(upright, np.rot90(pixels, -1).transpose(2, 0, 1))
 
 
 def test_crop_takes_the_middle_and_resize_takes_all():

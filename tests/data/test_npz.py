@@ -91,6 +91,28 @@ def test_integers_and_booleans_are_stored_as_bytes_and_floats_as_float32(npz, pi
     np.testing.assert_array_equal(images.pixels[:, 0].numpy(), pixels.astype(images.pixels.numpy().dtype))
 
 
+def test_black_and_almost_black_are_taken_for_a_mistake(npz, path):
+    masks = (grey() > 100).astype(np.uint8)
+    assert "+data.source.max_value=1, or save them as bool" in refusal(npz(images=masks).train)
+    assert NPZSource(str(path), max_value=1).train().is_binary()
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        ({"imgs": "images"}, r"data\.source\.names\.imgs is not known; use images, labels, factors, val_images"),
+        ({"labels": "lbls"}, r"holds no array 'lbls', which is named in data\.source\.names\.labels"),
+        ({"val_images": "validation"}, "holds no array 'validation'"),
+    ],
+)
+def test_a_name_of_nothing_is_refused(path, names, reason):
+    np.savez(path, images=grey(), labels=np.arange(len(grey())))
+    with pytest.raises(UserError, match=reason):
+        source = NPZSource(str(path), names=names)
+        source.train()
+        source.val()
+
+
 def test_integers_and_floats_of_the_same_image_are_scaled_alike(npz):
     integers = npz(images=grey()).train().batch().images
     floats = npz(images=grey(np.float64)).train().batch().images

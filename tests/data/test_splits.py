@@ -155,6 +155,15 @@ def test_a_split_that_is_empty_or_of_another_shape_is_refused(arguments: dict[st
         splits(**arguments).get_split(name)
 
 
+def test_validation_images_of_another_shape_are_refused_where_none_is_configured():
+    class WithOwnValidation(NumberedSource):
+        def val(self) -> ImageSet:
+            return ImageSet(torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
+
+    with pytest.raises(UserError, match=r"validation images are \[3, 4, 4\] and the training images \[1, 1, 1\]"):
+        _ = splits(WithOwnValidation(), image_shape=None, validation_size=0).val
+
+
 def test_without_a_configured_shape_the_training_images_have_it():
     source = NumberedSource()
     assert splits(source, image_shape=None).image_shape == [1, 1, 1]

@@ -86,7 +86,8 @@ def test_without_a_file_the_features_are_those_of_a_classifier_which_the_name_sa
     black = dict(
         FIDEvaluator(None, 400, 2, None).run(Sampler(torch.zeros(5, *images.image_shape)), images, noise())
     )
-    assert list(same) == ["classifier_frechet_distance"]
+    assert list(same) == ["classifier_frechet_distance", "fid_images"]
+    assert same["fid_images"] == 400
     assert black["classifier_frechet_distance"] > 20 * same["classifier_frechet_distance"]
 
 

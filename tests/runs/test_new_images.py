@@ -88,3 +88,16 @@ def test_labels_are_those_that_the_classes_have_in_the_run(run: TrainedRun, capl
 def test_a_checkpoint_says_what_its_run_was_trained_on(run: TrainedRun):
     assert run.fingerprints == run.data.fingerprints
     assert run.fingerprints["val"]["count"] == 237
+
+
+def test_a_split_that_has_changed_since_training_is_warned_of(copied_run, caplog):
+    """The images are drawn into other splits: those that were trained on may be scored as held out."""
+    run = load_run(copied_run)
+    run.images("val")
+    assert "images that were trained on" not in caplog.text
+    config = copied_run / ".hydra" / "config.yaml"
+    config.write_text(config.read_text().replace("split_seed: 0", "split_seed: 1"))
+    load_run(copied_run).images("val")
+    assert "split=val has other pixels, other labels: it is not that of the training" in caplog.text
+    load_run(copied_run).images("test")
+    assert "split=test" not in caplog.text

@@ -25,23 +25,32 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_scores_of_other_evaluators_stay_beside_the_new_ones(path: Path):
-    assert store_scores(path, IDENTITY, {"elbo": {"a": 1}}, {"elbo": -1.0, "rate": 3.0}) is None
-    assert store_scores(path, IDENTITY, {"elbo": {"a": 2}, "nll": {}}, {"elbo": -2.0, "nll": 1.5}) is None
+    units = {"units": {"active_units": 5.0}}
+    assert store_scores(path, IDENTITY, {"units": {}}, units) is None
+    assert store_scores(path, IDENTITY, {"elbo": {"a": 1}}, {"elbo": {"elbo": -1.0, "bits": 3.0}}) is None
+    second = {"elbo": {"elbo": -2.0}, "nll": {"nll": 1.5}}
+    assert store_scores(path, IDENTITY, {"elbo": {"a": 2}, "nll": {}}, second) is None
     assert json.loads(path.read_text()) == {
         **IDENTITY,
-        "evaluator": {"elbo": {"a": 2}, "nll": {}},
-        "metrics": {"elbo": -2.0, "rate": 3.0, "nll": 1.5},
+        "evaluator": {"units": {}, "elbo": {"a": 2}, "nll": {}},
+        "metrics": {"active_units": 5.0, "elbo": -2.0, "nll": 1.5},  # no bits: they are of other settings
+        "metric_names": {"units": ["active_units"], "elbo": ["elbo"], "nll": ["nll"]},
     }
-    assert stored_scores(path, IDENTITY, {"nll": {}}) == {"elbo": -2.0, "rate": 3.0, "nll": 1.5}
+    assert stored_scores(path, IDENTITY, {"nll": {}}) == {"active_units": 5.0, "elbo": -2.0, "nll": 1.5}
     assert stored_scores(path, IDENTITY, {"elbo": {"a": 1}}) is None
 
 
 def test_replaced_scores_are_named(path: Path):
-    store_scores(path, IDENTITY, {"elbo": {}, "nll": {}}, {"elbo": -1.0, "nll": 1.0})
+    store_scores(path, IDENTITY, {"elbo": {}, "nll": {}}, {"elbo": {"elbo": -1.0}, "nll": {"nll": 1.0}})
     later = {**IDENTITY, "epoch": 4}
     assert stored_scores(path, later, {"nll": {}}) is None
-    assert store_scores(path, later, {"nll": {}}, {"nll": 2.0}) == "elbo, nll, which had epoch=3"
-    assert json.loads(path.read_text()) == {**later, "evaluator": {"nll": {}}, "metrics": {"nll": 2.0}}
+    assert store_scores(path, later, {"nll": {}}, {"nll": {"nll": 2.0}}) == "elbo, nll, which had epoch=3"
+    assert json.loads(path.read_text()) == {
+        **later,
+        "evaluator": {"nll": {}},
+        "metrics": {"nll": 2.0},
+        "metric_names": {"nll": ["nll"]},
+    }
 
 
 def test_none_is_lost_when_several_processes_write(path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -54,14 +63,14 @@ def test_none_is_lost_when_several_processes_write(path: Path, monkeypatch: pyte
     monkeypatch.setattr("vae_exp.runs.scores.read_json", read_slowly)
     names = [f"evaluator_{number}" for number in range(8)]
     with ThreadPoolExecutor(len(names)) as pool:
-        list(pool.map(lambda name: store_scores(path, IDENTITY, {name: {}}, {name: 1.0}), names))
+        list(pool.map(lambda name: store_scores(path, IDENTITY, {name: {}}, {name: {name: 1.0}}), names))
     assert set(json.loads(path.read_text())["metrics"]) == set(names)
 
 
 def test_a_score_that_is_no_number_is_read_as_nan(path: Path):
-    store_scores(path, IDENTITY, {"nll": {}}, {"nll": 1.5, "nll_se": nan})
+    store_scores(path, IDENTITY, {"nll": {}}, {"nll": {"nll": 1.5, "nll_se": nan}})
     assert isnan(stored_scores(path, IDENTITY, {"nll": {}})["nll_se"])
-    store_scores(path, IDENTITY, {"elbo": {}}, {"elbo": 1.0})
+    store_scores(path, IDENTITY, {"elbo": {}}, {"elbo": {"elbo": 1.0}})
     assert json.loads(path.read_text())["metrics"] == {"nll": 1.5, "nll_se": None, "elbo": 1.0}
 
 
@@ -81,7 +90,7 @@ def test_a_damaged_file_is_refused_until_it_is_replaced(path: Path, content: byt
     path.write_bytes(content)
     with pytest.raises(UserError, match=rf"test-best\.json {reason}.*force=true computes the scores again"):
         stored_scores(path, IDENTITY, {"nll": {}})
-    store_scores(path, IDENTITY, {"nll": {}}, {"nll": 1.5})
+    store_scores(path, IDENTITY, {"nll": {}}, {"nll": {"nll": 1.5}})
     assert stored_scores(path, IDENTITY, {"nll": {}}) == {"nll": 1.5}
 
 

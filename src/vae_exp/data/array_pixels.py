@@ -60,6 +60,11 @@ def to_pixels(
     if array.dtype.kind == "f":
         _check_range(pixels, name)
         return pixels, 1
+    if max_value == 255 and all(int(pixels[part].max()) <= 1 for part in _slices(pixels.shape)):
+        raise UserError(
+            f"{name} holds whole numbers of 0 and 1 alone, which would be black and almost black: for black and "
+            f"white say +data.source.max_value=1, or save them as bool."
+        )
     if max_value < 255:
         highest = max(int(pixels[part].max()) for part in _slices(pixels.shape))
         if highest > max_value:

@@ -144,7 +144,12 @@ def _read(dataset: Any, index: int, key: str) -> tuple[Pixels, int | None]:
         item, label = (*item, None, None)[:2]
     if isinstance(label, Tensor | np.generic) and np.ndim(label) == 0:
         label = label.item()
-    image = to_array(item) if isinstance(item, Image.Image) else _channels_first(item)
+    try:
+        image = to_array(item) if isinstance(item, Image.Image) else _channels_first(item)
+    except (ValueError, TypeError) as error:  # a mode of Pillow's, or a type that numpy does not have
+        raise UserError(
+            f"{key} has a {type(item).__name__} in item {index} that cannot be read: {error}."
+        ) from error
     if image.ndim != 3 or 0 in image.shape or image.dtype.kind not in "buf":
         raise UserError(
             f"{key} has a {type(item).__name__} in item {index}, of shape {list(image.shape)} and type "

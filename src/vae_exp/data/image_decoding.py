@@ -19,6 +19,8 @@ from vae_exp.storage.atomic_io import open_regular
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")  # other decoders may start programs
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 _ORIENTATION = 0x0112  # EXIF
+_PNG_EXIF = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
+_BITS, _PHOTOMETRIC = 258, 262  # tags of TIFF
 _GREY_MODES = ("1", "L", "LA", "La")
 _WIDE_GREY = "I;16"  # 16 bits, in any byte order
 _WITHOUT_RANGE = ("I", "F")
@@ -74,8 +76,9 @@ def decode(file: ImageFile, pixel_format: PixelFormat) -> npt.NDArray[np.uint8]:
     with warnings.catch_warnings(), _open(file) as image:
         warnings.simplefilter("ignore")  # of odd metadata
         image.draft("RGB", (2 * max(size), 2 * max(size)))  # a large JPEG is not decoded in full
+        levels = _wide_levels(image)
         upright = ImageOps.exif_transpose(image)
-        plain = _convert(upright, "L" if pixel_format.channels == 1 else "RGB")
+        plain = _convert(upright, "L" if pixel_format.channels == 1 else "RGB", levels)
         if plain.size != size:
             bilinear = Image.Resampling.BILINEAR
             plain = ImageOps.fit(plain, size, bilinear) if pixel_format.crop else plain.resize(size, bilinear)
@@ -136,10 +139,14 @@ def _read_header(file: ImageFile) -> Header:
         with warnings.catch_warnings(), _open(file) as image:
             warnings.simplefilter("ignore")
             _check_mode(image)
-            has_exif = image.format != "PNG" or "exif" in image.info  # else a PNG is decoded to look for it
-            turned = has_exif and image.getexif().get(_ORIENTATION, 1) >= 5
-            width, height = reversed(image.size) if turned else image.size
-            return Header(height, width, _is_grey(image))
+            has_exif = image.format != "PNG" or _PNG_EXIF & image.info.keys()  # else it is decoded to look for it
+            turned = bool(has_exif) and image.getexif().get(_ORIENTATION, 1) >= 5
+            is_grey = _is_grey(image)
+            if turned and image.format == "TIFF":  # some versions of Pillow give its size upright
+                width, height = ImageOps.exif_transpose(image).size
+            else:
+                width, height = reversed(image.size) if turned else image.size
+            return Header(height, width, is_grey)
     except Interrupted:
         raise
     except Exception as error:  # damaged files raise errors of any kind
@@ -160,11 +167,21 @@ def _check_mode(image: Image.Image) -> None:
         raise ValueError("its values have 32 bits and no known range; save such images as arrays, data=arrays")
 
 
-def _convert(image: Image.Image, mode: str) -> Image.Image:
+def _wide_levels(image: Image.Image) -> tuple[int, int]:
+    """The numbers of black and white in an image of more than 8 bits: a TIFF may have 12, and white first."""
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(_BITS, (16,))
+    white = 2 ** (bits[0] if isinstance(bits, tuple) else bits) - 1
+    return (white, 0) if tags.get(_PHOTOMETRIC) == 0 else (0, white)
+
+
+def _convert(image: Image.Image, mode: str, levels: tuple[int, int] | None = None) -> Image.Image:
     _check_mode(image)
     if image.mode.startswith(_WIDE_GREY):
-        grey = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+        black, white = levels or _wide_levels(image)
+        most = abs(white - black)
+        grey = np.abs(np.asarray(image).astype(np.int64) - black).clip(max=most)
+        image = Image.fromarray(((2 * 255 * grey + most) // (2 * most)).astype(np.uint8))  # rounded
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert(mode)

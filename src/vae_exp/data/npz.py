@@ -14,6 +14,8 @@ from vae_exp.data.images import ImageSet, check_int64
 from vae_exp.data.splits import NoTestImagesError
 from vae_exp.errors import UserError
 
+_ROLES = [f"{split}{role}" for split in ("", "val_", "test_") for role in ("images", "labels", "factors")]
+
 
 class NPZSource:
     """Images from a file of arrays; nothing pickled is ever loaded.
@@ -56,6 +58,8 @@ class NPZSource:
             )
         self._layout = layout
         self._names = dict(names or {})
+        if unknown := [name for name in self._names if name not in _ROLES]:
+            raise UserError(f"data.source.names.{unknown[0]} is not known; use {', '.join(_ROLES)}.")
         self._max_value = max_value
         self._test_size = test_size
         self._rescale = rescale
@@ -102,6 +106,12 @@ class NPZSource:
         """The arrays of these keys, images, labels and factors, as a set; None without the images."""
         images_key, labels_key, factors_key = (self._names.get(key, key) for key in keys)
         arrays = self._load(images_key, labels_key, factors_key)
+        for key in keys:
+            if key in self._names and self._names[key] not in arrays:
+                raise UserError(
+                    f"data.path={self._path} holds no array '{self._names[key]}', which is named in "
+                    f"data.source.names.{key}."
+                )
         if images_key not in arrays:
             return None
         name = f"'{images_key}' in data.path={self._path}"

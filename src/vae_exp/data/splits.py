@@ -151,6 +151,12 @@ class DataSplits:
                     f"data.validation_size={self._validation_size} must be 0 here: the data have {len(val)} "
                     f"validation images of their own."
                 )
+            if val.image_shape != images.image_shape:
+                raise UserError(
+                    f"the validation images are {val.image_shape} and the training images {images.image_shape} "
+                    f"([channels, height, width]); image files are brought to one shape by data.channels and "
+                    f"data.size."
+                )
             return images, self._check_image_shape(val, "validation")
         if self._validation_size >= len(images):
             raise UserError(

@@ -81,6 +81,7 @@ class FIDEvaluator:
             distance.update(batch.images, real=True)
             distance.update(bernoulli(samples, generator) if pixels_are_drawn else samples, real=False)
         yield name, distance.compute().item()
+        yield "fid_images", len(images)
 
 
 class SmallClassifier(nn.Module):

@@ -9,6 +9,7 @@ from vae_exp.configuration.instantiate import build_source
 from vae_exp.configuration.schema import DataConfig
 from vae_exp.data.batch_loader import move_to_device
 from vae_exp.data.folder import FolderSource
+from vae_exp.data.image_files import split_folders
 from vae_exp.data.images import ImageSet
 from vae_exp.data.npz import NPZSource
 from vae_exp.data.splits import DataSplits, Source
@@ -56,6 +57,15 @@ def _source_of_path(data: DataConfig, run: TrainedRun) -> Source:
     options = _own_options(run, FolderSource, ("fit", "labels", "skip_corrupt"))
     if options.get("labels", "auto") != "auto":  # a CSV file names the files of the run
         options["labels"] = "none"
+    folders = [name for names in split_folders(path).values() for name in names]
+    if folders:
+        _log.warning(
+            "data.path=%s has the folders %s: only images to train on are taken; for others name the folder, such "
+            "as data.path=%s.",
+            path,
+            ", ".join(folders),
+            path / folders[-1],
+        )
     channels, height, width = run.config["data"]["image_shape"]
     source = FolderSource(data.path, data.root or str(data_root()), [height, width], channels=channels, **options)
     _log.info(

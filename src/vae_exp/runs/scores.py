@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from vae_exp.errors import UserError, quantity
 from vae_exp.metrics import with_current_metrics
-from vae_exp.storage.atomic_io import check_within, read_json, sha256_of, write_json
+from vae_exp.storage.atomic_io import absolute_path, check_within, read_json, sha256_of, write_json
 from vae_exp.storage.run_directory import RunDirectory, named_run
 
 if TYPE_CHECKING:  # the tables of a sweep read scores without torch
@@ -79,8 +79,24 @@ def stored_scores(
     return with_current_metrics(content["metrics"]) if same else None
 
 
+def with_file_hashes(evaluators: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of evaluators, with a checksum of each file of features that they name."""
+    return {
+        name: {
+            **node,
+            "features_hash": sha256_of(absolute_path(f"evaluator.{name}.features", node["features"]))[:16],
+        }
+        if node.get("features")
+        else node
+        for name, node in evaluators.items()
+    }
+
+
 def store_scores(
-    path: Path, identity: Mapping[str, Any], evaluators: Mapping[str, Any], metrics: Mapping[str, float]
+    path: Path,
+    identity: Mapping[str, Any],
+    evaluators: Mapping[str, Any],
+    metrics: Mapping[str, Mapping[str, float]],
 ) -> str | None:
     """Write scores; those of other evaluators stay beside them if their identity is the same.
 
@@ -90,7 +106,7 @@ def store_scores(
         path: The score file.
         identity: What the scores follow from.
         evaluators: The settings of the evaluators that the scores are of, by name.
-        metrics: The scores.
+        metrics: The scores by evaluator.
 
     Returns:
         Which scores, of another identity, were replaced; None if there were none.
@@ -104,13 +120,17 @@ def store_scores(
         except UserError:
             content = {}
         other = _other_keys(content, identity)
-        kept = content if content and not other else {"evaluator": {}, "metrics": {}}
+        kept = content if content and not other else {"evaluator": {}, "metrics": {}, "metric_names": {}}
+        replaced = {name for evaluator in metrics for name in kept["metric_names"].get(evaluator, ())}
+        scores = {name: value for name, value in kept["metrics"].items() if name not in replaced}
+        names = {evaluator: list(values) for evaluator, values in metrics.items()}
         write_json(
             path,
             {
                 **identity,
                 "evaluator": {**kept["evaluator"], **evaluators},
-                "metrics": {**kept["metrics"], **metrics},
+                "metrics": scores | {name: value for values in metrics.values() for name, value in values.items()},
+                "metric_names": {**kept["metric_names"], **names},
             },
         )
     if not content or not other:
@@ -138,7 +158,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"the scores {path} cannot be read: {error} {remedy}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds {type(content).__name__}; expected a JSON object of scores; {remedy}")
-    for key in ("evaluator", "metrics"):
+    for key in ("evaluator", "metrics", "metric_names"):  # the last is missing in files of earlier versions
         if not isinstance(content.setdefault(key, {}), dict):
             raise UserError(f"{path} has {key}={content[key]!r}; expected a JSON object; {remedy}")
     for name, value in content["metrics"].items():

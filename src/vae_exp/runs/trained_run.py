@@ -21,6 +21,7 @@ from vae_exp.configuration.parsing import parse_config, resolve_to_dict
 from vae_exp.configuration.schema import StoredRunConfig, TrainConfig
 from vae_exp.configuration.stored_config import load_stored_config, with_overrides
 from vae_exp.data.batch_loader import move_to_device
+from vae_exp.data.fingerprint import differences
 from vae_exp.data.images import ImageSet
 from vae_exp.data.splits import DataSplits
 from vae_exp.engine.checkpoint import load_checkpoint
@@ -76,10 +77,22 @@ class TrainedRun:
     def images(self, split: str) -> ImageSet:
         """The images of a split as they are scored, on the model's device or streamed to it where they do not fit.
 
+        A warning says where the data have changed since training, so that they are divided into other splits.
+
         Raises:
             UserError: if there is no such split, or if it is empty.
         """
-        return move_to_device(self.with_own_labels(self.data.get_split(split)), self.device, "auto")
+        images = self.data.get_split(split)
+        changes = []
+        if split in self.fingerprints:
+            changes = differences(self.fingerprints[split], self.data.fingerprints[split])
+        if changes:
+            _log.warning(
+                "split=%s has %s: it is not that of the training, and images that were trained on may be in it.",
+                split,
+                ", ".join(changes),
+            )
+        return move_to_device(self.with_own_labels(images), self.device, "auto")
 
     def with_own_labels(self, images: ImageSet) -> ImageSet:
         """The images with the labels that classes of these names have in the run; new classes come after them.
