@@ -25,7 +25,7 @@ from vae_exp.dashboard.runs.history import History
 from vae_exp.dashboard.runs.run import STALE_SECONDS, Run
 from vae_exp.dashboard.runs.segment import RunSegment
 from vae_exp.dashboard.runs.store import RunStore
-from vae_exp.dashboard.web.api import downsample
+from vae_exp.dashboard.web.api import downsample, stretch_means
 from vae_exp.tracking.offline_runs import TrackedRun
 
 
@@ -360,6 +360,17 @@ def test_a_row_without_the_abscissa_is_left_out():
     np.testing.assert_array_equal(x, [10, 40])
     np.testing.assert_array_equal(y, [1, 4])
     np.testing.assert_array_equal(history.series("a", before=4)[0], [1, 2])
+
+
+def test_the_means_of_a_long_curve_are_those_of_all_its_points():
+    """The extremes of skewed values are far above them on average."""
+    y = np.random.default_rng(0).lognormal(size=20_000)
+    y[:500] = np.nan
+    means, (_, drawn) = stretch_means(y), downsample(y, y)
+    assert len(means) == len(drawn)
+    assert np.nanmean(means) == pytest.approx(np.nanmean(y), rel=0.01)
+    assert np.nanmean(drawn) > 1.5 * np.nanmean(y)
+    assert np.isnan(means).sum() == np.isnan(drawn).sum()
 
 
 @pytest.mark.parametrize("count", [10, 2_000, 2_001, 10_007, 100_000])

@@ -108,9 +108,7 @@ def test_black_and_almost_black_are_taken_for_a_mistake(npz, path):
 def test_a_name_of_nothing_is_refused(path, names, reason):
     np.savez(path, images=grey(), labels=np.arange(len(grey())))
     with pytest.raises(UserError, match=reason):
-        source = NPZSource(str(path), names=names)
-        source.train()
-        source.val()
+        DataSplits(NPZSource(str(path), names=names), None, 0, 0).get_split("train")
 
 
 def test_integers_and_floats_of_the_same_image_are_scaled_alike(npz):

@@ -53,6 +53,13 @@ class Case:
         mine, other = decoder["activation"], encoder["activation"]
         if mine != other:
             raise UserError(f"model.decoder.activation={mine} is not the encoder's; use {other}.")
+        if mine == "gated":
+            raise UserError("model.activation=gated is not the plain loop's; use relu or another activation.")
+        posterior = self.config["model"].get("posterior", "diagonal")
+        if posterior != "diagonal":
+            raise UserError(f"model.posterior={posterior} is not the plain loop's; use diagonal.")
+        if self.config["data"].get("augment"):
+            raise UserError(f"data.augment={self.config['data']['augment']} is not the plain loop's; use [].")
         if self.images.is_dynamic:
             raise UserError("data.binarization=dynamic is not the plain loop's; use none or fixed.")
         samples = self.config["loss"].get("num_samples", 1)

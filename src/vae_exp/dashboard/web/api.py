@@ -7,6 +7,7 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
+import numpy.typing as npt
 
 from vae_exp.dashboard.reader.records import Value
 from vae_exp.dashboard.runs.history import Numbers, is_number
@@ -149,11 +150,12 @@ def serialize_curves(runs: Sequence[Run], metrics: Sequence[str], x_axis: str) -
         gpu_keys = set(run.gpu_keys)
         for metric in metrics:
             series = run.gpu_series if metric in gpu_keys else run.series
-            x, y = (
-                [_number(value) for value in numbers.tolist()]
-                for numbers in downsample(*series(metric, X_AXES[x_axis]))
-            )
-            curves.append({"run": run.key, "metric": metric, "version": run.version, "x": x, "y": y})
+            x, y = series(metric, X_AXES[x_axis])
+            numbers = dict(zip("xy", downsample(x, y), strict=True))
+            if len(y) > MAX_POINTS:  # extremes are no data to average over
+                numbers["mean"] = stretch_means(y)
+            lists = {name: [_number(value) for value in array.tolist()] for name, array in numbers.items()}
+            curves.append({"run": run.key, "metric": metric, "version": run.version, **lists})
     return curves
 
 
@@ -184,18 +186,35 @@ def downsample(x: Numbers, y: Numbers, max_points: int = MAX_POINTS) -> tuple[Nu
     """
     if len(y) <= max_points:
         return x, y
+    selected = _selected_points(_stretches(y, max_points), len(y))
+    return x[selected], y[selected]
+
+
+def stretch_means(y: Numbers, max_points: int = MAX_POINTS) -> Numbers:
+    """For each point that `downsample` selects, the mean of its stretch; NaN where the point is not finite."""
+    stretches = _stretches(y, max_points)
+    finite = np.where(np.isfinite(stretches), stretches, 0.0)
+    means = finite.sum(axis=1) / np.isfinite(stretches).sum(axis=1).clip(min=1)
+    selected = _selected_points(stretches, len(y))
+    return np.where(np.isfinite(y[selected]), means[selected // stretches.shape[1]], np.nan)
+
+
+def _stretches(y: Numbers, max_points: int) -> Numbers:
+    """The values cut into stretches of one length, the last filled up with NaN."""
     width = -(-len(y) // ((max_points - 2) // 3))
-    stretches = np.pad(y, (0, -len(y) % width), constant_values=np.nan).reshape(-1, width)
+    return np.pad(y, (0, -len(y) % width), constant_values=np.nan).reshape(-1, width)
+
+
+def _selected_points(stretches: Numbers, count: int) -> npt.NDArray[np.int64]:
     is_finite = np.isfinite(stretches)
     within = [
         np.where(is_finite, stretches, np.inf).argmin(axis=1),
         np.where(is_finite, stretches, -np.inf).argmax(axis=1),
         (~is_finite).argmax(axis=1),
     ]
-    first = width * np.arange(len(stretches))
-    selected = np.unique(np.concatenate([[0, len(y) - 1], *(first + index for index in within)]))
-    selected = selected[selected < len(y)]
-    return x[selected], y[selected]
+    first = stretches.shape[1] * np.arange(len(stretches))
+    selected = np.unique(np.concatenate([[0, count - 1], *(first + index for index in within)]))
+    return selected[selected < count]
 
 
 def _is_in_table(key: str, value: Value) -> bool:

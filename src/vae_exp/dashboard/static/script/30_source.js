@@ -15,7 +15,8 @@ async function fetchOk(path, params = [], options = {}) {
   return answer;
 }
 
-const fetchJson = async (path, params = []) => (await fetchOk(path, params)).json();
+const fetchJson = async (path, params = [], options = {}) => (await fetchOk(path, params, options)).json();
+const POLL_TIMEOUT_MILLISECONDS = 10_000;
 const toBase64 = (bytes) =>
   btoa(String.fromCharCode(...bytes))
     .replaceAll("+", "-")
@@ -24,7 +25,8 @@ const fromBase64 = (text) => Uint8Array.from(atob(text), (character) => characte
 
 const served = {
   live: true,
-  changes: (since) => fetchJson("api/runs", [["since", since]]),
+  changes: (since) =>
+    fetchJson("api/runs", [["since", since]], { signal: AbortSignal.timeout(POLL_TIMEOUT_MILLISECONDS) }),
   curves: async (runs, metrics, against) => {
     const params = [
       ["against", against],

@@ -79,12 +79,15 @@ function curveOf(run, metric, cache) {
   const curve = fetched(metric);
   if (!curve?.x.length) return pointOf(run, metric);
   const values = inUnit(metric, curve.y);
-  const y = smoothed(values, Number(state.smooth));
-  const raw = y === values ? null : values;
+  const even = curve.mean ? inUnit(metric, curve.mean) : values; // the means of what the points of a long curve stand for
+  const isSmooth = Number(state.smooth) > 0;
+  const y = isSmooth ? smoothed(even, Number(state.smooth)) : values;
+  const raw = isSmooth ? values : null;
+  const averaged = isSmooth ? y : even;
   const other = metricOfAxis() || (state.against === "images" ? loggedSeen(run) : undefined);
-  if (other) return { at: curve.x, x: lastValues(fetched(other) ?? { x: [], y: [] }, curve.x), y, raw };
+  if (other) return { at: curve.x, x: lastValues(fetched(other) ?? { x: [], y: [] }, curve.x), y, raw, averaged };
   const size = state.against === "images" ? batchSizeOf(run) : 1;
-  return size === null ? null : { at: curve.x, x: curve.x.map((step) => step * size), y, raw };
+  return size === null ? null : { at: curve.x, x: curve.x.map((step) => step * size), y, raw, averaged };
 }
 
 // The last value of a curve at or before some steps.
@@ -98,7 +101,6 @@ function lastValues(curve, steps) {
 
 // An exponential moving average with Adam's bias correction; gaps stay gaps.
 function smoothed(values, weight) {
-  if (!(weight > 0)) return values;
   let [sum, norm] = [0, 0];
   return values.map((value) => {
     if (value === null) return null;
@@ -117,7 +119,7 @@ function meanCurve(curves) {
   const all = [...new Set(along.flat())].sort((a, b) => a - b);
   const skip = Math.ceil(all.length / POINTS_OF_A_MEAN);
   const grid = all.filter((_, index) => index % skip === 0 || index === all.length - 1);
-  const values = curves.map((curve, index) => interpolated(along[index], curve.y, grid));
+  const values = curves.map((curve, index) => interpolated(along[index], curve.averaged ?? curve.y, grid));
   const abscissas = byAxis ? null : curves.map((curve, index) => interpolated(along[index], curve.x, grid));
   const points = grid
     .map((point, index) => {

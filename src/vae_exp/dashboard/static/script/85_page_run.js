@@ -13,9 +13,13 @@ function pageRun(main) {
   let machine = new Map();
 
   return async () => {
-    const run = runs.get(state.run) ?? filteredRuns()[0];
+    const run = state.run ? runs.get(state.run) : filteredRuns()[0];
+    [choices, noteBox, curves, body].forEach((part) => (part.hidden = !run));
     if (!run) {
-      refill(head, el("p", { class: "quiet" }, noRunText()));
+      signature = "";
+      const missing = isAllRead() ? `There is no run ${state.run} here.` : "The runs are being read.";
+      const text = state.run ? missing : noRunText();
+      refill(head, el("p", { class: "quiet" }, text));
       return;
     }
     if (!state.run && isAllRead()) recordState({ run: run.key }); // it stays when another run starts

@@ -144,7 +144,8 @@ function latentView(run, bundle, earlier, save, reopen, onChange) {
   const onError = (error) => {
     problem.textContent = error.message;
   };
-  const decode = decoderOf(bundle, run.key, onError, () => reopen(run.key, bundle));
+  const newDecoder = () => decoderOf(bundle, run.key, onError, () => reopen(run.key, bundle));
+  const [decode, decodeLine] = [newDecoder(), newDecoder()]; // the one supersedes no image of the other
   const isCodebook = bundle.codebook !== null;
   const latent = { z: new Float32Array(bundle.latent_dim), label: 0, image: -1, codes: [], isPlaced: false };
   const saveSoon = debounce(() => {
@@ -190,7 +191,7 @@ function latentView(run, bundle, earlier, save, reopen, onChange) {
       changed(true, lackOf(bundle, index));
     },
     interpolate: (from, to) => {
-      if (hasImage(bundle, to)) interpolate(bundle, latent, decode, line, from, to);
+      if (hasImage(bundle, to)) interpolate(bundle, latent, decodeLine, line, from, to);
       else display(latent, lackOf(bundle, to));
     },
     restore: (isOther) => {

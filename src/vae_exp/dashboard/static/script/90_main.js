@@ -16,6 +16,7 @@ let mounted = "";
 let update = () => {};
 let drawing = false;
 let again = false;
+let mounts = 0; // how often a page was mounted: what an earlier one still waits for is of no use
 let drawingProblem = ""; // until a drawing succeeds
 let serverProblem = "";
 
@@ -47,6 +48,8 @@ function showPage() {
     content.querySelectorAll(".js-plotly-plot").forEach(clear);
     update = PAGES[page][1](content);
     mounted = page;
+    mounts += 1;
+    drawing = false;
     document.title = `${PAGES[page][0]} · vae_exp dashboard`;
   }
   refreshPage();
@@ -59,15 +62,19 @@ async function refreshPage() {
     return;
   }
   drawing = true;
+  const mount = mounts;
   do {
     again = false;
+    let problem = null;
     try {
       if (!["runs", "latent"].includes(mounted)) await plotly();
-      await update();
-      drawingProblem = "";
+      if (mount === mounts) await update();
     } catch (error) {
-      noteProblem(error);
+      problem = error;
     }
+    if (mount !== mounts) return; // another page is drawn
+    if (problem) noteProblem(problem);
+    else drawingProblem = "";
     showStatus();
   } while (again);
   drawing = false;
