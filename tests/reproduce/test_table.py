@@ -10,6 +10,7 @@ from tests.composing import composed
 from vae_exp.configuration.config_dir import config_dir
 from vae_exp.configuration.parsing import parse_config
 from vae_exp.configuration.schema import EvaluateConfig, TrainConfig
+from vae_exp.engine.shutdown import GracefulShutdown
 from vae_exp.errors import UserError
 from vae_exp.reproduce.runs import TargetRuns
 from vae_exp.reproduce.table import BEGIN, END, describe, update_markdown_table
@@ -154,6 +155,28 @@ def test_a_run_that_stopped_early_and_is_not_scored_yet_has_no_epochs_left(tmp_p
         (tmp_path / "x" / name).rename(tmp_path / "known" / name)
     runs = runs_of(tmp_path, {"known": replace(PUBLISHED, evaluate=("evaluator=[nll]",))})
     assert describe(runs["known"], runs) == "epoch 2,000 of 2,000"
+
+
+def test_a_run_of_another_recipe_is_refused(tmp_path: Path):
+    begin(tmp_path / "known", epochs=2, seconds=[7.0])
+    runs = TargetRuns(replace(PUBLISHED, train=("experiment=burda_vae", "loss.num_samples=5")), tmp_path)
+    (tmp_path / "known" / ".hydra" / "overrides.yaml").write_text("[experiment=burda_vae, loss.num_samples=50]")
+    with pytest.raises(
+        UserError, match=r"known holds a run of another recipe, without loss\.num_samples=5; move it"
+    ):
+        runs.complete((), GracefulShutdown())
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("result.json", '{"status": "completed"}'), (".hydra/config.yaml", "a: 1"), ("metrics.jsonl", '{"x": 1}')],
+)
+def test_a_directory_that_holds_something_else_is_named(tmp_path: Path, name: str, content: str):
+    begin(tmp_path / "known", epochs=2, seconds=[7.0])
+    (tmp_path / "known" / name).write_text(content)
+    runs = runs_of(tmp_path, TWO)
+    with pytest.raises(UserError, match=r"/known holds no run that can be read \(KeyError: .*\); move it away"):
+        describe(runs["known"], runs)
 
 
 def test_a_run_under_way_does_not_replace_a_figure_of_the_page(tmp_path: Path):

@@ -4,7 +4,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
@@ -15,9 +16,11 @@ from omegaconf import OmegaConf
 from vae_exp.configuration.overrides import quote_value
 from vae_exp.engine.progress import format_duration
 from vae_exp.engine.shutdown import GracefulShutdown
+from vae_exp.errors import UserError
 from vae_exp.reproduce.targets import ReproductionTarget
 from vae_exp.storage.atomic_io import read_yaml
 from vae_exp.storage.run_directory import RunDirectory
+from vae_exp.sweep.job_records import read_overrides
 from vae_exp.tracking.metrics_file import read_rows
 
 _RECENT_EPOCHS = 20  # whose seconds estimate the time left
@@ -59,12 +62,13 @@ class TargetRuns:
 
     def result(self) -> ReproductionResult | None:
         """The reproduced figure; None while a run or its evaluation is missing."""
-        values = [self._value(directory) for directory in self.directories]
-        if any(value is None for value in values):
-            return None
-        results = [directory.read_result() or {} for directory in self.directories]
-        device = f"{results[0]['device']}, torch {results[0]['versions']['torch']}"
-        duration = format_duration(fmean(result["seconds"]["training"] for result in results))
+        with _readable(self.root / self.target.name):
+            values = [self._value(directory) for directory in self.directories]
+            if any(value is None for value in values):
+                return None
+            results = [directory.read_result() or {} for directory in self.directories]
+            device = f"{results[0]['device']}, torch {results[0]['versions']['torch']}"
+            duration = format_duration(fmean(result["seconds"]["training"] for result in results))
         provenance = f"{device}, {duration}" + (" a seed" if len(results) > 1 else "")
         return ReproductionResult(tuple(value for value in values if value is not None), provenance)
 
@@ -100,9 +104,11 @@ class TargetRuns:
             The command that failed, such as `evaluate` of a run directory; None where all succeeded.
 
         Raises:
+            UserError: if a directory holds a run of another recipe.
             Interrupted: if a stop was requested.
         """
         for seed, directory in enumerate(self.directories):
+            _check_recipe(self.target, directory)
             seeding = [f"seed={seed}"] if self.target.seeds > 1 else []
             commands = [
                 *_training(self.target, directory, seeding, overrides),
@@ -118,8 +124,9 @@ class TargetRuns:
         begun = [directory for directory in self.directories if directory.config.exists()]
         if not begun:
             return 0, 0
-        epochs = int(read_yaml(begun[0].config)["trainer"]["epochs"])
-        done = sum(epochs if _is_trained(directory) else _last_epoch(directory) for directory in begun)
+        with _readable(self.root / self.target.name):
+            epochs = int(read_yaml(begun[0].config)["trainer"]["epochs"])
+            done = sum(epochs if _is_trained(directory) else _last_epoch(directory) for directory in begun)
         return done, epochs * self.target.seeds
 
     def _value(self, directory: RunDirectory) -> float | None:
@@ -134,6 +141,33 @@ class TargetRuns:
             metrics = content["metrics"] if _has_settings(content, self.target.evaluate) else {}
         value = metrics.get(self.target.metric)
         return None if value is None else float(value)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """A block that reads what runs have written.
+
+    Raises:
+        UserError: if it is something else.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{path} holds no run that can be read ({reason}); move it away, or choose a --root."
+        ) from error
+
+
+def _check_recipe(target: ReproductionTarget, directory: RunDirectory) -> None:
+    """Refuse a run that was not started by the overrides of a target."""
+    overrides = read_overrides(directory.overrides)
+    missing = [override for override in target.train if override not in overrides]
+    if directory.config.exists() and directory.overrides.exists() and missing:
+        raise UserError(
+            f"{directory.path} holds a run of another recipe, without {missing[0]}; move it away, or choose "
+            f"another --root."
+        )
 
 
 def _has_settings(scores: Mapping[str, Any], overrides: Sequence[str]) -> bool:
