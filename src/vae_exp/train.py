@@ -111,11 +111,12 @@ def _exit_code_of_interruption(run_dir: Any, is_job: bool) -> Iterator[None]:
     except Interrupted as interruption:
         if torchrun.is_main_process():
             from vae_exp.cli.console import python_command
+            from vae_exp.configuration.overrides import shell_word
 
             result = run_dir.read_result()  # there is none yet where a killed run was about to be resumed
             after = f" after {quantity(result.get('epochs', 0), 'epoch')}" if result else ""
             print(f"Interrupted{after}; everything up to here is in {run_dir.path}", file=sys.stderr)
-            resume = f"Resume: {python_command()} -m vae_exp.train resume={run_dir.path}"
+            resume = f"Resume: {python_command()} -m vae_exp.train {shell_word('resume', run_dir.path)}"
             print("Run the same command to continue." if is_job else resume, file=sys.stderr)
         sys.exit(interruption.exit_code)
 

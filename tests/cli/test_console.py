@@ -1,4 +1,5 @@
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from vae_exp import load_run
 from vae_exp.cli.console import naming_command, print_metrics_table, print_run_summary, python_command
@@ -194,6 +196,18 @@ def test_the_next_commands_name_the_data_only_where_the_run_alone_may_not_open_t
     assert words("data", images) == f" data.path={images}"
     assert words(tmp_path, cwd) == f" data.root={tmp_path}"
     assert words(tmp_path, images) == f" data.root={tmp_path} data.path={images}"
+
+
+@pytest.mark.parametrize("name", ["a b", "a, b (1)", "it's", "ä", "a=b", "$HOME", "a{1}"])
+def test_the_next_commands_can_be_typed_whatever_the_name_of_the_directory(summary, tmp_path: Path, name: str):
+    wandb = {"mode": "offline", "run_id": "x", "directory": "/w/offline-run-x", "error": None}
+    out = summary(tmp_path / name, {"data": {"path": str(tmp_path / name)}}, wandb=wandb)
+    [evaluate] = re.findall("vae_exp.evaluate (.*)", out)
+    parsed = OverridesParser.create().parse_overrides(shlex.split(evaluate))
+    values = {override.key_or_group: override.value() for override in parsed}
+    assert str(values["run"]) == str(tmp_path / name)
+    [dashboard] = re.findall("vae_exp.dashboard (.*) shows", out)
+    assert shlex.split(dashboard) == [str(tmp_path / name)]
 
 
 @pytest.mark.parametrize(("dataset", "split"), [("MNIST", ""), ({"_target_": "my.Dataset"}, " split=train")])

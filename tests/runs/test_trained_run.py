@@ -39,6 +39,13 @@ def test_the_latest_run_is_opened_as_by_the_commands(copied_run, tmp_path, monke
     assert vae_exp.load_run("latest").directory.path == tmp_path / "outputs/today/noon"
 
 
+def test_packages_are_a_list_and_a_directory_has_a_name(copied_run):
+    with pytest.raises(TypeError, match="must be a list of names"):
+        vae_exp.load_run(copied_run, trusted_packages="abc")
+    with pytest.raises(UserError, match="run= is empty"):
+        vae_exp.load_run("")
+
+
 def test_the_weights_are_those_of_the_checkpoint(copied_run):
     for name in ("best", "last"):
         run = vae_exp.load_run(copied_run, checkpoint=name)

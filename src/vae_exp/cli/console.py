@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vae_exp.configuration.allowlist import Caller, require_safe, untrusted_packages
-from vae_exp.configuration.overrides import override_key
+from vae_exp.configuration.overrides import override_key, shell_word
 from vae_exp.data.image_files import split_folders
 from vae_exp.errors import UserError, quantity
 from vae_exp.metrics import format_value, unit
@@ -76,11 +76,13 @@ def print_run_summary(result: Mapping[str, Any], directory: RunDirectory, config
         lines.append(f"Figures: {_relative(directory.figures)} ({', '.join(figures)})")
     wandb = result["wandb"]
     if wandb and wandb["mode"] == "offline" and not wandb["error"]:
-        lines.append(f"Weights & Biases, offline: {python_command()} -m vae_exp.sync {path} uploads it")
-        lines.append(f"Dashboard: {python_command()} -m vae_exp.dashboard {path} shows it in a browser")
+        word = shlex.quote(str(path))
+        lines.append(f"Weights & Biases, offline: {python_command()} -m vae_exp.sync {word} uploads it")
+        lines.append(f"Dashboard: {python_command()} -m vae_exp.dashboard {word} shows it in a browser")
+    words = " ".join([shell_word("run", path), *_needed(config, directory).values()])
     lines += [
-        f"Next: {python_command()} -m vae_exp.evaluate run={path}{_needed(config, directory)}",
-        f"      {python_command()} -m vae_exp.generate run={path}{_needed(config, directory)}",
+        f"Next: {python_command()} -m vae_exp.evaluate {words}",
+        f"      {python_command()} -m vae_exp.generate {words}",
     ]
     for line in lines:
         _console().print(line, markup=False, highlight=False, soft_wrap=True)
@@ -100,12 +102,12 @@ def naming_command(
     others = [text for text in overrides if override_key(text) not in ("run", "data.root", "data.path")]
     without_effect = ["split"] if command == "explore" else []
     names, path = {*map(override_key, others), *without_effect}, run.config["data"].get("path")
-    words = [word for word in _needed(run.config, run.directory).split() if override_key(word) not in names]
+    words = [word for key, word in _needed(run.config, run.directory).items() if key not in names]
     start = ""
     if has_new_images and path:
         start = f"VAE_EXP_DATA={shlex.quote(str(absolute_path('data.path', path).parent))} "
-        words = [text for text in overrides if override_key(text) in ("data.root", "data.path")]
-    text = " ".join([f"run={_relative(run.directory.path)}", *map(shlex.quote, others), *words])
+        words = [shlex.quote(text) for text in overrides if override_key(text) in ("data.root", "data.path")]
+    text = " ".join([shell_word("run", _relative(run.directory.path)), *map(shlex.quote, others), *words])
     remedy = f"if the files are yours, say `{start}{python_command()} -m vae_exp.{command} {text}`"
     return replace(run, caller=replace(run.caller, remedy=remedy))
 
@@ -113,27 +115,27 @@ def naming_command(
 def print_sweep_commands(runs: Sequence[Path]) -> None:
     """The commands that show the scores of runs as tables, where they are jobs of sweeps."""
     for sweep in sorted({path.parent for path in runs if (path.parent / MANIFEST).is_file()}):
-        print(f"Table: {python_command()} -m vae_exp.sweep summary {_relative(sweep)}")
+        print(f"Table: {python_command()} -m vae_exp.sweep summary {shlex.quote(str(_relative(sweep)))}")
 
 
-def _needed(config: Mapping[str, Any], directory: RunDirectory) -> str:
-    """The words that the next commands need: whose classes to trust, where the data are, which split there is."""
+def _needed(config: Mapping[str, Any], directory: RunDirectory) -> dict[str, str]:
+    """The words that the next commands need, by key: whose classes to trust, where the data are, which split."""
     packages = untrusted_packages(config)
-    trust = f" trusted_packages=[{','.join(packages)}]" if packages else ""
+    words = {"trusted_packages": f"trusted_packages=[{','.join(packages)}]"} if packages else {}
     data = config.get("data", {})
-    trust += _data_location(config, data, directory)
+    words |= _data_location(config, data, directory)
     if _has_test_images(data):
-        return trust
+        return words
     path, source = Path(str(data.get("path"))).expanduser(), data.get("source", {})
     has_val = split_folders(path)["val"] or source.get("val_dataset")
-    return f"{trust} split={'val' if has_val or data.get('validation_size') else 'train'}"
+    return words | {"split": f"split={'val' if has_val or data.get('validation_size') else 'train'}"}
 
 
-def _data_location(config: Mapping[str, Any], data: Mapping[str, Any], directory: RunDirectory) -> str:
+def _data_location(config: Mapping[str, Any], data: Mapping[str, Any], directory: RunDirectory) -> dict[str, str]:
     """Where the data are, if a stored config alone may not say it."""
-    words = ""
+    words: dict[str, str] = {}
     for names in ((), ("path",), ("root",), ("root", "path")):
-        words = "".join(f" data.{name}={data[name]}" for name in names if data.get(name))
+        words = {f"data.{name}": shell_word(f"data.{name}", data[name]) for name in names if data.get(name)}
         given = {f"data.{name}": data.get(name) for name in names}
         with suppress(UserError):
             require_safe({"data": data}, Caller(directory.path, untrusted_packages(config), given), ["data"])

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -31,6 +32,13 @@ def quote_value(text: str) -> str:
     """A value as Hydra's grammar takes it, whatever characters it has."""
     escaped = re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + (match[2] and "\\'"), text)
     return f"'{escaped}'"
+
+
+def shell_word(key: str, path: object) -> str:
+    """An override as it is typed in a shell; quoted for the shell and for Hydra where the path needs it."""
+    text = str(path)
+    is_plain = re.fullmatch(r"[\w./+@:~-]+", text, re.ASCII)
+    return f"{key}={text}" if is_plain else shlex.quote(f"{key}={quote_value(text)}")
 
 
 def escape_interpolations(value: Any) -> Any:

@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from vae_exp.configuration.allowlist import Caller, is_literal, require_safe
-from vae_exp.configuration.overrides import override_key
+from vae_exp.configuration.overrides import override_key, shell_word
 from vae_exp.configuration.parsing import resolve_to_dict
 from vae_exp.configuration.resolvers import (
     OVERRIDABLE_ON_RESUME,
@@ -246,5 +246,5 @@ def _suggest_other_checkpoint(damaged: Path, directory: RunDirectory) -> str:
             epoch = load_checkpoint(other, torch.device("cpu"))["epoch"]
         except (UserError, KeyError):
             continue
-        return f" {other} is whole, of epoch {epoch}: go on from it with resume={other}"
+        return f" {other} is whole, of epoch {epoch}: go on from it with {shell_word('resume', other)}"
     return " There is no other checkpoint; start the run again."

@@ -17,9 +17,11 @@ from torch.nn.parameter import is_lazy
 
 from vae_exp.configuration.allowlist import Caller, require_safe
 from vae_exp.configuration.instantiate import build_splits, build_vae
+from vae_exp.configuration.overrides import shell_word
 from vae_exp.configuration.parsing import parse_config, resolve_to_dict
 from vae_exp.configuration.schema import StoredRunConfig, TrainConfig
 from vae_exp.configuration.stored_config import load_stored_config, with_overrides
+from vae_exp.configuration.value_checks import check_run
 from vae_exp.data.batch_loader import move_to_device
 from vae_exp.data.fingerprint import differences
 from vae_exp.data.images import ImageSet
@@ -151,9 +153,13 @@ def load_run(
         trust: The old name of `trusted_packages`.
 
     Raises:
+        TypeError: if `trusted_packages` is a string.
         UserError: if the directory holds no run, if there is none for `latest`, if the stored config names code
             that is not trusted, or if the checkpoint does not fit the model.
     """
+    if isinstance(trusted_packages, str) or isinstance(trust, str):
+        raise TypeError("trusted_packages must be a list of names, such as ['my_package'].")
+    check_run("run", str(directory))
     run_dir = RunDirectory(named_run(str(directory)))
     stored = load_stored_config(run_dir)
     where = resolve_device(device, "device")
@@ -241,7 +247,7 @@ def _choose_checkpoint(run_dir: RunDirectory, requested: str | None) -> str:
     if not available:
         raise UserError(
             f"run={run_dir.path} has no checkpoint; expected {run_dir.checkpoint('last')}. If its training is not "
-            f"running any more, python -m vae_exp.train resume={run_dir.path} starts it again."
+            f"running any more, python -m vae_exp.train {shell_word('resume', run_dir.path)} starts it again."
         )
     if requested is None:
         return available[0]

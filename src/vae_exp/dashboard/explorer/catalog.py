@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vae_exp.configuration.overrides import shell_word
 from vae_exp.dashboard.explorer.options import ExploreOptions
 from vae_exp.dashboard.explorer.run_process import MAX_LATENTS, RunProcess
 from vae_exp.dashboard.runs.run import Run
@@ -110,7 +111,7 @@ class ExplorerCatalog:
         if not run.is_named:
             raise UserError(
                 f"the decoder of this run needs the server, which decodes for runs that its command names alone: "
-                f"python -m vae_exp.explore run={run.path}"
+                f"python -m vae_exp.explore {shell_word('run', run.path)}"
             )
         try:
             data = base64.b64decode(latents[:_MAX_BASE64], altchars="-_", validate=True)
