@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vae_exp.data.images import ImageSet
-from vae_exp.engine import threads
+from vae_exp.engine import thread_variables, threads
 from vae_exp.engine.threads import ContentionWatch, choose_threads, count_step_flops, cpu_threads
 from vae_exp.model.decoders import ConvDecoder, MLPDecoder
 from vae_exp.model.encoders import ConvEncoder, MLPEncoder
@@ -21,7 +21,7 @@ from vae_exp.objective.elbo import ELBO
 def sixteen_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch would take 16 threads, and the environment says nothing."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
-    for name in threads.ENVIRONMENT_VARIABLES:
+    for name in thread_variables.VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -75,10 +75,13 @@ def test_a_number_is_taken_as_far_as_there_are_cores_unless_the_environment_deci
     monkeypatch.setattr(threads.os, "cpu_count", lambda: 8)
     assert [choose_threads(number, 0) for number in (1, 3, 100)] == [1, 3, 8]
     assert choose_threads(None, 0) == 16
-    for name in threads.ENVIRONMENT_VARIABLES:
+    for name in thread_variables.VARIABLES:
         with monkeypatch.context() as patched:
             patched.setenv(name, "16")
             assert [choose_threads(requested, 0) for requested in ("auto", 2, None)] == [16] * 3
+            for text in ("abc", "0", "-4"):  # no library takes these
+                patched.setenv(name, text)
+                assert choose_threads(2, 0) == 2
 
 
 def test_threads_are_put_back_after_a_run():

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 import torch
 
 from vae_exp.data.images import ImageSet
+from vae_exp.engine.thread_variables import thread_variable
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import Loss
 
 _log = logging.getLogger(__name__)
-ENVIRONMENT_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 # Of a step; two threads gain 10 % at half of it, and cost 50 times that on a busy machine.
 _FLOPS_PER_THREAD = 100_000_000
 _MIN_SECONDS = 2.0
@@ -53,12 +53,6 @@ def choose_threads(requested: str | int | None, flops: int) -> int:
     if requested == "auto":
         return min(default, max(1, flops // _FLOPS_PER_THREAD))
     return min(int(requested), os.cpu_count() or 1)
-
-
-def thread_variable() -> str:
-    """The environment variable that sets the number of threads; empty if there is none with a number."""
-    numbers = {name: os.environ.get(name, "").partition(",")[0].strip() for name in ENVIRONMENT_VARIABLES}
-    return next((name for name, number in numbers.items() if number.isdecimal() and int(number) > 0), "")
 
 
 @contextmanager

@@ -35,7 +35,8 @@ from vae_exp.engine.progress import NullProgress, ProgressDisplay, progress_disp
 from vae_exp.engine.protocols import Evaluator, Pruner
 from vae_exp.engine.seeding import make_generator, seed_everything, set_deterministic
 from vae_exp.engine.shutdown import GracefulShutdown
-from vae_exp.engine.threads import choose_threads, count_step_flops, thread_variable
+from vae_exp.engine.thread_variables import thread_variable
+from vae_exp.engine.threads import choose_threads, count_step_flops
 from vae_exp.engine.train_step import resolve_execution_mode
 from vae_exp.engine.trainer import Trainer
 from vae_exp.engine.trainer_options import TrainerOptions

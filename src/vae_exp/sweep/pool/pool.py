@@ -12,6 +12,7 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 
 from vae_exp.engine.shutdown import GracefulShutdown
+from vae_exp.engine.thread_variables import POOL_VARIABLE, VARIABLES
 from vae_exp.errors import UserError
 from vae_exp.sweep.job_records import last_metrics
 from vae_exp.sweep.pool.display import PoolDisplay
@@ -34,7 +35,7 @@ _PRELOADED = [  # once for all jobs: with the first comes torch, the others are 
     "torch._dynamo",
     "torch.fx.experimental.symbolic_shapes",
 ]
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_THREADS = (*VARIABLES, "OPENBLAS_NUM_THREADS", POOL_VARIABLE)
 
 
 class Pool:
