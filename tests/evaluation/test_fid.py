@@ -75,7 +75,7 @@ def test_it_is_the_closed_form_on_the_features(features: str):
         expected = distance(
             net(images.batch().images).double().numpy(), net(torch.cat(model.drawn)).double().numpy()
         )
-    assert list(result) == ["fid"]
+    assert list(result) == ["fid", "fid_images"]
     assert result["fid"] == pytest.approx(expected, rel=1e-3)
 
 

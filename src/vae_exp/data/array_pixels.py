@@ -60,7 +60,7 @@ def to_pixels(
     if array.dtype.kind == "f":
         _check_range(pixels, name)
         return pixels, 1
-    if max_value == 255 and all(int(pixels[part].max()) <= 1 for part in _slices(pixels.shape)):
+    if max_value == 255 and _has_ones_at_most(pixels):
         raise UserError(
             f"{name} holds whole numbers of 0 and 1 alone, which would be black and almost black: for black and "
             f"white say +data.source.max_value=1, or save them as bool."
@@ -70,6 +70,16 @@ def to_pixels(
         if highest > max_value:
             raise UserError(f"{name} holds values up to {highest}; data.source.max_value={max_value} is less.")
     return pixels, max_value
+
+
+def _has_ones_at_most(pixels: Tensor | FilePixels) -> bool:
+    """Whether there are ones and nothing above; usually the first images say so."""
+    highest = 0
+    for part in _slices(pixels.shape):
+        highest = max(highest, int(pixels[part].max()))
+        if highest > 1:
+            break
+    return highest == 1
 
 
 def rescaling(rescale: Any, array: Array, name: str) -> Range | None:
