@@ -97,7 +97,7 @@ def test_codes_of_other_kinds_train_resume_to_the_bit_and_can_be_evaluated(comma
         ("model.posterior=flow model.latent_dim=1", "model.posterior=flow needs at least 2 latent units, not 1"),
         ("model=hierarchical model.latent_dim=null model.latent_dims=[3]", "must be two numbers of units"),
         ("model=conditional model.classes=7", "model.classes=7 is for labels from 0 to 6"),
-        ("model=conditional model/prior=vamp", "model.prior (vae_exp.model.priors.VampPrior) fails"),
+        ("model=conditional model/prior=vamp", "pseudo-inputs have no class; choose another prior for this model"),
         ("model=vq model.latent_dim=3 loss=vq", "returns a posterior over"),
         ("evaluator=[quadrature]", "integrates over at most 2 latent units; the model has 3"),
         ("model=vq model.latent_dim=null loss=vq evaluator=[nll]", "evaluator=nll cannot be used with this"),

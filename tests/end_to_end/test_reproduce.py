@@ -83,7 +83,7 @@ def test_a_row_that_cannot_be_run_says_so_and_writes_nothing(run, in_process, tm
 
 @pytest.mark.slow
 def test_an_interrupted_run_is_resumed(run, in_process, command, tmp_path: Path):
-    arguments = ["data=digits", "trainer.epochs=1", "tracker=none", "evaluator=[elbo]"]
+    arguments = ["data=digits", "trainer.epochs=2", "tracker=none", "evaluator=[elbo]"]
     assert command("train", *arguments, "hydra.run.dir=reproductions/small").code == 0
     (tmp_path / "reproductions" / "small" / "result.json").unlink()
     code, output = run("small", expected=30.0)
