@@ -58,6 +58,8 @@ REFUSED = {
     ("latest",): ["latest is not an override of the form key=value; resume=latest continues the run there"],
     ("hydra/launcher=pool",): ["hydra/launcher=pool is for a sweep; add --multirun"],
     ("sweep.name=mine",): ["sweep.name=mine is for a sweep; add --multirun"],
+    ("hydra.sweep.dir=mine",): ["hydra.sweep.dir=mine is for a sweep; add --multirun"],
+    ("sweep.rerun=true",): ["sweep.rerun=true is for a sweep; add --multirun"],
 }
 
 

@@ -395,3 +395,13 @@ def test_a_batch_of_one_is_refused_where_images_are_compared(loss):
         build_loss(config["loss"], vae, SHAPE, 1000, 1)
     build_loss(config["loss"], vae, SHAPE, 1000, 2)
     build_loss({"_target_": "vae_exp.objective.elbo.ELBO"}, vae, SHAPE, 1000, 1)
+
+
+def test_a_data_set_smaller_than_a_batch_is_refused():
+    config = resolve_to_dict(composed("train", "data=digits", "loss=beta_tcvae", "loss.dataset_size=10"))
+    vae = build_vae(config["model"], SHAPE)
+    with pytest.raises(
+        UserError, match=r"loss\.dataset_size=10 is less than trainer\.batch_size=100; leave it out"
+    ):
+        build_loss(config["loss"], vae, SHAPE, 1000, 100)
+    build_loss(config["loss"], vae, SHAPE, 1000, 10)

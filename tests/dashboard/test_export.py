@@ -219,7 +219,14 @@ def test_what_cannot_be_exported_is_refused(root: Path, folder: str, file: str, 
     assert not (root / "page.html").exists()
 
 
-@pytest.mark.parametrize(("root", "problem"), [("/dev/null", "is no folder"), ("/nowhere", "does not exist")])
+@pytest.mark.parametrize(
+    ("root", "problem"),
+    [
+        ("/dev/null", "is neither a folder nor a .wandb file"),
+        (__file__, "is neither a folder"),
+        ("/nowhere", "does not exist"),
+    ],
+)
 def test_a_root_that_is_no_folder_is_refused(root: str, problem: str):
     with pytest.raises(UserError, match=f"ROOT={root} {problem}"):
         check_roots([Path(root)])

@@ -54,6 +54,15 @@ def test_it_can_be_differentiated_twice(parameters, noise):
     assert torch.autograd.gradgradcheck(both, (parameters,))
 
 
+def test_both_can_be_expanded(parameters):
+    standard = StandardNormal(torch.zeros(3), torch.ones(3))
+    for distribution, shape in ((DiagonalGaussian(parameters), (5, 7)), (standard, (4,))):
+        expanded = distribution.expand(shape)
+        assert (tuple(expanded.batch_shape), tuple(expanded.event_shape)) == (shape, (3,))
+        value = expanded.sample()
+        torch.testing.assert_close(expanded.log_prob(value), distribution.log_prob(value))
+
+
 def test_both_are_the_distributions_they_are_named_after(parameters, generator):
     mean, log_variance = parameters.chunk(2, dim=-1)
     values = torch.randn(7, 3, generator=generator, dtype=torch.float64)

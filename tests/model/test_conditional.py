@@ -72,6 +72,12 @@ def test_without_classes_it_says_what_is_missing():
         vae.decode(torch.randn(1, 2))
 
 
+@pytest.mark.parametrize("label", [-1, CLASSES])
+def test_samples_of_no_class_are_refused(label: int):
+    with pytest.raises(ValueError, match=rf"labels=\[0, {label}\] must be integers from 0 to {CLASSES - 1}"):
+        conditional_vae().sample(2, labels=torch.tensor([0, label]))
+
+
 def test_samples_are_of_the_classes_in_turn():
     vae = conditional_vae()
     drawn = vae.sample(6, noise())

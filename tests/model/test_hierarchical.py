@@ -54,6 +54,17 @@ def test_the_densities_are_those_of_the_paper():
     torch.testing.assert_close(vae.prior().log_prob(z), prior)
 
 
+def test_torchs_own_draws_have_the_moments_of_the_distribution():
+    prior = two_layer_vae([3, 2]).prior()
+    torch.manual_seed(0)
+    drawn = prior.sample((50_000,))
+    assert drawn.shape == (50_000, 5)
+    assert not drawn.requires_grad
+    torch.testing.assert_close(drawn.mean(0), prior.mean.detach(), atol=0.06, rtol=0)
+    torch.testing.assert_close(drawn.var(0), prior.variance.detach(), atol=0, rtol=0.06)
+    assert prior.rsample((2,)).requires_grad
+
+
 def test_the_decoder_looks_at_the_lower_layer_alone():
     vae, z = two_layer_vae([3, 2]), torch.randn(4, 5)
     changed = torch.cat([z[:, :3], torch.randn(4, 2)], dim=1)

@@ -13,6 +13,8 @@ from vae_exp.evaluation.codebook_usage import CodesEvaluator
 from vae_exp.evaluation.figures import draw_figures
 from vae_exp.model.vae import VAE
 from vae_exp.model.vq import UniformCodesPrior, VQDecoder, VQEncoder
+from vae_exp.objective.beta_vae import BetaVAE, CapacityVAE
+from vae_exp.objective.disentangling import DIPVAE
 from vae_exp.objective.elbo import ELBO
 from vae_exp.objective.importance_weighted import IWAE
 from vae_exp.objective.vq import VQ
@@ -137,6 +139,24 @@ def test_draws_from_the_prior_are_entries_each_equally_often():
 def test_objectives_that_weigh_latents_cannot_use_codes(objective):
     with pytest.raises(NotImplementedError, match="codes of a VQ-VAE have no density over latents"):
         objective(vq_vae(), Batch(images()), noise())
+
+
+@pytest.mark.parametrize(
+    "objective", [BetaVAE(4.0), CapacityVAE(10.0, 5.0), DIPVAE(1, 1.0, 1.0), DIPVAE(2, 1.0, 1.0)]
+)
+def test_objectives_that_weigh_a_constant_cannot_use_codes(objective):
+    with pytest.raises(
+        TypeError, match="of codes does not train; use loss=vq with model=vq, loss=elbo with model=fsq"
+    ):
+        objective(vq_vae(), Batch(images()), noise())
+
+
+def test_torchs_own_draws_of_the_prior_are_entries_of_the_codebook():
+    prior = vq_vae().prior()
+    drawn = prior.sample((3,))
+    assert drawn.shape == (3, *prior.event_shape)
+    entries = drawn.unflatten(-1, (prior.positions, -1)).flatten(0, 1)
+    assert torch.cdist(entries, prior.codebook).min(dim=1).values.max() < 1e-5
 
 
 def test_the_vq_objective_needs_codes():

@@ -64,6 +64,13 @@ def _settings() -> list[SeedGroup]:
     ]
 
 
+def test_a_number_is_the_same_setting_however_it_is_written(tmp_path: Path):
+    for number, text in enumerate(("1e-3", "0.001", "0.0010", "1e-2")):
+        make_job(tmp_path, [f"optimizer.lr={text}", f"seed={number}"])
+    groups = group_seeds(read_jobs(tmp_path), ["optimizer.lr"])
+    assert {group.keys["optimizer.lr"]: group.count for group in groups} == {"0.001": 3, "0.01": 1}
+
+
 def test_the_mean_over_other_keys_is_that_of_the_settings_whatever_their_seeds():
     """Its error is the spread of that very number when every seed is drawn anew, settings being fixed."""
     a, b = combine_settings(_settings(), ["model"], "mean", "val/nll")

@@ -111,7 +111,9 @@ def check_run(config: DictConfig) -> None:
 def _refuse_overrides_of_sweeps(config: DictConfig) -> None:
     """Refuse, in a single run, what only a sweep uses."""
     for override in [*_overrides(config, "hydra"), *_overrides(config, "task")]:
-        if override_key(override) in ("hydra.launcher", "hydra.sweeper", "sweep.name"):
+        key = override_key(override)
+        is_of_sweep = key in ("hydra.launcher", "hydra.sweeper", "sweep.name", "sweep.rerun")
+        if is_of_sweep or key.startswith("hydra.sweep."):
             raise UserError(f"{override} is for a sweep; add --multirun, or leave it out.")
 
 

@@ -73,7 +73,7 @@ class FixedGaussianLikelihood(Likelihood):
     def __init__(self, sigma: float, sigmoid_mean: bool = True) -> None:
         super().__init__()
         self.sigma = _check_positive("sigma", sigma)
-        self.sigmoid_mean = sigmoid_mean
+        self.sigmoid_mean = _check_bool("sigmoid_mean", sigmoid_mean)
 
     def forward(self, parameters: Tensor) -> Distribution:
         """Outputs `[..., 1, C, H, W]` → a distribution over `[..., C, H, W]`."""
@@ -99,7 +99,7 @@ class SharedGaussianLikelihood(Likelihood):
         if not initial_sigma > _MIN_SCALE:  # no gradient leads out of there
             raise ValueError(f"model.likelihood.initial_sigma={initial_sigma} must be greater than {_MIN_SCALE}.")
         self.log_sigma = nn.Parameter(torch.tensor(float(initial_sigma)).log())
-        self.sigmoid_mean = sigmoid_mean
+        self.sigmoid_mean = _check_bool("sigmoid_mean", sigmoid_mean)
 
     def forward(self, parameters: Tensor) -> Distribution:
         """Outputs `[..., 1, C, H, W]` → a distribution over `[..., C, H, W]`."""
@@ -127,7 +127,7 @@ class OptimalGaussianLikelihood(Likelihood):
     def __init__(self, sigmoid_mean: bool = True, momentum: float | None = None) -> None:
         super().__init__()
         self.register_buffer("variance", torch.ones(()))
-        self.sigmoid_mean = sigmoid_mean
+        self.sigmoid_mean = _check_bool("sigmoid_mean", sigmoid_mean)
 
     def forward(self, parameters: Tensor) -> Distribution:
         """Outputs `[..., 1, C, H, W]` → a distribution over `[..., C, H, W]`."""
@@ -177,12 +177,18 @@ class PerPixelGaussianLikelihood(Likelihood):
     def __init__(self, min_sigma: float = 0.01, sigmoid_mean: bool = True) -> None:
         super().__init__()
         self.min_sigma = _check_positive("min_sigma", min_sigma)
-        self.sigmoid_mean = sigmoid_mean
+        self.sigmoid_mean = _check_bool("sigmoid_mean", sigmoid_mean)
 
     def forward(self, parameters: Tensor) -> Distribution:
         """Outputs `[..., 2, C, H, W]` → a distribution over `[..., C, H, W]`."""
         mean, log_scale = parameters.unbind(dim=-4)
         return _gaussian(_mean(mean, sigmoid_mean=self.sigmoid_mean), log_scale.exp().clamp(min=self.min_sigma))
+
+
+def _check_bool(name: str, value: bool) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"model.likelihood.{name}={value} must be true or false.")
+    return value
 
 
 def _check_positive(name: str, value: float) -> float:

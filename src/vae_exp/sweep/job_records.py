@@ -60,8 +60,15 @@ class JobRecord:
 
     @cached_property
     def keys(self) -> dict[str, str]:
-        """The overrides that affect its result, by key."""
-        return identifying_values(self.overrides)
+        """The overrides that affect its result, by key; a number is the same text however it was written."""
+        return {key: _number_text(value) for key, value in identifying_values(self.overrides).items()}
+
+
+def _number_text(value: str) -> str:
+    """`0.001` for `1e-3` and `0.0010`; other texts as they are."""
+    if not re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", value, re.IGNORECASE):
+        return value
+    return value if re.fullmatch(r"-?\d+", value) else f"{float(value):.12g}"
 
 
 def read_jobs(sweep: Path, by: str = "best") -> list[JobRecord]:

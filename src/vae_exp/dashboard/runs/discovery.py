@@ -115,14 +115,14 @@ class RunDiscovery:
 
 
 def check_roots(roots: Sequence[Path]) -> None:
-    """Refuse what is neither a folder nor a file.
+    """Refuse what is neither a folder nor a `.wandb` file.
 
     Raises:
         UserError: names it.
     """
     for root in roots:
-        if not root.is_dir() and not root.is_file():
-            problem = "is no folder" if root.exists() else "does not exist"
+        if not root.is_dir() and not (root.is_file() and root.suffix == ".wandb"):
+            problem = "is neither a folder nor a .wandb file" if root.exists() else "does not exist"
             raise UserError(f"ROOT={root} {problem}; name folders such as outputs, multirun or wandb.")
 
 
