@@ -66,7 +66,7 @@ class OptunaSweeper(Sweeper):
         if isinstance(self._batch_size, bool) or not isinstance(self._batch_size, int) or self._batch_size < 1:
             raise UserError(f"hydra.sweeper.batch_size={self._batch_size} must be a whole number of at least 1.")
         if self.config.sweep.rerun:
-            raise UserError("sweep.rerun=true: a search goes on and repeats nothing; choose another sweep.name.")
+            raise UserError("sweep.rerun=true: a search continues and repeats nothing; choose another sweep.name.")
         objectives = with_directions(self._objectives, self._directions)
         settings = SearchConfig(self._n_trials, objectives, self._sampler, self._pruner)
         overrides = [*(f"{key}={value}" for key, value in self._params.items()), *arguments]
