@@ -54,7 +54,7 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
         # torch's own text advises to run the code inside the file
         reason = "damaged, or something else" if isinstance(error, pickle.UnpicklingError) else str(error)
         reason = reason.splitlines()[0].rstrip(".") if reason else type(error).__name__
-        if isinstance(error, EOFError | OSError):
+        if isinstance(error, EOFError) or getattr(error, "errno", None) == errno.EINVAL:
             reason = "it is cut short"
         raise UserError(f"{path} is not a whole checkpoint of plain tensors: {reason}.") from error
     version = state.get("format") if isinstance(state, dict) else type(state).__name__

@@ -271,9 +271,8 @@ class Trainer:
             Interrupted: on Ctrl-C or SIGTERM, before the next evaluator.
         """
         step = self.state.global_step
-        with measure_phase(
-            self.phase_seconds, "evaluators"
-        ):  # in every process: the main one alone has evaluators
+        # In every process: the main one alone has evaluators.
+        with measure_phase(self.phase_seconds, "evaluators"):
             metrics = self.dist.run_on_main_and_broadcast(lambda: self._evaluate_best(step, shutdown))
         if metrics:
             self.state.metrics |= metrics

@@ -83,7 +83,14 @@ def stratified_log_weights(batch_size: int, dataset_size: int, like: Tensor) -> 
         batch_size: At least 1; a batch of one has nothing but its own posterior.
         dataset_size: N, at least `batch_size`.
         like: Gives device and type.
+
+    Raises:
+        ValueError: if N is less than a batch.
     """
+    if dataset_size < batch_size:
+        raise ValueError(
+            f"loss.dataset_size={dataset_size} is less than the {batch_size} images of a batch; leave it out."
+        )
     others = batch_size - 1
     if others == 0:
         return like.new_zeros(1, 1)
