@@ -44,10 +44,10 @@ def _check_settings(settings: "EncodeConfig") -> None:
     from vae_exp.errors import UserError
     from vae_exp.storage.atomic_io import absolute_path
 
-    given = [
-        override for override in HydraConfig.get().overrides.task if override_key(override).startswith("data.")
+    keys = {override: override_key(override) for override in HydraConfig.get().overrides.task}
+    idle = [
+        text for text, key in keys.items() if key.startswith("data.") and key not in ("data.path", "data.root")
     ]
-    idle = [override for override in given if override_key(override) not in ("data.path", "data.root")]
     if idle and not settings.data.source:
         raise UserError(
             f"{idle[0]} has no effect here: images of data.path alone are read as the run's own. Say how they are "

@@ -93,6 +93,19 @@ def exit_with_message(*, show_traceback: bool = False) -> Iterator[None]:
         sys.exit(f"Error: {describe_error(error)}")
 
 
+def check_int(name: str, value: object, minimum: int = 1, maximum: int | None = None) -> int:
+    """Return the value if it is an integer between the bounds, both included.
+
+    Raises:
+        ValueError: names the argument, its value and the bound.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"{name}={value} must be a whole number of at least {minimum}.")
+    if maximum is not None and value > maximum:
+        raise ValueError(f"{name}={value} must be at most {maximum}.")
+    return value
+
+
 def quantity(count: int, noun: str) -> str:
     """`1 run`, `2 runs`, `1,000 runs`: a number of things, whose plural ends in s."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -72,7 +72,7 @@ def check_augmentations(names: Sequence[str]) -> None:
     Raises:
         UserError: names the key, the value and what is known.
     """
-    if unknown := [name for name in names if name not in [*AUGMENTATIONS]]:
+    if unknown := [name for name in names if name not in list(AUGMENTATIONS)]:  # a list has no hash
         raise UserError(f"data.augment={list(names)}: {unknown[0]} is not known; use {', '.join(AUGMENTATIONS)}.")
 
 

@@ -9,7 +9,15 @@ from torch.distributions import Independent, Normal
 from vae_exp.distributions.leading_axis import LastAxisFunction
 
 
-class DiagonalGaussian(Independent):  # type: ignore[type-arg]
+class _IndependentNormals(Independent):  # type: ignore[type-arg]
+    """Normals side by side, which subclasses make in other ways."""
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        """The same densities over more axes of batches."""
+        return Independent(self.base_dist, 1, validate_args=False).expand(batch_shape)
+
+
+class DiagonalGaussian(_IndependentNormals):
     """N(μ, diag σ²).
 
     Args:
@@ -21,12 +29,8 @@ class DiagonalGaussian(Independent):  # type: ignore[type-arg]
         super().__init__(Normal(mean, torch.exp(0.5 * log_variance), validate_args=False), 1, validate_args=False)
         self.parameters = parameters
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        """The same densities over more axes of batches."""
-        return Independent(self.base_dist, 1, validate_args=False).expand(batch_shape)
 
-
-class StandardNormal(Independent):  # type: ignore[type-arg]
+class StandardNormal(_IndependentNormals):
     """N(0, I).
 
     Args:
@@ -36,10 +40,6 @@ class StandardNormal(Independent):  # type: ignore[type-arg]
 
     def __init__(self, loc: Tensor, scale: Tensor) -> None:
         super().__init__(Normal(loc, scale, validate_args=False), 1, validate_args=False)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        """The same densities over axes of batches."""
-        return Independent(self.base_dist, 1, validate_args=False).expand(batch_shape)
 
 
 def draw_with_rate(posterior: DiagonalGaussian, noise: Tensor) -> tuple[Tensor, Tensor]:

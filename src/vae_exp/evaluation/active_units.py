@@ -10,8 +10,9 @@ from torch.distributions import Distribution
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.kl import kl_per_dimension
 from vae_exp.distributions.sampling import sample
+from vae_exp.errors import check_int
 from vae_exp.evaluation.plotting import plot_latent_units
-from vae_exp.evaluation.requirements import check_int, check_optional_int
+from vae_exp.evaluation.requirements import check_optional_int
 from vae_exp.model.vae import VAE
 
 

@@ -10,14 +10,8 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.sampling import bernoulli
-from vae_exp.errors import UserError
-from vae_exp.evaluation.requirements import (
-    check_int,
-    check_optional_int,
-    is_bernoulli,
-    require_images,
-    scored_images,
-)
+from vae_exp.errors import UserError, check_int
+from vae_exp.evaluation.requirements import check_optional_int, is_bernoulli, require_images, scored_images
 from vae_exp.model.vae import VAE
 from vae_exp.storage.atomic_io import absolute_path
 

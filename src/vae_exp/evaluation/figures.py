@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vae_exp.data.images import Batch, ImageSet
 from vae_exp.distributions.codebook import UniformCodebookPrior
+from vae_exp.errors import check_int
 from vae_exp.evaluation.fitted_prior import prior_name
 from vae_exp.evaluation.image_grid import plot_image_grid
 from vae_exp.evaluation.latent_grids import (
@@ -22,7 +23,7 @@ from vae_exp.evaluation.latent_grids import (
     traversals,
 )
 from vae_exp.evaluation.plotting import plot_latent_scatter
-from vae_exp.evaluation.requirements import check_int, check_optional_int
+from vae_exp.evaluation.requirements import check_optional_int
 from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
 

@@ -10,15 +10,9 @@ from torch.distributions import Distribution, Independent, Normal
 
 from vae_exp.data.images import Batch, ImageSet
 from vae_exp.distributions.sampling import rsample
-from vae_exp.errors import UserError
+from vae_exp.errors import UserError, check_int
 from vae_exp.evaluation.nll import decode_chunk_size, outputs_per_value
-from vae_exp.evaluation.requirements import (
-    check_int,
-    check_optional_int,
-    first_posterior,
-    require_density,
-    scored_images,
-)
+from vae_exp.evaluation.requirements import check_optional_int, first_posterior, require_density, scored_images
 from vae_exp.model.vae import VAE
 from vae_exp.objective.importance_weighted import log_mean_weight
 

@@ -7,13 +7,8 @@ from math import prod, sqrt
 import torch
 
 from vae_exp.data.images import ImageSet
-from vae_exp.evaluation.requirements import (
-    BitsPerDim,
-    check_int,
-    check_optional_int,
-    require_density,
-    scored_images,
-)
+from vae_exp.errors import check_int
+from vae_exp.evaluation.requirements import BitsPerDim, check_optional_int, require_density, scored_images
 from vae_exp.model.vae import VAE
 from vae_exp.objective.importance_weighted import LogEvidence, log_evidence
 

@@ -9,16 +9,10 @@ import torch
 from torch import Tensor
 
 from vae_exp.data.images import Batch, ImageSet
-from vae_exp.errors import UserError
+from vae_exp.errors import UserError, check_int
 from vae_exp.evaluation.nll import decode_chunk_size, outputs_per_value
 from vae_exp.evaluation.plotting import plot_true_posteriors
-from vae_exp.evaluation.requirements import (
-    check_int,
-    check_optional_int,
-    first_posterior,
-    require_density,
-    scored_images,
-)
+from vae_exp.evaluation.requirements import check_optional_int, first_posterior, require_density, scored_images
 from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
 

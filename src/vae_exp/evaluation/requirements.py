@@ -11,25 +11,12 @@ from torch.distributions import Bernoulli, Distribution
 
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.sampling import sample
-from vae_exp.errors import UserError
+from vae_exp.errors import UserError, check_int
 from vae_exp.model.vae import VAE
 
 _log = logging.getLogger(__name__)
 _CLASSES_LISTED = 10
 BITS_MODES = ("auto", True, False)
-
-
-def check_int(name: str, value: object, minimum: int = 1, maximum: int | None = None) -> int:
-    """Return the value if it is an integer between the bounds, both included.
-
-    Raises:
-        ValueError: names the argument, its value and the bound.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ValueError(f"{name}={value} must be a whole number of at least {minimum}.")
-    if maximum is not None and value > maximum:
-        raise ValueError(f"{name}={value} must be at most {maximum}.")
-    return value
 
 
 def check_optional_int(name: str, value: object, minimum: int = 1) -> int | None:

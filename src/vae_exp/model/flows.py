@@ -8,6 +8,7 @@ from torch.distributions import Distribution, Independent, Normal
 from zuko.flows import MAF
 
 from vae_exp.distributions.flows import GaussianFlow
+from vae_exp.errors import check_int
 from vae_exp.model.networks import at_least_float32
 from vae_exp.model.posteriors import DiagonalGaussianHead
 
@@ -83,7 +84,6 @@ class FlowHead(nn.Module):
 
 
 def _require_sizes(key: str, transforms: int, hidden_dims: Sequence[int]) -> None:
-    if type(transforms) is not int or transforms < 1:
-        raise ValueError(f"{key}.transforms={transforms} must be a whole number of at least 1.")
+    check_int(f"{key}.transforms", transforms)
     if any(type(width) is not int or width < 1 for width in hidden_dims):
         raise ValueError(f"{key}.hidden_dims={list(hidden_dims)} must list widths of at least 1.")

@@ -6,6 +6,7 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 
 from vae_exp.distributions.bernoulli import LogitBernoulli, LogitContinuousBernoulli, SummedBernoulli
 from vae_exp.distributions.discretized import CategoricalLevels, DiscretizedLogistic
+from vae_exp.errors import check_int
 
 
 class Likelihood(nn.Module):
@@ -225,7 +226,7 @@ class DiscretizedLogisticLikelihood(Likelihood):
 
     def __init__(self, levels: int = 256) -> None:
         super().__init__()
-        self.levels = _check_levels(levels)
+        self.levels = check_int("model.likelihood.levels", levels, 2)
 
     def forward(self, parameters: Tensor) -> Distribution:
         """Outputs `[..., 2, C, H, W]` → a distribution over `[..., C, H, W]`."""
@@ -251,7 +252,7 @@ class DiscretizedLogisticMixtureLikelihood(Likelihood):
         if components < 1:
             raise ValueError(f"model.likelihood.components={components} must be at least 1.")
         self.components = components
-        self.levels = _check_levels(levels)
+        self.levels = check_int("model.likelihood.levels", levels, 2)
         self.parameters_per_value = 3 * components
 
     def forward(self, parameters: Tensor) -> Distribution:
@@ -277,7 +278,7 @@ class CategoricalLikelihood(Likelihood):
 
     def __init__(self, levels: int = 256) -> None:
         super().__init__()
-        self.parameters_per_value = _check_levels(levels)
+        self.parameters_per_value = check_int("model.likelihood.levels", levels, 2)
 
     def forward(self, parameters: Tensor) -> Distribution:
         """Outputs `[..., levels, C, H, W]` → a distribution over `[..., C, H, W]`."""
@@ -289,9 +290,3 @@ class CategoricalLikelihood(Likelihood):
 def _logistic(location: Tensor, log_scale: Tensor, levels: int) -> DiscretizedLogistic:
     scale = log_scale.clamp(_MIN_LOG_SCALE, _MAX_LOG_SCALE).exp() / 2
     return DiscretizedLogistic((location + 1) / 2, scale, levels, validate_args=False)
-
-
-def _check_levels(levels: int) -> int:
-    if type(levels) is not int or levels < 2:
-        raise ValueError(f"model.likelihood.levels={levels} must be a whole number of at least 2.")
-    return levels

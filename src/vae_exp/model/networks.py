@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from vae_exp.errors import check_int
+
 GATED = "gated"
 Layer = TypeVar("Layer", bound=nn.Module)
 _NORM_GROUPS = 8
@@ -139,9 +141,7 @@ def check_group_norm(hidden_dims: Sequence[int], image_shape: Sequence[int], res
     Raises:
         ValueError: if a map of 1x1 has one channel to each group, or if there is no such number of blocks.
     """
-    if type(residual_blocks) is not int or residual_blocks < 0:
-        raise ValueError(f"residual_blocks={residual_blocks} must be a whole number of at least 0.")
-    if not residual_blocks:
+    if not check_int("residual_blocks", residual_blocks, 0):
         return
     heights, widths = (strided_sizes(size, len(hidden_dims))[1:] for size in image_shape[1:])
     for channels, height, width in zip(hidden_dims, heights, widths, strict=True):

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
 from vae_exp.distributions.gaussian import StandardNormal
+from vae_exp.errors import check_int
 
 _MIN_LOG_SCALE = -6.0
 
@@ -43,7 +44,7 @@ class GaussianMixturePrior(nn.Module):
 
     def __init__(self, latent_dim: int, components: int, init_std: float = 1.0) -> None:
         super().__init__()
-        _require_components(components)
+        check_int("model.prior.components", components)
         if not init_std >= 0:
             raise ValueError(f"model.prior.init_std={init_std} must be at least 0.")
         self.logits = nn.Parameter(torch.zeros(components))
@@ -73,7 +74,7 @@ class VampPrior(nn.Module):
 
     def __init__(self, image_shape: list[int], components: int) -> None:
         super().__init__()
-        _require_components(components)
+        check_int("model.prior.components", components)
         self.pseudo_inputs = nn.Parameter(torch.randn(components, *image_shape))
         self._encoder: tuple[nn.Module, ...] = ()  # in a tuple, so that it is not a part of this module as well
 
@@ -97,8 +98,3 @@ class VampPrior(nn.Module):
 
 def _mixture(logits: Tensor, components: Distribution) -> Distribution:
     return MixtureSameFamily(Categorical(logits=logits, validate_args=False), components, validate_args=False)
-
-
-def _require_components(count: int) -> None:
-    if type(count) is not int or count < 1:
-        raise ValueError(f"model.prior.components={count} must be a whole number of at least 1.")

@@ -5,9 +5,10 @@ from torch import Tensor
 
 from vae_exp.data.images import Batch
 from vae_exp.distributions.kl import kl_per_dimension
+from vae_exp.errors import check_int
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import LossTerms, check_choice
-from vae_exp.objective.posterior_samples import check_num_samples, draws, refuse_codes, sample_posterior
+from vae_exp.objective.posterior_samples import draws, refuse_codes, sample_posterior
 from vae_exp.objective.schedules import Schedule, as_scalar, value_of
 
 
@@ -28,7 +29,7 @@ class BetaVAE:
 
     def __init__(self, beta: float | Schedule, num_samples: int = 1) -> None:
         self.beta = as_scalar("loss.beta", beta, minimum=0)
-        self.num_samples = check_num_samples("num_samples", num_samples)
+        self.num_samples = check_int("loss.num_samples", num_samples)
 
     def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
         """A batch of images → terms of shape `[batch]`, in nats."""
@@ -60,7 +61,7 @@ class CapacityVAE:
     ) -> None:
         self.gamma = as_scalar("loss.gamma", gamma, minimum=0)
         self.capacity = as_scalar("loss.capacity", capacity, minimum=0)
-        self.num_samples = check_num_samples("num_samples", num_samples)
+        self.num_samples = check_int("loss.num_samples", num_samples)
         self.over = check_choice("over", over, ("image", "batch"))
 
     def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
@@ -93,7 +94,7 @@ class FreeBits:
 
     def __init__(self, free_nats: float | Schedule, num_samples: int = 1) -> None:
         self.free_nats = as_scalar("loss.free_nats", free_nats, minimum=0)
-        self.num_samples = check_num_samples("num_samples", num_samples)
+        self.num_samples = check_int("loss.num_samples", num_samples)
         self.units_in_use: Tensor | None = None
 
     def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:

@@ -3,9 +3,10 @@
 import torch
 
 from vae_exp.data.images import Batch
+from vae_exp.errors import check_int
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import LossTerms
-from vae_exp.objective.posterior_samples import check_num_samples, draws, sample_posterior
+from vae_exp.objective.posterior_samples import draws, sample_posterior
 
 
 class ELBO:
@@ -21,7 +22,7 @@ class ELBO:
     """
 
     def __init__(self, num_samples: int = 1) -> None:
-        self.num_samples = check_num_samples("num_samples", num_samples)
+        self.num_samples = check_int("loss.num_samples", num_samples)
 
     def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
         """A batch of images → terms of shape `[batch]`, in nats."""

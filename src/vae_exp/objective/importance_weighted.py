@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from vae_exp.data.images import Batch
 from vae_exp.distributions.sampling import rsample
 from vae_exp.distributions.stop_gradient import stop_gradient
+from vae_exp.errors import check_int
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import LossTerms
-from vae_exp.objective.posterior_samples import PosteriorSamples, check_num_samples, sample_posterior
+from vae_exp.objective.posterior_samples import PosteriorSamples, sample_posterior
 from vae_exp.objective.schedules import Schedule, as_scalar, value_of
 
 
@@ -32,7 +33,7 @@ class IWAE:
     """
 
     def __init__(self, num_samples: int) -> None:
-        self.num_samples = check_num_samples("num_samples", num_samples)
+        self.num_samples = check_int("loss.num_samples", num_samples)
 
     @property
     def weighted_draws(self) -> int:
@@ -60,7 +61,7 @@ class MIWAE(IWAE):
 
     def __init__(self, num_bounds: int, num_samples: int) -> None:
         super().__init__(num_samples)
-        self.num_bounds = check_num_samples("num_bounds", num_bounds)
+        self.num_bounds = check_int("loss.num_bounds", num_bounds)
 
     def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
         """A batch of images → terms of shape `[batch]`, in nats."""

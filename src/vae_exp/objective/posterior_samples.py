@@ -95,14 +95,3 @@ def refuse_codes(posterior: Distribution, terms: str) -> None:
     """
     if isinstance(posterior, VectorQuantizedPosterior):
         raise TypeError(f"{terms} of codes does not train; use loss=vq with model=vq, loss=elbo with model=fsq")
-
-
-def check_num_samples(key: str, count: int) -> int:
-    """Return a number of draws if it is valid.
-
-    Raises:
-        ValueError: if it is not a whole number of at least one.
-    """
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"loss.{key}={count} must be a whole number of at least 1.")
-    return count

@@ -8,6 +8,8 @@ from math import cos, inf, isfinite, pi
 import torch
 from torch import Tensor
 
+from vae_exp.errors import check_int
+
 UNITS = ("epoch", "step")
 
 
@@ -87,8 +89,7 @@ class Cyclical(Linear):
         self, start: float, end: float, duration: float, unit: str = "epoch", cycles: int = 4, rise: float = 0.5
     ) -> None:
         super().__init__(start, end, duration, unit)
-        if type(cycles) is not int or cycles < 1:
-            raise ValueError(f"cycles={cycles} must be a whole number of at least 1.")
+        check_int("cycles", cycles)
         if unit == "epoch" and duration < 2 * cycles:
             raise ValueError(
                 f"cycles={cycles} of duration={duration} epochs: a cycle of fewer than 2 epochs cannot rise; "

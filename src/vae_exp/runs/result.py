@@ -59,6 +59,7 @@ def write_result(
         "monitor": trainer.options.monitor,
         "best": {"epoch": best.epoch, "value": best.value},
         "warnings": warnings,
+        # Evaluators at the end have the last word; the order is that of a run without them.
         "metrics": state.metrics | best_metrics(run_dir, best.epoch) | state.metrics,
         "seconds": {
             "training": round(state.train_seconds, 3),

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from vae_exp.errors import UserError, quantity
+from vae_exp.configuration.value_checks import check_auto_or_count
+from vae_exp.errors import quantity
 from vae_exp.sweep.pool.display import PoolDisplay
 from vae_exp.sweep.pool.job import Job, JobGroup
 from vae_exp.sweep.pool.launcher import PoolSweep
@@ -35,8 +36,7 @@ class StackedSweep(PoolSweep):
     """
 
     def __init__(self, *arguments: Any, members: int | str) -> None:
-        if members != "auto" and (isinstance(members, bool) or not isinstance(members, int) or members < 1):
-            raise UserError(f"hydra.launcher.members={members} must be auto or a whole number of at least 1.")
+        check_auto_or_count("hydra.launcher.members", members)
         super().__init__(*arguments)
         self._members = members
 
