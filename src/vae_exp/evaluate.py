@@ -67,6 +67,7 @@ def _score(settings: "EvaluateConfig") -> "Mapping[str, float]":
 
     from vae_exp.cli.console import naming_command, print_metrics_table
     from vae_exp.configuration.instantiate import build_evaluators
+    from vae_exp.configuration.overrides import override_key
     from vae_exp.configuration.shape_checks import check_evaluators, check_labels
     from vae_exp.errors import UserError, describe_error, quantity
     from vae_exp.evaluation.requirements import is_bernoulli
@@ -80,8 +81,11 @@ def _score(settings: "EvaluateConfig") -> "Mapping[str, float]":
     from vae_exp.runs.trained_run import load_run_from_settings
     from vae_exp.storage.atomic_io import check_within
 
+    overrides = HydraConfig.get().overrides.task
+    run = naming_command(load_run_from_settings(settings), "evaluate", overrides)
+    if "evaluator" not in map(override_key, overrides):
+        settings = _without_unusable_nll(settings, run)
     evaluators = build_evaluators(settings.evaluator)
-    run = naming_command(load_run_from_settings(settings), "evaluate", HydraConfig.get().overrides.task)
     path = run.directory.evaluation(settings.split, run.checkpoint)
     check_within(path, run.directory.path)
     title = f"checkpoint {run.checkpoint} (epoch {run.epoch})"
@@ -117,6 +121,23 @@ def _score(settings: "EvaluateConfig") -> "Mapping[str, float]":
     if run.checkpoint == run.directory.checkpoints()[0]:  # the one that tables show
         _add_to_wandb(run, settings.split, metrics)
     return metrics
+
+
+def _without_unusable_nll(settings: "EvaluateConfig", run: "TrainedRun") -> "EvaluateConfig":
+    """The settings without the NLL, which is there by default, where the latents have no density."""
+    import torch
+
+    from vae_exp.data.images import ImageSet
+    from vae_exp.errors import UserError
+    from vae_exp.evaluation.requirements import require_density
+
+    pixels = torch.zeros(1, *run.config["data"]["image_shape"], dtype=torch.uint8)
+    try:
+        require_density("nll", run.vae, ImageSet(pixels, torch.zeros(1, dtype=torch.int64)).to(run.device))
+    except UserError as error:
+        print(f"Left out: {error}")
+        return replace(settings, evaluator={k: v for k, v in settings.evaluator.items() if k != "nll"})
+    return settings
 
 
 def _add_to_wandb(run: "TrainedRun", split: str, metrics: "Mapping[str, float]") -> None:

@@ -150,7 +150,6 @@ class FolderSource:
 
     def _decode(self, target: Path, files: Sequence[str], content: str) -> dict[str, Any]:
         """Write the pixels of the files; a row of a file that cannot be read stays zero."""
-        _log.info("Decoding %s into %s; this is done once.", content, self._cache)
         paths = [str(self._path / file) for file in files]
         size, channels = self._size, self._channels
         if size is None or channels is None:
@@ -161,6 +160,8 @@ class FolderSource:
             readable = [header for header in headers if not header.problem]
             channels = channels or (1 if all(header.is_grey for header in readable) else 3)
             size = size or self._common_size(Counter((header.height, header.width) for header in readable))
+        fitted = f", to {size[0]}×{size[1]} by data.fit={self._fit}" if self._size else ""
+        _log.info("Decoding %s%s, into %s; this is done once.", content, fitted, self._cache)
         pixel_format = PixelFormat(channels, *size, crop=self._fit == "crop")
         return {"problems": decode_images(target, paths, pixel_format, content)}
 
@@ -169,8 +170,8 @@ class FolderSource:
         if len(sizes) > 1:
             examples = ", ".join(f"{count} of {rows}×{columns}" for (rows, columns), count in sizes.most_common(3))
             raise UserError(
-                f"data.path={self._path} holds images of {len(sizes)} sizes (height × width: {examples}); say to "
-                f"which one they are brought, such as data.size=64 or data.size=[{height},{width}]."
+                f"data.path={self._path} holds images of {len(sizes)} sizes (height × width: {examples}); "
+                f"choose one for all, such as data.size=64 or data.size=[{height},{width}]."
             )
         return height, width
 

@@ -30,8 +30,8 @@ class _Codes(Distribution):
             NotImplementedError: always.
         """
         raise NotImplementedError(
-            "the codes of a VQ-VAE have no density over latents; use loss=vq (loss=elbo with model=fsq), and "
-            "evaluators that do not weigh latents, such as elbo and codes"
+            "codes of a codebook have no density over latents; use loss=vq (loss=elbo with model=fsq), and "
+            "evaluators that do not weigh latents, such as evaluator=[elbo,codes]"
         )
 
 

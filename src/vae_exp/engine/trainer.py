@@ -102,7 +102,7 @@ class Trainer:
     ) -> None:
         seed = options.seed
         self.state = TrainState()
-        self.previous_train_seconds = 0.0  # before this process resumed the run
+        self.previous_seconds = 0.0  # before this process resumed the run
         self.phase_seconds = dict.fromkeys(("training", "validation", "evaluators", "checkpoints"), 0.0)
         self.best = EarlyStopping(options.patience, options.min_delta)
         self.options = options
@@ -322,7 +322,7 @@ class Trainer:
             metrics=dict(state["metrics"]),
             metrics_rows=state["lines"],
         )
-        self.previous_train_seconds = state["seconds"]
+        self.previous_seconds = state["seconds"]
         self.loss_buffer.start_epoch(state["rows"].to(self.device))
         self.train_step.last_grad_norm.fill_(state.get("grad_norm", nan))
 

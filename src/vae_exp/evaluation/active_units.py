@@ -58,10 +58,8 @@ class UnitsEvaluator:
         yield "active_rate", rate[active].sum().item()
         yield "unit_rates", rate.tolist()
         order = rate.argsort(descending=True)
-        yield (
-            "units",
-            plot_latent_units(rate[order].numpy(), variance[order].numpy(), order.tolist(), self._threshold),
-        )
+        names = [f"z{unit + 1}" for unit in order.tolist()]
+        yield "units", plot_latent_units(rate[order].numpy(), variance[order].numpy(), names, self._threshold)
 
 
 def rate_per_unit(posterior: Distribution, prior: Distribution, generator: torch.Generator) -> Tensor | None:

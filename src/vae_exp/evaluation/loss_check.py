@@ -191,7 +191,7 @@ def _warnings(likelihood: Any, images: ImageSet, weight: float | None) -> list[s
     if levels is not None and images.pixels.dtype == torch.uint8 and levels != images.pixel_max + 1:
         warnings.append(
             f"model.likelihood.levels={levels}, but the images have {images.pixel_max + 1} grey levels: "
-            f"bits per dimension would be of other data."
+            f"bits per dimension would be of other data; say model.likelihood.levels={images.pixel_max + 1}."
         )
     if weight is not None and abs(weight - 1) > 0.01:
         warnings.append(

@@ -69,13 +69,13 @@ def _legend_text(name: str) -> str:
     return " " * name.startswith("_") + short.replace("$", r"\$")
 
 
-def plot_latent_units(rates: Array, variances: Array, names: Sequence[int], threshold: float) -> Figure:
+def plot_latent_units(rates: Array, variances: Array, names: Sequence[str], threshold: float) -> Figure:
     """Latent units side by side: above the rate of each, below the variance of its mean.
 
     Args:
         rates: Nats per image of each unit, `[units]`.
         variances: Var_x E[z|x] of each, `[units]`.
-        names: The numbers of the units.
+        names: Of the units.
         threshold: The variance above which a unit is active.
     """
     figure = Figure(figsize=(float(np.clip(0.22 * len(rates), 4.5, 14)), 4.6), dpi=DPI, layout="constrained")
@@ -91,10 +91,9 @@ def plot_latent_units(rates: Array, variances: Array, names: Sequence[int], thre
     below.set_yscale("log")
     below.set_ylim(bottom=max(1e-8, 0.3 * float(variances.min())))
     below.set_ylabel("variance of E[z|x]")
-    below.set_xlabel("unit")
     below.legend(fontsize=8)
     step = -(-len(names) // 40)
-    below.set_xticks(positions[::step], [str(name) for name in names[::step]], fontsize=7)
+    below.set_xticks(positions[::step], names[::step], fontsize=7)
     return figure
 
 

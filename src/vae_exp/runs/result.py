@@ -63,7 +63,7 @@ def write_result(
         "metrics": state.metrics | best_metrics(run_dir, best.epoch) | state.metrics,
         "seconds": {
             "training": round(state.train_seconds, 3),
-            "total": round(trainer.previous_train_seconds + time.time() - start, 3),
+            "total": round(trainer.previous_seconds + time.time() - start, 3),
         },
         "phase_seconds": {name: round(value, 3) for name, value in {**phases, **trainer.phase_seconds}.items()},
         "device": device_name(setup.device),
@@ -78,6 +78,14 @@ def write_result(
     }
     write_json(run_dir.result, result)
     return result
+
+
+def total_seconds(run_dir: RunDirectory) -> float:
+    """How long a run has taken, as its result says; 0 where it was killed, and has none."""
+    try:
+        return float((run_dir.read_result() or {})["seconds"]["total"])
+    except (UserError, KeyError, TypeError, ValueError):
+        return 0.0
 
 
 def best_metrics(run_dir: RunDirectory, epoch: int) -> dict[str, float]:

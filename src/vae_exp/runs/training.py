@@ -20,7 +20,7 @@ from vae_exp.engine.threads import cpu_threads
 from vae_exp.engine.throw_into import ThrowInto
 from vae_exp.engine.train_step import compiler_error
 from vae_exp.errors import DivergedError, Interrupted, TrialPruned, UserError
-from vae_exp.runs.result import log_traceback, write_result, write_startup_failure
+from vae_exp.runs.result import log_traceback, total_seconds, write_result, write_startup_failure
 from vae_exp.runs.resume import ResumeState, repair_checkpoints
 from vae_exp.runs.training_setup import SweepJob, TrainingSetup, set_up
 from vae_exp.runs.wandb_run import log_best_checkpoint
@@ -135,6 +135,7 @@ def _begin_resumed(
     if resume_state.state is not None:
         repair_checkpoints(run_dir, resume_state.state, resume_state.checkpoint)
     metrics_file.truncate_and_open()
+    setup.trainer.previous_seconds = max(setup.trainer.previous_seconds, total_seconds(run_dir))
     run_dir.result.unlink(missing_ok=True)
     _save_config(_settled(resume_state.config), run_dir.config)
     state, epochs = setup.trainer.state, setup.settings.trainer.epochs

@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from vae_exp.configuration.naming import job_label
 from vae_exp.errors import UserError
-from vae_exp.metrics import higher_is_better
+from vae_exp.metrics import higher_is_better, unit
 from vae_exp.storage.atomic_io import write_atomically
 from vae_exp.sweep.aggregate import (
     Others,
@@ -148,7 +148,7 @@ def curve(settings: Sequence[SeedGroup], metric: str, key: str, others: Others =
     figure, axes = _figure()
     below = ParameterAxis(settings, key)
     rest = [other for other in varying_keys(settings) if other != key]
-    lines = partition(settings, lambda setting: job_label(setting.keys, rest))
+    lines = partition(settings, lambda setting: job_label(setting.keys, rest) if rest else "")
     scattered = 2 * len(lines) > len(settings) > _MOST_LINES  # as a search leaves them: hardly any share the rest
     many = scattered or len(lines) > _MOST_LINES
     colours, markers, alpha = (("0.6",), "o", 0.6) if many else (_COLOURS, _MARKERS, 1.0)
@@ -177,7 +177,7 @@ def curve(settings: Sequence[SeedGroup], metric: str, key: str, others: Others =
         axes.plot(x, y, color="0.2", linestyle=style_of_line, marker=marker, markersize=30, zorder=4)
         parts.append(f"{'dotted' if below.is_numeric else 'dashes'}: {others} over {', '.join(rest)}")
     below.apply_to(axes)
-    axes.set_ylabel(metric)
+    axes.set_ylabel(_with_unit(metric))
     _caption(axes, parts)
     if rest and not many:
         axes.legend(fontsize="small", frameon=False)
@@ -193,7 +193,7 @@ def heat_map(settings: Sequence[SeedGroup], metric: str, across: str, up: str, o
         cells[rows.index(group.keys[up]), columns.index(group.keys[across])] = group.metrics[metric].mean
     colours = "viridis" if higher_is_better(metric) else "viridis_r"  # bright where the metric is good
     image = axes.imshow(cells, origin="lower", aspect="auto", cmap=colours)
-    figure.colorbar(image, label=metric)
+    figure.colorbar(image, label=_with_unit(metric))
     dark = (np.nanmin(cells) + np.nanmax(cells)) / 2
     for (row, column), value in np.ndenumerate(cells):
         if not isnan(value):
@@ -238,8 +238,8 @@ def rate_distortion(settings: Sequence[SeedGroup], rate: str, distortion: str) -
     axes.set_ylim(bottom, top)
     if named:
         figure.legend(loc="outside right upper", fontsize="small", frameon=False)
-    axes.set_xlabel(f"{rate} (nats)")
-    axes.set_ylabel(f"{distortion} (nats)")
+    axes.set_xlabel(_with_unit(rate))
+    axes.set_ylabel(_with_unit(distortion))
     parts = [meaning(settings, keys, "mean", rate), _error_caption(settings, rate, "bars")]
     _caption(axes, [*parts, "grey lines: the same −ELBO"])
     return figure
@@ -268,6 +268,10 @@ def _fill_a_grid(groups: Sequence[SeedGroup], across: str, up: str) -> bool:
     axes = ParameterAxis(groups, across), ParameterAxis(groups, up)
     tried = {(group.keys[across], group.keys[up]) for group in groups}
     return all(axis.is_few for axis in axes) and 2 * len(tried) > len(axes[0].values) * len(axes[1].values)
+
+
+def _with_unit(metric: str) -> str:
+    return f"{metric} ({unit(metric)})" if unit(metric) else metric
 
 
 def _plain(name: str) -> str:

@@ -66,7 +66,8 @@ def export(
     with output_errors(key, path):
         write_to_user_path(path, lambda file: file.write(html))
     spaces = f", {quantity(len(latent), 'latent space')}" if latent else ""
-    return f"{quantity(len(store.runs), 'run')}{spaces}, {len(html) / _MEGABYTE:.1f} MB, written to {path}"
+    count = sum(not run.is_replaced for run in store.runs.values())
+    return f"{quantity(count, 'run')}{spaces}, {len(html) / _MEGABYTE:.1f} MB, written to {path}"
 
 
 def _latent_spaces(store: RunStore, options: ExploreOptions) -> list[dict[str, str]]:

@@ -170,7 +170,10 @@ function sideBySide(title, list, rows) {
 function compareConfigs(list, config, following, kept, equal) {
   const textIn = (run, key) => (key in run.config ? `=${textOf(run.config[key])}` : "");
   const rank = new Map(varyingKeys(list).map((key, index) => [key, index - 1e6]));
-  const all = [...new Set(list.flatMap((run) => Object.keys(run.config)))].sort(
+  // what only the jobs of sweeps store: the config group of another run follows from its keys
+  const isComparable = (key) => list.every((run) => key in run.config) || list.some((run) => key in run.given);
+  const keys = new Set(list.flatMap((run) => Object.keys(run.config)));
+  const all = [...keys].filter(isComparable).sort(
     (a, b) => (rank.get(a) ?? 0) - (rank.get(b) ?? 0) || a.localeCompare(b),
   );
   const isEqual = (key) => list.every((run) => textIn(run, key) === textIn(list[0], key));
