@@ -170,7 +170,7 @@ def test_the_next_commands_say_whose_classes_to_trust_and_which_split_there_is(s
         "data": {"path": str(tmp_path / "mine.npz"), "validation_size": 0},
     }
     np.savez(tmp_path / "mine.npz", images=np.zeros((2, 4, 4)))
-    command = f"evaluate run={tmp_path} trusted_packages=[my_package]"
+    command = f"evaluate run={tmp_path} 'trusted_packages=[my_package]'"
     assert f"{command} split=train\n" in summary(tmp_path, config)
     np.savez(tmp_path / "mine.npz", images=np.zeros((2, 4, 4)), test_images=np.zeros((2, 4, 4)))
     assert f"{command}\n" in summary(tmp_path, config)
@@ -215,7 +215,7 @@ def test_official_data_have_test_images_and_a_dataset_of_ones_own_has_none(summa
     config = {"data": {"source": {"dataset": dataset}, "validation_size": 0 if split else 5000}}
     out = summary(tmp_path, config)
     for command in ("evaluate", "generate"):
-        assert re.search(rf"{command} run={tmp_path}( trusted_packages=\[my\])?{split}\n", out)
+        assert re.search(rf"{command} run={tmp_path}( 'trusted_packages=\[my\]')?{split}\n", out)
 
 
 def test_one_epoch_is_named_in_the_singular(summary, tmp_path: Path):

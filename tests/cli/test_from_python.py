@@ -22,7 +22,9 @@ from vae_exp.cli.callbacks import check_run
 from vae_exp.configuration.config_dir import config_dir
 from vae_exp.configuration.resolvers import register_resolvers
 from vae_exp.configuration.schema import register_schemas
+from vae_exp.data.images import Batch
 from vae_exp.errors import UserError
+from vae_exp.objective.elbo import ELBO
 from vae_exp.storage.run_directory import RunDirectory
 
 WORDS = ["data=digits", "model.latent_dim=8", "trainer.epochs=2", "tracker=none", "evaluator=[]"]
@@ -178,7 +180,11 @@ def test_a_pipeline_of_scikit_learn_uses_the_codes(run):
     )
     pipeline = make_pipeline(vae_exp.VAETransformer(run.directory.path), LogisticRegression(max_iter=500))
     assert pipeline.fit(images, labels).score(images, labels) > 0.5
-    assert transformer.score_samples(images[:9]).shape == (9,)
+    scores = transformer.score_samples(images[:9])
+    bound = -ELBO(2000)(run.vae, Batch(pixels[:9]), torch.Generator().manual_seed(0)).loss.detach().numpy()
+    np.testing.assert_array_less(bound - 0.1, scores)  # log p(x) is above its bound, and here not far
+    np.testing.assert_allclose(scores, bound, atol=3)
+    assert transformer.score_samples(np.random.default_rng(0).random((9, 64))).max() < scores.min()
     np.testing.assert_allclose(transformer.transform(images.reshape(-1, 8, 8, 1)), codes)
 
 

@@ -202,6 +202,12 @@ def test_the_file_is_written_and_its_size_printed(root: Path, tmp_path: Path):
     assert target.read_text().startswith("<!doctype html>")
 
 
+def test_a_first_attempt_is_no_run_of_its_own(tmp_path: Path):
+    for number, name in enumerate(("first", "second")):
+        make_run(tmp_path, name, {"run_directory": "/runs/a"}, started=1_700_000_000 + 100 * number)
+    assert export([tmp_path], tmp_path / "page.html", private=False, max_megabytes=50).startswith("1 run, ")
+
+
 @pytest.mark.parametrize(
     ("folder", "file", "limit", "message"),
     [

@@ -362,6 +362,16 @@ def test_a_row_without_the_abscissa_is_left_out():
     np.testing.assert_array_equal(history.series("a", before=4)[0], [1, 2])
 
 
+def test_all_series_are_in_the_order_of_their_rows():
+    """Rows with other keys are stored apart."""
+    history = History()
+    for step in range(1, 7):
+        history.append(step, {"x": 10.0 * step, "a": float(step)} | ({"b": 1.0} if step % 2 else {}))
+    curves = history.all_series("x")
+    np.testing.assert_array_equal(curves["a"], [[10, 20, 30, 40, 50, 60], [1, 2, 3, 4, 5, 6]])
+    np.testing.assert_array_equal(curves["b"], [[10, 30, 50], [1, 1, 1]])
+
+
 def test_the_means_of_a_long_curve_are_those_of_all_its_points():
     """The extremes of skewed values are far above them on average."""
     y = np.random.default_rng(0).lognormal(size=20_000)

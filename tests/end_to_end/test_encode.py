@@ -1,5 +1,6 @@
 """`python -m vae_exp.encode`, end to end."""
 
+import re
 import resource
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
+from sklearn.metrics import roc_auc_score
 
 from vae_exp import load_run
 from vae_exp.data.pixel_file import FilePixels
@@ -26,7 +28,7 @@ def test_scores_of_a_split_average_to_those_of_evaluate(command, copied_run: Pat
         "encode", f"run={copied_run}", "num_importance_samples=20", "sort=nll", "odd=[9]", "figure=true"
     )
     assert done.code == 0, done.err
-    assert "AUROC" in done.out
+    printed = dict(re.findall(r"by +(\S+): AUROC (\S+),", done.out))
     assert (copied_run / "codes" / "test-best.png").exists()
     command("evaluate", f"run={copied_run}", "evaluator.nll.num_importance_samples=20")
     metrics = read_json(copied_run / "evaluation" / "test-best.json")["metrics"]
@@ -34,10 +36,28 @@ def test_scores_of_a_split_average_to_those_of_evaluate(command, copied_run: Pat
         for name in ("elbo", "rate", "distortion", "nll"):
             assert table[name].mean(dtype=float) == pytest.approx(metrics[f"test/{name}"], rel=1e-5)
         assert (np.diff(table["nll"]) <= 0).all()
-        assert table["nll_quantile"].min() >= 0
+        assert printed.keys() == {"-elbo", "nll"}
+        for name, surprise in (("-elbo", -table["elbo"]), ("nll", table["nll"])):
+            assert float(printed[name]) == pytest.approx(roc_auc_score(table["label"] == 9, surprise), abs=1e-4)
         assert sorted(table["index"]) == list(range(360))
         target = load_digits().target[-360:]
         np.testing.assert_array_equal(table["label"], target[table["index"]])
+
+
+@pytest.mark.parametrize("score", ["elbo", "nll"])
+def test_a_quantile_is_the_share_of_validation_images_that_are_at_least_as_likely(
+    command, copied_run: Path, score: str
+):
+    words = (f"run={copied_run}", "num_importance_samples=20", f"sort={score}")
+    for split in ("test", "val"):
+        done = command("encode", *words, f"split={split}")
+        assert done.code == 0, done.err
+    codes, sign = copied_run / "codes", 1 if score == "elbo" else -1
+    with np.load(codes / "test-best.npz") as test, np.load(codes / "val-best.npz") as val:
+        reference = sign * val[score]
+        shares = [np.mean(reference >= one) for one in sign * test[score]]
+        np.testing.assert_allclose(test[f"{score}_quantile"], shares)
+        assert test[f"{score}_quantile"][0] == max(shares)  # the least likely image comes first
 
 
 @pytest.mark.slow

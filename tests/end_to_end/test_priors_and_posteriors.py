@@ -50,6 +50,12 @@ def test_a_vq_vae_trains_resumes_and_can_be_evaluated(command, tmp_path):
     evaluated = command("evaluate", "run=run", "evaluator=[elbo,units,codes,probe]")
     assert evaluated.code == 0, evaluated.err
     assert "test/code_perplexity" in evaluated.out
+    plain = command("evaluate", "run=run")
+    assert plain.code == 0, plain.err
+    assert (
+        "Left out: evaluator=nll cannot be used with this model: codes of a codebook have no density" in plain.out
+    )
+    assert "test/elbo" in plain.out
     assert command("generate", "run=run", "columns=2").code == 0
 
 
@@ -91,7 +97,7 @@ def test_codes_of_other_kinds_train_resume_to_the_bit_and_can_be_evaluated(comma
         ),
         ("model.posterior=full_covariance loss=free_bits", "a MultivariateNormal over latents has no density"),
         ("model=vq model.latent_dim=null loss=beta_tcvae", "has no density for each unit"),
-        ("model=vq model.latent_dim=null loss=iwae", "the codes of a VQ-VAE have no density over latents"),
+        ("model=vq model.latent_dim=null loss=iwae", "codes of a codebook have no density over latents"),
         ("loss=vq", "loss=vq needs the codes of model=vq, not a posterior of type DiagonalGaussian"),
         ("model.posterior=flow loss=stl", "the parameters of a GaussianFlow cannot be held fixed"),
         ("model.posterior=flow model.latent_dim=1", "model.posterior=flow needs at least 2 latent units, not 1"),

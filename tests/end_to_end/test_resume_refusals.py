@@ -141,8 +141,14 @@ def test_what_is_finished_is_said_to_be(command, run: Path):
     ended = command("train", "resume=run")
     assert ended.code == 0
     assert "is already finished; raise trainer.epochs to train longer" in (run / "train.log").read_text()
-    seconds = read_result(run)["seconds"]
-    assert seconds["training"] <= seconds["total"]
+
+
+def test_the_time_of_a_resumed_run_is_that_of_all_its_processes(command, run: Path):
+    before = read_result(run)["seconds"]
+    assert command("train", "resume=run", "trainer.epochs=4").code == 0
+    after = read_result(run)["seconds"]
+    assert after["training"] > before["training"]
+    assert after["total"] > before["total"] + after["training"] - before["training"]
 
 
 def test_a_sweep_of_a_team_is_refused(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -117,6 +117,33 @@ def test_dci_of_a_code_that_is_the_factors_is_one(sizes: list[int], noise_units:
     assert result["dci_informativeness"] == pytest.approx(1, abs=2e-3)
 
 
+def reading_all(images: torch.Tensor, labels: None) -> Independent:
+    """A unit for each pixel."""
+    return Independent(Normal(images.flatten(1).double(), 0.1), 1)
+
+
+def test_factors_known_to_two_units_each_are_disentangled_and_not_complete():
+    """Units 0 and 1 have one bit each of the first factor, units 2 and 3 of the second."""
+    v = torch.from_numpy(factors())
+    bits = torch.stack([v[:, 0] % 2, v[:, 0] // 2, v[:, 1] % 2, v[:, 1] // 2], dim=1)
+    model = Model()
+    model.encode = reading_all
+    images = ImageSet(bits.double().reshape(COUNT, 1, 2, 2), None, 1, factors=v)
+    result = dict(DisentanglementEvaluator(None, COUNT, None).run(model, images, torch.Generator().manual_seed(0)))
+    assert result["dci_disentanglement"] == pytest.approx(1, abs=0.02)
+    assert result["dci_completeness"] == pytest.approx(0.5, abs=0.02)  # two of four units alike: 1 − log 2 / log 4
+
+
+def test_codes_of_noise_inform_of_nothing():
+    """The accuracy is that of images which no forest has seen."""
+    v = torch.from_numpy(factors())
+    model = Model()
+    model.encode = reading_all
+    images = ImageSet(torch.rand(COUNT, 1, 2, 2, generator=torch.Generator().manual_seed(0)), None, 1, factors=v)
+    result = dict(DisentanglementEvaluator(None, COUNT, None).run(model, images, torch.Generator().manual_seed(0)))
+    assert result["dci_informativeness"] == pytest.approx(0.25, abs=0.06)
+
+
 def test_units_count_by_their_share_of_importance():
     """A unit of weight 3 for one factor alone, one of weight 1 for two alike: ¾ · 1 + ¼ · 0."""
     assert disentanglement(np.array([[3.0, 0.0], [0.5, 0.5]])) == pytest.approx(0.75)

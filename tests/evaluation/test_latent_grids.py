@@ -35,6 +35,9 @@ def test_interpolations_begin_and_end_at_the_reconstructions(generator):
     assert between.shape == (4, 6, *SHAPE)
     torch.testing.assert_close(between[:, 0], vae.reconstruct(first))
     torch.testing.assert_close(between[:, -1], vae.reconstruct(second))
+    halfway = (vae.encode(first).mean + vae.encode(second).mean) / 2
+    middle = interpolations(vae, Batch(first), Batch(second), 7)[:, 3]
+    torch.testing.assert_close(middle, vae.decode(halfway).mean)
 
 
 def test_the_most_active_units_vary_most():

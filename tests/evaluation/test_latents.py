@@ -65,9 +65,12 @@ def test_the_figure_shows_every_unit_by_its_number():
     figure = values(UnitsEvaluator(0.01, 10, None), given(means, torch.ones(6)), numbered(20))["units"]
     above, below = figure.axes
     assert len(above.patches) == 6
-    assert sorted(label.get_text() for label in below.get_xticklabels()) == list("012345")
+    assert sorted(label.get_text() for label in below.get_xticklabels()) == ["z1", "z2", "z3", "z4", "z5", "z6"]
     heights = [bar.get_height() for bar in above.patches]
     assert heights == sorted(heights, reverse=True)
+    [points] = below.collections
+    for label, (_, variance) in zip(below.get_xticklabels(), points.get_offsets(), strict=True):
+        assert variance == pytest.approx(means[:, int(label.get_text()[1:]) - 1].double().numpy().var())
 
 
 @pytest.mark.parametrize("batch_size", [7, 1000])

@@ -87,6 +87,21 @@ def test_two_processes_draw_the_outputs_of_the_whole_batch():
     assert torch.equal(parts[0] + parts[1], whole)
 
 
+def test_dead_entries_restart_at_outputs_of_the_whole_batch():
+    vae = vq_vae(restart_below=0.99)
+    images = torch.rand(4, *SHAPE, generator=noise(1))
+    with torch.no_grad():
+        vae.encoder.codebook[0] = vae.encoder.grid_outputs(images).mean(dim=(0, 1))
+        vae.encoder.codebook[1:] = 1e3  # nearest to no output
+    vae.train().encode(images)
+    vae.encoder.usage.mul_(0)
+    outputs = vae.encoder.grid_outputs(images).detach().flatten(0, 1)
+    assert len(outputs) > len(images)
+    vae.encoder.after_step(noise(), None, alone)
+    rows = (torch.rand(CODES, generator=noise()) * len(outputs)).long()
+    torch.testing.assert_close(vae.encoder.codebook.detach()[1:], outputs[rows][1:])
+
+
 def test_the_first_entries_are_different_outputs_for_training_images():
     vae, images = vq_vae(codebook_init="data"), grey_images(40).batch().images
     vae.encoder.init_codebook(lambda count: images[:count])

@@ -84,15 +84,20 @@ def test_draws_have_the_frequencies_of_the_levels(likelihood):
         assert ((frequency - probability).abs() < 5 * error + 1e-9).all()
 
 
-@pytest.mark.parametrize("likelihood", OVER_THE_LINE, ids=lambda each: type(each).__name__)
-def test_the_densities_over_the_line_integrate_to_one(likelihood):
-    pixels = likelihood(outputs(likelihood, 2)).base_dist
-    places = torch.linspace(-60, 60, 240_001, dtype=torch.float64)
-    each = zip(pixels.loc.flatten()[:4], pixels.scale.flatten()[:4], strict=True)
-    density = torch.stack([type(pixels)(loc, scale).log_prob(places).exp() for loc, scale in each])
-    torch.testing.assert_close(
-        torch.trapezoid(density, places), torch.ones(4, dtype=torch.float64), rtol=1e-5, atol=1e-5
-    )
+def optimal_gaussian(sigma: float) -> OptimalGaussianLikelihood:
+    likelihood = OptimalGaussianLikelihood().eval()
+    likelihood.set_variance(torch.tensor(sigma**2))
+    return likelihood
+
+
+@pytest.mark.parametrize("make", [FixedGaussianLikelihood, SharedGaussianLikelihood, optimal_gaussian])
+def test_sigma_is_the_standard_deviation_of_a_pixel(make):
+    likelihood = make(0.3)
+    parameters = outputs(likelihood, 5)
+    images = torch.rand(5, 2, 3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    mean = torch.sigmoid(parameters[:, 0]).numpy()
+    truth = scipy.stats.norm(mean, 0.3).logpdf(images.numpy()).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(likelihood(parameters).log_prob(images).detach(), truth, rtol=1e-6)
 
 
 @settings(max_examples=60)

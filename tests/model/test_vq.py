@@ -137,7 +137,7 @@ def test_draws_from_the_prior_are_entries_each_equally_often():
 
 @pytest.mark.parametrize("objective", [IWAE(3), IWAE(1)])
 def test_objectives_that_weigh_latents_cannot_use_codes(objective):
-    with pytest.raises(NotImplementedError, match="codes of a VQ-VAE have no density over latents"):
+    with pytest.raises(NotImplementedError, match="codes of a codebook have no density over latents"):
         objective(vq_vae(), Batch(images()), noise())
 
 

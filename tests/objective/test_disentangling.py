@@ -6,7 +6,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-from torch.distributions import Normal
+from torch.distributions import Normal, kl_divergence
 
 from tests.builders import SHAPE, bernoulli_vae
 from vae_exp.data.images import Batch
@@ -166,15 +166,26 @@ def test_each_reduces_to_the_elbo(loss):
     )
 
 
-def test_the_mmd_vae_leaves_the_rate_out():
+@pytest.mark.parametrize(("alpha", "weight"), [(1.0, 5.0), (0.0, 1000.0), (0.3, 10.0), (-1.0, 4.0)])
+def test_info_vae_weighs_rate_and_discrepancy_as_in_the_paper(alpha, weight):
+    """Equation 6; with α = 1, the MMD-VAE, the rate is left out."""
     vae = bernoulli_vae(3)
-    weighed = InfoVAE(1.0, 5.0)(vae, Batch(images()), noise())
-    charged = weighed.loss - weighed.distortion
-    torch.testing.assert_close(charged, charged[0].expand(5))
+    terms = InfoVAE(alpha, weight)(vae, Batch(images()), noise())
     latents, generator = vae.encode(images()), noise()
     drawn = latents.mean + latents.stddev * torch.randn(1, 5, 3, generator=generator)[0]
-    prior = torch.randn(5, 3, generator=generator)
-    torch.testing.assert_close(charged[0], 5 * maximum_mean_discrepancy(drawn, prior), rtol=1e-4, atol=1e-4)
+    discrepancy = maximum_mean_discrepancy(drawn, torch.randn(5, 3, generator=generator))
+    rate = kl_divergence(Normal(latents.mean, latents.stddev), Normal(0.0, 1.0)).sum(-1)
+    truth = (1 - alpha) * rate + (alpha + weight - 1) * discrepancy
+    torch.testing.assert_close(terms.loss - terms.distortion, truth, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("loss", [BetaTCVAE(1.0, 6.0, 1.0, 50), InfoVAE(0.0, 1000.0), DIPVAE(2, 3.0, 3.0)])
+def test_what_is_reported_beside_the_loss_is_the_elbo(loss):
+    vae = bernoulli_vae(3)
+    found, elbo = loss(vae, Batch(images()), noise()), ELBO()(vae, Batch(images()), noise())
+    torch.testing.assert_close(found.distortion, elbo.distortion)
+    torch.testing.assert_close(found.rate, elbo.rate)
+    assert not torch.allclose(found.loss, elbo.loss)
 
 
 @pytest.mark.parametrize("variant", [1, 2])

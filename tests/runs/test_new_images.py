@@ -53,6 +53,17 @@ def test_arrays_have_the_range_of_the_training_images(run: TrainedRun, tmp_path:
         opened(trained_on(run, source), tmp_path / "numbers.npz")
 
 
+def test_new_images_are_binarised_as_the_run_scores_its_own(run: TrainedRun, tmp_path: Path):
+    grey = np.random.default_rng(0).random((5, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "grey.npz", images=grey)
+    torch.testing.assert_close(opened(run, tmp_path / "grey.npz"), torch.from_numpy(grey)[:, None])
+    data = replace(run.settings.data, binarization="dynamic", binarization_seed=7)
+    binary = opened(replace(run, settings=replace(run.settings, data=data)), tmp_path / "grey.npz")
+    expected = replace(grey_images(5), pixels=torch.from_numpy(grey)[:, None], pixel_max=1, binarization_seed=7)
+    torch.testing.assert_close(binary, expected.with_fixed_binarization().batch().images)
+    assert set(binary.unique().tolist()) == {0.0, 1.0}
+
+
 def test_files_are_fitted_as_those_of_the_run(run: TrainedRun, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO)
     (tmp_path / "photos").mkdir()

@@ -62,6 +62,21 @@ def test_a_checkpoint_is_taken_by_its_own_path(copied_run: Path):
         initialize_from_run(vae, str(copied_run / "last.pt"), strict=True)
 
 
+def test_the_average_is_taken_where_the_run_kept_one(command, tmp_path: Path):
+    done = command("train", *TRAIN[:-1], "trainer.ema_decay=0.9", "hydra.run.dir=first")
+    assert done.code == 0, done.err
+    stored = torch.load(tmp_path / "first" / "checkpoints" / "best.pt", weights_only=True)
+    vae = load_run(tmp_path / "first").vae
+    for weight in vae.state_dict().values():
+        weight.zero_()
+    initialize_from_run(vae, str(tmp_path / "first"), strict=True)
+    weights = dict(vae.named_parameters())
+    assert weights.keys() == stored["average"].keys()
+    for name, average in stored["average"].items():
+        assert torch.equal(weights[name], average)
+        assert not torch.equal(average, stored["vae"][name])
+
+
 def test_another_architecture_shares_no_weight(copied_run: Path, caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.WARNING)
     with pytest.raises(UserError, match="no weight fits the model: missing in the run: weight"):

@@ -54,6 +54,25 @@ def test_a_curve_has_the_means_in_the_order_of_the_numbers(tmp_path: Path):
         assert dict(zip(line.get_xdata(), line.get_ydata(), strict=True)) == expected
 
 
+def test_one_key_is_one_line_with_a_band_of_standard_errors(tmp_path: Path):
+    values = {2: (-30.0, -31.0, -33.5), 8: (-20.0, -22.0, -21.0), 32: (-21.0, -25.0, -23.0)}
+    for latent, elbos in values.items():
+        for seed, elbo in enumerate(elbos):
+            make_job(tmp_path, [f"model.latent_dim={latent}", f"seed={seed}"], val__elbo=elbo)
+    jobs = read_jobs(tmp_path)
+    [axes] = curve(group_seeds(jobs, default_keys(jobs)), "val/elbo", "model.latent_dim").axes
+    [line], [band] = axes.lines, axes.collections
+    assert axes.get_ylabel() == "val/elbo (nats/image)"
+    np.testing.assert_array_equal(line.get_xdata(), [2, 8, 32])
+    means = np.array([np.mean(elbos) for elbos in values.values()])
+    errors = np.array([np.std(elbos, ddof=1) / np.sqrt(3) for elbos in values.values()])
+    np.testing.assert_allclose(line.get_ydata(), means)
+    corners = band.get_paths()[0].vertices
+    for x, mean, error in zip(values, means, errors, strict=True):
+        heights = corners[corners[:, 0] == x, 1]
+        assert [heights.min(), heights.max()] == pytest.approx([mean - error, mean + error])
+
+
 def test_a_heat_map_has_a_cell_for_every_pair(tmp_path: Path):
     groups = _groups(tmp_path)
     axes = heat_map(groups, "val/elbo", "model.latent_dim", "model.hidden_dims").axes[0]
@@ -104,7 +123,15 @@ def test_a_short_logarithmic_axis_has_plain_numbers_and_no_others(tmp_path: Path
 
 
 def test_settings_in_the_plane_are_named_by_their_keys_in_a_legend(tmp_path: Path):
-    figure = rate_distortion(_groups(tmp_path), "val/rate", "val/distortion")
+    groups = _groups(tmp_path)
+    figure = rate_distortion(groups, "val/rate", "val/distortion")
+    for bar, group in zip(figure.axes[0].containers, groups, strict=True):
+        rate, distortion = group.metrics["val/rate"], group.metrics["val/distortion"]
+        [[x], [y]] = bar.lines[0].get_data()
+        assert (x, y) == (rate.mean, distortion.mean)
+        across, up = (np.array(each.get_segments()[0]) for each in bar.lines[2])
+        np.testing.assert_allclose(across[:, 0], [x - rate.error, x + rate.error])
+        np.testing.assert_allclose(up[:, 1], [y - distortion.error, y + distortion.error])
     [legend] = figure.legends
     names = {text.get_text() for text in legend.get_texts()}
     assert names == {f"latent_dim={n} hidden_dims={w}" for n in (2, 8, 16) for w in ("[50]", "[400]")}

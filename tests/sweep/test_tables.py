@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from vae_exp.sweep.job_records import read_jobs
-from vae_exp.sweep.tables import job_rows, print_summary, write_csv
+from vae_exp.sweep.job_records import NOT_STARTED, RUNNING, JobRecord, read_jobs
+from vae_exp.sweep.tables import job_rows, print_summary, seconds_left, write_csv
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +48,14 @@ def _rows(sweep: Path) -> list[dict[str, str]]:
 def _printed(sweep: Path, capsys: pytest.CaptureFixture[str]) -> str:
     print_summary(sweep)
     return capsys.readouterr().out
+
+
+def test_the_time_left_is_that_of_the_jobs_that_run_side_by_side():
+    """Four jobs of ten seconds wait for two places, and the two that run are half done on average: 25 s."""
+    done = [JobRecord(f"{n}", "completed", (f"seed={n}",), seconds=10.0) for n in range(3)]
+    running = [JobRecord(f"{n}", RUNNING, (f"seed={n}",)) for n in range(3, 5)]
+    waiting = [JobRecord("", NOT_STARTED, (f"seed={n}",)) for n in range(5, 9)]
+    assert seconds_left([*done, *running, *waiting]) == pytest.approx(25)
 
 
 # Reading
