@@ -47,7 +47,7 @@ def draw(directory: Path) -> Figure:
     plane = torch.cartesian_prod(-steps, steps).flip(1)  # the first unit to the right, the second upwards
     middle.imshow(tile(run.vae.decode(plane).mean), cmap="gray_r", vmin=0, vmax=1)
     middle.set_title("what the latent plane decodes to", fontsize=9)
-    points = right.scatter(*means.T, c=batch.labels, cmap="tab10", s=2, linewidths=0)
+    points = right.scatter(*means.T, c=batch.labels, cmap="tab10", vmin=-0.5, vmax=9.5, s=2, linewidths=0)
     right.set_title("posterior means of test images, by digit", fontsize=9)
     right.set_box_aspect(1)
     figure.colorbar(points, ax=right, ticks=range(10), shrink=0.8)
