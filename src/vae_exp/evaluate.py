@@ -136,7 +136,7 @@ def _without_unusable_nll(settings: "EvaluateConfig", run: "TrainedRun") -> "Eva
         require_density("nll", run.vae, ImageSet(pixels, torch.zeros(1, dtype=torch.int64)).to(run.device))
     except UserError as error:
         print(f"Left out: {error}")
-        return replace(settings, evaluator={k: v for k, v in settings.evaluator.items() if k != "nll"})
+        return replace(settings, evaluator={key: node for key, node in settings.evaluator.items() if key != "nll"})
     return settings
 
 

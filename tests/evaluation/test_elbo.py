@@ -1,9 +1,9 @@
-from math import log, prod
+from math import log, pi, prod, sqrt
 
 import pytest
 import torch
 
-from tests.builders import SHAPE, bernoulli_vae
+from tests.builders import SHAPE, bernoulli_vae, linear_gaussian_vae, noise
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
 from vae_exp.evaluation.elbo import ELBOEvaluator
@@ -30,11 +30,20 @@ def test_a_short_last_batch_counts_by_its_images(images):
     assert metrics["reconstruction_from_mean"] == pytest.approx(from_mean, rel=1e-5)
 
 
-def test_signs_and_sums(images):
-    metrics = evaluate(bernoulli_vae(2), images)
+def test_rate_and_distortion_are_the_closed_forms_of_a_linear_gaussian_model(images):
+    """E_q[‖x − Wz − b‖²] = ‖x − Wμ − b‖² + Σⱼ sⱼ² ‖Wⱼ‖²."""
+    vae = linear_gaussian_vae(2, noise())
+    metrics = evaluate(vae, images, num_samples=2000)
+    batch, decoder = images.batch().images, vae.decoder
+    posterior, size = vae.encode(batch), decoder.bias.numel()
+    errors = (batch.flatten(1) - posterior.mean @ decoder.weight.T - decoder.bias).square().sum(1)
+    errors = errors + posterior.variance @ decoder.weight.square().sum(0)
+    truth = errors / (2 * decoder.sigma**2) + size * log(decoder.sigma * sqrt(2 * pi))
+    assert metrics["distortion"] == pytest.approx(truth.mean().item(), rel=2e-3)
+    rate = 0.5 * (posterior.mean.square() + posterior.variance - posterior.variance.log() - 1).sum(1)
+    assert metrics["rate"] == pytest.approx(rate.mean().item(), rel=1e-5)
+    assert metrics["negative_elbo"] == pytest.approx((truth + rate).mean().item(), rel=2e-3)
     assert metrics["elbo"] == -metrics["negative_elbo"]
-    assert metrics["negative_elbo"] == pytest.approx(metrics["rate"] + metrics["distortion"])
-    assert metrics["distortion"] > metrics["reconstruction_from_mean"]
 
 
 def test_the_batch_size_changes_nothing_but_the_draws(images):

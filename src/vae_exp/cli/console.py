@@ -121,8 +121,7 @@ def print_sweep_commands(runs: Sequence[Path]) -> None:
 def _needed(config: Mapping[str, Any], directory: RunDirectory) -> dict[str, str]:
     """The words that the next commands need, by key: whose classes to trust, where the data are, which split."""
     packages = untrusted_packages(config)
-    trusted = shlex.quote(f"trusted_packages=[{','.join(packages)}]")
-    words = {"trusted_packages": trusted} if packages else {}
+    words = {"trusted_packages": shlex.quote(f"trusted_packages=[{','.join(packages)}]")} if packages else {}
     data = config.get("data", {})
     words |= _data_location(config, data, directory)
     if _has_test_images(data):

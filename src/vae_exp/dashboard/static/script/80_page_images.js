@@ -81,7 +81,7 @@ function imagesIn(box) {
 }
 
 const momentOf = (picture) => picture.epoch ?? picture.step;
-const momentText = (picture) => `${picture.epoch === null ? "step" : "epoch"} ${momentOf(picture)}`;
+const momentText = (picture) => `after ${picture.epoch === null ? "step" : "epoch"} ${momentOf(picture)}`;
 
 function refillControls(controls, names, name, moments, now) {
   const slider = el("input", {
