@@ -35,14 +35,14 @@ def print_metrics_table(metrics: Mapping[str, float], title: str, evaluators: Ma
         evaluators: The group `evaluator` that they are of.
     """
     draws = evaluators.get("nll", {}).get("num_importance_samples")
-    table = Table(title=title, title_justify="left")
+    table = Table()  # a title of its own would be wrapped to the width of the table
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_column("unit")
     for name, value in metrics.items():
         is_of_draws = draws is not None and name.endswith("/nll_effective_samples")
         table.add_row(name, format_value(name, value), f"of {draws} draws" if is_of_draws else unit(name))
-    _console().print(table)
+    _console().print(title, table, markup=False, highlight=False)
 
 
 def print_run_summary(result: Mapping[str, Any], directory: RunDirectory, config: Mapping[str, Any]) -> None:

@@ -122,7 +122,8 @@ class PoolDisplay:
             return ""
         pace = sum(self._spent) / len(self._spent)
         under_way = sum(min(1.0, job.seconds / pace) for job in self._running.values() if pace)
-        return format_duration(pace * max(0.0, rest - under_way) / min(self._slots, rest))
+        left = pace * (rest - under_way) / min(self._slots, rest)
+        return format_duration(left) if left >= 1 else ""
 
     def _table(self) -> Group:
         table = Table(box=None, padding=(0, 2, 0, 0))
