@@ -73,6 +73,20 @@ def test_members_end_as_their_runs_alone(stacked, tmp_path: Path, monkeypatch: p
         torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
+def test_frozen_parts_of_members_stay_as_they_were(tmp_path: Path):
+    for epochs in (1, 2):
+        words = ("loss=beta_vae", "trainer.max_train_images=600", "seed=0,1", "model.freeze=[encoder]")
+        finished = sweep(tmp_path, *words, f"trainer.epochs={epochs}", f"sweep.name={'s' if epochs == 1 else 't'}")
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        assert "Stack of 2 jobs" in finished.stdout
+    later = sorted(path for path in (tmp_path / "multirun" / "t").iterdir() if path.is_dir())
+    for first, second in zip(jobs(tmp_path), later, strict=True):
+        before, after = last_checkpoint(first)["vae"], last_checkpoint(second)["vae"]
+        for name, weight in after.items():
+            assert torch.equal(weight, before[name]) == name.startswith("encoder."), name
+
+
 def test_a_member_is_resumed_alone(stacked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder, _ = stacked
     monkeypatch.chdir(tmp_path)

@@ -1,5 +1,6 @@
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,16 @@ def test_metrics_that_are_not_finite_are_warned_of_once(tmp_path: Path, caplog: 
         "evaluator.mine.a is not finite: nan.",
         "evaluator.mine.c is not finite: inf.",
     ]
+
+
+def test_without_held_out_images_those_of_training_are_scored_as_drawn_once(tmp_path: Path):
+    train, seen = replace(grey_images(5), binarization_seed=3), RecordingEvaluator()
+    options = {"train": train, "val": train.take(0), "seed": 0, "figures": tmp_path, "trackers": []}
+    with GracefulShutdown() as shutdown:
+        EvaluatorLoop({"mine": seen}, small_vae(), **options).run(["mine"], 1, shutdown, 1)
+    found = seen.images[0].batch().images
+    assert torch.equal(found, train.with_fixed_binarization().batch().images)
+    assert set(found.unique().tolist()) == {0.0, 1.0}
 
 
 def test_evaluators_of_the_end_are_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture):

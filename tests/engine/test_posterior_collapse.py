@@ -51,6 +51,12 @@ def test_a_rate_that_goes_to_nothing_is_found_with_a_remedy():
     assert "(loss=beta_vae +loss/schedule@loss.beta=linear)" in message
 
 
+@pytest.mark.parametrize(("rate", "warns"), [(0.09, True), (0.11, False)])
+def test_a_rate_below_a_tenth_of_a_nat_is_a_collapse(rate: float, warns: bool):
+    monitor, _ = make_monitor()
+    assert bool(updates(monitor, 5.0, rate, rate, rate)[-1]) == warns
+
+
 def test_a_rate_that_still_rises_is_no_collapse():
     monitor, _ = make_monitor()
     rates = (0.383, 0.415, 0.0447, 0.0321, 0.0514, 0.152, 0.45)  # data=digits, with seed 0

@@ -94,6 +94,19 @@ def test_the_gradient_norm_is_that_of_the_last_step_and_leaves_out_weights_witho
     torch.testing.assert_close(step.grad_norm(), grey_images(COUNT).batch(slice(4, 7)).images.sum(dim=0).norm())
 
 
+def test_binary_pixels_are_drawn_of_what_augmentation_leaves():
+    class Recording(Linear):
+        def forward(self, images: Tensor, noise: torch.Generator, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            seen.append(images)
+            return super().forward(images, noise, labels)
+
+    seen: list[Tensor] = []
+    module = Recording()
+    options = {"dynamic_binarization": True, "augment": lambda images, _: images / 2 + 0.25}
+    make_step(module, module, [4, 3], **options)(4)
+    assert set(seen[0].unique().tolist()) == {0.0, 1.0}
+
+
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_sums_are_returned_and_buffered_whatever_is_differentiated(reduction: str):
     module = Linear()

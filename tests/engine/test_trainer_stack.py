@@ -123,6 +123,13 @@ def test_members_of_other_sizes_rates_and_seeds_train_as_alone(tmp_path, activat
     assert_as_alone(tmp_path, lambda *size: mlp_vae(*size, activation=activation))
 
 
+@pytest.mark.slow
+def test_gated_convolutions_of_two_layers_train_as_alone(tmp_path):
+    """A gate doubles the outputs, which are another axis of the weights where a convolution is transposed."""
+    sizes = [(2, (4, 6)), (2, (8, 16))]
+    assert_as_alone(tmp_path, lambda *size: conv_vae(*size, activation="gated"), sizes=sizes)
+
+
 @pytest.mark.quick(2)
 @pytest.mark.parametrize(
     "losses",

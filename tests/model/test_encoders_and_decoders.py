@@ -68,6 +68,11 @@ def test_hidden_widths_are_listed_from_the_image_inwards():
     encoder, decoder = MLPEncoder((1, 4, 4), 2, [10, 6], "relu"), MLPDecoder((1, 4, 4), 2, [10, 6], "relu")
     assert [layer.out_features for layer in encoder.hidden if hasattr(layer, "out_features")] == [10, 6]
     assert [layer.out_features for layer in decoder.hidden if hasattr(layer, "out_features")] == [6, 10]
+    encoder, decoder = ConvEncoder((1, 8, 8), 2, [4, 6], "relu"), ConvDecoder((1, 8, 8), 2, [4, 6], "relu")
+    inwards = [each for each in encoder.modules() if isinstance(each, torch.nn.Conv2d)]
+    outwards = [each for each in decoder.modules() if isinstance(each, torch.nn.ConvTranspose2d)]
+    assert [(each.in_channels, each.out_channels) for each in inwards] == [(1, 4), (4, 6)]
+    assert [(each.in_channels, each.out_channels) for each in outwards] == [(6, 4), (4, 1)]
 
 
 @pytest.mark.parametrize("part", [*ENCODERS, *DECODERS])

@@ -146,3 +146,10 @@ def test_the_moments_of_the_first_layer_are_exact():
 def test_other_than_two_layers_are_refused(dims: list[int]):
     with pytest.raises(ValueError, match="must be two numbers of units"):
         TwoLayerPrior(dims, [4], "tanh")
+
+
+def test_the_prior_passes_the_widths_in_reverse():
+    layers = [
+        each for each in TwoLayerPrior([3, 2], [7, 4], "tanh").modules() if isinstance(each, torch.nn.Linear)
+    ]
+    assert [(each.in_features, each.out_features) for each in layers] == [(2, 4), (4, 7), (7, 6)]

@@ -235,6 +235,19 @@ def test_a_target_of_the_best_epoch_takes_the_scores_of_that_checkpoint(tmp_path
     assert TargetRuns(of_last, tmp_path).result() is None
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_each_seed_of_a_row_is_a_run_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: int):
+    commands: list[list[str]] = []
+    monkeypatch.setattr("vae_exp.reproduce.runs.run_command", lambda words, _: commands.append(list(words)) or 0)
+    with GracefulShutdown() as shutdown:
+        assert TargetRuns(replace(PUBLISHED, seeds=seeds), tmp_path).complete((), shutdown) is None
+    trained = [words for words in commands if words[0] == "train"]
+    found = [[word for word in words if word.startswith("seed=")] for words in trained]
+    assert found == ([[f"seed={seed}"] for seed in range(3)] if seeds == 3 else [[]])
+    directories = {word for words in trained for word in words if word.startswith("hydra.run.dir=")}
+    assert len(directories) == seeds
+
+
 def test_an_unknown_name_names_those_that_are():
     with pytest.raises(UserError, match=r"^burda is not a reproduction; known are known, open\.$"):
         select_targets(TWO, ["known", "burda"])

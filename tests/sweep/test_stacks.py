@@ -85,6 +85,7 @@ def test_jobs_that_differ_otherwise_are_no_stack(override):
         (["trainer.precision=bf16"], "trainer.precision=bf16"),
         (["trainer.execution=compile"], "trainer.execution=compile"),
         (["model=resnet"], "model.encoder.residual_blocks=2"),
+        (["model=resnet", "model.encoder.residual_blocks=0"], "model.decoder.residual_blocks=2"),
     ],
 )
 def test_what_cannot_be_stacked_names_the_key(overrides, reason):

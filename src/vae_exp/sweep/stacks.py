@@ -126,6 +126,7 @@ def _reason(plain: Mapping[str, Any], model: Mapping[str, Any], trainer: Mapping
     checks = {
         "model.posterior": model["posterior"] == "diagonal",
         "model.encoder.residual_blocks": not model["encoder"].get("residual_blocks"),
+        "model.decoder.residual_blocks": not model["decoder"].get("residual_blocks"),
         "model.latent_dim": isinstance(model["latent_dim"], int) and isinstance(model["hidden_dims"], list),
         "trainer.execution": trainer["execution"] in ("auto", "eager"),
         "trainer.precision": trainer["precision"] != "bf16",
