@@ -161,7 +161,7 @@ def test_a_dataset_of_torchvision_trains_and_is_opened_only_when_trusted(command
     dataset.append("+data.source.dataset.image_size=[3,8,8]")
     finished = command("train", "data=dataset", *dataset, *TRAIN, "trainer.batch_size=8", "hydra.run.dir=run")
     assert finished.code == 0, finished.err
-    assert "evaluate run=run trusted_packages=[torchvision] split=train" in finished.out
+    assert "evaluate run=run 'trusted_packages=[torchvision]' split=train" in finished.out
     refused = command("evaluate", "run=run", "split=train", "evaluator=[elbo]")
     assert refused.code == 1
     assert f"data.source.dataset._target_={target}, which is not a torch.utils.data.Dataset" in refused.err
