@@ -49,7 +49,7 @@ def test_the_pages_show_runs_and_send_no_foreign_request(watched: Watched, tmp_p
         expect(page.locator("main [role=status]").first).to_contain_text("their values cannot be compared")
         page.goto(f"{address}#page=images")
         expect(page.locator("figure img")).to_have_count(5, timeout=MILLISECONDS)
-        expect(page.locator("figcaption").first).to_contain_text("· epoch ")
+        expect(page.locator("figcaption").first).to_contain_text("· after epoch ")
         page.goto(f"{address}#page=run&run=r2")
         expect(page.get_by_role("region", name="Config")).to_contain_text("data.source", timeout=MILLISECONDS)
     assert all(url.startswith((address, "data:", "blob:")) for url in watched.requests)
