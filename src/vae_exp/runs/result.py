@@ -80,14 +80,6 @@ def write_result(
     return result
 
 
-def total_seconds(run_dir: RunDirectory) -> float:
-    """How long a run has taken, as its result says; 0 where it was killed, and has none."""
-    try:
-        return float((run_dir.read_result() or {})["seconds"]["total"])
-    except (UserError, KeyError, TypeError, ValueError):
-        return 0.0
-
-
 def best_metrics(run_dir: RunDirectory, epoch: int) -> dict[str, float]:
     """The metrics on held-out images after the best epoch, on training images where none are held out.
 

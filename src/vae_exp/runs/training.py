@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from vae_exp.engine.threads import cpu_threads
 from vae_exp.engine.throw_into import ThrowInto
 from vae_exp.engine.train_step import compiler_error
 from vae_exp.errors import DivergedError, Interrupted, TrialPruned, UserError
-from vae_exp.runs.result import log_traceback, total_seconds, write_result, write_startup_failure
+from vae_exp.runs.result import log_traceback, write_result, write_startup_failure
 from vae_exp.runs.resume import ResumeState, repair_checkpoints
 from vae_exp.runs.training_setup import SweepJob, TrainingSetup, set_up
 from vae_exp.runs.wandb_run import log_best_checkpoint
@@ -135,7 +135,9 @@ def _begin_resumed(
     if resume_state.state is not None:
         repair_checkpoints(run_dir, resume_state.state, resume_state.checkpoint)
     metrics_file.truncate_and_open()
-    setup.trainer.previous_seconds = max(setup.trainer.previous_seconds, total_seconds(run_dir))
+    with suppress(UserError):  # of a damaged result, which is replaced
+        earlier = run_dir.total_seconds(run_dir.read_result() or {}) or 0.0
+        setup.trainer.previous_seconds = max(setup.trainer.previous_seconds, earlier)
     run_dir.result.unlink(missing_ok=True)
     _save_config(_settled(resume_state.config), run_dir.config)
     state, epochs = setup.trainer.state, setup.settings.trainer.epochs

@@ -1,6 +1,6 @@
 """The files of a run directory: their names, and the lock of the process that trains there."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -142,6 +142,13 @@ class RunDirectory:
         if not isinstance(result, dict):
             raise UserError(f"{self.result} holds {type(result).__name__}; expected a JSON object.")
         return _with_current_names(result)
+
+    @staticmethod
+    def total_seconds(result: Mapping[str, Any]) -> float | None:
+        """How long the run took, as its `result.json` says; None where it does not."""
+        seconds = result.get("seconds")
+        total = seconds.get("total") if isinstance(seconds, dict) else None
+        return total if isinstance(total, int | float) else None
 
     def read_wandb(self) -> dict[str, Any]:
         """The contents of `wandb.json`; empty where they cannot be read."""

@@ -105,8 +105,7 @@ def read_job(directory: RunDirectory, by: str = "best") -> JobRecord:
         if directory.is_locked():
             return JobRecord(name, RUNNING, overrides, metrics, epochs=epoch)
         return JobRecord(name, "killed", overrides, metrics, error="ended without a result", epochs=epoch)
-    seconds, epochs = result.get("seconds"), result.get("epochs")
-    total = seconds.get("total") if isinstance(seconds, dict) else None
+    epochs = result.get("epochs")
     return JobRecord(
         name=name,
         status=str(result.get("status")),
@@ -115,7 +114,7 @@ def read_job(directory: RunDirectory, by: str = "best") -> JobRecord:
         monitor=str(result.get("monitor", "")),
         error=str(result.get("error") or ""),
         epochs=epochs if isinstance(epochs, int) else 0,
-        seconds=total if isinstance(total, int | float) else None,
+        seconds=directory.total_seconds(result),
         warnings=_warnings(result.get("warnings")),
     )
 

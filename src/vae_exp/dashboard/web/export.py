@@ -12,7 +12,7 @@ from vae_exp.dashboard.explorer.catalog import ExplorerCatalog, is_decoded_by_pa
 from vae_exp.dashboard.explorer.options import ExploreOptions
 from vae_exp.dashboard.runs.media import ImageFile, ImageUnavailableError, read_picture
 from vae_exp.dashboard.runs.run import Run
-from vae_exp.dashboard.runs.run_tables import read_store
+from vae_exp.dashboard.runs.run_tables import last_attempts, read_store
 from vae_exp.dashboard.runs.store import RunStore
 from vae_exp.dashboard.web import api, page
 from vae_exp.dashboard.web.redaction import Redactor
@@ -66,8 +66,9 @@ def export(
     with output_errors(key, path):
         write_to_user_path(path, lambda file: file.write(html))
     spaces = f", {quantity(len(latent), 'latent space')}" if latent else ""
-    count = sum(not run.is_replaced for run in store.runs.values())
-    return f"{quantity(count, 'run')}{spaces}, {len(html) / _MEGABYTE:.1f} MB, written to {path}"
+    return (
+        f"{quantity(len(last_attempts(store)), 'run')}{spaces}, {len(html) / _MEGABYTE:.1f} MB, written to {path}"
+    )
 
 
 def _latent_spaces(store: RunStore, options: ExploreOptions) -> list[dict[str, str]]:
