@@ -181,6 +181,14 @@ def test_a_run_whose_beginning_is_on_the_server_is_appended_to(beginning, root, 
     assert server.calls() == [(second.name, "allow")]
 
 
+def test_a_run_that_was_online_twice_is_appended_to_after_the_first_time(root, server, upload, tmp_path):
+    segment(root, "aaa", 11, name="run")
+    segment(tmp_path / "later", "aaa", 8, name="run")
+    between, after = segment(root, "aaa", 9), segment(tmp_path / "later", "aaa", 13)
+    assert upload(root, tmp_path / "later").code == 0
+    assert server.calls() == [(between.name, "allow"), (after.name, "allow")]
+
+
 def test_another_project_or_entity_is_another_target(root, server, upload):
     segment(root, "aaa")
     upload(root)

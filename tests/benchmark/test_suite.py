@@ -33,5 +33,8 @@ def test_any_candidate_has_all_figures_by_the_floor_of_its_precision(case, monke
         times = sorted(mine / theirs / 4 for mine, theirs in seconds)
         expected = times[1] if key == "over_floor" else 1 / times[1]
         assert stacked[key]["median"] == pytest.approx(expected)
+    rate = sorted(200 * 2 / seconds for seconds in stacked["burst_seconds"])[1]
+    assert stacked["images_per_second"] == pytest.approx(rate)
+    assert stacked["seconds_per_epoch"] == pytest.approx(len(case.images) / rate)
     assert (stacked["kernels_per_step"], stacked["peak_bytes"]) == (0, None)
     assert set(stacked) == set(plain)

@@ -60,7 +60,14 @@ def test_what_makes_no_run_a_better_one_is_not_ranked():
     assert {"elbo", "nll", "loss", "active_units", "probe_accuracy", "fid", "psnr"} < set(ranked)
     assert {"rate", "distortion", "nll_se", "nll_images", "learning_rate", "grad_norm"}.isdisjoint(ranked)
     assert not is_ranked("mine")
-    assert [higher_is_better(name) for name in ("elbo", "nll")] == [True, False]
+
+
+def test_these_and_no_other_metrics_are_better_the_higher_they_are():
+    of_the_latents = {"active_units", "mutual_information", "probe_accuracy", "knn_accuracy", "mig", "sap"}
+    of_factors = {"dci_disentanglement", "dci_completeness", "dci_informativeness"}
+    others = {"elbo", "nll_effective_samples", "psnr", "ssim", "codebook_used", "code_perplexity"}
+    rising = of_the_latents | of_factors | others | {"images_per_second"}
+    assert {name for name in METRICS if higher_is_better(f"val/{name}")} == rising
 
 
 def column(page: Any, key: str) -> list[str]:

@@ -43,6 +43,15 @@ def test_jpeg_is_near_what_was_written_and_large_ones_are_reduced_while_decoding
     assert np.abs(small[0] - (np.arange(16) + 0.5) * 640 / 16 * 255 / 640).max() < 4
 
 
+def test_reducing_a_large_jpeg_while_decoding_changes_nothing_that_can_be_seen():
+    stripes = np.arange(512) // 8 % 2 * 255
+    pixels = np.broadcast_to(stripes[None, :, None], (512, 512, 3)).astype(np.uint8)
+    file = content(Image.fromarray(pixels), "JPEG", quality=95)
+    whole = Image.open(BytesIO(file)).convert("RGB").resize((64, 64), Image.Resampling.BILINEAR)
+    difference = decode(file, PixelFormat(3, 64, 64, crop=True)) - np.asarray(whole, float).transpose(2, 0, 1)
+    assert np.abs(difference).max() <= 2
+
+
 def test_grey_and_colour():
     grey = photo(1)[:, :, 0]
     file = content(Image.fromarray(grey))

@@ -137,6 +137,11 @@ def test_samples_are_written_in_batches_from_the_prior_or_the_fitted_mixture(com
         assert not np.array_equal(arrays["images"], first)
     assert not list((copied_run / "generated").rglob("*.png"))
     assert command("train", "data=arrays", "data.path=samples.npz", "--cfg", "job").code == 0
+    config = copied_run / ".hydra" / "config.yaml"
+    config.write_text(config.read_text().replace("max_train_images: null", "max_train_images: 300"))
+    (copied_run / "generated" / "fitted_prior.npz").unlink()
+    fewer = command("generate", f"run={copied_run}", *many, "overwrite=true", "prior=fitted", "components=3")
+    assert "fitted to 300 codes" in fewer.out + fewer.err
 
 
 def test_no_list_of_all_samples_is_in_memory(command, copied_run, monkeypatch):

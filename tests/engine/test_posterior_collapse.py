@@ -92,6 +92,14 @@ def test_units_that_die_are_found_with_their_number():
     assert "13 of 20 latent units are active, and 7 that were in use" in last["dead_units"]
 
 
+@pytest.mark.parametrize(("variance", "dies"), [(0.009, True), (0.011, False)])
+def test_a_unit_is_dead_below_a_hundredth_of_the_priors_variance(variance: float, dies: bool):
+    monitor, encoder = make_monitor(units=20)
+    updates(monitor, 5.0, 5.0, 5.0)
+    encoder.reach[:7] = (variance / torch.linspace(-1, 1, 50).var(correction=0)).sqrt()
+    assert bool(updates(monitor, 5.0, 5.0, 5.0)[-1]) == dies
+
+
 @pytest.mark.parametrize(
     ("units", "changing", "reaches"),
     [
@@ -152,6 +160,20 @@ def test_a_run_whose_rate_vanishes_says_so_once_and_keeps_it(tmp_path, caplog):
 
     resumed = make_trainer(tmp_path, train=images, loss=loss, epochs=32, warn_posterior_collapse=True)
     resumed.load_state_dict(load_checkpoint(tmp_path / "checkpoints" / "last.pt", CPU))
+    fit(resumed)
+    assert resumed.warnings == [warning]
+
+
+def test_a_run_that_is_resumed_warns_in_the_same_epoch(tmp_path):
+    settings = {"train": grey_images(40), "loss": BetaVAE(500.0), "warn_posterior_collapse": True}
+    whole = make_trainer(tmp_path / "whole", epochs=30, **settings)
+    fit(whole)
+    [warning] = whole.warnings
+    first = make_trainer(tmp_path / "first", epochs=warning["epoch"] - 1, **settings)
+    fit(first)
+    assert not first.warnings
+    resumed = make_trainer(tmp_path / "resumed", epochs=warning["epoch"], **settings)
+    resumed.load_state_dict(first.state_dict())
     fit(resumed)
     assert resumed.warnings == [warning]
 

@@ -211,6 +211,38 @@ def test_a_member_has_the_same_bits_whoever_is_absent(tmp_path):
         assert all(torch.equal(value, expected[name]) for name, value in member.vae.state_dict().items())
 
 
+class ShutdownAfter(GracefulShutdown):
+    """Notes SIGTERM when it is asked for the next time."""
+
+    def __init__(self, checks: int) -> None:
+        super().__init__()
+        self.checks = checks
+
+    def raise_if_requested(self) -> None:
+        self.checks -= 1
+        self.signal_number = signal.SIGTERM if self.checks < 0 else None
+        super().raise_if_requested()
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_members_that_were_interrupted_within_an_epoch_continue_to_the_same_bits(tmp_path, steps):
+    whole, members, resumed = (trainers(tmp_path / name, mlp_vae) for name in ("whole", "members", "resumed"))
+    train_together(TrainerStack(mlp_vae(*largest(SIZES))), whole)
+    for member in members:
+        next(member.paused_fit(GracefulShutdown(), NullProgress()))
+    with pytest.raises(Interrupted):
+        TrainerStack(mlp_vae(*largest(SIZES))).train_epoch(members, list("aabc"), ShutdownAfter(steps))
+    for member, other in zip(members, resumed, strict=True):
+        other.load_state_dict(member.state_dict())
+        assert (other.state.epoch, other.state.batch_in_epoch) == (0, steps)
+    train_together(TrainerStack(mlp_vae(*largest(SIZES))), resumed)
+    for member, other in zip(resumed, whole, strict=True):
+        expected = other.vae.state_dict()
+        assert all(torch.equal(value, expected[name]) for name, value in member.vae.state_dict().items())
+        for metric in ("train/loss", "val/loss"):
+            assert member.state.metrics[metric] == other.state.metrics[metric]
+
+
 def test_members_that_were_interrupted_in_their_validation_continue_to_the_same_bits(tmp_path):
     whole, members, resumed = (trainers(tmp_path / name, mlp_vae) for name in ("whole", "members", "resumed"))
     train_together(TrainerStack(mlp_vae(*largest(SIZES))), whole)
