@@ -112,10 +112,19 @@ def test_a_dataset_of_torchvision(tmp_path: Path):
         ),
         (lambda index: torch.full((1, 2, 2), 0.3 if index == 4 else 0.0), r"grey levels at first .* in item 4"),
         (
-            lambda index: (PIXELS[index], 2**63),
+            lambda index: (torch.from_numpy(PIXELS[index]), 2**63),
             r"as the label of item 0, holds 9223372036854775808; expected integers",
         ),
         (lambda index: {"picture": 1}, r"has a NoneType in item 0"),
+        (
+            lambda index: np.zeros((3, 8, 8), np.uint8),
+            r"has a ndarray in item 0 that cannot be read: its shape \[3, 8, 8\] has the channels first; "
+            r"return torch\.from_numpy\(image\)\.$",
+        ),
+        (
+            lambda index: torch.zeros(8, 8, 1),
+            r"has a Tensor in item 0 .*: its shape \[8, 8, 1\] has the channels last; return image\.permute",
+        ),
     ],
 )
 def test_items_that_are_no_images_are_refused_and_leave_no_cache(make, message: str, tmp_path: Path):

@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 _SAMPLED = 16  # items whose content names the cache
 _IMAGE_KEYS = ("image", "img", "pixel_values")
 _LABEL_KEYS = ("label", "labels")
+_CHANNELS = (1, 3)  # as images have them
 
 Pixels = npt.NDArray[np.generic]
 
@@ -176,12 +177,17 @@ def _read_item(dataset: Any, index: int, key: str) -> Any:
 
 
 def _channels_first(item: Any) -> Pixels:
-    if isinstance(item, Tensor):
-        array: Pixels = item.detach().cpu().numpy()
-    else:
-        array = np.asarray(item)
-        array = np.moveaxis(array, -1, 0) if array.ndim == 3 else array
-    return array[None] if array.ndim == 2 else array
+    is_tensor = isinstance(item, Tensor)
+    array: Pixels = item.detach().cpu().numpy() if is_tensor else np.asarray(item)
+    if array.ndim == 2:
+        return array[None]
+    if array.ndim != 3:
+        return array
+    axis, other = (0, 2) if is_tensor else (2, 0)
+    if array.shape[other] in _CHANNELS and array.shape[axis] not in _CHANNELS:
+        where, remedy = ("last", "image.permute(2, 0, 1)") if is_tensor else ("first", "torch.from_numpy(image)")
+        raise ValueError(f"its shape {list(array.shape)} has the channels {where}; return {remedy}")
+    return np.moveaxis(array, axis, 0)
 
 
 def _check_values(image: Pixels, beginning: str) -> None:
