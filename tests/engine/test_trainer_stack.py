@@ -211,8 +211,14 @@ def test_a_member_has_the_same_bits_whoever_is_absent(tmp_path):
         assert all(torch.equal(value, expected[name]) for name, value in member.vae.state_dict().items())
 
 
+def assert_same_bits(member: Trainer, other: Trainer) -> None:
+    expected = other.vae.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in member.vae.state_dict().items())
+    assert member.state.metrics["val/loss"] == other.state.metrics["val/loss"]
+
+
 class ShutdownAfter(GracefulShutdown):
-    """Notes SIGTERM when it is asked for the next time."""
+    """Notes SIGTERM after so many checks."""
 
     def __init__(self, checks: int) -> None:
         super().__init__()
@@ -237,10 +243,8 @@ def test_members_that_were_interrupted_within_an_epoch_continue_to_the_same_bits
         assert (other.state.epoch, other.state.batch_in_epoch) == (0, steps)
     train_together(TrainerStack(mlp_vae(*largest(SIZES))), resumed)
     for member, other in zip(resumed, whole, strict=True):
-        expected = other.vae.state_dict()
-        assert all(torch.equal(value, expected[name]) for name, value in member.vae.state_dict().items())
-        for metric in ("train/loss", "val/loss"):
-            assert member.state.metrics[metric] == other.state.metrics[metric]
+        assert_same_bits(member, other)
+        assert member.state.metrics["train/loss"] == other.state.metrics["train/loss"]
 
 
 def test_members_that_were_interrupted_in_their_validation_continue_to_the_same_bits(tmp_path):
@@ -259,6 +263,4 @@ def test_members_that_were_interrupted_in_their_validation_continue_to_the_same_
         assert (other.state.epoch, other.state.batch_in_epoch) == (0, other.steps_per_epoch)
     train_together(TrainerStack(mlp_vae(*largest(SIZES))), resumed)
     for member, other in zip(resumed, whole, strict=True):
-        expected = other.vae.state_dict()
-        assert all(torch.equal(value, expected[name]) for name, value in member.vae.state_dict().items())
-        assert member.state.metrics["val/loss"] == other.state.metrics["val/loss"]
+        assert_same_bits(member, other)

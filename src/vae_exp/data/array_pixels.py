@@ -18,7 +18,7 @@ EXPECTED = (
     "[N, H, W], [N, C, H, W] or [N, H, W, C] with one or three channels, or with any number where data.layout is "
     "NCHW or NHWC"
 )
-_CHANNELS = (1, 3)
+CHANNELS = (1, 3)  # as images have them
 _CHUNK_VALUES = 2**22
 
 Array = npt.NDArray[np.generic]
@@ -178,7 +178,7 @@ def _layout_of(shape: Sequence[int], layout: str, name: str) -> str:
     if len(shape) == 3:
         return "NHW"
     if len(shape) == 4:
-        first, last = shape[1] in _CHANNELS, shape[3] in _CHANNELS
+        first, last = shape[1] in CHANNELS, shape[3] in CHANNELS
         if first and last:
             raise UserError(
                 f"{name} has shape {list(shape)}, which may be NCHW or NHWC; "

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vae_exp.data.array_pixels import CHANNELS
 from vae_exp.data.decoding_pool import show_progress
 from vae_exp.data.image_cache import open_cache, write_npy
 from vae_exp.data.image_decoding import to_array
@@ -27,7 +28,6 @@ _log = logging.getLogger(__name__)
 _SAMPLED = 16  # items whose content names the cache
 _IMAGE_KEYS = ("image", "img", "pixel_values")
 _LABEL_KEYS = ("label", "labels")
-_CHANNELS = (1, 3)  # as images have them
 
 Pixels = npt.NDArray[np.generic]
 
@@ -184,7 +184,7 @@ def _channels_first(item: Any) -> Pixels:
     if array.ndim != 3:
         return array
     axis, other = (0, 2) if is_tensor else (2, 0)
-    if array.shape[other] in _CHANNELS and array.shape[axis] not in _CHANNELS:
+    if array.shape[other] in CHANNELS and array.shape[axis] not in CHANNELS:
         where, remedy = ("last", "image.permute(2, 0, 1)") if is_tensor else ("first", "torch.from_numpy(image)")
         raise ValueError(f"its shape {list(array.shape)} has the channels {where}; return {remedy}")
     return np.moveaxis(array, axis, 0)
