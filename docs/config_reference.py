@@ -2,15 +2,19 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import get_type_hints
 
 import yaml
+from argument_ranges import find_allowed_by_key
 from documented_arguments import Argument, Sources
-from yaml_keys import CONF, Key, base_option, head_comment, read_keys
+from yaml_keys import CONF, Key, base_option, head_comment, read_chosen_keys, read_keys
 
-from vae_exp.configuration import schema
+from vae_exp.configuration import schema, value_checks
+from vae_exp.data.augmentation import AUGMENTATIONS
+from vae_exp.sweep.search.samplers import PRUNERS, SAMPLERS
 
 GROUPS = {
     "trainer": "How long, where and in which portions to train.",
@@ -31,6 +35,14 @@ GROUPS = {
 }
 SCHEMAS = {"trainer": schema.TrainerConfig, "model": schema.ModelConfig, "data": schema.DataConfig}
 SCHEMAS["tracker"] = schema.TrackerConfig
+MAPPING_CHECKS = {"optimizer": value_checks.check_optimizer, "scheduler": value_checks.check_scheduler}
+WORDS = {
+    "data.augment": AUGMENTATIONS,
+    "hydra.sweeper.sampler.name": SAMPLERS,
+    "hydra.sweeper.pruner.name": PRUNERS,
+}
+FIELDS_PASSED_ON = ("data", "model")  # groups whose fields are arguments of the classes that they name
+OTHER_TYPES = {"hydra.launcher.ray.init.address": "str or null"}  # of keys that are null and of another package
 FOLLOWED = re.compile(r"\$\{((?:data|model)\.[\w.]+)\}")
 HEADER = "| key | default | values | meaning |\n|---|---|---|---|\n"
 
@@ -92,6 +104,7 @@ def _schema_rows(
 ) -> Iterator[tuple[str, str]]:
     """The rows of a dataclass of the schema and of those in it, by key."""
     hints = get_type_hints(config)
+    users = _users(sources, prefix.rstrip("."))
     for name, field in sources.fields(config).items():
         path = f"{prefix}{name}"
         if name in skip or name == "_target_":
@@ -103,9 +116,49 @@ def _schema_rows(
                 yield from _schema_rows(sources, schema.DataLocationConfig, keys, "data.")
             continue
         written = keys.get(path)
-        if written is None and field.values == "mapping":
+        if written is None and field.kind == "mapping":
             continue
-        yield path, _row(path, written, field)
+        yield path, _row(path, written, _as_used(field, None, users.get(name)))
+
+
+@cache
+def _users(sources: Sources, group: str) -> dict[str, Argument]:
+    """The arguments of constructors that the keys of a group are passed to."""
+    if group not in FIELDS_PASSED_ON:
+        return {}
+    users: dict[str, Argument] = {}
+    for path in sorted((CONF / group).glob("**/[!_]*.yaml")):
+        users = _users_in(sources, group, path) | users
+    return users
+
+
+@cache
+def _users_in(sources: Sources, group: str, path: Path) -> dict[str, Argument]:
+    """Those of one option: arguments that its YAML takes from a key of the group, or leaves out under its name."""
+    own, users = read_keys(path), {}
+    for name, key in own.items():
+        parent, _, last = name.rpartition(".")
+        arguments = sources.arguments(key.value) if last == "_target_" else {}
+        for argument, documented in arguments.items():
+            followed = own.get(f"{parent}.{argument}".lstrip("."), Key(f"${{{group}.{argument}}}", "")).value
+            if followed.startswith(f"${{{group}."):
+                users.setdefault(followed[len(group) + 3 : -1], documented)
+    return users
+
+
+def _as_used(field: Argument, here: Argument | None, elsewhere: Argument | None) -> Argument:
+    """A field of the schema with the range of the argument that takes it, where the schema has none.
+
+    Args:
+        field: As the schema has it.
+        here: The argument in the option that is described, whose type counts.
+        elsewhere: The argument in another option.
+    """
+    user = here or elsewhere
+    if user is None or field.allowed:
+        return field
+    kind = user.kind if here or field.kind in ("", "null") else field.kind
+    return replace(field, kind=kind, allowed=user.allowed)
 
 
 def _group(sources: Sources, group: str) -> str:
@@ -152,8 +205,9 @@ def _option(sources: Sources, group: str, path: Path, prefix: str) -> str:
 def _option_rows(sources: Sources, group: str, path: Path, prefix: str) -> Iterator[str]:
     """The rows of an option's own keys, then of the arguments that its YAML leaves out."""
     own, base = read_keys(path), base_option(path)
-    inherited = read_keys(base) if base else {}
+    inherited, chosen = read_keys(base) if base else {}, read_chosen_keys(path)
     fields_of_group = sources.fields(SCHEMAS[group]) if group in SCHEMAS else {}
+    users, users_here = _users(sources, group), _users_in(sources, group, path)
     classes: dict[str, dict[str, Argument]] = {}
     for name, key in own.items():
         parent, _, last = name.rpartition(".")
@@ -162,7 +216,12 @@ def _option_rows(sources: Sources, group: str, path: Path, prefix: str) -> Itera
         if last == "_target_" or FOLLOWED.fullmatch(key.value):
             continue
         arguments = classes.setdefault(parent, sources.arguments(node.value) if node else {})
-        argument = fields_of_group.get(name) or arguments.get(last) or Argument(_kind(key.value), "", "")
+        parts = arguments or sources.arguments(chosen[target].value if target in chosen else "")
+        argument = parts.get(last) or Argument(_kind(key.value), "", "")
+        if name in fields_of_group:
+            argument = _as_used(fields_of_group[name], users_here.get(name), users.get(name))
+        elif group in MAPPING_CHECKS:
+            argument.allowed = find_allowed_by_key(MAPPING_CHECKS[group], name)
         comment = key.comment or (inherited[name].comment if name in inherited else "")
         if name in fields_of_group and comment:
             argument.meaning = ""
@@ -205,6 +264,10 @@ def _class(sources: Sources, target: str) -> str:
 def _row(path: str, key: Key | None, argument: Argument) -> str:
     """A row of a table; the comment of the YAML stands behind the docstring, or alone."""
     default = key.value if key else argument.default
+    if path in WORDS:
+        words = ", ".join(f"`{word}`" for word in WORDS[path])
+        argument = replace(argument, allowed=f"a list of {words}" if argument.kind.startswith("list") else words)
+    argument = replace(argument, kind=argument.kind or OTHER_TYPES.get(path, ""))
     texts = [argument.meaning, key.comment if key else ""]
     sentences = [_sentence(_plain(text)) for text in texts if text]
     if not sentences:

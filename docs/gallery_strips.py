@@ -13,7 +13,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from vae_exp import load_run
+from vae_exp.data.images import Batch, ImageSet
 from vae_exp.evaluation.figures import draw_figures
+from vae_exp.evaluation.latent_grids import most_active_units, traversals
 from vae_exp.model.vae import VAE
 from vae_exp.model.vq import CodeEncoder, code_grid
 
@@ -22,6 +24,7 @@ _SIDE = 6  # images of a panel downwards
 _ACROSS = 5  # images of a panel, but steps of a traversal
 _TILE = 24  # pixels; smaller images are enlarged
 _PANEL_GAP = 10
+_CANDIDATES = 50  # images for the start of a traversal
 _QUALITIES = (90, 80, 70, 60)
 _OVERSAMPLING = 4
 _DOT = 2.4  # pixels
@@ -37,29 +40,44 @@ def write_strip(run_directory: Path, path: Path) -> None:
         path: The picture.
     """
     run = load_run(run_directory)
+    images = run.images("val")
     generator = torch.Generator().manual_seed(0)
     figures = {
         figure.name: figure.arrays
-        for figure in draw_figures(run.vae, run.images("val"), generator, columns=_SIDE, manifold_size=_SIDE)
+        for figure in draw_figures(run.vae, images, generator, columns=_SIDE, manifold_size=_SIDE)
     }
     originals, rebuilt = (
         figures["reconstructions"][name].unflatten(0, (-1, _SIDE))[: _SIDE // 2, :_ACROSS]
         for name in ("originals", "reconstructions")
     )
     samples = figures["samples"]["samples"].unflatten(0, (_SIDE, _SIDE))[:, :_ACROSS]
-    panels = [_grid(_alternate(originals, rebuilt)), _grid(samples), _latent_panel(run.vae, figures, originals)]
+    panels = [
+        _grid(_alternate(originals, rebuilt)),
+        _grid(samples),
+        _latent_panel(run.vae, figures, images, originals),
+    ]
     _save(_side_by_side(panels), path)
 
 
-def _latent_panel(vae: VAE, figures: Mapping[str, Mapping[str, Tensor]], originals: Tensor) -> Image.Image:
-    """Codes as colours, the plane of two units, or traversals of the six most active of more."""
+def _latent_panel(
+    vae: VAE, figures: Mapping[str, Mapping[str, Tensor]], images: ImageSet, originals: Tensor
+) -> Image.Image:
+    """Codes as colours, the plane of two units, or of more traversals from the image with the most contrast."""
     if isinstance(vae.encoder, CodeEncoder):
         return _grid(_alternate(originals.expand(-1, -1, 3, -1, -1), _code_colours(vae, originals)))
     scatter = figures["latent_scatter"]
     if scatter["means"].shape[1] == 2:
         labels = scatter["labels"].numpy()
         return _plane(scatter["means"].numpy(), labels, _SIDE * (_scale(originals) * originals.shape[-1] + 1) - 1)
-    return _grid(figures["traversals"]["traversals"][:_SIDE])
+    units = most_active_units(scatter["means"], _SIDE)
+    return _grid(traversals(vae, _most_contrast(images), units, _SIDE)[0])
+
+
+def _most_contrast(images: ImageSet) -> Batch:
+    """Of the first images the one whose pixels differ most: a traversal of a clear sky shows nothing."""
+    first = images.take(_CANDIDATES).batch().images
+    index = int(first.flatten(1).var(dim=1).argmax())
+    return images.batch(slice(index, index + 1))
 
 
 @torch.no_grad()

@@ -65,6 +65,7 @@ def write_commands_page() -> str:
     """Every command: the help of those of Hydra, the options of the others."""
     parts = [
         f"{NOTE.format(' from conf/hydra/help and the parsers')}# Commands\n\n"
+        "<!-- not run on this page: the help of the commands; a test composes the config of each example -->\n\n"
         "`python -m vae_exp.NAME`, or the console script `vae-NAME`, which can complete words in the shell.\n"
         f"The first {len(COMMANDS)} take overrides, `key=value`, of the [config keys](config.md); "
         "the others take options.\n"

@@ -42,6 +42,16 @@ def read_keys(path: Path) -> dict[str, Key]:
     return keys
 
 
+def read_chosen_keys(path: Path) -> dict[str, Key]:
+    """The keys of the options that an option chooses for its parts: `- encoder: conv` in its defaults list."""
+    chosen = re.findall(r"^  - ([a-z]+): (\w+)$", path.read_text(), re.MULTILINE)
+    return {
+        f"{part}.{name}": key
+        for part, option in chosen
+        for name, key in read_keys(path.parent / part / f"{option}.yaml").items()
+    }
+
+
 def head_comment(path: Path) -> str:
     """The comment that a YAML file begins with."""
     lines = []

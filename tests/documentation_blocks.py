@@ -1,7 +1,8 @@
 """Blocks of commands and of Python in the Markdown pages, in the order of each page.
 
-A comment before a block, `<!-- not run: REASON -->`, keeps it from being executed, and `<!-- not run on this page:
-REASON -->` all blocks of a page; their commands are checked all the same.
+An indented block has commands; what they print, and files, are in fences that name their language. A comment
+before a block, `<!-- not run: REASON -->`, keeps it from being executed, and
+`<!-- not run on this page: REASON -->` all blocks of a page; their commands are checked all the same.
 """
 
 import re
@@ -15,8 +16,11 @@ from types import ModuleType
 
 from tests.conftest import CHECKOUT
 
-_PROGRAMS = r"(?:\w+=\S+ )*(?:\S*/)?(?:python3?|make|pip|torchrun|wandb|source|git|cd)\b"
-_EXEMPT = re.compile(r"<!-- not run: (.+?) -->")
+LOG = "docs/experiment_log.md"
+_PYTHON = r"(?:\w+=\S+ )*(?:\S*/)?python3? "
+_SHELL = ("", "bash", "sh", "shell", "console")
+_EXEMPT = re.compile(r"(?<!`)<!-- not run: (.+?) -->")
+_EXEMPT_PAGE = re.compile(r"^<!-- not run on this page: (.+?) -->", re.MULTILINE)
 _FENCE = re.compile(r"```\s*\{?\s*\.?(\w*)")
 
 
@@ -42,24 +46,50 @@ class Block:
 
     @property
     def commands(self) -> list[str]:
-        """The command lines, continued ones joined, without comments and what stands beside them."""
-        pattern = rf"^ *({_PROGRAMS}.*)$"
-        lines = re.findall(pattern, re.sub(r" *\\\n *", " ", self.text), re.MULTILINE)
-        return [re.split(r"\s+#" if self.kind == "commands" else r"\s{2,}", line)[0].strip() for line in lines]
+        """The command lines, continued ones joined, without comments; of a text those of ours, as in `--help`."""
+        text = re.sub(r" *\\\n *", " ", self.text)
+        if self.kind == "commands":
+            lines = [re.split(r"(?:^|\s+)#", line)[0].strip() for line in text.splitlines()]
+            return [line for line in lines if line]
+        lines = re.findall(rf"^ *({_PYTHON}-m .*)$", text, re.MULTILINE) if self.kind == "text" else []
+        return [re.split(r"\s{2,}", line)[0].strip() for line in lines]
+
+    @property
+    def is_executed(self) -> bool:
+        """Whether the test of pages executes the block: no mark exempts it, and it has Python or commands."""
+        return not self.exempt and self.kind in ("python", "commands")
+
+    @property
+    def lines_without_mark(self) -> list[str]:
+        """The command lines that nothing executes although no mark says why."""
+        if self.exempt:
+            return []
+        return [line for line in self.commands if not (self.is_executed and how_it_runs(line))]
+
+
+def how_it_runs(line: str) -> str:
+    """How the test of pages runs a line: `command`, `server`, `shell`, `nothing` to run, or "" if it cannot."""
+    own = own_command(line)
+    if own and re.match(rf"{_PYTHON}-m ", line):
+        name, arguments = own
+        serves = {"dashboard": "--export" not in arguments, "explore": "output=" not in " ".join(arguments)}
+        return "server" if serves.get(name) else "command"
+    if re.match(r"make train$|tar ", line):
+        return "shell"
+    return "nothing" if re.match(r"cd \S+$|source \.venv/bin/activate$", line) else ""
 
 
 def pages() -> list[str]:
-    """The pages whose blocks are checked: all but the log and the decisions."""
-    found = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").rglob("*.md"))]
-    names = [path.relative_to(CHECKOUT).as_posix() for path in found]
-    return [name for name in names if not name.startswith(("docs/decisions/", "docs/experiment_log"))]
+    """The pages whose blocks are checked."""
+    found = [*sorted(CHECKOUT.glob("*.md")), *sorted((CHECKOUT / "docs").rglob("*.md"))]
+    return [path.relative_to(CHECKOUT).as_posix() for path in found]
 
 
 def blocks(page: str) -> Iterator[Block]:
     """The blocks of a page in its order."""
     whole = (CHECKOUT / page).read_text()
     lines = whole.splitlines()
-    exempt_page = re.search(r"<!-- not run on this page: (.+?) -->", whole)
+    exempt_page = _EXEMPT_PAGE.search(whole)
     index = 0
     while index < len(lines):
         fence = _FENCE.match(lines[index])
@@ -71,7 +101,7 @@ def blocks(page: str) -> Iterator[Block]:
         while end < len(lines) and (not lines[end].startswith("```") if fence else lines[end].startswith("    ")):
             end += 1
         text = "\n".join(lines[start + 1 : end] if fence else [part[4:] for part in lines[start:end]])
-        kind = fence[1] if fence else "commands" if re.search(rf"^{_PROGRAMS}", text, re.MULTILINE) else "text"
+        kind = "commands" if not fence or fence[1] in _SHELL else fence[1]
         before = " ".join(_paragraph_before(lines, start))
         exempt = exempt_page or _EXEMPT.search(before)
         file = re.fullmatch(r"`([\w/]+\.(?:py|yaml))`", before)

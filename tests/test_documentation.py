@@ -14,6 +14,16 @@ from vae_exp.metrics import METRICS
 SUFFIXES = (".py", ".md", ".yaml", ".ipynb", ".toml")
 VERDICTS = ("within", "outside", "measured")
 PAGES_ON_TRAINING = ("train", "own_images", "resume")
+# What a schedule passes through, what the sweeper sets, and what is not used: any number will do.
+ANY_NUMBER = {f"loss.{schedule}.{end}" for schedule in ("KEY", "capacity") for end in ("start", "end")}
+ANY_NUMBER |= {"sweep.trial.number", "+model.likelihood.momentum"}
+OF_OTHER_PACKAGES = {"optimizer.momentum", "hydra.sweeper.sampler.seed"}
+OTHER_LAUNCHERS = re.compile("### `hydra/launcher=(ray|slurm|slurm_gpu)`")
+WITH_WORDS = {
+    *("data.fit", "data.labels", "data.layout", "data.source.dataset", "evaluator.elbo.bits", "loss.over"),
+    *("loss.position_reduction", "loss.KEY.unit", "model.activation", "model.posterior"),
+    *("hydra.launcher.mps", "hydra.sweeper.pruner.name", "hydra.sweeper.sampler.name"),
+}
 README = (CHECKOUT / "README.md").read_text()
 INSTALLING = (CHECKOUT / "docs" / "how_to" / "install.md").read_text()
 TRAINING = "\n".join((CHECKOUT / "docs" / "how_to" / f"{name}.md").read_text() for name in PAGES_ON_TRAINING)
@@ -28,6 +38,29 @@ def test_the_pages_of_reference_are_those_that_the_code_gives_now(name, referenc
 @pytest.fixture(scope="module")
 def reference_pages():
     return docs_script("write_reference").make_pages()
+
+
+@pytest.fixture(scope="module")
+def config_values(reference_pages):
+    """Every row of the page of config keys, without the launchers of other packages: key and values."""
+    sections = re.split(
+        r"^(?=##)", reference_pages["config.md"].partition("## `experiment`")[0], flags=re.MULTILINE
+    )
+    ours = "".join(section for section in sections if not OTHER_LAUNCHERS.match(section))
+    rows = [re.split(r" *(?<!\\)\| *", row) for row in re.findall(r"^\| `.*$", ours, re.MULTILINE)]
+    return [(key.strip("`"), values) for _, key, _, values, _, _ in rows]
+
+
+def test_every_number_of_the_config_shows_its_range(config_values):
+    numbers = [(key, values) for key, values in config_values if re.match("int|float", values)]
+    without = {key for key, values in numbers if re.fullmatch(r"(int|float)( or \w+)*", values)}
+    assert len(numbers) > 150
+    assert without == ANY_NUMBER | OF_OTHER_PACKAGES
+
+
+def test_every_key_of_the_config_shows_its_type_or_its_words(config_values):
+    assert [key for key, values in config_values if not values] == []
+    assert {key for key, values in config_values if values.startswith(("`", "a list of `"))} >= WITH_WORDS
 
 
 def test_every_metric_says_what_it_is_and_what_reports_it():
@@ -101,9 +134,10 @@ def test_the_example_of_the_readme_runs(digits_run, tmp_path, monkeypatch):
 def test_the_readme_is_short_and_counts_the_rows_that_were_run():
     assert len(README.split()) <= 950
     page = (CHECKOUT / "docs" / "reproductions.md").read_text()
-    rows = re.findall(r"^\| `\w+` \|.*$", page.partition("<!-- reproduce: begin -->")[2], re.MULTILINE)
+    table = page.partition("<!-- reproduce: begin -->")[2].partition("<!-- reproduce: end -->")[0]
+    rows = re.findall(r"^\| `\w+` \|.*$", table, re.MULTILINE)
     within, outside, measured = (sum(f"| {verdict} |" in row for row in rows) for verdict in VERDICTS)
-    figures = f"{len(rows)} rows: {within} within tolerance, {outside} outside, {measured} measured"
+    figures = f"{len(rows)} rows: {within} agree, {outside} differ, {measured} without reference"
     assert f"[{figures}, the rest not finished](docs/reproductions.md)" in README
 
 

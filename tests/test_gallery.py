@@ -93,7 +93,7 @@ def test_settings_are_trained_once_and_their_runs_stand_on_the_page(gallery, tmp
     gallery.write_page(settings, tmp_path / "runs", tmp_path / "gallery.md")
     plane, codes, failed, missing = re.findall(r"^\| \*\*.*$", (tmp_path / "gallery.md").read_text(), re.MULTILINE)
     assert re.search(r"−ELBO.\d+\.\d<br>NLL.\d+\.\d.*\d.active", plane)
-    assert re.search(r"\d+.codes", codes)
+    assert re.search(r"−ELBO.\d+\.\d<br>\d\.\d\d.bits.*\d+.codes", codes)
     assert "diverged" in failed or "NaN" in failed
     assert missing.endswith("| not started |")
     for name in ("plane", "codes"):

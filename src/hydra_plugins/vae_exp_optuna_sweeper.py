@@ -23,6 +23,9 @@ class OptunaSweeper(Sweeper):
         params: The search space, by key; overrides of the command line add to it.
         conditions: By key, which values of other keys it needs to be searched at all.
         batch_size: How many trials a launcher other than the pool is given at once.
+
+    Raises:
+        ArgumentError: names the key and its value.
     """
 
     def __init__(
@@ -36,13 +39,15 @@ class OptunaSweeper(Sweeper):
         conditions: Mapping[str, Mapping[str, Sequence[Any]]] | None,
         batch_size: int,
     ) -> None:
+        from vae_exp.argument_checks import check_int
+
         super().__init__()
-        self._n_trials = n_trials
+        self._n_trials = check_int("hydra.sweeper.n_trials", n_trials)
         self._objectives = [objectives] if isinstance(objectives, str) else list(objectives)
         self._directions = [directions] if isinstance(directions, str) else directions and list(directions)
         self._sampler, self._pruner = _plain(sampler), _plain(pruner)
         self._params, self._conditions = _plain(params or {}), _plain(conditions or {})
-        self._batch_size = batch_size
+        self._batch_size = check_int("hydra.sweeper.batch_size", batch_size)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Store what the jobs need, and create the launcher."""
@@ -63,8 +68,6 @@ class OptunaSweeper(Sweeper):
             raise UserError(f"hydra/sweeper=optuna needs Optuna ({error}): pip install optuna cmaes.") from error
 
         assert self.config is not None
-        if isinstance(self._batch_size, bool) or not isinstance(self._batch_size, int) or self._batch_size < 1:
-            raise UserError(f"hydra.sweeper.batch_size={self._batch_size} must be a whole number of at least 1.")
         if self.config.sweep.rerun:
             raise UserError("sweep.rerun=true: a search continues and repeats nothing; choose another sweep.name.")
         objectives = with_directions(self._objectives, self._directions)

@@ -18,7 +18,10 @@ class PoolLauncher(Launcher):
         gpus: Which GPUs; None takes all that are visible, an empty list none.
         threads: Threads of each job; None shares the cores among the slots.
         grace_seconds: How long a job may take to end in order when the sweep is stopped.
-        mps: Whether jobs share a GPU through NVIDIA's Multi-Process Service: `auto`, True or False.
+        mps: Whether jobs share a GPU through NVIDIA's Multi-Process Service; `auto` where it can be started.
+
+    Raises:
+        ArgumentError: names the key and its value.
     """
 
     def __init__(
@@ -30,9 +33,12 @@ class PoolLauncher(Launcher):
         grace_seconds: float,
         mps: bool | str,
     ) -> None:
+        from vae_exp.argument_checks import check_number
+        from vae_exp.sweep.pool.slots import SlotConfig
+
         super().__init__()
-        self._slots = slots, slots_per_gpu, gpus, threads, mps
-        self._grace_seconds = grace_seconds
+        self._slots = SlotConfig(slots, slots_per_gpu, gpus, threads, mps)
+        self._grace_seconds = check_number("hydra.launcher.grace_seconds", grace_seconds, minimum=0)
         self._arguments: tuple[HydraContext, TaskFunction, DictConfig] | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -54,10 +60,8 @@ class PoolLauncher(Launcher):
         return PoolSweep(*self._sweep_arguments())
 
     def _sweep_arguments(self) -> tuple[Any, ...]:
-        from vae_exp.sweep.pool.slots import SlotConfig
-
         assert self._arguments is not None, "Hydra calls setup first"
-        return (*self._arguments, SlotConfig(*self._slots), self._grace_seconds)
+        return (*self._arguments, self._slots, self._grace_seconds)
 
 
 class StackedLauncher(PoolLauncher):
@@ -66,11 +70,16 @@ class StackedLauncher(PoolLauncher):
     Args:
         members: The most jobs of a stack; `auto` goes by the number of jobs and slots.
         pool: The arguments of `PoolLauncher`.
+
+    Raises:
+        ArgumentError: names the key and its value.
     """
 
     def __init__(self, members: int | str, **pool: Any) -> None:
+        from vae_exp.argument_checks import check_auto_or_int
+
         super().__init__(**pool)
-        self._members = members
+        self._members = check_auto_or_int("hydra.launcher.members", members)
 
     def _sweep(self) -> Any:
         from vae_exp.sweep.pool.stacked_launcher import StackedSweep

@@ -24,6 +24,10 @@ class UserError(Exception):
     """Something that the user gave cannot be used; shown as one message, without a traceback."""
 
 
+class ArgumentError(UserError, ValueError):
+    """An argument of a constructor is out of range; the message begins with `name=value`."""
+
+
 class Interrupted(Exception):  # noqa: N818 - a request, not an error
     """Ctrl-C or SIGTERM asked the run to end; `signal_number` says which."""
 
@@ -91,19 +95,6 @@ def exit_with_message(*, show_traceback: bool = False) -> Iterator[None]:
         if show_traceback:
             raise
         sys.exit(f"Error: {describe_error(error)}")
-
-
-def check_int(name: str, value: object, minimum: int = 1, maximum: int | None = None) -> int:
-    """Return the value if it is an integer between the bounds, both included.
-
-    Raises:
-        ValueError: names the argument, its value and the bound.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ValueError(f"{name}={value} must be a whole number of at least {minimum}.")
-    if maximum is not None and value > maximum:
-        raise ValueError(f"{name}={value} must be at most {maximum}.")
-    return value
 
 
 def quantity(count: int, noun: str) -> str:

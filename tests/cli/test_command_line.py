@@ -45,8 +45,8 @@ REFUSED = {
     ("trainer.epochs=abc",): ["trainer.epochs=abc: expected an integer."],
     ("model.hidden_dims=400",): ["model.hidden_dims=400: expected a list, such as [400]."],
     ("data.augment=flip",): ["data.augment=flip: expected a list, such as [flip]."],
-    ("model.activation=swishh",): ["Error: model.activation=swishh is not known; use one of relu"],
-    ("loss=beta_vae", "loss.beta=-1"): ["Error: loss.beta=-1 must be at least 0"],
+    ("model.activation=swishh",): ["Error: model.activation=swishh must be one of relu"],
+    ("loss=beta_vae", "loss.beta=-1"): ["Error: loss.beta=-1 must be a finite number of at least 0"],
     ("model.encoder._target_=os.system",): [
         "Target 'os.system' is blocklisted",
         "execution-capable target family",

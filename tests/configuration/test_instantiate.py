@@ -119,7 +119,7 @@ def test_a_users_encoder_needs_no_fork(generator):
         (["model.encoder._target_=no_such_package.Encoder"], r"model\.encoder\._target_=no_such_package\.Encoder"),
         (["model.encoder._target_=vae_exp.model.encoders.Nope"], r"encoders\.Nope cannot be instantiated"),
         (["model._target_=torch.nn.Identity"], r"model\._target_=torch\.nn\.Identity"),
-        (["model.activation=swish"], r"model\.activation=swish is not known"),
+        (["model.activation=swish"], r"model\.activation=swish must be one of relu"),
         (
             ["model.encoder.hidden_dims=[0]"],
             r"layers of \[64, 0\] units; every width must be at least 1",

@@ -14,7 +14,7 @@ REFUSED = {
     "trainer.early_stopping.min_delta=-1": r"trainer\.early_stopping\.min_delta=-1",
     "data.validation_size=-1": r"data\.validation_size=-1",
     "data.image_shape=[28,28]": r"data\.image_shape=\[28, 28\] must be \[channels, height, width\]",
-    "optimizer.lr=-1": r"optimizer\.lr=-1 must be greater than 0",
+    "optimizer.lr=-1": r"optimizer\.lr=-1 must be a finite number greater than 0",
     "optimizer.lr=fast": r"optimizer\.lr=fast must be a finite number",
     "optimizer.lr=.nan": r"optimizer\.lr=",
     "optimizer.weight_decay=-1": r"optimizer\.weight_decay=-1",

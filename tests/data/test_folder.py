@@ -224,11 +224,12 @@ def test_a_folder_of_corrupt_images_alone_is_refused(root, source):
         (["notes.txt"], {}, "holds no images"),
         (["a/1.png", "2.png"], {}, r"2\.png lies in no class folder, so it has no label; .*data\.labels=none"),
         (["a/1.png"], {"labels": "missing.csv"}, r"data\.labels=missing\.csv cannot be read"),
-        (["a/1.png"], {"size": 0}, r"data\.size=0 must be a number of pixels of at least 1, or \[height, width\]"),
+        (["a/1.png"], {"size": 0}, r"data\.size=0 must be a number of pixels of at least 1, or \[height,width\]"),
         (["a/1.png"], {"size": [4, 4, 3]}, r"data\.size=\[4, 4, 3\] must be"),
         (["a/1.png"], {"size": "large"}, r"data\.size=large must be"),
-        (["a/1.png"], {"fit": "pad"}, r"data\.fit=pad is not known; use one of crop, resize"),
-        (["a/1.png"], {"channels": 4}, r"data\.channels=4 must be 1 \(grey\), 3 \(colour\) or null"),
+        (["a/1.png"], {"labels": None}, r"data\.labels=null must be auto, none or a CSV file"),
+        (["a/1.png"], {"fit": "pad"}, r"data\.fit=pad must be one of crop, resize"),
+        (["a/1.png"], {"channels": 4}, r"data\.channels=4 must be one of 1, 3, or null"),
     ],
 )
 def test_what_cannot_be_used_is_refused_and_leaves_no_cache(files, options, message, root, source, cache):

@@ -271,9 +271,9 @@ def test_emnist_is_downloaded_once_for_all_subsets_that_it_has(emnist_archive, r
     ("make", "arguments", "reason"),
     [
         (MNISTSource, ("QMNIST", "data"), "one of MNIST, FashionMNIST, KMNIST, EMNIST"),
-        (MNISTSource, ("EMNIST", "data", "Balanced"), "expected one of byclass"),
-        (MNISTSource, ("EMNIST", "data"), "expected one of byclass"),
-        (MNISTSource, ("KMNIST", "data", "letters"), "expected null"),
+        (MNISTSource, ("EMNIST", "data", "Balanced"), "must be one of byclass"),
+        (MNISTSource, ("EMNIST", "data"), "must be one of byclass"),
+        (MNISTSource, ("KMNIST", "data", "letters"), "must be null"),
         (ColourSource, ("CIFAR100", "data"), "one of CIFAR10, SVHN"),
     ],
 )

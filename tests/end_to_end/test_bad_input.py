@@ -29,7 +29,7 @@ REFUSED = {
     ("data.validation_size=1437",): ["data.validation_size=1437", "1437 training images"],
     ("data.image_shape=[1,28,28]",): ["data.image_shape=[1, 28, 28]", "[1, 8, 8]"],
     ("data=dsprites",): ["data.path is missing; name the .npz file"],
-    ("model=conditional", "model.classes=null"): ["model.classes=null must be at least 1"],
+    ("model=conditional", "model.classes=null"): ["model.classes=null must be a whole number of at least 1"],
     ("model=resnet", "model.hidden_dims=[4,4,4]"): ["model.hidden_dims=[4, 4, 4] comes to a map of 1x1"],
     ("loss=iwae", "loss.num_samples=100000000"): ["loss.num_samples=100000000", "GiB for its gradients; cpu has"],
     ("data=arrays", "data.path=pickled.npz"): ["data.path=", "pickled", "never loaded"],

@@ -53,4 +53,4 @@ def test_a_signal_to_the_command_alone_saves_the_run_and_the_same_command_contin
         assert rows >= reached + 3
         reached = rows
         page = (tmp_path / "reproductions" / "reproductions.md").read_text()
-        assert f"epoch {reached:,} of 100,000 | under way |" in page
+        assert f"epoch {reached:,} of 100,000 | unfinished |" in page

@@ -76,7 +76,7 @@ def test_a_schedule_by_steps_goes_on_to_the_bit_on_resume(command, tmp_path: Pat
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        (["loss=beta_vae", "loss.beta=-1"], "loss.beta=-1 must be at least 0"),
+        (["loss=beta_vae", "loss.beta=-1"], "loss.beta=-1 must be a finite number of at least 0"),
         (["loss=iwae", "loss.num_samples=0"], "loss.num_samples=0 must be a whole number of at least 1"),
         (["loss=beta_vae", "+loss/schedule@loss.beta=linear", "loss.beta.unit=week"], "unit=week must be one of"),
         (["loss=beta_tcvae", "loss.dataset_size=1"], "loss.dataset_size=1"),

@@ -44,7 +44,7 @@ def labelled(count: int = 11) -> ImageSet:
 
 @pytest.mark.parametrize(("classes", "told"), [(None, "null"), (0, "0")])
 def test_a_model_of_no_classes_is_refused(classes: int | None, told: str):
-    with pytest.raises(ValueError, match=rf"model\.classes={told} must be at least 1"):
+    with pytest.raises(ValueError, match=rf"model\.classes={told} must be a whole number of at least 1"):
         ConditionalEncoder(SHAPE, 2, [5], "tanh", classes)
 
 

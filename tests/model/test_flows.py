@@ -160,7 +160,7 @@ def test_the_elbo_of_a_flow_vae_is_that_of_quadrature():
         (lambda: FlowPrior(2, transforms=0), "model.prior.transforms=0 must be a whole number of at least 1"),
         (
             lambda: FlowPrior(2, hidden_dims=[4, 0]),
-            r"model.prior.hidden_dims=\[4, 0\] must list widths of at least 1",
+            r"model.prior.hidden_dims=\[4, 0\] must be a list of widths of at least 1",
         ),
     ],
 )

@@ -344,13 +344,16 @@ def test_categorical_levels_are_the_nearest_ones():
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: FixedGaussianLikelihood(0.0), "sigma=0.0 must be greater than 0"),
+        (lambda: FixedGaussianLikelihood(0.0), "sigma=0.0 must be a finite number greater than 0"),
         (lambda: SharedGaussianLikelihood(-1.0), "initial_sigma=-1.0"),
-        (lambda: SharedGaussianLikelihood(1e-3), "initial_sigma=0.001 must be greater than 0.001"),
-        (lambda: FixedGaussianLikelihood(0.1, sigmoid_mean="maybe"), "sigmoid_mean=maybe must be true or false"),
+        (lambda: SharedGaussianLikelihood(1e-3), "initial_sigma=0.001 must be a finite number greater than 0.001"),
+        (
+            lambda: FixedGaussianLikelihood(0.1, sigmoid_mean="maybe"),
+            "sigmoid_mean=maybe must be one of true, false",
+        ),
         (lambda: PerPixelGaussianLikelihood(0.0), "min_sigma=0.0"),
         (lambda: DiscretizedLogisticLikelihood(1), "levels=1 must be a whole number of at least 2"),
-        (lambda: DiscretizedLogisticMixtureLikelihood(0), "components=0 must be at least 1"),
+        (lambda: DiscretizedLogisticMixtureLikelihood(0), "components=0 must be a whole number of at least 1"),
         (lambda: CategoricalLikelihood(1), "levels=1"),
     ],
 )

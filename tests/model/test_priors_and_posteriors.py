@@ -124,7 +124,7 @@ def test_a_mixture_of_one_standard_component_is_the_standard_normal():
         (lambda: GaussianMixturePrior(2, 0), "model.prior.components=0 must be a whole number of at least 1"),
         (lambda: GaussianMixturePrior(2, 3, -1.0), "model.prior.init_std=-1.0"),
         (lambda: VampPrior([1, 2, 3], 0), "model.prior.components=0"),
-        (lambda: posterior_head("round", 3, 2), "model.posterior=round is not known; use one of diagonal, full"),
+        (lambda: posterior_head("round", 3, 2), "model.posterior=round must be one of diagonal, full"),
     ],
 )
 def test_values_out_of_range_are_refused(make, told):

@@ -235,7 +235,7 @@ def test_gradients_agree_with_finite_differences(loss):
         (lambda: BetaTCVAE(-1.0, 1.0, 1.0, 5), "loss.alpha=-1.0"),
         (lambda: InfoVAE(1.5, 1.0), "loss.alpha=1.5"),
         (lambda: InfoVAE(0.0, -1.0), "loss.weight=-1.0"),
-        (lambda: DIPVAE(3, 1.0, 1.0), "loss.variant=3 must be 1 or 2"),
+        (lambda: DIPVAE(3, 1.0, 1.0), "loss.variant=3 must be one of 1, 2"),
         (lambda: DIPVAE(1, -1.0, 1.0), "loss.off_diagonal=-1.0"),
     ],
 )

@@ -136,7 +136,7 @@ def test_a_row_under_way_has_its_epoch_and_the_time_left(tmp_path: Path):
     begin(tmp_path / "known", epochs=3280, seconds=[50.0, 7.0, 7.0])
     runs = runs_of(tmp_path, TWO)
     update_markdown_table(tmp_path / "page.md", runs)
-    assert "| 86.76 ± 0.5<br>a paper | epoch 3 of 3,280 | under way |" in (tmp_path / "page.md").read_text()
+    assert "| 86.76 ± 0.5<br>a paper | epoch 3 of 3,280 | unfinished |" in (tmp_path / "page.md").read_text()
     assert describe(runs["known"], runs) == "epoch 3 of 3,280, about 6.4 h left"  # 3,277 epochs of 7 s
     assert describe(runs["open"], runs) == "not run"
 

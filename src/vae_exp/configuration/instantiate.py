@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from inspect import signature
-from math import inf
 from typing import Any, TypeVar
 
 import torch
@@ -19,13 +18,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from vae_exp.configuration.renames import RENAMED_ARGUMENTS, RENAMED_KEYS
 from vae_exp.configuration.schema import DataConfig
 from vae_exp.configuration.shape_checks import check_likelihood, check_loss_terms, check_model_shapes
+from vae_exp.configuration.value_checks import check_scheduler
 from vae_exp.data.images import ImageSet
 from vae_exp.data.splits import DataSplits, Source
 from vae_exp.engine import torchrun
 from vae_exp.engine.device import check_memory
 from vae_exp.engine.flat_parameter import FlatParameter, can_be_flat
 from vae_exp.engine.protocols import Evaluator
-from vae_exp.errors import UserError, did_you_mean, user_code_location
+from vae_exp.errors import ArgumentError, UserError, did_you_mean, user_code_location
 from vae_exp.model.initialization import init_bias_to_data_mean, initialize
 from vae_exp.model.vae import VAE
 from vae_exp.model.vq import VQEncoder
@@ -64,10 +64,6 @@ def build_splits(data: DataConfig, may_download: bool = True) -> DataSplits:
         data.binarization_seed,
         data.augment,
     )
-
-
-_SCHEDULER_COUNTS = {"step_size": 1, "T_max": 1, "milestones": 1, "patience": 0, "cooldown": 0}  # and their minima
-_SCHEDULER_NUMBERS = ("gamma", "factor", "eta_min", "min_lr", "threshold")
 
 
 def build_vae(model: Node, image_shape: Sequence[int]) -> VAE:
@@ -202,23 +198,9 @@ def build_scheduler(scheduler: Node, optimizer: Optimizer) -> LRScheduler | None
     """The learning rate scheduler of this optimiser; None where the config names none."""
     if not scheduler.get("_target_"):
         return None
-    _check_scheduler(scheduler)
+    check_scheduler("scheduler", scheduler)
     built = _create({**scheduler, "_partial_": True}, "scheduler")
     return _complete_partial(built, "scheduler", scheduler, LRScheduler, optimizer)
-
-
-def _check_scheduler(scheduler: Node) -> None:
-    """Refuse values that torch fails with after an epoch, or takes for something else."""
-    for name, least in _SCHEDULER_COUNTS.items():
-        values = scheduler.get(name)
-        for value in values if isinstance(values, list) else [values]:
-            if value is not None and (type(value) is not int or value < least):
-                text = "whole numbers" if isinstance(values, list) else "a whole number"
-                raise UserError(f"scheduler.{name}={values} must be {text} of at least {least}.")
-    for name in _SCHEDULER_NUMBERS:
-        value = scheduler.get(name)
-        if isinstance(value, str | bool) or (isinstance(value, int | float) and not 0 <= value < inf):
-            raise UserError(f"scheduler.{name}={value} must be a finite number of at least 0.")
 
 
 def build_evaluators(evaluators: Node) -> dict[str, Evaluator]:
@@ -278,7 +260,7 @@ def _as_user_error(error: BaseException, key: str, node: Node) -> UserError:
     root: BaseException = error
     while root.__cause__ is not None:
         root = root.__cause__
-    if isinstance(root, UserError):
+    if isinstance(root, UserError) and not isinstance(root, ArgumentError):
         return root
     if isinstance(root, ValueError) and re.match(r"[\w.]+=", str(root)):  # names the key and the value itself
         return UserError(

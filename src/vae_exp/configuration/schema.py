@@ -30,7 +30,7 @@ class ModelConfig:
     Args:
         latent_dim: Number of latent units.
         hidden_dims: Sizes of the hidden layers, from the image to the latent.
-        activation: `relu`, `leaky_relu`, `elu`, `gelu`, `silu`, `softplus`, `tanh`, `sigmoid` or `gated`.
+        activation: What follows each hidden layer; `gated` is a ⊙ σ(b) of two layers (Dauphin et al. 2017).
         latent_dims: Numbers of latent units of both layers of a hierarchical model.
         top_hidden_dims: Sizes of the hidden layers between the two latent layers.
         classes: How many classes the labels name.
@@ -81,18 +81,18 @@ class DataConfig(DataLocationConfig):
         image_shape: Shape of an image; null takes that of the data.
         validation_size: How many training images are held out for validation.
         split_seed: Seed of the draw of the validation images.
-        layout: The order of the axes of arrays: `NHW`, `NCHW`, `NHWC`, or `auto`.
+        layout: The order of the axes of arrays; `auto` looks for one or three channels.
         preload_to_device: Whether all training images are kept in the memory of the device.
         binarization: Whether pixels become 0 or 1 at random, with the grey value as the probability.
         binarization_seed: Seed of `binarization=fixed`.
         size: To what images are resized: pixels along each side, or `[height, width]`; null leaves them.
         fit: How an image of another aspect ratio gets the size: `crop` cuts its middle, `resize` squeezes it.
-        channels: 1 for grey, 3 for colour; None as the files are.
+        channels: 1 for grey, 3 for colour; null as the files are.
         labels: Where the labels of image files come from.
         skip_corrupt: Whether images that cannot be read are left out.
         rescale: `[black, white]`, or `minmax`, the least and greatest of the training images; null takes uint8,
             bool and float in [0, 1] only.
-        augment: Random changes of training images: `flip`, `shift`, `crop`.
+        augment: Random changes of training images.
     """
 
     image_shape: list[int] | None = _value(value_checks.check_image_shape)

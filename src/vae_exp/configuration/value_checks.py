@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
+from vae_exp.argument_checks import check_int, check_number, refusal
 from vae_exp.errors import UserError
+
+_SCHEDULER_COUNTS = {"step_size": 1, "T_max": 1, "milestones": 1, "patience": 0, "cooldown": 0}  # and their minima
+_SCHEDULER_NUMBERS = ("gamma", "factor", "eta_min", "min_lr", "threshold")
 
 
 def check_min(key: str, value: float, least: float) -> None:
@@ -136,8 +140,22 @@ def check_target(key: str, node: Mapping[str, Any]) -> None:
 def check_optimizer(key: str, node: Mapping[str, Any]) -> None:
     """A mapping with `_target_`."""
     check_target(key, node)
-    for name in {"lr", "weight_decay"} & set(node):
-        value = node[name]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-            raise UserError(f"{key}.{name}={value} must be a finite number.")
-        check_positive(f"{key}.{name}", value) if name == "lr" else check_min(f"{key}.{name}", value, 0)
+    if "lr" in node:
+        check_number(f"{key}.lr", node["lr"], above=0)
+    if "weight_decay" in node:
+        check_number(f"{key}.weight_decay", node["weight_decay"], minimum=0)
+
+
+def check_scheduler(key: str, node: Mapping[str, Any]) -> None:
+    """A mapping without values that torch fails with after an epoch, or takes for something else."""
+    for name, least in _SCHEDULER_COUNTS.items():
+        value = node.get(name)
+        if isinstance(value, list):
+            if any(type(count) is not int or count < least for count in value):
+                raise refusal(f"{key}.{name}", value, f"whole numbers of at least {least}")
+        elif value is not None:
+            check_int(f"{key}.{name}", value, least)
+    for name in _SCHEDULER_NUMBERS:
+        value = node.get(name)
+        if isinstance(value, str | bool | int | float):
+            check_number(f"{key}.{name}", value, minimum=0)  # type: ignore[arg-type]

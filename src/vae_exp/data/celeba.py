@@ -12,6 +12,7 @@ from filelock import FileLock
 from PIL import Image
 from torchvision import datasets
 
+from vae_exp.argument_checks import check_int
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import absolute_path, write_atomically
@@ -37,10 +38,8 @@ class CelebASource:
     """
 
     def __init__(self, root: str, size: int) -> None:
-        if size < 1:
-            raise UserError(f"data.source.size={size} must be at least 1.")
         self._root = absolute_path("data.root", root)
-        self._size = size
+        self._size = check_int("data.source.size", size)
 
     def train(self) -> ImageSet:
         """The official training images, `[N, 3, size, size]`."""

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vae_exp.argument_checks import check_choice, check_optional_choice, refusal
+from vae_exp.data.array_pixels import CHANNELS
 from vae_exp.data.data_path import absolute_data_path
 from vae_exp.data.decoding_pool import decode_images, scan_headers
 from vae_exp.data.image_cache import open_cache
@@ -69,15 +71,11 @@ class FolderSource:
         skip_corrupt: bool = False,
     ) -> None:
         self._path = absolute_data_path(path, is_folder=True)
-        if fit not in FITS:
-            raise UserError(f"data.fit={fit} is not known; use one of {', '.join(FITS)}.")
-        if channels not in (None, 1, 3):
-            raise UserError(f"data.channels={channels} must be 1 (grey), 3 (colour) or null (as the files are).")
         self._cache = absolute_path("data.root", root) / "cache"
-        self._size = _height_and_width(size)
-        self._fit = fit
-        self._channels = channels
-        self._labels = labels
+        self._size = _check_size("data.size", size)
+        self._fit = check_choice("data.fit", fit, FITS)
+        self._channels = check_optional_choice("data.channels", channels, CHANNELS)
+        self._labels = _check_labels("data.labels", labels)
         self._skip_corrupt = skip_corrupt
 
     def train(self) -> ImageSet:
@@ -217,11 +215,17 @@ def _problems(notes: Any) -> dict[int, str]:
     return {int(row): str(reason) for row, reason in notes["problems"].items()}
 
 
-def _height_and_width(size: Any) -> tuple[int, int] | None:
-    if size is None:
+def _check_size(name: str, value: int | Sequence[int] | None) -> tuple[int, int] | None:
+    """Height and width."""
+    if value is None:
         return None
-    sides = [size, size] if isinstance(size, int) else size
-    is_pair = isinstance(sides, Sequence) and len(sides) == 2
-    if not is_pair or not all(type(side) is int and side > 0 for side in sides):
-        raise UserError(f"data.size={size} must be a number of pixels of at least 1, or [height, width].")
+    sides = value if isinstance(value, Sequence) else [value, value]
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise refusal(name, value, "a number of pixels of at least 1, or [height,width]")
     return sides[0], sides[1]
+
+
+def _check_labels(name: str, value: str) -> str:
+    if not isinstance(value, str):
+        raise refusal(name, value, "auto, none or a CSV file")
+    return value

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from vae_exp.argument_checks import check_choice, check_int
 from vae_exp.data.array_files import READERS, read_npy_folder
 from vae_exp.data.array_pixels import EXPECTED, LAYOUTS, rescaling, to_pixels
 from vae_exp.data.data_path import absolute_data_path
@@ -25,7 +26,7 @@ class NPZSource:
             training images as uint8, or as float in [0, 1]; `labels` is optional, as are `val_images` and
             `val_labels`, `test_images` and `test_labels`. An `.npy` file holds the images alone. Images of `.npy`
             files stay there, and may be larger than memory.
-        layout: The order of the axes: `NHW`, `NCHW`, `NHWC`, or `auto`, which looks for one or three channels.
+        layout: The order of the axes; `auto` looks for one or three channels.
         names: Other names of these arrays in the file, such as `{"images": "imgs"}`. `factors`, `[N, factors]`
             integers, are the factors of variation of each image.
         max_value: The integer that stands for white in uint8 images.
@@ -49,19 +50,12 @@ class NPZSource:
         rescale: str | Sequence[float] | None = None,
     ) -> None:
         self._path = absolute_data_path(path, is_folder=False)
-        if layout not in LAYOUTS:
-            raise UserError(f"data.layout={layout} is not known; use one of {', '.join(LAYOUTS)}.")
-        if not 1 <= max_value <= 255 or test_size < 0:
-            raise UserError(
-                f"data.source.max_value={max_value} must be from 1 to 255, and data.source.test_size={test_size} "
-                f"at least 0."
-            )
-        self._layout = layout
+        self._layout = check_choice("data.layout", layout, LAYOUTS)
         self._names = dict(names or {})
         if unknown := [name for name in self._names if name not in _ROLES]:
             raise UserError(f"data.source.names.{unknown[0]} is not known; use {', '.join(_ROLES)}.")
-        self._max_value = max_value
-        self._test_size = test_size
+        self._max_value = check_int("data.source.max_value", max_value, 1, 255)
+        self._test_size = check_int("data.source.test_size", test_size, 0)
         self._rescale = rescale
 
     def train(self) -> ImageSet:

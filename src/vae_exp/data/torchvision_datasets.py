@@ -14,6 +14,7 @@ from filelock import FileLock
 from torchvision import datasets
 from torchvision.datasets.utils import check_integrity
 
+from vae_exp.argument_checks import check_choice
 from vae_exp.data.images import ImageSet
 from vae_exp.errors import UserError
 from vae_exp.storage.atomic_io import absolute_path
@@ -110,23 +111,20 @@ class MNISTSource(_TorchvisionSource):
     EMNIST's files hold transposed images; they are turned upright here.
 
     Args:
-        dataset: `MNIST`, `FashionMNIST`, `KMNIST` or `EMNIST`.
+        dataset: Its name in torchvision.
         root: The folder that holds, or will hold, `<dataset>/raw`.
-        split: Which of EMNIST's subsets: `byclass`, `bymerge`, `balanced`, `letters`, `digits` or `mnist`; None
-            for the others.
+        split: Which of EMNIST's subsets; None for the other data sets.
 
     Raises:
         UserError: when opened, if files are damaged, or absent and cannot be downloaded; names the ways out.
     """
 
     def __init__(self, dataset: str, root: str, split: str | None = None) -> None:
-        if dataset not in MNIST_FAMILY:
-            raise UserError(f"data.source.dataset={dataset} is not known; use one of {', '.join(MNIST_FAMILY)}.")
-        is_allowed = split in EMNIST_SPLITS if dataset == "EMNIST" else split is None
-        if not is_allowed:
-            allowed = f"one of {', '.join(EMNIST_SPLITS)}" if dataset == "EMNIST" else "null"
-            raise UserError(f"data.source.split={split} does not fit {dataset}; expected {allowed}.")
-        self._name = dataset
+        self._name = check_choice("data.source.dataset", dataset, MNIST_FAMILY)
+        if dataset == "EMNIST":
+            check_choice("data.source.split", split, EMNIST_SPLITS)
+        elif split is not None:
+            raise UserError(f"data.source.split={split} must be null for {dataset}; it is for EMNIST.")
         self._root = absolute_path("data.root", root)
         self._class = MNIST_FAMILY[dataset]
         self._options: dict[str, Any] = {} if split is None else {"split": split}
@@ -154,7 +152,7 @@ class ColourSource(_TorchvisionSource):
     """32×32 images in colour: CIFAR-10 or SVHN.
 
     Args:
-        dataset: `CIFAR10` or `SVHN`.
+        dataset: Its name in torchvision.
         root: The folder that holds, or will hold, a folder of the data set's name.
 
     Raises:
@@ -162,11 +160,7 @@ class ColourSource(_TorchvisionSource):
     """
 
     def __init__(self, dataset: str, root: str) -> None:
-        if dataset not in COLOUR_DATASETS:
-            raise UserError(
-                f"data.source.dataset={dataset} is not known; use one of {', '.join(COLOUR_DATASETS)}."
-            )
-        self._name = dataset
+        self._name = check_choice("data.source.dataset", dataset, COLOUR_DATASETS)
         self._root = absolute_path("data.root", root)
 
     @property

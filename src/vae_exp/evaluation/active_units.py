@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from vae_exp.argument_checks import check_int, check_number, check_optional_int
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.kl import kl_per_dimension
 from vae_exp.distributions.sampling import sample
-from vae_exp.errors import check_int
 from vae_exp.evaluation.plotting import plot_latent_units
-from vae_exp.evaluation.requirements import check_optional_int
 from vae_exp.model.vae import VAE
 
 
@@ -35,9 +34,7 @@ class UnitsEvaluator:
     def __init__(self, threshold: float, batch_size: int, every_n_epochs: int | None) -> None:
         self.every_n_epochs = check_optional_int("every_n_epochs", every_n_epochs)
         self._batch_size = check_int("batch_size", batch_size)
-        if not threshold >= 0:
-            raise ValueError(f"threshold={threshold} must be at least 0.")
-        self._threshold = threshold
+        self._threshold = check_number("threshold", threshold, minimum=0)
 
     @torch.no_grad()
     def run(self, vae: VAE, images: ImageSet, generator: torch.Generator) -> Iterator[tuple[str, Any]]:

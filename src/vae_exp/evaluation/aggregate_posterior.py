@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from vae_exp.argument_checks import check_int, check_optional_int
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.sampling import sample
-from vae_exp.errors import check_int
-from vae_exp.evaluation.requirements import check_optional_int, require_density, scored_images
+from vae_exp.evaluation.requirements import require_density, scored_images
 from vae_exp.model.vae import VAE
 
 _log = logging.getLogger(__name__)

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 
 import torch
 
+from vae_exp.argument_checks import check_int, check_optional_int
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.codebook import VectorQuantizedPosterior
-from vae_exp.errors import check_int
-from vae_exp.evaluation.requirements import check_optional_int
 from vae_exp.model.vae import VAE
 
 _log = logging.getLogger(__name__)

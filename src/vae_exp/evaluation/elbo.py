@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import torch
 
+from vae_exp.argument_checks import check_int, check_optional_int
 from vae_exp.data.images import ImageSet
-from vae_exp.errors import check_int
-from vae_exp.evaluation.requirements import BitsPerDim, check_optional_int
+from vae_exp.evaluation.requirements import BitsPerDim
 from vae_exp.model.vae import VAE
 from vae_exp.objective.elbo import ELBO
 

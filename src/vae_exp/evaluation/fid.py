@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from vae_exp.argument_checks import check_int, check_optional_int
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.sampling import bernoulli
-from vae_exp.errors import UserError, check_int
-from vae_exp.evaluation.requirements import check_optional_int, is_bernoulli, require_images, scored_images
+from vae_exp.errors import UserError
+from vae_exp.evaluation.requirements import is_bernoulli, require_images, scored_images
 from vae_exp.model.vae import VAE
 from vae_exp.storage.atomic_io import absolute_path
 

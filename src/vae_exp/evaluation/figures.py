@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from vae_exp.argument_checks import check_int, check_optional_int
 from vae_exp.data.images import Batch, ImageSet
 from vae_exp.distributions.codebook import UniformCodebookPrior
-from vae_exp.errors import check_int
 from vae_exp.evaluation.fitted_prior import prior_name
 from vae_exp.evaluation.image_grid import plot_image_grid
 from vae_exp.evaluation.latent_grids import (
@@ -23,7 +23,6 @@ from vae_exp.evaluation.latent_grids import (
     traversals,
 )
 from vae_exp.evaluation.plotting import plot_latent_scatter
-from vae_exp.evaluation.requirements import check_optional_int
 from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
 
@@ -37,8 +36,8 @@ class FiguresEvaluator:
     """Reconstructions, samples, the manifold or traversals, interpolations and the latent scatter.
 
     Args:
-        columns: Images per row, 2 to 100.
-        manifold_size: Points along an axis of the manifold of a two-dimensional latent space, 2 to 100.
+        columns: Images per row.
+        manifold_size: Points along an axis of the manifold of a two-dimensional latent space.
         every_n_epochs: Interval during training; None runs it once, at the end.
     """
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
+from vae_exp.argument_checks import check_int, check_number, check_optional_int
 from vae_exp.data.images import Batch, ImageSet
 from vae_exp.distributions.sampling import rsample
-from vae_exp.errors import UserError, check_int
+from vae_exp.errors import UserError
 from vae_exp.evaluation.nll import decode_chunk_size, outputs_per_value
-from vae_exp.evaluation.requirements import check_optional_int, first_posterior, require_density, scored_images
+from vae_exp.evaluation.requirements import first_posterior, require_density, scored_images
 from vae_exp.model.vae import VAE
 from vae_exp.objective.importance_weighted import log_mean_weight
 
@@ -54,9 +55,7 @@ class InferenceGapEvaluator:
         self._num_images = check_optional_int("num_images", num_images)
         self._num_steps = check_int("num_steps", num_steps)
         self._num_importance_samples = check_int("num_importance_samples", num_importance_samples)
-        if not learning_rate > 0:
-            raise ValueError(f"learning_rate={learning_rate} must be greater than 0.")
-        self._learning_rate = learning_rate
+        self._learning_rate = check_number("learning_rate", learning_rate, above=0)
 
     def check(self, vae: VAE, images: ImageSet) -> None:
         """Refuse posteriors that are not diagonal Gaussians: a gap between families is no amortisation gap."""

@@ -9,9 +9,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from vae_exp.argument_checks import check_int, check_optional_int
 from vae_exp.data.images import ImageSet
-from vae_exp.errors import UserError, check_int
-from vae_exp.evaluation.requirements import check_optional_int, require_images, scored_images
+from vae_exp.errors import UserError
+from vae_exp.evaluation.requirements import require_images, scored_images
 from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
 

@@ -6,9 +6,9 @@ from math import prod, sqrt
 
 import torch
 
+from vae_exp.argument_checks import check_int, check_optional_int
 from vae_exp.data.images import ImageSet
-from vae_exp.errors import check_int
-from vae_exp.evaluation.requirements import BitsPerDim, check_optional_int, require_density, scored_images
+from vae_exp.evaluation.requirements import BitsPerDim, require_density, scored_images
 from vae_exp.model.vae import VAE
 from vae_exp.objective.importance_weighted import LogEvidence, log_evidence
 
@@ -54,7 +54,7 @@ class NLLEvaluator:
         self.every_n_epochs = check_optional_int("every_n_epochs", every_n_epochs)
         self._num_importance_samples = check_int("num_importance_samples", num_importance_samples)
         self._num_images = check_optional_int("num_images", num_images)
-        self._chunk_size = None if chunk_size is None else check_int("chunk_size", chunk_size)
+        self._chunk_size = check_optional_int("chunk_size", chunk_size)
         self._bits = BitsPerDim("evaluator.nll.bits", bits)
 
     def check(self, vae: VAE, images: ImageSet) -> None:

@@ -2,17 +2,17 @@
 
 import logging
 from collections.abc import Iterator
-from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vae_exp.argument_checks import check_int, check_number, check_optional_int
 from vae_exp.data.images import Batch, ImageSet
-from vae_exp.errors import UserError, check_int
+from vae_exp.errors import UserError
 from vae_exp.evaluation.nll import decode_chunk_size, outputs_per_value
 from vae_exp.evaluation.plotting import plot_true_posteriors
-from vae_exp.evaluation.requirements import check_optional_int, first_posterior, require_density, scored_images
+from vae_exp.evaluation.requirements import first_posterior, require_density, scored_images
 from vae_exp.model.conditional import ConditionalVAE
 from vae_exp.model.vae import VAE
 
@@ -51,9 +51,7 @@ class QuadratureEvaluator:
         self.every_n_epochs = check_optional_int("every_n_epochs", every_n_epochs)
         self._points_per_axis = check_int("points_per_axis", points_per_axis, 3)
         self._num_images = check_optional_int("num_images", num_images)
-        if not extent > 0 or not isfinite(extent):
-            raise ValueError(f"extent={extent} must be a finite number greater than 0.")
-        self._extent = float(extent)
+        self._extent = check_number("extent", extent, above=0)
 
     def check(self, vae: VAE, images: ImageSet) -> None:
         """Refuse more latent units than can be integrated over."""

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from vae_exp.argument_checks import check_int, check_optional_int
 from vae_exp.data.images import ImageSet
-from vae_exp.errors import UserError, check_int
+from vae_exp.errors import UserError
 from vae_exp.evaluation.fid import load_features
-from vae_exp.evaluation.requirements import check_optional_int, scored_images
+from vae_exp.evaluation.requirements import scored_images
 from vae_exp.model.vae import VAE
 
 _log = logging.getLogger(__name__)

@@ -9,23 +9,15 @@ from math import log, prod
 import torch
 from torch.distributions import Bernoulli, Distribution
 
+from vae_exp.argument_checks import check_choice
 from vae_exp.data.images import ImageSet
 from vae_exp.distributions.sampling import sample
-from vae_exp.errors import UserError, check_int
+from vae_exp.errors import UserError
 from vae_exp.model.vae import VAE
 
 _log = logging.getLogger(__name__)
 _CLASSES_LISTED = 10
-BITS_MODES = ("auto", True, False)
-
-
-def check_optional_int(name: str, value: object, minimum: int = 1) -> int | None:
-    """Return the value if it is None or an integer of at least `minimum`.
-
-    Raises:
-        ValueError: as `check_int`.
-    """
-    return None if value is None else check_int(name, value, minimum)
+BITS_MODES: tuple[str | bool, ...] = ("auto", True, False)
 
 
 def scored_images(key: str, images: ImageSet, num_images: int | None) -> ImageSet:
@@ -146,10 +138,8 @@ class BitsPerDim:
     """
 
     def __init__(self, key: str, mode: str | bool) -> None:
-        if mode not in BITS_MODES:
-            raise ValueError(f"{key}={mode} must be one of {', '.join(map(str, BITS_MODES))}.")
         self._key = key
-        self._mode = mode
+        self._mode = check_choice(key, mode, BITS_MODES)
 
     def check(self, vae: VAE, images: ImageSet) -> None:
         """Refuse a model and images without bits per dimension if the mode is `True`."""

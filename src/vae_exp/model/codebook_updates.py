@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from vae_exp.argument_checks import check_choice, check_optional_number
+
 AllReduceSum = Callable[[Tensor], None]
 INITS = ("uniform", "data")
 OUTPUTS_PER_CODE = 32  # that the first entries are chosen from
@@ -18,13 +20,11 @@ def check_codebook_options(init: str, decay: float | None, restart_below: float 
     """Refuse options out of range.
 
     Raises:
-        ValueError: names the key and its value.
+        ArgumentError: names the key and its value.
     """
-    if init not in INITS:
-        raise ValueError(f"model.encoder.codebook_init={init} must be one of {', '.join(INITS)}.")
-    for key, value in (("codebook_decay", decay), ("restart_below", restart_below)):
-        if value is not None and not 0 < value < 1:
-            raise ValueError(f"model.encoder.{key}={value} must be between 0 and 1; null turns it off.")
+    check_choice("model.encoder.codebook_init", init, INITS)
+    check_optional_number("model.encoder.codebook_decay", decay, above=0, below=1)
+    check_optional_number("model.encoder.restart_below", restart_below, above=0, below=1)
 
 
 def spread_outputs(outputs: Tensor, count: int) -> Tensor:

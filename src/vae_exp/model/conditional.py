@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from vae_exp.argument_checks import check_int
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.encoders import MLPEncoder
 from vae_exp.model.likelihoods import Likelihood
@@ -37,11 +38,9 @@ class ConditionalEncoder(MLPEncoder):
         classes: int | None,
         posterior: str = "diagonal",
     ) -> None:
-        if classes is None or classes < 1:
-            value = "null" if classes is None else classes
-            raise ValueError(f"model.classes={value} must be at least 1: how many classes the labels have.")
-        super().__init__([prod(image_shape) + classes], latent_dim, hidden_dims, activation, posterior)
-        self.classes = classes
+        count = check_int("model.classes", classes)
+        super().__init__([prod(image_shape) + count], latent_dim, hidden_dims, activation, posterior)
+        self.classes = count
 
     def forward(self, images: Tensor, classes: Tensor) -> Distribution:  # type: ignore[override]
         """Images `[batch, *image_shape]` and their classes `[batch, classes]`, one 1 each → q(z|x, y)."""

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 from zuko.flows import MAF
 
+from vae_exp.argument_checks import check_int, check_widths
 from vae_exp.distributions.flows import GaussianFlow
-from vae_exp.errors import check_int
 from vae_exp.model.networks import at_least_float32
 from vae_exp.model.posteriors import DiagonalGaussianHead
 
@@ -35,7 +35,8 @@ class FlowPrior(nn.Module):
 
     def __init__(self, latent_dim: int, transforms: int = 3, hidden_dims: Sequence[int] = (64, 64)) -> None:
         super().__init__()
-        _require_sizes("model.prior", transforms, hidden_dims)
+        check_int("model.prior.transforms", transforms)
+        check_widths("model.prior.hidden_dims", hidden_dims)
         self.flow = MAF(latent_dim, transforms=transforms, hidden_features=list(hidden_dims))
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
@@ -69,7 +70,8 @@ class FlowHead(nn.Module):
         super().__init__()
         if latent_dim < 2:
             raise ValueError(f"model.posterior=flow needs at least 2 latent units, not {latent_dim}.")
-        _require_sizes("model.posterior", transforms, hidden_dims)
+        check_int("model.posterior.transforms", transforms)
+        check_widths("model.posterior.hidden_dims", hidden_dims)
         self.base = DiagonalGaussianHead(features, latent_dim)
         self.context = nn.Linear(features, _CONTEXT)
         self.flow = MAF(
@@ -81,9 +83,3 @@ class FlowHead(nn.Module):
         base: Distribution = self.base(features)
         assert isinstance(base, Independent)
         return GaussianFlow(self.flow.transform(at_least_float32(self.context(features))), base)
-
-
-def _require_sizes(key: str, transforms: int, hidden_dims: Sequence[int]) -> None:
-    check_int(f"{key}.transforms", transforms)
-    if any(type(width) is not int or width < 1 for width in hidden_dims):
-        raise ValueError(f"{key}.hidden_dims={list(hidden_dims)} must list widths of at least 1.")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from vae_exp.argument_checks import refusal
 from vae_exp.distributions.codebook import FiniteScalarPosterior
 from vae_exp.model.likelihoods import Likelihood
 from vae_exp.model.vq import CodeEncoder, VQDecoder
@@ -45,15 +46,7 @@ class FSQEncoder(CodeEncoder):
         activation: str,
         residual_blocks: int = 0,
     ) -> None:
-        if (
-            not levels
-            or not all(isinstance(count, int) and count >= 2 for count in levels)
-            or prod(levels) > _MAX_CODES
-        ):
-            raise ValueError(
-                f"model.encoder.levels={list(levels)} must be integers of at least 2, of a product of at most "
-                f"{_MAX_CODES:,}, such as [8,5,5,5]."
-            )
+        _check_levels("model.encoder.levels", levels)
         super().__init__(image_shape, len(levels), hidden_dims, activation, residual_blocks)
         counts = torch.tensor(list(levels))
         basis = torch.tensor([prod(levels[:index]) for index in range(len(levels))])
@@ -97,3 +90,11 @@ class FSQDecoder(VQDecoder):
         residual_blocks: int = 0,
     ) -> None:
         super().__init__(image_shape, len(levels), hidden_dims, activation, likelihood, residual_blocks)
+
+
+def _check_levels(name: str, value: Sequence[int]) -> Sequence[int]:
+    are_counts = isinstance(value, Sequence) and all(type(count) is int and count >= 2 for count in value)
+    if not are_counts or not value or prod(value) > _MAX_CODES:
+        allowed = f"integers of at least 2, of a product of at most {_MAX_CODES:,}, such as [8,5,5,5]"
+        raise refusal(name, value, allowed)
+    return value

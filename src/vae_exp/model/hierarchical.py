@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from vae_exp.argument_checks import refusal
 from vae_exp.distributions.hierarchical import HierarchicalGaussian
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.networks import mlp
@@ -62,7 +63,7 @@ class TwoLayerEncoder(nn.Module):
         activation: str,
     ) -> None:
         super().__init__()
-        lower, self._upper = _two(latent_dims)
+        lower, self._upper = _check_latent_dims("model.latent_dims", latent_dims)
         self.lower = GaussianLayer(prod(image_shape), hidden_dims, lower, activation)
         self.upper = GaussianLayer(lower, top_hidden_dims, self._upper, activation)
 
@@ -85,7 +86,7 @@ class TwoLayerPrior(nn.Module):
 
     def __init__(self, latent_dims: Sequence[int], top_hidden_dims: Sequence[int], activation: str) -> None:
         super().__init__()
-        self._lower, upper = _two(latent_dims)
+        self._lower, upper = _check_latent_dims("model.latent_dims", latent_dims)
         self.top = StandardNormalPrior(upper)
         self.lower = GaussianLayer(upper, list(reversed(top_hidden_dims)), self._lower, activation)
 
@@ -104,7 +105,7 @@ class BottomLayerDecoder(MLPDecoder):
     """
 
     def __init__(self, image_shape: Sequence[int], latent_dims: Sequence[int], **arguments: object) -> None:
-        lower, _ = _two(latent_dims)
+        lower, _ = _check_latent_dims("model.latent_dims", latent_dims)
         super().__init__(image_shape, lower, **arguments)  # type: ignore[arg-type]
         self._lower = lower
 
@@ -113,7 +114,8 @@ class BottomLayerDecoder(MLPDecoder):
         return super().forward(latents[..., : self._lower])
 
 
-def _two(latent_dims: Sequence[int]) -> tuple[int, int]:
-    if len(latent_dims) != 2 or min(latent_dims) < 1:
-        raise ValueError(f"model.latent_dims={list(latent_dims)} must be two numbers of units, such as [100, 50].")
-    return latent_dims[0], latent_dims[1]
+def _check_latent_dims(name: str, value: Sequence[int]) -> tuple[int, int]:
+    is_pair = isinstance(value, Sequence) and len(value) == 2
+    if not is_pair or any(type(units) is not int or units < 1 for units in value):
+        raise refusal(name, value, "two numbers of units of at least 1, such as [100,50]")
+    return value[0], value[1]

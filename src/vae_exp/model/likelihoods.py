@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
+from vae_exp.argument_checks import check_choice, check_int, check_number
 from vae_exp.distributions.bernoulli import LogitBernoulli, LogitContinuousBernoulli, SummedBernoulli
 from vae_exp.distributions.discretized import CategoricalLevels, DiscretizedLogistic
-from vae_exp.errors import check_int
 
 
 class Likelihood(nn.Module):
@@ -62,7 +62,7 @@ class FixedGaussianLikelihood(Likelihood):
     """p(x|z) = Π N(xᵢ; μᵢ, σ²) with a fixed σ: squared error times 1/(2σ²).
 
     Args:
-        sigma: σ, greater than 0, in units of the pixels, which run from 0 to 1.
+        sigma: σ in units of the pixels, which run from 0 to 1.
         sigmoid_mean: Whether μ is the sigmoid of the decoder's output; otherwise it is the output itself.
 
     Raises:
@@ -73,8 +73,8 @@ class FixedGaussianLikelihood(Likelihood):
 
     def __init__(self, sigma: float, sigmoid_mean: bool = True) -> None:
         super().__init__()
-        self.sigma = _check_positive("sigma", sigma)
-        self.sigmoid_mean = _check_bool("sigmoid_mean", sigmoid_mean)
+        self.sigma = check_number("model.likelihood.sigma", sigma, above=0)
+        self.sigmoid_mean = check_choice("model.likelihood.sigmoid_mean", sigmoid_mean, (True, False))
 
     def forward(self, parameters: Tensor) -> Distribution:
         """Outputs `[..., 1, C, H, W]` → a distribution over `[..., C, H, W]`."""
@@ -86,7 +86,7 @@ class SharedGaussianLikelihood(Likelihood):
     """p(x|z) = Π N(xᵢ; μᵢ, σ²) with one σ for all pixels, learned with the decoder's weights.
 
     Args:
-        initial_sigma: σ at the start, in units of the pixels, above 0.001, below which it is not taken.
+        initial_sigma: σ at the start, in units of the pixels; below 0.001 it is not taken.
         sigmoid_mean: As for `FixedGaussianLikelihood`.
 
     Raises:
@@ -97,10 +97,9 @@ class SharedGaussianLikelihood(Likelihood):
 
     def __init__(self, initial_sigma: float = 1.0, sigmoid_mean: bool = True) -> None:
         super().__init__()
-        if not initial_sigma > _MIN_SCALE:  # no gradient leads out of there
-            raise ValueError(f"model.likelihood.initial_sigma={initial_sigma} must be greater than {_MIN_SCALE}.")
+        check_number("model.likelihood.initial_sigma", initial_sigma, above=_MIN_SCALE)  # no gradient leads out
         self.log_sigma = nn.Parameter(torch.tensor(float(initial_sigma)).log())
-        self.sigmoid_mean = _check_bool("sigmoid_mean", sigmoid_mean)
+        self.sigmoid_mean = check_choice("model.likelihood.sigmoid_mean", sigmoid_mean, (True, False))
 
     def forward(self, parameters: Tensor) -> Distribution:
         """Outputs `[..., 1, C, H, W]` → a distribution over `[..., C, H, W]`."""
@@ -128,7 +127,7 @@ class OptimalGaussianLikelihood(Likelihood):
     def __init__(self, sigmoid_mean: bool = True, momentum: float | None = None) -> None:
         super().__init__()
         self.register_buffer("variance", torch.ones(()))
-        self.sigmoid_mean = _check_bool("sigmoid_mean", sigmoid_mean)
+        self.sigmoid_mean = check_choice("model.likelihood.sigmoid_mean", sigmoid_mean, (True, False))
 
     def forward(self, parameters: Tensor) -> Distribution:
         """Outputs `[..., 1, C, H, W]` → a distribution over `[..., C, H, W]`."""
@@ -177,25 +176,13 @@ class PerPixelGaussianLikelihood(Likelihood):
 
     def __init__(self, min_sigma: float = 0.01, sigmoid_mean: bool = True) -> None:
         super().__init__()
-        self.min_sigma = _check_positive("min_sigma", min_sigma)
-        self.sigmoid_mean = _check_bool("sigmoid_mean", sigmoid_mean)
+        self.min_sigma = check_number("model.likelihood.min_sigma", min_sigma, above=0)
+        self.sigmoid_mean = check_choice("model.likelihood.sigmoid_mean", sigmoid_mean, (True, False))
 
     def forward(self, parameters: Tensor) -> Distribution:
         """Outputs `[..., 2, C, H, W]` → a distribution over `[..., C, H, W]`."""
         mean, log_scale = parameters.unbind(dim=-4)
         return _gaussian(_mean(mean, sigmoid_mean=self.sigmoid_mean), log_scale.exp().clamp(min=self.min_sigma))
-
-
-def _check_bool(name: str, value: bool) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"model.likelihood.{name}={value} must be true or false.")
-    return value
-
-
-def _check_positive(name: str, value: float) -> float:
-    if not value > 0:
-        raise ValueError(f"model.likelihood.{name}={value} must be greater than 0.")
-    return float(value)
 
 
 def _mean(outputs: Tensor, *, sigmoid_mean: bool) -> Tensor:
@@ -249,9 +236,7 @@ class DiscretizedLogisticMixtureLikelihood(Likelihood):
 
     def __init__(self, components: int = 5, levels: int = 256) -> None:
         super().__init__()
-        if components < 1:
-            raise ValueError(f"model.likelihood.components={components} must be at least 1.")
-        self.components = components
+        self.components = check_int("model.likelihood.components", components)
         self.levels = check_int("model.likelihood.levels", levels, 2)
         self.parameters_per_value = 3 * components
 

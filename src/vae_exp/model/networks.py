@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from vae_exp.errors import check_int
+from vae_exp.argument_checks import check_choice, check_int
 
 GATED = "gated"
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -36,11 +36,7 @@ def activation_module(name: str) -> nn.Module:
     Raises:
         ValueError: if the name is none of `ACTIVATIONS`.
     """
-    try:
-        return ACTIVATIONS[name]()
-    except KeyError:
-        available = ", ".join([*ACTIVATIONS, GATED])
-        raise ValueError(f"model.activation={name} is not known; use one of {available}.") from None
+    return ACTIVATIONS[check_choice("model.activation", name, [*ACTIVATIONS, GATED])]()
 
 
 def linear(inputs: int, outputs: int, activation: str) -> list[nn.Module]:

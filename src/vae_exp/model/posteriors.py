@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, MultivariateNormal
 
+from vae_exp.argument_checks import check_choice
 from vae_exp.distributions.gaussian import DiagonalGaussian
 from vae_exp.model.networks import at_least_float32, mark_halves
 
@@ -79,6 +80,4 @@ def posterior_head(name: str, features: int, latent_dim: int) -> nn.Module:
     Raises:
         ValueError: if the name is none of `POSTERIORS`.
     """
-    if name not in POSTERIORS:
-        raise ValueError(f"model.posterior={name} is not known; use one of {', '.join(POSTERIORS)}.")
-    return POSTERIORS[name](features, latent_dim)
+    return POSTERIORS[check_choice("model.posterior", name, POSTERIORS)](features, latent_dim)

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
+from vae_exp.argument_checks import check_int, check_number
 from vae_exp.distributions.gaussian import StandardNormal
-from vae_exp.errors import check_int
 
 _MIN_LOG_SCALE = -6.0
 
@@ -45,8 +45,7 @@ class GaussianMixturePrior(nn.Module):
     def __init__(self, latent_dim: int, components: int, init_std: float = 1.0) -> None:
         super().__init__()
         check_int("model.prior.components", components)
-        if not init_std >= 0:
-            raise ValueError(f"model.prior.init_std={init_std} must be at least 0.")
+        check_number("model.prior.init_std", init_std, minimum=0)
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(init_std * torch.randn(components, latent_dim))
         self.log_scale = nn.Parameter(torch.zeros(components, latent_dim))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from vae_exp.argument_checks import check_int
 from vae_exp.distributions.codebook import UniformCodebookPrior, VectorQuantizedPosterior
 from vae_exp.distributions.sampling import Shard
 from vae_exp.model.codebook_updates import (
@@ -101,10 +102,8 @@ class VQEncoder(CodeEncoder):
         codebook_decay: float | None = None,
         restart_below: float | None = None,
     ) -> None:
-        if num_codes < 2 or code_dim < 1:
-            raise ValueError(
-                f"model.num_codes={num_codes} must be at least 2, and model.code_dim={code_dim} at least 1."
-            )
+        check_int("model.num_codes", num_codes, 2)
+        check_int("model.code_dim", code_dim)
         check_codebook_options(codebook_init, codebook_decay, restart_below)
         super().__init__(image_shape, code_dim, hidden_dims, activation, residual_blocks)
         codebook = torch.empty(num_codes, code_dim).uniform_(-1 / num_codes, 1 / num_codes)

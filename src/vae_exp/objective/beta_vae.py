@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
+from vae_exp.argument_checks import check_choice, check_int
 from vae_exp.data.images import Batch
 from vae_exp.distributions.kl import kl_per_dimension
-from vae_exp.errors import check_int
 from vae_exp.model.vae import VAE
-from vae_exp.objective.loss_terms import LossTerms, check_choice
+from vae_exp.objective.loss_terms import LossTerms
 from vae_exp.objective.posterior_samples import draws, refuse_codes, sample_posterior
 from vae_exp.objective.schedules import Schedule, as_scalar, value_of
 
@@ -19,8 +19,7 @@ class BetaVAE:
     normalised β is β · latent_dim / number of pixels. β = 1 is the ELBO.
 
     Args:
-        beta: β, the weight of the rate, of at least 0, or a schedule; above 1 it favours a low rate over the
-            distortion.
+        beta: β, the weight of the rate, or a schedule; above 1 it favours a low rate over the distortion.
         num_samples: Draws of z per image.
 
     Raises:
@@ -45,8 +44,8 @@ class CapacityVAE:
     The rate is held at C nats, which usually rises from zero. C = 0 and γ = 1 is the ELBO.
 
     Args:
-        gamma: How strongly; a number of at least 0, or a schedule.
-        capacity: C in nats per image; a number of at least 0, or a schedule.
+        gamma: γ, how strongly the rate is held, or a schedule.
+        capacity: C in nats per image, or a schedule.
         num_samples: Draws of z per image.
         over: `image` holds the rate of each image at C, as equation 8 is written; `batch` holds the mean rate of
             the batch there, γ |mean rate − C| charged to every image, as published implementations do (such as
@@ -62,7 +61,7 @@ class CapacityVAE:
         self.gamma = as_scalar("loss.gamma", gamma, minimum=0)
         self.capacity = as_scalar("loss.capacity", capacity, minimum=0)
         self.num_samples = check_int("loss.num_samples", num_samples)
-        self.over = check_choice("over", over, ("image", "batch"))
+        self.over = check_choice("loss.over", over, ("image", "batch"))
 
     def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
         """A batch of images → terms of shape `[batch]`, in nats."""
@@ -81,7 +80,7 @@ class FreeBits:
     the ELBO. With several processes the average is over each process's part of the batch.
 
     Args:
-        free_nats: λ in nats per latent unit; a number of at least 0, or a schedule.
+        free_nats: λ in nats per latent unit, or a schedule.
         num_samples: Draws of z per image.
 
     Attributes:

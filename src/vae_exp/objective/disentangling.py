@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal
 
+from vae_exp.argument_checks import check_choice, check_int
 from vae_exp.data.images import Batch
 from vae_exp.distributions.kl import per_dimension
 from vae_exp.distributions.sampling import rsample, sample
@@ -25,9 +26,9 @@ class BetaTCVAE:
     (appendix C.2). α = β = γ = 1 is the ELBO, its rate estimated from the same draw.
 
     Args:
-        alpha: Weight of the mutual information; a number of at least 0, or a schedule.
-        beta: Weight of the total correlation, of at least 0, or a schedule; above 1 it favours independent units.
-        gamma: Weight of the dimension-wise divergence, of at least 0, or a schedule.
+        alpha: Weight of the mutual information, or a schedule.
+        beta: Weight of the total correlation, or a schedule; above 1 it favours independent units.
+        gamma: Weight of the dimension-wise divergence, or a schedule.
         dataset_size: N, the number of training images.
 
     Raises:
@@ -46,11 +47,7 @@ class BetaTCVAE:
         self.alpha = as_scalar("loss.alpha", alpha, minimum=0)
         self.beta = as_scalar("loss.beta", beta, minimum=0)
         self.gamma = as_scalar("loss.gamma", gamma, minimum=0)
-        if type(dataset_size) is not int or dataset_size < 2:
-            raise ValueError(
-                f"loss.dataset_size={dataset_size} must be the number of training images, at least 2."
-            )
-        self.dataset_size = dataset_size
+        self.dataset_size = check_int("loss.dataset_size", dataset_size, 2)
 
     def __call__(self, vae: VAE, batch: Batch, generator: torch.Generator) -> LossTerms:
         """A batch of images → terms of shape `[batch]`, in nats."""
@@ -110,8 +107,8 @@ class InfoVAE:
     prior that is a mixture learns from the rate alone: its draws have no gradient.
 
     Args:
-        alpha: α, at most 1: above it the rate would be rewarded; a number, or a schedule.
-        weight: λ; a number of at least 0, or a schedule.
+        alpha: α, or a schedule; above 1 the rate would be rewarded.
+        weight: λ, or a schedule.
 
     Raises:
         ValueError: if α is above 1 or λ negative.
@@ -172,9 +169,9 @@ class DIPVAE:
     covariances (DIP-VAE-II). The same number is charged to every image of the batch. λ_od = λ_d = 0 is the ELBO.
 
     Args:
-        variant: 1 or 2.
-        off_diagonal: λ_od; a number of at least 0, or a schedule.
-        diagonal: λ_d; likewise.
+        variant: 1 for DIP-VAE-I, 2 for DIP-VAE-II.
+        off_diagonal: λ_od, or a schedule.
+        diagonal: λ_d, or a schedule.
 
     Raises:
         ValueError: if there is no such variant or a weight is negative.
@@ -183,9 +180,7 @@ class DIPVAE:
     least_batch = 2
 
     def __init__(self, variant: int, off_diagonal: float | Schedule, diagonal: float | Schedule) -> None:
-        if variant not in (1, 2):
-            raise ValueError(f"loss.variant={variant} must be 1 or 2.")
-        self.variant = variant
+        self.variant = check_choice("loss.variant", variant, (1, 2))
         self.off_diagonal = as_scalar("loss.off_diagonal", off_diagonal, minimum=0)
         self.diagonal = as_scalar("loss.diagonal", diagonal, minimum=0)
 

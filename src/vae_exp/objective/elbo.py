@@ -2,8 +2,8 @@
 
 import torch
 
+from vae_exp.argument_checks import check_int
 from vae_exp.data.images import Batch
-from vae_exp.errors import check_int
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import LossTerms
 from vae_exp.objective.posterior_samples import draws, sample_posterior

@@ -12,10 +12,10 @@ from math import log
 import torch
 from torch import Tensor, nn
 
+from vae_exp.argument_checks import check_int
 from vae_exp.data.images import Batch
 from vae_exp.distributions.sampling import rsample
 from vae_exp.distributions.stop_gradient import stop_gradient
-from vae_exp.errors import check_int
 from vae_exp.model.vae import VAE
 from vae_exp.objective.loss_terms import LossTerms
 from vae_exp.objective.posterior_samples import PosteriorSamples, sample_posterior
@@ -76,7 +76,7 @@ class CIWAE(IWAE):
 
     Args:
         num_samples: K, draws of z per image.
-        beta: β, the weight of the ELBO beside the IWAE bound, from 0 to 1, or a schedule.
+        beta: β, the weight of the ELBO beside the IWAE bound, or a schedule.
 
     Raises:
         ValueError: if there is no draw, or if β is negative or above 1.

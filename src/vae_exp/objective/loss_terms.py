@@ -1,6 +1,5 @@
 """The terms of a loss, and the protocol of losses."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,14 +39,3 @@ class Loss(Protocol):
 def needs_labels(vae: VAE, loss: Loss) -> bool:
     """Whether training steps need the labels of the images: the model or the loss says so."""
     return vae.needs_labels or getattr(loss, "needs_labels", False)
-
-
-def check_choice(key: str, value: str, choices: Sequence[str]) -> str:
-    """Return the value if it is one of the choices.
-
-    Raises:
-        ValueError: if it is none of them.
-    """
-    if value not in choices:
-        raise ValueError(f"loss.{key}={value} must be one of {', '.join(choices)}.")
-    return value

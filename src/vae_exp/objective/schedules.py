@@ -3,12 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import cos, inf, isfinite, pi
+from math import cos, pi
 
 import torch
 from torch import Tensor
 
-from vae_exp.errors import check_int
+from vae_exp.argument_checks import check_choice, check_int, check_number
 
 UNITS = ("epoch", "step")
 
@@ -25,12 +25,9 @@ class Schedule(ABC):
     """
 
     def __init__(self, duration: float, unit: str) -> None:
-        if not duration > 0 or not isfinite(duration):
-            raise ValueError(f"duration={duration} must be a number of {unit}s greater than 0.")
-        if unit not in UNITS:
-            raise ValueError(f"unit={unit} must be one of {', '.join(UNITS)}.")
+        check_number("duration", duration, above=0)
         self.duration = duration
-        self.unit = unit
+        self.unit = check_choice("unit", unit, UNITS)
 
     def value_at(self, elapsed: float) -> float:
         """The scalar after so many steps or epochs; from `duration` on it stays as it is."""
@@ -52,7 +49,7 @@ class Linear(Schedule):
         start: At the beginning.
         end: From `duration` on.
         duration: Steps or epochs in between.
-        unit: `step` or `epoch`.
+        unit: What `duration` counts.
     """
 
     def __init__(self, start: float, end: float, duration: float, unit: str = "epoch") -> None:
@@ -77,7 +74,7 @@ class Cyclical(Linear):
         start: At the beginning of each cycle.
         end: After the rise of each cycle, and from `duration` on.
         duration: Steps or epochs of all cycles together.
-        unit: `step` or `epoch`.
+        unit: What `duration` counts.
         cycles: How many.
         rise: The share of a cycle in which the scalar rises.
 
@@ -95,8 +92,7 @@ class Cyclical(Linear):
                 f"cycles={cycles} of duration={duration} epochs: a cycle of fewer than 2 epochs cannot rise; "
                 f"use fewer cycles, or unit=step and a duration in steps."
             )
-        if not 0 < rise <= 1:
-            raise ValueError(f"rise={rise} must be above 0 and at most 1: a share of a cycle.")
+        check_number("rise", rise, above=0, maximum=1)
         self.cycles, self.rise = cycles, rise
 
     def _at_share(self, share: float) -> float:
@@ -127,7 +123,7 @@ class ScheduledValue:
 
 
 def as_scalar(
-    key: str, value: float | Schedule, minimum: float = -inf, maximum: float = inf
+    key: str, value: float | Schedule, minimum: float | None = None, maximum: float | None = None
 ) -> float | ScheduledValue:
     """Check an argument of a loss that may be a number or a schedule.
 
@@ -138,17 +134,13 @@ def as_scalar(
         maximum: The largest value it may take.
 
     Raises:
-        ValueError: if it is neither, or out of range.
+        ArgumentError: if it is neither, or if the number, or that at an end of the schedule, is out of range.
     """
-    extremes = [value.value_at(0), value.final_value()] if isinstance(value, Schedule) else [value]
-    for number in extremes:
-        if isinstance(number, bool) or not isinstance(number, int | float) or not isfinite(number):
-            raise ValueError(f"{key}={number} must be a finite number, or a schedule.")
-        if not minimum <= number <= maximum:
-            bounds = {"at least": minimum, "at most": maximum}
-            text = " and ".join(f"{word} {bound}" for word, bound in bounds.items() if isfinite(bound))
-            raise ValueError(f"{key}={number} must be {text}.")
-    return ScheduledValue(value) if isinstance(value, Schedule) else float(value)
+    if isinstance(value, Schedule):
+        for number in (value.value_at(0), value.final_value()):
+            check_number(key, number, minimum, maximum)
+        return ScheduledValue(value)
+    return check_number(key, value, minimum, maximum)
 
 
 def value_of(scalar: float | ScheduledValue) -> float | Tensor:

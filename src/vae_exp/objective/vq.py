@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from vae_exp.argument_checks import check_choice
 from vae_exp.data.images import Batch
 from vae_exp.distributions.codebook import FiniteScalarPosterior, VectorQuantizedPosterior
 from vae_exp.model.vae import VAE
-from vae_exp.objective.loss_terms import LossTerms, check_choice
+from vae_exp.objective.loss_terms import LossTerms
 from vae_exp.objective.posterior_samples import sample_posterior
 from vae_exp.objective.schedules import Schedule, as_scalar, value_of
 
@@ -20,7 +21,7 @@ class VQ:
     averages (appendix A.1).
 
     Args:
-        commitment: β; a number of at least 0, or a schedule.
+        commitment: β, or a schedule.
         position_reduction: `mean` as in the paper, or `sum`: then both squares weigh N times more.
 
     Raises:
@@ -29,7 +30,7 @@ class VQ:
 
     def __init__(self, commitment: float | Schedule = 0.25, *, position_reduction: str) -> None:
         self.commitment = as_scalar("loss.commitment", commitment, minimum=0)
-        self.position_reduction = check_choice("position_reduction", position_reduction, ("mean", "sum"))
+        self.position_reduction = check_choice("loss.position_reduction", position_reduction, ("mean", "sum"))
 
     @property
     def monitor(self) -> str:

@@ -9,7 +9,7 @@ from vae_exp.reproduce.targets import ReproductionTarget, mean_text
 from vae_exp.storage.atomic_io import write_atomically
 
 BEGIN, END = "<!-- reproduce: begin -->", "<!-- reproduce: end -->"
-NOT_RUN, UNDER_WAY = "not run", "under way"
+NOT_RUN, UNFINISHED = "not run", "unfinished"
 _HEAD = "| name | what | reference | reproduced | verdict |\n|---|---|---|---|---|\n"
 
 
@@ -59,7 +59,7 @@ def _line(runs: TargetRuns, all_runs: Mapping[str, TargetRuns], previous: str) -
     if result is not None:
         values = mean_text(result.values)
         return f"{fixed} {values}<br>{result.provenance} | {verdict(target, result, all_runs)} |"
-    if previous.startswith(fixed) and UNDER_WAY not in previous and NOT_RUN not in previous:
+    if previous.startswith(fixed) and UNFINISHED not in previous and NOT_RUN not in previous:
         return previous
     progress = runs.progress()
-    return f"{fixed} {progress} | {UNDER_WAY} |" if progress else f"{fixed} | {NOT_RUN} |"
+    return f"{fixed} {progress} | {UNFINISHED} |" if progress else f"{fixed} | {NOT_RUN} |"

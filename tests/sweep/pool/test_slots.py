@@ -102,5 +102,5 @@ def test_counts_below_one_are_refused(wrong: dict[str, object]):
 
 @pytest.mark.parametrize("wrong", ["yes", 1, None])
 def test_mps_is_auto_or_a_switch(wrong: object):
-    with pytest.raises(UserError, match=r"hydra\.launcher\.mps=.* must be auto, true or false"):
+    with pytest.raises(UserError, match=r"hydra\.launcher\.mps=.* must be one of auto, true, false"):
         settings(mps=wrong)

@@ -209,7 +209,6 @@ def test_directions_follow_from_the_metrics():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"n_trials": 0}, r"hydra\.sweeper\.n_trials=0"),
         ({"objectives": {}}, "objectives is empty"),
         ({"objectives": {"val/elbo": "up"}}, "must be minimize or maximize"),
         ({"objectives": {"test/nll": "minimize"}}, "never sees the test images; say val/nll"),

@@ -64,8 +64,6 @@ class PoolSweep:
         configure_log(config.hydra.hydra_logging, config.hydra.verbose)
         self._hydra_context, self._task_function, self._config = hydra_context, task_function, config
         self._slots = settings.find(str(OmegaConf.select(config, "trainer.device") or "auto"))
-        if isinstance(grace_seconds, bool) or not grace_seconds >= 0:
-            raise UserError(f"hydra.launcher.grace_seconds={grace_seconds} must not be negative.")
         self._grace_seconds = grace_seconds
         self._share_gpus = partial(share_gpus, mode=settings.mps)
         Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 
 from joblib import cpu_count
 
+from vae_exp.argument_checks import check_choice, check_int, check_optional_int
 from vae_exp.errors import UserError
 
+MPS_MODES: tuple[bool | str, ...] = ("auto", True, False)
 _LISTING_SECONDS = 30
 _UUID = re.compile(r"UUID: (MIG-[^)]+|[^)]+(?=\)\s*(?:^GPU|\Z)))", re.MULTILINE)  # of a divided GPU, its parts
 
@@ -55,13 +57,10 @@ class SlotConfig:
     mps: bool | str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("slots", "slots_per_gpu", "threads"):
-            value = getattr(self, name)
-            optional = name != "slots_per_gpu" and value is None
-            if not optional and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise UserError(f"hydra.launcher.{name}={value} must be a whole number of at least 1.")
-        if self.mps != "auto" and not isinstance(self.mps, bool):
-            raise UserError(f"hydra.launcher.mps={self.mps} must be auto, true or false.")
+        check_optional_int("hydra.launcher.slots", self.slots)
+        check_int("hydra.launcher.slots_per_gpu", self.slots_per_gpu)
+        check_optional_int("hydra.launcher.threads", self.threads)
+        check_choice("hydra.launcher.mps", self.mps, MPS_MODES)
 
     def find(self, device: str) -> list[Slot]:
         """The slots for jobs that train on a device: `auto`, `cpu`, `cuda`, ….

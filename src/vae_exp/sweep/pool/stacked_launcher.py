@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from vae_exp.configuration.value_checks import check_auto_or_count
 from vae_exp.errors import quantity
 from vae_exp.sweep.pool.display import PoolDisplay
 from vae_exp.sweep.pool.job import Job, JobGroup
@@ -30,13 +29,9 @@ class StackedSweep(PoolSweep):
         arguments: Those of `PoolSweep`.
         members: The most jobs of a stack; `auto` shares the jobs (of a search a quarter) among the slots, up to 64
             on a CPU and 128 on a GPU, and leaves alone the nets that are too large to gain from it on a CPU.
-
-    Raises:
-        UserError: if `members` is neither `auto` nor a whole number of at least one.
     """
 
     def __init__(self, *arguments: Any, members: int | str) -> None:
-        check_auto_or_count("hydra.launcher.members", members)
         super().__init__(*arguments)
         self._members = members
 

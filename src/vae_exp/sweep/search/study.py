@@ -103,8 +103,6 @@ class SearchConfig:
     pruner: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        if isinstance(self.n_trials, bool) or not isinstance(self.n_trials, int) or self.n_trials < 1:
-            raise UserError(f"hydra.sweeper.n_trials={self.n_trials} must be a whole number of at least 1.")
         if not self.objectives:
             raise UserError("hydra.sweeper.objectives is empty; say [val/elbo], for instance.")
         for name, better in self.objectives.items():
