@@ -48,8 +48,8 @@ can get: a training of [published length](reproductions.md) has 250,000 to ten m
 drawn black and white in every step unless the row is about grey values; 784–500–16–500–784 where the row says
 nothing else (`experiment=gallery`). Three rows differ: `hierarchical` takes 4,000 steps of 20 images,
 `categorical` trains 50 epochs on scikit-learn's 8×8 digits, which compares with no other row, and `capacity`
-has γ = 3: with the 100 of `loss=capacity` so short a training brings the rate to its capacity and little else,
-at a −ELBO of 200.6. The patches:
+has γ = 3: with the 100 of `loss=capacity` so short a training brings the rate to its capacity and leaves the
+reconstructions grey. The patches:
 eight epochs of 5,200 overlapping 32×32 patches of the left of scikit-learn's two photographs; held out are
 patches of the right (`experiment=gallery_colour`, whose data the script makes). The runs took {minutes}
 minutes in all, each on one thread of a machine that other work shared ({hardware}, torch {torch}): the

@@ -6,8 +6,8 @@ Each is called as `check_…(name, value, limits)` and returns the value, or rai
 
 from collections.abc import Callable, Collection, Sequence
 from math import isfinite
-from numbers import Real
-from typing import TypeVar
+from numbers import Integral, Real
+from typing import TypeGuard, TypeVar
 
 from vae_exp.errors import ArgumentError
 
@@ -20,9 +20,9 @@ def check_int(name: str, value: object, minimum: int = 1, maximum: int | None = 
     Raises:
         ArgumentError: names the argument, its value and the bounds.
     """
-    if type(value) is not int or value < minimum or (maximum is not None and value > maximum):
+    if not is_int(value, minimum) or (maximum is not None and int(value) > maximum):
         raise refusal(name, value, _numbers("a whole number", minimum, maximum))
-    return value
+    return int(value)
 
 
 def check_optional_int(name: str, value: object, minimum: int = 1) -> int | None:
@@ -31,7 +31,7 @@ def check_optional_int(name: str, value: object, minimum: int = 1) -> int | None
     Raises:
         ArgumentError: as `check_int`.
     """
-    return None if value is None else _or_null(lambda: check_int(name, value, minimum))
+    return None if value is None else or_else("null", lambda: check_int(name, value, minimum))
 
 
 def check_auto_or_int(name: str, value: object, minimum: int = 1) -> int | str:
@@ -42,9 +42,9 @@ def check_auto_or_int(name: str, value: object, minimum: int = 1) -> int | str:
     """
     if value == "auto":
         return "auto"
-    if type(value) is not int or value < minimum:
+    if not is_int(value, minimum):
         raise refusal(name, value, f"auto or {_numbers('a whole number', minimum, None)}")
-    return value
+    return int(value)
 
 
 def check_number(
@@ -68,7 +68,7 @@ def check_number(
     Raises:
         ArgumentError: names the argument, its value and the range.
     """
-    is_number = isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+    is_number = isinstance(value, Real) and not isinstance(value, bool) and _is_finite(value)
     if (
         not is_number
         or (minimum is not None and value < minimum)
@@ -88,18 +88,19 @@ def check_optional_number(
     Raises:
         ArgumentError: as `check_number`.
     """
-    return None if value is None else _or_null(lambda: check_number(name, value, above=above, below=below))
+    return None if value is None else or_else("null", lambda: check_number(name, value, above=above, below=below))
 
 
 def check_choice(name: str, value: T, choices: Collection[T]) -> T:
-    """Return the value if it is one of the choices; True is not 1.
+    """Return the choice that the value is equal to; 1 may stand for true, true not for 1.
 
     Raises:
         ArgumentError: names the argument, its value and the choices.
     """
-    if not any(type(value) is type(choice) and value == choice for choice in choices):
-        raise refusal(name, value, f"one of {', '.join(map(_as_yaml, choices))}")
-    return value
+    for choice in choices:
+        if value == choice and (isinstance(choice, bool) or not isinstance(value, bool)):
+            return choice
+    raise refusal(name, value, f"one of {', '.join(map(_as_yaml, choices))}")
 
 
 def check_optional_choice(name: str, value: T | None, choices: Collection[T]) -> T | None:
@@ -108,7 +109,7 @@ def check_optional_choice(name: str, value: T | None, choices: Collection[T]) ->
     Raises:
         ArgumentError: as `check_choice`.
     """
-    return None if value is None else _or_null(lambda: check_choice(name, value, choices))
+    return None if value is None else or_else("null", lambda: check_choice(name, value, choices))
 
 
 def check_widths(name: str, value: Sequence[int]) -> list[int]:
@@ -117,9 +118,14 @@ def check_widths(name: str, value: Sequence[int]) -> list[int]:
     Raises:
         ArgumentError: names the argument and its value.
     """
-    if not isinstance(value, Sequence) or any(type(width) is not int or width < 1 for width in value):
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(is_int(width, 1) for width in value):
         raise refusal(name, value, "a list of widths of at least 1")
-    return list(value)
+    return [int(width) for width in value]
+
+
+def is_int(value: object, minimum: int) -> TypeGuard[int]:
+    """Whether a value is an integer, of Python or numpy, of at least `minimum`; True is none."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= minimum
 
 
 def refusal(name: str, value: object, allowed: str) -> ArgumentError:
@@ -127,12 +133,19 @@ def refusal(name: str, value: object, allowed: str) -> ArgumentError:
     return ArgumentError(f"{name}={_as_yaml(value)} must be {allowed}.")
 
 
-def _or_null(check: Callable[[], T]) -> T:
-    """Call a check of a value that may be null; its message says so."""
+def or_else(other: str, check: Callable[[], T]) -> T:
+    """Call a check of a value that may be something else too, such as null; its message says so."""
     try:
         return check()
     except ArgumentError as error:
-        raise ArgumentError(f"{str(error).removesuffix('.')}, or null.") from None
+        raise ArgumentError(f"{str(error).removesuffix('.')}, or {other}.") from None
+
+
+def _is_finite(value: Real) -> bool:
+    try:
+        return isfinite(value)
+    except OverflowError:  # of an integer that no float holds
+        return False
 
 
 def _as_yaml(value: object) -> str:

@@ -132,6 +132,16 @@ def test_a_row_whose_expectation_has_changed_is_not_run_again(tmp_path: Path):
     assert "| 80 ± 0.5<br>a paper | | not run |" in page.read_text()
 
 
+@pytest.mark.parametrize("last", ["unfinished", "under way"])
+def test_a_row_that_has_no_verdict_yet_is_not_kept(tmp_path: Path, last: str):
+    page = tmp_path / "page.md"
+    update_markdown_table(page, runs_of(tmp_path / "a", TWO))
+    page.write_text(page.read_text().replace(" | not run |", f" epoch 1 of 9 | {last} |"))
+    assert page.read_text().count(last) == 2
+    update_markdown_table(page, runs_of(tmp_path / "b", TWO))
+    assert page.read_text().count("| not run |") == 2
+
+
 def test_a_row_under_way_has_its_epoch_and_the_time_left(tmp_path: Path):
     begin(tmp_path / "known", epochs=3280, seconds=[50.0, 7.0, 7.0])
     runs = runs_of(tmp_path, TWO)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from vae_exp.argument_checks import refusal
+from vae_exp.argument_checks import is_int, refusal
 from vae_exp.distributions.hierarchical import HierarchicalGaussian
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.networks import mlp
@@ -116,6 +116,6 @@ class BottomLayerDecoder(MLPDecoder):
 
 def _check_latent_dims(name: str, value: Sequence[int]) -> tuple[int, int]:
     is_pair = isinstance(value, Sequence) and len(value) == 2
-    if not is_pair or any(type(units) is not int or units < 1 for units in value):
+    if not is_pair or not all(is_int(units, 1) for units in value):
         raise refusal(name, value, "two numbers of units of at least 1, such as [100,50]")
     return value[0], value[1]

@@ -36,7 +36,8 @@ def activation_module(name: str) -> nn.Module:
     Raises:
         ValueError: if the name is none of `ACTIVATIONS`.
     """
-    return ACTIVATIONS[check_choice("model.activation", name, [*ACTIVATIONS, GATED])]()
+    check_choice("model.activation", name, [*ACTIVATIONS, GATED])
+    return ACTIVATIONS[check_choice("model.activation", name, ACTIVATIONS)]()  # `linear` has the layers of gated
 
 
 def linear(inputs: int, outputs: int, activation: str) -> list[nn.Module]:

@@ -8,7 +8,7 @@ from math import cos, pi
 import torch
 from torch import Tensor
 
-from vae_exp.argument_checks import check_choice, check_int, check_number
+from vae_exp.argument_checks import check_choice, check_int, check_number, or_else
 
 UNITS = ("epoch", "step")
 
@@ -140,7 +140,7 @@ def as_scalar(
         for number in (value.value_at(0), value.final_value()):
             check_number(key, number, minimum, maximum)
         return ScheduledValue(value)
-    return check_number(key, value, minimum, maximum)
+    return or_else("a schedule", lambda: check_number(key, value, minimum, maximum))
 
 
 def value_of(scalar: float | ScheduledValue) -> float | Tensor:

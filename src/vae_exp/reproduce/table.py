@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vae_exp.errors import quantity
 from vae_exp.reproduce.runs import ReproductionResult, TargetRuns
-from vae_exp.reproduce.targets import ReproductionTarget, mean_text
+from vae_exp.reproduce.targets import VERDICTS, ReproductionTarget, mean_text
 from vae_exp.storage.atomic_io import write_atomically
 
 BEGIN, END = "<!-- reproduce: begin -->", "<!-- reproduce: end -->"
@@ -59,7 +59,7 @@ def _line(runs: TargetRuns, all_runs: Mapping[str, TargetRuns], previous: str) -
     if result is not None:
         values = mean_text(result.values)
         return f"{fixed} {values}<br>{result.provenance} | {verdict(target, result, all_runs)} |"
-    if previous.startswith(fixed) and UNFINISHED not in previous and NOT_RUN not in previous:
+    if previous.startswith(fixed) and previous.endswith(tuple(f"| {word} |" for word in VERDICTS)):
         return previous
     progress = runs.progress()
     return f"{fixed} {progress} | {UNFINISHED} |" if progress else f"{fixed} | {NOT_RUN} |"

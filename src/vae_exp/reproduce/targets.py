@@ -10,6 +10,8 @@ from omegaconf import OmegaConf
 
 from vae_exp.errors import UserError
 
+VERDICTS = ("within", "outside", "measured")
+
 
 @dataclass(frozen=True)
 class ReproductionTarget:
