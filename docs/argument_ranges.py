@@ -65,7 +65,7 @@ def _words_of_refusal(check: Callable[..., object], *arguments: Any, **limits: A
             return re.sub(r"[^ ,]+", r"`\g<0>`", allowed.removeprefix("one of "))
         if allowed.startswith("auto"):
             return re.sub(r"\b(auto|none)\b", r"`\1`", allowed)
-        return re.sub(r"^a (whole number|finite number|list)( of)? ", "", allowed)
+        return re.sub(r"^a (whole number|finite number|list)( of)?( |$)", "", allowed)
     return ""
 
 

@@ -17,7 +17,7 @@ PAGES_ON_TRAINING = ("train", "own_images", "resume")
 # What a schedule passes through, what the sweeper sets, and what is not used: any number will do.
 ANY_NUMBER = {f"loss.{schedule}.{end}" for schedule in ("KEY", "capacity") for end in ("start", "end")}
 ANY_NUMBER |= {"sweep.trial.number", "+model.likelihood.momentum"}
-OF_OTHER_PACKAGES = {"optimizer.momentum", "hydra.sweeper.sampler.seed"}
+OF_OTHER_PACKAGES = {"hydra.sweeper.sampler.seed"}
 OTHER_LAUNCHERS = re.compile("### `hydra/launcher=(ray|slurm|slurm_gpu)`")
 WITH_WORDS = {
     *("data.fit", "data.labels", "data.layout", "data.source.dataset", "evaluator.elbo.bits", "loss.over"),

@@ -215,6 +215,13 @@ class OptionEncoder(MLPEncoder):
         super().__init__(image_shape, latent_dim, hidden_dims, activation)
 
 
+class EquationLoss:
+    """Fails with a message that reads like that of a key."""
+
+    def __init__(self) -> None:
+        raise ValueError("x=y has no solution")
+
+
 class MisspeltLoss:
     """Fails in a line of its own, below a line of a library."""
 
@@ -228,6 +235,7 @@ class MisspeltLoss:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("EquationLoss", r"^loss\._target_=.*EquationLoss cannot .* x=y has no solution \(.*, line \d+\)$"),
         ("MisspeltLoss", r"fails on two images: .* \(.*test_instantiate\.py, line \d+\)\.$"),
         (
             "TensorLoss",
@@ -351,9 +359,13 @@ def test_schedulers_need_an_optimizer_and_may_be_absent():
         ("StepLR", "gamma", nan, "a finite number of at least 0"),
         ("CosineAnnealingLR", "T_max", "abc", "a whole number of at least 1"),
         ("CosineAnnealingLR", "eta_min", -1, "a finite number of at least 0"),
-        ("MultiStepLR", "milestones", [3, -1], "whole numbers of at least 1"),
+        ("CosineAnnealingLR", "T_max", None, "a whole number of at least 1"),
+        ("CosineAnnealingLR", "T_max", [1, 1], "a whole number of at least 1"),
+        ("MultiStepLR", "milestones", [3, -1], "a list of whole numbers of at least 1"),
+        ("MultiStepLR", "milestones", 1, "a list of whole numbers of at least 1"),
         ("ReduceLROnPlateau", "patience", "abc", "a whole number of at least 0"),
-        ("ReduceLROnPlateau", "factor", "half", "a finite number of at least 0"),
+        ("ReduceLROnPlateau", "factor", "half", "a finite number of at least 0 and below 1"),
+        ("ReduceLROnPlateau", "factor", 1, "a finite number of at least 0 and below 1"),
     ],
 )
 def test_schedules_that_torch_would_stumble_over_are_refused_by_their_key(name, key, value, expected):

@@ -29,6 +29,13 @@ REFUSED = {
     ("data.validation_size=1437",): ["data.validation_size=1437", "1437 training images"],
     ("data.image_shape=[1,28,28]",): ["data.image_shape=[1, 28, 28]", "[1, 8, 8]"],
     ("data=dsprites",): ["data.path is missing; name the .npz file"],
+    ("model.latent_dim=null",): ["model.latent_dim=null must be a whole number of at least 1"],
+    ("model=hierarchical", "model.latent_dim=null", "model.latent_dims=[4,2]", "model.top_hidden_dims=[0]"): [
+        "model.top_hidden_dims=[0] must be a list of widths of at least 1"
+    ],
+    ("loss=capacity", "loss.capacity.start=abc"): ["loss.capacity.start=abc must be a finite number"],
+    ("optimizer=sgd", "optimizer.momentum=nan"): ["optimizer.momentum=nan must be a finite number of at least 0"],
+    ("scheduler=cosine", "scheduler.T_max=null"): ["scheduler.T_max=null must be a whole number of at least 1"],
     ("model=conditional", "model.classes=null"): ["model.classes=null must be a whole number of at least 1"],
     ("model=resnet", "model.hidden_dims=[4,4,4]"): ["model.hidden_dims=[4, 4, 4] comes to a map of 1x1"],
     ("loss=iwae", "loss.num_samples=100000000"): ["loss.num_samples=100000000", "GiB for its gradients; cpu has"],

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
-from vae_exp.argument_checks import check_int, check_number, refusal
+from vae_exp.argument_checks import check_int, check_number, is_int, refusal
 from vae_exp.errors import UserError
 
-_SCHEDULER_COUNTS = {"step_size": 1, "T_max": 1, "milestones": 1, "patience": 0, "cooldown": 0}  # and their minima
-_SCHEDULER_NUMBERS = ("gamma", "factor", "eta_min", "min_lr", "threshold")
+_SCHEDULER_COUNTS = {"step_size": 1, "T_max": 1, "patience": 0, "cooldown": 0}  # and their minima
+_SCHEDULER_NUMBERS = ("gamma", "eta_min", "threshold")
 
 
 def check_min(key: str, value: float, least: float) -> None:
@@ -142,20 +142,21 @@ def check_optimizer(key: str, node: Mapping[str, Any]) -> None:
     check_target(key, node)
     if "lr" in node:
         check_number(f"{key}.lr", node["lr"], above=0)
-    if "weight_decay" in node:
-        check_number(f"{key}.weight_decay", node["weight_decay"], minimum=0)
+    for name in ("weight_decay", "momentum"):
+        if name in node:
+            check_number(f"{key}.{name}", node[name], minimum=0)
 
 
 def check_scheduler(key: str, node: Mapping[str, Any]) -> None:
     """A mapping without values that torch fails with after an epoch, or takes for something else."""
-    for name, least in _SCHEDULER_COUNTS.items():
-        value = node.get(name)
-        if isinstance(value, list):
-            if any(type(count) is not int or count < least for count in value):
-                raise refusal(f"{key}.{name}", value, f"whole numbers of at least {least}")
-        elif value is not None:
-            check_int(f"{key}.{name}", value, least)
+    for name in _SCHEDULER_COUNTS.keys() & node.keys():
+        check_int(f"{key}.{name}", node[name], _SCHEDULER_COUNTS[name])
     for name in _SCHEDULER_NUMBERS:
-        value = node.get(name)
-        if isinstance(value, str | bool | int | float):
-            check_number(f"{key}.{name}", value, minimum=0)  # type: ignore[arg-type]
+        if name in node:
+            check_number(f"{key}.{name}", node[name], minimum=0)
+    if "factor" in node:
+        check_number(f"{key}.factor", node["factor"], minimum=0, below=1)
+    if "milestones" in node:
+        epochs = node["milestones"]
+        if not isinstance(epochs, list) or not all(is_int(epoch, 1) for epoch in epochs):
+            raise refusal(f"{key}.milestones", epochs, "a list of whole numbers of at least 1")

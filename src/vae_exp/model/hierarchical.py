@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from vae_exp.argument_checks import is_int, refusal
+from vae_exp.argument_checks import check_widths, is_int, refusal
 from vae_exp.distributions.hierarchical import HierarchicalGaussian
 from vae_exp.model.decoders import MLPDecoder
 from vae_exp.model.networks import mlp
@@ -65,7 +65,9 @@ class TwoLayerEncoder(nn.Module):
         super().__init__()
         lower, self._upper = _check_latent_dims("model.latent_dims", latent_dims)
         self.lower = GaussianLayer(prod(image_shape), hidden_dims, lower, activation)
-        self.upper = GaussianLayer(lower, top_hidden_dims, self._upper, activation)
+        self.upper = GaussianLayer(
+            lower, check_widths("model.top_hidden_dims", top_hidden_dims), self._upper, activation
+        )
 
     def forward(self, images: Tensor) -> Distribution:
         """Images `[batch, *image_shape]` → q(z₁, z₂|x) over `[batch, units of both]`."""

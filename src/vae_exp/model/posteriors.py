@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, MultivariateNormal
 
-from vae_exp.argument_checks import check_choice
+from vae_exp.argument_checks import check_choice, check_int
 from vae_exp.distributions.gaussian import DiagonalGaussian
 from vae_exp.model.networks import at_least_float32, mark_halves
 
@@ -78,6 +78,7 @@ def posterior_head(name: str, features: int, latent_dim: int) -> nn.Module:
     """The head of that name.
 
     Raises:
-        ValueError: if the name is none of `POSTERIORS`.
+        ValueError: if the name is none of `POSTERIORS`, or there is no latent unit.
     """
+    check_int("model.latent_dim", latent_dim)
     return POSTERIORS[check_choice("model.posterior", name, POSTERIORS)](features, latent_dim)

@@ -54,7 +54,7 @@ class Linear(Schedule):
 
     def __init__(self, start: float, end: float, duration: float, unit: str = "epoch") -> None:
         super().__init__(duration, unit)
-        self.start, self.end = float(start), float(end)
+        self.start, self.end = check_number("start", start), check_number("end", end)
 
     def _at_share(self, share: float) -> float:
         return self.start + (self.end - self.start) * share
