@@ -49,18 +49,17 @@ drawn black and white in every step unless the row is about grey values; 784–5
 nothing else (`experiment=gallery`). Three rows differ: `hierarchical` takes 4,000 steps of 20 images,
 `categorical` trains 50 epochs on scikit-learn's 8×8 digits, which compares with no other row, and `capacity`
 has γ = 3: with the 100 of `loss=capacity` so short a training brings the rate to its capacity and leaves the
-reconstructions grey. The patches:
-eight epochs of 5,200 overlapping 32×32 patches of the left of scikit-learn's two photographs; held out are
-patches of the right (`experiment=gallery_colour`, whose data the script makes). The runs took {minutes}
-minutes in all, each on one thread of a machine that other work shared ({hardware}, torch {torch}): the
-seconds compare loosely.
+reconstructions grey. The patches: eight epochs of 5,200 overlapping 32×32 patches of the left of scikit-learn's
+two photographs; held out are patches of the right (`experiment=gallery_colour`, whose data the script makes).
+The runs took {minutes} minutes in all, each on one thread of a machine that other work shared ({hardware},
+torch {torch}): the seconds compare loosely.
 
 **Pictures.** Left: three rows of held-out images, each over its reconstruction from E[z given x]. Middle:
 samples, E[x given z] for z from the prior. Right: the latent space. That is a traversal of the six most active
-units, from −2 to 2, most active first, for the image with the most contrast of the first 50; with two units the
-posterior means of held-out images, coloured by digit; with codes (`vq`, `fsq`) held-out images over the grid
-of their codes, whose colours are their principal components. Samples of codes are noise, because their prior
-is uniform.
+units, from −2 to 2, most active first, for an image with more contrast than three quarters of them; with two
+units the posterior means of held-out images, coloured by digit; with codes (`vq`, `fsq`) held-out images over
+the grid of their codes, whose colours are their principal components. Samples of codes are noise, because their
+prior is uniform.
 
 **Numbers**, over held-out images, in nats an image: −ELBO; NLL, which importance sampling estimates with 100
 draws for at most 500 of them (fewer than −ELBO has, so that it can lie above it); bits per pixel and channel,

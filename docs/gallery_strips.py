@@ -24,7 +24,7 @@ _SIDE = 6  # images of a panel downwards
 _ACROSS = 5  # images of a panel, but steps of a traversal
 _TILE = 24  # pixels; smaller images are enlarged
 _PANEL_GAP = 10
-_CANDIDATES = 50  # images for the start of a traversal
+_CANDIDATES = 1000  # images for the start of a traversal
 _QUALITIES = (90, 80, 70, 60)
 _OVERSAMPLING = 4
 _DOT = 2.4  # pixels
@@ -62,7 +62,7 @@ def write_strip(run_directory: Path, path: Path) -> None:
 def _latent_panel(
     vae: VAE, figures: Mapping[str, Mapping[str, Tensor]], images: ImageSet, originals: Tensor
 ) -> Image.Image:
-    """Codes as colours, the plane of two units, or of more traversals from the image with the most contrast."""
+    """Codes as colours, the plane of two units, or of more traversals from an image of some contrast."""
     if isinstance(vae.encoder, CodeEncoder):
         return _grid(_alternate(originals.expand(-1, -1, 3, -1, -1), _code_colours(vae, originals)))
     scatter = figures["latent_scatter"]
@@ -70,13 +70,13 @@ def _latent_panel(
         labels = scatter["labels"].numpy()
         return _plane(scatter["means"].numpy(), labels, _SIDE * (_scale(originals) * originals.shape[-1] + 1) - 1)
     units = most_active_units(scatter["means"], _SIDE)
-    return _grid(traversals(vae, _most_contrast(images), units, _SIDE)[0])
+    return _grid(traversals(vae, _clear_image(images), units, _SIDE)[0])
 
 
-def _most_contrast(images: ImageSet) -> Batch:
-    """Of the first images the one whose pixels differ most: a traversal of a clear sky shows nothing."""
+def _clear_image(images: ImageSet) -> Batch:
+    """The image that has more contrast than three quarters of them: a traversal of a clear sky shows nothing."""
     first = images.take(_CANDIDATES).batch().images
-    index = int(first.flatten(1).var(dim=1).argmax())
+    index = int(first.flatten(1).var(dim=1).argsort()[3 * len(first) // 4])
     return images.batch(slice(index, index + 1))
 
 
