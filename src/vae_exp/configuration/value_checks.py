@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
+from vae_exp import argument_checks
 from vae_exp.argument_checks import check_int, check_number, is_int, refusal
 from vae_exp.errors import UserError
 
@@ -46,14 +47,12 @@ def check_seed(key: str, seed: int) -> None:
 
 def check_auto_or_count(key: str, value: Any) -> None:
     """`auto` or a whole number of at least 1."""
-    if value != "auto" and (type(value) is not int or value < 1):
-        raise UserError(f"{key}={value} must be auto or a whole number of at least 1.")
+    argument_checks.check_auto_or_int(key, value)
 
 
 def check_choice(key: str, value: Any, *allowed: str | bool) -> None:
     """{choices}."""
-    if value not in allowed:
-        raise UserError(f"{key}={value} must be one of {', '.join(map(str, allowed))}.")
+    argument_checks.check_choice(key, value, allowed)
 
 
 def check_subset(key: str, values: list[str], *allowed: str) -> None:
