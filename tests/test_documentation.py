@@ -6,9 +6,12 @@ import shutil
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.conftest import CHECKOUT
 from tests.documentation_blocks import docs_script, python_code
+from vae_exp.configuration.instantiate import build_evaluators
+from vae_exp.errors import UserError
 from vae_exp.metrics import METRICS
 from vae_exp.reproduce.targets import VERDICTS
 
@@ -56,6 +59,21 @@ def test_every_number_of_the_config_shows_its_range(config_values):
     without = {key for key, values in numbers if re.fullmatch(r"(int|float)( or \w+)*", values)}
     assert len(numbers) > 150
     assert without == ANY_NUMBER | OF_OTHER_PACKAGES
+
+
+def test_the_range_of_an_evaluators_number_is_where_its_constructor_refuses(config_values):
+    shown = [
+        (*key.split("."), float(least[1]))
+        for key, values in config_values
+        if key.startswith("evaluator.") and (least := re.search(r"(?:at least|from) ([\d.]+)", values))
+    ]
+    assert len(shown) > 30
+    for _, name, argument, least in shown:
+        evaluators = yaml.safe_load((CHECKOUT / "conf" / "evaluator" / f"{name}.yaml").read_text())
+        kind = type(evaluators[name][argument] or 1)
+        build_evaluators(evaluators | {name: evaluators[name] | {argument: kind(least)}})
+        with pytest.raises(UserError, match=rf"evaluator\.{name}\.{argument}={least - 1:g}"):
+            build_evaluators(evaluators | {name: evaluators[name] | {argument: kind(least - 1)}})
 
 
 def test_every_key_of_the_config_shows_its_type_or_its_words(config_values):
