@@ -92,13 +92,13 @@ def check_optional_number(
 
 
 def check_choice(name: str, value: T, choices: Collection[T]) -> T:
-    """Return the choice that the value is equal to; 1 may stand for true, true not for 1.
+    """Return the choice that the value is equal to; 1 and true are not equal.
 
     Raises:
         ArgumentError: names the argument, its value and the choices.
     """
     for choice in choices:
-        if value == choice and (isinstance(choice, bool) or not isinstance(value, bool)):
+        if value == choice and isinstance(choice, bool) == isinstance(value, bool):
             return choice
     raise refusal(name, value, f"one of {', '.join(map(_as_yaml, choices))}")
 
