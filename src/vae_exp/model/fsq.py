@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vae_exp.argument_checks import refusal
+from vae_exp.argument_checks import is_int, refusal
 from vae_exp.distributions.codebook import FiniteScalarPosterior
 from vae_exp.model.likelihoods import Likelihood
 from vae_exp.model.vq import CodeEncoder, VQDecoder
@@ -92,9 +92,8 @@ class FSQDecoder(VQDecoder):
         super().__init__(image_shape, len(levels), hidden_dims, activation, likelihood, residual_blocks)
 
 
-def _check_levels(name: str, value: Sequence[int]) -> Sequence[int]:
-    are_counts = isinstance(value, Sequence) and all(type(count) is int and count >= 2 for count in value)
+def _check_levels(name: str, value: Sequence[int]) -> None:
+    are_counts = isinstance(value, Sequence) and all(is_int(count, 2) for count in value)
     if not are_counts or not value or prod(value) > _MAX_CODES:
         allowed = f"integers of at least 2, of a product of at most {_MAX_CODES:,}, such as [8,5,5,5]"
         raise refusal(name, value, allowed)
-    return value
