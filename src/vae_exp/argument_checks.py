@@ -34,16 +34,16 @@ def check_optional_int(name: str, value: object, minimum: int = 1) -> int | None
     return None if value is None else or_else("null", lambda: check_int(name, value, minimum))
 
 
-def check_auto_or_int(name: str, value: object, minimum: int = 1) -> int | str:
-    """Return the value if it is `auto` or an integer of at least `minimum`.
+def check_auto_or_int(name: str, value: object) -> int | str:
+    """Return the value if it is `auto` or an integer of at least 1.
 
     Raises:
-        ArgumentError: names the argument, its value and the bound.
+        ArgumentError: names the argument and its value.
     """
     if value == "auto":
         return "auto"
-    if not is_int(value, minimum):
-        raise refusal(name, value, f"auto or {_numbers('a whole number', minimum, None)}")
+    if not is_int(value, 1):
+        raise refusal(name, value, "auto or a whole number of at least 1")
     return int(value)
 
 

@@ -365,6 +365,8 @@ def test_schedulers_need_an_optimizer_and_may_be_absent():
         ("MultiStepLR", "milestones", 1, "a list of whole numbers of at least 1"),
         ("ReduceLROnPlateau", "patience", "abc", "a whole number of at least 0"),
         ("ReduceLROnPlateau", "factor", "half", "a finite number of at least 0 and below 1"),
+        ("ReduceLROnPlateau", "min_lr", "abc", "a finite number of at least 0"),
+        ("ReduceLROnPlateau", "min_lr", [0, -1], "a finite number of at least 0"),
         ("ReduceLROnPlateau", "factor", 1, "a finite number of at least 0 and below 1"),
     ],
 )

@@ -262,12 +262,11 @@ def _as_user_error(error: BaseException, key: str, node: Node) -> UserError:
         root = root.__cause__
     if isinstance(root, UserError) and not isinstance(root, ArgumentError):
         return root
-    named = re.match(r"[\w.]+(?==)", str(root)) if isinstance(root, ValueError) else None
-    failing_key, failing = _failing_node(error, key, node)
-    if named and (isinstance(root, ArgumentError) or named[0].rpartition(".")[2] in failing):
-        return UserError(str(root) if "." in named[0] else f"{failing_key}.{root}")
     unexpected = list(_unexpected_keys(node, key)) if isinstance(root, TypeError) else []
-    key, node = failing_key, failing
+    key, node = _failing_node(error, key, node)
+    named = re.match(r"[\w.]+(?==)", str(root)) if isinstance(root, ValueError) else None
+    if named and (isinstance(root, ArgumentError) or named[0].rpartition(".")[2] in node):
+        return UserError(str(root) if "." in named[0] else f"{key}.{root}")
     beginning = f"{key}._target_={node['_target_']} cannot be instantiated"
     if unexpected:
         names = {**RENAMED_KEYS, **RENAMED_ARGUMENTS}

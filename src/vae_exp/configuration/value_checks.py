@@ -7,7 +7,6 @@ from math import isfinite
 from typing import Any
 
 from vae_exp import argument_checks
-from vae_exp.argument_checks import check_int, check_number, is_int, refusal
 from vae_exp.errors import UserError
 
 _SCHEDULER_COUNTS = {"step_size": 1, "T_max": 1, "patience": 0, "cooldown": 0}  # and their minima
@@ -140,22 +139,26 @@ def check_optimizer(key: str, node: Mapping[str, Any]) -> None:
     """A mapping with `_target_`."""
     check_target(key, node)
     if "lr" in node:
-        check_number(f"{key}.lr", node["lr"], above=0)
+        argument_checks.check_number(f"{key}.lr", node["lr"], above=0)
     for name in ("weight_decay", "momentum"):
         if name in node:
-            check_number(f"{key}.{name}", node[name], minimum=0)
+            argument_checks.check_number(f"{key}.{name}", node[name], minimum=0)
 
 
 def check_scheduler(key: str, node: Mapping[str, Any]) -> None:
     """A mapping without values that torch fails with after an epoch, or takes for something else."""
     for name in _SCHEDULER_COUNTS.keys() & node.keys():
-        check_int(f"{key}.{name}", node[name], _SCHEDULER_COUNTS[name])
+        argument_checks.check_int(f"{key}.{name}", node[name], _SCHEDULER_COUNTS[name])
     for name in _SCHEDULER_NUMBERS:
         if name in node:
-            check_number(f"{key}.{name}", node[name], minimum=0)
+            argument_checks.check_number(f"{key}.{name}", node[name], minimum=0)
     if "factor" in node:
-        check_number(f"{key}.factor", node["factor"], minimum=0, below=1)
+        argument_checks.check_number(f"{key}.factor", node["factor"], minimum=0, below=1)
+    if "min_lr" in node:
+        rates = node["min_lr"]  # one, or one for each group of parameters
+        for rate in rates if isinstance(rates, list) else [rates]:
+            argument_checks.check_number(f"{key}.min_lr", rate, minimum=0)
     if "milestones" in node:
         epochs = node["milestones"]
-        if not isinstance(epochs, list) or not all(is_int(epoch, 1) for epoch in epochs):
-            raise refusal(f"{key}.milestones", epochs, "a list of whole numbers of at least 1")
+        if not isinstance(epochs, list) or not all(argument_checks.is_int(epoch, 1) for epoch in epochs):
+            raise argument_checks.refusal(f"{key}.milestones", epochs, "a list of whole numbers of at least 1")
